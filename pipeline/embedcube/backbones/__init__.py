@@ -1,0 +1,1 @@
+"""What turns chips into vectors: one module per encoder."""

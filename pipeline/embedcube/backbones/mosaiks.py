@@ -1,0 +1,141 @@
+"""MOSAIKS: random convolutional features (Rolf et al. 2021, doi:10.1038/s41467-021-24638-z), frozen after one fit.
+
+A bank of small patches cut from the data and whitened (ZCA; Coates & Ng 2012) is convolved with the normalised
+chip, plus a bias; the positive part and the negative part of the result are averaged over each cell.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedcube.backbones.base import Weights
+from embedcube.grid import ShardLayout
+
+ZCA_BIAS = 1e-3
+"""added to the eigenvalues of the patches' covariance"""
+
+CONVOLUTION_BIAS = -1.0
+"""a filter answers only where the picture resembles it"""
+
+_WHITENING_PATCHES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the YAML block."""
+
+    filters: int = 256
+    """in the bank; a vector has two numbers for each"""
+    kernel_px: int = 3
+    seed: int = 0
+    """of the places that filters are cut from"""
+
+
+class Mosaiks:
+    """The backbone `mosaiks`."""
+
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, bands: int) -> None:
+        """Refuses unknown options, even kernels, and halos that the kernel overhangs."""
+        known = {f.name for f in fields(Options)}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(f'mosaiks has no option "{unknown[0]}"; it has {", ".join(sorted(known))}')
+        self._options = Options(**options)
+        self._layout = layout
+        self._bands = bands
+        kernel = self._options.kernel_px
+        if kernel % 2 == 0 or kernel < 1:
+            raise ValueError(f"mosaiks: kernel_px {kernel} is not odd")
+        if self._options.filters < 1:
+            raise ValueError(f"mosaiks: filters {self._options.filters} is not positive")
+        if layout.halo_px < kernel // 2:
+            raise ValueError(
+                f"mosaiks: a kernel of {kernel} px needs halo_px >= {kernel // 2}, it is {layout.halo_px}: "
+                "cells at a chip's edge would be averaged over less and leave a seam"
+            )
+
+    @property
+    def dimensions(self) -> int:
+        """Two for each filter: the mean of its positive part and of its negative part."""
+        return 2 * self._options.filters
+
+    @property
+    def model(self) -> str:
+        """The paper."""
+        return "https://doi.org/10.1038/s41467-021-24638-z"
+
+    def activation_bytes(self, batch: int) -> int:
+        """One chip's filtered picture and its rectified copy, and the batch's vectors."""
+        side = self._layout.chip_px
+        return 4 * (3 * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions)
+
+    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
+        """Band statistics and the whitened filter bank, in float64 on one thread, stored in float32."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._fit(torch.from_numpy(x_ncyx).double())
+        finally:
+            torch.set_num_threads(threads)
+
+    def _fit(self, x_ncyx: torch.Tensor) -> Weights:
+        options = self._options
+        flat = x_ncyx.transpose(0, 1).flatten(1)
+        flat = flat[:, flat.isfinite().all(dim=0)]
+        mean, std = flat.mean(dim=1), flat.std(dim=1).clamp_min(1e-6)
+        z_ncyx = (x_ncyx - mean[:, None, None]) / std[:, None, None]
+        patches = z_ncyx.unfold(2, options.kernel_px, 1).unfold(3, options.kernel_px, 1)  # n c y x ky kx
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
+        whole = patches.isfinite().all(dim=1).nonzero()[:, 0]
+        if len(whole) < options.filters:
+            raise ValueError(f"only {len(whole)} clear patches in the sample for {options.filters} filters")
+        rng = np.random.default_rng(options.seed)
+        chosen = rng.choice(len(whole), size=min(len(whole), _WHITENING_PATCHES), replace=False)
+        sample = patches[whole[torch.from_numpy(chosen)]]
+        sample = sample - sample.mean(dim=1, keepdim=True)
+        sample = sample / sample.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        centre = sample.mean(dim=0)
+        covariance = (sample - centre).T @ (sample - centre) / len(sample)
+        values, vectors = torch.linalg.eigh(covariance)
+        whitening = vectors @ torch.diag((values + ZCA_BIAS).rsqrt()) @ vectors.T
+        bank = (sample[: options.filters] - centre) @ whitening @ whitening.T
+        shape = (options.filters, self._bands, options.kernel_px, options.kernel_px)
+        return Weights(
+            mean=mean.float().numpy(),
+            std=std.float().numpy(),
+            tensors={"bank": bank.reshape(shape).float().contiguous().numpy()},
+        )
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        """The bank as a module."""
+        module = _RandomConvolutions(torch.from_numpy(weights.tensors["bank"]), self._layout)
+        return module.eval()
+
+
+class _RandomConvolutions(torch.nn.Module):
+    def __init__(self, bank: torch.Tensor, layout: ShardLayout) -> None:
+        super().__init__()
+        self.bank = torch.nn.Parameter(bank, requires_grad=False)
+        self._bias = torch.full((bank.shape[0],), CONVOLUTION_BIAS)
+        self._cell_px = layout.cell_px
+        self._margin = layout.halo_px - bank.shape[-1] // 2
+
+    def forward(self, x_btcyx: torch.Tensor) -> torch.Tensor:
+        """Averages over the frames too."""
+        frames = [self._features(x_btcyx[:, t]) for t in range(x_btcyx.shape[1])]
+        return torch.stack(frames).mean(dim=0) if len(frames) > 1 else frames[0]
+
+    def _features(self, x_bcyx: torch.Tensor) -> torch.Tensor:
+        # chip by chip: a filtered chip then stays in the processor's cache until it is averaged
+        return torch.cat([self._one(x_bcyx[i : i + 1]) for i in range(x_bcyx.shape[0])])
+
+    def _one(self, x_bcyx: torch.Tensor) -> torch.Tensor:
+        margin = self._margin
+        if margin:
+            x_bcyx = x_bcyx[..., margin:-margin, margin:-margin]
+        filtered = torch.nn.functional.conv2d(x_bcyx, self.bank, self._bias)
+        positive = torch.nn.functional.avg_pool2d(filtered.relu(), self._cell_px)
+        negative = torch.nn.functional.avg_pool2d(filtered.clamp_(max=0), self._cell_px).neg_()
+        return torch.cat([positive, negative], dim=1).permute(0, 2, 3, 1)

@@ -1,0 +1,368 @@
+"""The command line: one verb per stage. Parse, call one function, print, exit with 0, 1, 2 or 75.
+
+Heavy imports are inside the verbs: `embedcube --help` must answer at once.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedcube.errors import EmbedcubeError, RequestError, WorkError
+
+if TYPE_CHECKING:
+    from embedcube.config import Campaign
+    from embedcube.rundir import RunDir
+
+app = typer.Typer(
+    help="Earth observation archives -> one Zarr cube of embeddings, with the provenance of every vector.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
+CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="A cube.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Ranks = Annotated[int | None, typer.Option(help="Processes, instead of how.ranks.", min=1)]
+FullDigests = Annotated[bool, typer.Option("--digest-full", help="Digest every byte of files without a checksum.")]
+
+
+def main() -> None:
+    """The command `embedcube`."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except EmbedcubeError as error:
+        if debug:
+            raise
+        print(f"embedcube: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(75)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"embedcube: {error} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")]) -> None:
+    """Write a small synthetic archive and its campaign.  Example: embedcube demo demo"""
+    from embedcube.sources.demo import write_demo
+
+    try:
+        campaign_file = write_demo(folder)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    print(f"wrote {campaign_file}; now: embedcube run {campaign_file}")
+
+
+@app.command()
+def run(
+    campaign_file: CampaignFile,
+    ranks: Ranks = None,
+    digest_full: FullDigests = False,
+    as_json: AsJson = False,
+) -> None:
+    """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
+    campaign, folder = _open(campaign_file, ranks)
+    say = _teller(as_json)
+    _index(campaign, folder, say, digest_full=digest_full)
+    _fit(campaign, folder, say)
+    _plan(campaign, folder, say)
+    _embed(campaign, folder, say, None)
+    made = _consolidate(campaign, folder, say)
+    findings = _verify(campaign, folder, say, recompute=1)
+    if as_json:
+        print(json.dumps(made | {"findings": findings}))
+    _fail_on(findings)
+    say(f"cube        {made['cube']}")
+
+
+@app.command()
+def index(campaign_file: CampaignFile, digest_full: FullDigests = False, as_json: AsJson = False) -> None:
+    """Archive -> inventory.  Example: embedcube index campaign.yaml"""
+    campaign, folder = _open(campaign_file)
+    _print(_index(campaign, folder, _teller(as_json), digest_full=digest_full), as_json)
+
+
+@app.command()
+def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
+    """A sample -> frozen weights.  Example: embedcube fit campaign.yaml"""
+    campaign, folder = _open(campaign_file)
+    _print(_fit(campaign, folder, _teller(as_json)), as_json)
+
+
+@app.command()
+def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
+    """Inventory -> shards, recipes, tasks and the price.  Example: embedcube plan campaign.yaml"""
+    campaign, folder = _open(campaign_file, ranks)
+    _print(_plan(campaign, folder, _teller(as_json)), as_json)
+
+
+@app.command()
+def embed(
+    campaign_file: CampaignFile,
+    task: Annotated[int | None, typer.Option(help="Only this task of the plan.", min=0)] = None,
+    ranks: Ranks = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
+    campaign, folder = _open(campaign_file, ranks)
+    _print(_embed(campaign, folder, _teller(as_json), task), as_json)
+
+
+@app.command()
+def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
+    """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
+    campaign, folder = _open(campaign_file)
+    _print(_consolidate(campaign, folder, _teller(as_json)), as_json)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml|CUBE.zarr", help="A campaign file, or a cube alone.")],
+    recompute: Annotated[int, typer.Option(help="Shards of each layer to embed again.", min=0)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Does the cube say what was promised?  Example: embedcube verify campaign.yaml"""
+    say = _teller(as_json)
+    if path.is_dir():
+        from embedcube.verify import verify_cube
+
+        with _progress("verify", say) as progress:
+            findings = [str(finding) for finding in verify_cube(path, progress)]
+        _say_findings(findings, say)
+    else:
+        campaign, folder = _open(path)
+        findings = _verify(campaign, folder, say, recompute=recompute)
+    _print({"findings": findings}, as_json)
+    _fail_on(findings)
+
+
+@app.command()
+def status(
+    campaign_file: CampaignFile,
+    watch: Annotated[bool, typer.Option(help="Again every two seconds until all is done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is done, how fast, what is left.  Example: embedcube status campaign.yaml --watch"""
+    from embedcube.status import status as status_of
+
+    campaign, folder = _open(campaign_file)
+    while True:
+        now = status_of(campaign, folder)
+        if as_json:
+            print(json.dumps(asdict(now)))
+        else:
+            rate = f"{now.shards_per_s:.2f} shards/s" if now.shards_per_s else "no rate yet"
+            left = f", about {now.seconds_left:.0f} s left" if now.seconds_left else ""
+            print(f"{now.done} of {now.shards} shards, {rate}{left}; cube {now.cube or 'not yet'}")
+            for scene, reason in sorted(now.quarantined.items()):
+                print(f"  quarantined {scene}: {reason}")
+        if not watch or now.done == now.shards:
+            return
+        time.sleep(2)
+
+
+@app.command()
+def explain(
+    cube: CubePath,
+    lon: Annotated[float, typer.Option(help="Longitude in degrees.")],
+    lat: Annotated[float, typer.Option(help="Latitude in degrees.")],
+    moment: Annotated[str, typer.Option("--time", help="A moment, for example 2023-06-15.")],
+    layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is this vector?  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
+    from embedcube.cube import Cube
+
+    opened = Cube(cube)
+    answer = opened.explain(opened.cell_at(lon, lat, moment, layer))
+    if as_json:
+        print(json.dumps(answer))
+        return
+    import yaml
+
+    print(yaml.safe_dump(answer, sort_keys=False, width=110, allow_unicode=True).rstrip())
+
+
+@app.command()
+def preview(
+    cube: CubePath,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; by default beside the cube.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pictures of the first three principal components, PNG and GeoTIFF.  Example: embedcube preview cube.zarr"""
+    from embedcube.report import preview as draw
+
+    files = draw(cube, out or cube.absolute().parent / "report")
+    _print({"files": [str(file) for file in files]}, as_json)
+    if not as_json:
+        print("\n".join(f"wrote {file}" for file in files))
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of a campaign file, for editors.  Example: embedcube schema > campaign.schema.json"""
+    from embedcube.config import Campaign
+
+    print(json.dumps(Campaign.model_json_schema(), indent=2))
+
+
+Say = Callable[[str], None]
+
+
+def _open(campaign_file: Path, ranks: int | None = None) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, which then holds the campaign as resolved."""
+    from embedcube.config import dump_campaign, load_campaign
+    from embedcube.rundir import RunDir, write_atomically
+
+    campaign = load_campaign(campaign_file)
+    if ranks is not None:
+        campaign = campaign.model_copy(update={"how": campaign.how.model_copy(update={"ranks": ranks})})
+    folder = RunDir(campaign.run_folder)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    text = dump_campaign(campaign).encode()
+    if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
+        write_atomically(folder.campaign, text)
+    return campaign, folder
+
+
+def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, digest_full: bool) -> dict[str, Any]:
+    from embedcube.inventory import index as index_archives
+
+    scenes = index_archives(campaign, folder, full_digests=digest_full)
+    bad = {scene.id: scene.verdict for scene in scenes if scene.verdict}
+    weak = sum(scene.weak for scene in scenes)
+    say(f"index       {len(scenes)} scenes, {len(bad)} unusable, {weak} with weak digests")
+    for scene, verdict in bad.items():
+        say(f"            {scene}: {verdict}")
+    return {"scenes": len(scenes), "unusable": bad, "weak": weak}
+
+
+def _fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    from embedcube.fit import fit as fit_layers
+
+    layers = fit_layers(campaign, folder)
+    for layer in layers:
+        say(f"fit         {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
+    return {"weights": {layer.layer: layer.digest for layer in layers}}
+
+
+def _plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    from embedcube.plan import plan as make_plan
+    from embedcube.price import describe
+
+    made = make_plan(campaign, folder)
+    for i, line in enumerate(describe(made.price)):
+        say(f"{'plan' if i == 0 else '':<12}{line}")
+    return asdict(made)
+
+
+def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
+    from embedcube.budget import refuse_over_budget
+    from embedcube.inventory import read_inventory
+    from embedcube.parts import scan_records
+    from embedcube.plan import read_plan, read_shards
+    from embedcube.registry import plugin
+
+    made = read_plan(campaign, folder)
+    if task is not None and task >= made.tasks:
+        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
+    tasks = list(range(made.tasks)) if task is None else [task]
+    with _progress("embed", say) as progress:
+        plugin("executors", campaign.how.executor)().run(campaign, folder, tasks, progress)
+    recipes = {shard.recipe for group in read_shards(folder, made, task) for shard in group}
+    records = [record for _, record in scan_records(folder) if record.recipe in recipes]
+    refuse_over_budget(campaign, read_inventory(folder), records)
+    bad = {q.scene: q.reason for record in records for q in record.quarantined}
+    for scene, reason in sorted(bad.items()):
+        say(f"            quarantined {scene}: {reason}")
+    return {"shards": len(recipes), "quarantined": bad}
+
+
+def _consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    from embedcube.consolidate import consolidate as make_cube
+
+    with _progress("consolidate", say) as progress:
+        made = make_cube(campaign, folder, progress)
+    what = f"{made.linked} objects linked, {made.copied} copied" if made.linked + made.copied else "there already"
+    say(f"            version {made.version}: {made.shards} shards, {what}")
+    return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
+
+
+def _verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
+    from embedcube.verify import verify_run
+
+    if not folder.newest_cube.exists():
+        raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
+    with _progress("verify", say) as progress:
+        findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
+    _say_findings(findings, say)
+    return findings
+
+
+def _say_findings(findings: list[str], say: Say) -> None:
+    for finding in findings:
+        say(f"            {finding}")
+    say(f"            {len(findings)} findings" if findings else "            nothing found wrong")
+
+
+def _fail_on(findings: list[str]) -> None:
+    if findings:
+        raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")
+
+
+def _teller(as_json: bool) -> Say:
+    def silent(_: str) -> None:
+        return
+
+    return silent if as_json else print
+
+
+def _print(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer))
+
+
+@contextmanager
+def _progress(stage: str, say: Say) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere one line at the end, and one every half minute."""
+    start = last = time.monotonic()
+    seen = (0, 0)
+    if sys.stdout.isatty() and say is print:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<11}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns) as bar:
+            task = bar.add_task(stage, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+
+    def report(done: int, total: int) -> None:
+        nonlocal last, seen
+        seen = (done, total)
+        if time.monotonic() - last > 30:
+            last = time.monotonic()
+            say(f"{stage:<12}{done} of {total} shards after {last - start:.0f} s")
+
+    yield report
+    say(f"{stage:<12}{seen[0]} of {seen[1]} shards in {time.monotonic() - start:.1f} s")

@@ -1,0 +1,391 @@
+"""A campaign file: YAML in, a validated and resolved `Campaign` out, and the digest over *what* is asked.
+
+*What* (archives, grid, region, windows, layers) makes the digest. *How* (ranks, threads, limits) and *where*
+(paths) never do: a campaign moved to another machine is the same campaign.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from embedcube.errors import RequestError
+from embedcube.windows import Duration, Window, utc, windows_every
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Block(BaseModel):
+    """A block of the YAML: frozen, and every key must be known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = list(cls.model_fields)
+            for key in data:
+                if key not in known:
+                    raise ValueError(f'unknown key "{key}"{nearest(str(key), known)}')
+        return data
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known word, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f', did you mean "{close[0]}"?' if close else f"; known here: {', '.join(known)}"
+
+
+class Mask(Block):
+    """Which pixels of a scene show the ground."""
+
+    band: str
+    """the classification band, SCL for Sentinel-2"""
+    clear: tuple[int, ...] = Field(min_length=1)
+    """the classes that are kept; any other class (also one that no legend has) is masked"""
+
+
+class Archive(Block):
+    """Where scenes lie and which bands of them are wanted."""
+
+    source: str
+    """name of a source plugin"""
+    path: Path
+    """a folder of items, or a static STAC catalogue file; relative to the campaign file. Not part of the digest"""
+    bands: tuple[str, ...] = Field(min_length=1)
+    mask: Mask | None = None
+    offset: Literal["auto"] | float = "auto"
+    """added to every value that is data (DN); "auto" decides per product and records it"""
+    resampling: Literal["nearest", "bilinear"] = "bilinear"
+    """for bands that do not lie on the grid; bands that do are copied. Masks are always nearest"""
+
+    @field_validator("bands")
+    @classmethod
+    def _distinct(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(bands)) < len(bands):
+            raise ValueError(f"a band is named twice in {', '.join(bands)}")
+        return bands
+
+
+class GridBlock(Block):
+    """The lattice of pixels on which everything is read."""
+
+    crs: str
+    pixel: float = Field(gt=0)
+    """side of a pixel in units of the CRS"""
+    origin: tuple[float, float] = (0.0, 0.0)
+    """x, y of a corner that pixels, chips and shards are counted from"""
+
+    @field_validator("crs")
+    @classmethod
+    def _known_crs(cls, crs: str) -> str:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+
+        try:
+            CRS.from_user_input(crs)
+        except CRSError:
+            raise ValueError(f'"{crs}" is not a coordinate reference system; write for example EPSG:32632') from None
+        return crs
+
+
+class Region(Block):
+    """The place that is wanted: a box, or a GeoJSON geometry. Shards that touch it are embedded whole."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    """west, south, east, north, in `crs`"""
+    crs: str = "EPSG:4326"
+    """of `bbox`; GeoJSON is always longitude, latitude"""
+    geojson: Path | None = None
+    """a file holding a Geometry, Feature or FeatureCollection; read into `geometry` at once"""
+    geometry: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if sum(x is not None for x in (self.bbox, self.geojson, self.geometry)) != 1:
+            raise ValueError("a region is either a bbox or a geojson file")
+        if self.bbox and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
+            raise ValueError(
+                f"bbox {list(self.bbox)} is empty: it is west, south, east, north. A region across the "
+                "antimeridian is written as a GeoJSON MultiPolygon"
+            )
+        return self
+
+
+def _as_time(value: Any) -> datetime:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f'"{value}" is not a date; write for example 2023-06-01') from None
+    if isinstance(value, datetime):
+        return utc(value)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    raise ValueError(f"{value!r} is not a date; write for example 2023-06-01")
+
+
+Time = Annotated[datetime, BeforeValidator(_as_time)]
+
+
+class WindowSteps(Block):
+    """Windows of one length that begin at regular steps."""
+
+    start: Time
+    end: Time
+    step: str
+    """from one start to the next: "14 days", "1 month", "1 year" """
+    length: str | None = None
+    """of a window, where it is not the step: "5 months" from May in steps of a year"""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end:%Y-%m-%d} is not after start {self.start:%Y-%m-%d}")
+        Duration.parse(self.step)
+        if self.length is not None:
+            Duration.parse(self.length)
+        return self
+
+
+class Layer(Block):
+    """One group of the cube: an archive through a backbone."""
+
+    archive: str
+    composite: Literal["median", "mean"] = "median"
+    """how the photographs of a window become one picture"""
+    backbone: dict[str, Any]
+    """`name` of a backbone plugin and its own options"""
+    weights: Path | None = None
+    """frozen weights fitted elsewhere; without it `fit` makes them from this archive. Not part of the digest,
+    their bytes are (through the recipe)"""
+    chip_px: int = Field(224, gt=0)
+    halo_px: int = Field(16, ge=0)
+    cell_px: int = Field(16, gt=0)
+    shard_chips: int = Field(4, gt=0)
+    """chips along one side of a shard"""
+    batch: int = Field(8, ge=2)
+    """chips in one forward pass, always; at 1 a matrix product may round otherwise with other threads"""
+    min_valid: float = Field(0.5, gt=0, le=1)
+    """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
+    encoding: Literal["int8", "float16", "float32"] = "int8"
+
+    @field_validator("backbone")
+    @classmethod
+    def _named(cls, backbone: dict[str, Any]) -> dict[str, Any]:
+        if "name" not in backbone:
+            raise ValueError('a backbone needs a "name", for example {name: mosaiks}')
+        return backbone
+
+    @model_validator(mode="after")
+    def _cuts(self) -> Self:
+        from embedcube.grid import ShardLayout
+
+        ShardLayout(chip_px=self.chip_px, halo_px=self.halo_px, cell_px=self.cell_px, chips=self.shard_chips)
+        return self
+
+
+class How(Block):
+    """How the campaign is computed. Nothing here changes a byte of the cube."""
+
+    runs: Path = Path("runs")
+    """the folder of run folders, relative to the campaign file"""
+    executor: str = "local"
+    tasks: int = Field(1, gt=0)
+    ranks: int = Field(1, gt=0)
+    """processes in a task, one device each"""
+    threads: int | None = Field(None, gt=0)
+    """of one rank; by default the machine's cores over the ranks"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    mem_gb: float | None = Field(None, gt=0)
+    """memory one rank may take; by default three quarters of the machine's over the ranks"""
+    cache_mb: int = Field(256, gt=0)
+    """decoded blocks a rank keeps between neighbouring shards"""
+    error_budget: float = Field(0.1, ge=0, le=1)
+    """share of the scenes that may turn out unreadable before the campaign fails"""
+    read_attempts: int = Field(4, gt=0)
+    """tries of a read that fails for a passing reason"""
+
+    @property
+    def threads_per_rank(self) -> int:
+        """`threads`, or this machine's cores over the ranks."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.ranks)
+
+    @property
+    def mem_bytes_per_rank(self) -> int:
+        """`mem_gb`, or three quarters of this machine's memory over the ranks."""
+        if self.mem_gb is not None:
+            return int(self.mem_gb * 1e9)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4 // self.ranks
+
+
+class Campaign(Block):
+    """A campaign file."""
+
+    campaign: Name
+    env: tuple[str, ...] = ()
+    """environment variables that paths may name as ${NAME}; no other is expanded"""
+    archives: dict[Name, Archive] = Field(min_length=1)
+    grid: GridBlock
+    region: Region | None = None
+    """by default all that the archive shows"""
+    windows: WindowSteps | tuple[tuple[Time, Time], ...]
+    layers: dict[Name, Layer] = Field(min_length=1)
+    how: How = How()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name, layer in self.layers.items():
+            if layer.archive not in self.archives:
+                raise ValueError(f'layer {name} names archive "{layer.archive}"{nearest(layer.archive, self.archives)}')
+        if isinstance(self.windows, tuple):
+            if not self.windows:
+                raise ValueError("windows is empty")
+            for start, end in self.windows:
+                if end <= start:
+                    raise ValueError(f"windows: end {end:%Y-%m-%d} is not after start {start:%Y-%m-%d}")
+            starts = [start for start, _ in self.windows]
+            if starts != sorted(set(starts)):
+                raise ValueError("windows are not in the order of distinct starts")
+        return self
+
+    @cached_property
+    def what(self) -> dict[str, Any]:
+        """All that determines the cube's bytes and is known before the archive is looked at."""
+        document = self.model_dump(mode="json", exclude={"how", "env", "campaign"})
+        for archive in document["archives"].values():
+            del archive["path"]
+        for layer in document["layers"].values():
+            del layer["weights"]
+        document["windows"] = [str(window) for window in self.all_windows]
+        return document
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `what` as canonical JSON."""
+        return digest_of(self.what)
+
+    @cached_property
+    def all_windows(self) -> tuple[Window, ...]:
+        """Every window, in order."""
+        if isinstance(self.windows, WindowSteps):
+            length = Duration.parse(self.windows.length) if self.windows.length else None
+            return windows_every(self.windows.start, self.windows.end, Duration.parse(self.windows.step), length)
+        return tuple(Window(start, end) for start, end in self.windows)
+
+    @property
+    def run_folder(self) -> Path:
+        """`runs/<campaign>`."""
+        return self.how.runs / self.campaign
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 (hex) of a JSON document in canonical form."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read, validate and resolve a campaign file: paths absolute, declared variables expanded, GeoJSON inlined.
+
+    Raises:
+        RequestError: with one line naming the key, what was found and what would be right.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
+    try:
+        return _resolved(Campaign.model_validate(document), path.resolve().parent)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {_first_error(error)}") from None
+    except ValueError as error:
+        raise RequestError(f"{path}: {error}") from None
+
+
+def _first_error(error: ValidationError) -> str:
+    errors = error.errors()
+    # a union reports each branch; the message of our own checks says more than "should be a tuple"
+    first = next((e for e in errors if e["type"] == "value_error"), errors[0])
+    # pydantic names the branch of a union in the place: "windows.tuple[...]"
+    place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|\[", str(part)))
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if first["type"] in ("value_error", "missing") else f" (found {first['input']!r})"
+    return f"{place}: {message}{found}" if place else message
+
+
+def _resolved(campaign: Campaign, folder: Path) -> Campaign:
+    def absolute(path: Path) -> Path:
+        def expand(match: re.Match[str]) -> str:
+            if match[1] not in campaign.env:
+                raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
+            if match[1] not in os.environ:
+                raise ValueError(f"path {path}: variable {match[1]} is not set")
+            return os.environ[match[1]]
+
+        return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
+
+    archives = {}
+    for name, archive in campaign.archives.items():
+        archives[name] = archive.model_copy(update={"path": absolute(archive.path)})
+        if not archives[name].path.exists():
+            raise ValueError(f"archives.{name}.path: {archives[name].path} does not exist")
+    layers = {
+        name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer
+        for name, layer in campaign.layers.items()
+    }
+    region = campaign.region
+    if region is not None and region.geojson is not None:
+        region = Region(geometry=_read_geojson(absolute(region.geojson)))
+    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs)})
+    return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
+
+
+def _read_geojson(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"region.geojson: {path} cannot be read: {error}") from None
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "FeatureCollection":
+        return {"type": "GeometryCollection", "geometries": [f["geometry"] for f in document["features"]]}
+    if kind == "Feature":
+        return dict(document["geometry"])
+    if kind in ("Polygon", "MultiPolygon"):
+        return dict(document)
+    raise ValueError(
+        f"region.geojson: {path} holds {kind!r}, not a Polygon, MultiPolygon, Feature or FeatureCollection"
+    )
+
+
+def dump_campaign(campaign: Campaign) -> str:
+    """The campaign as YAML that `load_campaign` reads back to an equal value."""
+    document = campaign.model_dump(mode="json", exclude_none=True)
+    return f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)

@@ -1,0 +1,195 @@
+"""consolidate: parts -> cube. Records are counted, objects verified and hard-linked, and the cube appears whole."""
+
+import hashlib
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedcube.budget import refuse_over_budget
+from embedcube.config import Campaign
+from embedcube.embed import Shard
+from embedcube.errors import WorkError
+from embedcube.inventory import read_inventory
+from embedcube.parts import Record, StoredObject, scan_records
+from embedcube.plan import read_plan, read_shards
+from embedcube.provenance import Made, write_provenance
+from embedcube.rundir import RunDir, fsync_folder, point_symlink, replacing
+from embedcube.store import ZONE
+from embedcube.template import write_template
+
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consolidated:
+    """What became of the parts."""
+
+    cube: Path
+    version: str
+    shards: int
+    linked: int
+    copied: int
+    """objects that could not be linked (another file set): the disk holds them twice"""
+
+
+def consolidate(campaign: Campaign, run: RunDir, progress: Callable[[int, int], None]) -> Consolidated:
+    """Make the cube of the plan from the parts.
+
+    The version is named by what is in it, so an equal cube that exists already is not made again.
+
+    Raises:
+        WorkError: shards without a record, unequal results of one recipe, a damaged object, or too many
+            unreadable scenes.
+    """
+    plan = read_plan(campaign, run)
+    shards = [shard for group in read_shards(run, plan) for shard in group]
+    shards.sort(key=lambda shard: (shard.layer, shard.t, shard.iy, shard.ix))
+    made = _chosen(run, shards)
+    scenes = read_inventory(run)
+    refuse_over_budget(campaign, scenes, [m.record for m in made])
+    version = version_of([m.record for m in made])
+    cube = run.cube(version)
+    linked = copied = 0
+    if not cube.exists():
+        building = run.cube_under_construction(version)
+        building.mkdir(parents=True, exist_ok=True)
+        write_template(campaign, plan, building)
+        linked, copied = _adopt(campaign, made, building, progress)
+        write_provenance(campaign, plan, scenes, made, building)
+        building.rename(cube)
+        fsync_folder(cube.parent)
+    point_symlink(run.newest_cube, cube)
+    return Consolidated(cube=cube, version=version, shards=len(shards), linked=linked, copied=copied)
+
+
+def version_of(records: list[Record]) -> str:
+    """12 hex digits of SHA-256 over every recipe and the bytes that came of it."""
+    lines = sorted(f"{record.recipe} {record.bytes_digest}" for record in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
+    """One record for each shard, in the order of `shards`."""
+    wanted = {shard.recipe for shard in shards}
+    records: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
+    for part, record in scan_records(run):
+        if record.recipe in wanted:
+            records[record.recipe].append((part, record))
+    missing = [shard for shard in shards if shard.recipe not in records]
+    if missing:
+        raise WorkError(
+            f"{len(missing)} of {len(shards)} shards have no record, the first is {missing[0]}; "
+            "run `embedcube embed` again, it does only those"
+        )
+    made = []
+    for shard in shards:
+        part, record = _one_of(records[shard.recipe])
+        made.append(Made(shard=shard, part=part, record=record))
+    return made
+
+
+def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
+    """The record with the fewest unreadable scenes; two with the same ones must have the same bytes."""
+    by_quarantine: dict[tuple[str, ...], tuple[Path, Record]] = {}
+    for part, record in found:
+        verdicts = tuple(sorted(q.scene_digest for q in record.quarantined))
+        _, first = by_quarantine.setdefault(verdicts, (part, record))
+        if first.bytes_digest != record.bytes_digest:
+            raise WorkError(
+                f"{record.shard}: two results of one recipe differ: attempt {first.attempt} on {first.host} and "
+                f"attempt {record.attempt} on {record.host}, both {record.device}; one of the machines is not to be "
+                f"trusted: remove its attempts from {part.parents[2]} and run `embedcube embed` again"
+            )
+    return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
+
+
+def _adopt(
+    campaign: Campaign, made: list[Made], building: Path, progress: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Link every object into the cube; one Dask task per shard."""
+    from dask.distributed import Client, LocalCluster, as_completed
+
+    threads = campaign.how.threads_per_rank * campaign.how.ranks
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=False,
+            dashboard_address=None,
+            memory_limit=None,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        futures = client.map(
+            adopt_shard,
+            [m.part for m in made],
+            [m.record.objects for m in made],
+            [_targets(m, building) for m in made],
+            pure=False,
+        )
+        linked = copied = 0
+        for done, (_, counts) in enumerate(as_completed(futures, with_results=True), start=1):
+            linked, copied = linked + counts[0], copied + counts[1]
+            progress(done, len(futures))
+    for folder in {target.parent for m in made for target in _targets(m, building)}:
+        fsync_folder(folder)
+    return linked, copied
+
+
+def _targets(made: Made, building: Path) -> tuple[Path, ...]:
+    """Where the objects of a shard lie in the cube: the plan's place, whatever plan the part was written for."""
+    shard = made.shard
+    zone = building / shard.layer / ZONE
+    trailing = {"embedding": (0,)}
+    return tuple(
+        zone / stored.array / ".".join(map(str, ("c", shard.t, shard.iy, shard.ix, *trailing.get(stored.array, ()))))
+        for stored in made.record.objects
+    )
+
+
+def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int]:
+    """Verify the objects of one shard and link them under their names in the cube; returns (linked, copied).
+
+    An object is made read-only before it is linked, so a link that is there already has been verified.
+    """
+    linked = copied = 0
+    for stored, target in zip(objects, targets, strict=True):
+        if not stored.path:
+            continue
+        source = part / stored.path
+        if target.exists() and target.samefile(source):
+            linked += 1
+            continue
+        _verify(source, stored)
+        source.chmod(0o444)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+            linked += 1
+        except OSError:
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
+            target.chmod(0o444)
+            copied += 1
+    return linked, copied
+
+
+def _verify(path: Path, stored: StoredObject) -> None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+    except FileNotFoundError:
+        raise WorkError(
+            f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
+        ) from None
+    if size != stored.size or digest.hexdigest() != stored.sha256:
+        raise WorkError(
+            f"{path}: {size} bytes with SHA-256 {digest.hexdigest()[:12]}, its record says {stored.size} and "
+            f"{stored.sha256[:12]}; the disk has changed it: remove that part's records.jsonl and embed again"
+        )

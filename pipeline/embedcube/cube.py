@@ -1,0 +1,257 @@
+"""Open a cube, select from it, explain a cell. Needs numpy, zarr and xarray only; no torch, no GDAL.
+
+A cube is plain Zarr v3: `xarray.open_datatree` reads it without this module, which adds decoding and provenance.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.encode import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
+from embedcube.errors import RequestError
+
+_MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
+"""What `explain` repeats of a record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a layer."""
+
+    zone: str
+    """path of the group: "<layer>/<zone>" """
+    t: int
+    y: int
+    x: int
+
+
+class Cube:
+    """One version of a cube."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the store; a RequestError says what `path` is instead of a cube."""
+        self.path = path
+        try:
+            self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
+            raise RequestError(f"{path}: not a cube (no Zarr v3 group there)") from None
+        if "embedcube:what" not in self._root.attrs:
+            raise RequestError(f"{path}: a Zarr group, but not a cube of embedcube")
+
+    @cached_property
+    def zones(self) -> tuple[str, ...]:
+        """Paths of the groups that hold arrays, "<layer>/<zone>"."""
+        layers = [(name, group) for name, group in self._root.groups() if name != "provenance"]
+        return tuple(sorted(f"{name}/{zone}" for name, group in layers for zone, _ in group.groups()))
+
+    @property
+    def what(self) -> dict[str, Any]:
+        """What the campaign asked for."""
+        return dict(self._root.attrs["embedcube:what"])
+
+    def group(self, zone: str) -> Any:
+        """The Zarr group of a zone."""
+        return self._root[zone]
+
+    def dataset(self, zone: str) -> xarray.Dataset:
+        """The zone as an xarray Dataset, lazily."""
+        dataset: xarray.Dataset = xarray.open_zarr(self.path, group=zone, consolidated=False)
+        return dataset
+
+    def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
+        """Decoded vectors (y, x, feature) of one window; NaN where there is none."""
+        group = self.group(zone)
+        stored = group["embedding"][t, y, x]
+        scale = group["scale"][t, y, x] if "scale" in group else None
+        return decode(stored, scale)
+
+    def valid(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.bool_]:
+        """Which cells hold a vector."""
+        status = self.group(zone)["status"][t, y, x]
+        return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
+
+    def cell_at(self, lon: float, lat: float, time: str, layer: str | None = None) -> Cell:
+        """The cell that holds a point at a moment.
+
+        Raises:
+            RequestError: the place or the time lies outside of the cube, or there are several layers to choose from.
+        """
+        zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
+        if not zones:
+            raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
+        if len(zones) > 1:
+            raise RequestError(f"{self.path}: which layer? It has {', '.join(zones)}; name one with --layer")
+        zone = zones[0]
+        attributes = self.group(zone).attrs
+        x, y = _project(lon, lat, attributes["proj:wkt2"])
+        a, _, c, _, e, f = attributes["spatial:transform"]
+        column, row = int((x - c) // a), int((y - f) // e)
+        rows, columns = attributes["spatial:shape"]
+        if not (0 <= row < rows and 0 <= column < columns):
+            xmin, ymin, xmax, ymax = attributes["spatial:bbox"]
+            raise RequestError(
+                f"{zone}: ({lon}, {lat}) is x {x:.1f}, y {y:.1f}, outside of x {xmin} to {xmax}, y {ymin} to {ymax}"
+            )
+        return Cell(zone=zone, t=self._window_at(zone, time), y=row, x=column)
+
+    def _window_at(self, zone: str, time: str) -> int:
+        try:
+            moment = np.datetime64(time.removesuffix("Z"), "s").astype(np.int64)
+        except ValueError:
+            raise RequestError(f'"{time}" is not a time; write for example 2023-06-15') from None
+        bounds = self.group(zone)["time_bnds"][:]
+        inside = np.nonzero((bounds[:, 0] <= moment) & (moment < bounds[:, 1]))[0]
+        if not len(inside):
+            first, last = (np.datetime64(int(b), "s") for b in (bounds.min(), bounds.max()))
+            raise RequestError(f"{zone}: no window holds {time}; the windows lie between {first} and {last}")
+        return int(inside[0])
+
+    @cached_property
+    def provenance(self) -> "Provenance":
+        """Who made which shard of what."""
+        return Provenance(self.path / "provenance")
+
+    def explain(self, cell: Cell) -> dict[str, Any]:
+        """All that the cube knows of a cell: value, scenes with digests, preprocessing, weights, record.
+
+        `scenes` are those that gave at least one pixel to the cell's own footprint; `scenes_not_used` are the others
+        that were planned for its shard, with the reason where one could not be read.
+        """
+        group = self.group(cell.zone)
+        layer = cell.zone.split("/")[0]
+        at = (cell.t, cell.y, cell.x)
+        side = group["embedding"].shards[1]
+        provenance = self.provenance
+        shard = provenance.shard(layer, cell.t, cell.y // side, cell.x // side)
+        within = (cell.y % side) * side + cell.x % side
+        used, others = provenance.scenes_of(shard, within)
+        record = provenance.record(shard)
+        vector = self.vectors(cell.zone, cell.t, slice(cell.y, cell.y + 1), slice(cell.x, cell.x + 1))[0, 0]
+        start, end = (str(np.datetime64(int(b), "s")) + "Z" for b in group["time_bnds"][cell.t])
+        what = self.what
+        layer_what = what["layers"][layer]
+        return {
+            "cell": {
+                "layer": layer, "t": cell.t, "y": cell.y, "x": cell.x, "crs": group.attrs.get("proj:code"),
+                "centre": [float(group["x"][cell.x]), float(group["y"][cell.y])],
+                "size": group.attrs["spatial:transform"][0], "window": [start, end],
+            },
+            "status": STATUS_MEANINGS[int(group["status"][at])],
+            "n_obs": int(group["n_obs"][at]),
+            "norm": float(np.linalg.norm(vector)) if np.isfinite(vector).all() else None,
+            "scenes": used,
+            "scenes_not_used": others,
+            "preprocessing": {
+                "archive": what["archives"][layer_what["archive"]],
+                "composite": layer_what["composite"],
+                "min_valid": layer_what["min_valid"],
+                "chip_px": layer_what["chip_px"],
+                "halo_px": layer_what["halo_px"],
+            },
+            "backbone": layer_what["backbone"],
+            "weights_sha256": provenance.attributes["weights"][layer],
+            "encoding": layer_what["encoding"],
+            "recipe": record["recipe"],
+            "made": {key: record[key] for key in _MADE},
+            "versions": provenance.attributes["versions"],
+            "objects": {o["array"]: o["sha256"] for o in record["objects"]},
+            "campaign_digest": provenance.attributes["campaign_digest"],
+        }  # fmt: skip
+
+
+class Provenance:
+    """The group `provenance/` of a cube; `provenance.py` says what its arrays are."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the group; a RequestError says that there is none."""
+        try:
+            self._group: Any = zarr.open_group(path, mode="r", zarr_format=3)
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+            raise RequestError(f"{path}: the cube has no provenance") from None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What holds for all shards."""
+        return dict(self._group.attrs)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One of the arrays, whole."""
+        return np.asarray(self._group[name][...])
+
+    @cached_property
+    def _shards(self) -> dict[tuple[str, int, int, int], int]:
+        layers = [self.attributes["layers"][i] for i in self.array("shard_layer")]
+        places = (self.array(f"shard_{name}").tolist() for name in ("t", "iy", "ix"))
+        return {key: row for row, key in enumerate(zip(layers, *places, strict=True))}
+
+    def shard(self, layer: str, t: int, iy: int, ix: int) -> int:
+        """The row of a shard.
+
+        Raises:
+            RequestError: nothing was planned there.
+        """
+        try:
+            return self._shards[layer, t, iy, ix]
+        except KeyError:
+            raise RequestError(f"{layer}: no shard was planned at window {t}, row {iy}, column {ix}") from None
+
+    @property
+    def places(self) -> dict[tuple[str, int, int, int], int]:
+        """Row of every shard by (layer, t, iy, ix)."""
+        return self._shards
+
+    def record(self, shard: int) -> dict[str, Any]:
+        """The record of a shard."""
+        return dict(json.loads(self._blob("shard_record", shard)))
+
+    def scene(self, row: int) -> dict[str, Any]:
+        """What is known of a scene."""
+        return dict(json.loads(self._blob("scene", row)))
+
+    def fed(self, shard: int) -> NDArray[np.uint8]:
+        """Packed cells, one row for each link of the shard."""
+        first, last = self._group["link_first"][shard : shard + 2]
+        packed = np.frombuffer(self._blob("fed", shard), dtype=np.uint8)
+        return packed.reshape(int(last - first), -1) if last > first else packed.reshape(0, 0)
+
+    def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Rows of the shard's scenes, and which of them could not be read."""
+        first, last = self._group["link_first"][shard : shard + 2]
+        quarantined = self._group["link_quarantined"][first:last].astype(bool)
+        return np.asarray(self._group["link_scene"][first:last]), quarantined
+
+    def scenes_of(self, shard: int, cell: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The scenes that fed cell number `cell` of a shard, and the other planned ones."""
+        used, others = [], []
+        rows, quarantined = self.links(shard)
+        fed = self.fed(shard)
+        reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
+        digests = self._group["scene_digest"]
+        for link, row in enumerate(rows.tolist()):
+            scene = self.scene(row)
+            described = {key: scene[key] for key in ("id", "time", "photograph", "offset")}
+            described["sha256"] = bytes(digests[row]).hex()
+            if fed[link, cell // 8] >> (7 - cell % 8) & 1:
+                used.append(described)
+            else:
+                reason = reasons[described["sha256"]] if quarantined[link] else "no clear pixel in the cell"
+                others.append(described | {"reason": reason})
+        return used, others
+
+    def _blob(self, name: str, row: int) -> bytes:
+        first, last = self._group[f"{name}_first"][row : row + 2]
+        return bytes(self._group[name][int(first) : int(last)])
+
+
+def _project(lon: float, lat: float, wkt: str) -> tuple[float, float]:
+    from pyproj import CRS, Transformer
+
+    x, y = Transformer.from_crs("EPSG:4326", CRS.from_wkt(wkt), always_xy=True).transform(lon, lat)
+    return float(x), float(y)

@@ -1,0 +1,234 @@
+"""The kernel: one shard, from its scenes to its encoded cells. Laptop, Slurm task and test call these functions.
+
+    read_sample    scenes of the shard      -> Sample     (a reading thread)
+    embed_sample   chips of the sample      -> Cells      (the device)
+    embed_shard    both, one after the other
+
+Nothing here knows of processes, queues, records or the other shards: what a shard's bytes are depends only on
+its recipe.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedcube.composite import Method, composite
+from embedcube.encode import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE, Encoding, encode, fill_value
+from embedcube.errors import CorruptInput
+from embedcube.grid import Grid, PixelArea, ShardLayout
+from embedcube.raster import RasterReader
+from embedcube.scene import Scene
+from embedcube.sources.base import Observation, Source
+
+KERNEL_VERSION = 1
+"""Raised by every change of this package that changes a byte of any shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The unit of work: can be printed, pickled, and run again alone."""
+
+    layer: str
+    t: int
+    """window, as an index of the cube"""
+    row: int
+    col: int
+    """on the shard lattice of the grid"""
+    iy: int
+    ix: int
+    """in the cube"""
+    recipe: str
+    """hex SHA-256 of all that determines the bytes"""
+    scenes: tuple[int, ...]
+    """rows of the inventory, in the order of compositing"""
+
+    def __str__(self) -> str:
+        return f"{self.layer} t{self.t} y{self.iy} x{self.ix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerKernel:
+    """All that embedding a shard of one layer needs, loaded once per process."""
+
+    grid: Grid
+    layout: ShardLayout
+    source: Source
+    composite: Method
+    min_valid: float
+    batch: int
+    encoding: Encoding
+    dimensions: int
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    module: torch.nn.Module
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What reading a shard yields."""
+
+    x_tcyx: NDArray[np.float32]
+    """the composite on the shard's pixels and their halo; NaN where masked"""
+    status_yx: NDArray[np.uint8]
+    """per cell"""
+    n_obs_yx: NDArray[np.uint16]
+    """per cell"""
+    fed: bytes
+    """per planned scene, packed: the cells in whose own footprint it gave a pixel"""
+    quarantined: tuple[tuple[int, str], ...]
+    """(row of the inventory, reason)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The encoded cells of a shard: what is written."""
+
+    arrays: dict[str, NDArray[Any]]
+    """embedding (y, x, feature), scale (y, x), status (y, x), n_obs (y, x)"""
+    chips: int
+    """embedded; chips without any valid cell are not"""
+
+
+def embed_shard(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Cells:
+    """Read and embed one shard. `scenes` are the shard's, in its order."""
+    return embed_sample(read_sample(shard, scenes, kernel, reader), kernel)
+
+
+def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Sample:
+    """Read each scene once on the shard and its halo, composite them, and say what each cell rests on.
+
+    Raises:
+        OSError: a scene could not be read for a reason that may pass; the shard stays undone.
+    """
+    layout = kernel.layout
+    area = layout.shard_area(shard.row, shard.col)
+    sample_area = area.grown(layout.halo_px)
+    observed: list[tuple[int, Observation]] = []
+    quarantined: list[tuple[int, str]] = []
+    unreadable = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
+    for position, scene in enumerate(scenes):
+        try:
+            observed.append((position, kernel.source.observe(scene, kernel.grid, sample_area, reader)))
+        except CorruptInput as error:
+            quarantined.append((shard.scenes[position], str(error)))
+            unreadable |= _cells_covered(scene, kernel.grid, area, layout.cell_px)
+    fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
+    if observed:
+        picture = composite([(scenes[i].photograph, o) for i, o in observed], kernel.composite)
+        x_cyx = picture.x_cyx
+        share = _per_cell(picture.clear_yx, layout) / np.float64(layout.cell_px**2)
+        masked = _per_cell(picture.masked_yx, layout) > 0
+        for (position, _), used in zip(observed, picture.used_yx, strict=True):
+            fed[position] = _per_cell(used, layout) > 0
+    else:
+        x_cyx = np.full((kernel.mean.size, sample_area.rows, sample_area.cols), np.nan, dtype=np.float32)
+        share = np.zeros((layout.shard_cells, layout.shard_cells))
+        masked = np.zeros_like(unreadable)
+    valid = share >= kernel.min_valid
+    empty = np.where(unreadable, FAILED, np.where(masked, MASKED, NO_DATA))
+    return Sample(
+        x_tcyx=x_cyx[None],
+        status_yx=np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty).astype(np.uint8),
+        n_obs_yx=_photographs(fed, scenes),
+        fed=np.packbits(fed.reshape(len(scenes), -1), axis=1).tobytes(),
+        quarantined=tuple(quarantined),
+    )
+
+
+def embed_sample(sample: Sample, kernel: LayerKernel) -> Cells:
+    """Cut the sample into chips, embed them in batches of one fixed shape, and encode the vectors.
+
+    A batch holds chips of this shard only; the last one is padded. So nothing but the shard's own pixels can
+    reach its bytes.
+    """
+    layout = kernel.layout
+    cells, side, chip_cells = layout.shard_cells, layout.keep_px, layout.chip_cells
+    valid = (sample.status_yx == VALID) | (sample.status_yx == VALID_INCOMPLETE)
+    status = sample.status_yx.copy()
+    embedding = np.full((cells, cells, kernel.dimensions), fill_value(kernel.encoding), dtype=kernel.encoding)
+    scale = np.full((cells, cells), np.nan, dtype=np.float32)
+    wanted = [
+        (i, j)
+        for i in range(layout.chips)
+        for j in range(layout.chips)
+        if valid[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells].any()
+    ]
+    x_tcyx = torch.from_numpy(sample.x_tcyx)
+    mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
+    for first in range(0, len(wanted), kernel.batch):
+        places = wanted[first : first + kernel.batch]
+        batch = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+        for n, (i, j) in enumerate(places):
+            chip = x_tcyx[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
+            torch.div(chip - mean, std, out=batch[n])
+        vectors = forward(kernel, batch.nan_to_num_(nan=0.0))[: len(places)]
+        for (i, j), vectors_yxd in zip(places, vectors, strict=True):
+            block = np.s_[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells]
+            finite = np.isfinite(vectors_yxd).all(axis=-1)
+            status[block][valid[block] & ~finite] = FAILED
+            kept = valid[block] & finite
+            encoded = encode(vectors_yxd[kept], kernel.encoding)
+            embedding[block][kept] = encoded.stored
+            if encoded.scale is not None:
+                scale[block][kept] = encoded.scale
+    arrays = {"embedding": embedding, "status": status, "n_obs": sample.n_obs_yx}
+    return Cells(arrays=arrays | ({"scale": scale} if kernel.encoding == "int8" else {}), chips=len(wanted))
+
+
+def forward(kernel: LayerKernel, batch_btcyx: torch.Tensor) -> NDArray[np.float32]:
+    """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions)."""
+    with torch.inference_mode():
+        vectors: NDArray[np.float32] = kernel.module(batch_btcyx.to(kernel.device)).float().cpu().numpy()
+    return vectors
+
+
+def device_class(device: torch.device) -> str:
+    """What must be equal for equal bytes: `cpu-avx512`, `cuda-sm80`."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"cuda-sm{major}{minor}"
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
+def exact_arithmetic(threads: int) -> None:
+    """Settings of this process under which a device class always gives the same bytes."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.int64]:
+    """How many pixels of each cell are true; the halo is left out."""
+    halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
+    kept = pixels_yx[halo : halo + layout.shard_px, halo : halo + layout.shard_px]
+    rows = kept.reshape(cells, cell, layout.shard_px).sum(axis=1, dtype=np.int64)
+    return np.asarray(rows.reshape(cells, cells, cell).sum(axis=2))
+
+
+def _photographs(fed: NDArray[np.bool_], scenes: Sequence[Scene]) -> NDArray[np.uint16]:
+    """Distinct photographs that gave a pixel to each cell; scenes of one photograph are neighbours."""
+    count = np.zeros(fed.shape[1:], dtype=np.uint16)
+    for photograph in dict.fromkeys(scene.photograph for scene in scenes):
+        members = [i for i, scene in enumerate(scenes) if scene.photograph == photograph]
+        count += fed[members].any(axis=0)
+    return count
+
+
+def _cells_covered(scene: Scene, grid: Grid, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
+    """The cells of `area` that a scene's footprint touches, known from its headers alone."""
+    xmin, ymin, xmax, ymax = scene.bounds_in(grid.crs)
+    rows, cols = np.arange(area.rows // cell_px), np.arange(area.cols // cell_px)
+    left, _, _, top = grid.bounds(area)
+    step = grid.pixel * cell_px
+    across = (left + cols * step < xmax) & (left + (cols + 1) * step > xmin)
+    down = (top - rows * step > ymin) & (top - (rows + 1) * step < ymax)
+    return np.outer(down, across)

@@ -1,0 +1,20 @@
+"""What an executor must do: run tasks somewhere. `local.py` beside this file is the small one."""
+
+from typing import Protocol
+
+from embedcube.config import Campaign
+from embedcube.rundir import RunDir
+from embedcube.worker import Progress
+
+
+class Executor(Protocol):
+    """Runs tasks; registered as an entry point of the group `embedcube.executors`."""
+
+    def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
+        """Run each task until its shards have records.
+
+        Raises:
+            StartAgain: some are undone for a reason that may pass.
+            WorkError: some cannot be done.
+        """
+        ...

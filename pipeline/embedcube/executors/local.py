@@ -1,0 +1,19 @@
+"""Tasks on this machine, one after the other."""
+
+from embedcube.config import Campaign
+from embedcube.rundir import RunDir
+from embedcube.worker import Progress, run_task
+
+
+class LocalExecutor:
+    """The executor `local`."""
+
+    def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
+        """Run the tasks here; each has the whole machine."""
+        finished = 0
+        for task in tasks:
+
+            def report(done: int, total: int, before: int = finished) -> None:
+                progress(before + done, before + total)
+
+            finished += run_task(campaign, run, task, report).shards

@@ -1,0 +1,186 @@
+"""Grid, chip and shard arithmetic: which pixels, chips and cells lie where. Values only, no input or output.
+
+Three lattices, all anchored at the grid's origin and counted in whole pixels from there, so that a place
+falls in the same pixel, chip and cell whatever the region and the shard size:
+
+- pixel (row, col): row 0 is the row just below the origin; rows grow southward, columns eastward; both may be negative.
+- chip: a kept centre of `keep_px` x `keep_px` pixels, read with `halo_px` more on each side.
+- shard: a square of `chips` x `chips` chips.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo import wh_
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelArea:
+    """A rectangle of pixels of the grid."""
+
+    row: int
+    """first row"""
+    col: int
+    """first column"""
+    rows: int
+    cols: int
+
+    def grown(self, halo_px: int) -> "PixelArea":
+        """The same rectangle with `halo_px` more pixels on each side."""
+        return PixelArea(
+            row=self.row - halo_px,
+            col=self.col - halo_px,
+            rows=self.rows + 2 * halo_px,
+            cols=self.cols + 2 * halo_px,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A coordinate reference system, a pixel size and an origin: north up, x to the right."""
+
+    crs: str
+    """as an authority code or WKT"""
+    pixel: float
+    """side of a pixel in units of the CRS (metres for UTM, degrees for EPSG:4326)"""
+    origin_x: float = 0.0
+    origin_y: float = 0.0
+
+    def affine(self, area: PixelArea, step_px: int = 1) -> Affine:
+        """The transform from (column, row) in units of `step_px` pixels inside `area` to CRS coordinates."""
+        x = self.origin_x + area.col * self.pixel
+        y = self.origin_y - area.row * self.pixel
+        return Affine(self.pixel * step_px, 0.0, x, 0.0, -self.pixel * step_px, y)
+
+    def geobox(self, area: PixelArea) -> GeoBox:
+        """`area` as an odc-geo GeoBox."""
+        return GeoBox(wh_(area.cols, area.rows), self.affine(area), self.crs)
+
+    def bounds(self, area: PixelArea) -> tuple[float, float, float, float]:
+        """(xmin, ymin, xmax, ymax) of `area` in the CRS."""
+        x = self.origin_x + area.col * self.pixel
+        y = self.origin_y - area.row * self.pixel
+        return (x, y - area.rows * self.pixel, x + area.cols * self.pixel, y)
+
+    def rows_cols(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pixel that holds each point."""
+        rows = np.floor((self.origin_y - np.asarray(y)) / self.pixel).astype(np.int64)
+        cols = np.floor((np.asarray(x) - self.origin_x) / self.pixel).astype(np.int64)
+        return rows, cols
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardLayout:
+    """How a layer cuts the grid into chips, cells and shards."""
+
+    chip_px: int
+    """side of what the backbone sees at once, halo included"""
+    halo_px: int
+    """pixels read around the kept centre on each side"""
+    cell_px: int
+    """side of a cell: 1 for a pixel, 16 for a patch token, `keep_px` for a whole chip"""
+    chips: int
+    """chips along one side of a shard"""
+
+    def __post_init__(self) -> None:
+        if self.keep_px <= 0:
+            raise ValueError(f"a chip of {self.chip_px} px has nothing left within a halo of {self.halo_px} px")
+        if self.keep_px % self.cell_px:
+            raise ValueError(
+                f"the kept centre of {self.keep_px} px (chip_px {self.chip_px} - 2 x halo_px {self.halo_px}) "
+                f"does not divide into cells of {self.cell_px} px"
+            )
+
+    @property
+    def keep_px(self) -> int:
+        """Side of the kept centre of a chip."""
+        return self.chip_px - 2 * self.halo_px
+
+    @property
+    def chip_cells(self) -> int:
+        """Cells along one side of a chip."""
+        return self.keep_px // self.cell_px
+
+    @property
+    def shard_px(self) -> int:
+        """Pixels along one side of a shard, halo excluded."""
+        return self.chips * self.keep_px
+
+    @property
+    def shard_cells(self) -> int:
+        """Cells along one side of a shard."""
+        return self.chips * self.chip_cells
+
+    @property
+    def sample_px(self) -> int:
+        """Pixels along one side of what is read for a shard, halo included."""
+        return self.shard_px + 2 * self.halo_px
+
+    def shard_area(self, row: int, col: int) -> PixelArea:
+        """The pixels of shard (row, col) of the shard lattice, halo excluded."""
+        side = self.shard_px
+        return PixelArea(row=row * side, col=col * side, rows=side, cols=side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRange:
+    """The rectangle of shards that a cube's arrays span: rows and columns of the shard lattice."""
+
+    row: int
+    col: int
+    rows: int
+    cols: int
+
+    def area(self, layout: ShardLayout) -> PixelArea:
+        """The pixels of the rectangle."""
+        side = layout.shard_px
+        return PixelArea(row=self.row * side, col=self.col * side, rows=self.rows * side, cols=self.cols * side)
+
+
+def shards_touching(
+    grid: Grid, layout: ShardLayout, bounds: NDArray[np.float64], halo_px: int = 0
+) -> NDArray[np.int64]:
+    """First row, first column, last row + 1, last column + 1 of the shards that each rectangle touches.
+
+    `bounds` is (n, 4): xmin, ymin, xmax, ymax in the grid's CRS. A rectangle that only shares an edge with a
+    shard does not touch it. With `halo_px` a shard reaches that many pixels further on each side.
+    """
+    side, reach = layout.shard_px, halo_px * grid.pixel
+    xmin, ymin, xmax, ymax = np.asarray(bounds, dtype=np.float64).T
+    unit = side * grid.pixel
+    # a millionth of a pixel of tolerance: coordinates in float64 metres are good to far less than that
+    slack = 1e-6 * grid.pixel
+    first_row = np.floor((grid.origin_y - ymax - reach + slack) / unit)
+    last_row = np.ceil((grid.origin_y - ymin + reach - slack) / unit)
+    first_col = np.floor((xmin - grid.origin_x - reach + slack) / unit)
+    last_col = np.ceil((xmax - grid.origin_x + reach - slack) / unit)
+    return np.stack([first_row, first_col, last_row, last_col], axis=1).astype(np.int64)
+
+
+@lru_cache(maxsize=1024)
+def same_crs(one: str, other: str) -> bool:
+    """Whether two descriptions name one coordinate reference system."""
+    return one == other or CRS.from_user_input(one) == CRS.from_user_input(other)
+
+
+Axis = Literal["x", "y"]
+
+
+def cell_centres(grid: Grid, layout: ShardLayout, shards: ShardRange, axis: Axis) -> NDArray[np.float64]:
+    """Coordinates of the cells' centres along an axis, in the CRS; y descends.
+
+    Each is one multiplication and one addition of exact integers and the pixel size, so that equal places
+    get equal bits whatever the extent.
+    """
+    area = shards.area(layout)
+    first, count = (area.col, area.cols) if axis == "x" else (area.row, area.rows)
+    half_steps = 2 * first + layout.cell_px * (2 * np.arange(count // layout.cell_px) + 1)
+    if axis == "x":
+        return np.asarray(grid.origin_x + half_steps * (grid.pixel / 2), dtype=np.float64)
+    return np.asarray(grid.origin_y - half_steps * (grid.pixel / 2), dtype=np.float64)

@@ -1,0 +1,93 @@
+"""index: archive -> inventory. The table of all scenes, STAC-GeoParquet; nothing lists directories after it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from shapely.geometry import box, mapping
+
+from embedcube.config import Campaign
+from embedcube.errors import RequestError
+from embedcube.registry import plugin
+from embedcube.rundir import RunDir, replacing
+from embedcube.scene import Asset, Scene
+from embedcube.windows import utc
+
+
+def index(campaign: Campaign, run: RunDir, *, full_digests: bool = False) -> list[Scene]:
+    """Find the scenes of every archive and write the inventory; returns them in its order.
+
+    Raises:
+        RequestError: an archive shows no usable scene at all.
+    """
+    scenes: list[Scene] = []
+    for name, archive in campaign.archives.items():
+        found = list(plugin("sources", archive.source)(name, archive).scenes(full_digests=full_digests))
+        if not found:
+            raise RequestError(f"archives.{name}: no scene found in {archive.path}")
+        if all(scene.verdict for scene in found):
+            raise RequestError(
+                f"archives.{name}: none of {len(found)} scenes in {archive.path} can be used; "
+                f"the first one, {found[0].id}: {found[0].verdict}"
+            )
+        scenes.extend(found)
+    with replacing(run.inventory) as temporary:
+        _write_table(scenes, temporary)
+    return scenes
+
+
+def read_inventory(run: RunDir) -> list[Scene]:
+    """The scenes of the inventory, in its order.
+
+    Raises:
+        RequestError: there is none; `index` makes it.
+    """
+    if not run.inventory.exists():
+        raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
+    column = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene"]).column(0)
+    return [_scene_of(text) for text in column.to_pylist()]
+
+
+def _write_table(scenes: list[Scene], path: Path) -> None:
+    """STAC-GeoParquet for everybody, with our own description of each scene in one more column."""
+    from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
+
+    to_parquet(parse_stac_items_to_arrow(list(_items(scenes))).read_all(), path)
+
+
+def _items(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+    for scene in scenes:
+        geometry = box(*scene.bbox)
+        yield {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "id": scene.id,
+            "geometry": mapping(geometry),
+            "bbox": list(scene.bbox),
+            "properties": {
+                "datetime": scene.time.isoformat().replace("+00:00", "Z"),
+                "embedcube:archive": scene.archive,
+                "embedcube:digest": scene.digest,
+                "embedcube:weak": scene.weak,
+                "embedcube:verdict": scene.verdict,
+                "embedcube:scene": json.dumps(asdict(scene), default=lambda time: time.isoformat()),
+            },
+            "links": [],
+            "assets": {asset.band: {"href": asset.path} for asset in scene.assets},
+            "stac_extensions": [],
+            "collection": scene.archive,
+        }
+
+
+def _scene_of(text: str) -> Scene:
+    document = json.loads(text)
+    document["time"] = utc(datetime.fromisoformat(document["time"]))
+    document["bbox"] = tuple(document["bbox"])
+    document["assets"] = tuple(
+        Asset(**(asset | {"transform": tuple(asset["transform"])})) for asset in document["assets"]
+    )
+    return Scene(**document)

@@ -1,0 +1,170 @@
+"""A part: what one rank writes in one attempt. Objects first, then their record; no record, no shard.
+
+    <part>/<layer>/<zone>/<array>/c.<t>.<iy>.<ix>    objects, under the keys they will have in the cube
+    <part>/fed.bin                                   per record: which cells each scene fed, packed
+    <part>/records.jsonl                             one line per shard that is safely on disk
+    <part>/quarantine.jsonl                          one line per input that could not be read, and why
+
+Only one process ever writes in a part, and a part is never opened again by another attempt. So a torn last line
+means a killed process, and is simply not a record.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from embedcube.rundir import RunDir, fsync_folder, write_atomically
+
+RECORDS, QUARANTINE, FED = "records.jsonl", "quarantine.jsonl", "fed.bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One object of a part."""
+
+    array: str
+    path: str
+    """relative to the part; empty where every value is the fill value and nothing is stored"""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """An input that could not be read, for one shard."""
+
+    scene: str
+    scene_digest: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The proof that a shard is on disk, and how it came about."""
+
+    shard: str
+    """for people: layer, window and place"""
+    recipe: str
+    """the plan's, for this shard: hex SHA-256"""
+    objects: tuple[StoredObject, ...]
+    scenes: tuple[str, ...]
+    """digests of the planned scenes, in the order in which they were composited"""
+    quarantined: tuple[Quarantined, ...]
+    fed_offset: int
+    fed_size: int
+    """where in `fed.bin` the packed cells lie: for each scene a row of ceil(cells / 8) bytes (numpy.packbits)"""
+    counts: dict[str, int]
+    """cells per status, chips embedded"""
+    seconds: dict[str, float]
+    """per step of the pipeline"""
+    started: str
+    finished: str
+    """UTC"""
+    host: str
+    device: str
+    attempt: str
+    rank: int
+    code_version: str
+    job: str
+    """of the batch system; empty without one"""
+    container: str
+    """digest of the image; empty outside of one"""
+
+    @property
+    def bytes_digest(self) -> tuple[tuple[str, str], ...]:
+        """What must be equal in two records of one recipe with the same quarantine."""
+        return tuple((stored.array, stored.sha256) for stored in self.objects)
+
+    def to_line(self) -> bytes:
+        """The line of records.jsonl."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Record":
+        """The inverse of `to_line`, from its parsed JSON."""
+        document["objects"] = tuple(StoredObject(**o) for o in document["objects"])
+        document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
+        document["scenes"] = tuple(document["scenes"])
+        return cls(**document)
+
+
+class PartWriter:
+    """Writes shards into a new part. Every method returns only when its bytes would survive a power cut."""
+
+    def __init__(self, folder: Path) -> None:
+        """Creates the part; a folder that exists already belongs to another attempt and is refused."""
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._folders: set[Path] = set()
+        self._fed_size = 0
+
+    def write_objects(
+        self, zone: str, key_of: dict[str, str], objects: dict[str, bytes | None]
+    ) -> tuple[StoredObject, ...]:
+        """Write the objects of one shard below `zone` ("<layer>/<zone>"), each whole or not at all."""
+        stored = []
+        for array, data in objects.items():
+            path = ""
+            if data is not None:
+                path = f"{zone}/{array}/{key_of[array]}"
+                self._make_folder((self._folder / path).parent)
+                write_atomically(self._folder / path, data)
+            body = data or b""
+            stored.append(StoredObject(array=array, path=path, size=len(body), sha256=sha256(body).hexdigest()))
+        return tuple(stored)
+
+    def write_fed(self, packed: bytes) -> int:
+        """Append the packed cells of one shard; returns their offset."""
+        offset = self._fed_size
+        _append(self._folder / FED, packed)
+        self._fed_size += len(packed)
+        return offset
+
+    def write_record(self, record: Record) -> None:
+        """Append the record, after everything it speaks of."""
+        for quarantined in record.quarantined:
+            line = {"shard": record.shard, "recipe": record.recipe, **asdict(quarantined)}
+            _append(self._folder / QUARANTINE, json.dumps(line).encode() + b"\n")
+        _append(self._folder / RECORDS, record.to_line())
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder not in self._folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            for made in (folder, *folder.parents):
+                fsync_folder(made.parent)
+                if made == self._folder:
+                    break
+            self._folders.add(folder)
+
+
+def _append(path: Path, data: bytes) -> None:
+    new = not path.exists()
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        fsync_folder(path.parent)
+
+
+def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
+    """Every record of every part, with the part's folder, in a fixed order; torn lines are passed over."""
+    for part, document in scan_documents(run):
+        yield part, Record.from_document(document)
+
+
+def scan_documents(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """As `scan_records`, as plain JSON: for those who only count."""
+    for path in sorted(run.parts.glob(f"*/*/*/{RECORDS}")):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                yield path.parent, json.loads(line)
+
+
+def recorded_recipes(run: RunDir) -> set[str]:
+    """The recipes that need not be computed again."""
+    return {document["recipe"] for _, document in scan_documents(run)}

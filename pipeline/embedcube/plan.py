@@ -1,0 +1,209 @@
+"""plan: inventory x grid -> plan.parquet. One row per shard, with its recipe, task and draw group; and the price."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from numpy.typing import NDArray
+
+from embedcube.assemble import make_backbone, make_grid, make_kernel, make_layout
+from embedcube.balance import Shards, assign, draw_groups
+from embedcube.config import Campaign, digest_of
+from embedcube.cut import cut
+from embedcube.embed import KERNEL_VERSION, Shard, device_class, exact_arithmetic
+from embedcube.errors import RequestError
+from embedcube.fit import read_weights
+from embedcube.grid import ShardRange
+from embedcube.inventory import read_inventory
+from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, total_price
+from embedcube.rundir import RunDir, replacing, write_atomically
+from embedcube.scene import Scene
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """What holds for all shards of a layer."""
+
+    range: ShardRange
+    """the shards that the layer's arrays span"""
+    dimensions: int
+    weights: str
+    """SHA-256 of the weights' file"""
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What holds for all rows of plan.parquet."""
+
+    campaign: str
+    """digest of the campaign it was made for"""
+    plan: str
+    """digest over all recipes: two plans with equal ones make the same cube"""
+    versions: dict[str, str]
+    """of all that computes bytes; a rank whose versions differ refuses to start"""
+    layers: dict[str, LayerPlan]
+    shards: int
+    tasks: int
+    price: Price
+
+
+def plan(campaign: Campaign, run: RunDir) -> Plan:
+    """Cut the region into shards and write the plan.
+
+    Raises:
+        RequestError: nothing to do, or one shard needs more memory than a rank has.
+    """
+    scenes = read_inventory(run)
+    versions = software_versions(torch.device(campaign.how.device))
+    exact_arithmetic(campaign.how.threads_per_rank)
+    how, groups = campaign.how, 0
+    tables, layers, prices = [], {}, []
+    for name, layer in campaign.layers.items():
+        layout, grid = make_layout(layer), make_grid(campaign)
+        weights, weights_digest = read_weights(campaign, run, name)
+        shards, place = cut(campaign, name, scenes)
+        backbone = make_backbone(campaign, name)
+        layers[name] = LayerPlan(
+            range=place, dimensions=backbone.dimensions, weights=weights_digest, model=backbone.model
+        )
+        recipes = list(_recipes(campaign, name, weights_digest, versions, shards, scenes))
+        reading = draw_groups(shards, scenes, grid, layout, ranks=how.tasks * how.ranks, cache_bytes=how.cache_mb << 20)
+        kernel = make_kernel(campaign, name, weights, torch.device(how.device))
+        layer_price = price_layer(layer, shards, scenes, reading, kernel, backbone)
+        prices.append(layer_price)
+        cost = reading.decoded / DECODE_BYTES_PER_S + layer_price.device_s / max(len(recipes), 1)
+        tables.append(_table(name, shards, recipes, reading.group + groups, cost))
+        groups += int(reading.group.max()) + 1
+    table = _in_draw_order(pyarrow.concat_tables(tables), campaign.how.tasks)
+    price = total_price(prices, how)
+    refuse_over_limit(price)
+    recipes_digest = hashlib.sha256("".join(sorted(table["recipe"].to_pylist())).encode()).hexdigest()
+    result = Plan(
+        campaign=campaign.digest,
+        plan=recipes_digest,
+        versions=versions,
+        layers=layers,
+        shards=len(table),
+        tasks=campaign.how.tasks,
+        price=price,
+    )
+    # the table is what is asked for, so it comes last: a killed `plan` leaves no half of one
+    run.plan.unlink(missing_ok=True)
+    write_atomically(run.plan_summary, json.dumps(asdict(result), indent=1).encode())
+    with replacing(run.plan) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+    return result
+
+
+def read_plan(campaign: Campaign, run: RunDir) -> Plan:
+    """The summary of the plan.
+
+    Raises:
+        RequestError: there is none, or it was made for another version of the campaign.
+    """
+    if not run.plan.exists():
+        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
+    document = json.loads(run.plan_summary.read_text())
+    if document["campaign"] != campaign.digest:
+        raise RequestError(
+            f"{run.plan} was made for another version of the campaign ({document['campaign'][:12]}, the file now "
+            f"says {campaign.digest[:12]}); run `embedcube plan` again"
+        )
+    layers = {
+        name: LayerPlan(**(layer | {"range": ShardRange(**layer["range"])}))
+        for name, layer in document.pop("layers").items()
+    }
+    return Plan(layers=layers, price=Price(**document.pop("price")), **document)
+
+
+def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
+    """The draw groups of a task (or of all), in the order in which they are drawn."""
+    filters = None if task is None else [("task", "=", task)]
+    rows = pyarrow.parquet.read_table(run.plan, filters=filters).to_pylist()
+    groups: dict[tuple[int, int], list[Shard]] = {}
+    for row in rows:
+        place = plan.layers[row["layer"]].range
+        shard = Shard(
+            layer=row["layer"],
+            t=row["t"],
+            row=row["row"],
+            col=row["col"],
+            iy=row["row"] - place.row,
+            ix=row["col"] - place.col,
+            recipe=row["recipe"],
+            scenes=tuple(row["scenes"]),
+        )
+        groups.setdefault((row["task"], row["draw"]), []).append(shard)
+    return list(groups.values())
+
+
+def software_versions(device: torch.device) -> dict[str, str]:
+    """Of all that may change a byte of a shard."""
+    import numcodecs
+    import rasterio
+    import zarr
+
+    return {
+        "kernel": str(KERNEL_VERSION),
+        "device": device_class(device),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gdal": rasterio.__gdal_version__,
+        "zarr": zarr.__version__,
+        "numcodecs": numcodecs.__version__,
+    }
+
+
+def _recipes(
+    campaign: Campaign,
+    name: str,
+    weights: str,
+    versions: dict[str, str],
+    shards: Shards,
+    scenes: list[Scene],
+) -> Iterator[str]:
+    """SHA-256 of all that determines a shard's bytes, for each shard."""
+    what = campaign.what
+    layer = what["layers"][name]
+    common = {"layer": layer, "archive": what["archives"][layer["archive"]], "grid": what["grid"]}
+    base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
+    digests = [bytes.fromhex(scene.digest) for scene in scenes]
+    windows = [str(window).encode() for window in campaign.all_windows]
+    linked = shards.scenes.tolist()
+    first = shards.first.tolist()
+    for i, (t, row, col) in enumerate(zip(shards.t.tolist(), shards.row.tolist(), shards.col.tolist(), strict=True)):
+        recipe = base.copy()
+        recipe.update(b"%b %d %d " % (windows[t], row, col))
+        for scene in linked[first[i] : first[i + 1]]:
+            recipe.update(digests[scene])
+        yield recipe.hexdigest()
+
+
+def _table(name: str, shards: Shards, recipes: list[str], group: Ints, cost: NDArray[np.float64]) -> pyarrow.Table:
+    return pyarrow.table(
+        {
+            "layer": pyarrow.array([name] * len(recipes), pyarrow.string()).dictionary_encode(),
+            "t": shards.t,
+            "row": shards.row,
+            "col": shards.col,
+            "recipe": recipes,
+            "scenes": pyarrow.ListArray.from_arrays(shards.first.astype(np.int32), shards.scenes.astype(np.int32)),
+            "group": group,
+            "cost": cost,
+        }
+    )
+
+
+def _in_draw_order(table: pyarrow.Table, tasks: int) -> pyarrow.Table:
+    """Rows sorted by task, then by draw (largest group first), then by place within the group."""
+    task, draw = assign(table["group"].to_numpy(), table["cost"].to_numpy(), tasks)
+    order = np.lexsort((table["col"].to_numpy(), table["row"].to_numpy(), draw, task))
+    return table.append_column("task", pyarrow.array(task)).append_column("draw", pyarrow.array(draw)).take(order)

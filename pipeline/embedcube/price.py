@@ -1,0 +1,164 @@
+"""What a campaign will cost, before anything runs: memory, bytes, files, time. Upper bounds, not hopes."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from embedcube.backbones.base import Backbone
+from embedcube.balance import ReadCost, Shards
+from embedcube.config import How, Layer
+from embedcube.embed import LayerKernel, forward
+from embedcube.errors import RequestError
+from embedcube.scene import Scene
+from embedcube.store import array_specs
+
+DECODE_BYTES_PER_S = 100e6
+"""decoded bytes of deflate or zstd GeoTIFF per second and core (FACTS); only balances tasks and guesses times"""
+
+PROCESS_BYTES = 700 << 20
+"""a rank with its libraries loaded and their arenas warm, before it holds any data (measured: docs/adr/0001)"""
+
+SAMPLES_IN_FLIGHT = 3
+"""read, waiting and embedded at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price of a layer or of a campaign."""
+
+    shards: int
+    cells: int
+    chips: int
+    scenes: int
+    """links of shards to scenes"""
+    decoded_bytes: float
+    needed_bytes: float
+    """each needed block once"""
+    cube_bytes: float
+    """before compression"""
+    files: int
+    """objects, in the parts and, as links, in the cube"""
+    rank_bytes: float
+    """memory of one rank at the worst shard"""
+    worst_shard: str
+    device_s: float
+    """forward passes alone, on one device as it was just now"""
+    limit_bytes: float = 0.0
+    """memory that one rank may take"""
+
+    @property
+    def amplification(self) -> float:
+        """Decoded bytes over each needed block once."""
+        return self.decoded_bytes / self.needed_bytes if self.needed_bytes else 1.0
+
+
+def price_layer(
+    layer: Layer,
+    shards: Shards,
+    scenes: list[Scene],
+    reading: ReadCost,
+    kernel: LayerKernel,
+    backbone: Backbone,
+) -> Price:
+    """The price of one layer."""
+    layout = kernel.layout
+    counts = np.diff(shards.first)
+    worst = int(counts.argmax())
+    chips = len(counts) * layout.chips**2
+    cells = len(counts) * layout.shard_cells**2
+    specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=layer.encoding)
+    cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
+    itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
+    return Price(
+        shards=len(counts),
+        cells=cells,
+        chips=chips,
+        scenes=int(counts.sum()),
+        decoded_bytes=float(reading.decoded.sum()),
+        needed_bytes=reading.needed_bytes,
+        cube_bytes=float(cells * cell_bytes),
+        files=len(counts) * len(specs),
+        rank_bytes=PROCESS_BYTES + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes),
+        worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
+        f"with {int(counts[worst])} scenes",
+        device_s=_seconds_per_batch(kernel) * -(-chips // layer.batch),
+    )
+
+
+def _data_bytes(kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: int, cell_bytes: int) -> float:
+    layout, bands = kernel.layout, kernel.mean.size
+    pixels = layout.sample_px**2
+    # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
+    observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
+    samples = SAMPLES_IN_FLIGHT * pixels * bands * 4
+    batch = 3 * kernel.batch * bands * layout.chip_px**2 * 4
+    # encoded cells on their way: being filled, waiting, and as bytes being compressed
+    cells = 4 * layout.shard_cells**2 * cell_bytes
+    return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells
+
+
+def _seconds_per_batch(kernel: LayerKernel) -> float:
+    layout = kernel.layout
+    batch = torch.zeros((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px))
+    forward(kernel, batch)
+    start = time.perf_counter()
+    forward(kernel, batch)
+    return time.perf_counter() - start
+
+
+def total_price(prices: list[Price], how: How) -> Price:
+    """The price of all layers; a rank holds one layer's data at a time, and the cache of decoded blocks."""
+    worst = max(prices, key=lambda price: price.rank_bytes)
+    return Price(
+        shards=sum(p.shards for p in prices),
+        cells=sum(p.cells for p in prices),
+        chips=sum(p.chips for p in prices),
+        scenes=sum(p.scenes for p in prices),
+        decoded_bytes=sum(p.decoded_bytes for p in prices),
+        needed_bytes=sum(p.needed_bytes for p in prices),
+        cube_bytes=sum(p.cube_bytes for p in prices),
+        files=sum(p.files for p in prices),
+        rank_bytes=worst.rank_bytes + (how.cache_mb << 20),
+        worst_shard=worst.worst_shard,
+        device_s=sum(p.device_s for p in prices),
+        limit_bytes=how.mem_bytes_per_rank,
+    )
+
+
+def refuse_over_limit(price: Price) -> None:
+    """Raise a RequestError when the worst shard needs more memory than a rank may take."""
+    if price.rank_bytes > price.limit_bytes:
+        raise RequestError(
+            f"a rank would need {price.rank_bytes / 1e9:.2f} GB, it may take {price.limit_bytes / 1e9:.2f} GB; "
+            f"the worst shard is {price.worst_shard}. Lower shard_chips, batch or how.cache_mb, shorten the windows, "
+            "or raise how.mem_gb"
+        )
+
+
+def describe(price: Price) -> list[str]:
+    """The price in words."""
+    return [
+        f"{price.shards} shards, {price.cells:,} cells, {price.chips:,} chips, {price.scenes:,} scenes in shards",
+        f"to decode {size(price.decoded_bytes)}, {price.amplification:.2f} x each needed block once",
+        f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects",
+        f"memory {size(price.rank_bytes)} of {size(price.limit_bytes)} per rank; worst: {price.worst_shard}",
+        f"device time about {duration(price.device_s)} on one device like this one",
+    ]
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,98 @@
+"""Who made each shard, of what, with which bytes: the group `provenance/` of a cube.
+
+Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 32), text is UTF-8 bytes with offsets.
+
+    shard_layer, shard_t, shard_iy, shard_ix    where a shard is; one row per shard
+    shard_recipe                                (n, 32)
+    shard_record, shard_record_first            its record as JSON; row i is bytes [first[i], first[i + 1])
+    scene, scene_first                          a scene as JSON
+    scene_digest                                (m, 32)
+    link_first                                  the links of shard i are [first[i], first[i + 1])
+    link_scene                                  row of the scene; in the order of compositing
+    link_quarantined                            1 where the scene could not be read for this shard
+    fed, fed_first                              per shard, one row of ceil(cells / 8) bytes for each of its links:
+                                                the cells (row-major, numpy.packbits) that the scene gave a pixel
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.config import Campaign
+from embedcube.embed import Shard
+from embedcube.parts import FED, Record
+from embedcube.plan import Plan
+from embedcube.scene import Scene
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A shard, its record, and the part that holds its objects."""
+
+    shard: Shard
+    part: Path
+    record: Record
+
+
+def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: list[Made], cube: Path) -> None:
+    """Write `provenance/` below `cube`; what an interrupted attempt left there is replaced."""
+    group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
+    group.update_attributes(
+        {
+            "campaign": campaign.campaign,
+            "campaign_digest": campaign.digest,
+            "plan_digest": plan.plan,
+            "layers": list(plan.layers),
+            "weights": {name: layer.weights for name, layer in plan.layers.items()},
+            "versions": plan.versions,
+        }
+    )
+    layer_of = {name: i for i, name in enumerate(plan.layers)}
+    _write(group, "shard_layer", [layer_of[m.shard.layer] for m in made], np.uint8)
+    for name in ("t", "iy", "ix"):
+        _write(group, f"shard_{name}", [getattr(m.shard, name) for m in made], np.int32)
+    _write(group, "shard_recipe", [_raw(m.shard.recipe) for m in made], np.uint8)
+    _write_blobs(group, "shard_record", [m.record.to_line().rstrip() for m in made])
+    _write_blobs(group, "scene", [json.dumps(asdict(s), default=str, sort_keys=True).encode() for s in scenes])
+    _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
+    _write_links(group, scenes, made)
+
+
+def _write_links(group: zarr.Group, scenes: list[Scene], made: list[Made]) -> None:
+    first = np.cumsum([0, *(len(m.shard.scenes) for m in made)])
+    _write(group, "link_first", first, np.int64)
+    _write(group, "link_scene", [scene for m in made for scene in m.shard.scenes], np.int32)
+    quarantined = [
+        scenes[scene].digest in {q.scene_digest for q in m.record.quarantined} for m in made for scene in m.shard.scenes
+    ]
+    _write(group, "link_quarantined", quarantined, np.uint8)
+    _write_blobs(group, "fed", [_read_fed(m) for m in made])
+
+
+def _read_fed(made: Made) -> bytes:
+    with (made.part / FED).open("rb") as file:
+        file.seek(made.record.fed_offset)
+        return file.read(made.record.fed_size)
+
+
+def _raw(digest: str) -> NDArray[np.uint8]:
+    return np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
+
+
+def _write(group: zarr.Group, name: str, rows: Any, dtype: Any) -> None:
+    values = np.asarray(rows, dtype=dtype)
+    names = ("row", "byte")[: values.ndim]
+    chunks = (max(1, min(_CHUNK, values.shape[0])), *values.shape[1:])
+    group.create_array(name, data=values, chunks=chunks, dimension_names=[f"{name}_{n}" for n in names])
+
+
+def _write_blobs(group: zarr.Group, name: str, blobs: list[bytes]) -> None:
+    _write(group, name, np.frombuffer(b"".join(blobs), dtype=np.uint8), np.uint8)
+    _write(group, f"{name}_first", np.cumsum([0, *map(len, blobs)]), np.int64)

@@ -1,0 +1,302 @@
+"""embed: one rank, one process with one device. It draws groups of shards, reads, embeds and writes its own part.
+
+    reading thread -> queue -> device -> queue -> writing thread
+
+`python -m embedcube.rank RUN TASK ATTEMPT` finds the other ranks and the counter by RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT, as torch.distributed does.
+"""
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed
+
+import embedcube
+from embedcube.assemble import make_kernel
+from embedcube.backbones.base import Weights
+from embedcube.config import Campaign, load_campaign
+from embedcube.embed import Cells, LayerKernel, Sample, Shard, embed_sample, exact_arithmetic, read_sample
+from embedcube.encode import STATUS_MEANINGS
+from embedcube.errors import EmbedcubeError, StartAgain, WorkError
+from embedcube.fit import parse_weights
+from embedcube.inventory import read_inventory
+from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
+from embedcube.plan import Plan, read_plan, read_shards, software_versions
+from embedcube.raster import RasterReader
+from embedcube.rundir import RunDir
+from embedcube.scene import Scene
+from embedcube.store import ZONE, ArraySpec, ShardEncoder, array_specs
+
+log = logging.getLogger(__name__)
+
+_MEET_TIMEOUT = timedelta(minutes=10)
+"""for all ranks to start and agree"""
+
+
+@dataclass(kw_only=True)
+class _InFlight:
+    """One shard on its way through the pipeline."""
+
+    shard: Shard
+    scenes: list[Scene]
+    started: str
+    sample: Sample | None = None
+    cells: Cells | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class _Rank:
+    """One process, one device: draws, reads, embeds, writes."""
+
+    def __init__(self, campaign: Campaign, run: RunDir, task: int, attempt: str) -> None:
+        self._campaign, self._run, self._task, self._attempt = campaign, run, task, attempt
+        self._number, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._store = distributed.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_MEET_TIMEOUT
+        )
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._undone = 0
+
+    def main(self) -> int:
+        """Embed until nothing is left or a signal comes; returns the exit code."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.signal(signal.SIGINT, lambda *_: self._stop.set())
+        plan = read_plan(self._campaign, self._run)
+        device = torch.device(self._campaign.how.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", self._number % torch.cuda.device_count())
+        exact_arithmetic(self._campaign.how.threads_per_rank)
+        self._refuse_other_versions(plan, device)
+        weights = self._agree_on_weights(plan)
+        self._kernels = {name: make_kernel(self._campaign, name, w, device) for name, w in weights.items()}
+        self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
+        self._device = plan.versions["device"]
+        self._pump(plan)
+        if self._failures:
+            raise self._failures[0]
+        return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
+
+    def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
+        here = software_versions(device)
+        for name, planned in plan.versions.items():
+            if here[name] != planned:
+                raise WorkError(
+                    f"{socket.gethostname()} has {name} {here[name]}, the plan was made for {planned}: the bytes "
+                    "would differ; run there what the plan was made with, or `embedcube plan` again"
+                )
+
+    def _agree_on_weights(self, plan: Plan) -> dict[str, Weights]:
+        """Rank 0 reads each file and broadcasts it, as DDP does its parameters; then the group is destroyed.
+
+        After this no collective and no watchdog can hang the living on the dead.
+        """
+        distributed.init_process_group(
+            "gloo", store=self._store, rank=self._number, world_size=self._world, timeout=_MEET_TIMEOUT
+        )
+        weights = {}
+        for name, layer in plan.layers.items():
+            path = self._run.weights(name)
+            data = path.read_bytes() if self._number == 0 else b""
+            length = torch.tensor([len(data)])
+            distributed.broadcast(length, 0)
+            body = torch.from_numpy(np.frombuffer(data or bytes(int(length)), dtype=np.uint8).copy())
+            distributed.broadcast(body, 0)
+            data = body.numpy().tobytes()
+            if (found := sha256(data).hexdigest()) != layer.weights:
+                raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {layer.weights}")
+            weights[name] = parse_weights(data, self._campaign.layers[name], str(path))
+        distributed.barrier()
+        distributed.destroy_process_group()
+        return weights
+
+    def _pump(self, plan: Plan) -> None:
+        to_device: queue.Queue[_InFlight | None] = queue.Queue(1)
+        to_disk: queue.Queue[_InFlight | None] = queue.Queue(1)
+        reading = threading.Thread(target=self._guarded, args=(self._read, plan, to_device), name="reading")
+        writing = threading.Thread(target=self._guarded, args=(self._write, to_disk), name="writing")
+        reading.start()
+        writing.start()
+        try:
+            while (item := to_device.get()) is not None:
+                if self._failures:
+                    continue  # drain, so that the reading thread is not left waiting
+                assert item.sample is not None
+                with _timed(item, "embed"):
+                    item.cells = embed_sample(item.sample, self._kernels[item.shard.layer])
+                to_disk.put(item)
+        except BaseException as error:
+            self._failures.append(error)
+            self._stop.set()
+            while to_device.get() is not None:
+                pass
+        finally:
+            to_disk.put(None)
+            reading.join()
+            writing.join()
+
+    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:
+            self._failures.append(error)
+            self._stop.set()
+
+    def _draws(self, plan: Plan) -> Iterator[Shard]:
+        """Shards without a record, in the order of the groups that this rank draws."""
+        groups = read_shards(self._run, plan, self._task)
+        done = recorded_recipes(self._run)
+        while not self._stop.is_set():
+            try:
+                drawn = self._store.add("draw", 1) - 1
+            except RuntimeError as error:
+                log.warning("the counter is lost, the parent is gone: %s", str(error).splitlines()[0])
+                self._stop.set()
+                return
+            if drawn >= len(groups):
+                return
+            for shard in groups[drawn]:
+                if self._stop.is_set():
+                    return
+                if shard.recipe not in done:
+                    yield shard
+
+    def _read(self, plan: Plan, to_device: "queue.Queue[_InFlight | None]") -> None:
+        how = self._campaign.how
+        inventory = read_inventory(self._run)
+        reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
+        try:
+            for shard in self._draws(plan):
+                item = _InFlight(shard=shard, scenes=[inventory[i] for i in shard.scenes], started=_now())
+                try:
+                    with _timed(item, "read"):
+                        item.sample = read_sample(shard, item.scenes, self._kernels[shard.layer], reader)
+                except OSError as error:
+                    self._undone += 1
+                    log.warning("%s stays undone: %s", shard, error)
+                    continue
+                to_device.put(item)
+        finally:
+            to_device.put(None)
+            reader.close()
+
+    def _write(self, to_disk: "queue.Queue[_InFlight | None]") -> None:
+        part = PartWriter(self._run.part(self._task, self._attempt, self._number))
+        encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
+        try:
+            while (item := to_disk.get()) is not None:
+                self._write_one(part, encoders[item.shard.layer], item)
+        except BaseException:
+            self._stop.set()
+            while to_disk.get() is not None:
+                pass
+            raise
+
+    def _write_one(self, part: PartWriter, encoder: ShardEncoder, item: _InFlight) -> None:
+        shard, sample, cells = item.shard, item.sample, item.cells
+        assert sample is not None
+        assert cells is not None
+        with _timed(item, "encode"):
+            objects = encoder.encode(cells.arrays)
+        with _timed(item, "write"):
+            keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in self._specs[shard.layer]}
+            stored = part.write_objects(f"{shard.layer}/{ZONE}", keys, objects)
+            fed_offset = part.write_fed(sample.fed)
+        scene_of = dict(zip(shard.scenes, item.scenes, strict=True))
+        quarantined = tuple(
+            Quarantined(scene=scene_of[i].id, scene_digest=scene_of[i].digest, reason=reason)
+            for i, reason in sample.quarantined
+        )
+        found = np.bincount(cells.arrays["status"].ravel(), minlength=len(STATUS_MEANINGS))
+        counts = {name: int(n) for name, n in zip(STATUS_MEANINGS, found, strict=True)} | {"chips": cells.chips}
+        record = Record(
+            shard=str(shard),
+            recipe=shard.recipe,
+            objects=stored,
+            scenes=tuple(scene.digest for scene in item.scenes),
+            quarantined=quarantined,
+            fed_offset=fed_offset,
+            fed_size=len(sample.fed),
+            counts=counts,
+            seconds={step: round(seconds, 6) for step, seconds in item.seconds.items()},
+            started=item.started,
+            finished=_now(),
+            host=socket.gethostname(),
+            device=self._device,
+            attempt=self._attempt,
+            rank=self._number,
+            code_version=embedcube.__version__,
+            job=os.environ.get("SLURM_JOB_ID", ""),
+            container=os.environ.get("EMBEDCUBE_IMAGE_DIGEST", ""),
+        )
+        part.write_record(record)
+        steps = " ".join(f"{step} {seconds:.2f}" for step, seconds in record.seconds.items())
+        log.info(
+            "%s: %d of %d cells, %d scenes, %s s",
+            shard,
+            counts["valid"] + counts["valid_incomplete"],
+            found.sum(),
+            len(item.scenes),
+            steps,
+        )
+        for bad in quarantined:
+            log.warning("%s: quarantined %s: %s", shard, bad.scene, bad.reason)
+
+
+class _timed:
+    """Adds the wall time of a block to a shard's seconds."""
+
+    def __init__(self, item: _InFlight, step: str) -> None:
+        self._item, self._step = item, step
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._item.seconds[self._step] = time.perf_counter() - self._start
+
+
+def _specs(kernel: LayerKernel) -> tuple[ArraySpec, ...]:
+    return array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def main(arguments: list[str]) -> int:
+    """One rank; the exit code says ok (0), failed (1), wrong (2) or start me again (75)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
+    # GDAL's own complaints come back as the reason of a quarantine: one line is enough
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
+    run = RunDir(Path(arguments[0]))
+    try:
+        campaign = load_campaign(run.campaign)
+        return _Rank(campaign, run, int(arguments[1]), arguments[2]).main()
+    except EmbedcubeError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except Exception as error:
+        log.exception("%s", "this is a fault of embedcube or of a plugin")
+        log.error("%s: %s", type(error).__name__, error)
+        return 1
+
+
+if __name__ == "__main__":
+    # a rank that a thread of a library keeps from ending would hold its whole allocation
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)

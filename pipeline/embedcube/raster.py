@@ -1,0 +1,219 @@
+"""Reading raster files onto the grid, each block decoded once, and telling a broken file from a broken moment."""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import local
+from typing import Any, Literal
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Transformer
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.warp import reproject
+from rasterio.windows import Window
+
+from embedcube.errors import CorruptInput
+from embedcube.grid import Grid, PixelArea, same_crs
+from embedcube.scene import Asset
+
+Pixels = NDArray[Any]
+Method = Literal["nearest", "bilinear"]
+
+_OPEN_FILES = 64
+"""per reading thread: enough that the neighbouring shards of a group find their files and decoded blocks again"""
+
+_ALIGNED = 1e-4
+"""pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
+
+
+class RasterReader:
+    """The open files of one rank.
+
+    A band is always read by the same thread: two threads on one file would each decode its blocks.
+    Decoded blocks stay in GDAL's cache (GDAL_CACHEMAX) as long as their file stays open.
+    """
+
+    def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
+        """`attempts` tries of a read that fails for a passing reason, `wait_s`, twice that, ... apart."""
+        self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
+        self._files = local()
+        self._attempts = attempts
+        self._wait_s = wait_s
+
+    def submit(
+        self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method, lane: int
+    ) -> Future[Pixels]:
+        """Start reading `asset` onto `area`; equal lanes are read by one thread, one after the other.
+
+        The result holds `asset.nodata` where the file has nothing. It raises CorruptInput when the file is wrong
+        in its bytes, and OSError when it could not be read for a reason that may pass.
+        """
+        return self._pools[lane % len(self._pools)].submit(self._read, path, asset, grid, area, method)
+
+    def close(self) -> None:
+        """Stop the threads; what they have not begun is dropped."""
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
+        return retried(
+            lambda: read_onto(self._open(path), asset, grid, area, method),
+            lambda error: self._judge(path, asset, error),
+            attempts=self._attempts,
+            wait_s=self._wait_s,
+        )
+
+    def _open(self, path: Path) -> Any:
+        files: OrderedDict[Path, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
+        if path in files:
+            files.move_to_end(path)
+        else:
+            files[path] = rasterio.open(path)
+            if len(files) > _OPEN_FILES:
+                files.popitem(last=False)[1].close()
+        return files[path]
+
+    def _judge(self, path: Path, asset: Asset, error: Exception) -> CorruptInput | OSError:
+        broken = self._files.__dict__.get("opened", {}).pop(path, None)
+        if broken is not None:
+            broken.close()
+        return judge(path, asset, error)
+
+
+def retried(
+    read: Callable[[], Pixels],
+    judge: Callable[[Exception], CorruptInput | OSError],
+    *,
+    attempts: int,
+    wait_s: float,
+) -> Pixels:
+    """Call `read` until it succeeds, twice more at most if its input is judged corrupt, else `attempts` times.
+
+    A passing I/O error inside a decoder looks like a broken file; only a second failure makes a verdict.
+    """
+    verdicts = 0
+    for attempt in range(max(attempts, 2)):
+        try:
+            return read()
+        except (RasterioError, OSError, ValueError) as error:
+            judged = judge(error)
+            verdicts += isinstance(judged, CorruptInput)
+            if verdicts >= 2 or attempt + 1 >= max(attempts, 2):
+                raise judged from error
+        time.sleep(wait_s * 2**attempt)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def judge(path: Path, asset: Asset, error: Exception) -> CorruptInput | OSError:
+    """Why a file could not be decoded: wrong bytes (CorruptInput) or a passing failure to get them (OSError).
+
+    GDAL reports both alike, so the file is read once more with plain reads: if those fail, the moment is broken.
+    """
+    try:
+        with path.open("rb") as file:
+            size = 0
+            while chunk := file.read(1 << 22):
+                size += len(chunk)
+    except FileNotFoundError as missing:
+        if path.parent.exists():
+            return CorruptInput(f"{asset.band}: {asset.path} is gone since it was indexed")
+        return missing
+    except OSError as passing:
+        return passing
+    if size != asset.size:
+        return CorruptInput(f"{asset.band}: {asset.path} has {size} bytes, {asset.size} when it was indexed")
+    reason = " ".join(str(error.__cause__ or error).split())
+    return CorruptInput(f"{asset.band}: {asset.path} does not decode: {reason}")
+
+
+def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
+    """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
+
+    Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
+    so that a pixel gets the same value whatever area it is asked with.
+    """
+    if dataset.shape != (asset.rows, asset.cols):
+        raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
+    result = np.full((area.rows, area.cols), asset.nodata, dtype=asset.dtype)
+    step = nesting(asset, grid)
+    if step is not None and (step == 1 or method == "nearest"):
+        _copy(dataset, asset, grid, area, step, result)
+    else:
+        _warp(dataset, asset, grid, area, method, result)
+    return result
+
+
+def nesting(asset: Asset, grid: Grid) -> int | None:
+    """How many grid pixels make one side of a file's pixel, where the file's pixels nest in the grid; else None."""
+    a, b, c, d, e, f = asset.transform
+    step = round(a / grid.pixel)
+    if step < 1 or b or d or not math.isclose(a, -e, rel_tol=1e-9) or not same_crs(asset.crs, grid.crs):
+        return None
+    offsets = (
+        (c - grid.origin_x) / grid.pixel,
+        (grid.origin_y - f) / grid.pixel,
+        max(asset.rows, asset.cols) * (a / grid.pixel - step),
+    )
+    if abs(offsets[2]) > _ALIGNED or any(abs(o - round(o)) > _ALIGNED for o in offsets[:2]):
+        return None
+    return step
+
+
+def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels) -> None:
+    left = round((asset.transform[2] - grid.origin_x) / grid.pixel)
+    top = round((grid.origin_y - asset.transform[5]) / grid.pixel)
+    row0, row1 = max(area.row, top), min(area.row + area.rows, top + asset.rows * step)
+    col0, col1 = max(area.col, left), min(area.col + area.cols, left + asset.cols * step)
+    if row0 >= row1 or col0 >= col1:
+        return
+    first_row, last_row = (row0 - top) // step, -((top - row1) // step)
+    first_col, last_col = (col0 - left) // step, -((left - col1) // step)
+    pixels = dataset.read(1, window=Window(first_col, first_row, last_col - first_col, last_row - first_row))
+    if step > 1:
+        pixels = pixels.repeat(step, axis=0).repeat(step, axis=1)
+    skip_row, skip_col = row0 - top - first_row * step, col0 - left - first_col * step
+    result[row0 - area.row : row1 - area.row, col0 - area.col : col1 - area.col] = pixels[
+        skip_row : skip_row + row1 - row0, skip_col : skip_col + col1 - col0
+    ]
+
+
+def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels) -> None:
+    window = _source_window(asset, grid, area)
+    if window is None:
+        return
+    transform = Affine(*asset.transform) @ Affine.translation(window.col_off, window.row_off)
+    reproject(
+        dataset.read(1, window=window),
+        result,
+        src_transform=transform,
+        src_crs=asset.crs,
+        src_nodata=asset.nodata,
+        dst_transform=grid.affine(area),
+        dst_crs=grid.crs,
+        dst_nodata=asset.nodata,
+        resampling=Resampling[method],
+        # exact transform and a fixed kernel width: else both depend on the area that is asked for
+        tolerance=0,
+        XSCALE=1,
+        YSCALE=1,
+    )
+
+
+def _source_window(asset: Asset, grid: Grid, area: PixelArea) -> Window | None:
+    """The file's pixels that `area` needs, with three to spare for the kernel; None when there are none."""
+    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
+    xmin, ymin, xmax, ymax = transformer.transform_bounds(*grid.bounds(area), densify_pts=21)
+    inverse = ~Affine(*asset.transform)
+    corners = [inverse @ (x, y) for x in (xmin, xmax) for y in (ymin, ymax)]
+    col0 = max(0, math.floor(min(c for c, _ in corners)) - 3)
+    col1 = min(asset.cols, math.ceil(max(c for c, _ in corners)) + 3)
+    row0 = max(0, math.floor(min(r for _, r in corners)) - 3)
+    row1 = min(asset.rows, math.ceil(max(r for _, r in corners)) + 3)
+    return Window(col0, row0, col1 - col0, row1 - row0) if row0 < row1 and col0 < col1 else None

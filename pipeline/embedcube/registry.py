@@ -1,0 +1,22 @@
+"""Names of plugins -> classes, by entry points: the one table where a source, backbone or executor is looked up."""
+
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from embedcube.config import nearest
+from embedcube.errors import RequestError
+
+Room = Literal["sources", "backbones", "executors"]
+
+
+def names(room: Room) -> list[str]:
+    """All registered names of a room."""
+    return sorted({point.name for point in entry_points(group=f"embedcube.{room}")})
+
+
+def plugin(room: Room, name: str) -> Any:
+    """The class registered under `name`; a RequestError names the nearest one."""
+    for point in entry_points(group=f"embedcube.{room}"):
+        if point.name == name:
+            return point.load()
+    raise RequestError(f'no plugin "{name}" among the {room}{nearest(name, names(room))}')

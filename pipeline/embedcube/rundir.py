@@ -1,0 +1,152 @@
+"""Every path of a run, and the one way a file is written.
+
+The run folder is the architecture: each stage reads files here and writes files here.
+
+    runs/<campaign>/
+      campaign.yaml                      the campaign as resolved, with its digest
+      inventory.parquet                  index        archive   -> inventory
+      weights/<layer>.safetensors        fit          a sample  -> frozen weights
+      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price
+      parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
+      cubes/<version>.zarr               consolidate  parts     -> cube
+      cube.zarr                          a relative symlink to the newest version
+      report/                            verify, preview
+      logs/                              what the ranks said
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Files whose names begin so are unfinished writes of a killed process: never read, safe to delete."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one campaign; the owner of every path in it."""
+
+    root: Path
+    """`runs/<campaign>`"""
+
+    @property
+    def campaign(self) -> Path:
+        """The campaign as resolved."""
+        return self.root / "campaign.yaml"
+
+    @property
+    def inventory(self) -> Path:
+        """The table of all scenes (STAC-GeoParquet)."""
+        return self.root / "inventory.parquet"
+
+    def weights(self, layer: str) -> Path:
+        """The frozen weights of a layer."""
+        return self.root / "weights" / f"{layer}.safetensors"
+
+    @property
+    def plan(self) -> Path:
+        """One row per shard."""
+        return self.root / "plan.parquet"
+
+    @property
+    def plan_summary(self) -> Path:
+        """What holds for all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
+        return self.root / "plan.json"
+
+    @property
+    def parts(self) -> Path:
+        """The folder of all parts."""
+        return self.root / "parts"
+
+    def task(self, task: int) -> Path:
+        """All attempts of a task."""
+        return self.parts / f"{task:04d}"
+
+    def part(self, task: int, attempt: str, rank: int) -> Path:
+        """What one rank writes in one attempt; no other process ever writes there."""
+        return self.task(task) / attempt / f"{rank:04d}"
+
+    @property
+    def cubes(self) -> Path:
+        """All versions of the cube."""
+        return self.root / "cubes"
+
+    def cube(self, version: str) -> Path:
+        """One version of the cube."""
+        return self.cubes / f"{version}.zarr"
+
+    def cube_under_construction(self, version: str) -> Path:
+        """Where `consolidate` builds a version before it is renamed into place."""
+        return self.cubes / f"{TEMPORARY_PREFIX}{version}.zarr"
+
+    @property
+    def newest_cube(self) -> Path:
+        """A relative symlink to the newest version."""
+        return self.root / "cube.zarr"
+
+    @property
+    def report(self) -> Path:
+        """Findings and pictures."""
+        return self.root / "report"
+
+    @property
+    def logs(self) -> Path:
+        """What each rank said."""
+        return self.root / "logs"
+
+    def rank_log(self, task: int, attempt: str, rank: int) -> Path:
+        """The log of one rank in one attempt."""
+        return self.logs / f"embed-{task:04d}-{attempt}-{rank:04d}.log"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder to write to; on success it becomes `path`, whole or not at all.
+
+    fsync of the file, rename, fsync of the folder: survives a kill at any line, and a power cut after the block.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def point_symlink(link: Path, target: Path) -> None:
+    """Make `link` a relative symlink to `target`, replacing an older one by rename."""
+    temporary = link.with_name(f"{TEMPORARY_PREFIX}{link.name}.{secrets.token_hex(4)}")
+    temporary.symlink_to(os.path.relpath(target, link.parent))
+    temporary.replace(link)
+
+
+def regular_files(folder: Path) -> Iterator[Path]:
+    """All finished files below a folder, in a fixed order."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX):
+            yield path

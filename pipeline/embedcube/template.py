@@ -1,0 +1,98 @@
+"""The cube before any shard: groups, coordinates, empty arrays, attributes."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.assemble import make_grid, make_layout, make_source
+from embedcube.config import Campaign
+from embedcube.grid import Axis, cell_centres
+from embedcube.metadata import (
+    array_attributes,
+    coordinate_attributes,
+    root_attributes,
+    spatial_ref_attributes,
+    zone_attributes,
+)
+from embedcube.plan import LayerPlan, Plan
+from embedcube.store import ZONE, array_specs
+from embedcube.windows import Window
+
+
+def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
+    """Write all metadata and coordinates below `cube`. Writing it again over the same cube changes nothing.
+
+    The metadata of the layers is consolidated in the root; that of `provenance/` is not, as it differs from run
+    to run and the root must not.
+    """
+    root = zarr.open_group(cube, mode="a", zarr_format=3, use_consolidated=False)
+    root.update_attributes(root_attributes(campaign))
+    for name, layer_plan in plan.layers.items():
+        _write_layer(root.require_group(name), campaign, name, layer_plan)
+    with warnings.catch_warnings():
+        # zarr-python says that consolidated metadata is its own extension; readers without it ignore it
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(root.store, zarr_format=3)
+
+
+def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan) -> None:
+    layer, grid = campaign.layers[name], make_grid(campaign)
+    layout = make_layout(layer)
+    area = plan.range.area(layout)
+    zone = group.require_group(ZONE)
+    zone.update_attributes(
+        zone_attributes(
+            layer,
+            grid,
+            area,
+            dimensions=plan.dimensions,
+            model=plan.model,
+            source_data=make_source(campaign, layer.archive).collection,
+            weights=plan.weights,
+        )
+    )
+    windows = campaign.all_windows
+    cells = (plan.range.rows * layout.shard_cells, plan.range.cols * layout.shard_cells)
+    for spec in array_specs(cells=layout.shard_cells, dimensions=plan.dimensions, encoding=layer.encoding):
+        shape = (len(windows), *cells, *spec.shard[3:])
+        if spec.name not in zone:
+            spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, layer))
+    axes: tuple[Axis, Axis] = ("x", "y")
+    for axis in axes:
+        _coordinate(
+            zone,
+            axis,
+            (axis,),
+            cell_centres(grid, layout, plan.range, axis),
+            coordinate_attributes(grid, axis),
+        )
+    _write_times(zone, windows)
+    features = np.arange(plan.dimensions, dtype=np.int32)
+    _coordinate(zone, "feature", ("feature",), features, {"long_name": "number of the vector", "units": "1"})
+    mapping = spatial_ref_attributes(grid, area, layer.cell_px)
+    _coordinate(zone, "spatial_ref", (), np.array(0, dtype=np.int64), mapping)
+
+
+def _write_times(zone: zarr.Group, windows: tuple[Window, ...]) -> None:
+    units = {"units": "seconds since 1970-01-01T00:00:00Z", "calendar": "proleptic_gregorian"}
+    bounds = np.array([[int(w.start.timestamp()), int(w.end.timestamp())] for w in windows], dtype=np.int64)
+    about = {"standard_name": "time", "long_name": "start of the window", "axis": "T", "bounds": "time_bnds"}
+    _coordinate(zone, "time", ("time",), bounds[:, 0], about | units)
+    _coordinate(zone, "time_bnds", ("time", "bnds"), bounds, {"long_name": "start and end of the window"} | units)
+
+
+def _coordinate(
+    zone: zarr.Group, name: str, dimensions: tuple[str, ...], values: NDArray[Any], attributes: dict[str, Any]
+) -> None:
+    zone.create_array(
+        name,
+        data=values,
+        chunks=values.shape if values.shape else "auto",
+        dimension_names=dimensions,
+        attributes=attributes,
+        overwrite=True,
+    )

@@ -1,0 +1,242 @@
+"""verify: does the cube say what the plan promised? Each check yields findings; none found is the proof.
+
+From the cube alone: structure, coordinates, every object against its recorded digest, and the rules between arrays.
+From the run folder: the plan's shards, recipes and weights, the error budget, and some shards embedded again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedcube.config import Campaign
+from embedcube.cube import Cube
+from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE
+from embedcube.rundir import RunDir, write_atomically
+from embedcube.store import KEY_SEPARATOR
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One breach of a promise."""
+
+    check: str
+    place: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.place}: {self.found}, expected {self.expected}"
+
+
+def verify_cube(path: Path, progress: Progress) -> list[Finding]:
+    """Everything that can be checked from the cube alone."""
+    cube = Cube(path)
+    findings: list[Finding] = []
+    for zone in cube.zones:
+        findings += _structure(cube, zone)
+    places = cube.provenance.places
+    for done, ((layer, t, iy, ix), row) in enumerate(places.items(), start=1):
+        findings += _shard(cube, layer, (t, iy, ix), row)
+        progress(done, len(places))
+    findings += _strangers(cube)
+    return findings
+
+
+def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
+    """Everything that can be checked from the run folder too; `recompute` shards of each layer are embedded again.
+
+    Writes the findings to `report/verify.json`.
+    """
+    path = run.newest_cube
+    findings = verify_cube(path, progress)
+    findings += _against_plan(campaign, run, Cube(path))
+    findings += _recomputed(campaign, run, Cube(path), recompute)
+    run.report.mkdir(exist_ok=True)
+    report = {"cube": path.resolve().name, "findings": [asdict(finding) for finding in findings]}
+    write_atomically(run.report / "verify.json", json.dumps(report, indent=1).encode())
+    return findings
+
+
+def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
+    """Arrays agree in shape, coordinates are those of the transform, windows are in order."""
+    group = cube.group(zone)
+    shape = group["embedding"].shape[:3]
+    for name in ("status", "n_obs", *(("scale",) if "scale" in group else ())):
+        if group[name].shape != shape:
+            yield Finding(check="shape", place=f"{zone}/{name}", found=str(group[name].shape), expected=str(shape))
+    a, _, c, _, e, f = group.attrs["spatial:transform"]
+    for name, size, start, step in (("y", shape[1], f, e), ("x", shape[2], c, a)):
+        expected = start + (np.arange(size) + 0.5) * step
+        found = group[name][...]
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=1e-6 * abs(step)):
+            yield Finding(check="coordinates", place=f"{zone}/{name}", found="other values", expected="cell centres")
+    bounds = group["time_bnds"][...]
+    if not (bounds[:, 1] > bounds[:, 0]).all() or not (np.diff(bounds[:, 0]) > 0).all():
+        yield Finding(check="windows", place=f"{zone}/time_bnds", found="out of order", expected="rising, not empty")
+    if not np.array_equal(group["time"][...], bounds[:, 0]):
+        yield Finding(check="windows", place=f"{zone}/time", found="other values", expected="starts of time_bnds")
+
+
+def _shard(cube: Cube, layer: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
+    """The objects are the recorded ones, byte for byte; then what they hold must agree."""
+    record = cube.provenance.record(row)
+    damaged = False
+    for zone in (z for z in cube.zones if z.split("/")[0] == layer):
+        for stored in record["objects"]:
+            path = _object(cube, zone, stored["array"], place)
+            data = path.read_bytes() if path.exists() else b""
+            if hashlib.sha256(data).hexdigest() != stored["sha256"]:
+                damaged = True
+                found = f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" if data else "no object"
+                expected = f"{stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
+                yield Finding(check="bytes", place=str(path.relative_to(cube.path)), found=found, expected=expected)
+        if not damaged:
+            yield from _rules(cube, zone, place, row)
+
+
+def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
+    extra = cube.group(zone)[array].ndim - 3
+    return cube.path / zone / array / KEY_SEPARATOR.join(["c", *map(str, place), *["0"] * extra])
+
+
+def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
+    """What status, scale, n_obs, the vectors and the provenance say of each other."""
+    group = cube.group(zone)
+    t, iy, ix = place
+    side = group["embedding"].shards[1]
+    window = (t, slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side))
+    status, n_obs, stored = group["status"][window], group["n_obs"][window], group["embedding"][window]
+    valid = (status == VALID) | (status == VALID_INCOMPLETE)
+    where = f"{zone} window {t} shard ({iy}, {ix})"
+
+    def breach(check: str, wrong: Any, expected: str) -> Iterator[Finding]:
+        if count := int(np.count_nonzero(wrong)):
+            yield Finding(check=check, place=where, found=f"{count} cells otherwise", expected=expected)
+
+    yield from breach(
+        "status", (status == NOT_PROCESSED) | (status > VALID_INCOMPLETE), "every cell of a shard processed"
+    )
+    yield from breach("n_obs", valid & (n_obs == 0), "a photograph behind every vector")
+    fed = np.unpackbits(cube.provenance.fed(row), axis=1, count=side * side).astype(bool)
+    yield from breach(
+        "provenance",
+        _photographs(cube, row, fed).reshape(side, side) != n_obs,
+        "n_obs = photographs that fed the cell",
+    )
+    _, quarantined = cube.provenance.links(row)
+    if not quarantined.any():
+        yield from breach("status", status == VALID_INCOMPLETE, "no incomplete cell where every scene was read")
+    if "scale" in group:
+        scale = group["scale"][window]
+        largest = np.abs(stored.astype(np.int16)).max(axis=-1)
+        yield from breach("scale", valid != np.isfinite(scale), "a scale exactly where there is a vector")
+        yield from breach("scale", valid & ~(scale >= 0), "scales of at least 0")
+        yield from breach("encoding", valid & (scale > 0) & (largest != 127), "a largest number of 127 in each vector")
+        yield from breach("missing", ~valid & (largest != 0), "the fill value where there is no vector")
+    else:
+        finite = np.isfinite(stored).all(axis=-1)
+        yield from breach("missing", valid != finite, "numbers exactly where there is a vector")
+
+
+def _photographs(cube: Cube, row: int, fed: Any) -> Any:
+    rows, _ = cube.provenance.links(row)
+    photographs = [cube.provenance.scene(scene)["photograph"] for scene in rows.tolist()]
+    count = np.zeros(fed.shape[1], dtype=np.int64)
+    for photograph in set(photographs):
+        members = [link for link, name in enumerate(photographs) if name == photograph]
+        count += fed[members].any(axis=0)
+    return count
+
+
+def _strangers(cube: Cube) -> Iterator[Finding]:
+    """No object that no record speaks of."""
+    for zone in cube.zones:
+        layer = zone.split("/")[0]
+        for array in ("embedding", "scale", "status", "n_obs"):
+            folder = cube.path / zone / array
+            known = {
+                _object(cube, zone, array, place).name
+                for (name, *rest), _ in cube.provenance.places.items()
+                if name == layer
+                for place in [(rest[0], rest[1], rest[2])]
+            } | {"zarr.json"}
+            for path in sorted(folder.glob("*")) if folder.exists() else ():
+                if path.name not in known:
+                    place = str(path.relative_to(cube.path))
+                    yield Finding(check="strangers", place=place, found="an object", expected="only recorded shards")
+
+
+def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
+    """The cube has the plan's shards, by the plan's recipes."""
+    from embedcube.plan import read_plan, read_shards
+
+    plan = read_plan(campaign, run)
+    provenance = cube.provenance
+    recipes = [bytes(recipe).hex() for recipe in provenance.array("shard_recipe")]
+    planned = {(s.layer, s.t, s.iy, s.ix): s for group in read_shards(run, plan) for s in group}
+    for place in sorted(planned.keys() ^ provenance.places.keys()):
+        found, expected = ("planned", "in the cube") if place in planned else ("in the cube", "planned")
+        yield Finding(check="plan", place=str(place), found=f"only {found}", expected=f"also {expected}")
+    for place, row in provenance.places.items():
+        if place in planned and planned[place].recipe != recipes[row]:
+            yield Finding(
+                check="recipe", place=str(place), found=recipes[row][:12], expected=planned[place].recipe[:12]
+            )
+    for name, layer in plan.layers.items():
+        digest = hashlib.sha256(run.weights(name).read_bytes()).hexdigest()
+        if digest != layer.weights:
+            yield Finding(check="weights", place=name, found=digest[:12], expected=layer.weights[:12])
+
+
+def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iterator[Finding]:
+    """Shards embedded again in this process give the same bytes; those with most valid cells are the best witnesses."""
+    if not count:
+        return
+    import torch
+
+    from embedcube.assemble import make_kernel
+    from embedcube.embed import embed_shard, exact_arithmetic
+    from embedcube.fit import read_weights
+    from embedcube.inventory import read_inventory
+    from embedcube.plan import read_plan, read_shards
+    from embedcube.raster import RasterReader
+    from embedcube.store import ShardEncoder, array_specs
+
+    exact_arithmetic(campaign.how.threads_per_rank)
+    scenes = read_inventory(run)
+    shards = [s for group in read_shards(run, read_plan(campaign, run)) for s in group]
+    reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
+    places = cube.provenance.places
+    try:
+        for name in campaign.layers:
+            kernel = make_kernel(
+                campaign, name, read_weights(campaign, run, name)[0], torch.device(campaign.how.device)
+            )
+            specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+            encoder = ShardEncoder(specs)
+            mine = [s for s in shards if s.layer == name and (s.layer, s.t, s.iy, s.ix) in places]
+            records = {
+                s: cube.provenance.record(places[s.layer, s.t, s.iy, s.ix]) for s in mine[:: max(1, len(mine) // 64)]
+            }
+            best = sorted(records, key=lambda s: records[s]["counts"]["chips"], reverse=True)
+            for shard in best[:count]:
+                cells = embed_shard(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+                for array, data in encoder.encode(cells.arrays).items():
+                    again = hashlib.sha256(data or b"").hexdigest()
+                    first = next(o["sha256"] for o in records[shard]["objects"] if o["array"] == array)
+                    if again != first:
+                        yield Finding(
+                            check="same bytes",
+                            place=f"{shard} {array}",
+                            found=again[:12],
+                            expected=first[:12],
+                        )
+    finally:
+        reader.close()

@@ -1,0 +1,68 @@
+"""Windows: the intervals of time that the steps of the cube's time axis stand for."""
+
+import re
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+_DURATION = re.compile(r"^\s*(\d+)\s*(hour|day|week|month|year)s?\s*$")
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """A half-open interval of time, `start <= t < end`, in UTC."""
+
+    start: datetime
+    end: datetime
+
+    def __contains__(self, time: datetime) -> bool:
+        return self.start <= time < self.end
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%dT%H:%M:%SZ}/{self.end:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of time on the calendar: months and years are as long as they are."""
+
+    months: int
+    hours: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Duration":
+        """Read "14 days", "1 month", "1 year", "6 hours"; a ValueError says what is allowed."""
+        match = _DURATION.match(text)
+        if match is None or int(match[1]) == 0:
+            raise ValueError(f'"{text}" is not a length of time; write for example "14 days", "1 month" or "1 year"')
+        count, unit = int(match[1]), match[2]
+        months = count * {"month": 1, "year": 12}.get(unit, 0)
+        hours = count * {"hour": 1, "day": 24, "week": 168}.get(unit, 0)
+        return cls(months=months, hours=hours)
+
+    def after(self, time: datetime, times: int = 1) -> datetime:
+        """The moment `times` such lengths after `time`; a day that the month lacks becomes its last day."""
+        month_index = time.year * 12 + time.month - 1 + self.months * times
+        year, month = divmod(month_index, 12)
+        day = min(time.day, monthrange(year, month + 1)[1])
+        return time.replace(year=year, month=month + 1, day=day) + timedelta(hours=self.hours * times)
+
+
+def windows_every(start: datetime, end: datetime, step: Duration, length: Duration | None = None) -> tuple[Window, ...]:
+    """Windows that begin at start, start + step, ... before `end`, each `length` (default: a step) long.
+
+    Every start is counted from the first one, so that months keep their day. The last window is cut at `end`.
+    """
+    windows = []
+    for i in range(1_000_000):
+        begin = step.after(start, i)
+        if begin >= end:
+            break
+        finish = step.after(start, i + 1) if length is None else length.after(begin)
+        windows.append(Window(begin, min(finish, end)))
+    return tuple(windows)
+
+
+def utc(time: datetime) -> datetime:
+    """The same moment in UTC; a time without a zone is taken as UTC."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,0 +1,113 @@
+"""embed: one task on one machine. A parent spawns ranks and holds the counter that they draw groups of shards from.
+
+The parent does no device work, so that the counter (a TCPStore) outlives any rank. `rank.py` is what it spawns.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import distributed
+
+from embedcube.config import Campaign
+from embedcube.errors import StartAgain, WorkError
+from embedcube.parts import recorded_recipes
+from embedcube.plan import read_plan, read_shards
+from embedcube.rundir import RunDir
+
+Progress = Callable[[int, int], None]
+"""(shards recorded, shards in all)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What became of a task."""
+
+    shards: int
+    undone: int
+    exit_codes: tuple[int, ...]
+    """of the ranks; negative where a signal killed one"""
+    logs: tuple[Path, ...]
+
+
+def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> TaskResult:
+    """Embed the shards of a task that have no record yet, with as many ranks as the campaign says.
+
+    Raises:
+        StartAgain: some shards are undone for a reason that may pass.
+        WorkError: a rank failed for a reason that will not.
+    """
+    plan = read_plan(campaign, run)
+    shards = [shard for group in read_shards(run, plan, task) for shard in group]
+    total = len(shards)
+    todo = {shard.recipe for shard in shards} - recorded_recipes(run)
+    progress(total - len(todo), total)
+    if not todo:
+        return TaskResult(shards=total, undone=0, exit_codes=(), logs=())
+    attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    run.logs.mkdir(parents=True, exist_ok=True)
+    logs = tuple(run.rank_log(task, attempt, rank) for rank in range(campaign.how.ranks))
+    ranks = [
+        _start_rank(campaign, run, task, attempt, rank, store.port, logs[rank]) for rank in range(campaign.how.ranks)
+    ]
+    try:
+        while any(rank.poll() is None for rank in ranks):
+            time.sleep(0.1)
+            progress(total - len(todo) + _recorded_in(run, task, attempt), total)
+    except BaseException:
+        for rank in ranks:
+            rank.send_signal(signal.SIGTERM)
+        for rank in ranks:
+            rank.wait()
+        raise
+    undone = len(todo - recorded_recipes(run))
+    progress(total - undone, total)
+    result = TaskResult(shards=total, undone=undone, exit_codes=tuple(rank.returncode for rank in ranks), logs=logs)
+    if undone:
+        _explain(result)
+    return result
+
+
+def _explain(result: TaskResult) -> None:
+    for code, path in zip(result.exit_codes, result.logs, strict=True):
+        if code not in (0, StartAgain.exit_code) and code >= 0:
+            last = path.read_text().strip().splitlines()[-1:] or ["it said nothing"]
+            raise WorkError(f"{result.undone} of {result.shards} shards are undone; a rank failed: {last[0]} ({path})")
+    raise StartAgain(
+        f"{result.undone} of {result.shards} shards are undone: ranks ended with {list(result.exit_codes)}, see "
+        f"{result.logs[0].parent}; start the same command again, it does only what has no record"
+    )
+
+
+def _start_rank(
+    campaign: Campaign, run: RunDir, task: int, attempt: str, rank: int, port: int, log_path: Path
+) -> "subprocess.Popen[bytes]":
+    how = campaign.how
+    environment = os.environ | {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(how.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        "OMP_NUM_THREADS": str(how.threads_per_rank),
+        "GDAL_CACHEMAX": str(how.cache_mb),
+        # the inventory knows the geometry; listing a folder of a million files for sidecars is not needed
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "GDAL_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "4",
+    }
+    command = [sys.executable, "-m", "embedcube.rank", str(run.root), str(task), attempt]
+    with log_path.open("ab") as out:
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+def _recorded_in(run: RunDir, task: int, attempt: str) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (run.task(task) / attempt).glob("*/records.jsonl"))
