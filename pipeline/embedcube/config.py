@@ -211,8 +211,8 @@ class How(Block):
     """the folder of run folders, relative to the campaign file"""
     executor: str = "local"
     tasks: int = Field(1, gt=0)
-    ranks: int = Field(1, gt=0)
-    """processes in a task, one device each"""
+    ranks: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)
+    """processes in a task, one device each; on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
     """of one rank; by default the machine's cores over the ranks"""
     device: Literal["cpu", "cuda"] = "cpu"

@@ -159,15 +159,15 @@ def embed_sample(sample: Sample, kernel: LayerKernel) -> Cells:
         for j in range(layout.chips)
         if valid[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells].any()
     ]
-    x_tcyx = torch.from_numpy(sample.x_tcyx)
     mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
+    x_tcyx = torch.from_numpy(sample.x_tcyx)
     for first in range(0, len(wanted), kernel.batch):
         places = wanted[first : first + kernel.batch]
         batch = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
         for n, (i, j) in enumerate(places):
             chip = x_tcyx[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
-            torch.div(chip - mean, std, out=batch[n])
-        vectors = forward(kernel, batch.nan_to_num_(nan=0.0))[: len(places)]
+            torch.sub(chip, mean, out=batch[n]).div_(std).nan_to_num_(nan=0.0)
+        vectors = forward(kernel, batch)[: len(places)]
         for (i, j), vectors_yxd in zip(places, vectors, strict=True):
             block = np.s_[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells]
             finite = np.isfinite(vectors_yxd).all(axis=-1)
@@ -203,6 +203,8 @@ def exact_arithmetic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+    # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

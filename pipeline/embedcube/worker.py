@@ -98,6 +98,8 @@ def _start_rank(
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         "OMP_NUM_THREADS": str(how.threads_per_rank),
+        # idle threads of one rank must not spin on the cores of another
+        "OMP_WAIT_POLICY": "PASSIVE",
         "GDAL_CACHEMAX": str(how.cache_mb),
         # the inventory knows the geometry; listing a folder of a million files for sidecars is not needed
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -67,9 +67,9 @@ class Mosaiks:
         return "https://doi.org/10.1038/s41467-021-24638-z"
 
     def activation_bytes(self, batch: int) -> int:
-        """One chip's filtered picture and its rectified copy, and the batch's vectors."""
-        side = self._layout.chip_px
-        return 4 * (3 * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions)
+        """The filtered pictures of a few chips and their rectified copies, and the batch's vectors."""
+        side, few = self._layout.chip_px, 2 if batch % 2 == 0 else batch
+        return 4 * (3 * few * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions)
 
     def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
         """Band statistics and the whitened filter bank, in float64 on one thread, stored in float32."""
@@ -128,10 +128,12 @@ class _RandomConvolutions(torch.nn.Module):
         return torch.stack(frames).mean(dim=0) if len(frames) > 1 else frames[0]
 
     def _features(self, x_bcyx: torch.Tensor) -> torch.Tensor:
-        # chip by chip: a filtered chip then stays in the processor's cache until it is averaged
-        return torch.cat([self._one(x_bcyx[i : i + 1]) for i in range(x_bcyx.shape[0])])
+        # a few chips at a time: what is filtered then stays in the processor's cache until it is averaged;
+        # never one, as sums of a single chip may be split among threads otherwise (DESIGN 11)
+        few = 2 if x_bcyx.shape[0] % 2 == 0 else x_bcyx.shape[0]
+        return torch.cat([self._filter(chips) for chips in x_bcyx.split(few)])
 
-    def _one(self, x_bcyx: torch.Tensor) -> torch.Tensor:
+    def _filter(self, x_bcyx: torch.Tensor) -> torch.Tensor:
         margin = self._margin
         if margin:
             x_bcyx = x_bcyx[..., margin:-margin, margin:-margin]

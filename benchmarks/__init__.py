@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.embed`. Ratios in one run, beside a peer and the physical bound."""

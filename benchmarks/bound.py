@@ -1,0 +1,57 @@
+"""The physical bound: CPU seconds of forward, decode-once and encode, alone. `python -m benchmarks.bound CAMPAIGN`."""
+
+import sys
+import time
+
+import numpy as np
+import rasterio
+import torch
+
+from benchmarks.work import campaign_of, report
+from embedcube.assemble import make_kernel
+from embedcube.embed import exact_arithmetic, forward
+from embedcube.encode import encode
+from embedcube.fit import read_weights
+from embedcube.plan import read_plan
+from embedcube.rundir import RunDir
+from embedcube.store import ShardEncoder, array_specs
+
+
+def main(campaign_file: str) -> None:
+    """Report the CPU seconds of each, on one thread, for the whole campaign."""
+    campaign = campaign_of(campaign_file)
+    run = RunDir(campaign.run_folder)
+    exact_arithmetic(1)
+    weights, _ = read_weights(campaign, run, "layer")
+    kernel = make_kernel(campaign, "layer", weights, torch.device("cpu"))
+    price = read_plan(campaign, run).price
+    layout = kernel.layout
+
+    batch = torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px))
+    forward(kernel, batch)
+    start = time.process_time()
+    for _ in range(price.chips // kernel.batch):
+        forward(kernel, batch)
+    forward_s = time.process_time() - start
+
+    start = time.process_time()
+    for path in sorted(campaign.archives["s2"].path.glob("*.tif")):
+        with rasterio.open(path) as dataset:
+            dataset.read(1)
+    decode_s = time.process_time() - start
+
+    specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+    encoder = ShardEncoder(specs)
+    shape = (layout.shard_cells, layout.shard_cells)
+    vectors = np.random.default_rng(0).standard_normal((*shape, kernel.dimensions), dtype=np.float32)
+    start = time.process_time()
+    for _ in range(price.shards):
+        encoded = encode(vectors, kernel.encoding)
+        status, n_obs = np.ones(shape, np.uint8), np.ones(shape, np.uint16)
+        encoder.encode({"embedding": encoded.stored, "scale": encoded.scale, "status": status, "n_obs": n_obs})
+    encode_s = time.process_time() - start
+    report({"forward_s": forward_s, "decode_s": decode_s, "encode_s": encode_s})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

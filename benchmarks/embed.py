@@ -1,0 +1,104 @@
+"""`embed` beside its bound and beside plain xarray + Dask, paired in one run. `python -m benchmarks.embed`.
+
+The seconds of all three leave out the start of the interpreter and its imports, which are printed on their own.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from benchmarks.work import CHIPS, ENCODERS, Encoder, prepare
+from embedcube.config import load_campaign
+from embedcube.parts import scan_records
+from embedcube.plan import read_plan
+from embedcube.rundir import RunDir
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'tests' / 'plugins'}:{ROOT}"}
+
+
+def main() -> None:
+    """Measure every encoder and print a table of medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--encoder", choices=sorted(ENCODERS), action="append")
+    arguments = parser.parse_args()
+    cores = os.cpu_count() or 1
+    print(
+        f"{CHIPS**2} chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds"
+    )
+    for name in arguments.encoder or sorted(ENCODERS):
+        with tempfile.TemporaryDirectory() as folder:
+            rounds = list(measure(Path(folder), ENCODERS[name], cores, arguments.repeat))
+        print(f"\n{name}  {ENCODERS[name].backbone}")
+        for figure in rounds[0]:
+            values = [one[figure] for one in rounds]
+            print(f"  {figure:<42}{statistics.median(values):8.2f}   ({min(values):.2f} .. {max(values):.2f})")
+
+
+def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator[dict[str, float]]:
+    """One dictionary of figures for each round; all contenders take their turn in every round."""
+    campaign_file = prepare(folder, encoder, cores)
+    for stage in ("index", "fit", "plan"):
+        run_command(str(Path(sys.executable).parent / "embedcube"), stage, str(campaign_file))
+    campaign = load_campaign(campaign_file)
+    run = RunDir(campaign.run_folder)
+    price = read_plan(campaign, run).price
+    for i in range(repeat):
+        ours = embed_once(run, campaign_file)
+        plain = json.loads(run_module("benchmarks.plain_dask", campaign_file, folder / f"plain{i}.zarr", 1))["wall_s"]
+        tuned = json.loads(run_module("benchmarks.plain_dask", campaign_file, folder / f"tuned{i}.zarr", 4))["wall_s"]
+        parts = json.loads(run_module("benchmarks.bound", campaign_file))
+        bound = sum(parts.values()) / cores
+        yield {
+            "embed, s": ours["wall_s"],
+            "start-up of processes, s": ours["start_s"],
+            "bound: (forward + decode + encode) / cores, s": bound,
+            "  forward, CPU s": parts["forward_s"],
+            "  decode once, CPU s": parts["decode_s"],
+            "  encode, CPU s": parts["encode_s"],
+            "embed / bound": ours["wall_s"] / bound,
+            "plain Dask (block = chip) / embed": plain / ours["wall_s"],
+            "tuned Dask (block = shard) / embed": tuned / ours["wall_s"],
+            "peak memory of a rank / its price": ours["rank_bytes"] / price.rank_bytes,
+        }
+
+
+def embed_once(run: RunDir, campaign_file: Path) -> dict[str, float]:
+    """Run the verb on a folder without parts; seconds from the first read to the last record."""
+    subprocess.run(["rm", "-rf", str(run.parts)], check=True)
+    start = time.perf_counter()
+    run_command(str(Path(sys.executable).parent / "embedcube"), "embed", str(campaign_file))
+    whole = time.perf_counter() - start
+    records = [record for _, record in scan_records(run)]
+    first = min(datetime.fromisoformat(record.started) for record in records)
+    last = max(datetime.fromisoformat(record.finished) for record in records)
+    wall = (last - first).total_seconds()
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {"wall_s": wall, "start_s": whole - wall, "rank_bytes": peak}
+
+
+def run_command(*command: str) -> str:
+    """Its standard output; a failure shows what it said."""
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def run_module(module: str, *arguments: object) -> str:
+    """A measurement in a process of its own."""
+    return run_command(sys.executable, "-m", module, *map(str, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The work that is measured: a campaign over the archive of `archive.py`, for a cheap and for a dear encoder."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from benchmarks.archive import BANDS, NORTH, WEST, write_archive
+from embedcube.config import Campaign, load_campaign
+
+CHIPS = 16
+"""along one side of the scene"""
+
+SHARD_CHIPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A backbone block and the layout that goes with it; chips are 224 px for both."""
+
+    name: str
+    backbone: dict[str, str | int]
+    halo_px: int
+    cell_px: int
+
+    @property
+    def keep_px(self) -> int:
+        """Side of a chip's kept centre."""
+        return 224 - 2 * self.halo_px
+
+
+ENCODERS = {
+    "mosaiks": Encoder(name="mosaiks", backbone={"name": "mosaiks", "filters": 4}, halo_px=1, cell_px=222),
+    "vit": Encoder(
+        name="vit", backbone={"name": "tiny_vit", "width": 192, "depth": 12, "heads": 3}, halo_px=0, cell_px=16
+    ),
+}
+"""`mosaiks` with few filters and one vector for a chip is the cheap one; `vit` has the shape of a ViT-tiny."""
+
+
+def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
+    """Write archive and campaign file below `folder`; returns the file."""
+    write_archive(folder / "archive", side_px=CHIPS * encoder.keep_px)
+    layer = {
+        "archive": "s2",
+        "backbone": encoder.backbone,
+        "chip_px": 224,
+        "halo_px": encoder.halo_px,
+        "cell_px": encoder.cell_px,
+        "shard_chips": SHARD_CHIPS,
+        "batch": 8,
+    }
+    document = {
+        "campaign": "bench",
+        "archives": {"s2": {"source": "sentinel2", "path": "archive", "bands": list(BANDS)}},
+        "grid": {"crs": "EPSG:32632", "pixel": 10, "origin": [WEST, NORTH]},
+        "windows": [["2023-06-01", "2023-07-01"]],
+        "layers": {"layer": layer},
+        "how": {"ranks": ranks, "threads": 1},
+    }
+    path = folder / "campaign.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def campaign_of(path: str) -> Campaign:
+    """The campaign file named on the command line of a measurement."""
+    return load_campaign(Path(path))
+
+
+def report(figures: dict[str, float]) -> None:
+    """How a measurement's process answers."""
+    json.dump(figures, sys.stdout)
