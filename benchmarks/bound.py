@@ -47,6 +47,7 @@ def main(campaign_file: str) -> None:
     start = time.process_time()
     for _ in range(price.shards):
         encoded = encode(vectors, kernel.encoding)
+        assert encoded.scale is not None
         status, n_obs = np.ones(shape, np.uint8), np.ones(shape, np.uint16)
         encoder.encode({"embedding": encoded.stored, "scale": encoded.scale, "status": status, "n_obs": n_obs})
     encode_s = time.process_time() - start

@@ -3,7 +3,6 @@
 The vectors are synthetic: 768 numbers as of a ViT-base, and 64 as of a small `mosaiks`.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,7 +41,8 @@ def vectors(dimensions: int) -> NDArray[np.int8]:
     side = CELLS * SHARDS
     coarse = rng.standard_normal((side // 4, side // 4, dimensions)).repeat(4, axis=0).repeat(4, axis=1)
     x = coarse + 0.5 * rng.standard_normal((side, side, dimensions))
-    return np.rint(x / np.abs(x).max(axis=-1, keepdims=True) * 127).astype(np.int8)
+    quantised: NDArray[np.int8] = np.rint(x / np.abs(x).max(axis=-1, keepdims=True) * 127).astype(np.int8)
+    return quantised
 
 
 def row(values: NDArray[np.int8], chunk: int, level: int | None) -> None:
@@ -55,7 +55,7 @@ def row(values: NDArray[np.int8], chunk: int, level: int | None) -> None:
         before = read_bytes()
         point_s = seconds(lambda: [array[y, x] for y, x in places.tolist()]) / len(places)
         point_bytes = (read_bytes() - before) / len(places) / RUNS
-        objects = [path for path in Path(folder).rglob("c.*")]
+        objects = list(Path(folder).rglob("c.*"))
         size = sum(path.stat().st_size for path in objects) / len(objects)
     mb = values.nbytes / 1e6
     codec = "none" if level is None else f"zstd-{level}"
@@ -103,16 +103,13 @@ def keys() -> None:
                 path = root / separator.join(["c", "0", str(i // 40), str(i % 40), "0"])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"x")
-            folders = sum(len(names) for _, names, _ in os.walk(root)) + 1
-            files = sum(len(names) for _, _, names in os.walk(root))
+            made = sorted(root.rglob("*"), reverse=True)
+            files = sum(path.is_file() for path in made)
             start = time.perf_counter()
-            for parent, names, members in os.walk(root, topdown=False):
-                for name in members:
-                    os.unlink(os.path.join(parent, name))
-                for name in names:
-                    os.rmdir(os.path.join(parent, name))
+            for path in made:
+                path.unlink() if path.is_file() else path.rmdir()
             spent = (time.perf_counter() - start) * 1e3
-        print(f"c{separator}0{separator}... {files:8d} {folders:8d} {spent:13.1f}")
+        print(f"c{separator}0{separator}... {files:8d} {len(made) - files + 1:8d} {spent:13.1f}")
 
 
 if __name__ == "__main__":

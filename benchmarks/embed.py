@@ -6,7 +6,6 @@ The seconds of all three leave out the start of the interpreter and its imports,
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,9 +32,7 @@ def main() -> None:
     parser.add_argument("--encoder", choices=sorted(ENCODERS), action="append")
     arguments = parser.parse_args()
     cores = os.cpu_count() or 1
-    print(
-        f"{CHIPS**2} chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds"
-    )
+    print(f"{CHIPS**2} chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds")
     for name in arguments.encoder or sorted(ENCODERS):
         with tempfile.TemporaryDirectory() as folder:
             rounds = list(measure(Path(folder), ENCODERS[name], cores, arguments.repeat))
@@ -83,7 +80,7 @@ def embed_once(run: RunDir, campaign_file: Path) -> dict[str, float]:
     first = min(datetime.fromisoformat(record.started) for record in records)
     last = max(datetime.fromisoformat(record.finished) for record in records)
     wall = (last - first).total_seconds()
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    peak = max(record.peak_bytes for record in records)
     return {"wall_s": wall, "start_s": whole - wall, "rank_bytes": peak}
 
 

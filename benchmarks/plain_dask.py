@@ -7,6 +7,7 @@ with the same codec. With BLOCK_CHIPS 1 a block is a chip, the plain way; with 4
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.array
@@ -16,6 +17,7 @@ import torch
 import xarray
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from benchmarks.work import campaign_of, report
 from embedcube.assemble import make_kernel
@@ -56,7 +58,7 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
 
     start = time.perf_counter()
     block = block_chips * layout.keep_px
-    bands = [
+    bands: list[Any] = [
         rioxarray.open_rasterio(archive.path / f"{band}.tif", chunks={"y": block, "x": block}) for band in archive.bands
     ]
     stack = xarray.concat(bands, dim="band").data.rechunk({0: -1})
@@ -65,9 +67,9 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
         embed_block, stack, dtype=np.int8, drop_axis=0, new_axis=2,
         chunks=((side,) * stack.numblocks[1], (side,) * stack.numblocks[2], (kernel.dimensions + 4,)),
     )  # fmt: skip
-    target = zarr.create_array(
+    target: Any = zarr.create_array(
         Path(out), shape=mapped.shape, dtype="int8", chunks=(side, side, mapped.shape[2]),
-        compressors=[zarr.codecs.ZstdCodec(level=1)],
+        compressors=[ZstdCodec(level=1)],
     )  # fmt: skip
     with dask.config.set(scheduler="threads", num_workers=cores):
         dask.array.store(mapped, target, lock=False)

@@ -4,6 +4,7 @@ Heavy imports are inside the verbs: `embedcube --help` must answer at once.
 """
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedcube.errors import EmbedcubeError, RequestError, WorkError
+from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 
 if TYPE_CHECKING:
     from embedcube.config import Campaign
@@ -41,6 +42,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except EmbedcubeError as error:
@@ -48,13 +50,20 @@ def main() -> None:
             raise
         print(f"embedcube: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        print("embedcube: interrupted; start the same command again, it goes on where it stopped", file=sys.stderr)
         sys.exit(75)
+    except BrokenPipeError:
+        sys.exit(1)
     except OSError as error:
         if debug:
             raise
         print(f"embedcube: {error} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
+
+
+def _stop(number: int, _: object) -> None:
+    raise StartAgain(f"stopped by signal {number}; start the same command again, it goes on where it stopped")
 
 
 @app.command()

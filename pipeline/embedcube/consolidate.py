@@ -17,7 +17,7 @@ from embedcube.parts import Record, StoredObject, scan_records
 from embedcube.plan import read_plan, read_shards
 from embedcube.provenance import Made, write_provenance
 from embedcube.rundir import RunDir, fsync_folder, point_symlink, replacing
-from embedcube.store import ZONE
+from embedcube.store import ZONE, object_key
 from embedcube.template import write_template
 
 _READ_BYTES = 1 << 22
@@ -142,10 +142,9 @@ def _adopt(
 def _targets(made: Made, building: Path) -> tuple[Path, ...]:
     """Where the objects of a shard lie in the cube: the plan's place, whatever plan the part was written for."""
     shard = made.shard
-    zone = building / shard.layer / ZONE
-    trailing = {"embedding": (0,)}
+    place, zone = (shard.t, shard.iy, shard.ix), building / shard.layer / ZONE
     return tuple(
-        zone / stored.array / ".".join(map(str, ("c", shard.t, shard.iy, shard.ix, *trailing.get(stored.array, ()))))
+        zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
         for stored in made.record.objects
     )
 

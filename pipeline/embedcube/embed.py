@@ -204,7 +204,7 @@ def exact_arithmetic(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
     # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

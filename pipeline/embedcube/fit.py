@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedcube.assemble import make_backbone, make_grid, make_source
 from embedcube.backbones.base import Weights
-from embedcube.config import Campaign, Layer
+from embedcube.config import Campaign
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.inventory import read_inventory
@@ -51,7 +51,7 @@ def fit(campaign: Campaign, run: RunDir) -> list[FittedLayer]:
         fresh = not path.exists()
         if fresh:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _taken(name, layer) if layer.weights else _fitted(campaign, run, name))
+            write_atomically(path, _taken(campaign, name) if layer.weights else _fitted(campaign, run, name))
         elif layer.weights and layer.weights.read_bytes() != path.read_bytes():
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already"
@@ -70,32 +70,44 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
     if not path.exists():
         raise RequestError(f"{path}: layer {layer} has no weights yet; run `embedcube fit` first")
     data = path.read_bytes()
-    return parse_weights(data, campaign.layers[layer], f"{path}"), hashlib.sha256(data).hexdigest()
+    return parse_weights(data, campaign, layer, f"{path}"), hashlib.sha256(data).hexdigest()
 
 
-def parse_weights(data: bytes, layer: Layer, origin: str) -> Weights:
-    """Weights from the bytes of a safetensors file; `origin` is named in errors."""
+def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> Weights:
+    """Weights from the bytes of a safetensors file; `origin` is named in errors.
+
+    Raises:
+        RequestError: not such a file, or made for another backbone or other bands.
+    """
     try:
         tensors = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        made_for = json.loads(header["__metadata__"]["embedcube"])["backbone"]
+        made_for = json.loads(header["__metadata__"]["embedcube"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise RequestError(f"{origin}: not a weights file of embedcube: {error}") from None
-    if made_for != layer.backbone:
+    wanted = _facts(campaign, layer)
+    if made_for != wanted:
         raise RequestError(
-            f"{origin}: made for {made_for}, the campaign asks for {layer.backbone}; "
+            f"{origin}: made for {made_for}, layer {layer} asks for {wanted}; "
             "remove the file to fit again, or name the layer otherwise"
         )
     return Weights(mean=tensors.pop("embedcube.mean"), std=tensors.pop("embedcube.std"), tensors=tensors)
 
 
-def _taken(name: str, layer: Layer) -> bytes:
-    assert layer.weights is not None
+def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
+    """What weights must have been made for."""
+    block = campaign.layers[layer]
+    return {"backbone": block.backbone, "bands": list(campaign.archives[block.archive].bands)}
+
+
+def _taken(campaign: Campaign, name: str) -> bytes:
+    path = campaign.layers[name].weights
+    assert path is not None
     try:
-        data = layer.weights.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise RequestError(f"layers.{name}.weights: cannot be read: {error}") from None
-    parse_weights(data, layer, str(layer.weights))
+    parse_weights(data, campaign, name, str(path))
     return data
 
 
@@ -110,13 +122,9 @@ def _fitted(campaign: Campaign, run: RunDir, name: str) -> bytes:
         "embedcube.std": weights.std,
         **weights.tensors,
     }
-    facts = {
-        "backbone": layer.backbone,
-        "bands": list(campaign.archives[layer.archive].bands),
-        "chips": len(sample),
-    }
     # one key: safetensors writes several in an order that changes from run to run
-    return safetensors.numpy.save(tensors, metadata={"embedcube": json.dumps(facts, sort_keys=True)})
+    facts = json.dumps(_facts(campaign, name), sort_keys=True)
+    return safetensors.numpy.save(tensors, metadata={"embedcube": facts})
 
 
 def sample_chips(source: Source, scenes: list[Scene], grid: Grid, chip_px: int) -> NDArray[np.float32]:

@@ -61,6 +61,8 @@ class Record:
     """cells per status, chips embedded"""
     seconds: dict[str, float]
     """per step of the pipeline"""
+    peak_bytes: int
+    """the most memory that the rank has held so far"""
     started: str
     finished: str
     """UTC"""

@@ -9,6 +9,7 @@ MASTER_PORT, as torch.distributed does.
 import logging
 import os
 import queue
+import resource
 import signal
 import socket
 import sys
@@ -118,7 +119,7 @@ class _Rank:
             data = body.numpy().tobytes()
             if (found := sha256(data).hexdigest()) != layer.weights:
                 raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {layer.weights}")
-            weights[name] = parse_weights(data, self._campaign.layers[name], str(path))
+            weights[name] = parse_weights(data, self._campaign, name, str(path))
         distributed.barrier()
         distributed.destroy_process_group()
         return weights
@@ -232,6 +233,7 @@ class _Rank:
             fed_size=len(sample.fed),
             counts=counts,
             seconds={step: round(seconds, 6) for step, seconds in item.seconds.items()},
+            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             started=item.started,
             finished=_now(),
             host=socket.gethostname(),
@@ -289,6 +291,9 @@ def main(arguments: list[str]) -> int:
     except EmbedcubeError as error:
         log.error("%s", error)
         return error.exit_code
+    except OSError as error:
+        log.error("%s", error)
+        return 1
     except Exception as error:
         log.exception("%s", "this is a fault of embedcube or of a plugin")
         log.error("%s: %s", type(error).__name__, error)

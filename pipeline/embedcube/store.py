@@ -41,8 +41,7 @@ class ArraySpec:
 
     def key(self, t: int, iy: int, ix: int) -> str:
         """The object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
-        index = (t, iy, ix) + (0,) * (len(self.shard) - 3)
-        return KEY_SEPARATOR.join(["c", *map(str, index)])
+        return object_key((t, iy, ix), len(self.shard))
 
     def create(self, store: Any, path: str, shape: tuple[int, ...], attributes: dict[str, Any] | None = None) -> Any:
         """Write the array's metadata and return the empty array."""
@@ -59,6 +58,11 @@ class ArraySpec:
             dimension_names=self.dimensions,
             attributes=attributes or {},
         )
+
+
+def object_key(place: tuple[int, int, int], axes: int) -> str:
+    """Name of the object of the shard at (window, shard row, shard column) in an array of `axes` axes."""
+    return KEY_SEPARATOR.join(["c", *map(str, place), *["0"] * (axes - len(place))])
 
 
 def array_specs(*, cells: int, dimensions: int, encoding: Encoding) -> tuple[ArraySpec, ...]:

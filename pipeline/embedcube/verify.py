@@ -17,7 +17,7 @@ from embedcube.config import Campaign
 from embedcube.cube import Cube
 from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE
 from embedcube.rundir import RunDir, write_atomically
-from embedcube.store import KEY_SEPARATOR
+from embedcube.store import object_key
 
 Progress = Callable[[int, int], None]
 
@@ -102,8 +102,7 @@ def _shard(cube: Cube, layer: str, place: tuple[int, int, int], row: int) -> Ite
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
-    extra = cube.group(zone)[array].ndim - 3
-    return cube.path / zone / array / KEY_SEPARATOR.join(["c", *map(str, place), *["0"] * extra])
+    return cube.path / zone / array / object_key(place, cube.group(zone)[array].ndim)
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import re
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 _DURATION = re.compile(r"^\s*(\d+)\s*(hour|day|week|month|year)s?\s*$")
 
@@ -54,7 +55,7 @@ def windows_every(start: datetime, end: datetime, step: Duration, length: Durati
     Every start is counted from the first one, so that months keep their day. The last window is cut at `end`.
     """
     windows = []
-    for i in range(1_000_000):
+    for i in count():
         begin = step.after(start, i)
         if begin >= end:
             break

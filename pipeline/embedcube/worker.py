@@ -18,7 +18,7 @@ from torch import distributed
 
 from embedcube.config import Campaign
 from embedcube.errors import StartAgain, WorkError
-from embedcube.parts import recorded_recipes
+from embedcube.parts import RECORDS, recorded_recipes
 from embedcube.plan import read_plan, read_shards
 from embedcube.rundir import RunDir
 
@@ -55,13 +55,13 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     run.logs.mkdir(parents=True, exist_ok=True)
     logs = tuple(run.rank_log(task, attempt, rank) for rank in range(campaign.how.ranks))
-    ranks = [
-        _start_rank(campaign, run, task, attempt, rank, store.port, logs[rank]) for rank in range(campaign.how.ranks)
-    ]
+    ranks = [_start_rank(campaign, run, task, attempt, rank, store.port, path) for rank, path in enumerate(logs)]
+    recorded = _RecordCounter()
     try:
         while any(rank.poll() is None for rank in ranks):
             time.sleep(0.1)
-            progress(total - len(todo) + _recorded_in(run, task, attempt), total)
+            recorded.update(run.task(task) / attempt)
+            progress(total - len(todo) + recorded.lines, total)
     except BaseException:
         for rank in ranks:
             rank.send_signal(signal.SIGTERM)
@@ -111,5 +111,18 @@ def _start_rank(
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
 
-def _recorded_in(run: RunDir, task: int, attempt: str) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in (run.task(task) / attempt).glob("*/records.jsonl"))
+class _RecordCounter:
+    """Counts the records of an attempt as they come, reading each byte once."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self._read: dict[Path, int] = {}
+
+    def update(self, attempt: Path) -> None:
+        """Look at what has been appended since the last time."""
+        for path in attempt.glob(f"*/{RECORDS}"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                appended = file.read()
+            self._read[path] = self._read.get(path, 0) + len(appended)
+            self.lines += appended.count(b"\n")

@@ -69,7 +69,9 @@ class Mosaiks:
     def activation_bytes(self, batch: int) -> int:
         """The filtered pictures of a few chips and their rectified copies, and the batch's vectors."""
         side, few = self._layout.chip_px, 2 if batch % 2 == 0 else batch
-        return 4 * (3 * few * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions)
+        return 4 * (
+            3 * few * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions
+        )
 
     def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
         """Band statistics and the whitened filter bank, in float64 on one thread, stored in float32."""
