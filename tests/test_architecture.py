@@ -50,6 +50,7 @@ MODULES: dict[Level, list[str]] = {
     Level.CONTRACTS: ["raster", "sources.base", "backbones.base", "registry"],
     Level.KERNELS: [
         "composite",
+        "prefetch",
         "embed",
         "assemble",
         "balance",

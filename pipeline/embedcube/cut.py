@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from odc.geo.geom import Geometry
 
 from embedcube.assemble import make_grid, make_layout
 from embedcube.balance import Shards
@@ -81,6 +80,8 @@ def _wanted(
 
 
 def _region_shape(region: Region, crs: str) -> Any:
+    from odc.geo.geom import Geometry  # brings Dask along, which ranks do not need
+
     if region.bbox is not None:
         shape = Geometry(shapely.box(*region.bbox), region.crs)
     else:

@@ -1,6 +1,6 @@
 """embed: one rank, one process with one device. It draws groups of shards, reads, embeds and writes its own part.
 
-    reading thread -> queue -> device -> queue -> writing thread
+    reading thread -> device thread -> writing (main) thread, each one shard ahead of the next
 
 `python -m embedcube.rank RUN TASK ATTEMPT` finds the other ranks and the counter by RANK, WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT, as torch.distributed does.
@@ -8,14 +8,13 @@ MASTER_PORT, as torch.distributed does.
 
 import logging
 import os
-import queue
 import resource
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -36,6 +35,7 @@ from embedcube.fit import parse_weights
 from embedcube.inventory import read_inventory
 from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
 from embedcube.plan import Plan, read_plan, read_shards, software_versions
+from embedcube.prefetch import prefetched
 from embedcube.raster import RasterReader
 from embedcube.rundir import RunDir
 from embedcube.scene import Scene
@@ -69,7 +69,6 @@ class _Rank:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_MEET_TIMEOUT
         )
         self._stop = threading.Event()
-        self._failures: list[BaseException] = []
         self._undone = 0
 
     def main(self) -> int:
@@ -86,9 +85,7 @@ class _Rank:
         self._kernels = {name: make_kernel(self._campaign, name, w, device) for name, w in weights.items()}
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
-        self._pump(plan)
-        if self._failures:
-            raise self._failures[0]
+        self._write(prefetched(self._embed(prefetched(self._read(plan)))))
         return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
@@ -124,38 +121,6 @@ class _Rank:
         distributed.destroy_process_group()
         return weights
 
-    def _pump(self, plan: Plan) -> None:
-        to_device: queue.Queue[_InFlight | None] = queue.Queue(1)
-        to_disk: queue.Queue[_InFlight | None] = queue.Queue(1)
-        reading = threading.Thread(target=self._guarded, args=(self._read, plan, to_device), name="reading")
-        writing = threading.Thread(target=self._guarded, args=(self._write, to_disk), name="writing")
-        reading.start()
-        writing.start()
-        try:
-            while (item := to_device.get()) is not None:
-                if self._failures:
-                    continue  # drain, so that the reading thread is not left waiting
-                assert item.sample is not None
-                with _timed(item, "embed"):
-                    item.cells = embed_sample(item.sample, self._kernels[item.shard.layer])
-                to_disk.put(item)
-        except BaseException as error:
-            self._failures.append(error)
-            self._stop.set()
-            while to_device.get() is not None:
-                pass
-        finally:
-            to_disk.put(None)
-            reading.join()
-            writing.join()
-
-    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
-        try:
-            work(*arguments)
-        except BaseException as error:
-            self._failures.append(error)
-            self._stop.set()
-
     def _draws(self, plan: Plan) -> Iterator[Shard]:
         """Shards without a record, in the order of the groups that this rank draws."""
         groups = read_shards(self._run, plan, self._task)
@@ -175,7 +140,8 @@ class _Rank:
                 if shard.recipe not in done:
                     yield shard
 
-    def _read(self, plan: Plan, to_device: "queue.Queue[_InFlight | None]") -> None:
+    def _read(self, plan: Plan) -> Generator[_InFlight, None, None]:
+        """Samples; a shard that cannot be read for a passing reason is counted and passed over."""
         how = self._campaign.how
         inventory = read_inventory(self._run)
         reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
@@ -189,22 +155,23 @@ class _Rank:
                     self._undone += 1
                     log.warning("%s stays undone: %s", shard, error)
                     continue
-                to_device.put(item)
+                yield item
         finally:
-            to_device.put(None)
             reader.close()
 
-    def _write(self, to_disk: "queue.Queue[_InFlight | None]") -> None:
+    def _embed(self, items: Iterator[_InFlight]) -> Generator[_InFlight, None, None]:
+        """The device's part; nothing but forward passes and what they need happens here."""
+        for item in items:
+            assert item.sample is not None
+            with _timed(item, "embed"):
+                item.cells = embed_sample(item.sample, self._kernels[item.shard.layer])
+            yield item
+
+    def _write(self, items: Iterator[_InFlight]) -> None:
         part = PartWriter(self._run.part(self._task, self._attempt, self._number))
         encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
-        try:
-            while (item := to_disk.get()) is not None:
-                self._write_one(part, encoders[item.shard.layer], item)
-        except BaseException:
-            self._stop.set()
-            while to_disk.get() is not None:
-                pass
-            raise
+        for item in items:
+            self._write_one(part, encoders[item.shard.layer], item)
 
     def _write_one(self, part: PartWriter, encoder: ShardEncoder, item: _InFlight) -> None:
         shard, sample, cells = item.shard, item.sample, item.cells
