@@ -161,9 +161,10 @@ def embed_sample(sample: Sample, kernel: LayerKernel) -> Cells:
     ]
     mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
     x_tcyx = torch.from_numpy(sample.x_tcyx)
+    batch = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
     for first in range(0, len(wanted), kernel.batch):
         places = wanted[first : first + kernel.batch]
-        batch = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+        batch[len(places) :] = 0
         for n, (i, j) in enumerate(places):
             chip = x_tcyx[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
             torch.sub(chip, mean, out=batch[n]).div_(std).nan_to_num_(nan=0.0)

@@ -104,7 +104,10 @@ def _start_rank(
         # the inventory knows the geometry; listing a folder of a million files for sidecars is not needed
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "GDAL_NUM_THREADS": "1",
+        # arrays of a shard come and go: kept in the heap, they cost no page faults (a quarter of all CPU time)
         "MALLOC_ARENA_MAX": "4",
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
     command = [sys.executable, "-m", "embedcube.rank", str(run.root), str(task), attempt]
     with log_path.open("ab") as out:

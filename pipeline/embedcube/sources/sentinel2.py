@@ -119,7 +119,7 @@ class Sentinel2:
                 raise CorruptInput(f"{band}: {path.name} has no coordinate reference system")
             dtype = np.dtype(dataset.dtypes[0])
             nodata = dataset.nodata
-            if nodata is None:
+            if nodata is None or (dtype.kind != "f" and not nodata.is_integer()):
                 nodata = float("nan") if dtype.kind == "f" else 0.0
             return Asset(
                 band=band,
@@ -207,7 +207,8 @@ def _bbox_of_header(asset: Asset) -> tuple[float, float, float, float]:
 def _has_data(pixels: Any, asset: Asset) -> Any:
     if pixels.dtype.kind == "f":
         return np.isfinite(pixels) & (pixels != asset.nodata)
-    return pixels != asset.nodata
+    # compared as integers: a float would have numpy convert every pixel
+    return pixels != int(asset.nodata or 0)
 
 
 def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, scene: Scene) -> None:
