@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from embedcube.cli import app
 from embedcube.rundir import RunDir
 from embedcube.sources.demo import write_demo
 
@@ -21,6 +23,10 @@ REAL_DATA = Path(os.environ.get("EMBEDCUBE_REAL_DATA", Path(__file__).parents[2]
 
 PLUGINS = Path(__file__).parent / "plugins"
 """A folder with an installed plugin: put on PYTHONPATH, its entry points are found by every process."""
+
+
+sys.path.insert(0, str(PLUGINS))
+os.environ["PYTHONPATH"] = str(PLUGINS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +67,15 @@ class Campaign:
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def cli(self, verb: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
-        """Run a verb on the file; it must succeed. Returns what it printed."""
+        """Run a verb on the file; it must succeed. Returns what it printed.
+
+        It runs in this process, which has paid for importing torch already, unless it needs another environment.
+        """
+        if environment is None:
+            result = CliRunner().invoke(app, [verb, str(self.file), *arguments])
+            if result.exception is not None:
+                raise result.exception
+            return result.stdout
         done = run_cli(verb, self.file, *arguments, environment=environment)
         assert done.returncode == 0, f"{verb}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -42,7 +42,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         app()
     except EmbedcubeError as error:
@@ -50,15 +51,18 @@ def main() -> None:
             raise
         print(f"embedcube: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("embedcube: interrupted; start the same command again, it goes on where it stopped", file=sys.stderr)
-        sys.exit(75)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         if debug:
             raise
         print(f"embedcube: {error} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        words = f"{type(error).__name__}: {error}"
+        print(f"embedcube: {words}; a fault of embedcube or of a plugin, --debug shows where", file=sys.stderr)
         sys.exit(1)
 
 
@@ -86,7 +90,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
-    campaign, folder = _open(campaign_file, ranks)
+    campaign, folder = _begin(campaign_file, ranks)
     say = _teller(as_json)
     _index(campaign, folder, say, digest_full=digest_full)
     _fit(campaign, folder, say)
@@ -103,21 +107,21 @@ def run(
 @app.command()
 def index(campaign_file: CampaignFile, digest_full: FullDigests = False, as_json: AsJson = False) -> None:
     """Archive -> inventory.  Example: embedcube index campaign.yaml"""
-    campaign, folder = _open(campaign_file)
+    campaign, folder = _begin(campaign_file)
     _print(_index(campaign, folder, _teller(as_json), digest_full=digest_full), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """A sample -> frozen weights.  Example: embedcube fit campaign.yaml"""
-    campaign, folder = _open(campaign_file)
+    campaign, folder = _begin(campaign_file)
     _print(_fit(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
     """Inventory -> shards, recipes, tasks and the price.  Example: embedcube plan campaign.yaml"""
-    campaign, folder = _open(campaign_file, ranks)
+    campaign, folder = _begin(campaign_file, ranks)
     _print(_plan(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -129,14 +133,14 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
-    campaign, folder = _open(campaign_file, ranks)
+    campaign, folder = _begin(campaign_file, ranks)
     _print(_embed(campaign, folder, _teller(as_json), task), as_json)
 
 
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
-    campaign, folder = _open(campaign_file)
+    campaign, folder = _begin(campaign_file)
     _print(_consolidate(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -146,7 +150,7 @@ def verify(
     recompute: Annotated[int, typer.Option(help="Shards of each layer to embed again.", min=0)] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Does the cube say what was promised?  Example: embedcube verify campaign.yaml"""
+    """Check that the cube says what was promised.  Example: embedcube verify campaign.yaml"""
     say = _teller(as_json)
     if path.is_dir():
         from embedcube.verify import verify_cube
@@ -195,7 +199,7 @@ def explain(
     layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is this vector?  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
+    """Say what made a vector.  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
     from embedcube.cube import Cube
 
     opened = Cube(cube)
@@ -234,15 +238,23 @@ def schema() -> None:
 Say = Callable[[str], None]
 
 
-def _open(campaign_file: Path, ranks: int | None = None) -> "tuple[Campaign, RunDir]":
-    """The campaign and its run folder, which then holds the campaign as resolved."""
-    from embedcube.config import dump_campaign, load_campaign
-    from embedcube.rundir import RunDir, write_atomically
+def _open(campaign_file: Path) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, to look at."""
+    from embedcube.config import load_campaign
+    from embedcube.rundir import RunDir
 
     campaign = load_campaign(campaign_file)
+    return campaign, RunDir(campaign.run_folder)
+
+
+def _begin(campaign_file: Path, ranks: int | None = None) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
+    from embedcube.config import dump_campaign
+    from embedcube.rundir import write_atomically
+
+    campaign, folder = _open(campaign_file)
     if ranks is not None:
         campaign = campaign.model_copy(update={"how": campaign.how.model_copy(update={"ranks": ranks})})
-    folder = RunDir(campaign.run_folder)
     folder.root.mkdir(parents=True, exist_ok=True)
     text = dump_campaign(campaign).encode()
     if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
@@ -296,7 +308,7 @@ def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -
         plugin("executors", campaign.how.executor)().run(campaign, folder, tasks, progress)
     recipes = {shard.recipe for group in read_shards(folder, made, task) for shard in group}
     records = [record for _, record in scan_records(folder) if record.recipe in recipes]
-    refuse_over_budget(campaign, read_inventory(folder), records)
+    refuse_over_budget(campaign, read_inventory(campaign, folder), records)
     bad = {q.scene: q.reason for record in records for q in record.quarantined}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")

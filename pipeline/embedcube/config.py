@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,6 +28,7 @@ from pydantic import (
 )
 
 from embedcube.errors import RequestError
+from embedcube.geojson import read_geojson
 from embedcube.windows import Duration, Window, utc, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -35,7 +37,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 class Block(BaseModel):
     """A block of the YAML: frozen, and every key must be known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -53,6 +55,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f', did you mean "{close[0]}"?' if close else f"; known here: {', '.join(known)}"
+
+
+def _known_crs(crs: str) -> str:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        CRS.from_user_input(crs)
+    except CRSError:
+        raise ValueError(f'"{crs}" is not a coordinate reference system; write for example EPSG:32632') from None
+    return crs
+
+
+Crs = Annotated[str, AfterValidator(_known_crs)]
 
 
 class Mask(Block):
@@ -89,23 +105,11 @@ class Archive(Block):
 class GridBlock(Block):
     """The lattice of pixels on which everything is read."""
 
-    crs: str
+    crs: Crs
     pixel: float = Field(gt=0)
     """side of a pixel in units of the CRS"""
     origin: tuple[float, float] = (0.0, 0.0)
     """x, y of a corner that pixels, chips and shards are counted from"""
-
-    @field_validator("crs")
-    @classmethod
-    def _known_crs(cls, crs: str) -> str:
-        from pyproj import CRS
-        from pyproj.exceptions import CRSError
-
-        try:
-            CRS.from_user_input(crs)
-        except CRSError:
-            raise ValueError(f'"{crs}" is not a coordinate reference system; write for example EPSG:32632') from None
-        return crs
 
 
 class Region(Block):
@@ -113,7 +117,7 @@ class Region(Block):
 
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north, in `crs`"""
-    crs: str = "EPSG:4326"
+    crs: Crs = "EPSG:4326"
     """of `bbox`; GeoJSON is always longitude, latitude"""
     geojson: Path | None = None
     """a file holding a Geometry, Feature or FeatureCollection; read into `geometry` at once"""
@@ -138,6 +142,8 @@ def _as_time(value: Any) -> datetime:
         except ValueError:
             raise ValueError(f'"{value}" is not a date; write for example 2023-06-01') from None
     if isinstance(value, datetime):
+        if value.microsecond:
+            raise ValueError(f"{value} is finer than a second")
         return utc(value)
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
@@ -161,10 +167,16 @@ class WindowSteps(Block):
     def _ordered(self) -> Self:
         if self.end <= self.start:
             raise ValueError(f"end {self.end:%Y-%m-%d} is not after start {self.start:%Y-%m-%d}")
-        Duration.parse(self.step)
-        if self.length is not None:
-            Duration.parse(self.length)
+        try:
+            self.windows()
+        except OverflowError:
+            raise ValueError(f"a window of {self.length or self.step} does not end within the calendar") from None
         return self
+
+    def windows(self) -> tuple[Window, ...]:
+        """The windows, in order."""
+        length = Duration.parse(self.length) if self.length else None
+        return windows_every(self.start, self.end, Duration.parse(self.step), length)
 
 
 class Layer(Block):
@@ -205,13 +217,13 @@ class Layer(Block):
 
 
 class How(Block):
-    """How the campaign is computed. Nothing here changes a byte of the cube."""
+    """How the campaign is computed. Nothing here changes a byte of the cube, but the device, which recipes name."""
 
     runs: Path = Path("runs")
     """the folder of run folders, relative to the campaign file"""
     executor: str = "local"
     tasks: int = Field(1, gt=0)
-    ranks: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)
+    ranks: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), gt=0)
     """processes in a task, one device each; on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
     """of one rank; by default the machine's cores over the ranks"""
@@ -228,7 +240,7 @@ class How(Block):
     @property
     def threads_per_rank(self) -> int:
         """`threads`, or this machine's cores over the ranks."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.ranks)
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks)
 
     @property
     def mem_bytes_per_rank(self) -> int:
@@ -254,6 +266,8 @@ class Campaign(Block):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if "provenance" in self.layers:
+            raise ValueError("layers.provenance: the cube keeps that name for itself")
         for name, layer in self.layers.items():
             if layer.archive not in self.archives:
                 raise ValueError(f'layer {name} names archive "{layer.archive}"{nearest(layer.archive, self.archives)}')
@@ -288,8 +302,7 @@ class Campaign(Block):
     def all_windows(self) -> tuple[Window, ...]:
         """Every window, in order."""
         if isinstance(self.windows, WindowSteps):
-            length = Duration.parse(self.windows.length) if self.windows.length else None
-            return windows_every(self.windows.start, self.windows.end, Duration.parse(self.windows.step), length)
+            return self.windows.windows()
         return tuple(Window(start, end) for start, end in self.windows)
 
     @property
@@ -363,26 +376,9 @@ def _resolved(campaign: Campaign, folder: Path) -> Campaign:
     }
     region = campaign.region
     if region is not None and region.geojson is not None:
-        region = Region(geometry=_read_geojson(absolute(region.geojson)))
+        region = Region(geometry=read_geojson(absolute(region.geojson)))
     how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs)})
     return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
-
-
-def _read_geojson(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"region.geojson: {path} cannot be read: {error}") from None
-    kind = document.get("type") if isinstance(document, dict) else None
-    if kind == "FeatureCollection":
-        return {"type": "GeometryCollection", "geometries": [f["geometry"] for f in document["features"]]}
-    if kind == "Feature":
-        return dict(document["geometry"])
-    if kind in ("Polygon", "MultiPolygon"):
-        return dict(document)
-    raise ValueError(
-        f"region.geojson: {path} holds {kind!r}, not a Polygon, MultiPolygon, Feature or FeatureCollection"
-    )
 
 
 def dump_campaign(campaign: Campaign) -> str:

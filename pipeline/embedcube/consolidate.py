@@ -1,8 +1,10 @@
 """consolidate: parts -> cube. Records are counted, objects verified and hard-linked, and the cube appears whole."""
 
+import errno
 import hashlib
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +18,16 @@ from embedcube.inventory import read_inventory
 from embedcube.parts import Record, StoredObject, scan_records
 from embedcube.plan import read_plan, read_shards
 from embedcube.provenance import Made, write_provenance
-from embedcube.rundir import RunDir, fsync_folder, point_symlink, replacing
-from embedcube.store import ZONE, object_key
+from embedcube.rundir import TEMPORARY_PREFIX, RunDir, fsync_folder, point_symlink, replacing
 from embedcube.template import write_template
 
 _READ_BYTES = 1 << 22
+
+_CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
+"""Why a file system cannot link, and the object is copied."""
+
+_ABANDONED_S = 24 * 3600.0
+"""A cube under construction that has not changed for so long was left by a killed process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +55,50 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Callable[[int, int], 
     shards = [shard for group in read_shards(run, plan) for shard in group]
     shards.sort(key=lambda shard: (shard.layer, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
-    scenes = read_inventory(run)
+    scenes = read_inventory(campaign, run)
     refuse_over_budget(campaign, scenes, [m.record for m in made])
-    version = version_of([m.record for m in made])
+    version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     linked = copied = 0
     if not cube.exists():
+        _remove_abandoned(run)
         building = run.cube_under_construction(version)
-        building.mkdir(parents=True, exist_ok=True)
+        building.mkdir(parents=True)
         write_template(campaign, plan, building)
         linked, copied = _adopt(campaign, made, building, progress)
         write_provenance(campaign, plan, scenes, made, building)
-        building.rename(cube)
+        _fsync_all(building)
+        try:
+            building.rename(cube)
+        except OSError:
+            if not cube.exists():
+                raise
+            shutil.rmtree(building)  # another consolidation was first, with the same bytes
         fsync_folder(cube.parent)
     point_symlink(run.newest_cube, cube)
     return Consolidated(cube=cube, version=version, shards=len(shards), linked=linked, copied=copied)
 
 
-def version_of(records: list[Record]) -> str:
-    """12 hex digits of SHA-256 over every recipe and the bytes that came of it."""
-    lines = sorted(f"{record.recipe} {record.bytes_digest}" for record in records)
+def _remove_abandoned(run: RunDir) -> None:
+    for folder in run.cubes.glob(f"{TEMPORARY_PREFIX}*"):
+        if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(folder)
+
+
+def _fsync_all(folder: Path) -> None:
+    """Metadata and provenance; linked objects have been since they were written."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            fsync_folder(path)
+        elif path.stat().st_nlink == 1:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
+def version_of(campaign: Campaign, records: list[Record]) -> str:
+    """12 hex digits of SHA-256 over what was asked, every recipe, and the bytes that came of it."""
+    lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
@@ -118,7 +149,7 @@ def _adopt(
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
-            dashboard_address=None,
+            dashboard_address=":0",
             memory_limit=None,
         ) as cluster,
         Client(cluster) as client,
@@ -127,48 +158,36 @@ def _adopt(
             adopt_shard,
             [m.part for m in made],
             [m.record.objects for m in made],
-            [_targets(m, building) for m in made],
+            [m.targets(building) for m in made],
             pure=False,
         )
         linked = copied = 0
         for done, (_, counts) in enumerate(as_completed(futures, with_results=True), start=1):
             linked, copied = linked + counts[0], copied + counts[1]
             progress(done, len(futures))
-    for folder in {target.parent for m in made for target in _targets(m, building)}:
+    for folder in {target.parent for m in made for target in m.targets(building)}:
         fsync_folder(folder)
     return linked, copied
-
-
-def _targets(made: Made, building: Path) -> tuple[Path, ...]:
-    """Where the objects of a shard lie in the cube: the plan's place, whatever plan the part was written for."""
-    shard = made.shard
-    place, zone = (shard.t, shard.iy, shard.ix), building / shard.layer / ZONE
-    return tuple(
-        zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
-        for stored in made.record.objects
-    )
 
 
 def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int]:
     """Verify the objects of one shard and link them under their names in the cube; returns (linked, copied).
 
-    An object is made read-only before it is linked, so a link that is there already has been verified.
+    It is made read-only, as from then on the cube and the part share it.
     """
     linked = copied = 0
     for stored, target in zip(objects, targets, strict=True):
         if not stored.path:
             continue
         source = part / stored.path
-        if target.exists() and target.samefile(source):
-            linked += 1
-            continue
         _verify(source, stored)
         source.chmod(0o444)
-        target.unlink(missing_ok=True)
         try:
             os.link(source, target)
             linked += 1
-        except OSError:
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
             with replacing(target) as temporary:
                 shutil.copyfile(source, temporary)
             target.chmod(0o444)

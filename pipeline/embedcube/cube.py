@@ -91,6 +91,10 @@ class Cube:
         zone = zones[0]
         attributes = self.group(zone).attrs
         x, y = _project(lon, lat, attributes["proj:wkt2"])
+        if not (np.isfinite(x) and np.isfinite(y)):
+            raise RequestError(
+                f"{zone}: ({lon}, {lat}) has no place in {attributes.get('proj:code', 'its projection')}"
+            )
         a, _, c, _, e, f = attributes["spatial:transform"]
         column, row = int((x - c) // a), int((y - f) // e)
         rows, columns = attributes["spatial:shape"]

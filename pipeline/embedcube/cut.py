@@ -63,6 +63,10 @@ def _wanted(
 ) -> tuple[NDArray[np.bool_], ShardRange]:
     """Which shards of a rectangle of them the region touches; without a region, the scenes."""
     shape = None if region is None else _region_shape(region, grid.crs)
+    if shape is not None and not (np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(bounds)).any()):
+        raise RequestError(
+            "region: no scene shows any of it; is its CRS right, and its order west, south, east, north?"
+        )
     boxes = bounds if shape is None else np.array([shape.bounds])
     touched = shards_touching(grid, layout, boxes)
     row, col = touched[:, :2].min(axis=0)
@@ -90,6 +94,10 @@ def _region_shape(region: Region, crs: str) -> Any:
     west, south, east, north = shape.boundingbox.bbox
     # straight edges are curves in another CRS: a point every hundredth of the extent follows them
     return shape.to_crs(crs, resolution=max(east - west, north - south) / 100).geom
+
+
+def _boxes(bounds: NDArray[np.float64]) -> NDArray[Any]:
+    return np.asarray(shapely.box(*bounds.T))
 
 
 def _touches(shape: Any, grid: Grid, layout: ShardLayout, place: ShardRange) -> NDArray[np.bool_]:

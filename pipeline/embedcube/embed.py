@@ -136,7 +136,7 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
         x_tcyx=x_cyx[None],
         status_yx=np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty).astype(np.uint8),
         n_obs_yx=_photographs(fed, scenes),
-        fed=np.packbits(fed.reshape(len(scenes), -1), axis=1).tobytes(),
+        fed=np.packbits(fed.reshape(len(scenes), layout.shard_cells**2), axis=1).tobytes(),
         quarantined=tuple(quarantined),
     )
 

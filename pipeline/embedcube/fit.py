@@ -113,10 +113,13 @@ def _taken(campaign: Campaign, name: str) -> bytes:
 
 def _fitted(campaign: Campaign, run: RunDir, name: str) -> bytes:
     layer = campaign.layers[name]
-    scenes = [scene for scene in read_inventory(run) if scene.archive == layer.archive and not scene.verdict]
-    source = make_source(campaign, layer.archive)
+    scenes = [scene for scene in read_inventory(campaign, run) if scene.archive == layer.archive and not scene.verdict]
+    source, backbone = make_source(campaign, layer.archive), make_backbone(campaign, name)
     sample = sample_chips(source, scenes, make_grid(campaign), layer.chip_px)
-    weights = make_backbone(campaign, name).fit(sample)
+    try:
+        weights = backbone.fit(sample)
+    except ValueError as error:
+        raise RequestError(f"layers.{name}.backbone: {error}") from None
     tensors: dict[str, NDArray[Any]] = {
         "embedcube.mean": weights.mean,
         "embedcube.std": weights.std,

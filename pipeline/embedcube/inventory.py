@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet
 from shapely.geometry import box, mapping
 
-from embedcube.config import Campaign
+from embedcube.config import Campaign, digest_of
 from embedcube.errors import RequestError
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir, replacing
@@ -36,30 +36,38 @@ def index(campaign: Campaign, run: RunDir, *, full_digests: bool = False) -> lis
             )
         scenes.extend(found)
     with replacing(run.inventory) as temporary:
-        _write_table(scenes, temporary)
+        _write_table(campaign, scenes, temporary)
     return scenes
 
 
-def read_inventory(run: RunDir) -> list[Scene]:
+def read_inventory(campaign: Campaign, run: RunDir) -> list[Scene]:
     """The scenes of the inventory, in its order.
 
     Raises:
-        RequestError: there is none; `index` makes it.
+        RequestError: there is none, or it was made when the campaign asked otherwise; `index` makes it.
     """
     if not run.inventory.exists():
         raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
-    column = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene"]).column(0)
-    return [_scene_of(text) for text in column.to_pylist()]
+    table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene", "embedcube:asked"])
+    if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
+        raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
+    return [_scene_of(text) for text in table["embedcube:scene"].to_pylist()]
 
 
-def _write_table(scenes: list[Scene], path: Path) -> None:
+def _asked(campaign: Campaign) -> dict[str, str]:
+    """Digest of what is asked of each archive."""
+    return {name: digest_of({name: block}) for name, block in campaign.what["archives"].items()}
+
+
+def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
     """STAC-GeoParquet for everybody, with our own description of each scene in one more column."""
     from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
-    to_parquet(parse_stac_items_to_arrow(list(_items(scenes))).read_all(), path)
+    to_parquet(parse_stac_items_to_arrow(list(_items(campaign, scenes))).read_all(), path)
 
 
-def _items(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+def _items(campaign: Campaign, scenes: list[Scene]) -> Iterator[dict[str, Any]]:
+    asked = _asked(campaign)
     for scene in scenes:
         geometry = box(*scene.bbox)
         yield {
@@ -71,6 +79,7 @@ def _items(scenes: list[Scene]) -> Iterator[dict[str, Any]]:
             "properties": {
                 "datetime": scene.time.isoformat().replace("+00:00", "Z"),
                 "embedcube:archive": scene.archive,
+                "embedcube:asked": asked[scene.archive],
                 "embedcube:digest": scene.digest,
                 "embedcube:weak": scene.weak,
                 "embedcube:verdict": scene.verdict,

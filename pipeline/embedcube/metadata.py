@@ -72,11 +72,12 @@ def zone_attributes(
         "geoemb:model": model,
         "geoemb:source_data": [source_data],
         "geoemb:data_type": layer.encoding,
-        "geoemb:gsd": grid.pixel,
         "embedcube:backbone": layer.backbone,
         "embedcube:weights_sha256": weights,
         "embedcube:error_bound": ERROR_BOUNDS[layer.encoding],
     }
+    if crs.is_projected:
+        attributes["geoemb:gsd"] = grid.pixel * crs.axis_info[0].unit_conversion_factor
     if authority:
         attributes["proj:code"] = ":".join(authority)
     if step > 1:

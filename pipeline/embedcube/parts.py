@@ -56,6 +56,7 @@ class Record:
     quarantined: tuple[Quarantined, ...]
     fed_offset: int
     fed_size: int
+    fed_sha256: str
     """where in `fed.bin` the packed cells lie: for each scene a row of ceil(cells / 8) bytes (numpy.packbits)"""
     counts: dict[str, int]
     """cells per status, chips embedded"""
@@ -138,7 +139,7 @@ class PartWriter:
             folder.mkdir(parents=True, exist_ok=True)
             for made in (folder, *folder.parents):
                 fsync_folder(made.parent)
-                if made == self._folder:
+                if made.parent == self._folder.parents[2]:  # the folder of all parts
                     break
             self._folders.add(folder)
 

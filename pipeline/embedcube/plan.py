@@ -11,6 +11,7 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
+from embedcube import registry
 from embedcube.assemble import make_backbone, make_grid, make_kernel, make_layout
 from embedcube.balance import Shards, assign, draw_groups
 from embedcube.config import Campaign, digest_of
@@ -46,7 +47,9 @@ class Plan:
     campaign: str
     """digest of the campaign it was made for"""
     plan: str
-    """digest over all recipes: two plans with equal ones make the same cube"""
+    """digest over all recipes: two plans with equal ones make the same shards"""
+    inventory: str
+    """SHA-256 of the inventory whose rows the plan names"""
     versions: dict[str, str]
     """of all that computes bytes; a rank whose versions differ refuses to start"""
     layers: dict[str, LayerPlan]
@@ -61,7 +64,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     Raises:
         RequestError: nothing to do, or one shard needs more memory than a rank has.
     """
-    scenes = read_inventory(run)
+    scenes = read_inventory(campaign, run)
     versions = software_versions(torch.device(campaign.how.device))
     exact_arithmetic(campaign.how.threads_per_rank)
     how, groups = campaign.how, 0
@@ -85,10 +88,10 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     table = _in_draw_order(pyarrow.concat_tables(tables), campaign.how.tasks)
     price = total_price(prices, how)
     refuse_over_limit(price)
-    recipes_digest = hashlib.sha256("".join(sorted(table["recipe"].to_pylist())).encode()).hexdigest()
     result = Plan(
         campaign=campaign.digest,
-        plan=recipes_digest,
+        plan=digest_of_recipes(table["recipe"].to_pylist()),
+        inventory=hashlib.sha256(run.inventory.read_bytes()).hexdigest(),
         versions=versions,
         layers=layers,
         shards=len(table),
@@ -101,6 +104,11 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     with replacing(run.plan) as temporary:
         pyarrow.parquet.write_table(table, temporary)
     return result
+
+
+def digest_of_recipes(recipes: list[str]) -> str:
+    """SHA-256 over recipes in any order."""
+    return hashlib.sha256("".join(sorted(recipes)).encode()).hexdigest()
 
 
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:
@@ -117,6 +125,8 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
             f"{run.plan} was made for another version of the campaign ({document['campaign'][:12]}, the file now "
             f"says {campaign.digest[:12]}); run `embedcube plan` again"
         )
+    if document["inventory"] != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
+        raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
     layers = {
         name: LayerPlan(**(layer | {"range": ShardRange(**layer["range"])}))
         for name, layer in document.pop("layers").items()
@@ -148,6 +158,7 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
 def software_versions(device: torch.device) -> dict[str, str]:
     """Of all that may change a byte of a shard."""
     import numcodecs
+    import pyproj
     import rasterio
     import zarr
 
@@ -157,6 +168,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "gdal": rasterio.__gdal_version__,
+        "proj": f"{rasterio.__proj_version__} {pyproj.proj_version_str}",
         "zarr": zarr.__version__,
         "numcodecs": numcodecs.__version__,
     }
@@ -173,7 +185,12 @@ def _recipes(
     """SHA-256 of all that determines a shard's bytes, for each shard."""
     what = campaign.what
     layer = what["layers"][name]
-    common = {"layer": layer, "archive": what["archives"][layer["archive"]], "grid": what["grid"]}
+    archive = what["archives"][layer["archive"]]
+    plugins = [
+        registry.distribution("sources", archive["source"]),
+        registry.distribution("backbones", layer["backbone"]["name"]),
+    ]
+    common = {"layer": layer, "archive": archive, "grid": what["grid"], "plugins": plugins}
     base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
     digests = [bytes.fromhex(scene.digest) for scene in scenes]
     windows = [str(window).encode() for window in campaign.all_windows]

@@ -18,7 +18,7 @@ DECODE_BYTES_PER_S = 100e6
 """decoded bytes of deflate or zstd GeoTIFF per second and core (FACTS); only balances tasks and guesses times"""
 
 PROCESS_BYTES = 700 << 20
-"""a rank with its libraries loaded and their arenas warm, before it holds any data (measured: docs/adr/0001)"""
+"""a rank with its libraries loaded and their arenas warm, before it holds any data (550 to 590 MB were seen)"""
 
 SAMPLES_IN_FLIGHT = 3
 """read, waiting and embedded at once"""
@@ -40,6 +40,8 @@ class Price:
     """before compression"""
     files: int
     """objects, in the parts and, as links, in the cube"""
+    folders: int
+    """that hold them in the cube, and at most in the part of each rank"""
     rank_bytes: float
     """memory of one rank at the worst shard"""
     worst_shard: str
@@ -80,6 +82,7 @@ def price_layer(
         needed_bytes=reading.needed_bytes,
         cube_bytes=float(cells * cell_bytes),
         files=len(counts) * len(specs),
+        folders=len(specs),
         rank_bytes=PROCESS_BYTES + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
@@ -120,6 +123,7 @@ def total_price(prices: list[Price], how: How) -> Price:
         needed_bytes=sum(p.needed_bytes for p in prices),
         cube_bytes=sum(p.cube_bytes for p in prices),
         files=sum(p.files for p in prices),
+        folders=sum(p.folders for p in prices),
         rank_bytes=worst.rank_bytes + (how.cache_mb << 20),
         worst_shard=worst.worst_shard,
         device_s=sum(p.device_s for p in prices),
@@ -142,7 +146,7 @@ def describe(price: Price) -> list[str]:
     return [
         f"{price.shards} shards, {price.cells:,} cells, {price.chips:,} chips, {price.scenes:,} scenes in shards",
         f"to decode {size(price.decoded_bytes)}, {price.amplification:.2f} x each needed block once",
-        f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects",
+        f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects in {price.folders} folders",
         f"memory {size(price.rank_bytes)} of {size(price.limit_bytes)} per rank; worst: {price.worst_shard}",
         f"device time about {duration(price.device_s)} on one device like this one",
     ]

@@ -12,8 +12,10 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     link_quarantined                            1 where the scene could not be read for this shard
     fed, fed_first                              per shard, one row of ceil(cells / 8) bytes for each of its links:
                                                 the cells (row-major, numpy.packbits) that the scene gave a pixel
+    files                                       SHA-256 of every other file of the cube as JSON: what no record covers
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +27,11 @@ from numpy.typing import NDArray
 
 from embedcube.config import Campaign
 from embedcube.embed import Shard
+from embedcube.errors import WorkError
 from embedcube.parts import FED, Record
 from embedcube.plan import Plan
 from embedcube.scene import Scene
+from embedcube.store import FILES, ZONE, file_names, object_key
 
 _CHUNK = 1 << 20
 
@@ -39,6 +43,14 @@ class Made:
     shard: Shard
     part: Path
     record: Record
+
+    def targets(self, cube: Path) -> tuple[Path, ...]:
+        """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
+        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.shard.layer / ZONE
+        return tuple(
+            zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
+            for stored in self.record.objects
+        )
 
 
 def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: list[Made], cube: Path) -> None:
@@ -63,6 +75,9 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: 
     _write_blobs(group, "scene", [json.dumps(asdict(s), default=str, sort_keys=True).encode() for s in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
+    objects = {str(target.relative_to(cube)) for m in made for target in m.targets(cube)}
+    files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
+    _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
 
 
 def _write_links(group: zarr.Group, scenes: list[Scene], made: list[Made]) -> None:
@@ -79,7 +94,10 @@ def _write_links(group: zarr.Group, scenes: list[Scene], made: list[Made]) -> No
 def _read_fed(made: Made) -> bytes:
     with (made.part / FED).open("rb") as file:
         file.seek(made.record.fed_offset)
-        return file.read(made.record.fed_size)
+        packed = file.read(made.record.fed_size)
+    if hashlib.sha256(packed).hexdigest() != made.record.fed_sha256:
+        raise WorkError(f"{made.part / FED}: the disk has changed it; remove that part's records.jsonl and embed again")
+    return packed
 
 
 def _raw(digest: str) -> NDArray[np.uint8]:

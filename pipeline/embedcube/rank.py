@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -42,6 +42,9 @@ from embedcube.scene import Scene
 from embedcube.store import ZONE, ArraySpec, ShardEncoder, array_specs
 
 log = logging.getLogger(__name__)
+
+MET = "met"
+"""The key of the store that counts the ranks which have agreed on everything."""
 
 _MEET_TIMEOUT = timedelta(minutes=10)
 """for all ranks to start and agree"""
@@ -81,7 +84,10 @@ class _Rank:
             device = torch.device("cuda", self._number % torch.cuda.device_count())
         exact_arithmetic(self._campaign.how.threads_per_rank)
         self._refuse_other_versions(plan, device)
-        weights = self._agree_on_weights(plan)
+        try:
+            weights = self._agree_on_weights(plan)
+        except RuntimeError as error:
+            raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
         self._kernels = {name: make_kernel(self._campaign, name, w, device) for name, w in weights.items()}
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
@@ -118,6 +124,7 @@ class _Rank:
                 raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {layer.weights}")
             weights[name] = parse_weights(data, self._campaign, name, str(path))
         distributed.barrier()
+        self._store.add(MET, 1)
         distributed.destroy_process_group()
         return weights
 
@@ -143,7 +150,7 @@ class _Rank:
     def _read(self, plan: Plan) -> Generator[_InFlight, None, None]:
         """Samples; a shard that cannot be read for a passing reason is counted and passed over."""
         how = self._campaign.how
-        inventory = read_inventory(self._run)
+        inventory = read_inventory(self._campaign, self._run)
         reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
         try:
             for shard in self._draws(plan):
@@ -165,6 +172,8 @@ class _Rank:
             assert item.sample is not None
             with _timed(item, "embed"):
                 item.cells = embed_sample(item.sample, self._kernels[item.shard.layer])
+            # the pixels are not needed any more, and the next two samples are in memory already
+            item.sample = replace(item.sample, x_tcyx=np.empty((0, 0, 0, 0), dtype=np.float32))
             yield item
 
     def _write(self, items: Iterator[_InFlight]) -> None:
@@ -198,6 +207,7 @@ class _Rank:
             quarantined=quarantined,
             fed_offset=fed_offset,
             fed_size=len(sample.fed),
+            fed_sha256=sha256(sample.fed).hexdigest(),
             counts=counts,
             seconds={step: round(seconds, 6) for step, seconds in item.seconds.items()},
             peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -64,17 +64,19 @@ class RasterReader:
 
     def _read(self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
         return retried(
-            lambda: read_onto(self._open(path), asset, grid, area, method),
+            lambda: read_onto(self._open(path, asset), asset, grid, area, method),
             lambda error: self._judge(path, asset, error),
             attempts=self._attempts,
             wait_s=self._wait_s,
         )
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path, asset: Asset) -> Any:
         files: OrderedDict[Path, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
         if path in files:
             files.move_to_end(path)
         else:
+            if (size := path.stat().st_size) != asset.size:
+                raise ValueError(f"{size} bytes")
             files[path] = rasterio.open(path)
             if len(files) > _OPEN_FILES:
                 files.popitem(last=False)[1].close()
@@ -94,7 +96,7 @@ def retried(
     attempts: int,
     wait_s: float,
 ) -> Pixels:
-    """Call `read` until it succeeds, twice more at most if its input is judged corrupt, else `attempts` times.
+    """Call `read` until it succeeds, `attempts` times at most, or until its input has twice been judged corrupt.
 
     A passing I/O error inside a decoder looks like a broken file; only a second failure makes a verdict.
     """
@@ -122,7 +124,8 @@ def judge(path: Path, asset: Asset, error: Exception) -> CorruptInput | OSError:
             while chunk := file.read(1 << 22):
                 size += len(chunk)
     except FileNotFoundError as missing:
-        if path.parent.exists():
+        # an archive that is gone as a whole is not mounted; a file that is gone from it has been deleted
+        if path.parents[min(len(Path(asset.path).parts), len(path.parents)) - 1].exists():
             return CorruptInput(f"{asset.band}: {asset.path} is gone since it was indexed")
         return missing
     except OSError as passing:
@@ -137,7 +140,7 @@ def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: M
     """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
 
     Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
-    so that a pixel gets the same value whatever area it is asked with.
+    so that an integer pixel gets the same value whatever area it is asked with (float ones to the last bits).
     """
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")

@@ -14,6 +14,14 @@ def names(room: Room) -> list[str]:
     return sorted({point.name for point in entry_points(group=f"embedcube.{room}")})
 
 
+def distribution(room: Room, name: str) -> str:
+    """Name and version of the package that registers `name`; empty for our own, whose version is KERNEL_VERSION."""
+    for point in entry_points(group=f"embedcube.{room}"):
+        if point.name == name and point.dist is not None and point.dist.name != "embedcube":
+            return f"{point.dist.name} {point.dist.version}"
+    return ""
+
+
 def plugin(room: Room, name: str) -> Any:
     """The class registered under `name`; a RequestError names the nearest one."""
     for point in entry_points(group=f"embedcube.{room}"):

@@ -49,7 +49,7 @@ def preview(path: Path, folder: Path) -> list[Path]:
     for zone in cube.zones:
         basis = fit_basis(cube, zone)
         for t, start in enumerate(cube.group(zone)["time"][...].tolist()):
-            name = f"{zone.replace('/', '_')}_{np.datetime64(start, 's').item():%Y%m%d}"
+            name = f"{zone.replace('/', '_')}_{np.datetime64(start, 's').item():%Y%m%dT%H%M}"
             files += _write(cube, zone, _picture(cube, zone, t, basis), folder / name)
     return files
 

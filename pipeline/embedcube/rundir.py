@@ -79,8 +79,8 @@ class RunDir:
         return self.cubes / f"{version}.zarr"
 
     def cube_under_construction(self, version: str) -> Path:
-        """Where `consolidate` builds a version before it is renamed into place."""
-        return self.cubes / f"{TEMPORARY_PREFIX}{version}.zarr"
+        """A new place where `consolidate` builds a version before it is renamed; two calls never share one."""
+        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{secrets.token_hex(4)}.zarr"
 
     @property
     def newest_cube(self) -> Path:
@@ -143,6 +143,7 @@ def point_symlink(link: Path, target: Path) -> None:
     temporary = link.with_name(f"{TEMPORARY_PREFIX}{link.name}.{secrets.token_hex(4)}")
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
+    fsync_folder(link.parent)
 
 
 def regular_files(folder: Path) -> Iterator[Path]:

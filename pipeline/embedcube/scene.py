@@ -76,6 +76,7 @@ class Scene:
             "photograph": self.photograph,
             "offset": self.offset,
             "verdict": self.verdict,
+            "bbox": None if self.assets else self.bbox,
             "assets": [{k: v for k, v in asdict(asset).items() if k != "path"} for asset in self.assets],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ KEY_SEPARATOR = "."
 
 ZONE = "grid"
 """The group of a layer that holds its arrays, where a campaign has a single grid."""
+
+
+FILES = "files"
+"""The array of `provenance/` that holds the digest of every file that no record covers, but its own."""
+
+
+def file_names(cube: Path) -> set[str]:
+    """Relative paths of all files of a cube, but those of the array FILES."""
+    names = {str(path.relative_to(cube)) for path in cube.rglob("*") if path.is_file()}
+    return {name for name in names if not name.startswith(f"provenance/{FILES}/")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ def _write_times(zone: zarr.Group, windows: tuple[Window, ...]) -> None:
     bounds = np.array([[int(w.start.timestamp()), int(w.end.timestamp())] for w in windows], dtype=np.int64)
     about = {"standard_name": "time", "long_name": "start of the window", "axis": "T", "bounds": "time_bnds"}
     _coordinate(zone, "time", ("time",), bounds[:, 0], about | units)
-    _coordinate(zone, "time_bnds", ("time", "bnds"), bounds, {"long_name": "start and end of the window"} | units)
+    _coordinate(zone, "time_bnds", ("time", "bnds"), bounds, units)
 
 
 def _coordinate(

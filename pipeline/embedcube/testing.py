@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Backbone, Weights
+from embedcube.embed import exact_arithmetic
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.raster import RasterReader
@@ -38,15 +39,15 @@ def check_backbone(make: Callable[[], Backbone], *, layout: ShardLayout, bands: 
     backbone = make()
     _require(backbone.dimensions > 0, f"dimensions is {backbone.dimensions}, not positive")
     _require("://" in backbone.model, f'model is "{backbone.model}", not a URI')
-    prices = [backbone.activation_bytes(n) for n in (2, batch, 2 * batch)]
-    _require(min(prices) > 0, f"activation_bytes is not positive: {prices}")
-    _require(prices == sorted(prices), f"activation_bytes falls with the batch: {prices}")
+    _require(
+        backbone.activation_bytes(batch) > 0, f"activation_bytes is {backbone.activation_bytes(batch)}, not positive"
+    )
     rng, side = np.random.default_rng(0), layout.chip_px
     sample = rng.uniform(100, 4000, (8, bands, side, side)).astype(np.float32)
     sample[0, :, : side // 3, : side // 4] = np.nan
     x_btcyx = torch.from_numpy(rng.standard_normal((batch, 1, bands, side, side), dtype=np.float32))
     x_btcyx[1, ..., : side // 2] = 0  # masked
-    with _as_in_a_rank():
+    with _settings_given_back():
         weights = _fitted(make, sample, bands)
         shape = (batch, layout.chip_cells, layout.chip_cells, backbone.dimensions)
         _check_vectors(lambda: make().module(weights), x_btcyx, shape)
@@ -82,7 +83,7 @@ def _fitted(make: Callable[[], Backbone], sample: NDArray[np.float32], bands: in
     """The weights, read back from the bytes of their file."""
     files = []
     for threads, seed in ((1, 1), (2, 2)):
-        torch.set_num_threads(threads)
+        exact_arithmetic(threads)
         torch.manual_seed(seed)
         weights = make().fit(sample.copy())
         for key, vector in {"mean": weights.mean, "std": weights.std}.items():
@@ -99,7 +100,7 @@ def _fitted(make: Callable[[], Backbone], sample: NDArray[np.float32], bands: in
 
 
 def _check_vectors(make: Callable[[], torch.nn.Module], x_btcyx: torch.Tensor, shape: tuple[int, ...]) -> None:
-    torch.set_num_threads(1)
+    exact_arithmetic(threads=1)
     module = make()
     _require(not any(m.training for m in module.modules()), "module is in training mode; call .eval()")
 
@@ -122,7 +123,7 @@ def _check_vectors(make: Callable[[], torch.nn.Module], x_btcyx: torch.Tensor, s
     moved = run(x_btcyx.roll(1, dims=0)).roll(-1, dims=0)
     _require_equal(plain, moved, "a chip depends on its position in the batch")
     for threads in (2, 3):
-        torch.set_num_threads(threads)
+        exact_arithmetic(threads)
         _require_equal(plain, run(x_btcyx), f"{threads} threads give other bits than 1")
 
 
@@ -176,10 +177,9 @@ def _observed(source: Source, scene: Scene, grid: Grid, area: PixelArea, reader:
 
 
 @contextmanager
-def _as_in_a_rank() -> Iterator[None]:
-    """Deterministic algorithms only; threads, random state and that setting are given back."""
+def _settings_given_back() -> Iterator[None]:
+    """Threads, deterministic algorithms and the random state are as before."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
     try:
         with torch.random.fork_rng(devices=[]):
             yield

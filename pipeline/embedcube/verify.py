@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
+from embedcube.budget import refuse_over_budget
 from embedcube.config import Campaign
 from embedcube.cube import Cube
 from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE
+from embedcube.errors import WorkError
+from embedcube.inventory import read_inventory
+from embedcube.parts import Record
 from embedcube.rundir import RunDir, write_atomically
-from embedcube.store import object_key
+from embedcube.store import FILES, ZONE, file_names, object_key
 
 Progress = Callable[[int, int], None]
 
@@ -39,13 +44,18 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
     """Everything that can be checked from the cube alone."""
     cube = Cube(path)
     findings: list[Finding] = []
-    for zone in cube.zones:
-        findings += _structure(cube, zone)
-    places = cube.provenance.places
-    for done, ((layer, t, iy, ix), row) in enumerate(places.items(), start=1):
-        findings += _shard(cube, layer, (t, iy, ix), row)
-        progress(done, len(places))
-    findings += _strangers(cube)
+    try:
+        findings += _files(cube)
+        for zone in cube.zones:
+            findings += _structure(cube, zone)
+        places = cube.provenance.places
+        for done, ((layer, t, iy, ix), row) in enumerate(places.items(), start=1):
+            findings += _shard(cube, layer, (t, iy, ix), row)
+            progress(done, len(places))
+    except (zarr.errors.BaseZarrError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError) as error:
+        # a store whose metadata are damaged breaks its readers in many ways; each is a finding, none a traceback
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        findings.append(Finding(check="readable", place=str(path), found=found, expected="a store that can be read"))
     return findings
 
 
@@ -56,8 +66,10 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
     """
     path = run.newest_cube
     findings = verify_cube(path, progress)
-    findings += _against_plan(campaign, run, Cube(path))
-    findings += _recomputed(campaign, run, Cube(path), recompute)
+    if not findings:
+        findings += _against_plan(campaign, run, Cube(path))
+    if not findings:
+        findings += _recomputed(campaign, run, Cube(path), recompute)
     run.report.mkdir(exist_ok=True)
     report = {"cube": path.resolve().name, "findings": [asdict(finding) for finding in findings]}
     write_atomically(run.report / "verify.json", json.dumps(report, indent=1).encode())
@@ -154,27 +166,27 @@ def _photographs(cube: Cube, row: int, fed: Any) -> Any:
     return count
 
 
-def _strangers(cube: Cube) -> Iterator[Finding]:
-    """No object that no record speaks of."""
-    for zone in cube.zones:
-        layer = zone.split("/")[0]
-        for array in ("embedding", "scale", "status", "n_obs"):
-            folder = cube.path / zone / array
-            known = {
-                _object(cube, zone, array, place).name
-                for (name, *rest), _ in cube.provenance.places.items()
-                if name == layer
-                for place in [(rest[0], rest[1], rest[2])]
-            } | {"zarr.json"}
-            for path in sorted(folder.glob("*")) if folder.exists() else ():
-                if path.name not in known:
-                    place = str(path.relative_to(cube.path))
-                    yield Finding(check="strangers", place=place, found="an object", expected="only recorded shards")
+def _files(cube: Cube) -> Iterator[Finding]:
+    """Every file is one that was written, as it was written; objects of shards are looked at with their record."""
+    sealed = json.loads(cube.provenance.array(FILES).tobytes())
+    objects = {
+        f"{zone}/{stored['array']}/{object_key((t, iy, ix), 4 if stored['array'] == 'embedding' else 3)}"
+        for (layer, t, iy, ix), row in cube.provenance.places.items()
+        for zone in [f"{layer}/{ZONE}"]
+        for stored in cube.provenance.record(row)["objects"]
+        if stored["path"]
+    }
+    for name in sorted(file_names(cube.path) - objects | sealed.keys()):
+        path = cube.path / name
+        found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
+        expected = sealed[name][:12] if name in sealed else "no such file"
+        if found != expected:
+            yield Finding(check="files", place=name, found=found, expected=expected)
 
 
 def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
     """The cube has the plan's shards, by the plan's recipes."""
-    from embedcube.plan import read_plan, read_shards
+    from embedcube.plan import digest_of_recipes, read_plan, read_shards
 
     plan = read_plan(campaign, run)
     provenance = cube.provenance
@@ -188,8 +200,16 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
             yield Finding(
                 check="recipe", place=str(place), found=recipes[row][:12], expected=planned[place].recipe[:12]
             )
+    if (digest := digest_of_recipes(recipes)) != plan.plan:
+        yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
+    records = [Record.from_document(provenance.record(row)) for row in provenance.places.values()]
+    try:
+        refuse_over_budget(campaign, read_inventory(campaign, run), records)
+    except WorkError as error:
+        yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
     for name, layer in plan.layers.items():
-        digest = hashlib.sha256(run.weights(name).read_bytes()).hexdigest()
+        path = run.weights(name)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
         if digest != layer.weights:
             yield Finding(check="weights", place=name, found=digest[:12], expected=layer.weights[:12])
 
@@ -203,14 +223,18 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
     from embedcube.assemble import make_kernel
     from embedcube.embed import embed_shard, exact_arithmetic
     from embedcube.fit import read_weights
-    from embedcube.inventory import read_inventory
-    from embedcube.plan import read_plan, read_shards
+    from embedcube.plan import read_plan, read_shards, software_versions
     from embedcube.raster import RasterReader
     from embedcube.store import ShardEncoder, array_specs
 
+    plan = read_plan(campaign, run)
+    here = software_versions(torch.device(campaign.how.device))
+    if here != plan.versions:
+        yield Finding(check="same bytes", place="this machine", found=str(here), expected=str(plan.versions))
+        return
     exact_arithmetic(campaign.how.threads_per_rank)
-    scenes = read_inventory(run)
-    shards = [s for group in read_shards(run, read_plan(campaign, run)) for s in group]
+    scenes = read_inventory(campaign, run)
+    shards = [s for group in read_shards(run, plan) for s in group]
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
     places = cube.provenance.places
     try:

@@ -3,7 +3,7 @@
 import re
 from calendar import monthrange
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from itertools import count
 
 _DURATION = re.compile(r"^\s*(\d+)\s*(hour|day|week|month|year)s?\s*$")
@@ -45,6 +45,8 @@ class Duration:
         """The moment `times` such lengths after `time`; a day that the month lacks becomes its last day."""
         month_index = time.year * 12 + time.month - 1 + self.months * times
         year, month = divmod(month_index, 12)
+        if year > MAXYEAR:
+            raise OverflowError(f"year {year}")
         day = min(time.day, monthrange(year, month + 1)[1])
         return time.replace(year=year, month=month + 1, day=day) + timedelta(hours=self.hours * times)
 

@@ -20,6 +20,7 @@ from embedcube.config import Campaign
 from embedcube.errors import StartAgain, WorkError
 from embedcube.parts import RECORDS, recorded_recipes
 from embedcube.plan import read_plan, read_shards
+from embedcube.rank import MET
 from embedcube.rundir import RunDir
 
 Progress = Callable[[int, int], None]
@@ -60,6 +61,9 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
     try:
         while any(rank.poll() is None for rank in ranks):
             time.sleep(0.1)
+            if any(rank.returncode for rank in ranks) and store.add(MET, 0) < len(ranks):
+                for rank in ranks:  # they would wait for the dead one until their time-out
+                    rank.kill()
             recorded.update(run.task(task) / attempt)
             progress(total - len(todo) + recorded.lines, total)
     except BaseException:
@@ -78,7 +82,7 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
 
 def _explain(result: TaskResult) -> None:
     for code, path in zip(result.exit_codes, result.logs, strict=True):
-        if code not in (0, StartAgain.exit_code) and code >= 0:
+        if code > 0 and code != StartAgain.exit_code:
             last = path.read_text().strip().splitlines()[-1:] or ["it said nothing"]
             raise WorkError(f"{result.undone} of {result.shards} shards are undone; a rank failed: {last[0]} ({path})")
     raise StartAgain(

@@ -120,7 +120,8 @@ class _RandomConvolutions(torch.nn.Module):
     def __init__(self, bank: torch.Tensor, layout: ShardLayout) -> None:
         super().__init__()
         self.bank = torch.nn.Parameter(bank, requires_grad=False)
-        self._bias = torch.full((bank.shape[0],), CONVOLUTION_BIAS)
+        self._bias: torch.Tensor
+        self.register_buffer("_bias", torch.full((bank.shape[0],), CONVOLUTION_BIAS), persistent=False)
         self._cell_px = layout.cell_px
         self._margin = layout.halo_px - bank.shape[-1] // 2
 

@@ -60,9 +60,14 @@ class Sentinel2:
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all items, ordered by time and id."""
-        items = sorted(self._items(), key=lambda item: (item[1]["properties"]["datetime"], item[1]["id"]))
+        items = sorted(self._items(), key=lambda found: (_time_of(found[1]), str(found[1].get("id"))))
         for path, item in items:
-            yield self._scene(path, item, full_digests)
+            try:
+                scene = self._scene(path, item, full_digests)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
+                continue
+            yield scene
 
     def _items(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         root = self._archive.path
@@ -96,10 +101,10 @@ class Sentinel2:
         return Scene(
             id=item["id"],
             archive=self._name,
-            time=utc(datetime.fromisoformat(properties["datetime"])),
+            time=utc(datetime.fromisoformat(_time_of(item))),
             # the same datatake at another processing baseline is still the same photograph
             photograph=re.sub(r"_N\d\d\.\d\d$", "", properties.get("s2:datatake_id") or item["id"]),
-            bbox=_bbox_of_header(assets[0]) if assets else tuple(item["bbox"]),
+            bbox=_bbox_of_header(assets[0]) if assets else _bbox_of_item(item),
             assets=tuple(assets),
             offset=self._offset(properties),
             verdict="; ".join(faults),
@@ -119,11 +124,11 @@ class Sentinel2:
                 raise CorruptInput(f"{band}: {path.name} has no coordinate reference system")
             dtype = np.dtype(dataset.dtypes[0])
             nodata = dataset.nodata
-            if nodata is None or (dtype.kind != "f" and not nodata.is_integer()):
+            if nodata is None or (dtype.kind != "f" and nodata not in range(np.iinfo(dtype).max + 1)):
                 nodata = float("nan") if dtype.kind == "f" else 0.0
             return Asset(
                 band=band,
-                path=str(path.relative_to(self._root)),
+                path=os.path.relpath(path, self._root),
                 crs=dataset.crs.to_string(),
                 transform=tuple(dataset.transform)[:6],
                 rows=dataset.height,
@@ -172,7 +177,7 @@ def _find_file(item_path: Path, item: dict[str, Any], band: str) -> tuple[Path, 
     """The local file of a band: by asset key, band name or file name; hrefs elsewhere do not count."""
     names = {band.lower(), BAND_NAMES[band]}
     for key, asset in item["assets"].items():
-        href = str(asset.get("href", ""))
+        href = str(asset.get("href", "")).removeprefix("file://")
         if "://" in href:
             continue
         described = {str(b.get("name", "")).lower() for b in asset.get("eo:bands") or asset.get("bands") or []}
@@ -202,6 +207,17 @@ def _bbox_of_header(asset: Asset) -> tuple[float, float, float, float]:
     to_degrees = Transformer.from_crs(asset.crs, "EPSG:4326", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*asset.bounds, densify_pts=21)
     return west, south, east, north
+
+
+def _bbox_of_item(item: dict[str, Any]) -> tuple[float, float, float, float]:
+    numbers = [float(number) for number in item["bbox"]]
+    west, south, east, north = numbers if len(numbers) == 4 else (*numbers[:2], *numbers[3:5])
+    return west, south, east, north
+
+
+def _time_of(item: dict[str, Any]) -> str:
+    properties = item.get("properties") or {}
+    return str(properties.get("datetime") or properties.get("start_datetime") or "")
 
 
 def _has_data(pixels: Any, asset: Asset) -> Any:

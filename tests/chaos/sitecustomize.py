@@ -1,0 +1,93 @@
+"""Kills its own process with SIGKILL at a named point, from outside the package that it kills.
+
+Python imports a module of this name at every start: with this folder on PYTHONPATH, and KILL_POINT in the environment
+(the JSON of `tests.test_killing.KillPoint`), the process that is meant watches what it asks of the operating
+system (PEP 578) and dies there. Every other process is left alone.
+"""
+
+import _thread
+import builtins
+import io
+import json
+import os
+import re
+import signal
+import sys
+from typing import Any
+
+PATH_ARGUMENT = {"os.rename": 1, "os.link": 1, "os.symlink": 1}
+"""Which argument of an audit event is the path that appears; elsewhere the first."""
+
+
+def die(point: dict[str, Any]) -> None:
+    """End this process, or its whole group, as the kernel does when memory is short: now."""
+    if point["group"]:
+        assert os.getpgrp() != point["spared_group"], "started without a process group of its own"
+        os.kill(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch(point: dict[str, Any]) -> None:
+    """Die before (or right after) the n-th event of a kind on a path."""
+    seen = 0
+    struck: int | None = None
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen, struck
+        if struck == _thread.get_ident():
+            struck = None  # dying is an event too
+            die(point)
+        if event != point["event"] or not re.search(point["path"], path_of(event, arguments)):
+            return
+        seen += 1
+        if seen == point["nth"]:
+            if point["moment"] == "before":
+                die(point)
+            struck = _thread.get_ident()
+
+    sys.addaudithook(hook)
+
+
+def path_of(event: str, arguments: tuple[Any, ...]) -> str:
+    """The path that an audit event speaks of."""
+    path = arguments[PATH_ARGUMENT.get(event, 0)]
+    return os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+
+
+def tear(point: dict[str, Any]) -> None:
+    """Die when half of the n-th piece of data has been appended to a file."""
+    plain, seen = io.open, 0
+
+    class Torn(io.BufferedWriter):
+        def write(self, data: Any, /) -> int:
+            nonlocal seen
+            seen += 1
+            if seen < point["nth"]:
+                return super().write(data)
+            super().write(data[: len(data) // 2])
+            self.flush()
+            os.fsync(self.fileno())
+            die(point)
+            raise AssertionError("unreachable")
+
+    def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        if mode == "ab" and re.search(point["path"], os.fsdecode(file)):
+            return Torn(io.FileIO(file, mode))
+        return plain(file, mode, *arguments, **named)
+
+    for module in (io, builtins):
+        vars(module)["open"] = opened
+
+
+def arm(point: dict[str, Any]) -> None:
+    """Only in the process that is meant: a rank by its number, else any process that is no rank."""
+    if os.environ.get("RANK") != point["rank"]:
+        return
+    if point["moment"] == "half":
+        tear(point)
+    else:
+        watch(point)
+
+
+if "KILL_POINT" in os.environ:
+    arm(json.loads(os.environ["KILL_POINT"]))

@@ -1,0 +1,272 @@
+"""Every registered plugin keeps its contract, and `embedcube.testing` sees each way of breaking one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from embedcube.backbones.base import Weights
+from embedcube.config import Archive, Mask
+from embedcube.errors import CorruptInput
+from embedcube.grid import Grid, PixelArea, ShardLayout
+from embedcube.raster import RasterReader
+from embedcube.registry import names, plugin
+from embedcube.scene import Scene
+from embedcube.sources.base import Observation
+from embedcube.testing import check_backbone, check_source
+
+# --- all that are registered ----------------------------------------------------------------------
+
+HALO_1 = ShardLayout(chip_px=34, halo_px=1, cell_px=16, chips=2)
+HALO_16 = ShardLayout(chip_px=64, halo_px=16, cell_px=16, chips=2)
+BACKBONES: list[tuple[str, dict[str, Any], ShardLayout]] = [
+    ("mosaiks", {"filters": 16}, HALO_1),
+    ("mosaiks", {"filters": 40, "kernel_px": 5, "seed": 3}, ShardLayout(chip_px=96, halo_px=16, cell_px=8, chips=1)),
+    ("tiny_vit", {}, HALO_16),
+    ("tiny_vit", {"width": 512, "depth": 1, "stem": 8}, HALO_16),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "layout"), BACKBONES)
+def test_a_registered_backbone_keeps_its_contract(name: str, options: dict[str, Any], layout: ShardLayout) -> None:
+    kind = plugin("backbones", name)
+    check_backbone(lambda: kind(options, layout, 4), layout=layout, bands=4)
+
+
+def test_every_backbone_was_looked_at() -> None:
+    assert {name for name, _, _ in BACKBONES} == set(names("backbones"))
+
+
+@pytest.fixture
+def archives(demo_archive: Path) -> dict[str, Archive]:
+    """An archive for every registered source."""
+    mask = Mask(band="SCL", clear=(4, 5, 6))
+    return {"sentinel2": Archive(source="sentinel2", path=demo_archive / "archive", bands=("B02", "B08"), mask=mask)}
+
+
+@pytest.mark.parametrize("grid", [Grid(crs="EPSG:32632", pixel=10), Grid(crs="EPSG:3035", pixel=15)], ids=str)
+def test_a_registered_source_keeps_its_contract(archives: dict[str, Archive], grid: Grid) -> None:
+    assert set(archives) == set(names("sources"))
+    for name, archive in archives.items():
+        check_source(plugin("sources", name)("archive", archive), grid)
+
+
+# --- backbones that break it ----------------------------------------------------------------------
+
+
+class MeanAndMost:
+    """A backbone of nothing: the mean and the largest value of each cell. Others here differ from it in one thing."""
+
+    dimensions = 2
+    model = "https://example.org/mean-and-most"
+
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, bands: int) -> None:
+        self._layout = layout
+
+    def activation_bytes(self, batch: int) -> int:
+        return 64 * batch * self._layout.chip_px**2
+
+    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
+        mean, std = np.nanmean(x_ncyx, axis=(0, 2, 3)), np.nanstd(x_ncyx, axis=(0, 2, 3))
+        return Weights(mean=mean, std=std, tensors={"factor": np.ones(2, np.float32)})
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        return Pooling(self._layout, torch.from_numpy(weights.tensors["factor"]), self.change()).eval()
+
+    def change(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda vectors: vectors
+
+
+class Pooling(torch.nn.Module):
+    def __init__(
+        self, layout: ShardLayout, factor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        super().__init__()
+        self._layout, self._factor, self._change = layout, factor, change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        halo, cell = self._layout.halo_px, self._layout.cell_px
+        kept = x.mean(dim=(1, 2))[:, None, halo:-halo, halo:-halo]
+        pools = (torch.nn.functional.avg_pool2d(kept, cell), torch.nn.functional.max_pool2d(kept, cell))
+        return self._change(torch.cat(pools, dim=1).permute(0, 2, 3, 1) * self._factor)
+
+
+def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> type[MeanAndMost]:
+    """That backbone with a last step."""
+    return type("Changed", (MeanAndMost,), {"change": lambda self: change})
+
+
+def fitted(change: Callable[[Weights], Weights]) -> type[MeanAndMost]:
+    """That backbone with other weights."""
+    return type("Fitted", (MeanAndMost,), {"fit": lambda self, x: change(MeanAndMost.fit(self, x))})
+
+
+class Drawn(MeanAndMost):
+    def change(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        drawn = torch.rand(1)
+        return lambda vectors: vectors + drawn
+
+
+class Counting(MeanAndMost):
+    def change(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        calls: list[int] = []
+
+        def change(vectors: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return vectors + len(calls)
+
+        return change
+
+
+class InTraining(MeanAndMost):
+    def module(self, weights: Weights) -> torch.nn.Module:
+        return super().module(weights).train()
+
+
+class NanMean(MeanAndMost):
+    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
+        return replace(super().fit(x_ncyx), mean=x_ncyx.mean(axis=(0, 2, 3)))
+
+
+def random_weights(weights: Weights) -> Weights:
+    return replace(weights, tensors={"factor": torch.rand(2).numpy()})
+
+
+BROKEN: list[tuple[type[MeanAndMost], str]] = [
+    (type("Hollow", (MeanAndMost,), {"dimensions": 0}), "dimensions is 0"),
+    (type("Wide", (MeanAndMost,), {"dimensions": 3}), r"shape \(4, 2, 2, 2\), not \(4, 2, 2, 3\)"),
+    (type("Nameless", (MeanAndMost,), {"model": "mine"}), "not a URI"),
+    (type("Free", (MeanAndMost,), {"activation_bytes": lambda self, batch: 0}), "activation_bytes is 0"),
+    (InTraining, "training mode"),
+    (NanMean, r"mean is not \(3,\) float32, finite"),
+    (fitted(lambda w: replace(w, mean=w.mean.astype(np.float64))), r"mean is not \(3,\) float32"),
+    (fitted(lambda w: replace(w, std=w.std * 0)), "std is not positive"),
+    (fitted(random_weights), "two fits of one sample differ"),
+    (fitted(lambda w: replace(w, tensors=w.tensors | {"embedcube.mean": w.mean})), "does not survive"),
+    (changed(lambda v: v.double()), "float64, not float32"),
+    (changed(lambda v: v[:, :1]), "shape"),
+    (changed(lambda v: v / v.amax(dim=(1, 2), keepdim=True) / (v != 0)), "not finite"),
+    (changed(lambda v: v - v.mean(dim=0)), r"chip 0 depends on what else is in the batch \(other chips\)"),
+    (changed(lambda v: v + (v[-1:] == 0)), r"chip 0 depends on what else is in the batch \(padding\)"),
+    (changed(lambda v: v + torch.arange(len(v)).view(-1, 1, 1, 1) * 1e-3), "depends on its position"),
+    (changed(lambda v: v * (1 + 1e-6 * torch.get_num_threads())), "2 threads give other bits than 1"),
+    (Counting, "a second pass over one batch differs"),
+    (Drawn, "a second module of the same weights differs"),
+]
+
+
+def check(kind: type[MeanAndMost]) -> None:
+    """Of three bands, in chips of 34 px."""
+    check_backbone(lambda: kind({}, HALO_1, 3), layout=HALO_1, bands=3)
+
+
+def test_a_backbone_of_nothing_keeps_the_contract() -> None:
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    check(MeanAndMost)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("kind", "complaint"), BROKEN, ids=[complaint for _, complaint in BROKEN])
+def test_a_broken_backbone_is_seen(kind: type[MeanAndMost], complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check(kind)
+
+
+# --- sources that break it ------------------------------------------------------------------------
+
+GRID = Grid(crs="EPSG:4326", pixel=0.01)
+
+
+class Slope:
+    """A source of nothing: two scenes of 3 x 2 degrees. Others here differ from it in one thing."""
+
+    collection = "https://example.org/slopes"
+    verdict = ""
+
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        for day in (1, 2):
+            time = datetime(2023, 6, day, tzinfo=UTC)
+            bbox = (7.0, 50.0, 10.0, 52.0)
+            yield Scene(id=f"slope-{day}", archive="a", time=time, photograph=str(day), bbox=bbox, verdict=self.verdict)
+
+    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        rows, cols = np.mgrid[area.row : area.row + area.rows, area.col : area.col + area.cols]
+        seen = (rows >= -5200) & (rows < -5000) & (cols >= 700) & (cols < 1000)
+        return Observation(
+            values_cyx=np.stack([rows, cols]).astype(np.float32), seen_yx=seen, clear_yx=seen & (cols % 7 > 2)
+        )
+
+
+class Restless(Slope):
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        self._calls += 1
+        yield from sorted(super().scenes(full_digests=False), key=lambda scene: scene.id, reverse=self._calls > 1)
+
+
+class Doubled(Slope):
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        for scene in super().scenes(full_digests=False):
+            yield from (scene, scene)
+
+
+class Gone(Slope):
+    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        raise CorruptInput("gone")
+
+
+class Uneven(Slope):
+    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        whole = super().observe(scene, grid, area, reader)
+        return replace(whole, values_cyx=whole.values_cyx[: int(scene.photograph)])
+
+
+def seeing(change: Callable[[Observation], Observation]) -> Slope:
+    """That source with other observations."""
+
+    class Seeing(Slope):
+        def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+            return change(super().observe(scene, grid, area, reader))
+
+    return Seeing()
+
+
+BROKEN_SOURCES: list[tuple[Slope, str]] = [
+    (type("Unnamed", (Slope,), {"collection": "mine"})(), "not a URI"),
+    (type("Empty", (Slope,), {"scenes": lambda self, full_digests: iter(())})(), "no scenes"),
+    (Restless(), "order changed"),
+    (Doubled(), "not unique"),
+    (Gone(), "none of 2 scenes could be read"),
+    (type("Judged", (Slope,), {"verdict": "torn"})(), "in spite of its verdict: torn"),
+    (Uneven(), "differ in their number of bands"),
+    (seeing(lambda o: replace(o, clear_yx=~o.seen_yx)), "clear that is not seen"),
+    (seeing(lambda o: replace(o, clear_yx=o.clear_yx.astype(int))), "clear_yx is int64"),
+    (seeing(lambda o: replace(o, seen_yx=o.seen_yx[1:])), "seen_yx is bool"),
+    (seeing(lambda o: replace(o, values_cyx=o.values_cyx[0])), "values_cyx is"),
+    (seeing(lambda o: replace(o, values_cyx=o.values_cyx.astype(str))), "not real numbers"),
+    (seeing(lambda o: replace(o, values_cyx=o.values_cyx * np.nan)), "not finite"),
+    (seeing(lambda o: replace(o, seen_yx=np.ones_like(o.seen_yx))), "outside of the scene's footprint"),
+    (seeing(lambda o: replace(o, values_cyx=o.values_cyx - o.values_cyx.mean())), "alone differs"),
+    (seeing(lambda o: replace(o, seen_yx=o.seen_yx | (np.eye(*o.seen_yx.shape) > 0))), "alone differs"),
+    (seeing(lambda o: replace(o, clear_yx=o.clear_yx & (o.clear_yx.shape[0] == o.clear_yx.shape[1]))), "alone differs"),
+]
+
+
+def test_a_source_of_nothing_keeps_the_contract() -> None:
+    check_source(Slope(), GRID)
+
+
+@pytest.mark.parametrize(("source", "complaint"), BROKEN_SOURCES, ids=[complaint for _, complaint in BROKEN_SOURCES])
+def test_a_broken_source_is_seen(source: Slope, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_source(source, GRID)

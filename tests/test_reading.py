@@ -1,0 +1,506 @@
+"""Show 5: what is needed is read and decoded once; and what is read is what lies there, whatever area is asked."""
+
+import dataclasses
+import math
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pyproj import Transformer
+from rasterio.io import MemoryFile
+from rasterio.transform import from_origin
+from tests.conftest import Campaign
+from tests.edge import scenes, shim
+
+from embedcube.balance import ReadCost, Shards, draw_groups
+from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
+from embedcube.raster import RasterReader, read_onto
+from embedcube.scene import Asset, Scene
+
+NODATA = 0
+UTM32 = Grid(crs="EPSG:32632", pixel=10.0)
+
+
+# --- each block once: counted at the process's edge -------------------------------------------------
+
+SIDE_PX, BLOCK_PX = 2048, 256
+WEST, NORTH = 400_000.0, 5_600_000.0
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "deflate": {"compress": "deflate", "zlevel": 1, "predictor": 2},
+    "zstd": {"compress": "zstd", "zstd_level": 1},
+    "none": {"compress": "none"},
+}
+CHIP_PX, HALO_PX, CHIPS = 130, 1, 4
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a rank read of one archive, and what it needed."""
+
+    needed_blocks: int
+    needed_bytes: int
+    """of the needed blocks as they lie in the files"""
+    block_reads: int
+    kernel_bytes: int
+    """asked of the kernel, headers and all"""
+    deflate_decodes: int
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counted]:
+    """One rank embeds the same scene from three archives, 25 shards each, while its reads are counted."""
+    folder = tmp_path_factory.mktemp("reading")
+    log = folder / "reads"
+    environment = shim.counting(log, folder)
+    rng = np.random.default_rng(5)
+    bands: dict[str, NDArray[Any]] = {
+        band: rng.integers(1000, 2024, (SIDE_PX, SIDE_PX)).astype(np.uint16) for band in ("B02", "B03", "B04")
+    }
+    bands["SCL"] = rng.choice([4, 5], (SIDE_PX // 2, SIDE_PX // 2)).astype(np.uint8)
+    scene = scenes.Scene(id="one", time="2023-06-05T10:00:00Z", west=WEST, north=NORTH, bands=bands)
+    for name, profile in LAYOUTS.items():
+        scenes.write_scene(folder / name, scene, **profile)
+    campaign = Campaign(folder / "campaign.yaml")
+    layer = {
+        "backbone": {"name": "mosaiks", "filters": 2},
+        "chip_px": CHIP_PX, "halo_px": HALO_PX, "cell_px": CHIP_PX - 2 * HALO_PX, "shard_chips": CHIPS,
+    }  # fmt: skip
+    document = {
+        "campaign": "reading",
+        "archives": {
+            name: {
+                "source": "sentinel2", "path": name, "bands": ["B02", "B03", "B04"],
+                "mask": {"band": "SCL", "clear": [4, 5]},
+            }
+            for name in LAYOUTS
+        },
+        "grid": {"crs": "EPSG:32632", "pixel": 10},
+        "windows": [["2023-06-01", "2023-07-01"]],
+        "layers": {name: {"archive": name, **layer} for name in LAYOUTS},
+        "how": {"ranks": 1, "threads": 2},
+    }  # fmt: skip
+    campaign.file.write_text(yaml.safe_dump(document))
+    for verb in ("index", "fit", "plan"):
+        campaign.cli(verb)
+    campaign.cli("embed", environment=environment)
+    reads = shim.read_log(log)
+    return {name: _count(folder / name / "one", reads) for name in LAYOUTS}
+
+
+def _count(folder: Path, reads: dict[Path, shim.Reads]) -> Counted:
+    """A campaign without a region needs every block of its scenes."""
+    blocks = sizes = block_reads = kernel = decodes = 0
+    for path in sorted(folder.glob("*.tif")):
+        with rasterio.open(path) as dataset:
+            assert dataset.block_shapes[0] == (BLOCK_PX, BLOCK_PX)
+            places = product(range(-(-dataset.width // BLOCK_PX)), range(-(-dataset.height // BLOCK_PX)))
+            lie = {
+                int(dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=1)): int(
+                    dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=1)
+                )
+                for x, y in places
+            }
+        of = reads[path]
+        in_blocks = {at: n for at, n in of.at.items() if at[0] + at[1] > min(lie)}
+        assert all(lie.get(offset) == size for offset, size in in_blocks if size > 1024), "blocks are read whole"
+        assert {offset for offset, _ in in_blocks} >= set(lie), "every block is read"
+        blocks += len(lie)
+        sizes += sum(lie.values())
+        block_reads += sum(n for (offset, _), n in in_blocks.items() if offset in lie)
+        kernel += of.kernel_bytes
+        decodes += of.decodes
+    return Counted(blocks, sizes, block_reads, kernel, decodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_needed_block_is_read_and_decoded_once(
+    counted: dict[str, Counted], layout: str, record_property: Any
+) -> None:
+    found = counted[layout]
+    blocks, read = found.block_reads / found.needed_blocks, found.kernel_bytes / found.needed_bytes
+    record_property("blocks read / needed", blocks)
+    record_property("bytes read / needed", read)
+    assert found.needed_blocks == 3 * 8 * 8 + 4 * 4
+    assert 1 <= blocks <= 1.1
+    assert 1 <= read <= 1.1
+    if layout == "deflate":
+        assert found.deflate_decodes == found.block_reads, "a block that is read is decoded, and no other"
+
+
+@pytest.mark.slow
+def test_the_count_sees_what_is_read_twice(tmp_path: Path) -> None:
+    """The counter itself: a process that reads two blocks, drops them, and reads them again."""
+    scene = scenes.Scene(
+        id="one", time="2023-06-05T10:00:00Z", west=WEST, north=NORTH,
+        bands={"B02": np.random.default_rng(0).integers(1, 999, (512, 512)).astype(np.uint16)},
+    )  # fmt: skip
+    path = scenes.write_scene(tmp_path, scene) / "B02.tif"
+    script = (
+        "import rasterio, sys\nfrom rasterio.windows import Window\n"
+        "for _ in range(2):\n"
+        "    with rasterio.open(sys.argv[1]) as dataset:\n"
+        "        dataset.read(1, window=Window(0, 0, 300, 200))\n"
+    )
+    environment = shim.counting(tmp_path / "log", tmp_path) | {"EDGE_PROCESS": "-c"}
+    python = Path(pytest.__file__).parents[4] / "bin" / "python"
+    subprocess.run([python, "-c", script, path], env=environment, check=True)
+    reads = shim.read_log(tmp_path / "log")[path]
+    assert reads.decodes == 4
+    assert sum(n for (_, size), n in reads.at.items() if size > 10_000) == 4
+    assert reads.kernel_bytes > path.stat().st_size * 0.9, "half the file, twice"
+
+
+# --- what the plan foretells ------------------------------------------------------------------------
+
+
+def asset(band: str, west: float, north: float, pixel: float, side: tuple[int, int], block: int, dtype: str) -> Asset:
+    """An asset as the inventory describes it."""
+    return Asset(
+        band=band, path=band, crs=UTM32.crs, transform=(pixel, 0.0, west, 0.0, -pixel, north), rows=side[0],
+        cols=side[1], block_rows=block, block_cols=block, dtype=dtype, nodata=NODATA, size=1, digest="",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Scenes, a layout, and the shards that the scenes touch."""
+
+    scenes: list[Scene]
+    layout: ShardLayout
+    shards: Shards
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    """One to three scenes of one size in one window, on the grid, seen by a rectangle of shards."""
+    count = draw(st.integers(1, 3))
+    rows, cols = 2 * draw(st.integers(30, 200)), 2 * draw(st.integers(30, 200))
+    block = draw(st.sampled_from([16, 32, 64]))
+    found = []
+    for i in range(count):
+        west, north = 10.0 * draw(st.integers(-100, 100)), 10.0 * draw(st.integers(-100, 100))
+        ten, twenty = (rows, cols), (rows // 2, cols // 2)
+        assets = (
+            asset("B02", west, north, 10, ten, block, "uint16"),
+            asset("SCL", west, north, 20, twenty, block, "uint8"),
+        )
+        found.append(
+            Scene(
+                id=str(i), archive="a", time=datetime(2023, 6, 1, tzinfo=UTC), photograph=str(i), bbox=(0, 0, 1, 1),
+                assets=assets,
+            )
+        )  # fmt: skip
+    layout = ShardLayout(
+        chip_px=draw(st.sampled_from([34, 50, 66])), halo_px=1, cell_px=1, chips=draw(st.integers(1, 2))
+    )
+    boxes = np.array([scene.bounds_in(UTM32.crs) for scene in found])
+    reach = shards_touching(UTM32, layout, boxes, layout.halo_px)
+    touched = shards_touching(UTM32, layout, boxes)
+    first, last = touched[:, :2].min(axis=0), touched[:, 2:].max(axis=0)
+    grid_rows, grid_cols = (a.ravel() for a in np.mgrid[first[0] : last[0], first[1] : last[1]])
+    links = [
+        [i for i, (r0, c0, r1, c1) in enumerate(reach.tolist()) if r0 <= row < r1 and c0 <= col < c1]
+        for row, col in zip(grid_rows.tolist(), grid_cols.tolist(), strict=True)
+    ]
+    shards = Shards(
+        t=np.zeros(len(links), dtype=np.int64),
+        row=grid_rows.astype(np.int64),
+        col=grid_cols.astype(np.int64),
+        first=np.cumsum([0, *map(len, links)]),
+        scenes=np.array([i for link in links for i in link], dtype=np.int64),
+    )
+    return Situation(found, layout, shards)
+
+
+def blocks_of(situation: Situation, shard: int) -> Iterator[tuple[tuple[int, str, int, int], int]]:
+    """(scene, band, block row, block column) and bytes of every block that a shard needs, pixel by pixel."""
+    layout, shards = situation.layout, situation.shards
+    area = layout.shard_area(int(shards.row[shard]), int(shards.col[shard])).grown(layout.halo_px)
+    for i in shards.scenes[shards.first[shard] : shards.first[shard + 1]].tolist():
+        for one in situation.scenes[i].assets:
+            pixel = one.transform[0]
+
+            def touched(
+                start: int, length: int, offset: float, size: int, block: int, pixel: float = pixel
+            ) -> set[int]:
+                centres = [(start + k) * 10 + 5 - offset for k in range(length)]
+                return {int(c // pixel) // block for c in centres if 0 <= c < size * pixel}
+
+            down = touched(area.row, area.rows, -one.transform[5], one.rows, one.block_rows)
+            across = touched(area.col, area.cols, one.transform[2], one.cols, one.block_cols)
+            for y, x in product(down, across):
+                yield (i, one.band, y, x), one.block_rows * one.block_cols * np.dtype(one.dtype).itemsize
+
+
+def foretold(situation: Situation, ranks: int, cache_bytes: int) -> ReadCost:
+    """What `balance` says."""
+    return draw_groups(
+        situation.shards, situation.scenes, UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(situations(), st.integers(1, 2), st.sampled_from([1 << 10, 1 << 20]))
+def test_the_plan_foretells_the_blocks_that_groups_decode(situation: Situation, ranks: int, cache_bytes: int) -> None:
+    cost = foretold(situation, ranks, cache_bytes)
+    by_group: dict[int, dict[Any, int]] = {}
+    for shard, group in enumerate(cost.group.tolist()):
+        by_group.setdefault(group, {}).update(blocks_of(situation, shard))
+    needed = {key: size for blocks in by_group.values() for key, size in blocks.items()}
+    assert cost.needed_bytes == sum(needed.values())
+    decoded = sum(sum(blocks.values()) for blocks in by_group.values())
+    assert cost.decoded.sum() == pytest.approx(decoded)
+    assert cost.amplification == pytest.approx(decoded / sum(needed.values()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(situations())
+def test_the_plan_foretells_the_cache_that_groups_need(situation: Situation) -> None:
+    """Between two rows of shards, a group must keep what the upper row has decoded: of its worst row, not its first."""
+    cost = foretold(situation, 1, 1 << 30)
+    rows: dict[tuple[int, int], dict[Any, int]] = {}
+    for shard, group in enumerate(cost.group.tolist()):
+        rows.setdefault((group, int(situation.shards.row[shard])), {}).update(blocks_of(situation, shard))
+    assert cost.cache_bytes >= max(sum(blocks.values()) for blocks in rows.values())
+
+
+def test_the_files_of_a_years_window_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is closed between two shards loses its decoded blocks: 36 dates of 5 bands are 180 files."""
+    files = []
+    for i in range(180):
+        profile = {"driver": "GTiff", "height": 32, "width": 32, "count": 1, "dtype": "uint8", "crs": UTM32.crs}
+        with rasterio.open(
+            tmp_path / f"{i}.tif", "w", **profile, transform=from_origin(WEST, NORTH, 10, 10), nodata=0
+        ) as target:
+            target.write(np.full((32, 32), i % 250 + 1, dtype=np.uint8), 1)
+        files.append(tmp_path / f"{i}.tif")
+    opened_files: list[Path] = []
+    real = rasterio.open
+
+    def noting(path: Path) -> Any:
+        opened_files.append(path)
+        return real(path)
+
+    monkeypatch.setattr("embedcube.raster.rasterio.open", noting)
+    one = asset("B02", WEST, NORTH, 10, (32, 32), 32, "uint8")
+    reader = RasterReader(threads=2)
+    try:
+        for col in (0, 16):
+            area = PixelArea(row=TOP, col=LEFT + col, rows=32, cols=16)
+            for i, path in enumerate(files):
+                described = dataclasses.replace(one, path=path.name, size=path.stat().st_size)
+                found = reader.submit(path, described, UTM32, area, "nearest", lane=i % 5).result()
+                assert (found == i % 250 + 1).all()
+    finally:
+        reader.close()
+    assert len(opened_files) == len(files)
+
+
+# --- what is read is what lies there ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file in memory, as the reader gets it."""
+
+    dataset: Any
+    asset: Asset
+    pixels: NDArray[Any]
+
+
+def opened(
+    pixels: NDArray[Any],
+    west: float,
+    north: float,
+    pixel: float = 10.0,
+    crs: str = "EPSG:32632",
+    nodata: float = NODATA,
+) -> Opened:
+    """A tiled GeoTIFF of `pixels`."""
+    memory = MemoryFile()
+    profile = {
+        "driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": 1, "nodata": nodata,
+        "dtype": pixels.dtype.name, "crs": crs, "transform": from_origin(west, north, pixel, pixel),
+        "tiled": True, "blockxsize": 16, "blockysize": 16,
+    }  # fmt: skip
+    with memory.open(**profile) as target:
+        target.write(pixels, 1)
+    described = dataclasses.replace(
+        asset("B02", west, north, pixel, (pixels.shape[0], pixels.shape[1]), 16, pixels.dtype.name),
+        crs=crs,
+        nodata=nodata,
+    )
+    return Opened(memory.open(), described, pixels)
+
+
+def numbered(rows: int, cols: int) -> NDArray[np.uint16]:
+    """Pixels that are all different, none of them nodata."""
+    return np.arange(1, rows * cols + 1, dtype=np.uint16).reshape(rows, cols)
+
+
+TOP, LEFT = -560_000, 40_000
+"""of the files below, in pixels of the grid"""
+
+COPIED = opened(numbered(45, 37), LEFT * 10.0, -TOP * 10.0)
+NESTED = opened(numbered(23, 19), LEFT * 10.0 + 10, -TOP * 10.0 - 10, pixel=20.0)
+
+
+@st.composite
+def areas(draw: st.DrawFn) -> PixelArea:
+    """Rectangles that hold, cut, touch and miss the files."""
+    return PixelArea(
+        row=TOP + draw(st.integers(-60, 60)),
+        col=LEFT + draw(st.integers(-60, 60)),
+        rows=draw(st.integers(1, 70)),
+        cols=draw(st.integers(1, 70)),
+    )
+
+
+def sliced(canvas: NDArray[Any], area: PixelArea, top: int, left: int) -> NDArray[Any]:
+    """`area` of an endless canvas that is nodata but for `canvas` at (top, left)."""
+    result = np.full((area.rows, area.cols), NODATA, dtype=canvas.dtype)
+    for i in range(area.rows):
+        for j in range(area.cols):
+            row, col = area.row + i - top, area.col + j - left
+            if 0 <= row < canvas.shape[0] and 0 <= col < canvas.shape[1]:
+                result[i, j] = canvas[row, col]
+    return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(areas(), st.sampled_from(["nearest", "bilinear"]))
+def test_a_file_on_the_lattice_is_copied(area: PixelArea, method: Literal["nearest", "bilinear"]) -> None:
+    found = read_onto(COPIED.dataset, COPIED.asset, UTM32, area, method)
+    np.testing.assert_array_equal(found, sliced(COPIED.pixels, area, TOP, LEFT))
+    assert found.dtype == np.uint16
+
+
+@settings(max_examples=60, deadline=None)
+@given(areas())
+def test_a_coarser_file_that_nests_is_repeated(area: PixelArea) -> None:
+    found = read_onto(NESTED.dataset, NESTED.asset, UTM32, area, "nearest")
+    repeated = np.repeat(np.repeat(NESTED.pixels, 2, axis=0), 2, axis=1)
+    np.testing.assert_array_equal(found, sliced(repeated, area, TOP + 1, LEFT + 1))
+
+
+def test_another_shape_than_when_indexed_is_an_error() -> None:
+    other = dataclasses.replace(COPIED.asset, rows=44)
+    with pytest.raises(ValueError, match=r"45 x 37 pixels, 44 x 37 when indexed"):
+        read_onto(COPIED.dataset, other, UTM32, PixelArea(row=TOP, col=LEFT, rows=2, cols=2), "nearest")
+
+
+# --- warped -----------------------------------------------------------------------------------------
+
+
+def _elsewhere(dtype: str, *, holes: bool, side: int = 220) -> Opened:
+    """A file of the neighbouring zone over the same place."""
+    x, y = Transformer.from_crs(UTM32.crs, "EPSG:32633", always_xy=True).transform(LEFT * 10.0, -TOP * 10.0)
+    return opened(_noise(dtype, side, holes=holes), round(x, -1) - 300, round(y, -1) + 300, crs="EPSG:32633")
+
+
+def _noise(dtype: str, side: int, *, holes: bool) -> NDArray[Any]:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(1, 250 if dtype == "uint8" else 5000, (side, side)).astype(dtype)
+    if holes:
+        pixels[rng.random((side, side)) < 0.02] = NODATA
+    return pixels
+
+
+def _here(pixel: float, shift: float) -> Opened:
+    """A file in the grid's CRS that misses its lattice."""
+    west, north = LEFT * 10.0 + shift, -TOP * 10.0 - shift
+    return opened(_noise("uint16", 160, holes=True), west, north, pixel=pixel)
+
+
+WARPED: dict[str, tuple[Opened, Literal["nearest", "bilinear"]]] = {
+    "another zone, bilinear": (_elsewhere("uint16", holes=True), "bilinear"),
+    "another zone, bilinear, float": (_elsewhere("float32", holes=False), "bilinear"),
+    "another zone, nearest": (_elsewhere("uint8", holes=True), "nearest"),
+    "half a pixel off": (_here(10.0, 5.0), "bilinear"),
+    "half a pixel off, nearest": (_here(10.0, 5.0), "nearest"),
+    "a third off": (_here(10.0, 3.3), "bilinear"),
+    "20 m that nests": (_here(20.0, 0.0), "bilinear"),
+    "60 m that nests": (_here(60.0, 0.0), "bilinear"),
+    "15 m": (_here(15.0, 0.0), "bilinear"),
+    "finer": (_here(5.0, 2.5), "bilinear"),
+}
+
+
+@pytest.mark.parametrize("name", WARPED)
+def test_a_warped_pixel_is_the_same_whatever_area_is_asked(name: str) -> None:
+    file, method = WARPED[name]
+    whole = PixelArea(row=TOP - 6, col=LEFT - 5, rows=150, cols=140)
+    at_once = read_onto(file.dataset, file.asset, UTM32, whole, method)
+    assert (at_once != NODATA).mean() > 0.2
+    rng = np.random.default_rng(0)
+    pieces = [(0, 0, 75, 70), (0, 70, 75, 70), (75, 0, 75, 70), (75, 70, 75, 70)]
+    pieces += [(int(r), int(c), int(h), int(w)) for r, c, h, w in rng.integers(1, 60, (20, 4))]
+    for row, col, rows, cols in pieces:
+        area = PixelArea(row=whole.row + row, col=whole.col + col, rows=rows, cols=cols)
+        piece = read_onto(file.dataset, file.asset, UTM32, area, method)
+        np.testing.assert_array_equal(piece, at_once[row : row + rows, col : col + cols])
+
+
+def naive_neighbours(file: Opened, area: PixelArea) -> Iterator[tuple[int, int, list[tuple[float, float]]]]:
+    """For each pixel of `area`: the values and weights of the four source pixels around its centre."""
+    a, _, west, _, _, north = file.asset.transform
+    to_file = Transformer.from_crs(UTM32.crs, file.asset.crs, always_xy=True)
+    for i, j in product(range(area.rows), range(area.cols)):
+        x, y = to_file.transform((area.col + j + 0.5) * 10.0, -(area.row + i + 0.5) * 10.0)
+        col, row = (x - west) / a - 0.5, (north - y) / a - 0.5
+        around = []
+        for r, c in product((math.floor(row), math.floor(row) + 1), (math.floor(col), math.floor(col) + 1)):
+            inside = 0 <= r < file.pixels.shape[0] and 0 <= c < file.pixels.shape[1]
+            weight = (1 - abs(row - r)) * (1 - abs(col - c))
+            around.append((float(file.pixels[r, c]) if inside else NODATA, weight))
+        yield i, j, around
+
+
+@pytest.mark.parametrize("name", [name for name, (_, method) in WARPED.items() if method == "bilinear"])
+def test_bilinear_is_what_a_plain_loop_makes(name: str) -> None:
+    file, _ = WARPED[name]
+    # at a corner of the file, so that both its inside and its edges are seen
+    area = PixelArea(row=TOP - 3, col=LEFT - 3, rows=40, cols=40)
+    found = read_onto(file.dataset, file.asset, UTM32, area, "bilinear").astype(np.float64)
+    rounding = 0.5 + 1e-3 if file.pixels.dtype.kind == "u" else 1e-2
+    compared = 0
+    for i, j, around in naive_neighbours(file, area):
+        valid = [(value, weight) for value, weight in around if value != NODATA and weight > 1e-6]
+        if len(valid) == sum(weight > 1e-6 for _, weight in around):
+            exact = sum(value * weight for value, weight in valid) / sum(weight for _, weight in valid)
+            assert abs(found[i, j] - exact) <= rounding, (i, j)
+            compared += 1
+        elif not valid:
+            assert found[i, j] == NODATA
+        elif found[i, j] != NODATA:
+            values = [value for value, _ in valid]
+            assert min(values) - 1 <= found[i, j] <= max(values) + 1, "made of what has data only"
+    assert compared > 500
+
+
+def test_nearest_is_the_pixel_that_holds_the_centre() -> None:
+    file, _ = WARPED["another zone, nearest"]
+    area = PixelArea(row=TOP, col=LEFT, rows=50, cols=50)
+    found = read_onto(file.dataset, file.asset, UTM32, area, "nearest")
+    for i, j, around in naive_neighbours(file, area):
+        ordered = sorted(around, key=lambda item: item[1], reverse=True)
+        if ordered[0][1] - ordered[1][1] > 0.01:
+            assert found[i, j] == ordered[0][0]
+
+
+def test_a_warped_area_beside_the_file_is_empty() -> None:
+    for file, method in WARPED.values():
+        area = PixelArea(row=TOP - 4000, col=LEFT, rows=8, cols=8)
+        assert (read_onto(file.dataset, file.asset, UTM32, area, method) == NODATA).all()
