@@ -85,7 +85,7 @@ LEVEL_OF = {name: level for level, names in MODULES.items() for name in names}
 
 # What a module may import of its own level.
 WITHIN_LEVEL: dict[str, set[str]] = {
-    "config": {"windows", "grid", "encode"},
+    "config": {"windows", "grid", "encode", "geojson"},
     "grid": {"windows"},
     "scene": {"windows", "grid"},
     "metadata": {"windows", "grid", "encode", "config"},

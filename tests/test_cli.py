@@ -121,10 +121,6 @@ def test_help_of_a_verb_in_a_process() -> None:
     assert all(option in words for option in ("--lon", "--lat", "--time", "--layer", "--json"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="only a full stop ends what is listed: examples after a question mark are cut",
-)
 def test_the_list_of_verbs_is_not_cut() -> None:
     done = run_cli("--help")
     assert "..." not in done.stdout
@@ -310,7 +306,6 @@ def test_one_more_window_makes_a_new_version_of_new_shards_only(finished: Campai
     assert explained["cell"]["t"] == 1, "the first window that holds the moment"
 
 
-@pytest.mark.xfail(strict=True, reason="embed.read_sample reshapes no scenes into rows of unknown length")
 def test_a_window_without_scenes_is_no_data(finished: Campaign) -> None:
     def gap(document: dict[str, Any]) -> None:
         document["windows"] = [["2023-07-01", "2023-08-01"], ["2023-08-01", "2023-09-01"]]
@@ -330,9 +325,6 @@ def test_a_window_without_scenes_is_no_data(finished: Campaign) -> None:
     assert (answer["status"], answer["n_obs"], answer["scenes"], answer["scenes_not_used"]) == ("no_data", 0, [], [])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="dashboard_address=None means port 8787 to Dask, with a warning where it is taken"
-)
 def test_consolidation_takes_no_port_that_others_want(finished: Campaign) -> None:
     shutil.rmtree(finished.run.cubes)
     finished.run.newest_cube.unlink()
@@ -350,10 +342,6 @@ def question(campaign: Campaign) -> Any:
     return document["attributes"]["embedcube:what"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="versions are named by recipes, which know no region and no name of a layer",
-)
 @pytest.mark.parametrize("change", ["region", "layer"])
 def test_another_question_with_the_same_shards_is_another_version(finished: Campaign, change: str) -> None:
     old = finished.run.newest_cube.resolve()
@@ -377,7 +365,6 @@ def test_another_question_with_the_same_shards_is_another_version(finished: Camp
     assert verify_run(campaign, finished.run, lambda *_: None, recompute=0) == []
 
 
-@pytest.mark.xfail(strict=True, reason="cli._open writes campaign.yaml for every verb, also while ranks read it")
 def test_looking_changes_nothing(finished: Campaign) -> None:
     finished.cli("status")
     before = files(finished.run.root)

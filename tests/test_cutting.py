@@ -206,7 +206,7 @@ def cells(
     resolved, run = load_campaign(campaign.file), campaign.run
     resolved = resolved.model_copy(update={"layers": {layer: resolved.layers[layer]}})
     planned = plan(resolved, run)
-    place, scenes = planned.layers[layer].range, read_inventory(run)
+    place, scenes = planned.layers[layer].range, read_inventory(resolved, run)
     shards = [shard for group in read_shards(run, planned) for shard in group]
     kernel = make_kernel(resolved, layer, read_weights(resolved, run, layer)[0], torch.device("cpu"))
     kernel = replace(kernel, batch=batch)

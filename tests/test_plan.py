@@ -206,7 +206,6 @@ def test_only_shards_that_touch_the_region(mine: Campaign, prepared: Prepared, n
         assert len(wanted) < place.rows * place.cols, "the test must see a difference"
 
 
-@pytest.mark.xfail(strict=True, reason="odc-geo takes no GeometryCollection, which config makes of every collection")
 def test_geojson_features_are_one_region(mine: Campaign, prepared: Prepared) -> None:
     two = REGIONS["two places"][0]["geometry"]
     features = [
@@ -591,7 +590,7 @@ def test_an_edited_campaign_needs_a_new_plan(mine: Campaign) -> None:
 def test_a_task_that_the_plan_lacks_is_refused(mine: Campaign) -> None:
     put(mine, {"how.tasks": 2})
     planned(mine)
-    with pytest.raises(RequestError, match="^--task 2: the plan has tasks 0 to 1$"):
+    with pytest.raises(RequestError, match=r"^--task 2: the plan has tasks 0 to 1$"):
         app(["embed", str(mine.file), "--task", "2"], standalone_mode=False)
 
 
@@ -609,7 +608,6 @@ def test_stages_name_the_one_before_them(demo: Campaign) -> None:
 @pytest.mark.parametrize(
     "bbox", [[7, 50, 8, 151], [392_280, 5_630_000, 400_000, 5_640_000], [50.84, 7.5, 50.88, 7.6]], ids=str
 )
-@pytest.mark.xfail(strict=True, reason="cut does not look at what the region became on the grid")
 def test_a_region_that_shows_nothing_of_the_archive_is_refused(
     mine: Campaign, prepared: Prepared, bbox: list[float]
 ) -> None:
@@ -618,7 +616,6 @@ def test_a_region_that_shows_nothing_of_the_archive_is_refused(
         cut(load_campaign(mine.file), LAYER, prepared.scenes)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing ties an inventory to the bands that it was made for")
 def test_an_inventory_of_other_bands_is_refused(mine: Campaign) -> None:
     planned(mine)
     put(mine, {"archives.s2.bands": ["B08", "B04", "B03", "B02"]})
@@ -626,7 +623,6 @@ def test_an_inventory_of_other_bands_is_refused(mine: Campaign) -> None:
         planned(mine)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing ties a plan to the inventory whose rows it names")
 def test_a_plan_of_another_inventory_is_refused(mine: Campaign, tmp_path: Path) -> None:
     put(mine, {"region": {"bbox": [395_000, 5_635_000, 396_000, 5_636_000], "crs": "EPSG:32632"}})
     planned(mine)
@@ -701,7 +697,7 @@ def test_weights_are_taken_from_another_campaign(mine: Campaign, base: dict[Plac
 
 def test_plans_are_written_whole(mine: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     first = planned(mine)
-    assert read_inventory(mine.run)
+    assert read_inventory(load_campaign(mine.file), mine.run)
     assert read_plan(load_campaign(mine.file), mine.run) == first
 
     def fails(*_: object, **__: object) -> None:

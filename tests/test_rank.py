@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.conftest import Campaign
 
-from conftest import Campaign
 from embedcube.errors import WorkError
 
 

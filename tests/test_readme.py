@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import yaml
+from tests.conftest import Campaign as CampaignFile
+from tests.conftest import run_cli
 
-from conftest import Campaign as CampaignFile
-from conftest import run_cli
 from embedcube.config import Campaign
 
 ROOT = Path(__file__).parents[1]

@@ -112,7 +112,7 @@ def kernel_and_shards(finished: Campaign) -> tuple[LayerKernel, dict[tuple[int, 
     campaign, run = load_campaign(finished.file), finished.run
     kernel = make_kernel(campaign, "s2_mosaiks", read_weights(campaign, run, "s2_mosaiks")[0], torch.device("cpu"))
     shards = [shard for group in read_shards(run, read_plan(campaign, run)) for shard in group]
-    return kernel, {(s.t, s.iy, s.ix): s for s in shards}, read_inventory(run)
+    return kernel, {(s.t, s.iy, s.ix): s for s in shards}, read_inventory(campaign, run)
 
 
 @pytest.mark.parametrize("method", ["median", "mean"])

@@ -1,4 +1,4 @@
-"""Kills its own process with SIGKILL at a named point, from outside the package that it kills.
+"""Kills its own process at a named point, from outside the package that it kills.
 
 Python imports a module of this name at every start: with this folder on PYTHONPATH, and KILL_POINT in the environment
 (the JSON of `tests.test_killing.KillPoint`), the process that is meant watches what it asks of the operating
@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 from typing import Any
 
@@ -20,11 +19,11 @@ PATH_ARGUMENT = {"os.rename": 1, "os.link": 1, "os.symlink": 1}
 
 
 def die(point: dict[str, Any]) -> None:
-    """End this process, or its whole group, as the kernel does when memory is short: now."""
+    """End (or stop) this process, or its whole group, as the kernel does when memory is short: now."""
     if point["group"]:
         assert os.getpgrp() != point["spared_group"], "started without a process group of its own"
-        os.kill(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(0, point["signal"])
+    os.kill(os.getpid(), point["signal"])
 
 
 def watch(point: dict[str, Any]) -> None:
