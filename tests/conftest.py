@@ -83,10 +83,10 @@ class Campaign:
 
 def cube_bytes(cube: Path, *, provenance: bool = False) -> dict[str, str]:
     """SHA-256 of every file of a cube by its relative path; without `provenance/` unless asked."""
+    cube = cube.resolve()
     return {
         str(path.relative_to(cube)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(cube.resolve().rglob("*"))
-        for cube in [cube.resolve()]
+        for path in sorted(cube.rglob("*"))
         if path.is_file() and (provenance or path.relative_to(cube).parts[0] != "provenance")
     }
 

@@ -224,17 +224,17 @@ def cf(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
     return {name: messages for name, lost, messages in result["checks"] if lost}
 
 
+MENDED_LATER = "§4.4 Time Coordinate"
+
+
 def test_the_zone_keeps_the_rules_of_cf(cf: dict[str, list[str]]) -> None:
-    found = {name: messages for name, messages in cf.items() if name not in MENDED_LATER}
+    found = {name: messages for name, messages in cf.items() if name != MENDED_LATER}
     assert found.keys() == ACCEPTED.keys(), found
 
 
-MENDED_LATER = ("§4.4 Time Coordinate", "§7.1 Cell Boundaries")
-
-
-@pytest.mark.parametrize("section", MENDED_LATER)
-def test_the_zone_keeps_more_rules_of_cf(cf: dict[str, list[str]], section: str) -> None:
-    assert section not in cf, cf[section]
+@pytest.mark.xfail(strict=True, reason="time has no units_metadata (leap_seconds: none), which CF-1.11 recommends")
+def test_the_zone_keeps_more_rules_of_cf(cf: dict[str, list[str]]) -> None:
+    assert MENDED_LATER not in cf, cf[MENDED_LATER]
 
 
 def test_the_rules_that_matter_most_by_hand(cube: Path) -> None:

@@ -11,7 +11,11 @@ its recipe.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+# MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
+os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2,STRICT")
 
 import numpy as np
 import torch

@@ -14,6 +14,10 @@ NOT_PROCESSED, VALID, NO_DATA, MASKED, FAILED, VALID_INCOMPLETE = range(6)
 STATUS_MEANINGS = ("not_processed", "valid", "no_data", "masked", "failed", "valid_incomplete")
 
 
+_LARGEST_SCALE = np.nextafter(np.float32(np.finfo(np.float32).max / 127), np.float32(0))
+"""127 times this is still finite"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedVectors:
     """Vectors as they are stored."""
@@ -32,7 +36,7 @@ def encode(vectors: NDArray[np.float32], encoding: Encoding) -> EncodedVectors:
     """
     if encoding == "int8":
         largest = np.abs(vectors).max(axis=-1, initial=0)
-        scale = (largest / np.float32(127)).astype(np.float32)
+        scale = np.minimum((largest / np.float32(127)).astype(np.float32), _LARGEST_SCALE)
         # scales so small that they lose digits (subnormal) would make q exceed 127
         divisor = np.where(scale > 0, scale, np.float32(1))[..., None]
         stored = np.clip(np.rint(vectors / divisor), -127, 127).astype(np.int8)
@@ -51,7 +55,8 @@ def decode(stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[n
 
 def int8_bound(scale: NDArray[np.float32]) -> NDArray[np.float64]:
     """The largest error of one number of an int8 vector: half a step, and the rounding of three float32 operations."""
-    return np.asarray(scale, np.float64) * (0.5 + 127 * 4 * np.finfo(np.float32).eps)
+    float32 = np.finfo(np.float32)
+    return np.asarray(scale, np.float64) * (0.5 + 127 * 4 * float32.eps) + 127 * float(float32.smallest_subnormal)
 
 
 def fill_value(encoding: Encoding) -> float | int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -166,6 +167,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
         "kernel": str(KERNEL_VERSION),
         "device": device_class(device),
         "torch": torch.__version__,
+        "mkl": os.environ["MKL_CBWR"],
         "numpy": np.__version__,
         "gdal": rasterio.__gdal_version__,
         "proj": f"{rasterio.__proj_version__} {pyproj.proj_version_str}",

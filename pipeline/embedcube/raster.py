@@ -14,9 +14,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from embedcube.errors import CorruptInput
@@ -140,7 +138,7 @@ def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: M
     """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
 
     Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
-    so that an integer pixel gets the same value whatever area it is asked with (float ones to the last bits).
+    so that a pixel gets the same value whatever area it is asked with.
     """
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
@@ -188,25 +186,37 @@ def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, re
 
 
 def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels) -> None:
+    """Each pixel from the file's pixels around its centre.
+
+    The centre is found exactly and from whole numbers, so that a place has the same bits whatever area it is asked
+    with (rasterio's `reproject` always interpolates the places).
+    """
     window = _source_window(asset, grid, area)
     if window is None:
         return
-    transform = Affine(*asset.transform) @ Affine.translation(window.col_off, window.row_off)
-    reproject(
-        dataset.read(1, window=window),
-        result,
-        src_transform=transform,
-        src_crs=asset.crs,
-        src_nodata=asset.nodata,
-        dst_transform=grid.affine(area),
-        dst_crs=grid.crs,
-        dst_nodata=asset.nodata,
-        resampling=Resampling[method],
-        # exact transform and a fixed kernel width: else both depend on the area that is asked for
-        tolerance=0,
-        XSCALE=1,
-        YSCALE=1,
-    )
+    pixels = dataset.read(1, window=window)
+    known = np.isfinite(pixels) & (pixels != asset.nodata)
+    x = grid.origin_x + (2 * np.arange(area.col, area.col + area.cols) + 1) * (grid.pixel / 2)
+    y = grid.origin_y - (2 * np.arange(area.row, area.row + area.rows) + 1) * (grid.pixel / 2)
+    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
+    a, b, c, d, e, f = tuple(~Affine(*asset.transform))[:6]
+    xs, ys = transformer.transform(*np.meshgrid(x, y))
+    cols, rows = a * xs + b * ys + c - window.col_off, d * xs + e * ys + f - window.row_off
+    total, weight = np.zeros(result.shape), np.zeros(result.shape)
+    shift = 0.5 if method == "bilinear" else 0.0
+    row0, col0 = np.floor(rows - shift).astype(np.int64), np.floor(cols - shift).astype(np.int64)
+    for down in (0, 1) if shift else (0,):
+        for right in (0, 1) if shift else (0,):
+            row, col = row0 + down, col0 + right
+            share = (1 - np.abs(rows - 0.5 - row)) * (1 - np.abs(cols - 0.5 - col)) if shift else np.ones(result.shape)
+            inside = (row >= 0) & (row < pixels.shape[0]) & (col >= 0) & (col < pixels.shape[1])
+            at = (np.clip(row, 0, pixels.shape[0] - 1), np.clip(col, 0, pixels.shape[1] - 1))
+            share = np.where(inside & known[at], share, 0)
+            total += np.where(share > 0, pixels[at], 0) * share
+            weight += share
+    found = weight > 1e-5
+    values = total[found] / weight[found]
+    result[found] = np.rint(values) if result.dtype.kind in "iu" else values
 
 
 def _source_window(asset: Asset, grid: Grid, area: PixelArea) -> Window | None:

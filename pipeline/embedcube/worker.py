@@ -102,6 +102,7 @@ def _start_rank(
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         "OMP_NUM_THREADS": str(how.threads_per_rank),
+        "MKL_CBWR": os.environ["MKL_CBWR"],
         # idle threads of one rank must not spin on the cores of another
         "OMP_WAIT_POLICY": "PASSIVE",
         "GDAL_CACHEMAX": str(how.cache_mb),

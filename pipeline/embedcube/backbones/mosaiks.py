@@ -46,8 +46,8 @@ class Mosaiks:
         self._layout = layout
         self._bands = bands
         kernel = self._options.kernel_px
-        if kernel % 2 == 0 or kernel < 1:
-            raise ValueError(f"mosaiks: kernel_px {kernel} is not odd")
+        if kernel % 2 == 0 or kernel < 3:
+            raise ValueError(f"mosaiks: kernel_px {kernel} is not an odd number of at least 3")
         if self._options.filters < 1:
             raise ValueError(f"mosaiks: filters {self._options.filters} is not positive")
         if layout.halo_px < kernel // 2:
