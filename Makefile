@@ -11,16 +11,19 @@ DEV_STAMP := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test test-all lint bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 quickstart: demo/campaign.yaml ## install, write a small synthetic archive to demo/, and turn it into a cube
 	@echo "run         demo/campaign.yaml"
 	@$(BIN)/embedcube run demo/campaign.yaml
 
-test: lint ## install with the developers' tools; lint; every test that this machine can run
+test: lint ## install with the developers' tools; lint; the tests, but those that kill and re-cut whole campaigns
+	@$(BIN)/python -m pytest --no-header -m "not chaos and not slow"
+
+test-all: lint ## as test, with everything that this machine can run (chaos, slow): the better part of an hour
 	@$(BIN)/python -m pytest --no-header
 
 lint: $(DEV_STAMP) ## ruff and mypy alone
