@@ -110,17 +110,22 @@ def alive_in(group: int) -> bool:
     return any(status != psutil.STATUS_ZOMBIE for status in statuses_in(group))
 
 
-def wait_until(done: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+def wait_until(done: Callable[[], object], what: str) -> None:
     """Look every few milliseconds; the test fails when it does not come true."""
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + TIMEOUT_S
     while not done():
-        assert time.monotonic() < end, f"after {timeout_s} s still not: {what}"
-        time.sleep(0.005)
+        assert time.monotonic() < end, f"after {TIMEOUT_S} s still not: {what}"
+        time.sleep(0.02)
 
 
 def wait_for(process: "subprocess.Popen[str]", sign: Callable[[], object]) -> None:
     """Until there is a sign of work, or the process has ended."""
     wait_until(lambda: sign() or process.poll() is not None, "a sign of work")
+
+
+def record_files(run: RunDir) -> set[Path]:
+    """One for each rank that has recorded something."""
+    return set(run.parts.glob(f"*/*/*/{RECORDS}"))
 
 
 def attempts(run: RunDir) -> dict[str, list[str]]:
@@ -328,22 +333,21 @@ class Kill:
 
 def kill_embed(campaign: Campaign, moment: Moment, everything: set[str]) -> Kill | None:
     """Start `embed` and kill its process group at the moment; None if it had ended before."""
-    before, left = attempts(campaign.run), everything - recorded_recipes(campaign.run)
-
-    def recorded() -> list[str]:
-        return [recipe for name, recipes in attempts(campaign.run).items() if name not in before for recipe in recipes]
+    run = campaign.run
+    before, files, left = attempts(run), record_files(run), everything - recorded_recipes(run)
 
     with running(campaign, "embed") as process:
         if moment.after_first_record:
-            wait_for(process, recorded)
+            wait_for(process, lambda: record_files(run) > files)
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment.delay_s)
     if process.returncode == 0:
         return None
     assert process.returncode == KILLED
-    assert_records_hold(campaign.run)
-    assert set(recorded()) <= left, "it did what was done"
-    return Kill(len(recorded()), len(left))
+    assert_records_hold(run)
+    recorded = [recipe for name, recipes in attempts(run).items() if name not in before for recipe in recipes]
+    assert set(recorded) <= left, "it did what was done"
+    return Kill(len(recorded), len(left))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,15 +401,15 @@ def test_embed_asked_to_stop_says_start_again(planned: Campaign, finished_demo: 
     """SIGTERM to the parent, as `kill` sends it; then SIGINT to all, as Ctrl-C does; then the rest."""
     everything = planned_recipes(planned)
     for ask, number in ((os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)):
-        before = recorded_recipes(planned.run)
+        before, files = recorded_recipes(planned.run), record_files(planned.run)
         with running(planned, "embed") as process:
-            wait_for(process, lambda before=before: recorded_recipes(planned.run) > before)  # type: ignore[misc]
+            wait_for(process, lambda files=files: record_files(planned.run) > files)  # type: ignore[misc]
             ask(process.pid, number)
             _, said = process.communicate(timeout=TIMEOUT_S)
             assert not alive_in(process.pid), "ranks outlive their parent"
         assert process.returncode == START_AGAIN, said
         assert "start the same command again" in said
-        for records in planned.run.parts.glob(f"*/*/*/{RECORDS}"):
+        for records in record_files(planned.run):
             assert records.read_bytes().endswith(b"\n"), "a rank was not left the time to finish its record"
         assert before < recorded_recipes(planned.run) < everything
     planned.cli("embed")
@@ -420,7 +424,7 @@ def test_ranks_without_their_parent_finish_what_they_hold_and_end(small: Campaig
     campaign = twin(small, tmp_path / "orphaned")
     run = campaign.run
     with running(campaign, "embed") as process:
-        wait_for(process, lambda: recorded_recipes(run))
+        wait_for(process, lambda: record_files(run))
         process.kill()
         process.wait()
         at_kill = len(recorded_recipes(run))
@@ -428,7 +432,7 @@ def test_ranks_without_their_parent_finish_what_they_hold_and_end(small: Campaig
     assert at_kill < len(planned_recipes(campaign)) - 100
     assert len(recorded_recipes(run)) - at_kill <= 2 * PIPELINE_DEPTH
     assert_records_hold(run)
-    for records in run.parts.glob(f"*/*/*/{RECORDS}"):
+    for records in record_files(run):
         assert records.read_bytes().endswith(b"\n")
 
 

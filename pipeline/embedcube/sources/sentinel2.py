@@ -119,6 +119,9 @@ class Sentinel2:
 
     def _asset(self, item_path: Path, item: dict[str, Any], band: str, full_digests: bool) -> Asset:
         path, description = _find_file(item_path, item, band)
+        size = path.stat().st_size
+        if (said := description.get("file:size", size)) != size:
+            raise CorruptInput(f"{band}: {path.name} has {size} bytes, its item says {said}")
         with rasterio.open(path) as dataset:
             if dataset.crs is None:
                 raise CorruptInput(f"{band}: {path.name} has no coordinate reference system")
@@ -137,7 +140,7 @@ class Sentinel2:
                 block_cols=dataset.block_shapes[0][1],
                 dtype=dtype.name,
                 nodata=nodata,
-                size=path.stat().st_size,
+                size=size,
                 digest=_digest(path, description, full_digests),
             )
 
