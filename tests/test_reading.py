@@ -30,6 +30,8 @@ from embedcube.raster import RasterReader, read_onto
 from embedcube.scene import Asset, Scene
 from embedcube.sources.sentinel2 import Sentinel2
 
+pytestmark = pytest.mark.slow
+
 NODATA = 0
 UTM32 = Grid(crs="EPSG:32632", pixel=10.0)
 
