@@ -121,7 +121,6 @@ def test_help_of_a_verb_in_a_process() -> None:
     assert all(option in words for option in ("--lon", "--lat", "--time", "--layer", "--json"))
 
 
-@pytest.mark.xfail(strict=True, reason="the first sentence about `preview` is longer than a line")
 def test_the_list_of_verbs_is_not_cut() -> None:
     done = run_cli("--help")
     listed = done.stdout.split("Commands:")[1]

@@ -130,7 +130,7 @@ def test_every_fit_of_one_sample_has_the_same_bytes() -> None:
     ("layout", "kernel"),
     [
         (LAYOUT, 3),
-        (ShardLayout(chip_px=32, halo_px=0, cell_px=8, chips=1), 1),
+        (ShardLayout(chip_px=32, halo_px=2, cell_px=7, chips=1), 5),
         (ShardLayout(chip_px=26, halo_px=5, cell_px=16, chips=1), 5),  # one cell for the whole kept centre
         (ShardLayout(chip_px=24, halo_px=4, cell_px=1, chips=1), 3),  # a cell for every pixel
     ],
@@ -162,8 +162,9 @@ def test_frames_are_averaged() -> None:
     ("options", "layout", "complaint"),
     [
         ({"filter": 3}, LAYOUT, 'no option "filter"; it has filters, kernel_px, seed'),
-        ({"kernel_px": 2}, LAYOUT, "kernel_px 2 is not odd"),
-        ({"kernel_px": -1}, LAYOUT, "kernel_px -1 is not odd"),
+        ({"kernel_px": 2}, LAYOUT, "kernel_px 2 is not an odd number of at least 3"),
+        ({"kernel_px": 1}, LAYOUT, "kernel_px 1 is not an odd number of at least 3"),
+        ({"kernel_px": -1}, LAYOUT, "kernel_px -1 is not an odd number of at least 3"),
         ({"filters": 0}, LAYOUT, "filters 0 is not positive"),
         ({"kernel_px": 5}, LAYOUT, "a kernel of 5 px needs halo_px >= 2, it is 1"),
         ({}, ShardLayout(chip_px=32, halo_px=0, cell_px=16, chips=1), "a kernel of 3 px needs halo_px >= 1, it is 0"),

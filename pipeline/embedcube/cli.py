@@ -218,7 +218,7 @@ def preview(
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; by default beside the cube.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pictures of the first three principal components, PNG and GeoTIFF.  Example: embedcube preview cube.zarr"""
+    """Pictures of the principal components (PNG, GeoTIFF).  Example: embedcube preview cube.zarr"""
     from embedcube.report import preview as draw
 
     files = draw(cube, out or cube.absolute().parent / "report")

@@ -78,13 +78,10 @@ def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPl
 
 
 def _write_times(zone: zarr.Group, windows: tuple[Window, ...]) -> None:
-    units = {
-        "units": "seconds since 1970-01-01T00:00:00Z",
-        "calendar": "proleptic_gregorian",
-        "units_metadata": "leap_seconds: utc",
-    }
+    units = {"units": "seconds since 1970-01-01T00:00:00Z", "calendar": "proleptic_gregorian"}
     bounds = np.array([[int(w.start.timestamp()), int(w.end.timestamp())] for w in windows], dtype=np.int64)
     about = {"standard_name": "time", "long_name": "start of the window", "axis": "T", "bounds": "time_bnds"}
+    about["units_metadata"] = "leap_seconds: utc"  # bounds inherit it and may not repeat it (CF 7.1)
     _coordinate(zone, "time", ("time",), bounds[:, 0], about | units)
     _coordinate(zone, "time_bnds", ("time", "bnds"), bounds, units)
 
