@@ -44,7 +44,7 @@ MAY_IMPORT: dict[Level, set[Level]] = {
 
 # Every module of the package, once; a module that is not here fails.
 MODULES: dict[Level, list[str]] = {
-    Level.GROUND: ["", "errors", "sources", "backbones", "executors"],
+    Level.GROUND: ["", "errors", "machine", "progress", "sources", "backbones", "executors"],
     Level.VALUES: ["windows", "geojson", "grid", "scene", "encode", "config", "metadata", "rundir", "store"],
     Level.USING: ["cube", "find", "decode", "exchange"],
     Level.CONTRACTS: ["raster", "sources.base", "backbones.base", "registry"],

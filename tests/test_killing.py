@@ -511,6 +511,15 @@ def test_a_torn_last_line_is_no_record(kept: int, embedded: Campaign) -> None:
         consolidate(load_campaign(embedded.file), embedded.run, lambda done, total: None)
 
 
+def test_a_line_of_zeros_is_no_record(embedded: Campaign) -> None:
+    """As a power cut leaves the end of a file that grew."""
+    path = next(embedded.run.parts.glob(f"*/*/*/{RECORDS}"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + bytes(100) + b"\n")
+    lost = json.loads(lines[-1])["recipe"]
+    assert recorded_recipes(embedded.run) == planned_recipes(embedded) - {lost}
+
+
 def test_a_record_whose_object_is_damaged_stops_consolidate(embedded: Campaign) -> None:
     """One bit of one object; the message names the file, and no cube comes of it."""
     damaged = next(iter(sorted(some_part(embedded).rglob("embedding/c.*"))))

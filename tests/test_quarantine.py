@@ -133,6 +133,8 @@ class Fault:
     """done to the scene's folder after it was indexed"""
     pixels: int | None = None
     """the value of all pixels"""
+    mask: int | None = None
+    """the class of all pixels"""
     driver: str = "GTiff"
 
 
@@ -174,6 +176,7 @@ FAULTS = {
     "no_band": Fault(before=_drop_band, reason="the item has no file of this band"),
     "not_as_catalogued": Fault(before=_catalogue_other_size, reason="its item says"),
     "zeros": Fault(pixels=0, reason="B02.tif is empty where SCL has data"),
+    "zeros_in_mask": Fault(mask=0, reason="SCL.tif is empty where all bands have data"),
     "gone": Fault(after=lambda folder: (folder / "B02.tif").unlink(), reason="B02.tif is gone since it was indexed"),
     "mask_gone": Fault(after=lambda folder: (folder / "SCL.tif").unlink(), reason="SCL.tif is gone since"),
     "folder_gone": Fault(after=shutil.rmtree, reason="B02.tif is gone since it was indexed"),
@@ -199,6 +202,8 @@ def _write_faulty_archive(archive: Path) -> None:
         fault, bands = FAULTS[name], _bands(SHARD_PX - 2 * INSET_PX, SHARD_PX - 2 * INSET_PX, i)
         if fault.pixels is not None:
             bands["B02"][:] = fault.pixels
+        if fault.mask is not None:
+            bands["SCL"][:] = fault.mask
         layout: dict[str, Any] = {"blockxsize": 64, "blockysize": 64}
         if fault.driver != "GTiff":
             layout |= {"driver": fault.driver, "compress": None, "tiled": None, "quality": 100, "reversible": True}
@@ -370,6 +375,43 @@ def test_an_error_that_passes_leaves_no_trace(
     assert list(hit.values()) == [len(which.split(","))] * 4, "each of the four files has had its failures"
     assert not quarantine_lines(campaign.run)
     assert objects_of(campaign.run) == clean.objects
+
+
+@pytest.mark.chaos
+def test_index_reads_again_what_the_file_system_did_not_give(clean: Clean, tmp_path: Path) -> None:
+    """An error that passes makes no verdict; one that stays stops `index`, which says to start again."""
+    campaign = small_campaign(tmp_path, clean.archive)
+    before = campaign.run.inventory.read_bytes()
+    failed = tmp_path / "failed"
+    for which, exit_code in (("0", 0), ("all", 75)):
+        failed.unlink(missing_ok=True)
+        done = run_cli(
+            "index",
+            campaign.file,
+            environment=shim.failing(which, clean.archive, failed, call="fread", process="index"),
+        )
+        assert done.returncode == exit_code, done.stderr
+        assert failed.read_text(), "nothing was made to fail"
+        assert campaign.run.inventory.read_bytes() == before
+    assert "archives.s2" in done.stderr
+    assert "could not be read whole, though its bytes are right" in done.stderr
+
+
+def test_a_file_that_comes_back_is_read_when_asked(clean: Clean, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(clean.archive, archive)
+    campaign = small_campaign(tmp_path, archive, read_attempts=2, error_budget=1.0)
+    path = archive / "scene0" / "B02.tif"
+    path.rename(tmp_path / "B02.tif")
+    campaign.cli("embed")
+    assert {line["scene"] for line in quarantine_lines(campaign.run)} == {"scene0"}
+    (tmp_path / "B02.tif").rename(path)
+    before = records(campaign.run)
+    campaign.cli("embed")
+    assert records(campaign.run) == before, "a verdict stands until somebody asks again"
+    campaign.cli("embed", "--retry-quarantined")
+    campaign.cli("consolidate")
+    assert cube_bytes(campaign.run.newest_cube) == clean.cube
 
 
 @pytest.mark.chaos

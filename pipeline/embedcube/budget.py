@@ -23,5 +23,6 @@ def refuse_over_budget(campaign: Campaign, scenes: list[Scene], records: list[Re
         scene, reason = next(iter(sorted(found.items())))
         raise WorkError(
             f"{len(found)} of {len(scenes)} scenes cannot be read, how.error_budget allows {budget:.0%}; "
-            f"the first is {scene}: {reason}. Replace the files and index again, or raise the budget"
+            f"the first is {scene}: {reason}. Replace the files and index again, or where they have only "
+            "come back `embedcube embed --retry-quarantined`; or raise the budget"
         )

@@ -7,8 +7,6 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
+from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
     from embedcube.config import Campaign
@@ -130,10 +129,13 @@ def embed(
     campaign_file: CampaignFile,
     task: Annotated[int | None, typer.Option(help="Only this task of the plan.", min=0)] = None,
     ranks: Ranks = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Also shards of unreadable scenes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
-    campaign, folder = _begin(campaign_file, ranks)
+    campaign, folder = _begin(campaign_file, ranks, retry_quarantined=retry_quarantined)
     _print(_embed(campaign, folder, _teller(as_json), task), as_json)
 
 
@@ -155,7 +157,7 @@ def verify(
     if path.is_dir():
         from embedcube.verify import verify_cube
 
-        with _progress("verify", say) as progress:
+        with shown("verify", "shards", say) as progress:
             findings = [str(finding) for finding in verify_cube(path, progress)]
         _say_findings(findings, say)
     else:
@@ -235,9 +237,6 @@ def schema() -> None:
     print(json.dumps(Campaign.model_json_schema(), indent=2))
 
 
-Say = Callable[[str], None]
-
-
 def _open(campaign_file: Path) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to look at."""
     from embedcube.config import load_campaign
@@ -247,14 +246,17 @@ def _open(campaign_file: Path) -> "tuple[Campaign, RunDir]":
     return campaign, RunDir(campaign.run_folder)
 
 
-def _begin(campaign_file: Path, ranks: int | None = None) -> "tuple[Campaign, RunDir]":
+def _begin(
+    campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
+) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
     from embedcube.config import dump_campaign
     from embedcube.rundir import write_atomically
 
     campaign, folder = _open(campaign_file)
-    if ranks is not None:
-        campaign = campaign.model_copy(update={"how": campaign.how.model_copy(update={"ranks": ranks})})
+    said = {"ranks": ranks, "retry_quarantined": retry_quarantined or None}
+    how = campaign.how.model_copy(update={name: value for name, value in said.items() if value is not None})
+    campaign = campaign.model_copy(update={"how": how})
     folder.root.mkdir(parents=True, exist_ok=True)
     text = dump_campaign(campaign).encode()
     if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
@@ -265,10 +267,11 @@ def _begin(campaign_file: Path, ranks: int | None = None) -> "tuple[Campaign, Ru
 def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, digest_full: bool) -> dict[str, Any]:
     from embedcube.inventory import index as index_archives
 
-    scenes = index_archives(campaign, folder, full_digests=digest_full)
+    with shown("index", "scenes", say) as progress:
+        scenes = index_archives(campaign, folder, progress, full_digests=digest_full)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict}
     weak = sum(scene.weak for scene in scenes)
-    say(f"index       {len(scenes)} scenes, {len(bad)} unusable, {weak} with weak digests")
+    say(f"            {len(bad)} unusable, {weak} with weak digests")
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
     return {"scenes": len(scenes), "unusable": bad, "weak": weak}
@@ -277,9 +280,10 @@ def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, digest_full: boo
 def _fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     from embedcube.fit import fit as fit_layers
 
-    layers = fit_layers(campaign, folder)
+    with shown("fit", "chips", say) as progress:
+        layers = fit_layers(campaign, folder, progress)
     for layer in layers:
-        say(f"fit         {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
+        say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
     return {"weights": {layer.layer: layer.digest for layer in layers}}
 
 
@@ -304,7 +308,7 @@ def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -
     if task is not None and task >= made.tasks:
         raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
     tasks = list(range(made.tasks)) if task is None else [task]
-    with _progress("embed", say) as progress:
+    with shown("embed", "shards", say) as progress:
         plugin("executors", campaign.how.executor)().run(campaign, folder, tasks, progress)
     recipes = {shard.recipe for group in read_shards(folder, made, task) for shard in group}
     records = [record for _, record in scan_records(folder) if record.recipe in recipes]
@@ -318,7 +322,7 @@ def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -
 def _consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     from embedcube.consolidate import consolidate as make_cube
 
-    with _progress("consolidate", say) as progress:
+    with shown("consolidate", "shards", say) as progress:
         made = make_cube(campaign, folder, progress)
     what = f"{made.linked} objects linked, {made.copied} copied" if made.linked + made.copied else "there already"
     say(f"            version {made.version}: {made.shards} shards, {what}")
@@ -330,7 +334,7 @@ def _verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int)
 
     if not folder.newest_cube.exists():
         raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
-    with _progress("verify", say) as progress:
+    with shown("verify", "shards", say) as progress:
         findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
     _say_findings(findings, say)
     return findings
@@ -357,33 +361,3 @@ def _teller(as_json: bool) -> Say:
 def _print(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer))
-
-
-@contextmanager
-def _progress(stage: str, say: Say) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere one line at the end, and one every half minute."""
-    start = last = time.monotonic()
-    seen = (0, 0)
-    if sys.stdout.isatty() and say is print:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description:<11}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns) as bar:
-            task = bar.add_task(stage, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-
-    def report(done: int, total: int) -> None:
-        nonlocal last, seen
-        seen = (done, total)
-        if time.monotonic() - last > 30:
-            last = time.monotonic()
-            say(f"{stage:<12}{done} of {total} shards after {last - start:.0f} s")
-
-    yield report
-    say(f"{stage:<12}{seen[0]} of {seen[1]} shards in {time.monotonic() - start:.1f} s")

@@ -29,6 +29,7 @@ from pydantic import (
 
 from embedcube.errors import RequestError
 from embedcube.geojson import read_geojson
+from embedcube.machine import cores, memory_bytes
 from embedcube.windows import Duration, Window, utc, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -223,31 +224,33 @@ class How(Block):
     """the folder of run folders, relative to the campaign file"""
     executor: str = "local"
     tasks: int = Field(1, gt=0)
-    ranks: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), gt=0)
+    ranks: int = Field(default_factory=cores, gt=0)
     """processes in a task, one device each; on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
     """of one rank; by default the machine's cores over the ranks"""
     device: Literal["cpu", "cuda"] = "cpu"
     mem_gb: float | None = Field(None, gt=0)
-    """memory one rank may take; by default three quarters of the machine's over the ranks"""
+    """memory one rank may take; by default three quarters of what this process may use, over the ranks"""
     cache_mb: int = Field(256, gt=0)
     """decoded blocks a rank keeps between neighbouring shards"""
     error_budget: float = Field(0.1, ge=0, le=1)
     """share of the scenes that may turn out unreadable before the campaign fails"""
     read_attempts: int = Field(4, gt=0)
     """tries of a read that fails for a passing reason"""
+    retry_quarantined: bool = False
+    """embed the shards of unreadable scenes again: the files have come back"""
 
     @property
     def threads_per_rank(self) -> int:
         """`threads`, or this machine's cores over the ranks."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.ranks)
+        return self.threads or max(1, cores() // self.ranks)
 
     @property
     def mem_bytes_per_rank(self) -> int:
         """`mem_gb`, or three quarters of this machine's memory over the ranks."""
         if self.mem_gb is not None:
             return int(self.mem_gb * 1e9)
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4 // self.ranks
+        return memory_bytes() * 3 // 4 // self.ranks
 
 
 class Campaign(Block):

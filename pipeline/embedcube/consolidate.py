@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from embedcube.errors import WorkError
 from embedcube.inventory import read_inventory
 from embedcube.parts import Record, StoredObject, scan_records
 from embedcube.plan import read_plan, read_shards
+from embedcube.progress import Progress
 from embedcube.provenance import Made, write_provenance
 from embedcube.rundir import TEMPORARY_PREFIX, RunDir, fsync_folder, point_symlink, replacing
 from embedcube.template import write_template
@@ -42,7 +42,7 @@ class Consolidated:
     """objects that could not be linked (another file set): the disk holds them twice"""
 
 
-def consolidate(campaign: Campaign, run: RunDir, progress: Callable[[int, int], None]) -> Consolidated:
+def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolidated:
     """Make the cube of the plan from the parts.
 
     The version is named by what is in it, so an equal cube that exists already is not made again.
@@ -137,9 +137,7 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
     return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
 
 
-def _adopt(
-    campaign: Campaign, made: list[Made], building: Path, progress: Callable[[int, int], None]
-) -> tuple[int, int]:
+def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progress) -> tuple[int, int]:
     """Link every object into the cube; one Dask task per shard."""
     from dask.distributed import Client, LocalCluster, as_completed
 

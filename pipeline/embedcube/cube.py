@@ -42,6 +42,7 @@ class Cube:
             self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
             raise RequestError(f"{path}: not a cube (no Zarr v3 group there)") from None
+        self._arrays: dict[tuple[str, str], Any] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{path}: a Zarr group, but not a cube of embedcube")
 
@@ -60,6 +61,16 @@ class Cube:
         """The Zarr group of a zone."""
         return self._root[zone]
 
+    def array(self, zone: str, name: str) -> Any:
+        """One of a zone's arrays; its metadata is read once."""
+        if (zone, name) not in self._arrays:
+            self._arrays[zone, name] = self._root[f"{zone}/{name}"]
+        return self._arrays[zone, name]
+
+    def has_scale(self, zone: str) -> bool:
+        """Whether the vectors are int8 with a scale each."""
+        return bool(self.array(zone, "embedding").dtype == np.int8)
+
     def dataset(self, zone: str) -> xarray.Dataset:
         """The zone as an xarray Dataset, lazily."""
         dataset: xarray.Dataset = xarray.open_zarr(self.path, group=zone, consolidated=False)
@@ -67,14 +78,12 @@ class Cube:
 
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature) of one window; NaN where there is none."""
-        group = self.group(zone)
-        stored = group["embedding"][t, y, x]
-        scale = group["scale"][t, y, x] if "scale" in group else None
-        return decode(stored, scale)
+        scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None
+        return decode(self.array(zone, "embedding")[t, y, x], scale)
 
     def valid(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.bool_]:
         """Which cells hold a vector."""
-        status = self.group(zone)["status"][t, y, x]
+        status = self.array(zone, "status")[t, y, x]
         return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
 
     def cell_at(self, lon: float, lat: float, time: str, layer: str | None = None) -> Cell:
@@ -245,8 +254,12 @@ class Provenance:
             if fed[link, cell // 8] >> (7 - cell % 8) & 1:
                 used.append(described)
             else:
-                reason = reasons[described["sha256"]] if quarantined[link] else "no clear pixel in the cell"
-                others.append(described | {"reason": reason})
+                others.append(described | {"reason": reasons.get(described["sha256"], "") if quarantined[link] else ""})
+        photographs = {scene["photograph"]: scene["id"] for scene in used}
+        for scene in others:
+            twin = photographs.get(scene["photograph"])
+            beyond = f" beyond those of {twin}, the same photograph" if twin else ""
+            scene["reason"] = scene["reason"] or f"no clear pixel in the cell{beyond}"
         return used, others
 
     def _blob(self, name: str, row: int) -> bytes:

@@ -16,6 +16,7 @@ from embedcube.config import Campaign
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.inventory import read_inventory
+from embedcube.progress import Progress, silent
 from embedcube.raster import RasterReader
 from embedcube.rundir import RunDir, write_atomically
 from embedcube.scene import Scene
@@ -39,7 +40,7 @@ class FittedLayer:
     """fitted now, not found"""
 
 
-def fit(campaign: Campaign, run: RunDir) -> list[FittedLayer]:
+def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[FittedLayer]:
     """Make sure that every layer has its frozen weights, and return their digests.
 
     Raises:
@@ -51,7 +52,7 @@ def fit(campaign: Campaign, run: RunDir) -> list[FittedLayer]:
         fresh = not path.exists()
         if fresh:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _taken(campaign, name) if layer.weights else _fitted(campaign, run, name))
+            write_atomically(path, _taken(campaign, name) if layer.weights else _fitted(campaign, run, name, progress))
         elif layer.weights and layer.weights.read_bytes() != path.read_bytes():
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already"
@@ -111,11 +112,11 @@ def _taken(campaign: Campaign, name: str) -> bytes:
     return data
 
 
-def _fitted(campaign: Campaign, run: RunDir, name: str) -> bytes:
+def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> bytes:
     layer = campaign.layers[name]
     scenes = [scene for scene in read_inventory(campaign, run) if scene.archive == layer.archive and not scene.verdict]
     source, backbone = make_source(campaign, layer.archive), make_backbone(campaign, name)
-    sample = sample_chips(source, scenes, make_grid(campaign), layer.chip_px)
+    sample = sample_chips(source, scenes, make_grid(campaign), layer.chip_px, progress)
     try:
         weights = backbone.fit(sample)
     except ValueError as error:
@@ -130,7 +131,9 @@ def _fitted(campaign: Campaign, run: RunDir, name: str) -> bytes:
     return safetensors.numpy.save(tensors, metadata={"embedcube": facts})
 
 
-def sample_chips(source: Source, scenes: list[Scene], grid: Grid, chip_px: int) -> NDArray[np.float32]:
+def sample_chips(
+    source: Source, scenes: list[Scene], grid: Grid, chip_px: int, progress: Progress
+) -> NDArray[np.float32]:
     """Chips (n, C, chip_px, chip_px) of single scenes, NaN where masked, evenly over time and seeded over places.
 
     Scenes that cannot be read are passed over here; `embed` will say so.
@@ -152,6 +155,7 @@ def sample_chips(source: Source, scenes: list[Scene], grid: Grid, chip_px: int) 
                 continue
             if seen.clear_yx.mean() >= _CLEAR_SHARE:
                 chips.append(np.where(seen.clear_yx, seen.values_cyx.astype(np.float32), np.float32("nan")))
+                progress(len(chips), SAMPLE_CHIPS)
     finally:
         reader.close()
     if not chips:

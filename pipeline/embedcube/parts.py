@@ -10,6 +10,7 @@ means a killed process, and is simply not a record.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.rundir import RunDir, fsync_folder, write_atomically
+
+log = logging.getLogger(__name__)
 
 RECORDS, QUARANTINE, FED = "records.jsonl", "quarantine.jsonl", "fed.bin"
 
@@ -163,11 +166,16 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
 def scan_documents(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
     """As `scan_records`, as plain JSON: for those who only count."""
     for path in sorted(run.parts.glob(f"*/*/*/{RECORDS}")):
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                yield path.parent, json.loads(line)
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                document = json.loads(line)
+            except ValueError:
+                # a power cut may leave a line of zeros: not a record, and its shard is embedded again
+                log.warning("%s: line %d is not a record and is passed over", path, number)
+                continue
+            yield path.parent, document
 
 
-def recorded_recipes(run: RunDir) -> set[str]:
-    """The recipes that need not be computed again."""
-    return {document["recipe"] for _, document in scan_documents(run)}
+def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
+    """The recipes that need not be computed again; with `whole` only those for which every scene was read."""
+    return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}

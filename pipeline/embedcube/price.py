@@ -72,6 +72,7 @@ def price_layer(
     cells = len(counts) * layout.shard_cells**2
     specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=layer.encoding)
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
+    largest_file = max((a.size for s in scenes for a in s.assets), default=0)
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
     return Price(
         shards=len(counts),
@@ -83,23 +84,28 @@ def price_layer(
         cube_bytes=float(cells * cell_bytes),
         files=len(counts) * len(specs),
         folders=len(specs),
-        rank_bytes=PROCESS_BYTES + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes),
+        rank_bytes=PROCESS_BYTES
+        + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes, largest_file),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
         device_s=_seconds_per_batch(kernel) * -(-chips // layer.batch),
     )
 
 
-def _data_bytes(kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: int, cell_bytes: int) -> float:
+def _data_bytes(
+    kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: int, cell_bytes: int, largest_file: int
+) -> float:
     layout, bands = kernel.layout, kernel.mean.size
     pixels = layout.sample_px**2
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
     samples = SAMPLES_IN_FLIGHT * pixels * bands * 4
     batch = 3 * kernel.batch * bands * layout.chip_px**2 * 4
+    # a file that does not decode is read whole, to see whether its bytes are to blame
+    judged = largest_file
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
-    return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells
+    return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells + judged
 
 
 def _seconds_per_batch(kernel: LayerKernel) -> float:

@@ -131,7 +131,7 @@ class _Rank:
     def _draws(self, plan: Plan) -> Iterator[Shard]:
         """Shards without a record, in the order of the groups that this rank draws."""
         groups = read_shards(self._run, plan, self._task)
-        done = recorded_recipes(self._run)
+        done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
         while not self._stop.is_set():
             try:
                 drawn = self._store.add("draw", 1) - 1

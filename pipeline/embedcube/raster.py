@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import local
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import rasterio
@@ -15,6 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
 from embedcube.errors import CorruptInput
@@ -22,6 +23,7 @@ from embedcube.grid import Grid, PixelArea, same_crs
 from embedcube.scene import Asset
 
 Pixels = NDArray[Any]
+T = TypeVar("T")
 Method = Literal["nearest", "bilinear"]
 
 _OPEN_FILES = 64
@@ -61,12 +63,16 @@ class RasterReader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
-        return retried(
-            lambda: read_onto(self._open(path, asset), asset, grid, area, method),
-            lambda error: self._judge(path, asset, error),
-            attempts=self._attempts,
-            wait_s=self._wait_s,
-        )
+        def decode(dataset: Any) -> Pixels:
+            return read_onto(dataset, asset, grid, area, method)
+
+        def judged(_: Exception) -> CorruptInput | OSError:
+            broken = self._files.__dict__.get("opened", {}).pop(path, None)
+            if broken is not None:
+                broken.close()
+            return judge(path, asset.band, asset.path, decode, size=asset.size)
+
+        return retried(lambda: decode(self._open(path, asset)), judged, attempts=self._attempts, wait_s=self._wait_s)
 
     def _open(self, path: Path, asset: Asset) -> Any:
         files: OrderedDict[Path, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
@@ -80,58 +86,53 @@ class RasterReader:
                 files.popitem(last=False)[1].close()
         return files[path]
 
-    def _judge(self, path: Path, asset: Asset, error: Exception) -> CorruptInput | OSError:
-        broken = self._files.__dict__.get("opened", {}).pop(path, None)
-        if broken is not None:
-            broken.close()
-        return judge(path, asset, error)
-
 
 def retried(
-    read: Callable[[], Pixels],
+    read: Callable[[], T],
     judge: Callable[[Exception], CorruptInput | OSError],
     *,
-    attempts: int,
-    wait_s: float,
-) -> Pixels:
-    """Call `read` until it succeeds, `attempts` times at most, or until its input has twice been judged corrupt.
-
-    A passing I/O error inside a decoder looks like a broken file; only a second failure makes a verdict.
-    """
-    verdicts = 0
-    for attempt in range(max(attempts, 2)):
+    attempts: int = 4,
+    wait_s: float = 0.5,
+) -> T:
+    """Call `read` until it succeeds or its input is judged corrupt, `attempts` times at most."""
+    for attempt in range(attempts):
         try:
             return read()
         except (RasterioError, OSError, ValueError) as error:
             judged = judge(error)
-            verdicts += isinstance(judged, CorruptInput)
-            if verdicts >= 2 or attempt + 1 >= max(attempts, 2):
+            if isinstance(judged, CorruptInput) or attempt + 1 == attempts:
                 raise judged from error
         time.sleep(wait_s * 2**attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def judge(path: Path, asset: Asset, error: Exception) -> CorruptInput | OSError:
+def judge(
+    path: Path, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
+) -> CorruptInput | OSError:
     """Why a file could not be decoded: wrong bytes (CorruptInput) or a passing failure to get them (OSError).
 
-    GDAL reports both alike, so the file is read once more with plain reads: if those fail, the moment is broken.
+    GDAL reports both alike. So the bytes are read plainly, and decoded from memory: what fails there is wrong.
+    `name` is the file's path below the archive, `size` what it had when it was indexed.
     """
     try:
-        with path.open("rb") as file:
-            size = 0
-            while chunk := file.read(1 << 22):
-                size += len(chunk)
+        data = path.read_bytes()
     except FileNotFoundError as missing:
-        # an archive that is gone as a whole is not mounted; a file that is gone from it has been deleted
-        if path.parents[min(len(Path(asset.path).parts), len(path.parents)) - 1].exists():
-            return CorruptInput(f"{asset.band}: {asset.path} is gone since it was indexed")
+        # an archive that is gone or empty is not mounted; a file that is gone from one that is has been deleted
+        archive = path.parents[min(len(Path(name).parts), len(path.parents)) - 1]
+        if archive.exists() and any(archive.iterdir()):
+            return CorruptInput(f"{band}: {name} is gone since it was indexed")
         return missing
     except OSError as passing:
         return passing
-    if size != asset.size:
-        return CorruptInput(f"{asset.band}: {asset.path} has {size} bytes, {asset.size} when it was indexed")
-    reason = " ".join(str(error.__cause__ or error).split())
-    return CorruptInput(f"{asset.band}: {asset.path} does not decode: {reason}")
+    if size is not None and len(data) != size:
+        return CorruptInput(f"{band}: {name} has {len(data)} bytes, {size} when it was indexed")
+    try:
+        with MemoryFile(data) as memory, memory.open() as dataset:
+            decode(dataset)
+    except (RasterioError, ValueError) as error:
+        reason = str(error.__cause__ or error).replace(memory.name, path.name)
+        return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
+    return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
 
 
 def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:

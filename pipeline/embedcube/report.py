@@ -1,5 +1,6 @@
 """Pictures of a cube: the first three principal components as red, green and blue."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from embedcube.cube import Cube
 from embedcube.errors import RequestError
+
+log = logging.getLogger(__name__)
 
 SAMPLE_CELLS = 20_000
 """cells that the basis is fitted on, spread over the whole cube"""
@@ -47,10 +50,16 @@ def preview(path: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for zone in cube.zones:
-        basis = fit_basis(cube, zone)
+        try:
+            basis = fit_basis(cube, zone)
+        except RequestError as error:
+            log.warning("%s", error)
+            continue
         for t, start in enumerate(cube.group(zone)["time"][...].tolist()):
             name = f"{zone.replace('/', '_')}_{np.datetime64(start, 's').item():%Y%m%dT%H%M}"
             files += _write(cube, zone, _picture(cube, zone, t, basis), folder / name)
+    if not files:
+        raise RequestError(f"{path}: no layer has vectors to draw")
     return files
 
 

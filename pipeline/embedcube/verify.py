@@ -6,7 +6,7 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE
 from embedcube.errors import WorkError
 from embedcube.inventory import read_inventory
 from embedcube.parts import Record
+from embedcube.progress import Progress
 from embedcube.rundir import RunDir, write_atomically
 from embedcube.store import FILES, ZONE, file_names, object_key
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +113,15 @@ def _shard(cube: Cube, layer: str, place: tuple[int, int, int], row: int) -> Ite
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
-    return cube.path / zone / array / object_key(place, cube.group(zone)[array].ndim)
+    return cube.path / zone / array / object_key(place, cube.array(zone, array).ndim)
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
     """What status, scale, n_obs, the vectors and the provenance say of each other."""
-    group = cube.group(zone)
     t, iy, ix = place
-    side = group["embedding"].shards[1]
+    side = cube.array(zone, "embedding").shards[1]
     window = (t, slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side))
-    status, n_obs, stored = group["status"][window], group["n_obs"][window], group["embedding"][window]
+    status, n_obs, stored = (cube.array(zone, name)[window] for name in ("status", "n_obs", "embedding"))
     valid = (status == VALID) | (status == VALID_INCOMPLETE)
     where = f"{zone} window {t} shard ({iy}, {ix})"
 
@@ -144,8 +142,8 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
     _, quarantined = cube.provenance.links(row)
     if not quarantined.any():
         yield from breach("status", status == VALID_INCOMPLETE, "no incomplete cell where every scene was read")
-    if "scale" in group:
-        scale = group["scale"][window]
+    if cube.has_scale(zone):
+        scale = cube.array(zone, "scale")[window]
         largest = np.abs(stored.astype(np.int16)).max(axis=-1)
         yield from breach("scale", valid != np.isfinite(scale), "a scale exactly where there is a vector")
         yield from breach("scale", valid & ~(scale >= 0), "scales of at least 0")

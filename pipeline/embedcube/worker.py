@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +19,9 @@ from embedcube.config import Campaign
 from embedcube.errors import StartAgain, WorkError
 from embedcube.parts import RECORDS, recorded_recipes
 from embedcube.plan import read_plan, read_shards
+from embedcube.progress import Progress
 from embedcube.rank import MET
 from embedcube.rundir import RunDir
-
-Progress = Callable[[int, int], None]
-"""(shards recorded, shards in all)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
     plan = read_plan(campaign, run)
     shards = [shard for group in read_shards(run, plan, task) for shard in group]
     total = len(shards)
-    todo = {shard.recipe for shard in shards} - recorded_recipes(run)
+    todo = {shard.recipe for shard in shards} - recorded_recipes(run, whole=campaign.how.retry_quarantined)
     progress(total - len(todo), total)
     if not todo:
         return TaskResult(shards=total, undone=0, exit_codes=(), logs=())

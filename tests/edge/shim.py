@@ -30,17 +30,20 @@ def counting(log: Path, match: Path) -> dict[str, str]:
     return _environment(match) | {"EDGE_LOG": str(log)}
 
 
-def failing(which: str, match: Path, failed: Path, *, call: str = "") -> dict[str, str]:
-    """Environment in which reads by ranks get EIO: "0,3" of each file whose path holds `match`, or "all".
+def failing(
+    which: str, match: Path, failed: Path, *, call: str = "", process: str = "embedcube.rank"
+) -> dict[str, str]:
+    """Environment in which reads by ranks (or the verb `process`) get EIO.
 
+    `which` are "0,3" of each file whose path holds `match`, or "all".
     With a `call`, only reads by this function of libc count and fail. Each failure adds a line to `failed`.
     """
-    environment = _environment(match) | {"EDGE_FAIL": which, "EDGE_FAILED": str(failed)}
+    environment = _environment(match, process) | {"EDGE_FAIL": which, "EDGE_FAILED": str(failed)}
     return environment | ({"EDGE_CALL": call} if call else {})
 
 
-def _environment(match: Path) -> dict[str, str]:
-    return {"LD_PRELOAD": str(library()), "EDGE_PROCESS": "embedcube.rank", "EDGE_MATCH": str(match)}
+def _environment(match: Path, process: str = "embedcube.rank") -> dict[str, str]:
+    return {"LD_PRELOAD": str(library()), "EDGE_PROCESS": process, "EDGE_MATCH": str(match)}
 
 
 @dataclass(frozen=True)

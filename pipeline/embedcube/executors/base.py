@@ -3,8 +3,8 @@
 from typing import Protocol
 
 from embedcube.config import Campaign
+from embedcube.progress import Progress
 from embedcube.rundir import RunDir
-from embedcube.worker import Progress
 
 
 class Executor(Protocol):

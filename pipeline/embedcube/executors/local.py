@@ -1,8 +1,9 @@
 """Tasks on this machine, one after the other."""
 
 from embedcube.config import Campaign
+from embedcube.progress import Progress
 from embedcube.rundir import RunDir
-from embedcube.worker import Progress, run_task
+from embedcube.worker import run_task
 
 
 class LocalExecutor:
@@ -13,7 +14,7 @@ class LocalExecutor:
         finished = 0
         for task in tasks:
 
-            def report(done: int, total: int, before: int = finished) -> None:
-                progress(before + done, before + total)
+            def report(done: int, total: int | None, before: int = finished) -> None:
+                progress(before + done, before + (total or 0))
 
             finished += run_task(campaign, run, task, report).shards

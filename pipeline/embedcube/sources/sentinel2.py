@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import rasterio
 from pyproj import Transformer
-from rasterio.errors import RasterioError
 
 from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import RasterReader
+from embedcube.raster import RasterReader, judge, retried
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.windows import utc
@@ -74,8 +73,11 @@ class Sentinel2:
         if root.is_file():
             import pystac
 
-            for stac_item in pystac.Catalog.from_file(str(root)).get_items(recursive=True):
-                yield Path(str(stac_item.get_self_href())), stac_item.to_dict(transform_hrefs=False)
+            try:
+                for stac_item in pystac.Catalog.from_file(str(root)).get_items(recursive=True):
+                    yield Path(str(stac_item.get_self_href())), stac_item.to_dict(transform_hrefs=False)
+            except (pystac.STACError, KeyError, TypeError, ValueError) as error:
+                raise RequestError(f"archives.{self._name}: {root} is not a STAC catalogue: {error!r}") from None
             return
         for path in sorted(root.rglob("*.json")):
             try:
@@ -96,8 +98,8 @@ class Sentinel2:
         for band in self._bands:
             try:
                 assets.append(self._asset(path, item, band, full_digests))
-            except (CorruptInput, RasterioError) as error:
-                faults.append(" ".join(f"{error}".split()))
+            except CorruptInput as error:
+                faults.append(str(error))
         return Scene(
             id=item["id"],
             archive=self._name,
@@ -119,30 +121,20 @@ class Sentinel2:
 
     def _asset(self, item_path: Path, item: dict[str, Any], band: str, full_digests: bool) -> Asset:
         path, description = _find_file(item_path, item, band)
-        size = path.stat().st_size
-        if (said := description.get("file:size", size)) != size:
-            raise CorruptInput(f"{band}: {path.name} has {size} bytes, its item says {said}")
-        with rasterio.open(path) as dataset:
-            if dataset.crs is None:
-                raise CorruptInput(f"{band}: {path.name} has no coordinate reference system")
-            dtype = np.dtype(dataset.dtypes[0])
-            nodata = dataset.nodata
-            if nodata is None or (dtype.kind != "f" and nodata not in range(np.iinfo(dtype).max + 1)):
-                nodata = float("nan") if dtype.kind == "f" else 0.0
-            return Asset(
-                band=band,
-                path=os.path.relpath(path, self._root),
-                crs=dataset.crs.to_string(),
-                transform=tuple(dataset.transform)[:6],
-                rows=dataset.height,
-                cols=dataset.width,
-                block_rows=dataset.block_shapes[0][0],
-                block_cols=dataset.block_shapes[0][1],
-                dtype=dtype.name,
-                nodata=nodata,
-                size=size,
-                digest=_digest(path, description, full_digests),
-            )
+        name = os.path.relpath(path, self._root)
+
+        def read() -> Asset:
+            size = path.stat().st_size
+            if (said := description.get("file:size", size)) != size:
+                raise CorruptInput(f"{band}: {name} has {size} bytes, its item says {said}")
+            digest = _digest(path, description, full_digests)
+            with rasterio.open(path) as dataset:
+                return _describe(dataset, band, name, size, digest)
+
+        def judged(_: Exception) -> CorruptInput | OSError:
+            return judge(path, band, name, lambda dataset: _describe(dataset, band, name, 0, ""))
+
+        return retried(read, judged)
 
     def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The bands with the offset applied (0 stays "no data", data is floored at 1), and what the mask keeps."""
@@ -194,6 +186,30 @@ def _find_file(item_path: Path, item: dict[str, Any], band: str) -> tuple[Path, 
     raise CorruptInput(f"{band}: the item has no file of this band")
 
 
+def _describe(dataset: Any, band: str, name: str, size: int, digest: str) -> Asset:
+    """An asset, by the header of its open file."""
+    if dataset.crs is None:
+        raise CorruptInput(f"{band}: {name} has no coordinate reference system")
+    dtype = np.dtype(dataset.dtypes[0])
+    nodata = dataset.nodata
+    if nodata is None or (dtype.kind != "f" and nodata not in range(np.iinfo(dtype).max + 1)):
+        nodata = float("nan") if dtype.kind == "f" else 0.0
+    return Asset(
+        band=band,
+        path=name,
+        crs=dataset.crs.to_string(),
+        transform=tuple(dataset.transform)[:6],
+        rows=dataset.height,
+        cols=dataset.width,
+        block_rows=dataset.block_shapes[0][0],
+        block_cols=dataset.block_shapes[0][1],
+        dtype=dtype.name,
+        nodata=nodata,
+        size=size,
+        digest=digest,
+    )
+
+
 def _digest(path: Path, description: dict[str, Any], full: bool) -> str:
     checksum = str(description.get("file:checksum", ""))
     if checksum.startswith("1220"):  # multihash: sha2-256, 32 bytes
@@ -231,8 +247,12 @@ def _has_data(pixels: Any, asset: Asset) -> Any:
 
 
 def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, scene: Scene) -> None:
-    """A truncated JPEG 2000 reads as zeros without an error: the mask tells that data should be there."""
-    expected = int(labelled.sum())
+    """A truncated JPEG 2000 reads as zeros without an error: mask and bands tell of each other where data should be."""
+    mask, expected = scene.assets[-1], int(labelled.sum())
     for seen, asset in zip(seen_per_band, scene.assets, strict=False):
         if expected > _EVIDENCE_SHARE * labelled.size and int((labelled & ~seen).sum()) > _EMPTY_SHARE * expected:
-            raise CorruptInput(f"{asset.band}: {asset.path} is empty where {scene.assets[-1].band} has data")
+            raise CorruptInput(f"{asset.band}: {asset.path} is empty where {mask.band} has data")
+    in_all = np.logical_and.reduce(seen_per_band)
+    expected = int(in_all.sum())
+    if expected > _EVIDENCE_SHARE * labelled.size and int((in_all & ~labelled).sum()) > _EMPTY_SHARE * expected:
+        raise CorruptInput(f"{mask.band}: {mask.path} is empty where all bands have data")

@@ -1,0 +1,30 @@
+"""What this machine, or the batch system on it, lets this process use."""
+
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_bytes(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Memory of the machine, or less where a control group (a batch job, a container) sets a limit.
+
+    The limit of a group holds for all below it (Linux, Documentation/admin-guide/cgroup-v2.rst).
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        root, name = (cgroups, "memory.max") if not controllers else (cgroups / "memory", "memory.limit_in_bytes")
+        if controllers in ("", "memory"):
+            group = root / path.lstrip("/")
+            for folder in (group, *group.parents):
+                limit = (folder / name).read_text().strip() if (folder / name).exists() else "max"
+                memory = min(memory, int(limit)) if limit != "max" else memory
+                if folder == root:
+                    break
+    return memory

@@ -1,0 +1,41 @@
+"""What the machine lets a process use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from embedcube.machine import cores, memory_bytes
+
+MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("line", "limits", "expected"),
+    [
+        ("0::/", {}, MACHINE),
+        ("0::/job", {"job/memory.max": "max"}, MACHINE),
+        ("0::/job/step", {"job/memory.max": "5000000", "job/step/memory.max": "max"}, 5_000_000),
+        ("0::/job/step", {"job/memory.max": "max", "job/step/memory.max": "7000000"}, 7_000_000),
+        ("4:memory:/slurm/job", {"memory/slurm/memory.limit_in_bytes": "9000000"}, 9_000_000),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, MACHINE),
+        ("3:cpu:/job", {"job/memory.max": "1"}, MACHINE),
+    ],
+)
+def test_the_least_of_all_limits_holds(tmp_path: Path, line: str, limits: dict[str, str], expected: int) -> None:
+    (tmp_path / "own").write_text(line + "\n")
+    for name, limit in limits.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(limit + "\n")
+    assert memory_bytes(tmp_path / "fs", tmp_path / "own") == expected
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert cores() == len(mine)
