@@ -56,9 +56,9 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
     ranks = [_start_rank(campaign, run, task, attempt, rank, store.port, path) for rank, path in enumerate(logs)]
     recorded = _RecordCounter()
     try:
-        while any(rank.poll() is None for rank in ranks):
+        while None in (codes := [rank.poll() for rank in ranks]):
             time.sleep(0.1)
-            if any(rank.returncode for rank in ranks) and store.add(MET, 0) < len(ranks):
+            if any(codes) and store.add(MET, 0) < len(ranks):
                 for rank in ranks:  # they would wait for the dead one until their time-out
                     rank.kill()
             recorded.update(run.task(task) / attempt)
