@@ -64,8 +64,10 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
             recorded.update(run.task(task) / attempt)
             progress(total - len(todo) + recorded.lines, total)
     except BaseException:
+        # before they have met they are deaf to SIGTERM, and hold nothing yet
+        met = store.add(MET, 0) == len(ranks)
         for rank in ranks:
-            rank.send_signal(signal.SIGTERM)
+            rank.send_signal(signal.SIGTERM if met else signal.SIGKILL)
         for rank in ranks:
             rank.wait()
         raise
