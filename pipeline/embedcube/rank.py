@@ -132,20 +132,24 @@ class _Rank:
         """Shards without a record, in the order of the groups that this rank draws."""
         groups = read_shards(self._run, plan, self._task)
         done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
-        while not self._stop.is_set():
+        while (drawn := self._count(1)) <= len(groups):
+            for shard in groups[drawn - 1]:
+                if shard.recipe not in done:
+                    # another parent may have begun again: a rank without its own does not go on with its group
+                    self._count(0)
+                    if self._stop.is_set():
+                        return
+                    yield shard
+
+    def _count(self, step: int) -> int:
+        """Move the counter of draws and return it; when its parent is gone, or a signal came, more than any draw."""
+        if not self._stop.is_set():
             try:
-                drawn = self._store.add("draw", 1) - 1
+                return self._store.add("draw", step)
             except RuntimeError as error:
                 log.warning("the counter is lost, the parent is gone: %s", str(error).splitlines()[0])
                 self._stop.set()
-                return
-            if drawn >= len(groups):
-                return
-            for shard in groups[drawn]:
-                if self._stop.is_set():
-                    return
-                if shard.recipe not in done:
-                    yield shard
+        return sys.maxsize
 
     def _read(self, plan: Plan) -> Generator[_InFlight, None, None]:
         """Samples; a shard that cannot be read for a passing reason is counted and passed over."""
