@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.work import CHIPS, ENCODERS, Encoder, prepare
-from embedcube.config import load_campaign
+from embedcube.campaign_file import load_campaign
 from embedcube.parts import scan_records
 from embedcube.plan import read_plan
 from embedcube.rundir import RunDir

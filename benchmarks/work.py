@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.archive import BANDS, NORTH, WEST, write_archive
-from embedcube.config import Campaign, load_campaign
+from embedcube.campaign_file import load_campaign
+from embedcube.config import Campaign
 
 CHIPS = 16
 """along one side of the scene"""
@@ -44,7 +45,7 @@ def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
     """Write archive and campaign file below `folder`; returns the file."""
     write_archive(folder / "archive", side_px=CHIPS * encoder.keep_px)
     layer = {
-        "archive": "s2",
+        "archives": ["s2"],
         "backbone": encoder.backbone,
         "chip_px": 224,
         "halo_px": encoder.halo_px,

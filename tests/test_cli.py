@@ -22,7 +22,7 @@ import zarr
 from tests.conftest import Campaign, run_cli
 
 from embedcube.cli import app
-from embedcube.config import load_campaign
+from embedcube.campaign_file import load_campaign
 from embedcube.consolidate import consolidate
 from embedcube.errors import RequestError
 from embedcube.plan import plan

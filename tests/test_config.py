@@ -16,7 +16,8 @@ from shapely.geometry import shape
 from tests.conftest import Campaign, run_cli
 
 from embedcube.config import Campaign as Document
-from embedcube.config import digest_of, dump_campaign, load_campaign
+from embedcube.campaign_file import dump_campaign, load_campaign
+from embedcube.config import digest_of
 from embedcube.errors import RequestError
 
 LAYER = "layers.s2_mosaiks"
@@ -299,7 +300,7 @@ def test_geojson_without_an_area_is_refused_at_once(demo: Campaign, geojson: dic
         ({"windows__step": "99999999999 days"}, "windows: .*99999999999 days"),
         ({"grid__pixel": float("inf")}, r"grid\.pixel: .*inf"),
         ({"grid__origin": [float("nan"), 0]}, r"grid\.origin\.0: .*nan"),
-        ({"layers": {"provenance": {"archive": "s2", "backbone": {"name": "mosaiks"}}}}, r"layers\.provenance: "),
+        ({"layers": {"provenance": {"archives": ["s2"], "backbone": {"name": "mosaiks"}}}}, r"layers\.provenance: "),
     ],
     ids=str,
 )

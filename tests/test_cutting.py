@@ -19,7 +19,7 @@ import xarray
 from tests.conftest import Campaign, cube_bytes
 
 from embedcube.assemble import make_grid, make_kernel, make_layout
-from embedcube.config import dump_campaign, load_campaign
+from embedcube.campaign_file import dump_campaign, load_campaign
 from embedcube.consolidate import consolidate
 from embedcube.cube import Cube
 from embedcube.embed import LayerKernel, Sample, embed_sample, exact_arithmetic, read_sample

@@ -26,7 +26,7 @@ import psutil
 import pytest
 from tests.conftest import PLUGINS, Campaign, cube_bytes, run_cli
 
-from embedcube.config import load_campaign
+from embedcube.campaign_file import load_campaign
 from embedcube.consolidate import consolidate
 from embedcube.errors import WorkError
 from embedcube.parts import RECORDS, Record, recorded_recipes, scan_records

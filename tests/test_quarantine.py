@@ -238,7 +238,7 @@ def small_campaign(folder: Path, archive: Path, **how: Any) -> Campaign:
         "windows": [["2023-06-01", "2023-07-01"]],
         "layers": {
             "s2_mosaiks": {
-                "archive": "s2", "backbone": {"name": "mosaiks", "filters": 2},
+                "archives": ["s2"], "backbone": {"name": "mosaiks", "filters": 2},
                 "chip_px": SHARD_PX + 2, "halo_px": 1, "cell_px": CELL_PX, "shard_chips": 1, "batch": 2,
             }
         },

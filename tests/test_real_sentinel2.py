@@ -18,7 +18,7 @@ from tests.conftest import REAL_DATA, Campaign, run_cli
 from tests.reference_sentinel2 import Canvas, Shot
 
 from embedcube.assemble import make_kernel
-from embedcube.config import load_campaign
+from embedcube.campaign_file import load_campaign
 from embedcube.embed import LayerKernel, Shard, read_sample
 from embedcube.fit import read_weights
 from embedcube.inventory import read_inventory

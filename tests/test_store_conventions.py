@@ -23,7 +23,8 @@ from pyproj import CRS
 from tests.conftest import Campaign
 
 import embedcube
-from embedcube.config import Layer, load_campaign
+from embedcube.campaign_file import load_campaign
+from embedcube.config import Layer
 from embedcube.cube import Cube
 from embedcube.encode import STATUS_MEANINGS
 from embedcube.grid import Grid, PixelArea
@@ -327,7 +328,7 @@ def test_the_grid_is_told_thrice_and_agrees(cube: Path, seen: Seen) -> None:
 )
 def test_any_zone_follows_the_conventions(encoding: str, cell_px: int, crs: str) -> None:
     layer = Layer.model_validate(
-        {"archive": "a", "backbone": {"name": "b"}, "cell_px": cell_px, "encoding": encoding, "chip_px": 64}
+        {"archives": ["a"], "backbone": {"name": "b"}, "cell_px": cell_px, "encoding": encoding, "chip_px": 64}
     )
     grid, area = Grid(crs=crs, pixel=0.5, origin_x=-3.0), PixelArea(row=-64, col=32, rows=128, cols=64)
     attributes = zone_attributes(
@@ -349,7 +350,7 @@ def test_any_zone_follows_the_conventions(encoding: str, cell_px: int, crs: str)
 
 
 def test_the_ground_sample_distance_is_in_metres() -> None:
-    layer = Layer.model_validate({"archive": "a", "backbone": {"name": "b"}})
+    layer = Layer.model_validate({"archives": ["a"], "backbone": {"name": "b"}})
     area = PixelArea(row=0, col=0, rows=768, cols=768)
     attributes = zone_attributes(
         layer, Grid(crs="EPSG:4326", pixel=0.25), area, dimensions=7, model="m", source_data="s", weights="0"

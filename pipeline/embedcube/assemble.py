@@ -1,20 +1,41 @@
 """A campaign's names and numbers -> the objects they stand for."""
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
 import torch
 
-from embedcube.backbones.base import Backbone, Weights
+from embedcube.backbones.base import Backbone, Inputs, Weights
 from embedcube.config import Campaign, Layer
-from embedcube.embed import LayerKernel
+from embedcube.embed import LayerInput, LayerKernel
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardLayout
+from embedcube.grid import Grid, ShardLayout, utm_zone_of
 from embedcube.registry import plugin
+from embedcube.scene import Scene
 from embedcube.sources.base import Source
 
+UTM = "utm"
+"""What `grid.crs` says for one grid per zone."""
 
-def make_grid(campaign: Campaign) -> Grid:
-    """The campaign's grid."""
+
+def make_grid(campaign: Campaign, name: str) -> Grid:
+    """The campaign's grid of a name."""
     block = campaign.grid
+    if block.crs == UTM:
+        return Grid.of_zone(int(name.removeprefix("utm")), block.pixel, block.origin)
     return Grid(crs=block.crs, pixel=block.pixel, origin_x=block.origin[0], origin_y=block.origin[1])
+
+
+def grid_names(campaign: Campaign, scenes: Sequence[Scene]) -> tuple[str, ...]:
+    """Of the grids that scenes touch: one, or one for each UTM zone."""
+    if campaign.grid.crs != UTM:
+        return (make_grid(campaign, "").name,)
+    zones: set[int] = set()
+    for west, _, east, _ in (scene.bbox for scene in scenes):
+        first, last = (int(zone) for zone in utm_zone_of(np.array([west, east])))
+        zones.update((first + i - 1) % 60 + 1 for i in range((last - first) % 60 + 1))
+    return tuple(f"utm{zone:02d}" for zone in sorted(zones))
 
 
 def make_layout(layer: Layer) -> ShardLayout:
@@ -29,33 +50,44 @@ def make_source(campaign: Campaign, archive: str) -> Source:
     return source
 
 
+def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:
+    """What the layer's chips are made of."""
+    bands = tuple(campaign.archives[archive].bands for archive in campaign.layers[layer_name].archives)
+    return Inputs(bands=bands, frames=len(campaign.frames(layer_name)[0]))
+
+
 def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     """The backbone of one layer; wrong options are a RequestError."""
     layer = campaign.layers[layer_name]
     options = {key: value for key, value in layer.backbone.items() if key != "name"}
-    bands = len(campaign.archives[layer.archive].bands)
+    inputs = make_inputs(campaign, layer_name)
     try:
-        backbone: Backbone = plugin("backbones", layer.backbone["name"])(options, make_layout(layer), bands)
+        backbone: Backbone = plugin("backbones", layer.backbone["name"])(options, make_layout(layer), inputs)
     except (TypeError, ValueError) as error:
         raise RequestError(f"layers.{layer_name}.backbone: {error}") from None
     return backbone
 
 
-def make_kernel(campaign: Campaign, layer_name: str, weights: Weights, device: torch.device) -> LayerKernel:
-    """The kernel of one layer, on `device`."""
+def make_kernel(
+    campaign: Campaign, layer_name: str, grids: Sequence[str], weights: Weights, module: torch.nn.Module
+) -> LayerKernel:
+    """The kernel of one layer on its `grids`; the module lies on its device already."""
     layer = campaign.layers[layer_name]
-    backbone = make_backbone(campaign, layer_name)
+    ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)
+    inputs = tuple(
+        LayerInput(archive=archive, source=make_source(campaign, archive), channels=slice(*channels))
+        for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
+    )
     return LayerKernel(
-        grid=make_grid(campaign),
+        grids={name: make_grid(campaign, name) for name in grids},
         layout=make_layout(layer),
-        source=make_source(campaign, layer.archive),
-        composite=layer.composite,
+        inputs=inputs,
+        frames=campaign.frames(layer_name),
         min_valid=layer.min_valid,
         batch=layer.batch,
         encoding=layer.encoding,
-        dimensions=backbone.dimensions,
+        dimensions=make_backbone(campaign, layer_name).dimensions,
         mean=weights.mean,
         std=weights.std,
-        module=backbone.module(weights).to(device),
-        device=device,
+        module=module,
     )

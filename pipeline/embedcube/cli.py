@@ -239,7 +239,7 @@ def schema() -> None:
 
 def _open(campaign_file: Path) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to look at."""
-    from embedcube.config import load_campaign
+    from embedcube.campaign_file import load_campaign
     from embedcube.rundir import RunDir
 
     campaign = load_campaign(campaign_file)
@@ -250,7 +250,7 @@ def _begin(
     campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
-    from embedcube.config import dump_campaign
+    from embedcube.campaign_file import dump_campaign
     from embedcube.rundir import write_atomically
 
     campaign, folder = _open(campaign_file)

@@ -3,14 +3,32 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.sources.base import Observation
 
 Method = Literal["median", "mean"]
+
+
+class Seen(Protocol):
+    """What is composited: the part of a source's Observation that matters here."""
+
+    @property
+    def values_cyx(self) -> NDArray[Any]:
+        """Bands."""
+        ...
+
+    @property
+    def seen_yx(self) -> NDArray[np.bool_]:
+        """Every band has data."""
+        ...
+
+    @property
+    def clear_yx(self) -> NDArray[np.bool_]:
+        """Seen, and not masked."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +45,7 @@ class Composite:
     """per observation, in order: the pixels it gave"""
 
 
-def composite(observations: Sequence[tuple[str, Observation]], method: Method) -> Composite:
+def composite(observations: Sequence[tuple[str, Seen]], method: Method) -> Composite:
     """The median or mean, per band and pixel, over the clear photographs.
 
     `observations` are (photograph, observation), neighbours in the list where the photograph is the same. Scenes
@@ -54,7 +72,7 @@ def composite(observations: Sequence[tuple[str, Observation]], method: Method) -
     return Composite(x_cyx=x, clear_yx=clear, masked_yx=masked, used_yx=tuple(used))
 
 
-def _mosaic(members: list[Observation], used: list[NDArray[np.bool_]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _mosaic(members: list[Seen], used: list[NDArray[np.bool_]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """One photograph from its scenes; appends what each of them gave to `used`."""
     values, taken = members[0].values_cyx, members[0].clear_yx
     used.append(taken)

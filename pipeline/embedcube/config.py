@@ -7,28 +7,22 @@
 import difflib
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from embedcube.errors import RequestError
-from embedcube.geojson import read_geojson
 from embedcube.machine import cores, memory_bytes
 from embedcube.windows import Duration, Window, utc, windows_every
 
@@ -71,6 +65,8 @@ def _known_crs(crs: str) -> str:
 
 Crs = Annotated[str, AfterValidator(_known_crs)]
 
+Resampling = Literal["nearest", "bilinear"]
+
 
 class Mask(Block):
     """Which pixels of a scene show the ground."""
@@ -92,8 +88,12 @@ class Archive(Block):
     mask: Mask | None = None
     offset: Literal["auto"] | float = "auto"
     """added to every value that is data (DN); "auto" decides per product and records it"""
-    resampling: Literal["nearest", "bilinear"] = "bilinear"
-    """for bands that do not lie on the grid; bands that do are copied. Masks are always nearest"""
+    resampling: Resampling | dict[str, Resampling] = "bilinear"
+    """for bands that do not lie on the grid, or for each band; bands that do are copied. Masks are always nearest"""
+    composite: Literal["median", "mean"] | None = None
+    """how the scenes of a frame become one picture; by default as the source does it"""
+    options: dict[str, Any] = {}
+    """the source's own"""
 
     @field_validator("bands")
     @classmethod
@@ -102,11 +102,25 @@ class Archive(Block):
             raise ValueError(f"a band is named twice in {', '.join(bands)}")
         return bands
 
+    @model_validator(mode="after")
+    def _resamples_its_bands(self) -> Self:
+        for band in self.resampling if isinstance(self.resampling, dict) else ():
+            if band not in self.bands:
+                raise ValueError(f'resampling: band "{band}" is not wanted{nearest(band, self.bands)}')
+        return self
+
+    def resampling_of(self, band: str) -> Resampling:
+        """How a band is brought onto the grid: nearest for the mask, bilinear for a band that is not named."""
+        if band not in self.bands:
+            return "nearest"
+        return self.resampling if isinstance(self.resampling, str) else self.resampling.get(band, "bilinear")
+
 
 class GridBlock(Block):
     """The lattice of pixels on which everything is read."""
 
-    crs: Crs
+    crs: Literal["utm"] | Crs
+    """a coordinate reference system, or "utm" for one grid in each zone that the scenes touch"""
     pixel: float = Field(gt=0)
     """side of a pixel in units of the CRS"""
     origin: tuple[float, float] = (0.0, 0.0)
@@ -180,12 +194,22 @@ class WindowSteps(Block):
         return windows_every(self.start, self.end, Duration.parse(self.step), length)
 
 
-class Layer(Block):
-    """One group of the cube: an archive through a backbone."""
+class Period(Block):
+    """An interval of time."""
 
-    archive: str
-    composite: Literal["median", "mean"] = "median"
-    """how the photographs of a window become one picture"""
+    start: Time
+    end: Time
+
+
+class Layer(Block):
+    """One group of the cube: one or more archives through a backbone."""
+
+    archives: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+    """their bands, one archive after the other, are what the backbone sees"""
+    frames: str | None = None
+    """length of the frames inside each window ("1 month"), each a composite of its own; by default one, the window"""
+    fit: Period | None = None
+    """the windows that `fit` takes its sample from; by default all"""
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
     weights: Path | None = None
@@ -272,8 +296,11 @@ class Campaign(Block):
         if "provenance" in self.layers:
             raise ValueError("layers.provenance: the cube keeps that name for itself")
         for name, layer in self.layers.items():
-            if layer.archive not in self.archives:
-                raise ValueError(f'layer {name} names archive "{layer.archive}"{nearest(layer.archive, self.archives)}')
+            for archive in layer.archives:
+                if archive not in self.archives:
+                    raise ValueError(f'layer {name} names archive "{archive}"{nearest(archive, self.archives)}')
+            if not layer.archives or len(set(layer.archives)) < len(layer.archives):
+                raise ValueError(f"layer {name}: archives {list(layer.archives)} are none, or one is named twice")
         if isinstance(self.windows, tuple):
             if not self.windows:
                 raise ValueError("windows is empty")
@@ -283,6 +310,14 @@ class Campaign(Block):
             starts = [start for start, _ in self.windows]
             if starts != sorted(set(starts)):
                 raise ValueError("windows are not in the order of distinct starts")
+        for name in self.layers:
+            counts = {len(frames): frames for frames in self.frames(name)}
+            if len(counts) > 1:
+                few, many = (counts[n] for n in (min(counts), max(counts)))
+                raise ValueError(
+                    f"layers.{name}.frames: the window from {few[0].start:%Y-%m-%d} holds {len(few)} frames, the one "
+                    f"from {many[0].start:%Y-%m-%d} {len(many)}; a backbone needs as many in each"
+                )
         return self
 
     @cached_property
@@ -308,6 +343,13 @@ class Campaign(Block):
             return self.windows.windows()
         return tuple(Window(start, end) for start, end in self.windows)
 
+    def frames(self, layer: str) -> tuple[tuple[Window, ...], ...]:
+        """The frames of every window, in order."""
+        length = self.layers[layer].frames
+        if length is None:
+            return tuple((window,) for window in self.all_windows)
+        return tuple(windows_every(w.start, w.end, Duration.parse(length)) for w in self.all_windows)
+
     @property
     def run_folder(self) -> Path:
         """`runs/<campaign>`."""
@@ -317,74 +359,3 @@ class Campaign(Block):
 def digest_of(document: Any) -> str:
     """SHA-256 (hex) of a JSON document in canonical form."""
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-def load_campaign(path: Path) -> Campaign:
-    """Read, validate and resolve a campaign file: paths absolute, declared variables expanded, GeoJSON inlined.
-
-    Raises:
-        RequestError: with one line naming the key, what was found and what would be right.
-    """
-    try:
-        document = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
-    try:
-        return _resolved(Campaign.model_validate(document), path.resolve().parent)
-    except ValidationError as error:
-        raise RequestError(f"{path}: {_first_error(error)}") from None
-    except ValueError as error:
-        raise RequestError(f"{path}: {error}") from None
-
-
-def _first_error(error: ValidationError) -> str:
-    errors = error.errors()
-    # a union reports each branch; the message of our own checks says more than "should be a tuple"
-    first = next((e for e in errors if e["type"] == "value_error"), errors[0])
-    # pydantic names the branch of a union in the place: "windows.tuple[...]"
-    place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|\[", str(part)))
-    message = first["msg"].removeprefix("Value error, ")
-    found = "" if first["type"] in ("value_error", "missing") else f" (found {first['input']!r})"
-    return f"{place}: {message}{found}" if place else message
-
-
-def _resolved(campaign: Campaign, folder: Path) -> Campaign:
-    def absolute(path: Path) -> Path:
-        def expand(match: re.Match[str]) -> str:
-            if match[1] not in campaign.env:
-                raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
-            if match[1] not in os.environ:
-                raise ValueError(f"path {path}: variable {match[1]} is not set")
-            return os.environ[match[1]]
-
-        return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
-
-    archives = {}
-    for name, archive in campaign.archives.items():
-        archives[name] = archive.model_copy(update={"path": absolute(archive.path)})
-        if not archives[name].path.exists():
-            raise ValueError(f"archives.{name}.path: {archives[name].path} does not exist")
-    layers = {
-        name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer
-        for name, layer in campaign.layers.items()
-    }
-    region = campaign.region
-    if region is not None and region.geojson is not None:
-        region = Region(geometry=read_geojson(absolute(region.geojson)))
-    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs)})
-    return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
-
-
-def dump_campaign(campaign: Campaign) -> str:
-    """The campaign as YAML that `load_campaign` reads back to an equal value."""
-    document = campaign.model_dump(mode="json", exclude_none=True)
-    return f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)

@@ -9,8 +9,8 @@ its recipe.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.composite import Method, composite
-from embedcube.encode import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE, Encoding, encode, fill_value
+from embedcube.backbones.base import Chips
+from embedcube.encode import (
+    FAILED,
+    MASKED,
+    NO_DATA,
+    NOT_PROCESSED,
+    VALID,
+    VALID_INCOMPLETE,
+    Encoding,
+    encode,
+    fill_value,
+)
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
+from embedcube.windows import Window
 
 KERNEL_VERSION = 1
 """Raised by every change of this package that changes a byte of any shard."""
@@ -38,6 +49,8 @@ class Shard:
     """The unit of work: can be printed, pickled, and run again alone."""
 
     layer: str
+    zone: str
+    """name of the grid"""
     t: int
     """window, as an index of the cube"""
     row: int
@@ -52,17 +65,29 @@ class Shard:
     """rows of the inventory, in the order of compositing"""
 
     def __str__(self) -> str:
-        return f"{self.layer} t{self.t} y{self.iy} x{self.ix}"
+        return f"{self.layer}/{self.zone} t{self.t} y{self.iy} x{self.ix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInput:
+    """One archive of a layer."""
+
+    archive: str
+    source: Source
+    channels: slice
+    """of the chips"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerKernel:
     """All that embedding a shard of one layer needs, loaded once per process."""
 
-    grid: Grid
+    grids: Mapping[str, Grid]
+    """by their names"""
     layout: ShardLayout
-    source: Source
-    composite: Method
+    inputs: tuple[LayerInput, ...]
+    frames: tuple[tuple[Window, ...], ...]
+    """of every window"""
     min_valid: float
     batch: int
     encoding: Encoding
@@ -78,7 +103,9 @@ class Sample:
     """What reading a shard yields."""
 
     x_tcyx: NDArray[np.float32]
-    """the composite on the shard's pixels and their halo; NaN where masked"""
+    """the composites on the shard's pixels and their halo; NaN where masked"""
+    seen_tsyx: NDArray[np.bool_]
+    """where each archive of the layer shows each frame"""
     status_yx: NDArray[np.uint8]
     """per cell"""
     n_obs_yx: NDArray[np.uint16]
@@ -101,58 +128,72 @@ class Cells:
 
 def embed_shard(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Cells:
     """Read and embed one shard. `scenes` are the shard's, in its order."""
-    return embed_sample(read_sample(shard, scenes, kernel, reader), kernel)
+    return embed_sample(shard, read_sample(shard, scenes, kernel, reader), kernel)
 
 
 def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Sample:
-    """Read each scene once on the shard and its halo, composite them, and say what each cell rests on.
+    """Read each scene once on the shard and its halo, composite the frames, and say what each cell rests on.
 
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.
     """
-    layout = kernel.layout
+    layout, grid = kernel.layout, kernel.grids[shard.zone]
     area = layout.shard_area(shard.row, shard.col)
     sample_area = area.grown(layout.halo_px)
-    observed: list[tuple[int, Observation]] = []
-    quarantined: list[tuple[int, str]] = []
-    unreadable = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
-    for position, scene in enumerate(scenes):
-        try:
-            observed.append((position, kernel.source.observe(scene, kernel.grid, sample_area, reader)))
-        except CorruptInput as error:
-            quarantined.append((shard.scenes[position], str(error)))
-            unreadable |= _cells_covered(scene, kernel.grid, area, layout.cell_px)
+    frames, shape = kernel.frames[shard.t], (sample_area.rows, sample_area.cols)
+    x_tcyx = np.full((len(frames), kernel.mean.size, *shape), np.nan, dtype=np.float32)
+    seen_tsyx = np.zeros((len(frames), len(kernel.inputs), *shape), dtype=bool)
+    masked_yx = np.zeros(shape, dtype=bool)
     fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
-    if observed:
-        picture = composite([(scenes[i].photograph, o) for i, o in observed], kernel.composite)
-        x_cyx = picture.x_cyx
-        share = _per_cell(picture.clear_yx, layout) / np.float64(layout.cell_px**2)
-        masked = _per_cell(picture.masked_yx, layout) > 0
-        for (position, _), used in zip(observed, picture.used_yx, strict=True):
-            fed[position] = _per_cell(used, layout) > 0
-    else:
-        x_cyx = np.full((kernel.mean.size, sample_area.rows, sample_area.cols), np.nan, dtype=np.float32)
-        share = np.zeros((layout.shard_cells, layout.shard_cells))
-        masked = np.zeros_like(unreadable)
-    valid = share >= kernel.min_valid
-    empty = np.where(unreadable, FAILED, np.where(masked, MASKED, NO_DATA))
+    reasons: dict[int, str] = {}
+    for t, frame in enumerate(frames):
+        for s, one in enumerate(kernel.inputs):
+            observed: list[tuple[int, Observation]] = []
+            for position, scene in enumerate(scenes):
+                if scene.archive == one.archive and position not in reasons and scene.meets(frame):
+                    try:
+                        observed.append((position, one.source.observe(scene, frame, grid, sample_area, reader)))
+                    except CorruptInput as error:
+                        reasons[position] = str(error)
+            if observed:
+                picture = one.source.composite([(scenes[i].photograph, o) for i, o in observed])
+                x_tcyx[t, one.channels], seen_tsyx[t, s] = picture.x_cyx, picture.clear_yx
+                masked_yx |= picture.masked_yx
+                for (position, _), used in zip(observed, picture.used_yx, strict=True):
+                    fed[position] |= _per_cell(used, layout) > 0
+    unreadable = np.zeros(fed.shape[1:], dtype=bool)
+    for position in reasons:
+        unreadable |= _cells_covered(scenes[position], grid, area, layout.cell_px)
+    deciding = _deciding(kernel)
+    clear_yx = seen_tsyx[:, deciding].any(axis=(0, 1))
+    valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= kernel.min_valid
+    empty = np.where(unreadable, FAILED, np.where(_per_cell(masked_yx, layout) > 0, MASKED, NO_DATA))
+    status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
+    photographs = {kernel.inputs[s].archive for s in deciding}
     return Sample(
-        x_tcyx=x_cyx[None],
-        status_yx=np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty).astype(np.uint8),
-        n_obs_yx=_photographs(fed, scenes),
+        x_tcyx=x_tcyx,
+        seen_tsyx=seen_tsyx,
+        status_yx=np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8),
+        n_obs_yx=_photographs(fed, [scene if scene.archive in photographs else None for scene in scenes]),
         fed=np.packbits(fed.reshape(len(scenes), layout.shard_cells**2), axis=1).tobytes(),
-        quarantined=tuple(quarantined),
+        quarantined=tuple((shard.scenes[position], reason) for position, reason in sorted(reasons.items())),
     )
 
 
-def embed_sample(sample: Sample, kernel: LayerKernel) -> Cells:
+def _deciding(kernel: LayerKernel) -> list[int]:
+    """Which archives make a cell valid: those of photographs, or all where there are none."""
+    photographs = [s for s, one in enumerate(kernel.inputs) if one.source.photographs]
+    return photographs or list(range(len(kernel.inputs)))
+
+
+def embed_sample(shard: Shard, sample: Sample, kernel: LayerKernel) -> Cells:
     """Cut the sample into chips, embed them in batches of one fixed shape, and encode the vectors.
 
     A batch holds chips of this shard only; the last one is padded. So nothing but the shard's own pixels can
     reach its bytes.
     """
     layout = kernel.layout
-    cells, side, chip_cells = layout.shard_cells, layout.keep_px, layout.chip_cells
+    cells, chip_cells = layout.shard_cells, layout.chip_cells
     valid = (sample.status_yx == VALID) | (sample.status_yx == VALID_INCOMPLETE)
     status = sample.status_yx.copy()
     embedding = np.full((cells, cells, kernel.dimensions), fill_value(kernel.encoding), dtype=kernel.encoding)
@@ -163,16 +204,12 @@ def embed_sample(sample: Sample, kernel: LayerKernel) -> Cells:
         for j in range(layout.chips)
         if valid[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells].any()
     ]
-    mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
-    x_tcyx = torch.from_numpy(sample.x_tcyx)
-    batch = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+    area = layout.shard_area(shard.row, shard.col)
+    lonlat_yxn = np.stack(kernel.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
     for first in range(0, len(wanted), kernel.batch):
         places = wanted[first : first + kernel.batch]
-        batch[len(places) :] = 0
-        for n, (i, j) in enumerate(places):
-            chip = x_tcyx[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
-            torch.sub(chip, mean, out=batch[n]).div_(std).nan_to_num_(nan=0.0)
-        vectors = forward(kernel, batch)[: len(places)]
+        chips = cut_chips(sample, lonlat_yxn, places, kernel, kernel.frames[shard.t])
+        vectors = forward(kernel, chips)[: len(places)]
         for (i, j), vectors_yxd in zip(places, vectors, strict=True):
             block = np.s_[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells]
             finite = np.isfinite(vectors_yxd).all(axis=-1)
@@ -186,10 +223,39 @@ def embed_sample(sample: Sample, kernel: LayerKernel) -> Cells:
     return Cells(arrays=arrays | ({"scale": scale} if kernel.encoding == "int8" else {}), chips=len(wanted))
 
 
-def forward(kernel: LayerKernel, batch_btcyx: torch.Tensor) -> NDArray[np.float32]:
+def cut_chips(
+    sample: Sample,
+    lonlat_yxn: NDArray[np.float32],
+    places: Sequence[tuple[int, int]],
+    kernel: LayerKernel,
+    frames: tuple[Window, ...],
+) -> Chips:
+    """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them."""
+    layout, side, cells = kernel.layout, kernel.layout.keep_px, kernel.layout.chip_cells
+    mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
+    x_tcyx, seen_tsyx = torch.from_numpy(sample.x_tcyx), torch.from_numpy(sample.seen_tsyx)
+    x_btcyx = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+    seen_btsyx = torch.zeros((kernel.batch, *seen_tsyx.shape[:2], layout.chip_px, layout.chip_px), dtype=torch.bool)
+    lonlat_byxn = torch.zeros((kernel.batch, cells, cells, 2))
+    for n, (i, j) in enumerate(places):
+        pixels = np.s_[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
+        torch.sub(x_tcyx[pixels], mean, out=x_btcyx[n]).div_(std).nan_to_num_(nan=0.0)
+        seen_btsyx[n] = seen_tsyx[pixels]
+        own = np.s_[i * cells : (i + 1) * cells, j * cells : (j + 1) * cells]
+        lonlat_byxn[n] = torch.from_numpy(lonlat_yxn[own])
+    return Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, frames=frames)
+
+
+def forward(kernel: LayerKernel, chips: Chips) -> NDArray[np.float32]:
     """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions)."""
+    on_device = replace(
+        chips,
+        x_btcyx=chips.x_btcyx.to(kernel.device),
+        seen_btsyx=chips.seen_btsyx.to(kernel.device),
+        lonlat_byxn=chips.lonlat_byxn.to(kernel.device),
+    )
     with torch.inference_mode():
-        vectors: NDArray[np.float32] = kernel.module(batch_btcyx.to(kernel.device)).float().cpu().numpy()
+        vectors: NDArray[np.float32] = kernel.module(on_device).float().cpu().numpy()
     return vectors
 
 
@@ -221,21 +287,23 @@ def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.i
     return np.asarray(rows.reshape(cells, cells, cell).sum(axis=2))
 
 
-def _photographs(fed: NDArray[np.bool_], scenes: Sequence[Scene]) -> NDArray[np.uint16]:
-    """Distinct photographs that gave a pixel to each cell; scenes of one photograph are neighbours."""
+def _photographs(fed: NDArray[np.bool_], scenes: Sequence[Scene | None]) -> NDArray[np.uint16]:
+    """Distinct photographs that gave a pixel to each cell; those that are None do not count."""
     count = np.zeros(fed.shape[1:], dtype=np.uint16)
-    for photograph in dict.fromkeys(scene.photograph for scene in scenes):
-        members = [i for i, scene in enumerate(scenes) if scene.photograph == photograph]
+    for photograph in dict.fromkeys(scene.photograph for scene in scenes if scene):
+        members = [i for i, scene in enumerate(scenes) if scene and scene.photograph == photograph]
         count += fed[members].any(axis=0)
     return count
 
 
 def _cells_covered(scene: Scene, grid: Grid, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
     """The cells of `area` that a scene's footprint touches, known from its headers alone."""
-    xmin, ymin, xmax, ymax = scene.bounds_in(grid.crs)
-    rows, cols = np.arange(area.rows // cell_px), np.arange(area.cols // cell_px)
+    covered = np.zeros((area.rows // cell_px, area.cols // cell_px), dtype=bool)
+    rows, cols = np.arange(covered.shape[0]), np.arange(covered.shape[1])
     left, _, _, top = grid.bounds(area)
     step = grid.pixel * cell_px
-    across = (left + cols * step < xmax) & (left + (cols + 1) * step > xmin)
-    down = (top - rows * step > ymin) & (top - (rows + 1) * step < ymax)
-    return np.outer(down, across)
+    for xmin, ymin, xmax, ymax in scene.boxes_in(grid):
+        across = (left + cols * step < xmax) & (left + (cols + 1) * step > xmin)
+        down = (top - rows * step > ymin) & (top - (rows + 1) * step < ymax)
+        covered |= np.outer(down, across)
+    return covered

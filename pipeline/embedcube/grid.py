@@ -10,12 +10,12 @@ falls in the same pixel, chip and cell whatever the region and the shard size:
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS
+from pyproj import CRS, Transformer
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -52,6 +52,25 @@ class Grid:
     """side of a pixel in units of the CRS (metres for UTM, degrees for EPSG:4326)"""
     origin_x: float = 0.0
     origin_y: float = 0.0
+    utm_zone: int | None = None
+    """where it is one of many, the zone whose places it holds"""
+
+    @classmethod
+    def of_zone(cls, zone: int, pixel: float, origin: tuple[float, float]) -> "Grid":
+        """The grid of a UTM zone, for both hemispheres: southern places have negative northings."""
+        return cls(crs=f"EPSG:{32600 + zone}", pixel=pixel, origin_x=origin[0], origin_y=origin[1], utm_zone=zone)
+
+    @property
+    def name(self) -> str:
+        """Of the group that holds its arrays: utm01 to utm60, latlon, or grid."""
+        if self.utm_zone is not None:
+            return f"utm{self.utm_zone:02d}"
+        return "latlon" if self.geographic else "grid"
+
+    @property
+    def geographic(self) -> bool:
+        """Whether its coordinates are longitudes and latitudes."""
+        return is_geographic(self.crs)
 
     def affine(self, area: PixelArea, step_px: int = 1) -> Affine:
         """The transform from (column, row) in units of `step_px` pixels inside `area` to CRS coordinates."""
@@ -77,6 +96,43 @@ class Grid:
         rows = np.floor((self.origin_y - np.asarray(y)) / self.pixel).astype(np.int64)
         cols = np.floor((np.asarray(x) - self.origin_x) / self.pixel).astype(np.int64)
         return rows, cols
+
+    def degrees(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Longitude and latitude (y, x) of the centres of the cells of `area`."""
+        x, y = np.meshgrid(*self.centres(area, cell_px))
+        if self.geographic:
+            return x, y
+        lon, lat = to_degrees(self.crs).transform(x, y)
+        return np.asarray(lon), np.asarray(lat)
+
+    def centres(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """x of the columns and y of the rows of cells of `area`, in the CRS; y descends.
+
+        Each is one multiplication and one addition of exact integers and the pixel size, so that equal places
+        get equal bits whatever the area.
+        """
+        right = 2 * area.col + cell_px * (2 * np.arange(area.cols // cell_px) + 1)
+        down = 2 * area.row + cell_px * (2 * np.arange(area.rows // cell_px) + 1)
+        return self.origin_x + right * (self.pixel / 2), self.origin_y - down * (self.pixel / 2)
+
+    def owns(self, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
+        """Which cells (y, x) of `area` are this grid's: a place is in one UTM zone, and once around the globe."""
+        shape = (area.rows // cell_px, area.cols // cell_px)
+        if self.utm_zone is None and not self.geographic:
+            return np.ones(shape, dtype=bool)
+        lon, lat = self.degrees(area, cell_px)
+        if self.utm_zone is None:
+            return np.asarray((np.abs(lat) <= 90) & (lon >= self.origin_x) & (lon < self.origin_x + 360))
+        return np.asarray((utm_zone_of(lon) == self.utm_zone) & (lat >= UTM_SOUTH) & (lat < UTM_NORTH))
+
+
+UTM_SOUTH, UTM_NORTH = -80.0, 84.0
+"""Latitudes between which UTM is used."""
+
+
+def utm_zone_of(lon: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of the zone, six degrees wide from 180 W on; without the exceptions around Norway, as in tiled products."""
+    return np.asarray(np.floor((lon + 180) / 6).astype(np.int64) % 60 + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,18 +229,27 @@ def same_crs(one: str, other: str) -> bool:
     return one == other or CRS.from_user_input(one) == CRS.from_user_input(other)
 
 
-Axis = Literal["x", "y"]
+@lru_cache(maxsize=1024)
+def is_geographic(crs: str) -> bool:
+    """Whether a CRS has longitudes and latitudes."""
+    return CRS.from_user_input(crs).is_geographic
 
 
-def cell_centres(grid: Grid, layout: ShardLayout, shards: ShardRange, axis: Axis) -> NDArray[np.float64]:
-    """Coordinates of the cells' centres along an axis, in the CRS; y descends.
+@lru_cache(maxsize=1024)
+def shift_between(one: str, other: str) -> tuple[float, float] | None:
+    """What to add to x and y in CRS `one` to have them in `other`, where that is all; else None.
 
-    Each is one multiplication and one addition of exact integers and the pixel size, so that equal places
-    get equal bits whatever the extent.
+    The two halves of a UTM zone differ by a false northing of 10,000 km.
     """
-    area = shards.area(layout)
-    first, count = (area.col, area.cols) if axis == "x" else (area.row, area.rows)
-    half_steps = 2 * first + layout.cell_px * (2 * np.arange(count // layout.cell_px) + 1)
-    if axis == "x":
-        return np.asarray(grid.origin_x + half_steps * (grid.pixel / 2), dtype=np.float64)
-    return np.asarray(grid.origin_y - half_steps * (grid.pixel / 2), dtype=np.float64)
+    if same_crs(one, other):
+        return 0.0, 0.0
+    codes = [CRS.from_user_input(crs).to_epsg() or 0 for crs in (one, other)]
+    if {code // 100 for code in codes} == {326, 327} and codes[0] % 100 == codes[1] % 100:
+        return 0.0, -1e7 if codes[0] > codes[1] else 1e7
+    return None
+
+
+@lru_cache(maxsize=64)
+def to_degrees(crs: str) -> Transformer:
+    """From a CRS to longitude and latitude."""
+    return Transformer.from_crs(crs, "EPSG:4326", always_xy=True)

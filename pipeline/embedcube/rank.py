@@ -27,7 +27,8 @@ from torch import distributed
 import embedcube
 from embedcube.assemble import make_kernel
 from embedcube.backbones.base import Weights
-from embedcube.config import Campaign, load_campaign
+from embedcube.campaign_file import load_campaign
+from embedcube.config import Campaign
 from embedcube.embed import Cells, LayerKernel, Sample, Shard, embed_sample, exact_arithmetic, read_sample
 from embedcube.encode import STATUS_MEANINGS
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError

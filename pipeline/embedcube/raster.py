@@ -19,7 +19,7 @@ from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
 from embedcube.errors import CorruptInput
-from embedcube.grid import Grid, PixelArea, same_crs
+from embedcube.grid import Grid, PixelArea, shift_between
 from embedcube.scene import Asset
 
 Pixels = NDArray[Any]
@@ -155,12 +155,12 @@ def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: M
 def nesting(asset: Asset, grid: Grid) -> int | None:
     """How many grid pixels make one side of a file's pixel, where the file's pixels nest in the grid; else None."""
     a, b, c, d, e, f = asset.transform
-    step = round(a / grid.pixel)
-    if step < 1 or b or d or not math.isclose(a, -e, rel_tol=1e-9) or not same_crs(asset.crs, grid.crs):
+    step, shift = round(a / grid.pixel), shift_between(asset.crs, grid.crs)
+    if step < 1 or b or d or not math.isclose(a, -e, rel_tol=1e-9) or shift is None:
         return None
     offsets = (
-        (c - grid.origin_x) / grid.pixel,
-        (grid.origin_y - f) / grid.pixel,
+        (c + shift[0] - grid.origin_x) / grid.pixel,
+        (grid.origin_y - f - shift[1]) / grid.pixel,
         max(asset.rows, asset.cols) * (a / grid.pixel - step),
     )
     if abs(offsets[2]) > _ALIGNED or any(abs(o - round(o)) > _ALIGNED for o in offsets[:2]):
@@ -169,8 +169,9 @@ def nesting(asset: Asset, grid: Grid) -> int | None:
 
 
 def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels) -> None:
-    left = round((asset.transform[2] - grid.origin_x) / grid.pixel)
-    top = round((grid.origin_y - asset.transform[5]) / grid.pixel)
+    dx, dy = shift_between(asset.crs, grid.crs) or (0.0, 0.0)
+    left = round((asset.transform[2] + dx - grid.origin_x) / grid.pixel)
+    top = round((grid.origin_y - asset.transform[5] - dy) / grid.pixel)
     row0, row1 = max(area.row, top), min(area.row + area.rows, top + asset.rows * step)
     col0, col1 = max(area.col, left), min(area.col + area.cols, left + asset.cols * step)
     if row0 >= row1 or col0 >= col1:

@@ -7,7 +7,11 @@ from datetime import datetime
 
 from pyproj import Transformer
 
-from embedcube.grid import same_crs
+from embedcube.grid import Grid, shift_between
+from embedcube.windows import Window
+
+Box = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +58,33 @@ class Scene:
     """west, south, east, north in degrees"""
     assets: tuple[Asset, ...] = field(default=())
     """in the order the campaign names the bands; the mask last"""
+    end: datetime | None = None
+    """the last moment of a scene that lasts, as a file of hours; None for a moment"""
     offset: float = 0.0
     """added to every value that is data; what the source decided and recorded (DN)"""
+    processing: str = ""
+    """what else the source decided to do to its values, in words"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a good one"""
 
-    def bounds_in(self, crs: str) -> tuple[float, float, float, float]:
-        """(xmin, ymin, xmax, ymax) of the footprint in `crs`: exact in the files' own CRS, else a box."""
+    def meets(self, window: Window) -> bool:
+        """Whether it falls in a window, at least in part."""
+        return window.meets(self.time, self.end or self.time)
+
+    def boxes_in(self, grid: Grid) -> tuple[Box, ...]:
+        """The footprint in the grid's CRS: exact in the files' own, else a box around it.
+
+        On a grid of longitudes there are two where it crosses the meridian at which the grid begins; one that goes
+        around the Earth is as wide as the grid.
+        """
         source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
-        if same_crs(source, crs):
-            return bounds
-        transformer = Transformer.from_crs(source, crs, always_xy=True)
-        xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
-        return xmin, ymin, xmax, ymax
+        shift = shift_between(source, grid.crs)
+        if shift is not None:
+            xmin, ymin, xmax, ymax = (value + shift[i % 2] for i, value in enumerate(bounds))
+        else:
+            transformer = Transformer.from_crs(source, grid.crs, always_xy=True)
+            xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
+        return _around_the_globe((xmin, ymin, xmax, ymax), grid) if grid.geographic else ((xmin, ymin, xmax, ymax),)
 
     @property
     def digest(self) -> str:
@@ -74,7 +92,9 @@ class Scene:
         facts = {
             "time": self.time.isoformat(),
             "photograph": self.photograph,
+            "end": self.end.isoformat() if self.end else None,
             "offset": self.offset,
+            "processing": self.processing,
             "verdict": self.verdict,
             "bbox": None if self.assets else self.bbox,
             "assets": [{k: v for k, v in asdict(asset).items() if k != "path"} for asset in self.assets],
@@ -85,3 +105,18 @@ class Scene:
     def weak(self) -> bool:
         """Whether any digest stands for the first bytes of a file only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
+
+
+def _around_the_globe(box: Box, grid: Grid) -> tuple[Box, ...]:
+    west, south, east, north = box
+    width = (east - west) % 360 or (360 if east > west else 0)
+    first, last = grid.origin_x, grid.origin_x + 360
+    if width >= 360 - grid.pixel:
+        return ((first, south, last, north),)
+    west = first + (west - first) % 360
+    east = west + width
+    return (
+        ((west, south, east, north),)
+        if east <= last
+        else ((west, south, last, north), (first, south, east - 360, north))
+    )

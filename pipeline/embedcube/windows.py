@@ -19,6 +19,10 @@ class Window:
     def __contains__(self, time: datetime) -> bool:
         return self.start <= time < self.end
 
+    def meets(self, first: datetime, last: datetime) -> bool:
+        """Whether something that lasts from `first` to `last`, both included, falls in it at least in part."""
+        return first < self.end and last >= self.start
+
     def __str__(self) -> str:
         return f"{self.start:%Y-%m-%dT%H:%M:%SZ}/{self.end:%Y-%m-%dT%H:%M:%SZ}"
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from embedcube.backbones.base import Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
 from embedcube.grid import ShardLayout
 
 PATCH_PX = 16
@@ -38,7 +37,7 @@ class Options:
 class TinyVit:
     """The backbone `tiny_vit`."""
 
-    def __init__(self, options: dict[str, Any], layout: ShardLayout, bands: int) -> None:
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         known = sorted(field.name for field in fields(Options))
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f'tiny_vit has no option "{unknown[0]}"; it has {", ".join(known)}')
@@ -50,7 +49,7 @@ class TinyVit:
         if layout.halo_px % PATCH_PX:
             raise ValueError(f"tiny_vit: halo_px {layout.halo_px} is not whole patches of {PATCH_PX} px")
         self._layout = layout
-        self._bands = bands
+        self._bands = inputs.channels
 
     @property
     def dimensions(self) -> int:
@@ -65,7 +64,7 @@ class TinyVit:
         token_floats = 14 * self._options.width + self._options.heads * tokens
         return 4 * batch * (tokens * token_floats + 2 * self._options.stem * self._layout.chip_px**2)
 
-    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
+    def fit(self, sample: FitSample) -> Weights:
         """Nothing to fit: the pixels are ignored, the weights come from the seed."""
         rng = np.random.default_rng(self._options.seed)
         tensors = {}
@@ -101,8 +100,8 @@ class _Vit(nn.Module):
         self.last = _Normed(options.width, nn.Identity())
         self._ring = layout.halo_px // PATCH_PX
 
-    def forward(self, x_btcyx: torch.Tensor) -> torch.Tensor:
-        tokens_byxd = self.patches(self.stem(x_btcyx.mean(dim=1))).permute(0, 2, 3, 1) + self.position
+    def forward(self, chips: Chips) -> torch.Tensor:
+        tokens_byxd = self.patches(self.stem(chips.x_btcyx.mean(dim=1))).permute(0, 2, 3, 1) + self.position
         tokens_bnd = self.last(self.blocks(tokens_byxd.flatten(1, 2)))
         kept = slice(self._ring, tokens_byxd.shape[1] - self._ring)
         vectors: torch.Tensor = tokens_bnd.view(tokens_byxd.shape)[:, kept, kept]

@@ -8,6 +8,46 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.grid import ShardLayout
+from embedcube.windows import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the chips of a layer are made of: known before any pixel is read."""
+
+    bands: tuple[tuple[str, ...], ...]
+    """names of the bands of each archive"""
+    frames: int = 1
+    """T"""
+
+    @property
+    def channels(self) -> int:
+        """C: the bands of all archives, one after the other."""
+        return sum(map(len, self.bands))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chips:
+    """Some chips, as a module sees them."""
+
+    x_btcyx: torch.Tensor
+    """float32, normalised; 0 where masked"""
+    seen_btsyx: torch.Tensor
+    """bool: where archive s shows frame t"""
+    lonlat_byxn: torch.Tensor
+    """float32 (B, chip_cells, chip_cells, 2): degrees of the centres of the cells"""
+    frames: tuple[Window, ...]
+    """T intervals of time"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSample:
+    """Some chips, as a fit sees them."""
+
+    x_ntcyx: NDArray[np.float32]
+    """as composited; NaN where masked"""
+    lat_ny: NDArray[np.float64]
+    """degrees, of the rows of pixels"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +63,13 @@ class Weights:
 
 
 class Backbone(Protocol):
-    """A kind of encoder with its options, for chips of one layout and a number of bands.
+    """A kind of encoder with its options, for chips of one layout and of certain bands.
 
-    Made by `Backbone(options, layout, bands)`, which refuses wrong options with a ValueError;
+    Made by `Backbone(options, layout, inputs)`, which refuses wrong options with a ValueError;
     registered as an entry point of the group `embedcube.backbones`.
     """
 
-    def __init__(self, options: dict[str, Any], layout: ShardLayout, bands: int) -> None:
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """`options` is the campaign's `backbone` block without its `name`."""
         ...
 
@@ -47,8 +87,8 @@ class Backbone(Protocol):
         """Memory that one forward pass takes at most, weights and chips excluded; `plan` prices it."""
         ...
 
-    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
-        """Frozen weights from a sample of chips (NaN where masked); the same sample always gives the same weights.
+    def fit(self, sample: FitSample) -> Weights:
+        """Frozen weights from a sample of chips; the same sample always gives the same weights.
 
         A backbone with weights of its own ignores the pixels.
         """
@@ -57,8 +97,7 @@ class Backbone(Protocol):
     def module(self, weights: Weights) -> torch.nn.Module:
         """The module in evaluation mode, its parameters those of `weights`.
 
-        It maps normalised chips (B, T, C, chip_px, chip_px), float32, 0 where masked, to the vectors of the kept
-        centres (B, chip_cells, chip_cells, dimensions), float32, and each chip on its own: what else is in the
-        batch must not matter.
+        It maps `Chips` to the vectors of the kept centres (B, chip_cells, chip_cells, dimensions), float32, and each
+        chip on its own: what else is in the batch must not matter.
         """
         ...

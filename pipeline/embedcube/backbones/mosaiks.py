@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from embedcube.backbones.base import Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
 from embedcube.grid import ShardLayout
 
 ZCA_BIAS = 1e-3
@@ -37,14 +36,14 @@ class Options:
 class Mosaiks:
     """The backbone `mosaiks`."""
 
-    def __init__(self, options: dict[str, Any], layout: ShardLayout, bands: int) -> None:
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """Refuses unknown options, even kernels, and halos that the kernel overhangs."""
         known = {f.name for f in fields(Options)}
         if unknown := sorted(set(options) - known):
             raise ValueError(f'mosaiks has no option "{unknown[0]}"; it has {", ".join(sorted(known))}')
         self._options = Options(**options)
         self._layout = layout
-        self._bands = bands
+        self._bands = inputs.channels
         kernel = self._options.kernel_px
         if kernel % 2 == 0 or kernel < 3:
             raise ValueError(f"mosaiks: kernel_px {kernel} is not an odd number of at least 3")
@@ -73,12 +72,12 @@ class Mosaiks:
             3 * few * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions
         )
 
-    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
+    def fit(self, sample: FitSample) -> Weights:
         """Band statistics and the whitened filter bank, in float64 on one thread, stored in float32."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return self._fit(torch.from_numpy(x_ncyx).double())
+            return self._fit(torch.from_numpy(sample.x_ntcyx).flatten(0, 1).double())
         finally:
             torch.set_num_threads(threads)
 
@@ -125,8 +124,9 @@ class _RandomConvolutions(torch.nn.Module):
         self._cell_px = layout.cell_px
         self._margin = layout.halo_px - bank.shape[-1] // 2
 
-    def forward(self, x_btcyx: torch.Tensor) -> torch.Tensor:
-        """Averages over the frames too."""
+    def forward(self, chips: Chips) -> torch.Tensor:
+        """Averages over the frames too; a frame that nothing shows counts as an average picture."""
+        x_btcyx = chips.x_btcyx
         frames = [self._features(x_btcyx[:, t]) for t in range(x_btcyx.shape[1])]
         return torch.stack(frames).mean(dim=0) if len(frames) > 1 else frames[0]
 

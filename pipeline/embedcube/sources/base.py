@@ -1,16 +1,18 @@
 """What a source of scenes must do. `sentinel2.py` beside this file is a small real one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.composite import Composite
 from embedcube.config import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
+from embedcube.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,15 @@ class Observation:
     """every band has data"""
     clear_yx: NDArray[np.bool_]
     """seen, and not masked: only these pixels enter a composite"""
+    steps: int = 1
+    """of time that the values stand for, where the scene is a series"""
 
 
 class Source(Protocol):
-    """One archive of a campaign: finds its scenes, and reads one scene on one area.
+    """One archive of a campaign: finds its scenes, reads one scene on one area, and makes one picture of several.
 
-    Made by `Source(name, archive)`; registered as an entry point of the group `embedcube.sources`.
+    Made by `Source(name, archive)`, which refuses wrong options with a RequestError; registered as an entry point
+    of the group `embedcube.sources`.
     """
 
     def __init__(self, name: str, archive: Archive) -> None:
@@ -40,6 +45,14 @@ class Source(Protocol):
         """A URI of what the scenes are."""
         ...
 
+    @property
+    def photographs(self) -> bool:
+        """Whether scenes are looks at a place, which clouds or a swath's edge may miss.
+
+        Else they are fields that are everywhere (weather, terrain): beside photographs they make no cell valid.
+        """
+        ...
+
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """Every scene of the archive, each one once, in a fixed order.
 
@@ -48,11 +61,15 @@ class Source(Protocol):
         """
         ...
 
-    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """What `scene` shows of `area`.
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        """What `scene` shows of `area` within `frame`.
 
         Raises:
             CorruptInput: the scene is wrong in its bytes.
             OSError: it could not be read for a reason that may pass.
         """
+        ...
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        """One picture of (photograph, observation) of one frame, neighbours where the photograph is the same."""
         ...

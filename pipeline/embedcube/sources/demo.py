@@ -55,8 +55,7 @@ grid: {crs: EPSG:32632, pixel: 10}
 windows: {start: 2023-06-01, end: 2023-08-01, step: 1 month}
 layers:
   s2_mosaiks:
-    archive: s2
-    composite: median
+    archives: [s2]
     backbone: {name: mosaiks, filters: 32}
     chip_px: 130                                      # what the backbone sees at once ...
     halo_px: 1                                        # ... of which 128 px are kept, in

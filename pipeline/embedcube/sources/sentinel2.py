@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import numpy as np
 import rasterio
 from pyproj import Transformer
 
+from embedcube.composite import Composite, composite
 from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader, judge, retried
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.windows import utc
+from embedcube.windows import Window, utc
 
 BAND_NAMES = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
@@ -136,20 +137,21 @@ class Sentinel2:
 
         return retried(read, judged)
 
-    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+    @property
+    def photographs(self) -> bool:
+        """They are."""
+        return True
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        """The median, unless the archive says otherwise."""
+        return composite(observations, self._archive.composite or "median")
+
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The bands with the offset applied (0 stays "no data", data is floored at 1), and what the mask keeps."""
         if scene.verdict:
             raise CorruptInput(scene.verdict)
-        resampling = self._archive.resampling
         futures = [
-            reader.submit(
-                self._root / asset.path,
-                asset,
-                grid,
-                area,
-                resampling if asset.band in self._archive.bands else "nearest",
-                lane,
-            )
+            reader.submit(self._root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane)
             for lane, asset in enumerate(scene.assets)
         ]
         pixels = [future.result() for future in futures]
