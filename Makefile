@@ -20,10 +20,10 @@ quickstart: demo/campaign.yaml ## install, write a small synthetic archive to de
 	@echo "run         demo/campaign.yaml"
 	@$(BIN)/embedcube run demo/campaign.yaml
 
-test: lint ## install with the developers' tools; lint; the tests, but those that kill and re-cut whole campaigns
-	@$(BIN)/python -m pytest --no-header -m "not chaos and not slow"
+test: lint ## install with the developers' tools; lint; all tests but the slow ones
+	@$(BIN)/python -m pytest --no-header -m "not slow"
 
-test-all: lint ## as test, with everything that this machine can run (chaos, slow): the better part of an hour
+test-all: lint ## as test, with the slow ones: half an hour on two cores
 	@$(BIN)/python -m pytest --no-header
 
 lint: $(DEV_STAMP) ## ruff and mypy alone

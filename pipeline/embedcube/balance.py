@@ -136,8 +136,12 @@ def _read_cost(shards: Shards, geometry: _BlockGeometry, side: int) -> ReadCost:
     shard_of = np.repeat(np.arange(len(group)), np.diff(shards.first))
     pairs, of_scene = np.unique(np.stack([group[shard_of], shards.scenes]), axis=1)
     decoded = np.bincount(pairs, geometry.block_bytes(of_scene, *(c[pairs] for c in corner)), minlength=groups)
-    one_row = (corner[0], corner[1], np.minimum(corner[0] + 1, corner[2]), corner[3])
-    held = np.bincount(pairs, geometry.block_bytes(of_scene, *(c[pairs] for c in one_row)), minlength=groups)
+    held = np.zeros(groups)
+    for down in range(side):
+        top = np.minimum(corner[0] + down, corner[2] - 1)
+        one_row = (top, corner[1], top + 1, corner[3])
+        blocks = np.bincount(pairs, geometry.block_bytes(of_scene, *(c[pairs] for c in one_row)), minlength=groups)
+        held = np.maximum(held, blocks)
     members = np.bincount(group, minlength=groups)
     return ReadCost(
         side=side,

@@ -153,7 +153,7 @@ def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progr
         Client(cluster) as client,
     ):
         futures = client.map(
-            adopt_shard,
+            _adopted,
             [m.part for m in made],
             [m.record.objects for m in made],
             [m.targets(building) for m in made],
@@ -161,11 +161,21 @@ def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progr
         )
         linked = copied = 0
         for done, (_, counts) in enumerate(as_completed(futures, with_results=True), start=1):
+            if isinstance(counts, WorkError):
+                raise counts
             linked, copied = linked + counts[0], copied + counts[1]
             progress(done, len(futures))
     for folder in {target.parent for m in made for target in m.targets(building)}:
         fsync_folder(folder)
     return linked, copied
+
+
+def _adopted(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int] | WorkError:
+    """A failure comes back as a value: raised, Dask would log its traceback beside our one line."""
+    try:
+        return adopt_shard(part, objects, targets)
+    except WorkError as error:
+        return error
 
 
 def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int]:

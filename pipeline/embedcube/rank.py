@@ -84,6 +84,8 @@ class _Rank:
         if device.type == "cuda":
             device = torch.device("cuda", self._number % torch.cuda.device_count())
         exact_arithmetic(self._campaign.how.threads_per_rank)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
         try:
             weights = self._agree_on_weights(plan)

@@ -1,6 +1,7 @@
 """Reading raster files onto the grid, each block decoded once, and telling a broken file from a broken moment."""
 
 import math
+import resource
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,9 +27,6 @@ Pixels = NDArray[Any]
 T = TypeVar("T")
 Method = Literal["nearest", "bilinear"]
 
-_OPEN_FILES = 64
-"""per reading thread: enough that the neighbouring shards of a group find their files and decoded blocks again"""
-
 _ALIGNED = 1e-4
 """pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
 
@@ -44,6 +42,8 @@ class RasterReader:
         """`attempts` tries of a read that fails for a passing reason, `wait_s`, twice that, ... apart."""
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
         self._files = local()
+        # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
+        self._open_files = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 // threads)
         self._attempts = attempts
         self._wait_s = wait_s
 
@@ -82,7 +82,7 @@ class RasterReader:
             if (size := path.stat().st_size) != asset.size:
                 raise ValueError(f"{size} bytes")
             files[path] = rasterio.open(path)
-            if len(files) > _OPEN_FILES:
+            if len(files) > self._open_files:
                 files.popitem(last=False)[1].close()
         return files[path]
 

@@ -194,7 +194,7 @@ def _describe(dataset: Any, band: str, name: str, size: int, digest: str) -> Ass
         raise CorruptInput(f"{band}: {name} has no coordinate reference system")
     dtype = np.dtype(dataset.dtypes[0])
     nodata = dataset.nodata
-    if nodata is None or (dtype.kind != "f" and nodata not in range(np.iinfo(dtype).max + 1)):
+    if nodata is None or (dtype.kind != "f" and not np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max):
         nodata = float("nan") if dtype.kind == "f" else 0.0
     return Asset(
         band=band,
