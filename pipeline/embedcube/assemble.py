@@ -50,6 +50,12 @@ def make_source(campaign: Campaign, archive: str) -> Source:
     return source
 
 
+def counted_archives(campaign: Campaign, layer_name: str) -> tuple[str, ...]:
+    """Those of a layer whose scenes make a cell valid and are counted: photographs, or fields where it has none."""
+    names = campaign.layers[layer_name].archives
+    return tuple(name for name in names if make_source(campaign, name).photographs) or names
+
+
 def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:
     """What the layer's chips are made of."""
     bands = tuple(campaign.archives[archive].bands for archive in campaign.layers[layer_name].archives)
@@ -73,9 +79,15 @@ def make_kernel(
 ) -> LayerKernel:
     """The kernel of one layer on its `grids`; the module lies on its device already."""
     layer = campaign.layers[layer_name]
+    counted = counted_archives(campaign, layer_name)
     ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)
     inputs = tuple(
-        LayerInput(archive=archive, source=make_source(campaign, archive), channels=slice(*channels))
+        LayerInput(
+            archive=archive,
+            source=make_source(campaign, archive),
+            channels=slice(*channels),
+            counts=archive in counted,
+        )
         for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
     )
     return LayerKernel(

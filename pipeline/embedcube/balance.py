@@ -93,7 +93,8 @@ class _BlockGeometry:
         facts[:4] = 1
         box = np.zeros((4, len(scenes), 1))
         for i, scene in enumerate(scenes):
-            xmin, ymin, xmax, ymax = scene.bounds_in(grid.crs)
+            # of a footprint in two pieces the wider one stands for both: this only balances
+            xmin, ymin, xmax, ymax = max(scene.boxes_in(grid), key=lambda piece: piece[2] - piece[0])
             box[:, i, 0] = (
                 (xmin - grid.origin_x) / grid.pixel,
                 (grid.origin_y - ymax) / grid.pixel,
@@ -101,7 +102,7 @@ class _BlockGeometry:
                 (ymax - ymin) / grid.pixel,
             )
             for k, asset in enumerate(scene.assets):
-                size = 0 if scene.verdict else np.dtype(asset.dtype).itemsize
+                size = 0 if scene.verdict else np.dtype(asset.dtype).itemsize * asset.steps
                 facts[:, i, k] = (asset.cols, asset.rows, asset.block_cols, asset.block_rows, size)
         return cls(
             left=box[0], top=box[1], wide=box[2], high=box[3], cols=facts[0], rows=facts[1],

@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-
 Method = Literal["median", "mean"]
 
 

@@ -213,8 +213,10 @@ class Layer(Block):
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
     weights: Path | None = None
-    """frozen weights fitted elsewhere; without it `fit` makes them from this archive. Not part of the digest,
-    their bytes are (through the recipe)"""
+    """frozen weights fitted elsewhere, or a published checkpoint; without it `fit` makes them from the archives. Not
+    part of the digest, their bytes are (through the recipe)"""
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """what the file `weights` must have"""
     chip_px: int = Field(224, gt=0)
     halo_px: int = Field(16, ge=0)
     cell_px: int = Field(16, gt=0)

@@ -53,7 +53,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
     """
     plan = read_plan(campaign, run)
     shards = [shard for group in read_shards(run, plan) for shard in group]
-    shards.sort(key=lambda shard: (shard.layer, shard.t, shard.iy, shard.ix))
+    shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
     scenes = read_inventory(campaign, run)
     refuse_over_budget(campaign, scenes, [m.record for m in made])

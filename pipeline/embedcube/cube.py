@@ -142,7 +142,7 @@ class Cube:
         at = (cell.t, cell.y, cell.x)
         side = group["embedding"].shards[1]
         provenance = self.provenance
-        shard = provenance.shard(layer, cell.t, cell.y // side, cell.x // side)
+        shard = provenance.shard(cell.zone, cell.t, cell.y // side, cell.x // side)
         within = (cell.y % side) * side + cell.x % side
         used, others = provenance.scenes_of(shard, within)
         record = provenance.record(shard)
@@ -162,8 +162,8 @@ class Cube:
             "scenes": used,
             "scenes_not_used": others,
             "preprocessing": {
-                "archive": what["archives"][layer_what["archive"]],
-                "composite": layer_what["composite"],
+                "archives": {name: what["archives"][name] for name in layer_what["archives"]},
+                "frames": layer_what["frames"],
                 "min_valid": layer_what["min_valid"],
                 "chip_px": layer_what["chip_px"],
                 "halo_px": layer_what["halo_px"],
@@ -200,24 +200,24 @@ class Provenance:
 
     @cached_property
     def _shards(self) -> dict[tuple[str, int, int, int], int]:
-        layers = [self.attributes["layers"][i] for i in self.array("shard_layer")]
+        zones = [self.attributes["zones"][i] for i in self.array("shard_zone")]
         places = (self.array(f"shard_{name}").tolist() for name in ("t", "iy", "ix"))
-        return {key: row for row, key in enumerate(zip(layers, *places, strict=True))}
+        return {key: row for row, key in enumerate(zip(zones, *places, strict=True))}
 
-    def shard(self, layer: str, t: int, iy: int, ix: int) -> int:
+    def shard(self, zone: str, t: int, iy: int, ix: int) -> int:
         """The row of a shard.
 
         Raises:
             RequestError: nothing was planned there.
         """
         try:
-            return self._shards[layer, t, iy, ix]
+            return self._shards[zone, t, iy, ix]
         except KeyError:
-            raise RequestError(f"{layer}: no shard was planned at window {t}, row {iy}, column {ix}") from None
+            raise RequestError(f"{zone}: no shard was planned at window {t}, row {iy}, column {ix}") from None
 
     @property
     def places(self) -> dict[tuple[str, int, int, int], int]:
-        """Row of every shard by (layer, t, iy, ix)."""
+        """Row of every shard by (zone, t, iy, ix), the zone as "<layer>/<zone>"."""
         return self._shards
 
     def record(self, shard: int) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class Provenance:
         digests = self._group["scene_digest"]
         for link, row in enumerate(rows.tolist()):
             scene = self.scene(row)
-            described = {key: scene[key] for key in ("id", "time", "photograph", "offset")}
+            described = {key: scene[key] for key in ("id", "archive", "time", "photograph", "offset", "processing")}
             described["sha256"] = bytes(digests[row]).hex()
             if fed[link, cell // 8] >> (7 - cell % 8) & 1:
                 used.append(described)

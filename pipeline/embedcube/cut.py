@@ -6,47 +6,47 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from embedcube.assemble import make_grid, make_layout
-from embedcube.balance import Shards
+from embedcube.assemble import counted_archives, make_layout
+from embedcube.balance import Floats, Ints, Shards
 from embedcube.config import Campaign, Region
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange, shards_touching
 from embedcube.scene import Scene
+from embedcube.windows import Window
 
 
-def cut(campaign: Campaign, name: str, scenes: list[Scene]) -> tuple[Shards, ShardRange]:
-    """The shards of a layer: those that the region touches, in every window, with the scenes that reach them.
+def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple[Shards, ShardRange] | None:
+    """The shards of a layer on one of its grids: those that the region touches, in every window, with their scenes.
 
-    Also the rectangle of shards that the layer's arrays span.
+    Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
+
+    Raises:
+        RequestError: no scene shows any of the region.
     """
     layer = campaign.layers[name]
-    grid, layout = make_grid(campaign), make_layout(layer)
+    layout = make_layout(layer)
     # scenes of one photograph must be neighbours: they are composited as one
     order = sorted(
-        (i for i, scene in enumerate(scenes) if scene.archive == layer.archive),
+        (i for i, scene in enumerate(scenes) if scene.archive in layer.archives),
         key=lambda i: (scenes[i].photograph, scenes[i].time, scenes[i].id),
     )
-    bounds = np.array([scenes[i].bounds_in(grid.crs) for i in order])
-    wanted, place = _wanted(campaign.region, grid, layout, bounds)
+    found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
+    of_scene, boxes = np.array([i for i, _ in found]), np.array([box for _, box in found])
+    counted = counted_archives(campaign, name)
+    decides = [scenes[i].archive in counted for i in of_scene.tolist()]
+    wanted, place = _wanted(campaign.region, grid, layout, boxes[decides])
+    if not wanted.any():
+        return None
     slot = np.full(wanted.shape, -1, dtype=np.int64)
     slot[wanted] = np.arange(wanted.sum())
     rows, cols = np.nonzero(wanted)
-    reach = shards_touching(grid, layout, bounds, layout.halo_px)
+    reach = shards_touching(grid, layout, boxes, layout.halo_px)
     reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
     firsts, links = [np.zeros(1, dtype=np.int64)], []
     for window in campaign.all_windows:
-        pairs_shard, pairs_scene = [], []
-        for rank, i in enumerate(order):
-            if scenes[i].time in window:
-                r0, c0, r1, c1 = reach[rank]
-                touched = slot[r0:r1, c0:c1]
-                pairs_shard.append(touched[touched >= 0])
-                pairs_scene.append(np.full(pairs_shard[-1].size, i, dtype=np.int64))
-        shard_of = np.concatenate([*pairs_shard, np.empty(0, dtype=np.int64)])
-        by_shard = np.argsort(shard_of, kind="stable")
-        links.append(np.concatenate([*pairs_scene, np.empty(0, dtype=np.int64)])[by_shard])
-        counts = np.bincount(shard_of, minlength=len(rows))
-        firsts.append(firsts[-1][-1] + np.cumsum(counts))
+        linked, shard_of = _links(window, scenes, of_scene, reach, slot)
+        links.append(linked)
+        firsts.append(firsts[-1][-1] + np.cumsum(np.bincount(shard_of, minlength=len(rows))))
     windows = len(campaign.all_windows)
     shards = Shards(
         t=np.repeat(np.arange(windows), len(rows)),
@@ -58,17 +58,33 @@ def cut(campaign: Campaign, name: str, scenes: list[Scene]) -> tuple[Shards, Sha
     return shards, place
 
 
+def _links(window: Window, scenes: list[Scene], of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, Ints]:
+    """Scene and shard of every link within a window, by shard and then in the order of compositing."""
+    pairs_shard, pairs_rank = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    first_of: dict[int, int] = {}
+    for rank, i in enumerate(of_scene.tolist()):
+        if scenes[i].meets(window):
+            r0, c0, r1, c1 = reach[rank]
+            touched = slot[r0:r1, c0:c1]
+            pairs_shard.append(touched[touched >= 0])
+            # two boxes of one scene may touch one shard, which then has it once
+            pairs_rank.append(np.full(pairs_shard[-1].size, first_of.setdefault(i, rank), dtype=np.int64))
+    pairs = np.unique(np.stack([np.concatenate(pairs_shard), np.concatenate(pairs_rank)]), axis=1)
+    return of_scene[pairs[1]], pairs[0]
+
+
 def _wanted(
-    region: Region | None, grid: Grid, layout: ShardLayout, bounds: NDArray[np.float64]
+    region: Region | None, grid: Grid, layout: ShardLayout, boxes: Floats
 ) -> tuple[NDArray[np.bool_], ShardRange]:
     """Which shards of a rectangle of them the region touches; without a region, the scenes."""
     shape = None if region is None else _region_shape(region, grid.crs)
-    if shape is not None and not (np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(bounds)).any()):
+    if shape is not None and not (np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(boxes)).any()):
+        if grid.utm_zone is not None:
+            return np.zeros((0, 0), dtype=bool), ShardRange(row=0, col=0, rows=0, cols=0)
         raise RequestError(
             "region: no scene shows any of it; is its CRS right, and its order west, south, east, north?"
         )
-    boxes = bounds if shape is None else np.array([shape.bounds])
-    touched = shards_touching(grid, layout, boxes)
+    touched = shards_touching(grid, layout, boxes if shape is None else np.array([shape.bounds]))
     row, col = touched[:, :2].min(axis=0)
     last_row, last_col = touched[:, 2:].max(axis=0)
     place = ShardRange(row=int(row), col=int(col), rows=int(last_row - row), cols=int(last_col - col))
@@ -78,9 +94,27 @@ def _wanted(
             wanted[r0:r1, c0:c1] = True
     else:
         wanted = _touches(shape, grid, layout, place)
-    if not wanted.any():
-        raise RequestError("region: it is empty on this grid; is its CRS right?")
-    return wanted, place
+    return _trimmed(wanted & _owned(grid, layout, place), place)
+
+
+def _owned(grid: Grid, layout: ShardLayout, place: ShardRange) -> NDArray[np.bool_]:
+    """Which shards hold a cell that is the grid's own."""
+    owned = np.ones((place.rows, place.cols), dtype=bool)
+    if grid.utm_zone is not None or grid.geographic:
+        for row, col in np.ndindex(owned.shape):
+            area = layout.shard_area(place.row + row, place.col + col)
+            owned[row, col] = grid.owns(area, layout.cell_px).any()
+    return owned
+
+
+def _trimmed(wanted: NDArray[np.bool_], place: ShardRange) -> tuple[NDArray[np.bool_], ShardRange]:
+    """The same shards in the smallest rectangle that holds them."""
+    rows, cols = (np.nonzero(wanted.any(axis=axis))[0] for axis in (1, 0))
+    if not len(rows):
+        return np.zeros((0, 0), dtype=bool), place
+    trimmed = wanted[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    first = place.row + int(rows[0]), place.col + int(cols[0])
+    return trimmed, ShardRange(row=first[0], col=first[1], rows=trimmed.shape[0], cols=trimmed.shape[1])
 
 
 def _region_shape(region: Region, crs: str) -> Any:

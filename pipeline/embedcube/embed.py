@@ -64,6 +64,11 @@ class Shard:
     scenes: tuple[int, ...]
     """rows of the inventory, in the order of compositing"""
 
+    @property
+    def place(self) -> tuple[str, int, int, int]:
+        """Where it is in the cube: "<layer>/<zone>", t, iy, ix."""
+        return f"{self.layer}/{self.zone}", self.t, self.iy, self.ix
+
     def __str__(self) -> str:
         return f"{self.layer}/{self.zone} t{self.t} y{self.iy} x{self.ix}"
 
@@ -76,6 +81,8 @@ class LayerInput:
     source: Source
     channels: slice
     """of the chips"""
+    counts: bool
+    """its scenes make a cell valid, and are counted: photographs, or fields in a layer that has none"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,12 @@ class LayerKernel:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     module: torch.nn.Module
-    device: torch.device
+    """on its device"""
+
+    @property
+    def counted(self) -> list[int]:
+        """The inputs that make a cell valid."""
+        return [s for s, one in enumerate(self.inputs) if one.counts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +176,12 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
     unreadable = np.zeros(fed.shape[1:], dtype=bool)
     for position in reasons:
         unreadable |= _cells_covered(scenes[position], grid, area, layout.cell_px)
-    deciding = _deciding(kernel)
-    clear_yx = seen_tsyx[:, deciding].any(axis=(0, 1))
+    counted = kernel.counted
+    clear_yx = np.asarray(seen_tsyx[:, counted].any(axis=(0, 1)))
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= kernel.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(masked_yx, layout) > 0, MASKED, NO_DATA))
     status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
-    photographs = {kernel.inputs[s].archive for s in deciding}
+    photographs = {kernel.inputs[s].archive for s in counted}
     return Sample(
         x_tcyx=x_tcyx,
         seen_tsyx=seen_tsyx,
@@ -178,12 +190,6 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
         fed=np.packbits(fed.reshape(len(scenes), layout.shard_cells**2), axis=1).tobytes(),
         quarantined=tuple((shard.scenes[position], reason) for position, reason in sorted(reasons.items())),
     )
-
-
-def _deciding(kernel: LayerKernel) -> list[int]:
-    """Which archives make a cell valid: those of photographs, or all where there are none."""
-    photographs = [s for s, one in enumerate(kernel.inputs) if one.source.photographs]
-    return photographs or list(range(len(kernel.inputs)))
 
 
 def embed_sample(shard: Shard, sample: Sample, kernel: LayerKernel) -> Cells:
@@ -248,11 +254,13 @@ def cut_chips(
 
 def forward(kernel: LayerKernel, chips: Chips) -> NDArray[np.float32]:
     """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions)."""
+    parameter = next(kernel.module.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
     on_device = replace(
         chips,
-        x_btcyx=chips.x_btcyx.to(kernel.device),
-        seen_btsyx=chips.seen_btsyx.to(kernel.device),
-        lonlat_byxn=chips.lonlat_byxn.to(kernel.device),
+        x_btcyx=chips.x_btcyx.to(device),
+        seen_btsyx=chips.seen_btsyx.to(device),
+        lonlat_byxn=chips.lonlat_byxn.to(device),
     )
     with torch.inference_mode():
         vectors: NDArray[np.float32] = kernel.module(on_device).float().cpu().numpy()

@@ -5,29 +5,18 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from embedcube.assemble import make_backbone, make_grid, make_source
+from embedcube.assemble import make_backbone
 from embedcube.backbones.base import Weights
 from embedcube.config import Campaign
-from embedcube.errors import CorruptInput, RequestError
-from embedcube.grid import Grid, PixelArea
+from embedcube.errors import RequestError
 from embedcube.inventory import read_inventory
 from embedcube.progress import Progress, silent
-from embedcube.raster import RasterReader
 from embedcube.rundir import RunDir, write_atomically
-from embedcube.scene import Scene
-from embedcube.sources.base import Source
-
-SAMPLE_CHIPS = 64
-"""chips that a fit looks at, spread over scenes and places"""
-
-_TRIES_PER_CHIP = 8
-_CLEAR_SHARE = 0.5
-"""of a chip's pixels that must be clear for it to be looked at"""
+from embedcube.sampling import fit_sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +42,7 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
         if fresh:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _taken(campaign, name) if layer.weights else _fitted(campaign, run, name, progress))
-        elif layer.weights and layer.weights.read_bytes() != path.read_bytes():
+        elif layer.weights and _taken(campaign, name) != path.read_bytes():
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already"
             )
@@ -98,79 +87,58 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
 def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
     """What weights must have been made for."""
     block = campaign.layers[layer]
-    return {"backbone": block.backbone, "bands": list(campaign.archives[block.archive].bands)}
+    return {
+        "backbone": block.backbone,
+        "bands": [list(campaign.archives[archive].bands) for archive in block.archives],
+    }
 
 
 def _taken(campaign: Campaign, name: str) -> bytes:
-    path = campaign.layers[name].weights
-    assert path is not None
+    """Weights that the layer names: a file of embedcube as it is, or a checkpoint that its backbone knows."""
+    layer = campaign.layers[name]
+    assert layer.weights is not None
     try:
-        data = path.read_bytes()
+        data = layer.weights.read_bytes()
     except OSError as error:
         raise RequestError(f"layers.{name}.weights: cannot be read: {error}") from None
-    parse_weights(data, campaign, name, str(path))
-    return data
+    found = hashlib.sha256(data).hexdigest()
+    if layer.weights_sha256 not in (None, found):
+        raise RequestError(
+            f"layers.{name}.weights: {layer.weights} has the SHA-256 {found}, weights_sha256 is {layer.weights_sha256}"
+        )
+    if _is_ours(data):
+        parse_weights(data, campaign, name, str(layer.weights))
+        return data
+    try:
+        return _packed(campaign, name, make_backbone(campaign, name).load(data))
+    except ValueError as error:
+        raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
+
+
+def _is_ours(data: bytes) -> bool:
+    """A safetensors file begins with the length of its JSON header."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return header.startswith(b"{") and b'"embedcube"' in header
 
 
 def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> bytes:
-    layer = campaign.layers[name]
-    scenes = [scene for scene in read_inventory(campaign, run) if scene.archive == layer.archive and not scene.verdict]
-    source, backbone = make_source(campaign, layer.archive), make_backbone(campaign, name)
-    sample = sample_chips(source, scenes, make_grid(campaign), layer.chip_px, progress)
+    backbone = make_backbone(campaign, name)
     try:
-        weights = backbone.fit(sample)
+        return _packed(
+            campaign,
+            name,
+            backbone.fit(fit_sample(campaign, name, read_inventory(campaign, run), backbone.fit_chips, progress)),
+        )
     except ValueError as error:
         raise RequestError(f"layers.{name}.backbone: {error}") from None
+
+
+def _packed(campaign: Campaign, name: str, weights: Weights) -> bytes:
+    """The bytes of the weights' file."""
     tensors: dict[str, NDArray[Any]] = {
         "embedcube.mean": weights.mean,
         "embedcube.std": weights.std,
         **weights.tensors,
     }
     # one key: safetensors writes several in an order that changes from run to run
-    facts = json.dumps(_facts(campaign, name), sort_keys=True)
-    return safetensors.numpy.save(tensors, metadata={"embedcube": facts})
-
-
-def sample_chips(
-    source: Source, scenes: list[Scene], grid: Grid, chip_px: int, progress: Progress
-) -> NDArray[np.float32]:
-    """Chips (n, C, chip_px, chip_px) of single scenes, NaN where masked, evenly over time and seeded over places.
-
-    Scenes that cannot be read are passed over here; `embed` will say so.
-    """
-    rng = np.random.default_rng(0)
-    reader = RasterReader(threads=1)
-    chips: list[NDArray[np.float32]] = []
-    usable = list(scenes)
-    try:
-        for draw in range(SAMPLE_CHIPS * _TRIES_PER_CHIP):
-            if len(chips) == SAMPLE_CHIPS or not usable:
-                break
-            scene = usable[draw * 7919 % len(usable)]  # a prime stride: neighbours in time are not neighbours here
-            area = _random_area(scene, grid, chip_px, rng)
-            try:
-                seen = source.observe(scene, grid, area, reader)
-            except CorruptInput:
-                usable.remove(scene)
-                continue
-            if seen.clear_yx.mean() >= _CLEAR_SHARE:
-                chips.append(np.where(seen.clear_yx, seen.values_cyx.astype(np.float32), np.float32("nan")))
-                progress(len(chips), SAMPLE_CHIPS)
-    finally:
-        reader.close()
-    if not chips:
-        raise RequestError(
-            f"no chip of {chip_px} px that is half clear was found in {len(scenes)} scenes; "
-            "is the mask's list of clear classes right?"
-        )
-    return np.stack(chips)
-
-
-def _random_area(scene: Scene, grid: Grid, chip_px: int, rng: np.random.Generator) -> PixelArea:
-    xmin, ymin, xmax, ymax = scene.bounds_in(grid.crs)
-    rows, cols = grid.rows_cols(np.array([xmin, xmax]), np.array([ymax, ymin]))
-
-    def start(first: int, last: int) -> int:
-        return int(rng.integers(first, max(first + 1, last - chip_px + 1)))
-
-    return PixelArea(row=start(*map(int, rows)), col=start(*map(int, cols)), rows=chip_px, cols=chip_px)
+    return safetensors.numpy.save(tensors, metadata={"embedcube": json.dumps(_facts(campaign, name), sort_keys=True)})

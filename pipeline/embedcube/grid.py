@@ -106,21 +106,25 @@ class Grid:
         return np.asarray(lon), np.asarray(lat)
 
     def centres(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """x of the columns and y of the rows of cells of `area`, in the CRS; y descends.
+        """Coordinates of the columns (x) and rows (y) of cells of `area`, in the CRS; y descends.
 
         Each is one multiplication and one addition of exact integers and the pixel size, so that equal places
         get equal bits whatever the area.
         """
         right = 2 * area.col + cell_px * (2 * np.arange(area.cols // cell_px) + 1)
         down = 2 * area.row + cell_px * (2 * np.arange(area.rows // cell_px) + 1)
-        return self.origin_x + right * (self.pixel / 2), self.origin_y - down * (self.pixel / 2)
+        x, y = self.origin_x + right * (self.pixel / 2), self.origin_y - down * (self.pixel / 2)
+        return x.astype(np.float64), y.astype(np.float64)
 
     def owns(self, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
         """Which cells (y, x) of `area` are this grid's: a place is in one UTM zone, and once around the globe."""
         shape = (area.rows // cell_px, area.cols // cell_px)
         if self.utm_zone is None and not self.geographic:
             return np.ones(shape, dtype=bool)
-        lon, lat = self.degrees(area, cell_px)
+        return self.owns_degrees(*self.degrees(area, cell_px))
+
+    def owns_degrees(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """As `owns`, for longitudes and latitudes of a grid of them or of a zone."""
         if self.utm_zone is None:
             return np.asarray((np.abs(lat) <= 90) & (lon >= self.origin_x) & (lon < self.origin_x + 360))
         return np.asarray((utm_zone_of(lon) == self.utm_zone) & (lat >= UTM_SOUTH) & (lat < UTM_NORTH))
@@ -131,7 +135,7 @@ UTM_SOUTH, UTM_NORTH = -80.0, 84.0
 
 
 def utm_zone_of(lon: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of the zone, six degrees wide from 180 W on; without the exceptions around Norway, as in tiled products."""
+    """Number of the zone, six degrees wide from 180 W on; no exceptions around Norway, as in tiled products."""
     return np.asarray(np.floor((lon + 180) / 6).astype(np.int64) % 60 + 1)
 
 

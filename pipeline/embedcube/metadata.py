@@ -51,7 +51,7 @@ def root_attributes(campaign: Campaign) -> dict[str, Any]:
 
 
 def zone_attributes(
-    layer: Layer, grid: Grid, area: PixelArea, *, dimensions: int, model: str, source_data: str, weights: str
+    layer: Layer, grid: Grid, area: PixelArea, *, dimensions: int, model: str, source_data: list[str], weights: str
 ) -> dict[str, Any]:
     """Of the group that holds a layer's arrays; `area` is what they span."""
     step = layer.cell_px
@@ -70,7 +70,7 @@ def zone_attributes(
         "geoemb:type": "pixel" if step == 1 else "chip",
         "geoemb:dimensions": dimensions,
         "geoemb:model": model,
-        "geoemb:source_data": [source_data],
+        "geoemb:source_data": source_data,
         "geoemb:data_type": layer.encoding,
         "embedcube:backbone": layer.backbone,
         "embedcube:weights_sha256": weights,

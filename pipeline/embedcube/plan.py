@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube import registry
-from embedcube.assemble import make_backbone, make_grid, make_kernel, make_layout
+from embedcube.assemble import grid_names, make_backbone, make_grid, make_kernel, make_layout
 from embedcube.balance import Shards, assign, draw_groups
 from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
@@ -22,7 +22,7 @@ from embedcube.errors import RequestError
 from embedcube.fit import read_weights
 from embedcube.grid import ShardRange
 from embedcube.inventory import read_inventory
-from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, total_price
+from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
 from embedcube.rundir import RunDir, replacing, write_atomically
 from embedcube.scene import Scene
 
@@ -33,8 +33,8 @@ Ints = NDArray[np.int64]
 class LayerPlan:
     """What holds for all shards of a layer."""
 
-    range: ShardRange
-    """the shards that the layer's arrays span"""
+    zones: dict[str, ShardRange]
+    """per grid, the shards that the layer's arrays span"""
     dimensions: int
     weights: str
     """SHA-256 of the weights' file"""
@@ -68,26 +68,16 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     scenes = read_inventory(campaign, run)
     versions = software_versions(torch.device(campaign.how.device))
     exact_arithmetic(campaign.how.threads_per_rank)
-    how, groups = campaign.how, 0
     tables, layers, prices = [], {}, []
-    for name, layer in campaign.layers.items():
-        layout, grid = make_layout(layer), make_grid(campaign)
-        weights, weights_digest = read_weights(campaign, run, name)
-        shards, place = cut(campaign, name, scenes)
-        backbone = make_backbone(campaign, name)
-        layers[name] = LayerPlan(
-            range=place, dimensions=backbone.dimensions, weights=weights_digest, model=backbone.model
-        )
-        recipes = list(_recipes(campaign, name, weights_digest, versions, shards, scenes))
-        reading = draw_groups(shards, scenes, grid, layout, ranks=how.tasks * how.ranks, cache_bytes=how.cache_mb << 20)
-        kernel = make_kernel(campaign, name, weights, torch.device(how.device))
-        layer_price = price_layer(layer, shards, scenes, reading, kernel, backbone)
-        prices.append(layer_price)
-        cost = reading.decoded / DECODE_BYTES_PER_S + layer_price.device_s / max(len(recipes), 1)
-        tables.append(_table(name, shards, recipes, reading.group + groups, cost))
-        groups += int(reading.group.max()) + 1
-    table = _in_draw_order(pyarrow.concat_tables(tables), campaign.how.tasks)
-    price = total_price(prices, how)
+    groups = 0
+    for name in campaign.layers:
+        layers[name], priced = _plan_layer(campaign, run, name, scenes, versions)
+        for one in priced:
+            tables.append(one.table.append_column("group", pyarrow.array(one.group + groups)))
+            prices.append(one.price)
+            groups += int(one.group.max()) + 1
+    table = _in_draw_order(pyarrow.concat_tables(tables, promote_options="permissive"), campaign.how.tasks)
+    price = total_price(prices, campaign.how)
     refuse_over_limit(price)
     result = Plan(
         campaign=campaign.digest,
@@ -105,6 +95,44 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     with replacing(run.plan) as temporary:
         pyarrow.parquet.write_table(table, temporary)
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlannedZone:
+    table: pyarrow.Table
+    group: Ints
+    price: Price
+
+
+def _plan_layer(
+    campaign: Campaign, run: RunDir, name: str, scenes: list[Scene], versions: dict[str, str]
+) -> tuple[LayerPlan, list[_PlannedZone]]:
+    layer, how = campaign.layers[name], campaign.how
+    weights, weights_digest = read_weights(campaign, run, name)
+    backbone = make_backbone(campaign, name)
+    module = backbone.module(weights).to(torch.device(how.device))
+    zones, planned, batch_s = {}, [], 0.0
+    for zone in grid_names(campaign, [scene for scene in scenes if scene.archive in layer.archives]):
+        grid = make_grid(campaign, zone)
+        found = cut(campaign, name, grid, scenes)
+        if found is None:
+            continue
+        shards, zones[zone] = found
+        reading = draw_groups(
+            shards, scenes, grid, make_layout(layer), ranks=how.tasks * how.ranks, cache_bytes=how.cache_mb << 20
+        )
+        kernel = make_kernel(campaign, name, [zone], weights, module)
+        batch_s = batch_s or seconds_per_batch(kernel)
+        price = price_layer(layer, shards, scenes, reading, batch_s, kernel, backbone)
+        recipes = list(_recipes(campaign, name, zone, weights_digest, versions, shards, scenes))
+        cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
+        planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
+    if not planned:
+        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
+    return (
+        LayerPlan(zones=zones, dimensions=backbone.dimensions, weights=weights_digest, model=backbone.model),
+        planned,
+    )
 
 
 def digest_of_recipes(recipes: list[str]) -> str:
@@ -129,7 +157,7 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     if document["inventory"] != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
     layers = {
-        name: LayerPlan(**(layer | {"range": ShardRange(**layer["range"])}))
+        name: LayerPlan(**(layer | {"zones": {zone: ShardRange(**place) for zone, place in layer["zones"].items()}}))
         for name, layer in document.pop("layers").items()
     }
     return Plan(layers=layers, price=Price(**document.pop("price")), **document)
@@ -141,9 +169,10 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
     rows = pyarrow.parquet.read_table(run.plan, filters=filters).to_pylist()
     groups: dict[tuple[int, int], list[Shard]] = {}
     for row in rows:
-        place = plan.layers[row["layer"]].range
+        place = plan.layers[row["layer"]].zones[row["zone"]]
         shard = Shard(
             layer=row["layer"],
+            zone=row["zone"],
             t=row["t"],
             row=row["row"],
             col=row["col"],
@@ -179,6 +208,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
 def _recipes(
     campaign: Campaign,
     name: str,
+    zone: str,
     weights: str,
     versions: dict[str, str],
     shards: Shards,
@@ -187,12 +217,10 @@ def _recipes(
     """SHA-256 of all that determines a shard's bytes, for each shard."""
     what = campaign.what
     layer = what["layers"][name]
-    archive = what["archives"][layer["archive"]]
-    plugins = [
-        registry.distribution("sources", archive["source"]),
-        registry.distribution("backbones", layer["backbone"]["name"]),
-    ]
-    common = {"layer": layer, "archive": archive, "grid": what["grid"], "plugins": plugins}
+    archives = [what["archives"][archive] for archive in layer["archives"]]
+    plugins = [registry.distribution("sources", archive["source"]) for archive in archives]
+    plugins.append(registry.distribution("backbones", layer["backbone"]["name"]))
+    common = {"layer": layer, "archives": archives, "grid": what["grid"], "zone": zone, "plugins": plugins}
     base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
     digests = [bytes.fromhex(scene.digest) for scene in scenes]
     windows = [str(window).encode() for window in campaign.all_windows]
@@ -206,16 +234,16 @@ def _recipes(
         yield recipe.hexdigest()
 
 
-def _table(name: str, shards: Shards, recipes: list[str], group: Ints, cost: NDArray[np.float64]) -> pyarrow.Table:
+def _table(name: str, zone: str, shards: Shards, recipes: list[str], cost: NDArray[np.float64]) -> pyarrow.Table:
     return pyarrow.table(
         {
             "layer": pyarrow.array([name] * len(recipes), pyarrow.string()).dictionary_encode(),
+            "zone": pyarrow.array([zone] * len(recipes), pyarrow.string()).dictionary_encode(),
             "t": shards.t,
             "row": shards.row,
             "col": shards.col,
             "recipe": recipes,
             "scenes": pyarrow.ListArray.from_arrays(shards.first.astype(np.int32), shards.scenes.astype(np.int32)),
-            "group": group,
             "cost": cost,
         }
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from embedcube.backbones.base import Backbone
+from embedcube.backbones.base import Backbone, Chips
 from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
 from embedcube.embed import LayerKernel, forward
@@ -61,6 +61,7 @@ def price_layer(
     shards: Shards,
     scenes: list[Scene],
     reading: ReadCost,
+    batch_s: float,
     kernel: LayerKernel,
     backbone: Backbone,
 ) -> Price:
@@ -88,7 +89,7 @@ def price_layer(
         + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes, largest_file),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
-        device_s=_seconds_per_batch(kernel) * -(-chips // layer.batch),
+        device_s=batch_s * -(-chips // layer.batch),
     )
 
 
@@ -97,10 +98,11 @@ def _data_bytes(
 ) -> float:
     layout, bands = kernel.layout, kernel.mean.size
     pixels = layout.sample_px**2
+    frames, archives = len(kernel.frames[0]), len(kernel.inputs)
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
-    samples = SAMPLES_IN_FLIGHT * pixels * bands * 4
-    batch = 3 * kernel.batch * bands * layout.chip_px**2 * 4
+    samples = SAMPLES_IN_FLIGHT * frames * pixels * (4 * bands + archives)
+    batch = kernel.batch * frames * (3 * bands * 4 + archives) * layout.chip_px**2
     # a file that does not decode is read whole, to see whether its bytes are to blame
     judged = largest_file
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
@@ -108,12 +110,19 @@ def _data_bytes(
     return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells + judged
 
 
-def _seconds_per_batch(kernel: LayerKernel) -> float:
+def seconds_per_batch(kernel: LayerKernel) -> float:
+    """Of one forward pass, measured now."""
     layout = kernel.layout
-    batch = torch.zeros((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px))
-    forward(kernel, batch)
+    frames, side, cells = kernel.frames[0], layout.chip_px, layout.chip_cells
+    chips = Chips(
+        x_btcyx=torch.zeros((kernel.batch, len(frames), kernel.mean.size, side, side)),
+        seen_btsyx=torch.ones((kernel.batch, len(frames), len(kernel.inputs), side, side), dtype=torch.bool),
+        lonlat_byxn=torch.zeros((kernel.batch, cells, cells, 2)),
+        frames=frames,
+    )
+    forward(kernel, chips)
     start = time.perf_counter()
-    forward(kernel, batch)
+    forward(kernel, chips)
     return time.perf_counter() - start
 
 

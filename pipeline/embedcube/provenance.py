@@ -2,7 +2,7 @@
 
 Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 32), text is UTF-8 bytes with offsets.
 
-    shard_layer, shard_t, shard_iy, shard_ix    where a shard is; one row per shard
+    shard_zone, shard_t, shard_iy, shard_ix    where a shard is; one row per shard
     shard_recipe                                (n, 32)
     shard_record, shard_record_first            its record as JSON; row i is bytes [first[i], first[i + 1])
     scene, scene_first                          a scene as JSON
@@ -25,13 +25,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from embedcube.assemble import counted_archives
 from embedcube.config import Campaign
 from embedcube.embed import Shard
 from embedcube.errors import WorkError
 from embedcube.parts import FED, Record
 from embedcube.plan import Plan
 from embedcube.scene import Scene
-from embedcube.store import FILES, ZONE, file_names, object_key
+from embedcube.store import FILES, file_names, object_key
 
 _CHUNK = 1 << 20
 
@@ -46,7 +47,7 @@ class Made:
 
     def targets(self, cube: Path) -> tuple[Path, ...]:
         """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
-        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.shard.layer / ZONE
+        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.shard.layer / self.shard.zone
         return tuple(
             zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
             for stored in self.record.objects
@@ -55,19 +56,21 @@ class Made:
 
 def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: list[Made], cube: Path) -> None:
     """Write `provenance/` below `cube`; what an interrupted attempt left there is replaced."""
+    zones = [f"{name}/{zone}" for name, layer in plan.layers.items() for zone in layer.zones]
     group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
     group.update_attributes(
         {
             "campaign": campaign.campaign,
             "campaign_digest": campaign.digest,
             "plan_digest": plan.plan,
-            "layers": list(plan.layers),
+            "zones": zones,
+            "counted": {name: counted_archives(campaign, name) for name in plan.layers},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
             "versions": plan.versions,
         }
     )
-    layer_of = {name: i for i, name in enumerate(plan.layers)}
-    _write(group, "shard_layer", [layer_of[m.shard.layer] for m in made], np.uint8)
+    row_of = {zone: i for i, zone in enumerate(zones)}
+    _write(group, "shard_zone", [row_of[f"{m.shard.layer}/{m.shard.zone}"] for m in made], np.uint16)
     for name in ("t", "iy", "ix"):
         _write(group, f"shard_{name}", [getattr(m.shard, name) for m in made], np.int32)
     _write(group, "shard_recipe", [_raw(m.shard.recipe) for m in made], np.uint8)

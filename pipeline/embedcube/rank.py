@@ -25,7 +25,7 @@ import torch
 from torch import distributed
 
 import embedcube
-from embedcube.assemble import make_kernel
+from embedcube.assemble import make_backbone, make_kernel
 from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
@@ -40,7 +40,7 @@ from embedcube.prefetch import prefetched
 from embedcube.raster import RasterReader
 from embedcube.rundir import RunDir
 from embedcube.scene import Scene
-from embedcube.store import ZONE, ArraySpec, ShardEncoder, array_specs
+from embedcube.store import ArraySpec, ShardEncoder, array_specs
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,10 @@ class _Rank:
             weights = self._agree_on_weights(plan)
         except RuntimeError as error:
             raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
-        self._kernels = {name: make_kernel(self._campaign, name, w, device) for name, w in weights.items()}
+        self._kernels = {}
+        for name, frozen in weights.items():
+            module = make_backbone(self._campaign, name).module(frozen).to(device)
+            self._kernels[name] = make_kernel(self._campaign, name, list(plan.layers[name].zones), frozen, module)
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
         self._write(prefetched(self._embed(prefetched(self._read(plan)))))
@@ -178,9 +181,10 @@ class _Rank:
         for item in items:
             assert item.sample is not None
             with _timed(item, "embed"):
-                item.cells = embed_sample(item.sample, self._kernels[item.shard.layer])
+                item.cells = embed_sample(item.shard, item.sample, self._kernels[item.shard.layer])
             # the pixels are not needed any more, and the next two samples are in memory already
-            item.sample = replace(item.sample, x_tcyx=np.empty((0, 0, 0, 0), dtype=np.float32))
+            nothing = np.empty((0, 0, 0, 0), dtype=np.float32)
+            item.sample = replace(item.sample, x_tcyx=nothing, seen_tsyx=nothing.astype(bool))
             yield item
 
     def _write(self, items: Iterator[_InFlight]) -> None:
@@ -197,7 +201,7 @@ class _Rank:
             objects = encoder.encode(cells.arrays)
         with _timed(item, "write"):
             keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in self._specs[shard.layer]}
-            stored = part.write_objects(f"{shard.layer}/{ZONE}", keys, objects)
+            stored = part.write_objects(f"{shard.layer}/{shard.zone}", keys, objects)
             fed_offset = part.write_fed(sample.fed)
         scene_of = dict(zip(shard.scenes, item.scenes, strict=True))
         quarantined = tuple(

@@ -32,6 +32,8 @@ class Asset:
     nodata: float | None
     size: int
     """bytes of the file when it was indexed; a file of another size is another file"""
+    steps: int = 1
+    """of time, all read"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its first bytes and its size"""
 

@@ -23,10 +23,6 @@ KEY_SEPARATOR = "."
 """Objects of an array lie in one folder: with "/" every shard costs a folder too (docs/adr/0002)."""
 
 
-ZONE = "grid"
-"""The group of a layer that holds its arrays, where a campaign has a single grid."""
-
-
 FILES = "files"
 """The array of `provenance/` that holds the digest of every file that no record covers, but its own."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedcube.assemble import make_grid, make_layout, make_source
 from embedcube.config import Campaign
-from embedcube.grid import Axis, cell_centres
+from embedcube.grid import ShardRange
 from embedcube.metadata import (
     array_attributes,
     coordinate_attributes,
@@ -19,7 +19,7 @@ from embedcube.metadata import (
     zone_attributes,
 )
 from embedcube.plan import LayerPlan, Plan
-from embedcube.store import ZONE, array_specs
+from embedcube.store import array_specs
 from embedcube.windows import Window
 
 
@@ -40,10 +40,14 @@ def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
 
 
 def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan) -> None:
-    layer, grid = campaign.layers[name], make_grid(campaign)
+    for zone, place in plan.zones.items():
+        _write_zone(group.require_group(zone), campaign, name, plan, place)
+
+
+def _write_zone(zone: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan, place: ShardRange) -> None:
+    layer, grid = campaign.layers[name], make_grid(campaign, zone.basename)
     layout = make_layout(layer)
-    area = plan.range.area(layout)
-    zone = group.require_group(ZONE)
+    area = place.area(layout)
     zone.update_attributes(
         zone_attributes(
             layer,
@@ -51,25 +55,18 @@ def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPl
             area,
             dimensions=plan.dimensions,
             model=plan.model,
-            source_data=make_source(campaign, layer.archive).collection,
+            source_data=[make_source(campaign, archive).collection for archive in layer.archives],
             weights=plan.weights,
         )
     )
     windows = campaign.all_windows
-    cells = (plan.range.rows * layout.shard_cells, plan.range.cols * layout.shard_cells)
+    cells = (place.rows * layout.shard_cells, place.cols * layout.shard_cells)
     for spec in array_specs(cells=layout.shard_cells, dimensions=plan.dimensions, encoding=layer.encoding):
         shape = (len(windows), *cells, *spec.shard[3:])
         if spec.name not in zone:
             spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, layer))
-    axes: tuple[Axis, Axis] = ("x", "y")
-    for axis in axes:
-        _coordinate(
-            zone,
-            axis,
-            (axis,),
-            cell_centres(grid, layout, plan.range, axis),
-            coordinate_attributes(grid, axis),
-        )
+    for axis, centres in zip(("x", "y"), grid.centres(area, layer.cell_px), strict=True):
+        _coordinate(zone, axis, (axis,), centres, coordinate_attributes(grid, axis))
     _write_times(zone, windows)
     features = np.arange(plan.dimensions, dtype=np.int32)
     _coordinate(zone, "feature", ("feature",), features, {"long_name": "number of the vector", "units": "1"})

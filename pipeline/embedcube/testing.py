@@ -5,7 +5,8 @@ from embedcube.testing import check_backbone, check_source
 
 def test_my_backbone():
     layout = ShardLayout(chip_px=64, halo_px=16, cell_px=16, chips=2)
-    check_backbone(lambda: MyBackbone({"width": 64}, layout, 4), layout=layout, bands=4)
+    inputs = Inputs(bands=(("B02", "B03"), ("VV",)), frames=2)
+    check_backbone(lambda: MyBackbone({"width": 64}, layout, inputs), layout=layout, inputs=inputs)
 
 def test_my_source(archive):
     check_source(MySource("s2", archive), Grid(crs="EPSG:32632", pixel=10))
@@ -14,6 +15,7 @@ def test_my_source(archive):
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,24 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import Backbone, Weights
+from embedcube.backbones.base import Backbone, Chips, FitSample, Inputs, Weights
 from embedcube.embed import exact_arithmetic
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
+from embedcube.windows import Duration, Window, windows_every
+
+_START, _MONTH, _DAY = datetime(2023, 1, 1, tzinfo=UTC), Duration(months=1, hours=0), timedelta(days=1)
 
 
-def check_backbone(make: Callable[[], Backbone], *, layout: ShardLayout, bands: int, batch: int = 4) -> None:
-    """Does a backbone keep its Protocol, bit for bit? `make` makes it anew for chips of `layout` and `bands` bands.
+def check_backbone(
+    make: Callable[[], Backbone], *, layout: ShardLayout, inputs: Inputs, batch: int = 4, checkpoint: bytes = b""
+) -> None:
+    """Does a backbone keep its Protocol, bit for bit? `make` makes it anew for chips of `layout` made of `inputs`.
+
+    One that cannot be fitted is given its published `checkpoint`.
 
     Raises:
         AssertionError: naming the first promise that is broken.
@@ -42,15 +51,27 @@ def check_backbone(make: Callable[[], Backbone], *, layout: ShardLayout, bands: 
     _require(
         backbone.activation_bytes(batch) > 0, f"activation_bytes is {backbone.activation_bytes(batch)}, not positive"
     )
-    rng, side = np.random.default_rng(0), layout.chip_px
-    sample = rng.uniform(100, 4000, (8, bands, side, side)).astype(np.float32)
-    sample[0, :, : side // 3, : side // 4] = np.nan
-    x_btcyx = torch.from_numpy(rng.standard_normal((batch, 1, bands, side, side), dtype=np.float32))
-    x_btcyx[1, ..., : side // 2] = 0  # masked
+    rng, side, cells = np.random.default_rng(0), layout.chip_px, layout.chip_cells
+    sample = rng.uniform(100, 4000, (8, inputs.frames, inputs.channels, side, side)).astype(np.float32)
+    sample[0, ..., : side // 3, : side // 4] = np.nan
+    latitudes = np.linspace(40, 41, 8 * side).reshape(8, side)
+    x_btcyx = torch.from_numpy(
+        rng.standard_normal((batch, inputs.frames, inputs.channels, side, side), dtype=np.float32)
+    )
+    seen_btsyx = torch.ones((batch, inputs.frames, len(inputs.bands), side, side), dtype=torch.bool)
+    x_btcyx[1, ..., : side // 2], seen_btsyx[1, ..., : side // 2] = 0, False  # masked
+    chips = Chips(
+        x_btcyx=x_btcyx,
+        seen_btsyx=seen_btsyx,
+        lonlat_byxn=torch.from_numpy(rng.uniform(-60, 60, (batch, cells, cells, 2)).astype(np.float32)),
+        frames=windows_every(datetime(2023, 1, 1, tzinfo=UTC), datetime(2043, 1, 1, tzinfo=UTC), _MONTH)[
+            : inputs.frames
+        ],
+    )
     with _settings_given_back():
-        weights = _fitted(make, sample, bands)
-        shape = (batch, layout.chip_cells, layout.chip_cells, backbone.dimensions)
-        _check_vectors(lambda: make().module(weights), x_btcyx, shape)
+        weights = _fitted(make, FitSample(x_ntcyx=sample, lat_ny=latitudes), inputs.channels, checkpoint)
+        shape = (batch, cells, cells, backbone.dimensions)
+        _check_vectors(lambda: make().module(weights), chips, shape)
 
 
 def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int = 3) -> None:
@@ -79,13 +100,13 @@ def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int =
     _require(len(set(read.values())) == 1, f"scenes differ in their number of bands: {read}")
 
 
-def _fitted(make: Callable[[], Backbone], sample: NDArray[np.float32], bands: int) -> Weights:
+def _fitted(make: Callable[[], Backbone], sample: FitSample, bands: int, checkpoint: bytes) -> Weights:
     """The weights, read back from the bytes of their file."""
     files = []
     for threads, seed in ((1, 1), (2, 2)):
         exact_arithmetic(threads)
         torch.manual_seed(seed)
-        weights = make().fit(sample.copy())
+        weights = make().load(checkpoint) if checkpoint else make().fit(replace(sample, x_ntcyx=sample.x_ntcyx.copy()))
         for key, vector in {"mean": weights.mean, "std": weights.std}.items():
             good = vector.shape == (bands,) and vector.dtype == np.float32 and bool(np.isfinite(vector).all())
             _require(good, f"fit: {key} is not ({bands},) float32, finite: {vector!r}")
@@ -99,37 +120,57 @@ def _fitted(make: Callable[[], Backbone], sample: NDArray[np.float32], bands: in
     return replace(weights, tensors=tensors)
 
 
-def _check_vectors(make: Callable[[], torch.nn.Module], x_btcyx: torch.Tensor, shape: tuple[int, ...]) -> None:
+def _check_vectors(make: Callable[[], torch.nn.Module], chips: Chips, shape: tuple[int, ...]) -> None:
     exact_arithmetic(threads=1)
     module = make()
     _require(not any(m.training for m in module.modules()), "module is in training mode; call .eval()")
 
-    def run(x: torch.Tensor, module: torch.nn.Module = module) -> torch.Tensor:
+    def run(chips: Chips, module: torch.nn.Module = module) -> torch.Tensor:
         with torch.inference_mode():
-            vectors: torch.Tensor = module(x.clone())
+            vectors: torch.Tensor = module(replace(chips, x_btcyx=chips.x_btcyx.clone()))
         return vectors
 
-    plain, loud = run(x_btcyx), x_btcyx * 1000 + 1
+    plain = run(chips)
     _require(plain.shape == shape, f"vectors have the shape {tuple(plain.shape)}, not {shape}")
     _require(plain.dtype == torch.float32, f"vectors are {plain.dtype}, not float32")
     _require(bool(plain.isfinite().all()), "vectors of finite chips are not finite")
-    _require_equal(plain, run(x_btcyx), "a second pass over one batch differs")
-    _require_equal(plain, run(x_btcyx, make()), "a second module of the same weights differs")
+    _require_equal(plain, run(chips), "a second pass over one batch differs")
+    _require_equal(plain, run(chips, make()), "a second module of the same weights differs")
     for i in range(shape[0]):
-        here = torch.arange(shape[0]).view(-1, 1, 1, 1, 1) == i
-        for what, others in (("other chips", loud), ("padding", torch.zeros_like(loud))):
-            mixed = run(torch.where(here, x_btcyx, others))
+        for what, factor, seen in (("other chips", 1000, True), ("padding", 0, False)):
+            mixed = run(_with_others(chips, i, factor, seen))
             _require_equal(plain[i], mixed[i], f"chip {i} depends on what else is in the batch ({what})")
-    moved = run(x_btcyx.roll(1, dims=0)).roll(-1, dims=0)
+    moved = run(_rolled(chips)).roll(-1, dims=0)
     _require_equal(plain, moved, "a chip depends on its position in the batch")
     for threads in (2, 3):
         exact_arithmetic(threads)
-        _require_equal(plain, run(x_btcyx), f"{threads} threads give other bits than 1")
+        _require_equal(plain, run(chips), f"{threads} threads give other bits than 1")
+
+
+def _with_others(chips: Chips, kept: int, factor: float, seen: bool) -> Chips:
+    """The same chip `kept` in a batch with others."""
+    here = torch.arange(len(chips.x_btcyx)) == kept
+    return replace(
+        chips,
+        x_btcyx=torch.where(here.view(-1, 1, 1, 1, 1), chips.x_btcyx, (chips.x_btcyx + 1) * factor),
+        seen_btsyx=torch.where(here.view(-1, 1, 1, 1, 1), chips.seen_btsyx, torch.tensor(seen)),
+        lonlat_byxn=torch.where(here.view(-1, 1, 1, 1), chips.lonlat_byxn, torch.zeros(())),
+    )
+
+
+def _rolled(chips: Chips) -> Chips:
+    """The same chips, each at the next place."""
+    return replace(
+        chips,
+        x_btcyx=chips.x_btcyx.roll(1, dims=0),
+        seen_btsyx=chips.seen_btsyx.roll(1, dims=0),
+        lonlat_byxn=chips.lonlat_byxn.roll(1, dims=0),
+    )
 
 
 def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: RasterReader) -> int:
     """The number of bands; 0 where the scene is wrong in its bytes."""
-    xmin, ymin, xmax, ymax = scene.bounds_in(grid.crs)
+    xmin, ymin, xmax, ymax = scene.boxes_in(grid)[0]
     rows, cols = grid.rows_cols(np.array([xmin, xmax]), np.array([ymax, ymin]))
     out = side // 3  # pixels by which the second area reaches over the footprint's edge
     try:
@@ -163,7 +204,7 @@ def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: Ra
 
 def _observed(source: Source, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
     """One observation, its shapes and types checked."""
-    found = source.observe(scene, grid, area, reader)
+    found = source.observe(scene, Window(scene.time, scene.time + _DAY), grid, area, reader)
     shape, values = (area.rows, area.cols), found.values_cyx
     masks: dict[str, NDArray[Any]] = {"seen_yx": found.seen_yx, "clear_yx": found.clear_yx}
     for key, mask in masks.items():

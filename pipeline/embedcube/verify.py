@@ -19,11 +19,12 @@ from embedcube.config import Campaign
 from embedcube.cube import Cube
 from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE
 from embedcube.errors import WorkError
+from embedcube.grid import Grid, to_degrees
 from embedcube.inventory import read_inventory
 from embedcube.parts import Record
 from embedcube.progress import Progress
 from embedcube.rundir import RunDir, write_atomically
-from embedcube.store import FILES, ZONE, file_names, object_key
+from embedcube.store import FILES, file_names, object_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
         for zone in cube.zones:
             findings += _structure(cube, zone)
         places = cube.provenance.places
-        for done, ((layer, t, iy, ix), row) in enumerate(places.items(), start=1):
-            findings += _shard(cube, layer, (t, iy, ix), row)
+        for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
+            findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
     except (zarr.errors.BaseZarrError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError) as error:
         # a store whose metadata are damaged breaks its readers in many ways; each is a finding, none a traceback
@@ -95,21 +96,19 @@ def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
         yield Finding(check="windows", place=f"{zone}/time", found="other values", expected="starts of time_bnds")
 
 
-def _shard(cube: Cube, layer: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
+def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
     """The objects are the recorded ones, byte for byte; then what they hold must agree."""
-    record = cube.provenance.record(row)
     damaged = False
-    for zone in (z for z in cube.zones if z.split("/")[0] == layer):
-        for stored in record["objects"]:
-            path = _object(cube, zone, stored["array"], place)
-            data = path.read_bytes() if path.exists() else b""
-            if hashlib.sha256(data).hexdigest() != stored["sha256"]:
-                damaged = True
-                found = f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" if data else "no object"
-                expected = f"{stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
-                yield Finding(check="bytes", place=str(path.relative_to(cube.path)), found=found, expected=expected)
-        if not damaged:
-            yield from _rules(cube, zone, place, row)
+    for stored in cube.provenance.record(row)["objects"]:
+        path = _object(cube, zone, stored["array"], place)
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != stored["sha256"]:
+            damaged = True
+            found = f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" if data else "no object"
+            expected = f"{stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
+            yield Finding(check="bytes", place=str(path.relative_to(cube.path)), found=found, expected=expected)
+    if not damaged:
+        yield from _rules(cube, zone, place, row)
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
@@ -130,13 +129,15 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
             yield Finding(check=check, place=where, found=f"{count} cells otherwise", expected=expected)
 
     yield from breach(
-        "status", (status == NOT_PROCESSED) | (status > VALID_INCOMPLETE), "every cell of a shard processed"
+        "status",
+        (status > VALID_INCOMPLETE) | ((status != NOT_PROCESSED) != _own_cells(cube, zone, window)),
+        "every cell of a shard processed that is the grid's own",
     )
     yield from breach("n_obs", valid & (n_obs == 0), "a photograph behind every vector")
     fed = np.unpackbits(cube.provenance.fed(row), axis=1, count=side * side).astype(bool)
     yield from breach(
         "provenance",
-        _photographs(cube, row, fed).reshape(side, side) != n_obs,
+        _photographs(cube, zone, row, fed).reshape(side, side) != n_obs,
         "n_obs = photographs that fed the cell",
     )
     _, quarantined = cube.provenance.links(row)
@@ -154,11 +155,28 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         yield from breach("missing", valid != finite, "numbers exactly where there is a vector")
 
 
-def _photographs(cube: Cube, row: int, fed: Any) -> Any:
+def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
+    """Which cells belong to the grid: a place is in one UTM zone, and once around the globe."""
+    group, name = cube.group(zone), zone.split("/")[1]
+    grid = Grid(
+        crs=group.attrs["proj:wkt2"],
+        pixel=cube.what["grid"]["pixel"],
+        origin_x=cube.what["grid"]["origin"][0],
+        utm_zone=int(name[3:]) if name.startswith("utm") else None,
+    )
+    if grid.utm_zone is None and not grid.geographic:
+        return True
+    x, y = np.meshgrid(group["x"][window[2]], group["y"][window[1]])
+    return grid.owns_degrees(*((x, y) if grid.geographic else to_degrees(grid.crs).transform(x, y)))
+
+
+def _photographs(cube: Cube, zone: str, row: int, fed: Any) -> Any:
     rows, _ = cube.provenance.links(row)
-    photographs = [cube.provenance.scene(scene)["photograph"] for scene in rows.tolist()]
+    counted = cube.provenance.attributes["counted"][zone.split("/", maxsplit=1)[0]]
+    scenes = [cube.provenance.scene(scene) for scene in rows.tolist()]
+    photographs = [scene["photograph"] if scene["archive"] in counted else None for scene in scenes]
     count = np.zeros(fed.shape[1], dtype=np.int64)
-    for photograph in set(photographs):
+    for photograph in set(photographs) - {None}:
         members = [link for link, name in enumerate(photographs) if name == photograph]
         count += fed[members].any(axis=0)
     return count
@@ -169,8 +187,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
     objects = {
         f"{zone}/{stored['array']}/{object_key((t, iy, ix), 4 if stored['array'] == 'embedding' else 3)}"
-        for (layer, t, iy, ix), row in cube.provenance.places.items()
-        for zone in [f"{layer}/{ZONE}"]
+        for (zone, t, iy, ix), row in cube.provenance.places.items()
         for stored in cube.provenance.record(row)["objects"]
         if stored["path"]
     }
@@ -189,7 +206,7 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
     plan = read_plan(campaign, run)
     provenance = cube.provenance
     recipes = [bytes(recipe).hex() for recipe in provenance.array("shard_recipe")]
-    planned = {(s.layer, s.t, s.iy, s.ix): s for group in read_shards(run, plan) for s in group}
+    planned = {s.place: s for group in read_shards(run, plan) for s in group}
     for place in sorted(planned.keys() ^ provenance.places.keys()):
         found, expected = ("planned", "in the cube") if place in planned else ("in the cube", "planned")
         yield Finding(check="plan", place=str(place), found=f"only {found}", expected=f"also {expected}")
@@ -218,7 +235,7 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
         return
     import torch
 
-    from embedcube.assemble import make_kernel
+    from embedcube.assemble import make_backbone, make_kernel
     from embedcube.embed import embed_shard, exact_arithmetic
     from embedcube.fit import read_weights
     from embedcube.plan import read_plan, read_shards, software_versions
@@ -237,15 +254,13 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
     places = cube.provenance.places
     try:
         for name in campaign.layers:
-            kernel = make_kernel(
-                campaign, name, read_weights(campaign, run, name)[0], torch.device(campaign.how.device)
-            )
+            weights = read_weights(campaign, run, name)[0]
+            module = make_backbone(campaign, name).module(weights).to(torch.device(campaign.how.device))
+            kernel = make_kernel(campaign, name, list(plan.layers[name].zones), weights, module)
             specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
             encoder = ShardEncoder(specs)
-            mine = [s for s in shards if s.layer == name and (s.layer, s.t, s.iy, s.ix) in places]
-            records = {
-                s: cube.provenance.record(places[s.layer, s.t, s.iy, s.ix]) for s in mine[:: max(1, len(mine) // 64)]
-            }
+            mine = [s for s in shards if s.layer == name and s.place in places]
+            records = {s: cube.provenance.record(places[s.place]) for s in mine[:: max(1, len(mine) // 64)]}
             best = sorted(records, key=lambda s: records[s]["counts"]["chips"], reverse=True)
             for shard in best[:count]:
                 cells = embed_shard(shard, [scenes[i] for i in shard.scenes], kernel, reader)

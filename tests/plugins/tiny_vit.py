@@ -64,6 +64,13 @@ class TinyVit:
         token_floats = 14 * self._options.width + self._options.heads * tokens
         return 4 * batch * (tokens * token_floats + 2 * self._options.stem * self._layout.chip_px**2)
 
+    @property
+    def fit_chips(self) -> int:
+        return 0
+
+    def load(self, checkpoint: bytes) -> Weights:
+        raise ValueError("tiny_vit has no published weights")
+
     def fit(self, sample: FitSample) -> Weights:
         """Nothing to fit: the pixels are ignored, the weights come from the seed."""
         rng = np.random.default_rng(self._options.seed)

@@ -87,10 +87,24 @@ class Backbone(Protocol):
         """Memory that one forward pass takes at most, weights and chips excluded; `plan` prices it."""
         ...
 
+    @property
+    def fit_chips(self) -> int | None:
+        """How many chips a fit wants to look at: 0 for a backbone with weights of its own, None for all there are."""
+        ...
+
     def fit(self, sample: FitSample) -> Weights:
         """Frozen weights from a sample of chips; the same sample always gives the same weights.
 
-        A backbone with weights of its own ignores the pixels.
+        Raises:
+            ValueError: the sample does not suffice, or there is nothing to fit.
+        """
+        ...
+
+    def load(self, checkpoint: bytes) -> Weights:
+        """Frozen weights from the bytes of a checkpoint that somebody else has published.
+
+        Raises:
+            ValueError: not a checkpoint of this backbone.
         """
         ...
 

@@ -72,6 +72,15 @@ class Mosaiks:
             3 * few * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions
         )
 
+    @property
+    def fit_chips(self) -> int:
+        """Enough for the statistics of the bands and for many times the patches that are whitened."""
+        return 64
+
+    def load(self, checkpoint: bytes) -> Weights:
+        """Nobody publishes a bank for these bands."""
+        raise ValueError("not a weights file of embedcube, and mosaiks has no other")
+
     def fit(self, sample: FitSample) -> Weights:
         """Band statistics and the whitened filter bank, in float64 on one thread, stored in float32."""
         threads = torch.get_num_threads()

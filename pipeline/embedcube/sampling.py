@@ -1,0 +1,111 @@
+"""The chips that a fit looks at: composited as `embed` does it, spread over windows and places, seeded."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+import torch
+
+from embedcube.assemble import grid_names, make_grid, make_inputs, make_kernel
+from embedcube.backbones.base import FitSample, Weights
+from embedcube.config import Campaign
+from embedcube.cut import cut
+from embedcube.embed import Shard, read_sample
+from embedcube.errors import RequestError
+from embedcube.machine import cores
+from embedcube.progress import Progress
+from embedcube.raster import RasterReader
+from embedcube.scene import Scene
+
+_WINDOWS = 16
+"""that a limited sample is spread over, at most"""
+
+_TRIES_PER_CHIP = 8
+_CLEAR_SHARE = 0.5
+"""of a chip's pixels that must be clear for it to be looked at"""
+
+
+def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | None, progress: Progress) -> FitSample:
+    """`limit` chips of a layer, or all where it is None; masked pixels are NaN.
+
+    Scenes that cannot be read are passed over here; `embed` will say so.
+
+    Raises:
+        RequestError: none of the chips that were looked at is half clear.
+    """
+    inputs = make_inputs(campaign, name)
+    channels = np.zeros(inputs.channels, dtype=np.float32)
+    nothing = Weights(mean=channels, std=channels, tensors={})
+    mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    kernel = make_kernel(campaign, name, grid_names(campaign, mine), nothing, torch.nn.Identity())
+    kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
+    reader = RasterReader(threads=cores())
+    chips, latitudes = [], []
+    try:
+        for shard in _chips(campaign, name, scenes, limit):
+            if len(chips) == limit:
+                break
+            sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+            if sample.seen_tsyx[:, kernel.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
+                area = kernel.layout.shard_area(shard.row, shard.col).grown(kernel.layout.halo_px)
+                chips.append(sample.x_tcyx)
+                latitudes.append(kernel.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
+                progress(len(chips), limit)
+    finally:
+        reader.close()
+    if limit != 0 and not chips:
+        raise RequestError(
+            f"layers.{name}: no chip of {kernel.layout.chip_px} px that is half clear was found in {len(mine)} scenes; "
+            "is the mask's list of clear classes right?"
+        )
+    side = kernel.layout.chip_px
+    empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
+    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=np.array(latitudes).reshape(len(chips), side))
+
+
+def _chips(campaign: Campaign, name: str, scenes: list[Scene], limit: int | None) -> Iterator[Shard]:
+    """Shards of one chip, of windows within the layer's period of fitting; each one once."""
+    layer = campaign.layers[name]
+    windows = [
+        t
+        for t, window in enumerate(campaign.all_windows)
+        if layer.fit is None or (window.start >= layer.fit.start and window.end <= layer.fit.end)
+    ]
+    if not windows:
+        raise RequestError(f"layers.{name}.fit: no window lies within the period")
+    rng = np.random.default_rng(0)
+    if limit is not None:
+        windows = [
+            windows[i] for i in np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).round().astype(int)
+        ]
+    one_chip = campaign.model_copy(update={"layers": {name: layer.model_copy(update={"shard_chips": 1})}})
+    found: list[Iterator[Shard]] = []
+    for t in windows:
+        window = campaign.all_windows[t]
+        one_window = one_chip.model_copy(update={"windows": ((window.start, window.end),)})
+        found.append(_chips_of_window(one_window, name, t, scenes, limit, rng))
+    # in turn, so that a limited sample is spread over all windows
+    for chips in zip_longest(*found):
+        yield from (chip for chip in chips if chip is not None)
+
+
+def _chips_of_window(
+    campaign: Campaign, name: str, t: int, scenes: list[Scene], limit: int | None, rng: np.random.Generator
+) -> Iterator[Shard]:
+    mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    chips: list[Shard] = []
+    for zone in grid_names(campaign, mine):
+        if (found := cut(campaign, name, make_grid(campaign, zone), scenes)) is None:
+            continue
+        shards = found[0]
+        seen = np.nonzero(np.diff(shards.first))[0]
+        if limit is not None:
+            seen = rng.permutation(seen)[: limit * _TRIES_PER_CHIP]
+        for i in seen.tolist():
+            linked = shards.scenes[shards.first[i] : shards.first[i + 1]]
+            place = {"row": int(shards.row[i]), "col": int(shards.col[i])}
+            chips.append(
+                Shard(layer=name, zone=zone, t=t, **place, iy=0, ix=0, recipe="", scenes=tuple(linked.tolist()))
+            )
+    yield from chips
