@@ -26,7 +26,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 
 
 sys.path.insert(0, str(PLUGINS))
-os.environ["PYTHONPATH"] = str(PLUGINS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,7 +41,7 @@ def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -
     """Run `embedcube` as a user does, in a process of its own."""
     return subprocess.run(
         [Path(sys.executable).parent / "embedcube", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(PLUGINS)} | (environment or {}),
+        env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
         timeout=600,

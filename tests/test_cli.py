@@ -21,8 +21,8 @@ import yaml
 import zarr
 from tests.conftest import Campaign, run_cli
 
-from embedcube.cli import app
 from embedcube.campaign_file import load_campaign
+from embedcube.cli import app
 from embedcube.consolidate import consolidate
 from embedcube.errors import RequestError
 from embedcube.plan import plan

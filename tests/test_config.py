@@ -15,8 +15,8 @@ import yaml
 from shapely.geometry import shape
 from tests.conftest import Campaign, run_cli
 
-from embedcube.config import Campaign as Document
 from embedcube.campaign_file import dump_campaign, load_campaign
+from embedcube.config import Campaign as Document
 from embedcube.config import digest_of
 from embedcube.errors import RequestError
 

@@ -24,8 +24,8 @@ from tests.conftest import Campaign, run_cli
 
 import embedcube.plan
 from embedcube.balance import assign
-from embedcube.cli import app
 from embedcube.campaign_file import load_campaign
+from embedcube.cli import app
 from embedcube.cut import cut
 from embedcube.embed import KERNEL_VERSION
 from embedcube.errors import RequestError

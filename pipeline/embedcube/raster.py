@@ -25,6 +25,20 @@ from embedcube.scene import Asset
 
 Pixels = NDArray[Any]
 T = TypeVar("T")
+
+
+def open_raster(path: Path, inner: str) -> Any:
+    """Open a raster file; `inner` names the member of a zip archive or the variable of a NetCDF file."""
+    if not inner:
+        return rasterio.open(path)
+    return rasterio.open(f"netcdf:{path}:{inner}" if is_netcdf(path) else f"/vsizip/{path}/{inner}")
+
+
+def is_netcdf(path: Path) -> bool:
+    """By its suffix."""
+    return path.suffix in (".nc", ".nc4")
+
+
 Method = Literal["nearest", "bilinear"]
 
 _ALIGNED = 1e-4
@@ -67,24 +81,25 @@ class RasterReader:
             return read_onto(dataset, asset, grid, area, method)
 
         def judged(_: Exception) -> CorruptInput | OSError:
-            broken = self._files.__dict__.get("opened", {}).pop(path, None)
+            broken = self._files.__dict__.get("opened", {}).pop((path, asset.inner), None)
             if broken is not None:
                 broken.close()
-            return judge(path, asset.band, asset.path, decode, size=asset.size)
+            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
 
         return retried(lambda: decode(self._open(path, asset)), judged, attempts=self._attempts, wait_s=self._wait_s)
 
     def _open(self, path: Path, asset: Asset) -> Any:
-        files: OrderedDict[Path, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
-        if path in files:
-            files.move_to_end(path)
+        files: OrderedDict[tuple[Path, str], Any] = self._files.__dict__.setdefault("opened", OrderedDict())
+        key = (path, asset.inner)
+        if key in files:
+            files.move_to_end(key)
         else:
             if (size := path.stat().st_size) != asset.size:
                 raise ValueError(f"{size} bytes")
-            files[path] = rasterio.open(path)
+            files[key] = open_raster(path, asset.inner)
             if len(files) > self._open_files:
                 files.popitem(last=False)[1].close()
-        return files[path]
+        return files[key]
 
 
 def retried(
@@ -107,7 +122,7 @@ def retried(
 
 
 def judge(
-    path: Path, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
+    path: Path, inner: str, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
 ) -> CorruptInput | OSError:
     """Why a file could not be decoded: wrong bytes (CorruptInput) or a passing failure to get them (OSError).
 
@@ -127,10 +142,15 @@ def judge(
     if size is not None and len(data) != size:
         return CorruptInput(f"{band}: {name} has {len(data)} bytes, {size} when it was indexed")
     try:
-        with MemoryFile(data) as memory, memory.open() as dataset:
-            decode(dataset)
+        # the library of NetCDF cannot read from memory; all bytes of the file have just come in, so that is as good
+        with MemoryFile(data, ext=path.suffix) as memory:
+            there = path if is_netcdf(path) else Path(memory.name)
+            with open_raster(there, inner) as dataset:
+                decode(dataset)
     except (RasterioError, ValueError) as error:
-        reason = str(error.__cause__ or error).replace(memory.name, path.name)
+        reason = (
+            str(error.__cause__ or error).replace(memory.name, path.name).replace(Path(memory.name).name, path.name)
+        )
         return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
 
@@ -178,7 +198,7 @@ def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, re
         return
     first_row, last_row = (row0 - top) // step, -((top - row1) // step)
     first_col, last_col = (col0 - left) // step, -((left - col1) // step)
-    pixels = dataset.read(1, window=Window(first_col, first_row, last_col - first_col, last_row - first_row))
+    pixels = dataset.read(asset.index, window=Window(first_col, first_row, last_col - first_col, last_row - first_row))
     if step > 1:
         pixels = pixels.repeat(step, axis=0).repeat(step, axis=1)
     skip_row, skip_col = row0 - top - first_row * step, col0 - left - first_col * step
@@ -196,7 +216,7 @@ def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Metho
     window = _source_window(asset, grid, area)
     if window is None:
         return
-    pixels = dataset.read(1, window=window)
+    pixels = dataset.read(asset.index, window=window)
     known = np.isfinite(pixels) & (pixels != asset.nodata)
     x = grid.origin_x + (2 * np.arange(area.col, area.col + area.cols) + 1) * (grid.pixel / 2)
     y = grid.origin_y - (2 * np.arange(area.row, area.row + area.rows) + 1) * (grid.pixel / 2)

@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from embedcube.assemble import grid_names, make_grid, make_inputs, make_kernel
 from embedcube.backbones.base import FitSample, Weights
@@ -41,7 +42,8 @@ def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | 
     kernel = make_kernel(campaign, name, grid_names(campaign, mine), nothing, torch.nn.Identity())
     kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
     reader = RasterReader(threads=cores())
-    chips, latitudes = [], []
+    chips: list[NDArray[np.float32]] = []
+    latitudes: list[NDArray[np.float64]] = []
     try:
         for shard in _chips(campaign, name, scenes, limit):
             if len(chips) == limit:

@@ -21,6 +21,10 @@ class Asset:
     band: str
     path: str
     """relative to the archive's path"""
+    inner: str = ""
+    """member of a zip archive, or variable of a NetCDF file"""
+    index: int = 1
+    """of the band among those of the raster"""
     crs: str
     transform: tuple[float, float, float, float, float, float]
     """affine a, b, c, d, e, f of the pixel corner"""
@@ -99,7 +103,7 @@ class Scene:
             "processing": self.processing,
             "verdict": self.verdict,
             "bbox": None if self.assets else self.bbox,
-            "assets": [{k: v for k, v in asdict(asset).items() if k != "path"} for asset in self.assets],
+            "assets": [{k: v for k, v in asdict(asset).items() if k not in ("path", "inner")} for asset in self.assets],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
