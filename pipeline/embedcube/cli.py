@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The
 CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="A cube.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Ranks = Annotated[int | None, typer.Option(help="Processes, instead of how.ranks.", min=1)]
-FullDigests = Annotated[bool, typer.Option("--digest-full", help="Digest every byte of files without a checksum.")]
+Digest = Annotated[Literal["weak", "full"], typer.Option(help="Of files without a checksum: header and size, or all.")]
 
 
 def main() -> None:
@@ -70,7 +70,9 @@ def _stop(number: int, _: object) -> None:
 
 
 @app.command()
-def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")]) -> None:
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")], as_json: AsJson = False
+) -> None:
     """Write a small synthetic archive and its campaign.  Example: embedcube demo demo"""
     from embedcube.sources.demo import write_demo
 
@@ -78,20 +80,20 @@ def demo(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or
         campaign_file = write_demo(folder)
     except ValueError as error:
         raise RequestError(str(error)) from None
-    print(f"wrote {campaign_file}; now: embedcube run {campaign_file}")
+    _print({"campaign": str(campaign_file)}, as_json)
+    _teller(as_json)(f"wrote {campaign_file}; now: embedcube run {campaign_file}")
 
 
 @app.command()
 def run(
     campaign_file: CampaignFile,
     ranks: Ranks = None,
-    digest_full: FullDigests = False,
     as_json: AsJson = False,
 ) -> None:
     """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
     campaign, folder = _begin(campaign_file, ranks)
     say = _teller(as_json)
-    _index(campaign, folder, say, digest_full=digest_full)
+    _index_once(campaign, folder, say)
     _fit(campaign, folder, say)
     _plan(campaign, folder, say)
     _embed(campaign, folder, say, None)
@@ -104,10 +106,10 @@ def run(
 
 
 @app.command()
-def index(campaign_file: CampaignFile, digest_full: FullDigests = False, as_json: AsJson = False) -> None:
+def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
     """Archive -> inventory.  Example: embedcube index campaign.yaml"""
     campaign, folder = _begin(campaign_file)
-    _print(_index(campaign, folder, _teller(as_json), digest_full=digest_full), as_json)
+    _print(_index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
@@ -179,15 +181,16 @@ def status(
     campaign, folder = _open(campaign_file)
     while True:
         now = status_of(campaign, folder)
+        finished = not watch or now.done == now.shards
         if as_json:
-            print(json.dumps(asdict(now)))
+            _print(asdict(now), finished)
         else:
             rate = f"{now.shards_per_s:.2f} shards/s" if now.shards_per_s else "no rate yet"
             left = f", about {now.seconds_left:.0f} s left" if now.seconds_left else ""
             print(f"{now.done} of {now.shards} shards, {rate}{left}; cube {now.cube or 'not yet'}")
             for scene, reason in sorted(now.quarantined.items()):
                 print(f"  quarantined {scene}: {reason}")
-        if not watch or now.done == now.shards:
+        if finished:
             return
         time.sleep(2)
 
@@ -251,12 +254,14 @@ def _begin(
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
     from embedcube.campaign_file import dump_campaign
+    from embedcube.registry import refuse_unknown_plugins
     from embedcube.rundir import write_atomically
 
     campaign, folder = _open(campaign_file)
     said = {"ranks": ranks, "retry_quarantined": retry_quarantined or None}
     how = campaign.how.model_copy(update={name: value for name, value in said.items() if value is not None})
     campaign = campaign.model_copy(update={"how": how})
+    refuse_unknown_plugins(campaign)
     folder.root.mkdir(parents=True, exist_ok=True)
     text = dump_campaign(campaign).encode()
     if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
@@ -264,11 +269,23 @@ def _begin(
     return campaign, folder
 
 
-def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, digest_full: bool) -> dict[str, Any]:
+def _index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
+    """An archive is looked through once; `embedcube index` looks again."""
+    from embedcube.inventory import read_inventory
+
+    try:
+        scenes = read_inventory(campaign, folder)
+    except RequestError:
+        _index(campaign, folder, say, full_digests=False)
+    else:
+        say(f"index       {len(scenes)} scenes, there already; `embedcube index` looks for new ones")
+
+
+def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
     from embedcube.inventory import index as index_archives
 
     with shown("index", "scenes", say) as progress:
-        scenes = index_archives(campaign, folder, progress, full_digests=digest_full)
+        scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict}
     weak = sum(scene.weak for scene in scenes)
     say(f"            {len(bad)} unusable, {weak} with weak digests")
@@ -298,9 +315,9 @@ def _plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 
 
 def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
-    from embedcube.budget import refuse_over_budget
+    from embedcube.budget import planned_scenes, refuse_over_budget
     from embedcube.inventory import read_inventory
-    from embedcube.parts import scan_records
+    from embedcube.parts import best_records
     from embedcube.plan import read_plan, read_shards
     from embedcube.registry import plugin
 
@@ -310,13 +327,13 @@ def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -
     tasks = list(range(made.tasks)) if task is None else [task]
     with shown("embed", "shards", say) as progress:
         plugin("executors", campaign.how.executor)().run(campaign, folder, tasks, progress)
-    recipes = {shard.recipe for group in read_shards(folder, made, task) for shard in group}
-    records = [record for _, record in scan_records(folder) if record.recipe in recipes]
-    refuse_over_budget(campaign, read_inventory(campaign, folder), records)
+    shards = [shard for group in read_shards(folder, made, task) for shard in group]
+    records = [record for _, record in best_records(folder, {shard.recipe for shard in shards}).values()]
+    refuse_over_budget(campaign, planned_scenes(read_inventory(campaign, folder), shards), records)
     bad = {q.scene: q.reason for record in records for q in record.quarantined}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
-    return {"shards": len(recipes), "quarantined": bad}
+    return {"shards": len(shards), "quarantined": bad}
 
 
 def _consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:

@@ -5,16 +5,15 @@ import hashlib
 import os
 import shutil
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.budget import refuse_over_budget
+from embedcube.budget import planned_scenes, refuse_over_budget
 from embedcube.config import Campaign
 from embedcube.embed import Shard
 from embedcube.errors import WorkError
 from embedcube.inventory import read_inventory
-from embedcube.parts import Record, StoredObject, scan_records
+from embedcube.parts import Record, StoredObject, best_records
 from embedcube.plan import read_plan, read_shards
 from embedcube.progress import Progress
 from embedcube.provenance import Made, write_provenance
@@ -56,7 +55,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
     scenes = read_inventory(campaign, run)
-    refuse_over_budget(campaign, scenes, [m.record for m in made])
+    refuse_over_budget(campaign, planned_scenes(scenes, shards), [m.record for m in made])
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     linked = copied = 0
@@ -81,7 +80,8 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
 
 def _remove_abandoned(run: RunDir) -> None:
     for folder in run.cubes.glob(f"{TEMPORARY_PREFIX}*"):
-        if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+        changed = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")) if path.is_dir())
+        if time.time() - changed > _ABANDONED_S:
             shutil.rmtree(folder)
 
 
@@ -104,37 +104,14 @@ def version_of(campaign: Campaign, records: list[Record]) -> str:
 
 def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
     """One record for each shard, in the order of `shards`."""
-    wanted = {shard.recipe for shard in shards}
-    records: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
-    for part, record in scan_records(run):
-        if record.recipe in wanted:
-            records[record.recipe].append((part, record))
-    missing = [shard for shard in shards if shard.recipe not in records]
+    found = best_records(run, {shard.recipe for shard in shards})
+    missing = [shard for shard in shards if shard.recipe not in found]
     if missing:
         raise WorkError(
             f"{len(missing)} of {len(shards)} shards have no record, the first is {missing[0]}; "
             "run `embedcube embed` again, it does only those"
         )
-    made = []
-    for shard in shards:
-        part, record = _one_of(records[shard.recipe])
-        made.append(Made(shard=shard, part=part, record=record))
-    return made
-
-
-def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
-    """The record with the fewest unreadable scenes; two with the same ones must have the same bytes."""
-    by_quarantine: dict[tuple[str, ...], tuple[Path, Record]] = {}
-    for part, record in found:
-        verdicts = tuple(sorted(q.scene_digest for q in record.quarantined))
-        _, first = by_quarantine.setdefault(verdicts, (part, record))
-        if first.bytes_digest != record.bytes_digest:
-            raise WorkError(
-                f"{record.shard}: two results of one recipe differ: attempt {first.attempt} on {first.host} and "
-                f"attempt {record.attempt} on {record.host}, both {record.device}; one of the machines is not to be "
-                f"trusted: remove its attempts from {part.parents[2]} and run `embedcube embed` again"
-            )
-    return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
+    return [Made(shard=s, part=found[s.recipe][0], record=found[s.recipe][1]) for s in shards]
 
 
 def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progress) -> tuple[int, int]:
@@ -147,7 +124,7 @@ def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progr
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
-            dashboard_address=":0",
+            dashboard_address=None,
             memory_limit=None,
         ) as cluster,
         Client(cluster) as client,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray
 import zarr
 from numpy.typing import NDArray
 
@@ -70,11 +69,6 @@ class Cube:
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8 with a scale each."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
-
-    def dataset(self, zone: str) -> xarray.Dataset:
-        """The zone as an xarray Dataset, lazily."""
-        dataset: xarray.Dataset = xarray.open_zarr(self.path, group=zone, consolidated=False)
-        return dataset
 
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature) of one window; NaN where there is none."""
@@ -188,6 +182,7 @@ class Provenance:
             self._group: Any = zarr.open_group(path, mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
             raise RequestError(f"{path}: the cube has no provenance") from None
+        self._offsets: dict[str, NDArray[np.int64]] = {}
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -230,13 +225,13 @@ class Provenance:
 
     def fed(self, shard: int) -> NDArray[np.uint8]:
         """Packed cells, one row for each link of the shard."""
-        first, last = self._group["link_first"][shard : shard + 2]
+        first, last = self._firsts("link")[shard : shard + 2].tolist()
         packed = np.frombuffer(self._blob("fed", shard), dtype=np.uint8)
-        return packed.reshape(int(last - first), -1) if last > first else packed.reshape(0, 0)
+        return packed.reshape(last - first, -1) if last > first else packed.reshape(0, 0)
 
     def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Rows of the shard's scenes, and which of them could not be read."""
-        first, last = self._group["link_first"][shard : shard + 2]
+        first, last = self._firsts("link")[shard : shard + 2].tolist()
         quarantined = self._group["link_quarantined"][first:last].astype(bool)
         return np.asarray(self._group["link_scene"][first:last]), quarantined
 
@@ -263,8 +258,14 @@ class Provenance:
         return used, others
 
     def _blob(self, name: str, row: int) -> bytes:
-        first, last = self._group[f"{name}_first"][row : row + 2]
-        return bytes(self._group[name][int(first) : int(last)])
+        first, last = self._firsts(name)[row : row + 2].tolist()
+        return bytes(self._group[name][first:last])
+
+    def _firsts(self, name: str) -> NDArray[np.int64]:
+        """Where each row begins, read once: a chunk of offsets costs far more than one row."""
+        if name not in self._offsets:
+            self._offsets[name] = self.array(f"{name}_first")
+        return self._offsets[name]
 
 
 def _project(lon: float, lat: float, wkt: str) -> tuple[float, float]:

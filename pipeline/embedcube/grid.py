@@ -10,15 +10,11 @@ falls in the same pixel, chip and cell whatever the region and the shard size:
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
-
-if TYPE_CHECKING:
-    from odc.geo.geobox import GeoBox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +73,6 @@ class Grid:
         x = self.origin_x + area.col * self.pixel
         y = self.origin_y - area.row * self.pixel
         return Affine(self.pixel * step_px, 0.0, x, 0.0, -self.pixel * step_px, y)
-
-    def geobox(self, area: PixelArea) -> "GeoBox":
-        """`area` as an odc-geo GeoBox."""
-        from odc.geo import wh_
-        from odc.geo.geobox import GeoBox
-
-        return GeoBox(wh_(area.cols, area.rows), self.affine(area), self.crs)
 
     def bounds(self, area: PixelArea) -> tuple[float, float, float, float]:
         """(xmin, ymin, xmax, ymax) of `area` in the CRS."""

@@ -22,13 +22,10 @@ from embedcube.windows import utc
 def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_digests: bool = False) -> list[Scene]:
     """Find the scenes of every archive and write the inventory; returns them in its order.
 
-    An inventory that was once made with full digests stays so: else every recipe would change with the option.
-
     Raises:
         RequestError: an archive shows no usable scene at all.
         StartAgain: an archive cannot be read for a reason that may pass.
     """
-    full_digests = full_digests or _was_full(run)
     scenes: list[Scene] = []
     for name, archive in campaign.archives.items():
         found = []
@@ -47,7 +44,7 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
             )
         scenes.extend(found)
     with replacing(run.inventory) as temporary:
-        _write_table(campaign, scenes, temporary, full_digests)
+        _write_table(campaign, scenes, temporary)
     return scenes
 
 
@@ -65,26 +62,19 @@ def read_inventory(campaign: Campaign, run: RunDir) -> list[Scene]:
     return [_scene_of(text) for text in table["embedcube:scene"].to_pylist()]
 
 
-def _was_full(run: RunDir) -> bool:
-    if not run.inventory.exists():
-        return False
-    made = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:full_digests"])
-    return bool(made["embedcube:full_digests"][0].as_py())
-
-
 def _asked(campaign: Campaign) -> dict[str, str]:
     """Digest of what is asked of each archive."""
     return {name: digest_of({name: block}) for name, block in campaign.what["archives"].items()}
 
 
-def _write_table(campaign: Campaign, scenes: list[Scene], path: Path, full_digests: bool) -> None:
+def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
     """STAC-GeoParquet for everybody, with our own description of each scene in one more column."""
     from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
-    to_parquet(parse_stac_items_to_arrow(list(_items(campaign, scenes, full_digests))).read_all(), path)
+    to_parquet(parse_stac_items_to_arrow(list(_items(campaign, scenes))).read_all(), path)
 
 
-def _items(campaign: Campaign, scenes: list[Scene], full_digests: bool) -> Iterator[dict[str, Any]]:
+def _items(campaign: Campaign, scenes: list[Scene]) -> Iterator[dict[str, Any]]:
     asked = _asked(campaign)
     for scene in scenes:
         geometry = box(*scene.bbox)
@@ -98,7 +88,6 @@ def _items(campaign: Campaign, scenes: list[Scene], full_digests: bool) -> Itera
                 "datetime": scene.time.isoformat().replace("+00:00", "Z"),
                 "embedcube:archive": scene.archive,
                 "embedcube:asked": asked[scene.archive],
-                "embedcube:full_digests": full_digests,
                 "embedcube:digest": scene.digest,
                 "embedcube:weak": scene.weak,
                 "embedcube:verdict": scene.verdict,

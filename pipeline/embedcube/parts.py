@@ -12,12 +12,14 @@ means a killed process, and is simply not a record.
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from embedcube.errors import WorkError
 from embedcube.rundir import RunDir, fsync_folder, write_atomically
 
 log = logging.getLogger(__name__)
@@ -179,3 +181,31 @@ def scan_documents(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
     """The recipes that need not be computed again; with `whole` only those for which every scene was read."""
     return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}
+
+
+def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:
+    """For each recipe that has any, its record with the fewest unreadable scenes, and the part it lies in.
+
+    Raises:
+        WorkError: two records of one recipe, with the same unreadable scenes, speak of different bytes.
+    """
+    found: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
+    for part, record in scan_records(run):
+        if record.recipe in recipes:
+            found[record.recipe].append((part, record))
+    return {recipe: _one_of(records) for recipe, records in found.items()}
+
+
+def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
+    """The record with the fewest unreadable scenes; two with the same ones must have the same bytes."""
+    by_quarantine: dict[tuple[str, ...], tuple[Path, Record]] = {}
+    for part, record in found:
+        verdicts = tuple(sorted(q.scene_digest for q in record.quarantined))
+        _, first = by_quarantine.setdefault(verdicts, (part, record))
+        if first.bytes_digest != record.bytes_digest:
+            raise WorkError(
+                f"{record.shard}: two results of one recipe differ: attempt {first.attempt} on {first.host} and "
+                f"attempt {record.attempt} on {record.host}, both {record.device}; one of the machines is not to be "
+                f"trusted: remove its attempts from {part.parents[2]} and run `embedcube embed` again"
+            )
+    return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]

@@ -66,6 +66,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
+    if campaign.how.device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("how.device: there is no CUDA device here; plan where the ranks will run, or write cpu")
     versions = software_versions(torch.device(campaign.how.device))
     exact_arithmetic(campaign.how.threads_per_rank)
     tables, layers, prices = [], {}, []
@@ -77,7 +79,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
             prices.append(one.price)
             groups += int(one.group.max()) + 1
     table = _in_draw_order(pyarrow.concat_tables(tables, promote_options="permissive"), campaign.how.tasks)
-    price = total_price(prices, campaign.how)
+    price = total_price(prices, [run.weights(name).stat().st_size for name in campaign.layers], campaign.how)
     refuse_over_limit(price)
     result = Plan(
         campaign=campaign.digest,
@@ -112,7 +114,8 @@ def _plan_layer(
     backbone = make_backbone(campaign, name)
     module = backbone.module(weights).to(torch.device(how.device))
     zones, planned, batch_s = {}, [], 0.0
-    for zone in grid_names(campaign, [scene for scene in scenes if scene.archive in layer.archives]):
+    mine = [scene for scene in scenes if scene.archive in layer.archives]
+    for zone in grid_names(campaign, mine):
         grid = make_grid(campaign, zone)
         found = cut(campaign, name, grid, scenes)
         if found is None:
@@ -123,7 +126,7 @@ def _plan_layer(
         )
         kernel = make_kernel(campaign, name, [zone], weights, module)
         batch_s = batch_s or seconds_per_batch(kernel)
-        price = price_layer(layer, shards, scenes, reading, batch_s, kernel, backbone)
+        price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, backbone)
         recipes = list(_recipes(campaign, name, zone, weights_digest, versions, shards, scenes))
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))

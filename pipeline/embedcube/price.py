@@ -11,6 +11,7 @@ from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
 from embedcube.embed import LayerKernel, forward
 from embedcube.errors import RequestError
+from embedcube.raster import nesting
 from embedcube.scene import Scene
 from embedcube.store import array_specs
 
@@ -19,6 +20,9 @@ DECODE_BYTES_PER_S = 100e6
 
 PROCESS_BYTES = 700 << 20
 """a rank with its libraries loaded and their arenas warm, before it holds any data (550 to 590 MB were seen)"""
+
+WARP_BYTES = 140
+"""for each pixel of a sample while a reading thread warps a band onto it (132 were measured)"""
 
 SAMPLES_IN_FLIGHT = 3
 """read, waiting and embedded at once"""
@@ -62,6 +66,7 @@ def price_layer(
     scenes: list[Scene],
     reading: ReadCost,
     batch_s: float,
+    threads: int,
     kernel: LayerKernel,
     backbone: Backbone,
 ) -> Price:
@@ -74,6 +79,8 @@ def price_layer(
     specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=layer.encoding)
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
     largest_file = max((a.size for s in scenes for a in s.assets), default=0)
+    warped = any(nesting(a, grid) is None for grid in kernel.grids.values() for s in scenes for a in s.assets)
+    warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
     return Price(
         shards=len(counts),
@@ -86,16 +93,17 @@ def price_layer(
         files=len(counts) * len(specs),
         folders=len(specs),
         rank_bytes=PROCESS_BYTES
-        + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes, largest_file),
+        # a file that does not decode is read whole, to see whether its bytes are to blame
+        + largest_file
+        + warping
+        + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
         device_s=batch_s * -(-chips // layer.batch),
     )
 
 
-def _data_bytes(
-    kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: int, cell_bytes: int, largest_file: int
-) -> float:
+def _data_bytes(kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: int, cell_bytes: int) -> float:
     layout, bands = kernel.layout, kernel.mean.size
     pixels = layout.sample_px**2
     frames, archives = len(kernel.frames[0]), len(kernel.inputs)
@@ -103,11 +111,9 @@ def _data_bytes(
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
     samples = SAMPLES_IN_FLIGHT * frames * pixels * (4 * bands + archives)
     batch = kernel.batch * frames * (3 * bands * 4 + archives) * layout.chip_px**2
-    # a file that does not decode is read whole, to see whether its bytes are to blame
-    judged = largest_file
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
-    return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells + judged
+    return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells
 
 
 def seconds_per_batch(kernel: LayerKernel) -> float:
@@ -126,8 +132,10 @@ def seconds_per_batch(kernel: LayerKernel) -> float:
     return time.perf_counter() - start
 
 
-def total_price(prices: list[Price], how: How) -> Price:
-    """The price of all layers; a rank holds one layer's data at a time, and the cache of decoded blocks."""
+def total_price(prices: list[Price], weights_bytes: list[int], how: How) -> Price:
+    """The price of all layers: a rank holds all their weights, one layer's data, and the cache of decoded blocks."""
+    # while they are handed around, a layer's weights are there as bytes, as arrays and as a module
+    weights = sum(weights_bytes) + 3 * max(weights_bytes)
     worst = max(prices, key=lambda price: price.rank_bytes)
     return Price(
         shards=sum(p.shards for p in prices),
@@ -139,7 +147,7 @@ def total_price(prices: list[Price], how: How) -> Price:
         cube_bytes=sum(p.cube_bytes for p in prices),
         files=sum(p.files for p in prices),
         folders=sum(p.folders for p in prices),
-        rank_bytes=worst.rank_bytes + (how.cache_mb << 20),
+        rank_bytes=worst.rank_bytes + weights + (how.cache_mb << 20),
         worst_shard=worst.worst_shard,
         device_s=sum(p.device_s for p in prices),
         limit_bytes=how.mem_bytes_per_rank,

@@ -41,6 +41,9 @@ def is_netcdf(path: Path) -> bool:
 
 Method = Literal["nearest", "bilinear"]
 
+_MOST_FILES = 1024
+"""of a rank; each takes some 20 kB"""
+
 _ALIGNED = 1e-4
 """pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
 
@@ -57,7 +60,7 @@ class RasterReader:
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
         self._files = local()
         # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
-        self._open_files = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 // threads)
+        self._open_files = max(16, min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2) // threads)
         self._attempts = attempts
         self._wait_s = wait_s
 
@@ -133,7 +136,9 @@ def judge(
         data = path.read_bytes()
     except FileNotFoundError as missing:
         # an archive that is gone or empty is not mounted; a file that is gone from one that is has been deleted
-        archive = path.parents[min(len(Path(name).parts), len(path.parents)) - 1]
+        # (of a file outside of the archive's folder, its own folder must be there)
+        inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
+        archive = path.parents[inside - 1]
         if archive.exists() and any(archive.iterdir()):
             return CorruptInput(f"{band}: {name} is gone since it was indexed")
         return missing

@@ -3,7 +3,7 @@
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from embedcube.config import nearest
+from embedcube.config import Campaign, nearest
 from embedcube.errors import RequestError
 
 Room = Literal["sources", "backbones", "executors"]
@@ -22,9 +22,23 @@ def distribution(room: Room, name: str) -> str:
     return ""
 
 
+def refuse_unknown_plugins(campaign: Campaign) -> None:
+    """Raise a RequestError when the campaign names a plugin that is not installed, before any work is done."""
+    wanted: list[tuple[Room, str]] = [("executors", campaign.how.executor)]
+    wanted += [("sources", archive.source) for archive in campaign.archives.values()]
+    wanted += [("backbones", str(layer.backbone["name"])) for layer in campaign.layers.values()]
+    for room, name in wanted:
+        if name not in names(room):
+            raise _unknown(room, name)
+
+
 def plugin(room: Room, name: str) -> Any:
     """The class registered under `name`; a RequestError names the nearest one."""
     for point in entry_points(group=f"embedcube.{room}"):
         if point.name == name:
             return point.load()
-    raise RequestError(f'no plugin "{name}" among the {room}{nearest(name, names(room))}')
+    raise _unknown(room, name)
+
+
+def _unknown(room: Room, name: str) -> RequestError:
+    return RequestError(f'no plugin "{name}" among the {room}{nearest(name, names(room))}')

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 SAMPLE_CELLS = 20_000
 """cells that the basis is fitted on, spread over the whole cube"""
 
-_STRIPE_ROWS = 256
+_STRIPE_NUMBERS = 1 << 24
+"""that are decoded at once"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,11 @@ def fit_basis(cube: Cube, zone: str) -> Basis:
 
 
 def _picture(cube: Cube, zone: str, t: int, basis: Basis) -> NDArray[np.uint8]:
-    _, rows, columns, _ = cube.group(zone)["embedding"].shape
+    _, rows, columns, dimensions = cube.array(zone, "embedding").shape
+    step = max(1, _STRIPE_NUMBERS // (columns * dimensions))
     stripes = []
-    for y in range(0, rows, _STRIPE_ROWS):
-        place = (slice(y, min(y + _STRIPE_ROWS, rows)), slice(0, columns))
+    for y in range(0, rows, step):
+        place = (slice(y, min(y + step, rows)), slice(0, columns))
         vectors = cube.vectors(zone, t, *place)
         vectors[~cube.valid(zone, t, *place)] = np.nan
         stripes.append(basis.colours(vectors))

@@ -144,10 +144,3 @@ def point_symlink(link: Path, target: Path) -> None:
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
     fsync_folder(link.parent)
-
-
-def regular_files(folder: Path) -> Iterator[Path]:
-    """All finished files below a folder, in a fixed order."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX):
-            yield path

@@ -13,7 +13,7 @@ from embedcube.backbones.base import FitSample, Weights
 from embedcube.config import Campaign
 from embedcube.cut import cut
 from embedcube.embed import Shard, read_sample
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, StartAgain
 from embedcube.machine import cores
 from embedcube.progress import Progress
 from embedcube.raster import RasterReader
@@ -48,7 +48,10 @@ def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | 
         for shard in _chips(campaign, name, scenes, limit):
             if len(chips) == limit:
                 break
-            sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+            try:
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+            except OSError as error:
+                raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
             if sample.seen_tsyx[:, kernel.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 area = kernel.layout.shard_area(shard.row, shard.col).grown(kernel.layout.halo_px)
                 chips.append(sample.x_tcyx)

@@ -36,8 +36,9 @@ def status(campaign: Campaign, run: RunDir) -> Status:
     wanted = {shard.recipe for group in read_shards(run, plan) for shard in group}
     seen: dict[str, dict[str, Any]] = {}
     for _, record in scan_documents(run):
-        if record["recipe"] in wanted:
-            seen.setdefault(record["recipe"], record)
+        recipe = record["recipe"]
+        if recipe in wanted and (recipe not in seen or len(record["quarantined"]) < len(seen[recipe]["quarantined"])):
+            seen[recipe] = record
     cells: Counter[str] = Counter()
     steps: Counter[str] = Counter()
     quarantined: dict[str, str] = {}

@@ -6,25 +6,37 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
-from embedcube.budget import refuse_over_budget
+from embedcube.budget import planned_scenes, refuse_over_budget
 from embedcube.config import Campaign
 from embedcube.cube import Cube
-from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE
-from embedcube.errors import WorkError
+from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
+from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, to_degrees
 from embedcube.inventory import read_inventory
 from embedcube.parts import Record
 from embedcube.progress import Progress
 from embedcube.rundir import RunDir, write_atomically
 from embedcube.store import FILES, file_names, object_key
+
+if TYPE_CHECKING:
+    from embedcube.embed import Cells, Shard
+
+log = logging.getLogger(__name__)
+
+
+_BREAKAGE = (
+    zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
+)  # fmt: skip
+"""How readers of a store with damaged metadata fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +64,16 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
-    except (zarr.errors.BaseZarrError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError) as error:
-        # a store whose metadata are damaged breaks its readers in many ways; each is a finding, none a traceback
+    except (
+        zarr.errors.BaseZarrError,
+        RequestError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        OSError,
+        RuntimeError,
+    ) as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         findings.append(Finding(check="readable", place=str(path), found=found, expected="a store that can be read"))
     return findings
@@ -219,7 +239,7 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
         yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
     records = [Record.from_document(provenance.record(row)) for row in provenance.places.values()]
     try:
-        refuse_over_budget(campaign, read_inventory(campaign, run), records)
+        refuse_over_budget(campaign, planned_scenes(read_inventory(campaign, run), planned.values()), records)
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
     for name, layer in plan.layers.items():
@@ -236,7 +256,7 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
     import torch
 
     from embedcube.assemble import make_backbone, make_kernel
-    from embedcube.embed import embed_shard, exact_arithmetic
+    from embedcube.embed import embed_sample, exact_arithmetic, read_sample
     from embedcube.fit import read_weights
     from embedcube.plan import read_plan, read_shards, software_versions
     from embedcube.raster import RasterReader
@@ -245,7 +265,7 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
     plan = read_plan(campaign, run)
     here = software_versions(torch.device(campaign.how.device))
     if here != plan.versions:
-        yield Finding(check="same bytes", place="this machine", found=str(here), expected=str(plan.versions))
+        log.warning("no shard is embedded again: this machine has %s, the plan was made for %s", here, plan.versions)
         return
     exact_arithmetic(campaign.how.threads_per_rank)
     scenes = read_inventory(campaign, run)
@@ -263,7 +283,9 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
             records = {s: cube.provenance.record(places[s.place]) for s in mine[:: max(1, len(mine) // 64)]}
             best = sorted(records, key=lambda s: records[s]["counts"]["chips"], reverse=True)
             for shard in best[:count]:
-                cells = embed_shard(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+                cells = embed_sample(shard, sample, kernel)
+                yield from _bound(shard, cells, embed_sample(shard, sample, replace(kernel, encoding="float32")))
                 for array, data in encoder.encode(cells.arrays).items():
                     again = hashlib.sha256(data or b"").hexdigest()
                     first = next(o["sha256"] for o in records[shard]["objects"] if o["array"] == array)
@@ -276,3 +298,25 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
                         )
     finally:
         reader.close()
+
+
+def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
+    """What is stored differs from what the backbone gave by no more than the layer states."""
+    x, q = exact.arrays["embedding"], stored.arrays["embedding"]
+    kept = np.isfinite(x).all(axis=-1)
+    if q.dtype == np.int8:
+        scale = stored.arrays["scale"][kept]
+        off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
+    elif q.dtype == np.float16:
+        # below the smallest normal number the step is fixed
+        off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
+        off[np.abs(x[kept]) > np.finfo(np.float16).max] = 0
+    else:
+        off = np.abs(q[kept].astype(np.float64) - x[kept])
+    if wrong := int((off > 0).sum()):
+        yield Finding(
+            check="error bound",
+            place=str(shard),
+            found=f"{wrong} numbers are further off, the worst by {off.max():.3g}",
+            expected="within the stated error bound",
+        )

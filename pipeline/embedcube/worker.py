@@ -17,7 +17,7 @@ from torch import distributed
 
 from embedcube.config import Campaign
 from embedcube.errors import StartAgain, WorkError
-from embedcube.parts import RECORDS, recorded_recipes
+from embedcube.parts import RECORDS, recorded_recipes, scan_documents
 from embedcube.plan import read_plan, read_shards
 from embedcube.progress import Progress
 from embedcube.rank import MET
@@ -71,7 +71,8 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
         for rank in ranks:
             rank.wait()
         raise
-    undone = len(todo - recorded_recipes(run))
+    now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == attempt}
+    undone = len(todo - now)
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=tuple(rank.returncode for rank in ranks), logs=logs)
     if undone:

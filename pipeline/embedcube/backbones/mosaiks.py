@@ -96,14 +96,16 @@ class Mosaiks:
         flat = flat[:, flat.isfinite().all(dim=0)]
         mean, std = flat.mean(dim=1), flat.std(dim=1).clamp_min(1e-6)
         z_ncyx = (x_ncyx - mean[:, None, None]) / std[:, None, None]
-        patches = z_ncyx.unfold(2, options.kernel_px, 1).unfold(3, options.kernel_px, 1)  # n c y x ky kx
-        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
-        whole = patches.isfinite().all(dim=1).nonzero()[:, 0]
+        size = options.kernel_px
+        gaps = (~z_ncyx.isfinite()).any(dim=1, keepdim=True).half()
+        whole = (torch.nn.functional.max_pool2d(gaps, size, stride=1)[:, 0] == 0).nonzero()  # n y x of each clear patch
         if len(whole) < options.filters:
             raise ValueError(f"only {len(whole)} clear patches in the sample for {options.filters} filters")
         rng = np.random.default_rng(options.seed)
         chosen = rng.choice(len(whole), size=min(len(whole), _WHITENING_PATCHES), replace=False)
-        sample = patches[whole[torch.from_numpy(chosen)]]
+        patches = z_ncyx.unfold(2, size, 1).unfold(3, size, 1)  # n c y x ky kx: a view
+        n, y, x = whole[torch.from_numpy(chosen)].T
+        sample = patches[n, :, y, x].flatten(1)
         sample = sample - sample.mean(dim=1, keepdim=True)
         sample = sample / sample.norm(dim=1, keepdim=True).clamp_min(1e-12)
         centre = sample.mean(dim=0)
