@@ -43,7 +43,7 @@ def is_netcdf(path: Path) -> bool:
 Method = Literal["nearest", "bilinear"]
 
 Conversion = Callable[[Pixels], Pixels]
-"""The pixels of a file, of whatever type -> float32 of the same shape, each pixel on its own; NaN where it is no value"""
+"""A file's pixels, of whatever type -> float32 of the same shape, each on its own; NaN where there is no value"""
 
 _ALIGNED = 1e-4
 """pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
@@ -198,7 +198,7 @@ def read_onto(
 
 
 def _known(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
-    return np.isfinite(pixels) & (pixels != asset.nodata)
+    return np.asarray(np.isfinite(pixels) & (pixels != asset.nodata))
 
 
 def nesting(asset: Asset, grid: Grid) -> int | None:

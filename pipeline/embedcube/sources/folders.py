@@ -1,7 +1,7 @@
 """Plain folders: one raster for each band, named after the band, or after what it belongs to and the band.
 
-    <name>/VV.tif, VH.tif               SSL4EO-S12
-    <name>_VV.tif, <name>_VH.tif        BigEarthNet, HyP3
+<name>/VV.tif, VH.tif               SSL4EO-S12
+<name>_VV.tif, <name>_VH.tif        BigEarthNet, HyP3
 """
 
 from collections import defaultdict

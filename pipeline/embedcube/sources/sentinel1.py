@@ -5,9 +5,12 @@ low for single looks. So files are brought to linear power pixel by pixel as the
 compositing average power, and the composite becomes decibels.
 """
 
+import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +19,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block, nearest
+from embedcube.config import Archive, Block
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import Conversion, Pixels, RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.options import read_options, refuse_keys
-from embedcube.sources.products import Product, bbox_of, describe
+from embedcube.sources.finding import find_products
+from embedcube.sources.folders import groups_below
+from embedcube.sources.options import band_names, read_options, refuse_keys
+from embedcube.sources.products import Names, Product, bbox_of, describe
 from embedcube.windows import Window
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -46,7 +51,9 @@ _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:_|$)", re.IGNORECA
 """mission, absolute orbit and datatake in a product id"""
 
 _START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
-"""mission and start of sensing in what is left of an id"""
+"""mission and start of sensing in any product id"""
+
+log = logging.getLogger(__name__)
 
 
 class Options(Block):
@@ -58,7 +65,7 @@ class Options(Block):
     """which passes are taken; two archives with one each give them to a layer as separate inputs"""
     nodata: float | None = None
     """of the files, where they do not say it themselves, or wrongly; `worldcereal` has 65535"""
-    variables: dict[str, str] = {}
+    variables: dict[str, str] = Field(default_factory=dict)
     """what the files or their catalogue call a band, where it is not the polarisation"""
 
 
@@ -75,11 +82,6 @@ class Sentinel1:
             if band not in POLARISATIONS:
                 raise RequestError(
                     f'archives.{name}: Sentinel-1 has no band "{band}"; it has {", ".join(POLARISATIONS)}'
-                )
-        for band in self._options.variables:
-            if band not in archive.bands:
-                raise RequestError(
-                    f'archives.{name}.options.variables: band "{band}" is not wanted{nearest(band, archive.bands)}'
                 )
         self._nodata = self._options.nodata
         if self._nodata is None and self._options.values == "worldcereal":
@@ -102,11 +104,9 @@ class Sentinel1:
         Raises:
             RequestError: one orbit is asked for, and a product does not say what its own is.
         """
-        names = {
-            band: frozenset({band.lower(), self._options.variables.get(band, band).lower()})
-            for band in self._archive.bands
-        }
-        products = find_products(self._archive.path, names)
+        names = band_names(self._archive, self._options.variables)
+        # files that a catalogue describes are not products once more
+        products = list(find_products(self._archive.path, names)) or list(_plain_products(self._root, names))
         for product in sorted(products, key=lambda p: (p.time, p.id)):
             orbit = self._orbit(product)
             if self._options.orbit in ("both", orbit):
@@ -123,9 +123,7 @@ class Sentinel1:
         return orbit
 
     def _scene(self, product: Product, orbit: str, *, full_digests: bool) -> Scene:
-        assets, faults = describe(product, self._root, full_digests=full_digests)
-        if self._nodata is not None:
-            assets = tuple(replace(asset, nodata=self._nodata) for asset in assets)
+        assets, faults = describe(product, self._root, full_digests=full_digests, nodata=self._nodata)
         return Scene(
             id=product.id,
             archive=self._name,
@@ -148,7 +146,13 @@ class Sentinel1:
             raise CorruptInput(scene.verdict)
         futures = [
             reader.submit(
-                self._root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane, self._to_power
+                self._root / asset.path,
+                asset,
+                grid,
+                area,
+                self._archive.resampling_of(asset.band),
+                lane,
+                self._to_power,
             )
             for lane, asset in enumerate(scene.assets)
         ]
@@ -175,6 +179,34 @@ def photograph(product_id: str, properties: dict[str, Any]) -> str:
     if found := _START.match(product_id):
         return "_".join(found.groups())
     return product_id
+
+
+def _plain_products(root: Path, names: Names) -> Iterator[Product]:
+    """Products of files without a catalogue: their names tell the time, Earth Engine's `metadata.json` the orbit."""
+    for group in groups_below(root, names):
+        if start := _START.match(group.name):
+            yield Product(
+                id=group.name,
+                time=datetime.strptime(start[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC),
+                files=group.files,
+                missing=group.missing,
+                properties=_earth_engine_properties(group.folder / "metadata.json"),
+            )
+        else:
+            log.warning("%s/%s is not named after a Sentinel-1 product and is left out", group.folder, group.name)
+
+
+def _earth_engine_properties(path: Path) -> dict[str, Any]:
+    """What matters here of an image's properties, by the names of STAC."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        log.warning("%s is not JSON and says nothing: %s", path, error)
+        return {}
+    state = document.get("orbitProperties_pass") if isinstance(document, dict) else None
+    return {"sat:orbit_state": state} if state else {}
 
 
 def _to_power(values: Values) -> Conversion:
