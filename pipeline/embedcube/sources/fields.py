@@ -84,7 +84,7 @@ class Fields:
                 bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
                 assets=tuple(replace(asset, nodata=self._nodata(asset)) for asset in assets),
                 processing="; ".join(
-                    f"{band} = DN * {scale:g} + {add:g}" for band, (scale, add) in self._linear.items()
+                    f"{band} = DN * {scale} + {add}" for band, (scale, add) in self._linear.items()
                 ),
                 verdict=faults,
             )
