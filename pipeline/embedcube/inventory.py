@@ -102,6 +102,7 @@ def _items(campaign: Campaign, scenes: list[Scene], full_digests: bool) -> Itera
                 "embedcube:digest": scene.digest,
                 "embedcube:weak": scene.weak,
                 "embedcube:verdict": scene.verdict,
+                "embedcube:superseded_by": scene.superseded_by,
                 "embedcube:scene": json.dumps(asdict(scene), default=lambda time: time.isoformat()),
             },
             "links": [],
