@@ -49,7 +49,6 @@ _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:_|$)", re.IGNORECA
 _START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
 """mission and start of sensing in any product id"""
 
-
 _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """of STAC, and of Earth Engine"""
 
