@@ -177,7 +177,7 @@ def baseline_of(product: Product) -> float | None:
     """
     properties = product.properties
     stated = [properties.get(key) for key in ("s2:processing_baseline", "processing:version", "PROCESSING_BASELINE")]
-    for text in (*stated, *re.findall(r"_N(\d\d\.?\d\d)(?=_|$)", " ".join(_ids(product)))):
+    for text in (*stated, *re.findall(r"_N(\d\d\.?\d\d)(?!\d)", " ".join(_ids(product)))):
         match = re.fullmatch(r"N?(\d{1,2})(?:\.(\d{1,2}))?|N?(\d{1,2})(\d\d)", str(text).strip())
         if match:
             major, minor = (match[1], match[2]) if match[1] else (match[3], match[4])
@@ -223,7 +223,7 @@ def _known(product: Product) -> float:
 def _what(product: Product) -> tuple[str, ...]:
     """What two products show alike: datatake, tile, datastrip, level."""
     texts = " ".join(_ids(product))
-    tile = re.search(r"_T?(\d\d[A-Z]{3})(?=_|$)", texts)
+    tile = re.search(r"_T?(\d\d[A-Z]{3})(?=[_ ]|$)", texts)
     strip = re.search(r"_DS_\w+?_S(\d{8}T\d{6})", texts)
     level = re.search(r"L(1C|2A)", texts)
     # a patch of a tile is another place than the next one
