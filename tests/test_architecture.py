@@ -62,6 +62,7 @@ MODULES: dict[Level, list[str]] = {
         "sources.demo",
         "sources.demo_world",
         "backbones.mosaiks",
+        "backbones.presto",
     ],
     Level.STAGES: [
         "inventory",
