@@ -86,7 +86,7 @@ def attention(w: Mapping[str, Floats], block: str, x: Floats) -> Floats:
 
 def linear(w: Mapping[str, Floats], name: str, x: Floats) -> Floats:
     """A linear layer."""
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    return np.asarray(x @ w[f"{name}.weight"].T + w[f"{name}.bias"])
 
 
 def norm(w: Mapping[str, Floats], name: str, x: Floats) -> Floats:

@@ -237,8 +237,8 @@ def test_its_memory_is_within_what_it_says_and_near_it(
 
 def test_bands_are_known_by_name_and_normalised_as_it_was_trained(checkpoint: bytes) -> None:
     weights = a_presto((("slope", "elevation"), ("tp", "2t"), ("vh", "VV"), ("B8A", "B12", "B11"))).load(checkpoint)
-    np.testing.assert_array_equal(weights.mean, np.float32([0, 0, 0, 272.15, -25, -25, 0, 0, 0]))
-    np.testing.assert_array_equal(weights.std, np.float32([50, 2000, 0.03, 35, 25, 25, 1e4, 1e4, 1e4]))
+    np.testing.assert_array_equal(weights.mean, np.array([0, 0, 0, 272.15, -25, -25, 0, 0, 0], dtype=np.float32))
+    np.testing.assert_array_equal(weights.std, np.array([50, 2000, 0.03, 35, 25, 25, 1e4, 1e4, 1e4], dtype=np.float32))
     assert not any("decoder" in name or name.startswith("encoder") for name in weights.tensors)
 
 
