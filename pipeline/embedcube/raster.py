@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import local
 from typing import Any, Literal, TypeVar
@@ -41,6 +42,9 @@ def is_netcdf(path: Path) -> bool:
 
 Method = Literal["nearest", "bilinear"]
 
+Conversion = Callable[[Pixels], Pixels]
+"""A file's pixels, of whatever type -> float32 of the same shape, each on its own; NaN where there is no value"""
+
 _ALIGNED = 1e-4
 """pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
 
@@ -62,23 +66,32 @@ class RasterReader:
         self._wait_s = wait_s
 
     def submit(
-        self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method, lane: int
+        self,
+        path: Path,
+        asset: Asset,
+        grid: Grid,
+        area: PixelArea,
+        method: Method,
+        lane: int,
+        convert: Conversion | None = None,
     ) -> Future[Pixels]:
         """Start reading `asset` onto `area`; equal lanes are read by one thread, one after the other.
 
-        The result holds `asset.nodata` where the file has nothing. It raises CorruptInput when the file is wrong
-        in its bytes, and OSError when it could not be read for a reason that may pass.
+        The result is as `read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
+        when it could not be read for a reason that may pass.
         """
-        return self._pools[lane % len(self._pools)].submit(self._read, path, asset, grid, area, method)
+        return self._pools[lane % len(self._pools)].submit(self._read, path, asset, grid, area, method, convert)
 
     def close(self) -> None:
         """Stop the threads; what they have not begun is dropped."""
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
+    def _read(
+        self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method, convert: Conversion | None
+    ) -> Pixels:
         def decode(dataset: Any) -> Pixels:
-            return read_onto(dataset, asset, grid, area, method)
+            return read_onto(dataset, asset, grid, area, method, convert)
 
         def judged(_: Exception) -> CorruptInput | OSError:
             broken = self._files.__dict__.get("opened", {}).pop((path, asset.inner), None)
@@ -155,21 +168,37 @@ def judge(
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
 
 
-def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
+def read_onto(
+    dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, convert: Conversion | None = None
+) -> Pixels:
     """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
+
+    With `convert` they are float32, NaN where there is nothing: each of the file's own pixels is converted before any
+    is resampled, for the mean of decibels is not the decibels of the mean.
 
     Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
     so that a pixel gets the same value whatever area it is asked with.
     """
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
-    result = np.full((area.rows, area.cols), asset.nodata, dtype=asset.dtype)
-    step = nesting(asset, grid)
+
+    def read(window: Window) -> Pixels:
+        pixels = dataset.read(asset.index, window=window)
+        return pixels if convert is None else np.where(_known(pixels, asset), convert(pixels), np.float32(np.nan))
+
+    # what `read` gives, from here on
+    given = asset if convert is None else replace(asset, dtype="float32", nodata=math.nan)
+    result = np.full((area.rows, area.cols), given.nodata, dtype=given.dtype)
+    step = nesting(given, grid)
     if step is not None and (step == 1 or method == "nearest"):
-        _copy(dataset, asset, grid, area, step, result)
+        _copy(read, given, grid, area, step, result)
     else:
-        _warp(dataset, asset, grid, area, method, result)
+        _warp(read, given, grid, area, method, result)
     return result
+
+
+def _known(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(pixels) & (pixels != asset.nodata))
 
 
 def nesting(asset: Asset, grid: Grid) -> int | None:
@@ -188,7 +217,9 @@ def nesting(asset: Asset, grid: Grid) -> int | None:
     return step
 
 
-def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels) -> None:
+def _copy(
+    read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels
+) -> None:
     dx, dy = shift_between(asset.crs, grid.crs) or (0.0, 0.0)
     left = round((asset.transform[2] + dx - grid.origin_x) / grid.pixel)
     top = round((grid.origin_y - asset.transform[5] - dy) / grid.pixel)
@@ -198,7 +229,7 @@ def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, re
         return
     first_row, last_row = (row0 - top) // step, -((top - row1) // step)
     first_col, last_col = (col0 - left) // step, -((left - col1) // step)
-    pixels = dataset.read(asset.index, window=Window(first_col, first_row, last_col - first_col, last_row - first_row))
+    pixels = read(Window(first_col, first_row, last_col - first_col, last_row - first_row))
     if step > 1:
         pixels = pixels.repeat(step, axis=0).repeat(step, axis=1)
     skip_row, skip_col = row0 - top - first_row * step, col0 - left - first_col * step
@@ -207,7 +238,9 @@ def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, re
     ]
 
 
-def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels) -> None:
+def _warp(
+    read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels
+) -> None:
     """Each pixel from the file's pixels around its centre.
 
     The centre is found exactly and from whole numbers, so that a place has the same bits whatever area it is asked
@@ -216,8 +249,8 @@ def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Metho
     window = _source_window(asset, grid, area)
     if window is None:
         return
-    pixels = dataset.read(asset.index, window=window)
-    known = np.isfinite(pixels) & (pixels != asset.nodata)
+    pixels = read(window)
+    known = _known(pixels, asset)
     x = grid.origin_x + (2 * np.arange(area.col, area.col + area.cols) + 1) * (grid.pixel / 2)
     y = grid.origin_y - (2 * np.arange(area.row, area.row + area.rows) + 1) * (grid.pixel / 2)
     transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)

@@ -54,8 +54,13 @@ class Product:
     """west, south, east, north as described; only used where no file can be opened"""
 
 
-def describe(product: Product, root: Path, *, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
+def describe(
+    product: Product, root: Path, *, full_digests: bool, nodata: float | None = None
+) -> tuple[tuple[Asset, ...], str]:
     """The assets of a product in the order of its files, by their headers; and why others are not there.
+
+    `nodata` is what stands for "no data" in all files whose type can hold it, whatever they say; by default it is
+    what they declare, else NaN or 0.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
@@ -63,7 +68,7 @@ def describe(product: Product, root: Path, *, full_digests: bool) -> tuple[tuple
     assets, faults = [], [f"{band}: {reason}" for band, reason in product.missing.items()]
     for band, file in product.files.items():
         try:
-            assets.append(_asset(file, band, os.path.relpath(file.path, root), full_digests=full_digests))
+            assets.append(_asset(file, band, os.path.relpath(file.path, root), nodata, full_digests=full_digests))
         except CorruptInput as error:
             faults.append(str(error))
     return tuple(assets), "; ".join(faults)
@@ -76,31 +81,32 @@ def bbox_of(asset: Asset) -> tuple[float, float, float, float]:
     return west, south, east, north
 
 
-def _asset(file: File, band: str, name: str, *, full_digests: bool) -> Asset:
+def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
     def read() -> Asset:
         size = file.path.stat().st_size
         if file.size not in (None, size):
             raise CorruptInput(f"{band}: {name} has {size} bytes, its catalogue says {file.size}")
         digest = f"sha256:{file.sha256}" if file.sha256 else _digest(file.path, full_digests)
         with open_raster(file.path, file.inner) as dataset:
-            return _by_header(dataset, file, band, name, size, digest)
+            return _by_header(dataset, file, band, name, nodata, size, digest)
 
     def judged(_: Exception) -> CorruptInput | OSError:
         def decode(dataset: Any) -> Asset:
-            return _by_header(dataset, file, band, name, 0, "")
+            return _by_header(dataset, file, band, name, nodata, 0, "")
 
         return judge(file.path, file.inner, band, name, decode)
 
     return retried(read, judged)
 
 
-def _by_header(dataset: Any, file: File, band: str, name: str, size: int, digest: str) -> Asset:
+def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None, size: int, digest: str) -> Asset:
     if dataset.crs is None:
         raise CorruptInput(f"{band}: {name} has no coordinate reference system")
     dtype = np.dtype(dataset.dtypes[file.index - 1])
-    nodata = dataset.nodatavals[file.index - 1]
-    if nodata is None or (dtype.kind != "f" and not np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max):
-        nodata = float("nan") if dtype.kind == "f" else 0.0
+    declared = dataset.nodatavals[file.index - 1]
+    if dataset.driver == "netCDF" and not {"_FillValue", "missing_value"} & set(dataset.tags(file.index)):
+        declared = None  # GDAL invents one
+    fallback = float("nan") if dtype.kind == "f" else 0.0
     return Asset(
         band=band,
         path=name,
@@ -113,10 +119,14 @@ def _by_header(dataset: Any, file: File, band: str, name: str, size: int, digest
         block_rows=dataset.block_shapes[file.index - 1][0],
         block_cols=dataset.block_shapes[file.index - 1][1],
         dtype=dtype.name,
-        nodata=nodata,
+        nodata=next(value for value in (nodata, declared, fallback) if value is not None and _fits(value, dtype)),
         size=size,
         digest=digest,
     )
+
+
+def _fits(value: float, dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def _digest(path: Path, full: bool) -> str:
@@ -128,6 +138,6 @@ def _digest(path: Path, full: bool) -> str:
     return "weak:" + head.hexdigest()
 
 
-def files_below(root: Path, pattern: str) -> Iterator[Path]:
+def files_below(root: Path, *patterns: str) -> Iterator[Path]:
     """Files of an archive in a fixed order."""
-    yield from sorted(path for path in root.rglob(pattern) if path.is_file())
+    yield from sorted(path for pattern in patterns for path in root.rglob(pattern) if path.is_file())
