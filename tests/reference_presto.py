@@ -93,4 +93,4 @@ def norm(w: Mapping[str, Floats], name: str, x: Floats) -> Floats:
     """Layer normalisation."""
     centred = x - x.mean(axis=-1, keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
-    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return np.asarray(scaled * w[f"{name}.weight"] + w[f"{name}.bias"])
