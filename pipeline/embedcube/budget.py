@@ -8,7 +8,7 @@ from embedcube.scene import Scene
 
 def unreadable(scenes: list[Scene], records: list[Record]) -> dict[str, str]:
     """Id and reason of every scene that `index` or a shard could not read."""
-    found = {scene.id: scene.verdict for scene in scenes if scene.verdict}
+    found = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
     for record in records:
         for quarantined in record.quarantined:
             found.setdefault(quarantined.scene, quarantined.reason)

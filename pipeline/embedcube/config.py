@@ -83,7 +83,7 @@ class Archive(Block):
     source: str
     """name of a source plugin"""
     path: Path
-    """a folder of items, or a static STAC catalogue file; relative to the campaign file. Not part of the digest"""
+    """a folder, or one file (a STAC catalogue, say); relative to the campaign file. Not part of the digest"""
     bands: tuple[str, ...] = Field(min_length=1)
     mask: Mask | None = None
     offset: Literal["auto"] | float = "auto"
@@ -111,7 +111,7 @@ class Archive(Block):
 
     def resampling_of(self, band: str) -> Resampling:
         """How a band is brought onto the grid: nearest for the mask, bilinear for a band that is not named."""
-        if band not in self.bands:
+        if band not in self.bands or (self.mask is not None and band == self.mask.band):
             return "nearest"
         return self.resampling if isinstance(self.resampling, str) else self.resampling.get(band, "bilinear")
 

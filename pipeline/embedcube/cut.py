@@ -27,10 +27,12 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple
     layout = make_layout(layer)
     # scenes of one photograph must be neighbours: they are composited as one
     order = sorted(
-        (i for i, scene in enumerate(scenes) if scene.archive in layer.archives),
+        (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
         key=lambda i: (scenes[i].photograph, scenes[i].time, scenes[i].id),
     )
     found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
+    if not found:
+        return None
     of_scene, boxes = np.array([i for i, _ in found]), np.array([box for _, box in found])
     counted = counted_archives(campaign, name)
     decides = [scenes[i].archive in counted for i in of_scene.tolist()]

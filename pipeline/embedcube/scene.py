@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from math import isfinite
 
 from pyproj import Transformer
 
@@ -72,6 +73,8 @@ class Scene:
     """what else the source decided to do to its values, in words"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a good one"""
+    superseded_by: str = ""
+    """id of the scene that is used instead: the same photograph, processed again; this one is in no shard"""
 
     def meets(self, window: Window) -> bool:
         """Whether it falls in a window, at least in part."""
@@ -81,7 +84,7 @@ class Scene:
         """The footprint in the grid's CRS: exact in the files' own, else a box around it.
 
         On a grid of longitudes there are two where it crosses the meridian at which the grid begins; one that goes
-        around the Earth is as wide as the grid.
+        around the Earth is as wide as the grid. None where the grid's CRS has no such place.
         """
         source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
         shift = shift_between(source, grid.crs)
@@ -90,6 +93,8 @@ class Scene:
         else:
             transformer = Transformer.from_crs(source, grid.crs, always_xy=True)
             xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
+        if not all(map(isfinite, (xmin, ymin, xmax, ymax))):
+            return ()
         return _around_the_globe((xmin, ymin, xmax, ymax), grid) if grid.geographic else ((xmin, ymin, xmax, ymax),)
 
     @property

@@ -19,7 +19,6 @@ from embedcube.raster import Conversion, Pixels, RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
-from embedcube.sources.folders import groups_below
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.products import Product, bbox_of, describe
 from embedcube.windows import Window
@@ -83,25 +82,17 @@ class Fields:
                 photograph=f"{product.time:%Y%m%dT%H%M%S}",
                 bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
                 assets=tuple(replace(asset, nodata=self._nodata(asset)) for asset in assets),
-                processing="; ".join(
-                    f"{band} = DN * {scale} + {add}" for band, (scale, add) in self._linear.items()
-                ),
+                processing="; ".join(f"{band} = DN * {scale} + {add}" for band, (scale, add) in self._linear.items()),
                 verdict=faults,
             )
 
     def _products(self) -> Iterator[Product]:
         names = band_names(self._archive, self._options.variables)
-        catalogued = find_products(self._archive.path, names)
         if not self._options.static:
-            yield from catalogued
+            yield from find_products(self._archive.path, names)
             return
-        # files that a catalogue describes are not products once more
-        described = list(catalogued)
-        yield from (replace(product, time=ALWAYS[0]) for product in described)
-        for group in () if described else groups_below(self._root, names):
-            place = group.folder if group.name == group.folder.name else group.folder / group.name
-            name = place.relative_to(self._root.parent).as_posix()
-            yield Product(id=name, time=ALWAYS[0], files=group.files, missing=group.missing, properties={})
+        for product in find_products(self._archive.path, names, undated=ALWAYS[0]):
+            yield replace(product, time=ALWAYS[0])
 
     @property
     def _root(self) -> Path:

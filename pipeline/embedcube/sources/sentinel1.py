@@ -5,12 +5,9 @@ low for single looks. So files are brought to linear power pixel by pixel as the
 compositing average power, and the composite becomes decibels.
 """
 
-import json
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +23,8 @@ from embedcube.raster import Conversion, Pixels, RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
-from embedcube.sources.folders import groups_below
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import Names, Product, bbox_of, describe
+from embedcube.sources.products import Product, bbox_of, describe
 from embedcube.windows import Window
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -53,7 +49,8 @@ _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:_|$)", re.IGNORECA
 _START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
 """mission and start of sensing in any product id"""
 
-log = logging.getLogger(__name__)
+_ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
+"""of STAC, and of Earth Engine"""
 
 
 class Options(Block):
@@ -105,19 +102,18 @@ class Sentinel1:
             RequestError: one orbit is asked for, and a product does not say what its own is.
         """
         names = band_names(self._archive, self._options.variables)
-        # files that a catalogue describes are not products once more
-        products = list(find_products(self._archive.path, names)) or list(_plain_products(self._root, names))
-        for product in sorted(products, key=lambda p: (p.time, p.id)):
+        for product in sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id)):
             orbit = self._orbit(product)
             if self._options.orbit in ("both", orbit):
                 yield self._scene(product, orbit, full_digests=full_digests)
 
     def _orbit(self, product: Product) -> str:
-        orbit = str(product.properties.get("sat:orbit_state") or "unknown").lower()
+        told = (product.properties.get(key) for key in _ORBIT_KEYS)
+        orbit = next((str(state).lower() for state in told if state), "unknown")
         if orbit == "unknown" and self._options.orbit != "both":
             raise RequestError(
                 f"archives.{self._name}.options.orbit: {self._options.orbit} is asked for, and {product.id} does not "
-                "say what it is (sat:orbit_state of an item, orbitProperties_pass of a metadata.json); "
+                f"say what it is ({' or '.join(_ORBIT_KEYS)} among its properties); "
                 'write "both", or put the ascending and the descending products into archives of their own'
             )
         return orbit
@@ -179,34 +175,6 @@ def photograph(product_id: str, properties: dict[str, Any]) -> str:
     if found := _START.match(product_id):
         return "_".join(found.groups())
     return product_id
-
-
-def _plain_products(root: Path, names: Names) -> Iterator[Product]:
-    """Products of files without a catalogue: their names tell the time, Earth Engine's `metadata.json` the orbit."""
-    for group in groups_below(root, names):
-        if start := _START.match(group.name):
-            yield Product(
-                id=group.name,
-                time=datetime.strptime(start[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC),
-                files=group.files,
-                missing=group.missing,
-                properties=_earth_engine_properties(group.folder / "metadata.json"),
-            )
-        else:
-            log.warning("%s/%s is not named after a Sentinel-1 product and is left out", group.folder, group.name)
-
-
-def _earth_engine_properties(path: Path) -> dict[str, Any]:
-    """What matters here of an image's properties, by the names of STAC."""
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        log.warning("%s is not JSON and says nothing: %s", path, error)
-        return {}
-    state = document.get("orbitProperties_pass") if isinstance(document, dict) else None
-    return {"sat:orbit_state": state} if state else {}
 
 
 def _to_power(values: Values) -> Conversion:
