@@ -81,6 +81,7 @@ MODULES: dict[Level, list[str]] = {
         "sources.demo",
         "sources.demo_world",
         "backbones.mosaiks",
+        "backbones.presto",
     ],
     Level.STAGES: [
         "inventory",
