@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-<<<<<<< HEAD
-
-from embedcube.errors import CorruptInput
-from embedcube.grid import to_degrees
-from embedcube.raster import judge, open_raster, retried
-=======
 from pyproj.exceptions import ProjError
 
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
 from embedcube.raster import is_netcdf, judge, open_raster, retried
->>>>>>> w-s1
 from embedcube.scene import Asset
 from embedcube.windows import utc
 
@@ -91,9 +84,6 @@ def describe(
 
 def bbox_of(asset: Asset) -> tuple[float, float, float, float]:
     """West, south, east, north of a file, by its header."""
-<<<<<<< HEAD
-    west, south, east, north = to_degrees(asset.crs).transform_bounds(*asset.bounds, densify_pts=21)
-=======
     return _degrees(asset.crs, asset.bounds)
 
 
@@ -107,7 +97,6 @@ def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float
         raise ValueError(str(error)) from None
     if not np.isfinite([west, south, east, north]).all():
         raise ValueError(f"{bounds} is nowhere on the Earth")
->>>>>>> w-s1
     return west, south, east, north
 
 
