@@ -45,7 +45,18 @@ MAY_IMPORT: dict[Level, set[Level]] = {
 # Every module of the package, once; a module that is not here fails.
 MODULES: dict[Level, list[str]] = {
     Level.GROUND: ["", "errors", "machine", "progress", "sources", "backbones", "executors"],
-    Level.VALUES: ["windows", "geojson", "grid", "scene", "encode", "config", "campaign_file", "metadata", "rundir", "store"],
+    Level.VALUES: [
+        "windows",
+        "geojson",
+        "grid",
+        "scene",
+        "encode",
+        "config",
+        "campaign_file",
+        "metadata",
+        "rundir",
+        "store",
+    ],
     Level.USING: ["cube", "find", "decode", "exchange"],
     Level.CONTRACTS: ["raster", "composite", "sources.base", "backbones.base", "registry"],
     Level.KERNELS: [
@@ -87,7 +98,7 @@ LEVEL_OF = {name: level for level, names in MODULES.items() for name in names}
 
 # What a module may import of its own level.
 WITHIN_LEVEL: dict[str, set[str]] = {
-    "config": {"windows", "grid", "encode", "geojson"},
+    "config": {"windows", "grid"},
     "grid": {"windows"},
     "scene": {"windows", "grid"},
     "campaign_file": {"config", "geojson"},
@@ -98,12 +109,13 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "decode": {"cube"},
     "exchange": {"cube"},
     "sources.base": {"raster", "composite"},
-        "assemble": {"embed"},
+    "assemble": {"embed"},
     "cut": {"assemble", "balance"},
     "price": {"embed", "balance"},
+    "sources.stac": {"sources.products"},
+    "sources.sentinel2": {"sources.products", "sources.stac"},
     "sources.demo": {"sources.demo_world"},
-    "budget": {"parts"},
-    "sampling": {"inventory"},
+    "budget": {"embed", "parts"},
     "fit": {"inventory", "sampling"},
     "plan": {"inventory", "fit"},
     "rank": {"inventory", "fit", "plan"},
