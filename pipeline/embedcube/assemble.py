@@ -14,23 +14,24 @@ from embedcube.grid import Grid, ShardLayout, utm_zone_of
 from embedcube.registry import plugin
 from embedcube.scene import Scene
 from embedcube.sources.base import Source
+from embedcube.store import ArraySpec, array_specs
 
 UTM = "utm"
 """What `grid.crs` says for one grid per zone."""
 
 
-def make_grid(campaign: Campaign, name: str) -> Grid:
-    """The campaign's grid of a name."""
-    block = campaign.grid
+def make_grid(campaign: Campaign, layer: str, name: str) -> Grid:
+    """A layer's grid of a name; a layer has one, or one for each UTM zone."""
+    block = campaign.grid_of(layer)
     if block.crs == UTM:
         return Grid.of_zone(int(name.removeprefix("utm")), block.pixel, block.origin)
     return Grid(crs=block.crs, pixel=block.pixel, origin_x=block.origin[0], origin_y=block.origin[1])
 
 
-def grid_names(campaign: Campaign, scenes: Sequence[Scene]) -> tuple[str, ...]:
+def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple[str, ...]:
     """Of the grids that scenes touch: one, or one for each UTM zone."""
-    if campaign.grid.crs != UTM:
-        return (make_grid(campaign, "").name,)
+    if campaign.grid_of(layer).crs != UTM:
+        return (make_grid(campaign, layer, "").name,)
     zones: set[int] = set()
     for west, _, east, _ in (scene.bbox for scene in scenes):
         first, last = (int(zone) for zone in utm_zone_of(np.array([west, east])))
@@ -41,6 +42,23 @@ def grid_names(campaign: Campaign, scenes: Sequence[Scene]) -> tuple[str, ...]:
 def make_layout(layer: Layer) -> ShardLayout:
     """How the layer cuts the grid."""
     return ShardLayout(chip_px=layer.chip_px, halo_px=layer.halo_px, cell_px=layer.cell_px, chips=layer.shard_chips)
+
+
+def cube_specs(campaign: Campaign, layer_name: str, dimensions: int) -> tuple[ArraySpec, ...]:
+    """The layer's arrays as the cube holds them."""
+    layer = campaign.layers[layer_name]
+    return array_specs(
+        cells=make_layout(layer).shard_cells,
+        dimensions=dimensions,
+        encoding=layer.encoding,
+        windows=layer.chunk_windows,
+    )
+
+
+def part_specs(campaign: Campaign, layer_name: str, dimensions: int) -> tuple[ArraySpec, ...]:
+    """The layer's arrays as the parts hold them: a window an object."""
+    layer = campaign.layers[layer_name]
+    return array_specs(cells=make_layout(layer).shard_cells, dimensions=dimensions, encoding=layer.encoding)
 
 
 def make_source(campaign: Campaign, archive: str) -> Source:
@@ -91,7 +109,7 @@ def make_kernel(
         for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
     )
     return LayerKernel(
-        grids={name: make_grid(campaign, name) for name in grids},
+        grids={name: make_grid(campaign, layer_name, name) for name in grids},
         layout=make_layout(layer),
         inputs=inputs,
         frames=campaign.frames(layer_name),

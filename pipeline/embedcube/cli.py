@@ -341,7 +341,8 @@ def _consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, 
 
     with shown("consolidate", "shards", say) as progress:
         made = make_cube(campaign, folder, progress)
-    what = f"{made.linked} objects linked, {made.copied} copied" if made.linked + made.copied else "there already"
+    counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
+    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
     say(f"            version {made.version}: {made.shards} shards, {what}")
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 

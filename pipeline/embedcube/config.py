@@ -208,6 +208,8 @@ class Layer(Block):
     """their bands, one archive after the other, are what the backbone sees"""
     frames: str | None = None
     """length of the frames inside each window ("1 month"), each a composite of its own; by default one, the window"""
+    grid: GridBlock | None = None
+    """by default the campaign's"""
     fit: Period | None = None
     """the windows that `fit` takes its sample from; by default all"""
     backbone: dict[str, Any]
@@ -227,6 +229,8 @@ class Layer(Block):
     min_valid: float = Field(0.5, gt=0, le=1)
     """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
     encoding: Literal["int8", "float16", "float32"] = "int8"
+    chunk_windows: int = Field(1, gt=0)
+    """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""
 
     @field_validator("backbone")
     @classmethod
@@ -355,6 +359,10 @@ class Campaign(Block):
         if isinstance(self.windows, WindowSteps):
             return self.windows.windows()
         return tuple(Window(start, end) for start, end in self.windows)
+
+    def grid_of(self, layer: str) -> GridBlock:
+        """The layer's grid block, or the campaign's."""
+        return self.layers[layer].grid or self.grid
 
     def frames(self, layer: str) -> tuple[tuple[Window, ...], ...]:
         """The frames of every window, in order."""

@@ -5,22 +5,25 @@ import hashlib
 import os
 import shutil
 import time
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
+from embedcube.assemble import cube_specs, part_specs
 from embedcube.budget import planned_scenes, refuse_over_budget
 from embedcube.config import Campaign
 from embedcube.embed import Shard
 from embedcube.errors import WorkError
 from embedcube.inventory import read_inventory
-from embedcube.parts import Record, StoredObject, best_records
-from embedcube.plan import read_plan, read_shards
+from embedcube.parts import Record, StoredObject, best_records, read_verified
+from embedcube.plan import Plan, read_plan, read_shards
 from embedcube.progress import Progress
 from embedcube.provenance import Made, write_provenance
+from embedcube.rechunk import Series, rechunk
 from embedcube.rundir import TEMPORARY_PREFIX, RunDir, fsync_folder, point_symlink, replacing
+from embedcube.store import ArraySpec
 from embedcube.template import write_template
-
-_READ_BYTES = 1 << 22
 
 _CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
 """Why a file system cannot link, and the object is copied."""
@@ -39,6 +42,8 @@ class Consolidated:
     linked: int
     copied: int
     """objects that could not be linked (another file set): the disk holds them twice"""
+    rechunked: int
+    """objects made of several windows"""
 
 
 def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolidated:
@@ -58,13 +63,13 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
     refuse_over_budget(campaign, planned_scenes(scenes, shards), [m.record for m in made])
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
-    linked = copied = 0
+    linked = copied = rechunked = 0
     if not cube.exists():
         _remove_abandoned(run)
         building = run.cube_under_construction(version)
         building.mkdir(parents=True)
         write_template(campaign, plan, building)
-        linked, copied = _adopt(campaign, made, building, progress)
+        linked, copied, rechunked = _fill(campaign, plan, made, building, progress)
         write_provenance(campaign, plan, scenes, made, building)
         _fsync_all(building)
         try:
@@ -75,7 +80,9 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
             shutil.rmtree(building)  # another consolidation was first, with the same bytes
         fsync_folder(cube.parent)
     point_symlink(run.newest_cube, cube)
-    return Consolidated(cube=cube, version=version, shards=len(shards), linked=linked, copied=copied)
+    return Consolidated(
+        cube=cube, version=version, shards=len(shards), linked=linked, copied=copied, rechunked=rechunked
+    )
 
 
 def _remove_abandoned(run: RunDir) -> None:
@@ -114,8 +121,8 @@ def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
     return [Made(shard=s, part=found[s.recipe][0], record=found[s.recipe][1]) for s in shards]
 
 
-def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progress) -> tuple[int, int]:
-    """Link every object into the cube; one Dask task per shard."""
+def _fill(campaign: Campaign, plan: Plan, made: list[Made], building: Path, progress: Progress) -> tuple[int, int, int]:
+    """Bring every shard into the cube, one Dask task per object; returns (linked, copied, rechunked) objects."""
     from dask.distributed import Client, LocalCluster, as_completed
 
     threads = campaign.how.threads_per_rank * campaign.how.ranks
@@ -129,28 +136,59 @@ def _adopt(campaign: Campaign, made: list[Made], building: Path, progress: Progr
         ) as cluster,
         Client(cluster) as client,
     ):
-        futures = client.map(
-            _adopted,
-            [m.part for m in made],
-            [m.record.objects for m in made],
-            [m.targets(building) for m in made],
-            pure=False,
-        )
-        linked = copied = 0
-        for done, (_, counts) in enumerate(as_completed(futures, with_results=True), start=1):
-            if isinstance(counts, WorkError):
-                raise counts
-            linked, copied = linked + counts[0], copied + counts[1]
+        futures = []
+        for name, layer in plan.layers.items():
+            mine = [m for m in made if m.shard.layer == name]
+            if campaign.layers[name].chunk_windows == 1:
+                columns = [(m.part, m.record.objects, m.targets(building)) for m in mine]
+                futures += client.map(_adopted, *zip(*columns, strict=True), pure=False)
+            else:
+                specs = (f(campaign, name, layer.dimensions) for f in (part_specs, cube_specs))
+                series = series_of(mine, campaign.layers[name].chunk_windows, building)
+                futures += client.map(_rechunked, series, *(list(repeat(s, len(series))) for s in specs), pure=False)
+        counts = [0, 0, 0]
+        for done, (_, found) in enumerate(as_completed(futures, with_results=True), start=1):
+            if isinstance(found, WorkError):
+                raise found
+            counts = [total + count for total, count in zip(counts, found, strict=True)]
             progress(done, len(futures))
     for folder in {target.parent for m in made for target in m.targets(building)}:
         fsync_folder(folder)
-    return linked, copied
+    return counts[0], counts[1], counts[2]
 
 
-def _adopted(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int] | WorkError:
+def series_of(made: list[Made], windows: int, building: Path) -> list[Series]:
+    """The shards of each place, in chunks of windows."""
+    members: dict[tuple[str, int, int, int], list[Made]] = defaultdict(list)
+    for one in made:
+        zone, t, iy, ix = one.shard.place
+        members[zone, t // windows, iy, ix].append(one)
+    return [
+        Series(
+            members=tuple((m.shard.t % windows, m.part, m.record.objects) for m in group),
+            target=building / zone,
+            place=place,
+        )
+        for (zone, *place3), group in members.items()
+        for place in [(place3[0], place3[1], place3[2])]
+    ]
+
+
+def _adopted(
+    part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]
+) -> tuple[int, int, int] | WorkError:
     """A failure comes back as a value: raised, Dask would log its traceback beside our one line."""
     try:
-        return adopt_shard(part, objects, targets)
+        return (*adopt_shard(part, objects, targets), 0)
+    except WorkError as error:
+        return error
+
+
+def _rechunked(
+    series: Series, sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]
+) -> tuple[int, int, int] | WorkError:
+    try:
+        return 0, 0, rechunk(series, sources, targets)
     except WorkError as error:
         return error
 
@@ -165,7 +203,7 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
         if not stored.path:
             continue
         source = part / stored.path
-        _verify(source, stored)
+        read_verified(part, stored)
         source.chmod(0o444)
         try:
             os.link(source, target)
@@ -178,21 +216,3 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
             target.chmod(0o444)
             copied += 1
     return linked, copied
-
-
-def _verify(path: Path, stored: StoredObject) -> None:
-    digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-    except FileNotFoundError:
-        raise WorkError(
-            f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
-        ) from None
-    if size != stored.size or digest.hexdigest() != stored.sha256:
-        raise WorkError(
-            f"{path}: {size} bytes with SHA-256 {digest.hexdigest()[:12]}, its record says {stored.size} and "
-            f"{stored.sha256[:12]}; the disk has changed it: remove that part's records.jsonl and embed again"
-        )

@@ -70,6 +70,10 @@ class Cube:
         """Whether the vectors are int8 with a scale each."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
 
+    def adopted(self, zone: str) -> bool:
+        """Whether its objects are those that the ranks wrote; else several windows were put into one."""
+        return bool(self.array(zone, "embedding").shards[0] == 1)
+
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature) of one window; NaN where there is none."""
         scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None

@@ -209,3 +209,25 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
                 f"trusted: remove its attempts from {part.parents[2]} and run `embedcube embed` again"
             )
     return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
+
+
+def read_verified(part: Path, stored: StoredObject) -> bytes:
+    """The bytes of an object.
+
+    Raises:
+        WorkError: they are not what its record says.
+    """
+    path = part / stored.path
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise WorkError(
+            f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
+        ) from None
+    found = sha256(data).hexdigest()
+    if len(data) != stored.size or found != stored.sha256:
+        raise WorkError(
+            f"{path}: {len(data)} bytes with SHA-256 {found[:12]}, its record says {stored.size} and "
+            f"{stored.sha256[:12]}; the disk has changed it: remove that part's records.jsonl and embed again"
+        )
+    return data

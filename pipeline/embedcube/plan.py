@@ -115,8 +115,8 @@ def _plan_layer(
     module = backbone.module(weights).to(torch.device(how.device))
     zones, planned, batch_s = {}, [], 0.0
     mine = [scene for scene in scenes if scene.archive in layer.archives]
-    for zone in grid_names(campaign, mine):
-        grid = make_grid(campaign, zone)
+    for zone in grid_names(campaign, name, mine):
+        grid = make_grid(campaign, name, zone)
         found = cut(campaign, name, grid, scenes)
         if found is None:
             continue
@@ -219,11 +219,18 @@ def _recipes(
 ) -> Iterator[str]:
     """SHA-256 of all that determines a shard's bytes, for each shard."""
     what = campaign.what
-    layer = what["layers"][name]
+    # how the cube is chunked changes no shard of work
+    layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"}
     archives = [what["archives"][archive] for archive in layer["archives"]]
     plugins = [registry.distribution("sources", archive["source"]) for archive in archives]
     plugins.append(registry.distribution("backbones", layer["backbone"]["name"]))
-    common = {"layer": layer, "archives": archives, "grid": what["grid"], "zone": zone, "plugins": plugins}
+    common = {
+        "layer": layer,
+        "archives": archives,
+        "grid": campaign.grid_of(name).model_dump(mode="json"),
+        "zone": zone,
+        "plugins": plugins,
+    }
     base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
     digests = [bytes.fromhex(scene.digest) for scene in scenes]
     windows = [str(window).encode() for window in campaign.all_windows]

@@ -78,7 +78,8 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: 
     _write_blobs(group, "scene", [json.dumps(asdict(s), default=str, sort_keys=True).encode() for s in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
-    objects = {str(target.relative_to(cube)) for m in made for target in m.targets(cube)}
+    adopted = [m for m in made if campaign.layers[m.shard.layer].chunk_windows == 1]
+    objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
 

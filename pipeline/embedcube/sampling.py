@@ -39,7 +39,7 @@ def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | 
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
     mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
-    kernel = make_kernel(campaign, name, grid_names(campaign, mine), nothing, torch.nn.Identity())
+    kernel = make_kernel(campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity())
     kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
     reader = RasterReader(threads=cores())
     chips: list[NDArray[np.float32]] = []
@@ -100,8 +100,8 @@ def _chips_of_window(
 ) -> Iterator[Shard]:
     mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
     chips: list[Shard] = []
-    for zone in grid_names(campaign, mine):
-        if (found := cut(campaign, name, make_grid(campaign, zone), scenes)) is None:
+    for zone in grid_names(campaign, name, mine):
+        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is None:
             continue
         shards = found[0]
         seen = np.nonzero(np.diff(shards.first))[0]

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from embedcube.encode import NOT_PROCESSED, Encoding, fill_value
@@ -72,29 +73,29 @@ def object_key(place: tuple[int, int, int], axes: int) -> str:
     return KEY_SEPARATOR.join(["c", *map(str, place), *["0"] * (axes - len(place))])
 
 
-def array_specs(*, cells: int, dimensions: int, encoding: Encoding) -> tuple[ArraySpec, ...]:
-    """The arrays of a layer whose shards are `cells` x `cells` cells of `dimensions` numbers."""
+def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int = 1) -> tuple[ArraySpec, ...]:
+    """The arrays of a layer whose shards are `cells` x `cells` cells of `dimensions` numbers in `windows` windows."""
     map_dimensions = ("time", "y", "x")
 
     def flat(name: str, dtype: str, fill: float | int) -> ArraySpec:
-        side = chunk_cells(cells, np.dtype(dtype).itemsize)
+        side = chunk_cells(cells, windows * np.dtype(dtype).itemsize)
         return ArraySpec(
             name=name,
             dimensions=map_dimensions,
             dtype=dtype,
             fill=fill,
-            shard=(1, cells, cells),
-            chunk=(1, side, side),
+            shard=(windows, cells, cells),
+            chunk=(windows, side, side),
         )
 
-    side = chunk_cells(cells, dimensions * np.dtype(encoding).itemsize)
+    side = chunk_cells(cells, windows * dimensions * np.dtype(encoding).itemsize)
     embedding = ArraySpec(
         name="embedding",
         dimensions=(*map_dimensions, "feature"),
         dtype=encoding,
         fill=fill_value(encoding),
-        shard=(1, cells, cells, dimensions),
-        chunk=(1, side, side, dimensions),
+        shard=(windows, cells, cells, dimensions),
+        chunk=(windows, side, side, dimensions),
     )
     scale = (flat("scale", "float32", math.nan),) if encoding == "int8" else ()
     return (embedding, *scale, flat("status", "uint8", NOT_PROCESSED), flat("n_obs", "uint16", 0))
@@ -129,3 +130,24 @@ class ShardEncoder:
             buffer = held.pop(self._keys[name], None)
             objects[name] = None if buffer is None else buffer.to_bytes()
         return objects
+
+
+class ShardDecoder:
+    """The inverse of `ShardEncoder`. Not for several threads at once."""
+
+    def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
+        """`specs` are the arrays of one layer."""
+        self._stores = {spec.name: MemoryStore() for spec in specs}
+        self._arrays = {spec.name: spec.create(self._stores[spec.name], "", spec.shard) for spec in specs}
+        self._keys = {spec.name: spec.key(0, 0, 0) for spec in specs}
+
+    def decode(self, objects: dict[str, bytes | None]) -> dict[str, NDArray[Any]]:
+        """The values of each array; the fill value where there is no object."""
+        values = {}
+        for name, data in objects.items():
+            held = self._stores[name]._store_dict
+            held.pop(self._keys[name], None)
+            if data is not None:
+                held[self._keys[name]] = cpu.Buffer.from_bytes(data)
+            values[name] = np.asarray(self._arrays[name][...])
+        return values

@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embedcube.assemble import make_grid, make_layout, make_source
+from embedcube.assemble import cube_specs, make_grid, make_layout, make_source
 from embedcube.config import Campaign
 from embedcube.grid import ShardRange
 from embedcube.metadata import (
@@ -19,7 +19,6 @@ from embedcube.metadata import (
     zone_attributes,
 )
 from embedcube.plan import LayerPlan, Plan
-from embedcube.store import array_specs
 from embedcube.windows import Window
 
 
@@ -45,7 +44,7 @@ def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPl
 
 
 def _write_zone(zone: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan, place: ShardRange) -> None:
-    layer, grid = campaign.layers[name], make_grid(campaign, zone.basename)
+    layer, grid = campaign.layers[name], make_grid(campaign, name, zone.basename)
     layout = make_layout(layer)
     area = place.area(layout)
     zone.update_attributes(
@@ -61,7 +60,7 @@ def _write_zone(zone: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan
     )
     windows = campaign.all_windows
     cells = (place.rows * layout.shard_cells, place.cols * layout.shard_cells)
-    for spec in array_specs(cells=layout.shard_cells, dimensions=plan.dimensions, encoding=layer.encoding):
+    for spec in cube_specs(campaign, name, plan.dimensions):
         shape = (len(windows), *cells, *spec.shard[3:])
         if spec.name not in zone:
             spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, layer))

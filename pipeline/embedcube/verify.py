@@ -119,7 +119,7 @@ def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
 def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
     """The objects are the recorded ones, byte for byte; then what they hold must agree."""
     damaged = False
-    for stored in cube.provenance.record(row)["objects"]:
+    for stored in cube.provenance.record(row)["objects"] if cube.adopted(zone) else ():
         path = _object(cube, zone, stored["array"], place)
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != stored["sha256"]:
@@ -177,11 +177,12 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
 
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
     """Which cells belong to the grid: a place is in one UTM zone, and once around the globe."""
-    group, name = cube.group(zone), zone.split("/")[1]
+    group, (layer, name) = cube.group(zone), zone.split("/")
+    asked = cube.what["layers"][layer]["grid"] or cube.what["grid"]
     grid = Grid(
         crs=group.attrs["proj:wkt2"],
-        pixel=cube.what["grid"]["pixel"],
-        origin_x=cube.what["grid"]["origin"][0],
+        pixel=asked["pixel"],
+        origin_x=asked["origin"][0],
         utm_zone=int(name[3:]) if name.startswith("utm") else None,
     )
     if grid.utm_zone is None and not grid.geographic:
@@ -208,6 +209,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
     objects = {
         f"{zone}/{stored['array']}/{object_key((t, iy, ix), 4 if stored['array'] == 'embedding' else 3)}"
         for (zone, t, iy, ix), row in cube.provenance.places.items()
+        if cube.adopted(zone)
         for stored in cube.provenance.record(row)["objects"]
         if stored["path"]
     }

@@ -1,0 +1,48 @@
+"""Several windows of one place -> one object of the cube, for readers of time series."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedcube.parts import StoredObject, read_verified
+from embedcube.rundir import replacing
+from embedcube.store import ArraySpec, ShardDecoder, ShardEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The shards that become one object in each array of a zone."""
+
+    members: tuple[tuple[int, Path, tuple[StoredObject, ...]], ...]
+    """(place in the object's time axis, part, objects)"""
+    target: Path
+    """the zone in the cube"""
+    place: tuple[int, int, int]
+    """of the object: chunk of windows, shard row, shard column"""
+
+
+def rechunk(series: Series, sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]) -> int:
+    """Write the objects of a series and return how many; what was read is verified first.
+
+    Holds one series in memory, decoded, and nothing else.
+
+    Raises:
+        WorkError: an object is not what its record says.
+    """
+    decoder = ShardDecoder(sources)
+    values = {spec.name: np.full(spec.shard, spec.fill, dtype=spec.dtype) for spec in targets}
+    for t, part, objects in series.members:
+        stored = {one.array: read_verified(part, one) if one.path else None for one in objects}
+        for name, window in decoder.decode(stored).items():
+            values[name][t] = window[0]
+    written = 0
+    specs = {spec.name: spec for spec in targets}
+    for name, data in ShardEncoder(targets).encode(values).items():
+        if data is not None:
+            path = series.target / name / specs[name].key(*series.place)
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
+            path.chmod(0o444)
+            written += 1
+    return written

@@ -1,0 +1,107 @@
+"""A cube that grows, and a cube that is chunked otherwise than the work was: nothing is embedded twice."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from tests.conftest import Campaign, cube_bytes
+
+from embedcube.errors import WorkError
+from embedcube.parts import recorded_recipes
+
+ZONE = "s2_mosaiks/grid"
+
+
+@pytest.fixture
+def copied(finished_demo: Campaign, tmp_path: Path) -> Campaign:
+    """The finished demo, in a folder of its own; its parts are there."""
+    campaign = Campaign(tmp_path / "campaign.yaml")
+    shutil.copy(finished_demo.file, campaign.file)
+    shutil.copytree(finished_demo.run.root.parent, tmp_path / "runs", symlinks=True)
+    archive = finished_demo.file.parent / "archive"
+    campaign.change(lambda document: document["archives"]["s2"].update(path=str(archive)))
+    return campaign
+
+
+def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished_demo: Campaign) -> None:
+    """June, and then June and July, is the cube of June and July, byte for byte; June is not embedded again."""
+
+    def only_june(document: dict[str, Any]) -> None:
+        document["windows"] = {"start": "2023-06-01", "end": "2023-07-01", "step": "1 month"}
+
+    # the fit takes its sample from all windows: with the weights given, both campaigns are about the same vectors
+    weights = finished_demo.run.weights("s2_mosaiks")
+    demo.run.weights("s2_mosaiks").parent.mkdir(parents=True)
+    shutil.copy(weights, demo.run.weights("s2_mosaiks"))
+    demo.change(only_june)
+    demo.cli("run")
+    june, first = recorded_recipes(demo.run), demo.run.newest_cube.resolve()
+    objects = {path.relative_to(first): path.stat().st_ino for path in first.glob("*/*/*/c.*")}
+    assert len(june) == 15
+
+    demo.change(lambda document: document["windows"].update(end="2023-08-01"))
+    demo.cli("run")
+    assert len(recorded_recipes(demo.run)) == 30
+    second = demo.run.newest_cube.resolve()
+    assert second != first
+    assert first.exists(), "the version before stays"
+    assert all((second / name).stat().st_ino == inode for name, inode in objects.items()), "adopted, not copied"
+    assert cube_bytes(second) == cube_bytes(finished_demo.run.newest_cube)
+
+
+def test_windows_are_put_into_one_chunk_for_readers_of_series(copied: Campaign, finished_demo: Campaign) -> None:
+    before = recorded_recipes(copied.run)
+    files = sorted(copied.run.parts.rglob("records.jsonl"))
+    copied.change(lambda document: document["layers"]["s2_mosaiks"].update(chunk_windows=2))
+    for verb in ("plan", "embed", "consolidate", "verify"):
+        copied.cli(verb)
+    assert recorded_recipes(copied.run) == before
+    assert sorted(copied.run.parts.rglob("records.jsonl")) == files, "no shard is embedded again"
+    array = zarr.open_array(copied.run.newest_cube / ZONE / "embedding", mode="r")
+    assert array.chunks[0] == 2
+    with (
+        xarray.open_zarr(copied.run.newest_cube, group=ZONE, consolidated=False) as series,
+        xarray.open_zarr(finished_demo.run.newest_cube, group=ZONE, consolidated=False) as maps,
+    ):
+        xarray.testing.assert_identical(series.load(), maps.load())
+
+
+def test_windows_that_do_not_fill_a_chunk_are_not_processed_beyond_the_last(copied: Campaign) -> None:
+    copied.change(lambda document: document["layers"]["s2_mosaiks"].update(chunk_windows=12))
+    for verb in ("plan", "consolidate", "verify"):
+        copied.cli(verb)
+    array = zarr.open_array(copied.run.newest_cube / ZONE / "status", mode="r")
+    assert array.shape[0] == 2
+    assert array.shards is not None
+    assert array.shards[0] == 12
+    assert int((array[...] == 0).sum()) == 0
+
+
+def test_a_damaged_object_is_found_before_it_is_rechunked(copied: Campaign) -> None:
+    victim = next(path for path in sorted(copied.run.parts.glob("*/*/*/*/*/embedding/c.*")))
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.unlink()
+    victim.write_bytes(data)
+    copied.change(lambda document: document["layers"]["s2_mosaiks"].update(chunk_windows=2))
+    copied.cli("plan")
+    with pytest.raises(WorkError, match=victim.name):
+        copied.cli("consolidate")
+
+
+def test_a_damaged_chunk_of_the_cube_is_found(copied: Campaign) -> None:
+    copied.change(lambda document: document["layers"]["s2_mosaiks"].update(chunk_windows=2))
+    for verb in ("plan", "consolidate"):
+        copied.cli(verb)
+    victim = next((copied.run.newest_cube / ZONE / "n_obs").glob("c.*"))
+    values = np.frombuffer(victim.read_bytes(), dtype=np.uint8).copy()
+    values[-1] ^= 1
+    victim.chmod(0o644)
+    victim.write_bytes(values.tobytes())
+    with pytest.raises(WorkError, match=r"n_obs/c\."):
+        copied.cli("verify")
