@@ -345,6 +345,8 @@ WHAT: dict[str, dict[str, Any]] = {
     "WindowSteps.length": {"windows__length": "14 days"},
     "Layer.archives": {"layers__s2_mosaiks__archives": ["s2", "other"]},
     "Layer.frames": {"layers__s2_mosaiks__frames": "31 days"},
+    "Layer.grid": {"layers__s2_mosaiks__grid": {"crs": "EPSG:32632", "pixel": 20}},
+    "Layer.chunk_windows": {"layers__s2_mosaiks__chunk_windows": 2},
     "Layer.weights_sha256": {"layers__s2_mosaiks__weights_sha256": "0" * 64},
     "Period.start": {"layers__s2_mosaiks__fit": {"start": "2023-06-02", "end": "2023-08-01"}},
     "Period.end": {"layers__s2_mosaiks__fit": {"start": "2023-06-01", "end": "2023-07-01"}},

@@ -58,9 +58,12 @@ def archives(demo_archive: Path) -> dict[str, Archive]:
 
 @pytest.mark.parametrize("grid", [Grid(crs="EPSG:32632", pixel=10), Grid(crs="EPSG:3035", pixel=15)], ids=str)
 def test_a_registered_source_keeps_its_contract(archives: dict[str, Archive], grid: Grid) -> None:
-    assert set(archives) == set(names("sources"))
     for name, archive in archives.items():
         check_source(plugin("sources", name)("archive", archive), grid)
+
+
+def test_every_source_was_looked_at(archives: dict[str, Archive]) -> None:
+    assert set(archives) == set(names("sources"))
 
 
 # --- backbones that break it ----------------------------------------------------------------------
@@ -135,6 +138,22 @@ class Counting(MeanAndMost):
         return change
 
 
+class Crowd(MeanAndMost):
+    """Its vectors know of what else a batch's chips have seen, or where they lie."""
+
+    of: Callable[[Chips], torch.Tensor]
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        inner, of = super().module(weights), type(self).of
+
+        class Looking(torch.nn.Module):
+            def forward(self, chips: Chips) -> torch.Tensor:
+                vectors: torch.Tensor = inner(chips) + of(chips)
+                return vectors
+
+        return Looking().eval()
+
+
 class InTraining(MeanAndMost):
     def module(self, weights: Weights) -> torch.nn.Module:
         return super().module(weights).train()
@@ -165,6 +184,14 @@ BROKEN: list[tuple[type[MeanAndMost], str]] = [
     (changed(lambda v: v / v.amax(dim=(1, 2), keepdim=True) / (v != 0)), "not finite"),
     (changed(lambda v: v - v.mean(dim=0)), r"chip 0 depends on what else is in the batch \(other chips\)"),
     (changed(lambda v: v + (v[-1:] == 0)), r"chip 0 depends on what else is in the batch \(padding\)"),
+    (
+        type("Seeing", (Crowd,), {"of": lambda chips: chips.seen_btsyx.float().mean()}),
+        r"chip 0 depends on what else is in the batch \(other chips\)",
+    ),
+    (
+        type("Placing", (Crowd,), {"of": lambda chips: chips.lonlat_byxn[-1].mean()}),
+        r"chip 0 depends on what else is in the batch \(other chips\)",
+    ),
     (changed(lambda v: v + torch.arange(len(v)).view(-1, 1, 1, 1) * 1e-3), "depends on its position"),
     (changed(lambda v: v * (1 + 1e-6 * torch.get_num_threads())), "2 threads give other bits than 1"),
     (Counting, "a second pass over one batch differs"),
@@ -252,7 +279,9 @@ def seeing(change: Callable[[Observation], Observation]) -> Slope:
     """That source with other observations."""
 
     class Seeing(Slope):
-        def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        def observe(
+            self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader
+        ) -> Observation:
             return change(super().observe(scene, frame, grid, area, reader))
 
     return Seeing()
