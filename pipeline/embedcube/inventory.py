@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from shapely.geometry import box, mapping
 from embedcube.config import Campaign, digest_of
 from embedcube.errors import RequestError, StartAgain
 from embedcube.progress import Progress, silent
+from embedcube.raster import raster_settings
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir, replacing
 from embedcube.scene import Asset, Scene
@@ -30,9 +30,10 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     for name, archive in campaign.archives.items():
         found = []
         try:
-            for scene in plugin("sources", archive.source)(name, archive).scenes(full_digests=full_digests):
-                found.append(scene)
-                progress(len(scenes) + len(found), None)
+            with raster_settings():
+                for scene in plugin("sources", archive.source)(name, archive).scenes(full_digests=full_digests):
+                    found.append(scene)
+                    progress(len(scenes) + len(found), None)
         except OSError as error:
             raise StartAgain(f"archives.{name}: {error}; start again when {archive.path} can be read") from None
         if not found:
@@ -91,7 +92,7 @@ def _items(campaign: Campaign, scenes: list[Scene]) -> Iterator[dict[str, Any]]:
                 "embedcube:digest": scene.digest,
                 "embedcube:weak": scene.weak,
                 "embedcube:verdict": scene.verdict,
-                "embedcube:scene": json.dumps(asdict(scene), default=lambda time: time.isoformat()),
+                "embedcube:scene": scene.to_json(),
             },
             "links": [],
             "assets": {asset.band: {"href": asset.path} for asset in scene.assets},

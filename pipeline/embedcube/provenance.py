@@ -17,7 +17,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: 
         _write(group, f"shard_{name}", [getattr(m.shard, name) for m in made], np.int32)
     _write(group, "shard_recipe", [_raw(m.shard.recipe) for m in made], np.uint8)
     _write_blobs(group, "shard_record", [m.record.to_line().rstrip() for m in made])
-    _write_blobs(group, "scene", [json.dumps(asdict(s), default=str, sort_keys=True).encode() for s in scenes])
+    _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
     adopted = [m for m in made if campaign.layers[m.shard.layer].chunk_windows == 1]

@@ -27,6 +27,11 @@ Pixels = NDArray[Any]
 T = TypeVar("T")
 
 
+def raster_settings() -> Any:
+    """Of GDAL while files are opened: their own headers say all, so no folder is listed for files beside them."""
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+
+
 def open_raster(path: Path, inner: str) -> Any:
     """Open a raster file; `inner` names the member of a zip archive or the variable of a NetCDF file."""
     if not inner:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pyproj import Transformer
@@ -108,9 +108,14 @@ class Scene:
             "processing": self.processing,
             "verdict": self.verdict,
             "bbox": None if self.assets else self.bbox,
-            "assets": [{k: v for k, v in asdict(asset).items() if k not in ("path", "inner")} for asset in self.assets],
+            "assets": [{k: v for k, v in vars(asset).items() if k not in ("path", "inner")} for asset in self.assets],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """All that is known of it."""
+        facts = vars(self) | {"assets": [vars(asset) for asset in self.assets]}
+        return json.dumps(facts, default=lambda time: time.isoformat(), sort_keys=True)
 
     @property
     def weak(self) -> bool:

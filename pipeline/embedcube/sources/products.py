@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyproj import Transformer
 
 from embedcube.errors import CorruptInput
+from embedcube.grid import to_degrees
 from embedcube.raster import judge, open_raster, retried
 from embedcube.scene import Asset
 
@@ -71,8 +71,7 @@ def describe(product: Product, root: Path, *, full_digests: bool) -> tuple[tuple
 
 def bbox_of(asset: Asset) -> tuple[float, float, float, float]:
     """West, south, east, north of a file, by its header."""
-    to_degrees = Transformer.from_crs(asset.crs, "EPSG:4326", always_xy=True)
-    west, south, east, north = to_degrees.transform_bounds(*asset.bounds, densify_pts=21)
+    west, south, east, north = to_degrees(asset.crs).transform_bounds(*asset.bounds, densify_pts=21)
     return west, south, east, north
 
 
