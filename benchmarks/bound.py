@@ -7,11 +7,9 @@ import numpy as np
 import rasterio
 import torch
 
-from benchmarks.work import campaign_of, report
-from embedcube.assemble import make_kernel
+from benchmarks.work import campaign_of, chips_of, kernel_of, report
 from embedcube.embed import exact_arithmetic, forward
 from embedcube.encode import encode
-from embedcube.fit import read_weights
 from embedcube.plan import read_plan
 from embedcube.rundir import RunDir
 from embedcube.store import ShardEncoder, array_specs
@@ -22,12 +20,11 @@ def main(campaign_file: str) -> None:
     campaign = campaign_of(campaign_file)
     run = RunDir(campaign.run_folder)
     exact_arithmetic(1)
-    weights, _ = read_weights(campaign, run, "layer")
-    kernel = make_kernel(campaign, "layer", weights, torch.device("cpu"))
+    kernel = kernel_of(campaign)
     price = read_plan(campaign, run).price
     layout = kernel.layout
 
-    batch = torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px))
+    batch = chips_of(kernel, torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px)))
     forward(kernel, batch)
     start = time.process_time()
     for _ in range(price.chips // kernel.batch):

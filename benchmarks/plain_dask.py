@@ -19,12 +19,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from benchmarks.work import campaign_of, report
-from embedcube.assemble import make_kernel
+from benchmarks.work import campaign_of, chips_of, kernel_of, report
 from embedcube.embed import forward
 from embedcube.encode import encode
-from embedcube.fit import read_weights
-from embedcube.rundir import RunDir
 
 
 def main(campaign_file: str, out: str, block_chips: int) -> None:
@@ -32,8 +29,7 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
     campaign = campaign_of(campaign_file)
     cores = campaign.how.ranks
     torch.set_num_threads(1)
-    weights, _ = read_weights(campaign, RunDir(campaign.run_folder), "layer")
-    kernel = make_kernel(campaign, "layer", weights, torch.device("cpu"))
+    kernel = kernel_of(campaign)
     layout, archive = kernel.layout, campaign.archives["s2"]
     mean, std = kernel.mean[:, None, None], kernel.std[:, None, None]
 
@@ -48,7 +44,7 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
         batches = [
             torch.from_numpy(np.stack(chips[k : k + kernel.batch]))[:, None] for k in range(0, len(chips), kernel.batch)
         ]
-        vectors = np.concatenate([forward(kernel, batch) for batch in batches])
+        vectors = np.concatenate([forward(kernel, chips_of(kernel, batch)) for batch in batches])
         n, cells = block_chips, layout.chip_cells
         vectors = vectors.reshape(n, n, cells, cells, -1).transpose(0, 2, 1, 3, 4).reshape(n * cells, n * cells, -1)
         encoded = encode(np.ascontiguousarray(vectors), "int8")

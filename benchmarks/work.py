@@ -5,11 +5,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 
 from benchmarks.archive import BANDS, NORTH, WEST, write_archive
+from embedcube.assemble import make_backbone, make_kernel
+from embedcube.backbones.base import Chips
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
+from embedcube.embed import LayerKernel
+from embedcube.fit import read_weights
+from embedcube.rundir import RunDir
 
 CHIPS = 16
 """along one side of the scene"""
@@ -69,6 +75,24 @@ def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
 def campaign_of(path: str) -> Campaign:
     """The campaign file named on the command line of a measurement."""
     return load_campaign(Path(path))
+
+
+def kernel_of(campaign: Campaign) -> LayerKernel:
+    """The kernel of the only layer, on the CPU."""
+    weights, _ = read_weights(campaign, RunDir(campaign.run_folder), "layer")
+    return make_kernel(campaign, "layer", ["grid"], weights, make_backbone(campaign, "layer").module(weights))
+
+
+def chips_of(kernel: LayerKernel, x_btcyx: torch.Tensor) -> Chips:
+    """Normalised pixels as chips that are seen everywhere."""
+    batch, frames, _, *side = x_btcyx.shape
+    cells = kernel.layout.chip_cells
+    return Chips(
+        x_btcyx=x_btcyx,
+        seen_btsyx=torch.ones((batch, frames, len(kernel.inputs), *side), dtype=torch.bool),
+        lonlat_byxn=torch.zeros((batch, cells, cells, 2)),
+        frames=kernel.frames[0],
+    )
 
 
 def report(figures: dict[str, float]) -> None:

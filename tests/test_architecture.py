@@ -90,6 +90,7 @@ MODULES: dict[Level, list[str]] = {
         "plan",
         "rank",
         "worker",
+        "rechunk",
         "template",
         "provenance",
         "consolidate",
@@ -106,7 +107,7 @@ LEVEL_OF = {name: level for level, names in MODULES.items() for name in names}
 
 # What a module may import of its own level.
 WITHIN_LEVEL: dict[str, set[str]] = {
-    "config": {"windows", "grid", "encode", "geojson"},
+    "config": {"windows", "grid"},
     "grid": {"windows"},
     "scene": {"windows", "grid"},
     "campaign_file": {"config", "geojson"},
@@ -130,7 +131,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "sources.options": {"sources.products"},
     "sources.sentinel1": {"composite", "sources.finding", "sources.options", "sources.products"},
     "sources.fields": {"composite", "sources.finding", "sources.options", "sources.products"},
-    "budget": {"parts"},
+    "budget": {"embed", "parts"},
     "sampling": {"inventory"},
     "fit": {"inventory", "sampling"},
     "plan": {"inventory", "fit"},
@@ -140,7 +141,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "executors.local": {"worker", "executors.base"},
     "template": {"plan"},
     "provenance": {"plan"},
-    "consolidate": {"inventory", "plan", "provenance", "template"},
+    "consolidate": {"inventory", "plan", "provenance", "rechunk", "template"},
     "verify": {"inventory", "fit", "plan", "provenance"},
     "status": {"inventory", "plan"},
     "report": {"plan", "provenance", "verify"},

@@ -135,7 +135,7 @@ WRONG = [
     ),
     Wrong(
         name="archive of a layer",
-        change=setting(layers__s2_mosaiks__archive="s3"),
+        change=setting(layers__s2_mosaiks__archives=["s2", "s3"]),
         line='FILE: layer s2_mosaiks names archive "s3"; known here: s2',
     ),
     Wrong(
@@ -262,6 +262,17 @@ def load(campaign: Campaign, /, **values: Any) -> Document:
         ({"windows__start": 20230601}, r"windows\.start: 20230601 is not a date; write for example 2023-06-01"),
         ({"region": {}}, "region: a region is either a bbox or a geojson file"),
         ({"region__bbox": [7, 50, float("nan"), 51]}, r"region\.bbox\.2: Input should be a finite number"),
+        ({"archives__s2__resampling": {"B05": "nearest"}}, r'archives\.s2: resampling: band "B05" is not wanted, did'),
+        ({"layers__s2_mosaiks__archives": []}, r"layer s2_mosaiks: archives \[\] are none, or one is named twice"),
+        ({"layers__s2_mosaiks__archives": ["s2", "s2"]}, r"archives \['s2', 's2'\] are none, or one is named twice"),
+        ({"layers__s2_mosaiks__frames": "1 fortnight"}, r'layers\.s2_mosaiks\.frames: "1 fortnight" is not a length'),
+        ({"layers__s2_mosaiks__frames": "9000 years"}, r"layers\.s2_mosaiks\.frames: .*9000 years"),
+        (
+            {"layers__s2_mosaiks__frames": "10 days"},
+            r"layers\.s2_mosaiks\.frames: the window from 2023-06-01 holds 3 frames, the one from 2023-07-01 4; a "
+            "backbone needs as many in each",
+        ),
+        ({"layers__s2_mosaiks__weights_sha256": "abc"}, r"s2_mosaiks\.weights_sha256: String should match pattern"),
         ({"grid__pixel": -10}, r"grid\.pixel: Input should be greater than 0 \(found -10\)"),
     ],
     ids=str,
@@ -316,6 +327,8 @@ WHAT: dict[str, dict[str, Any]] = {
     "Archive.bands": {"archives__s2__bands": ["B03", "B02", "B04", "B08"]},
     "Archive.offset": {"archives__s2__offset": -1000},
     "Archive.resampling": {"archives__s2__resampling": "nearest"},
+    "Archive.composite": {"archives__s2__composite": "mean"},
+    "Archive.options": {"archives__s2__options": {"orbit": "ascending"}},
     "Archive.mask": {"archives__s2__mask": None},
     "Mask.band": {"archives__s2__mask__band": "B01"},
     "Mask.clear": {"archives__s2__mask__clear": [4, 5, 6, 7]},
@@ -330,8 +343,13 @@ WHAT: dict[str, dict[str, Any]] = {
     "WindowSteps.end": {"windows__end": "2023-08-02"},
     "WindowSteps.step": {"windows__step": "14 days"},
     "WindowSteps.length": {"windows__length": "14 days"},
-    "Layer.archive": {"layers__s2_mosaiks__archive": "other"},
-    "Layer.composite": {"layers__s2_mosaiks__composite": "mean"},
+    "Layer.archives": {"layers__s2_mosaiks__archives": ["s2", "other"]},
+    "Layer.frames": {"layers__s2_mosaiks__frames": "31 days"},
+    "Layer.grid": {"layers__s2_mosaiks__grid": {"crs": "EPSG:32632", "pixel": 20}},
+    "Layer.chunk_windows": {"layers__s2_mosaiks__chunk_windows": 2},
+    "Layer.weights_sha256": {"layers__s2_mosaiks__weights_sha256": "0" * 64},
+    "Period.start": {"layers__s2_mosaiks__fit": {"start": "2023-06-02", "end": "2023-08-01"}},
+    "Period.end": {"layers__s2_mosaiks__fit": {"start": "2023-06-01", "end": "2023-07-01"}},
     "Layer.backbone": {"layers__s2_mosaiks__backbone": {"name": "mosaiks", "filters": 64}},
     "Layer.chip_px": {"layers__s2_mosaiks__chip_px": 146},
     "Layer.halo_px": {"layers__s2_mosaiks__halo_px": 17},
@@ -358,6 +376,7 @@ HOW: dict[str, dict[str, Any]] = {
     "How.cache_mb": {"how__cache_mb": 17},
     "How.error_budget": {"how__error_budget": 0.5},
     "How.read_attempts": {"how__read_attempts": 9},
+    "How.retry_quarantined": {"how__retry_quarantined": True},
 }
 """Every key that says how or where, and another value of it."""
 
@@ -368,16 +387,21 @@ BLOCKS = {
     "Campaign.windows",
     "Campaign.layers",
     "Campaign.how",
+    "Layer.fit",
 }
 """Keys that only hold other blocks."""
 
 
 @pytest.fixture
 def two_archives(demo: Campaign) -> Campaign:
-    """The demo with a second archive, for a layer to name, and a GeoJSON file and a folder beside it."""
+    """The demo with a second archive, for a layer to name, and a GeoJSON file and a folder beside it.
+
+    Its layer is fitted on all windows, and says so.
+    """
     (demo.file.parent / "moved").mkdir()
     (demo.file.parent / "region.json").write_text(json.dumps(POLYGON))
     demo.change(lambda document: document["archives"].update(other=document["archives"]["s2"]))
+    demo.change(setting(layers__s2_mosaiks__fit={"start": "2023-06-01", "end": "2023-08-01"}))
     return demo
 
 
@@ -410,6 +434,7 @@ def test_two_ways_to_say_one_thing_have_one_digest(demo: Campaign) -> None:
     noon = [["2023-06-01T02:00:00+02:00", "2023-07-01T00:00:00Z"], ["2023-07-01", "2023-08-01"]]
     assert load(demo, windows=noon).digest == steps.digest
     assert load(demo, grid__pixel=10.0, grid__origin=[0, 0], layers__s2_mosaiks__encoding="int8").digest == steps.digest
+    assert load(demo, layers__s2_mosaiks__archives="s2").digest == steps.digest, "a name is a list of one"
 
 
 def test_the_digest_is_sha256_of_canonical_json(demo: Campaign) -> None:

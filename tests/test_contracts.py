@@ -1,6 +1,6 @@
 """Every registered plugin keeps its contract, and `embedcube.testing` sees each way of breaking one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from embedcube.backbones.base import Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.composite import Composite, composite
 from embedcube.config import Archive, Mask
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
@@ -20,11 +20,14 @@ from embedcube.registry import names, plugin
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation
 from embedcube.testing import check_backbone, check_source
+from embedcube.windows import Window
 
 # --- all that are registered ----------------------------------------------------------------------
 
 HALO_1 = ShardLayout(chip_px=34, halo_px=1, cell_px=16, chips=2)
 HALO_16 = ShardLayout(chip_px=64, halo_px=16, cell_px=16, chips=2)
+FOUR = Inputs(bands=(("B02", "B03", "B04", "B08"),))
+MIXED = Inputs(bands=(("B02", "B03", "B04"), ("VV",)), frames=3)
 BACKBONES: list[tuple[str, dict[str, Any], ShardLayout]] = [
     ("mosaiks", {"filters": 16}, HALO_1),
     ("mosaiks", {"filters": 40, "kernel_px": 5, "seed": 3}, ShardLayout(chip_px=96, halo_px=16, cell_px=8, chips=1)),
@@ -33,10 +36,13 @@ BACKBONES: list[tuple[str, dict[str, Any], ShardLayout]] = [
 ]
 
 
+@pytest.mark.parametrize("inputs", [FOUR, MIXED], ids=["one archive", "two archives, three frames"])
 @pytest.mark.parametrize(("name", "options", "layout"), BACKBONES)
-def test_a_registered_backbone_keeps_its_contract(name: str, options: dict[str, Any], layout: ShardLayout) -> None:
+def test_a_registered_backbone_keeps_its_contract(
+    name: str, options: dict[str, Any], layout: ShardLayout, inputs: Inputs
+) -> None:
     kind = plugin("backbones", name)
-    check_backbone(lambda: kind(options, layout, 4), layout=layout, bands=4)
+    check_backbone(lambda: kind(options, layout, inputs), layout=layout, inputs=inputs)
 
 
 def test_every_backbone_was_looked_at() -> None:
@@ -52,9 +58,12 @@ def archives(demo_archive: Path) -> dict[str, Archive]:
 
 @pytest.mark.parametrize("grid", [Grid(crs="EPSG:32632", pixel=10), Grid(crs="EPSG:3035", pixel=15)], ids=str)
 def test_a_registered_source_keeps_its_contract(archives: dict[str, Archive], grid: Grid) -> None:
-    assert set(archives) == set(names("sources"))
     for name, archive in archives.items():
         check_source(plugin("sources", name)("archive", archive), grid)
+
+
+def test_every_source_was_looked_at(archives: dict[str, Archive]) -> None:
+    assert set(archives) == set(names("sources"))
 
 
 # --- backbones that break it ----------------------------------------------------------------------
@@ -66,14 +75,19 @@ class MeanAndMost:
     dimensions = 2
     model = "https://example.org/mean-and-most"
 
-    def __init__(self, options: dict[str, Any], layout: ShardLayout, bands: int) -> None:
+    fit_chips = 8
+
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         self._layout = layout
 
     def activation_bytes(self, batch: int) -> int:
         return 64 * batch * self._layout.chip_px**2
 
-    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
-        mean, std = np.nanmean(x_ncyx, axis=(0, 2, 3)), np.nanstd(x_ncyx, axis=(0, 2, 3))
+    def load(self, checkpoint: bytes) -> Weights:
+        raise ValueError("nobody publishes such weights")
+
+    def fit(self, sample: FitSample) -> Weights:
+        mean, std = (of(sample.x_ntcyx, axis=(0, 1, 3, 4)) for of in (np.nanmean, np.nanstd))
         return Weights(mean=mean, std=std, tensors={"factor": np.ones(2, np.float32)})
 
     def module(self, weights: Weights) -> torch.nn.Module:
@@ -90,9 +104,9 @@ class Pooling(torch.nn.Module):
         super().__init__()
         self._layout, self._factor, self._change = layout, factor, change
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, chips: Chips) -> torch.Tensor:
         halo, cell = self._layout.halo_px, self._layout.cell_px
-        kept = x.mean(dim=(1, 2))[:, None, halo:-halo, halo:-halo]
+        kept = chips.x_btcyx.mean(dim=(1, 2))[:, None, halo:-halo, halo:-halo]
         pools = (torch.nn.functional.avg_pool2d(kept, cell), torch.nn.functional.max_pool2d(kept, cell))
         return self._change(torch.cat(pools, dim=1).permute(0, 2, 3, 1) * self._factor)
 
@@ -104,7 +118,7 @@ def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> type[MeanAndMost]
 
 def fitted(change: Callable[[Weights], Weights]) -> type[MeanAndMost]:
     """That backbone with other weights."""
-    return type("Fitted", (MeanAndMost,), {"fit": lambda self, x: change(MeanAndMost.fit(self, x))})
+    return type("Fitted", (MeanAndMost,), {"fit": lambda self, sample: change(MeanAndMost.fit(self, sample))})
 
 
 class Drawn(MeanAndMost):
@@ -124,14 +138,30 @@ class Counting(MeanAndMost):
         return change
 
 
+class Crowd(MeanAndMost):
+    """Its vectors know of what else a batch's chips have seen, or where they lie."""
+
+    of: Callable[[Chips], torch.Tensor]
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        inner, of = super().module(weights), type(self).of
+
+        class Looking(torch.nn.Module):
+            def forward(self, chips: Chips) -> torch.Tensor:
+                vectors: torch.Tensor = inner(chips) + of(chips)
+                return vectors
+
+        return Looking().eval()
+
+
 class InTraining(MeanAndMost):
     def module(self, weights: Weights) -> torch.nn.Module:
         return super().module(weights).train()
 
 
 class NanMean(MeanAndMost):
-    def fit(self, x_ncyx: NDArray[np.float32]) -> Weights:
-        return replace(super().fit(x_ncyx), mean=x_ncyx.mean(axis=(0, 2, 3)))
+    def fit(self, sample: FitSample) -> Weights:
+        return replace(super().fit(sample), mean=sample.x_ntcyx.mean(axis=(0, 1, 3, 4)))
 
 
 def random_weights(weights: Weights) -> Weights:
@@ -154,6 +184,14 @@ BROKEN: list[tuple[type[MeanAndMost], str]] = [
     (changed(lambda v: v / v.amax(dim=(1, 2), keepdim=True) / (v != 0)), "not finite"),
     (changed(lambda v: v - v.mean(dim=0)), r"chip 0 depends on what else is in the batch \(other chips\)"),
     (changed(lambda v: v + (v[-1:] == 0)), r"chip 0 depends on what else is in the batch \(padding\)"),
+    (
+        type("Seeing", (Crowd,), {"of": lambda chips: chips.seen_btsyx.float().mean()}),
+        r"chip 0 depends on what else is in the batch \(other chips\)",
+    ),
+    (
+        type("Placing", (Crowd,), {"of": lambda chips: chips.lonlat_byxn[-1].mean()}),
+        r"chip 0 depends on what else is in the batch \(other chips\)",
+    ),
     (changed(lambda v: v + torch.arange(len(v)).view(-1, 1, 1, 1) * 1e-3), "depends on its position"),
     (changed(lambda v: v * (1 + 1e-6 * torch.get_num_threads())), "2 threads give other bits than 1"),
     (Counting, "a second pass over one batch differs"),
@@ -163,7 +201,8 @@ BROKEN: list[tuple[type[MeanAndMost], str]] = [
 
 def check(kind: type[MeanAndMost]) -> None:
     """Of three bands, in chips of 34 px."""
-    check_backbone(lambda: kind({}, HALO_1, 3), layout=HALO_1, bands=3)
+    inputs = Inputs(bands=(("B02", "B03", "B04"),))
+    check_backbone(lambda: kind({}, HALO_1, inputs), layout=HALO_1, inputs=inputs)
 
 
 def test_a_backbone_of_nothing_keeps_the_contract() -> None:
@@ -190,6 +229,7 @@ class Slope:
     """A source of nothing: two scenes of 3 x 2 degrees. Others here differ from it in one thing."""
 
     collection = "https://example.org/slopes"
+    photographs = True
     verdict = ""
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
@@ -198,12 +238,15 @@ class Slope:
             bbox = (7.0, 50.0, 10.0, 52.0)
             yield Scene(id=f"slope-{day}", archive="a", time=time, photograph=str(day), bbox=bbox, verdict=self.verdict)
 
-    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         rows, cols = np.mgrid[area.row : area.row + area.rows, area.col : area.col + area.cols]
         seen = (rows >= -5200) & (rows < -5000) & (cols >= 700) & (cols < 1000)
         return Observation(
             values_cyx=np.stack([rows, cols]).astype(np.float32), seen_yx=seen, clear_yx=seen & (cols % 7 > 2)
         )
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        return composite(observations, "mean")
 
 
 class Restless(Slope):
@@ -222,13 +265,13 @@ class Doubled(Slope):
 
 
 class Gone(Slope):
-    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         raise CorruptInput("gone")
 
 
 class Uneven(Slope):
-    def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        whole = super().observe(scene, grid, area, reader)
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        whole = super().observe(scene, frame, grid, area, reader)
         return replace(whole, values_cyx=whole.values_cyx[: int(scene.photograph)])
 
 
@@ -236,8 +279,10 @@ def seeing(change: Callable[[Observation], Observation]) -> Slope:
     """That source with other observations."""
 
     class Seeing(Slope):
-        def observe(self, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-            return change(super().observe(scene, grid, area, reader))
+        def observe(
+            self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader
+        ) -> Observation:
+            return change(super().observe(scene, frame, grid, area, reader))
 
     return Seeing()
 

@@ -18,19 +18,21 @@ import torch
 import xarray
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.assemble import make_grid, make_kernel, make_layout
+from embedcube.assemble import make_backbone, make_kernel
+from embedcube.backbones.base import Chips
 from embedcube.campaign_file import dump_campaign, load_campaign
+from embedcube.config import Campaign as Document
 from embedcube.consolidate import consolidate
 from embedcube.cube import Cube
-from embedcube.embed import LayerKernel, Sample, embed_sample, exact_arithmetic, read_sample
+from embedcube.embed import LayerKernel, Sample, Shard, embed_sample, exact_arithmetic, read_sample
 from embedcube.encode import VALID, decode
 from embedcube.fit import fit, read_weights
-from embedcube.grid import cell_centres
 from embedcube.inventory import index, read_inventory
 from embedcube.parts import scan_records
 from embedcube.plan import plan, read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.registry import plugin
+from embedcube.rundir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +77,7 @@ def fitted(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Camp
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
 
     def change(document: dict[str, Any]) -> None:
-        common = {"archive": "s2", "cell_px": 16, "shard_chips": 3, "batch": BATCH}
+        common = {"archives": ["s2"], "cell_px": 16, "shard_chips": 3, "batch": BATCH}
         document["archives"]["s2"]["path"] = str(demo_archive / "archive")
         document["layers"] = {name: layer | common for name, layer in LAYERS.items()}
         document["region"] = {"bbox": list(PLACE), "crs": "EPSG:32632"}
@@ -191,12 +193,13 @@ def test_the_orders_differed(runs: dict[str, Campaign]) -> None:
 
 # --- shards of other sizes, another region --------------------------------------------------------
 
-Embed = Callable[[list[Sample], LayerKernel], list[dict[str, Any]]]
+Read = tuple[Shard, Sample]
+Embed = Callable[[list[Read], LayerKernel], list[dict[str, Any]]]
 
 
-def as_it_is(samples: list[Sample], kernel: LayerKernel) -> list[dict[str, Any]]:
+def as_it_is(samples: list[Read], kernel: LayerKernel) -> list[dict[str, Any]]:
     """The kernel of the package."""
-    return [embed_sample(sample, kernel).arrays for sample in samples]
+    return [embed_sample(shard, sample, kernel).arrays for shard, sample in samples]
 
 
 def cells(
@@ -206,14 +209,13 @@ def cells(
     resolved, run = load_campaign(campaign.file), campaign.run
     resolved = resolved.model_copy(update={"layers": {layer: resolved.layers[layer]}})
     planned = plan(resolved, run)
-    place, scenes = planned.layers[layer].range, read_inventory(resolved, run)
+    place, scenes = planned.layers[layer].zones["grid"], read_inventory(resolved, run)
     shards = [shard for group in read_shards(run, planned) for shard in group]
-    kernel = make_kernel(resolved, layer, read_weights(resolved, run, layer)[0], torch.device("cpu"))
-    kernel = replace(kernel, batch=batch)
+    kernel = replace(kernel_of(resolved, run, layer), batch=batch)
     exact_arithmetic(threads)
     reader = RasterReader(threads)
     try:
-        samples = [read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader) for shard in shards]
+        samples = [(shard, read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)) for shard in shards]
     finally:
         reader.close()
     side = kernel.layout.shard_cells
@@ -223,8 +225,14 @@ def cells(
             shape = (place.rows * side, place.cols * side, *array.shape[2:])
             target = whole.setdefault(name, np.zeros(shape, array.dtype))
             target[shard.iy * side : (shard.iy + 1) * side, shard.ix * side : (shard.ix + 1) * side] = array
-    grid, layout = make_grid(resolved), make_layout(resolved.layers[layer])
-    return _dataset(whole, cell_centres(grid, layout, place, "y"), cell_centres(grid, layout, place, "x"))
+    x, y = kernel.grids["grid"].centres(place.area(kernel.layout), kernel.layout.cell_px)
+    return _dataset(whole, y, x)
+
+
+def kernel_of(campaign: Document, run: RunDir, layer: str) -> LayerKernel:
+    """The kernel as a rank makes it, on the CPU."""
+    weights, _ = read_weights(campaign, run, layer)
+    return make_kernel(campaign, layer, ["grid"], weights, make_backbone(campaign, layer).module(weights))
 
 
 def _dataset(arrays: dict[str, Any], y: Any, x: Any) -> xarray.Dataset:
@@ -306,11 +314,12 @@ def test_a_cube_holds_the_cells_that_this_process_computes(
 
 # --- wrong on purpose -----------------------------------------------------------------------------
 
-Batches = Callable[[torch.nn.Module, list[torch.Tensor], int], list[torch.Tensor]]
+Module = Callable[[torch.Tensor], torch.Tensor]
+Batches = Callable[[Module, list[torch.Tensor], int], list[torch.Tensor]]
 """(module, the chips of each shard, batch) -> the vectors of each shard"""
 
 
-def padded(module: torch.nn.Module, shards: list[torch.Tensor], batch: int) -> list[torch.Tensor]:
+def padded(module: Module, shards: list[torch.Tensor], batch: int) -> list[torch.Tensor]:
     """As the package does it: to show that what follows differs in nothing else."""
 
     def full(chips: torch.Tensor) -> torch.Tensor:
@@ -319,15 +328,31 @@ def padded(module: torch.nn.Module, shards: list[torch.Tensor], batch: int) -> l
     return [torch.cat([module(full(b))[: len(b)] for b in shard.split(batch)]) for shard in shards]
 
 
-def unpadded(module: torch.nn.Module, shards: list[torch.Tensor], batch: int) -> list[torch.Tensor]:
+def unpadded(module: Module, shards: list[torch.Tensor], batch: int) -> list[torch.Tensor]:
     """The last batch of a shard is as short as it comes."""
     return [torch.cat([module(b) for b in shard.split(batch)]) for shard in shards]
 
 
-def across_shards(module: torch.nn.Module, shards: list[torch.Tensor], batch: int) -> list[torch.Tensor]:
+def across_shards(module: Module, shards: list[torch.Tensor], batch: int) -> list[torch.Tensor]:
     """Batches are filled from one shard after the other; the last one is as short as it comes."""
     vectors = torch.cat([module(b) for b in torch.cat(shards).split(batch)])
     return list(vectors.split([len(shard) for shard in shards]))
+
+
+def alone(kernel: LayerKernel) -> Module:
+    """The kernel's module of pixels alone, which is all that the backbones here look at."""
+
+    def run(x_btcyx: torch.Tensor) -> torch.Tensor:
+        batch, frames, _, *side = x_btcyx.shape
+        seen = torch.ones((batch, frames, len(kernel.inputs), *side), dtype=torch.bool)
+        cells = kernel.layout.chip_cells
+        lonlat = torch.zeros((batch, cells, cells, 2))
+        vectors: torch.Tensor = kernel.module(
+            Chips(x_btcyx=x_btcyx, seen_btsyx=seen, lonlat_byxn=lonlat, frames=kernel.frames[0])
+        )
+        return vectors
+
+    return run
 
 
 def with_batches(batches: Batches) -> Embed:
@@ -342,22 +367,23 @@ def with_batches(batches: Batches) -> Embed:
             self.vectors = iter(torch.empty(0))
             self._empty = torch.zeros(layout.chip_cells, layout.chip_cells, dimensions)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, chips: Chips) -> torch.Tensor:
+            x = chips.x_btcyx
             real = x.flatten(1).any(dim=1)
             self.seen.append(x[real])
             return torch.stack([next(self.vectors, self._empty) if r else self._empty for r in real.tolist()])
 
-    def embed(samples: list[Sample], kernel: LayerKernel) -> list[dict[str, Any]]:
+    def embed(samples: list[Read], kernel: LayerKernel) -> list[dict[str, Any]]:
         meeting = Meeting(kernel.dimensions, kernel.layout)
         watched = replace(kernel, module=meeting)
         shards = []
-        for sample in samples:
+        for shard, sample in samples:
             meeting.seen = []
-            embed_sample(sample, watched)
+            embed_sample(shard, sample, watched)
             if meeting.seen:
                 shards.append(torch.cat(meeting.seen))
         with torch.inference_mode():
-            meeting.vectors = iter(torch.cat(batches(kernel.module, shards, kernel.batch)))
+            meeting.vectors = iter(torch.cat(batches(alone(kernel), shards, kernel.batch)))
             return as_it_is(samples, watched)
 
     return embed
@@ -388,10 +414,10 @@ def test_a_kernel_that_does_not_pad_is_seen(fitted: Campaign, in_pairs: Campaign
 
 def _depends_on_batch(fitted: Campaign) -> bool:
     resolved = load_campaign(fitted.file)
-    kernel = make_kernel(resolved, "stem", read_weights(resolved, fitted.run, "stem")[0], torch.device("cpu"))
+    module = alone(kernel_of(resolved, fitted.run, "stem"))
     x = torch.randn(2, 1, 4, 64, 64)
     with torch.inference_mode():
-        return not torch.equal(kernel.module(x[:1]), kernel.module(x)[:1])
+        return not torch.equal(module(x[:1]), module(x)[:1])
 
 
 def test_a_backbone_whose_chips_see_each_other_is_seen(fitted: Campaign, in_pairs: Campaign) -> None:
@@ -402,10 +428,11 @@ def test_a_backbone_whose_chips_see_each_other_is_seen(fitted: Campaign, in_pair
             super().__init__()
             self._inner = inner
 
-        def forward(self, x: torch.Tensor) -> Any:
-            return self._inner(x - x.mean(dim=0, keepdim=True))
+        def forward(self, chips: Chips) -> Any:
+            x = chips.x_btcyx
+            return self._inner(replace(chips, x_btcyx=x - x.mean(dim=0, keepdim=True)))
 
-    def embed(samples: list[Sample], kernel: LayerKernel) -> list[dict[str, Any]]:
+    def embed(samples: list[Read], kernel: LayerKernel) -> list[dict[str, Any]]:
         return as_it_is(samples, replace(kernel, module=Leaking(kernel.module)))
 
     one, other = (cells(campaign, "stem", embed=embed) for campaign in (fitted, in_pairs))

@@ -78,7 +78,7 @@ def test_windows_that_do_not_fill_a_chunk_are_not_processed_beyond_the_last(copi
     assert array.shape[0] == 2
     assert array.shards is not None
     assert array.shards[0] == 12
-    assert int((array[...] == 0).sum()) == 0
+    assert (np.asarray(array[...]) != 0).all()
 
 
 def test_a_damaged_object_is_found_before_it_is_rechunked(copied: Campaign) -> None:

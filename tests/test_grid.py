@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from odc.geo import xy_
+from odc.geo import wh_, xy_
+from odc.geo.geobox import GeoBox
 from odc.geo.gridspec import GridSpec
 from pyproj import CRS
 
-from embedcube.grid import Axis, Grid, PixelArea, ShardLayout, ShardRange, cell_centres, same_crs, shards_touching
+from embedcube.grid import Grid, PixelArea, ShardLayout, ShardRange, same_crs, shards_touching
 
 steady = settings(deadline=None)
 
@@ -20,7 +21,6 @@ EDGE = Fraction(1, 10)
 
 pixels = st.sampled_from([10.0, 20.0, 0.5, 30.0, 0.1, 0.25, 1.0 / 3.0])
 origins = st.sampled_from([(0.0, 0.0), (-7.0, 13.0), (300_000.0, 5_700_000.0), (0.05, -0.3), (-180.0, 90.0)])
-AXES: tuple[Axis, Axis] = ("x", "y")
 
 
 @st.composite
@@ -176,10 +176,8 @@ def test_cell_centres_have_equal_bits_whatever_the_extent(
     grid: Grid, layout: ShardLayout, one: ShardRange, up: int, left: int
 ) -> None:
     larger = ShardRange(row=one.row - up, col=one.col - left, rows=one.rows + up + 1, cols=one.cols + left + 2)
-    for axis, skipped, count in (("x", left, one.cols), ("y", up, one.rows)):
-        assert axis in AXES
-        small = cell_centres(grid, layout, one, axis)
-        large = cell_centres(grid, layout, larger, axis)
+    both = (grid.centres(shards.area(layout), layout.cell_px) for shards in (one, larger))
+    for small, large, skipped, count in zip(*both, (left, up), (one.cols, one.rows), strict=True):
         first = skipped * layout.shard_cells
         assert small.size == count * layout.shard_cells
         assert small.tobytes() == large[first : first + small.size].tobytes()
@@ -190,7 +188,7 @@ def test_cell_centres_have_equal_bits_whatever_the_extent(
 def test_the_grid_agrees_with_odc_geo(grid: Grid, layout: ShardLayout, shards: ShardRange) -> None:
     area = shards.area(layout)
     tolerance = 1e-6 * grid.pixel
-    pixels_box = grid.geobox(area)
+    pixels_box = GeoBox(wh_(area.cols, area.rows), grid.affine(area), grid.crs)
     assert pixels_box.shape == (area.rows, area.cols)
     np.testing.assert_allclose(pixels_box.boundingbox.bbox, grid.bounds(area), rtol=0, atol=tolerance)
     cells_box = pixels_box.zoom_out(layout.cell_px)
@@ -198,11 +196,11 @@ def test_the_grid_agrees_with_odc_geo(grid: Grid, layout: ShardLayout, shards: S
     np.testing.assert_allclose(
         list(cells_box.affine)[:6], list(grid.affine(area, layout.cell_px))[:6], rtol=1e-12, atol=tolerance
     )
-    for axis in AXES:
-        theirs = cells_box.coordinates[axis].values
-        np.testing.assert_allclose(cell_centres(grid, layout, shards, axis), theirs, rtol=0, atol=tolerance)
-    assert (np.diff(cell_centres(grid, layout, shards, "x")) > 0).all()
-    assert (np.diff(cell_centres(grid, layout, shards, "y")) < 0).all()
+    x, y = grid.centres(area, layout.cell_px)
+    for axis, ours in (("x", x), ("y", y)):
+        np.testing.assert_allclose(ours, cells_box.coordinates[axis].values, rtol=0, atol=tolerance)
+    assert (np.diff(x) > 0).all()
+    assert (np.diff(y) < 0).all()
 
 
 @steady

@@ -31,7 +31,7 @@ from embedcube.consolidate import consolidate
 from embedcube.errors import WorkError
 from embedcube.parts import RECORDS, Record, recorded_recipes, scan_records
 from embedcube.plan import read_plan, read_shards
-from embedcube.rundir import TEMPORARY_PREFIX, RunDir, regular_files
+from embedcube.rundir import TEMPORARY_PREFIX, RunDir
 from embedcube.verify import verify_cube
 
 pytestmark = pytest.mark.chaos
@@ -212,7 +212,7 @@ def has_unrenamed_object(part: Path) -> bool:
 def has_unrecorded_shard(part: Path) -> bool:
     """All objects of a shard lie in the part, under their names, and no record speaks of them."""
     recorded = {stored["path"] for line in complete_lines(part) for stored in json.loads(line)["objects"]}
-    return any(str(path.relative_to(part)) not in recorded for path in regular_files(part) if path.match("n_obs/c.*"))
+    return any(str(path.relative_to(part)) not in recorded for path in part.rglob("n_obs/c.*"))
 
 
 def has_torn_record(part: Path) -> bool:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
 from embedcube.backbones.mosaiks import CONVOLUTION_BIAS, ZCA_BIAS, Mosaiks
 from embedcube.grid import ShardLayout
+from embedcube.windows import Duration, windows_every
 
 BANDS = 4
+INPUTS = Inputs(bands=(("B02", "B03", "B04", "B08"),))
 LAYOUT = ShardLayout(chip_px=34, halo_px=1, cell_px=8, chips=2)
 
 Floats = NDArray[np.floating[Any]]
@@ -32,6 +35,23 @@ def a_sample(chips: int = 6, side: int = 34) -> NDArray[np.float32]:
     x[0, :, 5:9, 20:] = np.nan
     x[2, 1, 11, 12] = np.nan  # one band alone
     return np.asarray(x, dtype=np.float32)
+
+
+def fit_sample(x_ncyx: NDArray[np.float32]) -> FitSample:
+    """Chips of one frame, as `fit` gets them."""
+    return FitSample(x_ntcyx=x_ncyx[:, None], lat_ny=np.zeros((len(x_ncyx), x_ncyx.shape[2])))
+
+
+def chips_of(x_btcyx: torch.Tensor, layout: ShardLayout) -> Chips:
+    """Chips that are seen everywhere, of monthly frames."""
+    batch, frames, _, *side = x_btcyx.shape
+    start = datetime(2023, 1, 1, tzinfo=UTC)
+    return Chips(
+        x_btcyx=x_btcyx,
+        seen_btsyx=torch.ones((batch, frames, 1, *side), dtype=torch.bool),
+        lonlat_byxn=torch.zeros((batch, layout.chip_cells, layout.chip_cells, 2)),
+        frames=windows_every(start, start.replace(month=1 + frames), Duration.parse("1 month")),
+    )
 
 
 def naive_fit(x_ncyx: NDArray[np.float32], *, filters: int, kernel: int, seed: int) -> tuple[Floats, Floats, Floats]:
@@ -87,7 +107,7 @@ def test_the_constants_are_those_of_the_paper() -> None:
 def test_the_fit_is_what_it_says(kernel: int, filters: int, seed: int) -> None:
     layout = ShardLayout(chip_px=36, halo_px=2, cell_px=8, chips=1)
     options = {"filters": filters, "kernel_px": kernel, "seed": seed}
-    weights = Mosaiks(options, layout, BANDS).fit(a_sample())
+    weights = Mosaiks(options, layout, INPUTS).fit(fit_sample(a_sample()))
     mean, std, bank = naive_fit(a_sample(), filters=filters, kernel=kernel, seed=seed)
     np.testing.assert_allclose(weights.mean, mean, rtol=3e-7)
     np.testing.assert_allclose(weights.std, std, rtol=3e-7)
@@ -97,24 +117,24 @@ def test_the_fit_is_what_it_says(kernel: int, filters: int, seed: int) -> None:
 
 
 def test_another_seed_cuts_other_filters() -> None:
-    one, other = (Mosaiks({"filters": 4, "seed": seed}, LAYOUT, BANDS).fit(a_sample()) for seed in (0, 1))
+    one, other = (Mosaiks({"filters": 4, "seed": seed}, LAYOUT, INPUTS).fit(fit_sample(a_sample())) for seed in (0, 1))
     assert np.abs(one.tensors["bank"] - other.tensors["bank"]).max() > 0.1
     np.testing.assert_array_equal(one.mean, other.mean)
 
 
 FIT = """
 import sys, torch
-from tests.test_mosaiks import BANDS, LAYOUT, Mosaiks, a_sample, file_of
+from tests.test_mosaiks import INPUTS, LAYOUT, Mosaiks, a_sample, file_of, fit_sample
 torch.set_num_threads(int(sys.argv[1]))
-sys.stdout.buffer.write(file_of(Mosaiks({"filters": 32}, LAYOUT, BANDS).fit(a_sample())))
+sys.stdout.buffer.write(file_of(Mosaiks({"filters": 32}, LAYOUT, INPUTS).fit(fit_sample(a_sample()))))
 assert torch.get_num_threads() == int(sys.argv[1]), "the fit keeps the threads to itself"
 """
 
 
 def test_every_fit_of_one_sample_has_the_same_bytes() -> None:
-    backbone = Mosaiks({"filters": 32}, LAYOUT, BANDS)
-    here = file_of(backbone.fit(a_sample()))
-    assert file_of(backbone.fit(a_sample())) == here
+    backbone = Mosaiks({"filters": 32}, LAYOUT, INPUTS)
+    here = file_of(backbone.fit(fit_sample(a_sample())))
+    assert file_of(backbone.fit(fit_sample(a_sample()))) == here
     done = subprocess.run(
         [sys.executable, "-c", FIT, "4"],
         env=os.environ | {"OMP_NUM_THREADS": "4"},
@@ -136,11 +156,11 @@ def test_every_fit_of_one_sample_has_the_same_bytes() -> None:
     ],
 )
 def test_features_are_those_of_the_naive_implementation(layout: ShardLayout, kernel: int) -> None:
-    backbone = Mosaiks({"filters": 12, "kernel_px": kernel}, layout, BANDS)
-    weights = backbone.fit(a_sample())
+    backbone = Mosaiks({"filters": 12, "kernel_px": kernel}, layout, INPUTS)
+    weights = backbone.fit(fit_sample(a_sample()))
     z_ncyx = np.nan_to_num((a_sample(5, layout.chip_px) - weights.mean[:, None, None]) / weights.std[:, None, None])
     with torch.inference_mode():
-        found = backbone.module(weights)(torch.from_numpy(z_ncyx)[:, None]).numpy()
+        found = backbone.module(weights)(chips_of(torch.from_numpy(z_ncyx)[:, None], layout)).numpy()
     assert found.shape == (5, layout.chip_cells, layout.chip_cells, backbone.dimensions)
     naive = np.stack([naive_features(z_cyx, weights.tensors["bank"], layout) for z_cyx in z_ncyx])
     assert naive.min() >= 0
@@ -149,11 +169,11 @@ def test_features_are_those_of_the_naive_implementation(layout: ShardLayout, ker
 
 
 def test_frames_are_averaged() -> None:
-    backbone = Mosaiks({"filters": 12}, LAYOUT, BANDS)
-    weights = backbone.fit(a_sample())
+    backbone = Mosaiks({"filters": 12}, LAYOUT, INPUTS)
+    weights = backbone.fit(fit_sample(a_sample()))
     x_btcyx = torch.randn(2, 3, BANDS, 34, 34, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        together = backbone.module(weights)(x_btcyx).numpy()
+        together = backbone.module(weights)(chips_of(x_btcyx, LAYOUT)).numpy()
     frames = [[naive_features(x.numpy(), weights.tensors["bank"], LAYOUT) for x in chip] for chip in x_btcyx]
     np.testing.assert_allclose(together, np.mean(frames, axis=1), rtol=1e-5, atol=1e-5)
 
@@ -172,7 +192,7 @@ def test_frames_are_averaged() -> None:
 )
 def test_wrong_options_are_refused(options: dict[str, Any], layout: ShardLayout, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Mosaiks(options, layout, BANDS)
+        Mosaiks(options, layout, INPUTS)
 
 
 def test_too_few_clear_patches_are_refused() -> None:
@@ -180,4 +200,4 @@ def test_too_few_clear_patches_are_refused() -> None:
     x_ncyx[:, :, 4:] = np.nan
     x_ncyx[1:] = np.nan
     with pytest.raises(ValueError, match="only 64 clear patches in the sample for 65 filters"):
-        Mosaiks({"filters": 65}, LAYOUT, BANDS).fit(x_ncyx)
+        Mosaiks({"filters": 65}, LAYOUT, INPUTS).fit(fit_sample(x_ncyx))

@@ -23,13 +23,16 @@ from pyproj import Transformer
 from tests.conftest import Campaign, run_cli
 
 import embedcube.plan
-from embedcube.balance import assign
+from embedcube.assemble import make_grid
+from embedcube.balance import Shards, assign
 from embedcube.campaign_file import load_campaign
 from embedcube.cli import app
+from embedcube.config import Campaign as Document
 from embedcube.cut import cut
 from embedcube.embed import KERNEL_VERSION
 from embedcube.errors import RequestError
 from embedcube.fit import fit
+from embedcube.grid import ShardRange
 from embedcube.inventory import index, read_inventory
 from embedcube.plan import Plan, plan, read_plan, read_shards
 from embedcube.rundir import RunDir
@@ -92,6 +95,13 @@ def put(campaign: Campaign, values: dict[str, Any]) -> None:
 def planned(campaign: Campaign) -> Plan:
     """Make the plan in this process."""
     return plan(load_campaign(campaign.file), campaign.run)
+
+
+def cut_whole(campaign: Document, scenes: list[Scene]) -> tuple[Shards, ShardRange]:
+    """The shards of the layer on its one grid, which holds some."""
+    found = cut(campaign, LAYER, make_grid(campaign, LAYER, "grid"), scenes)
+    assert found is not None
+    return found
 
 
 def recipes(campaign: Campaign, layer: str = LAYER) -> dict[Place, str]:
@@ -193,7 +203,7 @@ def test_only_shards_that_touch_the_region(mine: Campaign, prepared: Prepared, n
     region, shape, crs = REGIONS[name]
     put(mine, FINE | {"region": region})
     campaign = load_campaign(mine.file)
-    shards, place = cut(campaign, LAYER, prepared.scenes)
+    shards, place = cut_whole(campaign, prepared.scenes)
     wanted = touched(to_grid(shape, crs), boxes(1280.0))
     assert wanted
     for t in range(len(campaign.all_windows)):
@@ -214,9 +224,9 @@ def test_geojson_features_are_one_region(mine: Campaign, prepared: Prepared) -> 
     ]
     (mine.file.parent / "region.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     put(mine, FINE | {"region": {"geojson": "region.json"}})
-    collection, _ = cut(load_campaign(mine.file), LAYER, prepared.scenes)
+    collection, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     put(mine, {"region": {"geometry": two}})
-    multi, _ = cut(load_campaign(mine.file), LAYER, prepared.scenes)
+    multi, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     for one, other in ((collection.row, multi.row), (collection.col, multi.col), (collection.scenes, multi.scenes)):
         np.testing.assert_array_equal(one, other)
 
@@ -228,7 +238,7 @@ def test_a_region_across_the_antimeridian_is_one_place(mine: Campaign, prepared:
     geometry = {"type": "MultiPolygon", "coordinates": [ring(179.9, 180.0), ring(-180.0, -179.9)]}
     put(mine, {"grid.crs": "EPSG:32701", "region": {"geometry": geometry}})
     here = dataclasses.replace(prepared.scenes[0], assets=(), bbox=(-179.95, -17.08, -179.92, -17.02))
-    shards, place = cut(load_campaign(mine.file), LAYER, [here])
+    shards, place = cut_whole(load_campaign(mine.file), [here])
     assert place.cols * 3840 < 40_000, "0.2 degrees at 17 degrees south are 21 km"
     assert len(shards.row) == 2 * place.rows * place.cols
 
@@ -242,7 +252,7 @@ def header_box(scene: Scene) -> Any:
 
 def test_without_a_region_all_that_the_archive_shows(mine: Campaign, prepared: Prepared) -> None:
     put(mine, FINE)
-    shards, _ = cut(load_campaign(mine.file), LAYER, prepared.scenes)
+    shards, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     shown = shapely.union_all([header_box(scene) for scene in prepared.scenes])
     wanted = {place for place, box in boxes(1280.0).items() if box.intersection(shown).area > 0}
     assert set(zip(shards.row.tolist(), shards.col.tolist(), strict=True)) == wanted
@@ -265,7 +275,7 @@ def test_scenes_of_a_shard_are_those_that_reach_it_or_its_halo(mine: Campaign, p
     campaign = load_campaign(mine.file)
     # the order of the inventory must not matter
     scenes = prepared.scenes[::-1]
-    shards, _ = cut(campaign, LAYER, scenes)
+    shards, _ = cut_whole(campaign, scenes)
     lattice = boxes(1280.0, origin)
     by_halo_only = 0
     for i in range(len(shards.row)):
@@ -289,8 +299,8 @@ def test_scenes_of_a_shard_are_those_that_reach_it_or_its_halo(mine: Campaign, p
 def test_scenes_of_another_archive_do_not_count(mine: Campaign, prepared: Prepared) -> None:
     put(mine, FINE)
     others = [dataclasses.replace(scene, archive="other") for scene in prepared.scenes]
-    both, _ = cut(load_campaign(mine.file), LAYER, [*others, *prepared.scenes])
-    alone, _ = cut(load_campaign(mine.file), LAYER, prepared.scenes)
+    both, _ = cut_whole(load_campaign(mine.file), [*others, *prepared.scenes])
+    alone, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     np.testing.assert_array_equal(both.scenes, alone.scenes + len(others))
 
 
@@ -307,7 +317,7 @@ WHAT: list[dict[str, Any]] = [
     {"archives.s2.mask.clear": [4, 5, 6]},
     {"archives.s2.offset": 0},
     {"archives.s2.resampling": "nearest"},
-    {"LAYER.composite": "mean"},
+    {"archives.s2.composite": "mean"},
     {"LAYER.batch": 8},
     {"LAYER.min_valid": 0.25},
     {"LAYER.encoding": "float16"},
@@ -466,7 +476,8 @@ def test_more_windows_and_more_places_keep_the_old_recipes(mine: Campaign, base:
 def test_a_second_layer_or_archive_keeps_the_recipes_of_the_first(mine: Campaign, base: dict[Place, str]) -> None:
     def second(document: dict[str, Any]) -> None:
         document["archives"]["more"] = document["archives"]["s2"]
-        document["layers"]["mean"] = document["layers"][LAYER] | {"composite": "mean"}
+        document["archives"]["averaged"] = document["archives"]["s2"] | {"composite": "mean"}
+        document["layers"]["mean"] = document["layers"][LAYER] | {"archives": ["averaged"]}
 
     mine.change(second)
     index(load_campaign(mine.file), mine.run)
@@ -536,7 +547,7 @@ def test_the_price_counts_what_is_there(mine: Campaign, prepared: Prepared) -> N
     # a thousand ranks: no two shards in one group, so that each decodes its blocks alone
     put(mine, FINE | {"how.tasks": 1, "how.ranks": 1000, "how.mem_gb": 10})
     made = planned(mine)
-    shards, _ = cut(load_campaign(mine.file), LAYER, prepared.scenes)
+    shards, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     assert made.price.shards == made.shards == len(shards.row)
     assert made.price.cells == made.shards * 64
     assert made.price.chips == made.shards
@@ -565,7 +576,7 @@ def test_the_price_counts_what_is_there(mine: Campaign, prepared: Prepared) -> N
 
 def test_more_memory_than_a_rank_has_is_refused(mine: Campaign, prepared: Prepared) -> None:
     put(mine, {"how.mem_gb": 0.25})
-    shards, _ = cut(load_campaign(mine.file), LAYER, prepared.scenes)
+    shards, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     worst = int(np.diff(shards.first).argmax())
     done = run_cli("plan", mine.file)
     assert done.returncode == 2
@@ -617,7 +628,7 @@ def test_a_region_that_shows_nothing_of_the_archive_is_refused(
 ) -> None:
     put(mine, {"region": {"bbox": bbox}})
     with pytest.raises(RequestError, match="region"):
-        cut(load_campaign(mine.file), LAYER, prepared.scenes)
+        cut_whole(load_campaign(mine.file), prepared.scenes)
 
 
 def test_an_inventory_of_other_bands_is_refused(mine: Campaign) -> None:

@@ -29,10 +29,12 @@ from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
 from embedcube.raster import RasterReader, read_onto
 from embedcube.scene import Asset, Scene
 from embedcube.sources.sentinel2 import Sentinel2
+from embedcube.windows import Window
 
 pytestmark = pytest.mark.slow
 
 NODATA = 0
+JUNE = Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC))
 UTM32 = Grid(crs="EPSG:32632", pixel=10.0)
 
 
@@ -91,7 +93,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counted]:
         },
         "grid": {"crs": "EPSG:32632", "pixel": 10},
         "windows": [["2023-06-01", "2023-07-01"]],
-        "layers": {name: {"archive": name, **layer} for name in LAYOUTS},
+        "layers": {name: {"archives": [name], **layer} for name in LAYOUTS},
         "how": {"ranks": 1, "threads": 2},
     }  # fmt: skip
     campaign.file.write_text(yaml.safe_dump(document))
@@ -206,7 +208,7 @@ def situations(draw: st.DrawFn) -> Situation:
     layout = ShardLayout(
         chip_px=draw(st.sampled_from([34, 50, 66])), halo_px=1, cell_px=1, chips=draw(st.integers(1, 2))
     )
-    boxes = np.array([scene.bounds_in(UTM32.crs) for scene in found])
+    boxes = np.array([scene.boxes_in(UTM32)[0] for scene in found])
     reach = shards_touching(UTM32, layout, boxes, layout.halo_px)
     touched = shards_touching(UTM32, layout, boxes)
     first, last = touched[:, :2].min(axis=0), touched[:, 2:].max(axis=0)
@@ -418,7 +420,7 @@ def test_a_files_nodata_is_kept_where_its_type_can_hold_it(
     np.testing.assert_equal(found.assets[0].nodata, kept)
     reader = RasterReader(threads=1)
     try:
-        seen = source.observe(found, UTM32, PixelArea(row=TOP, col=LEFT - 8, rows=32, cols=48), reader).seen_yx
+        seen = source.observe(found, JUNE, UTM32, PixelArea(row=TOP, col=LEFT - 8, rows=32, cols=48), reader).seen_yx
     finally:
         reader.close()
     np.testing.assert_array_equal(np.flatnonzero(seen.any(axis=0)), np.arange(8, 24))

@@ -25,6 +25,7 @@ from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
+from embedcube.sources.sentinel2 import Sentinel2
 
 pytestmark = pytest.mark.realdata
 
@@ -110,7 +111,8 @@ def test_every_cell_says_what_the_reference_finds(finished: Campaign, what: dict
 def kernel_and_shards(finished: Campaign) -> tuple[LayerKernel, dict[tuple[int, int, int], Shard], list[Scene]]:
     """The product's own parts for reading a shard."""
     campaign, run = load_campaign(finished.file), finished.run
-    kernel = make_kernel(campaign, "s2_mosaiks", read_weights(campaign, run, "s2_mosaiks")[0], torch.device("cpu"))
+    weights, _ = read_weights(campaign, run, "s2_mosaiks")
+    kernel = make_kernel(campaign, "s2_mosaiks", ["grid"], weights, torch.nn.Identity())
     shards = [shard for group in read_shards(run, read_plan(campaign, run)) for shard in group]
     return kernel, {(s.t, s.iy, s.ix): s for s in shards}, read_inventory(campaign, run)
 
@@ -118,6 +120,7 @@ def kernel_and_shards(finished: Campaign) -> tuple[LayerKernel, dict[tuple[int, 
 @pytest.mark.parametrize("method", ["median", "mean"])
 @pytest.mark.parametrize(("t", "iy", "ix"), [(0, 1, 1), (1, 0, 2)], ids=["five photographs", "a corner"])
 def test_a_shards_composite_is_the_references(
+    finished: Campaign,
     what: dict[str, Any],
     shots: list[Shot],
     kernel_and_shards: tuple[LayerKernel, dict[tuple[int, int, int], Shard], list[Scene]],
@@ -127,12 +130,13 @@ def test_a_shards_composite_is_the_references(
     ix: int,
 ) -> None:
     kernel, shards, scenes = kernel_and_shards
+    archive = load_campaign(finished.file).archives["s2"].model_copy(update={"composite": method})
+    (input_,) = kernel.inputs
+    kernel = dataclasses.replace(kernel, inputs=(dataclasses.replace(input_, source=Sentinel2("s2", archive)),))
     shard = shards[t, iy, ix]
     reader = RasterReader(2)
     try:
-        sample = read_sample(
-            shard, [scenes[i] for i in shard.scenes], dataclasses.replace(kernel, composite=method), reader
-        )
+        sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
     finally:
         reader.close()
     side, halo = kernel.layout.shard_px, kernel.layout.halo_px

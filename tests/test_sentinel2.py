@@ -312,15 +312,6 @@ def test_a_product_that_lies_there_twice_is_used_once(tmp_path: Path) -> None:
     assert (other.id, other.superseded_by) == (f"{NEW_L2A}#2", NEW_L2A)
 
 
-def test_what_is_superseded_does_not_count_as_unreadable(tmp_path: Path) -> None:
-    new_l2a(tmp_path / "a")
-    next(new_l2a(tmp_path / "b").rglob("*B04_10m.jp2")).write_bytes(b"short")
-    found = scenes(tmp_path, "B04")
-    assert found[1].verdict
-    assert found[1].superseded_by
-    assert unreadable(found, []) == {}
-
-
 def test_what_is_superseded_is_in_no_shard(tmp_path: Path) -> None:
     new_l2a(tmp_path / "archive" / "a")
     new_l2a(tmp_path / "archive" / "b")

@@ -316,8 +316,19 @@ class Campaign(Block):
             starts = [start for start, _ in self.windows]
             if starts != sorted(set(starts)):
                 raise ValueError("windows are not in the order of distinct starts")
-        for name in self.layers:
-            counts = {len(frames): frames for frames in self.frames(name)}
+        return self
+
+    @model_validator(mode="after")
+    def _frames_are_even(self) -> Self:
+        for name, layer in self.layers.items():
+            try:
+                counts = {len(frames): frames for frames in self.frames(name)}
+            except OverflowError:
+                raise ValueError(
+                    f"layers.{name}.frames: a frame of {layer.frames} does not end within the calendar"
+                ) from None
+            except ValueError as error:
+                raise ValueError(f"layers.{name}.frames: {error}") from None
             if len(counts) > 1:
                 few, many = (counts[n] for n in (min(counts), max(counts)))
                 raise ValueError(

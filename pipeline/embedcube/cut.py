@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from embedcube.assemble import counted_archives, make_layout
@@ -13,6 +14,9 @@ from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange, shards_touching
 from embedcube.scene import Scene
 from embedcube.windows import Window
+
+_SMALL_M = 20_000.0
+"""a shard of this side is far smaller than a UTM zone, which is 70 km wide where it ends in the north"""
 
 
 def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple[Shards, ShardRange] | None:
@@ -33,9 +37,10 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple
     found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
     if not found:
         return None
-    of_scene, boxes = np.array([i for i, _ in found]), np.array([box for _, box in found])
+    of_scene = np.array([i for i, _ in found], dtype=np.int64)
+    boxes = np.array([box for _, box in found]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
-    decides = [scenes[i].archive in counted for i in of_scene.tolist()]
+    decides = np.array([scenes[i].archive in counted for i in of_scene.tolist()], dtype=bool)
     wanted, place = _wanted(campaign.region, grid, layout, boxes[decides])
     if not wanted.any():
         return None
@@ -80,7 +85,10 @@ def _wanted(
 ) -> tuple[NDArray[np.bool_], ShardRange]:
     """Which shards of a rectangle of them the region touches; without a region, the scenes."""
     shape = None if region is None else _region_shape(region, grid.crs)
-    if shape is not None and not (np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(boxes)).any()):
+    shown = len(boxes) > 0
+    if shape is not None:
+        shown = bool(np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(boxes)).any())
+    if not shown:
         if grid.utm_zone is not None:
             return np.zeros((0, 0), dtype=bool), ShardRange(row=0, col=0, rows=0, cols=0)
         raise RequestError(
@@ -96,16 +104,22 @@ def _wanted(
             wanted[r0:r1, c0:c1] = True
     else:
         wanted = _touches(shape, grid, layout, place)
-    return _trimmed(wanted & _owned(grid, layout, place), place)
+    return _trimmed(wanted & _owned(grid, layout, place, wanted), place)
 
 
-def _owned(grid: Grid, layout: ShardLayout, place: ShardRange) -> NDArray[np.bool_]:
-    """Which shards hold a cell that is the grid's own."""
-    owned = np.ones((place.rows, place.cols), dtype=bool)
-    if grid.utm_zone is not None or grid.geographic:
-        for row, col in np.ndindex(owned.shape):
-            area = layout.shard_area(place.row + row, place.col + col)
-            owned[row, col] = grid.owns(area, layout.cell_px).any()
+def _owned(grid: Grid, layout: ShardLayout, place: ShardRange, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the wanted shards hold a cell that is the grid's own."""
+    # cell by cell only at the grid's edge: where the centres of a shard and its neighbours are all of the grid, or all
+    # not, and a shard is far smaller than the grid, so is the whole shard
+    around = ShardRange(row=place.row - 1, col=place.col - 1, rows=place.rows + 2, cols=place.cols + 2)
+    centres = sliding_window_view(grid.owns(around.area(layout), layout.shard_px), (3, 3))
+    owned: NDArray[np.bool_] = np.array(centres.all(axis=(2, 3)))
+    beyond: NDArray[np.bool_] = ~np.array(centres.any(axis=(2, 3)))
+    if grid.utm_zone is None or layout.shard_px * grid.pixel > _SMALL_M:
+        beyond[:] = False
+    for row, col in zip(*np.nonzero(wanted & ~owned & ~beyond), strict=True):
+        area = layout.shard_area(place.row + int(row), place.col + int(col))
+        owned[row, col] = grid.owns(area, layout.cell_px).any()
     return owned
 
 

@@ -228,6 +228,28 @@ def is_geographic(crs: str) -> bool:
     return CRS.from_user_input(crs).is_geographic
 
 
+_NEIGHBOURHOOD = 20.0
+"""degrees around the area that a projected CRS is made for, within which its coordinates still mean something"""
+
+
+@lru_cache(maxsize=1024)
+def neighbourhood(crs: str) -> tuple[float, float, float, float]:
+    """West, south, east, north of where a projected CRS may be used, generously; west may be below -180."""
+    known = CRS.from_user_input(crs)
+    area = known.area_of_use
+    if area is None:
+        return (-180.0, -90.0, 180.0, 90.0)
+    east = area.east if area.east > area.west else area.east + 360
+    # a zone's grid holds both hemispheres, whichever its CRS names
+    south, north = (UTM_SOUTH, UTM_NORTH) if known.utm_zone else (area.south, area.north)
+    return (
+        area.west - _NEIGHBOURHOOD,
+        max(south - _NEIGHBOURHOOD, -90.0),
+        east + _NEIGHBOURHOOD,
+        min(north + _NEIGHBOURHOOD, 90.0),
+    )
+
+
 @lru_cache(maxsize=1024)
 def shift_between(one: str, other: str) -> tuple[float, float] | None:
     """What to add to x and y in CRS `one` to have them in `other`, where that is all; else None.

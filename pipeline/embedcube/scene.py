@@ -8,7 +8,7 @@ from math import isfinite
 
 from pyproj import Transformer
 
-from embedcube.grid import Grid, shift_between
+from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
 from embedcube.windows import Window
 
 Box = tuple[float, float, float, float]
@@ -84,18 +84,25 @@ class Scene:
         """The footprint in the grid's CRS: exact in the files' own, else a box around it.
 
         On a grid of longitudes there are two where it crosses the meridian at which the grid begins; one that goes
-        around the Earth is as wide as the grid. None where the grid's CRS has no such place.
+        around the Earth is as wide as the grid. On a grid of metres there is none for a scene so far away that its
+        coordinates would mean nothing, and of a field of the globe only what is near counts.
         """
+        boxes = [box for box in self._boxes_in(grid) if all(map(isfinite, box))]
+        if grid.geographic:
+            return tuple(piece for box in boxes for piece in _around_the_globe(box, grid))
+        return tuple(boxes)
+
+    def _boxes_in(self, grid: Grid) -> list[Box]:
         source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
-        shift = shift_between(source, grid.crs)
-        if shift is not None:
-            xmin, ymin, xmax, ymax = (value + shift[i % 2] for i, value in enumerate(bounds))
-        else:
-            transformer = Transformer.from_crs(source, grid.crs, always_xy=True)
-            xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
-        if not all(map(isfinite, (xmin, ymin, xmax, ymax))):
-            return ()
-        return _around_the_globe((xmin, ymin, xmax, ymax), grid) if grid.geographic else ((xmin, ymin, xmax, ymax),)
+        if (shift := shift_between(source, grid.crs)) is not None:
+            (dx, dy), (xmin, ymin, xmax, ymax) = shift, bounds
+            return [(xmin + dx, ymin + dy, xmax + dx, ymax + dy)]
+        if grid.geographic:
+            return [_transformed(source, grid.crs, bounds)]
+        if is_geographic(source):
+            return [_transformed(source, grid.crs, piece) for piece in _meeting(bounds, neighbourhood(grid.crs))]
+        near = _meeting(self.bbox, neighbourhood(grid.crs))
+        return [_transformed(source, grid.crs, bounds)] if near else []
 
     @property
     def digest(self) -> str:
@@ -123,16 +130,36 @@ class Scene:
         return any(asset.digest.startswith("weak:") for asset in self.assets)
 
 
+def _transformed(source: str, target: str, bounds: Box) -> Box:
+    """A box around what `bounds` becomes in another CRS; infinite where there is no such place."""
+    transformer = Transformer.from_crs(source, target, always_xy=True)
+    xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
+    return xmin, ymin, xmax, ymax
+
+
 def _around_the_globe(box: Box, grid: Grid) -> tuple[Box, ...]:
-    west, south, east, north = box
-    width = (east - west) % 360 or (360 if east > west else 0)
+    _, south, _, north = box
     first, last = grid.origin_x, grid.origin_x + 360
-    if width >= 360 - grid.pixel:
+    if _width(box) >= 360 - grid.pixel:
         return ((first, south, last, north),)
-    west = first + (west - first) % 360
-    east = west + width
-    return (
-        ((west, south, east, north),)
-        if east <= last
-        else ((west, south, last, north), (first, south, east - 360, north))
-    )
+    return _meeting(box, (first, south, last, north))
+
+
+def _meeting(box: Box, other: Box) -> tuple[Box, ...]:
+    """What two boxes of longitudes and latitudes have in common, in the longitudes of the second."""
+    first, lower, last, upper = other
+    south, north = max(box[1], lower), min(box[3], upper)
+    found = []
+    west = first + (box[0] - first) % 360 - 360
+    while west < last:
+        piece = (max(west, first), south, min(west + _width(box), last), north)
+        if piece[0] < piece[2] and south < north:
+            found.append(piece)
+        west += 360
+    return tuple(found)
+
+
+def _width(box: Box) -> float:
+    """Degrees from west to east; across the antimeridian west may be the larger number."""
+    width = box[2] - box[0]
+    return width % 360 if width < 360 else 360.0
