@@ -114,6 +114,7 @@ def _items(campaign: Campaign, scenes: list[Scene], full_digests: bool) -> Itera
 def _scene_of(text: str) -> Scene:
     document = json.loads(text)
     document["time"] = utc(datetime.fromisoformat(document["time"]))
+    document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
     document["assets"] = tuple(
         Asset(**(asset | {"transform": tuple(asset["transform"])})) for asset in document["assets"]

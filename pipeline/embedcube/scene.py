@@ -5,13 +5,16 @@ import json
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 
-from embedcube.grid import Grid, shift_between
+from embedcube.grid import Grid, is_geographic, shift_between
 from embedcube.windows import Window
 
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax"""
+
+_MARGIN = 3.0
+"""degrees beyond the area of use of a projection to which it is good: half a UTM zone"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,9 @@ class Scene:
         if shift is not None:
             xmin, ymin, xmax, ymax = (value + shift[i % 2] for i, value in enumerate(bounds))
         else:
+            near = _near(bounds, grid) if is_geographic(source) and not grid.geographic else bounds
             transformer = Transformer.from_crs(source, grid.crs, always_xy=True)
-            xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
+            xmin, ymin, xmax, ymax = transformer.transform_bounds(*near, densify_pts=21)
         return _around_the_globe((xmin, ymin, xmax, ymax), grid) if grid.geographic else ((xmin, ymin, xmax, ymax),)
 
     @property
@@ -111,6 +115,20 @@ class Scene:
     def weak(self) -> bool:
         """Whether any digest stands for the first bytes of a file only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
+
+
+def _near(box: Box, grid: Grid) -> Box:
+    """The part of a box in degrees around where a projection is used: a field of the globe has no picture in it."""
+    used = CRS.from_user_input(grid.crs).area_of_use
+    if used is None:
+        return box
+    wide = (used.east - used.west) % 360
+    for turn in (-360, 0, 360):
+        west, east = max(box[0], used.west - _MARGIN + turn), min(box[2], used.west + wide + _MARGIN + turn)
+        south, north = max(box[1], used.south - _MARGIN, -90), min(box[3], used.north + _MARGIN, 90)
+        if west < east and south < north:
+            return west, south, east, north
+    return box
 
 
 def _around_the_globe(box: Box, grid: Grid) -> tuple[Box, ...]:

@@ -81,7 +81,7 @@ def _asset(file: File, band: str, name: str, *, full_digests: bool) -> Asset:
         size = file.path.stat().st_size
         if file.size not in (None, size):
             raise CorruptInput(f"{band}: {name} has {size} bytes, its catalogue says {file.size}")
-        digest = f"sha256:{file.sha256}" if file.sha256 else _digest(file.path, full_digests)
+        digest = f"sha256:{file.sha256}" if file.sha256 else digest_of_file(file.path, full_digests)
         with open_raster(file.path, file.inner) as dataset:
             return _by_header(dataset, file, band, name, size, digest)
 
@@ -119,7 +119,8 @@ def _by_header(dataset: Any, file: File, band: str, name: str, size: int, digest
     )
 
 
-def _digest(path: Path, full: bool) -> str:
+def digest_of_file(path: Path, full: bool) -> str:
+    """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
     with path.open("rb") as file:
         if full:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
