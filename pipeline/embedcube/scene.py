@@ -122,10 +122,14 @@ def _near(box: Box, grid: Grid) -> Box:
     used = CRS.from_user_input(grid.crs).area_of_use
     if used is None:
         return box
-    wide = (used.east - used.west) % 360
+    first, last = used.west - _MARGIN, used.west + (used.east - used.west) % 360 + _MARGIN
+    # a grid of a zone holds both hemispheres, though its CRS is named for the northern one
+    lowest = used.south if grid.utm_zone is None else -used.north
+    south, north = max(box[1], lowest - _MARGIN, -90), min(box[3], used.north + _MARGIN, 90)
+    if box[2] - box[0] >= 360:
+        return first, south, last, north
     for turn in (-360, 0, 360):
-        west, east = max(box[0], used.west - _MARGIN + turn), min(box[2], used.west + wide + _MARGIN + turn)
-        south, north = max(box[1], used.south - _MARGIN, -90), min(box[3], used.north + _MARGIN, 90)
+        west, east = max(box[0], first + turn), min(box[2], last + turn)
         if west < east and south < north:
             return west, south, east, north
     return box
