@@ -5,10 +5,12 @@ there are; ERA5 stamps an accumulation with the end of its hour. A pixel is seen
 that holds fewer than `min_steps` steps shows nothing.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ from embedcube.windows import Window
 
 _LANE = 0
 """of the reader, for every series: neither HDF5 nor eccodes bears two threads"""
+
+_KEPT_BYTES = 64 << 20
+"""of fields that are decoded whole, kept between shards"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,8 @@ class Era5:
         self._archive = archive
         self._options = options
         self._accumulated = tuple(options.sums(band) for band in archive.bands)
+        # touched in the reader's lane only
+        self._totals: OrderedDict[tuple[Path, str, range], Floats] = OrderedDict()
         self._request = Request(
             archive=name,
             root=archive.path if archive.path.is_dir() and archive.path.suffix != ".zarr" else archive.path.parent,
@@ -185,12 +192,27 @@ class Era5:
             steps = range(*np.searchsorted(variable.times, seconds([frame.start, frame.end])).tolist())
             if not steps or not neighbours.share_kyx.any():
                 return np.full(places[0].shape, np.nan), len(steps)
-            return _read(series, variable, steps, neighbours, mean=not accumulated), len(steps)
+            if variable.whole:
+                total, rows, runs = self._kept(path, series, variable, steps), *_whole(variable)
+            else:
+                rows, runs = _needed(neighbours)
+                total = _total(series, variable, steps, rows, runs)
+            return _placed(total if accumulated else total / len(steps), rows, runs, neighbours), len(steps)
 
         def judged() -> CorruptInput | OSError:
             return judge_series(path, asset.path, select, decode, size=asset.size)
 
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
+
+    def _kept(self, path: Path, series: Series, variable: Variable, steps: range) -> Floats:
+        """The total of whole fields, kept for the neighbouring shards, which need it too."""
+        key = (path, variable.name, steps)
+        if key not in self._totals:
+            self._totals[key] = _total(series, variable, steps, *_whole(variable))
+            while len(self._totals) > 1 and sum(total.nbytes for total in self._totals.values()) > _KEPT_BYTES:
+                self._totals.popitem(last=False)
+        self._totals.move_to_end(key)
+        return self._totals[key]
 
 
 def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
@@ -208,32 +230,40 @@ def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
     return variable
 
 
-def _read(series: Series, variable: Variable, steps: range, neighbours: Neighbours, *, mean: bool) -> Floats:
-    """The sum or mean over steps, then the shares of the neighbours of each place; NaN where none of them has a value.
+def _whole(variable: Variable) -> tuple[slice, list[slice]]:
+    """All rows, and all columns in one run."""
+    rows, cols = variable.points.shape
+    return slice(0, rows), [slice(0, cols)]
 
-    Step after step and neighbour after neighbour, so that a place has the same bits whatever area it is asked with.
-    """
+
+def _needed(neighbours: Neighbours) -> tuple[slice, list[slice]]:
+    """The rows, and the columns in runs, that hold all points that count."""
     counts = neighbours.share_kyx > 0
-    rows, cols = neighbours.row_kyx[counts], neighbours.col_kyx[counts]
-    first_row, needed = int(rows.min()), np.unique(cols)
-    runs = _runs(needed)
-    total = np.zeros((int(rows.max()) + 1 - first_row, sum(run.stop - run.start for run in runs)))
-    for values in series.fields(variable, steps, slice(first_row, first_row + len(total)), runs):
+    rows = neighbours.row_kyx[counts]
+    return slice(int(rows.min()), int(rows.max()) + 1), _runs(np.unique(neighbours.col_kyx[counts]))
+
+
+def _total(series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice]) -> Floats:
+    """The sum over steps, one after the other, so that a point has the same bits whatever is read beside it."""
+    total = np.zeros((rows.stop - rows.start, sum(run.stop - run.start for run in runs)))
+    for values in series.fields(variable, steps, rows, runs):
         total += values
-    if mean:
-        total /= len(steps)
-    at_col = np.concatenate([np.arange(run.start, run.stop) for run in runs])
-    result, weight = np.zeros(counts.shape[1:]), np.zeros(counts.shape[1:])
-    for k, count in enumerate(counts):
-        picked = total[
-            np.where(count, neighbours.row_kyx[k] - first_row, 0),
-            np.where(count, np.searchsorted(at_col, neighbours.col_kyx[k]), 0),
-        ]
-        share = np.where(count & np.isfinite(picked), neighbours.share_kyx[k], 0)
+    return total
+
+
+def _placed(values: Floats, rows: slice, runs: list[slice], neighbours: Neighbours) -> Floats:
+    """The values of the neighbours of each place by their shares; NaN where none has one."""
+    columns = np.concatenate([np.arange(run.start, run.stop) for run in runs])
+    shape = neighbours.share_kyx.shape[1:]
+    result, weight = np.zeros(shape), np.zeros(shape)
+    for row_yx, col_yx, share_yx in zip(neighbours.row_kyx, neighbours.col_kyx, neighbours.share_kyx, strict=True):
+        counts = share_yx > 0
+        picked = values[np.where(counts, row_yx - rows.start, 0), np.where(counts, np.searchsorted(columns, col_yx), 0)]
+        share = np.where(counts & np.isfinite(picked), share_yx, 0)
         result += np.where(share > 0, picked, 0) * share
         weight += share
     # what little rounding leaves of a share is no value
-    return np.asarray(np.divide(result, weight, out=np.full(result.shape, np.nan), where=weight > 1e-5))
+    return np.asarray(np.divide(result, weight, out=np.full(shape, np.nan), where=weight > 1e-5))
 
 
 def _runs(needed: NDArray[np.int64]) -> list[slice]:

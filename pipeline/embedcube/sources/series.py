@@ -38,6 +38,8 @@ class Variable:
     """whether it holds sums over the time before each step; None where the file does not say"""
     block: tuple[int, int]
     """rows and columns that are decoded at once"""
+    whole: bool
+    """any part of a field costs all of it: it is one block"""
     processing: str = ""
     """what reading decides, in words"""
 

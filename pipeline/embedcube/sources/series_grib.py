@@ -184,8 +184,8 @@ class GribSeries:
             points=points,
             times=np.array(list(steps)),
             accumulated=described.step_type == "accum",
-            # a message is decoded whole
             block=points.raster[1:],
+            whole=True,
             processing=f"expver {', '.join(f'{v:04d}' for v in versions)}" if versions != [1] else "",
         )
 

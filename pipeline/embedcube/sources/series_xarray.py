@@ -168,7 +168,9 @@ class _Axes:
 
 
 def _described(array: Any, axes: _Axes) -> Variable:
-    chunks = array.encoding.get("preferred_chunks") or {}
+    chunks, shape = array.encoding.get("preferred_chunks"), (array.sizes[axes.lat], array.sizes[axes.lon])
+    # without chunks a file is read row by row
+    block = (int(chunks[axes.lat]), int(chunks[axes.lon])) if chunks else (1, shape[1])
     standard_name = str(array.attrs.get("standard_name", ""))
     return Variable(
         name=str(array.name),
@@ -177,7 +179,8 @@ def _described(array: Any, axes: _Axes) -> Variable:
         points=Lattice.of(array[axes.lon].values, array[axes.lat].values),
         times=axes.times,
         accumulated=_accumulated(array.attrs),
-        block=(int(chunks.get(axes.lat, array.sizes[axes.lat])), int(chunks.get(axes.lon, array.sizes[axes.lon]))),
+        block=block,
+        whole=bool(chunks) and block >= shape,
         processing=_versions(array, axes),
     )
 
