@@ -4,12 +4,12 @@ import math
 import resource
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import local
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import rasterio
@@ -31,6 +31,17 @@ T = TypeVar("T")
 def raster_settings() -> Any:
     """Of GDAL while files are opened: their own headers say all, so no folder is listed for files beside them."""
     return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+
+
+class Opened(Protocol):
+    """An open file of any kind."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+H = TypeVar("H", bound=Opened)
 
 
 def open_raster(path: Path, inner: str) -> Any:
@@ -87,39 +98,66 @@ class RasterReader:
         The result is as `read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
         when it could not be read for a reason that may pass.
         """
-        return self._pools[lane % len(self._pools)].submit(self._read, path, asset, grid, area, method, convert)
+
+        def opened() -> Any:
+            if (size := path.stat().st_size) != asset.size:
+                raise ValueError(f"{size} bytes")
+            return open_raster(path, asset.inner)
+
+        def decode(dataset: Any) -> Pixels:
+            return read_onto(dataset, asset, grid, area, method, convert)
+
+        def judged() -> CorruptInput | OSError:
+            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+
+        return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
+
+    def run(
+        self,
+        lane: int,
+        *,
+        key: Hashable,
+        opened: Callable[[], H],
+        decode: Callable[[H], T],
+        judged: Callable[[], CorruptInput | OSError],
+    ) -> "Future[T]":
+        """Start `decode` on the file that `opened` opens, in the thread of `lane`.
+
+        The file stays open there for later calls with an equal `key`. A read that fails (OSError, ValueError) is
+        tried again on a file opened afresh, unless `judged` blames the bytes (CorruptInput).
+        """
+
+        def judged_closed(_: Exception) -> CorruptInput | OSError:
+            broken = self._files.__dict__.get("opened", {}).pop(key, None)
+            if broken is not None:
+                broken.close()
+            return judged()
+
+        def read() -> T:
+            return retried(
+                lambda: decode(self._kept_open(key, opened)),
+                judged_closed,
+                attempts=self._attempts,
+                wait_s=self._wait_s,
+            )
+
+        return self._pools[lane % len(self._pools)].submit(read)
 
     def close(self) -> None:
         """Stop the threads; what they have not begun is dropped."""
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(
-        self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method, convert: Conversion | None
-    ) -> Pixels:
-        def decode(dataset: Any) -> Pixels:
-            return read_onto(dataset, asset, grid, area, method, convert)
-
-        def judged(_: Exception) -> CorruptInput | OSError:
-            broken = self._files.__dict__.get("opened", {}).pop((path, asset.inner), None)
-            if broken is not None:
-                broken.close()
-            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
-
-        return retried(lambda: decode(self._open(path, asset)), judged, attempts=self._attempts, wait_s=self._wait_s)
-
-    def _open(self, path: Path, asset: Asset) -> Any:
-        files: OrderedDict[tuple[Path, str], Any] = self._files.__dict__.setdefault("opened", OrderedDict())
-        key = (path, asset.inner)
+    def _kept_open(self, key: Hashable, opened: Callable[[], H]) -> H:
+        files: OrderedDict[Hashable, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
         if key in files:
             files.move_to_end(key)
         else:
-            if (size := path.stat().st_size) != asset.size:
-                raise ValueError(f"{size} bytes")
-            files[key] = open_raster(path, asset.inner)
+            files[key] = opened()
             if len(files) > self._open_files:
                 files.popitem(last=False)[1].close()
-        return files[key]
+        kept: H = files[key]
+        return kept
 
 
 def retried(
@@ -152,13 +190,7 @@ def judge(
     try:
         data = path.read_bytes()
     except FileNotFoundError as missing:
-        # an archive that is gone or empty is not mounted; a file that is gone from one that is has been deleted
-        # (of a file outside of the archive's folder, its own folder must be there)
-        inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
-        archive = path.parents[inside - 1]
-        if archive.exists() and any(archive.iterdir()):
-            return CorruptInput(f"{band}: {name} is gone since it was indexed")
-        return missing
+        return judge_missing(path, band, name, missing)
     except OSError as passing:
         return passing
     if size is not None and len(data) != size:
@@ -175,6 +207,18 @@ def judge(
         )
         return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
+
+
+def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) -> CorruptInput | OSError:
+    """A file that is gone from its archive has been deleted; an archive that is gone or empty is not mounted.
+
+    Of a file outside of the archive's folder its own folder must be there.
+    """
+    inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
+    archive = path.parents[inside - 1]
+    if archive.exists() and any(archive.iterdir()):
+        return CorruptInput(f"{band}: {name} is gone since it was indexed")
+    return missing
 
 
 def read_onto(

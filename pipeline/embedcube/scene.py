@@ -14,6 +14,9 @@ from embedcube.windows import Window
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax"""
 
+_MARGIN = 3.0
+"""degrees beyond the area of use of a projection to which it is good: half a UTM zone"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:

@@ -105,7 +105,7 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
         size = file.path.stat().st_size
         if file.size not in (None, found := _member_size(file) or size):
             raise CorruptInput(f"{band}: {file.inner or name} has {found} bytes, its catalogue says {file.size}")
-        digest = file.digest or _digest(file.path, size, file.path.stat().st_mtime_ns, full_digests)
+        digest = file.digest or digest_of_file(file.path, full_digests)
         with open_raster(file.path, file.inner) as dataset:
             return _by_header(dataset, file, band, name, nodata, size, digest)
 
@@ -165,7 +165,13 @@ def _member_size(file: File) -> int | None:
         raise ValueError(f"{file.path} does not hold {file.inner}: {error}") from None
 
 
-# a file of many bands or steps is read once; its time of modification only says whether that still holds
+def digest_of_file(path: Path, full: bool) -> str:
+    """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
+    status = path.stat()
+    # a file of many bands or steps is read once; its time of modification only says whether that still holds
+    return _digest(path, status.st_size, status.st_mtime_ns, full)
+
+
 @lru_cache(maxsize=256)
 def _digest(path: Path, size: int, modified_ns: int, full: bool) -> str:
     with path.open("rb") as file:
