@@ -144,7 +144,9 @@ def _region_shape(region: Region, grid: Grid) -> Any:
     if not grid.geographic:
         return shape
     # in the longitudes of the grid, which may begin anywhere
-    turned = shapely.union_all([shapely.transform(shape, lambda xy, k=k: xy + np.array([360 * k, 0])) for k in range(-2, 3)])
+    turned = shapely.union_all(
+        [shapely.transform(shape, lambda xy, k=k: xy + np.array([360 * k, 0])) for k in range(-2, 3)]
+    )
     return shapely.intersection(turned, shapely.box(grid.origin_x, -90, grid.origin_x + 360, 90))
 
 
