@@ -535,3 +535,45 @@ def test_a_warped_area_beside_the_file_is_empty() -> None:
     for file, method in WARPED.values():
         area = PixelArea(row=TOP - 4000, col=LEFT, rows=8, cols=8)
         assert (read_onto(file.dataset, file.asset, UTM32, area, method) == NODATA).all()
+
+
+# --- longitudes -------------------------------------------------------------------------------------
+
+COUNTINGS = {
+    f"{crs}, the file from {west:g}": (Grid(crs=crs, pixel=pixel, origin_x=origin), west)
+    for crs, pixel, origin in (
+        ("EPSG:4326", 0.5, 0.0),
+        ("EPSG:4326", 0.5, -180.0),
+        ("EPSG:4326", 0.25, 180.0),
+        ("EPSG:32601", 25_000.0, 0.0),
+        ("EPSG:32660", 25_000.0, 0.0),
+    )
+    for west in (175.0, -185.0, 535.0)
+}
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+def test_a_file_across_the_antimeridian_is_read_whatever_its_longitudes_count_from(counting: str) -> None:
+    grid, west = COUNTINGS[counting]
+    file = opened(numbered(12, 20), west, 20.0, pixel=0.5, crs="EPSG:4326")
+    to_degrees = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+    from_degrees = Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True)
+    found_pixels = 0
+    for corner in (174.0, 182.0):  # one area holds the antimeridian, one lies beyond it
+        x, y = from_degrees.transform(corner, 21.0)
+        if grid.geographic:
+            x = grid.origin_x + (x - grid.origin_x) % 360
+        row, col = (int(at.item()) for at in grid.rows_cols(np.array([x]), np.array([y])))
+        side = round((16.0 if grid.geographic else 1_600_000.0) / grid.pixel)
+        area = PixelArea(row=row, col=col, rows=side, cols=side)
+        found = read_onto(file.dataset, file.asset, grid, area, "nearest")
+        left, _, _, top = grid.bounds(area)
+        for i, j in product(range(side), range(side)):
+            lon, lat = to_degrees.transform(left + (j + 0.5) * grid.pixel, top - (i + 0.5) * grid.pixel)
+            down, across = (20.0 - lat) / 0.5, (lon - west) % 360 / 0.5
+            inside = 0 <= down < 12 and 0 <= across < 20
+            # a centre on the line between two pixels may be of either
+            if min(abs(down - round(down)), abs(across - round(across))) > 1e-6:
+                assert found[i, j] == (file.pixels[int(down), int(across)] if inside else NODATA), (i, j)
+                found_pixels += inside
+    assert found_pixels > 60

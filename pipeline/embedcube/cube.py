@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from embedcube.encode import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
 from embedcube.errors import RequestError
+from embedcube.grid import utm_zone_of
 
 _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
 """What `explain` repeats of a record."""
@@ -90,14 +91,12 @@ class Cube:
         Raises:
             RequestError: the place or the time lies outside of the cube, or there are several layers to choose from.
         """
-        zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
-        if not zones:
-            raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
-        if len(zones) > 1:
-            raise RequestError(f"{self.path}: which layer? It has {', '.join(zones)}; name one with --layer")
-        zone = zones[0]
+        zone = self._zone_at(lon, lat, layer)
         attributes = self.group(zone).attrs
         x, y = _project(lon, lat, attributes["proj:wkt2"])
+        if zone.endswith("/latlon"):
+            first = attributes["spatial:bbox"][0]
+            x = first + (x - first) % 360
         if not (np.isfinite(x) and np.isfinite(y)):
             raise RequestError(
                 f"{zone}: ({lon}, {lat}) has no place in {attributes.get('proj:code', 'its projection')}"
@@ -111,6 +110,21 @@ class Cube:
                 f"{zone}: ({lon}, {lat}) is x {x:.1f}, y {y:.1f}, outside of x {xmin} to {xmax}, y {ymin} to {ymax}"
             )
         return Cell(zone=zone, t=self._window_at(zone, time), y=row, x=column)
+
+    def _zone_at(self, lon: float, lat: float, layer: str | None) -> str:
+        """The only zone of a layer, or the UTM zone that a place is in."""
+        zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
+        layers = sorted({zone.split("/")[0] for zone in zones})
+        if not zones:
+            raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
+        if len(layers) > 1:
+            raise RequestError(f"{self.path}: which layer? It has {', '.join(layers)}; name one with --layer")
+        if not zones[0].startswith(f"{layers[0]}/utm"):
+            return zones[0]
+        wanted = f"{layers[0]}/utm{int(utm_zone_of(np.array(lon))):02d}"
+        if wanted not in zones:
+            raise RequestError(f"{self.path}: ({lon}, {lat}) is in {wanted}, the layer has {', '.join(zones)}")
+        return wanted
 
     def _window_at(self, zone: str, time: str) -> int:
         try:

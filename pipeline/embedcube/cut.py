@@ -84,7 +84,7 @@ def _wanted(
     region: Region | None, grid: Grid, layout: ShardLayout, boxes: Floats
 ) -> tuple[NDArray[np.bool_], ShardRange]:
     """Which shards of a rectangle of them the region touches; without a region, the scenes."""
-    shape = None if region is None else _region_shape(region, grid.crs)
+    shape = None if region is None else _region_shape(region, grid)
     shown = len(boxes) > 0
     if shape is not None:
         shown = bool(np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(boxes)).any())
@@ -133,7 +133,7 @@ def _trimmed(wanted: NDArray[np.bool_], place: ShardRange) -> tuple[NDArray[np.b
     return trimmed, ShardRange(row=first[0], col=first[1], rows=trimmed.shape[0], cols=trimmed.shape[1])
 
 
-def _region_shape(region: Region, crs: str) -> Any:
+def _region_shape(region: Region, grid: Grid) -> Any:
     from odc.geo.geom import Geometry  # brings Dask along, which ranks do not need
 
     if region.bbox is not None:
@@ -143,7 +143,14 @@ def _region_shape(region: Region, crs: str) -> Any:
         shape = Geometry(region.geometry, "EPSG:4326")
     west, south, east, north = shape.boundingbox.bbox
     # straight edges are curves in another CRS: a point every hundredth of the extent follows them
-    return shape.to_crs(crs, resolution=max(east - west, north - south) / 100).geom
+    shape = shape.to_crs(grid.crs, resolution=max(east - west, north - south) / 100).geom
+    if not grid.geographic:
+        return shape
+    # in the longitudes of the grid, which may begin anywhere
+    turned = shapely.union_all(
+        [shapely.transform(shape, lambda xy, k=k: xy + np.array([360 * k, 0])) for k in range(-2, 3)]
+    )
+    return shapely.intersection(turned, shapely.box(grid.origin_x, -90, grid.origin_x + 360, 90))
 
 
 def _boxes(bounds: NDArray[np.float64]) -> NDArray[Any]:

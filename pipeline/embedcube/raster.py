@@ -21,7 +21,7 @@ from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
 from embedcube.errors import CorruptInput
-from embedcube.grid import Grid, PixelArea, shift_between
+from embedcube.grid import Grid, PixelArea, is_geographic, shift_between
 from embedcube.scene import Asset
 
 Pixels = NDArray[Any]
@@ -276,6 +276,15 @@ def _copy(
     dx, dy = shift_between(asset.crs, grid.crs) or (0.0, 0.0)
     left = round((asset.transform[2] + dx - grid.origin_x) / grid.pixel)
     top = round((grid.origin_y - asset.transform[5] - dy) / grid.pixel)
+    around = 360 / grid.pixel
+    turns = range(-2, 3) if grid.geographic and abs(around - round(around)) < _ALIGNED else (0,)
+    for turn in turns:
+        _copy_at(dataset, asset, area, step, (top, left + turn * round(around)), result)
+
+
+def _copy_at(dataset: Any, asset: Asset, area: PixelArea, step: int, corner: tuple[int, int], result: Pixels) -> None:
+    """Copy a file whose upper left pixel is at `corner` (row, column) of the grid."""
+    top, left = corner
     row0, row1 = max(area.row, top), min(area.row + area.rows, top + asset.rows * step)
     col0, col1 = max(area.col, left), min(area.col + area.cols, left + asset.cols * step)
     if row0 >= row1 or col0 >= col1:
@@ -299,17 +308,22 @@ def _warp(
     The centre is found exactly and from whole numbers, so that a place has the same bits whatever area it is asked
     with (rasterio's `reproject` always interpolates the places).
     """
-    window = _source_window(asset, grid, area)
-    if window is None:
-        return
-    pixels = read(window)
-    known = _known(pixels, asset)
     x = grid.origin_x + (2 * np.arange(area.col, area.col + area.cols) + 1) * (grid.pixel / 2)
     y = grid.origin_y - (2 * np.arange(area.row, area.row + area.rows) + 1) * (grid.pixel / 2)
     transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
     a, b, c, d, e, f = tuple(~Affine(*asset.transform))[:6]
     xs, ys = transformer.transform(*np.meshgrid(x, y))
-    cols, rows = a * xs + b * ys + c - window.col_off, d * xs + e * ys + f - window.row_off
+    if is_geographic(asset.crs):
+        # in the file's own longitudes, which may begin anywhere
+        first = asset.bounds[0] - abs(asset.transform[0])
+        xs = xs - 360 * np.floor((xs - first) / 360)
+    cols, rows = a * xs + b * ys + c, d * xs + e * ys + f
+    window = _source_window(asset, rows, cols)
+    if window is None:
+        return
+    pixels = read(window)
+    known = _known(pixels, asset)
+    cols, rows = cols - window.col_off, rows - window.row_off
     total, weight = np.zeros(result.shape), np.zeros(result.shape)
     shift = 0.5 if method == "bilinear" else 0.0
     row0, col0 = np.floor(rows - shift).astype(np.int64), np.floor(cols - shift).astype(np.int64)
@@ -327,14 +341,11 @@ def _warp(
     result[found] = np.rint(values) if result.dtype.kind in "iu" else values
 
 
-def _source_window(asset: Asset, grid: Grid, area: PixelArea) -> Window | None:
-    """The file's pixels that `area` needs, with three to spare for the kernel; None when there are none."""
-    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
-    xmin, ymin, xmax, ymax = transformer.transform_bounds(*grid.bounds(area), densify_pts=21)
-    inverse = ~Affine(*asset.transform)
-    corners = [inverse @ (x, y) for x in (xmin, xmax) for y in (ymin, ymax)]
-    col0 = max(0, math.floor(min(c for c, _ in corners)) - 3)
-    col1 = min(asset.cols, math.ceil(max(c for c, _ in corners)) + 3)
-    row0 = max(0, math.floor(min(r for _, r in corners)) - 3)
-    row1 = min(asset.rows, math.ceil(max(r for _, r in corners)) + 3)
-    return Window(col0, row0, col1 - col0, row1 - row0) if row0 < row1 and col0 < col1 else None
+def _source_window(asset: Asset, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Window | None:
+    """The file's pixels around places in it, with two to spare for the kernel; None when there are none."""
+    near = (rows > -1) & (rows < asset.rows + 1) & (cols > -1) & (cols < asset.cols + 1)
+    if not near.any():
+        return None
+    row0, row1 = max(0, math.floor(rows[near].min()) - 2), min(asset.rows, math.ceil(rows[near].max()) + 2)
+    col0, col1 = max(0, math.floor(cols[near].min()) - 2), min(asset.cols, math.ceil(cols[near].max()) + 2)
+    return Window(col0, row0, col1 - col0, row1 - row0)
