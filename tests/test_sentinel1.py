@@ -293,7 +293,7 @@ def test_slices_of_one_pass_are_one_photograph(tmp_path: Path) -> None:
         ("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48", {}, "S1A_20170613T165043"),
         ("S1A_IW_20200607T010800_DVP_RTC10_G_gpuned_12AB", {}, "S1A_20200607T010800"),
         ("burst-7", {"platform": "sentinel-1a", "sat:absolute_orbit": 32904}, "sentinel-1a_32904_"),
-        ("stack_20201101T000000", {}, "stack_20201101T000000"),
+        ("stack_20201101T000000", {}, "S1 stack_20201101T000000"),
     ],
 )
 def test_the_photograph_is_the_datatake(product: str, properties: dict[str, Any], expected: str) -> None:

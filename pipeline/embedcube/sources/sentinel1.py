@@ -166,7 +166,8 @@ class Sentinel1:
 def photograph(product_id: str, properties: dict[str, Any]) -> str:
     """What was taken at once: the datatake, so that the slices of one pass are one photograph.
 
-    Where neither the id nor the catalogue names it, the mission and the start of sensing; else the product itself.
+    Where neither the id nor the catalogue names it, the mission and the start of sensing; else the product itself,
+    as radar: a stack of several sensors gives their products one id, and its photographs are not theirs.
     """
     if found := _DATATAKE.match(product_id):
         return "_".join(found.groups()).upper()
@@ -174,7 +175,7 @@ def photograph(product_id: str, properties: dict[str, Any]) -> str:
         return f"{properties.get('platform', '')}_{orbit}_{properties.get('sat:orbit_state', '')}"
     if found := _START.match(product_id):
         return "_".join(found.groups())
-    return product_id
+    return f"S1 {product_id}"
 
 
 def _to_power(values: Values) -> Conversion:
