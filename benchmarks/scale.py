@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 import yaml
+from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
@@ -73,7 +75,7 @@ def write_tile(folder: Path, row: int, col: int) -> tuple[float, float, float, f
     rng = np.random.default_rng(0)
     transform = from_origin(WEST + col * TILE_M, NORTH - row * TILE_M, TILE_M / SIDE_PX, TILE_M / SIDE_PX)
     profile = {"driver": "GTiff", "height": SIDE_PX, "width": SIDE_PX, "count": 1, "nodata": 0, "crs": "EPSG:32632"}
-    bands = {
+    bands: dict[str, NDArray[Any]] = {
         "B02": rng.integers(1, 4000, (SIDE_PX, SIDE_PX)).astype(np.uint16),
         "SCL": np.full((SIDE_PX, SIDE_PX), 4, dtype=np.uint8),
     }

@@ -14,12 +14,18 @@ def planned_scenes(scenes: list[Scene], shards: Iterable[Shard]) -> list[Scene]:
     return [scenes[i] for i in sorted({i for shard in shards for i in shard.scenes})]
 
 
-def refuse_over_budget(campaign: Campaign, planned: list[Scene], records: Iterable[Record]) -> None:
-    """Raise a WorkError when more of the planned scenes are unreadable than `how.error_budget` allows."""
+def unreadable(planned: list[Scene], records: Iterable[Record]) -> dict[str, str]:
+    """Id and reason of every planned scene that `index` or a shard could not read."""
     found = {scene.id: scene.verdict for scene in planned if scene.verdict}
     for record in records:
         for quarantined in record.quarantined:
             found.setdefault(quarantined.scene, quarantined.reason)
+    return found
+
+
+def refuse_over_budget(campaign: Campaign, planned: list[Scene], records: Iterable[Record]) -> None:
+    """Raise a WorkError when more of the planned scenes are unreadable than `how.error_budget` allows."""
+    found = unreadable(planned, records)
     budget = campaign.how.error_budget
     if len(found) > budget * len(planned):
         scene, reason = next(iter(sorted(found.items())))

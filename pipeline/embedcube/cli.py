@@ -286,7 +286,7 @@ def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bo
 
     with shown("index", "scenes", say) as progress:
         scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
-    bad = {scene.id: scene.verdict for scene in scenes if scene.verdict}
+    bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
     weak = sum(scene.weak for scene in scenes)
     say(f"            {len(bad)} unusable, {weak} with weak digests")
     for scene, verdict in bad.items():

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -83,7 +83,7 @@ class Archive(Block):
     source: str
     """name of a source plugin"""
     path: Path
-    """a folder of items, or a static STAC catalogue file; relative to the campaign file. Not part of the digest"""
+    """a folder, or one file (a STAC catalogue, say); relative to the campaign file. Not part of the digest"""
     bands: tuple[str, ...] = Field(min_length=1)
     mask: Mask | None = None
     offset: Literal["auto"] | float = "auto"
@@ -111,7 +111,7 @@ class Archive(Block):
 
     def resampling_of(self, band: str) -> Resampling:
         """How a band is brought onto the grid: nearest for the mask, bilinear for a band that is not named."""
-        if band not in self.bands:
+        if band not in self.bands or (self.mask is not None and band == self.mask.band):
             return "nearest"
         return self.resampling if isinstance(self.resampling, str) else self.resampling.get(band, "bilinear")
 
@@ -353,12 +353,10 @@ class Campaign(Block):
         """SHA-256 of `what` as canonical JSON."""
         return digest_of(self.what)
 
-    @cached_property
+    @property
     def all_windows(self) -> tuple[Window, ...]:
         """Every window, in order."""
-        if isinstance(self.windows, WindowSteps):
-            return self.windows.windows()
-        return tuple(Window(start, end) for start, end in self.windows)
+        return _windows(self.windows)
 
     def grid_of(self, layer: str) -> GridBlock:
         """The layer's grid block, or the campaign's."""
@@ -375,6 +373,12 @@ class Campaign(Block):
     def run_folder(self) -> Path:
         """`runs/<campaign>`."""
         return self.how.runs / self.campaign
+
+
+@lru_cache(maxsize=64)
+def _windows(block: WindowSteps | tuple[tuple[datetime, datetime], ...]) -> tuple[Window, ...]:
+    # kept by value: a campaign copied with other windows would take a cached property along
+    return block.windows() if isinstance(block, WindowSteps) else tuple(Window(start, end) for start, end in block)
 
 
 def digest_of(document: Any) -> str:

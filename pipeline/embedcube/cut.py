@@ -31,10 +31,12 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple
     layout = make_layout(layer)
     # scenes of one photograph must be neighbours: they are composited as one
     order = sorted(
-        (i for i, scene in enumerate(scenes) if scene.archive in layer.archives),
+        (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
         key=lambda i: (scenes[i].photograph, scenes[i].time, scenes[i].id),
     )
     found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
+    if not found:
+        return None
     of_scene = np.array([i for i, _ in found], dtype=np.int64)
     boxes = np.array([box for _, box in found]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
@@ -111,7 +113,8 @@ def _owned(grid: Grid, layout: ShardLayout, place: ShardRange, wanted: NDArray[n
     # not, and a shard is far smaller than the grid, so is the whole shard
     around = ShardRange(row=place.row - 1, col=place.col - 1, rows=place.rows + 2, cols=place.cols + 2)
     centres = sliding_window_view(grid.owns(around.area(layout), layout.shard_px), (3, 3))
-    owned, beyond = np.asarray(centres.all(axis=(2, 3))), ~centres.any(axis=(2, 3))
+    owned: NDArray[np.bool_] = np.array(centres.all(axis=(2, 3)))
+    beyond: NDArray[np.bool_] = ~np.array(centres.any(axis=(2, 3)))
     if grid.utm_zone is None or layout.shard_px * grid.pixel > _SMALL_M:
         beyond[:] = False
     for row, col in zip(*np.nonzero(wanted & ~owned & ~beyond), strict=True):

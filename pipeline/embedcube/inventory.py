@@ -92,6 +92,7 @@ def _items(campaign: Campaign, scenes: list[Scene]) -> Iterator[dict[str, Any]]:
                 "embedcube:digest": scene.digest,
                 "embedcube:weak": scene.weak,
                 "embedcube:verdict": scene.verdict,
+                "embedcube:superseded_by": scene.superseded_by,
                 "embedcube:scene": scene.to_json(),
             },
             "links": [],
@@ -104,6 +105,7 @@ def _items(campaign: Campaign, scenes: list[Scene]) -> Iterator[dict[str, Any]]:
 def _scene_of(text: str) -> Scene:
     document = json.loads(text)
     document["time"] = utc(datetime.fromisoformat(document["time"]))
+    document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
     document["assets"] = tuple(
         Asset(**(asset | {"transform": tuple(asset["transform"])})) for asset in document["assets"]

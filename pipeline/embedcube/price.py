@@ -78,7 +78,8 @@ def price_layer(
     cells = len(counts) * layout.shard_cells**2
     specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=layer.encoding)
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
-    largest_file = max((a.size for s in scenes for a in s.assets), default=0)
+    # a series of fields is judged where it lies, never from memory
+    largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
     warped = any(nesting(a, grid) is None for grid in kernel.grids.values() for s in scenes for a in s.assets)
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)

@@ -4,11 +4,12 @@ import math
 import resource
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import local
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import rasterio
@@ -32,6 +33,17 @@ def raster_settings() -> Any:
     return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
 
 
+class Opened(Protocol):
+    """An open file of any kind."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+H = TypeVar("H", bound=Opened)
+
+
 def open_raster(path: Path, inner: str) -> Any:
     """Open a raster file; `inner` names the member of a zip archive or the variable of a NetCDF file."""
     if not inner:
@@ -48,6 +60,8 @@ Method = Literal["nearest", "bilinear"]
 
 _MOST_FILES = 1024
 """of a rank; each takes some 20 kB"""
+Conversion = Callable[[Pixels], Pixels]
+"""A file's pixels, of whatever type -> float32 of the same shape, each on its own; NaN where there is no value"""
 
 _ALIGNED = 1e-4
 """pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
@@ -70,44 +84,80 @@ class RasterReader:
         self._wait_s = wait_s
 
     def submit(
-        self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method, lane: int
+        self,
+        path: Path,
+        asset: Asset,
+        grid: Grid,
+        area: PixelArea,
+        method: Method,
+        lane: int,
+        convert: Conversion | None = None,
     ) -> Future[Pixels]:
         """Start reading `asset` onto `area`; equal lanes are read by one thread, one after the other.
 
-        The result holds `asset.nodata` where the file has nothing. It raises CorruptInput when the file is wrong
-        in its bytes, and OSError when it could not be read for a reason that may pass.
+        The result is as `read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
+        when it could not be read for a reason that may pass.
         """
-        return self._pools[lane % len(self._pools)].submit(self._read, path, asset, grid, area, method)
+
+        def opened() -> Any:
+            if (size := path.stat().st_size) != asset.size:
+                raise ValueError(f"{size} bytes")
+            return open_raster(path, asset.inner)
+
+        def decode(dataset: Any) -> Pixels:
+            return read_onto(dataset, asset, grid, area, method, convert)
+
+        def judged() -> CorruptInput | OSError:
+            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+
+        return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
+
+    def run(
+        self,
+        lane: int,
+        *,
+        key: Hashable,
+        opened: Callable[[], H],
+        decode: Callable[[H], T],
+        judged: Callable[[], CorruptInput | OSError],
+    ) -> "Future[T]":
+        """Start `decode` on the file that `opened` opens, in the thread of `lane`.
+
+        The file stays open there for later calls with an equal `key`. A read that fails (OSError, ValueError) is
+        tried again on a file opened afresh, unless `judged` blames the bytes (CorruptInput).
+        """
+
+        def judged_closed(_: Exception) -> CorruptInput | OSError:
+            broken = self._files.__dict__.get("opened", {}).pop(key, None)
+            if broken is not None:
+                broken.close()
+            return judged()
+
+        def read() -> T:
+            return retried(
+                lambda: decode(self._kept_open(key, opened)),
+                judged_closed,
+                attempts=self._attempts,
+                wait_s=self._wait_s,
+            )
+
+        return self._pools[lane % len(self._pools)].submit(read)
 
     def close(self) -> None:
         """Stop the threads; what they have not begun is dropped."""
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, path: Path, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
-        def decode(dataset: Any) -> Pixels:
-            return read_onto(dataset, asset, grid, area, method)
-
-        def judged(_: Exception) -> CorruptInput | OSError:
-            broken = self._files.__dict__.get("opened", {}).pop((path, asset.inner), None)
-            if broken is not None:
-                broken.close()
-            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
-
-        return retried(lambda: decode(self._open(path, asset)), judged, attempts=self._attempts, wait_s=self._wait_s)
-
-    def _open(self, path: Path, asset: Asset) -> Any:
-        files: OrderedDict[tuple[Path, str], Any] = self._files.__dict__.setdefault("opened", OrderedDict())
-        key = (path, asset.inner)
+    def _kept_open(self, key: Hashable, opened: Callable[[], H]) -> H:
+        files: OrderedDict[Hashable, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
         if key in files:
             files.move_to_end(key)
         else:
-            if (size := path.stat().st_size) != asset.size:
-                raise ValueError(f"{size} bytes")
-            files[key] = open_raster(path, asset.inner)
+            files[key] = opened()
             if len(files) > self._open_files:
                 files.popitem(last=False)[1].close()
-        return files[key]
+        kept: H = files[key]
+        return kept
 
 
 def retried(
@@ -140,13 +190,7 @@ def judge(
     try:
         data = path.read_bytes()
     except FileNotFoundError as missing:
-        # an archive that is gone or empty is not mounted; a file that is gone from one that is has been deleted
-        # (of a file outside of the archive's folder, its own folder must be there)
-        inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
-        archive = path.parents[inside - 1]
-        if archive.exists() and any(archive.iterdir()):
-            return CorruptInput(f"{band}: {name} is gone since it was indexed")
-        return missing
+        return judge_missing(path, band, name, missing)
     except OSError as passing:
         return passing
     if size is not None and len(data) != size:
@@ -165,21 +209,49 @@ def judge(
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
 
 
-def read_onto(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method) -> Pixels:
+def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) -> CorruptInput | OSError:
+    """A file that is gone from its archive has been deleted; an archive that is gone or empty is not mounted.
+
+    Of a file outside of the archive's folder its own folder must be there.
+    """
+    inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
+    archive = path.parents[inside - 1]
+    if archive.exists() and any(archive.iterdir()):
+        return CorruptInput(f"{band}: {name} is gone since it was indexed")
+    return missing
+
+
+def read_onto(
+    dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, convert: Conversion | None = None
+) -> Pixels:
     """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
+
+    With `convert` they are float32, NaN where there is nothing: each of the file's own pixels is converted before any
+    is resampled, for the mean of decibels is not the decibels of the mean.
 
     Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
     so that a pixel gets the same value whatever area it is asked with.
     """
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
-    result = np.full((area.rows, area.cols), asset.nodata, dtype=asset.dtype)
-    step = nesting(asset, grid)
+
+    def read(window: Window) -> Pixels:
+        pixels = dataset.read(asset.index, window=window)
+        return pixels if convert is None else np.where(_known(pixels, asset), convert(pixels), np.float32(np.nan))
+
+    # what `read` gives, from here on
+    given = asset if convert is None else replace(asset, dtype="float32", nodata=math.nan)
+    result = np.full((area.rows, area.cols), given.nodata, dtype=given.dtype)
+    step = nesting(given, grid)
     if step is not None and (step == 1 or method == "nearest"):
-        _copy(dataset, asset, grid, area, step, result)
+        _copy(read, given, grid, area, step, result)
     else:
-        _warp(dataset, asset, grid, area, method, result)
+        _warp(read, given, grid, area, method, result)
     return result
+
+
+def _known(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(pixels) & (pixels != asset.nodata))
 
 
 def nesting(asset: Asset, grid: Grid) -> int | None:
@@ -198,7 +270,9 @@ def nesting(asset: Asset, grid: Grid) -> int | None:
     return step
 
 
-def _copy(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels) -> None:
+def _copy(
+    read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels
+) -> None:
     dx, dy = shift_between(asset.crs, grid.crs) or (0.0, 0.0)
     left = round((asset.transform[2] + dx - grid.origin_x) / grid.pixel)
     top = round((grid.origin_y - asset.transform[5] - dy) / grid.pixel)
@@ -217,7 +291,7 @@ def _copy_at(dataset: Any, asset: Asset, area: PixelArea, step: int, corner: tup
         return
     first_row, last_row = (row0 - top) // step, -((top - row1) // step)
     first_col, last_col = (col0 - left) // step, -((left - col1) // step)
-    pixels = dataset.read(asset.index, window=Window(first_col, first_row, last_col - first_col, last_row - first_row))
+    pixels = read(Window(first_col, first_row, last_col - first_col, last_row - first_row))
     if step > 1:
         pixels = pixels.repeat(step, axis=0).repeat(step, axis=1)
     skip_row, skip_col = row0 - top - first_row * step, col0 - left - first_col * step
@@ -226,7 +300,9 @@ def _copy_at(dataset: Any, asset: Asset, area: PixelArea, step: int, corner: tup
     ]
 
 
-def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels) -> None:
+def _warp(
+    read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels
+) -> None:
     """Each pixel from the file's pixels around its centre.
 
     The centre is found exactly and from whole numbers, so that a place has the same bits whatever area it is asked
@@ -245,8 +321,8 @@ def _warp(dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Metho
     window = _source_window(asset, rows, cols)
     if window is None:
         return
-    pixels = dataset.read(asset.index, window=window)
-    known = np.isfinite(pixels) & (pixels != asset.nodata)
+    pixels = read(window)
+    known = _known(pixels, asset)
     cols, rows = cols - window.col_off, rows - window.row_off
     total, weight = np.zeros(result.shape), np.zeros(result.shape)
     shift = 0.5 if method == "bilinear" else 0.0

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite
 
 from pyproj import Transformer
 
@@ -12,6 +13,9 @@ from embedcube.windows import Window
 
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax"""
+
+_MARGIN = 3.0
+"""degrees beyond the area of use of a projection to which it is good: half a UTM zone"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,8 @@ class Scene:
     """what else the source decided to do to its values, in words"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a good one"""
+    superseded_by: str = ""
+    """id of the scene that is used instead: the same photograph, processed again; this one is in no shard"""
 
     def meets(self, window: Window) -> bool:
         """Whether it falls in a window, at least in part."""
@@ -84,18 +90,22 @@ class Scene:
         around the Earth is as wide as the grid. On a grid of metres there is none for a scene so far away that its
         coordinates would mean nothing, and of a field of the globe only what is near counts.
         """
-        source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
-        shift = shift_between(source, grid.crs)
-        if shift is not None:
-            xmin, ymin, xmax, ymax = (value + shift[i % 2] for i, value in enumerate(bounds))
-            return _around_the_globe((xmin, ymin, xmax, ymax), grid) if grid.geographic else ((xmin, ymin, xmax, ymax),)
-        transformer = Transformer.from_crs(source, grid.crs, always_xy=True)
+        boxes = [box for box in self._boxes_in(grid) if all(map(isfinite, box))]
         if grid.geographic:
-            return _around_the_globe(transformer.transform_bounds(*bounds, densify_pts=21), grid)
-        in_degrees = is_geographic(source)
-        near = _meeting(bounds if in_degrees else self.bbox, neighbourhood(grid.crs))
-        pieces = near if in_degrees else (bounds,) * bool(near)
-        return tuple(transformer.transform_bounds(*piece, densify_pts=21) for piece in pieces)
+            return tuple(piece for box in boxes for piece in _around_the_globe(box, grid))
+        return tuple(boxes)
+
+    def _boxes_in(self, grid: Grid) -> list[Box]:
+        source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
+        if (shift := shift_between(source, grid.crs)) is not None:
+            (dx, dy), (xmin, ymin, xmax, ymax) = shift, bounds
+            return [(xmin + dx, ymin + dy, xmax + dx, ymax + dy)]
+        if grid.geographic:
+            return [_transformed(source, grid.crs, bounds)]
+        if is_geographic(source):
+            return [_transformed(source, grid.crs, piece) for piece in _meeting(bounds, neighbourhood(grid.crs))]
+        near = _meeting(self.bbox, neighbourhood(grid.crs))
+        return [_transformed(source, grid.crs, bounds)] if near else []
 
     @property
     def digest(self) -> str:
@@ -121,6 +131,13 @@ class Scene:
     def weak(self) -> bool:
         """Whether any digest stands for the first bytes of a file only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
+
+
+def _transformed(source: str, target: str, bounds: Box) -> Box:
+    """A box around what `bounds` becomes in another CRS; infinite where there is no such place."""
+    transformer = Transformer.from_crs(source, target, always_xy=True)
+    xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
+    return xmin, ymin, xmax, ymax
 
 
 def _around_the_globe(box: Box, grid: Grid) -> tuple[Box, ...]:

@@ -83,9 +83,10 @@ def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int =
     _require("://" in source.collection, f'collection is "{source.collection}", not a URI')
     found = list(source.scenes(full_digests=False))
     _require(bool(found), "no scenes")
-    again = [scene.digest for scene in source.scenes(full_digests=False)]
-    _require([scene.digest for scene in found] == again, "scenes or their order changed between two calls")
     ids = [scene.id for scene in found]
+    # by digests: "no data" may be NaN, which equals nothing
+    again = [(scene.id, scene.digest) for scene in source.scenes(full_digests=False)]
+    _require(again == [(s.id, s.digest) for s in found], "scenes or their order changed between two calls")
     _require(len(set(ids)) == len(ids), f"scenes are not unique: {sorted({i for i in ids if ids.count(i) > 1})}")
     reader = RasterReader(threads=2)
     read: dict[str, int] = {}

@@ -2,18 +2,23 @@
 
 import hashlib
 import os
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyproj.exceptions import ProjError
 
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
-from embedcube.raster import judge, open_raster, retried
+from embedcube.raster import is_netcdf, judge, open_raster, retried
 from embedcube.scene import Asset
+from embedcube.windows import utc
 
 _WEAK_BYTES = 1 << 16
 """How much of a file's beginning a weak digest covers: all header and most block offsets of a COG."""
@@ -32,9 +37,9 @@ class File:
     index: int = 1
     """of the band among those of the raster"""
     size: int | None = None
-    """of the file, as the catalogue says"""
-    sha256: str = ""
-    """hex, of the file, as the catalogue says"""
+    """of the file or member, as the catalogue says"""
+    digest: str = ""
+    """"<algorithm>:<hex>", as the catalogue says"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +53,30 @@ class Product:
     """of the wanted bands that there are"""
     missing: dict[str, str] = field(default_factory=dict)
     """of the other wanted bands, why there is no file"""
+    fault: str = ""
+    """why it cannot be used as a whole"""
     properties: dict[str, Any]
     """by the names of STAC and its extensions"""
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north as described; only used where no file can be opened"""
 
 
-def describe(product: Product, root: Path, *, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
+def describe(
+    product: Product, root: Path, *, full_digests: bool, nodata: float | None = None
+) -> tuple[tuple[Asset, ...], str]:
     """The assets of a product in the order of its files, by their headers; and why others are not there.
+
+    `nodata` is what stands for "no data" in all files whose type can hold it, whatever they say; by default it is
+    what they declare, else NaN or 0.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-    assets, faults = [], [f"{band}: {reason}" for band, reason in product.missing.items()]
+    assets = []
+    faults = [product.fault] if product.fault else [f"{band}: {reason}" for band, reason in product.missing.items()]
     for band, file in product.files.items():
         try:
-            assets.append(_asset(file, band, os.path.relpath(file.path, root), full_digests=full_digests))
+            assets.append(_asset(file, band, os.path.relpath(file.path, root), nodata, full_digests=full_digests))
         except CorruptInput as error:
             faults.append(str(error))
     return tuple(assets), "; ".join(faults)
@@ -71,36 +84,51 @@ def describe(product: Product, root: Path, *, full_digests: bool) -> tuple[tuple
 
 def bbox_of(asset: Asset) -> tuple[float, float, float, float]:
     """West, south, east, north of a file, by its header."""
-    west, south, east, north = to_degrees(asset.crs).transform_bounds(*asset.bounds, densify_pts=21)
+    return _degrees(asset.crs, asset.bounds)
+
+
+# files of one tile have the same bounds
+@lru_cache(maxsize=4096)
+def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """ValueError where there is no such place on the Earth."""
+    try:
+        west, south, east, north = to_degrees(crs).transform_bounds(*bounds, densify_pts=21)
+    except ProjError as error:
+        raise ValueError(str(error)) from None
+    if not np.isfinite([west, south, east, north]).all():
+        raise ValueError(f"{bounds} is nowhere on the Earth")
     return west, south, east, north
 
 
-def _asset(file: File, band: str, name: str, *, full_digests: bool) -> Asset:
+def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
     def read() -> Asset:
         size = file.path.stat().st_size
-        if file.size not in (None, size):
-            raise CorruptInput(f"{band}: {name} has {size} bytes, its catalogue says {file.size}")
-        digest = f"sha256:{file.sha256}" if file.sha256 else _digest(file.path, full_digests)
+        if file.size not in (None, found := _member_size(file) or size):
+            raise CorruptInput(f"{band}: {file.inner or name} has {found} bytes, its catalogue says {file.size}")
+        digest = file.digest or digest_of_file(file.path, full_digests)
         with open_raster(file.path, file.inner) as dataset:
-            return _by_header(dataset, file, band, name, size, digest)
+            return _by_header(dataset, file, band, name, nodata, size, digest)
 
     def judged(_: Exception) -> CorruptInput | OSError:
         def decode(dataset: Any) -> Asset:
-            return _by_header(dataset, file, band, name, 0, "")
+            return _by_header(dataset, file, band, name, nodata, 0, "")
 
         return judge(file.path, file.inner, band, name, decode)
 
     return retried(read, judged)
 
 
-def _by_header(dataset: Any, file: File, band: str, name: str, size: int, digest: str) -> Asset:
+def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None, size: int, digest: str) -> Asset:
     if dataset.crs is None:
         raise CorruptInput(f"{band}: {name} has no coordinate reference system")
+    if dataset.transform.is_identity:
+        raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
     dtype = np.dtype(dataset.dtypes[file.index - 1])
-    nodata = dataset.nodatavals[file.index - 1]
-    if nodata is None or (dtype.kind != "f" and not np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max):
-        nodata = float("nan") if dtype.kind == "f" else 0.0
-    return Asset(
+    declared = dataset.nodatavals[file.index - 1]
+    if dataset.driver == "netCDF" and not {"_FillValue", "missing_value"} & set(dataset.tags(file.index)):
+        declared = None  # GDAL invents one
+    fallback = float("nan") if dtype.kind == "f" else 0.0
+    asset = Asset(
         band=band,
         path=name,
         inner=file.inner,
@@ -112,21 +140,64 @@ def _by_header(dataset: Any, file: File, band: str, name: str, size: int, digest
         block_rows=dataset.block_shapes[file.index - 1][0],
         block_cols=dataset.block_shapes[file.index - 1][1],
         dtype=dtype.name,
-        nodata=nodata,
+        nodata=next(value for value in (nodata, declared, fallback) if value is not None and _fits(value, dtype)),
         size=size,
         digest=digest,
     )
+    try:
+        bbox_of(asset)
+    except ValueError as error:
+        raise CorruptInput(f"{band}: {name} has a CRS that leads nowhere: {error}") from None
+    return asset
 
 
-def _digest(path: Path, full: bool) -> str:
+def _fits(value: float, dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+
+
+def _member_size(file: File) -> int | None:
+    if not file.inner or is_netcdf(file.path):
+        return None
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            return archive.getinfo(file.inner).file_size
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{file.path} does not hold {file.inner}: {error}") from None
+
+
+def digest_of_file(path: Path, full: bool) -> str:
+    """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
+    status = path.stat()
+    # a file of many bands or steps is read once; its time of modification only says whether that still holds
+    return _digest(path, status.st_size, status.st_mtime_ns, full)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, modified_ns: int, full: bool) -> str:
     with path.open("rb") as file:
         if full:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         head = hashlib.sha256(file.read(_WEAK_BYTES))
-    head.update(str(path.stat().st_size).encode())
+    head.update(str(size).encode())
     return "weak:" + head.hexdigest()
 
 
-def files_below(root: Path, pattern: str) -> Iterator[Path]:
+def called(name: str) -> tuple[str, int]:
+    """A name in lower case, and the pixel size (m) that it ends in or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
+    match = re.fullmatch(r"(.+)_(10|20|60)m", name.lower())
+    return (match[1], int(match[2])) if match else (name.lower(), 0)
+
+
+def time_in(name: str) -> datetime | None:
+    """The first date in a name, with its time of day where there is one: `20230815T100031`, `2023-08-15`."""
+    for match in re.finditer(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:T(\d{6}))?(?!\d)", name):
+        try:
+            return utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000"))))
+        except ValueError:
+            continue  # eight digits that are no date
+    return None
+
+
+def files_below(root: Path, *patterns: str) -> Iterator[Path]:
     """Files of an archive in a fixed order."""
-    yield from sorted(path for path in root.rglob(pattern) if path.is_file())
+    yield from sorted(path for pattern in patterns for path in root.rglob(pattern) if path.is_file())

@@ -1,8 +1,10 @@
-"""Sentinel-2 L2A as COG, GeoTIFF or JPEG 2000 files with STAC Items next to them."""
+"""Sentinel-2 L1C and L2A: as SAFE, as COG, GeoTIFF or JPEG 2000 files with or without STAC, as series in NetCDF."""
 
-import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,20 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.products import bbox_of, describe
-from embedcube.sources.stac import stac_products
+from embedcube.sources.finding import find_products
+from embedcube.sources.products import Product, bbox_of, describe
 from embedcube.windows import Window
 
 BAND_NAMES = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
-    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22", "SCL": "scl",
+    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16",
+    "B12": "swir22", "SCL": "scl",
 }  # fmt: skip
 """Every band, and the name that STAC catalogues give it."""
+
+OFFSET_SINCE_BASELINE = 4.0
+OFFSET_SINCE = datetime(2022, 1, 25, tzinfo=UTC)
+"""From this processing baseline on, in use since this day, pixels are reflectance x 10000 + 1000."""
 
 _EMPTY_SHARE = 0.5
 """A band that is empty on more than this share of what the mask calls data was not decoded, whatever GDAL says."""
@@ -31,62 +38,71 @@ _EMPTY_SHARE = 0.5
 _EVIDENCE_SHARE = 0.1
 """The mask must call at least this share of an area data to be a witness: lossy masks ring at a swath's edge."""
 
-log = logging.getLogger(__name__)
-
 
 class Sentinel2:
-    """Finds items, reads them, and decides offset, mask and photograph of each."""
+    """Finds products, reads them, and decides offset, mask and photograph of each.
+
+    Options of the archive:
+
+    - `variables`: what the files call a band, where it is neither B04, B4 nor red: `{B04: S2-L2A-B04}`
+    - `nodata`: the value that is no data in all files, whatever they declare
+    - `stated`: `ignore` where sizes and checksums of a catalogue or manifest are known to be of other files
+    """
 
     def __init__(self, name: str, archive: Archive) -> None:
-        """Refuses bands that Sentinel-2 does not have."""
+        """Refuses bands that Sentinel-2 does not have, and unknown options."""
         self._name = name
         self._archive = archive
-        self._bands = (*archive.bands, *((archive.mask.band,) if archive.mask else ()))
-        for band in self._bands:
-            if band not in BAND_NAMES:
+        options = dict(archive.options)
+        self._variables: dict[str, str] = options.pop("variables", {})
+        self._nodata: float | None = options.pop("nodata", None)
+        self._ignores_stated = options.pop("stated", "checked") == "ignore"
+        if options:
+            raise RequestError(f'archives.{name}.options: unknown "{next(iter(options))}"; {_OPTIONS}')
+        for band in archive.bands:
+            if band not in BAND_NAMES and band not in self._variables:
                 raise RequestError(f'archives.{name}: Sentinel-2 has no band "{band}"; it has {", ".join(BAND_NAMES)}')
+        mask = (archive.mask.band,) if archive.mask else ()
+        self._bands = tuple(dict.fromkeys((*archive.bands, *mask)))
 
     @property
     def collection(self) -> str:
         """The product's page."""
         return "https://sentiwiki.copernicus.eu/web/s2-products"
 
-    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
-        """The scenes of all products, ordered by time and id."""
-        names = {band: frozenset((band.lower(), BAND_NAMES[band])) for band in self._bands}
-        for product in sorted(stac_products(self._archive.path, names), key=lambda p: (p.time, p.id)):
-            assets, faults = describe(product, self._root, full_digests=full_digests)
-            yield Scene(
-                id=product.id,
-                archive=self._name,
-                time=product.time,
-                # the same datatake at another processing baseline is still the same photograph
-                photograph=re.sub(r"_N\d\d\.\d\d$", "", product.properties.get("s2:datatake_id") or product.id),
-                bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
-                assets=assets,
-                offset=self._offset(product.properties),
-                verdict=faults,
-            )
-
-    @property
-    def _root(self) -> Path:
-        return self._archive.path.parent if self._archive.path.is_file() else self._archive.path
-
-    def _offset(self, properties: dict[str, Any]) -> float:
-        """-1000 for pixels of baseline 04.00 and later, unless the catalogue says that it has been applied."""
-        if self._archive.offset != "auto":
-            return self._archive.offset
-        applied = properties.get("earthsearch:boa_offset_applied", False)
-        return -1000.0 if str(properties.get("s2:processing_baseline", "")) >= "04.00" and not applied else 0.0
-
     @property
     def photographs(self) -> bool:
         """They are."""
         return True
 
-    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """The median, unless the archive says otherwise."""
-        return composite(observations, self._archive.composite or "median")
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        """The scenes of all products, ordered by time and id.
+
+        Of one tile of one datatake at several processing baselines the newest is used; the others say so.
+        """
+        names = {band: self._names(band) for band in self._bands}
+        found = sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id))
+        superseded = _superseded(found)
+        ids: set[str] = set()
+        for place, product in enumerate(found):
+            if self._ignores_stated:
+                product = replace(
+                    product, files={b: replace(f, size=None, digest="") for b, f in product.files.items()}
+                )
+            assets, faults = describe(product, self._root, full_digests=full_digests, nodata=self._nodata)
+            offset, reason = self._offset(product)
+            yield Scene(
+                id=_unique(product.id, ids),
+                archive=self._name,
+                time=product.time,
+                photograph=photograph_of(product),
+                bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
+                assets=assets,
+                offset=offset or 0.0,
+                processing=reason if offset is not None else "",
+                verdict="; ".join(filter(None, (faults, "" if offset is not None else reason))),
+                superseded_by=superseded.get(place, ""),
+            )
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The bands with the offset applied (0 stays "no data", data is floored at 1), and what the mask keeps."""
@@ -96,20 +112,148 @@ class Sentinel2:
             reader.submit(self._root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane)
             for lane, asset in enumerate(scene.assets)
         ]
-        pixels = [future.result() for future in futures]
-        bands = pixels[: len(self._archive.bands)]
-        seen_per_band = [_has_data(p, asset) for p, asset in zip(bands, scene.assets, strict=False)]
-        if self._archive.mask is None:
+        pixels = {asset.band: future.result() for asset, future in zip(scene.assets, futures, strict=True)}
+        assets = {asset.band: asset for asset in scene.assets}
+        bands = [(pixels[band], assets[band]) for band in self._archive.bands]
+        seen_per_band = [_has_data(values, asset) for values, asset in bands]
+        mask = self._archive.mask
+        if mask is None:
             seen = clear = np.logical_and.reduce(seen_per_band)
         else:
-            classes, labelled = pixels[-1], _has_data(pixels[-1], scene.assets[-1])
-            _refuse_silent_zeros(seen_per_band, labelled, scene)
+            # a class of 0 is also what a flag is that was stored as 1 or NaN
+            kept = np.isin(np.nan_to_num(pixels[mask.band], copy=False, nan=0.0), mask.clear)
+            labelled = _has_data(pixels[mask.band], assets[mask.band])
+            if 0 in mask.clear:
+                labelled = np.ones_like(kept)
+            else:
+                _refuse_silent_zeros(seen_per_band, labelled, [asset for _, asset in bands], assets[mask.band])
             seen = np.logical_and.reduce([labelled, *seen_per_band])
-            clear = seen & np.isin(classes, self._archive.mask.clear)
-        values = np.stack(bands)
-        if scene.offset:
-            values = np.maximum(values.astype(np.float32) + np.float32(scene.offset), 1).astype(values.dtype)
+            clear = seen & kept
+        values = np.stack([_with_offset(values, asset, scene.offset) for values, asset in bands])
         return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear)
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        """The median, unless the archive says otherwise."""
+        return composite(observations, self._archive.composite or "median")
+
+    @property
+    def _root(self) -> Path:
+        return self._archive.path.parent if self._archive.path.is_file() else self._archive.path
+
+    def _names(self, band: str) -> frozenset[str]:
+        """All that files and catalogues may call a band, in lower case: B04, B4, red."""
+        names = {band, BAND_NAMES.get(band, band), re.sub(r"^B0", "B", band)}
+        return frozenset(name.lower() for name in ({self._variables[band]} if band in self._variables else names))
+
+    def _offset(self, product: Product) -> tuple[float | None, str]:
+        """What is to be added to a product's values and why; None where that cannot be told."""
+        asked, properties = self._archive.offset, product.properties
+        if asked != "auto":
+            return asked, f"offset {asked:+g}: the campaign says so"
+        if properties.get("earthsearch:boa_offset_applied"):
+            return 0.0, "offset +0: the catalogue says it has been applied"
+        if "s2:add_offset" in properties:
+            offset = float(properties["s2:add_offset"])
+            return offset, f"offset {offset:+g}: the product's metadata"
+        baseline = baseline_of(product)
+        if baseline is not None:
+            offset = -1000.0 if baseline >= OFFSET_SINCE_BASELINE else 0.0
+            return offset, f"offset {offset:+g}: processing baseline {baseline:05.2f}"
+        if product.time < OFFSET_SINCE:
+            return 0.0, f"offset +0: no processing baseline is known, taken before {OFFSET_SINCE:%Y-%m-%d}"
+        return None, (
+            f"no processing baseline is known and it was taken after {OFFSET_SINCE:%Y-%m-%d}, so its values may or may "
+            'not hold the offset of +1000: look at them, and write "offset: -1000" or "offset: 0"'
+        )
+
+
+_OPTIONS = "those of sentinel2 are variables, nodata, stated"
+
+
+def baseline_of(product: Product) -> float | None:
+    """The processing baseline; None where it is not known.
+
+    Catalogues write "04.00", 4.0, "N0400"; N9999 stands for "by a user", which says nothing of the offset.
+    """
+    properties = product.properties
+    stated = [properties.get(key) for key in ("s2:processing_baseline", "processing:version", "PROCESSING_BASELINE")]
+    for text in (*stated, *re.findall(r"_N(\d\d\.?\d\d)(?!\d)", " ".join(_ids(product)))):
+        match = re.fullmatch(r"N?(\d{1,2})(?:\.(\d{1,2}))?|N?(\d{1,2})(\d\d)", str(text).strip())
+        if match:
+            major, minor = (match[1], match[2]) if match[1] else (match[3], match[4])
+            # "2.1" and the number 2.1 are 02.10
+            baseline = int(major) + int((minor or "0").ljust(2, "0")) / 100
+            if baseline < 99:
+                return baseline
+    return None
+
+
+def photograph_of(product: Product) -> str:
+    """The datatake, at whatever processing baseline; else the satellite and moment in the id; else the id."""
+    datatake = product.properties.get("s2:datatake_id") or product.properties.get("DATATAKE_IDENTIFIER")
+    if datatake:
+        return re.sub(r"_N\d\d\.\d\d$", "", str(datatake))
+    named = re.match(r"(S2[A-D])_MSIL(?:1C|2A)_(\d{8}T\d{6})_", product.id)
+    return f"{named[1]}_{named[2]}" if named else product.id
+
+
+def _superseded(products: Sequence[Product]) -> dict[int, str]:
+    """Positions of products that are not used, and the id of the newer or equal one that is used instead.
+
+    One tile of one datatake may lie in two products of one baseline, each with a part (a datastrip) of it: both stay.
+    """
+    rivals: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, product in enumerate(products):
+        rivals[_what(product)].append(place)
+    result = {}
+    for places in rivals.values():
+        usable = [i for i in places if not (products[i].fault or products[i].missing)] or places
+        newest = max(usable, key=lambda i: (_known(products[i]), -i))
+        for i in places:
+            same = products[i].id == products[newest].id
+            if i != newest and (same or (i in usable and _known(products[i]) < _known(products[newest]))):
+                result[i] = products[newest].id
+    return result
+
+
+def _known(product: Product) -> float:
+    return baseline_of(product) or 0.0
+
+
+def _what(product: Product) -> tuple[str, ...]:
+    """What two products show alike: datatake, tile, datastrip, level."""
+    texts = " ".join(_ids(product))
+    tile = re.search(r"_T?(\d\d[A-Z]{3})(?=[_ ]|$)", texts)
+    strip = re.search(r"_DS_\w+?_S(\d{8}T\d{6})", texts)
+    level = re.search(r"L(1C|2A)", texts)
+    # a patch of a tile is another place than the next one
+    patch = re.search(r"_T\d\d[A-Z]{3}_(\d+_\d+)$", product.id)
+    found = (m[1] if m else "" for m in (tile, strip, level, patch))
+    return (photograph_of(product), *found) if tile else (product.id,)
+
+
+def _ids(product: Product) -> list[str]:
+    """All texts that hold parts of the product's name."""
+    keys = ("s2:product_uri", "PRODUCT_ID", "s2:datastrip_id", "DATASTRIP_ID", "s2:datatake_id", "DATATAKE_IDENTIFIER")
+    tiles = (f"_T{product.properties.get(key)}" for key in ("s2:mgrs_tile", "MGRS_TILE"))
+    return [product.id, *tiles, *(str(product.properties.get(key, "")).removesuffix(".SAFE") for key in keys)]
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """A name that was not given yet: the same product found twice has two ids."""
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}#{number}"
+    taken.add(unique)
+    return unique
+
+
+def _with_offset(values: Any, asset: Asset, offset: float) -> Any:
+    """Classes have no offset."""
+    if not offset or not re.fullmatch(r"B\d[\dA]", asset.band):
+        return values
+    return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
 
 
 def _has_data(pixels: Any, asset: Asset) -> Any:
@@ -119,10 +263,10 @@ def _has_data(pixels: Any, asset: Asset) -> Any:
     return pixels != int(asset.nodata or 0)
 
 
-def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, scene: Scene) -> None:
+def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, bands: list[Asset], mask: Asset) -> None:
     """A truncated JPEG 2000 reads as zeros without an error: mask and bands tell of each other where data should be."""
-    mask, expected = scene.assets[-1], int(labelled.sum())
-    for seen, asset in zip(seen_per_band, scene.assets, strict=False):
+    expected = int(labelled.sum())
+    for seen, asset in zip(seen_per_band, bands, strict=True):
         if expected > _EVIDENCE_SHARE * labelled.size and int((labelled & ~seen).sum()) > _EMPTY_SHARE * expected:
             raise CorruptInput(f"{asset.band}: {asset.path} is empty where {mask.band} has data")
     in_all = np.logical_and.reduce(seen_per_band)

@@ -1,4 +1,4 @@
-"""Products of a STAC catalogue: a static one, or a tree of Item files."""
+"""Products of STAC: a static catalogue, a saved result of a search, or single Item files."""
 
 import json
 import logging
@@ -9,90 +9,139 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.errors import RequestError
-from embedcube.sources.products import File, Names, Product
+from embedcube.sources.products import File, Names, Product, called
 from embedcube.windows import utc
+
+_LINES = (".ndjson", ".jsonl", ".geojsonl")
+"""Suffixes of files that hold an Item in each line."""
+
+_PICTURES = {"thumbnail", "overview", "visual"}
+"""Roles and keys of assets that are for looking at, whatever bands they name."""
 
 log = logging.getLogger(__name__)
 
 
-def stac_products(root: Path, names: Names) -> Iterator[Product]:
-    """A product for every Item of a catalogue file, or of the Item files below a folder.
+def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
+    """A product for every Item of a Catalog, Collection, Item or ItemCollection (also one Item a line).
+
+    Catalogues are followed by their links, in their order. An Item with an id and a time that cannot be used is a
+    product that says so; a link or an Item that has not even those is left out with a warning.
 
     Raises:
-        RequestError: the catalogue file is none.
+        RequestError: the file is none of these.
+        OSError: a file could not be read for a reason that may pass.
     """
-    for path, item in _catalogue(root) if root.is_file() else _tree(root):
-        try:
-            yield _product(path, item, names)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
+    if path.suffix in _LINES:
+        documents: Iterator[tuple[Path, Any]] = ((path, line) for line in path.read_bytes().splitlines() if line)
+    else:
+        documents = _linked(path, {path})
+    for place, document in documents:
+        item = _parsed(place, document) if isinstance(document, bytes) else document
+        if item is not None and (product := _product(place, item, names)) is not None:
+            yield product
 
 
-def _catalogue(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    import pystac
+def item_products(path: Path, names: Names) -> Iterator[Product]:
+    """The product of a file, if that is an Item.
 
+    Raises:
+        OSError: it could not be read for a reason that may pass.
+    """
+    item = _parsed(path, path.read_bytes())
+    is_item = isinstance(item, dict) and item.get("type") == "Feature" and "assets" in item
+    if is_item and (product := _product(path, item, names)) is not None:
+        yield product
+
+
+def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
+    """Every Item that a file is or leads to, and the file that holds it."""
+    document = _parsed(root, root.read_bytes())
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "Feature":
+        yield root, document
+    elif kind == "FeatureCollection":
+        yield from ((root, feature) for feature in document.get("features") or ())
+    elif kind in ("Catalog", "Collection"):
+        for link in document.get("links") or ():
+            if isinstance(link, dict) and link.get("rel") in ("item", "child"):
+                yield from _followed(root, str(link.get("href", "")), seen)
+    elif len(seen) == 1:
+        raise RequestError(f"{root} is not a STAC catalogue: its type is {kind!r}")
+    elif document is not None:
+        log.warning("%s is neither a STAC catalogue nor an Item and is left out: its type is %r", root, kind)
+
+
+def _followed(root: Path, href: str, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
+    path = _local(root, href)
+    if path is None or not path.is_file():
+        log.warning("%s: the link to %s leads nowhere and is left out", root, href)
+    elif path not in seen:
+        seen.add(path)
+        yield from _linked(path, seen)
+
+
+def _parsed(path: Path, text: bytes) -> Any:
     try:
-        for item in pystac.Catalog.from_file(str(root)).get_items(recursive=True):
-            yield Path(str(item.get_self_href())), item.to_dict(transform_hrefs=False)
-    except (pystac.STACError, KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"{root} is not a STAC catalogue: {error!r}") from None
+        return json.loads(text)
+    except ValueError as error:
+        log.warning("%s is not JSON and is left out: %s", path, error)
+        return None
 
 
-def _tree(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in sorted(root.rglob("*.json")):
-        try:
-            document = json.loads(path.read_bytes())
-        except ValueError as error:
-            log.warning("%s is not JSON and is left out: %s", path, error)
-            continue
-        if isinstance(document, dict) and document.get("type") == "Feature" and "assets" in document:
-            yield path, document
-
-
-def _product(path: Path, item: dict[str, Any], names: Names) -> Product:
-    properties = item["properties"]
-    files, missing = {}, {}
-    for band, known in names.items():
-        found = _file(path, item, known)
-        if isinstance(found, File):
-            files[band] = found
-        else:
-            missing[band] = found
-    moment = str(properties.get("datetime") or properties.get("start_datetime") or "")
-    return Product(
-        id=item["id"],
-        time=utc(datetime.fromisoformat(moment)),
-        files=files,
-        missing=missing,
-        properties=properties,
-        bbox=_bbox(item),
-    )
+def _product(path: Path, item: Any, names: Names) -> Product | None:
+    wrong = (KeyError, TypeError, AttributeError, ValueError)
+    try:
+        properties = item["properties"]
+        moment = str(properties.get("datetime") or properties.get("start_datetime") or "")
+        known = {"id": str(item["id"]), "time": utc(datetime.fromisoformat(moment)), "properties": properties}
+    except wrong as error:
+        log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
+        return None
+    try:
+        found = {band: _file(path, item, called_so) for band, called_so in names.items()}
+        files = {band: file for band, file in found.items() if isinstance(file, File)}
+        missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
+        return Product(files=files, missing=missing, bbox=_bbox(item), **known)
+    except wrong as error:
+        return Product(files={}, fault=f"{path.name} is not a STAC item: {type(error).__name__}: {error}", **known)
 
 
 def _file(item_path: Path, item: dict[str, Any], known: frozenset[str]) -> File | str:
-    """The local file of a band: by asset key, band name or file name; hrefs elsewhere do not count."""
-    for key, asset in item["assets"].items():
-        href = str(asset.get("href", "")).removeprefix("file://")
-        if "://" in href:
+    """The local file of a band: by asset key, file name or band name; hrefs elsewhere do not count.
+
+    A file of one band is preferred to one of several, and the finest to coarser ones.
+    """
+    found: list[tuple[bool, int, int, File]] = []
+    gone = ""
+    for order, (key, asset) in enumerate(item["assets"].items()):
+        path = _local(item_path, str(asset.get("href", "")))
+        if path is None or {key.lower(), *(asset.get("roles") or ())} & _PICTURES:
             continue
         described = [
             {str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name")}
             for band in asset.get("eo:bands") or asset.get("bands") or []
         ]
-        index = next((i for i, called in enumerate(described, start=1) if known & called), 0)
-        if index or (len(described) <= 1 and known & {key.lower(), Path(href).stem.lower()}):
-            path = item_path.parent / href
-            if not path.is_file():
-                return f"{href} does not exist"
-            checksum = str(asset.get("file:checksum", ""))
-            return File(
-                path=Path(os.path.normpath(path)),
-                index=index or 1,
-                size=asset.get("file:size"),
-                # multihash: sha2-256, 32 bytes
-                sha256=checksum[4:] if checksum.startswith("1220") else "",
-            )
-    return "the item has no file of this band"
+        index = next((i for i, names in enumerate(described, start=1) if known & names), 0)
+        (name, pixel_m), (stem, stem_m) = called(key), called(path.stem)
+        if index or (len(described) <= 1 and known & {name, stem}):
+            gone = gone or ("" if path.is_file() else f"{asset['href']} does not exist")
+            file = File(path=path, index=index or 1, size=asset.get("file:size"), digest=_digest(asset))
+            found.append((len(described) > 1, pixel_m or stem_m, order, file))
+    if gone:
+        return gone
+    return min(found)[-1] if found else "the item has no file of this band"
+
+
+def _local(origin: Path, href: str) -> Path | None:
+    """The file that a link of `origin` means; None where it is elsewhere."""
+    href = href.removeprefix("file://")
+    return None if "://" in href or not href else Path(os.path.normpath(origin.parent / href))
+
+
+def _digest(asset: dict[str, Any]) -> str:
+    checksum = str(asset.get("file:checksum", ""))
+    # multihash: sha2-256, 32 bytes
+    return f"sha256:{checksum[4:]}" if checksum.startswith("1220") else ""
 
 
 def _bbox(item: dict[str, Any]) -> tuple[float, float, float, float] | None:

@@ -1,0 +1,166 @@
+"""EOF: the principal components of a chip's field, the climatologist's embedding.
+
+Lorenz (1956); von Storch and Zwiers (1999), Statistical Analysis in Climate Research, chapter 13.
+
+Each chip of the period of fitting is a row: its T frames, C bands and pixels, less their mean over all rows, times
+sqrt(cos(latitude)), which weighs a pixel by its area. The right singular vectors of these rows are the basis; a
+vector holds the scores of a chip on the first of them.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.grid import ShardLayout
+
+_STEADY = 1e-9
+"""relative difference of steps of latitude that are one step: those of a projection differ by more"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the YAML block."""
+
+    components: int = 16
+    """numbers in a vector"""
+    standardise: bool = False
+    """divide each band by its standard deviation first; else the band of the largest numbers decides"""
+
+
+class Eof:
+    """The backbone `eof`."""
+
+    def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
+        """Refuses unknown options, and chips that are not one cell without a halo."""
+        known = {f.name for f in fields(Options)}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(f'eof has no option "{unknown[0]}"; it has {", ".join(sorted(known))}')
+        self._options = Options(**options)
+        self._layout = layout
+        self._inputs = inputs
+        if self._options.components < 1:
+            raise ValueError(f"eof: components {self._options.components} is not positive")
+        if layout.halo_px or layout.cell_px != layout.chip_px:
+            raise ValueError(
+                f"eof makes one vector of a chip: it needs halo_px 0 and cell_px = chip_px = {layout.chip_px}, "
+                f"they are {layout.halo_px} and {layout.cell_px}"
+            )
+
+    @property
+    def dimensions(self) -> int:
+        """The scores on the basis."""
+        return self._options.components
+
+    @property
+    def model(self) -> str:
+        """The textbook."""
+        return "https://doi.org/10.1017/CBO9780511612336"
+
+    @property
+    def fit_chips(self) -> None:
+        """All: a basis is that of a whole period."""
+        return
+
+    def activation_bytes(self, batch: int) -> int:
+        """The mask of every band, and the weighed anomalies with what they are made of."""
+        numbers = self._inputs.frames * self._inputs.channels * self._layout.chip_px**2
+        return batch * numbers * (1 + 3 * 4)
+
+    def load(self, checkpoint: bytes) -> Weights:
+        """Nobody publishes a basis for these chips."""
+        raise ValueError("not a weights file of embedcube, and eof has no other")
+
+    def fit(self, sample: FitSample) -> Weights:
+        """Mean field and basis, in float64 on one thread, stored in float32.
+
+        Masked values count as the mean. Each basis vector is turned so that its largest number is positive.
+        """
+        step = _step_of(sample.lat_ny)
+        x_ntcyx = sample.x_ntcyx.astype(np.float64)
+        known = np.isfinite(x_ntcyx)
+        mean, std = _band_statistics(x_ntcyx, known)
+        scale = std.astype(np.float64) if self._options.standardise else np.ones(len(std))
+        counted = np.maximum(known.sum(axis=0), 1)
+        centre = np.where(known, x_ntcyx - mean[:, None, None], 0).sum(axis=0) / counted
+        anomaly = np.where(known, x_ntcyx - mean[:, None, None] - centre, 0) / scale[:, None, None]
+        weight = np.sqrt(np.cos(np.radians(sample.lat_ny)).clip(min=0))
+        basis = self._basis((anomaly * weight[:, None, None, :, None]).reshape(len(anomaly), -1))
+        shape = (len(basis), *centre.shape)
+        return Weights(
+            mean=mean,
+            std=std,
+            tensors={
+                # in the units of the module, whose chips are less `mean` and over `std`
+                "centre": (centre / std[:, None, None]).astype(np.float32),
+                "basis": (basis.reshape(shape) * (std / scale)[:, None, None]).astype(np.float32),
+                "latitude_step": np.array([step], dtype=np.float32),
+            },
+        )
+
+    def _basis(self, rows_nd: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The first right singular vectors (component, number)."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            _, values, vectors = torch.linalg.svd(torch.from_numpy(rows_nd), full_matrices=False)
+        finally:
+            torch.set_num_threads(threads)
+        rank = int((values > values[0] * max(rows_nd.shape) * np.finfo(np.float64).eps).sum())
+        if rank < self._options.components:
+            raise ValueError(f"eof: components {self._options.components}, but {len(rows_nd)} chips span only {rank}")
+        # in the order of their numbers, as the weights' file keeps them
+        basis = np.ascontiguousarray(vectors[: self._options.components].numpy())
+        largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1)[:, None], axis=1)
+        return np.asarray(basis * np.sign(largest))
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        """The basis as a module."""
+        return _Scores({name: torch.from_numpy(t) for name, t in weights.tensors.items()}, self._inputs).eval()
+
+
+class _Scores(torch.nn.Module):
+    def __init__(self, tensors: dict[str, torch.Tensor], inputs: Inputs) -> None:
+        super().__init__()
+        self.centre, self.basis, self.latitude_step = (
+            torch.nn.Parameter(tensors[name], requires_grad=False) for name in ("centre", "basis", "latitude_step")
+        )
+        self._archive_of_band = [s for s, bands in enumerate(inputs.bands) for _ in bands]
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        """Masked pixels are 0 in a chip, the mean of the band; here they are to be the mean of their place."""
+        seen_btcyx = chips.seen_btsyx[:, :, self._archive_of_band]
+        anomaly = torch.where(seen_btcyx, chips.x_btcyx - self.centre, 0)
+        anomaly *= self._weight(chips)[:, None, None, :, None]
+        return (anomaly.flatten(1) @ self.basis.flatten(1).T)[:, None, None, :]
+
+    def _weight(self, chips: Chips) -> torch.Tensor:
+        """Of the rows of each chip (b, y): their latitudes are steps away from the chip's centre."""
+        side = chips.x_btcyx.shape[-2]
+        rows = torch.arange(side, device=self.centre.device) - (side - 1) / 2
+        latitude = chips.lonlat_byxn[:, 0, 0, 1, None] + self.latitude_step * rows
+        return torch.deg2rad(latitude).cos().clamp_min(0).sqrt()
+
+
+def _band_statistics(
+    x_ntcyx: NDArray[np.float64], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation of each band where it is known; 1 for a band that is constant."""
+    bands = [x_ntcyx[:, :, band][known[:, :, band]] for band in range(x_ntcyx.shape[2])]
+    if empty := [band for band, values in enumerate(bands) if not len(values)]:
+        raise ValueError(f"eof: band {empty[0]} has no value in the period of fitting")
+    std = np.array([values.std() for values in bands], dtype=np.float32)
+    return np.array([values.mean() for values in bands], dtype=np.float32), np.where(std > 0, std, np.float32(1))
+
+
+def _step_of(lat_ny: NDArray[np.float64]) -> float:
+    """Degrees from one row to the next, the same in all chips: the weights of any chip follow from its centre."""
+    if lat_ny.shape[1] == 1:
+        return 0.0
+    steps = np.diff(lat_ny, axis=1)
+    if np.abs(steps - steps.mean()).max() > _STEADY * np.abs(steps).max():
+        raise ValueError("eof weighs rows by the cosine of their latitude: it needs a grid of longitudes and latitudes")
+    return float(steps.mean())

@@ -1,0 +1,397 @@
+"""What an archive of fields holds: its files and stores as scenes, opened one by one or expanded from a pattern."""
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedcube.errors import CorruptInput, RequestError
+from embedcube.raster import retried
+from embedcube.scene import Asset, Scene
+from embedcube.sources.era5_parameters import names_of
+from embedcube.sources.lattice import CRS, Points, ReducedGaussian
+from embedcube.sources.products import digest_of_file
+from embedcube.sources.series import (
+    ZARR,
+    Series,
+    Times,
+    Variable,
+    is_series,
+    judge_series,
+    metadata_of,
+    open_series,
+    size_of,
+)
+from embedcube.windows import Duration
+
+_EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
+"""The times of a file that does not tell them: what it would have fed must say so"""
+
+_GLOBE = (-180.0, -90.0, 180.0, 90.0)
+
+_DATE = r"\d{4}(?:-?\d{2}(?:-?\d{2})?)?"
+"""A year, month or day in a name"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is wanted of an archive."""
+
+    archive: str
+    """its name"""
+    path: Path
+    """a folder, a file or a store"""
+    root: Path
+    """that assets' paths are relative to"""
+    pattern: str
+    bands: tuple[str, ...]
+    accumulated: tuple[bool, ...]
+    """which of the bands are summed"""
+    decided: bool
+    """`accumulated` is the campaign's word, else that of ERA5's table"""
+    select: Mapping[str, Any]
+    reduced_gaussian: bool
+    """may be read by the nearest point"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One band in one file."""
+
+    band: str
+    path: Path
+    variable: Variable
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What a file has of what is wanted."""
+
+    parts: tuple[_Part, ...]
+    faults: tuple[str, ...]
+    """of wanted bands that are there and cannot be used"""
+    holds: str
+    """all its variables, in words"""
+
+
+def seconds(times: Sequence[datetime]) -> Times:
+    """Moments in UTC as datetime64[s]."""
+    return np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[s]")
+
+
+def match(series: Series, band: str) -> Variable | None:
+    """The variable that `band` names by parameter id, short name, variable or standard name; None where it is not in.
+
+    Raises:
+        ValueError: it names several, or one that cannot be read.
+    """
+    names = names_of(band)
+    found = [variable for variable in series.variables if variable.names & names]
+    if faults := [text for said, text in series.faults.values() if said & names]:
+        raise ValueError(faults[0])
+    found = found or [variable for variable in series.variables if variable.standard_name == band]
+    if len(found) > 1:
+        raise ValueError(f'"{band}" could be any of {", ".join(_label(variable) for variable in found)}')
+    return found[0] if found else None
+
+
+def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
+    """Every scene, ordered by time and id; files without any wanted band are none.
+
+    Raises:
+        RequestError: no file holds any wanted band.
+        OSError: a file could not be read for a reason that may pass.
+    """
+    digests = _Digests(request.root, full=full_digests)
+    found, unusable = (_by_pattern if request.pattern else _by_opening)(request, digests)
+    good = _without_overlaps(sorted(found, key=lambda scene: (scene.time, scene.id)))
+    boxes = np.array([scene.bbox for scene in good if not scene.verdict])
+    around = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()) if len(boxes) else _GLOBE
+    for name, reason in unusable:
+        good.append(
+            Scene(
+                id=name,
+                archive=request.archive,
+                time=_EVER[0],
+                end=_EVER[1],
+                photograph=name,
+                bbox=around,
+                verdict=reason,
+            )
+        )
+    yield from sorted(good, key=lambda scene: (scene.time, scene.id))
+
+
+class _Digests:
+    """Size and digest of files, each looked at once."""
+
+    def __init__(self, root: Path, *, full: bool) -> None:
+        self._root, self._full = root, full
+        self._known: dict[Path, tuple[int, str]] = {}
+
+    def of(self, path: Path) -> tuple[int, str]:
+        if path not in self._known:
+            self._known[path] = (size_of(path), self._digest(path))
+        return self._known[path]
+
+    def _digest(self, path: Path) -> str:
+        if not path.is_dir():
+            return digest_of_file(path, self._full)
+        # of a store: its metadata, or every byte of it
+        files = sorted(part for part in path.rglob("*") if part.is_file()) if self._full else metadata_of(path)
+        together = hashlib.sha256()
+        for part in files:
+            together.update(f"{part.relative_to(path)} {digest_of_file(part, True)}\n".encode())
+        return f"{'sha256' if self._full else 'weak'}:{together.hexdigest()}"
+
+
+def _by_opening(request: Request, digests: _Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Scenes of files that were all opened: bands that share their times and points are one scene."""
+    together: dict[tuple[bytes, Points], list[_Part]] = defaultdict(list)
+    unusable: list[tuple[str, str]] = []
+    there: dict[str, str] = {}
+    for path in _files(request):
+        name = os.path.relpath(path, request.root)
+        try:
+            contents = _opened(request, path)
+        except CorruptInput as error:
+            unusable.append((name, str(error)))
+            continue
+        there[name] = contents.holds
+        if contents.faults:
+            unusable.append((name, "; ".join(contents.faults)))
+        for part in contents.parts:
+            together[part.variable.times.tobytes(), part.variable.points].append(part)
+    if there and not together and not unusable:
+        shown = "; ".join(f"{name} has {holds}" for name, holds in list(there.items())[:3])
+        raise RequestError(f"archives.{request.archive}: no file holds any of {', '.join(request.bands)}; {shown}")
+    return [_scene(request, parts, digests) for parts in together.values()], unusable
+
+
+def _files(request: Request) -> Iterator[Path]:
+    """Files and stores of an archive in a fixed order; a store is not looked into."""
+    if is_series(request.path):
+        yield request.path
+        return
+    for folder, folders, names in os.walk(request.path):
+        stores = [name for name in folders if name.endswith(ZARR)]
+        folders[:] = sorted(set(folders) - set(stores))
+        yield from (Path(folder, name) for name in sorted([*names, *stores]) if is_series(Path(name)))
+
+
+def _opened(request: Request, path: Path) -> _Contents:
+    def read() -> _Contents:
+        series = open_series(path, request.select)
+        try:
+            parts, faults = [], []
+            for band in request.bands:
+                try:
+                    if (variable := match(series, band)) is not None:
+                        parts.append(_Part(band=band, path=path, variable=variable))
+                except ValueError as error:
+                    faults.append(f"{band}: {error}")
+            holds = ", ".join([*map(_label, series.variables), *series.faults]) or "no fields"
+            return _Contents(parts=tuple(parts), faults=tuple(faults), holds=holds)
+        finally:
+            series.close()
+
+    def judged(_: Exception) -> CorruptInput | OSError:
+        name = os.path.relpath(path, request.root)
+        return judge_series(path, name, request.select, lambda series: None, size=None)
+
+    return retried(read, judged)
+
+
+def _label(variable: Variable) -> str:
+    said = sorted(variable.names | ({variable.standard_name} if variable.standard_name else set()))
+    return said[0] if len(said) == 1 else f"{said[-1]} ({', '.join(said[:-1])})"
+
+
+def _scene(request: Request, parts: list[_Part], digests: _Digests) -> Scene:
+    """One scene of the parts that share their times and points."""
+    times = parts[0].variable.times
+    first, last = (time.replace(tzinfo=UTC) for time in times[[0, -1]].tolist())
+    name = os.path.relpath(parts[0].path, request.root)
+    assets, faults, processing = [], [], []
+    for band, accumulated in zip(request.bands, request.accumulated, strict=True):
+        mine = [part for part in parts if part.band == band]
+        if len(mine) != 1:
+            both = " and in ".join(os.path.relpath(part.path, request.root) for part in mine)
+            faults.append(f"{band}: in {both}" if mine else f"{band}: in no file of the times and points of {name}")
+            continue
+        variable = mine[0].variable
+        faults.extend(_refused(request, band, accumulated, variable))
+        processing.append(f"{band}: {'sum' if accumulated else 'mean'} over the frame")
+        processing.extend(f"{band}: {note}" for note in [variable.processing] if note)
+        assets.append(_asset(request, mine[0], digests))
+    return Scene(
+        id=f"{first:%Y-%m-%dT%H:%M}/{last:%Y-%m-%dT%H:%M} {name}",
+        archive=request.archive,
+        time=first,
+        end=last,
+        # of the same times: tiles of one field, or the same field twice
+        photograph=f"{first.isoformat()}/{last.isoformat()}",
+        bbox=_bbox(parts[0].variable.points),
+        assets=tuple(assets),
+        processing="; ".join(processing),
+        verdict="; ".join(faults),
+    )
+
+
+def _refused(request: Request, band: str, accumulated: bool, variable: Variable) -> Iterator[str]:
+    """Why a variable cannot be used though it can be read."""
+    if isinstance(variable.points, ReducedGaussian) and not request.reduced_gaussian:
+        yield f"{band}: it lies on a reduced Gaussian grid; to read the nearest point, say reduced_gaussian: nearest"
+    if request.decided or variable.accumulated is None:
+        return
+    if variable.accumulated != accumulated:
+        said, taken = ("is", "an instant") if variable.accumulated else ("is not", "one")
+        yield f"{band}: it {said} an accumulation, taken for {taken}; list what is to be summed: accumulated: [...]"
+
+
+def _asset(request: Request, part: _Part, digests: _Digests) -> Asset:
+    transform, rows, cols = part.variable.points.raster
+    size, digest = digests.of(part.path)
+    return Asset(
+        band=part.band,
+        path=os.path.relpath(part.path, request.root),
+        inner=part.variable.name,
+        crs=CRS,
+        transform=transform,
+        rows=rows,
+        cols=cols,
+        block_rows=part.variable.block[0],
+        block_cols=part.variable.block[1],
+        # in which frames are averaged and summed
+        dtype="float64",
+        nodata=None,
+        size=size,
+        steps=len(part.variable.times),
+        digest=digest,
+    )
+
+
+def _bbox(points: Points) -> tuple[float, float, float, float]:
+    """West, south, east, north in degrees, west of east unless it crosses the antimeridian."""
+    (dx, _, left, _, dy, top), rows, cols = points.raster
+    south, north = max(-90.0, top + rows * dy), min(90.0, top)
+    if cols * dx >= 360 - dx / 2:
+        return -180.0, south, 180.0, north
+    west, east = ((x + 180) % 360 - 180 for x in (left, left + cols * dx))
+    return west, south, east, north
+
+
+def _without_overlaps(scenes: list[Scene]) -> list[Scene]:
+    """The same scenes; one whose times are partly another's gets a verdict: its steps would count twice."""
+    result: list[Scene] = []
+    lasting: list[Scene] = []
+    for scene in scenes:
+        lasting = [other for other in lasting if (other.end or other.time) >= scene.time]
+        twice = [o for o in lasting if o.photograph != scene.photograph and _meet(o, scene)]
+        if twice and not scene.verdict:
+            scene = replace(scene, verdict=f"its times are also in {twice[0].id}; take one of them away")
+        result.append(scene)
+        lasting += [] if scene.verdict else [scene]
+    return result
+
+
+def _meet(one: Scene, other: Scene) -> bool:
+    """Whether the points of two scenes may be the same; across the antimeridian they may."""
+    west, south, east, north = one.bbox
+    left, bottom, right, top = other.bbox
+    wraps = west > east or left > right
+    return (wraps or (west < right and left < east)) and south < top and bottom < north
+
+
+def _by_pattern(request: Request, digests: _Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Scenes by the names of files alone; the first file of each band that opens stands for all others."""
+    named = _named(request)
+    if not named:
+        raise RequestError(
+            f'archives.{request.archive}: no file is named "{request.pattern}" for any of {", ".join(request.bands)}'
+        )
+    models: dict[str, tuple[Variable, datetime, datetime]] = {}
+    for (start, end), files in named.items():
+        for band, path in files.items():
+            if band not in models:
+                try:
+                    contents = _opened(replace(request, bands=(band,)), path)
+                except CorruptInput:
+                    continue  # it is in the inventory all the same, and is judged when it is read
+                if contents.faults or not contents.parts:
+                    reason = "; ".join(contents.faults) or f"it has {contents.holds}"
+                    raise RequestError(f"archives.{request.archive}: {path.name} is not usable for {band}: {reason}")
+                models[band] = (contents.parts[0].variable, start, end)
+    scenes = []
+    for span, files in named.items():
+        parts = [
+            _Part(band=band, path=path, variable=_moved(*models[band], span))
+            for band, path in files.items()
+            if band in models
+        ]
+        if parts:
+            scenes.append(_scene(request, parts, digests))
+    return scenes, [(band, f"{band}: no file of it can be read") for band in request.bands if band not in models]
+
+
+def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]:
+    """The files of each band by the time that the date in their names spans, in order.
+
+    Raises:
+        RequestError: two files are of one band and date.
+    """
+    expression = _expression(request.pattern)
+    bands = {name: band for band in request.bands for name in names_of(band)}
+    found: dict[tuple[datetime, datetime], dict[str, Path]] = defaultdict(dict)
+    for path in _files(request):
+        place = re.fullmatch(expression, path.relative_to(request.root).as_posix())
+        band = bands.get(place["param"].lstrip("0")) if place else None
+        if place is None or band is None:
+            continue
+        files = found[_span(place["date"])]
+        if band in files:
+            raise RequestError(f"archives.{request.archive}: {files[band]} and {path} are both {band} of one date")
+        files[band] = path
+    return dict(sorted(found.items()))
+
+
+def _expression(pattern: str) -> str:
+    """The pattern as a regular expression; what it names again must be the same again."""
+    groups = {"{param}": r"(?P<param>[^/]+?)", "{date}": f"(?P<date>{_DATE})"}
+    result = ""
+    for piece in re.split(r"(\{param\}|\{date\}|\*)", pattern):
+        if piece in groups:
+            result += f"(?P={piece[1:-1]})" if groups[piece] in result else groups[piece]
+        else:
+            result += "[^/]*" if piece == "*" else re.escape(piece)
+    return result
+
+
+def _span(date: str) -> tuple[datetime, datetime]:
+    """The year, month or day of a name: from its beginning to that of the next."""
+    digits = date.replace("-", "")
+    unit = {4: "1 year", 6: "1 month", 8: "1 day"}[len(digits)]
+    start = datetime(int(digits[:4]), int(digits[4:6] or 1), int(digits[6:] or 1), tzinfo=UTC)
+    return start, Duration.parse(unit).after(start)
+
+
+def _moved(variable: Variable, start: datetime, end: datetime, span: tuple[datetime, datetime]) -> Variable:
+    """The variable of the file that spans `start` to `end`, as it must be in the one of another `span`."""
+    times, (first, last) = variable.times, seconds([start, end])
+    new_first, new_last = seconds(span)
+    steps = np.unique(np.diff(times))
+    if len(steps) <= 1:
+        step = steps[0] if len(steps) else last - first
+        moved = np.arange(new_first + (times[0] - first), new_last + (times[-1] - last) + np.timedelta64(1, "s"), step)
+    else:  # steps of months: as far into each month
+        into = times - times.astype("datetime64[M]")
+        months = times.astype("datetime64[M]") - first.astype("datetime64[M]")
+        moved = (new_first.astype("datetime64[M]") + months).astype("datetime64[s]") + into
+    return replace(variable, times=moved)

@@ -1,0 +1,71 @@
+"""All products of an archive, in whatever way it describes them."""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from embedcube.raster import is_netcdf
+from embedcube.sources.folders import SUFFIXES, folder_products
+from embedcube.sources.products import Names, Product
+from embedcube.sources.safe import is_safe, safe_products
+from embedcube.sources.stac import catalogue_products, item_products
+from embedcube.sources.stack import products_of, stack_products
+
+
+def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+    """The products of a file or of all below a folder, in a fixed order.
+
+    A file is a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder STAC Items come first; then SAFE,
+    NetCDF and plain folders of images, where no Item has told of them already. `undated` is the time of images that
+    have no date in their name, which are left out otherwise.
+
+    Raises:
+        RequestError: a catalogue file is none.
+        OSError: something could not be read for a reason that may pass.
+    """
+    if is_safe(root):
+        yield from safe_products(root, names)
+    elif root.is_file():
+        yield from stack_products(root, names) if is_netcdf(root) else catalogue_products(root, names)
+    else:
+        yield from _below(root, names, undated)
+
+
+def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Product]:
+    told: set[Path] = set()
+    others: list[Path] = []
+    for folder, files in _walk(root):
+        for path in (folder / name for name in files if name.endswith(".json")):
+            for product in item_products(path, names):
+                for file in product.files.values():
+                    told.add(file.path.parent)
+                    told.update(
+                        place for place in (file.path, *file.path.parents) if is_safe(place) or is_netcdf(place)
+                    )
+                yield product
+        others.extend(path for path in (folder / name for name in files) if is_safe(path) or is_netcdf(path))
+        if any(name.endswith(SUFFIXES) for name in files):
+            others.append(folder)
+    for path in others:
+        if path in told:
+            continue
+        if is_safe(path):
+            yield from safe_products(path, names)
+        elif is_netcdf(path):
+            yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
+        else:
+            images = sorted(f.name for f in path.iterdir() if f.suffix in SUFFIXES)
+            yield from folder_products(path, images, names, undated)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder and its files, in a fixed order; a SAFE folder is a file of its parent."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, below, files in os.walk(root, onerror=fail, followlinks=True):
+        safes = [name for name in below if is_safe(Path(name))]
+        below[:] = sorted(set(below) - set(safes))
+        yield Path(place), sorted([*safes, *files])

@@ -1,0 +1,54 @@
+"""The block `options` of an archive: what its source alone knows, checked like the rest of the campaign file."""
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from embedcube.config import Archive, Block, nearest
+from embedcube.errors import RequestError
+from embedcube.sources.products import Names
+
+Options = TypeVar("Options", bound=Block)
+
+
+def read_options(kind: type[Options], name: str, archive: Archive) -> Options:
+    """The options of archive `name` as a `kind`; those that are mappings have bands for keys.
+
+    Raises:
+        RequestError: naming the option that is unknown, missing or wrong, and those that there are; or the band that
+            is not wanted.
+    """
+    place = f"archives.{name}.options"
+    for key in archive.options:
+        if key not in kind.model_fields:
+            known = ", ".join(kind.model_fields)
+            raise RequestError(f'{place}: the source {archive.source} has no option "{key}"; it has {known}')
+        for band in archive.options[key] if isinstance(archive.options[key], dict) else ():
+            if band not in archive.bands:
+                raise RequestError(f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.bands)}')
+    try:
+        return kind.model_validate(archive.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            message = f"is needed: {kind.model_fields[key].description}"
+        elif first["type"] != "value_error":
+            message = f"{message} (found {first['input']!r})"
+        raise RequestError(f"{place}.{key}: {message}") from None
+
+
+def band_names(archive: Archive, variables: dict[str, str]) -> Names:
+    """By what names files or their catalogue may call each band: its own, and the one that `variables` gives it."""
+    return {band: frozenset({band.lower(), variables.get(band, band).lower()}) for band in archive.bands}
+
+
+def refuse_keys(name: str, archive: Archive, instead: dict[str, str]) -> None:
+    """Refuse keys of an archive that mean nothing to its source; `instead` says for each what to do.
+
+    Raises:
+        RequestError: one of them is not at its default.
+    """
+    for key, advice in instead.items():
+        if (found := getattr(archive, key)) != Archive.model_fields[key].default:
+            raise RequestError(f"archives.{name}.{key}: {found} means nothing to the source {archive.source}; {advice}")
