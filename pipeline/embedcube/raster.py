@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 def raster_settings() -> Any:
-    """Of GDAL while files are opened: their own headers say all, so no folder is listed for files beside them."""
-    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+    """Of GDAL while files are opened: no folder is listed; files beside them, as .aux.xml, are found by their names."""
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
 
 
 class Opened(Protocol):
@@ -279,10 +279,12 @@ def _copy(
     around = 360 / grid.pixel
     turns = range(-2, 3) if grid.geographic and abs(around - round(around)) < _ALIGNED else (0,)
     for turn in turns:
-        _copy_at(dataset, asset, area, step, (top, left + turn * round(around)), result)
+        _copy_at(read, asset, area, step, (top, left + turn * round(around)), result)
 
 
-def _copy_at(dataset: Any, asset: Asset, area: PixelArea, step: int, corner: tuple[int, int], result: Pixels) -> None:
+def _copy_at(
+    read: Callable[[Window], Pixels], asset: Asset, area: PixelArea, step: int, corner: tuple[int, int], result: Pixels
+) -> None:
     """Copy a file whose upper left pixel is at `corner` (row, column) of the grid."""
     top, left = corner
     row0, row1 = max(area.row, top), min(area.row + area.rows, top + asset.rows * step)
