@@ -104,8 +104,8 @@ WRONG = [
     Wrong(
         name="band that no Sentinel-2 has",
         change=setting(archives__s2__bands=["B02", "B13"]),
-        line='archives.s2: Sentinel-2 has no band "B13"; it has B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, '
-        "B12, SCL",
+        line='archives.s2: Sentinel-2 has no band "B13"; it has B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B10, '
+        "B11, B12, SCL",
     ),
     Wrong(
         name="band that the archive lacks",

@@ -6,6 +6,7 @@ import numpy as np
 import shapely
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from shapely import affinity
 
 from embedcube.assemble import counted_archives, make_layout
 from embedcube.balance import Floats, Ints, Shards
@@ -35,8 +36,6 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple
         key=lambda i: (scenes[i].photograph, scenes[i].time, scenes[i].id),
     )
     found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
-    if not found:
-        return None
     of_scene = np.array([i for i, _ in found], dtype=np.int64)
     boxes = np.array([box for _, box in found]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
@@ -143,13 +142,12 @@ def _region_shape(region: Region, grid: Grid) -> Any:
         shape = Geometry(region.geometry, "EPSG:4326")
     west, south, east, north = shape.boundingbox.bbox
     # straight edges are curves in another CRS: a point every hundredth of the extent follows them
-    shape = shape.to_crs(grid.crs, resolution=max(east - west, north - south) / 100).geom
+    projected: Any = shape.to_crs(grid.crs, resolution=max(east - west, north - south) / 100).geom
     if not grid.geographic:
-        return shape
+        return projected
     # in the longitudes of the grid, which may begin anywhere
-    turned = shapely.union_all(
-        [shapely.transform(shape, lambda xy, k=k: xy + np.array([360 * k, 0])) for k in range(-2, 3)]
-    )
+    around: list[Any] = [affinity.translate(projected, xoff=360 * k) for k in range(-2, 3)]
+    turned = shapely.union_all(around)
     return shapely.intersection(turned, shapely.box(grid.origin_x, -90, grid.origin_x + 360, 90))
 
 

@@ -14,6 +14,9 @@ from embedcube.windows import Window
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax"""
 
+NOWHERE: Box = (-180.0, -90.0, 180.0, 90.0)
+"""The place of a scene that cannot be used and does not say where it lies: no cell waits for it"""
+
 _MARGIN = 3.0
 """degrees beyond the area of use of a projection to which it is good: half a UTM zone"""
 
@@ -65,7 +68,7 @@ class Scene:
     photograph: str
     """what was photographed at once: two scenes of one datatake are one photograph"""
     bbox: tuple[float, float, float, float]
-    """west, south, east, north in degrees"""
+    """west, south, east, north in degrees; NOWHERE where nothing says where it lies"""
     assets: tuple[Asset, ...] = field(default=())
     """in the order the campaign names the bands; the mask last"""
     end: datetime | None = None
@@ -96,6 +99,8 @@ class Scene:
         return tuple(boxes)
 
     def _boxes_in(self, grid: Grid) -> list[Box]:
+        if not self.assets and self.bbox == NOWHERE:
+            return []
         source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
         if (shift := shift_between(source, grid.crs)) is not None:
             (dx, dy), (xmin, ymin, xmax, ymax) = shift, bounds

@@ -26,7 +26,8 @@ from embedcube.sources.base import Observation
 from embedcube.sources.era5_archive import Request, find_scenes, match, seconds
 from embedcube.sources.era5_parameters import parameter
 from embedcube.sources.lattice import Floats, Neighbours
-from embedcube.sources.series import Series, Variable, judge_series, open_series, size_of
+from embedcube.sources.series import Series, Variable
+from embedcube.sources.series_files import judge_series, open_series, size_of
 from embedcube.windows import Window
 
 _LANE = 0

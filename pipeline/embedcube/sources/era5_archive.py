@@ -18,17 +18,8 @@ from embedcube.scene import Asset, Scene
 from embedcube.sources.era5_parameters import names_of
 from embedcube.sources.lattice import CRS, Points, ReducedGaussian
 from embedcube.sources.products import digest_of_file
-from embedcube.sources.series import (
-    ZARR,
-    Series,
-    Times,
-    Variable,
-    is_series,
-    judge_series,
-    metadata_of,
-    open_series,
-    size_of,
-)
+from embedcube.sources.series import Series, Times, Variable
+from embedcube.sources.series_files import ZARR, is_series, judge_series, metadata_of, open_series, size_of
 from embedcube.windows import Duration
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))

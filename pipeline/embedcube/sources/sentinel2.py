@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, ValidationError
 
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive
+from embedcube.config import Archive, Block
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
@@ -39,28 +40,32 @@ _EVIDENCE_SHARE = 0.1
 """The mask must call at least this share of an area data to be a witness: lossy masks ring at a swath's edge."""
 
 
+class Options(Block):
+    """The options of the archive."""
+
+    variables: dict[str, str] = Field(default_factory=dict)
+    """what the files call a band, where it is neither B04, B4 nor red: {B04: S2-L2A-B04}"""
+    nodata: float | None = None
+    """the value that is no data in all files that can hold it, whatever they declare"""
+    stated: Literal["checked", "ignore"] = "checked"
+    """whether sizes and checksums of a catalogue or manifest are of these files"""
+
+
 class Sentinel2:
-    """Finds products, reads them, and decides offset, mask and photograph of each.
-
-    Options of the archive:
-
-    - `variables`: what the files call a band, where it is neither B04, B4 nor red: `{B04: S2-L2A-B04}`
-    - `nodata`: the value that is no data in all files, whatever they declare
-    - `stated`: `ignore` where sizes and checksums of a catalogue or manifest are known to be of other files
-    """
+    """Finds products, reads them, and decides offset, mask and photograph of each."""
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Refuses bands that Sentinel-2 does not have, and unknown options."""
         self._name = name
         self._archive = archive
-        options = dict(archive.options)
-        self._variables: dict[str, str] = options.pop("variables", {})
-        self._nodata: float | None = options.pop("nodata", None)
-        self._ignores_stated = options.pop("stated", "checked") == "ignore"
-        if options:
-            raise RequestError(f'archives.{name}.options: unknown "{next(iter(options))}"; {_OPTIONS}')
+        try:
+            self._options = Options(**archive.options)
+        except ValidationError as error:
+            found = error.errors()[0]
+            place = ".".join(map(str, ("archives", name, "options", *found["loc"])))
+            raise RequestError(f"{place}: {found['msg'].removeprefix('Value error, ')}") from None
         for band in archive.bands:
-            if band not in BAND_NAMES and band not in self._variables:
+            if band not in BAND_NAMES and band not in self._options.variables:
                 raise RequestError(f'archives.{name}: Sentinel-2 has no band "{band}"; it has {", ".join(BAND_NAMES)}')
         mask = (archive.mask.band,) if archive.mask else ()
         self._bands = tuple(dict.fromkeys((*archive.bands, *mask)))
@@ -85,11 +90,11 @@ class Sentinel2:
         superseded = _superseded(found)
         ids: set[str] = set()
         for place, product in enumerate(found):
-            if self._ignores_stated:
+            if self._options.stated == "ignore":
                 product = replace(
                     product, files={b: replace(f, size=None, digest="") for b, f in product.files.items()}
                 )
-            assets, faults = describe(product, self._root, full_digests=full_digests, nodata=self._nodata)
+            assets, faults = describe(product, self._root, full_digests=full_digests, nodata=self._options.nodata)
             offset, reason = self._offset(product)
             yield Scene(
                 id=_unique(product.id, ids),
@@ -143,7 +148,8 @@ class Sentinel2:
     def _names(self, band: str) -> frozenset[str]:
         """All that files and catalogues may call a band, in lower case: B04, B4, red."""
         names = {band, BAND_NAMES.get(band, band), re.sub(r"^B0", "B", band)}
-        return frozenset(name.lower() for name in ({self._variables[band]} if band in self._variables else names))
+        variable = self._options.variables.get(band)
+        return frozenset(name.lower() for name in ({variable} if variable else names))
 
     def _offset(self, product: Product) -> tuple[float | None, str]:
         """What is to be added to a product's values and why; None where that cannot be told."""
@@ -165,9 +171,6 @@ class Sentinel2:
             f"no processing baseline is known and it was taken after {OFFSET_SINCE:%Y-%m-%d}, so its values may or may "
             'not hold the offset of +1000: look at them, and write "offset: -1000" or "offset: 0"'
         )
-
-
-_OPTIONS = "those of sentinel2 are variables, nodata, stated"
 
 
 def baseline_of(product: Product) -> float | None:

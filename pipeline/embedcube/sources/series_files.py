@@ -1,0 +1,82 @@
+"""The files and stores that are series: opened by their suffix, and judged when they cannot be read."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedcube.errors import CorruptInput
+from embedcube.raster import judge_missing
+from embedcube.sources.series import Series
+from embedcube.sources.series_grib import GribSeries
+from embedcube.sources.series_xarray import XarraySeries
+
+NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
+GRIB = frozenset((".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2"))
+ZARR = ".zarr"
+"""The suffix of a folder"""
+
+
+def is_series(path: Path) -> bool:
+    """By its suffix."""
+    return path.suffix.lower() in NETCDF | GRIB | {ZARR}
+
+
+def open_series(path: Path, select: Mapping[str, Any]) -> Series:
+    """Open a file or store by its suffix; `select` picks one place of each further dimension.
+
+    Raises:
+        ValueError: its bytes do not decode.
+        OSError: it could not be read.
+    """
+    if path.suffix.lower() in GRIB:
+        return GribSeries(path, select)
+    return XarraySeries(path, "zarr" if path.suffix.lower() == ZARR else "netcdf4", select)
+
+
+def judge_series(
+    path: Path, name: str, select: Mapping[str, Any], decode: Callable[[Series], object], *, size: int | None
+) -> CorruptInput | OSError:
+    """Why a series could not be decoded, as `raster.judge` has it: wrong bytes or a passing failure to get them.
+
+    Its bytes are read plainly, and it is decoded once more: what fails then is wrong. `name` is its path below the
+    archive, `size` what it had when it was indexed.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                while file.read(1 << 24):
+                    pass
+        found = size_of(path)
+    except FileNotFoundError as missing:
+        return judge_missing(path, "series", name, missing)
+    except OSError as passing:
+        return passing
+    if size is not None and found != size:
+        return CorruptInput(f"{name} has {found} bytes, {size} when it was indexed")
+    try:
+        series = open_series(path, select)
+        try:
+            decode(series)
+        finally:
+            series.close()
+    except (ValueError, OSError) as error:
+        # the bytes have just come in whole: what the library calls an I/O error now is its word for wrong ones
+        return CorruptInput(f"{name} does not decode: {' '.join(str(error).split())}")
+    return OSError(f"{name} could not be read whole, though its bytes are right")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of a store's metadata: chunks of a store that grows are not counted over and over."""
+    return sum(part.stat().st_size for part in metadata_of(path)) if path.is_dir() else path.stat().st_size
+
+
+def metadata_of(store: Path) -> list[Path]:
+    """The metadata files of a Zarr store, in a fixed order: the consolidated ones, else those of the arrays."""
+    if consolidated := [path for path in (store / ".zmetadata", store / "zarr.json") if path.exists()]:
+        return consolidated
+    found = [
+        path for name in (".zgroup", ".zattrs", ".zarray") for path in (*store.glob(name), *store.glob(f"*/{name}"))
+    ]
+    if not found:
+        raise FileNotFoundError(f"{store}: no metadata of a Zarr store")
+    return sorted(found)
