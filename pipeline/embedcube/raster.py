@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 def raster_settings() -> Any:
-    """Of GDAL while files are opened: their own headers say all, so no folder is listed for files beside them."""
-    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+    """Of GDAL while files are opened: no folder is listed; files beside them, as .aux.xml, are found by their names."""
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
 
 
 class Opened(Protocol):

@@ -1,0 +1,308 @@
+"""What the chips of a layer are made of: the bands of its archives, one after the other, frame by frame."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from numpy.typing import NDArray
+from tests.conftest import Campaign
+from tests.edge.scenes import Scene, write_scene
+
+from embedcube.assemble import make_backbone, make_inputs, make_kernel
+from embedcube.backbones.base import Chips, Weights
+from embedcube.campaign_file import load_campaign
+from embedcube.cube import Cube
+from embedcube.cut import cut
+from embedcube.embed import LayerKernel, Sample, Shard, cut_chips, read_sample
+from embedcube.fit import fit, read_weights
+from embedcube.inventory import index, read_inventory
+from embedcube.raster import RasterReader
+from embedcube.scene import Scene as Found
+
+LAYER, ZONE = "s2", "s2/grid"
+SIDE_PX, CELL_PX = 64, 16
+"""of a shard, which is one chip, and of its cells"""
+WEST, NORTH = 400_000.0, 5_600_000.0
+CLEAR, CLOUD = 4, 9
+DOCUMENT: dict[str, Any] = {
+    "campaign": "inputs",
+    "archives": {
+        "s2": {
+            "source": "sentinel2", "path": "archive", "bands": ["B02", "B03"], "mask": {"band": "SCL", "clear": [CLEAR]}
+        }
+    },
+    "grid": {"crs": "EPSG:32632", "pixel": 10, "origin": [WEST, NORTH]},
+    "windows": [["2023-06-01", "2023-08-01"]],
+    "layers": {
+        LAYER: {
+            "archives": "s2", "backbone": {"name": "mosaiks", "filters": 4}, "chip_px": SIDE_PX + 2, "halo_px": 1,
+            "cell_px": CELL_PX, "shard_chips": 1, "batch": 2, "encoding": "float32",
+        }
+    },
+    "how": {"ranks": 1, "threads": 1},
+}  # fmt: skip
+
+
+def pixels_of(seed: int) -> dict[str, NDArray[Any]]:
+    """Two bands and a classification, all clear."""
+    rng = np.random.default_rng(seed)
+    bands: dict[str, NDArray[Any]] = {
+        b: rng.integers(500, 3000, (SIDE_PX, SIDE_PX)).astype(np.uint16) for b in ("B02", "B03")
+    }
+    return bands | {"SCL": np.full((SIDE_PX, SIDE_PX), CLEAR, dtype=np.uint8)}
+
+
+def campaign_in(folder: Path, **layer: Any) -> Campaign:
+    """The campaign with keys of its layer changed."""
+    campaign = Campaign(folder / "campaign.yaml")
+    campaign.file.write_text(yaml.safe_dump(DOCUMENT | {"layers": {LAYER: DOCUMENT["layers"][LAYER] | layer}}))
+    return campaign
+
+
+@dataclass(frozen=True)
+class Read:
+    """The only shard of a campaign, as a rank reads it."""
+
+    kernel: LayerKernel
+    scenes: list[Found]
+    sample: Sample
+    shard: Shard
+
+
+def read_shard(campaign: Campaign) -> Read:
+    """Index, and read the first shard with the kernel of the package."""
+    resolved = load_campaign(campaign.file)
+    campaign.run.root.mkdir(parents=True, exist_ok=True)
+    scenes = index(resolved, campaign.run)
+    bands = np.ones(make_inputs(resolved, LAYER).channels, dtype=np.float32)
+    kernel = make_kernel(resolved, LAYER, ["grid"], Weights(mean=0 * bands, std=bands, tensors={}), torch.nn.Identity())
+    found = cut(resolved, LAYER, kernel.grids["grid"], scenes)
+    assert found is not None
+    shards, _ = found
+    linked = tuple(shards.scenes[shards.first[0] : shards.first[1]].tolist())
+    shard = Shard(
+        layer=LAYER, zone="grid", t=0, row=int(shards.row[0]), col=int(shards.col[0]), iy=0, ix=0, recipe="",
+        scenes=linked,
+    )  # fmt: skip
+    reader = RasterReader(threads=2)
+    try:
+        sample = read_sample(shard, [scenes[i] for i in linked], kernel, reader)
+    finally:
+        reader.close()
+    return Read(kernel, scenes, sample, shard)
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+HALF = SIDE_PX // 2
+QUARTER = np.s_[: CELL_PX // 2, : CELL_PX // 2]
+JUNE = {"early": 5, "late": 25}
+JULY = {"july": 9}
+
+
+@pytest.fixture(scope="module")
+def seasons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of June that are clear in the west, one of July that is clear in the east; the last row is cloudy."""
+    folder = tmp_path_factory.mktemp("seasons")
+    for seed, (name, day) in enumerate((JUNE | JULY).items()):
+        bands = pixels_of(seed)
+        cloudy = np.s_[:, HALF:] if name in JUNE else np.s_[:, :HALF]
+        bands["SCL"][cloudy] = CLOUD
+        bands["SCL"][-CELL_PX:] = CLOUD
+        month = 6 if name in JUNE else 7
+        scene = Scene(id=name, time=f"2023-{month:02d}-{day:02d}T10:00:00Z", west=WEST, north=NORTH, bands=bands)
+        write_scene(folder / "archive", scene)
+    return folder
+
+
+def band(folder: Path, scene: str, name: str) -> NDArray[np.float64]:
+    """The pixels of a file, by rasterio alone."""
+    with rasterio.open(folder / "archive" / scene / f"{name}.tif") as dataset:
+        return np.asarray(dataset.read(1), dtype=np.float64)
+
+
+def test_each_frame_is_a_composite_of_its_own_scenes(seasons: Path, tmp_path: Path) -> None:
+    shutil.copytree(seasons / "archive", tmp_path / "archive")
+    read = read_shard(campaign_in(tmp_path, frames="1 month"))
+    assert make_inputs(load_campaign(tmp_path / "campaign.yaml"), LAYER).frames == 2
+    assert [str(frame)[:10] for frame in read.kernel.frames[0]] == ["2023-06-01", "2023-07-01"]
+    here = np.s_[..., 1:-1, 1:-1]  # without the halo, where there is nothing
+    x_tcyx, seen_tsyx = read.sample.x_tcyx[here], read.sample.seen_tsyx[here]
+    assert x_tcyx.shape == (2, 2, SIDE_PX, SIDE_PX)
+    assert seen_tsyx.shape == (2, 1, SIDE_PX, SIDE_PX)
+    for t, (names, clear) in enumerate(((JUNE, np.s_[:-CELL_PX, :HALF]), (JULY, np.s_[:-CELL_PX, HALF:]))):
+        seen = np.zeros((SIDE_PX, SIDE_PX), dtype=bool)
+        seen[clear] = True
+        np.testing.assert_array_equal(seen_tsyx[t, 0], seen)
+        for c, name in enumerate(("B02", "B03")):
+            expected = np.where(seen, np.median([band(seasons, scene, name) for scene in names], axis=0), np.nan)
+            np.testing.assert_array_equal(x_tcyx[t, c], expected)
+    assert np.isnan(read.sample.x_tcyx[..., 0, :]).all()
+
+
+def test_a_cell_is_valid_where_any_frame_has_seen_it(seasons: Path, tmp_path: Path) -> None:
+    shutil.copytree(seasons / "archive", tmp_path / "archive")
+    status = np.ones((4, 4), dtype=np.uint8)
+    status[-1] = 3  # masked in all frames
+    n_obs = np.array([[2, 2, 1, 1]] * 3 + [[0] * 4])
+    sample = read_shard(campaign_in(tmp_path, frames="1 month", min_valid=1.0)).sample
+    np.testing.assert_array_equal(sample.status_yx, status)
+    np.testing.assert_array_equal(sample.n_obs_yx, n_obs)
+
+
+def test_a_footprint_is_seen_when_frames_together_have_seen_it(tmp_path: Path) -> None:
+    """Neither month alone shows enough of the first cell; one pixel less than all of it is not all."""
+    for month, rows in ((6, np.s_[:10]), (7, np.s_[6:])):
+        bands = pixels_of(month)
+        bands["SCL"][:CELL_PX, :CELL_PX] = CLOUD
+        bands["SCL"][:CELL_PX, :CELL_PX][rows] = CLEAR
+        bands["SCL"][0, 2 * CELL_PX] = CLOUD
+        scene = Scene(id=f"m{month}", time=f"2023-{month:02d}-05T10:00:00Z", west=WEST, north=NORTH, bands=bands)
+        write_scene(tmp_path / "archive", scene)
+    sample = read_shard(campaign_in(tmp_path, frames="1 month", min_valid=1.0)).sample
+    assert sample.status_yx[0].tolist() == [1, 1, 3, 1]
+    # a layer that looks at June alone has not seen the first cell
+    june = campaign_in(tmp_path, min_valid=1.0)
+    june.change(lambda document: document.update(windows=[["2023-06-01", "2023-07-01"]]))
+    assert read_shard(june).sample.status_yx[0].tolist() == [3, 1, 3, 1]
+
+
+def test_the_encoder_sees_what_each_frame_shows(seasons: Path, tmp_path: Path) -> None:
+    shutil.copytree(seasons / "archive", tmp_path / "archive")
+    read = read_shard(campaign_in(tmp_path, frames="1 month"))
+    lonlat = np.stack(read.kernel.grids["grid"].degrees(read.kernel.layout.shard_area(0, 0), CELL_PX), axis=-1)
+    chips = cut_chips(read.sample, lonlat.astype(np.float32), [(0, 0)], read.kernel, read.kernel.frames[0])
+    assert isinstance(chips, Chips)
+    assert chips.x_btcyx.shape == (2, 2, 2, SIDE_PX + 2, SIDE_PX + 2)
+    assert chips.frames == read.kernel.frames[0]
+    np.testing.assert_array_equal(chips.seen_btsyx[0].numpy(), read.sample.seen_tsyx)
+    np.testing.assert_array_equal(chips.x_btcyx[0].numpy(), np.nan_to_num(read.sample.x_tcyx, nan=0.0))
+    assert not chips.seen_btsyx[1].any(), "padding"
+    assert not chips.x_btcyx[1].any(), "padding"
+    west, north = chips.lonlat_byxn[0, 0, 0].tolist()
+    assert (west, north) == pytest.approx((7.5715, 50.5403), abs=1e-3)
+
+
+def test_a_cube_of_frames_is_what_the_backbone_makes_of_them(seasons: Path, tmp_path: Path) -> None:
+    """From the command line to the vectors, beside the frames put into the same module here."""
+    shutil.copytree(seasons / "archive", tmp_path / "archive")
+    campaign = campaign_in(tmp_path, frames="1 month")
+    campaign.cli("run")
+    resolved = load_campaign(campaign.file)
+    weights, _ = read_weights(resolved, campaign.run, LAYER)
+    x_tcyx = read_shard(campaign).sample.x_tcyx
+    z_btcyx = torch.from_numpy(np.nan_to_num((x_tcyx - weights.mean[:, None, None]) / weights.std[:, None, None]))[None]
+    chips = Chips(
+        x_btcyx=z_btcyx.repeat(2, 1, 1, 1, 1),
+        seen_btsyx=torch.ones((2, 2, 1, *z_btcyx.shape[-2:]), dtype=torch.bool),
+        lonlat_byxn=torch.zeros((2, 4, 4, 2)),
+        frames=resolved.frames(LAYER)[0],
+    )
+    with torch.inference_mode():
+        expected = make_backbone(resolved, LAYER).module(weights)(chips)[0].numpy()
+    found = Cube(campaign.run.newest_cube).vectors(ZONE, 0, slice(0, 4), slice(0, 4))
+    np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-5, atol=1e-6)
+    assert np.isnan(found[3]).all()
+    one_frame = Cube(campaign.run.newest_cube).explain(
+        Cube(campaign.run.newest_cube).cell_at(7.5745, 50.5383, "2023-06-15")
+    )
+    assert one_frame["preprocessing"]["frames"] == "1 month"
+
+
+# --- two archives ---------------------------------------------------------------------------------
+
+
+def split(document: dict[str, Any]) -> None:
+    """The four bands of the demo from two archives of two, in the same order."""
+    whole = document["archives"].pop("s2")
+    document["archives"] = {
+        "blue_green": whole | {"bands": whole["bands"][:2]},
+        "red_nir": whole | {"bands": whole["bands"][2:]},
+    }
+    (layer,) = document["layers"].values()
+    layer["archives"] = list(document["archives"])
+
+
+def test_two_archives_are_the_channels_of_one_behind_the_others(demo: Campaign, finished_demo: Campaign) -> None:
+    """The demo's scenes, each half of their bands from an archive of its own; but for the torn band nothing differs."""
+    demo.change(split)
+    demo.cli("run")
+    one, two = Cube(finished_demo.run.newest_cube), Cube(demo.run.newest_cube)
+    zone = "s2_mosaiks/grid"
+    status, halves = (cube.array(zone, "status")[...] for cube in (one, two))
+    good = np.isin(status, (1, 5)) & (halves == status)
+    assert good.mean() > 0.5
+    june, july = 0, 1
+    np.testing.assert_array_equal(halves[june], status[june])
+    # in July a band of one archive is torn: the other archive still shows the place
+    assert (halves[july] != status[july]).sum() < 0.2 * status[july].size
+    assert not ((halves == 1) & (status != 1)).any(), "a planned scene was unreadable, whoever else shows the place"
+    rows, cols = status[june].shape
+    for name in ("n_obs",):
+        np.testing.assert_array_equal(two.array(zone, name)[june], one.array(zone, name)[june])
+    whole, stacked = (cube.vectors(zone, june, slice(0, rows), slice(0, cols)) for cube in (one, two))
+    np.testing.assert_array_equal(stacked, whole)
+
+
+def test_the_sample_of_two_archives_is_stacked(demo: Campaign, tmp_path: Path) -> None:
+    campaign = load_campaign(demo.file)
+    demo.run.root.mkdir(parents=True)
+    whole = sample_of(demo)
+    demo.change(split)
+    halves = sample_of(demo)
+    assert make_inputs(load_campaign(demo.file), "s2_mosaiks").bands == (("B02", "B03"), ("B04", "B08"))
+    np.testing.assert_array_equal(halves.x_tcyx, whole.x_tcyx)
+    assert halves.seen_tsyx.shape[1] == 2
+    np.testing.assert_array_equal(halves.seen_tsyx[:, 0], whole.seen_tsyx[:, 0])
+    np.testing.assert_array_equal(halves.seen_tsyx[:, 1], whole.seen_tsyx[:, 0])
+    np.testing.assert_array_equal(halves.n_obs_yx, whole.n_obs_yx)
+    assert campaign.digest != load_campaign(demo.file).digest
+
+
+def sample_of(campaign: Campaign) -> Sample:
+    """The shard of June with most scenes, read by the kernel."""
+    resolved = load_campaign(campaign.file)
+    name = "s2_mosaiks"
+    scenes = index(resolved, campaign.run)
+    bands = np.ones(4, dtype=np.float32)
+    kernel = make_kernel(resolved, name, ["grid"], Weights(mean=bands, std=bands, tensors={}), torch.nn.Identity())
+    found = cut(resolved, name, kernel.grids["grid"], scenes)
+    assert found is not None
+    shards, _ = found
+    june = np.nonzero(shards.t == 0)[0]
+    most = int(june[np.diff(shards.first)[june].argmax()])
+    linked = tuple(shards.scenes[shards.first[most] : shards.first[most + 1]].tolist())
+    place = {"row": int(shards.row[most]), "col": int(shards.col[most])}
+    shard = Shard(layer=name, zone="grid", t=0, **place, iy=0, ix=0, recipe="", scenes=linked)
+    reader = RasterReader(threads=2)
+    try:
+        return read_sample(shard, [scenes[i] for i in linked], kernel, reader)
+    finally:
+        reader.close()
+
+
+def test_a_period_of_fitting_takes_its_sample_from_its_windows_alone(demo: Campaign, tmp_path: Path) -> None:
+    """June alone, and a campaign that holds nothing but June, are fitted to the same weights."""
+    demo.run.root.mkdir(parents=True)
+    index(load_campaign(demo.file), demo.run)
+
+    def weights() -> bytes:
+        demo.run.weights("s2_mosaiks").unlink(missing_ok=True)
+        fit(load_campaign(demo.file), demo.run)
+        return demo.run.weights("s2_mosaiks").read_bytes()
+
+    demo.change(
+        lambda document: document["layers"]["s2_mosaiks"].update(fit={"start": "2023-06-01", "end": "2023-07-01"})
+    )
+    of_june = weights()
+    demo.change(lambda document: document["layers"]["s2_mosaiks"].pop("fit"))
+    of_both = weights()
+    demo.change(lambda document: document.update(windows=[["2023-06-01", "2023-07-01"]]))
+    assert weights() == of_june != of_both
+    assert read_inventory(load_campaign(demo.file), demo.run)
