@@ -46,7 +46,12 @@ def test_a_registered_backbone_keeps_its_contract(
 
 
 def test_every_backbone_was_looked_at() -> None:
-    assert {name for name, _, _ in BACKBONES} == set(names("backbones"))
+    others = {"eof": "check_backbone(lambda: Eof(", "presto": "check_backbone("}
+    for name, call in others.items():
+        assert call in (Path(__file__).parent / f"test_{name}.py").read_text("utf-8"), (
+            f"{name} has a contract test of its own"
+        )
+    assert {name for name, _, _ in BACKBONES} | others.keys() == set(names("backbones"))
 
 
 @pytest.fixture
@@ -63,7 +68,12 @@ def test_a_registered_source_keeps_its_contract(archives: dict[str, Archive], gr
 
 
 def test_every_source_was_looked_at(archives: dict[str, Archive]) -> None:
-    assert set(archives) == set(names("sources"))
+    others = {"sentinel1": "check_source(Sentinel1(", "fields": "check_source(Fields(", "era5": "check_source(Era5("}
+    for name, call in others.items():
+        assert call in (Path(__file__).parent / f"test_{name}.py").read_text("utf-8"), (
+            f"{name} has a contract test of its own"
+        )
+    assert set(archives) | others.keys() == set(names("sources"))
 
 
 # --- backbones that break it ----------------------------------------------------------------------

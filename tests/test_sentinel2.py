@@ -330,7 +330,8 @@ def test_what_is_superseded_is_in_no_shard(tmp_path: Path) -> None:
     assert set(cut_out[0].scenes.tolist()) == {0}
     far = Scene(id="far", archive="s2", time=found[0].time, photograph="far", bbox=(104.0, -1.0, 106.0, 1.0))
     assert far.boxes_in(GRID) == ()
-    assert cut(campaign, "x", GRID, [far]) is None
+    with pytest.raises(RequestError, match="no scene shows any of it"):
+        cut(campaign, "x", GRID, [far])
 
 
 # --- names, folders, series, values that are none --------------------------------------------------------

@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import local
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -77,7 +76,7 @@ class RasterReader:
     def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
         """`attempts` tries of a read that fails for a passing reason, `wait_s`, twice that, ... apart."""
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
-        self._files = local()
+        self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
         # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
         self._open_files = max(16, min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2) // threads)
         self._attempts = attempts
@@ -126,30 +125,33 @@ class RasterReader:
         The file stays open there for later calls with an equal `key`. A read that fails (OSError, ValueError) is
         tried again on a file opened afresh, unless `judged` blames the bytes (CorruptInput).
         """
+        place = lane % len(self._pools)
 
         def judged_closed(_: Exception) -> CorruptInput | OSError:
-            broken = self._files.__dict__.get("opened", {}).pop(key, None)
-            if broken is not None:
+            if (broken := self._files[place].pop(key, None)) is not None:
                 broken.close()
             return judged()
 
         def read() -> T:
             return retried(
-                lambda: decode(self._kept_open(key, opened)),
+                lambda: decode(self._kept_open(place, key, opened)),
                 judged_closed,
                 attempts=self._attempts,
                 wait_s=self._wait_s,
             )
 
-        return self._pools[lane % len(self._pools)].submit(read)
+        return self._pools[place].submit(read)
 
     def close(self) -> None:
-        """Stop the threads; what they have not begun is dropped."""
-        for pool in self._pools:
+        """Stop the threads and close their files; what they have not begun is dropped."""
+        for pool, files in zip(self._pools, self._files, strict=True):
             pool.shutdown(wait=True, cancel_futures=True)
+            for file in files.values():
+                file.close()
+            files.clear()
 
-    def _kept_open(self, key: Hashable, opened: Callable[[], H]) -> H:
-        files: OrderedDict[Hashable, Any] = self._files.__dict__.setdefault("opened", OrderedDict())
+    def _kept_open(self, place: int, key: Hashable, opened: Callable[[], H]) -> H:
+        files: OrderedDict[Hashable, Any] = self._files[place]
         if key in files:
             files.move_to_end(key)
         else:

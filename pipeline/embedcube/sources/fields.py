@@ -16,7 +16,7 @@ from embedcube.config import Archive, Block
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import Conversion, Pixels, RasterReader
-from embedcube.scene import Asset, Scene
+from embedcube.scene import NOWHERE, Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -80,7 +80,7 @@ class Fields:
                 end=ALWAYS[1] if self._options.static else None,
                 # the fields of one moment are one picture
                 photograph=f"{product.time:%Y%m%dT%H%M%S}",
-                bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
+                bbox=bbox_of(assets[0]) if assets else product.bbox or NOWHERE,
                 assets=tuple(replace(asset, nodata=self._nodata(asset)) for asset in assets),
                 processing="; ".join(f"{band} = DN * {scale} + {add}" for band, (scale, add) in self._linear.items()),
                 verdict=faults,

@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 CRS = "EPSG:4326"
 """Of all lattices here."""
 
-_SNAP = 1e-4
+_SNAP = 1e-6
 """spacings by which a place may miss a point and still have its value: files round their coordinates"""
 
 

@@ -20,7 +20,7 @@ from embedcube.config import Archive, Block
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import Conversion, Pixels, RasterReader
-from embedcube.scene import Scene
+from embedcube.scene import NOWHERE, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -125,7 +125,7 @@ class Sentinel1:
             archive=self._name,
             time=product.time,
             photograph=photograph(product.id, product.properties),
-            bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
+            bbox=bbox_of(assets[0]) if assets else product.bbox or NOWHERE,
             assets=assets,
             processing=f"orbit {orbit}; {_POWER[self._options.values][0]}, taken before resampling and compositing; "
             "the composite is 10 log10 of power",

@@ -16,7 +16,7 @@ from embedcube.config import Archive, Block
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
-from embedcube.scene import Asset, Scene
+from embedcube.scene import NOWHERE, Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
 from embedcube.sources.products import Product, bbox_of, describe
@@ -101,7 +101,7 @@ class Sentinel2:
                 archive=self._name,
                 time=product.time,
                 photograph=photograph_of(product),
-                bbox=bbox_of(assets[0]) if assets else product.bbox or (-180.0, -90.0, 180.0, 90.0),
+                bbox=bbox_of(assets[0]) if assets else product.bbox or NOWHERE,
                 assets=assets,
                 offset=offset or 0.0,
                 processing=reason if offset is not None else "",

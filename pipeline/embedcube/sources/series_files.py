@@ -30,7 +30,9 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
     """
     if path.suffix.lower() in GRIB:
         return GribSeries(path, select)
-    return XarraySeries(path, "zarr" if path.suffix.lower() == ZARR else "netcdf4", select)
+    if path.suffix.lower() == ZARR:
+        return XarraySeries(path, "zarr", select, consolidated=_consolidated(path) is not None)
+    return XarraySeries(path, "netcdf4", select)
 
 
 def judge_series(
@@ -71,12 +73,19 @@ def size_of(path: Path) -> int:
 
 
 def metadata_of(store: Path) -> list[Path]:
-    """The metadata files of a Zarr store, in a fixed order: the consolidated ones, else those of the arrays."""
-    if consolidated := [path for path in (store / ".zmetadata", store / "zarr.json") if path.exists()]:
-        return consolidated
-    found = [
-        path for name in (".zgroup", ".zattrs", ".zarray") for path in (*store.glob(name), *store.glob(f"*/{name}"))
-    ]
+    """The metadata files of a Zarr store, in a fixed order: the consolidated one, else those of all arrays."""
+    if (one := _consolidated(store)) is not None:
+        return [one]
+    names = (".zgroup", ".zattrs", ".zarray", "zarr.json")
+    found = [path for name in names for path in (*store.glob(name), *store.glob(f"*/{name}"))]
     if not found:
         raise FileNotFoundError(f"{store}: no metadata of a Zarr store")
     return sorted(found)
+
+
+def _consolidated(store: Path) -> Path | None:
+    """The file that holds the metadata of all arrays."""
+    if (store / ".zmetadata").exists():
+        return store / ".zmetadata"
+    root = store / "zarr.json"
+    return root if root.exists() and b'"consolidated_metadata"' in root.read_bytes() else None

@@ -26,11 +26,11 @@ _HAS_DATA = ("valid_time_start", "valid_time_stop")
 class XarraySeries:
     """A NetCDF file or a Zarr store."""
 
-    def __init__(self, path: Path, engine: str, select: Mapping[str, Any]) -> None:
-        """Reads headers and coordinates."""
+    def __init__(self, path: Path, engine: str, select: Mapping[str, Any], **how: Any) -> None:
+        """Reads headers and coordinates; `how` is for xarray's engine."""
         try:
             # the packed numbers as they are: they are unpacked in float64 here; and no cache, a field is read once
-            self._data = xarray.open_dataset(path, engine=engine, mask_and_scale=False, cache=False, chunks=None)
+            self._data = xarray.open_dataset(path, engine=engine, mask_and_scale=False, cache=False, chunks=None, **how)
         except OSError:
             raise
         except Exception as error:
