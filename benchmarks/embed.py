@@ -22,7 +22,8 @@ from embedcube.plan import read_plan
 from embedcube.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'tests' / 'plugins'}:{ROOT}"}
+PATHS = (str(ROOT / "tests" / "plugins"), str(ROOT), os.environ.get("PYTHONPATH"))
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, PATHS))}
 
 
 def main() -> None:

@@ -155,7 +155,7 @@ def test_the_answer_leads_back_to_every_byte(finished_demo: Campaign) -> None:
         assert scene["offset"] == offset
         assert len(scene["sha256"]) == 64
     assert answer["weights_sha256"] == hashlib.sha256(run.weights("s2_mosaiks").read_bytes()).hexdigest()
-    assert answer["preprocessing"]["archive"]["bands"] == ["B02", "B03", "B04", "B08"]
+    assert answer["preprocessing"]["archives"]["s2"]["bands"] == ["B02", "B03", "B04", "B08"]
     assert answer["cell"]["window"] == ["2023-06-01T00:00:00Z", "2023-07-01T00:00:00Z"]
     centre = answer["cell"]["centre"]
     assert max(abs(centre[0] - LOOKED_TWICE[0]), abs(centre[1] - LOOKED_TWICE[1])) <= answer["cell"]["size"] / 2

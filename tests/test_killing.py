@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import psutil
 import pytest
-from tests.conftest import PLUGINS, Campaign, cube_bytes, run_cli
+from tests.conftest import Campaign, cube_bytes, run_cli
 
 from embedcube.campaign_file import load_campaign
 from embedcube.consolidate import consolidate
@@ -68,7 +68,7 @@ class KillPoint:
 @contextmanager
 def running(campaign: Campaign, verb: str, kill: KillPoint | None = None) -> Iterator["subprocess.Popen[str]"]:
     """A verb in a process group of its own; of that group nothing is alive after the block."""
-    environment = os.environ | {"PYTHONPATH": f"{PLUGINS}{os.pathsep}{CHAOS}"}
+    environment = os.environ | {"PYTHONPATH": f"{CHAOS}{os.pathsep}{os.environ['PYTHONPATH']}"}
     if kill is not None:
         environment["KILL_POINT"] = json.dumps(asdict(kill))
     process = subprocess.Popen(
@@ -274,6 +274,26 @@ def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
     assert_nothing_done_twice(planned)
     planned.cli("consolidate")
     assert_same_cube(planned, finished_demo)
+
+
+@pytest.mark.slow
+def test_a_retry_of_unreadable_scenes_that_is_killed_leaves_its_shards_undone(embedded: Campaign) -> None:
+    """They have a record of before, which is no reason to call the retry done."""
+    embedded.change(lambda document: document["how"].update(retry_quarantined=True, ranks=1))
+    missed = {record.recipe for _, record in scan_records(embedded.run) if record.quarantined}
+    assert len(missed) > 3
+    before = attempts(embedded.run)
+    point = KillPoint(rank="0", event="os.rename", path=r"/parts/.*/scale/c\.", nth=2)
+    code, said = run_and_die(embedded, "embed", point)
+    assert code == START_AGAIN
+    [retry] = attempts(embedded.run).keys() - before.keys()
+    done = attempts(embedded.run)[retry]
+    assert 0 < len(done) < len(missed)
+    assert f"{len(missed) - len(done)} of {len(planned_recipes(embedded))} shards are undone" in said
+
+    embedded.cli("embed")
+    [last] = attempts(embedded.run).keys() - before.keys() - {retry}
+    assert set(attempts(embedded.run)[last]) == missed, "the scene is still torn: all of them, and nothing else"
 
 
 MEETING = {

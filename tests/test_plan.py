@@ -1,6 +1,7 @@
 """The plan: which shards, from which scenes, by which recipes, in whose hands; and what it refuses."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -707,6 +708,25 @@ def test_weights_are_taken_from_another_campaign(mine: Campaign, base: dict[Plac
     data[-1] ^= 1
     (tmp_path / "other" / "w.safetensors").write_bytes(data)
     with pytest.raises(RequestError, match=r"w\.safetensors differs from .*, which the run uses already"):
+        fit(load_campaign(mine.file), mine.run)
+
+
+def test_weights_of_another_digest_than_asked_for_are_refused(mine: Campaign, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    shutil.move(mine.run.weights(LAYER), path)
+    right, wrong = hashlib.sha256(path.read_bytes()).hexdigest(), "0" * 64
+    put(mine, {"LAYER.weights": path.name, "LAYER.weights_sha256": wrong})
+    with pytest.raises(RequestError, match=rf"w\.safetensors has the SHA-256 {right}, weights_sha256 is {wrong}"):
+        fit(load_campaign(mine.file), mine.run)
+    assert not mine.run.weights(LAYER).exists()
+    put(mine, {"LAYER.weights_sha256": right})
+    [layer] = fit(load_campaign(mine.file), mine.run)
+    assert (layer.fresh, layer.digest) == (True, right)
+    # one bit of a file that was right when the run took it
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RequestError, match=rf"weights_sha256 is {right}"):
         fit(load_campaign(mine.file), mine.run)
 
 

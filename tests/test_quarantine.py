@@ -174,7 +174,7 @@ def _garble(folder: Path) -> None:
 
 FAULTS = {
     "no_band": Fault(before=_drop_band, reason="the item has no file of this band"),
-    "not_as_catalogued": Fault(before=_catalogue_other_size, reason="its item says"),
+    "not_as_catalogued": Fault(before=_catalogue_other_size, reason="its catalogue says"),
     "zeros": Fault(pixels=0, reason="B02.tif is empty where SCL has data"),
     "zeros_in_mask": Fault(mask=0, reason="SCL.tif is empty where all bands have data"),
     "gone": Fault(after=lambda folder: (folder / "B02.tif").unlink(), reason="B02.tif is gone since it was indexed"),
@@ -409,9 +409,34 @@ def test_a_file_that_comes_back_is_read_when_asked(clean: Clean, tmp_path: Path)
     before = records(campaign.run)
     campaign.cli("embed")
     assert records(campaign.run) == before, "a verdict stands until somebody asks again"
+    campaign.change(lambda document: document["how"].update(error_budget=0))
+    with pytest.raises(WorkError, match=r"1 of 2 scenes cannot be read, how.error_budget allows 0%.*scene0"):
+        campaign.cli("embed")
     campaign.cli("embed", "--retry-quarantined")
+    campaign.cli("embed")
     campaign.cli("consolidate")
     assert cube_bytes(campaign.run.newest_cube) == clean.cube
+
+
+@pytest.mark.parametrize(("month", "counts"), [("06", True), ("08", False)], ids=["within", "outside of the windows"])
+def test_only_scenes_that_the_plan_needs_count_against_the_error_budget(
+    clean: Clean, tmp_path: Path, month: str, counts: bool
+) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(clean.archive, archive)
+    bands = _bands(2 * SHARD_PX, 2 * SHARD_PX, 7)
+    unusable = Scene(id="unusable", time=f"2023-{month}-25T10:00:00Z", west=WEST, north=NORTH, bands=bands)
+    _drop_band(write_scene(archive, unusable))
+    campaign = small_campaign(tmp_path, archive, error_budget=0)
+    assert list(json.loads(campaign.cli("index", "--json"))["unusable"]) == ["unusable"]
+    if counts:
+        for verb in ("embed", "consolidate"):
+            with pytest.raises(WorkError, match=r"1 of 3 scenes cannot be read.*unusable: B02: the item has no file"):
+                campaign.cli(verb)
+    else:
+        campaign.cli("embed")
+        campaign.cli("consolidate")
+        assert cube_bytes(campaign.run.newest_cube) == clean.cube
 
 
 @pytest.mark.chaos

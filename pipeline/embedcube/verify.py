@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
 )  # fmt: skip
@@ -64,16 +63,7 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
-    except (
-        zarr.errors.BaseZarrError,
-        RequestError,
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        OSError,
-        RuntimeError,
-    ) as error:
+    except _BREAKAGE as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         findings.append(Finding(check="readable", place=str(path), found=found, expected="a store that can be read"))
     return findings
