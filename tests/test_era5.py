@@ -510,7 +510,9 @@ def test_a_field_of_the_globe_is_near_a_projections_grid(tmp_path: Path, reader:
     scene = only(source)
     for zone, lon in ((1, 183.0), (31, 3.0), (60, 177.0)):
         grid = Grid.of_zone(zone, 100, (0, 0))
-        ((xmin, ymin, xmax, ymax),) = scene.boxes_in(grid)
+        boxes = scene.boxes_in(grid)
+        xmin, ymin = np.min(boxes, axis=0)[:2]
+        xmax, ymax = np.max(boxes, axis=0)[2:]
         assert xmin < 166_000 < 834_000 < xmax, "a zone is 668 km wide at the equator"
         assert ymin < -9_300_000 < 9_300_000 < ymax
         for lat in (-75.0, 0.0, 50.0):

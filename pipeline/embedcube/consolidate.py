@@ -131,7 +131,8 @@ def _fill(campaign: Campaign, plan: Plan, made: list[Made], building: Path, prog
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
-            dashboard_address=None,
+            # no fixed port: several campaigns may be consolidated on one machine; and none that others can reach
+            dashboard_address="127.0.0.1:0",
             memory_limit=None,
         ) as cluster,
         Client(cluster) as client,
@@ -146,12 +147,15 @@ def _fill(campaign: Campaign, plan: Plan, made: list[Made], building: Path, prog
                 specs = (f(campaign, name, layer.dimensions) for f in (part_specs, cube_specs))
                 series = series_of(mine, campaign.layers[name].chunk_windows, building)
                 futures += client.map(_rechunked, series, *(list(repeat(s, len(series))) for s in specs), pure=False)
-        counts = [0, 0, 0]
+        counts, failures = [0, 0, 0], []
         for done, (_, found) in enumerate(as_completed(futures, with_results=True), start=1):
             if isinstance(found, WorkError):
-                raise found
+                failures.append(found)
+                continue
             counts = [total + count for total, count in zip(counts, found, strict=True)]
             progress(done, len(futures))
+    if failures:
+        raise failures[0]
     for folder in {target.parent for m in made for target in m.targets(building)}:
         fsync_folder(folder)
     return counts[0], counts[1], counts[2]

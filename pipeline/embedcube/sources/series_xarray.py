@@ -26,11 +26,14 @@ _HAS_DATA = ("valid_time_start", "valid_time_stop")
 class XarraySeries:
     """A NetCDF file or a Zarr store."""
 
-    def __init__(self, path: Path, engine: str, select: Mapping[str, Any], **how: Any) -> None:
-        """Reads headers and coordinates; `how` is for xarray's engine."""
+    def __init__(self, path: Path, engine: str, select: Mapping[str, Any], *, consolidated: bool | None = None) -> None:
+        """Reads headers and coordinates; `consolidated` says whether a Zarr store has all its metadata in one place."""
+        only_zarr = {} if consolidated is None else {"consolidated": consolidated}
         try:
             # the packed numbers as they are: they are unpacked in float64 here; and no cache, a field is read once
-            self._data = xarray.open_dataset(path, engine=engine, mask_and_scale=False, cache=False, chunks=None, **how)
+            self._data = xarray.open_dataset(
+                path, engine=engine, mask_and_scale=False, cache=False, chunks=None, backend_kwargs=only_zarr
+            )
         except OSError:
             raise
         except Exception as error:
