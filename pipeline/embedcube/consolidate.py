@@ -131,7 +131,8 @@ def _fill(campaign: Campaign, plan: Plan, made: list[Made], building: Path, prog
             n_workers=1,
             threads_per_worker=threads,
             processes=False,
-            dashboard_address=None,
+            # None would take the port that others want, and say so
+            dashboard_address=":0",
             memory_limit=None,
         ) as cluster,
         Client(cluster) as client,
