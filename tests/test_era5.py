@@ -147,8 +147,8 @@ def test_a_field_is_the_same_through_every_format(
     array = NORTH_UP.sortby("latitude", ascending=rows_rise)
     source = era5(write(tmp_path, kind, array), "134")
     scene = only(source)
-    assert (scene.time, scene.end) == (START, START + timedelta(hours=5))
-    assert scene.assets[0].transform == (0.25, 0, 4.875, 0, -0.25, 52.125)
+    assert (scene.time, scene.end or scene.time) == (START, START + timedelta(hours=5))
+    assert scene.assets[0].transform == (0.25, 0.0, 4.875, 0.0, -0.25, 52.125)
     grid, area = grid_on(NORTH_UP)
     found = source.observe(scene, day(START + timedelta(hours=1), 3), grid, area, reader)
     packing = (float(array.max() - array.min()) / (2**16 - 1)) if kind.startswith("grib") else 0
@@ -338,7 +338,7 @@ def test_a_pixel_is_seen_where_every_step_has_a_value(tmp_path: Path, reader: Ra
     array[2, 3, 4] = np.nan
     source = era5(write_netcdf(tmp_path / "a.nc", array), "sp")
     scene, (grid, area) = only(source), grid_on(array)
-    assert (~source.observe(scene, day(), grid, area, reader).seen_yx).nonzero() == ([3], [4])
+    assert np.argwhere(~source.observe(scene, day(), grid, area, reader).seen_yx).tolist() == [[3, 4]]
     assert source.observe(scene, day(hours=2), grid, area, reader).seen_yx.all()
 
 
