@@ -92,9 +92,12 @@ class _BlockGeometry:
         facts = np.zeros((5, len(scenes), most))
         facts[:4] = 1
         box = np.zeros((4, len(scenes), 1))
+        box[2:] = 1
         for i, scene in enumerate(scenes):
+            if not (pieces := scene.boxes_in(grid)):
+                continue
             # of a footprint in two pieces the wider one stands for both: this only balances
-            xmin, ymin, xmax, ymax = max(scene.boxes_in(grid), key=lambda piece: piece[2] - piece[0])
+            xmin, ymin, xmax, ymax = max(pieces, key=lambda piece: piece[2] - piece[0])
             box[:, i, 0] = (
                 (xmin - grid.origin_x) / grid.pixel,
                 (grid.origin_y - ymax) / grid.pixel,
