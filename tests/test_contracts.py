@@ -47,11 +47,11 @@ def test_a_registered_backbone_keeps_its_contract(
 
 def test_every_backbone_was_looked_at() -> None:
     others = {"eof", "presto"}
-    assert all("check_backbone(" in tests_of(name) for name in others), "contract tests of their own"
+    assert all("check_backbone(" in source_of_tests(name) for name in others), "contract tests of their own"
     assert {name for name, _, _ in BACKBONES} | others == set(names("backbones"))
 
 
-def tests_of(name: str) -> str:
+def source_of_tests(name: str) -> str:
     """The text of a plugin's own test file."""
     return (Path(__file__).parent / f"test_{name}.py").read_text("utf-8")
 
@@ -71,7 +71,7 @@ def test_a_registered_source_keeps_its_contract(archives: dict[str, Archive], gr
 
 def test_every_source_was_looked_at(archives: dict[str, Archive]) -> None:
     others = {"sentinel1", "fields", "era5"}
-    assert all("check_source(" in tests_of(name) for name in others), "contract tests of their own"
+    assert all("check_source(" in source_of_tests(name) for name in others), "contract tests of their own"
     assert set(archives) | others == set(names("sources"))
 
 
