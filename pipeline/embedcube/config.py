@@ -109,6 +109,11 @@ class Archive(Block):
                 raise ValueError(f'resampling: band "{band}" is not wanted{nearest(band, self.bands)}')
         return self
 
+    @property
+    def root(self) -> Path:
+        """The folder that paths of scenes are relative to: `path`, or that of a catalogue file."""
+        return self.path.parent if self.path.is_file() else self.path
+
     def resampling_of(self, band: str) -> Resampling:
         """How a band is brought onto the grid: nearest for the mask, bilinear for a band that is not named."""
         if band not in self.bands or (self.mask is not None and band == self.mask.band):

@@ -153,7 +153,7 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
     area = layout.shard_area(shard.row, shard.col)
     sample_area = area.grown(layout.halo_px)
     frames, shape = kernel.frames[shard.t], (sample_area.rows, sample_area.cols)
-    x_tcyx = np.full((len(frames), kernel.mean.size, *shape), np.nan, dtype=np.float32)
+    x_tcyx = np.empty((len(frames), kernel.mean.size, *shape), dtype=np.float32)
     seen_tsyx = np.zeros((len(frames), len(kernel.inputs), *shape), dtype=bool)
     masked_yx = np.zeros(shape, dtype=bool)
     fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
@@ -173,6 +173,8 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
                 masked_yx |= picture.masked_yx
                 for (position, _), used in zip(observed, picture.used_yx, strict=True):
                     fed[position] |= _per_cell(used, layout) > 0
+            else:
+                x_tcyx[t, one.channels] = np.nan
     unreadable = np.zeros(fed.shape[1:], dtype=bool)
     for position in reasons:
         unreadable |= _cells_covered(scenes[position], grid, area, layout.cell_px)

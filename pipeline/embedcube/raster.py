@@ -4,7 +4,7 @@ import math
 import resource
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +110,26 @@ class RasterReader:
             return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
 
         return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
+
+    def read_bands(
+        self,
+        root: Path,
+        assets: Sequence[Asset],
+        grid: Grid,
+        area: PixelArea,
+        method_of: Callable[[str], Method],
+        convert_of: Callable[[str], Conversion],
+    ) -> Pixels:
+        """All bands of a scene, converted, each in a lane of its own: (band, y, x) float32, NaN where there is none.
+
+        Raises:
+            CorruptInput, OSError: as `submit` says.
+        """
+        futures = [
+            self.submit(root / one.path, one, grid, area, method_of(one.band), lane, convert_of(one.band))
+            for lane, one in enumerate(assets)
+        ]
+        return np.stack([future.result() for future in futures])
 
     def run(
         self,

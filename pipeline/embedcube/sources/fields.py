@@ -6,7 +6,6 @@ They are everywhere, so that beside photographs they make no cell valid. A value
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field
@@ -72,7 +71,7 @@ class Fields:
             RequestError: integers without a declared "no data", of which 0 may be a value or none.
         """
         for product in sorted(self._products(), key=lambda p: (p.time, p.id)):
-            assets, faults = describe(product, self._root, full_digests=full_digests)
+            assets, faults = describe(product, self._archive.root, full_digests=full_digests)
             yield Scene(
                 id=product.id,
                 archive=self._name,
@@ -94,10 +93,6 @@ class Fields:
         for product in find_products(self._archive.path, names, undated=ALWAYS[0]):
             yield replace(product, time=ALWAYS[0])
 
-    @property
-    def _root(self) -> Path:
-        return self._archive.path.parent if self._archive.path.is_file() else self._archive.path
-
     def _nodata(self, asset: Asset) -> float | None:
         if self._options.nodata is not None:
             return self._options.nodata
@@ -112,20 +107,15 @@ class Fields:
         """The scaled values, float32; seen where every band has one."""
         if scene.verdict:
             raise CorruptInput(scene.verdict)
-        futures = [
-            reader.submit(
-                self._root / asset.path,
-                asset,
-                grid,
-                area,
-                self._archive.resampling_of(asset.band),
-                lane,
-                _scaled(*self._linear[asset.band]),
-            )
-            for lane, asset in enumerate(scene.assets)
-        ]
-        values_cyx = np.stack([future.result() for future in futures])
-        seen = np.isfinite(values_cyx).all(axis=0)
+        values_cyx = reader.read_bands(
+            self._archive.root,
+            scene.assets,
+            grid,
+            area,
+            self._archive.resampling_of,
+            lambda band: _scaled(*self._linear[band]),
+        )
+        seen = np.asarray(np.isfinite(values_cyx).all(axis=0))
         return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:

@@ -8,7 +8,6 @@ compositing average power, and the composite becomes decibels.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -119,7 +118,7 @@ class Sentinel1:
         return orbit
 
     def _scene(self, product: Product, orbit: str, *, full_digests: bool) -> Scene:
-        assets, faults = describe(product, self._root, full_digests=full_digests, nodata=self._nodata)
+        assets, faults = describe(product, self._archive.root, full_digests=full_digests, nodata=self._nodata)
         return Scene(
             id=product.id,
             archive=self._name,
@@ -132,28 +131,14 @@ class Sentinel1:
             verdict=faults,
         )
 
-    @property
-    def _root(self) -> Path:
-        return self._archive.path.parent if self._archive.path.is_file() else self._archive.path
-
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """Linear power, float32; seen where every band is a power above zero."""
         if scene.verdict:
             raise CorruptInput(scene.verdict)
-        futures = [
-            reader.submit(
-                self._root / asset.path,
-                asset,
-                grid,
-                area,
-                self._archive.resampling_of(asset.band),
-                lane,
-                self._to_power,
-            )
-            for lane, asset in enumerate(scene.assets)
-        ]
-        power_cyx = np.stack([future.result() for future in futures])
-        seen = np.isfinite(power_cyx).all(axis=0)
+        power_cyx = reader.read_bands(
+            self._archive.root, scene.assets, grid, area, self._archive.resampling_of, lambda band: self._to_power
+        )
+        seen = np.asarray(np.isfinite(power_cyx).all(axis=0))
         return Observation(values_cyx=power_cyx, seen_yx=seen, clear_yx=seen)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:

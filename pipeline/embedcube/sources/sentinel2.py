@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -94,7 +93,9 @@ class Sentinel2:
                 product = replace(
                     product, files={b: replace(f, size=None, digest="") for b, f in product.files.items()}
                 )
-            assets, faults = describe(product, self._root, full_digests=full_digests, nodata=self._options.nodata)
+            assets, faults = describe(
+                product, self._archive.root, full_digests=full_digests, nodata=self._options.nodata
+            )
             offset, reason = self._offset(product)
             yield Scene(
                 id=_unique(product.id, ids),
@@ -114,7 +115,9 @@ class Sentinel2:
         if scene.verdict:
             raise CorruptInput(scene.verdict)
         futures = [
-            reader.submit(self._root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane)
+            reader.submit(
+                self._archive.root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane
+            )
             for lane, asset in enumerate(scene.assets)
         ]
         pixels = {asset.band: future.result() for asset, future in zip(scene.assets, futures, strict=True)}
@@ -125,9 +128,9 @@ class Sentinel2:
         if mask is None:
             seen = clear = np.logical_and.reduce(seen_per_band)
         else:
-            # a class of 0 is also what a flag is that was stored as 1 or NaN
-            kept = np.isin(np.nan_to_num(pixels[mask.band], copy=False, nan=0.0), mask.clear)
             labelled = _has_data(pixels[mask.band], assets[mask.band])
+            # a class of 0 is also what a flag is that was stored as 1 or NaN
+            kept = np.isin(np.nan_to_num(pixels[mask.band], nan=0.0), mask.clear)
             if 0 in mask.clear:
                 labelled = np.ones_like(kept)
             else:
@@ -140,10 +143,6 @@ class Sentinel2:
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """The median, unless the archive says otherwise."""
         return composite(observations, self._archive.composite or "median")
-
-    @property
-    def _root(self) -> Path:
-        return self._archive.path.parent if self._archive.path.is_file() else self._archive.path
 
     def _names(self, band: str) -> frozenset[str]:
         """All that files and catalogues may call a band, in lower case: B04, B4, red."""
