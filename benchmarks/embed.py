@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.work import CHIPS, ENCODERS, Encoder, prepare
+from benchmarks.work import ENCODERS, Encoder, prepare
 from embedcube.campaign_file import load_campaign
 from embedcube.parts import scan_records
 from embedcube.plan import read_plan
@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--encoder", choices=sorted(ENCODERS), action="append")
     arguments = parser.parse_args()
     cores = os.cpu_count() or 1
-    print(f"{CHIPS**2} chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds")
+    print(f"chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds")
     for name in arguments.encoder or sorted(ENCODERS):
         with tempfile.TemporaryDirectory() as folder:
             rounds = list(measure(Path(folder), ENCODERS[name], cores, arguments.repeat))
-        print(f"\n{name}  {ENCODERS[name].backbone}")
+        print(f"\n{name}  {ENCODERS[name].backbone}, {ENCODERS[name].chips ** 2} chips")
         for figure in rounds[0]:
             values = [one[figure] for one in rounds]
             print(f"  {figure:<42}{statistics.median(values):8.2f}   ({min(values):.2f} .. {max(values):.2f})")

@@ -17,9 +17,6 @@ from embedcube.embed import LayerKernel
 from embedcube.fit import read_weights
 from embedcube.rundir import RunDir
 
-CHIPS = 16
-"""along one side of the scene"""
-
 SHARD_CHIPS = 4
 
 
@@ -31,6 +28,8 @@ class Encoder:
     backbone: dict[str, str | int]
     halo_px: int
     cell_px: int
+    chips: int
+    """along one side of the scene: some ten seconds of work at least, so that filling the pipeline does not show"""
 
     @property
     def keep_px(self) -> int:
@@ -39,9 +38,13 @@ class Encoder:
 
 
 ENCODERS = {
-    "mosaiks": Encoder(name="mosaiks", backbone={"name": "mosaiks", "filters": 4}, halo_px=1, cell_px=222),
+    "mosaiks": Encoder(name="mosaiks", backbone={"name": "mosaiks", "filters": 4}, halo_px=1, cell_px=222, chips=32),
     "vit": Encoder(
-        name="vit", backbone={"name": "tiny_vit", "width": 192, "depth": 12, "heads": 3}, halo_px=0, cell_px=16
+        name="vit",
+        backbone={"name": "tiny_vit", "width": 192, "depth": 12, "heads": 3},
+        halo_px=0,
+        cell_px=16,
+        chips=16,
     ),
 }
 """`mosaiks` with few filters and one vector for a chip is the cheap one; `vit` has the shape of a ViT-tiny."""
@@ -49,7 +52,7 @@ ENCODERS = {
 
 def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
     """Write archive and campaign file below `folder`; returns the file."""
-    write_archive(folder / "archive", side_px=CHIPS * encoder.keep_px)
+    write_archive(folder / "archive", side_px=encoder.chips * encoder.keep_px)
     layer = {
         "archives": ["s2"],
         "backbone": encoder.backbone,

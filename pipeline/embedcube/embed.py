@@ -242,7 +242,8 @@ def cut_chips(
     layout, side, cells = kernel.layout, kernel.layout.keep_px, kernel.layout.chip_cells
     mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
     x_tcyx, seen_tsyx = torch.from_numpy(sample.x_tcyx), torch.from_numpy(sample.seen_tsyx)
-    x_btcyx = torch.zeros((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+    x_btcyx = torch.empty((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+    x_btcyx[len(places) :] = 0
     seen_btsyx = torch.zeros((kernel.batch, *seen_tsyx.shape[:2], layout.chip_px, layout.chip_px), dtype=torch.bool)
     lonlat_byxn = torch.zeros((kernel.batch, cells, cells, 2))
     for n, (i, j) in enumerate(places):
