@@ -111,7 +111,7 @@ def _chain(
     """Stages and their jobs in the order of submission; `ids` has those of the stages before."""
     name = str(run.campaign)
     after = ""
-    if not planned(campaign, run):
+    if site.prepare_in_job and not planned(campaign, run):
         yield "prepare", [Job(stage="prepare", command=("run", name, "--until", "plan"))]
         after = f"afterok:{':'.join(ids['prepare'])}"
     if tasks:

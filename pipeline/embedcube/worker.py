@@ -4,6 +4,7 @@ The parents do no device work, so that the counter (a TCPStore) outlives any ran
 `rendezvous.py` how they find each other; on one machine there is one parent.
 """
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -156,6 +157,7 @@ class _Ranks:
 
     def wait(self, meanwhile: Callable[[], object]) -> tuple[int, ...]:
         """Until all have ended; returns their exit codes. Calls `meanwhile` again and again."""
+        signal.signal(signal.SIGQUIT, self._show_stacks)
         try:
             while None in (codes := [process.poll() for process in self._processes]):
                 time.sleep(0.1)
@@ -170,6 +172,12 @@ class _Ranks:
             self._stop()
             raise
         return tuple(process.returncode for process in self._processes)
+
+    def _show_stacks(self, *_: object) -> None:
+        """In the logs, of this process and of the ranks: a debugger cannot be attached everywhere."""
+        faulthandler.dump_traceback()
+        for process in self._processes:
+            process.send_signal(signal.SIGQUIT)
 
     def _all_met(self) -> bool:
         return self._store.add(MET, 0) == self._world

@@ -5,6 +5,8 @@ covers sees its neighbours and is dropped. A cell is a token.
 """
 
 import math
+import os
+import time
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -94,6 +96,24 @@ class TinyVit:
     def _empty(self) -> "_Vit":
         with torch.device("meta"):  # shapes alone: nothing is allocated, no random number is drawn
             return _Vit(self._options, self._layout, self._bands)
+
+
+class Sleepy(TinyVit):
+    """The backbone `sleepy`: every batch takes as long as SLEEPY_S says, time enough to strike. No byte differs."""
+
+    def module(self, weights: Weights) -> nn.Module:
+        return _Sleeping(super().module(weights))
+
+
+class _Sleeping(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        time.sleep(float(os.environ.get("SLEEPY_S", "0")))
+        vectors: torch.Tensor = self.inner(chips)
+        return vectors
 
 
 class _Vit(nn.Module):

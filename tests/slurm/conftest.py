@@ -3,8 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 from tests.slurm.cluster import Cluster, running_cluster, why_no_lab
 
 
@@ -21,3 +23,21 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield cluster
     if not request.session.testsfailed:
         shutil.rmtree(cluster.folder)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The cluster, as a user describes it."""
+    described = {
+        "site": "lab",
+        "partition": "debug",
+        "cpus_per_node": 2,
+        "mem_gb_per_node": 3.5,
+        "exclusive": False,
+        "time_min": 20,
+        "max_time_min": 60,
+        "lead_s": 60,
+    }
+    path = tmp_path / "lab.yaml"
+    path.write_text(yaml.safe_dump(described))
+    return path

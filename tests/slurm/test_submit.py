@@ -1,0 +1,99 @@
+"""`embedcube submit` gives the cube that `embedcube run` gives, through a real Slurm."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import Campaign, cube_bytes
+from tests.slurm.cluster import Cluster
+
+from embedcube.errors import RequestError
+from embedcube.parts import scan_records
+from embedcube.submit import submissions
+
+pytestmark = pytest.mark.slurm
+
+SBATCH = Path(__file__).parents[2] / "slurm"
+
+
+@pytest.fixture
+def spread(demo: Campaign, site: Path) -> Campaign:
+    """The demo as an array of two tasks, each of two nodes."""
+    demo.change(lambda document: document["how"].update(tasks=2, nodes=2, ranks=1, threads=1, site=str(site)))
+    return demo
+
+
+@pytest.mark.parametrize(
+    ("tasks", "ranks"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)], ids=["2 x 2 x 1", "4 x 2 x 2"]
+)
+def test_the_chain_makes_the_same_cube(
+    cluster: Cluster, spread: Campaign, finished_demo: Campaign, tasks: int, ranks: int
+) -> None:
+    spread.change(lambda document: document["how"].update(tasks=tasks, ranks=ranks))
+    asked = json.loads(spread.cli("submit", "--json"))
+    assert list(asked["jobs"]) == ["embed", "consolidate", "verify"]
+    assert cluster.wait(asked["jobs"]["embed"][0], timeout_s=300) == {"COMPLETED": tasks}
+    assert cluster.wait(asked["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
+    assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+    records = [record for _, record in scan_records(spread.run)]
+    assert {part.parts[-3] for part, _ in scan_records(spread.run)} == {f"{task:04d}" for task in range(tasks)}
+    assert len(records) == 30
+    # one attempt for each element, each with ranks on two nodes
+    hosts = {attempt: {r.host for r in records if r.attempt == attempt} for attempt in {r.attempt for r in records}}
+    assert len(hosts) == tasks
+    assert max(map(len, hosts.values())) == 2
+    assert {r.job for r in records} == {attempt.split("-")[0] for attempt in hosts}
+    # what is done is not submitted again
+    again = json.loads(spread.cli("submit", "--json"))
+    assert list(again["jobs"]) == ["consolidate", "verify"]
+    assert cluster.wait(again["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
+    assert len(submissions(spread.run)) == 2
+
+
+def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Campaign, finished_demo: Campaign) -> None:
+    spread.cli("run", "--until", "plan")
+
+    def sbatch(stage: str, *options: str) -> str:
+        command = ("sbatch", "--parsable", "--mem=2G", "--cpus-per-task=2", *options)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return cluster.run(*command, str(SBATCH / f"{stage}.sbatch"), str(spread.file), extra={"PATH": path}).strip()
+
+    embed = sbatch("embed", "--array=0-1")
+    consolidate = sbatch("consolidate", f"--dependency=afterany:{embed}")
+    verify = sbatch("verify", f"--dependency=afterok:{consolidate}")
+    assert cluster.wait(embed, timeout_s=300) == {"COMPLETED": 2}
+    assert cluster.wait(verify, timeout_s=120) == {"COMPLETED": 1}
+    assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partition": "weekend"}, "lab: the embed job was refused: .*[Ii]nvalid partition"),
+        ({"max_time_min": 1000, "time_min": 900}, "lab: the embed job was refused: .*time limit"),
+        ({"max_files": 100}, "quota of lab leaves 100; make shards larger"),
+        ({"mem_gb_per_node": 1}, "a rank would need .* GB, it may take 0.45 GB"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.usefixtures("cluster")
+def test_what_the_site_refuses_is_explained(spread: Campaign, site: Path, changes: dict[str, Any], words: str) -> None:
+    site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | changes))
+    with pytest.raises(RequestError, match=words):
+        spread.cli("submit")
+    assert submissions(spread.run) == []
+
+
+def test_cancelled_jobs_are_gone_and_records_stay(cluster: Cluster, spread: Campaign) -> None:
+    spread.cli("run", "--until", "plan")
+    asked = json.loads(spread.cli("submit", "--json"))
+    with pytest.raises(RequestError, match="of this campaign are still queued or running"):
+        spread.cli("submit")
+    spread.cli("cancel")
+    for ids in asked["jobs"].values():
+        assert cluster.wait(ids[0]).keys() == {"CANCELLED"}
+    assert json.loads(spread.cli("cancel", "--json")) == {"cancelled": []}
