@@ -110,6 +110,11 @@ class Archive(Block):
         return self
 
     @property
+    def read_bands(self) -> tuple[str, ...]:
+        """The bands, and the mask's behind them where it is none of them."""
+        return tuple(dict.fromkeys((*self.bands, *((self.mask.band,) if self.mask else ()))))
+
+    @property
     def root(self) -> Path:
         """The folder that paths of scenes are relative to: `path`, or that of a catalogue file."""
         return self.path.parent if self.path.is_file() else self.path

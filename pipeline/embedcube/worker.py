@@ -72,7 +72,8 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
             rank.wait()
         raise
     now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == attempt}
-    undone = len(todo - now)
+    # and what another start of this task has done meanwhile
+    undone = len(todo - now - recorded_recipes(run, whole=campaign.how.retry_quarantined))
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=tuple(rank.returncode for rank in ranks), logs=logs)
     if undone:
@@ -108,7 +109,6 @@ def _start_rank(
         "GDAL_CACHEMAX": str(how.cache_mb),
         # the inventory knows the geometry; listing a folder of a million files for sidecars is not needed
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        "GDAL_NUM_THREADS": "1",
         # arrays of a shard come and go: kept in the heap, they cost no page faults (a quarter of all CPU time)
         "MALLOC_ARENA_MAX": "4",
         "MALLOC_MMAP_THRESHOLD_": str(1 << 28),

@@ -24,8 +24,10 @@ def read_options(kind: type[Options], name: str, archive: Archive) -> Options:
             known = ", ".join(kind.model_fields)
             raise RequestError(f'{place}: the source {archive.source} has no option "{key}"; it has {known}')
         for band in archive.options[key] if isinstance(archive.options[key], dict) else ():
-            if band not in archive.bands:
-                raise RequestError(f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.bands)}')
+            if band not in archive.read_bands:
+                raise RequestError(
+                    f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.read_bands)}'
+                )
     try:
         return kind.model_validate(archive.options)
     except ValidationError as error:
