@@ -107,6 +107,7 @@ def _scene_of(text: str) -> Scene:
     document["time"] = utc(datetime.fromisoformat(document["time"]))
     document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
+    document["software"] = tuple(document["software"])
     document["assets"] = tuple(
         Asset(**(asset | {"transform": tuple(asset["transform"])})) for asset in document["assets"]
     )

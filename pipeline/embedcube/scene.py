@@ -79,6 +79,8 @@ class Scene:
     """what else the source decided to do to its values, in words"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a good one"""
+    software: tuple[str, ...] = ()
+    """packages that decode its files where GDAL does not: their versions are in the recipes of its shards"""
     superseded_by: str = ""
     """id of the scene that is used instead: the same photograph, processed again; this one is in no shard"""
 
