@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import numpy as np
 from pydantic import Field
 
+from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block
+from embedcube.config import Archive
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.onto import Conversion, Pixels
@@ -19,7 +20,7 @@ from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.converted import observe_converted
-from embedcube.sources.finding import find_products
+from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.products import Product, describe, place_of
 from embedcube.windows import Window
@@ -90,9 +91,9 @@ class Fields:
     def _products(self) -> Iterator[Product]:
         names = band_names(self._archive, self._options.variables)
         if not self._options.static:
-            yield from find_products(self._archive.path, names)
+            yield from archive_products(self._archive, names)
             return
-        for product in find_products(self._archive.path, names, undated=ALWAYS[0]):
+        for product in archive_products(self._archive, names, undated=ALWAYS[0]):
             yield replace(product, time=ALWAYS[0])
 
     def _nodata(self, asset: Asset) -> float | None:

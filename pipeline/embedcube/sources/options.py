@@ -4,7 +4,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from embedcube.config import Archive, Block, nearest
+from embedcube.blocks import Block, nearest
+from embedcube.config import Archive
 from embedcube.errors import RequestError
 from embedcube.sources.products import Names
 

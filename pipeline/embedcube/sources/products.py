@@ -120,7 +120,8 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
 
 def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None, size: int, digest: str) -> Asset:
     if dataset.crs is None:
-        raise CorruptInput(f"{band}: {name} has no coordinate reference system")
+        points = "ground control points only; geocode it first"
+        raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
     dtype = np.dtype(dataset.dtypes[file.index - 1])

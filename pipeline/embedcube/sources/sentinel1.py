@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block
+from embedcube.config import Archive
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.onto import Conversion, Pixels
@@ -23,7 +24,7 @@ from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.converted import observe_converted
-from embedcube.sources.finding import find_products
+from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.products import Product, describe, place_of
 from embedcube.windows import Window
@@ -103,7 +104,7 @@ class Sentinel1:
             RequestError: one orbit is asked for, and a product does not say what its own is.
         """
         names = band_names(self._archive, self._options.variables)
-        for product in sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id)):
+        for product in sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id)):
             orbit = self._orbit(product)
             if self._options.orbit in ("both", orbit):
                 yield self._scene(product, orbit, full_digests=full_digests)

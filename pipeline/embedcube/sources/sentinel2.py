@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block
+from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.finding import find_products
+from embedcube.sources.finding import archive_products
 from embedcube.sources.options import read_options
 from embedcube.sources.products import Product, describe, place_of
 from embedcube.windows import Window
@@ -79,7 +80,7 @@ class Sentinel2:
         Of one tile of one datatake at several processing baselines the newest is used; the others say so.
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
-        found = sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id))
+        found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
         superseded = _superseded(found)
         ids: set[str] = set()
         for place, product in enumerate(found):

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,13 @@ def item_products(path: Path, names: Names) -> Iterator[Product]:
     is_item = isinstance(item, dict) and item.get("type") == "Feature" and "assets" in item
     if is_item and (product := _product(path, item, names)) is not None:
         yield product
+
+
+def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
+    """A product for every Item that somebody else has found; relative links begin at `folder`."""
+    for item in items:
+        if (product := _product(folder / "search.json", item, names)) is not None:
+            yield product
 
 
 def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
