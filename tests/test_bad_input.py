@@ -433,6 +433,8 @@ def planned(folder: Path, shards: int) -> Campaign:
     return campaign
 
 
+@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_full_disk_stops_the_work_and_costs_the_shards_in_hand(tmp_path: Path) -> None:
     """The folder of the parts is a file system of 96 KiB; what was recorded on it is taken over, and the rest done."""
     own = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
@@ -462,6 +464,7 @@ def test_a_full_disk_stops_the_work_and_costs_the_shards_in_hand(tmp_path: Path)
     assert cube_bytes(campaign.run.newest_cube) == cube_bytes(whole.run.newest_cube)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_folder_make_the_cube_of_one(tmp_path: Path) -> None:
     """Neither knows of the other: both embed, into parts of their own."""
     campaign = planned(tmp_path / "both", 6)

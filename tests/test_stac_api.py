@@ -237,10 +237,11 @@ def test_a_file_on_another_machine_is_to_be_staged_first(demo: Campaign, api: Ap
     ("harm", "error", "words"),
     [
         ({"fails": lambda page: 503 if page else 200}, StartAgain, "could not be asked"),
+        ({"fails": lambda page: 429}, StartAgain, "could not be asked"),
         ({"fails": lambda page: 403}, RequestError, "answered 403"),
         ({"conforms": ["https://api.stacspec.org/v1.0.0/core"]}, RequestError, "is no STAC API with a search"),
     ],
-    ids=["a page that fails", "forbidden", "no search"],
+    ids=["a page that fails", "too many questions", "forbidden", "no search"],
 )
 def test_an_api_that_does_not_answer_is_named(
     demo: Campaign, api: Api, harm: dict[str, Any], error: type[Exception], words: str

@@ -12,6 +12,9 @@ _PAGE = 250
 
 _TIMEOUT_S = 60.0
 
+_PASSING = (408, 429)
+"""Refusals of HTTP that pass: too late, too many questions"""
+
 
 def searched_items(search: Search) -> Iterator[dict[str, Any]]:
     """Every Item that is found, once, as the API describes it.
@@ -42,7 +45,7 @@ def searched_items(search: Search) -> Iterator[dict[str, Any]]:
         said = " ".join(str(error).split())
         # it has none where nothing answered
         status = getattr(error, "status_code", None)
-        if status is not None and status < 500:
+        if status is not None and status < 500 and status not in _PASSING:
             raise RequestError(f"{search.api} answered {status}: {said}") from None
         raise StartAgain(f"{search.api} could not be asked: {said}; start again when it can be reached") from None
     except (DoesNotConformTo, STACError, ValueError, KeyError, TypeError) as error:
