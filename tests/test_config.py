@@ -361,10 +361,17 @@ WHAT: dict[str, dict[str, Any]] = {
 }
 """Every key that says what is asked, and another value of it."""
 
+SEARCH: dict[str, Any] = {"api": "https://stac.example.org", "collections": ["sentinel-2-l2a"]}
+
 HOW: dict[str, dict[str, Any]] = {
     "Campaign.campaign": {"campaign": "other-name"},
     "Campaign.env": {"env": ["HOME"]},
     "Archive.path": {"archives__s2__path": "moved"},
+    "Archive.search": {"archives__s2__search": SEARCH},
+    "Search.api": {"archives__s2__search": SEARCH | {"api": "http://elsewhere.example"}},
+    "Search.collections": {"archives__s2__search": SEARCH | {"collections": ["other"]}},
+    "Search.boxes": {"archives__s2__search": SEARCH | {"boxes": [[7, 50, 8, 51]]}},
+    "Search.times": {"archives__s2__search": SEARCH | {"times": [["2023-06-01", "2023-07-01"]]}},
     "Layer.weights": {"layers__s2_mosaiks__weights": "elsewhere.safetensors"},
     "How.runs": {"how__runs": "elsewhere"},
     "How.executor": {"how__executor": "slurm"},

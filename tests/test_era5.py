@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -627,6 +628,24 @@ def test_a_file_with_fewer_steps_than_its_name_says_is_corrupt(tmp_path: Path, r
     _, short = source.scenes(full_digests=False)
     with pytest.raises(CorruptInput, match=r"to 2022-08-31T22:00 in 23 steps, expected .* in 24 steps"):
         source.observe(short, day(), Grid(crs="EPSG:4326", pixel=1), PixelArea(row=-51, col=5, rows=1, cols=1), reader)
+
+
+# --- what reads them --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "packages"),
+    [
+        ("netcdf4", ("cf-xarray", "cftime", "netCDF4", "xarray")),
+        ("zarr2", ("cf-xarray", "cftime", "xarray")),
+        ("grib2", ("eccodes", "eccodeslib")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_a_scene_names_the_packages_that_decode_it(kind: str, packages: tuple[str, ...], tmp_path: Path) -> None:
+    scene = only(era5(write(tmp_path, kind, NORTH_UP), "sp"))
+    assert scene.software == packages
+    assert all(metadata.version(package) for package in packages), "distributions, not modules"
 
 
 # --- wrong bytes ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -452,6 +453,25 @@ def test_code_that_computes_bytes_is_in_every_recipe(
     after = recipes(mine)
     assert after.keys() == base.keys()
     assert changed(base, after) == base.keys()
+
+
+def test_what_decodes_a_scene_is_in_the_recipes_of_its_shards_alone(
+    mine: Campaign, prepared: Prepared, base: dict[Place, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that no other scene needs; its version, and that it is not there."""
+    scene = prepared.scenes[2]
+    one = dataclasses.replace(scene, software=("affine", "no-such-package"))
+    with_scenes(monkeypatch, [*prepared.scenes[:2], one, *prepared.scenes[3:]])
+    first = recipes(mine)
+    assert json.loads(mine.run.plan_summary.read_text())["versions"]["no-such-package"] == "none"
+    real = metadata.version
+    assert json.loads(mine.run.plan_summary.read_text())["versions"]["affine"] == real("affine")
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == "affine" else real(name))
+    second = recipes(mine)
+    assert changed(base, first) == changed(first, second) == changed(base, second)
+    assert 0 < len(changed(first, second)) < len(base)
+    untouched = base.keys() - changed(base, first)
+    assert all(second[place] == base[place] for place in untouched)
 
 
 def test_other_weights_are_in_every_recipe(mine: Campaign, base: dict[Place, str]) -> None:

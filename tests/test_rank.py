@@ -34,9 +34,11 @@ def refusal(campaign: Campaign) -> str:
     return str(said.value)
 
 
-@pytest.mark.parametrize(("name", "other"), [("torch", "1.0.0"), ("device", "cuda-sm80"), ("gdal", "2.0.0")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("torch", "1.0.0"), ("device", "cuda-sm80"), ("gdal", "2.0.0"), ("affine", "1.0")]
+)
 def test_other_versions_are_refused(planned: Campaign, name: str, other: str) -> None:
-    """A rank whose device class or versions differ from the plan's would give other bytes."""
+    """A rank whose device class or versions differ from the plan's would give other bytes; also those of a reader."""
     change_plan(planned, lambda document: document["versions"].update({name: other}))
     said = refusal(planned)
     assert f"has {name} " in said

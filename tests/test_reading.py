@@ -26,7 +26,8 @@ from tests.edge import scenes, shim
 from embedcube.balance import ReadCost, Shards, draw_groups
 from embedcube.config import Archive
 from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
-from embedcube.raster import RasterReader, read_onto
+from embedcube.onto import read_onto
+from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.sentinel2 import Sentinel2
 from embedcube.windows import Window
@@ -577,3 +578,77 @@ def test_a_file_across_the_antimeridian_is_read_whatever_its_longitudes_count_fr
                 assert found[i, j] == (file.pixels[int(down), int(across)] if inside else NODATA), (i, j)
                 found_pixels += inside
     assert found_pixels > 60
+
+
+def naive_around(pixels: NDArray[Any], west: float, lon: float, lat: float, method: str) -> tuple[float, float]:
+    """The value at a place of a raster of the globe in degrees, and the weight of what has data; by a scalar loop."""
+    x, y = (lon - west) % 360 - 0.5, 90 - lat - 0.5
+    if method == "nearest":
+        value = float(pixels[math.floor(y + 0.5), math.floor(x + 0.5) % 360])
+        return value, float(value != NODATA)
+    total = weight = 0.0
+    for row, col in product((math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)):
+        share = (1 - abs(y - row)) * (1 - abs(x - col))
+        if 0 <= row < 180 and (value := float(pixels[row, col % 360])) != NODATA:
+            total, weight = total + share * value, weight + share
+    return total / weight if weight > 1e-5 else NODATA, weight
+
+
+GLOBES = {
+    "degrees from 0": Grid(crs="EPSG:4326", pixel=0.3, origin_x=0.0, origin_y=90.0),
+    "degrees from -180": Grid(crs="EPSG:4326", pixel=0.3, origin_x=-180.0, origin_y=90.0),
+    "zone 31": Grid.of_zone(31, 25_000.0, (0.0, 0.0)),
+    "zone 30": Grid.of_zone(30, 25_000.0, (0.0, 0.0)),
+    "zone 1": Grid.of_zone(1, 25_000.0, (0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+@pytest.mark.parametrize("west", [0.0, -180.0, -0.5, 179.5])
+@pytest.mark.parametrize("name", GLOBES)
+def test_a_raster_of_the_globe_has_no_seam(name: str, west: float, method: Literal["nearest", "bilinear"]) -> None:
+    """Where its last column meets its first one both count, and no more is read there than elsewhere."""
+    grid = GLOBES[name]
+    file = opened(_noise("float32", 360, holes=True)[:180], west, 90.0, pixel=1.0, crs="EPSG:4326")
+    read: list[int] = []
+
+    class Counted:
+        shape = file.dataset.shape
+
+        def read(self, index: int, window: Any) -> NDArray[Any]:
+            read.append(int(window.width * window.height))
+            return np.asarray(file.dataset.read(index, window=window))
+
+    to_degrees = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True)
+    from_degrees = Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True)
+    compared = 0
+    for seam in (west, west + 180):
+        if grid.utm_zone and abs((seam - (6 * grid.utm_zone - 183) + 180) % 360 - 180) > 8:
+            continue
+        x, y = from_degrees.transform((seam + 180) % 360 - 180, 40.0)
+        if grid.geographic:
+            x = grid.origin_x + (x - grid.origin_x) % 360
+        row, col = (int(at.item()) for at in grid.rows_cols(np.array([x]), np.array([y])))
+        area = PixelArea(row=row - 9, col=col - 12, rows=18, cols=24)
+        read.clear()
+        found = read_onto(Counted(), file.asset, grid, area, method)
+        assert sum(read) < 40 * 40, "the places lie side by side"
+        left, _, _, top = grid.bounds(area)
+        for i, j in product(range(area.rows), range(area.cols)):
+            lon, lat = to_degrees.transform(left + (j + 0.5) * grid.pixel, top - (i + 0.5) * grid.pixel)
+            on_a_line = min(abs(at - round(at)) for at in (lon - west, lat))
+            expected, weight = naive_around(file.pixels, west, lon, lat, method)
+            if (method == "bilinear" and 0 < weight < 1e-4) or (method == "nearest" and on_a_line < 1e-6):
+                continue
+            assert found[i, j] == pytest.approx(expected, rel=1e-5), (lon, lat)
+            compared += 1
+        for cut_area in (replace_cols(area, 0, 5), replace_cols(area, 7, 17), replace_cols(area, 23, 1)):
+            start = cut_area.col - area.col
+            piece = read_onto(file.dataset, file.asset, grid, cut_area, method)
+            np.testing.assert_array_equal(piece, found[:, start : start + cut_area.cols])
+    assert compared > 300 or grid.utm_zone
+
+
+def replace_cols(area: PixelArea, first: int, cols: int) -> PixelArea:
+    """Some columns of an area."""
+    return dataclasses.replace(area, col=area.col + first, cols=cols)

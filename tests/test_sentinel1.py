@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation
+from embedcube.sources.finding import find_products
 from embedcube.sources.sentinel1 import Sentinel1, photograph
 from embedcube.testing import check_source
 from embedcube.windows import Window
@@ -298,6 +300,82 @@ def test_slices_of_one_pass_are_one_photograph(tmp_path: Path) -> None:
 )
 def test_the_photograph_is_the_datatake(product: str, properties: dict[str, Any], expected: str) -> None:
     assert photograph(product, properties) == expected
+
+
+FOOTPRINT = "49.0,11.2 49.4,7.7 47.9,7.3 47.5,10.8"
+"""latitudes and longitudes of the corners, as manifests have them"""
+
+
+def write_safe(root: Path, product: str, footprint: str = FOOTPRINT, *, zipped: bool = False) -> None:
+    """A product of the ground segment: pixels with ground control points, and a manifest."""
+    safe = root / f"{product}.SAFE"
+    (safe / "measurement").mkdir(parents=True)
+    corners = [rasterio.control.GroundControlPoint(r, c, 7.0 + c / 100, 49.0 - r / 100) for r in (0, 8) for c in (0, 8)]
+    image = safe / "measurement" / "s1a-iw-grd-vv-20200607t010800-20200607t010825-032904-03cfba-001.tiff"
+    raster: dict[str, Any] = {"driver": "GTiff", "width": 8, "height": 8, "count": 1, "dtype": "uint16"}
+    with rasterio.open(image, "w", gcps=corners, crs="EPSG:4326", **raster) as file:
+        file.write(np.full((8, 8), 300, np.uint16), 1)
+    (safe / "manifest.safe").write_text(
+        '<xfdu:XFDU xmlns:xfdu="urn:ccsds:schema:xfdu:1" xmlns:s1="http://www.esa.int/safe/sentinel-1.0/sentinel-1" '
+        'xmlns:gml="http://www.opengis.net/gml"><metadataSection><s1:pass>DESCENDING</s1:pass>'
+        f"<footPrint><gml:coordinates>{footprint}</gml:coordinates></footPrint></metadataSection></xfdu:XFDU>"
+    )
+    if zipped:
+        with zipfile.ZipFile(root / f"{product}.zip", "w") as archive:
+            for path in sorted(safe.rglob("*")):
+                archive.write(path, path.relative_to(root))
+        shutil.rmtree(safe)
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+def test_a_product_of_the_ground_segment_says_what_to_do_first(tmp_path: Path, zipped: bool) -> None:
+    """It is in the inventory with its place and pass, so that the cells which it would have fed say so."""
+    write_safe(tmp_path, DESCENDING, zipped=zipped)
+    write_product(tmp_path, ASCENDING, speckled(0))
+    raw, good = Sentinel1("a", archive(tmp_path, values="linear")).scenes(full_digests=False)
+    assert (raw.id, good.verdict) == (DESCENDING, "")
+    assert "calibrate and terrain-correct it first, for example with sarsen" in raw.verdict
+    assert raw.bbox == (7.3, 47.5, 11.2, 49.4)
+    assert raw.time == datetime(2020, 6, 7, 1, 8, tzinfo=UTC)
+    assert raw.processing.startswith("orbit descending")
+    reader = RasterReader(1)
+    try:
+        with pytest.raises(CorruptInput, match="terrain-correct it first"):
+            Sentinel1("a", archive(tmp_path, values="linear")).observe(raw, ALL_TIME, GRID, ON_GRID, reader)
+    finally:
+        reader.close()
+    assert list(Sentinel1("a", archive(tmp_path, ("HH",), values="linear")).scenes(full_digests=False)) == []
+    alone = tmp_path / f"{DESCENDING}{'.zip' if zipped else '.SAFE'}"
+    (same,) = Sentinel1("a", archive(alone, values="linear")).scenes(full_digests=False)
+    assert (same.id, same.verdict) == (raw.id, raw.verdict)
+
+
+def test_a_product_across_the_antimeridian_or_without_a_manifest(tmp_path: Path) -> None:
+    write_safe(tmp_path, DESCENDING, "10.0,-179.0 10.5,178.5 9.0,178.0 8.5,-179.5")
+    write_safe(tmp_path, NEXT_SLICE)
+    (tmp_path / f"{NEXT_SLICE}.SAFE" / "manifest.safe").write_text("<torn")
+    across, torn = Sentinel1("a", archive(tmp_path, values="linear")).scenes(full_digests=False)
+    assert across.bbox == (178.0, 8.5, -179.0, 10.5)
+    assert torn.boxes_in(GRID) == ()
+    assert "terrain-correct it first" in torn.verdict
+
+
+def test_radar_in_an_archive_of_photographs_is_none_of_it(tmp_path: Path) -> None:
+    write_safe(tmp_path, DESCENDING)
+    assert list(find_products(tmp_path, {"B04": frozenset({"b04", "red"})})) == []
+
+
+def test_pixels_with_ground_control_points_alone_are_to_be_geocoded(tmp_path: Path) -> None:
+    """As a catalogue has them that names the images of a product of the ground segment."""
+    write_safe(tmp_path / "safe", DESCENDING)
+    image = next((tmp_path / "safe").rglob("*.tiff"))
+    item = {
+        "type": "Feature", "id": DESCENDING, "properties": {"datetime": "2020-06-07T01:08:00Z"},
+        "assets": {"vv": {"href": str(image)}},
+    }  # fmt: skip
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    (scene,) = Sentinel1("a", archive(tmp_path / "item.json", ("VV",), values="linear")).scenes(full_digests=False)
+    assert "has ground control points only; geocode it first" in scene.verdict
 
 
 def test_a_missing_polarisation_makes_a_product_unusable(tmp_path: Path) -> None:

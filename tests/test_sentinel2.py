@@ -189,6 +189,57 @@ def test_the_old_naming_holds_several_tiles(tmp_path: Path) -> None:
     assert (observed(tmp_path, "B04").values_cyx == 700).all()
 
 
+OLD_L2A = "S2A_USER_PRD_MSIL2A_PDMC_20160607T181818_R122_V20160606T100031_20160606T100559"
+
+
+def old_l2a(root: Path) -> Path:
+    """As sen2cor wrote products of Level-2A before 2017: the classification beside the folders of resolutions."""
+    safe = root / f"{OLD_L2A}.SAFE"
+    tile = "TL_SGS__20160606T153131_A004994_T33TWL"
+    granule = safe / "GRANULE" / f"S2A_USER_MSI_L2A_{tile}_N02.02"
+    images = granule / "IMG_DATA"
+    for pixel, band, value in ((60, "B04", 6000), (20, "B04", 2000), (10, "B04", 700), (20, "B8A", 800)):
+        write(images / f"R{pixel}m" / f"S2A_USER_MSI_L2A_{tile}_{band}_{pixel}m.jp2", value, pixel)
+    for pixel, kind, folder, value in (
+        (60, "SCL", "", 9), (20, "SCL", "", 4), (20, "AOT", "R20m", 3), (20, "WVP", "R20m", 5),
+    ):  # fmt: skip
+        write(images / folder / f"S2A_USER_{kind}_L2A_{tile}_{pixel}m.jp2", value, pixel)
+    write(granule / "QI_DATA" / f"S2A_USER_CLD_L2A_{tile}_20m.jp2", 77, 20)
+    text = metadata("02.02", time="2016-06-06T10:00:31.000Z").replace("Product_Info>", "L2A_Product_Info>")
+    uri = f"<PRODUCT_URI_1C>{OLD_L1C}.SAFE</PRODUCT_URI_1C><PRODUCT_URI_2A>{OLD_L2A}.SAFE</PRODUCT_URI_2A>"
+    (safe / "S2A_USER_MTD_SAFL2A_PDMC_20160607T181818_R122_V20160606T100031_20160606T100559.xml").write_text(
+        text.replace("<Datatake ", f"{uri}<Datatake ").replace("Level-1C", "Level-2Ap")
+    )
+    return safe
+
+
+def test_the_old_naming_of_level_2a_is_read_as_the_new_one(tmp_path: Path) -> None:
+    old_l2a(tmp_path)
+    mask = Mask(band="SCL", clear=(4,))
+    (scene,) = scenes(tmp_path, "B04", "B8A", mask=mask)
+    assert (scene.id, scene.verdict, scene.offset) == (OLD_L2A, "", 0)
+    assert scene.time == datetime(2016, 6, 6, 10, 0, 31, tzinfo=UTC)
+    assert [Path(asset.path).name.rpartition("T33TWL_")[2] for asset in scene.assets] == [
+        "B04_10m.jp2", "B8A_20m.jp2", "20m.jp2",
+    ]  # fmt: skip
+    seen = observed(tmp_path, "B04", "B8A", mask=mask)
+    assert (seen.values_cyx == np.array([700, 800])[:, None, None]).all()
+    assert seen.clear_yx.all()
+    options = {"variables": {"AOT": "AOT", "WVP": "WVP"}}
+    assert (observed(tmp_path, "AOT", "WVP", options=options).values_cyx == np.array([3, 5])[:, None, None]).all()
+
+
+def test_the_old_and_the_new_processing_of_one_tile_are_one_photograph(tmp_path: Path) -> None:
+    old_l2a(tmp_path)
+    safe = new_l2a(tmp_path)
+    again = metadata("05.00", offsets("BOA_ADD_OFFSET"), time="2016-06-06T10:00:31.000Z").replace("1C", "2A")
+    (safe / "MTD_MSIL2A.xml").write_text(again)
+    (safe / "manifest.safe").unlink()
+    older, newer = sorted(scenes(tmp_path, "B04"), key=lambda scene: scene.offset, reverse=True)
+    assert older.photograph == newer.photograph
+    assert (older.id, older.superseded_by, newer.superseded_by) == (OLD_L2A, NEW_L2A, "")
+
+
 # --- the offset ---------------------------------------------------------------------------------------
 
 
@@ -457,7 +508,9 @@ def test_a_torn_series_is_left_out_and_a_dead_disk_is_not(
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r'archives.s2.options: unknown key "nodat", did you mean "nodata"'):
+    with pytest.raises(
+        RequestError, match=r'options: the source sentinel2 has no option "nodat"; it has variables, nodata, stated'
+    ):
         scenes(tmp_path, "B04", options={"nodat": 0})
     with pytest.raises(RequestError, match=r"archives.s2.options.stated: Input should be 'checked' or 'ignore'"):
         scenes(tmp_path, "B04", options={"stated": "ignored"})

@@ -4,66 +4,26 @@
 (paths) never do: a campaign moved to another machine is the same campaign.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
+from embedcube.blocks import Block, Crs, Time, nearest
 from embedcube.machine import cores, memory_bytes
-from embedcube.windows import Duration, Window, utc, windows_every
+from embedcube.windows import Duration, Window, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
-
-class Block(BaseModel):
-    """A block of the YAML: frozen, and every key must be known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys_only(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            known = list(cls.model_fields)
-            for key in data:
-                if key not in known:
-                    raise ValueError(f'unknown key "{key}"{nearest(str(key), known)}')
-        return data
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known word, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f', did you mean "{close[0]}"?' if close else f"; known here: {', '.join(known)}"
-
-
-def _known_crs(crs: str) -> str:
-    from pyproj import CRS
-    from pyproj.exceptions import CRSError
-
-    try:
-        CRS.from_user_input(crs)
-    except CRSError:
-        raise ValueError(f'"{crs}" is not a coordinate reference system; write for example EPSG:32632') from None
-    return crs
-
-
-Crs = Annotated[str, AfterValidator(_known_crs)]
 
 Resampling = Literal["nearest", "bilinear"]
 
@@ -77,6 +37,18 @@ class Mask(Block):
     """the classes that are kept; any other class (also one that no legend has) is masked"""
 
 
+class Search(Block):
+    """A STAC API that is asked for the Items of an archive. Their files are on this machine."""
+
+    api: str = Field(pattern="^https?://")
+    """URL of its landing page"""
+    collections: tuple[str, ...] = Field(min_length=1)
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    """west, south, east, north in degrees, of which an Item must touch one; by default those of the region's shards"""
+    times: tuple[tuple[Time, Time], ...] = ()
+    """in one of which it must fall; by default the windows"""
+
+
 class Archive(Block):
     """Where scenes lie and which bands of them are wanted."""
 
@@ -84,6 +56,9 @@ class Archive(Block):
     """name of a source plugin"""
     path: Path
     """a folder, or one file (a STAC catalogue, say); relative to the campaign file. Not part of the digest"""
+    search: Search | None = None
+    """who is asked for Items, where no catalogue lies at `path`: their relative links then begin there. Not part of
+    the digest: what is found is"""
     bands: tuple[str, ...] = Field(min_length=1)
     mask: Mask | None = None
     offset: Literal["auto"] | float = "auto"
@@ -92,7 +67,7 @@ class Archive(Block):
     """for bands that do not lie on the grid, or for each band; bands that do are copied. Masks are always nearest"""
     composite: Literal["median", "mean"] | None = None
     """how the scenes of a frame become one picture; by default as the source does it"""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """the source's own"""
 
     @field_validator("bands")
@@ -108,6 +83,11 @@ class Archive(Block):
             if band not in self.bands:
                 raise ValueError(f'resampling: band "{band}" is not wanted{nearest(band, self.bands)}')
         return self
+
+    @property
+    def read_bands(self) -> tuple[str, ...]:
+        """The bands, and the mask's behind them where it is none of them."""
+        return tuple(dict.fromkeys((*self.bands, *((self.mask.band,) if self.mask else ()))))
 
     @property
     def root(self) -> Path:
@@ -153,24 +133,6 @@ class Region(Block):
                 "antimeridian is written as a GeoJSON MultiPolygon"
             )
         return self
-
-
-def _as_time(value: Any) -> datetime:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f'"{value}" is not a date; write for example 2023-06-01') from None
-    if isinstance(value, datetime):
-        if value.microsecond:
-            raise ValueError(f"{value} is finer than a second")
-        return utc(value)
-    if isinstance(value, date):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    raise ValueError(f"{value!r} is not a date; write for example 2023-06-01")
-
-
-Time = Annotated[datetime, BeforeValidator(_as_time)]
 
 
 class WindowSteps(Block):
@@ -355,7 +317,7 @@ class Campaign(Block):
         """All that determines the cube's bytes and is known before the archive is looked at."""
         document = self.model_dump(mode="json", exclude={"how", "env", "campaign"})
         for archive in document["archives"].values():
-            del archive["path"]
+            del archive["path"], archive["search"]
         for layer in document["layers"].values():
             del layer["weights"]
         document["windows"] = [str(window) for window in self.all_windows]

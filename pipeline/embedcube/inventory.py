@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet
 from shapely.geometry import box, mapping
 
+from embedcube.bounds import bounded
 from embedcube.config import Campaign, digest_of
 from embedcube.errors import RequestError, StartAgain
 from embedcube.progress import Progress, silent
@@ -31,7 +32,9 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
         found = []
         try:
             with raster_settings():
-                for scene in plugin("sources", archive.source)(name, archive).scenes(full_digests=full_digests):
+                for scene in plugin("sources", archive.source)(name, bounded(campaign, name)).scenes(
+                    full_digests=full_digests
+                ):
                     found.append(scene)
                     progress(len(scenes) + len(found), None)
         except OSError as error:
@@ -65,7 +68,11 @@ def read_inventory(campaign: Campaign, run: RunDir) -> list[Scene]:
 
 def _asked(campaign: Campaign) -> dict[str, str]:
     """Digest of what is asked of each archive."""
-    return {name: digest_of({name: block}) for name, block in campaign.what["archives"].items()}
+    asked = {}
+    for name, block in campaign.what["archives"].items():
+        search = bounded(campaign, name).search
+        asked[name] = digest_of({name: block} | ({"search": search.model_dump(mode="json")} if search else {}))
+    return asked
 
 
 def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
@@ -107,6 +114,7 @@ def _scene_of(text: str) -> Scene:
     document["time"] = utc(datetime.fromisoformat(document["time"]))
     document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
+    document["software"] = tuple(document["software"])
     document["assets"] = tuple(
         Asset(**(asset | {"transform": tuple(asset["transform"])})) for asset in document["assets"]
     )

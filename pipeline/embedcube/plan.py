@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
+from importlib import metadata
 
 import numpy as np
 import pyarrow
@@ -69,11 +70,13 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     if campaign.how.device == "cuda" and not torch.cuda.is_available():
         raise RequestError("how.device: there is no CUDA device here; plan where the ranks will run, or write cpu")
     versions = software_versions(torch.device(campaign.how.device))
+    readers = _installed({package for scene in scenes for package in scene.software})
+    digests = [_digest_as_read(scene, readers) for scene in scenes]
     exact_arithmetic(campaign.how.threads_per_rank)
     tables, layers, prices = [], {}, []
     groups = 0
     for name in campaign.layers:
-        layers[name], priced = _plan_layer(campaign, run, name, scenes, versions)
+        layers[name], priced = _plan_layer(campaign, run, name, scenes, digests, versions)
         for one in priced:
             tables.append(one.table.append_column("group", pyarrow.array(one.group + groups)))
             prices.append(one.price)
@@ -85,7 +88,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
         inventory=hashlib.sha256(run.inventory.read_bytes()).hexdigest(),
-        versions=versions,
+        versions=versions | readers,
         layers=layers,
         shards=len(table),
         tasks=campaign.how.tasks,
@@ -107,7 +110,12 @@ class _PlannedZone:
 
 
 def _plan_layer(
-    campaign: Campaign, run: RunDir, name: str, scenes: list[Scene], versions: dict[str, str]
+    campaign: Campaign,
+    run: RunDir,
+    name: str,
+    scenes: list[Scene],
+    digests: list[bytes],
+    versions: dict[str, str],
 ) -> tuple[LayerPlan, list[_PlannedZone]]:
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
@@ -132,7 +140,7 @@ def _plan_layer(
         kernel = make_kernel(campaign, name, [zone], weights, module)
         batch_s = batch_s or seconds_per_batch(kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, backbone)
-        recipes = list(_recipes(campaign, name, zone, weights_digest, versions, shards, scenes))
+        recipes = list(_recipes(campaign, name, zone, weights_digest, versions, shards, digests))
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
     if not planned:
@@ -193,8 +201,14 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
     return list(groups.values())
 
 
+def versions_here(plan: Plan, device: torch.device) -> dict[str, str]:
+    """What this process has of all that `plan.versions` names."""
+    here = software_versions(device)
+    return here | _installed(plan.versions.keys() - here.keys())
+
+
 def software_versions(device: torch.device) -> dict[str, str]:
-    """Of all that may change a byte of a shard."""
+    """Of all that may change a byte of any shard."""
     import numcodecs
     import pyproj
     import rasterio
@@ -213,6 +227,25 @@ def software_versions(device: torch.device) -> dict[str, str]:
     }
 
 
+def _installed(packages: Set[str]) -> dict[str, str]:
+    """The versions of packages; "none" of one that is not there."""
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "none"
+
+    return {package: version(package) for package in sorted(packages)}
+
+
+def _digest_as_read(scene: Scene, readers: dict[str, str]) -> bytes:
+    """Of a scene, and of the versions that decode it."""
+    if not scene.software:
+        return bytes.fromhex(scene.digest)
+    return bytes.fromhex(digest_of([scene.digest, {package: readers[package] for package in scene.software}]))
+
+
 def _recipes(
     campaign: Campaign,
     name: str,
@@ -220,7 +253,7 @@ def _recipes(
     weights: str,
     versions: dict[str, str],
     shards: Shards,
-    scenes: list[Scene],
+    digests: list[bytes],
 ) -> Iterator[str]:
     """SHA-256 of all that determines a shard's bytes, for each shard."""
     what = campaign.what
@@ -237,7 +270,6 @@ def _recipes(
         "plugins": plugins,
     }
     base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
-    digests = [bytes.fromhex(scene.digest) for scene in scenes]
     windows = [str(window).encode() for window in campaign.all_windows]
     linked = shards.scenes.tolist()
     first = shards.first.tolist()

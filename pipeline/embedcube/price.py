@@ -11,7 +11,7 @@ from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
 from embedcube.embed import LayerKernel, forward
 from embedcube.errors import RequestError
-from embedcube.raster import nesting
+from embedcube.onto import nesting
 from embedcube.scene import Scene
 from embedcube.store import array_specs
 

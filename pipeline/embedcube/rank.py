@@ -36,7 +36,7 @@ from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.fit import parse_weights
 from embedcube.inventory import read_inventory
 from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
-from embedcube.plan import Plan, read_plan, read_shards, software_versions
+from embedcube.plan import Plan, read_plan, read_shards, versions_here
 from embedcube.prefetch import prefetched
 from embedcube.price import SAMPLES_IN_FLIGHT
 from embedcube.raster import RasterReader
@@ -111,7 +111,7 @@ class _Rank:
         return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
-        here = software_versions(device)
+        here = versions_here(plan, device)
         for name, planned in plan.versions.items():
             if here[name] != planned:
                 raise WorkError(

@@ -1,29 +1,31 @@
-"""Reading raster files onto the grid, each block decoded once, and telling a broken file from a broken moment."""
+"""Reading raster files, each block decoded once, and telling a broken file from a broken moment."""
 
-import math
+import os
 import resource
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import rasterio
-from affine import Affine
-from numpy.typing import NDArray
-from pyproj import Transformer
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
-from rasterio.windows import Window
 
 from embedcube.errors import CorruptInput
-from embedcube.grid import Grid, PixelArea, is_geographic, shift_between
+from embedcube.grid import Grid, PixelArea
+from embedcube.onto import Conversion, Method, Pixels, read_onto
 from embedcube.scene import Asset
 
-Pixels = NDArray[Any]
+# a file that does not say where it lies becomes a verdict
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+# GDAL's own threads read torn JPEG 2000 tiles as zeros or as what was in memory, and say nothing; one thread raises
+os.environ["GDAL_NUM_THREADS"] = "1"
+
 T = TypeVar("T")
 
 
@@ -55,15 +57,8 @@ def is_netcdf(path: Path) -> bool:
     return path.suffix in (".nc", ".nc4")
 
 
-Method = Literal["nearest", "bilinear"]
-
 _MOST_FILES = 1024
 """of a rank; each takes some 20 kB"""
-Conversion = Callable[[Pixels], Pixels]
-"""A file's pixels, of whatever type -> float32 of the same shape, each on its own; NaN where there is no value"""
-
-_ALIGNED = 1e-4
-"""pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
 
 
 class RasterReader:
@@ -94,7 +89,7 @@ class RasterReader:
     ) -> Future[Pixels]:
         """Start reading `asset` onto `area`; equal lanes are read by one thread, one after the other.
 
-        The result is as `read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
+        The result is as `onto.read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
         when it could not be read for a reason that may pass.
         """
 
@@ -241,135 +236,3 @@ def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) 
     if archive.exists() and any(archive.iterdir()):
         return CorruptInput(f"{band}: {name} is gone since it was indexed")
     return missing
-
-
-def read_onto(
-    dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, convert: Conversion | None = None
-) -> Pixels:
-    """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
-
-    With `convert` they are float32, NaN where there is nothing: each of the file's own pixels is converted before any
-    is resampled, for the mean of decibels is not the decibels of the mean.
-
-    Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
-    so that a pixel gets the same value whatever area it is asked with.
-    """
-    if dataset.shape != (asset.rows, asset.cols):
-        raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
-
-    def read(window: Window) -> Pixels:
-        pixels = dataset.read(asset.index, window=window)
-        return pixels if convert is None else np.where(_known(pixels, asset), convert(pixels), np.float32(np.nan))
-
-    # what `read` gives, from here on
-    given = asset if convert is None else replace(asset, dtype="float32", nodata=math.nan)
-    result = np.full((area.rows, area.cols), given.nodata, dtype=given.dtype)
-    step = nesting(given, grid)
-    if step is not None and (step == 1 or method == "nearest"):
-        _copy(read, given, grid, area, step, result)
-    else:
-        _warp(read, given, grid, area, method, result)
-    return result
-
-
-def _known(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(pixels) & (pixels != asset.nodata))
-
-
-def nesting(asset: Asset, grid: Grid) -> int | None:
-    """How many grid pixels make one side of a file's pixel, where the file's pixels nest in the grid; else None."""
-    a, b, c, d, e, f = asset.transform
-    step, shift = round(a / grid.pixel), shift_between(asset.crs, grid.crs)
-    if step < 1 or b or d or not math.isclose(a, -e, rel_tol=1e-9) or shift is None:
-        return None
-    offsets = (
-        (c + shift[0] - grid.origin_x) / grid.pixel,
-        (grid.origin_y - f - shift[1]) / grid.pixel,
-        max(asset.rows, asset.cols) * (a / grid.pixel - step),
-    )
-    if abs(offsets[2]) > _ALIGNED or any(abs(o - round(o)) > _ALIGNED for o in offsets[:2]):
-        return None
-    return step
-
-
-def _copy(
-    read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, step: int, result: Pixels
-) -> None:
-    dx, dy = shift_between(asset.crs, grid.crs) or (0.0, 0.0)
-    left = round((asset.transform[2] + dx - grid.origin_x) / grid.pixel)
-    top = round((grid.origin_y - asset.transform[5] - dy) / grid.pixel)
-    around = 360 / grid.pixel
-    turns = range(-2, 3) if grid.geographic and abs(around - round(around)) < _ALIGNED else (0,)
-    for turn in turns:
-        _copy_at(read, asset, area, step, (top, left + turn * round(around)), result)
-
-
-def _copy_at(
-    read: Callable[[Window], Pixels], asset: Asset, area: PixelArea, step: int, corner: tuple[int, int], result: Pixels
-) -> None:
-    """Copy a file whose upper left pixel is at `corner` (row, column) of the grid."""
-    top, left = corner
-    row0, row1 = max(area.row, top), min(area.row + area.rows, top + asset.rows * step)
-    col0, col1 = max(area.col, left), min(area.col + area.cols, left + asset.cols * step)
-    if row0 >= row1 or col0 >= col1:
-        return
-    first_row, last_row = (row0 - top) // step, -((top - row1) // step)
-    first_col, last_col = (col0 - left) // step, -((left - col1) // step)
-    pixels = read(Window(first_col, first_row, last_col - first_col, last_row - first_row))
-    if step > 1:
-        pixels = pixels.repeat(step, axis=0).repeat(step, axis=1)
-    skip_row, skip_col = row0 - top - first_row * step, col0 - left - first_col * step
-    result[row0 - area.row : row1 - area.row, col0 - area.col : col1 - area.col] = pixels[
-        skip_row : skip_row + row1 - row0, skip_col : skip_col + col1 - col0
-    ]
-
-
-def _warp(
-    read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, method: Method, result: Pixels
-) -> None:
-    """Each pixel from the file's pixels around its centre.
-
-    The centre is found exactly and from whole numbers, so that a place has the same bits whatever area it is asked
-    with (rasterio's `reproject` always interpolates the places).
-    """
-    x = grid.origin_x + (2 * np.arange(area.col, area.col + area.cols) + 1) * (grid.pixel / 2)
-    y = grid.origin_y - (2 * np.arange(area.row, area.row + area.rows) + 1) * (grid.pixel / 2)
-    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
-    a, b, c, d, e, f = tuple(~Affine(*asset.transform))[:6]
-    xs, ys = transformer.transform(*np.meshgrid(x, y))
-    if is_geographic(asset.crs):
-        # in the file's own longitudes, which may begin anywhere
-        first = asset.bounds[0] - abs(asset.transform[0])
-        xs = xs - 360 * np.floor((xs - first) / 360)
-    cols, rows = a * xs + b * ys + c, d * xs + e * ys + f
-    window = _source_window(asset, rows, cols)
-    if window is None:
-        return
-    pixels = read(window)
-    known = _known(pixels, asset)
-    cols, rows = cols - window.col_off, rows - window.row_off
-    total, weight = np.zeros(result.shape), np.zeros(result.shape)
-    shift = 0.5 if method == "bilinear" else 0.0
-    row0, col0 = np.floor(rows - shift).astype(np.int64), np.floor(cols - shift).astype(np.int64)
-    for down in (0, 1) if shift else (0,):
-        for right in (0, 1) if shift else (0,):
-            row, col = row0 + down, col0 + right
-            share = (1 - np.abs(rows - 0.5 - row)) * (1 - np.abs(cols - 0.5 - col)) if shift else np.ones(result.shape)
-            inside = (row >= 0) & (row < pixels.shape[0]) & (col >= 0) & (col < pixels.shape[1])
-            at = (np.clip(row, 0, pixels.shape[0] - 1), np.clip(col, 0, pixels.shape[1] - 1))
-            share = np.where(inside & known[at], share, 0)
-            total += np.where(share > 0, pixels[at], 0) * share
-            weight += share
-    found = weight > 1e-5
-    values = total[found] / weight[found]
-    result[found] = np.rint(values) if result.dtype.kind in "iu" else values
-
-
-def _source_window(asset: Asset, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Window | None:
-    """The file's pixels around places in it, with two to spare for the kernel; None when there are none."""
-    near = (rows > -1) & (rows < asset.rows + 1) & (cols > -1) & (cols < asset.cols + 1)
-    if not near.any():
-        return None
-    row0, row1 = max(0, math.floor(rows[near].min()) - 2), min(asset.rows, math.ceil(rows[near].max()) + 2)
-    col0, col1 = max(0, math.floor(cols[near].min()) - 2), min(asset.cols, math.ceil(cols[near].max()) + 2)
-    return Window(col0, row0, col1 - col0, row1 - row0)

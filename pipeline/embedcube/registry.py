@@ -3,7 +3,8 @@
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from embedcube.config import Campaign, nearest
+from embedcube.blocks import nearest
+from embedcube.config import Campaign
 from embedcube.errors import RequestError
 
 Room = Literal["sources", "backbones", "executors"]

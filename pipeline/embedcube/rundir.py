@@ -128,8 +128,10 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk does not say what it had no room for
         raise
     fsync_folder(path.parent)
 

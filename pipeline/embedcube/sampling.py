@@ -1,5 +1,6 @@
 """The chips that a fit looks at: composited as `embed` does it, spread over windows and places, seeded."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import zip_longest
@@ -19,6 +20,8 @@ from embedcube.progress import Progress
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 
+log = logging.getLogger(__name__)
+
 _WINDOWS = 16
 """that a limited sample is spread over, at most"""
 
@@ -30,7 +33,7 @@ _CLEAR_SHARE = 0.5
 def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | None, progress: Progress) -> FitSample:
     """`limit` chips of a layer, or all where it is None; masked pixels are NaN.
 
-    Scenes that cannot be read are passed over here; `embed` will say so.
+    Scenes that cannot be read are passed over with a warning, one for each.
 
     Raises:
         RequestError: none of the chips that were looked at is half clear.
@@ -44,6 +47,7 @@ def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | 
     reader = RasterReader(threads=cores())
     chips: list[NDArray[np.float32]] = []
     latitudes: list[NDArray[np.float64]] = []
+    said: set[int] = set()
     try:
         for shard in _chips(campaign, name, scenes, limit):
             if len(chips) == limit:
@@ -52,6 +56,10 @@ def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | 
                 sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
             except OSError as error:
                 raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
+            for i, reason in sample.quarantined:
+                if i not in said:
+                    log.warning("layers.%s: fitted without scene %s: %s", name, scenes[i].id, reason)
+                    said.add(i)
             if sample.seen_tsyx[:, kernel.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 area = kernel.layout.shard_area(shard.row, shard.col).grown(kernel.layout.halo_px)
                 chips.append(sample.x_tcyx)

@@ -79,6 +79,8 @@ class Scene:
     """what else the source decided to do to its values, in words"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a good one"""
+    software: tuple[str, ...] = ()
+    """packages that decode its files where GDAL does not: their versions are in the recipes of its shards"""
     superseded_by: str = ""
     """id of the scene that is used instead: the same photograph, processed again; this one is in no shard"""
 
@@ -108,8 +110,8 @@ class Scene:
         if grid.geographic:
             return [_transformed(source, grid.crs, bounds)]
         if is_geographic(source):
-            return [_transformed(source, grid.crs, piece) for piece in _meeting(bounds, neighbourhood(grid.crs))]
-        near = _meeting(self.bbox, neighbourhood(grid.crs))
+            return [_transformed(source, grid.crs, piece) for piece in meeting(bounds, neighbourhood(grid.crs))]
+        near = meeting(self.bbox, neighbourhood(grid.crs))
         return [_transformed(source, grid.crs, bounds)] if near else []
 
     @property
@@ -150,10 +152,10 @@ def _around_the_globe(box: Box, grid: Grid) -> tuple[Box, ...]:
     first, last = grid.origin_x, grid.origin_x + 360
     if _width(box) >= 360 - grid.pixel:
         return ((first, south, last, north),)
-    return _meeting(box, (first, south, last, north))
+    return meeting(box, (first, south, last, north))
 
 
-def _meeting(box: Box, other: Box) -> tuple[Box, ...]:
+def meeting(box: Box, other: Box) -> tuple[Box, ...]:
     """What two boxes of longitudes and latitudes have in common, in the longitudes of the second."""
     first, lower, last, upper = other
     south, north = max(box[1], lower), min(box[3], upper)

@@ -250,12 +250,12 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
     from embedcube.assemble import make_backbone, make_kernel
     from embedcube.embed import embed_sample, exact_arithmetic, read_sample
     from embedcube.fit import read_weights
-    from embedcube.plan import read_plan, read_shards, software_versions
+    from embedcube.plan import read_plan, read_shards, versions_here
     from embedcube.raster import RasterReader
     from embedcube.store import ShardEncoder, array_specs
 
     plan = read_plan(campaign, run)
-    here = software_versions(torch.device(campaign.how.device))
+    here = versions_here(plan, torch.device(campaign.how.device))
     if here != plan.versions:
         log.warning("no shard is embedded again: this machine has %s, the plan was made for %s", here, plan.versions)
         return

@@ -79,7 +79,8 @@ def _lead(campaign: Campaign, run: RunDir, task: int, meeting: Meeting, progress
     codes = ranks.wait(tell)
     _wait_for_others(store, meeting.count, tell)
     now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == said.attempt}
-    undone = len(todo - now)
+    # and what another start of this task has done meanwhile
+    undone = len(todo - now - recorded_recipes(run, whole=campaign.how.retry_quarantined))
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=codes, logs=ranks.logs)
     if undone:
@@ -212,7 +213,6 @@ def _environment(campaign: Campaign, said: Announcement, number: int, world: int
         "GDAL_CACHEMAX": str(how.cache_mb),
         # the inventory knows the geometry; listing a folder of a million files for sidecars is not needed
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        "GDAL_NUM_THREADS": "1",
         # arrays of a shard come and go: kept in the heap, they cost no page faults (a quarter of all CPU time)
         "MALLOC_ARENA_MAX": "4",
         "MALLOC_MMAP_THRESHOLD_": str(1 << 28),

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.blocks import nearest
 from embedcube.composite import Composite
-from embedcube.config import Archive, nearest
+from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
@@ -99,6 +100,8 @@ class Era5:
                 raise RequestError(
                     f"archives.{name}.{key}: weather has none; instants are averaged, the rest is summed"
                 )
+        if archive.search is not None:
+            raise RequestError(f"archives.{name}.search: weather lies in files and stores below `path`")
         if archive.offset != "auto":
             raise RequestError(f"archives.{name}.offset: weather has none; its packing is undone as the file says")
         self._archive = archive

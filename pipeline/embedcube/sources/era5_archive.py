@@ -19,7 +19,7 @@ from embedcube.sources.era5_parameters import names_of
 from embedcube.sources.lattice import CRS, Points, ReducedGaussian
 from embedcube.sources.products import digest_of_file
 from embedcube.sources.series import Series, Times, Variable
-from embedcube.sources.series_files import ZARR, is_series, judge_series, metadata_of, open_series, size_of
+from embedcube.sources.series_files import ZARR, is_series, judge_series, metadata_of, open_series, size_of, software_of
 from embedcube.windows import Duration
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
@@ -233,6 +233,7 @@ def _scene(request: Request, parts: list[_Part], digests: _Digests) -> Scene:
         assets=tuple(assets),
         processing="; ".join(processing),
         verdict="; ".join(faults),
+        software=tuple(sorted({package for part in parts for package in software_of(part.path)})),
     )
 
 

@@ -10,16 +10,19 @@ from datetime import UTC, datetime
 import numpy as np
 from pydantic import Field
 
+from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block
-from embedcube.errors import CorruptInput, RequestError
+from embedcube.config import Archive
+from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import Conversion, Pixels, RasterReader
-from embedcube.scene import NOWHERE, Asset, Scene
+from embedcube.onto import Conversion, Pixels
+from embedcube.raster import RasterReader
+from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.finding import find_products
+from embedcube.sources.converted import observe_converted
+from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import Product, bbox_of, describe
+from embedcube.sources.products import Product, describe, place_of
 from embedcube.windows import Window
 
 ALWAYS = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
@@ -79,7 +82,7 @@ class Fields:
                 end=ALWAYS[1] if self._options.static else None,
                 # the fields of one moment are one picture
                 photograph=f"{product.time:%Y%m%dT%H%M%S}",
-                bbox=bbox_of(assets[0]) if assets else product.bbox or NOWHERE,
+                bbox=place_of(product, assets),
                 assets=tuple(replace(asset, nodata=self._nodata(asset)) for asset in assets),
                 processing="; ".join(f"{band} = DN * {scale} + {add}" for band, (scale, add) in self._linear.items()),
                 verdict=faults,
@@ -88,9 +91,9 @@ class Fields:
     def _products(self) -> Iterator[Product]:
         names = band_names(self._archive, self._options.variables)
         if not self._options.static:
-            yield from find_products(self._archive.path, names)
+            yield from archive_products(self._archive, names)
             return
-        for product in find_products(self._archive.path, names, undated=ALWAYS[0]):
+        for product in archive_products(self._archive, names, undated=ALWAYS[0]):
             yield replace(product, time=ALWAYS[0])
 
     def _nodata(self, asset: Asset) -> float | None:
@@ -105,18 +108,8 @@ class Fields:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The scaled values, float32; seen where every band has one."""
-        if scene.verdict:
-            raise CorruptInput(scene.verdict)
-        values_cyx = reader.read_bands(
-            self._archive.root,
-            scene.assets,
-            grid,
-            area,
-            self._archive.resampling_of,
-            lambda band: _scaled(*self._linear[band]),
-        )
-        seen = np.asarray(np.isfinite(values_cyx).all(axis=0))
-        return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen)
+        convert_of = {band: _scaled(*linear) for band, linear in self._linear.items()}
+        return observe_converted(scene, self._archive, grid, area, reader, convert_of.__getitem__)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """The mean, unless the archive says otherwise."""

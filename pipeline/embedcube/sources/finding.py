@@ -5,12 +5,27 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from embedcube.config import Archive
 from embedcube.raster import is_netcdf
 from embedcube.sources.folders import SUFFIXES, folder_products
 from embedcube.sources.products import Names, Product
 from embedcube.sources.safe import is_safe, safe_products
-from embedcube.sources.stac import catalogue_products, item_products
+from embedcube.sources.safe_radar import is_radar_safe, radar_products
+from embedcube.sources.stac import catalogue_products, found_products, item_products
+from embedcube.sources.stac_api import searched_items
 from embedcube.sources.stack import products_of, stack_products
+
+
+def archive_products(archive: Archive, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+    """The products of an archive: those that a STAC API tells of, where it is asked, else those that lie there.
+
+    Raises:
+        EmbedcubeError, OSError: as `searched_items` and `find_products` say.
+    """
+    if archive.search is None:
+        yield from find_products(archive.path, names, undated)
+    else:
+        yield from found_products(searched_items(archive.search), archive.root, names)
 
 
 def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
@@ -26,6 +41,8 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
     """
     if is_safe(root):
         yield from safe_products(root, names)
+    elif is_radar_safe(root):
+        yield from radar_products(root, names)
     elif root.is_file():
         yield from stack_products(root, names) if is_netcdf(root) else catalogue_products(root, names)
     else:
@@ -40,11 +57,9 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
             for product in item_products(path, names):
                 for file in product.files.values():
                     told.add(file.path.parent)
-                    told.update(
-                        place for place in (file.path, *file.path.parents) if is_safe(place) or is_netcdf(place)
-                    )
+                    told.update(place for place in (file.path, *file.path.parents) if _is_product(place))
                 yield product
-        others.extend(path for path in (folder / name for name in files) if is_safe(path) or is_netcdf(path))
+        others.extend(path for path in (folder / name for name in files) if _is_product(path))
         if any(name.endswith(SUFFIXES) for name in files):
             others.append(folder)
     for path in others:
@@ -52,11 +67,18 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
             continue
         if is_safe(path):
             yield from safe_products(path, names)
+        elif is_radar_safe(path):
+            yield from radar_products(path, names)
         elif is_netcdf(path):
             yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
         else:
             images = sorted(f.name for f in path.iterdir() if f.suffix in SUFFIXES)
             yield from folder_products(path, images, names, undated)
+
+
+def _is_product(path: Path) -> bool:
+    """Whether a folder or file is one as a whole, by its name."""
+    return is_safe(path) or is_radar_safe(path) or is_netcdf(path)
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -66,6 +88,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         raise error
 
     for place, below, files in os.walk(root, onerror=fail, followlinks=True):
-        safes = [name for name in below if is_safe(Path(name))]
+        safes = [name for name in below if is_safe(Path(name)) or is_radar_safe(Path(name))]
         below[:] = sorted(set(below) - set(safes))
         yield Path(place), sorted([*safes, *files])

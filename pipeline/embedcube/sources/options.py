@@ -4,7 +4,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from embedcube.config import Archive, Block, nearest
+from embedcube.blocks import Block, nearest
+from embedcube.config import Archive
 from embedcube.errors import RequestError
 from embedcube.sources.products import Names
 
@@ -24,8 +25,10 @@ def read_options(kind: type[Options], name: str, archive: Archive) -> Options:
             known = ", ".join(kind.model_fields)
             raise RequestError(f'{place}: the source {archive.source} has no option "{key}"; it has {known}')
         for band in archive.options[key] if isinstance(archive.options[key], dict) else ():
-            if band not in archive.bands:
-                raise RequestError(f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.bands)}')
+            if band not in archive.read_bands:
+                raise RequestError(
+                    f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.read_bands)}'
+                )
     try:
         return kind.model_validate(archive.options)
     except ValidationError as error:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from pyproj.exceptions import ProjError
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
 from embedcube.raster import is_netcdf, judge, open_raster, retried
-from embedcube.scene import Asset
+from embedcube.scene import NOWHERE, Asset, Box
 from embedcube.windows import utc
 
 _WEAK_BYTES = 1 << 16
@@ -82,9 +82,9 @@ def describe(
     return tuple(assets), "; ".join(faults)
 
 
-def bbox_of(asset: Asset) -> tuple[float, float, float, float]:
-    """West, south, east, north of a file, by its header."""
-    return _degrees(asset.crs, asset.bounds)
+def place_of(product: Product, assets: Sequence[Asset]) -> Box:
+    """West, south, east, north: by the header of the first file; as described, or NOWHERE, where none can be opened."""
+    return _degrees(assets[0].crs, assets[0].bounds) if assets else product.bbox or NOWHERE
 
 
 # files of one tile have the same bounds
@@ -120,7 +120,8 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
 
 def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None, size: int, digest: str) -> Asset:
     if dataset.crs is None:
-        raise CorruptInput(f"{band}: {name} has no coordinate reference system")
+        points = "ground control points only; geocode it first"
+        raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
     dtype = np.dtype(dataset.dtypes[file.index - 1])
@@ -145,7 +146,7 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         digest=digest,
     )
     try:
-        bbox_of(asset)
+        _degrees(asset.crs, asset.bounds)
     except ValueError as error:
         raise CorruptInput(f"{band}: {name} has a CRS that leads nowhere: {error}") from None
     return asset

@@ -20,6 +20,8 @@ from embedcube.windows import utc
 _METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")
 _IMAGE = re.compile(r"^GRANULE/([^/]+)/IMG_DATA/(?:R\d0m/)?[^/]+\.(jp2|tif)$")
 _TILE = re.compile(r"_T(\d\d[A-Z]{3})(?:_|$)")
+_KIND = re.compile(r"^s2\w_\w{4}_(?!msi)(\w{3})_l2a_tl_")
+"""Of images in the old naming of Level-2A, those that are no band of the sensor: S2A_USER_SCL_L2A_TL_..._T33TWL_20m"""
 
 _OFFSETS = ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
 """Elements, one for each band, of Level-1C and 2A since baseline 04.00"""
@@ -120,7 +122,8 @@ def _finest(images: list[str], known: frozenset[str]) -> str:
     found = []
     for member in images:
         name, pixel_m = called(PurePosixPath(member).stem)
-        if name.rpartition("_")[2] in known:
+        kind = _KIND.match(name)
+        if (kind[1] if kind else name.rpartition("_")[2]) in known:
             found.append((pixel_m, member))
     return min(found, default=(0, ""))[1]
 
@@ -145,7 +148,7 @@ def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
         "s2:datastrip_id": next(
             (e.get("datastripIdentifier", "") for e in root.iter() if "datastripIdentifier" in e.attrib), ""
         ),
-        "s2:product_uri": text("PRODUCT_URI"),
+        "s2:product_uri": text("PRODUCT_URI") or text("PRODUCT_URI_2A"),
         "s2:generation_time": text("GENERATION_TIME"),
         "processing:level": text("PROCESSING_LEVEL").replace("Level-", "L"),
         "s2:add_offset": offsets.pop(),

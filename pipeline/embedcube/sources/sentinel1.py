@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block
-from embedcube.errors import CorruptInput, RequestError
+from embedcube.config import Archive
+from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import Conversion, Pixels, RasterReader
-from embedcube.scene import NOWHERE, Scene
+from embedcube.onto import Conversion, Pixels
+from embedcube.raster import RasterReader
+from embedcube.scene import Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.finding import find_products
+from embedcube.sources.converted import observe_converted
+from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import Product, bbox_of, describe
+from embedcube.sources.products import Product, describe, place_of
 from embedcube.windows import Window
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -101,7 +104,7 @@ class Sentinel1:
             RequestError: one orbit is asked for, and a product does not say what its own is.
         """
         names = band_names(self._archive, self._options.variables)
-        for product in sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id)):
+        for product in sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id)):
             orbit = self._orbit(product)
             if self._options.orbit in ("both", orbit):
                 yield self._scene(product, orbit, full_digests=full_digests)
@@ -124,7 +127,7 @@ class Sentinel1:
             archive=self._name,
             time=product.time,
             photograph=photograph(product.id, product.properties),
-            bbox=bbox_of(assets[0]) if assets else product.bbox or NOWHERE,
+            bbox=place_of(product, assets),
             assets=assets,
             processing=f"orbit {orbit}; {_POWER[self._options.values][0]}, taken before resampling and compositing; "
             "the composite is 10 log10 of power",
@@ -133,13 +136,7 @@ class Sentinel1:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """Linear power, float32; seen where every band is a power above zero."""
-        if scene.verdict:
-            raise CorruptInput(scene.verdict)
-        power_cyx = reader.read_bands(
-            self._archive.root, scene.assets, grid, area, self._archive.resampling_of, lambda band: self._to_power
-        )
-        seen = np.asarray(np.isfinite(power_cyx).all(axis=0))
-        return Observation(values_cyx=power_cyx, seen_yx=seen, clear_yx=seen)
+        return observe_converted(scene, self._archive, grid, area, reader, lambda band: self._to_power)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """Decibels of the mean power, or of the median where the archive says so."""

@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Block
+from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
-from embedcube.scene import NOWHERE, Asset, Scene
+from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.finding import find_products
-from embedcube.sources.products import Product, bbox_of, describe
+from embedcube.sources.finding import archive_products
+from embedcube.sources.options import read_options
+from embedcube.sources.products import Product, describe, place_of
 from embedcube.windows import Window
 
 BAND_NAMES = {
@@ -57,17 +59,10 @@ class Sentinel2:
         """Refuses bands that Sentinel-2 does not have, and unknown options."""
         self._name = name
         self._archive = archive
-        try:
-            self._options = Options(**archive.options)
-        except ValidationError as error:
-            found = error.errors()[0]
-            place = ".".join(map(str, ("archives", name, "options", *found["loc"])))
-            raise RequestError(f"{place}: {found['msg'].removeprefix('Value error, ')}") from None
+        self._options = read_options(Options, name, archive)
         for band in archive.bands:
             if band not in BAND_NAMES and band not in self._options.variables:
                 raise RequestError(f'archives.{name}: Sentinel-2 has no band "{band}"; it has {", ".join(BAND_NAMES)}')
-        mask = (archive.mask.band,) if archive.mask else ()
-        self._bands = tuple(dict.fromkeys((*archive.bands, *mask)))
 
     @property
     def collection(self) -> str:
@@ -84,8 +79,8 @@ class Sentinel2:
 
         Of one tile of one datatake at several processing baselines the newest is used; the others say so.
         """
-        names = {band: self._names(band) for band in self._bands}
-        found = sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id))
+        names = {band: self._names(band) for band in self._archive.read_bands}
+        found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
         superseded = _superseded(found)
         ids: set[str] = set()
         for place, product in enumerate(found):
@@ -102,7 +97,7 @@ class Sentinel2:
                 archive=self._name,
                 time=product.time,
                 photograph=photograph_of(product),
-                bbox=bbox_of(assets[0]) if assets else product.bbox or NOWHERE,
+                bbox=place_of(product, assets),
                 assets=assets,
                 offset=offset or 0.0,
                 processing=reason if offset is not None else "",

@@ -6,6 +6,7 @@ from typing import Any
 
 from embedcube.errors import CorruptInput
 from embedcube.raster import judge_missing
+from embedcube.sources.netcdf3 import refuse_cut_short
 from embedcube.sources.series import Series
 from embedcube.sources.series_grib import GribSeries
 from embedcube.sources.series_xarray import XarraySeries
@@ -14,6 +15,9 @@ NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
 GRIB = frozenset((".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2"))
 ZARR = ".zarr"
 """The suffix of a folder"""
+
+_XARRAY = ("cf-xarray", "cftime", "xarray")
+"""What makes coordinates and times of a file's numbers"""
 
 
 def is_series(path: Path) -> bool:
@@ -32,7 +36,15 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
         return GribSeries(path, select)
     if path.suffix.lower() == ZARR:
         return XarraySeries(path, "zarr", select, consolidated=_consolidated(path) is not None)
+    refuse_cut_short(path)
     return XarraySeries(path, "netcdf4", select)
+
+
+def software_of(path: Path) -> tuple[str, ...]:
+    """The packages that decode a file or store; `zarr` and its codecs are in every recipe."""
+    if path.suffix.lower() in GRIB:
+        return ("eccodes", "eccodeslib")
+    return _XARRAY if path.suffix.lower() == ZARR else (*_XARRAY, "netCDF4")
 
 
 def judge_series(

@@ -3,10 +3,11 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from embedcube.errors import RequestError
 from embedcube.sources.products import File, Names, Product, called
@@ -51,6 +52,13 @@ def item_products(path: Path, names: Names) -> Iterator[Product]:
     is_item = isinstance(item, dict) and item.get("type") == "Feature" and "assets" in item
     if is_item and (product := _product(path, item, names)) is not None:
         yield product
+
+
+def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
+    """A product for every Item that somebody else has found; relative links begin at `folder`."""
+    for item in items:
+        if (product := _product(folder / "search.json", item, names)) is not None:
+            yield product
 
 
 def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
@@ -107,34 +115,40 @@ def _product(path: Path, item: Any, names: Names) -> Product | None:
 
 
 def _file(item_path: Path, item: dict[str, Any], known: frozenset[str]) -> File | str:
-    """The local file of a band: by asset key, file name or band name; hrefs elsewhere do not count.
+    """The file of a band: by asset key, file name or band name; or why there is none on this machine.
 
     A file of one band is preferred to one of several, and the finest to coarser ones.
     """
     found: list[tuple[bool, int, int, File]] = []
-    gone = ""
+    gone = remote = ""
     for order, (key, asset) in enumerate(item["assets"].items()):
-        path = _local(item_path, str(asset.get("href", "")))
-        if path is None or {key.lower(), *(asset.get("roles") or ())} & _PICTURES:
+        href = str(asset.get("href", ""))
+        path = _local(item_path, href)
+        if not href or {key.lower(), *(asset.get("roles") or ())} & _PICTURES:
             continue
         described = [
             {str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name")}
             for band in asset.get("eo:bands") or asset.get("bands") or []
         ]
         index = next((i for i, names in enumerate(described, start=1) if known & names), 0)
-        (name, pixel_m), (stem, stem_m) = called(key), called(path.stem)
-        if index or (len(described) <= 1 and known & {name, stem}):
-            gone = gone or ("" if path.is_file() else f"{asset['href']} does not exist")
+        (name, pixel_m), (stem, stem_m) = called(key), called((path or Path(href)).stem)
+        if not index and not (len(described) <= 1 and known & {name, stem}):
+            continue
+        if path is None:
+            remote = remote or f"{href} is not on this machine; stage it first"
+        else:
+            gone = gone or ("" if path.is_file() else f"{href} does not exist")
             file = File(path=path, index=index or 1, size=asset.get("file:size"), digest=_digest(asset))
             found.append((len(described) > 1, pixel_m or stem_m, order, file))
     if gone:
         return gone
-    return min(found)[-1] if found else "the item has no file of this band"
+    return min(found)[-1] if found else remote or "the item has no file of this band"
 
 
 def _local(origin: Path, href: str) -> Path | None:
     """The file that a link of `origin` means; None where it is elsewhere."""
-    href = href.removeprefix("file://")
+    if href.startswith("file://"):
+        href = unquote(urlsplit(href).path)
     return None if "://" in href or not href else Path(os.path.normpath(origin.parent / href))
 
 

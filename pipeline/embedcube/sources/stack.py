@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embedcube.sources.netcdf3 import refuse_cut_short
 from embedcube.sources.products import File, Names, Product, files_below
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def _wanted(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list
     """The variable of each band and whether it has steps; and the times of the steps."""
     import xarray
 
+    refuse_cut_short(path)
     with xarray.open_dataset(path, engine="netcdf4", mask_and_scale=False, cache=False) as dataset:
         axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
         layers = {}
