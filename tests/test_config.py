@@ -243,7 +243,10 @@ def load(campaign: Campaign, /, **values: Any) -> Document:
     ("values", "words"),
     [
         ({"windows__stepp": "1 day"}, r'windows: unknown key "stepp", did you mean "step"\?'),
-        ({"how__zzz": 1}, r'how: unknown key "zzz"; known here: account, cache_mb, device, .*, threads, time_min$'),
+        (
+            {"how__zzz": 1},
+            r'how: unknown key "zzz"; known here: account, cache_mb, dask, device, .*, threads, time_min$',
+        ),
         ({"windows__start": "2023-06-31"}, r'windows\.start: "2023-06-31" is not a date; write for example 2023-06-01'),
         ({"windows__step": "1 fortnight"}, r'windows: "1 fortnight" is not a length of time; .* "14 days", "1 month"'),
         ({"archives__s2__bands": ["B02", "B02"]}, r"archives\.s2\.bands: a band is named twice in B02, B02"),
@@ -387,6 +390,9 @@ HOW: dict[str, dict[str, Any]] = {
     "How.cache_mb": {"how__cache_mb": 17},
     "How.error_budget": {"how__error_budget": 0.5},
     "How.read_attempts": {"how__read_attempts": 9},
+    "Dask.kind": {"how__dask": {"kind": "mpi"}},
+    "Dask.workers": {"how__dask": {"workers": 5}},
+    "Dask.threads": {"how__dask": {"threads": 5}},
     "How.retry_quarantined": {"how__retry_quarantined": True},
 }
 """Every key that says how or where, and another value of it."""
@@ -398,6 +404,7 @@ BLOCKS = {
     "Campaign.windows",
     "Campaign.layers",
     "Campaign.how",
+    "How.dask",
     "Layer.fit",
 }
 """Keys that only hold other blocks."""

@@ -214,6 +214,17 @@ class Layer(Block):
         return self
 
 
+class Dask(Block):
+    """Who brings parts into the cube."""
+
+    kind: Literal["threads", "processes", "slurm_cluster", "slurm_runner", "mpi"] = "threads"
+    """of this process; processes of this machine; jobs (dask-jobqueue); or the processes that one `srun` or `mpiexec`
+    has started, of which one is the scheduler and one the client"""
+    workers: int = Field(2, gt=0)
+    threads: int = Field(2, gt=0)
+    """of a worker"""
+
+
 class How(Block):
     """How the campaign is computed. Nothing here changes a byte of the cube, but the device, which recipes name."""
 
@@ -242,6 +253,7 @@ class How(Block):
     """share of the scenes that may turn out unreadable before the campaign fails"""
     read_attempts: int = Field(4, gt=0)
     """tries of a read that fails for a passing reason"""
+    dask: Dask = Dask()
     retry_quarantined: bool = False
     """embed the shards of unreadable scenes again: the files have come back"""
 

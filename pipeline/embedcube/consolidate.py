@@ -9,12 +9,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 from embedcube.assemble import cube_specs, part_specs
 from embedcube.budget import planned_scenes, refuse_over_budget
+from embedcube.cluster import dask_client
 from embedcube.config import Campaign
 from embedcube.embed import Shard
-from embedcube.errors import WorkError
+from embedcube.errors import StartAgain, WorkError
 from embedcube.inventory import read_inventory
 from embedcube.parts import Record, StoredObject, best_records, read_verified
 from embedcube.plan import Plan, read_plan, read_shards
@@ -55,6 +57,12 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
         WorkError: shards without a record, unequal results of one recipe, a damaged object, or too many
             unreadable scenes.
     """
+    # first of all: with some workers, most processes that come here go no further
+    with dask_client(campaign, run) as client:
+        return _consolidate(campaign, run, client, progress)
+
+
+def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progress) -> Consolidated:
     plan = read_plan(campaign, run)
     shards = [shard for group in read_shards(run, plan) for shard in group]
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
@@ -69,7 +77,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
         building = run.cube_under_construction(version)
         building.mkdir(parents=True)
         write_template(campaign, plan, building)
-        linked, copied, rechunked = _fill(campaign, plan, made, building, progress)
+        linked, copied, rechunked = _fill(campaign, plan, made, building, client, progress)
         write_provenance(campaign, plan, scenes, made, building)
         _fsync_all(building)
         try:
@@ -121,39 +129,33 @@ def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
     return [Made(shard=s, part=found[s.recipe][0], record=found[s.recipe][1]) for s in shards]
 
 
-def _fill(campaign: Campaign, plan: Plan, made: list[Made], building: Path, progress: Progress) -> tuple[int, int, int]:
+def _fill(
+    campaign: Campaign, plan: Plan, made: list[Made], building: Path, client: Any, progress: Progress
+) -> tuple[int, int, int]:
     """Bring every shard into the cube, one Dask task per object; returns (linked, copied, rechunked) objects."""
-    from dask.distributed import Client, LocalCluster, as_completed
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
 
-    threads = campaign.how.threads_per_rank * campaign.how.ranks
-    with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=threads,
-            processes=False,
-            # no fixed port: several campaigns may be consolidated on one machine; and none that others can reach
-            dashboard_address="127.0.0.1:0",
-            memory_limit=None,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        futures = []
-        for name, layer in plan.layers.items():
-            mine = [m for m in made if m.shard.layer == name]
-            if campaign.layers[name].chunk_windows == 1:
-                columns = [(m.part, m.record.objects, m.targets(building)) for m in mine]
-                futures += client.map(_adopted, *zip(*columns, strict=True), pure=False)
-            else:
-                specs = (f(campaign, name, layer.dimensions) for f in (part_specs, cube_specs))
-                series = series_of(mine, campaign.layers[name].chunk_windows, building)
-                futures += client.map(_rechunked, series, *(list(repeat(s, len(series))) for s in specs), pure=False)
-        counts, failures = [0, 0, 0], []
+    futures = []
+    for name, layer in plan.layers.items():
+        mine = [m for m in made if m.shard.layer == name]
+        if campaign.layers[name].chunk_windows == 1:
+            columns = [(m.part, m.record.objects, m.targets(building)) for m in mine]
+            futures += client.map(_adopted, *zip(*columns, strict=True), pure=False)
+        else:
+            specs = (f(campaign, name, layer.dimensions) for f in (part_specs, cube_specs))
+            series = series_of(mine, campaign.layers[name].chunk_windows, building)
+            futures += client.map(_rechunked, series, *(list(repeat(s, len(series))) for s in specs), pure=False)
+    counts, failures = [0, 0, 0], []
+    try:
         for done, (_, found) in enumerate(as_completed(futures, with_results=True), start=1):
             if isinstance(found, WorkError):
                 failures.append(found)
                 continue
             counts = [total + count for total, count in zip(counts, found, strict=True)]
             progress(done, len(futures))
+    except KilledWorker as error:
+        raise StartAgain(f"workers were lost too often: {error}") from None
     if failures:
         raise failures[0]
     for folder in {target.parent for m in made for target in m.targets(building)}:
@@ -212,6 +214,8 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
         try:
             os.link(source, target)
             linked += 1
+        except FileExistsError:
+            linked += 1  # by a worker that was lost before it could say so; a link is whole or not there
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise

@@ -40,7 +40,7 @@ from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
 from embedcube.windows import Window
 
-KERNEL_VERSION = 1
+KERNEL_VERSION = 2
 """Raised by every change of this package that changes a byte of any shard."""
 
 

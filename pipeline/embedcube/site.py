@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from embedcube.blocks import Block
 from embedcube.campaign_file import first_error
-from embedcube.config import Block, Campaign, Name
+from embedcube.config import Campaign, Name
 from embedcube.errors import RequestError
 
 

@@ -118,7 +118,22 @@ def _chain(
         yield "embed", embed_jobs(campaign, site, run, tasks, after)
         after = f"afterany:{':'.join(ids['embed'])}"
     again = ("submit", name, "--again")
-    yield "consolidate", [Job(stage="consolidate", command=("consolidate", name), after=after, on_failure=again)]
+    # beside its workers, a step of many processes has the scheduler and the client
+    many = campaign.how.dask.kind in ("slurm_runner", "mpi")
+    processes = -(-(campaign.how.dask.workers + 2) // campaign.how.nodes) if many else 1
+    yield (
+        "consolidate",
+        [
+            Job(
+                stage="consolidate",
+                command=("consolidate", name),
+                nodes=campaign.how.nodes if many else 1,
+                processes=processes,
+                after=after,
+                on_failure=again,
+            )
+        ],
+    )
     yield "verify", [Job(stage="verify", command=("verify", name), after=f"afterok:{':'.join(ids['consolidate'])}")]
 
 

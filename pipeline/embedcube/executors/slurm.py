@@ -41,6 +41,8 @@ class Job:
     command: tuple[str, ...]
     """words after `embedcube`; a task's number follows them"""
     nodes: int = 1
+    processes: int = 1
+    """on each node"""
     tasks: tuple[int, ...] = ()
     """one element of an array for each"""
     after: str = ""
@@ -93,7 +95,7 @@ def submit_all(jobs: list[Job], campaign: Campaign, site: Site, run: RunDir) -> 
         RequestError: it refused, with what it said.
     """
     run.job_logs.mkdir(parents=True, exist_ok=True)
-    _forget_own_job()
+    forget_own_job()
     ids = []
     for job in jobs:
         try:
@@ -155,15 +157,15 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
         constraint=site.constraint,
         time=how.time_min or site.time_min,
         nodes=job.nodes,
-        ntasks_per_node=1,
-        cpus_per_task=site.cpus_per_node,
+        ntasks_per_node=job.processes,
+        cpus_per_task=site.cpus_per_node // job.processes,
         exclusive=True if site.exclusive else None,
         gres=f"gpu:{gpus}" if gpus and site.gpu_option == "gres" else None,
         gpus_per_node=gpus if gpus and site.gpu_option == "gpus-per-node" else None,
         dependency=job.after or None,
         signal_delay_s=site.lead_s,
         stderr_to_stdout=True,
-        srun_args=_srun_options(site),
+        srun_args=_srun_options(job, site),
         additional_parameters={name: value for name, value in more.items() if value is not None},
         setup=_setup(job, site, first),
         teardown=_teardown(job, site),
@@ -171,9 +173,9 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
     return submitter
 
 
-def _srun_options(site: Site) -> list[str]:
+def _srun_options(job: Job, site: Site) -> list[str]:
     # srun takes neither the cores nor, on some sites, the hint from the job (Slurm 22.05 and later)
-    options = ["--kill-on-bad-exit=0", f"--cpus-per-task={site.cpus_per_node}"]
+    options = ["--kill-on-bad-exit=0", f"--cpus-per-task={site.cpus_per_node // job.processes}"]
     return options + ([f"--mpi={site.mpi}"] if site.mpi else [])
 
 
@@ -189,22 +191,30 @@ def _command(job: Job, site: Site) -> str:
 
 def _setup(job: Job, site: Site, first: int) -> list[str]:
     """What the batch script does on its host before the command."""
-    lines = [shlex.join(["module", "load", *site.modules])] if site.modules else []
-    variables = dict(site.environment)
-    if site.interface:
-        variables |= {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface}
+    variables: dict[str, str] = {}
     if site.host_suffix:
         variables[HOST_SUFFIX] = site.host_suffix
     if site.mpi:
         variables[LAUNCHER] = "mpi"
     if site.container is not None and (digest := _image_digest(Path(site.container.image))):
         variables["EMBEDCUBE_IMAGE_DIGEST"] = digest
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines = setup_lines(site) + _exports(variables)
     lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
     if job.tasks:
         lines.append(f"export EMBEDCUBE_TASK=$(({first} + SLURM_ARRAY_TASK_ID))")
     lines.append(f'export {END_TIME}=$(date -d "$(squeue --noheader --jobs "$job" --format %e)" +%s)')
     return lines
+
+
+def setup_lines(site: Site) -> list[str]:
+    """What every script of the site begins with."""
+    network = {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface} if site.interface else {}
+    modules = [shlex.join(["module", "load", *site.modules])] if site.modules else []
+    return modules + _exports(site.environment | network)
+
+
+def _exports(variables: dict[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def _teardown(job: Job, site: Site) -> list[str]:
@@ -227,7 +237,7 @@ def _image_digest(image: Path) -> str:
         return "sha256:" + file_digest(file, "sha256").hexdigest()
 
 
-def _forget_own_job() -> None:
-    """A job that submits others must not hand them its own shape through the environment."""
+def forget_own_job() -> None:
+    """Leave the job that this process is in: jobs that it submits must not inherit its shape."""
     for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
         del os.environ[name]
