@@ -31,6 +31,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.enviro
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot show, and say why."""
+    # last, so that the cluster is not up for longer than they need it
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is not None)
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("realdata"):

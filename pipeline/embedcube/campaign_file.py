@@ -33,12 +33,13 @@ def load_campaign(path: Path) -> Campaign:
     try:
         return _resolved(Campaign.model_validate(document), path.resolve().parent)
     except ValidationError as error:
-        raise RequestError(f"{path}: {_first_error(error)}") from None
+        raise RequestError(f"{path}: {first_error(error)}") from None
     except ValueError as error:
         raise RequestError(f"{path}: {error}") from None
 
 
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
+    """The error that says most, in one line with its place."""
     errors = error.errors()
     # a union reports each branch; the message of our own checks says more than "should be a tuple"
     first = next((e for e in errors if e["type"] == "value_error"), errors[0])
@@ -72,7 +73,8 @@ def _resolved(campaign: Campaign, folder: Path) -> Campaign:
     region = campaign.region
     if region is not None and region.geojson is not None:
         region = Region(geometry=read_geojson(absolute(region.geojson)))
-    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs)})
+    site = absolute(campaign.how.site) if campaign.how.site else None
+    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs), "site": site})
     return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
 
 

@@ -3,6 +3,7 @@
 Heavy imports are inside the verbs: `embedcube --help` must answer at once.
 """
 
+import faulthandler
 import json
 import signal
 import sys
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
+from embedcube import stages
+from embedcube.errors import EmbedcubeError, RequestError, StartAgain
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, _stop)
+    faulthandler.register(signal.SIGQUIT)
     try:
         app()
     except EmbedcubeError as error:
@@ -88,20 +91,24 @@ def demo(
 def run(
     campaign_file: CampaignFile,
     ranks: Ranks = None,
+    until: Annotated[Literal["plan", "verify"], typer.Option(help="The last stage.")] = "verify",
     as_json: AsJson = False,
 ) -> None:
     """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
     campaign, folder = _begin(campaign_file, ranks)
     say = _teller(as_json)
-    _index_once(campaign, folder, say)
-    _fit(campaign, folder, say)
-    _plan(campaign, folder, say)
-    _embed(campaign, folder, say, None)
-    made = _consolidate(campaign, folder, say)
-    findings = _verify(campaign, folder, say, recompute=1)
+    stages.index_once(campaign, folder, say)
+    stages.fit(campaign, folder, say)
+    planned = stages.plan(campaign, folder, say)
+    if until == "plan":
+        _print(planned, as_json)
+        return
+    stages.embed(campaign, folder, say, None)
+    made = stages.consolidate(campaign, folder, say)
+    findings = stages.verify(campaign, folder, say, recompute=1)
     if as_json:
         print(json.dumps(made | {"findings": findings}))
-    _fail_on(findings)
+    stages.fail_on(findings)
     say(f"cube        {made['cube']}")
 
 
@@ -109,21 +116,21 @@ def run(
 def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
     """Archive -> inventory.  Example: embedcube index campaign.yaml"""
     campaign, folder = _begin(campaign_file)
-    _print(_index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
+    _print(stages.index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """A sample -> frozen weights.  Example: embedcube fit campaign.yaml"""
     campaign, folder = _begin(campaign_file)
-    _print(_fit(campaign, folder, _teller(as_json)), as_json)
+    _print(stages.fit(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
     """Inventory -> shards, recipes, tasks and the price.  Example: embedcube plan campaign.yaml"""
     campaign, folder = _begin(campaign_file, ranks)
-    _print(_plan(campaign, folder, _teller(as_json)), as_json)
+    _print(stages.plan(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
@@ -138,14 +145,14 @@ def embed(
 ) -> None:
     """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
     campaign, folder = _begin(campaign_file, ranks, retry_quarantined=retry_quarantined)
-    _print(_embed(campaign, folder, _teller(as_json), task), as_json)
+    _print(stages.embed(campaign, folder, _teller(as_json), task), as_json)
 
 
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
     campaign, folder = _begin(campaign_file)
-    _print(_consolidate(campaign, folder, _teller(as_json)), as_json)
+    _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
@@ -161,12 +168,12 @@ def verify(
 
         with shown("verify", "shards", say) as progress:
             findings = [str(finding) for finding in verify_cube(path, progress)]
-        _say_findings(findings, say)
+        stages.say_findings(findings, say)
     else:
         campaign, folder = _open(path)
-        findings = _verify(campaign, folder, say, recompute=recompute)
+        findings = stages.verify(campaign, folder, say, recompute=recompute)
     _print({"findings": findings}, as_json)
-    _fail_on(findings)
+    stages.fail_on(findings)
 
 
 @app.command()
@@ -193,6 +200,44 @@ def status(
         if finished:
             return
         time.sleep(2)
+
+
+@app.command()
+def submit(
+    campaign_file: CampaignFile,
+    site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, submit nothing.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="As consolidation does it: bounded.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is left of a campaign, as a chain of Slurm jobs.  Example: embedcube submit campaign.yaml"""
+    from embedcube import submit as submission
+    from embedcube.site import load_site
+
+    campaign, folder = _begin(campaign_file, executor="slurm", site=site)
+    say = _teller(as_json)
+    if dry_run:
+        print(submission.dry_run(campaign, folder))
+        return
+    if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
+        stages.index_once(campaign, folder, say)
+        stages.fit(campaign, folder, say)
+        stages.plan(campaign, folder, say)
+    asked = submission.submit(campaign, folder, again=again)
+    for stage, ids in asked.jobs.items():
+        say(f"{stage:<12}job {', '.join(ids)}" + (f", {len(asked.tasks)} tasks" if stage == "embed" else ""))
+    _print(asdict(asked), as_json)
+
+
+@app.command()
+def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
+    """End the jobs of a campaign; what is recorded stays.  Example: embedcube cancel campaign.yaml"""
+    from embedcube.submit import cancel as cancel_jobs
+
+    _, folder = _open(campaign_file)
+    ended = cancel_jobs(folder)
+    _teller(as_json)(f"cancelled {', '.join(ended)}" if ended else "no job of this campaign is queued or running")
+    _print({"cancelled": ended}, as_json)
 
 
 @app.command()
@@ -250,123 +295,36 @@ def _open(campaign_file: Path) -> "tuple[Campaign, RunDir]":
 
 
 def _begin(
-    campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
+    campaign_file: Path,
+    ranks: int | None = None,
+    *,
+    retry_quarantined: bool = False,
+    executor: str | None = None,
+    site: Path | None = None,
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
     from embedcube.campaign_file import dump_campaign
     from embedcube.registry import refuse_unknown_plugins
     from embedcube.rundir import write_atomically
+    from embedcube.site import at_site, load_site
 
     campaign, folder = _open(campaign_file)
-    said = {"ranks": ranks, "retry_quarantined": retry_quarantined or None}
+    said = {
+        "ranks": ranks,
+        "retry_quarantined": retry_quarantined or None,
+        "executor": executor,
+        "site": site.absolute() if site else None,
+    }
     how = campaign.how.model_copy(update={name: value for name, value in said.items() if value is not None})
     campaign = campaign.model_copy(update={"how": how})
+    if how.executor == "slurm":
+        campaign = at_site(campaign, load_site(campaign))
     refuse_unknown_plugins(campaign)
     folder.root.mkdir(parents=True, exist_ok=True)
     text = dump_campaign(campaign).encode()
     if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
         write_atomically(folder.campaign, text)
     return campaign, folder
-
-
-def _index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
-    """An archive is looked through once; `embedcube index` looks again."""
-    from embedcube.inventory import read_inventory
-
-    try:
-        scenes = read_inventory(campaign, folder)
-    except RequestError:
-        _index(campaign, folder, say, full_digests=False)
-    else:
-        say(f"index       {len(scenes)} scenes, there already; `embedcube index` looks for new ones")
-
-
-def _index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
-    from embedcube.inventory import index as index_archives
-
-    with shown("index", "scenes", say) as progress:
-        scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
-    bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
-    weak = sum(scene.weak for scene in scenes)
-    say(f"            {len(bad)} unusable, {weak} with weak digests")
-    for scene, verdict in bad.items():
-        say(f"            {scene}: {verdict}")
-    return {"scenes": len(scenes), "unusable": bad, "weak": weak}
-
-
-def _fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
-    from embedcube.fit import fit as fit_layers
-
-    with shown("fit", "chips", say) as progress:
-        layers = fit_layers(campaign, folder, progress)
-    for layer in layers:
-        say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
-    return {"weights": {layer.layer: layer.digest for layer in layers}}
-
-
-def _plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
-    from embedcube.plan import plan as make_plan
-    from embedcube.price import describe
-
-    made = make_plan(campaign, folder)
-    for i, line in enumerate(describe(made.price)):
-        say(f"{'plan' if i == 0 else '':<12}{line}")
-    return asdict(made)
-
-
-def _embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
-    from embedcube.budget import planned_scenes, refuse_over_budget
-    from embedcube.inventory import read_inventory
-    from embedcube.parts import best_records
-    from embedcube.plan import read_plan, read_shards
-    from embedcube.registry import plugin
-
-    made = read_plan(campaign, folder)
-    if task is not None and task >= made.tasks:
-        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
-    tasks = list(range(made.tasks)) if task is None else [task]
-    with shown("embed", "shards", say) as progress:
-        plugin("executors", campaign.how.executor)().run(campaign, folder, tasks, progress)
-    shards = [shard for group in read_shards(folder, made, task) for shard in group]
-    records = [record for _, record in best_records(folder, {shard.recipe for shard in shards}).values()]
-    refuse_over_budget(campaign, planned_scenes(read_inventory(campaign, folder), shards), records)
-    bad = {q.scene: q.reason for record in records for q in record.quarantined}
-    for scene, reason in sorted(bad.items()):
-        say(f"            quarantined {scene}: {reason}")
-    return {"shards": len(shards), "quarantined": bad}
-
-
-def _consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
-    from embedcube.consolidate import consolidate as make_cube
-
-    with shown("consolidate", "shards", say) as progress:
-        made = make_cube(campaign, folder, progress)
-    counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
-    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
-    say(f"            version {made.version}: {made.shards} shards, {what}")
-    return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
-
-
-def _verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
-    from embedcube.verify import verify_run
-
-    if not folder.newest_cube.exists():
-        raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
-    with shown("verify", "shards", say) as progress:
-        findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
-    _say_findings(findings, say)
-    return findings
-
-
-def _say_findings(findings: list[str], say: Say) -> None:
-    for finding in findings:
-        say(f"            {finding}")
-    say(f"            {len(findings)} findings" if findings else "            nothing found wrong")
-
-
-def _fail_on(findings: list[str]) -> None:
-    if findings:
-        raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")
 
 
 def _teller(as_json: bool) -> Say:

@@ -220,9 +220,17 @@ class How(Block):
     runs: Path = Path("runs")
     """the folder of run folders, relative to the campaign file"""
     executor: str = "local"
+    site: Path | None = None
+    """the file that describes the batch system; relative to the campaign file"""
     tasks: int = Field(1, gt=0)
+    nodes: int = Field(1, gt=0)
+    """of a task on a batch system"""
+    time_min: int | None = Field(None, gt=0)
+    """that a task may take there; by default as the site says"""
+    account: str | None = Field(None, pattern=r"^[\w.-]+$")
+    """that is billed there; by default the site's"""
     ranks: int = Field(default_factory=cores, gt=0)
-    """processes in a task, one device each; on a CPU one for each core is fastest"""
+    """processes of a task on each of its nodes, one device each; on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
     """of one rank; by default the machine's cores over the ranks"""
     device: Literal["cpu", "cuda"] = "cpu"

@@ -130,7 +130,12 @@ def _plan_layer(
             continue
         shards, zones[zone] = found
         reading = draw_groups(
-            shards, scenes, grid, make_layout(layer), ranks=how.tasks * how.ranks, cache_bytes=how.cache_mb << 20
+            shards,
+            scenes,
+            grid,
+            make_layout(layer),
+            ranks=how.tasks * how.nodes * how.ranks,
+            cache_bytes=how.cache_mb << 20,
         )
         kernel = make_kernel(campaign, name, [zone], weights, module)
         batch_s = batch_s or seconds_per_batch(kernel)

@@ -20,7 +20,7 @@ def silent(done: int, total: int | None) -> None:
 def shown(stage: str, unit: str, say: Say) -> Iterator[Progress]:
     """A bar on a terminal; elsewhere one line at the end, and one every half minute."""
     start = last = time.monotonic()
-    seen: tuple[int, int | None] = (0, 0)
+    seen: tuple[int, int | None] | None = None
     if sys.stdout.isatty() and say is print:
         from rich import progress as rich
 
@@ -41,10 +41,11 @@ def shown(stage: str, unit: str, say: Say) -> Iterator[Progress]:
         seen = (done, total)
         if time.monotonic() - last > 30:
             last = time.monotonic()
-            say(f"{stage:<12}{_so_far(*seen)} {unit} after {last - start:.0f} s")
+            say(f"{stage:<12}{_so_far(done, total)} {unit} after {last - start:.0f} s")
 
     yield report
-    say(f"{stage:<12}{_so_far(*seen)} {unit} in {time.monotonic() - start:.1f} s")
+    if seen is not None:  # another node tells
+        say(f"{stage:<12}{_so_far(*seen)} {unit} in {time.monotonic() - start:.1f} s")
 
 
 def _so_far(done: int, total: int | None) -> str:

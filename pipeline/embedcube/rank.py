@@ -6,6 +6,7 @@
 MASTER_PORT, as torch.distributed does.
 """
 
+import faulthandler
 import logging
 import os
 import resource
@@ -37,7 +38,9 @@ from embedcube.inventory import read_inventory
 from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
 from embedcube.plan import Plan, read_plan, read_shards, versions_here
 from embedcube.prefetch import prefetched
+from embedcube.price import SAMPLES_IN_FLIGHT
 from embedcube.raster import RasterReader
+from embedcube.rendezvous import MEETING_S
 from embedcube.rundir import RunDir
 from embedcube.scene import Scene
 from embedcube.store import ArraySpec, ShardEncoder, array_specs
@@ -47,8 +50,13 @@ log = logging.getLogger(__name__)
 MET = "met"
 """The key of the store that counts the ranks which have agreed on everything."""
 
-_MEET_TIMEOUT = timedelta(minutes=10)
-"""for all ranks to start and agree"""
+END_TIME = "EMBEDCUBE_END_TIME"
+"""The environment variable by which a job script says when it must have ended (seconds since 1970)."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""Any of them: finish what is in hand, record it, exit 75. Batch systems differ in which they send."""
+
+_MEET_TIMEOUT = timedelta(seconds=MEETING_S)
 
 
 @dataclass(kw_only=True)
@@ -74,15 +82,17 @@ class _Rank:
         )
         self._stop = threading.Event()
         self._undone = 0
+        self._ends = float(os.environ.get(END_TIME) or "inf")
+        self._longest_s = 0.0
 
     def main(self) -> int:
         """Embed until nothing is left or a signal comes; returns the exit code."""
-        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
-        signal.signal(signal.SIGINT, lambda *_: self._stop.set())
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: self._stop.set())
         plan = read_plan(self._campaign, self._run)
         device = torch.device(self._campaign.how.device)
         if device.type == "cuda":
-            device = torch.device("cuda", self._number % torch.cuda.device_count())
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         exact_arithmetic(self._campaign.how.threads_per_rank)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -143,9 +153,17 @@ class _Rank:
                 if shard.recipe not in done:
                     # another parent may have begun again: a rank without its own does not go on with its group
                     self._count(0)
-                    if self._stop.is_set():
+                    if self._stop.is_set() or self._time_is_up(shard):
                         return
                     yield shard
+
+    def _time_is_up(self, shard: Shard) -> bool:
+        """The job would end before this shard and those before it in the pipeline were written."""
+        if time.time() + SAMPLES_IN_FLIGHT * self._longest_s < self._ends:
+            return False
+        log.warning("%s is not begun: the longest shard took %.0f s, and the job ends", shard, self._longest_s)
+        self._stop.set()
+        return True
 
     def _count(self, step: int) -> int:
         """Move the counter of draws and return it; when its parent is gone, or a signal came, more than any draw."""
@@ -233,6 +251,8 @@ class _Rank:
             container=os.environ.get("EMBEDCUBE_IMAGE_DIGEST", ""),
         )
         part.write_record(record)
+        took = datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)
+        self._longest_s = max(self._longest_s, took.total_seconds())
         steps = " ".join(f"{step} {seconds:.2f}" for step, seconds in record.seconds.items())
         log.info(
             "%s: %d of %d cells, %d scenes, %s s",
@@ -272,6 +292,8 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     # GDAL's own complaints come back as the reason of a quarantine: one line is enough
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
+    # who looks at a hanging job at night cannot attach a debugger there
+    faulthandler.register(signal.SIGQUIT)
     run = RunDir(Path(arguments[0]))
     try:
         campaign = load_campaign(run.campaign)

@@ -11,7 +11,8 @@ The run folder is the architecture: each stage reads files here and writes files
       cubes/<version>.zarr               consolidate  parts     -> cube
       cube.zarr                          a relative symlink to the newest version
       report/                            verify, preview
-      logs/                              what the ranks said
+      submissions.jsonl                  submit       what the batch system was asked for
+      logs/                              what the ranks said; slurm/ what the jobs did, and their scripts
 """
 
 import os
@@ -88,6 +89,11 @@ class RunDir:
         return self.root / "cube.zarr"
 
     @property
+    def submissions(self) -> Path:
+        """One line per call of `submit`: what was asked of the batch system, and its job ids."""
+        return self.root / "submissions.jsonl"
+
+    @property
     def report(self) -> Path:
         """Findings and pictures."""
         return self.root / "report"
@@ -96,6 +102,11 @@ class RunDir:
     def logs(self) -> Path:
         """What each rank said."""
         return self.root / "logs"
+
+    @property
+    def job_logs(self) -> Path:
+        """Scripts and output of jobs."""
+        return self.logs / "slurm"
 
     def rank_log(self, task: int, attempt: str, rank: int) -> Path:
         """The log of one rank in one attempt."""

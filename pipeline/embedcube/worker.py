@@ -1,16 +1,17 @@
-"""embed: one task on one machine. A parent spawns ranks and holds the counter that they draw groups of shards from.
+"""embed: one task. A parent on each of its nodes spawns ranks; the first one holds the counter that they draw from.
 
-The parent does no device work, so that the counter (a TCPStore) outlives any rank. `rank.py` is what it spawns.
+The parents do no device work, so that the counter (a TCPStore) outlives any rank. `rank.py` is what they spawn,
+`rendezvous.py` how they find each other; on one machine there is one parent.
 """
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 
 from torch import distributed
@@ -21,7 +22,14 @@ from embedcube.parts import RECORDS, recorded_recipes, scan_documents
 from embedcube.plan import read_plan, read_shards
 from embedcube.progress import Progress
 from embedcube.rank import MET
+from embedcube.rendezvous import MEETING_S, Announcement, Meeting, meet, own_host
 from embedcube.rundir import RunDir
+
+_LEFT, _ABANDONED = "left", "abandoned"
+"""Keys of the store: parents whose ranks have ended, and those that lost a rank before all had met."""
+
+_SILENT_S = 60.0
+"""A parent that has not been heard of for so long is dead, and is not waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,54 +39,79 @@ class TaskResult:
     shards: int
     undone: int
     exit_codes: tuple[int, ...]
-    """of the ranks; negative where a signal killed one"""
+    """of this node's ranks; negative where a signal killed one"""
     logs: tuple[Path, ...]
 
 
 def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> TaskResult:
-    """Embed the shards of a task that have no record yet, with as many ranks as the campaign says.
+    """Embed the shards of a task that have no record yet, with as many ranks on each node as the campaign says.
 
     Raises:
         StartAgain: some shards are undone for a reason that may pass.
         WorkError: a rank failed for a reason that will not.
     """
+    meeting = meet(run, task)
+    return (
+        _lead(campaign, run, task, meeting, progress) if meeting.number == 0 else _follow(campaign, run, task, meeting)
+    )
+
+
+def _lead(campaign: Campaign, run: RunDir, task: int, meeting: Meeting, progress: Progress) -> TaskResult:
+    """The first parent: holds the counter, and says in the end what was done."""
     plan = read_plan(campaign, run)
     shards = [shard for group in read_shards(run, plan, task) for shard in group]
     total = len(shards)
     todo = {shard.recipe for shard in shards} - recorded_recipes(run, whole=campaign.how.retry_quarantined)
     progress(total - len(todo), total)
+    host = "127.0.0.1" if meeting.count == 1 else own_host()
+    store = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    said = Announcement(attempt=meeting.attempt, host=host, port=store.port, work=bool(todo))
+    meeting.share(said)
     if not todo:
         return TaskResult(shards=total, undone=0, exit_codes=(), logs=())
-    attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    run.logs.mkdir(parents=True, exist_ok=True)
-    logs = tuple(run.rank_log(task, attempt, rank) for rank in range(campaign.how.ranks))
-    ranks = [_start_rank(campaign, run, task, attempt, rank, store.port, path) for rank, path in enumerate(logs)]
-    recorded = _RecordCounter()
-    try:
-        while None in (codes := [rank.poll() for rank in ranks]):
-            time.sleep(0.1)
-            if any(codes) and store.add(MET, 0) < len(ranks):
-                for rank in ranks:  # they would wait for the dead one until their time-out
-                    rank.kill()
-            recorded.update(run.task(task) / attempt)
-            progress(total - len(todo) + recorded.lines, total)
-    except BaseException:
-        # before they have met they are deaf to SIGTERM, and hold nothing yet
-        met = store.add(MET, 0) == len(ranks)
-        for rank in ranks:
-            rank.send_signal(signal.SIGTERM if met else signal.SIGKILL)
-        for rank in ranks:
-            rank.wait()
-        raise
-    now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == attempt}
+    recorded = _RecordCounter(run.task(task) / said.attempt)
+
+    def tell() -> None:
+        progress(total - len(todo) + recorded.count(), total)
+
+    ranks = _Ranks(campaign, run, task, meeting, said, store)
+    codes = ranks.wait(tell)
+    _wait_for_others(store, meeting.count, tell)
+    now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == said.attempt}
     # and what another start of this task has done meanwhile
     undone = len(todo - now - recorded_recipes(run, whole=campaign.how.retry_quarantined))
     progress(total - undone, total)
-    result = TaskResult(shards=total, undone=undone, exit_codes=tuple(rank.returncode for rank in ranks), logs=logs)
+    result = TaskResult(shards=total, undone=undone, exit_codes=codes, logs=ranks.logs)
     if undone:
         _explain(result)
     return result
+
+
+def _follow(campaign: Campaign, run: RunDir, task: int, meeting: Meeting) -> TaskResult:
+    """Another parent: its ranks draw from the first one's counter, and that one says what was done."""
+    said = meeting.share(None)
+    if not said.work:
+        return TaskResult(shards=0, undone=0, exit_codes=(), logs=())
+    lost = StartAgain(f"the counter at {said.host}:{said.port} is lost: the first parent of the task is gone")
+    try:
+        store = distributed.TCPStore(said.host, said.port, is_master=False, timeout=timedelta(seconds=MEETING_S))
+        ranks = _Ranks(campaign, run, task, meeting, said, store)
+        codes = ranks.wait(lambda: store.add(f"alive/{meeting.number}", 1))
+        store.add(_LEFT, 1)
+    except RuntimeError:
+        raise lost from None
+    return TaskResult(shards=0, undone=0, exit_codes=codes, logs=ranks.logs)
+
+
+def _wait_for_others(store: distributed.TCPStore, parents: int, tell: Callable[[], None]) -> None:
+    """Keep the counter until all other parents have ended, or are not heard of any more."""
+    heard, since = 0, time.monotonic()
+    while store.add(_LEFT, 0) < parents - 1 and time.monotonic() - since < _SILENT_S:
+        time.sleep(0.1)
+        tell()
+        beats = sum(store.add(f"alive/{number}", 0) for number in range(1, parents))
+        if beats != heard:
+            heard, since = beats, time.monotonic()
 
 
 def _explain(result: TaskResult) -> None:
@@ -92,16 +125,79 @@ def _explain(result: TaskResult) -> None:
     )
 
 
-def _start_rank(
-    campaign: Campaign, run: RunDir, task: int, attempt: str, rank: int, port: int, log_path: Path
-) -> "subprocess.Popen[bytes]":
+class _Ranks:
+    """The ranks of one node."""
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        run: RunDir,
+        task: int,
+        meeting: Meeting,
+        said: Announcement,
+        store: distributed.TCPStore,
+    ) -> None:
+        here = campaign.how.ranks
+        self._store, self._world = store, here * meeting.count
+        if store.add(f"parent/{meeting.number}", 1) > 1:
+            raise WorkError(
+                f"two parents of attempt {said.attempt} are both number {meeting.number}: how were they started?"
+            )
+        run.logs.mkdir(parents=True, exist_ok=True)
+        numbers = range(meeting.number * here, (meeting.number + 1) * here)
+        self.logs = tuple(run.rank_log(task, said.attempt, rank) for rank in numbers)
+        command = [sys.executable, "-m", "embedcube.rank", str(run.root), str(task), said.attempt]
+        self._processes = []
+        for number, log in zip(numbers, self.logs, strict=True):
+            environment = _environment(campaign, said, number, self._world)
+            with log.open("ab") as out:
+                self._processes.append(
+                    subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+                )
+
+    def wait(self, meanwhile: Callable[[], object]) -> tuple[int, ...]:
+        """Until all have ended; returns their exit codes. Calls `meanwhile` again and again."""
+        try:
+            while None in (codes := [process.poll() for process in self._processes]):
+                time.sleep(0.1)
+                if not self._all_met():
+                    if any(codes):
+                        self._store.add(_ABANDONED, 1)
+                    if self._store.add(_ABANDONED, 0):
+                        for process in self._processes:  # they would wait for the dead one until their time-out
+                            process.kill()
+                meanwhile()
+        except BaseException:
+            self._stop()
+            raise
+        return tuple(process.returncode for process in self._processes)
+
+    def _all_met(self) -> bool:
+        return self._store.add(MET, 0) == self._world
+
+    def _stop(self) -> None:
+        """End them: what each has in hand is finished and recorded."""
+        try:
+            met = self._all_met()
+        except RuntimeError:
+            met = True
+        for process in self._processes:
+            # before they have met they are deaf to SIGTERM, and hold nothing yet
+            process.send_signal(signal.SIGTERM if met else signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+
+
+def _environment(campaign: Campaign, said: Announcement, number: int, world: int) -> dict[str, str]:
     how = campaign.how
-    environment = os.environ | {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(how.ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+    # on one machine nothing is to leave it; between nodes the job script names the network, or gloo finds one
+    network = {"GLOO_SOCKET_IFNAME": "lo"} if world == how.ranks else {}
+    settled = {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number % how.ranks),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": said.host,
+        "MASTER_PORT": str(said.port),
         "OMP_NUM_THREADS": str(how.threads_per_rank),
         "MKL_CBWR": os.environ["MKL_CBWR"],
         # idle threads of one rank must not spin on the cores of another
@@ -114,23 +210,23 @@ def _start_rank(
         "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
-    command = [sys.executable, "-m", "embedcube.rank", str(run.root), str(task), attempt]
-    with log_path.open("ab") as out:
-        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    return network | os.environ | settled
 
 
 class _RecordCounter:
     """Counts the records of an attempt as they come, reading each byte once."""
 
-    def __init__(self) -> None:
-        self.lines = 0
+    def __init__(self, attempt: Path) -> None:
+        self._attempt = attempt
+        self._lines = 0
         self._read: dict[Path, int] = {}
 
-    def update(self, attempt: Path) -> None:
-        """Look at what has been appended since the last time."""
-        for path in attempt.glob(f"*/{RECORDS}"):
+    def count(self) -> int:
+        """Of all ranks, so far."""
+        for path in self._attempt.glob(f"*/{RECORDS}"):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
                 appended = file.read()
             self._read[path] = self._read.get(path, 0) + len(appended)
-            self.lines += appended.count(b"\n")
+            self._lines += appended.count(b"\n")
+        return self._lines

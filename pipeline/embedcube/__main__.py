@@ -1,0 +1,5 @@
+"""`python -m embedcube` is the command `embedcube`."""
+
+from embedcube.cli import main
+
+main()

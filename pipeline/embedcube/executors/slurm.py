@@ -1,0 +1,233 @@
+"""Tasks as elements of a Slurm array, through submitit.
+
+What is submitted is a command, the one that a person would type, never a pickled function: payload = (run folder,
+task). So a job can be run again by hand, inside or outside of a container, and no file of ours holds code.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError
+from submitit.slurm.slurm import SlurmExecutor as Submitit
+
+from embedcube.config import Campaign
+from embedcube.errors import RequestError, StartAgain
+from embedcube.parts import recorded_recipes
+from embedcube.plan import read_plan, read_shards
+from embedcube.progress import Progress
+from embedcube.rank import END_TIME
+from embedcube.rendezvous import HOST_SUFFIX, LAUNCHER
+from embedcube.rundir import RunDir
+from embedcube.site import Site, load_site
+
+_POLL_S = 2.0
+
+_OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+"""Not SLURM_JOB_ID: that of an array's last element is the array's, and speaks of all its elements"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked of the batch system."""
+
+    stage: str
+    command: tuple[str, ...]
+    """words after `embedcube`; a task's number follows them"""
+    nodes: int = 1
+    tasks: tuple[int, ...] = ()
+    """one element of an array for each"""
+    after: str = ""
+    """Slurm's --dependency"""
+    on_failure: tuple[str, ...] = ()
+    """words after `embedcube` of what the batch script does on its host when the command fails"""
+
+
+class SlurmExecutor:
+    """The executor `slurm`."""
+
+    def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
+        """Submit what is left of the tasks and wait until the batch system has done with them."""
+        site = load_site(campaign)
+        plan = read_plan(campaign, run)
+        done = recorded_recipes(run)
+        shards = {task: [s for group in read_shards(run, plan, task) for s in group] for task in tasks}
+        left = tuple(task for task in tasks if any(shard.recipe not in done for shard in shards[task]))
+        ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
+        total = sum(map(len, shards.values()))
+        wanted = {shard.recipe for mine in shards.values() for shard in mine}
+        while queued(ids):
+            time.sleep(_POLL_S)
+            progress(len(wanted & recorded_recipes(run)), total)
+        undone = len(wanted - recorded_recipes(run))
+        progress(total - undone, total)
+        if undone:
+            raise StartAgain(
+                f"{undone} of {total} shards are undone after jobs {', '.join(ids)}, see {run.job_logs}; start the "
+                "same command again, it does only what has no record"
+            )
+
+
+def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], after: str = "") -> list[Job]:
+    """One array, or several where the site's arrays are shorter than the campaign."""
+    command = ("embed", str(run.campaign), "--task")
+    slices: dict[int, list[int]] = {}
+    for task in tasks:
+        slices.setdefault(task // site.max_array, []).append(task)
+    return [
+        Job(stage="embed", command=command, nodes=campaign.how.nodes, tasks=tuple(part), after=after)
+        for part in slices.values()
+    ]
+
+
+def submit_all(jobs: list[Job], campaign: Campaign, site: Site, run: RunDir) -> list[str]:
+    """Hand jobs to the batch system; returns their ids.
+
+    Raises:
+        RequestError: it refused, with what it said.
+    """
+    run.job_logs.mkdir(parents=True, exist_ok=True)
+    _forget_own_job()
+    ids = []
+    for job in jobs:
+        try:
+            ids.append(str(_submitter(job, campaign, site, run)._submit_command(_command(job, site)).job_id))
+        except (FailedJobError, OSError) as error:
+            said = " ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
+            raise RequestError(
+                f"{site.site}: the {job.stage} job was refused: {said}; account, partition and limits are in "
+                f"{campaign.how.site}, how.account and how.time_min in the campaign"
+            ) from None
+    return ids
+
+
+def script(job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
+    """The batch script of a job."""
+    return str(_submitter(job, campaign, site, run)._make_submission_file_text(_command(job, site), job.stage))
+
+
+def queued(ids: list[str]) -> dict[str, list[str]]:
+    """Of those jobs that the batch system still has: the states of their elements."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%A %F %T"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartAgain(f"squeue: {done.stderr.strip()}")
+    states: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        number, array, state = line.split()
+        for one in {number, array} & set(ids):
+            states.setdefault(one, []).append(state)
+    return states
+
+
+class _Submitit(Submitit):
+    """submitit's rendering and submission of scripts; also where there is no Slurm, to look at them."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
+    how = campaign.how
+    first = min(job.tasks, default=0) // site.max_array * site.max_array
+    indices = ",".join(str(task - first) for task in job.tasks)
+    more = {
+        "array": f"{indices}%{site.parallel}" if job.tasks else None,
+        "kill-on-invalid-dep": "yes" if job.after else None,
+        "requeue" if site.requeue else "no-requeue": True,
+        "hint": site.hint,
+        "mem": "0" if site.exclusive else f"{site.mem_gb_per_node * 1000:.0f}M",
+    }
+    gpus = site.gpus_per_node if how.device == "cuda" else 0
+    submitter = _Submitit(run.job_logs)
+    submitter.update_parameters(
+        job_name=f"{campaign.campaign}-{job.stage}",
+        wckey=None,
+        partition=site.partition,
+        account=how.account or site.account,
+        constraint=site.constraint,
+        time=how.time_min or site.time_min,
+        nodes=job.nodes,
+        ntasks_per_node=1,
+        cpus_per_task=site.cpus_per_node,
+        exclusive=True if site.exclusive else None,
+        gres=f"gpu:{gpus}" if gpus and site.gpu_option == "gres" else None,
+        gpus_per_node=gpus if gpus and site.gpu_option == "gpus-per-node" else None,
+        dependency=job.after or None,
+        signal_delay_s=site.lead_s,
+        stderr_to_stdout=True,
+        srun_args=_srun_options(site),
+        additional_parameters={name: value for name, value in more.items() if value is not None},
+        setup=_setup(job, site, first),
+        teardown=_teardown(job, site),
+    )
+    return submitter
+
+
+def _srun_options(site: Site) -> list[str]:
+    # srun takes neither the cores nor, on some sites, the hint from the job (Slurm 22.05 and later)
+    options = ["--kill-on-bad-exit=0", f"--cpus-per-task={site.cpus_per_node}"]
+    return options + ([f"--mpi={site.mpi}"] if site.mpi else [])
+
+
+def _command(job: Job, site: Site) -> str:
+    words = [sys.executable, "-m", "embedcube"]
+    if site.container is not None:
+        binds = [word for bind in site.container.binds for word in ("--bind", bind)]
+        words = ["apptainer", "exec", *(["--nv"] if site.container.nvidia else []), *binds, site.container.image]
+        words += ["python3", "-m", "embedcube"]
+    task = ' "$EMBEDCUBE_TASK"' if job.tasks else ""
+    return shlex.join([*words, *job.command]) + task
+
+
+def _setup(job: Job, site: Site, first: int) -> list[str]:
+    """What the batch script does on its host before the command."""
+    lines = [shlex.join(["module", "load", *site.modules])] if site.modules else []
+    variables = dict(site.environment)
+    if site.interface:
+        variables |= {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface}
+    if site.host_suffix:
+        variables[HOST_SUFFIX] = site.host_suffix
+    if site.mpi:
+        variables[LAUNCHER] = "mpi"
+    if site.container is not None and (digest := _image_digest(Path(site.container.image))):
+        variables["EMBEDCUBE_IMAGE_DIGEST"] = digest
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
+    if job.tasks:
+        lines.append(f"export EMBEDCUBE_TASK=$(({first} + SLURM_ARRAY_TASK_ID))")
+    lines.append(f'export {END_TIME}=$(date -d "$(squeue --noheader --jobs "$job" --format %e)" +%s)')
+    return lines
+
+
+def _teardown(job: Job, site: Site) -> list[str]:
+    """What it does after the command: only the host has `scontrol`."""
+    lines = ["code=$?"]
+    if site.requeue:
+        again = f'[ $code -eq {StartAgain.exit_code} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {site.max_requeues} ]'
+        lines.append(f'if {again}; then scontrol requeue "$job"; fi')
+    if job.on_failure:
+        words = shlex.join([sys.executable, "-m", "embedcube", *job.on_failure])
+        lines.append(f"if [ $code -eq 1 ]; then {words}; fi")
+    return [*lines, "exit $code"]
+
+
+def _image_digest(image: Path) -> str:
+    """SHA-256 of an image file; a sandbox, or a file that is not seen from here, has none."""
+    if not image.is_file():
+        return ""
+    with image.open("rb") as file:
+        return "sha256:" + file_digest(file, "sha256").hexdigest()
+
+
+def _forget_own_job() -> None:
+    """A job that submits others must not hand them its own shape through the environment."""
+    for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
+        del os.environ[name]

@@ -1,0 +1,135 @@
+"""A site: what a batch system offers and wants, as data. One YAML file for each, below configs/sites."""
+
+import re
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from embedcube.blocks import Block
+from embedcube.campaign_file import first_error
+from embedcube.config import Campaign, Name
+from embedcube.errors import RequestError
+
+
+def _word(text: str) -> str:
+    # these words end up in a shell script
+    if not re.fullmatch(r"[\w.:,/@%+=-]+", text):
+        raise ValueError(f"{text!r} holds what has no place in the name of a partition, module, path or option")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_word)]
+
+
+class Container(Block):
+    """How commands are run inside of an image (Apptainer)."""
+
+    image: Word
+    """path of a .sif file or sandbox, as seen from the compute nodes"""
+    binds: tuple[Word, ...] = ()
+    nvidia: bool = False
+    """give it the node's GPUs (--nv)"""
+
+
+class Site(Block):
+    """A batch system."""
+
+    site: Name
+    partition: Word | None = None
+    account: Word | None = None
+    """that is billed, unless the campaign names another"""
+    cpus_per_node: int = Field(gt=0)
+    mem_gb_per_node: float = Field(gt=0)
+    gpus_per_node: int = Field(0, ge=0)
+    gpu_option: Literal["gres", "gpus-per-node"] = "gres"
+    """how GPUs are asked for"""
+    constraint: Word | None = None
+    exclusive: bool = True
+    """whole nodes, with all of their memory"""
+    hint: Literal["nomultithread"] | None = None
+    time_min: int = Field(60, gt=0)
+    """of a task, unless the campaign says otherwise"""
+    max_time_min: int = Field(gt=0)
+    lead_s: int = Field(300, ge=60, lt=65536)
+    """before the end of its time a job is warned: what is in flight is finished and written"""
+    requeue: bool = True
+    """jobs may requeue themselves; where not, consolidation submits them again"""
+    max_requeues: int = Field(20, ge=0)
+    """of one job"""
+    resubmissions: int = Field(3, ge=0)
+    """of what consolidation finds missing"""
+    max_array: int = Field(1001, gt=0)
+    """MaxArraySize: indices of an array are smaller"""
+    parallel: int = Field(100, gt=0)
+    """tasks of the campaign that may run at once"""
+    max_files: int | None = Field(None, gt=0)
+    """that the quota leaves"""
+    purge_days: int | None = Field(None, gt=0)
+    """after which the file system of runs deletes files"""
+    host_suffix: str = Field("", pattern=r"^[\w.-]*$")
+    """makes a node's name that of its fast network"""
+    interface: Word | None = None
+    """of the fast network"""
+    mpi: Word | None = None
+    """srun's --mpi"""
+    modules: tuple[Word, ...] = ()
+    """loaded by jobs"""
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], Word] = Field(default_factory=dict)
+    """of jobs"""
+    container: Container | None = None
+    """without one, jobs use the Python that submits them"""
+    prepare_in_job: bool = False
+    """index, fit and plan in a job too: the login node is not for computing"""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        if self.time_min > self.max_time_min:
+            raise ValueError(f"time_min {self.time_min} is more than max_time_min {self.max_time_min}")
+        return self
+
+
+def load_site(campaign: Campaign) -> Site:
+    """The site that the campaign names.
+
+    Raises:
+        RequestError: it names none, or the file is not a site.
+    """
+    path = campaign.how.site
+    if path is None:
+        raise RequestError("how.site: a batch system is described by a file, for example ../sites/levante.yaml")
+    try:
+        return Site.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise RequestError(f"how.site: {error}") from None
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise RequestError(f"{path}: {first_error(error)}") from None
+
+
+def at_site(campaign: Campaign, site: Site) -> Campaign:
+    """The campaign with what its `how` leaves open settled for the site's nodes instead of this machine.
+
+    Raises:
+        RequestError: the site would refuse it.
+    """
+    how = campaign.how
+    ranks = how.ranks if "ranks" in how.model_fields_set else site.gpus_per_node or site.cpus_per_node
+    threads = how.threads or max(1, site.cpus_per_node // ranks)
+    if how.device == "cuda" and ranks > site.gpus_per_node:
+        raise RequestError(f"how.ranks: {ranks} on a node with {site.gpus_per_node} GPUs; one rank has one device")
+    if ranks * threads > site.cpus_per_node:
+        raise RequestError(
+            f"how: {ranks} ranks with {threads} threads each on a node of {site.cpus_per_node} cores; write fewer"
+        )
+    time_min = how.time_min or site.time_min
+    if time_min > site.max_time_min:
+        raise RequestError(f"how.time_min: {time_min} minutes, {site.site} allows {site.max_time_min}")
+    mem_gb = how.mem_gb or 0.9 * site.mem_gb_per_node / ranks
+    if mem_gb * ranks > site.mem_gb_per_node:
+        raise RequestError(
+            f"how.mem_gb: {ranks} ranks with {mem_gb:g} GB each on a node with {site.mem_gb_per_node:g} GB; write less"
+        )
+    settled = {"ranks": ranks, "threads": threads, "time_min": time_min, "mem_gb": mem_gb}
+    return campaign.model_copy(update={"how": how.model_copy(update=settled)})

@@ -1,0 +1,126 @@
+"""Each stage with its progress and what is said of it, for `run`, `submit` and the verbs of the single stages."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from embedcube.errors import RequestError, WorkError
+from embedcube.progress import Say, shown
+
+if TYPE_CHECKING:
+    from embedcube.config import Campaign
+    from embedcube.rundir import RunDir
+
+
+def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
+    """An archive is looked through once; `embedcube index` looks again."""
+    from embedcube.inventory import read_inventory
+
+    try:
+        scenes = read_inventory(campaign, folder)
+    except RequestError:
+        index(campaign, folder, say, full_digests=False)
+    else:
+        say(f"index       {len(scenes)} scenes, there already; `embedcube index` looks for new ones")
+
+
+def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
+    """Archive -> inventory."""
+    from embedcube.inventory import index as index_archives
+
+    with shown("index", "scenes", say) as progress:
+        scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
+    bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
+    weak = sum(scene.weak for scene in scenes)
+    say(f"            {len(bad)} unusable, {weak} with weak digests")
+    for scene, verdict in bad.items():
+        say(f"            {scene}: {verdict}")
+    return {"scenes": len(scenes), "unusable": bad, "weak": weak}
+
+
+def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """A sample -> frozen weights."""
+    from embedcube.fit import fit as fit_layers
+
+    with shown("fit", "chips", say) as progress:
+        layers = fit_layers(campaign, folder, progress)
+    for layer in layers:
+        say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
+    return {"weights": {layer.layer: layer.digest for layer in layers}}
+
+
+def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Inventory -> plan."""
+    from embedcube.plan import plan as make_plan
+    from embedcube.price import describe
+
+    made = make_plan(campaign, folder)
+    for i, line in enumerate(describe(made.price)):
+        say(f"{'plan' if i == 0 else '':<12}{line}")
+    return asdict(made)
+
+
+def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
+    """Shards -> parts: one task here, or all of them where the campaign says.
+
+    The error budget is the campaign's: a task alone is not held against it.
+    """
+    from embedcube.budget import planned_scenes, refuse_over_budget
+    from embedcube.inventory import read_inventory
+    from embedcube.parts import best_records
+    from embedcube.plan import read_plan, read_shards
+    from embedcube.registry import plugin
+
+    made = read_plan(campaign, folder)
+    if task is not None and task >= made.tasks:
+        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
+    tasks = list(range(made.tasks)) if task is None else [task]
+    # a task that is asked for by its number has been given its machine already
+    executor = campaign.how.executor if task is None else "local"
+    with shown("embed", "shards", say) as progress:
+        plugin("executors", executor)().run(campaign, folder, tasks, progress)
+    if task is not None:
+        return {"task": task}
+    shards = [shard for group in read_shards(folder, made, task) for shard in group]
+    records = [record for _, record in best_records(folder, {shard.recipe for shard in shards}).values()]
+    refuse_over_budget(campaign, planned_scenes(read_inventory(campaign, folder), shards), records)
+    bad = {q.scene: q.reason for record in records for q in record.quarantined}
+    for scene, reason in sorted(bad.items()):
+        say(f"            quarantined {scene}: {reason}")
+    return {"shards": len(shards), "quarantined": bad}
+
+
+def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Parts -> cube."""
+    from embedcube.consolidate import consolidate as make_cube
+
+    with shown("consolidate", "shards", say) as progress:
+        made = make_cube(campaign, folder, progress)
+    counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
+    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
+    say(f"            version {made.version}: {made.shards} shards, {what}")
+    return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
+
+
+def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
+    """Hold the cube against what was promised; returns what is wrong."""
+    from embedcube.verify import verify_run
+
+    if not folder.newest_cube.exists():
+        raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
+    with shown("verify", "shards", say) as progress:
+        findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
+    say_findings(findings, say)
+    return findings
+
+
+def say_findings(findings: list[str], say: Say) -> None:
+    """One line each."""
+    for finding in findings:
+        say(f"            {finding}")
+    say(f"            {len(findings)} findings" if findings else "            nothing found wrong")
+
+
+def fail_on(findings: list[str]) -> None:
+    """Raise a WorkError when there are any."""
+    if findings:
+        raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")

@@ -1,0 +1,180 @@
+"""submit: a campaign as a chain of jobs. Array of tasks -> consolidation (whatever became of them) -> verification.
+
+`submit` again goes on with a campaign: only tasks with a shard that has no record are in the array. Consolidation
+calls it so, from its batch script, when it finds shards missing.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from embedcube.config import Campaign
+from embedcube.errors import RequestError, WorkError
+from embedcube.executors.slurm import Job, embed_jobs, queued, script, submit_all
+from embedcube.parts import recorded_recipes
+from embedcube.plan import Plan, read_plan, read_shards
+from embedcube.price import DECODE_BYTES_PER_S, Price
+from embedcube.rundir import RunDir
+from embedcube.site import Site, load_site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What one call of `submit` asked for: a line of submissions.jsonl."""
+
+    time: str
+    """UTC"""
+    again: bool
+    """by consolidation, which found shards missing"""
+    tasks: tuple[int, ...]
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+    """ids for each stage"""
+
+
+def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submission:
+    """Submit what is left of a campaign whose `how` is settled for its site.
+
+    Raises:
+        RequestError: jobs of the campaign are still queued, or the site would refuse or did refuse something.
+        WorkError: consolidation asks again more often than the site allows.
+    """
+    site = load_site(campaign)
+    earlier = submissions(run)
+    _refuse_while_queued(earlier)
+    if plan := planned(campaign, run):
+        refuse_at_site(plan.price, campaign, site)
+    tasks = tasks_left(campaign, run)
+    if again:
+        _refuse_endless(run, site, earlier, tasks)
+    asked = Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks)
+    try:
+        for stage, jobs in _chain(campaign, site, run, tasks, asked.jobs):
+            asked.jobs[stage] = submit_all(jobs, campaign, site, run)
+    finally:
+        # also after a refusal in the middle: who cancels must know the jobs that are there
+        if asked.jobs:
+            with run.submissions.open("a") as file:
+                file.write(json.dumps(asdict(asked)) + "\n")
+    return asked
+
+
+def dry_run(campaign: Campaign, run: RunDir) -> str:
+    """The batch scripts that `submit` would hand over, one after the other."""
+    site = load_site(campaign)
+    tasks = tasks_left(campaign, run)
+    ids: dict[str, list[str]] = {}
+    texts = []
+    for stage, jobs in _chain(campaign, site, run, tasks, ids):
+        ids[stage] = [f"<{stage}>"]
+        texts += [script(job, campaign, site, run) for job in jobs]
+    return "\n".join(texts)
+
+
+def tasks_left(campaign: Campaign, run: RunDir) -> tuple[int, ...]:
+    """Tasks with a shard that has no record; all, while there is no plan of this campaign."""
+    try:
+        plan = read_plan(campaign, run)
+    except RequestError:
+        return tuple(range(campaign.how.tasks))
+    done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
+    return tuple(
+        task
+        for task in range(plan.tasks)
+        if any(shard.recipe not in done for group in read_shards(run, plan, task) for shard in group)
+    )
+
+
+def submissions(run: RunDir) -> list[Submission]:
+    """All of a run folder, in order."""
+    if not run.submissions.exists():
+        return []
+    lines = run.submissions.read_text().splitlines()
+    return [Submission(**(line | {"tasks": tuple(line["tasks"])})) for line in map(json.loads, lines)]
+
+
+def cancel(run: RunDir) -> list[str]:
+    """End the jobs that are still queued or running, newest stage first, so that none starts after the one before."""
+    ids = [one for s in submissions(run) for stage in reversed(s.jobs.values()) for one in stage]
+    states = queued(ids)
+    there = [one for one in ids if one in states]
+    if there:
+        subprocess.run(["scancel", *there], check=True)
+    return there
+
+
+def _chain(
+    campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], ids: dict[str, list[str]]
+) -> Iterator[tuple[str, list[Job]]]:
+    """Stages and their jobs in the order of submission; `ids` has those of the stages before."""
+    name = str(run.campaign)
+    after = ""
+    if not planned(campaign, run):
+        yield "prepare", [Job(stage="prepare", command=("run", name, "--until", "plan"))]
+        after = f"afterok:{':'.join(ids['prepare'])}"
+    if tasks:
+        yield "embed", embed_jobs(campaign, site, run, tasks, after)
+        after = f"afterany:{':'.join(ids['embed'])}"
+    again = ("submit", name, "--again")
+    yield "consolidate", [Job(stage="consolidate", command=("consolidate", name), after=after, on_failure=again)]
+    yield "verify", [Job(stage="verify", command=("verify", name), after=f"afterok:{':'.join(ids['consolidate'])}")]
+
+
+def planned(campaign: Campaign, run: RunDir) -> Plan | None:
+    """The plan, where there is one of this campaign as it is now."""
+    try:
+        return read_plan(campaign, run)
+    except RequestError:
+        return None
+
+
+def _refuse_while_queued(earlier: list[Submission]) -> None:
+    ids = {one for s in earlier for stage in s.jobs.values() for one in stage}
+    own = {os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")}
+    # verification waits for a consolidation that failed: Slurm removes it by itself
+    verifying = {one for s in earlier for one in s.jobs.get("verify", [])} if own != {None} else set()
+    still = queued(sorted(ids - own - verifying))
+    if still:
+        raise RequestError(
+            f"jobs {', '.join(sorted(still))} of this campaign are still queued or running; wait for them "
+            "(`embedcube status`), or `embedcube cancel` first"
+        )
+
+
+def _refuse_endless(run: RunDir, site: Site, earlier: list[Submission], tasks: tuple[int, ...]) -> None:
+    """Consolidation asks again: a bounded number of times since a person did, and only for missing shards."""
+    if not tasks:
+        raise WorkError("no shard is missing: what failed was consolidation itself, see its log")
+    times = 0
+    for submission in reversed(earlier):
+        if not submission.again:
+            break
+        times += 1
+    if times >= site.resubmissions:
+        raise WorkError(
+            f"tasks {', '.join(map(str, tasks))} have shards without a record after {times} resubmissions: see "
+            f"{run.logs} for why, then `embedcube submit` again"
+        )
+
+
+def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
+    """Refuse before submission what the site would refuse, or what would fail there, in words.
+
+    Raises:
+        RequestError: names the two figures.
+    """
+    shard_s = (price.device_s + price.decoded_bytes / DECODE_BYTES_PER_S) / price.shards
+    time_s = (campaign.how.time_min or site.time_min) * 60 - site.lead_s
+    if shard_s > time_s:
+        raise RequestError(
+            f"how.time_min: a shard takes about {shard_s:.0f} s, a job has {time_s:.0f} s before {site.site} warns it; "
+            "give it more time, or make shards smaller (layers.*.shard_chips)"
+        )
+    files = price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)
+    if site.max_files is not None and files > site.max_files:
+        raise RequestError(
+            f"{files} files and folders are needed, the quota of {site.site} leaves {site.max_files}; make shards "
+            "larger (layers.*.shard_chips)"
+        )
