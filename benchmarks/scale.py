@@ -1,7 +1,8 @@
 """What a large archive and a large plan cost. `python -m benchmarks.scale`.
 
 `index` of 100,000 STAC Items, and `plan` of 1,000,000 shards over them: seconds of wall and CPU, and peak memory.
-The Items describe two thousand small files, so that what is measured is the work for each Item, not a disk.
+Each Item has a folder and files of its own, as in a real archive; they are hard links of two thousand small ones, so
+that what is measured is the work for each Item, not a disk.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
-WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 64, 12_800.0
+WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 256, 12_800.0
 MONTHS = 12
 TILES = 32
 """along one side: a thousand places, each seen about eight times a month"""
@@ -42,12 +43,15 @@ def main() -> None:
 def write_campaign(folder: Path, items: int, shards: int) -> Path:
     """Items spread over a year and over tiles; a layer with `shards` shards in twelve windows."""
     archive = folder / "archive"
-    boxes = [write_tile(archive / f"{i:04d}", i // TILES, i % TILES) for i in range(TILES**2)]
+    boxes = [write_tile(folder / "tiles" / f"{i:04d}", i // TILES, i % TILES) for i in range(TILES**2)]
     start = np.datetime64("2023-01-01T00:00:00")
     for i in range(items):
         tile, identifier = i % TILES**2, f"item{i:06d}"
         moment = start + np.timedelta64(int(i * 365 * 86400 / items), "s")
-        (archive / f"{tile:04d}" / f"{identifier}.json").write_text(item(identifier, f"{moment}Z", boxes[tile]))
+        (archive / identifier).mkdir(parents=True)
+        (archive / identifier / "item.json").write_text(item(identifier, f"{moment}Z", boxes[tile]))
+        for file in (folder / "tiles" / f"{tile:04d}").iterdir():
+            (archive / identifier / file.name).hardlink_to(file)
     side = round((shards / MONTHS) ** 0.5)
     document = {
         "campaign": "scale",
@@ -70,7 +74,7 @@ def write_campaign(folder: Path, items: int, shards: int) -> Path:
 
 
 def write_tile(folder: Path, row: int, col: int) -> tuple[float, float, float, float]:
-    """The two files that all items of a tile describe; returns west, south, east, north in degrees."""
+    """The two files that all items of a tile link to; returns west, south, east, north in degrees."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     transform = from_origin(WEST + col * TILE_M, NORTH - row * TILE_M, TILE_M / SIDE_PX, TILE_M / SIDE_PX)

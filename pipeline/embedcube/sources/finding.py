@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from embedcube.raster import is_netcdf
@@ -11,6 +12,9 @@ from embedcube.sources.products import Names, Product
 from embedcube.sources.safe import is_safe, safe_products
 from embedcube.sources.stac import catalogue_products, item_products
 from embedcube.sources.stack import products_of, stack_products
+
+_PACKED = (".SAFE", ".zip", ".nc", ".nc4")
+"""Suffixes of what may hold a whole product."""
 
 
 def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
@@ -39,12 +43,10 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         for path in (folder / name for name in files if name.endswith(".json")):
             for product in item_products(path, names):
                 for file in product.files.values():
-                    told.add(file.path.parent)
-                    told.update(
-                        place for place in (file.path, *file.path.parents) if is_safe(place) or is_netcdf(place)
-                    )
+                    told.update((file.path, *_told(file.path.parent)))
                 yield product
-        others.extend(path for path in (folder / name for name in files) if is_safe(path) or is_netcdf(path))
+        packed = (folder / name for name in files if name.endswith(_PACKED))
+        others.extend(path for path in packed if is_safe(path) or is_netcdf(path))
         if any(name.endswith(SUFFIXES) for name in files):
             others.append(folder)
     for path in others:
@@ -59,6 +61,12 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
             yield from folder_products(path, images, names, undated)
 
 
+@lru_cache(maxsize=64)
+def _told(folder: Path) -> tuple[Path, ...]:
+    """What need not be looked at again once an Item has told of a file in a folder: it, and the SAFE it is in."""
+    return (folder, *(place for place in folder.parents if is_safe(place)))
+
+
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder and its files, in a fixed order; a SAFE folder is a file of its parent."""
 
@@ -66,6 +74,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         raise error
 
     for place, below, files in os.walk(root, onerror=fail, followlinks=True):
-        safes = [name for name in below if is_safe(Path(name))]
+        safes = [name for name in below if name.endswith(_PACKED) and is_safe(Path(name))]
         below[:] = sorted(set(below) - set(safes))
         yield Path(place), sorted([*safes, *files])

@@ -19,7 +19,7 @@ from embedcube.config import Archive, Block
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import Conversion, Pixels, RasterReader
-from embedcube.scene import NOWHERE, Scene
+from embedcube.scene import NOWHERE, Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -101,10 +101,13 @@ class Sentinel1:
             RequestError: one orbit is asked for, and a product does not say what its own is.
         """
         names = band_names(self._archive, self._options.variables)
-        for product in sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id)):
-            orbit = self._orbit(product)
-            if self._options.orbit in ("both", orbit):
-                yield self._scene(product, orbit, full_digests=full_digests)
+        found = sorted(find_products(self._archive.path, names), key=lambda p: (p.time, p.id))
+        orbits = [(product, self._orbit(product)) for product in found]
+        taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit)]
+        products = [product for product, _ in taken]
+        assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
+            yield self._scene(product, orbit, assets, faults)
 
     def _orbit(self, product: Product) -> str:
         told = (product.properties.get(key) for key in _ORBIT_KEYS)
@@ -117,8 +120,7 @@ class Sentinel1:
             )
         return orbit
 
-    def _scene(self, product: Product, orbit: str, *, full_digests: bool) -> Scene:
-        assets, faults = describe(product, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+    def _scene(self, product: Product, orbit: str, assets: tuple[Asset, ...], faults: str) -> Scene:
         return Scene(
             id=product.id,
             archive=self._name,

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def _product(path: Path, item: Any, names: Names) -> Product | None:
         log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
         return None
     try:
-        found = {band: _file(path, item, called_so) for band, called_so in names.items()}
+        offered = _offered(path, item)
+        found = {band: _file(offered, called_so) for band, called_so in names.items()}
         files = {band: file for band, file in found.items() if isinstance(file, File)}
         missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
         return Product(files=files, missing=missing, bbox=_bbox(item), **known)
@@ -106,27 +108,56 @@ def _product(path: Path, item: Any, names: Names) -> Product | None:
         return Product(files={}, fault=f"{path.name} is not a STAC item: {type(error).__name__}: {error}", **known)
 
 
-def _file(item_path: Path, item: dict[str, Any], known: frozenset[str]) -> File | str:
-    """The local file of a band: by asset key, file name or band name; hrefs elsewhere do not count.
+@dataclass(frozen=True, kw_only=True)
+class _Offered:
+    """A local file that an Item names, and what it may be called."""
+
+    path: Path
+    names: frozenset[str]
+    described: tuple[frozenset[str], ...]
+    """the names of each of its bands, where the Item describes them"""
+    pixel_m: int
+    """0 where no name says so"""
+    asset: dict[str, Any]
+
+
+def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
+    """By an Item; hrefs elsewhere do not count, nor do pictures."""
+    offered = []
+    for key, asset in item["assets"].items():
+        path = _local(item_path, str(asset.get("href", "")))
+        if path is None or not _PICTURES.isdisjoint((key.lower(), *(asset.get("roles") or ()))):
+            continue
+        described = tuple(
+            frozenset(str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name"))
+            for band in asset.get("eo:bands") or asset.get("bands") or ()
+        )
+        (name, pixel_m), (stem, stem_m) = called(key), called(path.stem)
+        names = frozenset((name, stem))
+        offered.append(_Offered(path=path, names=names, described=described, pixel_m=pixel_m or stem_m, asset=asset))
+    return offered
+
+
+def _file(offered: list[_Offered], known: frozenset[str]) -> File | str:
+    """The local file of a band: by asset key, file name or band name.
 
     A file of one band is preferred to one of several, and the finest to coarser ones.
     """
     found: list[tuple[bool, int, int, File]] = []
     gone = ""
-    for order, (key, asset) in enumerate(item["assets"].items()):
-        path = _local(item_path, str(asset.get("href", "")))
-        if path is None or {key.lower(), *(asset.get("roles") or ())} & _PICTURES:
-            continue
-        described = [
-            {str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name")}
-            for band in asset.get("eo:bands") or asset.get("bands") or []
-        ]
-        index = next((i for i, names in enumerate(described, start=1) if known & names), 0)
-        (name, pixel_m), (stem, stem_m) = called(key), called(path.stem)
-        if index or (len(described) <= 1 and known & {name, stem}):
-            gone = gone or ("" if path.is_file() else f"{asset['href']} does not exist")
-            file = File(path=path, index=index or 1, size=asset.get("file:size"), digest=_digest(asset))
-            found.append((len(described) > 1, pixel_m or stem_m, order, file))
+    for order, one in enumerate(offered):
+        index = next((i for i, names in enumerate(one.described, start=1) if known & names), 0)
+        if index or (len(one.described) <= 1 and known & one.names):
+            gone = gone or ("" if one.path.is_file() else f"{one.asset['href']} does not exist")
+            size, digest = one.asset.get("file:size"), _digest(one.asset)
+            found.append(
+                (
+                    len(one.described) > 1,
+                    one.pixel_m,
+                    order,
+                    File(path=one.path, index=index or 1, size=size, digest=digest),
+                )
+            )
     if gone:
         return gone
     return min(found)[-1] if found else "the item has no file of this band"
