@@ -142,7 +142,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "sources.options": {"sources.products"},
     "sources.sentinel1": {"sources.finding", "sources.options", "sources.products"},
     "sources.fields": {"sources.finding", "sources.options", "sources.products"},
-    "budget": {"embed", "parts"},
+    "budget": {"parts"},
     "sampling": {"inventory"},
     "fit": {"inventory", "sampling"},
     "sources.era5": {

@@ -250,7 +250,7 @@ def blocks_of(situation: Situation, shard: int) -> Iterator[tuple[tuple[int, str
 def foretold(situation: Situation, ranks: int, cache_bytes: int) -> ReadCost:
     """What `balance` says."""
     return draw_groups(
-        situation.shards, situation.scenes, UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
+        situation.shards, situation.scenes, [JUNE], UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
     )
 
 

@@ -1,6 +1,7 @@
 """Who does which shards: draw groups that share blocks of their files, tasks of equal cost."""
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +9,12 @@ from numpy.typing import NDArray
 
 from embedcube.grid import Grid, ShardLayout
 from embedcube.scene import Scene
+from embedcube.windows import Window
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Corner = tuple[Ints, Ints, Ints, Ints]
+"""First row, first column, last row + 1, last column + 1"""
 
 AMPLIFICATION_GOAL = 1.3
 """Decoded bytes over the bytes of each needed block once (DESIGN 5)."""
@@ -18,6 +22,9 @@ AMPLIFICATION_GOAL = 1.3
 _GROUP_SIDES = (1, 2, 4, 8, 16)
 _GROUPS_PER_RANK = 4
 """at least: with fewer, ranks would wait for the last one"""
+
+_AT_ONCE = 1 << 17
+"""pairs of a group and a scene that are priced at once, to bound memory"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +59,24 @@ class Shards:
 
 
 def draw_groups(
-    shards: Shards, scenes: list[Scene], grid: Grid, layout: ShardLayout, *, ranks: int, cache_bytes: int
+    shards: Shards,
+    scenes: list[Scene],
+    windows: Sequence[Window],
+    grid: Grid,
+    layout: ShardLayout,
+    *,
+    ranks: int,
+    cache_bytes: int,
 ) -> ReadCost:
     """The smallest groups that read no block much more than once, fit the cache, and leave every rank enough."""
     geometry = _BlockGeometry.of(scenes, grid, layout)
+    spans = np.array([(window.start.timestamp(), window.end.timestamp()) for window in windows])
+    shard_of = np.repeat(np.arange(len(shards.row)), np.diff(shards.first))
+    needed_bytes = _needed(shards, geometry, shard_of, spans)
     best = None
     for side in _GROUP_SIDES:
-        cost = _read_cost(shards, geometry, side)
-        groups = len(np.unique(cost.group))
+        cost = _read_cost(shards, geometry, shard_of, spans, side, needed_bytes)
+        groups = int(cost.group.max()) + 1
         if best is not None and (cost.cache_bytes > cache_bytes or groups < ranks * _GROUPS_PER_RANK):
             break
         best = cost
@@ -84,6 +101,12 @@ class _BlockGeometry:
     block_rows: Floats
     itemsize: Floats
     """0 where a scene has fewer assets than others"""
+    start_s: Floats
+    """of a scene that lasts, its first moment; seconds of Unix time (scene)"""
+    spacing_s: Floats
+    """between its steps, which are taken as even (scene)"""
+    steps: Floats
+    """of each of its assets (scene)"""
     layout: ShardLayout
 
     @classmethod
@@ -93,6 +116,7 @@ class _BlockGeometry:
         facts[:4] = 1
         box = np.zeros((4, len(scenes), 1))
         box[2:] = 1
+        series = np.ones((3, len(scenes)))
         for i, scene in enumerate(scenes):
             if not (pieces := scene.boxes_in(grid)):
                 continue
@@ -105,15 +129,30 @@ class _BlockGeometry:
                 (ymax - ymin) / grid.pixel,
             )
             for k, asset in enumerate(scene.assets):
-                size = 0 if scene.verdict else np.dtype(asset.dtype).itemsize * asset.steps
+                size = 0 if scene.verdict else np.dtype(asset.dtype).itemsize
                 facts[:, i, k] = (asset.cols, asset.rows, asset.block_cols, asset.block_rows, size)
+            steps = max((asset.steps for asset in scene.assets), default=1)
+            if steps > 1 and scene.end:
+                lasts_s = (scene.end - scene.time).total_seconds()
+                series[:, i] = scene.time.timestamp(), lasts_s / (steps - 1), steps
         return cls(
             left=box[0], top=box[1], wide=box[2], high=box[3], cols=facts[0], rows=facts[1],
             block_cols=facts[2], block_rows=facts[3], itemsize=facts[4], layout=layout,
+            start_s=series[0], spacing_s=series[1], steps=series[2],
         )  # fmt: skip
 
-    def block_bytes(self, scene: Ints, row0: Ints, col0: Ints, row1: Ints, col1: Ints) -> Floats:
-        """Bytes of the decoded blocks that shards [row0, row1) x [col0, col1) and their halo need of each scene."""
+    def block_bytes(self, scene: Ints, corner: Corner, label: Ints) -> Floats:
+        """Bytes of the decoded blocks that shards, and their halo, need of one step of each scene.
+
+        Of the i-th scene it is the shards within the `label[i]`-th corner.
+        """
+        found = np.empty(len(scene))
+        for first in range(0, len(scene), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            found[some] = self._block_bytes(scene[some], *(side[label[some]] for side in corner))
+        return found
+
+    def _block_bytes(self, scene: Ints, row0: Ints, col0: Ints, row1: Ints, col1: Ints) -> Floats:
         side, halo = self.layout.shard_px, self.layout.halo_px
 
         def blocks(first: Ints, last: Ints, start: Floats, length: Floats, pixels: Floats, block: Floats) -> Floats:
@@ -129,44 +168,76 @@ class _BlockGeometry:
         size = self.block_rows[scene] * self.block_cols[scene] * self.itemsize[scene]
         return np.asarray((down * across * size).sum(axis=1))
 
+    def steps_within(self, scene: Ints, spans: Floats, t: Ints) -> Floats:
+        """How many steps of the i-th scene lie in the `t[i]`-th span: at least one, or it would not be there."""
+        steps = np.ones(len(scene))
+        lasting = np.nonzero(self.steps[scene] > 1)[0]
+        first_s, last_s = spans[t[lasting]].T
+        within = self.steps_before(scene[lasting], last_s) - self.steps_before(scene[lasting], first_s)
+        steps[lasting] = np.maximum(within, 1)
+        return steps
 
-def _read_cost(shards: Shards, geometry: _BlockGeometry, side: int) -> ReadCost:
+    def steps_before(self, scene: Ints, moment_s: Floats | float) -> Floats:
+        """How many steps of each scene lie before a moment."""
+        passed = (moment_s - self.start_s[scene]) / self.spacing_s[scene]
+        return np.asarray(np.clip(np.ceil(passed - 1e-9), 0, self.steps[scene]))
+
+
+def _read_cost(
+    shards: Shards, geometry: _BlockGeometry, shard_of: Ints, spans: Floats, side: int, needed_bytes: float
+) -> ReadCost:
     row, col = shards.row - shards.row.min(), shards.col - shards.col.min()
     wide = int(col.max()) // side + 1
     high = int(row.max()) // side + 1
     _, group = np.unique((shards.t * high + row // side) * wide + col // side, return_inverse=True)
     groups = int(group.max()) + 1
     corner = _extremes(group, groups, shards.row, shards.col)
-    shard_of = np.repeat(np.arange(len(group)), np.diff(shards.first))
-    pairs, of_scene = np.unique(np.stack([group[shard_of], shards.scenes]), axis=1)
-    decoded = np.bincount(pairs, geometry.block_bytes(of_scene, *(c[pairs] for c in corner)), minlength=groups)
+    many = len(geometry.steps)
+    pairs, of_scene = np.divmod(np.unique(group[shard_of] * many + shards.scenes), max(1, many))
+    t = np.zeros(groups, dtype=np.int64)
+    t[group] = shards.t
+    steps = geometry.steps_within(of_scene, spans, t[pairs])
+    decoded = np.bincount(pairs, geometry.block_bytes(of_scene, corner, pairs) * steps, minlength=groups)
     held = np.zeros(groups)
     for down in range(side):
         top = np.minimum(corner[0] + down, corner[2] - 1)
         one_row = (top, corner[1], top + 1, corner[3])
-        blocks = np.bincount(pairs, geometry.block_bytes(of_scene, *(c[pairs] for c in one_row)), minlength=groups)
-        held = np.maximum(held, blocks)
+        blocks = geometry.block_bytes(of_scene, one_row, pairs) * steps
+        held = np.maximum(held, np.bincount(pairs, blocks, minlength=groups))
     members = np.bincount(group, minlength=groups)
     return ReadCost(
         side=side,
         group=np.asarray(group, dtype=np.int64),
         decoded=(decoded / members)[group],
-        needed_bytes=_needed(shards, geometry, shard_of),
+        needed_bytes=needed_bytes,
         cache_bytes=float(held.max(initial=0)),
     )
 
 
-def _needed(shards: Shards, geometry: _BlockGeometry, shard_of: Ints) -> float:
-    """Each block that any shard needs, once: the extent of all shards of a scene in a window."""
-    used, scene = np.unique(shards.scenes, return_inverse=True)
-    if not len(used):
-        return 0.0
-    corner = _extremes(scene, len(used), shards.row[shard_of], shards.col[shard_of])
-    return float(geometry.block_bytes(used, *corner).sum())
+def _needed(shards: Shards, geometry: _BlockGeometry, shard_of: Ints, spans: Floats) -> float:
+    """Each block that any shard needs, once: the extent of all shards of a scene, at each step in any window."""
+    used = np.nonzero(np.bincount(shards.scenes, minlength=1))[0]
+    corner = _extremes(shards.scenes, len(geometry.steps), shards.row[shard_of], shards.col[shard_of])
+    blocks = geometry.block_bytes(used, corner, used)
+    steps = np.zeros(len(used))
+    for first_s, last_s in _joined(spans):
+        steps += geometry.steps_before(used, last_s) - geometry.steps_before(used, first_s)
+    return float((blocks * np.maximum(steps, 1)).sum())
 
 
-def _extremes(label: Ints, labels: int, row: Ints, col: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """First row, first column, last row + 1, last column + 1 of each label."""
+def _joined(spans: Floats) -> list[tuple[float, float]]:
+    """The same time as intervals that neither meet nor overlap."""
+    joined: list[tuple[float, float]] = []
+    for first, last in sorted(map(tuple, spans.tolist())):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], last)
+        else:
+            joined.append((first, last))
+    return joined
+
+
+def _extremes(label: Ints, labels: int, row: Ints, col: Ints) -> Corner:
+    """Of the shards of each label."""
     big = np.iinfo(np.int64).max
     row0, col0 = np.full(labels, big), np.full(labels, big)
     row1, col1 = np.full(labels, -big), np.full(labels, -big)

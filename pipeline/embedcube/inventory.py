@@ -71,7 +71,7 @@ def read_inventory(campaign: Campaign, run: RunDir) -> list[Scene]:
     table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene", "embedcube:asked"])
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    return [_scene_of(text) for text in table["embedcube:scene"].to_pylist()]
+    return [_scene_of(text) for texts in table["embedcube:scene"].iterchunks() for text in texts.to_pylist()]
 
 
 def _asked(campaign: Campaign) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import distributed
 from embedcube.config import Campaign
 from embedcube.errors import StartAgain, WorkError
 from embedcube.parts import RECORDS, recorded_recipes, scan_documents
-from embedcube.plan import read_plan, read_shards
+from embedcube.plan import read_plan, read_recipes
 from embedcube.progress import Progress
 from embedcube.rank import MET
 from embedcube.rundir import RunDir
@@ -42,10 +42,10 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
         StartAgain: some shards are undone for a reason that may pass.
         WorkError: a rank failed for a reason that will not.
     """
-    plan = read_plan(campaign, run)
-    shards = [shard for group in read_shards(run, plan, task) for shard in group]
-    total = len(shards)
-    todo = {shard.recipe for shard in shards} - recorded_recipes(run, whole=campaign.how.retry_quarantined)
+    read_plan(campaign, run)
+    recipes = read_recipes(run, task)
+    total = len(recipes)
+    todo = set(recipes) - recorded_recipes(run, whole=campaign.how.retry_quarantined)
     progress(total - len(todo), total)
     if not todo:
         return TaskResult(shards=total, undone=0, exit_codes=(), logs=())
@@ -71,7 +71,7 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
         for rank in ranks:
             rank.wait()
         raise
-    now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == attempt}
+    now = {document["recipe"] for _, document in scan_documents(run, attempt)}
     undone = len(todo - now)
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=tuple(rank.returncode for rank in ranks), logs=logs)
