@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from shapely import affinity
 
 from embedcube.assemble import counted_archives, make_layout
-from embedcube.balance import Floats, Ints, Shards
+from embedcube.balance import Floats, Ints, Shards, distinct
 from embedcube.config import Campaign, Region
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange, shards_touching
@@ -82,7 +82,7 @@ def _links(met: Ints, of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, In
     # two boxes of one scene, which are neighbours, may touch one shard, which then has it once
     first = np.diff(of_scene[met], prepend=-1) != 0
     rank = np.maximum.accumulate(np.where(first, np.arange(len(met)), 0))
-    shard_of, rank_of = np.divmod(np.unique((shard * len(met) + rank[box])[shard >= 0]), max(1, len(met)))
+    shard_of, rank_of = np.divmod(distinct((shard * len(met) + rank[box])[shard >= 0]), max(1, len(met)))
     return of_scene[met[rank_of]], shard_of
 
 

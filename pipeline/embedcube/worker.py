@@ -42,10 +42,7 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
         StartAgain: some shards are undone for a reason that may pass.
         WorkError: a rank failed for a reason that will not.
     """
-    read_plan(campaign, run)
-    recipes = read_recipes(run, task)
-    total = len(recipes)
-    todo = set(recipes) - recorded_recipes(run, whole=campaign.how.retry_quarantined)
+    total, todo = shards_to_do(campaign, run, task)
     progress(total - len(todo), total)
     if not todo:
         return TaskResult(shards=total, undone=0, exit_codes=(), logs=())
@@ -78,6 +75,13 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
     if undone:
         _explain(result)
     return result
+
+
+def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[str]]:
+    """How many shards a task has, and the recipes of those without a record."""
+    read_plan(campaign, run)
+    recipes = read_recipes(run, task)
+    return len(recipes), set(recipes) - recorded_recipes(run, whole=campaign.how.retry_quarantined)
 
 
 def _explain(result: TaskResult) -> None:
