@@ -130,7 +130,7 @@ def _scene_of(text: str) -> Scene:
     document["time"] = utc(datetime.fromisoformat(document["time"]))
     document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
-    document["assets"] = tuple(
-        Asset(**(asset | {"transform": tuple(asset["transform"])})) for asset in document["assets"]
-    )
+    for asset in document["assets"]:
+        asset["transform"] = tuple(asset["transform"])
+    document["assets"] = tuple(Asset(**asset) for asset in document["assets"])
     return Scene(**document)

@@ -43,7 +43,9 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         for path in (folder / name for name in files if name.endswith(".json")):
             for product in item_products(path, names):
                 for file in product.files.values():
-                    told.update((file.path, *_told(file.path.parent)))
+                    told.update(_told(file.path.parent))
+                    if file.path.name.endswith(_PACKED):
+                        told.add(file.path)
                 yield product
         packed = (folder / name for name in files if name.endswith(_PACKED))
         others.extend(path for path in packed if is_safe(path) or is_netcdf(path))

@@ -26,6 +26,8 @@ from embedcube.windows import utc
 _WEAK_BYTES = 1 << 16
 """How much of a file's beginning a weak digest covers: all header and most block offsets of a COG."""
 
+_SIZED = re.compile(r"(.+)_(10|20|60)m")
+
 _AT_ONCE = 64
 """products that a thread describes one after the other"""
 
@@ -247,7 +249,7 @@ def _first_bytes(path: Path) -> bytes:
 
 def called(name: str) -> tuple[str, int]:
     """A name in lower case, and the pixel size (m) that it ends in or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
-    match = re.fullmatch(r"(.+)_(10|20|60)m", name.lower())
+    match = _SIZED.fullmatch(name.lower())
     return (match[1], int(match[2])) if match else (name.lower(), 0)
 
 

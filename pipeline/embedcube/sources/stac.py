@@ -166,7 +166,9 @@ def _file(offered: list[_Offered], known: frozenset[str]) -> File | str:
 def _local(origin: Path, href: str) -> Path | None:
     """The file that a link of `origin` means; None where it is elsewhere."""
     href = href.removeprefix("file://")
-    return None if "://" in href or not href else Path(os.path.normpath(origin.parent / href))
+    if "://" in href or not href:
+        return None
+    return Path(os.path.normpath(href if href.startswith("/") else f"{origin.parent}/{href}"))
 
 
 def _digest(asset: dict[str, Any]) -> str:
