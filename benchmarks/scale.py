@@ -1,12 +1,14 @@
 """What a large archive and a large plan cost. `python -m benchmarks.scale`.
 
-`index` of 100,000 STAC Items, and `plan` of 1,000,000 shards over them: seconds of wall and CPU, and peak memory.
-The Items describe two thousand small files, so that what is measured is the work for each Item, not a disk.
+`index` of 100,000 STAC Items, and `plan` of 1,000,000 shards over them: seconds of wall and CPU, and peak memory; then
+what a task looks at before it starts its ranks, and a rank before it draws, where 100,000 shards have a record.
+Each Item has a folder and files of its own, as in a real archive; they are hard links of two thousand small ones, so
+that what is measured is the work for each Item, not a disk.
 """
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,8 +23,18 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
-WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 64, 12_800.0
+from embedcube.campaign_file import load_campaign
+from embedcube.encode import STATUS_MEANINGS
+from embedcube.inventory import read_inventory
+from embedcube.parts import RECORDS, Record, StoredObject, recorded_recipes
+from embedcube.plan import read_plan, read_recipes, read_shards
+from embedcube.rundir import RunDir
+from embedcube.worker import shards_to_do
+
+WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 256, 12_800.0
 MONTHS = 12
+TASKS = 10
+STEPS = ("read", "embed", "encode", "write")
 TILES = 32
 """along one side: a thousand places, each seen about eight times a month"""
 
@@ -32,22 +44,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--shards", type=int, default=1_000_000)
+    parser.add_argument("--records", type=int, default=100_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         campaign = write_campaign(Path(name), arguments.items, arguments.shards)
         for verb in ("index", "fit", "plan"):
-            print_cost(verb, campaign)
+            print_cost(verb, [str(Path(sys.executable).parent / "embedcube"), verb, str(campaign)])
+        write_records(campaign, arguments.records)
+        for function in (restart_task, restart_rank):
+            command = f"from {__spec__.name} import {function.__name__} as run; run({str(campaign)!r})"
+            print_cost(function.__name__, [sys.executable, "-c", command])
 
 
 def write_campaign(folder: Path, items: int, shards: int) -> Path:
     """Items spread over a year and over tiles; a layer with `shards` shards in twelve windows."""
     archive = folder / "archive"
-    boxes = [write_tile(archive / f"{i:04d}", i // TILES, i % TILES) for i in range(TILES**2)]
+    boxes = [write_tile(folder / "tiles" / f"{i:04d}", i // TILES, i % TILES) for i in range(TILES**2)]
     start = np.datetime64("2023-01-01T00:00:00")
     for i in range(items):
         tile, identifier = i % TILES**2, f"item{i:06d}"
         moment = start + np.timedelta64(int(i * 365 * 86400 / items), "s")
-        (archive / f"{tile:04d}" / f"{identifier}.json").write_text(item(identifier, f"{moment}Z", boxes[tile]))
+        (archive / identifier).mkdir(parents=True)
+        (archive / identifier / "item.json").write_text(item(identifier, f"{moment}Z", boxes[tile]))
+        for file in (folder / "tiles" / f"{tile:04d}").iterdir():
+            (archive / identifier / file.name).hardlink_to(file)
     side = round((shards / MONTHS) ** 0.5)
     document = {
         "campaign": "scale",
@@ -62,7 +82,7 @@ def write_campaign(folder: Path, items: int, shards: int) -> Path:
                 "cell_px": 16, "shard_chips": 1,
             }
         },
-        "how": {"mem_gb": 1000},
+        "how": {"mem_gb": 1000, "tasks": TASKS},
     }  # fmt: skip
     path = folder / "campaign.yaml"
     path.write_text(yaml.safe_dump(document))
@@ -70,7 +90,7 @@ def write_campaign(folder: Path, items: int, shards: int) -> Path:
 
 
 def write_tile(folder: Path, row: int, col: int) -> tuple[float, float, float, float]:
-    """The two files that all items of a tile describe; returns west, south, east, north in degrees."""
+    """The two files that all items of a tile link to; returns west, south, east, north in degrees."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     transform = from_origin(WEST + col * TILE_M, NORTH - row * TILE_M, TILE_M / SIDE_PX, TILE_M / SIDE_PX)
@@ -100,20 +120,58 @@ def item(identifier: str, moment: str, box: tuple[float, float, float, float]) -
     )  # fmt: skip
 
 
-def print_cost(verb: str, campaign: Path) -> None:
-    """Run a verb in a process of its own."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        [Path(sys.executable).parent / "embedcube", verb, campaign], capture_output=True, text=True, check=False
-    )
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{verb}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    # the largest child so far: stages are run in the order of their appetite
-    print(
-        f"{verb:<6}{wall:8.1f} s wall {cpu:8.1f} s CPU {after.ru_maxrss / 1e6:6.2f} GB   {done.stdout.splitlines()[0]}"
-    )
+def write_records(campaign_file: Path, count: int) -> None:
+    """Records of the first shards of the plan, as ranks write them."""
+    campaign = load_campaign(campaign_file)
+    run = RunDir(campaign.run_folder)
+    part = run.part(0, "20230101T000000-000000", 0)
+    part.mkdir(parents=True)
+    names = ("embedding", "scale", "status", "n_obs")
+    with (part / RECORDS).open("wb") as file:
+        for recipe in read_recipes(run)[:count]:
+            stored = [
+                StoredObject(array=name, path=f"layer/grid/{name}/c.0.{recipe[:4]}.0", size=4096, sha256=recipe)
+                for name in names
+            ]
+            record = Record(
+                shard=f"layer/grid t0 y{recipe[:4]} x0", recipe=recipe, objects=tuple(stored), scenes=(recipe,) * 9,
+                quarantined=(), fed_offset=0, fed_size=64, fed_sha256=recipe, started="2023-01-01T00:00:00.000+00:00",
+                counts=dict.fromkeys((*STATUS_MEANINGS, "chips"), 64), seconds=dict.fromkeys(STEPS, 0.123456),
+                peak_bytes=10**9, finished="2023-01-01T00:00:01.000+00:00", host="node", device="cpu-avx512",
+                attempt=part.parent.name, rank=0, code_version="0", job="", container="",
+            )  # fmt: skip
+            file.write(record.to_line())
+
+
+def restart_task(campaign_file: str) -> None:
+    """All that is done before ranks start."""
+    campaign = load_campaign(Path(campaign_file))
+    total, todo = shards_to_do(campaign, RunDir(campaign.run_folder), 0)
+    print(f"{total - len(todo)} of {total} shards have a record")
+
+
+def restart_rank(campaign_file: str) -> None:
+    """What a rank reads before it draws, but for the weights."""
+    campaign = load_campaign(Path(campaign_file))
+    run = RunDir(campaign.run_folder)
+    scenes, groups = read_inventory(campaign, run), read_shards(run, read_plan(campaign, run), 0)
+    print(f"{len(scenes)} scenes, {len(groups)} groups, {len(recorded_recipes(run))} records")
+
+
+def print_cost(name: str, command: list[str]) -> None:
+    """Run a command in a process of its own."""
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        text = said.read()
+    if process.returncode:
+        raise SystemExit(f"{name}: exit {process.returncode}\n{text}")
+    cpu, peak_gb = used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
+    print(f"{name:<14}{wall:8.1f} s wall {cpu:8.1f} s CPU {peak_gb:6.2f} GB   {text.splitlines()[0]}", flush=True)
 
 
 if __name__ == "__main__":

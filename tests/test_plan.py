@@ -36,7 +36,7 @@ from embedcube.errors import RequestError
 from embedcube.fit import fit
 from embedcube.grid import ShardRange
 from embedcube.inventory import index, read_inventory
-from embedcube.plan import Plan, plan, read_plan, read_shards
+from embedcube.plan import Plan, plan, planned_scenes, read_plan, read_recipes, read_shards
 from embedcube.rundir import RunDir
 from embedcube.scene import Scene
 
@@ -532,6 +532,18 @@ def test_every_shard_is_in_one_task_and_tasks_are_even(mine: Campaign) -> None:
         costs = [task[draw] for draw in range(len(task))]
         assert all(one >= other - 1e-9 for one, other in pairwise(costs)), "largest first"
     assert len(groups) >= 3 * 2 * 4, "enough groups for every rank to draw several"
+
+
+def test_who_only_counts_reads_the_same_plan(mine: Campaign, prepared: Prepared) -> None:
+    put(mine, FINE | {"how.tasks": 3, "how.ranks": 2, "windows": [["2023-06-01", "2023-07-01"]]})
+    made = planned(mine)
+    for task in (None, 0, 1, 2):
+        shards = [shard for group in read_shards(mine.run, made, task) for shard in group]
+        assert read_recipes(mine.run, task) == [shard.recipe for shard in shards]
+        needed = {i for shard in shards for i in shard.scenes}
+        found = [scene.id for scene in planned_scenes(mine.run, prepared.scenes, task)]
+        assert found == [prepared.scenes[i].id for i in sorted(needed)]
+        assert 0 < len(found) < len(prepared.scenes), "those of July are not needed"
 
 
 steady = settings(deadline=None)

@@ -439,6 +439,37 @@ def test_only_scenes_that_the_plan_needs_count_against_the_error_budget(
         assert cube_bytes(campaign.run.newest_cube) == clean.cube
 
 
+@pytest.mark.parametrize(
+    ("found_by", "fault"), [("index", _drop_band), ("embed", lambda folder: (folder / "B02.tif").unlink())]
+)
+def test_scenes_of_two_archives_with_one_id_count_twice(
+    clean: Clean, tmp_path: Path, found_by: str, fault: Callable[[Path], None]
+) -> None:
+    """Two of four scenes are unreadable, and both are called scene0."""
+    for name in ("s2", "other"):
+        shutil.copytree(clean.archive, tmp_path / name)
+
+    def both(document: dict[str, Any]) -> None:
+        document["archives"]["other"] = document["archives"]["s2"] | {"path": str(tmp_path / "other")}
+        document["layers"]["s2_mosaiks"]["archives"] = ["s2", "other"]
+        document["how"]["error_budget"] = 1.0
+
+    campaign = small_campaign(tmp_path, tmp_path / "s2", read_attempts=2)
+    campaign.run.weights("s2_mosaiks").unlink()
+    campaign.change(both)
+    for verb in ("index", "fit", "plan", "embed"):
+        if verb == found_by:
+            fault(tmp_path / "s2" / "scene0")
+            fault(tmp_path / "other" / "scene0")
+        campaign.cli(verb)
+    campaign.change(lambda document: document["how"].update(error_budget=0.5))
+    campaign.cli("consolidate")
+    campaign.change(lambda document: document["how"].update(error_budget=0.49))
+    for verb in ("embed", "consolidate"):
+        with pytest.raises(WorkError, match=r"2 of 4 scenes cannot be read.*the first is other/scene0: B02"):
+            campaign.cli(verb)
+
+
 @pytest.mark.chaos
 @pytest.mark.slow
 def test_an_error_that_stays_leaves_the_shards_undone(clean: Clean, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -251,7 +251,7 @@ def blocks_of(situation: Situation, shard: int) -> Iterator[tuple[tuple[int, str
 def foretold(situation: Situation, ranks: int, cache_bytes: int) -> ReadCost:
     """What `balance` says."""
     return draw_groups(
-        situation.shards, situation.scenes, UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
+        situation.shards, situation.scenes, [JUNE], UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
     )
 
 
@@ -278,6 +278,53 @@ def test_the_plan_foretells_the_cache_that_groups_need(situation: Situation) -> 
     for shard, group in enumerate(cost.group.tolist()):
         rows.setdefault((group, int(situation.shards.row[shard])), {}).update(blocks_of(situation, shard))
     assert cost.cache_bytes >= max(sum(blocks.values()) for blocks in rows.values())
+
+
+START = datetime(2023, 6, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+SPANS: dict[str, list[tuple[float, float]]] = {
+    "days": [(i, i + 1) for i in range(30)],
+    "ten days every five": [(5.0 * i, 5.0 * i + 10) for i in range(5)],
+    "apart": [(2, 3), (7, 9.5), (29, 40)],
+    "begun before": [(-10, 1), (1, 2.25)],
+    "all in one": [(-100, 100)],
+    "shorter than a step": [(2 + i / 96, 2 + (i + 1) / 96) for i in range(8)],
+}
+"""first and last day of each window"""
+
+
+@pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("hours", [1, 3])
+def test_the_plan_foretells_the_steps_that_windows_decode(spans: list[tuple[float, float]], hours: int) -> None:
+    """Thirty days of steps, and beside them a moment: a window reads what lies in it, and no step is needed twice."""
+    moments = [START + timedelta(hours=hours * i) for i in range(30 * 24 // hours)]
+    one = dataclasses.replace(asset("2t", 0, 640, 10, (64, 64), 32, "float64"), steps=len(moments))
+    series = Scene(
+        id="series", archive="a", time=moments[0], end=moments[-1], photograph="s", bbox=(0, 0, 1, 1), assets=(one,)
+    )
+    moment = dataclasses.replace(
+        series, id="moment", time=START, end=None, assets=(asset("B02", 0, 640, 10, (64, 64), 32, "uint8"),)
+    )
+    windows = [Window(START + first * DAY, START + last * DAY) for first, last in spans]
+    layout = ShardLayout(chip_px=32, halo_px=0, cell_px=1, chips=1)
+    places = [(t, row, col) for t in range(len(windows)) for row in (-2, -1) for col in (0, 1)]
+    links = [[i for i, scene in enumerate((series, moment)) if scene.meets(windows[t])] for t, _, _ in places]
+    t, row, col = np.array(places).T
+    shards = Shards(
+        t=t, row=row, col=col, first=np.cumsum([0, *map(len, links)]),
+        scenes=np.array([i for link in links for i in link]),
+    )  # fmt: skip
+    cost = draw_groups(shards, [series, moment], windows, UTM32, layout, ranks=1000, cache_bytes=0)
+    inside = [[m for m in moments if m in window] for window in windows]
+    field = 32 * 32 * 8
+    expected = [
+        max(1, len(inside[t])) * field * (0 in link) + 32 * 32 * (1 in link)
+        for (t, _, _), link in zip(places, links, strict=True)
+    ]
+    assert cost.decoded.tolist() == expected
+    needed = 4 * field * len({m for found in inside for m in found}) + 4 * 32 * 32 * any(1 in link for link in links)
+    assert cost.needed_bytes == needed
 
 
 def test_the_files_of_a_years_window_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.assemble import cube_specs, part_specs
-from embedcube.budget import planned_scenes, refuse_over_budget
+from embedcube.budget import refuse_over_budget
 from embedcube.cluster import dask_client
 from embedcube.config import Campaign
 from embedcube.embed import Shard
 from embedcube.errors import StartAgain, WorkError
 from embedcube.inventory import read_inventory
 from embedcube.parts import Record, StoredObject, best_records, read_verified
-from embedcube.plan import Plan, read_plan, read_shards
+from embedcube.plan import Plan, planned_scenes, read_plan, read_shards
 from embedcube.progress import Progress
 from embedcube.provenance import Made, write_provenance
 from embedcube.rechunk import Series, rechunk
@@ -68,7 +68,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
     scenes = read_inventory(campaign, run)
-    refuse_over_budget(campaign, planned_scenes(scenes, shards), [m.record for m in made])
+    refuse_over_budget(campaign, planned_scenes(run, scenes), [q for m in made for q in m.record.quarantined])
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     linked = copied = rechunked = 0

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from shapely import affinity
 
 from embedcube.assemble import counted_archives, make_layout
-from embedcube.balance import Floats, Ints, Shards
+from embedcube.balance import Floats, Ints, Shards, distinct
 from embedcube.config import Campaign, Region
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange, shards_touching
 from embedcube.scene import Scene
-from embedcube.windows import Window
 
 _SMALL_M = 20_000.0
 """a shard of this side is far smaller than a UTM zone, which is 70 km wide where it ends in the north"""
@@ -48,9 +47,12 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple
     rows, cols = np.nonzero(wanted)
     reach = shards_touching(grid, layout, boxes, layout.halo_px)
     reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
+    times = np.array([_seconds(scenes[i]) for i in of_scene.tolist()]).reshape(-1, 2)
     firsts, links = [np.zeros(1, dtype=np.int64)], []
     for window in campaign.all_windows:
-        linked, shard_of = _links(window, scenes, of_scene, reach, slot)
+        # as `Scene.meets` says
+        meets = (times[:, 0] < window.end.timestamp()) & (times[:, 1] >= window.start.timestamp())
+        linked, shard_of = _links(np.nonzero(meets)[0], of_scene, reach, slot)
         links.append(linked)
         firsts.append(firsts[-1][-1] + np.cumsum(np.bincount(shard_of, minlength=len(rows))))
     windows = len(campaign.all_windows)
@@ -64,19 +66,24 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple
     return shards, place
 
 
-def _links(window: Window, scenes: list[Scene], of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, Ints]:
-    """Scene and shard of every link within a window, by shard and then in the order of compositing."""
-    pairs_shard, pairs_rank = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    first_of: dict[int, int] = {}
-    for rank, i in enumerate(of_scene.tolist()):
-        if scenes[i].meets(window):
-            r0, c0, r1, c1 = reach[rank]
-            touched = slot[r0:r1, c0:c1]
-            pairs_shard.append(touched[touched >= 0])
-            # two boxes of one scene may touch one shard, which then has it once
-            pairs_rank.append(np.full(pairs_shard[-1].size, first_of.setdefault(i, rank), dtype=np.int64))
-    pairs = np.unique(np.stack([np.concatenate(pairs_shard), np.concatenate(pairs_rank)]), axis=1)
-    return of_scene[pairs[1]], pairs[0]
+def _seconds(scene: Scene) -> tuple[float, float]:
+    """Its first and last moment; exact for whole seconds, as windows begin and end."""
+    return scene.time.timestamp(), (scene.end or scene.time).timestamp()
+
+
+def _links(met: Ints, of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, Ints]:
+    """Scene and shard of every link of the boxes `met`, by shard and then in the order of compositing."""
+    row0, col0, row1, col1 = reach[met].T
+    wide = col1 - col0
+    sizes = (row1 - row0) * wide
+    box = np.repeat(np.arange(len(met)), sizes)
+    place = np.arange(len(box)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    shard = slot[row0[box] + place // wide[box], col0[box] + place % wide[box]]
+    # two boxes of one scene, which are neighbours, may touch one shard, which then has it once
+    first = np.diff(of_scene[met], prepend=-1) != 0
+    rank = np.maximum.accumulate(np.where(first, np.arange(len(met)), 0))
+    shard_of, rank_of = np.divmod(distinct((shard * len(met) + rank[box])[shard >= 0]), max(1, len(met)))
+    return of_scene[met[rank_of]], shard_of
 
 
 def _wanted(

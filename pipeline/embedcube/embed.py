@@ -284,7 +284,8 @@ def exact_arithmetic(threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True)
+    # use_deterministic_algorithms does this and imports the compiler, 2.6 s, to tell it too
+    torch.set_deterministic_debug_mode("error")
     # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

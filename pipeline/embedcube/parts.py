@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -42,7 +42,9 @@ class StoredObject:
 class Quarantined:
     """An input that could not be read, for one shard."""
 
+    archive: str
     scene: str
+    """its id within the archive"""
     scene_digest: str
     reason: str
 
@@ -165,22 +167,35 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
         yield part, Record.from_document(document)
 
 
-def scan_documents(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
+def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
     """As `scan_records`, as plain JSON: for those who only count."""
-    for path in sorted(run.parts.glob(f"*/*/*/{RECORDS}")):
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-            try:
-                document = json.loads(line)
-            except ValueError:
-                # a power cut may leave a line of zeros: not a record, and its shard is embedded again
-                log.warning("%s: line %d is not a record and is passed over", path, number)
-                continue
-            yield path.parent, document
+    for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    document = json.loads(line)
+                except ValueError:
+                    # a power cut may leave a line of zeros: not a record, and its shard is embedded again
+                    log.warning("%s: line %d is not a record and is passed over", path, number)
+                    continue
+                yield path.parent, document
 
 
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
     """The recipes that need not be computed again; with `whole` only those for which every scene was read."""
     return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}
+
+
+def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """For each recipe that has any, some of its record with the fewest unreadable scenes: for those who only count."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, document in scan_documents(run):
+        recipe, missed = document["recipe"], len(document["quarantined"])
+        if recipe in recipes and (recipe not in found or missed < len(found[recipe]["quarantined"])):
+            found[recipe] = {name: document[name] for name in ("quarantined", *names)}
+    return found
 
 
 def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:

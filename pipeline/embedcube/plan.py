@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import pairwise
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
@@ -28,6 +30,9 @@ from embedcube.rundir import RunDir, replacing, write_atomically
 from embedcube.scene import Scene
 
 Ints = NDArray[np.int64]
+
+_ROWS = 1 << 16
+"""of the plan, that are Python objects at once"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         raise RequestError("how.device: there is no CUDA device here; plan where the ranks will run, or write cpu")
     versions = software_versions(torch.device(campaign.how.device))
     readers = _installed({package for scene in scenes for package in scene.software})
-    digests = [_digest_as_read(scene, readers) for scene in scenes]
+    as_read = b"".join(_digest_as_read(scene, readers) for scene in scenes)
+    digests = np.frombuffer(as_read, dtype=np.uint8).reshape(-1, 32)
     exact_arithmetic(campaign.how.threads_per_rank)
     tables, layers, prices = [], {}, []
     groups = 0
@@ -114,7 +120,7 @@ def _plan_layer(
     run: RunDir,
     name: str,
     scenes: list[Scene],
-    digests: list[bytes],
+    digests: NDArray[np.uint8],
     versions: dict[str, str],
 ) -> tuple[LayerPlan, list[_PlannedZone]]:
     layer, how = campaign.layers[name], campaign.how
@@ -132,6 +138,7 @@ def _plan_layer(
         reading = draw_groups(
             shards,
             scenes,
+            campaign.all_windows,
             grid,
             make_layout(layer),
             ranks=how.tasks * how.nodes * how.ranks,
@@ -140,7 +147,7 @@ def _plan_layer(
         kernel = make_kernel(campaign, name, [zone], weights, module)
         batch_s = batch_s or seconds_per_batch(kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, backbone)
-        recipes = list(_recipes(campaign, name, zone, weights_digest, versions, shards, digests))
+        recipes = _recipes(campaign, name, zone, weights_digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
     if not planned:
@@ -181,23 +188,24 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
     """The draw groups of a task (or of all), in the order in which they are drawn."""
-    filters = None if task is None else [("task", "=", task)]
-    rows = pyarrow.parquet.read_table(run.plan, filters=filters).to_pylist()
+    names = ("layer", "zone", "t", "row", "col", "recipe", "scenes", "task", "draw")
     groups: dict[tuple[int, int], list[Shard]] = {}
-    for row in rows:
-        place = plan.layers[row["layer"]].zones[row["zone"]]
-        shard = Shard(
-            layer=row["layer"],
-            zone=row["zone"],
-            t=row["t"],
-            row=row["row"],
-            col=row["col"],
-            iy=row["row"] - place.row,
-            ix=row["col"] - place.col,
-            recipe=row["recipe"],
-            scenes=tuple(row["scenes"]),
-        )
-        groups.setdefault((row["task"], row["draw"]), []).append(shard)
+    for batch in _columns(run, names, task).to_batches(max_chunksize=_ROWS):
+        columns = (batch.column(name).to_pylist() for name in names)
+        for layer, zone, t, row, col, recipe, scenes, task_of, draw in zip(*columns, strict=True):
+            place = plan.layers[layer].zones[zone]
+            shard = Shard(
+                layer=layer,
+                zone=zone,
+                t=t,
+                row=row,
+                col=col,
+                iy=row - place.row,
+                ix=col - place.col,
+                recipe=recipe,
+                scenes=tuple(scenes),
+            )
+            groups.setdefault((task_of, draw), []).append(shard)
     return list(groups.values())
 
 
@@ -205,6 +213,23 @@ def versions_here(plan: Plan, device: torch.device) -> dict[str, str]:
     """What this process has of all that `plan.versions` names."""
     here = software_versions(device)
     return here | _installed(plan.versions.keys() - here.keys())
+
+
+def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
+    """The recipe of each shard of a task (or of all): for those who only count."""
+    recipes: list[str] = _columns(run, ("recipe",), task)["recipe"].to_pylist()
+    return recipes
+
+
+def planned_scenes(run: RunDir, scenes: list[Scene], task: int | None = None) -> list[Scene]:
+    """Those of the inventory that shards of a task (or of all) need."""
+    linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
+    return [scenes[i] for i in np.unique(linked.to_numpy()).tolist()]
+
+
+def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
+    filters = None if task is None else [("task", "=", task)]
+    return pyarrow.parquet.read_table(run.plan, columns=list(names), filters=filters)
 
 
 def software_versions(device: torch.device) -> dict[str, str]:
@@ -253,9 +278,9 @@ def _recipes(
     weights: str,
     versions: dict[str, str],
     shards: Shards,
-    digests: list[bytes],
-) -> Iterator[str]:
-    """SHA-256 of all that determines a shard's bytes, for each shard."""
+    digests: NDArray[np.uint8],
+) -> pyarrow.ChunkedArray:
+    """SHA-256 of all that determines a shard's bytes, for each shard; `digests` are the scenes' (scene, 32)."""
     what = campaign.what
     # how the cube is chunked changes no shard of work
     layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"}
@@ -271,17 +296,25 @@ def _recipes(
     }
     base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
     windows = [str(window).encode() for window in campaign.all_windows]
-    linked = shards.scenes.tolist()
-    first = shards.first.tolist()
-    for i, (t, row, col) in enumerate(zip(shards.t.tolist(), shards.row.tolist(), shards.col.tolist(), strict=True)):
-        recipe = base.copy()
-        recipe.update(b"%b %d %d " % (windows[t], row, col))
-        for scene in linked[first[i] : first[i + 1]]:
-            recipe.update(digests[scene])
-        yield recipe.hexdigest()
+
+    def some_recipes(some: slice) -> Iterator[str]:
+        first = shards.first[some.start : some.stop + 1]
+        linked = memoryview(digests[shards.scenes[first[0] : first[-1]]].tobytes())
+        places = (column[some].tolist() for column in (shards.t, shards.row, shards.col))
+        ends = pairwise((32 * (first - first[0])).tolist())
+        for t, row, col, (start, end) in zip(*places, ends, strict=True):
+            recipe = base.copy()
+            recipe.update(b"%b %d %d " % (windows[t], row, col))
+            recipe.update(linked[start:end])
+            yield recipe.hexdigest()
+
+    starts = range(0, len(shards.t), _ROWS)
+    return pyarrow.chunked_array([pyarrow.array(some_recipes(slice(start, start + _ROWS))) for start in starts])
 
 
-def _table(name: str, zone: str, shards: Shards, recipes: list[str], cost: NDArray[np.float64]) -> pyarrow.Table:
+def _table(
+    name: str, zone: str, shards: Shards, recipes: pyarrow.ChunkedArray, cost: NDArray[np.float64]
+) -> pyarrow.Table:
     return pyarrow.table(
         {
             "layer": pyarrow.array([name] * len(recipes), pyarrow.string()).dictionary_encode(),

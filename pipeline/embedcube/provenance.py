@@ -88,9 +88,9 @@ def _write_links(group: zarr.Group, scenes: list[Scene], made: list[Made]) -> No
     first = np.cumsum([0, *(len(m.shard.scenes) for m in made)])
     _write(group, "link_first", first, np.int64)
     _write(group, "link_scene", [scene for m in made for scene in m.shard.scenes], np.int32)
-    quarantined = [
-        scenes[scene].digest in {q.scene_digest for q in m.record.quarantined} for m in made for scene in m.shard.scenes
-    ]
+    digests = [scene.digest for scene in scenes]
+    unreadable = [{q.scene_digest for q in m.record.quarantined} for m in made]
+    quarantined = [digests[i] in bad for m, bad in zip(made, unreadable, strict=True) for i in m.shard.scenes]
     _write(group, "link_quarantined", quarantined, np.uint8)
     _write_blobs(group, "fed", [_read_fed(m) for m in made])
 

@@ -223,7 +223,9 @@ class _Rank:
             fed_offset = part.write_fed(sample.fed)
         scene_of = dict(zip(shard.scenes, item.scenes, strict=True))
         quarantined = tuple(
-            Quarantined(scene=scene_of[i].id, scene_digest=scene_of[i].digest, reason=reason)
+            Quarantined(
+                archive=scene_of[i].archive, scene=scene_of[i].id, scene_digest=scene_of[i].digest, reason=reason
+            )
             for i, reason in sample.quarantined
         )
         found = np.bincount(cells.arrays["status"].ravel(), minlength=len(STATUS_MEANINGS))

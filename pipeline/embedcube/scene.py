@@ -44,7 +44,7 @@ class Asset:
     size: int
     """bytes of the file when it was indexed; a file of another size is another file"""
     steps: int = 1
-    """of time, all read"""
+    """of time; a frame reads those that lie in it"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its first bytes and its size"""
 

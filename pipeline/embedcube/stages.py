@@ -64,10 +64,10 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
 
     The error budget is the campaign's: a task alone is not held against it.
     """
-    from embedcube.budget import planned_scenes, refuse_over_budget
+    from embedcube.budget import refuse_over_budget
     from embedcube.inventory import read_inventory
-    from embedcube.parts import best_records
-    from embedcube.plan import read_plan, read_shards
+    from embedcube.parts import Quarantined, best_documents
+    from embedcube.plan import planned_scenes, read_plan, read_recipes
     from embedcube.registry import plugin
 
     made = read_plan(campaign, folder)
@@ -80,13 +80,14 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
         plugin("executors", executor)().run(campaign, folder, tasks, progress)
     if task is not None:
         return {"task": task}
-    shards = [shard for group in read_shards(folder, made, task) for shard in group]
-    records = [record for _, record in best_records(folder, {shard.recipe for shard in shards}).values()]
-    refuse_over_budget(campaign, planned_scenes(read_inventory(campaign, folder), shards), records)
-    bad = {q.scene: q.reason for record in records for q in record.quarantined}
+    recipes = read_recipes(folder)
+    records = best_documents(folder, set(recipes), ())
+    quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
+    refuse_over_budget(campaign, planned_scenes(folder, read_inventory(campaign, folder)), quarantined)
+    bad = {one.scene: one.reason for one in quarantined}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
-    return {"shards": len(shards), "quarantined": bad}
+    return {"shards": len(recipes), "quarantined": bad}
 
 
 def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from embedcube.config import Campaign
-from embedcube.parts import scan_documents
-from embedcube.plan import read_plan, read_shards
+from embedcube.parts import best_documents
+from embedcube.plan import read_plan, read_recipes
 from embedcube.rundir import RunDir
 
 
@@ -32,13 +32,9 @@ class Status:
 
 def status(campaign: Campaign, run: RunDir) -> Status:
     """Count the records of the plan's shards."""
-    plan = read_plan(campaign, run)
-    wanted = {shard.recipe for group in read_shards(run, plan) for shard in group}
-    seen: dict[str, dict[str, Any]] = {}
-    for _, record in scan_documents(run):
-        recipe = record["recipe"]
-        if recipe in wanted and (recipe not in seen or len(record["quarantined"]) < len(seen[recipe]["quarantined"])):
-            seen[recipe] = record
+    read_plan(campaign, run)
+    wanted = set(read_recipes(run))
+    seen = best_documents(run, wanted, ("counts", "seconds", "attempt", "finished"))
     cells: Counter[str] = Counter()
     steps: Counter[str] = Counter()
     quarantined: dict[str, str] = {}

@@ -15,7 +15,7 @@ from embedcube.config import Campaign
 from embedcube.errors import RequestError, WorkError
 from embedcube.executors.slurm import Job, embed_jobs, queued, script, submit_all
 from embedcube.parts import recorded_recipes
-from embedcube.plan import Plan, read_plan, read_shards
+from embedcube.plan import Plan, read_plan, read_recipes
 from embedcube.price import DECODE_BYTES_PER_S, Price
 from embedcube.rundir import RunDir
 from embedcube.site import Site, load_site
@@ -80,11 +80,7 @@ def tasks_left(campaign: Campaign, run: RunDir) -> tuple[int, ...]:
     except RequestError:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
-    return tuple(
-        task
-        for task in range(plan.tasks)
-        if any(shard.recipe not in done for group in read_shards(run, plan, task) for shard in group)
-    )
+    return tuple(task for task in range(plan.tasks) if not done.issuperset(read_recipes(run, task)))
 
 
 def submissions(run: RunDir) -> list[Submission]:

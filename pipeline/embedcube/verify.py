@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from embedcube.budget import planned_scenes, refuse_over_budget
+from embedcube.budget import refuse_over_budget
 from embedcube.config import Campaign
 from embedcube.cube import Cube
 from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, to_degrees
 from embedcube.inventory import read_inventory
-from embedcube.parts import Record
+from embedcube.parts import Quarantined
 from embedcube.progress import Progress
 from embedcube.rundir import RunDir, write_atomically
 from embedcube.store import FILES, file_names, object_key
@@ -213,7 +213,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
 
 def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
     """The cube has the plan's shards, by the plan's recipes."""
-    from embedcube.plan import digest_of_recipes, read_plan, read_shards
+    from embedcube.plan import digest_of_recipes, planned_scenes, read_plan, read_shards
 
     plan = read_plan(campaign, run)
     provenance = cube.provenance
@@ -229,9 +229,10 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
             )
     if (digest := digest_of_recipes(recipes)) != plan.plan:
         yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
-    records = [Record.from_document(provenance.record(row)) for row in provenance.places.values()]
+    records = (provenance.record(row) for row in provenance.places.values())
+    quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
     try:
-        refuse_over_budget(campaign, planned_scenes(read_inventory(campaign, run), planned.values()), records)
+        refuse_over_budget(campaign, planned_scenes(run, read_inventory(campaign, run)), quarantined)
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
     for name, layer in plan.layers.items():

@@ -20,7 +20,7 @@ from torch import distributed
 from embedcube.config import Campaign
 from embedcube.errors import StartAgain, WorkError
 from embedcube.parts import RECORDS, recorded_recipes, scan_documents
-from embedcube.plan import read_plan, read_shards
+from embedcube.plan import read_plan, read_recipes
 from embedcube.progress import Progress
 from embedcube.rank import MET
 from embedcube.rendezvous import MEETING_S, Announcement, Meeting, meet, own_host
@@ -59,10 +59,7 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
 
 def _lead(campaign: Campaign, run: RunDir, task: int, meeting: Meeting, progress: Progress) -> TaskResult:
     """The first parent: holds the counter, and says in the end what was done."""
-    plan = read_plan(campaign, run)
-    shards = [shard for group in read_shards(run, plan, task) for shard in group]
-    total = len(shards)
-    todo = {shard.recipe for shard in shards} - recorded_recipes(run, whole=campaign.how.retry_quarantined)
+    total, todo = shards_to_do(campaign, run, task)
     progress(total - len(todo), total)
     host = "127.0.0.1" if meeting.count == 1 else own_host()
     store = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False)
@@ -78,7 +75,7 @@ def _lead(campaign: Campaign, run: RunDir, task: int, meeting: Meeting, progress
     ranks = _Ranks(campaign, run, task, meeting, said, store)
     codes = ranks.wait(tell)
     _wait_for_others(store, meeting.count, tell)
-    now = {document["recipe"] for part, document in scan_documents(run) if part.parent.name == said.attempt}
+    now = {document["recipe"] for _, document in scan_documents(run, said.attempt)}
     # and what another start of this task has done meanwhile
     undone = len(todo - now - recorded_recipes(run, whole=campaign.how.retry_quarantined))
     progress(total - undone, total)
@@ -86,6 +83,13 @@ def _lead(campaign: Campaign, run: RunDir, task: int, meeting: Meeting, progress
     if undone:
         _explain(result)
     return result
+
+
+def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[str]]:
+    """How many shards a task has, and the recipes of those without a record."""
+    read_plan(campaign, run)
+    recipes = read_recipes(run, task)
+    return len(recipes), set(recipes) - recorded_recipes(run, whole=campaign.how.retry_quarantined)
 
 
 def _follow(campaign: Campaign, run: RunDir, task: int, meeting: Meeting) -> TaskResult:

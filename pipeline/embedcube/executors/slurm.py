@@ -20,7 +20,7 @@ from submitit.slurm.slurm import SlurmExecutor as Submitit
 from embedcube.config import Campaign
 from embedcube.errors import RequestError, StartAgain
 from embedcube.parts import recorded_recipes
-from embedcube.plan import read_plan, read_shards
+from embedcube.plan import read_plan, read_recipes
 from embedcube.progress import Progress
 from embedcube.rank import END_TIME
 from embedcube.rendezvous import HOST_SUFFIX, LAUNCHER
@@ -57,13 +57,13 @@ class SlurmExecutor:
     def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
         """Submit what is left of the tasks and wait until the batch system has done with them."""
         site = load_site(campaign)
-        plan = read_plan(campaign, run)
+        read_plan(campaign, run)
         done = recorded_recipes(run)
-        shards = {task: [s for group in read_shards(run, plan, task) for s in group] for task in tasks}
-        left = tuple(task for task in tasks if any(shard.recipe not in done for shard in shards[task]))
+        recipes = {task: set(read_recipes(run, task)) for task in tasks}
+        left = tuple(task for task in tasks if not recipes[task] <= done)
         ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
-        total = sum(map(len, shards.values()))
-        wanted = {shard.recipe for mine in shards.values() for shard in mine}
+        wanted = set().union(*recipes.values())
+        total = len(wanted)
         while queued(ids):
             time.sleep(_POLL_S)
             progress(len(wanted & recorded_recipes(run)), total)

@@ -73,8 +73,9 @@ class Fields:
         Raises:
             RequestError: integers without a declared "no data", of which 0 may be a value or none.
         """
-        for product in sorted(self._products(), key=lambda p: (p.time, p.id)):
-            assets, faults = describe(product, self._archive.root, full_digests=full_digests)
+        found = sorted(self._products(), key=lambda p: (p.time, p.id))
+        assets_of = describe(found, self._archive.root, full_digests=full_digests)
+        for product, (assets, faults) in zip(found, assets_of, strict=True):
             yield Scene(
                 id=product.id,
                 archive=self._name,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from embedcube.config import Archive
@@ -14,6 +15,9 @@ from embedcube.sources.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.stac import catalogue_products, found_products, item_products
 from embedcube.sources.stac_api import searched_items
 from embedcube.sources.stack import products_of, stack_products
+
+_PACKED = (".SAFE", ".zip", ".nc", ".nc4")
+"""Suffixes of what may hold a whole product."""
 
 
 def archive_products(archive: Archive, names: Names, undated: datetime | None = None) -> Iterator[Product]:
@@ -56,8 +60,9 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         for path in (folder / name for name in files if name.endswith(".json")):
             for product in item_products(path, names):
                 for file in product.files.values():
-                    told.add(file.path.parent)
-                    told.update(place for place in (file.path, *file.path.parents) if _is_product(place))
+                    told.update(_told(file.path.parent))
+                    if file.path.name.endswith(_PACKED):
+                        told.add(file.path)
                 yield product
         others.extend(path for path in (folder / name for name in files) if _is_product(path))
         if any(name.endswith(SUFFIXES) for name in files):
@@ -78,7 +83,13 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
 
 def _is_product(path: Path) -> bool:
     """Whether a folder or file is one as a whole, by its name."""
-    return is_safe(path) or is_radar_safe(path) or is_netcdf(path)
+    return path.name.endswith(_PACKED) and (is_safe(path) or is_radar_safe(path) or is_netcdf(path))
+
+
+@lru_cache(maxsize=64)
+def _told(folder: Path) -> tuple[Path, ...]:
+    """What need not be looked at again once an Item has told of a file in a folder: it, and the SAFE it is in."""
+    return (folder, *(place for place in folder.parents if _is_product(place)))
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -88,6 +99,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         raise error
 
     for place, below, files in os.walk(root, onerror=fail, followlinks=True):
-        safes = [name for name in below if is_safe(Path(name)) or is_radar_safe(Path(name))]
+        safes = [name for name in below if _is_product(Path(name))]
         below[:] = sorted(set(below) - set(safes))
         yield Path(place), sorted([*safes, *files])

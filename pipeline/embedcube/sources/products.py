@@ -5,7 +5,8 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,22 @@ from pyproj.exceptions import ProjError
 
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
-from embedcube.raster import is_netcdf, judge, open_raster, retried
+from embedcube.machine import cores
+from embedcube.raster import is_netcdf, judge, open_raster, raster_settings, retried
 from embedcube.scene import NOWHERE, Asset, Box
+from embedcube.sources.tiff import described
 from embedcube.windows import utc
 
 _WEAK_BYTES = 1 << 16
 """How much of a file's beginning a weak digest covers: all header and most block offsets of a COG."""
+
+_SIZED = re.compile(r"(.+)_(10|20|60)m")
+
+_AT_ONCE = 64
+"""products that a thread describes one after the other"""
+
+_TILES = 1 << 15
+"""whose geometry is kept in mind: more than there are, in several pixel sizes, in any archive but a global one"""
 
 Names = Mapping[str, frozenset[str]]
 """Each wanted band, and all names (lower case) by which files or catalogues may call it"""
@@ -62,21 +73,36 @@ class Product:
 
 
 def describe(
-    product: Product, root: Path, *, full_digests: bool, nodata: float | None = None
-) -> tuple[tuple[Asset, ...], str]:
-    """The assets of a product in the order of its files, by their headers; and why others are not there.
+    products: Sequence[Product], root: Path, *, full_digests: bool, nodata: float | None = None
+) -> Iterator[tuple[tuple[Asset, ...], str]]:
+    """Of each product the assets in the order of its files, by their headers; and why others are not there.
 
     `nodata` is what stands for "no data" in all files whose type can hold it, whatever they say; by default it is
-    what they declare, else NaN or 0.
+    what they declare, else NaN or 0. Each core reads files of other products.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
+
+    def some(chunk: Sequence[Product]) -> list[tuple[tuple[Asset, ...], str]]:
+        with raster_settings():  # they hold for one thread
+            return [_described(product, str(root), nodata, full_digests) for product in chunk]
+
+    chunks = [products[i : i + _AT_ONCE] for i in range(0, len(products), _AT_ONCE)]
+    with ThreadPoolExecutor(cores(), thread_name_prefix="index") as pool:
+        for described_products in pool.map(some, chunks):
+            yield from described_products
+
+
+def _described(product: Product, root: str, nodata: float | None, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
     assets = []
     faults = [product.fault] if product.fault else [f"{band}: {reason}" for band, reason in product.missing.items()]
     for band, file in product.files.items():
+        path = str(file.path)
+        inside = path.startswith(f"{root}{os.sep}")
+        name = path[len(root) + 1 :] if inside else os.path.relpath(path, root)
         try:
-            assets.append(_asset(file, band, os.path.relpath(file.path, root), nodata, full_digests=full_digests))
+            assets.append(_asset(file, band, name, nodata, full_digests=full_digests))
         except CorruptInput as error:
             faults.append(str(error))
     return tuple(assets), "; ".join(faults)
@@ -88,7 +114,7 @@ def place_of(product: Product, assets: Sequence[Asset]) -> Box:
 
 
 # files of one tile have the same bounds
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_TILES)
 def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     """ValueError where there is no such place on the Earth."""
     try:
@@ -100,25 +126,55 @@ def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float
     return west, south, east, north
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """A file to be opened; equal to every other one whose header says the same."""
+
+    said: bytes
+    index: int
+    nodata: float | None
+    file: File = field(compare=False)
+    band: str = field(compare=False)
+    name: str = field(compare=False)
+
+
 def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
     def read() -> Asset:
         size = file.path.stat().st_size
         if file.size not in (None, found := _member_size(file) or size):
             raise CorruptInput(f"{band}: {file.inner or name} has {found} bytes, its catalogue says {file.size}")
-        digest = file.digest or digest_of_file(file.path, full_digests)
-        with open_raster(file.path, file.inner) as dataset:
-            return _by_header(dataset, file, band, name, nodata, size, digest)
+        head = _first_bytes(file.path)
+        digest = file.digest or (digest_of_file(file.path, True) if full_digests else _weak(head, size))
+        said = None if file.inner or _has_sidecar(file.path) else described(head)
+        header = _Header(said=said or b"", index=file.index, nodata=nodata, file=file, band=band, name=name)
+        asset = _like_another(header) if said else _opened(header)
+        return replace(asset, band=band, path=name, inner=file.inner, size=size, digest=digest)
 
     def judged(_: Exception) -> CorruptInput | OSError:
         def decode(dataset: Any) -> Asset:
-            return _by_header(dataset, file, band, name, nodata, 0, "")
+            return _by_header(dataset, file, band, name, nodata)
 
         return judge(file.path, file.inner, band, name, decode)
 
     return retried(read, judged)
 
 
-def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None, size: int, digest: str) -> Asset:
+def _has_sidecar(path: Path) -> bool:
+    """Whether a file beside it may say where it lies, in GDAL's way or its forerunner's."""
+    others = (f"{path}.aux.xml", f"{path}.aux", f"{str(path).removesuffix(path.suffix)}.aux")
+    return any(os.access(other, os.F_OK) for other in others)
+
+
+def _opened(header: _Header) -> Asset:
+    with open_raster(header.file.path, header.file.inner) as dataset:
+        return _by_header(dataset, header.file, header.band, header.name, header.nodata)
+
+
+# opening a file takes a millisecond, and the dates of a tile have one header
+_like_another = lru_cache(maxsize=_TILES)(_opened)
+
+
+def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None) -> Asset:
     if dataset.crs is None:
         points = "ground control points only; geocode it first"
         raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
@@ -142,8 +198,8 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         block_cols=dataset.block_shapes[file.index - 1][1],
         dtype=dtype.name,
         nodata=next(value for value in (nodata, declared, fallback) if value is not None and _fits(value, dtype)),
-        size=size,
-        digest=digest,
+        size=0,
+        digest="",
     )
     try:
         _degrees(asset.crs, asset.bounds)
@@ -169,23 +225,32 @@ def _member_size(file: File) -> int | None:
 def digest_of_file(path: Path, full: bool) -> str:
     """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
     status = path.stat()
+    if not full:
+        return _weak(_first_bytes(path), status.st_size)
     # a file of many bands or steps is read once; its time of modification only says whether that still holds
-    return _digest(path, status.st_size, status.st_mtime_ns, full)
+    return _whole(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _digest(path: Path, size: int, modified_ns: int, full: bool) -> str:
+def _whole(path: Path, size: int, modified_ns: int) -> str:
     with path.open("rb") as file:
-        if full:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-        head = hashlib.sha256(file.read(_WEAK_BYTES))
-    head.update(str(size).encode())
-    return "weak:" + head.hexdigest()
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weak(head: bytes, size: int) -> str:
+    digest = hashlib.sha256(head)
+    digest.update(str(size).encode())
+    return "weak:" + digest.hexdigest()
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return file.read(_WEAK_BYTES)
 
 
 def called(name: str) -> tuple[str, int]:
     """A name in lower case, and the pixel size (m) that it ends in or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
-    match = re.fullmatch(r"(.+)_(10|20|60)m", name.lower())
+    match = _SIZED.fullmatch(name.lower())
     return (match[1], int(match[2])) if match else (name.lower(), 0)
 
 

@@ -21,7 +21,7 @@ from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.onto import Conversion, Pixels
 from embedcube.raster import RasterReader
-from embedcube.scene import Scene
+from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.converted import observe_converted
 from embedcube.sources.finding import archive_products
@@ -104,10 +104,13 @@ class Sentinel1:
             RequestError: one orbit is asked for, and a product does not say what its own is.
         """
         names = band_names(self._archive, self._options.variables)
-        for product in sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id)):
-            orbit = self._orbit(product)
-            if self._options.orbit in ("both", orbit):
-                yield self._scene(product, orbit, full_digests=full_digests)
+        found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
+        orbits = [(product, self._orbit(product)) for product in found]
+        taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit)]
+        products = [product for product, _ in taken]
+        assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
+            yield self._scene(product, orbit, assets, faults)
 
     def _orbit(self, product: Product) -> str:
         told = (product.properties.get(key) for key in _ORBIT_KEYS)
@@ -120,8 +123,7 @@ class Sentinel1:
             )
         return orbit
 
-    def _scene(self, product: Product, orbit: str, *, full_digests: bool) -> Scene:
-        assets, faults = describe(product, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+    def _scene(self, product: Product, orbit: str, assets: tuple[Asset, ...], faults: str) -> Scene:
         return Scene(
             id=product.id,
             archive=self._name,

@@ -82,15 +82,11 @@ class Sentinel2:
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
         superseded = _superseded(found)
+        if self._options.stated == "ignore":
+            found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
+        assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=self._options.nodata)
         ids: set[str] = set()
-        for place, product in enumerate(found):
-            if self._options.stated == "ignore":
-                product = replace(
-                    product, files={b: replace(f, size=None, digest="") for b, f in product.files.items()}
-                )
-            assets, faults = describe(
-                product, self._archive.root, full_digests=full_digests, nodata=self._options.nodata
-            )
+        for place, (product, (assets, faults)) in enumerate(zip(found, assets_of, strict=True)):
             offset, reason = self._offset(product)
             yield Scene(
                 id=_unique(product.id, ids),

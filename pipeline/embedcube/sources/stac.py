@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def _product(path: Path, item: Any, names: Names) -> Product | None:
         log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
         return None
     try:
-        found = {band: _file(path, item, called_so) for band, called_so in names.items()}
+        offered = _offered(path, item)
+        found = {band: _file(offered, called_so) for band, called_so in names.items()}
         files = {band: file for band, file in found.items() if isinstance(file, File)}
         missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
         return Product(files=files, missing=missing, bbox=_bbox(item), **known)
@@ -114,32 +116,59 @@ def _product(path: Path, item: Any, names: Names) -> Product | None:
         return Product(files={}, fault=f"{path.name} is not a STAC item: {type(error).__name__}: {error}", **known)
 
 
-def _file(item_path: Path, item: dict[str, Any], known: frozenset[str]) -> File | str:
+@dataclass(frozen=True, kw_only=True)
+class _Offered:
+    """A file that an Item names, and what it may be called."""
+
+    href: str
+    path: Path | None
+    """None where it is not on this machine"""
+    names: frozenset[str]
+    described: tuple[frozenset[str], ...]
+    """the names of each of its bands, where the Item describes them"""
+    pixel_m: int
+    """0 where no name says so"""
+    asset: dict[str, Any]
+
+
+def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
+    """By an Item; pictures do not count."""
+    offered = []
+    for key, asset in item["assets"].items():
+        href = str(asset.get("href", ""))
+        path = _local(item_path, href)
+        if not href or not _PICTURES.isdisjoint((key.lower(), *(asset.get("roles") or ()))):
+            continue
+        described = tuple(
+            frozenset(str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name"))
+            for band in asset.get("eo:bands") or asset.get("bands") or ()
+        )
+        (name, pixel_m), (stem, stem_m) = called(key), called((path or Path(href)).stem)
+        names = frozenset((name, stem))
+        offered.append(
+            _Offered(href=href, path=path, names=names, described=described, pixel_m=pixel_m or stem_m, asset=asset)
+        )
+    return offered
+
+
+def _file(offered: list[_Offered], known: frozenset[str]) -> File | str:
     """The file of a band: by asset key, file name or band name; or why there is none on this machine.
 
     A file of one band is preferred to one of several, and the finest to coarser ones.
     """
     found: list[tuple[bool, int, int, File]] = []
     gone = remote = ""
-    for order, (key, asset) in enumerate(item["assets"].items()):
-        href = str(asset.get("href", ""))
-        path = _local(item_path, href)
-        if not href or {key.lower(), *(asset.get("roles") or ())} & _PICTURES:
+    for order, one in enumerate(offered):
+        index = next((i for i, names in enumerate(one.described, start=1) if known & names), 0)
+        if not index and not (len(one.described) <= 1 and known & one.names):
             continue
-        described = [
-            {str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name")}
-            for band in asset.get("eo:bands") or asset.get("bands") or []
-        ]
-        index = next((i for i, names in enumerate(described, start=1) if known & names), 0)
-        (name, pixel_m), (stem, stem_m) = called(key), called((path or Path(href)).stem)
-        if not index and not (len(described) <= 1 and known & {name, stem}):
-            continue
-        if path is None:
-            remote = remote or f"{href} is not on this machine; stage it first"
+        if one.path is None:
+            remote = remote or f"{one.href} is not on this machine; stage it first"
         else:
-            gone = gone or ("" if path.is_file() else f"{href} does not exist")
-            file = File(path=path, index=index or 1, size=asset.get("file:size"), digest=_digest(asset))
-            found.append((len(described) > 1, pixel_m or stem_m, order, file))
+            gone = gone or ("" if one.path.is_file() else f"{one.href} does not exist")
+            size, digest = one.asset.get("file:size"), _digest(one.asset)
+            file = File(path=one.path, index=index or 1, size=size, digest=digest)
+            found.append((len(one.described) > 1, one.pixel_m, order, file))
     if gone:
         return gone
     return min(found)[-1] if found else remote or "the item has no file of this band"
@@ -149,7 +178,9 @@ def _local(origin: Path, href: str) -> Path | None:
     """The file that a link of `origin` means; None where it is elsewhere."""
     if href.startswith("file://"):
         href = unquote(urlsplit(href).path)
-    return None if "://" in href or not href else Path(os.path.normpath(origin.parent / href))
+    if "://" in href or not href:
+        return None
+    return Path(os.path.normpath(href if href.startswith("/") else f"{origin.parent}/{href}"))
 
 
 def _digest(asset: dict[str, Any]) -> str:

@@ -1,0 +1,55 @@
+"""What the header of a TIFF file says, apart from where and when: the same for all dates of one tile."""
+
+import struct
+
+_DIRECTORY = {b"*\0": ("4xI", "H", "HHI4s"), b"+\0": ("8xQ", "Q", "HHQ8s")}
+"""TIFF and BigTIFF: how the place of the directory, the number of its entries and an entry are written"""
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""bytes of a value of each type"""
+
+_WHERE, _WHEN = frozenset((273, 279, 324, 325)), frozenset((306, 42112))
+"""offsets and lengths of strips and tiles; the date, and what GDAL adds in words (statistics)"""
+
+_PLACES, _CRS = {33550, 34264}, 34735
+"""pixel scale or transformation; the keys of the coordinate reference system"""
+
+
+def described(head: bytes) -> bytes | None:
+    """All that the first directory says of pixels and place: files for which it is equal have equal geometry.
+
+    `head` is how the file begins. None where that is not a whole directory, or has no place: others then decide it.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    formats = _DIRECTORY.get(head[2:4] if order == "<" else head[3:1:-1])
+    if order is None or formats is None:
+        return None
+    place, number, entry = (struct.Struct(order + text) for text in formats)
+    try:
+        (start,) = place.unpack_from(head)
+        (count,) = number.unpack_from(head, start)
+        first = start + number.size
+        entries = head[first : first + count * entry.size]
+        if len(entries) < count * entry.size:
+            return None
+        said, tags = [head[:4]], set()
+        for tag, kind, values, inline in entry.iter_unpack(entries):
+            if tag in _WHEN:
+                continue
+            tags.add(tag)
+            said.append(struct.pack("<HHQ", tag, kind, values))
+            if tag not in _WHERE:
+                said.append(_value(head, order, inline, values * _SIZES[kind]))
+    except (struct.error, KeyError, ValueError):
+        return None
+    return b"".join(said) if _CRS in tags and _PLACES & tags else None
+
+
+def _value(head: bytes, order: str, inline: bytes, length: int) -> bytes:
+    """A value that lies in its entry, or elsewhere where it is longer."""
+    if length <= len(inline):
+        return inline[:length]
+    offset = int.from_bytes(inline, "little" if order == "<" else "big")
+    if offset + length > len(head):
+        raise ValueError("it lies further on in the file")
+    return head[offset : offset + length]
