@@ -1,0 +1,70 @@
+"""Whoever consolidates, the cube is the same: processes, jobs of dask-jobqueue, one step of Slurm, MPI."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import Campaign, cube_bytes, run_cli
+from tests.slurm.cluster import Cluster, wait_until
+
+pytestmark = pytest.mark.slurm
+
+EMBEDCUBE = Path(sys.executable).parent / "embedcube"
+SLOW = Path(__file__).parent / "slow"
+
+
+@pytest.fixture
+def embedded(finished_demo: Campaign, demo_archive: Path, site: Path, tmp_path: Path) -> Campaign:
+    """The demo with all of its records, and no cube."""
+    campaign = Campaign(tmp_path / "campaign.yaml")
+    shutil.copy(finished_demo.file, campaign.file)
+    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
+    campaign.change(lambda document: document["how"].update(site=str(site)))
+    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
+    shutil.rmtree(campaign.run.cubes)
+    campaign.run.newest_cube.unlink()
+    return campaign
+
+
+def use(campaign: Campaign, kind: str) -> None:
+    """Have it consolidated so, by two workers."""
+    campaign.change(lambda document: document["how"].update(dask={"kind": kind, "workers": 2, "threads": 1}))
+
+
+@pytest.mark.parametrize("kind", ["processes", "slurm_cluster"])
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_the_client_starts(embedded: Campaign, finished_demo: Campaign, kind: str) -> None:
+    use(embedded, kind)
+    done = run_cli("consolidate", embedded.file)
+    assert done.returncode == 0, done.stderr
+    assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+    jobs = list(embedded.run.job_logs.glob("dask-worker-*.err"))
+    assert bool(jobs) == (kind == "slurm_cluster")
+
+
+@pytest.mark.parametrize(("kind", "mpi"), [("slurm_runner", "none"), ("mpi", "pmi2")])
+def test_workers_that_are_started_beside_the_client(
+    cluster: Cluster, embedded: Campaign, finished_demo: Campaign, kind: str, mpi: str
+) -> None:
+    use(embedded, kind)
+    step = ("srun", f"--mpi={mpi}", "--nodes=2", "--ntasks-per-node=2", "--mem=3G", "--kill-on-bad-exit=0")
+    said = cluster.run(*step, str(EMBEDCUBE), "consolidate", str(embedded.file), timeout_s=240)
+    assert said.count("version") == 1  # one of the four was the client
+    assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+
+
+def test_a_lost_worker_costs_nothing(cluster: Cluster, embedded: Campaign, finished_demo: Campaign) -> None:
+    use(embedded, "slurm_cluster")
+    environment = os.environ | {"PYTHONPATH": f"{SLOW}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    with subprocess.Popen(
+        [EMBEDCUBE, "consolidate", embedded.file], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 10, "the first objects", timeout_s=180)
+        victim = cluster.run("squeue", "--noheader", "--name=dask-worker", "--format=%A").split()[0]
+        cluster.run("scancel", "--signal=KILL", "--full", victim)
+        _, said = running.communicate(timeout=240)
+    assert running.returncode == 0, said
+    assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
