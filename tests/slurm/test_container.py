@@ -1,12 +1,15 @@
 """The image: it is built here, runs on two nodes, and its cube is the one that this machine makes without it."""
 
+import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.conftest import Campaign, cube_bytes
 from tests.slurm.cluster import LAB, Cluster
 
@@ -24,11 +27,6 @@ class Image:
     file: Path
     digest: str
 
-    def command(self, *arguments: str) -> tuple[str, ...]:
-        """`embedcube` in it, on one node: the whole node's, as the lab's default of memory is for shell scripts."""
-        inside = ("apptainer", "exec", "--userns", "--bind", "/tmp", str(self.file), "embedcube", *arguments)
-        return ("srun", "--nodes=1", "--ntasks=1", "--exclusive", "--mem=0", *inside)
-
 
 @pytest.fixture(scope="module")
 def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
@@ -37,9 +35,9 @@ def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     print(cluster.run(str(LAB / "apptainer_up.sh"), str(folder / "apptainer"), timeout_s=300))  # sid moves: say which
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}/apptainer/usr/bin", prepend=":")
+        patch.setenv("APPTAINER_USERNS", "1")  # as any user's
         file = Path(os.environ.get("EMBEDCUBE_IMAGE", folder / "embedcube.sif"))
         digest = f"sha256:{sha256(file.read_bytes()).hexdigest()}" if file.exists() else build(cluster, file)
-        patch.setenv("EMBEDCUBE_IMAGE_DIGEST", digest)
         yield Image(file, digest)
 
 
@@ -60,24 +58,30 @@ def test_the_definitions_differ_in_their_base_alone() -> None:
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_the_image_says_what_it_is(cluster: Cluster, image: Image) -> None:
-    assert "Usage" in cluster.run(*image.command("--help"))
+    assert "Usage" in cluster.run("srun", "apptainer", "run", str(image.file), "--help")
     assert "org.opencontainers.image.revision" in cluster.run("apptainer", "inspect", str(image.file))
 
 
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_the_demo_on_two_nodes(cluster: Cluster, image: Image, demo: Campaign, finished_demo: Campaign) -> None:
-    demo.change(lambda document: document["how"].update(tasks=2))
-    for verb in ("index", "fit", "plan"):
-        cluster.run(*image.command(verb, str(demo.file)), timeout_s=300)
-    embed = image.command("embed", str(demo.file), "--task", "$SLURM_ARRAY_TASK_ID")
-    job = cluster.submit(f"exec {' '.join(embed)}", "--array=0-1", "--nodes=1", "--exclusive", "--mem=0")
-    assert cluster.wait(job, timeout_s=300) == {"COMPLETED": 2}, [cluster.output(f"{job}_{i}") for i in (0, 1)]
-    for verb in ("consolidate", "verify"):
-        cluster.run(*image.command(verb, str(demo.file)), timeout_s=300)
+    described = {
+        "site": "lab",
+        "cpus_per_node": 2,
+        "mem_gb_per_node": 3.5,
+        "max_time_min": 60,
+        "lead_s": 60,
+        "container": {"image": str(image.file), "binds": [tempfile.gettempdir()]},
+    }
+    site = demo.file.with_name("site.yaml")
+    site.write_text(yaml.safe_dump(described))
+    demo.change(lambda document: document["how"].update(nodes=2, ranks=1, threads=1, site=str(site)))
+    jobs = json.loads(demo.cli("submit", "--json"))["jobs"]
+    assert cluster.wait(jobs["embed"][0], timeout_s=600) == {"COMPLETED": 1}
+    assert cluster.wait(jobs["verify"][0], timeout_s=300) == {"COMPLETED": 1}
 
     records = [record for _, record in scan_records(demo.run)]
-    assert {record.host for record in records} == {"n1", "n2"}
+    assert len({record.host for record in records}) == 2
     assert {record.container for record in records} == {image.digest}
     assert cube_bytes(demo.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
     cube = Cube(demo.run.newest_cube)
