@@ -122,14 +122,10 @@ def _mpi(campaign: Campaign, run: RunDir) -> Iterator[Any]:
     _refuse_small_world(MPI.COMM_WORLD.Get_size(), campaign)
     interface = load_site(campaign).interface if campaign.how.site else None
     threads = campaign.how.dask.threads
-    if not dask_mpi.initialize(interface=interface, nthreads=threads, memory_limit=0, dashboard=False, exit=False):
-        sys.stdout.flush()
-        os._exit(0)
-    try:
-        with Client() as client:
-            yield client
-    finally:
-        dask_mpi.send_close_signal()
+    # ends scheduler and workers by SystemExit: all must leave MPI together, which the interpreter's end does
+    dask_mpi.initialize(interface=interface, nthreads=threads, memory_limit=0, dashboard=False)
+    with Client() as client:
+        yield client
 
 
 def _refuse_small_world(processes: int, campaign: Campaign) -> None:

@@ -175,7 +175,11 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
 
 def _srun_options(job: Job, site: Site) -> list[str]:
     # srun takes neither the cores nor, on some sites, the hint from the job (Slurm 22.05 and later)
-    options = ["--kill-on-bad-exit=0", f"--cpus-per-task={site.cpus_per_node // job.processes}"]
+    # a dead rank is no process of the step; but who waits for a dead one in MPI waits until the time is up
+    options = [
+        f"--kill-on-bad-exit={int(site.mpi is not None)}",
+        f"--cpus-per-task={site.cpus_per_node // job.processes}",
+    ]
     return options + ([f"--mpi={site.mpi}"] if site.mpi else [])
 
 
