@@ -56,6 +56,7 @@ def test_workers_that_are_started_beside_the_client(
     assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
 
 
+@pytest.mark.slow
 def test_a_lost_worker_costs_nothing(cluster: Cluster, embedded: Campaign, finished_demo: Campaign) -> None:
     use(embedded, "slurm_cluster")
     environment = os.environ | {"PYTHONPATH": f"{SLOW}{os.pathsep}{os.environ['PYTHONPATH']}"}
