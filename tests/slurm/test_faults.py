@@ -91,7 +91,7 @@ def nodes_of(cluster: Cluster, job: str) -> list[str]:
     return cluster.run("scontrol", "show", "hostnames", names).split()
 
 
-def test_a_killed_rank_costs_its_group(
+def test_a_killed_rank_costs_what_it_had_drawn(
     cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
 ) -> None:
     begun = started()
@@ -101,11 +101,12 @@ def test_a_killed_rank_costs_its_group(
     assert_ends_well(cluster, begun, quiet_cube)
     attempts = {record.attempt for record in begun.records}
     assert len(attempts) == 2
-    # the other rank did all the rest: the second attempt had only what the dead one had drawn
+    # the other rank did all the rest: the second attempt had only what the dead one had drawn, the group in hand and
+    # the one that its reading thread had begun
     again = {record.recipe for record in begun.records if record.attempt == max(attempts)}
     run = begun.campaign.run
     groups = read_shards(run, read_plan(load_campaign(run.campaign), run), 0)
-    assert sum(not again.isdisjoint(shard.recipe for shard in group) for group in groups) == 1
+    assert sum(not again.isdisjoint(shard.recipe for shard in group) for group in groups) <= 2
 
 
 @pytest.mark.slow
