@@ -149,9 +149,9 @@ class Show:
 
 SHOWS = [
     Show("s2_l1c_safe_56JMM", l1c_safe, 1, "offset +0: the product's metadata", 1, warped=True),
-    Show("s2_l2a_majortom_48QUE", majortom, 1, "offset +0: no processing baseline is known, taken before", 1),
+    Show("s2_l2a_majortom_48QUE", majortom, 1, "offset +0: the campaign says so", 1),
     Show("s2_l2a_openeo_31UFS", openeo, 3, "offset +0: the campaign says so", 3),
-    Show("s2_series_30T_2019", series, 33, "offset +0: no processing baseline is known, taken before", 5),
+    Show("s2_series_30T_2019", series, 33, "offset +0: the campaign says so", 5),
     Show("s2_ssl4eo_43RCP", ssl4eo, 2, "offset +0: processing baseline 02.14", 1, warped=True),
 ]
 

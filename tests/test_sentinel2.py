@@ -301,7 +301,6 @@ def item(root: Path, id: str, day: str = "2023-08-15", assets: dict[str, Any] | 
             1500,
             "offset +0: the catalogue says it has been applied",
         ),
-        ("2018-08-15", {}, 1500, "offset +0: no processing baseline is known, taken before 2022-01-25"),
     ],
 )
 def test_the_offset_is_decided_for_each_product(
@@ -312,11 +311,38 @@ def test_the_offset_is_decided_for_each_product(
     assert (observed(tmp_path, "B04").values_cyx == value).all()
 
 
-def test_an_offset_that_cannot_be_known_is_not_guessed(tmp_path: Path) -> None:
-    item(tmp_path, "one", "2023-08-15")
+@pytest.mark.parametrize("day", ["2018-08-15", "2023-08-15"])
+def test_an_offset_that_cannot_be_known_is_not_guessed(tmp_path: Path, day: str) -> None:
+    """Not from the date either: the years before the offset have been processed again with it."""
+    item(tmp_path, "one", day)
     assert 'write "offset: -1000" or "offset: 0"' in scenes(tmp_path, "B04")[0].verdict
     (scene,) = scenes(tmp_path, "B04", offset=-1000)
     assert (scene.verdict, scene.processing) == ("", "offset -1000: the campaign says so")
+
+
+@pytest.mark.parametrize(("band", "variable"), [("red", "B04"), ("B4", "B04"), ("reflectance", "B04")])
+def test_a_reflectance_has_its_offset_whatever_it_is_called(tmp_path: Path, band: str, variable: str) -> None:
+    item(tmp_path, "one", s2__processing_baseline="05.09", assets={"B04": {"href": "./B04.tif"}})
+    assert (observed(tmp_path, band, options={"variables": {band: variable}}).values_cyx == 500).all()
+
+
+def test_classes_have_no_offset(tmp_path: Path) -> None:
+    item(tmp_path, "one", s2__processing_baseline="05.09", assets={"SCL": {"href": "./B04.tif"}})
+    assert (observed(tmp_path, "SCL").values_cyx == 1500).all()
+
+
+def test_two_levels_are_not_one_archive(tmp_path: Path) -> None:
+    for level in ("L1C", "L2A"):
+        item(tmp_path, f"S2A_MSI{level}_20230815T100031_N0509_R122_T33TWL_20230815T120000")
+    with pytest.raises(RequestError, match=r"it holds S2A_MSIL1C_\S+ of Level-1C and S2A_MSIL2A_\S+ of Level-2A"):
+        scenes(tmp_path, "B04")
+
+
+def test_a_band_that_the_file_has_not_is_a_verdict(tmp_path: Path) -> None:
+    bands = [{"name": "B02"}, {"name": "B03"}, {"name": "B04"}]
+    item(tmp_path, "one", s2__processing_baseline="05.09", assets={"all": {"href": "./B04.tif", "eo:bands": bands}})
+    (scene,) = scenes(tmp_path, "B04")
+    assert scene.verdict == "B04: one/B04.tif has 1 bands, its catalogue speaks of number 3"
 
 
 # --- duplicates -----------------------------------------------------------------------------------------
@@ -393,7 +419,7 @@ def test_what_is_superseded_is_in_no_shard(tmp_path: Path) -> None:
 )
 def test_a_band_is_known_by_all_its_names(tmp_path: Path, file: str) -> None:
     write(tmp_path / "20190815T100031_T33TWL" / file, 1500)
-    (scene,) = scenes(tmp_path, "B04")
+    (scene,) = scenes(tmp_path, "B04", offset=0)
     assert not scene.verdict
     assert scene.time == datetime(2019, 8, 15, 10, 0, 31, tzinfo=UTC)
 
@@ -416,7 +442,7 @@ def test_an_asset_is_known_by_key_or_band(tmp_path: Path, asset: dict[str, Any])
     item(tmp_path, "one", "2019-08-15", asset)
     write(tmp_path / "one" / "PVI.tif", 1)
     write(tmp_path / "one" / "B04_60m.tif", 2, 60)
-    assert (observed(tmp_path, "B04").values_cyx == 1500).all()
+    assert (observed(tmp_path, "B04", offset=0).values_cyx == 1500).all()
 
 
 @pytest.mark.parametrize(
@@ -482,10 +508,10 @@ def test_a_series_is_a_scene_for_each_step(tmp_path: Path) -> None:
     )
     dataset.to_netcdf(tmp_path / "series.nc", engine="netcdf4", encoding={"S2-red": {"_FillValue": None}})
     options = {"variables": {"B04": "S2-red"}, "nodata": 65535}
-    first, second = scenes(tmp_path, "B04", "B08", options=options)
+    first, second = scenes(tmp_path, "B04", "B08", options=options, offset=0)
     assert (first.time, second.time) == (datetime(2019, 2, 28, tzinfo=UTC), datetime(2019, 3, 1, tzinfo=UTC))
     assert [(a.index, a.nodata) for a in second.assets] == [(2, 65535), (1, 65535)]
-    seen = observed(tmp_path, "B04", "B08", options=options)
+    seen = observed(tmp_path, "B04", "B08", options=options, offset=0)
     assert (seen.values_cyx == np.array([1500, 1501])[:, None, None]).all()
     assert seen.seen_yx.all()
 
@@ -541,7 +567,7 @@ def test_one_broken_item_does_not_hide_the_others(
     names = ("good", "gone", "no_time", "no_assets", "torn")
     root = collection(tmp_path, *(f"./{name}/{name}.json" for name in names))
     with caplog.at_level(logging.WARNING):
-        found = {scene.id: scene.verdict for scene in scenes(tmp_path if as_tree else root, "B04")}
+        found = {scene.id: scene.verdict for scene in scenes(tmp_path if as_tree else root, "B04", offset=0)}
     assert found.keys() == {"good", "no_assets"}
     assert found["good"] == ""
     assert "no_assets.json is not a STAC item: AttributeError" in found["no_assets"]
@@ -560,7 +586,7 @@ def test_a_saved_search_is_a_catalogue(tmp_path: Path, suffix: str) -> None:
     lines = "".join(json.dumps(feature) + "\n" for feature in features)
     whole = json.dumps({"type": "FeatureCollection", "features": features})
     (tmp_path / f"found{suffix}").write_text(whole if suffix == ".json" else lines)
-    assert [(s.id, s.verdict) for s in scenes(tmp_path / f"found{suffix}", "B04")] == [("a", ""), ("b", "")]
+    assert [(s.id, s.verdict) for s in scenes(tmp_path / f"found{suffix}", "B04", offset=0)] == [("a", ""), ("b", "")]
 
 
 def test_a_catalogue_may_lead_in_circles(tmp_path: Path) -> None:

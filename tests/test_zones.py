@@ -16,9 +16,9 @@ from pyproj import Transformer
 from tests.conftest import Campaign
 from tests.edge.scenes import Scene, write_scene
 
-from embedcube.assemble import make_grid
+from embedcube.assemble import grid_names, make_grid
 from embedcube.campaign_file import load_campaign
-from embedcube.config import Archive
+from embedcube.config import Archive, Region
 from embedcube.cube import Cube
 from embedcube.cut import cut
 from embedcube.errors import RequestError
@@ -275,6 +275,28 @@ def test_the_shards_of_a_zone_are_those_that_hold_its_places(finished: AtTheBord
         assert shards == expected
         some += len(shards) > 0
     assert some == (2 if lon != 11.7 else 1)
+
+
+def test_a_region_around_the_globe_is_cut_zone_by_zone(finished: AtTheBorder) -> None:
+    """No zone loses a shard that it has without a region."""
+    campaign = load_campaign(finished.campaign.file)
+    world = campaign.model_copy(update={"region": Region(bbox=(-180, LAT - 0.1, 180, LAT + 0.1))})
+    scenes = read_inventory(campaign, finished.campaign.run)
+    for zone in ("utm32", "utm33"):
+        alone, within = (cut(one, "s2", make_grid(one, "s2", zone), scenes) for one in (campaign, world))
+        assert alone is not None
+        assert within is not None
+        shown = np.diff(within[0].first) > 0
+        places = set(zip(within[0].row[shown].tolist(), within[0].col[shown].tolist(), strict=True))
+        assert places >= set(zip(alone[0].row.tolist(), alone[0].col.tolist(), strict=True))
+
+
+def test_a_scene_around_the_globe_touches_every_zone(finished: AtTheBorder) -> None:
+    campaign = load_campaign(finished.campaign.file)
+    scene = read_inventory(campaign, finished.campaign.run)[0]
+    globe = replace(scene, assets=(), bbox=(-180.0, -90.0, 180.0, 90.0))
+    assert grid_names(campaign, "s2", [globe]) == tuple(f"utm{zone:02d}" for zone in range(1, 61))
+    assert grid_names(campaign, "s2", [replace(globe, bbox=(178.0, -1.0, -178.0, 1.0))]) == ("utm01", "utm60")
 
 
 def test_an_archive_without_a_scene_near_the_region_is_refused(finished: AtTheBorder, tmp_path: Path) -> None:

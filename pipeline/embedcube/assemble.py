@@ -19,6 +19,9 @@ from embedcube.store import ArraySpec, array_specs
 UTM = "utm"
 """What `grid.crs` says for one grid per zone."""
 
+_AROUND = 360 - 1e-6
+"""degrees of a scene that shows all longitudes: where it begins and ends is one meridian"""
+
 
 def make_grid(campaign: Campaign, layer: str, name: str) -> Grid:
     """A layer's grid of a name; a layer has one, or one for each UTM zone."""
@@ -34,6 +37,9 @@ def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple
         return (make_grid(campaign, layer, "").name,)
     zones: set[int] = set()
     for west, _, east, _ in (scene.bbox for scene in scenes):
+        if east - west >= _AROUND:
+            zones.update(range(1, 61))
+            continue
         first, last = (int(zone) for zone in utm_zone_of(np.array([west, east])))
         zones.update((first + i - 1) % 60 + 1 for i in range((last - first) % 60 + 1))
     return tuple(f"utm{zone:02d}" for zone in sorted(zones))

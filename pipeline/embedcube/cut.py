@@ -12,8 +12,11 @@ from embedcube.assemble import counted_archives, make_layout
 from embedcube.balance import Floats, Ints, Shards, distinct
 from embedcube.config import Campaign, Region
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardLayout, ShardRange, shards_touching
+from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, shards_touching
 from embedcube.scene import Scene
+
+_MARGIN = 0.1
+"""degrees beside a zone that a region is kept of: its shards reach a little over the edge"""
 
 _SMALL_M = 20_000.0
 """a shard of this side is far smaller than a UTM zone, which is 70 km wide where it ends in the north"""
@@ -147,6 +150,13 @@ def _region_shape(region: Region, grid: Grid) -> Any:
     else:
         assert region.geometry is not None
         shape = Geometry(region.geometry, "EPSG:4326")
+    if grid.utm_zone is not None:
+        # what lies far outside of a zone has no place in its coordinates, and all of it belongs to others
+        first = -180 + 6 * (grid.utm_zone - 1)
+        strip = shapely.box(first - _MARGIN, UTM_SOUTH, first + 6 + _MARGIN, UTM_NORTH)
+        shape = Geometry(shapely.intersection(shape.to_crs("EPSG:4326", resolution="auto").geom, strip), "EPSG:4326")
+        if shape.is_empty:
+            return shapely.Polygon()
     west, south, east, north = shape.boundingbox.bbox
     # straight edges are curves in another CRS: a point every hundredth of the extent follows them
     projected: Any = shape.to_crs(grid.crs, resolution=max(east - west, north - south) / 100).geom

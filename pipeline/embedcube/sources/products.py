@@ -180,7 +180,12 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
-    dtype = np.dtype(dataset.dtypes[file.index - 1])
+    if file.index > dataset.count:
+        raise CorruptInput(f"{band}: {name} has {dataset.count} bands, its catalogue speaks of number {file.index}")
+    try:
+        dtype = np.dtype(dataset.dtypes[file.index - 1])
+    except TypeError:
+        raise CorruptInput(f"{band}: {name} holds {dataset.dtypes[file.index - 1]}, which is no plain number") from None
     declared = dataset.nodatavals[file.index - 1]
     if dataset.driver == "netCDF" and not {"_FillValue", "missing_value"} & set(dataset.tags(file.index)):
         declared = None  # GDAL invents one

@@ -4,7 +4,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +30,8 @@ BAND_NAMES = {
 """Every band, and the name that STAC catalogues give it."""
 
 OFFSET_SINCE_BASELINE = 4.0
-OFFSET_SINCE = datetime(2022, 1, 25, tzinfo=UTC)
+NOT_REFLECTANCE = frozenset(("SCL", "AOT", "WVP", "CLD", "CLDPRB", "SNW", "SNWPRB", "CLM", "CLOUD_MASK"))
+"""What products hold beside bands: classes, probabilities, depths. They have no offset."""
 """From this processing baseline on, in use since this day, pixels are reflectance x 10000 + 1000."""
 
 _EMPTY_SHARE = 0.5
@@ -81,6 +81,7 @@ class Sentinel2:
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
+        self._refuse_two_levels(found)
         superseded = _superseded(found)
         if self._options.stated == "ignore":
             found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
@@ -100,6 +101,13 @@ class Sentinel2:
                 verdict="; ".join(filter(None, (faults, "" if offset is not None else reason))),
                 superseded_by=superseded.get(place, ""),
             )
+
+    def _refuse_two_levels(self, products: Sequence[Product]) -> None:
+        """Radiance at the sensor and reflectance on the ground are not one archive."""
+        first = {level: product for product in reversed(products) if (level := _level(product))}
+        if len(first) > 1:
+            named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
+            raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The bands with the offset applied (0 stays "no data", data is floored at 1), and what the mask keeps."""
@@ -128,7 +136,7 @@ class Sentinel2:
                 _refuse_silent_zeros(seen_per_band, labelled, [asset for _, asset in bands], assets[mask.band])
             seen = np.logical_and.reduce([labelled, *seen_per_band])
             clear = seen & kept
-        values = np.stack([_with_offset(values, asset, scene.offset) for values, asset in bands])
+        values = np.stack([self._with_offset(values, asset.band, scene.offset) for values, asset in bands])
         return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
@@ -155,12 +163,18 @@ class Sentinel2:
         if baseline is not None:
             offset = -1000.0 if baseline >= OFFSET_SINCE_BASELINE else 0.0
             return offset, f"offset {offset:+g}: processing baseline {baseline:05.2f}"
-        if product.time < OFFSET_SINCE:
-            return 0.0, f"offset +0: no processing baseline is known, taken before {OFFSET_SINCE:%Y-%m-%d}"
+        # the date of the photograph says nothing: the years before 2022 have been processed again at later baselines
         return None, (
-            f"no processing baseline is known and it was taken after {OFFSET_SINCE:%Y-%m-%d}, so its values may or may "
-            'not hold the offset of +1000: look at them, and write "offset: -1000" or "offset: 0"'
+            "no processing baseline is known, so its values may or may not hold the offset of +1000: look at them, and "
+            'write "offset: -1000" or "offset: 0"'
         )
+
+    def _with_offset(self, values: Any, band: str, offset: float) -> Any:
+        """Reflectances have it, whatever they are called; classes and the like have not."""
+        called = self._options.variables.get(band, band)
+        if not offset or called.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
+            return values
+        return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
 
 
 def baseline_of(product: Product) -> float | None:
@@ -218,11 +232,16 @@ def _what(product: Product) -> tuple[str, ...]:
     texts = " ".join(_ids(product))
     tile = re.search(r"_T?(\d\d[A-Z]{3})(?=[_ ]|$)", texts)
     strip = re.search(r"_DS_\w+?_S(\d{8}T\d{6})", texts)
-    level = re.search(r"L(1C|2A)", texts)
     # a patch of a tile is another place than the next one
     patch = re.search(r"_T\d\d[A-Z]{3}_(\d+_\d+)$", product.id)
-    found = (m[1] if m else "" for m in (tile, strip, level, patch))
-    return (photograph_of(product), *found) if tile else (product.id,)
+    found = (m[1] if m else "" for m in (tile, strip, patch))
+    return (photograph_of(product), _level(product), *found) if tile else (product.id,)
+
+
+def _level(product: Product) -> str:
+    """1C or 2A; empty where no name says it."""
+    found = re.search(r"L(1C|2A)", " ".join(_ids(product)))
+    return found[1] if found else ""
 
 
 def _ids(product: Product) -> list[str]:
@@ -240,13 +259,6 @@ def _unique(name: str, taken: set[str]) -> str:
         unique = f"{name}#{number}"
     taken.add(unique)
     return unique
-
-
-def _with_offset(values: Any, asset: Asset, offset: float) -> Any:
-    """Classes have no offset."""
-    if not offset or not re.fullmatch(r"B\d[\dA]", asset.band):
-        return values
-    return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
 
 
 def _has_data(pixels: Any, asset: Asset) -> Any:
