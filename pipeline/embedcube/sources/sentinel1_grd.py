@@ -155,8 +155,9 @@ def observe_geocoded(scene: Scene, archive: Archive, grid: Grid, area: PixelArea
     times = max(1, round(_metres(grid) / looker.spacing_m()))
     fine = replace(grid, pixel=grid.pixel / times)
     side = max(1, _BLOCK // times)
+    boxes = scene.boxes_in(grid)
     for block in _blocks(area, side):
-        if not any(_meet(grid.bounds(block), box) for box in scene.boxes_in(grid)):
+        if not any(_meet(grid.bounds(block), box) for box in boxes):
             continue
         places = PixelArea(row=block.row * times, col=block.col * times, rows=side * times, cols=side * times)
         heights = reader.submit(archive.root / dem.path, dem, fine, places, "bilinear", _DEM_LANE, _as_height)
