@@ -70,6 +70,8 @@ class Product:
     """by the names of STAC and its extensions"""
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north as described; only used where no file can be opened"""
+    radar_safe: Path | None = None
+    """the SAFE folder of a GRD of Sentinel-1, whose pixels are where the radar saw them"""
 
 
 def describe(

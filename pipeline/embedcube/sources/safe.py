@@ -100,7 +100,7 @@ def _products(name: str, safe: _Safe, names: Names) -> Iterator[Product]:
         if match := _IMAGE.match(member):
             granules.setdefault(match[1], []).append(member)
     time, properties = _metadata(safe)
-    stated = _manifest(safe)
+    stated = stated_files(safe.read("manifest.safe")) if "manifest.safe" in safe.members else {}
     if not granules:
         raise ValueError("it has no image")
     for granule, images in granules.items():
@@ -157,12 +157,10 @@ def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
     return utc(datetime.fromisoformat(moment)), {key: value for key, value in properties.items() if value != ""}
 
 
-def _manifest(safe: _Safe) -> dict[str, tuple[int, str]]:
+def stated_files(manifest: bytes) -> dict[str, tuple[int, str]]:
     """Size and digest of every file, as `manifest.safe` states them."""
-    if "manifest.safe" not in safe.members:
-        return {}
     stated = {}
-    for stream in ElementTree.fromstring(safe.read("manifest.safe")).iter("byteStream"):
+    for stream in ElementTree.fromstring(manifest).iter("byteStream"):
         place, checksum = stream.find("fileLocation"), stream.find("checksum")
         if place is not None and "size" in stream.attrib:
             algorithm = _ALGORITHMS.get("" if checksum is None else checksum.get("checksumName", "").upper())

@@ -1,6 +1,7 @@
 """Products of Sentinel-1 SAFE folders and zips: found, and not read. They are in the geometry of the radar.
 
-To calibrate and terrain-correct them is the work of others (sarsen, pyroSAR, SNAP), who also choose the terrain.
+To calibrate and terrain-correct them is the work of others (sarsen, pyroSAR, SNAP). Of GRD in folders
+`sentinel1_grd.py` lets sarsen do it, where the archive names the terrain.
 """
 
 import re
@@ -23,6 +24,11 @@ _FAULT = (
     "the GeoTIFFs that come of it"
 )
 
+_GRD_FAULT = (
+    f"{_FAULT}; or unpack it, name the terrain as options: {{dem: heights.tif}}, install embedcube[s1-safe], and "
+    "sarsen does it"
+)
+
 
 def is_radar_safe(path: Path) -> bool:
     """Whether a folder or zip is named as a product of Sentinel-1."""
@@ -41,7 +47,16 @@ def radar_products(path: Path, names: Names) -> Iterator[Product]:
     if time is None or not any(_POLARISATIONS[match[2]] & known for known in names.values()):
         return
     bbox, properties = _described(path)
-    yield Product(id=match[1], time=time, files={}, fault=_FAULT, properties=properties, bbox=bbox)
+    grd = "_GRD" in match[1]
+    yield Product(
+        id=match[1],
+        time=time,
+        files={},
+        fault=_GRD_FAULT if grd else _FAULT,
+        properties=properties,
+        bbox=bbox,
+        radar_safe=path if grd and path.is_dir() else None,
+    )
 
 
 def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:

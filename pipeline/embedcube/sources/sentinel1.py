@@ -1,5 +1,7 @@
 """Sentinel-1 backscatter, terrain-corrected (RTC) or ground range (GRD), calibrated by others: one band a polarisation.
 
+GRD as the ground segment has it is calibrated and geocoded as it is read, where the archive names a DEM.
+
 Decibels are a logarithm: the mean of decibels is not the decibels of the mean, and speckle makes it about 2.5 dB too
 low for single looks. So files are brought to linear power pixel by pixel as they are read; resampling and
 compositing average power, and the composite becomes decibels.
@@ -8,16 +10,19 @@ compositing average power, and the composite becomes decibels.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
+from pyproj import CRS
 
 from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
 from embedcube.config import Archive
-from embedcube.errors import RequestError
+from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.onto import Conversion, Pixels
 from embedcube.raster import RasterReader
@@ -26,7 +31,8 @@ from embedcube.sources.base import Observation
 from embedcube.sources.converted import observe_converted
 from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import Product, describe, place_of
+from embedcube.sources.products import File, Product, describe, place_of
+from embedcube.sources.sentinel1_grd import PROCESSING, SOFTWARE, can_geocode, images_of, observe_geocoded
 from embedcube.windows import Window
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -43,6 +49,8 @@ _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float
 }
 """What the numbers in files mean, and their power."""
 
+_SAY = f"say what the numbers in the files are: {', '.join(_POWER)}"
+
 _WORLDCEREAL_NODATA = 65535
 
 _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:_|$)", re.IGNORECASE)
@@ -58,7 +66,7 @@ _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 class Options(Block):
     """The options of the YAML block."""
 
-    values: Values = Field(description=f"say what the numbers in the files are: {', '.join(_POWER)}")
+    values: Values = Field(description=_SAY)
     """`db` 10 log10 of power, `worldcereal` integers with dB = 20 log10(DN) - 83"""
     orbit: Literal["ascending", "descending", "both"] = "both"
     """which passes are taken; two archives with one each give them to a layer as separate inputs"""
@@ -66,6 +74,15 @@ class Options(Block):
     """of the files, where they do not say it themselves, or wrongly; `worldcereal` has 65535"""
     variables: dict[str, str] = Field(default_factory=dict)
     """what the files or their catalogue call a band, where it is not the polarisation"""
+    dem: Path | None = None
+    """heights above the ellipsoid of WGS 84 (m), a raster: with it GRD in SAFE folders is geocoded. Below the archive,
+    or absolute"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _geocoded_to_power(cls, options: dict[str, Any]) -> dict[str, Any]:
+        # of other files that lie beside them each one then says that it is missing
+        return {"values": "linear", **options} if "dem" in options else options
 
 
 class Sentinel1:
@@ -109,8 +126,44 @@ class Sentinel1:
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit)]
         products = [product for product, _ in taken]
         assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
-            yield self._scene(product, orbit, assets, faults)
+            if product.radar_safe is not None and dem is not None:
+                yield self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
+            elif "values" in self._archive.options:
+                yield self._scene(product, orbit, assets, faults)
+            else:
+                yield self._scene(product, orbit, assets, faults or f"options.values: {_SAY}")
+
+    def _dem(self, full_digests: bool) -> Asset | None:
+        """The DEM that the archive names."""
+        if self._options.dem is None:
+            return None
+        path = self._archive.root / self._options.dem
+        place = f"archives.{self._name}.options.dem: {path}"
+        if not path.is_file():
+            raise RequestError(f"{place}: there is no such file")
+        if path.suffix == ".vrt":
+            raise RequestError(f"{place} only names other files, of which there is no digest; make one GeoTIFF of it")
+        product = Product(
+            id=path.name, time=datetime(1, 1, 1, tzinfo=UTC), files={"dem": File(path=path)}, properties={}
+        )
+        ((assets, fault),) = describe([product], self._archive.root, full_digests=full_digests)
+        if fault:
+            raise RequestError(f"{place} cannot be used: {fault}")
+        if CRS.from_user_input(assets[0].crs).is_compound:
+            raise RequestError(f"{place} has heights of another kind than above the ellipsoid; bring them to EPSG:4979")
+        # 0 is a height, whoever takes it for none
+        return replace(assets[0], nodata=float("nan")) if assets[0].nodata == 0 else assets[0]
+
+    def _geocoded(self, product: Product, safe: Path, orbit: str, dem: Asset, full_digests: bool) -> Scene:
+        try:
+            images = images_of(safe, self._archive.root, self._archive.bands, full_digests=full_digests)
+        except CorruptInput as fault:
+            return self._scene(product, orbit, (), str(fault))
+        scene = self._scene(product, orbit, (*images, dem), "")
+        processing = f"orbit {orbit}; {PROCESSING}; the composite is 10 log10 of power"
+        return replace(scene, bbox=product.bbox or scene.bbox, processing=processing, software=SOFTWARE)
 
     def _orbit(self, product: Product) -> str:
         told = (product.properties.get(key) for key in _ORBIT_KEYS)
@@ -138,6 +191,8 @@ class Sentinel1:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """Linear power, float32; seen where every band is a power above zero."""
+        if scene.software:
+            return observe_geocoded(scene, self._archive, grid, area, reader)
         return observe_converted(scene, self._archive, grid, area, reader, lambda band: self._to_power)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
