@@ -630,6 +630,21 @@ def test_a_file_with_fewer_steps_than_its_name_says_is_corrupt(tmp_path: Path, r
         source.observe(short, day(), Grid(crs="EPSG:4326", pixel=1), PixelArea(row=-51, col=5, rows=1, cols=1), reader)
 
 
+def test_preliminary_data_do_not_pass_for_final_ones_behind_a_pattern(tmp_path: Path, reader: RasterReader) -> None:
+    for d, version in ((30, "0001"), (31, "0005")):
+        array = a_field(NORTH_UP.latitude, NORTH_UP.longitude, hours(24, f"2022-08-{d}"))
+        write_grib(tmp_path / f"sp_2022-08-{d}.grb", array, edition=1, expver=version)
+    source, (grid, area) = era5(tmp_path, "sp", pattern="{param}_{date}.grb"), grid_on(NORTH_UP)
+    final, preliminary = source.scenes(full_digests=False)
+    assert source.observe(final, day(final.time), grid, area, reader).seen_yx.all()
+    with pytest.raises(CorruptInput, match="sp is of expver 0005, by its inventory it is not"):
+        source.observe(preliminary, day(), grid, area, reader)
+    opened = era5(tmp_path, "sp")
+    _, preliminary = opened.scenes(full_digests=False)
+    assert preliminary.processing == "sp: mean over the frame; sp: expver 0005"
+    assert opened.observe(preliminary, day(), grid, area, reader).seen_yx.all()
+
+
 # --- what reads them --------------------------------------------------------------------------------
 
 

@@ -231,6 +231,12 @@ def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
     if found != expected:
         text = [f"{first:%Y-%m-%dT%H:%M} to {last:%Y-%m-%dT%H:%M} in {n} steps" for first, last, n in (found, expected)]
         raise ValueError(f"{asset.band} has {text[0]}, expected {text[1]}")
+    said = [note for note in scene.processing.split("; ") if note.startswith(f"{asset.band}: expver")]
+    if said != [f"{asset.band}: {note}" for note in [variable.processing] if note]:
+        raise ValueError(
+            f"{asset.band} is of {variable.processing or 'no expver but the final one'}, "
+            f"by its inventory it is not; where a pattern lets one file stand for others, index without it"
+        )
     return variable
 
 
