@@ -757,6 +757,15 @@ def test_an_unreadable_file_is_a_scene_that_says_so(tmp_path: Path) -> None:
     assert bad.bbox == good.bbox
 
 
+@pytest.mark.parametrize("empty", [NORTH_UP[:, :0], NORTH_UP[:, :, :0]], ids=["latitude", "longitude"])
+def test_a_file_without_points_is_a_scene_that_says_so(empty: Any, tmp_path: Path) -> None:
+    write_netcdf(tmp_path / "a.nc", NORTH_UP)
+    write_netcdf(tmp_path / "b.nc", empty)
+    bad, good = era5(tmp_path, "sp").scenes(full_digests=False)
+    assert not good.verdict
+    assert bad.verdict == "sp: sp: it has no points"
+
+
 def test_a_deleted_file_is_corrupt_and_a_changed_one_too(tmp_path: Path, reader: RasterReader) -> None:
     path = write_netcdf(tmp_path / "a.nc", NORTH_UP)
     write_netcdf(tmp_path / "other.nc", NORTH_UP[:, :, :5] + 0, packed=True)

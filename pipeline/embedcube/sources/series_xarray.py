@@ -143,6 +143,8 @@ class _Axes:
         """Raises a ValueError naming a dimension that is too many; `attributes` are those of the whole file."""
         lat, lon = _coordinate(array, "latitude"), _coordinate(array, "longitude")
         rises, turns = array[lat].values, np.unwrap(array[lon].values.astype(np.float64), period=360)
+        if not rises.size or not turns.size:
+            raise ValueError("it has no points")
         valid_time = _valid_time(array)
         along = [str(name) for name in array[valid_time].dims]
         if len(along) > 1:
