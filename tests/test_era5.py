@@ -712,6 +712,17 @@ def test_zeroed_bytes_of_packed_netcdf_are_seen(tmp_path: Path, reader: RasterRe
     assert source.observe(scene, day(hours=2), grid, area, reader).seen_yx.all()
 
 
+@pytest.mark.parametrize("offset", [{}, {"add_offset": 0.0}], ids=["no offset", "zero"])
+def test_a_dry_hour_is_no_hole(offset: dict[str, float], tmp_path: Path, reader: RasterReader) -> None:
+    rain = (NORTH_UP * 0).rename("tp")
+    rain[2] = 1e-3
+    packing = {"dtype": "int16", "scale_factor": 1e-5, "_FillValue": -32767, **offset}
+    rain.to_netcdf(tmp_path / "a.nc", engine="netcdf4", encoding={"tp": packing})
+    source = era5(tmp_path / "a.nc", "tp")
+    found = source.observe(only(source), day(), *grid_on(rain), reader)
+    np.testing.assert_allclose(found.values_cyx[0], 1e-3, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["netcdf4", "zarr2", "grib2"])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_a_field_without_any_value_is_corrupt_and_one_without_here_is_not(
