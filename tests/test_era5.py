@@ -355,6 +355,36 @@ def test_running_sums_are_refused(tmp_path: Path) -> None:
     assert "accumulates over 3 h at steps of 1 h: its sums overlap" in only(era5(path, "tp")).verdict
 
 
+@pytest.mark.parametrize("kind", ["netcdf4", "zarr2"])
+@pytest.mark.parametrize("what", ["rain", "sun", "front"])
+def test_running_sums_of_three_days_are_refused(what: str, kind: str, tmp_path: Path, reader: RasterReader) -> None:
+    """No header of NetCDF or Zarr tells them; sums of each hour pass, and so do frames of a day."""
+    rng, stamps = np.random.default_rng(1), hours(96, "2022-08-31T01:00")
+    clock = np.arange(96) % 24
+    hourly = {
+        "rain": rng.exponential(1e-3, 96) * (rng.random(96) < 0.3),
+        "sun": np.maximum(0, np.sin((clock - 5) / 12 * np.pi)) * 1e6,
+        "front": np.where(clock > 12, clock - 12, 0) * (np.arange(96) < 48) + (np.arange(96) >= 48.0),
+    }[what]
+    each = a_field(NORTH_UP.latitude, NORTH_UP.longitude, stamps, name="tp")
+    each[:] = hourly[:, None, None]
+    running = each.copy(data=each.values.reshape(4, 24, 9, 13).cumsum(axis=1).reshape(96, 9, 13))
+    (grid, area), frame = grid_on(NORTH_UP), day(hours=97)
+    for name, array in {"each": each, "running": running}.items():
+        (tmp_path / name).mkdir()
+        source = era5(write(tmp_path / name, kind, array), "tp")
+        scene = only(source)
+        if name == "each":
+            found = source.observe(scene, frame, grid, area, reader)
+            np.testing.assert_allclose(found.values_cyx[0], hourly.sum(), rtol=1e-12)
+            mornings = era5(write_netcdf(tmp_path / "mornings.nc", array[(clock > 4) & (clock < 12)]), "tp")
+            assert mornings.observe(only(mornings), frame, grid, area, reader).seen_yx.all()
+        else:
+            with pytest.raises(CorruptInput, match="grows through each day and begins anew: its sums overlap"):
+                source.observe(scene, frame, grid, area, reader)
+            assert source.observe(scene, day(), grid, area, reader).seen_yx.all()
+
+
 @pytest.mark.parametrize("kind", ["dimension", "coordinate", "grib"])
 def test_preliminary_data_fill_what_final_data_lack(kind: str, tmp_path: Path, reader: RasterReader) -> None:
     final, prelim = NORTH_UP[:4], NORTH_UP[4:]
