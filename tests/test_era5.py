@@ -285,7 +285,7 @@ def test_accumulations_are_summed(
     scene = only(source)
     assert verdict in scene.verdict
     if not verdict:
-        assert scene.processing == f"{band}: sum over the frame"
+        assert scene.processing == f"{band}: sum over the frame's steps that there are, one every 1 h"
         found = source.observe(scene, day(), *grid_on(NORTH_UP), reader)
         np.testing.assert_allclose(found.values_cyx[0], NORTH_UP.sum("time").values, rtol=1e-14)
 
@@ -407,7 +407,7 @@ def test_preliminary_data_fill_what_final_data_lack(kind: str, tmp_path: Path, r
         path.write_bytes(b"".join(part.read_bytes() for part in parts))
     source = era5(path, "sp")
     scene = only(source)
-    assert scene.processing == f"sp: mean over the frame; sp: {said}"
+    assert scene.processing == f"sp: mean over the frame's steps that there are; sp: {said}"
     found = source.observe(scene, day(), *grid_on(NORTH_UP), reader)
     np.testing.assert_allclose(found.values_cyx[0], NORTH_UP.mean("time").values, atol=0.2)
 
@@ -671,7 +671,7 @@ def test_preliminary_data_do_not_pass_for_final_ones_behind_a_pattern(tmp_path: 
         source.observe(preliminary, day(), grid, area, reader)
     opened = era5(tmp_path, "sp")
     _, preliminary = opened.scenes(full_digests=False)
-    assert preliminary.processing == "sp: mean over the frame; sp: expver 0005"
+    assert preliminary.processing == "sp: mean over the frame's steps that there are; sp: expver 0005"
     assert opened.observe(preliminary, day(), grid, area, reader).seen_yx.all()
 
 
