@@ -285,7 +285,7 @@ def test_accumulations_are_summed(
     scene = only(source)
     assert verdict in scene.verdict
     if not verdict:
-        assert scene.processing == f"{band}: sum over the frame"
+        assert scene.processing == f"{band}: sum over the frame's steps that there are, one every 1 h"
         found = source.observe(scene, day(), *grid_on(NORTH_UP), reader)
         np.testing.assert_allclose(found.values_cyx[0], NORTH_UP.sum("time").values, rtol=1e-14)
 
@@ -355,6 +355,36 @@ def test_running_sums_are_refused(tmp_path: Path) -> None:
     assert "accumulates over 3 h at steps of 1 h: its sums overlap" in only(era5(path, "tp")).verdict
 
 
+@pytest.mark.parametrize("kind", ["netcdf4", "zarr2"])
+@pytest.mark.parametrize("what", ["rain", "sun", "front"])
+def test_running_sums_of_three_days_are_refused(what: str, kind: str, tmp_path: Path, reader: RasterReader) -> None:
+    """No header of NetCDF or Zarr tells them; sums of each hour pass, and so do frames of a day."""
+    rng, stamps = np.random.default_rng(1), hours(96, "2022-08-31T01:00")
+    clock = np.arange(96) % 24
+    hourly = {
+        "rain": rng.exponential(1e-3, 96) * (rng.random(96) < 0.3),
+        "sun": np.maximum(0, np.sin((clock - 5) / 12 * np.pi)) * 1e6,
+        "front": np.where(clock > 12, clock - 12, 0) * (np.arange(96) < 48) + (np.arange(96) >= 48.0),
+    }[what]
+    each = a_field(NORTH_UP.latitude, NORTH_UP.longitude, stamps, name="tp")
+    each[:] = hourly[:, None, None]
+    running = each.copy(data=each.values.reshape(4, 24, 9, 13).cumsum(axis=1).reshape(96, 9, 13))
+    (grid, area), frame = grid_on(NORTH_UP), day(hours=97)
+    for name, array in {"each": each, "running": running}.items():
+        (tmp_path / name).mkdir()
+        source = era5(write(tmp_path / name, kind, array), "tp")
+        scene = only(source)
+        if name == "each":
+            found = source.observe(scene, frame, grid, area, reader)
+            np.testing.assert_allclose(found.values_cyx[0], hourly.sum(), rtol=1e-12)
+            mornings = era5(write_netcdf(tmp_path / "mornings.nc", array[(clock > 4) & (clock < 12)]), "tp")
+            assert mornings.observe(only(mornings), frame, grid, area, reader).seen_yx.all()
+        else:
+            with pytest.raises(CorruptInput, match="grows through each day and begins anew: its sums overlap"):
+                source.observe(scene, frame, grid, area, reader)
+            assert source.observe(scene, day(), grid, area, reader).seen_yx.all()
+
+
 @pytest.mark.parametrize("kind", ["dimension", "coordinate", "grib"])
 def test_preliminary_data_fill_what_final_data_lack(kind: str, tmp_path: Path, reader: RasterReader) -> None:
     final, prelim = NORTH_UP[:4], NORTH_UP[4:]
@@ -377,7 +407,7 @@ def test_preliminary_data_fill_what_final_data_lack(kind: str, tmp_path: Path, r
         path.write_bytes(b"".join(part.read_bytes() for part in parts))
     source = era5(path, "sp")
     scene = only(source)
-    assert scene.processing == f"sp: mean over the frame; sp: {said}"
+    assert scene.processing == f"sp: mean over the frame's steps that there are; sp: {said}"
     found = source.observe(scene, day(), *grid_on(NORTH_UP), reader)
     np.testing.assert_allclose(found.values_cyx[0], NORTH_UP.mean("time").values, atol=0.2)
 
@@ -630,6 +660,21 @@ def test_a_file_with_fewer_steps_than_its_name_says_is_corrupt(tmp_path: Path, r
         source.observe(short, day(), Grid(crs="EPSG:4326", pixel=1), PixelArea(row=-51, col=5, rows=1, cols=1), reader)
 
 
+def test_preliminary_data_do_not_pass_for_final_ones_behind_a_pattern(tmp_path: Path, reader: RasterReader) -> None:
+    for d, version in ((30, "0001"), (31, "0005")):
+        array = a_field(NORTH_UP.latitude, NORTH_UP.longitude, hours(24, f"2022-08-{d}"))
+        write_grib(tmp_path / f"sp_2022-08-{d}.grb", array, edition=1, expver=version)
+    source, (grid, area) = era5(tmp_path, "sp", pattern="{param}_{date}.grb"), grid_on(NORTH_UP)
+    final, preliminary = source.scenes(full_digests=False)
+    assert source.observe(final, day(final.time), grid, area, reader).seen_yx.all()
+    with pytest.raises(CorruptInput, match="sp is of expver 0005, by its inventory it is not"):
+        source.observe(preliminary, day(), grid, area, reader)
+    opened = era5(tmp_path, "sp")
+    _, preliminary = opened.scenes(full_digests=False)
+    assert preliminary.processing == "sp: mean over the frame's steps that there are; sp: expver 0005"
+    assert opened.observe(preliminary, day(), grid, area, reader).seen_yx.all()
+
+
 # --- what reads them --------------------------------------------------------------------------------
 
 
@@ -697,6 +742,17 @@ def test_zeroed_bytes_of_packed_netcdf_are_seen(tmp_path: Path, reader: RasterRe
     assert source.observe(scene, day(hours=2), grid, area, reader).seen_yx.all()
 
 
+@pytest.mark.parametrize("offset", [{}, {"add_offset": 0.0}], ids=["no offset", "zero"])
+def test_a_dry_hour_is_no_hole(offset: dict[str, float], tmp_path: Path, reader: RasterReader) -> None:
+    rain = (NORTH_UP * 0).rename("tp")
+    rain[2] = 1e-3
+    packing = {"dtype": "int16", "scale_factor": 1e-5, "_FillValue": -32767, **offset}
+    rain.to_netcdf(tmp_path / "a.nc", engine="netcdf4", encoding={"tp": packing})
+    source = era5(tmp_path / "a.nc", "tp")
+    found = source.observe(only(source), day(), *grid_on(rain), reader)
+    np.testing.assert_allclose(found.values_cyx[0], 1e-3, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["netcdf4", "zarr2", "grib2"])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_a_field_without_any_value_is_corrupt_and_one_without_here_is_not(
@@ -740,6 +796,15 @@ def test_an_unreadable_file_is_a_scene_that_says_so(tmp_path: Path) -> None:
     assert not good.verdict
     assert "b.nc does not decode" in bad.verdict
     assert bad.bbox == good.bbox
+
+
+@pytest.mark.parametrize("empty", [NORTH_UP[:, :0], NORTH_UP[:, :, :0]], ids=["latitude", "longitude"])
+def test_a_file_without_points_is_a_scene_that_says_so(empty: Any, tmp_path: Path) -> None:
+    write_netcdf(tmp_path / "a.nc", NORTH_UP)
+    write_netcdf(tmp_path / "b.nc", empty)
+    bad, good = era5(tmp_path, "sp").scenes(full_digests=False)
+    assert not good.verdict
+    assert bad.verdict == "sp: sp: it has no points"
 
 
 def test_a_deleted_file_is_corrupt_and_a_changed_one_too(tmp_path: Path, reader: RasterReader) -> None:

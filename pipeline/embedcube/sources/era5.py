@@ -27,7 +27,7 @@ from embedcube.sources.base import Observation
 from embedcube.sources.era5_archive import Request, find_scenes, match, seconds
 from embedcube.sources.era5_parameters import parameter
 from embedcube.sources.lattice import Floats, Neighbours
-from embedcube.sources.series import Series, Variable
+from embedcube.sources.series import Series, Times, Variable
 from embedcube.sources.series_files import judge_series, open_series, size_of
 from embedcube.windows import Window
 
@@ -36,6 +36,9 @@ _LANE = 0
 
 _KEPT_BYTES = 64 << 20
 """of fields that are decoded whole, kept between shards"""
+
+_DAYS, _STEPS_OF_A_DAY, _HOURS_OF_A_DAY = 3, 6, 18
+"""that show running sums, at least; of mornings alone, each grows"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +200,10 @@ class Era5:
             if not steps or not neighbours.share_kyx.any():
                 return np.full(places[0].shape, np.nan), len(steps)
             if variable.whole:
-                total, rows, runs = self._kept(path, series, variable, steps), *_whole(variable)
+                total, rows, runs = self._kept(path, series, variable, steps, accumulated), *_whole(variable)
             else:
                 rows, runs = _needed(neighbours)
-                total = _total(series, variable, steps, rows, runs)
+                total = _total(series, variable, steps, rows, runs, accumulated)
             return _placed(total if accumulated else total / len(steps), rows, runs, neighbours), len(steps)
 
         def judged() -> CorruptInput | OSError:
@@ -208,11 +211,11 @@ class Era5:
 
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
 
-    def _kept(self, path: Path, series: Series, variable: Variable, steps: range) -> Floats:
+    def _kept(self, path: Path, series: Series, variable: Variable, steps: range, accumulated: bool) -> Floats:
         """The total of whole fields, kept for the neighbouring shards, which need it too."""
         key = (path, variable.name, steps)
         if key not in self._totals:
-            self._totals[key] = _total(series, variable, steps, *_whole(variable))
+            self._totals[key] = _total(series, variable, steps, *_whole(variable), accumulated)
             while len(self._totals) > 1 and sum(total.nbytes for total in self._totals.values()) > _KEPT_BYTES:
                 self._totals.popitem(last=False)
         self._totals.move_to_end(key)
@@ -231,6 +234,12 @@ def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
     if found != expected:
         text = [f"{first:%Y-%m-%dT%H:%M} to {last:%Y-%m-%dT%H:%M} in {n} steps" for first, last, n in (found, expected)]
         raise ValueError(f"{asset.band} has {text[0]}, expected {text[1]}")
+    said = [note for note in scene.processing.split("; ") if note.startswith(f"{asset.band}: expver")]
+    if said != [f"{asset.band}: {note}" for note in [variable.processing] if note]:
+        raise ValueError(
+            f"{asset.band} is of {variable.processing or 'no expver but the final one'}, "
+            f"by its inventory it is not; where a pattern lets one file stand for others, index without it"
+        )
     return variable
 
 
@@ -247,12 +256,44 @@ def _needed(neighbours: Neighbours) -> tuple[slice, list[slice]]:
     return slice(int(rows.min()), int(rows.max()) + 1), _runs(np.unique(neighbours.col_kyx[counts]))
 
 
-def _total(series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice]) -> Floats:
-    """The sum over steps, one after the other, so that a point has the same bits whatever is read beside it."""
+def _total(
+    series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice], accumulated: bool
+) -> Floats:
+    """The sum over steps, one after the other, so that a point has the same bits whatever is read beside it.
+
+    Raises:
+        ValueError: what is to be summed are sums already.
+    """
     total = np.zeros((rows.stop - rows.start, sum(run.stop - run.start for run in runs)))
+    means = []
     for values in series.fields(variable, steps, rows, runs):
         total += values
+        if accumulated:
+            finite = values[np.isfinite(values)]
+            means.append(abs(float(finite.mean())) if finite.size else 0.0)
+    if accumulated and _run_on(variable.times[steps.start : steps.stop], np.array(means)):
+        raise ValueError(f"{variable.name} grows through each day and begins anew: its sums overlap")
     return total
+
+
+def _run_on(times: Times, means: Floats) -> bool:
+    """Whether means are of sums since midnight, as ERA5-Land has them: they never fall in any of three days or more.
+
+    What falls once a day, or grows for an hour or two alone, is of each step: weather's days are no saw teeth.
+    """
+    # 00:00 ends the day before
+    days = (times - np.timedelta64(1, "s")).astype("datetime64[D]")
+    little = 1e-3 * means.max(initial=0)
+    count = 0
+    for day in np.unique(days):
+        of_day, hours = means[days == day], np.ptp(times[days == day]) / np.timedelta64(1, "h")
+        if len(of_day) < _STEPS_OF_A_DAY or hours < _HOURS_OF_A_DAY or of_day[-1] <= 10 * little:
+            continue
+        grows = (np.diff(of_day) >= -little).all() and of_day[-1] >= 3 * of_day[0]
+        if not grows or of_day.sum() < 4 * of_day[-1]:
+            return False
+        count += 1
+    return count >= _DAYS
 
 
 def _placed(values: Floats, rows: slice, runs: list[slice], neighbours: Neighbours) -> Floats:

@@ -219,7 +219,9 @@ def _scene(request: Request, parts: list[_Part], digests: _Digests) -> Scene:
             continue
         variable = mine[0].variable
         faults.extend(_refused(request, band, accumulated, variable))
-        processing.append(f"{band}: {'sum' if accumulated else 'mean'} over the frame")
+        between = np.unique(np.diff(times)) / np.timedelta64(1, "h")
+        often = f", one every {between[0]:g} h" if accumulated and len(between) == 1 else ""
+        processing.append(f"{band}: {'sum' if accumulated else 'mean'} over the frame's steps that there are{often}")
         processing.extend(f"{band}: {note}" for note in [variable.processing] if note)
         assets.append(_asset(request, mine[0], digests))
     return Scene(

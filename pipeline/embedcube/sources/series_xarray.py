@@ -78,7 +78,7 @@ class XarraySeries:
     def _read(
         self, array: Any, axes: "_Axes", steps: range, rows: slice, cols: list[slice]
     ) -> tuple[NDArray[np.float64], list[bool]]:
-        """Values (t, y, x), and for each step whether packed numbers are all zero, as in a hole of a file."""
+        """Values (t, y, x), and for each step whether numbers packed with an offset are all zero, as in a hole."""
         shape = (array.sizes[axes.lat], array.sizes[axes.lon])
         index: dict[str, Any] = dict(axes.selected)
         if axes.time:
@@ -97,7 +97,8 @@ class XarraySeries:
         raw = np.concatenate(parts, axis=-1)
         raw = raw[..., ::-1, :] if axes.lat_rises else raw
         raw = raw if axes.time else raw[None]
-        packed = raw.dtype.kind in "iu" and array.attrs.get("scale_factor", 1) != 1
+        # where there is no offset, zeros may be a dry hour
+        packed = raw.dtype.kind in "iu" and array.attrs.get("add_offset", 0) != 0
         zero = [packed and not part.any() for part in raw]
         values = _unpacked(raw, array.attrs)
         if axes.expver:
@@ -143,6 +144,8 @@ class _Axes:
         """Raises a ValueError naming a dimension that is too many; `attributes` are those of the whole file."""
         lat, lon = _coordinate(array, "latitude"), _coordinate(array, "longitude")
         rises, turns = array[lat].values, np.unwrap(array[lon].values.astype(np.float64), period=360)
+        if not rises.size or not turns.size:
+            raise ValueError("it has no points")
         valid_time = _valid_time(array)
         along = [str(name) for name in array[valid_time].dims]
         if len(along) > 1:
