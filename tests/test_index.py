@@ -17,6 +17,7 @@ from tests.conftest import Campaign
 from embedcube.campaign_file import load_campaign
 from embedcube.inventory import index
 from embedcube.scene import Asset
+from embedcube.sources import spread
 from embedcube.sources.products import File, Product, describe
 from embedcube.sources.tiff import described
 from embedcube.windows import utc
@@ -201,3 +202,23 @@ def _parsed(value: bytes) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def test_processes_of_a_large_archive_find_what_threads_of_a_small_one_find(
+    demo: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = load_campaign(demo.file)
+    demo.run.root.mkdir(parents=True)
+    small = index(campaign, demo.run)
+    monkeypatch.setattr(spread, "_MANY", 1)
+    assert index(campaign, demo.run) == small
+
+
+def test_what_fails_in_a_process_is_told_as_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.tif", {})
+    (tmp_path / "torn.tif").write_bytes(path.read_bytes()[:100])
+    lost = [product(File(path=tmp_path / name)) for name in ("torn.tif", "gone.tif")]
+    threads = list(describe(lost, tmp_path, full_digests=False))
+    monkeypatch.setattr(spread, "_MANY", 1)
+    assert list(describe(lost, tmp_path, full_digests=False)) == threads
+    assert [faults.startswith("B01: ") for _, faults in threads] == [True, True]

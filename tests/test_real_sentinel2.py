@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def test_every_cell_says_what_the_reference_finds(finished: Campaign, what: dict
 
 
 @pytest.fixture(scope="module")
-def kernel_and_shards(finished: Campaign) -> tuple[LayerKernel, dict[tuple[int, int, int], Shard], list[Scene]]:
+def kernel_and_shards(finished: Campaign) -> tuple[LayerKernel, dict[tuple[int, int, int], Shard], Sequence[Scene]]:
     """The product's own parts for reading a shard."""
     campaign, run = load_campaign(finished.file), finished.run
     weights, _ = read_weights(campaign, run, "s2_mosaiks")
@@ -124,7 +124,7 @@ def test_a_shards_composite_is_the_references(
     finished: Campaign,
     what: dict[str, Any],
     shots: list[Shot],
-    kernel_and_shards: tuple[LayerKernel, dict[tuple[int, int, int], Shard], list[Scene]],
+    kernel_and_shards: tuple[LayerKernel, dict[tuple[int, int, int], Shard], Sequence[Scene]],
     method: Any,
     t: int,
     iy: int,

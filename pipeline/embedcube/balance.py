@@ -61,7 +61,7 @@ class Shards:
 
 def draw_groups(
     shards: Shards,
-    scenes: list[Scene],
+    scenes: Sequence[Scene],
     windows: Sequence[Window],
     grid: Grid,
     layout: ShardLayout,
@@ -123,7 +123,7 @@ class _BlockGeometry:
     layout: ShardLayout
 
     @classmethod
-    def of(cls, scenes: list[Scene], grid: Grid, layout: ShardLayout) -> "_BlockGeometry":
+    def of(cls, scenes: Sequence[Scene], grid: Grid, layout: ShardLayout) -> "_BlockGeometry":
         kinds = [_kinds(scene) for scene in scenes]
         facts = np.zeros((5, len(scenes), max(map(len, kinds), default=0)))
         facts[:4] = 1

@@ -6,7 +6,6 @@ from datetime import datetime
 
 from shapely.geometry import shape
 
-from embedcube.assemble import make_layout
 from embedcube.config import Archive, Campaign, Region
 from embedcube.grid import is_geographic, to_degrees
 from embedcube.scene import Box, meeting
@@ -56,6 +55,8 @@ def _boxes(campaign: Campaign, name: str) -> Iterator[Box]:
 
 def _reach_degrees(campaign: Campaign, layer: str) -> float:
     """Degrees of latitude by which a shard that touches the region, and its halo, may lie outside of it."""
+    from embedcube.assemble import make_layout  # brings torch, which no other archive needs
+
     block, layout = campaign.grid_of(layer), make_layout(campaign.layers[layer])
     reach = (layout.shard_px + layout.halo_px) * block.pixel
     geographic = block.crs != "utm" and is_geographic(block.crs)

@@ -1,5 +1,6 @@
 """Region x windows x scenes -> the shards of a layer, as columns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ _SMALL_M = 20_000.0
 """a shard of this side is far smaller than a UTM zone, which is 70 km wide where it ends in the north"""
 
 
-def cut(campaign: Campaign, name: str, grid: Grid, scenes: list[Scene]) -> tuple[Shards, ShardRange] | None:
+def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> tuple[Shards, ShardRange] | None:
     """The shards of a layer on one of its grids: those that the region touches, in every window, with their scenes.
 
     Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.

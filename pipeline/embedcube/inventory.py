@@ -1,9 +1,11 @@
 """index: archive -> inventory. The table of all scenes, STAC-GeoParquet; nothing lists directories after it."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pyarrow
@@ -63,8 +65,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     return scenes
 
 
-def read_inventory(campaign: Campaign, run: RunDir) -> list[Scene]:
-    """The scenes of the inventory, in its order.
+def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
+    """The scenes of the inventory, in its order; each is made when it is asked for, as a rank needs few of them.
 
     Raises:
         RequestError: there is none, or it was made when the campaign asked otherwise; `index` makes it.
@@ -74,7 +76,29 @@ def read_inventory(campaign: Campaign, run: RunDir) -> list[Scene]:
     table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene", "embedcube:asked"])
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    return [_scene_of(text) for texts in table["embedcube:scene"].iterchunks() for text in texts.to_pylist()]
+    return _Scenes(table["embedcube:scene"])
+
+
+class _Scenes(Sequence[Scene]):
+    def __init__(self, texts: pyarrow.ChunkedArray) -> None:
+        self._texts = texts.combine_chunks()
+        self._made: dict[int, Scene] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, place: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Scene]: ...
+
+    def __getitem__(self, place: int | slice) -> Scene | list[Scene]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if place not in self._made:
+            self._made[place] = _scene_of(self._texts[place].as_py())
+        return self._made[place]
 
 
 def _asked(campaign: Campaign) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import pairwise
@@ -119,7 +119,7 @@ def _plan_layer(
     campaign: Campaign,
     run: RunDir,
     name: str,
-    scenes: list[Scene],
+    scenes: Sequence[Scene],
     digests: NDArray[np.uint8],
     versions: dict[str, str],
 ) -> tuple[LayerPlan, list[_PlannedZone]]:
@@ -221,7 +221,7 @@ def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
     return recipes
 
 
-def planned_scenes(run: RunDir, scenes: list[Scene], task: int | None = None) -> list[Scene]:
+def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
     """Those of the inventory that shards of a task (or of all) need."""
     linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
     return [scenes[i] for i in np.unique(linked.to_numpy()).tolist()]

@@ -1,6 +1,7 @@
 """What a campaign will cost, before anything runs: memory, bytes, files, time. Upper bounds, not hopes."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,7 @@ class Price:
 def price_layer(
     layer: Layer,
     shards: Shards,
-    scenes: list[Scene],
+    scenes: Sequence[Scene],
     reading: ReadCost,
     batch_s: float,
     threads: int,

@@ -17,6 +17,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Made:
         )
 
 
-def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: list[Made], cube: Path) -> None:
+def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made], cube: Path) -> None:
     """Write `provenance/` below `cube`; what an interrupted attempt left there is replaced."""
     zones = [f"{name}/{zone}" for name, layer in plan.layers.items() for zone in layer.zones]
     group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
@@ -84,7 +85,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: list[Scene], made: 
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
 
 
-def _write_links(group: zarr.Group, scenes: list[Scene], made: list[Made]) -> None:
+def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -> None:
     first = np.cumsum([0, *(len(m.shard.scenes) for m in made)])
     _write(group, "link_first", first, np.int64)
     _write(group, "link_scene", [scene for m in made for scene in m.shard.scenes], np.int32)

@@ -1,7 +1,7 @@
 """The chips that a fit looks at: composited as `embed` does it, spread over windows and places, seeded."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embedcube.assemble import grid_names, make_grid, make_inputs, make_kernel
 from embedcube.backbones.base import FitSample, Weights
+from embedcube.balance import Shards
 from embedcube.config import Campaign
 from embedcube.cut import cut
 from embedcube.embed import Shard, read_sample
@@ -30,7 +31,9 @@ _CLEAR_SHARE = 0.5
 """of a chip's pixels that must be clear for it to be looked at"""
 
 
-def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | None, progress: Progress) -> FitSample:
+def fit_sample(
+    campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None, progress: Progress
+) -> FitSample:
     """`limit` chips of a layer, or all where it is None; masked pixels are NaN.
 
     Scenes that cannot be read are passed over with a warning, one for each.
@@ -77,7 +80,7 @@ def fit_sample(campaign: Campaign, name: str, scenes: list[Scene], limit: int | 
     return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=np.array(latitudes).reshape(len(chips), side))
 
 
-def _chips(campaign: Campaign, name: str, scenes: list[Scene], limit: int | None) -> Iterator[Shard]:
+def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:
     """Shards of one chip, of windows within the layer's period of fitting; each one once."""
     layer = campaign.layers[name]
     windows = [
@@ -92,33 +95,45 @@ def _chips(campaign: Campaign, name: str, scenes: list[Scene], limit: int | None
         windows = [
             windows[i] for i in np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).round().astype(int)
         ]
-    one_chip = campaign.model_copy(update={"layers": {name: layer.model_copy(update={"shard_chips": 1})}})
-    found: list[Iterator[Shard]] = []
-    for t in windows:
-        window = campaign.all_windows[t]
-        one_window = one_chip.model_copy(update={"windows": ((window.start, window.end),)})
-        found.append(_chips_of_window(one_window, name, t, scenes, limit, rng))
+    one_chip = campaign.model_copy(
+        update={
+            "layers": {name: layer.model_copy(update={"shard_chips": 1})},
+            "windows": tuple((w.start, w.end) for w in (campaign.all_windows[t] for t in windows)),
+        }
+    )
+    mine = [scene for scene in scenes if scene.archive in layer.archives]
+    found = [
+        (zone, cut_zone[0])
+        for zone in grid_names(one_chip, name, mine)
+        if (cut_zone := cut(one_chip, name, make_grid(one_chip, name, zone), scenes)) is not None
+    ]
+    chips = [
+        [chip for zone, shards in found for chip in _seen(shards, place, name, zone, t, limit, rng)]
+        for place, t in enumerate(windows)
+    ]
     # in turn, so that a limited sample is spread over all windows
-    for chips in zip_longest(*found):
-        yield from (chip for chip in chips if chip is not None)
+    for in_turn in zip_longest(*chips):
+        yield from (chip for chip in in_turn if chip is not None)
 
 
-def _chips_of_window(
-    campaign: Campaign, name: str, t: int, scenes: list[Scene], limit: int | None, rng: np.random.Generator
-) -> Iterator[Shard]:
-    mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
-    chips: list[Shard] = []
-    for zone in grid_names(campaign, name, mine):
-        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is None:
-            continue
-        shards = found[0]
-        seen = np.nonzero(np.diff(shards.first))[0]
-        if limit is not None:
-            seen = rng.permutation(seen)[: limit * _TRIES_PER_CHIP]
-        for i in seen.tolist():
-            linked = shards.scenes[shards.first[i] : shards.first[i + 1]]
-            place = {"row": int(shards.row[i]), "col": int(shards.col[i])}
-            chips.append(
-                Shard(layer=name, zone=zone, t=t, **place, iy=0, ix=0, recipe="", scenes=tuple(linked.tolist()))
-            )
-    yield from chips
+def _seen(
+    shards: Shards, place: int, name: str, zone: str, t: int, limit: int | None, rng: np.random.Generator
+) -> list[Shard]:
+    """The chips of one zone and window that a scene shows; some of them where few are wanted."""
+    seen = np.nonzero((shards.t == place) & (np.diff(shards.first) > 0))[0]
+    if limit is not None:
+        seen = rng.permutation(seen)[: limit * _TRIES_PER_CHIP]
+    return [
+        Shard(
+            layer=name,
+            zone=zone,
+            t=t,
+            row=int(shards.row[i]),
+            col=int(shards.col[i]),
+            iy=0,
+            ix=0,
+            recipe="",
+            scenes=tuple(shards.scenes[shards.first[i] : shards.first[i + 1]].tolist()),
+        )
+        for i in seen.tolist()
+    ]

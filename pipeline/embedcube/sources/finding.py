@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from embedcube.config import Archive
@@ -12,6 +12,7 @@ from embedcube.sources.folders import SUFFIXES, folder_products
 from embedcube.sources.products import Names, Product
 from embedcube.sources.safe import is_safe, safe_products
 from embedcube.sources.safe_radar import is_radar_safe, radar_products
+from embedcube.sources.spread import spread
 from embedcube.sources.stac import catalogue_products, found_products, item_products
 from embedcube.sources.stac_api import searched_items
 from embedcube.sources.stack import products_of, stack_products
@@ -54,19 +55,19 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
 
 
 def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Product]:
-    told: set[Path] = set()
+    items: list[Path] = []
     others: list[Path] = []
     for folder, files in _walk(root):
-        for path in (folder / name for name in files if name.endswith(".json")):
-            for product in item_products(path, names):
-                for file in product.files.values():
-                    told.update(_told(file.path.parent))
-                    if file.path.name.endswith(_PACKED):
-                        told.add(file.path)
-                yield product
-        others.extend(path for path in (folder / name for name in files) if _is_product(path))
+        items.extend(folder / name for name in files if name.endswith(".json"))
+        others.extend(folder / name for name in files if _is_product(name))
         if any(name.endswith(SUFFIXES) for name in files):
             others.append(folder)
+    told: set[Path] = set()
+    for product in spread(partial(item_products, names=names), items):
+        paths = [file.path for file in product.files.values()]
+        told.update(*map(_told, {path.parent for path in paths}))
+        told.update(path for path in paths if path.name.endswith(_PACKED))
+        yield product
     for path in others:
         if path in told:
             continue
@@ -81,15 +82,16 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
             yield from folder_products(path, images, names, undated)
 
 
-def _is_product(path: Path) -> bool:
+def _is_product(name: str) -> bool:
     """Whether a folder or file is one as a whole, by its name."""
-    return path.name.endswith(_PACKED) and (is_safe(path) or is_radar_safe(path) or is_netcdf(path))
+    # most are not, and a Path costs ten times what their last letters do
+    return name.endswith(_PACKED) and (is_safe(Path(name)) or is_radar_safe(Path(name)) or is_netcdf(Path(name)))
 
 
 @lru_cache(maxsize=64)
 def _told(folder: Path) -> tuple[Path, ...]:
     """What need not be looked at again once an Item has told of a file in a folder: it, and the SAFE it is in."""
-    return (folder, *(place for place in folder.parents if _is_product(place)))
+    return (folder, *(place for place in folder.parents if _is_product(place.name)))
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -99,6 +101,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         raise error
 
     for place, below, files in os.walk(root, onerror=fail, followlinks=True):
-        safes = [name for name in below if _is_product(Path(name))]
+        safes = [name for name in below if _is_product(name)]
         below[:] = sorted(set(below) - set(safes))
         yield Path(place), sorted([*safes, *files])

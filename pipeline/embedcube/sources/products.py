@@ -5,10 +5,9 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from pyproj.exceptions import ProjError
 
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
-from embedcube.machine import cores
 from embedcube.raster import is_netcdf, judge, open_raster, raster_settings, retried
 from embedcube.scene import NOWHERE, Asset, Box
+from embedcube.sources.spread import spread
 from embedcube.sources.tiff import described
 from embedcube.windows import utc
 
@@ -27,9 +26,6 @@ _WEAK_BYTES = 1 << 16
 """How much of a file's beginning a weak digest covers: all header and most block offsets of a COG."""
 
 _SIZED = re.compile(r"(.+)_(10|20|60)m")
-
-_AT_ONCE = 64
-"""products that a thread describes one after the other"""
 
 _TILES = 1 << 15
 """whose geometry is kept in mind: more than there are, in several pixel sizes, in any archive but a global one"""
@@ -85,20 +81,31 @@ def describe(
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-
-    def some(chunk: Sequence[Product]) -> list[tuple[tuple[Asset, ...], str]]:
-        with raster_settings():  # they hold for one thread
-            return [_described(product, str(root), nodata, full_digests) for product in chunk]
-
-    chunks = [products[i : i + _AT_ONCE] for i in range(0, len(products), _AT_ONCE)]
-    with ThreadPoolExecutor(cores(), thread_name_prefix="index") as pool:
-        for described_products in pool.map(some, chunks):
-            yield from described_products
+    wanted = [_Wanted(files=product.files, faults=_faults(product)) for product in products]
+    yield from spread(partial(_describe, root=str(root), nodata=nodata, full_digests=full_digests), wanted)
 
 
-def _described(product: Product, root: str, nodata: float | None, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
-    assets = []
-    faults = [product.fault] if product.fault else [f"{band}: {reason}" for band, reason in product.missing.items()]
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """Of a product what its description needs."""
+
+    files: dict[str, File]
+    faults: list[str]
+
+
+def _faults(product: Product) -> list[str]:
+    return [product.fault] if product.fault else [f"{band}: {reason}" for band, reason in product.missing.items()]
+
+
+def _describe(
+    products: Sequence[_Wanted], *, root: str, nodata: float | None, full_digests: bool
+) -> list[tuple[tuple[Asset, ...], str]]:
+    with raster_settings():  # they hold for one thread
+        return [_described(product, root, nodata, full_digests) for product in products]
+
+
+def _described(product: _Wanted, root: str, nodata: float | None, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
+    assets, faults = [], list(product.faults)
     for band, file in product.files.items():
         path = str(file.path)
         inside = path.startswith(f"{root}{os.sep}")

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,16 +43,16 @@ def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
             yield product
 
 
-def item_products(path: Path, names: Names) -> Iterator[Product]:
-    """The product of a file, if that is an Item.
+def item_products(paths: Sequence[Path], names: Names) -> list[Product]:
+    """The products of those files that are Items.
 
     Raises:
-        OSError: it could not be read for a reason that may pass.
+        OSError: one could not be read for a reason that may pass.
     """
-    item = _parsed(path, path.read_bytes())
-    is_item = isinstance(item, dict) and item.get("type") == "Feature" and "assets" in item
-    if is_item and (product := _product(path, item, names)) is not None:
-        yield product
+    documents = ((path, _parsed(path, path.read_bytes())) for path in paths)
+    items = ((p, d) for p, d in documents if isinstance(d, dict) and d.get("type") == "Feature" and "assets" in d)
+    products = (_product(path, item, names) for path, item in items)
+    return [product for product in products if product is not None]
 
 
 def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
@@ -81,8 +81,8 @@ def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
 
 
 def _followed(root: Path, href: str, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
-    path = _local(root, href)
-    if path is None or not path.is_file():
+    place = _local(str(root.parent), href)
+    if place is None or not (path := Path(place)).is_file():
         log.warning("%s: the link to %s leads nowhere and is left out", root, href)
     elif path not in seen:
         seen.add(path)
@@ -121,7 +121,7 @@ class _Offered:
     """A file that an Item names, and what it may be called."""
 
     href: str
-    path: Path | None
+    path: str | None
     """None where it is not on this machine"""
     names: frozenset[str]
     described: tuple[frozenset[str], ...]
@@ -133,17 +133,17 @@ class _Offered:
 
 def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
     """By an Item; pictures do not count."""
-    offered = []
+    offered, folder = [], str(item_path.parent)
     for key, asset in item["assets"].items():
         href = str(asset.get("href", ""))
-        path = _local(item_path, href)
         if not href or not _PICTURES.isdisjoint((key.lower(), *(asset.get("roles") or ()))):
             continue
+        path = _local(folder, href)
         described = tuple(
             frozenset(str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name"))
             for band in asset.get("eo:bands") or asset.get("bands") or ()
         )
-        (name, pixel_m), (stem, stem_m) = called(key), called((path or Path(href)).stem)
+        (name, pixel_m), (stem, stem_m) = called(key), called(Path(path or href).stem)
         names = frozenset((name, stem))
         offered.append(
             _Offered(href=href, path=path, names=names, described=described, pixel_m=pixel_m or stem_m, asset=asset)
@@ -165,22 +165,23 @@ def _file(offered: list[_Offered], known: frozenset[str]) -> File | str:
         if one.path is None:
             remote = remote or f"{one.href} is not on this machine; stage it first"
         else:
-            gone = gone or ("" if one.path.is_file() else f"{one.href} does not exist")
+            path = Path(one.path)
+            gone = gone or ("" if path.is_file() else f"{one.href} does not exist")
             size, digest = one.asset.get("file:size"), _digest(one.asset)
-            file = File(path=one.path, index=index or 1, size=size, digest=digest)
+            file = File(path=path, index=index or 1, size=size, digest=digest)
             found.append((len(one.described) > 1, one.pixel_m, order, file))
     if gone:
         return gone
     return min(found)[-1] if found else remote or "the item has no file of this band"
 
 
-def _local(origin: Path, href: str) -> Path | None:
-    """The file that a link of `origin` means; None where it is elsewhere."""
+def _local(folder: str, href: str) -> str | None:
+    """The file that a link in a folder's file means; None where it is elsewhere."""
     if href.startswith("file://"):
         href = unquote(urlsplit(href).path)
     if "://" in href or not href:
         return None
-    return Path(os.path.normpath(href if href.startswith("/") else f"{origin.parent}/{href}"))
+    return os.path.normpath(href if href.startswith("/") else f"{folder}/{href}")
 
 
 def _digest(asset: dict[str, Any]) -> str:
