@@ -44,7 +44,7 @@ MAY_IMPORT: dict[Level, set[Level]] = {
 
 # Every module of the package, once; a module that is not here fails.
 MODULES: dict[Level, list[str]] = {
-    Level.GROUND: ["", "errors", "machine", "progress", "sources", "backbones", "executors"],
+    Level.GROUND: ["", "errors", "machine", "progress", "timings", "sources", "backbones", "executors"],
     Level.VALUES: [
         "windows",
         "geojson",
@@ -116,6 +116,7 @@ MODULES: dict[Level, list[str]] = {
         "cluster",
         "consolidate",
         "verify",
+        "profile",
         "status",
         "report",
         "testing",
@@ -209,6 +210,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "cluster": {"executors.slurm"},
     "consolidate": {"cluster", "inventory", "plan", "provenance", "rechunk", "template"},
     "verify": {"inventory", "fit", "plan", "provenance"},
+    "profile": {"plan"},
     "status": {"inventory", "plan"},
     "report": {"plan", "provenance", "verify"},
     "cli": {"stages"},

@@ -122,6 +122,7 @@ def make_kernel(
         min_valid=layer.min_valid,
         batch=layer.batch,
         encoding=layer.encoding,
+        precision=layer.precision,
         dimensions=make_backbone(campaign, layer_name).dimensions,
         mean=weights.mean,
         std=weights.std,

@@ -180,12 +180,20 @@ def verify(
 def status(
     campaign_file: CampaignFile,
     watch: Annotated[bool, typer.Option(help="Again every two seconds until all is done.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Where the time of each rank went.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is done, how fast, what is left.  Example: embedcube status campaign.yaml --watch"""
+    from embedcube.profile import profile as profile_of
+    from embedcube.profile import table
     from embedcube.status import status as status_of
 
     campaign, folder = _open(campaign_file)
+    if profile:
+        spent = profile_of(campaign, folder)
+        _print(asdict(spent) | {"bottleneck": spent.all.bottleneck}, as_json)
+        _teller(as_json)("\n".join(table(spent)))
+        return
     while True:
         now = status_of(campaign, folder)
         finished = not watch or now.done == now.shards

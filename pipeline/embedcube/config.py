@@ -27,6 +27,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 Resampling = Literal["nearest", "bilinear"]
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 
 class Mask(Block):
     """Which pixels of a scene show the ground."""
@@ -195,6 +197,8 @@ class Layer(Block):
     """chips in one forward pass, always; at 1 a matrix product may round otherwise with other threads"""
     min_valid: float = Field(0.5, gt=0, le=1)
     """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
+    precision: Precision = "float32"
+    """of the forward pass (torch.autocast; TF32 is always off); `verify` holds a reduced one against float32"""
     encoding: Literal["int8", "float16", "float32"] = "int8"
     chunk_windows: int = Field(1, gt=0)
     """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""

@@ -16,12 +16,15 @@ from typing import Any
 
 # MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
 os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2,STRICT")
+# oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Chips
+from embedcube.config import Precision
 from embedcube.encode import (
     FAILED,
     MASKED,
@@ -38,6 +41,7 @@ from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
+from embedcube.timings import Timings
 from embedcube.windows import Window
 
 KERNEL_VERSION = 2
@@ -98,6 +102,7 @@ class LayerKernel:
     min_valid: float
     batch: int
     encoding: Encoding
+    precision: Precision
     dimensions: int
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
@@ -143,13 +148,21 @@ def embed_shard(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
     return embed_sample(shard, read_sample(shard, scenes, kernel, reader), kernel)
 
 
-def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Sample:
+def read_sample(
+    shard: Shard,
+    scenes: Sequence[Scene],
+    kernel: LayerKernel,
+    reader: RasterReader,
+    timings: Timings | None = None,
+) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and say what each cell rests on.
+
+    `timings` are told the seconds of `read` and `composite`.
 
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.
     """
-    layout, grid = kernel.layout, kernel.grids[shard.zone]
+    layout, grid, timings = kernel.layout, kernel.grids[shard.zone], timings or Timings()
     area = layout.shard_area(shard.row, shard.col)
     sample_area = area.grown(layout.halo_px)
     frames, shape = kernel.frames[shard.t], (sample_area.rows, sample_area.cols)
@@ -164,15 +177,17 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
             for position, scene in enumerate(scenes):
                 if scene.archive == one.archive and position not in reasons and scene.meets(frame):
                     try:
-                        observed.append((position, one.source.observe(scene, frame, grid, sample_area, reader)))
+                        with timings.step("read"):
+                            observed.append((position, one.source.observe(scene, frame, grid, sample_area, reader)))
                     except CorruptInput as error:
                         reasons[position] = str(error)
             if observed:
-                picture = one.source.composite([(scenes[i].photograph, o) for i, o in observed])
-                x_tcyx[t, one.channels], seen_tsyx[t, s] = picture.x_cyx, picture.clear_yx
-                masked_yx |= picture.masked_yx
-                for (position, _), used in zip(observed, picture.used_yx, strict=True):
-                    fed[position] |= _per_cell(used, layout) > 0
+                with timings.step("composite"):
+                    picture = one.source.composite([(scenes[i].photograph, o) for i, o in observed])
+                    x_tcyx[t, one.channels], seen_tsyx[t, s] = picture.x_cyx, picture.clear_yx
+                    masked_yx |= picture.masked_yx
+                    for (position, _), used in zip(observed, picture.used_yx, strict=True):
+                        fed[position] |= _per_cell(used, layout) > 0
             else:
                 x_tcyx[t, one.channels] = np.nan
     unreadable = np.zeros(fed.shape[1:], dtype=bool)
@@ -194,13 +209,13 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
     )
 
 
-def embed_sample(shard: Shard, sample: Sample, kernel: LayerKernel) -> Cells:
+def embed_sample(shard: Shard, sample: Sample, kernel: LayerKernel, timings: Timings | None = None) -> Cells:
     """Cut the sample into chips, embed them in batches of one fixed shape, and encode the vectors.
 
     A batch holds chips of this shard only; the last one is padded. So nothing but the shard's own pixels can
-    reach its bytes.
+    reach its bytes. `timings` are told the seconds of `copy`, `forward` and `quantise`.
     """
-    layout = kernel.layout
+    layout, timings = kernel.layout, timings or Timings()
     cells, chip_cells = layout.shard_cells, layout.chip_cells
     valid = (sample.status_yx == VALID) | (sample.status_yx == VALID_INCOMPLETE)
     status = sample.status_yx.copy()
@@ -216,17 +231,20 @@ def embed_sample(shard: Shard, sample: Sample, kernel: LayerKernel) -> Cells:
     lonlat_yxn = np.stack(kernel.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
     for first in range(0, len(wanted), kernel.batch):
         places = wanted[first : first + kernel.batch]
-        chips = cut_chips(sample, lonlat_yxn, places, kernel, kernel.frames[shard.t])
-        vectors = forward(kernel, chips)[: len(places)]
-        for (i, j), vectors_yxd in zip(places, vectors, strict=True):
-            block = np.s_[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells]
-            finite = np.isfinite(vectors_yxd).all(axis=-1)
-            status[block][valid[block] & ~finite] = FAILED
-            kept = valid[block] & finite
-            encoded = encode(vectors_yxd[kept], kernel.encoding)
-            embedding[block][kept] = encoded.stored
-            if encoded.scale is not None:
-                scale[block][kept] = encoded.scale
+        with timings.step("copy"):
+            chips = on_device(cut_chips(sample, lonlat_yxn, places, kernel, kernel.frames[shard.t]), kernel)
+        with timings.step("forward"):
+            vectors = forward(kernel, chips)[: len(places)]
+        with timings.step("quantise"):
+            for (i, j), vectors_yxd in zip(places, vectors, strict=True):
+                block = np.s_[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells]
+                finite = np.isfinite(vectors_yxd).all(axis=-1)
+                status[block][valid[block] & ~finite] = FAILED
+                kept = valid[block] & finite
+                encoded = encode(vectors_yxd[kept], kernel.encoding)
+                embedding[block][kept] = encoded.stored
+                if encoded.scale is not None:
+                    scale[block][kept] = encoded.scale
     arrays = {"embedding": embedding, "status": status, "n_obs": sample.n_obs_yx}
     return Cells(arrays=arrays | ({"scale": scale} if kernel.encoding == "int8" else {}), chips=len(wanted))
 
@@ -255,19 +273,30 @@ def cut_chips(
     return Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, frames=frames)
 
 
-def forward(kernel: LayerKernel, chips: Chips) -> NDArray[np.float32]:
-    """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions)."""
-    parameter = next(kernel.module.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    on_device = replace(
+def on_device(chips: Chips, kernel: LayerKernel) -> Chips:
+    """The chips where the layer's module lies."""
+    device = _device_of(kernel)
+    return replace(
         chips,
         x_btcyx=chips.x_btcyx.to(device),
         seen_btsyx=chips.seen_btsyx.to(device),
         lonlat_byxn=chips.lonlat_byxn.to(device),
     )
-    with torch.inference_mode():
-        vectors: NDArray[np.float32] = kernel.module(on_device).float().cpu().numpy()
+
+
+def forward(kernel: LayerKernel, chips: Chips) -> NDArray[np.float32]:
+    """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions), float32 whatever the precision."""
+    reduced = torch.autocast(
+        _device_of(kernel).type, getattr(torch, kernel.precision), enabled=kernel.precision != "float32"
+    )
+    with torch.inference_mode(), reduced:
+        vectors: NDArray[np.float32] = kernel.module(chips).float().cpu().numpy()
     return vectors
+
+
+def _device_of(kernel: LayerKernel) -> torch.device:
+    parameter = next(kernel.module.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")
 
 
 def device_class(device: torch.device) -> str:

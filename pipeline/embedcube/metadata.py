@@ -74,6 +74,7 @@ def zone_attributes(
         "geoemb:data_type": layer.encoding,
         "embedcube:backbone": layer.backbone,
         "embedcube:weights_sha256": weights,
+        "embedcube:precision": layer.precision,
         "embedcube:error_bound": ERROR_BOUNDS[layer.encoding],
     }
     if crs.is_projected:

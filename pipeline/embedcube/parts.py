@@ -68,7 +68,9 @@ class Record:
     counts: dict[str, int]
     """cells per status, chips embedded"""
     seconds: dict[str, float]
-    """per step of the pipeline"""
+    """wall, by step (`timings.py`)"""
+    read_bytes: int
+    """that the rank asked for since its last record; its shards overlap, so only their sum has a meaning"""
     peak_bytes: int
     """the most memory that the rank has held so far"""
     started: str

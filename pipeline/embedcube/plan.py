@@ -244,6 +244,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
         "device": device_class(device),
         "torch": torch.__version__,
         "mkl": os.environ["MKL_CBWR"],
+        "onednn": os.environ["ONEDNN_MAX_CPU_ISA"],
         "numpy": np.__version__,
         "gdal": rasterio.__gdal_version__,
         "proj": f"{rasterio.__proj_version__} {pyproj.proj_version_str}",

@@ -10,7 +10,7 @@ import torch
 from embedcube.backbones.base import Backbone, Chips
 from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
-from embedcube.embed import LayerKernel, forward
+from embedcube.embed import LayerKernel, forward, on_device
 from embedcube.errors import RequestError
 from embedcube.onto import nesting
 from embedcube.scene import Scene
@@ -128,6 +128,7 @@ def seconds_per_batch(kernel: LayerKernel) -> float:
         lonlat_byxn=torch.zeros((kernel.batch, cells, cells, 2)),
         frames=frames,
     )
+    chips = on_device(chips, kernel)
     forward(kernel, chips)
     start = time.perf_counter()
     forward(kernel, chips)

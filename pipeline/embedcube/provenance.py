@@ -68,6 +68,11 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "counted": {name: counted_archives(campaign, name) for name in plan.layers},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
             "versions": plan.versions,
+            "receipt": {
+                "device_s": round(sum(m.record.seconds.get("forward", 0.0) for m in made), 3),
+                "read_bytes": sum(m.record.read_bytes for m in made),
+                "written_bytes": sum(stored.size for m in made for stored in m.record.objects),
+            },
         }
     )
     row_of = {zone: i for i, zone in enumerate(zones)}

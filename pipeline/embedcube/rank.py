@@ -35,6 +35,7 @@ from embedcube.encode import STATUS_MEANINGS
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.fit import parse_weights
 from embedcube.inventory import read_inventory
+from embedcube.machine import read_bytes
 from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
 from embedcube.plan import Plan, read_plan, read_shards, versions_here
 from embedcube.prefetch import prefetched
@@ -44,6 +45,7 @@ from embedcube.rendezvous import MEETING_S
 from embedcube.rundir import RunDir
 from embedcube.scene import Scene
 from embedcube.store import ArraySpec, ShardEncoder, array_specs
+from embedcube.timings import Timings
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,8 @@ class _InFlight:
     started: str
     sample: Sample | None = None
     cells: Cells | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
+    begun_s: float = field(default_factory=time.perf_counter)
 
 
 class _Rank:
@@ -84,6 +87,7 @@ class _Rank:
         self._undone = 0
         self._ends = float(os.environ.get(END_TIME) or "inf")
         self._longest_s = 0.0
+        self._read_bytes = read_bytes()
 
     def main(self) -> int:
         """Embed until nothing is left or a signal comes; returns the exit code."""
@@ -184,8 +188,7 @@ class _Rank:
             for shard in self._draws(plan):
                 item = _InFlight(shard=shard, scenes=[inventory[i] for i in shard.scenes], started=_now())
                 try:
-                    with _timed(item, "read"):
-                        item.sample = read_sample(shard, item.scenes, self._kernels[shard.layer], reader)
+                    item.sample = read_sample(shard, item.scenes, self._kernels[shard.layer], reader, item.timings)
                 except OSError as error:
                     self._undone += 1
                     log.warning("%s stays undone: %s", shard, error)
@@ -196,14 +199,19 @@ class _Rank:
 
     def _embed(self, items: Iterator[_InFlight]) -> Generator[_InFlight, None, None]:
         """The device's part; nothing but forward passes and what they need happens here."""
+        free_s = held_s = 0.0
         for item in items:
             assert item.sample is not None
-            with _timed(item, "embed"):
-                item.cells = embed_sample(item.shard, item.sample, self._kernels[item.shard.layer])
+            item.timings.add("wait", time.perf_counter() - (free_s or item.begun_s))
+            item.timings.add("held", held_s)
+            item.cells = embed_sample(item.shard, item.sample, self._kernels[item.shard.layer], item.timings)
             # the pixels are not needed any more, and the next two samples are in memory already
             nothing = np.empty((0, 0, 0, 0), dtype=np.float32)
             item.sample = replace(item.sample, x_tcyx=nothing, seen_tsyx=nothing.astype(bool))
+            done_s = time.perf_counter()
             yield item
+            free_s = time.perf_counter()
+            held_s = free_s - done_s
 
     def _write(self, items: Iterator[_InFlight]) -> None:
         part = PartWriter(self._run.part(self._task, self._attempt, self._number))
@@ -215,9 +223,9 @@ class _Rank:
         shard, sample, cells = item.shard, item.sample, item.cells
         assert sample is not None
         assert cells is not None
-        with _timed(item, "encode"):
+        with item.timings.step("encode"):
             objects = encoder.encode(cells.arrays)
-        with _timed(item, "write"):
+        with item.timings.step("write"):
             keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in self._specs[shard.layer]}
             stored = part.write_objects(f"{shard.layer}/{shard.zone}", keys, objects)
             fed_offset = part.write_fed(sample.fed)
@@ -240,7 +248,8 @@ class _Rank:
             fed_size=len(sample.fed),
             fed_sha256=sha256(sample.fed).hexdigest(),
             counts=counts,
-            seconds={step: round(seconds, 6) for step, seconds in item.seconds.items()},
+            seconds={step: round(seconds, 6) for step, seconds in item.timings.seconds.items()},
+            read_bytes=self._read_since(),
             peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             started=item.started,
             finished=_now(),
@@ -267,18 +276,10 @@ class _Rank:
         for bad in quarantined:
             log.warning("%s: quarantined %s: %s", shard, bad.scene, bad.reason)
 
-
-class _timed:
-    """Adds the wall time of a block to a shard's seconds."""
-
-    def __init__(self, item: _InFlight, step: str) -> None:
-        self._item, self._step = item, step
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._item.seconds[self._step] = time.perf_counter() - self._start
+    def _read_since(self) -> int:
+        """Bytes that this process has asked the system for since it was asked last."""
+        before, self._read_bytes = self._read_bytes, read_bytes()
+        return self._read_bytes - before
 
 
 def _specs(kernel: LayerKernel) -> tuple[ArraySpec, ...]:

@@ -24,8 +24,6 @@ class Status:
     shards_per_s: float | None
     """over the newest attempts; None before two shards are done"""
     seconds_left: float | None
-    seconds_by_step: dict[str, float]
-    """summed over the shards that are done"""
     cube: str | None
     """the newest version"""
 
@@ -34,13 +32,11 @@ def status(campaign: Campaign, run: RunDir) -> Status:
     """Count the records of the plan's shards."""
     read_plan(campaign, run)
     wanted = set(read_recipes(run))
-    seen = best_documents(run, wanted, ("counts", "seconds", "attempt", "finished"))
+    seen = best_documents(run, wanted, ("counts", "attempt", "finished"))
     cells: Counter[str] = Counter()
-    steps: Counter[str] = Counter()
     quarantined: dict[str, str] = {}
     for record in seen.values():
         cells.update({name: count for name, count in record["counts"].items() if name != "chips"})
-        steps.update(record["seconds"])
         quarantined.update({q["scene"]: q["reason"] for q in record["quarantined"]})
     rate = _rate(list(seen.values()))
     left = len(wanted) - len(seen)
@@ -51,7 +47,6 @@ def status(campaign: Campaign, run: RunDir) -> Status:
         quarantined=quarantined,
         shards_per_s=rate,
         seconds_left=left / rate if rate and left else (0.0 if not left else None),
-        seconds_by_step={step: round(seconds, 3) for step, seconds in steps.items()},
         cube=run.newest_cube.resolve().name if run.newest_cube.exists() else None,
     )
 

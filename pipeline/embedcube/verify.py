@@ -7,7 +7,7 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from embedcube.embed import Cells, Shard
 
 log = logging.getLogger(__name__)
+
+LEAST_COSINE = 0.999
+"""between a vector of a reduced precision and that of float32 (DESIGN 4.1)"""
 
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
@@ -72,16 +75,22 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
 def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
     """Everything that can be checked from the run folder too; `recompute` shards of each layer are embedded again.
 
-    Writes the findings to `report/verify.json`.
+    Writes the findings to `report/verify.json`, and of layers in reduced precision the least cosine between a vector
+    and that of float32.
     """
+    least_cosine: dict[str, float] = {}
     path = run.newest_cube
     findings = verify_cube(path, progress)
     if not findings:
         findings += _against_plan(campaign, run, Cube(path))
     if not findings:
-        findings += _recomputed(campaign, run, Cube(path), recompute)
+        findings += _recomputed(campaign, run, Cube(path), recompute, least_cosine)
     run.report.mkdir(exist_ok=True)
-    report = {"cube": path.resolve().name, "findings": [asdict(finding) for finding in findings]}
+    report = {
+        "cube": path.resolve().name,
+        "findings": [asdict(finding) for finding in findings],
+        "least_cosine": least_cosine,
+    }
     write_atomically(run.report / "verify.json", json.dumps(report, indent=1).encode())
     return findings
 
@@ -242,7 +251,9 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
             yield Finding(check="weights", place=name, found=digest[:12], expected=layer.weights[:12])
 
 
-def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iterator[Finding]:
+def _recomputed(
+    campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
+) -> Iterator[Finding]:
     """Shards embedded again in this process give the same bytes; those with most valid cells are the best witnesses."""
     if not count:
         return
@@ -278,19 +289,34 @@ def _recomputed(campaign: Campaign, run: RunDir, cube: Cube, count: int) -> Iter
             for shard in best[:count]:
                 sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
                 cells = embed_sample(shard, sample, kernel)
-                yield from _bound(shard, cells, embed_sample(shard, sample, replace(kernel, encoding="float32")))
-                for array, data in encoder.encode(cells.arrays).items():
-                    again = hashlib.sha256(data or b"").hexdigest()
-                    first = next(o["sha256"] for o in records[shard]["objects"] if o["array"] == array)
-                    if again != first:
-                        yield Finding(
-                            check="same bytes",
-                            place=f"{shard} {array}",
-                            found=again[:12],
-                            expected=first[:12],
-                        )
+                yield from _same_bytes(shard, encoder.encode(cells.arrays), records[shard])
+                given = embed_sample(shard, sample, replace(kernel, encoding="float32"))
+                yield from _bound(shard, cells, given)
+                if kernel.precision != "float32":
+                    full = embed_sample(shard, sample, replace(kernel, encoding="float32", precision="float32"))
+                    least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
+            if least_cosine.get(name, 1.0) < LEAST_COSINE:
+                found = f"a cosine of {least_cosine[name]:.5f} between {kernel.precision} and float32"
+                yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
     finally:
         reader.close()
+
+
+def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
+    """The objects made again are the recorded ones."""
+    for array, data in objects.items():
+        again = hashlib.sha256(data or b"").hexdigest()
+        first = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
+        if again != first:
+            yield Finding(check="same bytes", place=f"{shard} {array}", found=again[:12], expected=first[:12])
+
+
+def _least_cosine(cells: "Cells", others: "Cells") -> float:
+    """Between the vectors of one shard; 1 where there is none."""
+    x, y = (made.arrays["embedding"].astype(np.float64) for made in (cells, others))
+    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    kept = np.isfinite(lengths) & (lengths > 0)
+    return float((np.einsum("nd,nd->n", x[kept], y[kept]) / lengths[kept]).min(initial=1.0))
 
 
 def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:

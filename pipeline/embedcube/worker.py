@@ -212,6 +212,7 @@ def _environment(campaign: Campaign, said: Announcement, number: int, world: int
         "MASTER_PORT": str(said.port),
         "OMP_NUM_THREADS": str(how.threads_per_rank),
         "MKL_CBWR": os.environ["MKL_CBWR"],
+        "ONEDNN_MAX_CPU_ISA": os.environ["ONEDNN_MAX_CPU_ISA"],
         # idle threads of one rank must not spin on the cores of another
         "OMP_WAIT_POLICY": "PASSIVE",
         "GDAL_CACHEMAX": str(how.cache_mb),

@@ -1,0 +1,73 @@
+"""A reduced precision is part of what is asked, gives the same bytes again, and is held against float32."""
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import Campaign, cube_bytes
+
+from embedcube.cube import Cube
+from embedcube.errors import WorkError
+
+LAYER = "s2_vit"
+VIT = {"name": "tiny_vit", "width": 64, "depth": 2}
+
+
+def ask(campaign: Campaign, precision: str, ranks: int = 1) -> None:
+    """One window of the demo through a layer of the given precision."""
+    layer = {
+        "archives": ["s2"], "backbone": VIT, "precision": precision, "chip_px": 96, "halo_px": 16, "cell_px": 16,
+        "shard_chips": 4, "encoding": "float32",
+    }  # fmt: skip
+    campaign.change(
+        lambda document: document.update(
+            layers={LAYER: layer},
+            windows=[["2023-06-01", "2023-06-08"]],
+            how={"ranks": ranks, "threads": 3 - ranks},
+            campaign=f"demo-{precision}",
+        )
+    )
+
+
+def vectors(campaign: Campaign) -> np.ndarray[Any, Any]:
+    cube = Cube(campaign.run.newest_cube)
+    return np.asarray(cube.array(cube.zones[0], "embedding")[...])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_is_near_float32_and_says_how_near(demo: Campaign, precision: str) -> None:
+    ask(demo, "float32")
+    demo.cli("run")
+    full = vectors(demo)
+    ask(demo, precision)
+    demo.cli("run")
+    reduced = vectors(demo)
+    seen = np.isfinite(full).all(axis=-1)
+    assert seen.any()
+    assert np.array_equal(seen, np.isfinite(reduced).all(axis=-1))
+    x, y = full[seen].astype(np.float64), reduced[seen].astype(np.float64)
+    assert not np.array_equal(x, y), "nothing was computed in it"
+    cosine = (x * y).sum(axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    assert cosine.min() >= 0.999
+    said = json.loads((demo.run.report / "verify.json").read_text())["least_cosine"]
+    # verify looks at one shard of all
+    assert cosine.min() - 1e-9 <= said[LAYER] < 1
+
+
+def test_reduced_precision_gives_the_same_bytes_however_it_is_computed(demo: Campaign) -> None:
+    found = []
+    for ranks in (1, 2):
+        ask(demo, "bfloat16", ranks)
+        demo.cli("run")
+        found.append(cube_bytes(demo.run.newest_cube))
+        shutil.rmtree(demo.run.root)
+    assert found[0] == found[1]
+
+
+def test_a_precision_that_a_layer_does_not_bear_is_a_finding(demo: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcube.verify.LEAST_COSINE", 0.999_999_99)
+    ask(demo, "bfloat16")
+    with pytest.raises(WorkError, match=r"precision: s2_vit: a cosine of 0\.9\d+ between bfloat16 and float32"):
+        demo.cli("run")

@@ -1,0 +1,62 @@
+"""Where the time went is told by the ranks' own clocks, and adds up to the wall."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tests.conftest import Campaign
+
+from embedcube.campaign_file import load_campaign
+from embedcube.parts import scan_records
+from embedcube.profile import Spent, profile, table
+from embedcube.timings import DEVICE, READING, WRITING
+
+
+def spent(**seconds: float) -> Spent:
+    return Spent(name="a", shards=1, wall_s=10.0, seconds=seconds, read_bytes=0, written_bytes=0)
+
+
+def test_the_steps_of_the_device_fill_the_wall_of_every_rank(finished_demo: Campaign) -> None:
+    made = profile(load_campaign(finished_demo.file), finished_demo.run)
+    records = [record for _, record in scan_records(finished_demo.run)]
+    assert sum(one.shards for one in made.ranks) == len(records) == made.all.shards
+    for one in made.ranks:
+        mine = [record for record in records if one.name.startswith(f"{record.attempt}/{record.rank} ")]
+        last = max(mine, key=lambda record: record.finished)
+        wall = datetime.fromisoformat(last.finished) - min(datetime.fromisoformat(record.started) for record in mine)
+        assert one.wall_s == pytest.approx(wall.total_seconds())
+        on_device = sum(one.seconds[step] for step in DEVICE)
+        after = sum(last.seconds[step] for step in WRITING)
+        assert on_device + after == pytest.approx(wall.total_seconds(), rel=0.05)
+        assert one.seconds.keys() == {*DEVICE, *READING, *WRITING}
+
+
+def test_what_was_read_and_written_is_counted(finished_demo: Campaign) -> None:
+    made = profile(load_campaign(finished_demo.file), finished_demo.run).all
+    parts = [path for path in finished_demo.run.parts.rglob("c*") if path.is_file()]
+    assert made.written_bytes == sum(path.stat().st_size for path in parts)
+    # every scene was read, most of them by both ranks
+    archive = load_campaign(finished_demo.file).archives["s2"].path
+    assert made.read_bytes > 0.5 * sum(path.stat().st_size for path in Path(archive).rglob("*.tif"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "named"),
+    [
+        ({"forward": 9.0, "copy": 0.5, "wait": 0.5}, "the device: it works 95% of the time, 90% in forward passes"),
+        ({"forward": 5.0, "wait": 4.0, "held": 1.0}, "reading: the device waits for it 40% of the time"),
+        ({"forward": 5.0, "wait": 1.0, "held": 4.0}, "writing: the device waits for it 40% of the time"),
+    ],
+)
+def test_what_all_else_waits_for_is_named(seconds: dict[str, float], named: str) -> None:
+    assert spent(**seconds).bottleneck.startswith(named)
+
+
+def test_the_table_has_a_line_for_each_rank(finished_demo: Campaign, capsys: pytest.CaptureFixture[str]) -> None:
+    made = profile(load_campaign(finished_demo.file), finished_demo.run)
+    lines = finished_demo.cli("status", "--profile").splitlines()
+    assert lines == table(made)
+    assert [line.split()[0] for line in lines[1:-1]] == [*(one.name.split()[0] for one in made.ranks), "all"]
+    assert lines[-1].endswith(f"the bottleneck is {made.all.bottleneck}")
+    assert json.loads(finished_demo.cli("status", "--profile", "--json"))["bottleneck"] == made.all.bottleneck
