@@ -387,6 +387,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 
 
 @needs_terratorch
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", LAYERS)
 def test_tokens_of_a_cube_of_several_chips_are_those_of_a_direct_call(finished: Campaign, name: str) -> None:
@@ -468,6 +469,7 @@ def reference(name: str, x_tcyx: NDArray[np.float32], where: list[float]) -> NDA
 
 
 @needs_terratorch
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_weights_saved_by_another_process_give_the_same_cube_and_a_flipped_byte_is_refused(
     finished: Campaign, tmp_path: Path
@@ -488,7 +490,7 @@ def test_weights_saved_by_another_process_give_the_same_cube_and_a_flipped_byte_
     other = cube_bytes(finished.run.newest_cube)
     objects = {name: sha for name, sha in cube_bytes(campaign.run.newest_cube).items() if "/c." in name}
     assert objects == {name: sha for name, sha in other.items() if name.startswith("s2_prithvi/") and "/c." in name}
-    assert len(objects) > 8
+    assert len(objects) == 6, "embedding, status and n_obs of two shards"
 
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
