@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -85,7 +86,7 @@ def embedded(options: dict[str, Any], layout: ShardLayout, inputs: Inputs, chips
 
 def directly(name: str, **arguments: Any) -> Any:
     """The model as anybody builds it with TerraTorch, at the same random start."""
-    build("timm_resnet18")  # TerraTorch is imported, whatever torchvision this is
+    build("timm_resnet18", {})  # TerraTorch is imported, whatever torchvision this is
     registry = importlib.import_module("terratorch.registry").BACKBONE_REGISTRY
     torch.manual_seed(7)
     return registry.build(name, pretrained=False, **arguments).eval()
@@ -188,7 +189,7 @@ def test_products_stay_in_float32_when_terratorch_is_imported() -> None:
     """It asks for bfloat16 as it is imported, which vectors of a processor that has it would then be off by."""
     code = (
         "from embedcube.backbones.terratorch_registry import build; import torch;"
-        "build('timm_resnet18');"
+        "build('timm_resnet18', {});"
         "assert torch.get_float32_matmul_precision() == 'highest', torch.get_float32_matmul_precision();"
         "assert torch.get_default_dtype() == torch.float32"
     )
@@ -200,7 +201,7 @@ def test_products_stay_in_float32_when_terratorch_is_imported() -> None:
 
 @needs_terratorch
 def test_the_table_says_what_terratorch_says() -> None:
-    build("prithvi_eo_v2_tiny_tl")
+    build("prithvi_eo_v2_tiny_tl", {})
     terramind = importlib.import_module("terratorch.models.backbones.terramind.model.terramind_register")
     prithvi = importlib.import_module("terratorch.models.backbones.prithvi_vit")
     keys = {"S2L2A": "sen2l2a", "S2L1C": "sen2l1c", "S1GRD": "sen1grd", "S1RTC": "sen1rtc", "DEM": "dem"}
@@ -226,7 +227,7 @@ def test_the_table_says_what_terratorch_says() -> None:
             assert known.patch_px == config["patch_size"][1]
             assert known.coordinates == bool(config["coords_encoding"])
     for name in ("terramind_v1_tiny", "terramind_v1_small", "terramind_v1_base"):
-        model: Any = build(name, modalities=["S2L2A"])
+        model: Any = build(name, {"modalities": ["S2L2A"]})
         assert model.out_channels == [KNOWN[name].width] * KNOWN[name].blocks
         assert model.encoder[0].attn.num_heads == KNOWN[name].heads
 
@@ -424,6 +425,16 @@ def test_tokens_of_a_cube_of_several_chips_are_those_of_a_direct_call(finished: 
     assert len(shards) > 1
 
 
+@needs_terratorch
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_plan_names_the_versions_of_what_computes(finished: Campaign) -> None:
+    versions = read_plan(load_campaign(finished.file), finished.run).versions
+    assert {name: versions[name] for name in ("terratorch", "timm")} == {
+        name: metadata.version(name) for name in ("terratorch", "timm")
+    }
+
+
 @lru_cache(maxsize=1)
 def theirs(name: str) -> Any:
     """TerraTorch's model of a layer."""
@@ -477,7 +488,7 @@ def test_weights_saved_by_another_process_give_the_same_cube_and_a_flipped_byte_
     file = tmp_path / "prithvi.pt"
     code = (
         "from embedcube.backbones.terratorch_registry import build; import torch;"
-        "build('prithvi_eo_v2_tiny_tl'); from terratorch.registry import BACKBONE_REGISTRY; torch.manual_seed(7);"
+        "build('prithvi_eo_v2_tiny_tl', {}); from terratorch.registry import BACKBONE_REGISTRY; torch.manual_seed(7);"
         "model = BACKBONE_REGISTRY.build('prithvi_eo_v2_tiny_tl', pretrained=False, num_frames=1);"
         f"torch.save(model.state_dict(), {str(file)!r})"
     )
@@ -546,6 +557,7 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @needs_terratorch
+@pytest.mark.slow
 def test_published_weights_are_fetched_once_and_become_the_runs_own(hub: dict[str, str], demo: Campaign) -> None:
     model = directly("prithvi_eo_v2_tiny_tl", num_frames=1)
     buffer = io.BytesIO()

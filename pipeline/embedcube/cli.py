@@ -279,7 +279,7 @@ def preview(
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """Backbones and their models: inputs, cells, dimensions, normalisation.  Example: embedcube models"""
+    """What backbones and models take and give.  Example: embedcube models"""
     from embedcube.registry import names, plugin
 
     cards = [(name, asdict(card)) for name in names("backbones") for card in plugin("backbones", name).cards()]

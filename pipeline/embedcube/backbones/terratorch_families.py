@@ -129,7 +129,8 @@ class TerraMind:
         """With patch embeddings for the bands there are."""
         bands = {m: [TERRATORCH_BAND[band] for band in names] for m, names in self._bands.items()}
         modalities = list(self._options.modalities)
-        model = build(self._options.model, modalities=modalities, bands=bands, merge_method=self._options.merge)
+        arguments = {"modalities": modalities, "bands": bands, "merge_method": self._options.merge}
+        model = build(self._options.model, arguments)
         token = getattr(model, "missing_mod_token", None)
         if isinstance(token, nn.Parameter):  # allocated, never filled, and without use where all are there
             nn.init.zeros_(token)
@@ -180,7 +181,7 @@ class Prithvi:
     def build(self) -> nn.Module:
         """With a patch embedding for the bands there are, and positions for the frames."""
         bands = [TERRATORCH_BAND[band] for band in self._bands]
-        return build(self._options.model, bands=bands, num_frames=self._frames)
+        return build(self._options.model, {"bands": bands, "num_frames": self._frames})
 
     def adapted(self, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         """The encoder, its patch embedding cut to the bands there are."""
@@ -290,7 +291,7 @@ def _shown(name: str, channels: int, chip_px: int) -> _Shown:
 
 def _image_model(name: str, channels: int) -> nn.Module:
     # timm's word for the number of bands; those of TerraTorch itself that do not know it say so
-    return build(name, in_chans=channels)
+    return build(name, {"in_chans": channels})
 
 
 @dataclass(frozen=True, kw_only=True)

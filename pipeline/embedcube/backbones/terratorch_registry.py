@@ -14,7 +14,7 @@ from embedcube.backbones.terratorch_models import KNOWN
 from embedcube.errors import RequestError
 
 
-def build(name: str, **arguments: Any) -> nn.Module:
+def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A model of TerraTorch's registry at a random start; the process's random numbers are left as they were.
 
     Raises:
