@@ -30,7 +30,7 @@ from embedcube.verify import verify_run
 
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
-    "submit", "cancel",
+    "submit", "cancel", "models", "weights",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")
@@ -69,6 +69,27 @@ def commands() -> dict[str, click.Command]:
     """Every verb by its name."""
     group: Any = typer.main.get_command(app)
     return dict(group.commands)
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def test_models_says_what_each_backbone_takes_and_gives() -> None:
+    """With or without TerraTorch: its table is ours."""
+    document = json.loads(run_cli("models", "--json").stdout)
+    cards = {(card["backbone"], card["model"]): card for card in document["models"]}
+    assert {"mosaiks", "eof", "presto", "terratorch", "tiny_vit"} <= {backbone for backbone, _ in cards}
+    tiny = cards["terratorch", "terramind_v1_tiny"]
+    assert "S2L2A (B01 B02 B03" in tiny["inputs"]
+    assert tiny["cell"] == "16 px, or the chip"
+    assert tiny["dimensions"].startswith("192")
+    assert "v1_pretraining_mean" in tiny["normalisation"]
+    assert cards["terratorch", "prithvi_eo_v2_600"]["cell"].startswith("14 px")
+    said = run_cli("models").stdout
+    for card in cards.values():
+        for key in ("inputs", "cell", "dimensions", "normalisation"):
+            assert card[key], card
+            assert card[key] in said
 
 
 # --- help -----------------------------------------------------------------------------------------

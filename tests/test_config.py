@@ -354,6 +354,7 @@ WHAT: dict[str, dict[str, Any]] = {
     "Period.start": {"layers__s2_mosaiks__fit": {"start": "2023-06-02", "end": "2023-08-01"}},
     "Period.end": {"layers__s2_mosaiks__fit": {"start": "2023-06-01", "end": "2023-07-01"}},
     "Layer.backbone": {"layers__s2_mosaiks__backbone": {"name": "mosaiks", "filters": 64}},
+    "Layer.precision": {"layers__s2_mosaiks__precision": "bfloat16"},
     "Layer.chip_px": {"layers__s2_mosaiks__chip_px": 146},
     "Layer.halo_px": {"layers__s2_mosaiks__halo_px": 17},
     "Layer.cell_px": {"layers__s2_mosaiks__cell_px": 8},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.composite import Composite, composite
 from embedcube.config import Archive, Mask
 from embedcube.errors import CorruptInput
@@ -46,7 +46,7 @@ def test_a_registered_backbone_keeps_its_contract(
 
 
 def test_every_backbone_was_looked_at() -> None:
-    others = {"eof", "presto"}
+    others = {"eof", "presto", "terratorch"}
     sleepy = {"sleepy"}  # `tiny_vit` that takes its time
     assert all("check_backbone(" in source_of_tests(name) for name in others), "contract tests of their own"
     assert {name for name, _, _ in BACKBONES} | others | sleepy == set(names("backbones"))
@@ -84,11 +84,15 @@ class MeanAndMost:
 
     dimensions = 2
     model = "https://example.org/mean-and-most"
-
+    software: tuple[str, ...] = ()
     fit_chips = 8
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         self._layout = layout
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        return ()
 
     def activation_bytes(self, batch: int) -> int:
         return 64 * batch * self._layout.chip_px**2

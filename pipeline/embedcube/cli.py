@@ -286,6 +286,32 @@ def preview(
 
 
 @app.command()
+def models(as_json: AsJson = False) -> None:
+    """What backbones and models take and give.  Example: embedcube models"""
+    from embedcube.registry import names, plugin
+
+    cards = [(name, asdict(card)) for name in names("backbones") for card in plugin("backbones", name).cards()]
+    _print({"models": [{"backbone": name} | card for name, card in cards]}, as_json)
+    if not as_json:
+        for name, card in cards:
+            print(f"{name} {card.pop('model')}".rstrip())
+            hub = card.pop("hub")
+            for what, said in (card | ({"weights": "/".join(hub)} if hub else {})).items():
+                print(f"    {what:<15}{said}")
+
+
+@app.command()
+def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
+    """Fetch published weights, on a node with internet.  Example: embedcube weights campaign.yaml"""
+    from embedcube.fit import fetch
+
+    fetched = fetch(*_begin(campaign_file))
+    for layer, digest in fetched.items():
+        _teller(as_json)(f"{layer}: pin it with weights_sha256: {digest}")
+    _print({"fetched": fetched}, as_json)
+
+
+@app.command()
 def schema() -> None:
     """The JSON Schema of a campaign file, for editors.  Example: embedcube schema > campaign.schema.json"""
     from embedcube.config import Campaign

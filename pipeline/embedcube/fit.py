@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from embedcube.assemble import make_backbone
 from embedcube.backbones.base import Weights
 from embedcube.config import Campaign
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 from embedcube.inventory import read_inventory
 from embedcube.progress import Progress, silent
+from embedcube.registry import plugin
 from embedcube.rundir import RunDir, write_atomically
 from embedcube.sampling import fit_sample
 
@@ -48,6 +50,48 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
             )
         fitted.append(FittedLayer(layer=name, digest=read_weights(campaign, run, name)[1], fresh=fresh))
     return fitted
+
+
+def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
+    """Get published weights for the layers that name none and have none yet, on a node with internet.
+
+    They become the run's frozen weights, which `fit` then finds. Returns, by layer, the SHA-256 of each published file.
+
+    Raises:
+        RequestError: a file is not the one that `weights_sha256` says, or not of the model.
+        WorkError: the hub gave none.
+    """
+    fetched = {}
+    for name, layer in campaign.layers.items():
+        kind, path = plugin("backbones", layer.backbone["name"]), run.weights(name)
+        hubs = {card.model: card.hub for card in kind.cards()}
+        hub = hubs.get(layer.backbone.get("model", ""))
+        if hub is None or layer.weights or path.exists() or "random_seed" in layer.backbone:
+            continue
+        # it becomes `weights` of the layer: checked, and read, as a file that the campaign names
+        file = _downloaded(*hub)
+        named = layer.model_copy(update={"weights": file})
+        asking = campaign.model_copy(update={"layers": {**campaign.layers, name: named}})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _taken(asking, name))
+        fetched[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return fetched
+
+
+def _downloaded(repository: str, file: str) -> Path:
+    """The file in the hub's own cache (HF_HOME)."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise RequestError("`embedcube weights` needs huggingface_hub: pip install 'embedcube[terratorch]'") from None
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except Exception as error:  # of any of the layers below: no connection, no such file, no permission
+        reason = str(error).strip().partition("\n")[0]
+        raise WorkError(
+            f"{repository}/{file} could not be fetched: {reason}. Where there is no internet, fetch it elsewhere and "
+            "name the file with the layer's key `weights`"
+        ) from None
 
 
 def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, str]:

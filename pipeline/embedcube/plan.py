@@ -76,6 +76,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         raise RequestError("how.device: there is no CUDA device here; plan where the ranks will run, or write cpu")
     versions = software_versions(torch.device(campaign.how.device))
     readers = _installed({package for scene in scenes for package in scene.software})
+    encoders = _installed({package for name in campaign.layers for package in make_backbone(campaign, name).software})
     as_read = b"".join(_digest_as_read(scene, readers) for scene in scenes)
     digests = np.frombuffer(as_read, dtype=np.uint8).reshape(-1, 32)
     exact_arithmetic(campaign.how.threads_per_rank)
@@ -94,7 +95,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
         inventory=hashlib.sha256(run.inventory.read_bytes()).hexdigest(),
-        versions=versions | readers,
+        versions=versions | readers | encoders,
         layers=layers,
         shards=len(table),
         tasks=campaign.how.tasks,
@@ -126,6 +127,7 @@ def _plan_layer(
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
+    versions = versions | _installed(set(backbone.software))
     module = backbone.module(weights).to(torch.device(how.device))
     zones, planned, batch_s = {}, [], 0.0
     mine = [scene for scene in scenes if scene.archive in layer.archives]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.grid import ShardLayout
 
 PATCH_PX = 16
@@ -38,6 +38,15 @@ class Options:
 
 class TinyVit:
     """The backbone `tiny_vit`."""
+
+    software: tuple[str, ...] = ()
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        normalisation = f"mean {MEAN_DN:.0f}, standard deviation {STD_DN:.0f}"
+        return (
+            ModelCard(model="", inputs="any bands", cell="16 px", dimensions="width (64)", normalisation=normalisation),
+        )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         known = sorted(field.name for field in fields(Options))

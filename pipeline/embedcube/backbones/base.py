@@ -62,6 +62,24 @@ class Weights:
     """state dict of the module"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What `embedcube models` says of a model, without loading it."""
+
+    model: str
+    """what the backbone's option `model` says; empty where a backbone is one model"""
+    inputs: str
+    """bands or modalities, and frames"""
+    cell: str
+    """what a cell is"""
+    dimensions: str
+    """of a vector, and what they depend on"""
+    normalisation: str
+    """where the mean and standard deviation of the bands come from"""
+    hub: tuple[str, str] | None = None
+    """repository and file on the Hugging Face Hub, where `embedcube weights` gets published weights"""
+
+
 class Backbone(Protocol):
     """A kind of encoder with its options, for chips of one layout and of certain bands.
 
@@ -71,6 +89,16 @@ class Backbone(Protocol):
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """`options` is the campaign's `backbone` block without its `name`."""
+        ...
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        """What `embedcube models` lists, without any package beyond embedcube's own."""
+        ...
+
+    @property
+    def software(self) -> tuple[str, ...]:
+        """Other packages that compute: their versions enter the recipes, and a rank with others refuses to start."""
         ...
 
     @property

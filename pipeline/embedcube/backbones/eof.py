@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.grid import ShardLayout
 
 _STEADY = 1e-9
@@ -33,6 +33,22 @@ class Options:
 
 class Eof:
     """The backbone `eof`."""
+
+    software: tuple[str, ...] = ()
+    """none beyond torch"""
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        """One model."""
+        return (
+            ModelCard(
+                model="",
+                inputs="any bands, any number of frames, on longitudes and latitudes",
+                cell="the chip, without a halo",
+                dimensions="components (16)",
+                normalisation="fitted to the archives",
+            ),
+        )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """Refuses unknown options, and chips that are not one cell without a halo."""

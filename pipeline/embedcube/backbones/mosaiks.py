@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.grid import ShardLayout
 
 ZCA_BIAS = 1e-3
@@ -35,6 +35,22 @@ class Options:
 
 class Mosaiks:
     """The backbone `mosaiks`."""
+
+    software: tuple[str, ...] = ()
+    """none beyond torch"""
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        """One model."""
+        return (
+            ModelCard(
+                model="",
+                inputs="any bands of any archives; frames are averaged",
+                cell="any cell_px; halo_px at least half a kernel",
+                dimensions="2 x filters (512)",
+                normalisation="fitted to the archives",
+            ),
+        )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """Refuses unknown options, even kernels, and halos that the kernel overhangs."""

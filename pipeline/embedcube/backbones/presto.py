@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.grid import ShardLayout
 
 WIDTH = 128
@@ -88,6 +88,22 @@ class Presto:
     radar), and so has one at a frame where one of its archives shows nothing. NDVI is computed where B4 and B8 are
     shown. Terrain is that of the first frame that shows it. There is no Dynamic World: its tokens are always missing.
     """
+
+    software: tuple[str, ...] = ()
+    """none beyond torch"""
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        """One model."""
+        return (
+            ModelCard(
+                model="",
+                inputs=f"{', '.join(c.names[0] for c in CHANNELS)}; some of them, 1 to {MOST_FRAMES} frames",
+                cell="1 px",
+                dimensions=f"{WIDTH}",
+                normalisation="Presto's own (Tseng et al. 2023)",
+            ),
+        )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """Refuses options, cells of more than a pixel, halos, too many frames and bands that it has no use for."""
