@@ -15,7 +15,7 @@ from embedcube.sources.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.spread import spread
 from embedcube.sources.stac import catalogue_products, found_products, item_products
 from embedcube.sources.stac_api import searched_items
-from embedcube.sources.stack import products_of, stack_products
+from embedcube.sources.stack import products_of
 
 _PACKED = (".SAFE", ".zip", ".nc", ".nc4")
 """Suffixes of what may hold a whole product."""
@@ -49,7 +49,7 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
     elif is_radar_safe(root):
         yield from radar_products(root, names)
     elif root.is_file():
-        yield from stack_products(root, names) if is_netcdf(root) else catalogue_products(root, names)
+        yield from products_of(root, root.stem, names) if is_netcdf(root) else catalogue_products(root, names)
     else:
         yield from _below(root, names, undated)
 
