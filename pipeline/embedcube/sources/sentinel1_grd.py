@@ -317,7 +317,7 @@ class _Acquisition:
         numbers = image.isel(around).compute(scheduler="synchronous")
         # 0 is what lies outside of the swath; it becomes no data before any pixel is mixed with its neighbours
         power = calibrate_intensity(numbers.where(numbers > 0), self._tables[band]).drop_vars(["line", "pixel"])
-        kernel: Literal["linear", "nearest"] = "linear" if method == "bilinear" else "nearest"
+        kernel: Literal["linear", "nearest"] = "nearest" if method == "nearest" else "linear"
         return np.asarray(power.interp(azimuth_time=when, ground_range=far, method=kernel).values)
 
 
