@@ -205,6 +205,28 @@ def test_the_packing_of_geotiff_is_what_rioxarray_reads_and_each_file_has_its_ow
         np.testing.assert_array_equal(one.values_cyx[0][one.seen_yx], numbers[one.seen_yx])
 
 
+def test_a_single_image_is_an_archive_by_its_bands_or_alone(tmp_path: Path) -> None:
+    numbers = np.arange(2 * SIDE * SIDE, dtype=np.float32).reshape(2, SIDE, SIDE)
+    path = tmp_path / "TERRAIN.TIF"
+    place = rasterio.transform.from_origin(LEFT, TOP, 10, 10)
+    raster: dict[str, Any] = {"driver": "GTiff", "width": SIDE, "height": SIDE, "dtype": "float32", "crs": GRID.crs}
+    with rasterio.open(path, "w", count=2, transform=place, **raster) as file:
+        file.write(numbers)
+        file.descriptions = ("Elevation", "Slope")
+    [scene], [one] = observed(Fields("dem", archive(path, "slope", "elevation", static=True)))
+    assert (scene.id, [asset.index for asset in scene.assets]) == ("TERRAIN", [2, 1])
+    np.testing.assert_array_equal(one.values_cyx, numbers[::-1])
+    [unknown] = Fields("dem", archive(path, "aspect", static=True)).scenes(full_digests=False)
+    assert unknown.verdict == (
+        "aspect: TERRAIN.TIF has 2 bands, elevation, slope; options.variables says which is this one"
+    )
+    write(tmp_path / "one" / "heights_2020-06-01.TIF", numbers[0])
+    for where in (tmp_path / "one" / "heights_2020-06-01.TIF", tmp_path / "one"):
+        named = {"elevation": "heights_2020-06-01"} if where.is_dir() else {}
+        [scene], [one] = observed(Fields("dem", archive(where, variables=named, static=where.is_dir())))
+        np.testing.assert_array_equal(one.values_cyx[0], numbers[0])
+
+
 def test_products_of_one_name_are_two_scenes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write(tmp_path / folder / "dem" / "elevation.tif", np.ones((SIDE, SIDE), np.float32))

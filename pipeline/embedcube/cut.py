@@ -31,8 +31,6 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     Raises:
         RequestError: no scene shows any of the region, or it lies where there is no UTM zone.
     """
-    if grid.utm_zone is not None:
-        _refuse_poles(campaign.region, [scene.bbox for scene in scenes if scene.assets])
     layer = campaign.layers[name]
     layout = make_layout(layer)
     # scenes of one photograph must be neighbours: they are composited as one
@@ -44,6 +42,9 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     of_scene = np.array([i for i, _ in found], dtype=np.int64)
     boxes = np.array([box for _, box in found]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
+    if grid.utm_zone is not None:
+        places = [scenes[i].bbox for i in order if scenes[i].assets and scenes[i].archive in counted]
+        _refuse_poles(campaign.region, places)
     decides = np.array([scenes[i].archive in counted for i in of_scene.tolist()], dtype=bool)
     wanted, place = _wanted(campaign.region, grid, layout, boxes[decides])
     if not wanted.any():

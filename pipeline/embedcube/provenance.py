@@ -107,7 +107,7 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
     _write_blobs(group, "fed", [_read_fed(m) for m in made])
 
 
-def _write_placed(group: zarr.Group, campaign: Campaign, scenes: list[Scene], made: list[Made]) -> None:
+def _write_placed(group: zarr.Group, campaign: Campaign, scenes: Sequence[Scene], made: list[Made]) -> None:
     @cache
     def in_words(row: int, layer: str, zone: str) -> bytes:
         scene, grid = scenes[row], make_grid(campaign, layer, zone)
