@@ -255,6 +255,7 @@ def test_levels_of_grib_are_selected_or_refused(tmp_path: Path, reader: RasterRe
         ({"options": {"reduced_gaussian": "bilinear"}}, 'it can only be "nearest"'),
         ({"composite": "median"}, "composite: weather has none"),
         ({"offset": 3}, "offset: weather has none"),
+        ({"resampling": "average"}, "resampling: weather is nearest or bilinear, sp is average"),
     ],
 )
 def test_wrong_options_are_refused(block: dict[str, Any], complaint: str, tmp_path: Path) -> None:

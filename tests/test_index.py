@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pystac
 import pytest
 import rasterio
+import shapely
 from rasterio.transform import Affine, from_origin
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items
 from tests.conftest import Campaign
@@ -195,6 +196,34 @@ def test_the_inventory_is_the_table_that_stac_geoparquet_makes(demo: Campaign) -
     assert {tuple(corner) for corner in ring} == {(west, south), (east, south), (east, north), (west, north)}
     assert items[0]["assets"] == {asset.band: {"href": asset.path} for asset in scenes[0].assets}
     assert len({scene.verdict for scene in scenes}) == 1, "all are good"
+
+
+@pytest.mark.parametrize("west", [179.5, -180.5, 539.5], ids=str)
+def test_what_crosses_the_antimeridian_or_lasts_is_valid_stac(demo: Campaign, west: float) -> None:
+    """However the file counts longitudes: two polygons, and a beginning and an end instead of a moment."""
+    folder = demo.file.parent / "dem"
+    folder.mkdir()
+    profile = {"crs": "EPSG:4326", "transform": from_origin(west, 10, 0.02, 0.02), "height": 50, "width": 50}
+    write(folder / "elevation.tif", profile | {"nodata": 9999})
+    options = {"static": True}
+    terrain = {"source": "fields", "path": "dem", "bands": ["elevation"], "options": options}
+    demo.change(lambda document: document["archives"].update(dem=terrain))
+    demo.run.root.mkdir(parents=True)
+    scenes = index(load_campaign(demo.file), demo.run)
+    items = list(stac_table_to_items(pyarrow.parquet.read_table(demo.run.inventory)))
+    field, photographed = items[-1], items[0]
+    assert scenes[-1].archive == field["collection"] == "dem"
+    shape = shapely.geometry.shape(field["geometry"])
+    assert shape.is_valid
+    assert [part.bounds for part in shapely.get_parts(shape)] == [
+        pytest.approx((179.5, 9.0, 180.0, 10.0)), pytest.approx((-180.0, 9.0, -179.5, 10.0)),
+    ]  # fmt: skip
+    assert field["bbox"] == pytest.approx([179.5, 9.0, -179.5, 10.0])
+    assert field["properties"]["datetime"] is None
+    assert (field["properties"]["start_datetime"][:4], field["properties"]["end_datetime"][:4]) == ("1678", "2262")
+    assert photographed["properties"]["datetime"] is not None
+    for item in (field, photographed):
+        pystac.Item.from_dict(item)
 
 
 def _parsed(value: bytes) -> Any:

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
+from rasterio.warp import Resampling, reproject
 from tests.conftest import Campaign
 from tests.edge import scenes, shim
 
 from embedcube.balance import ReadCost, Shards, draw_groups
 from embedcube.config import Archive
 from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
-from embedcube.onto import read_onto
+from embedcube.onto import Method, placed_in_words, read_onto
 from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.sentinel2 import Sentinel2
@@ -483,10 +484,12 @@ def test_another_shape_than_when_indexed_is_an_error() -> None:
 # --- warped -----------------------------------------------------------------------------------------
 
 
-def _elsewhere(dtype: str, *, holes: bool, side: int = 220) -> Opened:
+def _elsewhere(dtype: str, *, holes: bool, side: int = 220, pixel: float = 10.0) -> Opened:
     """A file of the neighbouring zone over the same place."""
     x, y = Transformer.from_crs(UTM32.crs, "EPSG:32633", always_xy=True).transform(LEFT * 10.0, -TOP * 10.0)
-    return opened(_noise(dtype, side, holes=holes), round(x, -1) - 300, round(y, -1) + 300, crs="EPSG:32633")
+    return opened(
+        _noise(dtype, side, holes=holes), round(x, -1) - 300, round(y, -1) + 300, pixel=pixel, crs="EPSG:32633"
+    )
 
 
 def _noise(dtype: str, side: int, *, holes: bool) -> NDArray[Any]:
@@ -503,7 +506,7 @@ def _here(pixel: float, shift: float) -> Opened:
     return opened(_noise("uint16", 160, holes=True), west, north, pixel=pixel)
 
 
-WARPED: dict[str, tuple[Opened, Literal["nearest", "bilinear"]]] = {
+WARPED: dict[str, tuple[Opened, Method]] = {
     "another zone, bilinear": (_elsewhere("uint16", holes=True), "bilinear"),
     "another zone, bilinear, float": (_elsewhere("float32", holes=False), "bilinear"),
     "another zone, nearest": (_elsewhere("uint8", holes=True), "nearest"),
@@ -513,7 +516,10 @@ WARPED: dict[str, tuple[Opened, Literal["nearest", "bilinear"]]] = {
     "20 m that nests": (_here(20.0, 0.0), "bilinear"),
     "60 m that nests": (_here(60.0, 0.0), "bilinear"),
     "15 m": (_here(15.0, 0.0), "bilinear"),
-    "finer": (_here(5.0, 2.5), "bilinear"),
+    "finer": (_here(6.0, 2.5), "bilinear"),
+    "twice as fine, which is averaged": (_here(5.0, 2.5), "bilinear"),
+    "another zone, finer, averaged": (_elsewhere("uint16", holes=True, pixel=2.5, side=700), "average"),
+    "coarser, averaged": (_here(15.0, 3.0), "average"),
 }
 
 
@@ -547,7 +553,9 @@ def naive_neighbours(file: Opened, area: PixelArea) -> Iterator[tuple[int, int, 
         yield i, j, around
 
 
-@pytest.mark.parametrize("name", [name for name, (_, method) in WARPED.items() if method == "bilinear"])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, method) in WARPED.items() if method == "bilinear" and "average" not in name]
+)
 def test_bilinear_is_what_a_plain_loop_makes(name: str) -> None:
     file, _ = WARPED[name]
     # at a corner of the file, so that both its inside and its edges are seen
@@ -567,6 +575,69 @@ def test_bilinear_is_what_a_plain_loop_makes(name: str) -> None:
             values = [value for value, _ in valid]
             assert min(values) - 1 <= found[i, j] <= max(values) + 1, "made of what has data only"
     assert compared > 500
+
+
+@pytest.mark.parametrize("method", ["average", "bilinear"])
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_blocks_that_fill_a_pixel_are_their_mean(dtype: str, method: Method) -> None:
+    """10 pixels a side, of which some have no data: the mean of the others, as NumPy has it; none is nodata."""
+    pixels = _noise(dtype, 400, holes=True)
+    pixels[100:110, 200:210] = NODATA
+    pixels[50:60, 50:60] = NODATA
+    pixels[59, 59] = 77
+    file = opened(pixels, LEFT * 10.0, -TOP * 10.0, pixel=1.0)
+    area = PixelArea(row=TOP - 2, col=LEFT - 3, rows=50, cols=50)
+    found = read_onto(file.dataset, file.asset, UTM32, area, method)
+    blocks = pixels.reshape(40, 10, 40, 10).swapaxes(1, 2).reshape(40, 40, 100).astype(np.float64)
+    count = (blocks != NODATA).sum(axis=2)
+    means = np.where(count > 0, blocks.sum(axis=2) / np.maximum(count, 1), NODATA)
+    expected = np.rint(means) if dtype == "uint16" else means
+    np.testing.assert_allclose(found[2:42, 3:43], expected, rtol=1e-7)
+    assert found[12, 23] == NODATA
+    assert found[7, 8] == 77
+    assert (np.delete(found, np.s_[2:42], axis=0) == NODATA).all()
+
+
+@pytest.mark.parametrize(
+    ("pixel", "shift", "crs"),
+    [
+        (2.5, 0.0, UTM32.crs),
+        (3.0, 1.7, UTM32.crs),
+        (4.0, -3.1, UTM32.crs),
+        (2.5, 0.0, "EPSG:32633"),
+        (3.0, 0.0, "EPSG:3035"),
+    ],
+)
+def test_an_average_is_what_gdal_averages(pixel: float, shift: float, crs: str) -> None:
+    """Of a smooth field; GDAL takes the box around a turned pixel, which is a little larger than the pixel."""
+    x, y = Transformer.from_crs(UTM32.crs, crs, always_xy=True).transform(LEFT * 10.0, -TOP * 10.0)
+    side = 600
+    waves = np.sin(np.arange(side) * pixel / 40)[:, None] * np.cos(np.arange(side) * pixel / 30)
+    field = (1000 + 300 * waves).astype(np.float32)
+    file = opened(field, round(x) - 200 + shift, round(y) + 200 + shift, pixel=pixel, crs=crs)
+    area = PixelArea(row=TOP, col=LEFT, rows=80, cols=80)
+    found = read_onto(file.dataset, file.asset, UTM32, area, "average")
+    expected = np.full((80, 80), NODATA, dtype=np.float32)
+    reproject(
+        field, expected, src_transform=file.dataset.transform, src_crs=crs, src_nodata=NODATA, dst_nodata=NODATA,
+        dst_transform=UTM32.affine(area), dst_crs=UTM32.crs, resampling=Resampling.average, tolerance=0,
+    )  # fmt: skip
+    assert (found != NODATA).all()
+    assert np.abs(found - expected).max() < (1e-3 if crs == UTM32.crs else 1.0)
+    one_of_many = read_onto(file.dataset, file.asset, UTM32, area, "nearest")
+    assert np.abs(one_of_many - expected).max() > 5, "what is left out counts"
+
+
+def test_how_a_file_comes_onto_the_grid_is_said() -> None:
+    said = {name: placed_in_words(file.asset, UTM32, method) for name, (file, method) in WARPED.items()}
+    assert said["20 m that nests"] == "warped (bilinear)"
+    assert said["finer"] == "warped (bilinear)"
+    assert said["twice as fine, which is averaged"] == "warped (average)"
+    assert said["another zone, nearest"] == "warped (nearest)"
+    assert placed_in_words(COPIED.asset, UTM32, "bilinear") == "copied"
+    assert placed_in_words(NESTED.asset, UTM32, "nearest") == "repeated 2 x 2"
+    south = dataclasses.replace(COPIED.asset, crs="EPSG:32732")
+    assert placed_in_words(south, UTM32, "bilinear") == "copied, shifted by -10,000 km to the north"
 
 
 def test_nearest_is_the_pixel_that_holds_the_centre() -> None:

@@ -114,7 +114,7 @@ def observed(
         ({"options": {"values": "dB"}}, r"options\.values: .*'linear', 'amplitude', 'db' or 'worldcereal'.*'dB'"),
         (
             {"options": {"values": "db", "orbits": "both"}},
-            r'sentinel1 has no option "orbits"; it has values, orbit, nodata, variables',
+            r'sentinel1 has no option "orbits"; it has variables, nodata, packing, scale, add, values',
         ),
         ({"options": {"values": "db", "orbit": "up"}}, r"options\.orbit: .*'up'"),
         ({"options": {"values": "db", "variables": {"HH": "x"}}}, r'variables: band "HH" is not wanted'),
@@ -152,6 +152,24 @@ def test_whatever_the_files_hold_the_composite_is_the_same(tmp_path: Path, value
         expected = 10 * np.log10(np.mean(shots, axis=0))
         np.testing.assert_allclose(picture.x_cyx[0], expected, atol=tolerance)
         np.testing.assert_allclose(picture.x_cyx[1], expected - 10 * np.log10(4), atol=tolerance)
+
+
+@pytest.mark.parametrize("told", ["by the file", "by the campaign"])
+def test_integers_of_decibels_are_what_their_scale_says(tmp_path: Path, told: str) -> None:
+    """dB = 0.01 x DN - 60 in 16 bits: within half a step of 0.01 dB."""
+    decibels = 10 * np.log10(speckled(0)).clip(1e-5, 50)
+    numbers = np.rint((decibels + 60) * 100).astype(np.uint16)
+    options: dict[str, Any] = {"values": "db", "nodata": 65535}
+    for band in ("VV", "VH"):
+        write(tmp_path / DESCENDING / f"{band}.tif", numbers)
+        if told == "by the file":
+            with rasterio.open(tmp_path / DESCENDING / f"{band}.tif", "r+") as file:
+                file.scales, file.offsets = (0.01,), (-60.0,)
+    if told == "by the campaign":
+        options |= {"scale": {"VV": 0.01, "VH": 0.01}, "add": {"VV": -60.0, "VH": -60.0}}
+    [scene], _, picture = observed(Sentinel1("a", archive(tmp_path, **options)))
+    np.testing.assert_allclose(picture.x_cyx[0], decibels, atol=0.0051)
+    assert "VV = DN * 0.01 + -60.0" in scene.processing
 
 
 @pytest.mark.parametrize("method", ["mean", "median"])
@@ -253,8 +271,9 @@ def test_passes_are_told_apart_or_merged(tmp_path: Path) -> None:
 def test_a_pass_that_is_not_known_is_refused_only_where_it_matters(tmp_path: Path) -> None:
     earth_engine(tmp_path, ASCENDING, "ASCENDING", 0.1)
     write_product(tmp_path, DESCENDING, np.full((SIDE, SIDE), 0.1))
-    with pytest.raises(RequestError, match=rf"archives\.a\.options\.orbit: ascending .* {DESCENDING} does not say"):
-        list(Sentinel1("a", archive(tmp_path, values="linear", orbit="ascending")).scenes(full_digests=False))
+    unknown, known = Sentinel1("a", archive(tmp_path, values="linear", orbit="ascending")).scenes(full_digests=False)
+    assert (unknown.id, known.id, known.verdict) == (DESCENDING, ASCENDING, "")
+    assert unknown.verdict.startswith("options.orbit: ascending is asked for, and it does not say what it is")
     scenes = list(Sentinel1("a", archive(tmp_path, values="linear")).scenes(full_digests=False))
     assert [scene.processing.split(";")[0] for scene in scenes] == ["orbit unknown", "orbit ascending"]
 

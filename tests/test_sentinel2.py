@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -164,6 +165,38 @@ def test_a_torn_zip_is_a_scene_that_cannot_be_used(tmp_path: Path) -> None:
     assert "is not a SAFE product: File is not a zip file" in scene.verdict
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_full_digests_find_a_byte_that_a_manifest_does_not_state(tmp_path: Path, packed: bool) -> None:
+    safe = new_l2a(tmp_path / "archive")
+    image = next(safe.rglob("*B04_10m.jp2"))
+    whole = image.read_bytes()
+    for damaged in (False, True):
+        image.write_bytes(whole[:-30] + bytes([whole[-30] ^ damaged]) + whole[-29:])
+        if packed:
+            with zipfile.ZipFile(tmp_path / f"{NEW_L2A}.zip", "w") as archive:
+                for file in sorted(safe.rglob("*")):
+                    archive.write(file, f"{NEW_L2A}.SAFE/{file.relative_to(safe)}")
+        path = tmp_path / f"{NEW_L2A}.zip" if packed else safe
+        source = Sentinel2("s2", Archive(source="sentinel2", path=path, bands=("B04",)))
+        (scene,) = source.scenes(full_digests=True)
+        assert (
+            re.search(r"B04_10m\.jp2 is sha3-256:.* its catalogue says sha3-256:", scene.verdict) is None
+        ) != damaged
+        assert not next(source.scenes(full_digests=False)).verdict
+
+
+def test_full_digests_are_held_against_the_checksum_of_an_item(tmp_path: Path) -> None:
+    for name, text in (("right", "B04"), ("wrong", "B05")):
+        folder = item(tmp_path, name, s2__processing_baseline="05.09").parent
+        digest = hashlib.sha256((folder / "B04.tif").read_bytes() if text == "B04" else b"another").hexdigest()
+        assets = {"B04": {"href": "./B04.tif", "file:checksum": f"1220{digest}"}}
+        item(tmp_path, name, assets=assets, s2__processing_baseline="05.09")
+    source = Sentinel2("s2", Archive(source="sentinel2", path=tmp_path, bands=("B04",)))
+    verdicts = {scene.id: scene.verdict for scene in source.scenes(full_digests=True)}
+    assert verdicts["right"] == ""
+    assert "its catalogue says sha256:" in verdicts["wrong"]
+
+
 def test_a_manifest_of_other_files_can_be_ignored(tmp_path: Path) -> None:
     safe = new_l2a(tmp_path)
     write(next(safe.rglob("*B04_10m.jp2")), np.arange(144).reshape(12, 12) + 2000)
@@ -309,6 +342,26 @@ def test_the_offset_is_decided_for_each_product(
     item(tmp_path, "one", day, **properties)
     assert scenes(tmp_path, "B04")[0].processing == says
     assert (observed(tmp_path, "B04").values_cyx == value).all()
+
+
+def test_the_packing_of_a_file_does_not_count_beside_the_offset(tmp_path: Path) -> None:
+    """What converters write: reflectance = DN * 0.0001 - 0.1. The baseline says the same of the offset."""
+    item(tmp_path, "a", assets={"B04": {"href": "./B04.tif"}}, s2__processing_baseline="05.09")
+    with rasterio.open(write(tmp_path / "a" / "B04.tif", 1500), "r+") as file:
+        file.scales, file.offsets = (0.0001,), (-0.1,)
+    (scene,) = scenes(tmp_path, "B04")
+    assert scene.processing == (
+        "offset -1000: processing baseline 05.09; numbers as they are stored, without DN * 0.0001 + -0.1 as the files "
+        "declare"
+    )
+    assert (observed(tmp_path, "B04").values_cyx == 500).all()
+
+
+def test_two_items_of_one_product_are_one_photograph(tmp_path: Path) -> None:
+    """Catalogues name Items as they like; the product is named beside."""
+    for name in ("S2A_33TWL_20230815_0_L2A", "S2A_33TWL_20230815_1_L2A"):
+        item(tmp_path, name, s2__product_uri=f"{NEW_L2A}.SAFE", s2__datatake_id=None)
+    assert {scene.photograph for scene in scenes(tmp_path, "B04")} == {"S2A_20230815T100031"}
 
 
 @pytest.mark.parametrize("day", ["2018-08-15", "2023-08-15"])

@@ -213,6 +213,14 @@ def test_a_search_may_say_its_own_bounds(demo: Campaign, api: Api) -> None:
     assert question == ((7.0, 50.0, 8.0, 51.0), "2023-06-01T00:00:00Z/2023-06-10T00:00:00Z")
 
 
+def test_what_holds_at_all_times_is_not_asked_for_by_the_windows(demo: Campaign, api: Api) -> None:
+    asking(demo, api)
+    demo.change(lambda document: document["archives"]["s2"].update(source="fields", options={"static": True}))
+    search = bounded(load_campaign(demo.file), "s2").search
+    assert search is not None
+    assert search.times == ()
+
+
 def test_other_windows_need_another_index(demo: Campaign, api: Api) -> None:
     """An inventory of June does not know the scenes of July."""
     demo.change(lambda document: document.update(windows=[["2023-06-01", "2023-07-01"]]))

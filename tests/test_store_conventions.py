@@ -456,7 +456,11 @@ def test_provenance_arrays_fit_together(provenance: Provenance, cube: Path) -> N
     assert provenance["shard_recipe"].shape == (shards, 32)
     assert provenance["scene_digest"].shape == (scenes, 32)
     assert provenance["link_quarantined"].shape == (links,)
-    for name, rows in (("shard_record", shards), ("scene", scenes), ("fed", shards), ("link", shards)):
+    assert provenance["link_placed"].shape == (links,)
+    ways = int(provenance["link_placed"].max()) + 1
+    for name, rows in (
+        ("shard_record", shards), ("scene", scenes), ("fed", shards), ("link", shards), ("placed", ways),
+    ):  # fmt: skip
         first = provenance[f"{name}_first"]
         assert first.shape == (rows + 1,)
         assert first[0] == 0

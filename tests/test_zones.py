@@ -299,6 +299,23 @@ def test_a_scene_around_the_globe_touches_every_zone(finished: AtTheBorder) -> N
     assert grid_names(campaign, "s2", [replace(globe, bbox=(178.0, -1.0, -178.0, 1.0))]) == ("utm01", "utm60")
 
 
+@pytest.mark.parametrize(
+    ("south", "north", "instead"), [(84.5, 86.0, "EPSG:3413"), (-86.0, -80.5, "EPSG:3031")], ids=["north", "south"]
+)
+def test_a_region_or_scenes_beyond_the_zones_are_told_so(
+    finished: AtTheBorder, south: float, north: float, instead: str
+) -> None:
+    campaign = load_campaign(finished.campaign.file)
+    scene = read_inventory(campaign, finished.campaign.run)[0]
+    grid = make_grid(campaign, "s2", "utm32")
+    said = rf"lie.* from {south:.2f} to {north:.2f} .*UTM is used from -80 to 84; write {instead} .*EPSG:4326"
+    polar = campaign.model_copy(update={"region": Region(bbox=(5.0, south, 9.0, north))})
+    with pytest.raises(RequestError, match=f"the region {said}"):
+        cut(polar, "s2", grid, [scene])
+    with pytest.raises(RequestError, match=f"the scenes {said}"):
+        cut(campaign, "s2", grid, [replace(scene, bbox=(5.0, south, 9.0, north))])
+
+
 def test_an_archive_without_a_scene_near_the_region_is_refused(finished: AtTheBorder, tmp_path: Path) -> None:
     campaign = load_campaign(finished.campaign.file)
     scene = replace(read_inventory(campaign, finished.campaign.run)[0], assets=(), bbox=(100.0, 1.0, 101.0, 2.0))

@@ -22,7 +22,8 @@ def bounded(campaign: Campaign, name: str) -> Archive:
     if archive.search is None:
         return archive
     boxes = archive.search.boxes or tuple(_boxes(campaign, name))
-    times = archive.search.times or _times(campaign)
+    # what holds at all times is not of a window
+    times = archive.search.times or (() if archive.options.get("static") else _times(campaign))
     return archive.model_copy(update={"search": archive.search.model_copy(update={"boxes": boxes, "times": times})})
 
 

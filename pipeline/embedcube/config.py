@@ -25,7 +25,7 @@ from embedcube.windows import Duration, Window, windows_every
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
-Resampling = Literal["nearest", "bilinear"]
+Resampling = Literal["nearest", "bilinear", "average"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -66,7 +66,8 @@ class Archive(Block):
     offset: Literal["auto"] | float = "auto"
     """added to every value that is data (DN); "auto" decides per product and records it"""
     resampling: Resampling | dict[str, Resampling] = "bilinear"
-    """for bands that do not lie on the grid, or for each band; bands that do are copied. Masks are always nearest"""
+    """for bands that do not lie on the grid, or for each band; bands that do are copied. A band about twice as fine as
+    the grid or more is averaged where this says bilinear. Masks are always nearest"""
     composite: Literal["median", "mean"] | None = None
     """how the scenes of a frame become one picture; by default as the source does it"""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -258,11 +258,14 @@ class Provenance:
         used, others = [], []
         rows, quarantined = self.links(shard)
         fed = self.fed(shard)
+        first = self._firsts("link")[shard]
+        placed = self._group["link_placed"][first : first + len(rows)]
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
         digests = self._group["scene_digest"]
         for link, row in enumerate(rows.tolist()):
             scene = self.scene(row)
             described = {key: scene[key] for key in ("id", "archive", "time", "photograph", "offset", "processing")}
+            described["placed"] = json.loads(self._blob("placed", int(placed[link])))
             described["sha256"] = bytes(digests[row]).hex()
             if fed[link, cell // 8] >> (7 - cell % 8) & 1:
                 used.append(described)

@@ -13,8 +13,8 @@ from embedcube.assemble import counted_archives, make_layout
 from embedcube.balance import Floats, Ints, Shards, distinct
 from embedcube.config import Campaign, Region
 from embedcube.errors import RequestError
-from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, shards_touching
-from embedcube.scene import Scene
+from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, shards_touching, to_degrees
+from embedcube.scene import Box, Scene
 
 _MARGIN = 0.1
 """degrees beside a zone that a region is kept of: its shards reach a little over the edge"""
@@ -29,7 +29,7 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
 
     Raises:
-        RequestError: no scene shows any of the region.
+        RequestError: no scene shows any of the region, or it lies where there is no UTM zone.
     """
     layer = campaign.layers[name]
     layout = make_layout(layer)
@@ -42,6 +42,9 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     of_scene = np.array([i for i, _ in found], dtype=np.int64)
     boxes = np.array([box for _, box in found]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
+    if grid.utm_zone is not None:
+        places = [scenes[i].bbox for i in order if scenes[i].assets and scenes[i].archive in counted]
+        _refuse_poles(campaign.region, places)
     decides = np.array([scenes[i].archive in counted for i in of_scene.tolist()], dtype=bool)
     wanted, place = _wanted(campaign.region, grid, layout, boxes[decides])
     if not wanted.any():
@@ -68,6 +71,30 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
         scenes=np.concatenate(links),
     )
     return shards, place
+
+
+def _refuse_poles(region: Region | None, places: list[Box]) -> None:
+    """Refuse a region, or scenes where there is none, of which UTM has nothing."""
+    boxes = places if region is None else [_degrees(region)]
+    if not boxes:
+        return
+    south, north = min(box[1] for box in boxes), max(box[3] for box in boxes)
+    if south >= UTM_NORTH or north <= UTM_SOUTH:
+        raise RequestError(
+            f"grid.crs: {'the scenes lie' if region is None else 'the region lies'} from {south:.2f} to {north:.2f} "
+            f"degrees of latitude, and UTM is used from {UTM_SOUTH:g} to {UTM_NORTH:g}; write "
+            f"{'EPSG:3413 (polar stereographic, north)' if south > 0 else 'EPSG:3031 (polar stereographic, south)'}, "
+            "or EPSG:4326 with pixels in degrees"
+        )
+
+
+def _degrees(region: Region) -> Box:
+    if region.bbox is not None:
+        west, south, east, north = to_degrees(region.crs).transform_bounds(*region.bbox, densify_pts=21)
+    else:
+        assert region.geometry is not None
+        west, south, east, north = shapely.geometry.shape(region.geometry).bounds
+    return west, south, east, north
 
 
 def _seconds(scene: Scene) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow
@@ -20,11 +20,13 @@ from embedcube.progress import Progress, silent
 from embedcube.raster import raster_settings
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir, replacing
-from embedcube.scene import Asset, Scene
+from embedcube.scene import Asset, Box, Scene
 from embedcube.windows import utc
 
 _ROWS = 1 << 13
 """of the table, made and written at once"""
+
+_MOMENT = pyarrow.timestamp("us", "UTC")
 
 _WKB = {
     "ARROW:extension:name": "geoarrow.wkb",
@@ -117,25 +119,29 @@ def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
     # columns, some thousand rows at a time: as dictionaries, a hundred thousand Items are a GB
     pieces = (scenes[i : i + _ROWS] for i in range(0, len(scenes), _ROWS))
     bands = tuple(dict.fromkeys(asset.band for scene in scenes for asset in scene.assets))
-    batches = (_rows(_asked(campaign), piece, bands) for piece in pieces)
+    lasting = any(scene.end for scene in scenes)
+    batches = (_rows(_asked(campaign), piece, bands, lasting) for piece in pieces)
     first = next(batches)
     to_parquet(pyarrow.RecordBatchReader.from_batches(first.schema, chain([first], batches)), path)
 
 
-def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.RecordBatch:
-    west, south, east, north = np.array([scene.bbox for scene in scenes]).T
+def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...], lasting: bool) -> pyarrow.RecordBatch:
+    """Some Items; with columns for beginning and end where any scene of the table is `lasting`."""
+    places = [_in_range(scene.bbox) for scene in scenes]
+    west, south, east, north = np.array(places).T
     nothing = pyarrow.array([[]] * len(scenes), pyarrow.list_(pyarrow.null()))
     columns = {
         "type": ["Feature"] * len(scenes),
         "stac_version": ["1.0.0"] * len(scenes),
         "id": [scene.id for scene in scenes],
-        "geometry": shapely.to_wkb(shapely.box(west, south, east, north), flavor="iso"),
+        "geometry": shapely.to_wkb([_footprint(place) for place in places], flavor="iso"),
         "bbox": pyarrow.StructArray.from_arrays([west, south, east, north], ["xmin", "ymin", "xmax", "ymax"]),
         "links": nothing,
         "assets": _assets(scenes, bands),
         "stac_extensions": nothing,
         "collection": [scene.archive for scene in scenes],
-        "datetime": pyarrow.array([scene.time for scene in scenes], pyarrow.timestamp("us", "UTC")),
+        # a scene that lasts has no moment of its own
+        "datetime": pyarrow.array([None if scene.end else scene.time for scene in scenes], _MOMENT),
         "embedcube:archive": [scene.archive for scene in scenes],
         "embedcube:asked": [asked[scene.archive] for scene in scenes],
         "embedcube:digest": [scene.digest for scene in scenes],
@@ -144,9 +150,30 @@ def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...]) ->
         "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
         "embedcube:scene": [scene.to_json() for scene in scenes],
     }
+    if lasting:
+        columns["start_datetime"] = pyarrow.array([scene.time if scene.end else None for scene in scenes], _MOMENT)
+        columns["end_datetime"] = pyarrow.array([scene.end for scene in scenes], _MOMENT)
     batch = pyarrow.RecordBatch.from_pydict(columns)
     place = batch.schema.get_field_index("geometry")
     return batch.cast(batch.schema.set(place, batch.schema.field(place).with_metadata(_WKB)))
+
+
+def _in_range(bbox: Box) -> Box:
+    """The same place with longitudes from -180 to 180: across the antimeridian west is the larger number."""
+    west, south, east, north = bbox
+    if -180 <= west <= 180 and -180 <= east <= 180:
+        return bbox
+    if east - west >= 360:
+        return -180.0, south, 180.0, north
+    return (west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north
+
+
+def _footprint(bbox: Box) -> Any:
+    """A polygon, or two of them on both sides of the antimeridian, as GeoJSON has it."""
+    west, south, east, north = bbox
+    if west <= east:
+        return shapely.box(*bbox)
+    return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
 
 
 def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:

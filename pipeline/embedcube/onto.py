@@ -1,26 +1,36 @@
-"""The pixels of an open file on the grid: copied where they lie on it, repeated where they nest in it, else warped."""
+"""The pixels of an open file on the grid: copied where they lie on it, repeated where they nest in it, or warped."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from rasterio.windows import Window
 
 from embedcube.grid import Grid, PixelArea, is_geographic, shift_between
 from embedcube.scene import Asset
 
 Pixels = NDArray[Any]
-Method = Literal["nearest", "bilinear"]
+Floats = NDArray[np.float64]
+Method = Literal["nearest", "bilinear", "average"]
 Conversion = Callable[[Pixels], Pixels]
 """A file's pixels, of whatever type -> float32 of the same shape, each on its own; NaN where there is no value"""
 
 _ALIGNED = 1e-4
 """pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
+
+_FINER = 1.75
+"""pixels of a file along the side of a grid's from which on bilinear averages: two, whatever the projections say"""
+
+_EARTH_M = 6_371_000.0
+
+_AT_ONCE = 1 << 19
+"""pixels of a file that are averaged at once, about"""
 
 
 def read_onto(
@@ -31,8 +41,7 @@ def read_onto(
     With `convert` they are float32, NaN where there is nothing: each of the file's own pixels is converted before any
     is resampled, for the mean of decibels is not the decibels of the mean.
 
-    Files on the lattice are copied, coarser ones that nest in it repeated (nearest); all else is warped exactly,
-    so that a pixel gets the same value whatever area it is asked with.
+    What is done is what `placed` says; a pixel gets the same value whatever area it is asked with.
     """
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
@@ -44,12 +53,54 @@ def read_onto(
     # what `read` gives, from here on
     given = asset if convert is None else replace(asset, dtype="float32", nodata=math.nan)
     result = np.full((area.rows, area.cols), given.nodata, dtype=given.dtype)
-    step = nesting(given, grid)
-    if step is not None and (step == 1 or method == "nearest"):
-        _copy(read, given, grid, area, step, result)
+    way = placed(given, grid, method)
+    if way == "copied" or way == "repeated":
+        _copy(read, given, grid, area, nesting(given, grid) or 1, result)
+    elif way == "average":
+        for strip in _strips(given, grid, area):
+            _average(read, given, grid, strip, result[strip.row - area.row :][: strip.rows])
     else:
-        _warp(read, given, grid, area, method, result)
+        _warp(read, given, grid, area, way, result)
     return result
+
+
+def placed(asset: Asset, grid: Grid, method: Method) -> Literal["copied", "repeated"] | Method:
+    """How a file's pixels come onto a grid.
+
+    Files on the lattice are copied, coarser ones that nest in it repeated (nearest, average); all else is warped
+    exactly. Where a file is about twice as fine as the grid or more, bilinear would leave out most of its pixels:
+    they are averaged.
+    """
+    step = nesting(asset, grid)
+    if step == 1:
+        return "copied"
+    if step is not None and method != "bilinear":
+        return "repeated"
+    return "average" if method == "bilinear" and _fineness(asset, grid) > _FINER else method
+
+
+def placed_in_words(asset: Asset, grid: Grid, method: Method) -> str:
+    """The same for people: what `explain` says of a band."""
+    way = placed(asset, grid, method)
+    if way not in ("copied", "repeated"):
+        return f"warped ({way})"
+    step, shift = nesting(asset, grid) or 1, shift_between(asset.crs, grid.crs) or (0.0, 0.0)
+    words = way if step == 1 else f"{way} {step} x {step}"
+    return f"{words}, shifted by {shift[1] / 1000:+,.0f} km to the north" if shift[1] else words
+
+
+def _fineness(asset: Asset, grid: Grid) -> float:
+    """How many of a file's pixels lie along the side of a grid's, by their nominal sizes."""
+    a, b, _, d, e, _ = asset.transform
+    return grid.pixel * _unit_m(grid.crs) / (math.sqrt(abs(a * e - b * d)) * _unit_m(asset.crs))
+
+
+@lru_cache(maxsize=1024)
+def _unit_m(crs: str) -> float:
+    """Metres of a unit of a CRS; of its angle along a meridian."""
+    known = CRS.from_user_input(crs)
+    unit = known.axis_info[0].unit_conversion_factor
+    return unit * _EARTH_M if known.is_geographic else unit
 
 
 def _known(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
@@ -114,14 +165,7 @@ def _warp(
     """
     x = grid.origin_x + (2 * np.arange(area.col, area.col + area.cols) + 1) * (grid.pixel / 2)
     y = grid.origin_y - (2 * np.arange(area.row, area.row + area.rows) + 1) * (grid.pixel / 2)
-    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
-    a, b, c, d, e, f = tuple(~Affine(*asset.transform))[:6]
-    xs, ys = transformer.transform(*np.meshgrid(x, y))
-    if is_geographic(asset.crs):
-        # in the file's own longitudes, which may begin anywhere
-        first = asset.bounds[0] - abs(asset.transform[0])
-        xs = xs - 360 * np.floor((xs - first) / 360)
-    cols, rows = a * xs + b * ys + c, d * xs + e * ys + f
+    rows, cols = _in_file(asset, grid, x, y)
     # of a place that the file's CRS does not know, a row that no file has
     there = np.isfinite(cols) & np.isfinite(rows)
     cols, rows = np.where(there, cols, 0.0), np.where(there, rows, -10.0)
@@ -149,6 +193,92 @@ def _warp(
     found = weight > 1e-5
     values = total[found] / weight[found]
     result[found] = np.rint(values) if result.dtype.kind in "iu" else values
+
+
+def _in_file(asset: Asset, grid: Grid, x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Rows and columns in a file, from its upper left corner, of the places at each y and x of a grid."""
+    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
+    a, b, c, d, e, f = tuple(~Affine(*asset.transform))[:6]
+    xs, ys = transformer.transform(*np.meshgrid(x, y))
+    if is_geographic(asset.crs):
+        # in the file's own longitudes, which may begin anywhere
+        first = asset.bounds[0] - abs(asset.transform[0])
+        xs = xs - 360 * np.floor((xs - first) / 360)
+    return d * xs + e * ys + f, a * xs + b * ys + c
+
+
+def _strips(asset: Asset, grid: Grid, area: PixelArea) -> Iterator[PixelArea]:
+    """Rows of an area under which a file has not too many pixels."""
+    rows = max(1, round(_AT_ONCE / (max(1.0, _fineness(asset, grid)) ** 2 * area.cols)))
+    for first in range(0, area.rows, rows):
+        yield replace(area, row=area.row + first, rows=min(rows, area.rows - first))
+
+
+def _average(read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, result: Pixels) -> None:
+    """Each pixel is the mean of the file's pixels under it, by the area that they share; no data does not count.
+
+    What lies under it is a box around its centre, as wide and high in the file's pixels as its sides are long: exact
+    where both have parallel axes, the same area where they are turned.
+    """
+    top, bottom, left, right = _boxes_under(asset, grid, area)
+    around = _around(asset)
+    col0 = np.floor(left)
+    turn = np.where(col0 < around // 2, around, 0) if np.ptp(col0) > around // 2 else 0
+    meets = (bottom > 0) & (top < asset.rows) & ((around > 0) | ((right > 0) & (left < asset.cols)))
+    if not meets.any():
+        return
+    low, high = math.floor((left + turn)[meets].min()), math.ceil((right + turn)[meets].max())
+    if not around:
+        low, high = max(0, low), min(asset.cols, high)
+    above, below = max(0, math.floor(top[meets].min())), min(asset.rows, math.ceil(bottom[meets].max()))
+    pixels = _read_around(read, Window(low, above, high - low, below - above), around)
+    known = _known(pixels, asset)
+    total, weight = np.zeros(result.shape), np.zeros(result.shape)
+    for down in range(math.ceil((bottom - np.floor(top))[meets].max())):
+        row = np.floor(top) + down
+        tall = np.clip(np.minimum(bottom, row + 1) - np.maximum(top, row), 0, None)
+        at_row, in_rows = _within(row - above, pixels.shape[0])
+        for across in range(math.ceil((right - col0)[meets].max())):
+            col = col0 + across
+            wide = np.clip(np.minimum(right, col + 1) - np.maximum(left, col), 0, None)
+            at_col, in_cols = _within(col + turn - low, pixels.shape[1])
+            at = at_row, at_col
+            share = np.where(meets & in_rows & in_cols & known[at], tall * wide, 0)
+            total += np.where(share > 0, pixels[at], 0) * share
+            weight += share
+    found = weight > 1e-5
+    values = total[found] / weight[found]
+    result[found] = np.rint(values) if result.dtype.kind in "iu" else values
+
+
+def _within(index: Floats, size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Indices of an axis, those beyond its ends at the ends; and which are not beyond."""
+    return np.clip(index, 0, size - 1).astype(np.int64), (index >= 0) & (index < size)
+
+
+def _boxes_under(asset: Asset, grid: Grid, area: PixelArea) -> tuple[Floats, Floats, Floats, Floats]:
+    """Upper and lower row, left and right column in a file of the box under each pixel of a grid."""
+    x = grid.origin_x + np.arange(2 * area.col, 2 * (area.col + area.cols) + 1) * (grid.pixel / 2)
+    y = grid.origin_y - np.arange(2 * area.row, 2 * (area.row + area.rows) + 1) * (grid.pixel / 2)
+    rows, cols = _in_file(asset, grid, x, y)  # of centres, and of the middles of sides
+
+    def side(places: Floats, period: float) -> Floats:
+        across, down = places[1::2, 2::2] - places[1::2, :-1:2], places[2::2, 1::2] - places[:-1:2, 1::2]
+        if period:
+            across, down = across - period * np.rint(across / period), down - period * np.rint(down / period)
+        return np.asarray(np.hypot(across, down))
+
+    height = side(rows, 0.0) / 2
+    width = side(cols, 360 / abs(asset.transform[0]) if is_geographic(asset.crs) else 0.0) / 2
+    row, col = rows[1::2, 1::2], cols[1::2, 1::2]
+    edges = row - height, row + height, col - width, col + width
+    # of a place that the file's CRS does not know, a row that no file has
+    there = np.logical_and.reduce([np.isfinite(edge) for edge in edges])
+    snapped = [np.where(np.abs(edge - np.rint(edge)) < _ALIGNED, np.rint(edge), edge) for edge in edges]
+    top, bottom, left, right = (
+        np.where(there, edge, other) for edge, other in zip(snapped, (-10, -9, 0, 1), strict=True)
+    )
+    return top, bottom, left, right
 
 
 def _around(asset: Asset) -> int:

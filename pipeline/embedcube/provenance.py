@@ -9,6 +9,9 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     scene_digest                                (m, 32)
     link_first                                  the links of shard i are [first[i], first[i + 1])
     link_scene                                  row of the scene; in the order of compositing
+    link_placed                                 row of how its bands came onto the grid
+    placed, placed_first                        the same in words, as JSON by band: copied, repeated, warped; none of a
+                                                scene whose source has its own way, which `processing` says
     link_quarantined                            1 where the scene could not be read for this shard
     fed, fed_first                              per shard, one row of ceil(cells / 8) bytes for each of its links:
                                                 the cells (row-major, numpy.packbits) that the scene gave a pixel
@@ -19,6 +22,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embedcube.assemble import counted_archives
+from embedcube.assemble import counted_archives, make_grid
 from embedcube.config import Campaign
 from embedcube.embed import Shard
 from embedcube.errors import WorkError
+from embedcube.onto import placed_in_words
 from embedcube.parts import FED, Record
 from embedcube.plan import Plan
 from embedcube.scene import Scene
@@ -84,6 +89,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
+    _write_placed(group, campaign, scenes, made)
     adopted = [m for m in made if campaign.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
@@ -99,6 +105,21 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
     quarantined = [digests[i] in bad for m, bad in zip(made, unreadable, strict=True) for i in m.shard.scenes]
     _write(group, "link_quarantined", quarantined, np.uint8)
     _write_blobs(group, "fed", [_read_fed(m) for m in made])
+
+
+def _write_placed(group: zarr.Group, campaign: Campaign, scenes: Sequence[Scene], made: list[Made]) -> None:
+    @cache
+    def in_words(row: int, layer: str, zone: str) -> bytes:
+        scene, grid = scenes[row], make_grid(campaign, layer, zone)
+        method_of = campaign.archives[scene.archive].resampling_of
+        assets = () if scene.software else scene.assets
+        words = {asset.band: placed_in_words(asset, grid, method_of(asset.band)) for asset in assets}
+        return json.dumps(words).encode()
+
+    links = [in_words(row, m.shard.layer, m.shard.zone) for m in made for row in m.shard.scenes]
+    row_of = {words: row for row, words in enumerate(dict.fromkeys(links))}
+    _write(group, "link_placed", [row_of[words] for words in links], np.int32)
+    _write_blobs(group, "placed", list(row_of))
 
 
 def _read_fed(made: Made) -> bytes:

@@ -113,7 +113,7 @@ class RasterReader:
         grid: Grid,
         area: PixelArea,
         method_of: Callable[[str], Method],
-        convert_of: Callable[[str], Conversion],
+        convert_of: Callable[[Asset], Conversion],
     ) -> Pixels:
         """All bands of a scene, converted, each in a lane of its own: (band, y, x) float32, NaN where there is none.
 
@@ -121,7 +121,7 @@ class RasterReader:
             CorruptInput, OSError: as `submit` says.
         """
         futures = [
-            self.submit(root / one.path, one, grid, area, method_of(one.band), lane, convert_of(one.band))
+            self.submit(root / one.path, one, grid, area, method_of(one.band), lane, convert_of(one))
             for lane, one in enumerate(assets)
         ]
         return np.stack([future.result() for future in futures])

@@ -41,12 +41,20 @@ class Asset:
     block_cols: int
     dtype: str
     nodata: float | None
+    scale: float = 1.0
+    """with `add` what the file declares of its numbers: a value is DN * scale + add"""
+    add: float = 0.0
     size: int
     """bytes of the file when it was indexed; a file of another size is another file"""
     steps: int = 1
     """of time; a frame reads those that lie in it"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its first bytes and its size"""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the file declares that its numbers stand for others."""
+        return (self.scale, self.add) != (1.0, 0.0)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

@@ -105,6 +105,9 @@ class Era5:
                 )
         if archive.search is not None:
             raise RequestError(f"archives.{name}.search: weather lies in files and stores below `path`")
+        for band in archive.bands:
+            if archive.resampling_of(band) == "average":
+                raise RequestError(f"archives.{name}.resampling: weather is nearest or bilinear, {band} is average")
         if archive.offset != "auto":
             raise RequestError(f"archives.{name}.offset: weather has none; its packing is undone as the file says")
         self._archive = archive

@@ -1,6 +1,7 @@
 """Rasters that are fields rather than photographs: terrain, and weather that others have put on a raster.
 
-They are everywhere, so that beside photographs they make no cell valid. A value is DN * scale + add.
+They are everywhere, so that beside photographs they make no cell valid. A value is what the file declares its number
+to stand for, times the campaign's scale, plus what it adds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,38 +9,27 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-from pydantic import Field
 
-from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
 from embedcube.config import Archive
-from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.onto import Conversion, Pixels
+from embedcube.onto import Conversion
 from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.converted import observe_converted
+from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import Product, describe, place_of
+from embedcube.sources.products import Product, by_time, describe, place_of
 from embedcube.windows import Window
 
 ALWAYS = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 """First and last moment of a field without time: all that can be told in nanoseconds, as readers of tables do."""
 
 
-class Options(Block):
+class Options(Numbers):
     """The options of the YAML block."""
 
-    variables: dict[str, str] = Field(default_factory=dict)
-    """what the files or their catalogue call a band, where it is not its name"""
-    scale: dict[str, float] = Field(default_factory=dict)
-    """of a band, where it is not 1"""
-    add: dict[str, float] = Field(default_factory=dict)
-    """to a band after scaling, where it is not 0"""
-    nodata: float | None = None
-    """of the files, whatever they declare; where each number is a value, one that never occurs"""
     static: bool = False
     """the fields hold at all times, and what the files say of time does not count"""
 
@@ -53,9 +43,6 @@ class Fields:
         self._archive = archive
         self._options = read_options(Options, name, archive)
         refuse_keys(name, archive, {"mask": "fields are everywhere", "offset": "write options.add"})
-        self._linear = {
-            band: (self._options.scale.get(band, 1.0), self._options.add.get(band, 0.0)) for band in archive.bands
-        }
 
     @property
     def collection(self) -> str:
@@ -70,12 +57,12 @@ class Fields:
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products, ordered by time and id.
 
-        Raises:
-            RequestError: integers without a declared "no data", of which 0 may be a value or none.
+        Integers of which 0 may be a value or none are a scene that says so.
         """
-        found = sorted(self._products(), key=lambda p: (p.time, p.id))
+        found = by_time(self._products())
         assets_of = describe(found, self._archive.root, full_digests=full_digests)
         for product, (assets, faults) in zip(found, assets_of, strict=True):
+            unclear = [] if self._options.nodata is not None else [_unclear(asset) for asset in assets]
             yield Scene(
                 id=product.id,
                 archive=self._name,
@@ -84,9 +71,9 @@ class Fields:
                 # the fields of one moment are one picture
                 photograph=f"{product.time:%Y%m%dT%H%M%S}",
                 bbox=place_of(product, assets),
-                assets=tuple(replace(asset, nodata=self._nodata(asset)) for asset in assets),
-                processing="; ".join(f"{band} = DN * {scale} + {add}" for band, (scale, add) in self._linear.items()),
-                verdict=faults,
+                assets=tuple(self._with_nodata(asset) for asset in assets),
+                processing="; ".join(self._options.said(assets)),
+                verdict="; ".join(filter(None, (faults, *unclear))),
             )
 
     def _products(self) -> Iterator[Product]:
@@ -97,28 +84,27 @@ class Fields:
         for product in archive_products(self._archive, names, undated=ALWAYS[0]):
             yield replace(product, time=ALWAYS[0])
 
-    def _nodata(self, asset: Asset) -> float | None:
-        if self._options.nodata is not None:
-            return self._options.nodata
-        if asset.nodata == 0 and np.dtype(asset.dtype).kind != "f":
-            raise RequestError(
-                f"archives.{self._name}: {asset.band}: {asset.path} holds {asset.dtype} and declares no number but 0 "
-                "as no data; is 0 a value? options.nodata says which number is none (one that never occurs, if all are)"
-            )
-        return asset.nodata
+    def _with_nodata(self, asset: Asset) -> Asset:
+        return asset if self._options.nodata is None else replace(asset, nodata=self._options.nodata)
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The scaled values, float32; seen where every band has one."""
-        convert_of = {band: _scaled(*linear) for band, linear in self._linear.items()}
-        return observe_converted(scene, self._archive, grid, area, reader, convert_of.__getitem__)
+        return observe_converted(scene, self._archive, grid, area, reader, self._value)
+
+    def _value(self, asset: Asset) -> Conversion:
+        unpacked = self._options.unpacked(asset)
+        return lambda pixels: np.asarray(unpacked(pixels).astype(np.float32))
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """The mean, unless the archive says otherwise."""
         return composite(observations, self._archive.composite or "mean")
 
 
-def _scaled(scale: float, add: float) -> Conversion:
-    def convert(pixels: Pixels) -> Pixels:
-        return np.asarray((pixels.astype(np.float64) * scale + add).astype(np.float32))
-
-    return convert
+def _unclear(asset: Asset) -> str:
+    """Why its "no data" is not known."""
+    if asset.nodata != 0 or np.dtype(asset.dtype).kind == "f":
+        return ""
+    return (
+        f"{asset.band}: {asset.path} holds {asset.dtype} and declares no number but 0 as no data; is 0 a value? "
+        "options.nodata says which number is none (one that never occurs, if all are)"
+    )

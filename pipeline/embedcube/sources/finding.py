@@ -8,14 +8,14 @@ from pathlib import Path
 
 from embedcube.config import Archive
 from embedcube.raster import is_netcdf
-from embedcube.sources.folders import SUFFIXES, folder_products
+from embedcube.sources.folders import folder_products, image_products, is_image
 from embedcube.sources.products import Names, Product
 from embedcube.sources.safe import is_safe, safe_products
 from embedcube.sources.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.spread import spread
 from embedcube.sources.stac import catalogue_products, found_products, item_products
 from embedcube.sources.stac_api import searched_items
-from embedcube.sources.stack import products_of, stack_products
+from embedcube.sources.stack import products_of
 
 _PACKED = (".SAFE", ".zip", ".nc", ".nc4")
 """Suffixes of what may hold a whole product."""
@@ -36,9 +36,9 @@ def archive_products(archive: Archive, names: Names, undated: datetime | None = 
 def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
     """The products of a file or of all below a folder, in a fixed order.
 
-    A file is a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder STAC Items come first; then SAFE,
-    NetCDF and plain folders of images, where no Item has told of them already. `undated` is the time of images that
-    have no date in their name, which are left out otherwise.
+    A file is an image, a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder STAC Items come first;
+    then SAFE, NetCDF and plain folders of images, where no Item has told of them already. `undated` is the time of
+    images that have no date in their name, which are left out otherwise.
 
     Raises:
         RequestError: a catalogue file is none.
@@ -48,8 +48,10 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
         yield from safe_products(root, names)
     elif is_radar_safe(root):
         yield from radar_products(root, names)
+    elif root.is_file() and is_image(root.name):
+        yield from image_products(root, names, undated)
     elif root.is_file():
-        yield from stack_products(root, names) if is_netcdf(root) else catalogue_products(root, names)
+        yield from products_of(root, root.stem, names) if is_netcdf(root) else catalogue_products(root, names)
     else:
         yield from _below(root, names, undated)
 
@@ -60,7 +62,7 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
     for folder, files in _walk(root):
         items.extend(folder / name for name in files if name.endswith(".json"))
         others.extend(folder / name for name in files if _is_product(name))
-        if any(name.endswith(SUFFIXES) for name in files):
+        if any(map(is_image, files)):
             others.append(folder)
     told: set[Path] = set()
     for product in spread(partial(item_products, names=names), items):
@@ -78,7 +80,7 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         elif is_netcdf(path):
             yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
         else:
-            images = sorted(f.name for f in path.iterdir() if f.suffix in SUFFIXES)
+            images = sorted(f.name for f in path.iterdir() if is_image(f.name))
             yield from folder_products(path, images, names, undated)
 
 

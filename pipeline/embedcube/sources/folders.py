@@ -7,11 +7,56 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rasterio.errors import RasterioError
+
+from embedcube.raster import open_raster
 from embedcube.sources.products import File, Names, Product, called, time_in
 
-SUFFIXES = (".tif", ".tiff", ".jp2")
+_SUFFIXES = (".tif", ".tiff", ".jp2")
 
 log = logging.getLogger(__name__)
+
+
+def is_image(name: str) -> bool:
+    """By its suffix, however that is written."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def image_products(path: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+    """The product of a single image: a band by its description in the file, by the file's name, or the only one.
+
+    Its time is that of `folder_products`.
+
+    Raises:
+        OSError: the file could not be read for a reason that may pass.
+    """
+    wanted = list(names)
+    try:
+        with open_raster(path, "") as image:
+            described = [str(text or "").lower() for text in image.descriptions]
+    except RasterioError:
+        path.read_bytes()  # a disk that fails raises; wrong bytes are found again when the file is described
+        described = [""]
+    found = {band: i for i, text in enumerate(described, start=1) for band in wanted if text in names[band]}
+    if not found and len(described) > 1:
+        listed = ", ".join(text or "without a name" for text in described)
+        missing = f"{path.name} has {len(described)} bands, {listed}; options.variables says which is this one"
+    elif not found and len(wanted) > 1:
+        yield from folder_products(path.parent, [path.name], names, undated)
+        return
+    else:
+        found, missing = found or {wanted[0]: 1}, f"{path.name} has no band of this name"
+    time = time_in(path.stem) or time_in(path.parent.name) or undated
+    if time is None:
+        log.warning("%s: no date in its name; it is left out", path)
+        return
+    yield Product(
+        id=path.stem,
+        time=time,
+        files={band: File(path=path, index=found[band]) for band in wanted if band in found},
+        missing={band: missing for band in wanted if band not in found},
+        properties={},
+    )
 
 
 def folder_products(

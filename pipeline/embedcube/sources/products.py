@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache, partial
@@ -68,6 +68,19 @@ class Product:
     """west, south, east, north as described; only used where no file can be opened"""
     radar_safe: Path | None = None
     """the SAFE folder of a GRD of Sentinel-1, whose pixels are where the radar saw them"""
+
+
+def by_time(products: Iterable[Product]) -> list[Product]:
+    """In the order of time and id; of several with one id, all but the first have a number behind theirs."""
+    ordered, ids = [], set[str]()
+    for product in sorted(products, key=lambda p: (p.time, p.id)):
+        number, unique = 1, product.id
+        while unique in ids:
+            number += 1
+            unique = f"{product.id}#{number}"
+        ids.add(unique)
+        ordered.append(replace(product, id=unique))
+    return ordered
 
 
 def describe(
@@ -153,6 +166,8 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
         if file.size not in (None, found := _member_size(file) or size):
             raise CorruptInput(f"{band}: {file.inner or name} has {found} bytes, its catalogue says {file.size}")
         head = _first_bytes(file.path)
+        if full_digests:
+            refuse_other_bytes(file, band, name)
         digest = file.digest or (digest_of_file(file.path, True) if full_digests else _weak(head, size))
         said = None if file.inner or _has_sidecar(file.path) else described(head)
         header = _Header(said=said or b"", index=file.index, nodata=nodata, file=file, band=band, name=name)
@@ -212,6 +227,8 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         block_cols=dataset.block_shapes[file.index - 1][1],
         dtype=dtype.name,
         nodata=next(value for value in (nodata, declared, fallback) if value is not None and _fits(value, dtype)),
+        scale=dataset.scales[file.index - 1],
+        add=dataset.offsets[file.index - 1],
         size=0,
         digest="",
     )
@@ -241,14 +258,34 @@ def digest_of_file(path: Path, full: bool) -> str:
     status = path.stat()
     if not full:
         return _weak(_first_bytes(path), status.st_size)
-    # a file of many bands or steps is read once; its time of modification only says whether that still holds
-    return _whole(path, status.st_size, status.st_mtime_ns)
+    return _whole(File(path=path), "sha256", status.st_size, status.st_mtime_ns)
 
 
+def refuse_other_bytes(file: File, band: str, name: str) -> None:
+    """Read a file or member whole and hold it against the digest that its catalogue states, if it does.
+
+    Raises:
+        CorruptInput: it has another one.
+        OSError: it could not be read.
+    """
+    if file.digest:
+        status = file.path.stat()
+        found = _whole(file, file.digest.partition(":")[0], status.st_size, status.st_mtime_ns)
+        if found != file.digest:
+            raise CorruptInput(f"{band}: {file.inner or name} is {found}, its catalogue says {file.digest}")
+
+
+# a file of many bands or steps is read once; its time of modification only says whether that still holds
 @lru_cache(maxsize=256)
-def _whole(path: Path, size: int, modified_ns: int) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+def _whole(file: File, algorithm: str, size: int, modified_ns: int) -> str:
+    def hashed(opened: Any) -> str:
+        return f"{algorithm}:{hashlib.file_digest(opened, algorithm.replace('-', '_')).hexdigest()}"
+
+    if file.inner and not is_netcdf(file.path):
+        with zipfile.ZipFile(file.path) as archive, archive.open(file.inner) as member:
+            return hashed(member)
+    with file.path.open("rb") as whole:
+        return hashed(whole)
 
 
 def _weak(head: bytes, size: int) -> str:
@@ -276,8 +313,3 @@ def time_in(name: str) -> datetime | None:
         except ValueError:
             continue  # eight digits that are no date
     return None
-
-
-def files_below(root: Path, *patterns: str) -> Iterator[Path]:
-    """Files of an archive in a fixed order."""
-    yield from sorted(path for pattern in patterns for path in root.rglob(pattern) if path.is_file())

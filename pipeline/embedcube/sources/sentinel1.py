@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pyproj import CRS
 
-from embedcube.blocks import Block
 from embedcube.composite import Composite, composite
 from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
@@ -28,10 +27,10 @@ from embedcube.onto import Conversion, Pixels
 from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.converted import observe_converted
+from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import File, Product, describe, place_of
+from embedcube.sources.products import File, Product, by_time, describe, place_of
 from embedcube.sources.sentinel1_grd import PROCESSING, SOFTWARE, can_geocode, images_of, observe_geocoded
 from embedcube.windows import Window
 
@@ -53,7 +52,7 @@ _SAY = f"say what the numbers in the files are: {', '.join(_POWER)}"
 
 _WORLDCEREAL_NODATA = 65535
 
-_DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:_|$)", re.IGNORECASE)
+_DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:[_#]|$)", re.IGNORECASE)
 """mission, absolute orbit and datatake in a product id"""
 
 _START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
@@ -63,17 +62,14 @@ _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """of STAC, and of Earth Engine"""
 
 
-class Options(Block):
+class Options(Numbers):
     """The options of the YAML block."""
 
     values: Values = Field(description=_SAY)
-    """`db` 10 log10 of power, `worldcereal` integers with dB = 20 log10(DN) - 83"""
+    """what the numbers are, once unpacked and scaled: `db` 10 log10 of power, `worldcereal` dB = 20 log10(DN) - 83,
+    with 65535 for no data"""
     orbit: Literal["ascending", "descending", "both"] = "both"
     """which passes are taken; two archives with one each give them to a layer as separate inputs"""
-    nodata: float | None = None
-    """of the files, where they do not say it themselves, or wrongly; `worldcereal` has 65535"""
-    variables: dict[str, str] = Field(default_factory=dict)
-    """what the files or their catalogue call a band, where it is not the polarisation"""
     dem: Path | None = None
     """heights above the ellipsoid of WGS 84 (m), a raster: with it GRD in SAFE folders is geocoded. Below the archive,
     or absolute"""
@@ -102,7 +98,6 @@ class Sentinel1:
         self._nodata = self._options.nodata
         if self._nodata is None and self._options.values == "worldcereal":
             self._nodata = _WORLDCEREAL_NODATA
-        self._to_power = _to_power(self._options.values)
 
     @property
     def collection(self) -> str:
@@ -117,18 +112,19 @@ class Sentinel1:
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of the products of the orbit that is asked for, ordered by time and id.
 
-        Raises:
-            RequestError: one orbit is asked for, and a product does not say what its own is.
+        Where one is asked for, a product that does not say what its own is is a scene that says so.
         """
         names = band_names(self._archive, self._options.variables)
-        found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
-        orbits = [(product, self._orbit(product)) for product in found]
-        taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit)]
+        found = by_time(archive_products(self._archive, names))
+        orbits = [(product, _orbit(product)) for product in found]
+        taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
         assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
         dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
-            if product.radar_safe is not None and dem is not None:
+            if not orbit and self._options.orbit != "both":
+                yield self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
+            elif product.radar_safe is not None and dem is not None:
                 yield self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
             elif "values" in self._archive.options:
                 yield self._scene(product, orbit, assets, faults)
@@ -162,19 +158,15 @@ class Sentinel1:
         except CorruptInput as fault:
             return self._scene(product, orbit, (), str(fault))
         scene = self._scene(product, orbit, (*images, dem), "")
-        processing = f"orbit {orbit}; {PROCESSING}; the composite is 10 log10 of power"
+        processing = f"{_said(orbit)}; {PROCESSING}; the composite is 10 log10 of power"
         return replace(scene, bbox=product.bbox or scene.bbox, processing=processing, software=SOFTWARE)
 
-    def _orbit(self, product: Product) -> str:
-        told = (product.properties.get(key) for key in _ORBIT_KEYS)
-        orbit = next((str(state).lower() for state in told if state), "unknown")
-        if orbit == "unknown" and self._options.orbit != "both":
-            raise RequestError(
-                f"archives.{self._name}.options.orbit: {self._options.orbit} is asked for, and {product.id} does not "
-                f"say what it is ({' or '.join(_ORBIT_KEYS)} among its properties); "
-                'write "both", or put the ascending and the descending products into archives of their own'
-            )
-        return orbit
+    def _unknown_orbit(self) -> str:
+        return (
+            f"options.orbit: {self._options.orbit} is asked for, and it does not say what it is "
+            f"({' or '.join(_ORBIT_KEYS)} among its properties); "
+            'write "both", or put the ascending and the descending products into archives of their own'
+        )
 
     def _scene(self, product: Product, orbit: str, assets: tuple[Asset, ...], faults: str) -> Scene:
         return Scene(
@@ -184,8 +176,14 @@ class Sentinel1:
             photograph=photograph(product.id, product.properties),
             bbox=place_of(product, assets),
             assets=assets,
-            processing=f"orbit {orbit}; {_POWER[self._options.values][0]}, taken before resampling and compositing; "
-            "the composite is 10 log10 of power",
+            processing="; ".join(
+                [
+                    _said(orbit),
+                    *self._options.said(assets),
+                    f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
+                    "the composite is 10 log10 of power",
+                ]
+            ),
             verdict=faults,
         )
 
@@ -193,7 +191,19 @@ class Sentinel1:
         """Linear power, float32; seen where every band is a power above zero."""
         if scene.software:
             return observe_geocoded(scene, self._archive, grid, area, reader)
-        return observe_converted(scene, self._archive, grid, area, reader, lambda band: self._to_power)
+        return observe_converted(scene, self._archive, grid, area, reader, self._to_power)
+
+    def _to_power(self, asset: Asset) -> Conversion:
+        """To linear power, float32; what is not above zero, or overflows, is no data (NaN)."""
+        _, formula = _POWER[self._options.values]
+        unpacked = self._options.unpacked(asset)
+
+        def convert(pixels: Pixels) -> Pixels:
+            with np.errstate(over="ignore"):
+                power = formula(unpacked(pixels)).astype(np.float32)
+            return np.where((power > 0) & (power < np.inf), power, np.float32(np.nan))
+
+        return convert
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """Decibels of the mean power, or of the median where the archive says so."""
@@ -217,13 +227,11 @@ def photograph(product_id: str, properties: dict[str, Any]) -> str:
     return f"S1 {product_id}"
 
 
-def _to_power(values: Values) -> Conversion:
-    """From what is in a file to linear power, float32; what is not above zero, or overflows, is no data (NaN)."""
-    _, formula = _POWER[values]
+def _orbit(product: Product) -> str:
+    """The pass; empty where it is not known."""
+    told = (product.properties.get(key) for key in _ORBIT_KEYS)
+    return next((str(state).lower() for state in told if state), "")
 
-    def convert(pixels: Pixels) -> Pixels:
-        with np.errstate(over="ignore"):
-            power = formula(pixels.astype(np.float64)).astype(np.float32)
-        return np.where((power > 0) & (power < np.inf), power, np.float32(np.nan))
 
-    return convert
+def _said(orbit: str) -> str:
+    return f"orbit {orbit or 'unknown'}"

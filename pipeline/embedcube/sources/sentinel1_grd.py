@@ -23,7 +23,7 @@ from embedcube.onto import Method, Pixels
 from embedcube.raster import RasterReader, judge, judge_missing, open_raster, retried
 from embedcube.scene import Asset, Box, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.products import digest_of_file
+from embedcube.sources.products import File, digest_of_file, refuse_other_bytes
 from embedcube.sources.safe import stated_files
 
 SOFTWARE = ("sarsen", "scipy", "xarray", "xarray-sentinel")
@@ -79,6 +79,8 @@ def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]]
         size, digest = stated.get(path.relative_to(safe).as_posix(), (None, ""))
         if size not in (None, found := path.stat().st_size):
             raise CorruptInput(f"{band}: {path.name} has {found} bytes, its manifest says {size}")
+        if full_digests:
+            refuse_other_bytes(File(path=path, digest=digest), band, path.name)
         digests.append(digest or digest_of_file(path, full_digests or path in texts))
     kind = "weak" if digests[0].startswith("weak:") else "sha256"
     name = os.path.relpath(image, root)
@@ -315,7 +317,7 @@ class _Acquisition:
         numbers = image.isel(around).compute(scheduler="synchronous")
         # 0 is what lies outside of the swath; it becomes no data before any pixel is mixed with its neighbours
         power = calibrate_intensity(numbers.where(numbers > 0), self._tables[band]).drop_vars(["line", "pixel"])
-        kernel: Literal["linear", "nearest"] = "linear" if method == "bilinear" else "nearest"
+        kernel: Literal["linear", "nearest"] = "nearest" if method == "nearest" else "linear"
         return np.asarray(power.interp(azimuth_time=when, ground_range=far, method=kernel).values)
 
 

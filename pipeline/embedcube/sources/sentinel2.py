@@ -19,7 +19,7 @@ from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import archive_products
 from embedcube.sources.options import read_options
-from embedcube.sources.products import Product, describe, place_of
+from embedcube.sources.products import Product, by_time, describe, place_of
 from embedcube.windows import Window
 
 BAND_NAMES = {
@@ -86,20 +86,20 @@ class Sentinel2:
         if self._options.stated == "ignore":
             found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
         assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=self._options.nodata)
-        ids: set[str] = set()
+        ids = [product.id for product in by_time(found)]
         for place, (product, (assets, faults)) in enumerate(zip(found, assets_of, strict=True)):
             offset, reason = self._offset(product)
             yield Scene(
-                id=_unique(product.id, ids),
+                id=ids[place],
                 archive=self._name,
                 time=product.time,
                 photograph=photograph_of(product),
                 bbox=place_of(product, assets),
                 assets=assets,
                 offset=offset or 0.0,
-                processing=reason if offset is not None else "",
+                processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
                 verdict="; ".join(filter(None, (faults, "" if offset is not None else reason))),
-                superseded_by=superseded.get(place, ""),
+                superseded_by=ids[superseded[place]] if place in superseded else "",
             )
 
     def _refuse_two_levels(self, products: Sequence[Product]) -> None:
@@ -196,16 +196,16 @@ def baseline_of(product: Product) -> float | None:
 
 
 def photograph_of(product: Product) -> str:
-    """The datatake, at whatever processing baseline; else the satellite and moment in the id; else the id."""
+    """The datatake, at whatever processing baseline; else the satellite and moment in its name; else the id."""
     datatake = product.properties.get("s2:datatake_id") or product.properties.get("DATATAKE_IDENTIFIER")
     if datatake:
         return re.sub(r"_N\d\d\.\d\d$", "", str(datatake))
-    named = re.match(r"(S2[A-D])_MSIL(?:1C|2A)_(\d{8}T\d{6})_", product.id)
+    named = re.search(r"(S2[A-D])_MSIL(?:1C|2A)_(\d{8}T\d{6})_", " ".join(_ids(product)))
     return f"{named[1]}_{named[2]}" if named else product.id
 
 
-def _superseded(products: Sequence[Product]) -> dict[int, str]:
-    """Positions of products that are not used, and the id of the newer or equal one that is used instead.
+def _superseded(products: Sequence[Product]) -> dict[int, int]:
+    """Positions of products that are not used, and that of the newer or equal one that is used instead.
 
     One tile of one datatake may lie in two products of one baseline, each with a part (a datastrip) of it: both stay.
     """
@@ -219,7 +219,7 @@ def _superseded(products: Sequence[Product]) -> dict[int, str]:
         for i in places:
             same = products[i].id == products[newest].id
             if i != newest and (same or (i in usable and _known(products[i]) < _known(products[newest]))):
-                result[i] = products[newest].id
+                result[i] = newest
     return result
 
 
@@ -251,14 +251,10 @@ def _ids(product: Product) -> list[str]:
     return [product.id, *tiles, *(str(product.properties.get(key, "")).removesuffix(".SAFE") for key in keys)]
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    """A name that was not given yet: the same product found twice has two ids."""
-    number, unique = 1, name
-    while unique in taken:
-        number += 1
-        unique = f"{name}#{number}"
-    taken.add(unique)
-    return unique
+def _as_stored(assets: Sequence[Asset]) -> str:
+    """What files declare of their numbers says what reflectance they are, offset and all: it would count twice."""
+    packings = {f"DN * {asset.scale!r} + {asset.add!r}": None for asset in assets if asset.packed}
+    return f"numbers as they are stored, without {', '.join(packings)} as the files declare" if packings else ""
 
 
 def _has_data(pixels: Any, asset: Asset) -> Any:

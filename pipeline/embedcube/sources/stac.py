@@ -187,7 +187,7 @@ def _local(folder: str, href: str) -> str | None:
 def _digest(asset: dict[str, Any]) -> str:
     checksum = str(asset.get("file:checksum", ""))
     # multihash: sha2-256, 32 bytes
-    return f"sha256:{checksum[4:]}" if checksum.startswith("1220") else ""
+    return f"sha256:{checksum[4:].lower()}" if checksum.startswith("1220") else ""
 
 
 def _bbox(item: dict[str, Any]) -> tuple[float, float, float, float] | None:

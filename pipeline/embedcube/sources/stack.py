@@ -9,25 +9,9 @@ from typing import Any
 import numpy as np
 
 from embedcube.sources.netcdf3 import refuse_cut_short
-from embedcube.sources.products import File, Names, Product, files_below
+from embedcube.sources.products import File, Names, Product
 
 log = logging.getLogger(__name__)
-
-
-def stack_products(root: Path, names: Names) -> Iterator[Product]:
-    """A product for every time step of a NetCDF file, or of all below a folder, in the order of path and time.
-
-    A variable that has no time (terrain) belongs to every step. A file with none of the wanted variables is none of
-    the archive's; one that cannot be used is left out with a warning, as it has no time.
-
-    Raises:
-        OSError: a file could not be read for a reason that may pass.
-    """
-    if root.is_file():
-        yield from products_of(root, root.stem, names)
-    else:
-        for path in files_below(root, "*.nc", "*.nc4"):
-            yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
 
 
 def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:

@@ -1,5 +1,6 @@
 """What the header of a TIFF file says, apart from where and when: the same for all dates of one tile."""
 
+import re
 import struct
 
 _DIRECTORY = {b"*\0": ("4xI", "H", "HHI4s"), b"+\0": ("8xQ", "Q", "HHQ8s")}
@@ -8,8 +9,11 @@ _DIRECTORY = {b"*\0": ("4xI", "H", "HHI4s"), b"+\0": ("8xQ", "Q", "HHQ8s")}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """bytes of a value of each type"""
 
-_WHERE, _WHEN = frozenset((273, 279, 324, 325)), frozenset((306, 42112))
-"""offsets and lengths of strips and tiles; the date, and what GDAL adds in words (statistics)"""
+_WHERE, _WHEN, _WORDS = frozenset((273, 279, 324, 325)), 306, 42112
+"""offsets and lengths of strips and tiles; the date; what GDAL adds in words"""
+
+_PACKING = re.compile(rb'<Item[^>]*role="(?:scale|offset)"[^>]*>[^<]*')
+"""What counts among GDAL's words; statistics do not"""
 
 _PLACES, _CRS = {33550, 34264}, 34735
 """pixel scale or transformation; the keys of the coordinate reference system"""
@@ -34,7 +38,10 @@ def described(head: bytes) -> bytes | None:
             return None
         said, tags = [head[:4]], set()
         for tag, kind, values, inline in entry.iter_unpack(entries):
-            if tag in _WHEN:
+            if tag == _WHEN:
+                continue
+            if tag == _WORDS:
+                said.extend(_PACKING.findall(_value(head, order, inline, values * _SIZES[kind])))
                 continue
             tags.add(tag)
             said.append(struct.pack("<HHQ", tag, kind, values))

@@ -1,0 +1,49 @@
+"""Snow cover by others: GeoTIFFs called <date>_snow.tif that hold 0 to 100 per cent, and 255 where clouds were."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from embedcube.composite import Composite, composite
+from embedcube.config import Archive
+from embedcube.errors import RequestError
+from embedcube.grid import Grid, PixelArea
+from embedcube.onto import Conversion
+from embedcube.raster import RasterReader
+from embedcube.scene import Asset, Scene
+from embedcube.sources.base import Observation
+from embedcube.sources.converted import observe_converted
+from embedcube.sources.finding import archive_products
+from embedcube.sources.products import by_time, describe, place_of
+from embedcube.windows import Window
+
+
+class SnowCover:
+    """Finds the files, reads them as shares of the ground, and averages those of a frame."""
+
+    collection = "https://example.org/snow-cover"
+    photographs = True
+
+    def __init__(self, name: str, archive: Archive) -> None:
+        if archive.bands != ("snow",) or archive.options:
+            raise RequestError(f"archives.{name}: snow cover has the band snow alone, and no options")
+        self._name, self._archive = name, archive
+
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        found = by_time(archive_products(self._archive, {"snow": frozenset({"snow"})}))
+        assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=255)
+        for product, (assets, faults) in zip(found, assets_of, strict=True):
+            yield Scene(
+                id=product.id, archive=self._name, time=product.time, photograph=product.id,
+                bbox=place_of(product, assets), assets=assets, processing="share = per cent / 100", verdict=faults,
+            )  # fmt: skip
+
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        return observe_converted(scene, self._archive, grid, area, reader, _share_of)
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        return composite(observations, self._archive.composite or "mean")
+
+
+def _share_of(asset: Asset) -> Conversion:
+    return lambda pixels: np.asarray((pixels / 100).astype(np.float32))
