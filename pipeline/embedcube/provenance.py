@@ -67,6 +67,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "zones": zones,
             "counted": {name: counted_archives(campaign, name) for name in plan.layers},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
+            "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
         }
     )
