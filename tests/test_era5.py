@@ -413,8 +413,7 @@ def fields(draw: st.DrawFn) -> Any:
     west = draw(st.integers(-12, 12)) * step / 2
     lon = west + step * np.arange(round(360 / step))
     if draw(st.booleans()):
-        # not up to a pole: the loop below would find points of the region across it, the source does not
-        lat = lat[draw(st.integers(1, 2)) : len(lat) - draw(st.integers(1, 2))]
+        lat = lat[draw(st.integers(0, 2)) : len(lat) - draw(st.integers(0, 2))]
         lon = lon[: draw(st.integers(2, len(lon) - 1))]
     field = a_field(lat, lon, hours(1), seed=draw(st.integers(0, 5)))
     if draw(st.booleans()):

@@ -2,15 +2,17 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas
 import pytest
 import xarray
+import yaml
 from tests.conftest import Campaign, run_cli
 from tests.test_era5 import (
     NORTH_UP,
@@ -25,13 +27,14 @@ from tests.test_era5 import (
     write_netcdf,
 )
 
+from embedcube.assemble import make_backbone, make_source
 from embedcube.campaign_file import load_campaign
 from embedcube.composite import Composite
 from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
-from embedcube.sources.era5 import Era5
-from embedcube.sources.steps import share_of, spacing
+from embedcube.sources.era5 import Era5, Options
+from embedcube.sources.steps import Method, share_of, spacing
 from embedcube.windows import Window
 
 BANDS = {"2t": 167, "tp": 228, "10fg": 49, "mn2t": 202, "avg_tprate": 235055}
@@ -288,3 +291,31 @@ how: {runs: runs, ranks: 1}
     assert (said["status"], said["scenes"]) == ("no_data", [])
     (unused,) = said["scenes_not_used"]
     assert unused["processing"].endswith("nothing where one is missing")
+
+
+# --- what docs/era5.md shows ----------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "era5.md"
+EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: str(example.get("campaign", "archives")))
+def test_every_example_of_the_page_is_a_campaign(example: dict[str, Any], tmp_path: Path) -> None:
+    """One that shows archives alone is put into the first."""
+    whole = EXAMPLES[0] | example
+    for archive in whole["archives"].values():
+        (tmp_path / archive["path"].lstrip("/")).mkdir(parents=True, exist_ok=True)
+        archive["path"] = archive["path"].lstrip("/")
+    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump(whole))
+    campaign = load_campaign(tmp_path / "campaign.yaml")
+    for layer in campaign.layers:
+        make_backbone(campaign, layer)
+    for name, archive in campaign.archives.items():
+        assert make_source(campaign, name).collection.startswith("https://")
+        assert archive.bands
+
+
+def test_the_page_knows_every_method_and_option() -> None:
+    text = PAGE.read_text()
+    for word in (*get_args(Method), *Options.model_fields):
+        assert f"`{word}" in text or f"{word}: " in text, word
