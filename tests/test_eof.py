@@ -1,5 +1,7 @@
 """EOF against numpy.linalg.svd of the same weighted anomalies, in float64."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -12,7 +14,10 @@ from numpy.typing import NDArray
 
 from embedcube.backbones.base import Chips, FitSample, Inputs
 from embedcube.backbones.eof import Eof
+from embedcube.config import How
+from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea, ShardLayout
+from embedcube.price import PROCESS_BYTES, fit_bytes, refuse_large_fit
 from embedcube.testing import check_backbone
 from embedcube.windows import Duration, windows_every
 
@@ -179,3 +184,42 @@ def test_a_band_without_values_and_a_projection_are_refused() -> None:
         eof.fit(FitSample(x_ntcyx=sample.x_ntcyx, lat_ny=np.tile(latitudes, (8, 1))))
     with pytest.raises(ValueError, match="band 0 has no value"):
         eof.fit(FitSample(x_ntcyx=sample.x_ntcyx * np.float32(np.nan), lat_ny=sample.lat_ny))
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from embedcube.backbones.base import FitSample, Inputs
+from embedcube.backbones.eof import Eof
+from embedcube.grid import ShardLayout
+
+def most_kb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+chips, side = map(int, sys.argv[1:])
+torch.linalg.svd(torch.rand(64, 64, dtype=torch.float64))
+before = most_kb()
+one_by_one = [np.random.default_rng(i).standard_normal((1, 1, side, side)).astype(np.float32) for i in range(chips)]
+sample = FitSample(x_ntcyx=np.stack(one_by_one), lat_ny=np.tile(np.linspace(50, 51, side), (chips, 1)))
+layout = ShardLayout(chip_px=side, halo_px=0, cell_px=side, chips=1)
+Eof({"components": 4}, layout, Inputs(bands=(("t2m",),))).fit(sample)
+print(1024 * (most_kb() - before))
+"""
+
+
+@pytest.mark.parametrize(("chips", "side"), [(300, 120), (1200, 36)], ids=["wide", "square"])
+def test_a_fit_takes_no_more_memory_than_its_price(chips: int, side: int) -> None:
+    """Chips of many numbers, and as many chips as numbers: what `fit` holds at most, beside its libraries."""
+    command = [sys.executable, "-c", MEASURED, str(chips), str(side)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    priced = fit_bytes(chips, side**2) - PROCESS_BYTES
+    assert 0.6 * priced < int(done.stdout) <= priced
+
+
+def test_a_fit_beyond_the_memory_is_refused_with_its_price() -> None:
+    how = How(ranks=2, mem_gb=0.5)
+    refuse_large_fit("eof", 100, 400, how)
+    with pytest.raises(RequestError, match=r"all 10,000 chips of 10,000 numbers would take 10\.73 GB, .* 1\.00 GB"):
+        refuse_large_fit("eof", 10_000, 10_000, how)

@@ -12,15 +12,16 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign
+from tests.conftest import Campaign, run_cli
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.assemble import make_backbone, make_inputs, make_kernel
 from embedcube.backbones.base import Chips, Weights
 from embedcube.campaign_file import load_campaign
-from embedcube.cube import Cube
+from embedcube.cube import Cell, Cube
 from embedcube.cut import cut
 from embedcube.embed import LayerKernel, Sample, Shard, cut_chips, read_sample
+from embedcube.errors import RequestError
 from embedcube.fit import fit, read_weights
 from embedcube.inventory import index, read_inventory
 from embedcube.raster import RasterReader
@@ -321,3 +322,32 @@ def test_a_period_of_fitting_takes_its_sample_from_its_windows_alone(demo: Campa
     assert weights() == of_june
     assert of_june != of_both
     assert read_inventory(load_campaign(demo.file), demo.run)
+
+
+def test_weights_state_their_period_and_pass_for_no_other(demo: Campaign, tmp_path: Path) -> None:
+    june = {"start": "2023-06-01", "end": "2023-07-01"}
+    july = {"start": "2023-07-01", "end": "2023-08-01"}
+    period = "2023-06-01T00:00:00Z/2023-07-01T00:00:00Z"
+    layer = "s2_mosaiks"
+    demo.change(lambda document: document["layers"][layer].update(fit=june))
+    demo.cli("run")
+    frozen = demo.run.weights(layer).read_bytes()
+    cube = Cube(demo.run.newest_cube)
+    assert cube.group(f"{layer}/grid").attrs["embedcube:fitted_on"] == period
+    assert cube.explain(Cell(zone=f"{layer}/grid", t=0, y=0, x=0))["weights_fitted_on"] == period
+    demo.change(lambda document: document["layers"][layer].update(fit=july))
+    for verb in ("fit", "plan"):
+        done = run_cli(verb, demo.file)
+        assert done.returncode == 2
+        said = " ".join(done.stderr.split())
+        assert f"fitted on {period}, layers.{layer}.fit asks for 2023-07-01T00:00:00Z/2023-08-01T00:00:00Z; put" in said
+    assert demo.run.weights(layer).read_bytes() == frozen
+    # weights of elsewhere: of their own period, unless the layer insists on one
+    shutil.copy(demo.run.weights(layer), tmp_path / "frozen")
+    demo.run.weights(layer).unlink()
+    demo.change(lambda document: document["layers"][layer].update(weights=str(tmp_path / "frozen")))
+    with pytest.raises(RequestError, match=f"frozen: fitted on {period}, layers"):
+        fit(load_campaign(demo.file), demo.run)
+    demo.change(lambda document: document["layers"][layer].pop("fit"))
+    demo.cli("fit")
+    assert demo.run.weights(layer).read_bytes() == frozen

@@ -334,7 +334,14 @@ def test_any_zone_follows_the_conventions(encoding: str, cell_px: int, crs: str)
     )
     grid, area = Grid(crs=crs, pixel=0.5, origin_x=-3.0), PixelArea(row=-64, col=32, rows=128, cols=64)
     attributes = zone_attributes(
-        layer, grid, area, dimensions=7, model="https://x.org/m", source_data=["https://x.org/s"], weights="0" * 64
+        layer,
+        grid,
+        area,
+        dimensions=7,
+        model="https://x.org/m",
+        source_data=["https://x.org/s"],
+        weights="0" * 64,
+        fitted_on="",
     )
     document = {"zarr_format": 3, "node_type": "group", "attributes": json.loads(json.dumps(attributes))}
     for convention in CONVENTIONS:
@@ -355,7 +362,14 @@ def test_the_ground_sample_distance_is_in_metres() -> None:
     layer = Layer.model_validate({"archives": ["a"], "backbone": {"name": "b"}})
     area = PixelArea(row=0, col=0, rows=768, cols=768)
     attributes = zone_attributes(
-        layer, Grid(crs="EPSG:4326", pixel=0.25), area, dimensions=7, model="m", source_data=["s"], weights="0"
+        layer,
+        Grid(crs="EPSG:4326", pixel=0.25),
+        area,
+        dimensions=7,
+        model="m",
+        source_data=["s"],
+        weights="0",
+        fitted_on="",
     )
     assert attributes.get("geoemb:gsd", 27_000) > 1000
 
@@ -407,7 +421,8 @@ def test_attributes_outside_provenance_say_only_what(cube: Path, finished_demo: 
         assert not re.search(forbidden, text), (place, text)
         moment = re.search(r"\d{4}-\d\d-\d\d", text)
         if moment:
-            assert place.endswith("/units") or "/embedcube:what/windows" in place, (place, text)
+            period = "/embedcube:what/windows" in place or place.endswith("/embedcube:fitted_on")
+            assert period or place.endswith("/units"), (place, text)
     for probe in (socket.gethostname(), "/home/me/archive", f"made by {embedcube.__version__}", made["torch"]):
         assert re.search(forbidden, probe), f"the test would not see {probe}"
 

@@ -18,7 +18,7 @@ from embedcube.inventory import read_inventory
 from embedcube.progress import Progress, silent
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir, write_atomically
-from embedcube.sampling import fit_sample
+from embedcube.sampling import fit_sample, period_of_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
     """Make sure that every layer has its frozen weights, and return their digests.
 
     Raises:
-        RequestError: weights that are there were made for another backbone.
+        RequestError: weights that are there were made for another backbone, or fitted on another period.
     """
     fitted = []
     for name, layer in campaign.layers.items():
@@ -98,7 +98,7 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
     """The frozen weights of a layer, and the SHA-256 (hex) of their file.
 
     Raises:
-        RequestError: there are none, or they belong to another backbone.
+        RequestError: there are none, or they belong to another backbone or period of fitting.
     """
     path = run.weights(layer)
     if not path.exists():
@@ -107,25 +107,44 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
     return parse_weights(data, campaign, layer, f"{path}"), hashlib.sha256(data).hexdigest()
 
 
+def fitted_on(run: RunDir, layer: str) -> str:
+    """The period that a layer's weights say they were fitted on; empty for those that somebody else has published."""
+    period: str = _said(run.weights(layer).read_bytes()).get("period", "")
+    return period
+
+
 def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> Weights:
     """Weights from the bytes of a safetensors file; `origin` is named in errors.
 
     Raises:
-        RequestError: not such a file, or made for another backbone or other bands.
+        RequestError: not such a file, or made for another backbone or other bands, or fitted on another period than
+            the layer's `fit` names; without `fit`, weights may be of any.
     """
     try:
         tensors = safetensors.numpy.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        made_for = json.loads(header["__metadata__"]["embedcube"])
+        made_for = _said(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise RequestError(f"{origin}: not a weights file of embedcube: {error}") from None
-    wanted = _facts(campaign, layer)
+    wanted, period = _facts(campaign, layer), made_for.pop("period", "")
     if made_for != wanted:
         raise RequestError(
             f"{origin}: made for {made_for}, layer {layer} asks for {wanted}; "
             "remove the file to fit again, or name the layer otherwise"
         )
+    if campaign.layers[layer].fit and period != period_of_fit(campaign, layer):
+        raise RequestError(
+            f"{origin}: fitted on {period or 'a period that it does not state'}, layers.{layer}.fit asks for "
+            f"{period_of_fit(campaign, layer)}; put the period back or leave `fit` out to keep these weights, "
+            "remove the file to fit again, or name the layer otherwise"
+        )
     return Weights(mean=tensors.pop("embedcube.mean"), std=tensors.pop("embedcube.std"), tensors=tensors)
+
+
+def _said(data: bytes) -> dict[str, Any]:
+    """What a weights file says of itself."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    said: dict[str, Any] = json.loads(header["__metadata__"]["embedcube"])
+    return said
 
 
 def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
@@ -154,7 +173,7 @@ def _taken(campaign: Campaign, name: str) -> bytes:
         parse_weights(data, campaign, name, str(layer.weights))
         return data
     try:
-        return _packed(campaign, name, make_backbone(campaign, name).load(data))
+        return _packed(campaign, name, make_backbone(campaign, name).load(data), period="")
     except ValueError as error:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
@@ -168,16 +187,13 @@ def _is_ours(data: bytes) -> bool:
 def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> bytes:
     backbone = make_backbone(campaign, name)
     try:
-        return _packed(
-            campaign,
-            name,
-            backbone.fit(fit_sample(campaign, name, read_inventory(campaign, run), backbone.fit_chips, progress)),
-        )
+        sample = fit_sample(campaign, name, read_inventory(campaign, run), backbone.fit_chips, progress)
+        return _packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name))
     except ValueError as error:
         raise RequestError(f"layers.{name}.backbone: {error}") from None
 
 
-def _packed(campaign: Campaign, name: str, weights: Weights) -> bytes:
+def _packed(campaign: Campaign, name: str, weights: Weights, *, period: str) -> bytes:
     """The bytes of the weights' file."""
     tensors: dict[str, NDArray[Any]] = {
         "embedcube.mean": weights.mean,
@@ -185,4 +201,5 @@ def _packed(campaign: Campaign, name: str, weights: Weights) -> bytes:
         **weights.tensors,
     }
     # one key: safetensors writes several in an order that changes from run to run
-    return safetensors.numpy.save(tensors, metadata={"embedcube": json.dumps(_facts(campaign, name), sort_keys=True)})
+    said = json.dumps(_facts(campaign, name) | {"period": period}, sort_keys=True)
+    return safetensors.numpy.save(tensors, metadata={"embedcube": said})

@@ -51,7 +51,15 @@ def root_attributes(campaign: Campaign) -> dict[str, Any]:
 
 
 def zone_attributes(
-    layer: Layer, grid: Grid, area: PixelArea, *, dimensions: int, model: str, source_data: list[str], weights: str
+    layer: Layer,
+    grid: Grid,
+    area: PixelArea,
+    *,
+    dimensions: int,
+    model: str,
+    source_data: list[str],
+    weights: str,
+    fitted_on: str,
 ) -> dict[str, Any]:
     """Of the group that holds a layer's arrays; `area` is what they span."""
     step = layer.cell_px
@@ -75,6 +83,7 @@ def zone_attributes(
         "embedcube:backbone": layer.backbone,
         "embedcube:weights_sha256": weights,
         "embedcube:precision": layer.precision,
+        "embedcube:fitted_on": fitted_on,
         "embedcube:error_bound": ERROR_BOUNDS[layer.encoding],
     }
     if crs.is_projected:

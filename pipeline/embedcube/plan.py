@@ -22,7 +22,7 @@ from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
 from embedcube.embed import KERNEL_VERSION, Shard, device_class, exact_arithmetic
 from embedcube.errors import RequestError
-from embedcube.fit import read_weights
+from embedcube.fit import fitted_on, read_weights
 from embedcube.grid import ShardRange
 from embedcube.inventory import read_inventory
 from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
@@ -44,6 +44,8 @@ class LayerPlan:
     dimensions: int
     weights: str
     """SHA-256 of the weights' file"""
+    fitted_on: str
+    """the period of their fitting; empty where they were published"""
     model: str
 
 
@@ -155,7 +157,13 @@ def _plan_layer(
     if not planned:
         raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
     return (
-        LayerPlan(zones=zones, dimensions=backbone.dimensions, weights=weights_digest, model=backbone.model),
+        LayerPlan(
+            zones=zones,
+            dimensions=backbone.dimensions,
+            weights=weights_digest,
+            fitted_on=fitted_on(run, name),
+            model=backbone.model,
+        ),
         planned,
     )
 

@@ -157,6 +157,26 @@ def total_price(prices: list[Price], weights_bytes: list[int], how: How) -> Pric
     )
 
 
+def fit_bytes(chips: int, numbers: int) -> int:
+    """Memory of a fit on all chips that there are, of so many numbers each: of their singular value decomposition.
+
+    The chips in float32, read and stacked (8 bytes a number were computed), their anomalies in float64 several times
+    over (52 were measured), and the square matrices of LAPACK's gesdd (3.5 were measured).
+    """
+    return PROCESS_BYTES + (8 + 60) * chips * numbers + 4 * 8 * min(chips, numbers) ** 2
+
+
+def refuse_large_fit(layer: str, chips: int, numbers: int, how: How) -> None:
+    """Raise a RequestError when a fit on all chips needs more memory than the ranks of a node may take together."""
+    needed, limit = fit_bytes(chips, numbers), how.mem_bytes_per_rank * how.ranks
+    if needed > limit:
+        raise RequestError(
+            f"layers.{layer}: to fit on all {chips:,} chips of {numbers:,} numbers would take {needed / 1e9:.2f} GB, "
+            f"the ranks together may take {limit / 1e9:.2f} GB. Name a shorter period as `fit`, lower chip_px, raise "
+            "how.mem_gb, or take weights that were fitted elsewhere"
+        )
+
+
 def refuse_over_limit(price: Price) -> None:
     """Raise a RequestError when the worst shard needs more memory than a rank may take."""
     if price.rank_bytes > price.limit_bytes:

@@ -72,6 +72,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "zones": zones,
             "counted": {name: counted_archives(campaign, name) for name in plan.layers},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
+            "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
             "receipt": {
                 "device_s": round(sum(m.record.seconds.get("forward", 0.0) for m in made), 3),

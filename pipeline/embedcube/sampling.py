@@ -17,9 +17,11 @@ from embedcube.cut import cut
 from embedcube.embed import Shard, read_sample
 from embedcube.errors import RequestError, StartAgain
 from embedcube.machine import cores
+from embedcube.price import refuse_large_fit
 from embedcube.progress import Progress
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
+from embedcube.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def fit_sample(
     Scenes that cannot be read are passed over with a warning, one for each.
 
     Raises:
-        RequestError: none of the chips that were looked at is half clear.
+        RequestError: none of the chips that were looked at is half clear; or all that there are do not fit into memory.
     """
     inputs = make_inputs(campaign, name)
     channels = np.zeros(inputs.channels, dtype=np.float32)
@@ -47,12 +49,18 @@ def fit_sample(
     mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
     kernel = make_kernel(campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity())
     kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
+    shards = _chips(campaign, name, scenes, limit)
+    if limit is None:
+        candidates = list(shards)
+        numbers = inputs.frames * inputs.channels * kernel.layout.chip_px**2
+        refuse_large_fit(name, len(candidates), numbers, campaign.how)
+        shards = iter(candidates)
     reader = RasterReader(threads=cores())
     chips: list[NDArray[np.float32]] = []
     latitudes: list[NDArray[np.float64]] = []
     said: set[int] = set()
     try:
-        for shard in _chips(campaign, name, scenes, limit):
+        for shard in shards:
             if len(chips) == limit:
                 break
             try:
@@ -80,16 +88,32 @@ def fit_sample(
     return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=np.array(latitudes).reshape(len(chips), side))
 
 
-def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:
-    """Shards of one chip, of windows within the layer's period of fitting; each one once."""
-    layer = campaign.layers[name]
+def windows_of_fit(campaign: Campaign, name: str) -> list[int]:
+    """The windows, as indices of the cube, that a layer is fitted on.
+
+    Raises:
+        RequestError: there are none.
+    """
+    period = campaign.layers[name].fit
     windows = [
         t
         for t, window in enumerate(campaign.all_windows)
-        if layer.fit is None or (window.start >= layer.fit.start and window.end <= layer.fit.end)
+        if period is None or (window.start >= period.start and window.end <= period.end)
     ]
     if not windows:
         raise RequestError(f"layers.{name}.fit: no window lies within the period")
+    return windows
+
+
+def period_of_fit(campaign: Campaign, name: str) -> str:
+    """From the beginning of the first to the end of the last of those windows."""
+    windows = [campaign.all_windows[t] for t in windows_of_fit(campaign, name)]
+    return str(Window(min(window.start for window in windows), max(window.end for window in windows)))
+
+
+def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:
+    """Shards of one chip, of windows within the layer's period of fitting; each one once."""
+    layer, windows = campaign.layers[name], windows_of_fit(campaign, name)
     rng = np.random.default_rng(0)
     if limit is not None:
         windows = [

@@ -48,6 +48,10 @@ class Asset:
     """bytes of the file when it was indexed; a file of another size is another file"""
     steps: int = 1
     """of time; a frame reads those that lie in it"""
+    step_s: int = 0
+    """from one to the next (seconds; of months, the shortest); 0 for a lone one"""
+    ends: bool = False
+    """the time that a step is of ends at its stamp, else it begins there"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its first bytes and its size"""
 
@@ -80,7 +84,8 @@ class Scene:
     assets: tuple[Asset, ...] = field(default=())
     """in the order the campaign names the bands; the mask last"""
     end: datetime | None = None
-    """the last moment of a scene that lasts, as a file of hours; None for a moment"""
+    """the last moment of a scene that lasts, as a file of hours; None for a moment. A step that ends at its stamp
+    counts a second earlier: what is stamped with midnight belongs to the day before"""
     offset: float = 0.0
     """added to every value that is data; what the source decided and recorded (DN)"""
     processing: str = ""

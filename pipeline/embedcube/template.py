@@ -56,6 +56,7 @@ def _write_zone(zone: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan
             model=plan.model,
             source_data=[make_source(campaign, archive).collection for archive in layer.archives],
             weights=plan.weights,
+            fitted_on=plan.fitted_on,
         )
     )
     windows = campaign.all_windows

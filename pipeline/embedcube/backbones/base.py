@@ -117,7 +117,10 @@ class Backbone(Protocol):
 
     @property
     def fit_chips(self) -> int | None:
-        """How many chips a fit wants to look at: 0 for a backbone with weights of its own, None for all there are."""
+        """How many chips a fit wants to look at: 0 for a backbone with weights of its own, None for all there are.
+
+        All there are must fit into memory, together with what decomposes them: `price.refuse_large_fit`.
+        """
         ...
 
     def fit(self, sample: FitSample) -> Weights:

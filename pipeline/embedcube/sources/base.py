@@ -25,8 +25,8 @@ class Observation:
     """every band has data"""
     clear_yx: NDArray[np.bool_]
     """seen, and not masked: only these pixels enter a composite"""
-    steps: int = 1
-    """of time that the values stand for, where the scene is a series"""
+    share_c: tuple[float, ...] = ()
+    """of a series: the share of the frame that the steps of each band fill; values mean nothing where it is 0"""
 
 
 class Source(Protocol):

@@ -1,22 +1,22 @@
-"""ERA5 and its like as NetCDF, GRIB or Zarr: fields over time, averaged or summed over the frames of a campaign.
+"""ERA5 and its like as NetCDF, GRIB or Zarr: fields over time, averaged, summed or searched for their extremes.
 
-A frame takes the steps whose valid time lies in it. Instants are averaged, accumulations summed, over the steps that
-there are; ERA5 stamps an accumulation with the end of its hour. A pixel is seen where every step has a value. A frame
-that holds fewer than `min_steps` steps shows nothing.
+A frame takes the steps of its time: instants whose stamps lie in [start, end), and of sums, mean rates and extremes,
+which ERA5 stamps with the end of their hour, those in (start, end]. A pixel is seen where every step has a value. A
+frame shows nothing where half of the steps of a mean are missing, or any step of a sum or extreme.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
-from embedcube.blocks import nearest
+from embedcube.blocks import Block
 from embedcube.composite import Composite
 from embedcube.config import Archive
 from embedcube.errors import CorruptInput, RequestError
@@ -24,11 +24,13 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
 from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.era5_archive import Request, find_scenes, match, seconds
+from embedcube.sources.era5_archive import Request, find_scenes, match, stamps
 from embedcube.sources.era5_parameters import parameter
 from embedcube.sources.lattice import Floats, Neighbours
-from embedcube.sources.series import Series, Times, Variable
+from embedcube.sources.options import read_options, refuse_keys
+from embedcube.sources.series import Series, Variable
 from embedcube.sources.series_files import judge_series, open_series, size_of
+from embedcube.sources.steps import JOIN, NOTHING, Method, Times, averaged, enough, seconds, share_of, within
 from embedcube.windows import Window
 
 _LANE = 0
@@ -41,49 +43,30 @@ _DAYS, _STEPS_OF_A_DAY, _HOURS_OF_A_DAY = 3, 6, 18
 """that show running sums, at least; of mornings alone, each grows"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Block):
     """The archive's `options`."""
 
     pattern: str = ""
     """where files lie below the archive, "{param}/E5sf00_1H_{date}_{param}.grb": times are then taken from the names,
     and one file of each parameter stands for the others' steps and points"""
-    select: dict[str, Any] = field(default_factory=dict)
+    select: dict[str, Any] = Field(default_factory=dict)
     """one place of each further dimension, as {level: 137}"""
-    accumulated: tuple[str, ...] | None = None
-    """bands that are summed; by default those that ERA5 accumulates"""
-    min_steps: int = 1
-    """that a frame must hold to show anything"""
-    reduced_gaussian: str = ""
+    methods: dict[str, Method] = Field(default_factory=dict)
+    """what the steps of a band are of their time, where ERA5's table does not have it"""
+    reduced_gaussian: Literal["nearest"] | None = None
     """"nearest": of a reduced Gaussian grid, the point nearest to each pixel"""
 
+    @field_validator("pattern")
     @classmethod
-    def of(cls, archive: Archive) -> "Options":
-        """Raises a ValueError naming an option that is wrong."""
-        known = [f.name for f in fields(cls)]
-        for key in archive.options:
-            if key not in known:
-                raise ValueError(f'unknown option "{key}"{nearest(key, known)}')
-        if not isinstance(archive.options.get("select", {}), dict):
-            raise ValueError(f"select is {archive.options['select']!r}; write for example {{level: 137}}")
-        options = cls(**archive.options)
-        if options.reduced_gaussian not in ("", "nearest"):
-            raise ValueError(f'reduced_gaussian is "{options.reduced_gaussian}"; it can only be "nearest"')
-        if not float(options.min_steps).is_integer() or options.min_steps < 1:
-            raise ValueError(f"min_steps is {options.min_steps!r}, not a positive whole number")
-        for band in options.accumulated if options.accumulated is not None else ():
-            if band not in archive.bands:
-                raise ValueError(f'accumulated: band "{band}" is not wanted{nearest(band, archive.bands)}')
-        if options.pattern and ("{param}" not in options.pattern or "{date}" not in options.pattern):
-            raise ValueError(f'pattern "{options.pattern}" has no {{param}} or no {{date}}')
-        return options
+    def _names_both(cls, pattern: str) -> str:
+        if pattern and ("{param}" not in pattern or "{date}" not in pattern):
+            raise ValueError(f'"{pattern}" has no {{param}} or no {{date}}')
+        return pattern
 
-    def sums(self, band: str) -> bool:
-        """Whether a band is summed over a frame."""
-        if self.accumulated is not None:
-            return band in self.accumulated
+    def method(self, band: str) -> Method:
+        """What the steps of a band are of their time."""
         known = parameter(band)
-        return known is not None and known.accumulated
+        return self.methods.get(band) or (known.method if known else "point")
 
 
 class Era5:
@@ -94,25 +77,20 @@ class Era5:
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Refuses unknown options, and what only pictures of the ground can have."""
-        try:
-            options = Options.of(archive)
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"archives.{name}.options: {error}") from None
-        for key, value in {"mask": archive.mask, "composite": archive.composite}.items():
-            if value is not None:
-                raise RequestError(
-                    f"archives.{name}.{key}: weather has none; instants are averaged, the rest is summed"
-                )
-        if archive.search is not None:
-            raise RequestError(f"archives.{name}.search: weather lies in files and stores below `path`")
+        options = read_options(Options, name, archive, free=("select",))
+        instead = {
+            "mask": "fields are everywhere",
+            "composite": "write options.methods",
+            "search": "weather lies in files and stores below `path`",
+            "offset": "packing is undone as the file says",
+        }
+        refuse_keys(name, archive, instead)
         for band in archive.bands:
             if archive.resampling_of(band) == "average":
                 raise RequestError(f"archives.{name}.resampling: weather is nearest or bilinear, {band} is average")
-        if archive.offset != "auto":
-            raise RequestError(f"archives.{name}.offset: weather has none; its packing is undone as the file says")
         self._archive = archive
         self._options = options
-        self._accumulated = tuple(options.sums(band) for band in archive.bands)
+        self._methods = tuple(map(options.method, archive.bands))
         # touched in the reader's lane only
         self._totals: OrderedDict[tuple[Path, str, range], Floats] = OrderedDict()
         self._request = Request(
@@ -121,8 +99,8 @@ class Era5:
             path=archive.path,
             pattern=options.pattern,
             bands=archive.bands,
-            accumulated=self._accumulated,
-            decided=options.accumulated is not None,
+            methods=self._methods,
+            decided=options.methods,
             select=options.select,
             reduced_gaussian=bool(options.reduced_gaussian),
         )
@@ -137,7 +115,7 @@ class Era5:
         return find_scenes(self._request, full_digests=full_digests)
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """The mean or sum of the steps within the frame, in float64; seen where every step of every band has a value.
+        """The mean, sum or extreme of the steps within the frame, in float64; seen where every step has a value.
 
         A place is read where it is: around the globe, and beyond a pole on its other side.
         """
@@ -145,50 +123,59 @@ class Era5:
             raise CorruptInput(scene.verdict)
         lon_yx, lat_yx = (np.where(np.isfinite(degrees), degrees, np.nan) for degrees in grid.degrees(area, 1))
         futures = [
-            self._start(scene, asset, accumulated, frame, (lon_yx, lat_yx), reader)
-            for asset, accumulated in zip(scene.assets, self._accumulated, strict=True)
+            self._start(scene, asset, method, frame, (lon_yx, lat_yx), reader)
+            for asset, method in zip(scene.assets, self._methods, strict=True)
         ]
         bands = [future.result() for future in futures]
-        if len({steps for _, steps in bands}) > 1:
-            counts = ", ".join(f"{asset.band} {steps}" for asset, (_, steps) in zip(scene.assets, bands, strict=True))
-            raise CorruptInput(f"{scene.id}: its bands differ in their steps within {frame}: {counts}")
+        share_c = tuple(share for _, share in bands)
         values_cyx = np.stack([values for values, _ in bands])
-        seen = np.asarray(np.isfinite(values_cyx).all(axis=0))
-        return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen, steps=bands[0][1])
+        seen = np.asarray(np.isfinite(values_cyx).all(axis=0) & any(share_c))
+        return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen, share_c=share_c)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """Over all steps of the frame: means weighed by their steps, sums added.
+        """Over all steps of the frame, where they are enough for every band; means are weighed by what they fill of it.
 
         Files of the same times are one photograph: where they overlap, the first one counts.
         """
         shape = observations[0][1].values_cyx.shape
-        total, steps_yx = np.zeros(shape), np.zeros(shape[1:], dtype=np.int64)
+        total = np.stack([np.full(shape[1:], NOTHING[method]) for method in self._methods])
+        share_cyx = np.zeros(shape)
         used: list[NDArray[np.bool_]] = []
         for _, members in groupby(observations, key=lambda item: item[0]):
             taken = np.zeros(shape[1:], dtype=bool)
             for _, one in members:
                 new = one.clear_yx & ~taken
                 used.append(new)
-                factor = np.where(self._accumulated, 1, one.steps)[:, None, None]
-                np.add(total, one.values_cyx * factor, out=total, where=new)
-                steps_yx += new * one.steps
+                for band, (method, share) in enumerate(zip(self._methods, one.share_c, strict=True)):
+                    values = one.values_cyx[band] * share if averaged(method) else one.values_cyx[band]
+                    JOIN[method](total[band], values, out=total[band], where=new & (share > 0))
+                    share_cyx[band] += new * share
                 taken |= new
-        clear = steps_yx >= self._options.min_steps
-        share = np.where(np.array(self._accumulated)[:, None, None], 1, np.maximum(steps_yx, 1))
-        x_cyx = np.where(clear, total / share, np.nan).astype(np.float32)
+        clear = np.logical_and.reduce(list(map(enough, self._methods, share_cyx)))
+        for band, method in enumerate(self._methods):
+            if averaged(method):
+                np.divide(total[band], share_cyx[band], out=total[band], where=clear)
         nothing = np.zeros(shape[1:], dtype=bool)
-        return Composite(x_cyx=x_cyx, clear_yx=clear, masked_yx=nothing, used_yx=tuple(one & clear for one in used))
+        return Composite(
+            x_cyx=np.where(clear, total, np.nan).astype(np.float32),
+            clear_yx=clear,
+            masked_yx=nothing,
+            used_yx=tuple(one & clear for one in used),
+        )
 
     def _start(
         self,
         scene: Scene,
         asset: Asset,
-        accumulated: bool,
+        method: Method,
         frame: Window,
         places: tuple[Floats, Floats],
         reader: RasterReader,
-    ) -> "Future[tuple[Floats, int]]":
-        """Start reading one band: its values on the places, NaN where it has none, and of how many steps they are."""
+    ) -> "Future[tuple[Floats, float]]":
+        """Start reading one band: its values on the places, and the share of the frame that its steps fill.
+
+        NaN where the field has none, anything finite where no step lies in the frame.
+        """
         path, select = self._request.root / asset.path, self._options.select
 
         def opened() -> Series:
@@ -196,29 +183,32 @@ class Era5:
                 raise ValueError(f"{size} bytes")
             return open_series(path, select)
 
-        def decode(series: Series) -> tuple[Floats, int]:
+        def decode(series: Series) -> tuple[Floats, float]:
             variable = _as_indexed(series, scene, asset)
             neighbours = variable.points.neighbours(*places, self._archive.resampling_of(asset.band))
-            steps = range(*np.searchsorted(variable.times, seconds([frame.start, frame.end])).tolist())
-            if not steps or not neighbours.share_kyx.any():
-                return np.full(places[0].shape, np.nan), len(steps)
+            steps = within(variable.times, frame, asset.ends)
+            share = share_of(frame, variable.times[steps.start : steps.stop], asset.step_s, asset.ends)
+            if not neighbours.share_kyx.any():
+                return np.full(places[0].shape, np.nan), share
+            if not steps:
+                return np.zeros(places[0].shape), share
             if variable.whole:
-                total, rows, runs = self._kept(path, series, variable, steps, accumulated), *_whole(variable)
+                total, rows, runs = self._kept(path, series, variable, steps, method), *_whole(variable)
             else:
                 rows, runs = _needed(neighbours)
-                total = _total(series, variable, steps, rows, runs, accumulated)
-            return _placed(total if accumulated else total / len(steps), rows, runs, neighbours), len(steps)
+                total = _total(series, variable, steps, rows, runs, method)
+            return _placed(total / len(steps) if averaged(method) else total, rows, runs, neighbours), share
 
         def judged() -> CorruptInput | OSError:
             return judge_series(path, asset.path, select, decode, size=asset.size)
 
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
 
-    def _kept(self, path: Path, series: Series, variable: Variable, steps: range, accumulated: bool) -> Floats:
+    def _kept(self, path: Path, series: Series, variable: Variable, steps: range, method: Method) -> Floats:
         """The total of whole fields, kept for the neighbouring shards, which need it too."""
         key = (path, variable.name, steps)
         if key not in self._totals:
-            self._totals[key] = _total(series, variable, steps, *_whole(variable), accumulated)
+            self._totals[key] = _total(series, variable, steps, *_whole(variable), method)
             while len(self._totals) > 1 and sum(total.nbytes for total in self._totals.values()) > _KEPT_BYTES:
                 self._totals.popitem(last=False)
         self._totals.move_to_end(key)
@@ -233,7 +223,7 @@ def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
     if variable.points.raster != (asset.transform, asset.rows, asset.cols):
         raise ValueError(f"{asset.band} lies on other points than when it was indexed")
     found = (*variable.times[[0, -1]].tolist(), len(variable.times))
-    expected = (*seconds([scene.time, scene.end or scene.time]).tolist(), asset.steps)
+    expected = (*seconds(stamps(scene)).tolist(), asset.steps)
     if found != expected:
         text = [f"{first:%Y-%m-%dT%H:%M} to {last:%Y-%m-%dT%H:%M} in {n} steps" for first, last, n in (found, expected)]
         raise ValueError(f"{asset.band} has {text[0]}, expected {text[1]}")
@@ -259,22 +249,20 @@ def _needed(neighbours: Neighbours) -> tuple[slice, list[slice]]:
     return slice(int(rows.min()), int(rows.max()) + 1), _runs(np.unique(neighbours.col_kyx[counts]))
 
 
-def _total(
-    series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice], accumulated: bool
-) -> Floats:
-    """The sum over steps, one after the other, so that a point has the same bits whatever is read beside it.
+def _total(series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice], method: Method) -> Floats:
+    """The sum or extreme over steps, one after the other, so that a point has the same bits whatever is read with it.
 
     Raises:
         ValueError: what is to be summed are sums already.
     """
-    total = np.zeros((rows.stop - rows.start, sum(run.stop - run.start for run in runs)))
+    total = np.full((rows.stop - rows.start, sum(run.stop - run.start for run in runs)), NOTHING[method])
     means = []
     for values in series.fields(variable, steps, rows, runs):
-        total += values
-        if accumulated:
+        JOIN[method](total, values, out=total)
+        if method == "sum":
             finite = values[np.isfinite(values)]
             means.append(abs(float(finite.mean())) if finite.size else 0.0)
-    if accumulated and _run_on(variable.times[steps.start : steps.stop], np.array(means)):
+    if means and _run_on(variable.times[steps.start : steps.stop], np.array(means)):
         raise ValueError(f"{variable.name} grows through each day and begins anew: its sums overlap")
     return total
 

@@ -4,9 +4,9 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,19 @@ from embedcube.raster import retried
 from embedcube.scene import Asset, Scene
 from embedcube.sources.era5_parameters import names_of
 from embedcube.sources.lattice import CRS, Points, ReducedGaussian
+from embedcube.sources.patterns import expression, moved, span_of
 from embedcube.sources.products import digest_of_file
-from embedcube.sources.series import Series, Times, Variable
+from embedcube.sources.series import Series, Variable
 from embedcube.sources.series_files import ZARR, is_series, judge_series, metadata_of, open_series, size_of, software_of
-from embedcube.windows import Duration
+from embedcube.sources.steps import Method, averaged, spacing, stamped_at_end
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
 """The times of a file that does not tell them: what it would have fed must say so"""
 
 _GLOBE = (-180.0, -90.0, 180.0, 90.0)
 
-_DATE = r"\d{4}(?:-?\d{2}(?:-?\d{2})?)?"
-"""A year, month or day in a name"""
+BEFORE = timedelta(seconds=1)
+"""what is stamped with its end belongs to the time before"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,10 @@ class Request:
     """that assets' paths are relative to"""
     pattern: str
     bands: tuple[str, ...]
-    accumulated: tuple[bool, ...]
-    """which of the bands are summed"""
-    decided: bool
-    """`accumulated` is the campaign's word, else that of ERA5's table"""
+    methods: tuple[Method, ...]
+    """what steps of each band are of their time"""
+    decided: Container[str]
+    """bands of which the campaign says it; of others, ERA5's table"""
     select: Mapping[str, Any]
     reduced_gaussian: bool
     """may be read by the nearest point"""
@@ -70,11 +71,6 @@ class _Contents:
     """of wanted bands that are there and cannot be used"""
     holds: str
     """all its variables, in words"""
-
-
-def seconds(times: Sequence[datetime]) -> Times:
-    """Moments in UTC as datetime64[s]."""
-    return np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[s]")
 
 
 def match(series: Series, band: str) -> Variable | None:
@@ -163,7 +159,7 @@ def _by_opening(request: Request, digests: _Digests) -> tuple[list[Scene], list[
     if there and not together and not unusable:
         shown = "; ".join(f"{name} has {holds}" for name, holds in list(there.items())[:3])
         raise RequestError(f"archives.{request.archive}: no file holds any of {', '.join(request.bands)}; {shown}")
-    return [_scene(request, parts, digests) for parts in together.values()], unusable
+    return _scenes(request, together.values(), digests), unusable
 
 
 def _files(request: Request) -> Iterator[Path]:
@@ -205,30 +201,44 @@ def _label(variable: Variable) -> str:
     return said[0] if len(said) == 1 else f"{said[-1]} ({', '.join(said[:-1])})"
 
 
-def _scene(request: Request, parts: list[_Part], digests: _Digests) -> Scene:
-    """One scene of the parts that share their times and points."""
+def _scenes(request: Request, groups: Iterable[list[_Part]], digests: _Digests) -> list[Scene]:
+    """A scene of the parts of each group, which share their times and points."""
+    together = list(groups)
+    # how far apart the steps of files are that hold a single one
+    apart = {
+        band: spacing(
+            np.concatenate([part.variable.times for parts in together for part in parts if part.band == band])
+        )
+        for band in {part.band for parts in together for part in parts}
+    }
+    return [_scene(request, parts, apart, digests) for parts in together]
+
+
+def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], digests: _Digests) -> Scene:
     times = parts[0].variable.times
     first, last = (time.replace(tzinfo=UTC) for time in times[[0, -1]].tolist())
     name = os.path.relpath(parts[0].path, request.root)
     assets, faults, processing = [], [], []
-    for band, accumulated in zip(request.bands, request.accumulated, strict=True):
+    for band, method in zip(request.bands, request.methods, strict=True):
         mine = [part for part in parts if part.band == band]
         if len(mine) != 1:
             both = " and in ".join(os.path.relpath(part.path, request.root) for part in mine)
             faults.append(f"{band}: in {both}" if mine else f"{band}: in no file of the times and points of {name}")
             continue
         variable = mine[0].variable
-        faults.extend(_refused(request, band, accumulated, variable))
-        between = np.unique(np.diff(times)) / np.timedelta64(1, "h")
-        often = f", one every {between[0]:g} h" if accumulated and len(between) == 1 else ""
-        processing.append(f"{band}: {'sum' if accumulated else 'mean'} over the frame's steps that there are{often}")
+        faults.extend(_refused(request, band, method, variable))
+        step_s = spacing(times) or apart[band]
+        of = variable.method if method == "point" and variable.method == "mean" else method
+        ends = stamped_at_end(of, step_s, variable.ends)
+        processing.append(f"{band}: {_over_a_frame(of, step_s, ends)}")
         processing.extend(f"{band}: {note}" for note in [variable.processing] if note)
-        assets.append(_asset(request, mine[0], digests))
+        assets.append(replace(_asset(request, mine[0], digests), step_s=step_s, ends=ends))
+    ends_at_stamp = [asset.ends for asset in assets]
     return Scene(
         id=f"{first:%Y-%m-%dT%H:%M}/{last:%Y-%m-%dT%H:%M} {name}",
         archive=request.archive,
-        time=first,
-        end=last,
+        time=first - any(ends_at_stamp) * BEFORE,
+        end=last - (bool(assets) and all(ends_at_stamp)) * BEFORE,
         # of the same times: tiles of one field, or the same field twice
         photograph=f"{first.isoformat()}/{last.isoformat()}",
         bbox=_bbox(parts[0].variable.points),
@@ -239,15 +249,29 @@ def _scene(request: Request, parts: list[_Part], digests: _Digests) -> Scene:
     )
 
 
-def _refused(request: Request, band: str, accumulated: bool, variable: Variable) -> Iterator[str]:
+def stamps(scene: Scene) -> tuple[datetime, datetime]:
+    """Of the first and the last step of a scene, as its file has them."""
+    ends = [asset.ends for asset in scene.assets]
+    return scene.time + any(ends) * BEFORE, (scene.end or scene.time) + all(ends) * BEFORE
+
+
+def _over_a_frame(method: Method, step_s: int, ends: bool) -> str:
+    """What is done to the steps of a frame, in words."""
+    often = f", one every {step_s / 3600:g} h" if step_s else ""
+    stamped = f", stamped with the {'end' if ends else 'beginning'} of their time" if method != "point" else ""
+    if averaged(method):
+        return f"mean over the frame's steps{often}{stamped}, nothing where more than half are missing"
+    return f"{method} over the frame's steps{often}{stamped}, nothing where one is missing"
+
+
+def _refused(request: Request, band: str, method: Method, variable: Variable) -> Iterator[str]:
     """Why a variable cannot be used though it can be read."""
     if isinstance(variable.points, ReducedGaussian) and not request.reduced_gaussian:
         yield f"{band}: it lies on a reduced Gaussian grid; to read the nearest point, say reduced_gaussian: nearest"
-    if request.decided or variable.accumulated is None:
+    said = variable.method
+    if said is None or said == method or band in request.decided or (averaged(said) and averaged(method)):
         return
-    if variable.accumulated != accumulated:
-        said, taken = ("is", "an instant") if variable.accumulated else ("is not", "one")
-        yield f"{band}: it {said} an accumulation, taken for {taken}; list what is to be summed: accumulated: [...]"
+    yield f"{band}: its file calls each step a {said}, it is taken for a {method}; say which: methods: {{{band}: ...}}"
 
 
 def _asset(request: Request, part: _Part, digests: _Digests) -> Asset:
@@ -323,16 +347,17 @@ def _by_pattern(request: Request, digests: _Digests) -> tuple[list[Scene], list[
                     reason = "; ".join(contents.faults) or f"it has {contents.holds}"
                     raise RequestError(f"archives.{request.archive}: {path.name} is not usable for {band}: {reason}")
                 models[band] = (contents.parts[0].variable, start, end)
-    scenes = []
-    for span, files in named.items():
-        parts = [
-            _Part(band=band, path=path, variable=_moved(*models[band], span))
+    groups = [
+        [
+            _Part(band=band, path=path, variable=moved(*models[band], spanned))
             for band, path in files.items()
             if band in models
         ]
-        if parts:
-            scenes.append(_scene(request, parts, digests))
-    return scenes, [(band, f"{band}: no file of it can be read") for band in request.bands if band not in models]
+        for spanned, files in named.items()
+    ]
+    return _scenes(request, filter(None, groups), digests), [
+        (band, f"{band}: no file of it can be read") for band in request.bands if band not in models
+    ]
 
 
 def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]:
@@ -341,51 +366,16 @@ def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]
     Raises:
         RequestError: two files are of one band and date.
     """
-    expression = _expression(request.pattern)
+    named = expression(request.pattern)
     bands = {name: band for band in request.bands for name in names_of(band)}
     found: dict[tuple[datetime, datetime], dict[str, Path]] = defaultdict(dict)
     for path in _files(request):
-        place = re.fullmatch(expression, path.relative_to(request.root).as_posix())
+        place = re.fullmatch(named, path.relative_to(request.root).as_posix())
         band = bands.get(place["param"].lstrip("0")) if place else None
         if place is None or band is None:
             continue
-        files = found[_span(place["date"])]
+        files = found[span_of(place["date"])]
         if band in files:
             raise RequestError(f"archives.{request.archive}: {files[band]} and {path} are both {band} of one date")
         files[band] = path
     return dict(sorted(found.items()))
-
-
-def _expression(pattern: str) -> str:
-    """The pattern as a regular expression; what it names again must be the same again."""
-    groups = {"{param}": r"(?P<param>[^/]+?)", "{date}": f"(?P<date>{_DATE})"}
-    result = ""
-    for piece in re.split(r"(\{param\}|\{date\}|\*)", pattern):
-        if piece in groups:
-            result += f"(?P={piece[1:-1]})" if groups[piece] in result else groups[piece]
-        else:
-            result += "[^/]*" if piece == "*" else re.escape(piece)
-    return result
-
-
-def _span(date: str) -> tuple[datetime, datetime]:
-    """The year, month or day of a name: from its beginning to that of the next."""
-    digits = date.replace("-", "")
-    unit = {4: "1 year", 6: "1 month", 8: "1 day"}[len(digits)]
-    start = datetime(int(digits[:4]), int(digits[4:6] or 1), int(digits[6:] or 1), tzinfo=UTC)
-    return start, Duration.parse(unit).after(start)
-
-
-def _moved(variable: Variable, start: datetime, end: datetime, span: tuple[datetime, datetime]) -> Variable:
-    """The variable of the file that spans `start` to `end`, as it must be in the one of another `span`."""
-    times, (first, last) = variable.times, seconds([start, end])
-    new_first, new_last = seconds(span)
-    steps = np.unique(np.diff(times))
-    if len(steps) <= 1:
-        step = steps[0] if len(steps) else last - first
-        moved = np.arange(new_first + (times[0] - first), new_last + (times[-1] - last) + np.timedelta64(1, "s"), step)
-    else:  # steps of months: as far into each month
-        into = times - times.astype("datetime64[M]")
-        months = times.astype("datetime64[M]") - first.astype("datetime64[M]")
-        moved = (new_first.astype("datetime64[M]") + months).astype("datetime64[s]") + into
-    return replace(variable, times=moved)

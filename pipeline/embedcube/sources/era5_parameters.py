@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from embedcube.sources.steps import Method
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
@@ -14,8 +16,8 @@ class Parameter:
     """of the variable, as ECMWF's tools write it"""
     long: str
     """of the variable in the Climate Data Store's requests and in ARCO-ERA5"""
-    accumulated: bool
-    """over the hour before its time; else it holds at its time, or is a mean or an extreme"""
+    method: Method
+    """what it is of the hour that ends at its time, or that it is of this point (https://confluence.ecmwf.int/x/vAegBg)"""
 
     @property
     def names(self) -> frozenset[str]:
@@ -23,7 +25,7 @@ class Parameter:
         return frozenset((str(self.id), self.short, self.netcdf, self.long))
 
 
-_INSTANTS = """
+_POINTS = """
 26 cl cl lake_cover
 27 cvl cvl low_vegetation_cover
 28 cvh cvh high_vegetation_cover
@@ -33,7 +35,6 @@ _INSTANTS = """
 40 swvl2 swvl2 volumetric_soil_water_layer_2
 41 swvl3 swvl3 volumetric_soil_water_layer_3
 42 swvl4 swvl4 volumetric_soil_water_layer_4
-49 10fg fg10 10m_wind_gust_since_previous_post_processing
 66 lai_lv lai_lv leaf_area_index_low_vegetation
 67 lai_hv lai_hv leaf_area_index_high_vegetation
 129 z z geopotential
@@ -61,8 +62,6 @@ _INSTANTS = """
 186 lcc lcc low_cloud_cover
 187 mcc mcc medium_cloud_cover
 188 hcc hcc high_cloud_cover
-201 mx2t mx2t maximum_2m_temperature_since_previous_post_processing
-202 mn2t mn2t minimum_2m_temperature_since_previous_post_processing
 203 o3 o3 ozone_mass_mixing_ratio
 235 skt skt skin_temperature
 236 stl4 stl4 soil_temperature_level_4
@@ -70,7 +69,7 @@ _INSTANTS = """
 228247 100v v100 100m_v_component_of_wind
 """
 
-_ACCUMULATIONS = """
+_SUMS = """
 8 sro sro surface_runoff
 9 ssro ssro sub_surface_runoff
 44 es es snow_evaporation
@@ -93,9 +92,22 @@ _ACCUMULATIONS = """
 228251 pev pev potential_evaporation
 """
 
+_MAXIMA = """
+49 10fg fg10 10m_wind_gust_since_previous_post_processing
+201 mx2t mx2t maximum_2m_temperature_since_previous_post_processing
+228226 mxtpr mxtpr maximum_total_precipitation_rate_since_previous_post_processing
+"""
+
+_MINIMA = """
+202 mn2t mn2t minimum_2m_temperature_since_previous_post_processing
+228227 mntpr mntpr minimum_total_precipitation_rate_since_previous_post_processing
+"""
+
+_TABLES: dict[Method, str] = {"point": _POINTS, "sum": _SUMS, "maximum": _MAXIMA, "minimum": _MINIMA}
+
 PARAMETERS = tuple(
-    Parameter(id=int(id_), short=short, netcdf=netcdf, long=long, accumulated=accumulated)
-    for text, accumulated in ((_INSTANTS, False), (_ACCUMULATIONS, True))
+    Parameter(id=int(id_), short=short, netcdf=netcdf, long=long, method=method)
+    for method, text in _TABLES.items()
     for id_, short, netcdf, long in (line.split() for line in text.strip().splitlines())
 )
 

@@ -91,11 +91,6 @@ class Lattice:
         transform = (self.dx, 0.0, self.west - self.dx / 2, 0.0, -self.dy, self.north + self.dy / 2)
         return transform, self.rows, self.cols
 
-    @property
-    def global_(self) -> bool:
-        """Whether the column after the last is the first."""
-        return math.isclose(self.cols * self.dx, 360, rel_tol=1e-6)
-
     def neighbours(self, lon_yx: Floats, lat_yx: Floats, method: Resampling) -> Neighbours:
         """The nearest point, or the four around a place with their bilinear shares.
 
@@ -120,13 +115,17 @@ class Lattice:
         return Neighbours(row_kyx=row_kyx.astype(np.int64), col_kyx=col_kyx.astype(np.int64), share_kyx=share_kyx)
 
     def _point(self, row: Floats, col: Floats, share: Floats) -> tuple[Floats, Floats, Floats]:
-        """A row and column that may lie beyond an edge: around the globe, over a pole, or nowhere (share 0)."""
-        if self.global_:
+        """A row and column that may lie beyond an edge: around the globe, over a pole, or nowhere (share 0).
+
+        Also of a region: what it has on the other side of a pole is as near as it is on the globe.
+        """
+        around = round(360 / self.dx)
+        if math.isclose(around * self.dx, 360, rel_tol=1e-6):
             for pole, beyond in ((90, row < 0), (-90, row > self.rows - 1)):
                 over = np.rint(2 * (self.north - pole) / self.dy) - row
-                crosses = beyond & (self.cols % 2 == 0) & (over >= 0) & (over <= self.rows - 1)
-                row, col = np.where(crosses, over, row), np.where(crosses, col + self.cols // 2, col)
-            col = np.mod(col, self.cols)
+                crosses = beyond & (around % 2 == 0) & (over >= 0) & (over <= self.rows - 1)
+                row, col = np.where(crosses, over, row), np.where(crosses, col + around // 2, col)
+            col = np.mod(col, around)
         there = (row >= 0) & (row <= self.rows - 1) & (col >= 0) & (col <= self.cols - 1)
         return np.where(there, row, 0), np.where(there, col, 0), np.where(there, share, 0)
 

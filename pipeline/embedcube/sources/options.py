@@ -1,5 +1,6 @@
 """The block `options` of an archive: what its source alone knows, checked like the rest of the campaign file."""
 
+from collections.abc import Container
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -12,8 +13,8 @@ from embedcube.sources.products import Names
 Options = TypeVar("Options", bound=Block)
 
 
-def read_options(kind: type[Options], name: str, archive: Archive) -> Options:
-    """The options of archive `name` as a `kind`; those that are mappings have bands for keys.
+def read_options(kind: type[Options], name: str, archive: Archive, *, free: Container[str] = ()) -> Options:
+    """The options of archive `name` as a `kind`; those that are mappings, but the `free`, have bands for keys.
 
     Raises:
         RequestError: naming the option that is unknown, missing or wrong, and those that there are; or the band that
@@ -24,7 +25,7 @@ def read_options(kind: type[Options], name: str, archive: Archive) -> Options:
         if key not in kind.model_fields:
             known = ", ".join(kind.model_fields)
             raise RequestError(f'{place}: the source {archive.source} has no option "{key}"; it has {known}')
-        for band in archive.options[key] if isinstance(archive.options[key], dict) else ():
+        for band in archive.options[key] if isinstance(archive.options[key], dict) and key not in free else ():
             if band not in archive.read_bands:
                 raise RequestError(
                     f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.read_bands)}'

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.sources.lattice import Points
-
-Times = NDArray[np.datetime64]
-"""datetime64[s], UTC"""
+from embedcube.sources.steps import Method, Times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +24,10 @@ class Variable:
     points: Points
     times: Times
     """of its steps, rising"""
-    accumulated: bool | None
-    """whether it holds sums over the time before each step; None where the file does not say"""
+    method: Method | None
+    """what a step is of its time; None where the file does not say"""
+    ends: bool | None
+    """whether that time ends at the step's stamp; None where the file does not say"""
     block: tuple[int, int]
     """rows and columns that are decoded at once"""
     whole: bool

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from embedcube.errors import RequestError
 from embedcube.sources.lattice import Lattice, Points, ReducedGaussian
 from embedcube.sources.series import Variable
+from embedcube.sources.steps import Method, method_of
 
 _PADDING = 256
 """bytes of zeros that may follow a message, at most: archives fill records of 120 bytes and the like"""
@@ -45,7 +46,7 @@ class _Message:
 class _Parameter:
     names: frozenset[str]
     standard_name: str
-    step_type: str
+    method: Method | None
 
 
 class GribSeries:
@@ -131,10 +132,14 @@ class GribSeries:
         short, netcdf, standard, step_type = (
             str(self._codes.codes_get(handle, key)) for key in ("shortName", "cfVarName", "cfName", "stepType")
         )
+        # GRIB 1 has no extremes, and some of its sums have no range of time: then the parameter itself says it
+        if step_type == "instant" and self._codes.codes_is_defined(handle, "stepTypeForConversion"):
+            known = str(self._codes.codes_get(handle, "stepTypeForConversion"))
+            step_type = step_type if known == "unknown" else known
         return _Parameter(
             names=frozenset({str(parameter), short, netcdf} - {"unknown", "~", "0"}),
             standard_name="" if standard == "unknown" else standard,
-            step_type=step_type,
+            method=method_of(step_type),
         )
 
     def _placed(self, handle: int) -> Points | str:
@@ -183,7 +188,9 @@ class GribSeries:
             standard_name=described.standard_name,
             points=points,
             times=np.array(list(steps)),
-            accumulated=described.step_type == "accum",
+            method=described.method,
+            # the validity of a range of time is its end
+            ends=True if all(m.hours for m in steps.values()) else None,
             block=points.raster[1:],
             whole=True,
             processing=f"expver {', '.join(f'{v:04d}' for v in versions)}" if versions != [1] else "",
@@ -192,7 +199,7 @@ class GribSeries:
     def _refuse_running_sums(self, described: _Parameter, steps: list[_Message]) -> None:
         """Sums since the start of a forecast (ERA5-Land) hold each hour many times over."""
         times = np.array([message.time for message in steps])
-        if described.step_type == "accum" and len(steps) > 1:
+        if described.method == "sum" and len(steps) > 1:
             between = np.diff(times).min() / np.timedelta64(1, "h")
             if (longest := max(message.hours for message in steps)) > between:
                 raise ValueError(f"it accumulates over {longest} h at steps of {between:g} h: its sums overlap")

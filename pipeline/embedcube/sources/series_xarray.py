@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import cf_xarray  # noqa: F401  registers the accessor `cf`
 import numpy as np
@@ -12,7 +12,8 @@ import xarray
 from numpy.typing import NDArray
 
 from embedcube.sources.lattice import Lattice
-from embedcube.sources.series import Times, Variable
+from embedcube.sources.series import Variable
+from embedcube.sources.steps import Method, Times, method_of
 
 _SLAB_BYTES = 1 << 26
 """that are read at once, at most, where one step does not need more"""
@@ -45,7 +46,7 @@ class XarraySeries:
             array = self._data[name]
             try:
                 self._axes[name] = axes = _Axes.of(array, select, self._data.attrs)
-                found.append(_described(array, axes))
+                found.append(_described(array, axes, _ends(self._data, array, axes)))
             except _NoField:
                 continue
             except ValueError as error:
@@ -173,7 +174,7 @@ class _Axes:
         return [name for name in (self.time, self.expver) if name]
 
 
-def _described(array: Any, axes: _Axes) -> Variable:
+def _described(array: Any, axes: _Axes, ends: bool | None) -> Variable:
     chunks, shape = array.encoding.get("preferred_chunks"), (array.sizes[axes.lat], array.sizes[axes.lon])
     # without chunks a file is read row by row
     block = (int(chunks[axes.lat]), int(chunks[axes.lon])) if chunks else (1, shape[1])
@@ -184,7 +185,8 @@ def _described(array: Any, axes: _Axes) -> Variable:
         standard_name="" if standard_name == "unknown" else standard_name,
         points=Lattice.of(array[axes.lon].values, array[axes.lat].values),
         times=axes.times,
-        accumulated=_accumulated(array.attrs),
+        method=_method(array.attrs),
+        ends=ends,
         block=block,
         whole=bool(chunks) and block >= shape,
         processing=_versions(array, axes),
@@ -239,15 +241,24 @@ def _place(array: Any, dimension: str, select: Mapping[str, Any]) -> int:
     return int(values.index(select[dimension]))
 
 
-def _accumulated(attributes: Mapping[str, Any]) -> bool | None:
+def _method(attributes: Mapping[str, Any]) -> Method | None:
     if "GRIB_stepType" in attributes:
-        return bool(attributes["GRIB_stepType"] == "accum")
-    methods = str(attributes.get("cell_methods", "")).split()
+        return method_of(str(attributes["GRIB_stepType"]))
+    said = str(attributes.get("cell_methods", "")).split()
     # "time: sum", "area: mean time: maximum (interval: 1 hour)"
-    for axis, method in pairwise(methods):
+    for axis, method in pairwise(said):
         if axis in ("time:", "valid_time:"):
-            return method == "sum"
+            return next((known for known in get_args(Method) if known == method), None)
     return None
+
+
+def _ends(data: Any, array: Any, axes: _Axes) -> bool | None:
+    """Whether the bounds of the times, where there are any, end at their stamps."""
+    bounds = data.get(array[_valid_time(array)].attrs.get("bounds"))
+    if bounds is None or not np.issubdtype(bounds.dtype, np.datetime64):
+        return None
+    uppers = np.atleast_2d(bounds.values).max(axis=1)[axes.first_step :][: len(axes.times)]
+    return bool((uppers == axes.times).all())
 
 
 def _versions(array: Any, axes: _Axes) -> str:
