@@ -122,6 +122,7 @@ MODULES: dict[Level, list[str]] = {
         "executors.local",
         "executors.slurm",
         "submit",
+        "doctor",
     ],
     Level.COMMANDS: ["cli", "stages", "__main__"],
 }
@@ -202,6 +203,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "executors.local": {"worker", "executors.base"},
     "executors.slurm": {"plan", "rank", "rendezvous", "executors.base"},
     "submit": {"plan", "executors.slurm"},
+    "doctor": {"inventory", "plan", "executors.slurm", "submit"},
     "template": {"plan"},
     "provenance": {"plan"},
     "cluster": {"executors.slurm"},

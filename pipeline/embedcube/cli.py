@@ -241,6 +241,23 @@ def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def doctor(
+    campaign_file: CampaignFile,
+    site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="This machine, also where there is a site.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Can a compute node do what a campaign needs?  Example: embedcube doctor campaign.yaml --site levante.yaml"""
+    from embedcube import doctor as look
+
+    campaign, folder = _settled(campaign_file, executor="slurm" if site else None, site=site)
+    on_node = campaign.how.executor == "slurm" and not here
+    found = look.examine_node(campaign, folder, campaign_file) if on_node else look.examine(campaign, folder)
+    _print(asdict(found), as_json)
+    stages.say_examined(found, _teller(as_json))
+
+
+@app.command()
 def explain(
     cube: CubePath,
     lon: Annotated[float, typer.Option(help="Longitude in degrees.")],
@@ -304,8 +321,26 @@ def _begin(
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
     from embedcube.campaign_file import dump_campaign
-    from embedcube.registry import refuse_unknown_plugins
     from embedcube.rundir import write_atomically
+
+    campaign, folder = _settled(campaign_file, ranks, retry_quarantined=retry_quarantined, executor=executor, site=site)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    text = dump_campaign(campaign).encode()
+    if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
+        write_atomically(folder.campaign, text)
+    return campaign, folder
+
+
+def _settled(
+    campaign_file: Path,
+    ranks: int | None = None,
+    *,
+    retry_quarantined: bool = False,
+    executor: str | None = None,
+    site: Path | None = None,
+) -> "tuple[Campaign, RunDir]":
+    """The campaign, with what the command line and its site say of `how`, and its run folder."""
+    from embedcube.registry import refuse_unknown_plugins
     from embedcube.site import at_site, load_site
 
     campaign, folder = _open(campaign_file)
@@ -320,10 +355,6 @@ def _begin(
     if how.executor == "slurm":
         campaign = at_site(campaign, load_site(campaign))
     refuse_unknown_plugins(campaign)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    text = dump_campaign(campaign).encode()
-    if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
-        write_atomically(folder.campaign, text)
     return campaign, folder
 
 

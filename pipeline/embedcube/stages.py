@@ -8,6 +8,7 @@ from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
     from embedcube.config import Campaign
+    from embedcube.doctor import Examined
     from embedcube.rundir import RunDir
 
 
@@ -125,3 +126,16 @@ def fail_on(findings: list[str]) -> None:
     """Raise a WorkError when there are any."""
     if findings:
         raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")
+
+
+def say_examined(examined: "Examined", say: Say) -> None:
+    """What `doctor` found; raises a WorkError when anything is wrong."""
+    from embedcube.doctor import describe
+
+    for line in describe(examined):
+        say(line)
+    if wrong := examined.wrong:
+        raise WorkError(
+            f"doctor: {len(wrong)} of {len(examined.checks)} checks failed on {examined.host}, the first: "
+            f"{wrong[0].what}: {wrong[0].found}"
+        )

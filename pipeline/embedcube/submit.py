@@ -183,9 +183,14 @@ def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
             f"how.time_min: a shard takes about {shard_s:.0f} s, a job has {time_s:.0f} s before {site.site} warns it; "
             "give it more time, or make shards smaller (layers.*.shard_chips)"
         )
-    files = price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)
+    files = files_needed(price, campaign)
     if site.max_files is not None and files > site.max_files:
         raise RequestError(
             f"{files} files and folders are needed, the quota of {site.site} leaves {site.max_files}; make shards "
             "larger (layers.*.shard_chips)"
         )
+
+
+def files_needed(price: Price, campaign: Campaign) -> int:
+    """Objects and folders, at most, in the parts of one attempt of each task and in the cube."""
+    return price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)

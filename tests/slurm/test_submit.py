@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import Campaign, cube_bytes
+from tests.conftest import REAL_DATA, Campaign, cube_bytes
 from tests.slurm.cluster import Cluster
 
 from embedcube.errors import RequestError
@@ -17,7 +18,9 @@ from embedcube.submit import submissions
 
 pytestmark = pytest.mark.slurm
 
-SBATCH = Path(__file__).parents[2] / "slurm"
+ROOT = Path(__file__).parents[2]
+SBATCH = ROOT / "slurm"
+CAMPAIGNS = ROOT / "configs" / "campaigns"
 
 
 @pytest.fixture
@@ -52,6 +55,27 @@ def test_the_chain_makes_the_same_cube(
     assert list(again["jobs"]) == ["consolidate", "verify"]
     assert cluster.wait(again["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
     assert len(submissions(spread.run)) == 2
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_a_real_archive(cluster: Cluster, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five dates of Sentinel-2 over the Alps, as four tasks of two nodes with two ranks each."""
+    monkeypatch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
+    here, there = (Campaign(tmp_path / name / "campaign.yaml") for name in ("here", "there"))
+    for campaign in (here, there):
+        campaign.file.parent.mkdir()
+        shutil.copy(CAMPAIGNS / "s2_33TWL_2023-08.yaml", campaign.file)
+        campaign.change(lambda document: document["how"].update(runs="runs"))
+    here.cli("run")
+    there.change(lambda document: document["how"].update(tasks=4, nodes=2, ranks=2, threads=1, site=str(site)))
+    jobs = json.loads(there.cli("submit", "--json"))["jobs"]
+    assert cluster.wait(jobs["embed"][0], timeout_s=400) == {"COMPLETED": 4}
+    assert cluster.wait(jobs["verify"][0], timeout_s=200) == {"COMPLETED": 1}
+    assert cube_bytes(there.run.newest_cube) == cube_bytes(here.run.newest_cube)
+    hosts = {record.host for _, record in scan_records(there.run)}
+    print(f"{len(list(scan_records(there.run)))} shards on {', '.join(sorted(hosts))}")
+    assert len(hosts) > 1
 
 
 def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Campaign, finished_demo: Campaign) -> None:
