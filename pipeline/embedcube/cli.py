@@ -179,10 +179,11 @@ def verify(
 @app.command()
 def status(
     campaign_file: CampaignFile,
-    watch: Annotated[bool, typer.Option(help="Again every two seconds until all is done.")] = False,
+    watch: Annotated[bool, typer.Option(help="Again and again until all is done: after 2 s, with jobs 30 s.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is done, how fast, what is left.  Example: embedcube status campaign.yaml --watch"""
+    from embedcube.status import describe
     from embedcube.status import status as status_of
 
     campaign, folder = _open(campaign_file)
@@ -192,14 +193,11 @@ def status(
         if as_json:
             _print(asdict(now), finished)
         else:
-            rate = f"{now.shards_per_s:.2f} shards/s" if now.shards_per_s else "no rate yet"
-            left = f", about {now.seconds_left:.0f} s left" if now.seconds_left else ""
-            print(f"{now.done} of {now.shards} shards, {rate}{left}; cube {now.cube or 'not yet'}")
-            for scene, reason in sorted(now.quarantined.items()):
-                print(f"  quarantined {scene}: {reason}")
+            print("\n".join(describe(now)))
         if finished:
             return
-        time.sleep(2)
+        # a queue that a thousand people watch is not asked every moment
+        time.sleep(30 if now.jobs else 2)
 
 
 @app.command()

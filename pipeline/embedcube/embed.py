@@ -143,8 +143,12 @@ def embed_shard(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
     return embed_sample(shard, read_sample(shard, scenes, kernel, reader), kernel)
 
 
-def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Sample:
+def read_sample(
+    shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader, refused: str = ""
+) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and say what each cell rests on.
+
+    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for it.
 
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.
@@ -157,7 +161,7 @@ def read_sample(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, read
     seen_tsyx = np.zeros((len(frames), len(kernel.inputs), *shape), dtype=bool)
     masked_yx = np.zeros(shape, dtype=bool)
     fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
-    reasons: dict[int, str] = {}
+    reasons = dict.fromkeys(range(len(scenes)), refused) if refused else {}
     for t, frame in enumerate(frames):
         for s, one in enumerate(kernel.inputs):
             observed: list[tuple[int, Observation]] = []

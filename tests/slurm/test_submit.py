@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import REAL_DATA, Campaign, cube_bytes
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, wait_until
 
 from embedcube.errors import RequestError
 from embedcube.parts import scan_records
@@ -50,6 +50,18 @@ def test_the_chain_makes_the_same_cube(
     assert len(hosts) == tasks
     assert max(map(len, hosts.values())) == 2
     assert {r.job for r in records} == {attempt.split("-")[0] for attempt in hosts}
+    said = json.loads(spread.cli("status", "--json"))
+    assert said["tasks_left"] == 0
+    assert [(job["stage"], job["id"]) for job in said["jobs"]] == [
+        (k, one) for k, v in asked["jobs"].items() for one in v
+    ]
+    wait_until(
+        lambda: (
+            [job["states"] for job in json.loads(spread.cli("status", "--json"))["jobs"]]
+            == [{"COMPLETED": tasks}, {"COMPLETED": 1}, {"COMPLETED": 1}]
+        ),
+        "the accounts",
+    )
     # what is done is not submitted again
     again = json.loads(spread.cli("submit", "--json"))
     assert list(again["jobs"]) == ["consolidate", "verify"]

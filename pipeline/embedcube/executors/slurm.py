@@ -6,9 +6,11 @@ task). So a job can be run again by hand, inside or outside of a container, and 
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -141,6 +143,24 @@ def queued(ids: list[str]) -> dict[str, list[str]]:
         for one in {number, array} & set(ids):
             states.setdefault(one, []).append(state)
     return states
+
+
+def states(ids: list[str]) -> dict[str, dict[str, int]]:
+    """How many elements of each job are in which state, from the queue, or from the accounts once they have left it.
+
+    A job that neither knows, or all where there is no Slurm, has none.
+    """
+    if not ids or shutil.which("squeue") is None:
+        return {one: {} for one in ids}
+    found = {one: Counter(elements) for one, elements in queued(ids).items()}
+    if (ended := sorted(set(ids) - found.keys())) and shutil.which("sacct"):
+        query = ("sacct", "--allocations", "--parsable2", "--noheader", "--array", "--format=JobID,State")
+        done = subprocess.run([*query, f"--jobs={','.join(ended)}"], capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            element, state = line.split("|")
+            # "CANCELLED by 1000"
+            found.setdefault(element.split("_")[0], Counter())[state.split()[0]] += 1
+    return {one: dict(found.get(one, {})) for one in ids}
 
 
 class _Submitit(Submitit):
