@@ -124,6 +124,7 @@ MODULES: dict[Level, list[str]] = {
         "executors.slurm",
         "submit",
         "doctor",
+        "pilot",
     ],
     Level.COMMANDS: ["cli", "stages", "__main__"],
 }
@@ -203,7 +204,8 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "executors.base": {"worker"},
     "executors.local": {"worker", "executors.base"},
     "executors.slurm": {"plan", "rank", "rendezvous", "executors.base"},
-    "submit": {"plan", "executors.slurm"},
+    "submit": {"pilot", "plan", "executors.slurm"},
+    "pilot": {"plan"},
     "doctor": {"inventory", "plan", "executors.slurm", "submit"},
     "template": {"plan"},
     "provenance": {"plan"},

@@ -205,6 +205,7 @@ def submit(
     campaign_file: CampaignFile,
     site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, submit nothing.")] = False,
+    pilot: Annotated[int | None, typer.Option(help="So many shards first, and what all will cost.", min=1)] = None,
     again: Annotated[bool, typer.Option("--again", help="As consolidation does it: bounded.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -221,6 +222,9 @@ def submit(
         stages.index_once(campaign, folder, say)
         stages.fit(campaign, folder, say)
         stages.plan(campaign, folder, say)
+    if pilot is not None:
+        _print(stages.pilot(campaign, folder, say, pilot), as_json)
+        return
     asked = submission.submit(campaign, folder, again=again)
     for stage, ids in asked.jobs.items():
         say(f"{stage:<12}job {', '.join(ids)}" + (f", {len(asked.tasks)} tasks" if stage == "embed" else ""))

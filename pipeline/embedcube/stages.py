@@ -72,7 +72,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.registry import plugin
 
     made = read_plan(campaign, folder)
-    if task is not None and task >= made.tasks:
+    if task is not None and task >= made.tasks + folder.pilot.exists():
         raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
     tasks = list(range(made.tasks)) if task is None else [task]
     # a task that is asked for by its number has been given its machine already
@@ -91,6 +91,21 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     return {"shards": len(recipes), "quarantined": bad}
 
 
+def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:
+    """Some shards first, on the batch system; then the price of all as they turned out."""
+    from embedcube.pilot import describe_measured, measured_price
+    from embedcube.site import load_site
+    from embedcube.submit import embed_pilot
+
+    with shown("pilot", "shards", say) as progress:
+        embed_pilot(campaign, folder, count, progress)
+    site = load_site(campaign)
+    found = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
+    for line in describe_measured(found):
+        say(f"            {line}")
+    return asdict(found)
+
+
 def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Parts -> cube."""
     from embedcube.consolidate import consolidate as make_cube
@@ -100,6 +115,11 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
     what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
     say(f"            version {made.version}: {made.shards} shards, {what}")
+    if made.purged:
+        say(
+            f"            the site deletes old files: links are as old as the parts, so copy {made.cube} to a file system "
+            f"that is not purged before {made.purged}"
+        )
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 
 

@@ -1,5 +1,4 @@
-"""status: what is done, how fast, how long the rest will take, and what became of the jobs. Reads records and asks
-Slurm; changes nothing."""
+"""status: how much is done, how fast, and what became of the jobs. Reads records and asks Slurm; changes nothing."""
 
 from collections import Counter
 from dataclasses import dataclass

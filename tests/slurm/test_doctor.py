@@ -38,9 +38,9 @@ def test_a_compute_node_is_examined(cluster: Cluster, demo: Campaign, site: Path
             in_mounts_of(cluster, node, "umount", folder)
 
     site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | {"interface": "ib0"}))
-    with pytest.raises(WorkError, match="network: no interface ib0; there are .*lo"):
+    with pytest.raises(WorkError, match=r"network: no interface ib0; there are .*lo"):
         demo.cli("doctor", "--site", str(site))
 
     site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | {"partition": "weekend"}))
-    with pytest.raises(WorkError, match="a job: .*[Ii]nvalid partition"):
+    with pytest.raises(WorkError, match=r"a job: .*[Ii]nvalid partition"):
         demo.cli("doctor", "--site", str(site))

@@ -181,7 +181,7 @@ def test_two_attempts_alive_at_once(
         assert_ends_well(cluster, begun, quiet_cube)
     finally:
         cluster.start_slurmd(node)
-        cluster.resume(node)
+        cluster.wait_for_node(node)
     # both wrote at the same time, and some shards twice
     old, new = ([r for r in begun.records if (r.attempt == first) == same] for same in (True, False))
     assert max(r.finished for r in old) > min(r.started for r in new)

@@ -133,3 +133,24 @@ def test_cancelled_jobs_are_gone_and_records_stay(cluster: Cluster, spread: Camp
     for ids in asked["jobs"].values():
         assert cluster.wait(ids[0]).keys() == {"CANCELLED"}
     assert json.loads(spread.cli("cancel", "--json")) == {"cancelled": []}
+
+
+def test_a_pilot_is_embedded_once_and_prices_the_campaign(
+    cluster: Cluster, spread: Campaign, finished_demo: Campaign
+) -> None:
+    priced = json.loads(spread.cli("submit", "--pilot", "6", "--json"))
+    assert (priced["shards"], priced["of_shards"]) == (6, 30)
+    pilot = {record.recipe for _, record in scan_records(spread.run)}
+    assert len(pilot) == 6
+    assert set(spread.run.parts.iterdir()) == {spread.run.task(2)}  # one more than the plan has
+    # asked again, it is only priced
+    assert json.loads(spread.cli("submit", "--pilot", "6", "--json")) == priced
+    assert len(submissions(spread.run)) == 1
+
+    jobs = json.loads(spread.cli("submit", "--json"))["jobs"]
+    assert cluster.wait(jobs["verify"][0], timeout_s=300) == {"COMPLETED": 1}
+    recipes = [record.recipe for _, record in scan_records(spread.run)]
+    assert len(recipes) == len(set(recipes)) == 30
+    assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+    stored = sum(path.stat().st_size for path in spread.run.parts.rglob("c.*"))
+    assert 0.5 < priced["stored_bytes"] / stored < 2

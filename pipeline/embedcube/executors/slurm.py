@@ -67,18 +67,26 @@ class SlurmExecutor:
         recipes = {task: set(read_recipes(run, task)) for task in tasks}
         left = tuple(task for task in tasks if not recipes[task] <= done)
         ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
-        wanted = set().union(*recipes.values())
-        total = len(wanted)
-        while queued(ids):
-            time.sleep(_POLL_S)
-            progress(len(wanted & recorded_recipes(run)), total)
-        undone = len(wanted - recorded_recipes(run))
-        progress(total - undone, total)
-        if undone:
-            raise StartAgain(
-                f"{undone} of {total} shards are undone after jobs {', '.join(ids)}, see {run.job_logs}; start the "
-                "same command again, it does only what has no record"
-            )
+        wait_for(ids, set().union(*recipes.values()), run, progress)
+
+
+def wait_for(ids: list[str], wanted: set[str], run: RunDir, progress: Progress) -> None:
+    """Wait until the batch system has done with jobs that were to make records of the wanted recipes.
+
+    Raises:
+        StartAgain: some are missing.
+    """
+    total = len(wanted)
+    while queued(ids):
+        time.sleep(_POLL_S)
+        progress(len(wanted & recorded_recipes(run)), total)
+    undone = len(wanted - recorded_recipes(run))
+    progress(total - undone, total)
+    if undone:
+        raise StartAgain(
+            f"{undone} of {total} shards are undone after jobs {', '.join(ids)}, see {run.job_logs}; start the "
+            "same command again, it does only what has no record"
+        )
 
 
 def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], after: str = "") -> list[Job]:
