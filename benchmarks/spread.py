@@ -2,8 +2,8 @@
 
 Sixteen ranks on this machine draw the shards of the demo, whose batches sleep instead of computing: so sixteen fit on
 few cores, and a shard takes as long as it has chips that see the ground. Printed are the spread of the ranks' last
-records in units of the longest shard (at most one is promised), and the time of the slowest rank over the mean, as drawn
-and as the same shards would have taken in a static split, in blocks and dealt out one by one.
+records in units of the longest shard (at most one is promised), and the time of the slowest rank over the mean: as
+drawn, and as the same shards would have taken in a static split, in blocks or dealt out one by one.
 
 With --lab an array of 200 elements is submitted to the real Slurm of tests/slurm, and cancelled.
 """
@@ -94,7 +94,7 @@ def busy(record: Record) -> float:
 
 def split(seconds: NDArray[np.float64], rank: NDArray[np.int64], ranks: int) -> NDArray[np.float64]:
     """What each rank would have to do."""
-    return np.bincount(rank, seconds, minlength=ranks)
+    return np.bincount(rank, seconds, minlength=ranks).astype(np.float64)
 
 
 def submit_array(campaign: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ KILL = int(signal.SIGKILL)
 def deadly(campaign: Campaign) -> Campaign:
     """With the backbone that some chips kill."""
 
-    def change(document: dict[str, dict[str, dict[str, object]]]) -> None:
+    def change(document: dict[str, Any]) -> None:
         document["layers"]["s2_mosaiks"] |= {"backbone": {"name": "deadly"}, "chip_px": 160, "halo_px": 16}
         # all scenes of the window cannot be used for that shard
         document["how"].update(error_budget=1.0)

@@ -117,8 +117,8 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     say(f"            version {made.version}: {made.shards} shards, {what}")
     if made.purged:
         say(
-            f"            the site deletes old files: links are as old as the parts, so copy {made.cube} to a file system "
-            f"that is not purged before {made.purged}"
+            f"            the site deletes files by age, and links are as old as the parts: before {made.purged} copy "
+            f"{made.cube} to where nothing is deleted"
         )
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 

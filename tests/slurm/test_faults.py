@@ -170,7 +170,7 @@ def test_two_attempts_alive_at_once(
     cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
 ) -> None:
     """Slurm believes that a node is dead and requeues the task, while its processes go on."""
-    begun = started(batch_s=1.0)
+    begun = started(batch_s=1.5)
     node = nodes_of(cluster, begun.jobs["embed"])[0]
     assert_struck_amid(begun)
     first = begun.records[0].attempt

@@ -162,7 +162,7 @@ def states(ids: list[str]) -> dict[str, dict[str, int]]:
         return {one: {} for one in ids}
     found = {one: Counter(elements) for one, elements in queued(ids).items()}
     if (ended := sorted(set(ids) - found.keys())) and shutil.which("sacct"):
-        query = ("sacct", "--allocations", "--parsable2", "--noheader", "--array", "--format=JobID,State")
+        query = ("sacct", "--allocations", "--parsable2", "--noheader", "--format=JobID,State")
         done = subprocess.run([*query, f"--jobs={','.join(ended)}"], capture_output=True, text=True, check=False)
         for line in done.stdout.splitlines():
             element, state = line.split("|")
