@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def test_the_chain_makes_the_same_cube(
     assert len(hosts) == tasks
     assert max(map(len, hosts.values())) == 2
     assert {r.job for r in records} == {attempt.split("-")[0] for attempt in hosts}
+    # the site deletes what is two weeks old; links are as old as the first record
+    log = next(spread.run.job_logs.glob(f"{asked['jobs']['consolidate'][0]}_*_log.out")).read_text()
+    first = min(datetime.fromisoformat(record.finished) for record in records)
+    assert f"before {first.date() + timedelta(days=14)} copy" in log
     said = json.loads(spread.cli("status", "--json"))
     assert said["tasks_left"] == 0
     assert [(job["stage"], job["id"]) for job in said["jobs"]] == [
