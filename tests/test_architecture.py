@@ -69,6 +69,7 @@ MODULES: dict[Level, list[str]] = {
         "cut",
         "price",
         "parts",
+        "deaths",
         "budget",
         "sources.products",
         "sources.spread",
@@ -130,8 +131,10 @@ MODULES: dict[Level, list[str]] = {
         "executors.local",
         "executors.slurm",
         "submit",
+        "doctor",
+        "pilot",
     ],
-    Level.COMMANDS: ["cli", "stages", "__main__"],
+    Level.COMMANDS: ["cli", "stages", "settle", "__main__"],
 }
 LEVEL_OF = {name: level for level, names in MODULES.items() for name in names}
 
@@ -219,16 +222,18 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "executors.base": {"worker"},
     "executors.local": {"worker", "executors.base"},
     "executors.slurm": {"plan", "rank", "rendezvous", "executors.base"},
-    "submit": {"plan", "executors.slurm"},
+    "submit": {"pilot", "plan", "executors.slurm"},
+    "pilot": {"plan"},
+    "doctor": {"inventory", "plan", "executors.slurm", "submit"},
     "template": {"plan"},
     "provenance": {"plan"},
     "cluster": {"executors.slurm"},
     "consolidate": {"cluster", "inventory", "plan", "provenance", "rechunk", "template"},
     "verify": {"inventory", "fit", "plan", "provenance"},
     "profile": {"plan"},
-    "status": {"inventory", "plan"},
+    "status": {"plan", "submit", "executors.slurm"},
     "report": {"plan", "provenance", "verify"},
-    "cli": {"stages"},
+    "cli": {"stages", "settle"},
     "__main__": {"cli"},
 }
 

@@ -30,7 +30,7 @@ from embedcube.verify import verify_run
 
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
-    "submit", "cancel", "models", "weights",
+    "submit", "cancel", "doctor", "models", "weights",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")

@@ -10,17 +10,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from embedcube import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain
 from embedcube.progress import Say, shown
-
-if TYPE_CHECKING:
-    from embedcube.config import Campaign
-    from embedcube.rundir import RunDir
+from embedcube.settle import begin, open_campaign, settle
 
 app = typer.Typer(
     help="Earth observation archives -> one Zarr cube of embeddings, with the provenance of every vector.",
@@ -95,7 +92,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
-    campaign, folder = _begin(campaign_file, ranks)
+    campaign, folder = begin(campaign_file, ranks)
     say = _teller(as_json)
     stages.index_once(campaign, folder, say)
     stages.fit(campaign, folder, say)
@@ -115,21 +112,21 @@ def run(
 @app.command()
 def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
     """Archive -> inventory.  Example: embedcube index campaign.yaml"""
-    campaign, folder = _begin(campaign_file)
+    campaign, folder = begin(campaign_file)
     _print(stages.index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """A sample -> frozen weights.  Example: embedcube fit campaign.yaml"""
-    campaign, folder = _begin(campaign_file)
+    campaign, folder = begin(campaign_file)
     _print(stages.fit(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
     """Inventory -> shards, recipes, tasks and the price.  Example: embedcube plan campaign.yaml"""
-    campaign, folder = _begin(campaign_file, ranks)
+    campaign, folder = begin(campaign_file, ranks)
     _print(stages.plan(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -144,14 +141,14 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
-    campaign, folder = _begin(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    campaign, folder = begin(campaign_file, ranks, retry_quarantined=retry_quarantined)
     _print(stages.embed(campaign, folder, _teller(as_json), task), as_json)
 
 
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
-    campaign, folder = _begin(campaign_file)
+    campaign, folder = begin(campaign_file)
     _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -170,7 +167,7 @@ def verify(
             findings = [str(finding) for finding in verify_cube(path, progress)]
         stages.say_findings(findings, say)
     else:
-        campaign, folder = _open(path)
+        campaign, folder = open_campaign(path)
         findings = stages.verify(campaign, folder, say, recompute=recompute)
     _print({"findings": findings}, as_json)
     stages.fail_on(findings)
@@ -179,16 +176,17 @@ def verify(
 @app.command()
 def status(
     campaign_file: CampaignFile,
-    watch: Annotated[bool, typer.Option(help="Again every two seconds until all is done.")] = False,
+    watch: Annotated[bool, typer.Option(help="Again and again until all is done: after 2 s, with jobs 30 s.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Where the time of each rank went.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is done, how fast, what is left.  Example: embedcube status campaign.yaml --watch"""
     from embedcube.profile import profile as profile_of
     from embedcube.profile import table
+    from embedcube.status import describe
     from embedcube.status import status as status_of
 
-    campaign, folder = _open(campaign_file)
+    campaign, folder = open_campaign(campaign_file)
     if profile:
         spent = profile_of(campaign, folder)
         _print(asdict(spent) | {"bottleneck": spent.all.bottleneck}, as_json)
@@ -200,14 +198,11 @@ def status(
         if as_json:
             _print(asdict(now), finished)
         else:
-            rate = f"{now.shards_per_s:.2f} shards/s" if now.shards_per_s else "no rate yet"
-            left = f", about {now.seconds_left:.0f} s left" if now.seconds_left else ""
-            print(f"{now.done} of {now.shards} shards, {rate}{left}; cube {now.cube or 'not yet'}")
-            for scene, reason in sorted(now.quarantined.items()):
-                print(f"  quarantined {scene}: {reason}")
+            print("\n".join(describe(now)))
         if finished:
             return
-        time.sleep(2)
+        # a queue that a thousand people watch is not asked every moment
+        time.sleep(30 if now.jobs else 2)
 
 
 @app.command()
@@ -215,6 +210,7 @@ def submit(
     campaign_file: CampaignFile,
     site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, submit nothing.")] = False,
+    pilot: Annotated[int | None, typer.Option(help="So many shards first, and what all will cost.", min=1)] = None,
     again: Annotated[bool, typer.Option("--again", help="As consolidation does it: bounded.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -222,7 +218,7 @@ def submit(
     from embedcube import submit as submission
     from embedcube.site import load_site
 
-    campaign, folder = _begin(campaign_file, executor="slurm", site=site)
+    campaign, folder = begin(campaign_file, executor="slurm", site=site)
     say = _teller(as_json)
     if dry_run:
         print(submission.dry_run(campaign, folder))
@@ -231,6 +227,9 @@ def submit(
         stages.index_once(campaign, folder, say)
         stages.fit(campaign, folder, say)
         stages.plan(campaign, folder, say)
+    if pilot is not None:
+        _print(stages.pilot(campaign, folder, say, pilot), as_json)
+        return
     asked = submission.submit(campaign, folder, again=again)
     for stage, ids in asked.jobs.items():
         say(f"{stage:<12}job {', '.join(ids)}" + (f", {len(asked.tasks)} tasks" if stage == "embed" else ""))
@@ -242,10 +241,27 @@ def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """End the jobs of a campaign; what is recorded stays.  Example: embedcube cancel campaign.yaml"""
     from embedcube.submit import cancel as cancel_jobs
 
-    _, folder = _open(campaign_file)
+    _, folder = open_campaign(campaign_file)
     ended = cancel_jobs(folder)
     _teller(as_json)(f"cancelled {', '.join(ended)}" if ended else "no job of this campaign is queued or running")
     _print({"cancelled": ended}, as_json)
+
+
+@app.command()
+def doctor(
+    campaign_file: CampaignFile,
+    site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="This machine, also where there is a site.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Whether a compute node can run a campaign.  Example: embedcube doctor campaign.yaml --site levante.yaml"""
+    from embedcube import doctor as look
+
+    campaign, folder = settle(campaign_file, executor="slurm" if site else None, site=site)
+    on_node = campaign.how.executor == "slurm" and not here
+    found = look.examine_node(campaign, folder, campaign_file) if on_node else look.examine(campaign, folder)
+    _print(asdict(found), as_json)
+    stages.say_examined(found, _teller(as_json))
 
 
 @app.command()
@@ -305,7 +321,7 @@ def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Fetch published weights, on a node with internet.  Example: embedcube weights campaign.yaml"""
     from embedcube.fit import fetch
 
-    fetched = fetch(*_begin(campaign_file))
+    fetched = fetch(*begin(campaign_file))
     for layer, digest in fetched.items():
         _teller(as_json)(f"{layer}: pin it with weights_sha256: {digest}")
     _print({"fetched": fetched}, as_json)
@@ -317,48 +333,6 @@ def schema() -> None:
     from embedcube.config import Campaign
 
     print(json.dumps(Campaign.model_json_schema(), indent=2))
-
-
-def _open(campaign_file: Path) -> "tuple[Campaign, RunDir]":
-    """The campaign and its run folder, to look at."""
-    from embedcube.campaign_file import load_campaign
-    from embedcube.rundir import RunDir
-
-    campaign = load_campaign(campaign_file)
-    return campaign, RunDir(campaign.run_folder)
-
-
-def _begin(
-    campaign_file: Path,
-    ranks: int | None = None,
-    *,
-    retry_quarantined: bool = False,
-    executor: str | None = None,
-    site: Path | None = None,
-) -> "tuple[Campaign, RunDir]":
-    """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
-    from embedcube.campaign_file import dump_campaign
-    from embedcube.registry import refuse_unknown_plugins
-    from embedcube.rundir import write_atomically
-    from embedcube.site import at_site, load_site
-
-    campaign, folder = _open(campaign_file)
-    said = {
-        "ranks": ranks,
-        "retry_quarantined": retry_quarantined or None,
-        "executor": executor,
-        "site": site.absolute() if site else None,
-    }
-    how = campaign.how.model_copy(update={name: value for name, value in said.items() if value is not None})
-    campaign = campaign.model_copy(update={"how": how})
-    if how.executor == "slurm":
-        campaign = at_site(campaign, load_site(campaign))
-    refuse_unknown_plugins(campaign)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    text = dump_campaign(campaign).encode()
-    if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
-        write_atomically(folder.campaign, text)
-    return campaign, folder
 
 
 def _teller(as_json: bool) -> Say:

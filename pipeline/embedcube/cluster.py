@@ -10,12 +10,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from embedcube.config import Campaign
 from embedcube.errors import RequestError
 from embedcube.executors.slurm import forget_own_job, setup_lines
-from embedcube.rundir import RunDir
+from embedcube.rundir import RunDir, replacing
 from embedcube.site import load_site
 
 _DASHBOARD = "127.0.0.1:0"
@@ -36,8 +37,22 @@ def dask_client(campaign: Campaign, run: RunDir) -> Iterator[Any]:
         "slurm_runner": _slurm_runner,
         "mpi": _mpi,
     }
-    with kinds[campaign.how.dask.kind](campaign, run) as client:
+    with kinds[campaign.how.dask.kind](campaign, run) as client, _reported(campaign, run):
         yield client
+
+
+@contextmanager
+def _reported(campaign: Campaign, run: RunDir) -> Iterator[None]:
+    """Have Dask write where the time went, where there are several processes and what draws it (Bokeh) is installed."""
+    if campaign.how.dask.kind == "threads" or find_spec("bokeh") is None:
+        yield
+        return
+    from distributed import performance_report
+
+    run.report.mkdir(exist_ok=True)
+    # inline: on a cluster there may be no internet to fetch scripts from
+    with replacing(run.dask_report) as temporary, performance_report(filename=str(temporary), mode="inline"):
+        yield
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from embedcube.progress import Progress
 from embedcube.provenance import Made, write_provenance
 from embedcube.rechunk import Series, rechunk
 from embedcube.rundir import TEMPORARY_PREFIX, RunDir, fsync_folder, point_symlink, replacing
+from embedcube.site import load_site
 from embedcube.store import ArraySpec
 from embedcube.template import write_template
 
@@ -46,6 +48,8 @@ class Consolidated:
     """objects that could not be linked (another file set): the disk holds them twice"""
     rechunked: int
     """objects made of several windows"""
+    purged: date | None
+    """when the site begins to delete what is in it, by the age of the oldest shard, which links share"""
 
 
 def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolidated:
@@ -89,8 +93,21 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
         fsync_folder(cube.parent)
     point_symlink(run.newest_cube, cube)
     return Consolidated(
-        cube=cube, version=version, shards=len(shards), linked=linked, copied=copied, rechunked=rechunked
+        cube=cube,
+        version=version,
+        shards=len(shards),
+        linked=linked,
+        copied=copied,
+        rechunked=rechunked,
+        purged=_purged(campaign, made),
     )
+
+
+def _purged(campaign: Campaign, made: list[Made]) -> date | None:
+    days = load_site(campaign).purge_days if campaign.how.executor == "slurm" else None
+    if days is None:
+        return None
+    return datetime.fromisoformat(min(m.record.finished for m in made)).date() + timedelta(days=days)
 
 
 def _remove_abandoned(run: RunDir) -> None:

@@ -153,10 +153,12 @@ def read_sample(
     scenes: Sequence[Scene],
     kernel: LayerKernel,
     reader: RasterReader,
+    refused: str = "",
     timings: Timings | None = None,
 ) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and say what each cell rests on.
 
+    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for it.
     `timings` are told the seconds of `read` and `composite`.
 
     Raises:
@@ -170,7 +172,7 @@ def read_sample(
     seen_tsyx = np.zeros((len(frames), len(kernel.inputs), *shape), dtype=bool)
     masked_yx = np.zeros(shape, dtype=bool)
     fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
-    reasons: dict[int, str] = {}
+    reasons = dict.fromkeys(range(len(scenes)), refused) if refused else {}
     for t, frame in enumerate(frames):
         for s, one in enumerate(kernel.inputs):
             observed: list[tuple[int, Observation]] = []
@@ -193,12 +195,11 @@ def read_sample(
     unreadable = np.zeros(fed.shape[1:], dtype=bool)
     for position in reasons:
         unreadable |= _cells_covered(scenes[position], grid, area, layout.cell_px)
-    counted = kernel.counted
-    clear_yx = np.asarray(seen_tsyx[:, counted].any(axis=(0, 1)))
+    clear_yx = np.asarray(seen_tsyx[:, kernel.counted].any(axis=(0, 1)))
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= kernel.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(masked_yx, layout) > 0, MASKED, NO_DATA))
     status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
-    photographs = {kernel.inputs[s].archive for s in counted}
+    photographs = {kernel.inputs[s].archive for s in kernel.counted}
     return Sample(
         x_tcyx=x_tcyx,
         seen_tsyx=seen_tsyx,

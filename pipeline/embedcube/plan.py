@@ -104,7 +104,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         price=price,
     )
     # the table is what is asked for, so it comes last: a killed `plan` leaves no half of one
-    run.plan.unlink(missing_ok=True)
+    for path in (run.plan, run.pilot):
+        path.unlink(missing_ok=True)
     write_atomically(run.plan_summary, json.dumps(asdict(result), indent=1).encode())
     with replacing(run.plan) as temporary:
         pyarrow.parquet.write_table(table, temporary)
@@ -238,8 +239,11 @@ def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None
 
 
 def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
-    filters = None if task is None else [("task", "=", task)]
-    return pyarrow.parquet.read_table(run.plan, columns=list(names), filters=filters)
+    if task is None:
+        return pyarrow.parquet.read_table(run.plan, columns=list(names))
+    # the pilot is one more task
+    paths, mine = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
+    return pyarrow.concat_tables(pyarrow.parquet.read_table(p, columns=list(names), filters=mine) for p in paths)
 
 
 def software_versions(device: torch.device) -> dict[str, str]:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from embedcube.assemble import make_backbone, make_kernel
 from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
+from embedcube.deaths import blame, deaths_by_shard
 from embedcube.embed import Cells, LayerKernel, Sample, Shard, embed_sample, exact_arithmetic, read_sample
 from embedcube.encode import STATUS_MEANINGS
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
@@ -51,6 +53,9 @@ log = logging.getLogger(__name__)
 
 MET = "met"
 """The key of the store that counts the ranks which have agreed on everything."""
+
+IN_HAND = "in hand"
+"""The key of the store, with a rank's number, of the recipes that it has drawn last."""
 
 END_TIME = "EMBEDCUBE_END_TIME"
 """The environment variable by which a job script says when it must have ended (seconds since 1970)."""
@@ -88,6 +93,7 @@ class _Rank:
         self._ends = float(os.environ.get(END_TIME) or "inf")
         self._longest_s = 0.0
         self._read_bytes = read_bytes()
+        self._drawn_last: deque[str] = deque(maxlen=2 * SAMPLES_IN_FLIGHT)
 
     def main(self) -> int:
         """Embed until nothing is left or a signal comes; returns the exit code."""
@@ -111,7 +117,12 @@ class _Rank:
             self._kernels[name] = make_kernel(self._campaign, name, list(plan.layers[name].zones), frozen, module)
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
-        self._write(prefetched(self._embed(prefetched(self._read(plan)))))
+        self._done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
+        self._judge(plan)
+        part = PartWriter(self._run.part(self._task, self._attempt, self._number))
+        self._write(part, prefetched(self._embed(prefetched(self._read(self._draws())))))
+        # without threads: each is written before the next is drawn
+        self._write(part, self._embed(self._read(self._suspects())))
         return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
@@ -148,18 +159,50 @@ class _Rank:
         distributed.destroy_process_group()
         return weights
 
-    def _draws(self, plan: Plan) -> Iterator[Shard]:
-        """Shards without a record, in the order of the groups that this rank draws."""
-        groups = read_shards(self._run, plan, self._task)
-        done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
-        while (drawn := self._count(1)) <= len(groups):
-            for shard in groups[drawn - 1]:
-                if shard.recipe not in done:
-                    # another parent may have begun again: a rank without its own does not go on with its group
-                    self._count(0)
-                    if self._stop.is_set() or self._time_is_up(shard):
+    def _judge(self, plan: Plan) -> None:
+        """Find the shards that a killed rank had in hand, and those that were to blame."""
+        self._groups = read_shards(self._run, plan, self._task)
+        undone = {shard.recipe for group in self._groups for shard in group} - self._done
+        self._deaths = deaths_by_shard(self._run, undone)
+        if self._campaign.how.retry_quarantined:
+            self._refused = {}
+        else:
+            self._refused = {recipe: why for recipe, died in self._deaths.items() if (why := blame(died))}
+
+    def _draws(self) -> Iterator[Shard]:
+        """Shards without a record, in the order of the groups that this rank draws; no suspects."""
+        while (drawn := self._draw()) <= len(self._groups):
+            for shard in self._groups[drawn - 1]:
+                if shard.recipe not in self._done and not self._suspect(shard):
+                    if self._may_not_begin(shard):
                         return
                     yield shard
+
+    def _suspects(self) -> Iterator[Shard]:
+        """Those of the suspects that are this rank's: one that has killed goes to another node each time, and last."""
+        here = self._campaign.how.ranks
+        nodes = self._world // here
+        suspects = [shard for group in self._groups for shard in group if self._suspect(shard)]
+        for shard in sorted(suspects, key=lambda shard: len(self._deaths[shard.recipe])):
+            turn = int(shard.recipe[:8], 16) + len(self._deaths[shard.recipe])
+            if turn % nodes * here + turn // nodes % here == self._number:
+                if self._may_not_begin(shard):
+                    return
+                log.warning("%s alone: a rank was killed that had it in hand", shard)
+                yield shard
+
+    def _suspect(self, shard: Shard) -> bool:
+        return shard.recipe in self._deaths and shard.recipe not in self._refused
+
+    def _may_not_begin(self, shard: Shard) -> bool:
+        """A signal came, the parent is gone, or the time is up; if not, the parent knows of the shard from now on."""
+        self._drawn_last.append(shard.recipe)
+        try:
+            # another parent may have begun again: a rank without its own does not go on with its group
+            self._store.set(f"{IN_HAND}/{self._number}", " ".join(self._drawn_last))
+        except RuntimeError as error:
+            self._parent_is_gone(error)
+        return self._stop.is_set() or self._time_is_up(shard)
 
     def _time_is_up(self, shard: Shard) -> bool:
         """The job would end before this shard and those before it in the pipeline were written."""
@@ -169,26 +212,30 @@ class _Rank:
         self._stop.set()
         return True
 
-    def _count(self, step: int) -> int:
+    def _draw(self) -> int:
         """Move the counter of draws and return it; when its parent is gone, or a signal came, more than any draw."""
         if not self._stop.is_set():
             try:
-                return self._store.add("draw", step)
+                return self._store.add("draw", 1)
             except RuntimeError as error:
-                log.warning("the counter is lost, the parent is gone: %s", str(error).splitlines()[0])
-                self._stop.set()
+                self._parent_is_gone(error)
         return sys.maxsize
 
-    def _read(self, plan: Plan) -> Generator[_InFlight, None, None]:
+    def _parent_is_gone(self, error: RuntimeError) -> None:
+        log.warning("the counter is lost, the parent is gone: %s", str(error).splitlines()[0])
+        self._stop.set()
+
+    def _read(self, shards: Iterator[Shard]) -> Generator[_InFlight, None, None]:
         """Samples; a shard that cannot be read for a passing reason is counted and passed over."""
         how = self._campaign.how
         inventory = read_inventory(self._campaign, self._run)
         reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
         try:
-            for shard in self._draws(plan):
+            for shard in shards:
                 item = _InFlight(shard=shard, scenes=[inventory[i] for i in shard.scenes], started=_now())
                 try:
-                    item.sample = read_sample(shard, item.scenes, self._kernels[shard.layer], reader, item.timings)
+                    kernel, refused = self._kernels[shard.layer], self._refused.get(shard.recipe, "")
+                    item.sample = read_sample(shard, item.scenes, kernel, reader, refused=refused, timings=item.timings)
                 except OSError as error:
                     self._undone += 1
                     log.warning("%s stays undone: %s", shard, error)
@@ -213,8 +260,7 @@ class _Rank:
             free_s = time.perf_counter()
             held_s = free_s - done_s
 
-    def _write(self, items: Iterator[_InFlight]) -> None:
-        part = PartWriter(self._run.part(self._task, self._attempt, self._number))
+    def _write(self, part: PartWriter, items: Iterator[_InFlight]) -> None:
         encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
         for item in items:
             self._write_one(part, encoders[item.shard.layer], item)

@@ -53,6 +53,11 @@ class RunDir:
         return self.root / "plan.parquet"
 
     @property
+    def pilot(self) -> Path:
+        """Rows of the plan that are embedded first: one more task."""
+        return self.root / "pilot.parquet"
+
+    @property
     def plan_summary(self) -> Path:
         """What holds for all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
         return self.root / "plan.json"
@@ -97,6 +102,11 @@ class RunDir:
     def report(self) -> Path:
         """Findings and pictures."""
         return self.root / "report"
+
+    @property
+    def dask_report(self) -> Path:
+        """Where the time of consolidation went, as Dask draws it."""
+        return self.report / "dask.html"
 
     @property
     def logs(self) -> Path:

@@ -2,9 +2,10 @@
 
 import re
 from typing import Annotated, Literal, Self
+from zoneinfo import available_timezones
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from embedcube.blocks import Block
 from embedcube.campaign_file import first_error
@@ -65,6 +66,8 @@ class Site(Block):
     """tasks of the campaign that may run at once"""
     max_files: int | None = Field(None, gt=0)
     """that the quota leaves"""
+    quota: tuple[Word, ...] = ()
+    """words of the command that prints what the quota leaves, for `embedcube doctor`"""
     purge_days: int | None = Field(None, gt=0)
     """after which the file system of runs deletes files"""
     host_suffix: str = Field("", pattern=r"^[\w.-]*$")
@@ -73,6 +76,12 @@ class Site(Block):
     """of the fast network"""
     mpi: Word | None = None
     """srun's --mpi"""
+    time_zone: str | None = None
+    """of the nodes' clocks, as "Europe/Berlin" """
+    umask: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] | None = None
+    """of jobs, as "0027" """
+    group: Word | None = None
+    """that files of a run belong to"""
     modules: tuple[Word, ...] = ()
     """loaded by jobs"""
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], Word] = Field(default_factory=dict)
@@ -81,6 +90,13 @@ class Site(Block):
     """without one, jobs use the Python that submits them"""
     prepare_in_job: bool = False
     """index, fit and plan in a job too: the login node is not for computing"""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, zone: str | None) -> str | None:
+        if zone is not None and zone not in available_timezones():
+            raise ValueError(f'"{zone}" is no time zone; write for example Europe/Berlin')
+        return zone
 
     @model_validator(mode="after")
     def _within_limits(self) -> Self:

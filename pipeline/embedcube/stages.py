@@ -8,6 +8,7 @@ from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
     from embedcube.config import Campaign
+    from embedcube.doctor import Examined
     from embedcube.rundir import RunDir
 
 
@@ -71,7 +72,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.registry import plugin
 
     made = read_plan(campaign, folder)
-    if task is not None and task >= made.tasks:
+    if task is not None and task >= made.tasks + folder.pilot.exists():
         raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
     tasks = list(range(made.tasks)) if task is None else [task]
     # a task that is asked for by its number has been given its machine already
@@ -90,6 +91,21 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     return {"shards": len(recipes), "quarantined": bad}
 
 
+def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:
+    """Some shards first, on the batch system; then the price of all as they turned out."""
+    from embedcube.pilot import describe_measured, measured_price
+    from embedcube.site import load_site
+    from embedcube.submit import embed_pilot
+
+    with shown("pilot", "shards", say) as progress:
+        embed_pilot(campaign, folder, count, progress)
+    site = load_site(campaign)
+    found = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
+    for line in describe_measured(found):
+        say(f"            {line}")
+    return asdict(found)
+
+
 def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Parts -> cube."""
     from embedcube.consolidate import consolidate as make_cube
@@ -99,6 +115,11 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
     what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
     say(f"            version {made.version}: {made.shards} shards, {what}")
+    if made.purged:
+        say(
+            f"            the site deletes files by age, and links are as old as the parts: before {made.purged} copy "
+            f"{made.cube} to where nothing is deleted"
+        )
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 
 
@@ -125,3 +146,16 @@ def fail_on(findings: list[str]) -> None:
     """Raise a WorkError when there are any."""
     if findings:
         raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")
+
+
+def say_examined(examined: "Examined", say: Say) -> None:
+    """What `doctor` found; raises a WorkError when anything is wrong."""
+    from embedcube.doctor import describe
+
+    for line in describe(examined):
+        say(line)
+    if wrong := examined.wrong:
+        raise WorkError(
+            f"doctor: {len(wrong)} of {len(examined.checks)} checks failed on {examined.host}, the first: "
+            f"{wrong[0].what}: {wrong[0].found}"
+        )

@@ -1,4 +1,4 @@
-"""status: what is done, how fast, and how long the rest will take. Reads records only."""
+"""status: how much is done, how fast, and what became of the jobs. Reads records and asks Slurm; changes nothing."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,9 +6,21 @@ from datetime import datetime
 from typing import Any
 
 from embedcube.config import Campaign
+from embedcube.executors.slurm import states
 from embedcube.parts import best_documents
 from embedcube.plan import read_plan, read_recipes
 from embedcube.rundir import RunDir
+from embedcube.submit import submissions, tasks_left
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmittedJob:
+    """What became of a job."""
+
+    stage: str
+    id: str
+    states: dict[str, int]
+    """how many of its elements are in which; none where Slurm does not know it, or is not here"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +38,12 @@ class Status:
     seconds_left: float | None
     cube: str | None
     """the newest version"""
+    tasks_left: int
+    """with a shard that has no record"""
+    jobs: tuple[SubmittedJob, ...]
+    """of the newest submission"""
+    logs: str
+    """the folder where jobs and ranks leave theirs"""
 
 
 def status(campaign: Campaign, run: RunDir) -> Status:
@@ -48,7 +66,29 @@ def status(campaign: Campaign, run: RunDir) -> Status:
         shards_per_s=rate,
         seconds_left=left / rate if rate and left else (0.0 if not left else None),
         cube=run.newest_cube.resolve().name if run.newest_cube.exists() else None,
+        tasks_left=len(tasks_left(campaign, run)),
+        jobs=_newest_jobs(run),
+        logs=str(run.logs),
     )
+
+
+def describe(now: Status) -> list[str]:
+    """The status in words."""
+    rate = f"{now.shards_per_s:.2f} shards/s" if now.shards_per_s else "no rate yet"
+    left = f", about {now.seconds_left:.0f} s left" if now.seconds_left else ""
+    lines = [f"{now.done} of {now.shards} shards, {rate}{left}; cube {now.cube or 'not yet'}"]
+    for job in now.jobs:
+        became = ", ".join(f"{count} {state.lower()}" for state, count in sorted(job.states.items()))
+        lines.append(f"  {job.stage:<12}job {job.id}: {became or 'not known here'}")
+    if now.jobs:
+        lines.append(f"  {now.tasks_left} tasks left; logs in {now.logs}")
+    return lines + [f"  quarantined {scene}: {reason}" for scene, reason in sorted(now.quarantined.items())]
+
+
+def _newest_jobs(run: RunDir) -> tuple[SubmittedJob, ...]:
+    stages = submissions(run)[-1].jobs if run.submissions.exists() else {}
+    found = states([one for ids in stages.values() for one in ids])
+    return tuple(SubmittedJob(stage=stage, id=one, states=found[one]) for stage, ids in stages.items() for one in ids)
 
 
 def _rate(records: list[dict[str, Any]]) -> float | None:

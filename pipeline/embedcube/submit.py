@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 
 from embedcube.config import Campaign
 from embedcube.errors import RequestError, WorkError
-from embedcube.executors.slurm import Job, embed_jobs, queued, script, submit_all
+from embedcube.executors.slurm import Job, embed_jobs, queued, script, submit_all, wait_for
 from embedcube.parts import recorded_recipes
+from embedcube.pilot import choose_pilot
 from embedcube.plan import Plan, read_plan, read_recipes
 from embedcube.price import DECODE_BYTES_PER_S, Price
+from embedcube.progress import Progress
 from embedcube.rundir import RunDir
 from embedcube.site import Site, load_site
 
@@ -56,9 +58,33 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
     finally:
         # also after a refusal in the middle: who cancels must know the jobs that are there
         if asked.jobs:
-            with run.submissions.open("a") as file:
-                file.write(json.dumps(asdict(asked)) + "\n")
+            _note(asked, run)
     return asked
+
+
+def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress) -> None:
+    """Submit a task of `count` shards of the plan, those of them without a record, and wait until it has ended.
+
+    Raises:
+        RequestError: jobs of the campaign are queued, there is no plan, or the site refused.
+        StartAgain: some shards have no record.
+    """
+    site = load_site(campaign)
+    _refuse_while_queued(submissions(run))
+    refuse_at_site(read_plan(campaign, run).price, campaign, site)
+    task = choose_pilot(campaign, run, count)
+    wanted = set(read_recipes(run, task))
+    ids: list[str] = []
+    if not wanted <= recorded_recipes(run):
+        ids = submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        _note(Submission(time=now, again=False, tasks=(task,), jobs={"embed": ids}), run)
+    wait_for(ids, wanted, run, progress)
+
+
+def _note(asked: Submission, run: RunDir) -> None:
+    with run.submissions.open("a") as file:
+        file.write(json.dumps(asdict(asked)) + "\n")
 
 
 def dry_run(campaign: Campaign, run: RunDir) -> str:
@@ -183,9 +209,14 @@ def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
             f"how.time_min: a shard takes about {shard_s:.0f} s, a job has {time_s:.0f} s before {site.site} warns it; "
             "give it more time, or make shards smaller (layers.*.shard_chips)"
         )
-    files = price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)
+    files = files_needed(price, campaign)
     if site.max_files is not None and files > site.max_files:
         raise RequestError(
             f"{files} files and folders are needed, the quota of {site.site} leaves {site.max_files}; make shards "
             "larger (layers.*.shard_chips)"
         )
+
+
+def files_needed(price: Price, campaign: Campaign) -> int:
+    """Objects and folders, at most, in the parts of one attempt of each task and in the cube."""
+    return price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)

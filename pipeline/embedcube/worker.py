@@ -7,6 +7,7 @@ The parents do no device work, so that the counter (a TCPStore) outlives any ran
 import faulthandler
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,11 +19,12 @@ from pathlib import Path
 from torch import distributed
 
 from embedcube.config import Campaign
+from embedcube.deaths import Death, write_death
 from embedcube.errors import StartAgain, WorkError
 from embedcube.parts import RECORDS, recorded_recipes, scan_documents
 from embedcube.plan import read_plan, read_recipes
 from embedcube.progress import Progress
-from embedcube.rank import MET
+from embedcube.rank import IN_HAND, MET
 from embedcube.rendezvous import MEETING_S, Announcement, Meeting, meet, own_host
 from embedcube.rundir import RunDir
 
@@ -144,6 +146,8 @@ class _Ranks:
     ) -> None:
         here = campaign.how.ranks
         self._store, self._world = store, here * meeting.count
+        self._run, self._task, self._attempt = run, task, said.attempt
+        self._died: set[int] = set()
         if store.add(f"parent/{meeting.number}", 1) > 1:
             raise WorkError(
                 f"two parents of attempt {said.attempt} are both number {meeting.number}: how were they started?"
@@ -152,7 +156,7 @@ class _Ranks:
         numbers = range(meeting.number * here, (meeting.number + 1) * here)
         self.logs = tuple(run.rank_log(task, said.attempt, rank) for rank in numbers)
         command = [sys.executable, "-m", "embedcube.rank", str(run.root), str(task), said.attempt]
-        self._processes = []
+        self._processes, self._numbers = [], numbers
         for number, log in zip(numbers, self.logs, strict=True):
             environment = _environment(campaign, said, number, self._world)
             with log.open("ab") as out:
@@ -172,11 +176,24 @@ class _Ranks:
                     if self._store.add(_ABANDONED, 0):
                         for process in self._processes:  # they would wait for the dead one until their time-out
                             process.kill()
+                self._note_deaths()
                 meanwhile()
+            self._note_deaths()
         except BaseException:
             self._stop()
             raise
         return tuple(process.returncode for process in self._processes)
+
+    def _note_deaths(self) -> None:
+        """What a rank had in hand that a signal has ended is suspect."""
+        for number, process in zip(self._numbers, self._processes, strict=True):
+            if (process.poll() or 0) < 0 and number not in self._died and self._store.check([f"{IN_HAND}/{number}"]):
+                self._died.add(number)
+                part = self._run.part(self._task, self._attempt, number)
+                drawn = self._store.get(f"{IN_HAND}/{number}").decode().split()
+                done = {one["recipe"] for folder, one in scan_documents(self._run, self._attempt) if folder == part}
+                in_hand = tuple(recipe for recipe in drawn if recipe not in done)
+                write_death(part, Death(host=socket.gethostname(), signal=-process.returncode, shards=in_hand))
 
     def _show_stacks(self, *_: object) -> None:
         """In the logs, of this process and of the ranks: a debugger cannot be attached everywhere."""

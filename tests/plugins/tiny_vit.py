@@ -6,6 +6,7 @@ covers sees its neighbours and is dropped. A cell is a token.
 
 import math
 import os
+import signal
 import time
 from dataclasses import dataclass, fields
 from typing import Any
@@ -121,6 +122,27 @@ class _Sleeping(nn.Module):
 
     def forward(self, chips: Chips) -> torch.Tensor:
         time.sleep(float(os.environ.get("SLEEPY_S", "0")))
+        vectors: torch.Tensor = self.inner(chips)
+        return vectors
+
+
+class Deadly(TinyVit):
+    """The backbone `deadly`: chips of DEADLY, "longitude latitude first-day-of-the-window", kill their process."""
+
+    def module(self, weights: Weights) -> nn.Module:
+        return _Killing(super().module(weights))
+
+
+class _Killing(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        lon, lat, day = os.environ.get("DEADLY", "999 999 never").split()
+        place = torch.tensor([float(lon), float(lat)])
+        if f"{chips.frames[0].start:%Y-%m-%d}" == day and (chips.lonlat_byxn - place).abs().amax(-1).min() < 1e-5:
+            os.kill(os.getpid(), signal.SIGKILL)
         vectors: torch.Tensor = self.inner(chips)
         return vectors
 

@@ -37,6 +37,7 @@ def site(tmp_path: Path) -> Path:
         "time_min": 20,
         "max_time_min": 60,
         "lead_s": 60,
+        "purge_days": 14,
     }
     path = tmp_path / "lab.yaml"
     path.write_text(yaml.safe_dump(described))

@@ -1,6 +1,7 @@
 """Whoever consolidates, the cube is the same: processes, jobs of dask-jobqueue, one step of Slurm, MPI."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,9 @@ def test_workers_that_the_client_starts(embedded: Campaign, finished_demo: Campa
     assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
     jobs = list(embedded.run.job_logs.glob("dask-worker-*.err"))
     assert bool(jobs) == (kind == "slurm_cluster")
+    report = embedded.run.dask_report.read_text()
+    assert "_adopted" in report
+    assert not re.search(r"<script[^>]*\bsrc=", report)  # it can be looked at where there is no internet
 
 
 @pytest.mark.parametrize(("kind", "mpi"), [("slurm_runner", "none"), ("mpi", "pmi2")])
@@ -53,6 +57,7 @@ def test_workers_that_are_started_beside_the_client(
     step = ("srun", f"--mpi={mpi}", "--nodes=2", "--ntasks-per-node=2", "--mem=3G", "--kill-on-bad-exit=0")
     said = cluster.run(*step, str(EMBEDCUBE), "consolidate", str(embedded.file), timeout_s=240)
     assert said.count("version") == 1  # one of the four was the client
+    assert embedded.run.dask_report.exists()
     assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
 
 

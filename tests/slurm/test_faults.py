@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class Started:
 
     campaign: Campaign
     jobs: dict[str, str]
+    submitted: float
+    """time.monotonic()"""
 
     @property
     def records(self) -> list[Record]:
@@ -57,12 +60,15 @@ def quiet_cube(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def started(cluster: Cluster, demo: Campaign, site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Started]:
     """Submit one task of two nodes to a partition, and wait until it has recorded three shards."""
 
-    def start(partition: str = "debug") -> Started:
+    def start(partition: str = "debug", batch_s: float = 0.5) -> Started:
         site.write_text(site.read_text().replace("partition: debug", f"partition: {partition}"))
         sleepy(demo).change(lambda document: document["how"].update(nodes=2, ranks=1, threads=2, site=str(site)))
-        monkeypatch.setenv("SLEEPY_S", "0.5")
+        monkeypatch.setenv("SLEEPY_S", f"{batch_s}")
+        demo.cli("run", "--until", "plan")
+        submitted = time.monotonic()
         asked = json.loads(demo.cli("submit", "--json"))
-        begun = Started(campaign=demo, jobs={stage: ids[0] for stage, ids in asked["jobs"].items()})
+        jobs = {stage: ids[0] for stage, ids in asked["jobs"].items()}
+        begun = Started(campaign=demo, jobs=jobs, submitted=submitted)
         wait_until(lambda: len(begun.records) >= 3, "the first records", timeout_s=120)
         return begun
 
@@ -77,7 +83,16 @@ def assert_struck_amid(begun: Started) -> None:
 def assert_ends_well(cluster: Cluster, begun: Started, quiet_cube: dict[str, str]) -> None:
     """The chain as it was submitted ends, and its cube is the quiet one."""
     assert cluster.wait(begun.jobs["verify"], timeout_s=240) == {"COMPLETED": 1}
+    # what the table in docs/slurm.md is made of
+    print(f"{time.monotonic() - begun.submitted:.0f} s from submission to the end of verification")
+    print(begun_and_ended(cluster, begun))
     assert cube_bytes(begun.campaign.run.newest_cube) == quiet_cube
+
+
+def begun_and_ended(cluster: Cluster, begun: Started) -> str:
+    """What the accounts say of the task."""
+    rows = cluster.sacct(begun.jobs["embed"], "State", "Start", "End", "NodeList")
+    return "\n".join(" ".join(row.values()) for row in rows)
 
 
 def ranks_on(cluster: Cluster, node: str) -> list[psutil.Process]:
@@ -89,6 +104,13 @@ def nodes_of(cluster: Cluster, job: str) -> list[str]:
     """Of a running job, the first one first: that is where the batch script and the counter are."""
     names = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
     return cluster.run("scontrol", "show", "hostnames", names).split()
+
+
+@pytest.mark.slow
+def test_nothing_happens(cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]) -> None:
+    begun = started()
+    assert_ends_well(cluster, begun, quiet_cube)
+    assert len({record.attempt for record in begun.records}) == 1
 
 
 def test_a_killed_rank_costs_what_it_had_drawn(
@@ -148,15 +170,23 @@ def test_two_attempts_alive_at_once(
     cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
 ) -> None:
     """Slurm believes that a node is dead and requeues the task, while its processes go on."""
-    begun = started()
+    begun = started(batch_s=1.5)
     node = nodes_of(cluster, begun.jobs["embed"])[0]
     assert_struck_amid(begun)
+    first = begun.records[0].attempt
     cluster.kill_slurmd(node)
+    cluster.set_down(node)
+    assert ranks_on(cluster, node)
     try:
         assert_ends_well(cluster, begun, quiet_cube)
     finally:
         cluster.start_slurmd(node)
         cluster.wait_for_node(node)
+    # both wrote at the same time, and some shards twice
+    old, new = ([r for r in begun.records if (r.attempt == first) == same] for same in (True, False))
+    assert max(r.finished for r in old) > min(r.started for r in new)
+    assert {r.recipe for r in old} & {r.recipe for r in new}
+    assert node not in {r.host for r in new}
 
 
 @pytest.mark.slow

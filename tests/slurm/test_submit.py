@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import Campaign, cube_bytes
-from tests.slurm.cluster import Cluster
+from tests.conftest import REAL_DATA, Campaign, cube_bytes
+from tests.slurm.cluster import Cluster, wait_until
 
 from embedcube.errors import RequestError
 from embedcube.parts import scan_records
@@ -17,7 +19,9 @@ from embedcube.submit import submissions
 
 pytestmark = pytest.mark.slurm
 
-SBATCH = Path(__file__).parents[2] / "slurm"
+ROOT = Path(__file__).parents[2]
+SBATCH = ROOT / "slurm"
+CAMPAIGNS = ROOT / "configs" / "campaigns"
 
 
 @pytest.fixture
@@ -47,11 +51,48 @@ def test_the_chain_makes_the_same_cube(
     assert len(hosts) == tasks
     assert max(map(len, hosts.values())) == 2
     assert {r.job for r in records} == {attempt.split("-")[0] for attempt in hosts}
+    # the site deletes what is two weeks old; links are as old as the first record
+    log = next(spread.run.job_logs.glob(f"{asked['jobs']['consolidate'][0]}_*_log.out")).read_text()
+    first = min(datetime.fromisoformat(record.finished) for record in records)
+    assert f"before {first.date() + timedelta(days=14)} copy" in log
+    said = json.loads(spread.cli("status", "--json"))
+    assert said["tasks_left"] == 0
+    assert [(job["stage"], job["id"]) for job in said["jobs"]] == [
+        (k, one) for k, v in asked["jobs"].items() for one in v
+    ]
+    wait_until(
+        lambda: (
+            [job["states"] for job in json.loads(spread.cli("status", "--json"))["jobs"]]
+            == [{"COMPLETED": tasks}, {"COMPLETED": 1}, {"COMPLETED": 1}]
+        ),
+        "the accounts",
+    )
     # what is done is not submitted again
     again = json.loads(spread.cli("submit", "--json"))
     assert list(again["jobs"]) == ["consolidate", "verify"]
     assert cluster.wait(again["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
     assert len(submissions(spread.run)) == 2
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_a_real_archive(cluster: Cluster, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five dates of Sentinel-2 over the Alps, as four tasks of two nodes with two ranks each."""
+    monkeypatch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
+    here, there = (Campaign(tmp_path / name / "campaign.yaml") for name in ("here", "there"))
+    for campaign in (here, there):
+        campaign.file.parent.mkdir()
+        shutil.copy(CAMPAIGNS / "s2_33TWL_2023-08.yaml", campaign.file)
+        campaign.change(lambda document: document["how"].update(runs="runs"))
+    here.cli("run")
+    there.change(lambda document: document["how"].update(tasks=4, nodes=2, ranks=2, threads=1, site=str(site)))
+    jobs = json.loads(there.cli("submit", "--json"))["jobs"]
+    assert cluster.wait(jobs["embed"][0], timeout_s=400) == {"COMPLETED": 4}
+    assert cluster.wait(jobs["verify"][0], timeout_s=200) == {"COMPLETED": 1}
+    assert cube_bytes(there.run.newest_cube) == cube_bytes(here.run.newest_cube)
+    hosts = {record.host for _, record in scan_records(there.run)}
+    print(f"{len(list(scan_records(there.run)))} shards on {', '.join(sorted(hosts))}")
+    assert len(hosts) > 1
 
 
 def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Campaign, finished_demo: Campaign) -> None:
@@ -97,3 +138,24 @@ def test_cancelled_jobs_are_gone_and_records_stay(cluster: Cluster, spread: Camp
     for ids in asked["jobs"].values():
         assert cluster.wait(ids[0]).keys() == {"CANCELLED"}
     assert json.loads(spread.cli("cancel", "--json")) == {"cancelled": []}
+
+
+def test_a_pilot_is_embedded_once_and_prices_the_campaign(
+    cluster: Cluster, spread: Campaign, finished_demo: Campaign
+) -> None:
+    priced = json.loads(spread.cli("submit", "--pilot", "6", "--json"))
+    assert (priced["shards"], priced["of_shards"]) == (6, 30)
+    pilot = {record.recipe for _, record in scan_records(spread.run)}
+    assert len(pilot) == 6
+    assert set(spread.run.parts.iterdir()) == {spread.run.task(2)}  # one more than the plan has
+    # asked again, it is only priced
+    assert json.loads(spread.cli("submit", "--pilot", "6", "--json")) == priced
+    assert len(submissions(spread.run)) == 1
+
+    jobs = json.loads(spread.cli("submit", "--json"))["jobs"]
+    assert cluster.wait(jobs["verify"][0], timeout_s=300) == {"COMPLETED": 1}
+    recipes = [record.recipe for _, record in scan_records(spread.run)]
+    assert len(recipes) == len(set(recipes)) == 30
+    assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+    stored = sum(path.stat().st_size for path in spread.run.parts.rglob("c.*"))
+    assert 0.5 < priced["stored_bytes"] / stored < 2

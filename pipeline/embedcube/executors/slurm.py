@@ -6,9 +6,11 @@ task). So a job can be run again by hand, inside or outside of a container, and 
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -28,6 +30,9 @@ from embedcube.rundir import RunDir
 from embedcube.site import Site, load_site
 
 _POLL_S = 2.0
+
+_LOOK_MIN = 5
+"""of time for a look at a node, which takes less than one: on a busy file system Python alone may need two"""
 
 _OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 """Not SLURM_JOB_ID: that of an array's last element is the array's, and speaks of all its elements"""
@@ -62,18 +67,26 @@ class SlurmExecutor:
         recipes = {task: set(read_recipes(run, task)) for task in tasks}
         left = tuple(task for task in tasks if not recipes[task] <= done)
         ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
-        wanted = set().union(*recipes.values())
-        total = len(wanted)
-        while queued(ids):
-            time.sleep(_POLL_S)
-            progress(len(wanted & recorded_recipes(run)), total)
-        undone = len(wanted - recorded_recipes(run))
-        progress(total - undone, total)
-        if undone:
-            raise StartAgain(
-                f"{undone} of {total} shards are undone after jobs {', '.join(ids)}, see {run.job_logs}; start the "
-                "same command again, it does only what has no record"
-            )
+        wait_for(ids, set().union(*recipes.values()), run, progress)
+
+
+def wait_for(ids: list[str], wanted: set[str], run: RunDir, progress: Progress) -> None:
+    """Wait until the batch system has done with jobs that were to make records of the wanted recipes.
+
+    Raises:
+        StartAgain: some are missing.
+    """
+    total = len(wanted)
+    while queued(ids):
+        time.sleep(_POLL_S)
+        progress(len(wanted & recorded_recipes(run)), total)
+    undone = len(wanted - recorded_recipes(run))
+    progress(total - undone, total)
+    if undone:
+        raise StartAgain(
+            f"{undone} of {total} shards are undone after jobs {', '.join(ids)}, see {run.job_logs}; start the "
+            "same command again, it does only what has no record"
+        )
 
 
 def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], after: str = "") -> list[Job]:
@@ -109,6 +122,18 @@ def submit_all(jobs: list[Job], campaign: Campaign, site: Site, run: RunDir) -> 
     return ids
 
 
+def run_on_node(words: tuple[str, ...], campaign: Campaign, site: Site) -> "subprocess.CompletedProcess[str]":
+    """Run `embedcube WORDS` on one node, as a task would be. What it prints comes by the network, not by a file."""
+    forget_own_job()
+    asked = {"nodes": "1", "ntasks": "1", "cpus-per-task": f"{site.cpus_per_node}", "time": f"{_LOOK_MIN}"}
+    asked |= {"job-name": f"{campaign.campaign}-{words[0]}"}
+    options = (asked | _node(campaign, site)).items()
+    given = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options if value is not None]
+    lines = [*_setup_host(site), f"exec {_command(Job(stage=words[0], command=words), site)}"]
+    command = ["srun", *given, "bash", "-c", "\n".join(lines)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
 def script(job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
     """The batch script of a job."""
     return str(_submitter(job, campaign, site, run)._make_submission_file_text(_command(job, site), job.stage))
@@ -128,6 +153,24 @@ def queued(ids: list[str]) -> dict[str, list[str]]:
     return states
 
 
+def states(ids: list[str]) -> dict[str, dict[str, int]]:
+    """How many elements of each job are in which state, from the queue, or from the accounts once they have left it.
+
+    A job that neither knows, or all where there is no Slurm, has none.
+    """
+    if not ids or shutil.which("squeue") is None:
+        return {one: {} for one in ids}
+    found = {one: Counter(elements) for one, elements in queued(ids).items()}
+    if (ended := sorted(set(ids) - found.keys())) and shutil.which("sacct"):
+        query = ("sacct", "--allocations", "--parsable2", "--noheader", "--format=JobID,State")
+        done = subprocess.run([*query, f"--jobs={','.join(ended)}"], capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            element, state = line.split("|")
+            # "CANCELLED by 1000"
+            found.setdefault(element.split("_")[0], Counter())[state.split()[0]] += 1
+    return {one: dict(found.get(one, {})) for one in ids}
+
+
 class _Submitit(Submitit):
     """submitit's rendering and submission of scripts; also where there is no Slurm, to look at them."""
 
@@ -144,24 +187,16 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
         "array": f"{indices}%{site.parallel}" if job.tasks else None,
         "kill-on-invalid-dep": "yes" if job.after else None,
         "requeue" if site.requeue else "no-requeue": True,
-        "hint": site.hint,
-        "mem": "0" if site.exclusive else f"{site.mem_gb_per_node * 1000:.0f}M",
     }
-    gpus = site.gpus_per_node if how.device == "cuda" else 0
+    more |= _node(campaign, site)
     submitter = _Submitit(run.job_logs)
     submitter.update_parameters(
         job_name=f"{campaign.campaign}-{job.stage}",
         wckey=None,
-        partition=site.partition,
-        account=how.account or site.account,
-        constraint=site.constraint,
         time=how.time_min or site.time_min,
         nodes=job.nodes,
         ntasks_per_node=job.processes,
         cpus_per_task=site.cpus_per_node // job.processes,
-        exclusive=True if site.exclusive else None,
-        gres=f"gpu:{gpus}" if gpus and site.gpu_option == "gres" else None,
-        gpus_per_node=gpus if gpus and site.gpu_option == "gpus-per-node" else None,
         dependency=job.after or None,
         signal_delay_s=site.lead_s,
         stderr_to_stdout=True,
@@ -173,6 +208,21 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
     return submitter
 
 
+def _node(campaign: Campaign, site: Site) -> dict[str, str | bool | None]:
+    """What is asked for each node, as options of sbatch and srun; None for one that is not given."""
+    gpus = site.gpus_per_node if campaign.how.device == "cuda" else 0
+    return {
+        "partition": site.partition,
+        "account": campaign.how.account or site.account,
+        "constraint": site.constraint,
+        "exclusive": True if site.exclusive else None,
+        "gres": f"gpu:{gpus}" if gpus and site.gpu_option == "gres" else None,
+        "gpus-per-node": f"{gpus}" if gpus and site.gpu_option == "gpus-per-node" else None,
+        "hint": site.hint,
+        "mem": "0" if site.exclusive else f"{site.mem_gb_per_node * 1000:.0f}M",
+    }
+
+
 def _srun_options(job: Job, site: Site) -> list[str]:
     # srun takes neither the cores nor, on some sites, the hint from the job (Slurm 22.05 and later)
     # a dead rank is no process of the step; but who waits for a dead one in MPI waits until the time is up
@@ -180,6 +230,7 @@ def _srun_options(job: Job, site: Site) -> list[str]:
         f"--kill-on-bad-exit={int(site.mpi is not None)}",
         f"--cpus-per-task={site.cpus_per_node // job.processes}",
     ]
+    options += [f"--hint={site.hint}"] if site.hint else []
     return options + ([f"--mpi={site.mpi}"] if site.mpi else [])
 
 
@@ -196,18 +247,20 @@ def _command(job: Job, site: Site) -> str:
 def _setup(job: Job, site: Site, first: int) -> list[str]:
     """What the batch script does on its host before the command."""
     variables: dict[str, str] = {}
-    if site.host_suffix:
-        variables[HOST_SUFFIX] = site.host_suffix
     if site.mpi:
         variables[LAUNCHER] = "mpi"
     if site.container is not None and (digest := _image_digest(Path(site.container.image))):
         variables["EMBEDCUBE_IMAGE_DIGEST"] = digest
-    lines = setup_lines(site) + _exports(variables)
+    lines = _setup_host(site) + _exports(variables)
     lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
     if job.tasks:
         lines.append(f"export EMBEDCUBE_TASK=$(({first} + SLURM_ARRAY_TASK_ID))")
     lines.append(f'export {END_TIME}=$(date -d "$(squeue --noheader --jobs "$job" --format %e)" +%s)')
     return lines
+
+
+def _setup_host(site: Site) -> list[str]:
+    return setup_lines(site) + _exports({HOST_SUFFIX: site.host_suffix} if site.host_suffix else {})
 
 
 def setup_lines(site: Site) -> list[str]:

@@ -1,0 +1,71 @@
+"""A pilot is spread over the plan, and what it costs is scaled to the campaign."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from tests.conftest import Campaign
+
+from embedcube.campaign_file import load_campaign
+from embedcube.pilot import choose_pilot, measured_price, rank_seconds, scaled
+from embedcube.plan import read_plan, read_recipes, read_shards
+
+
+def record(rank: int, start_s: int, end_s: int, **seconds: float) -> dict[str, Any]:
+    """Of a shard that a rank began and ended at some second of a minute."""
+    return {
+        "attempt": "1-0",
+        "rank": rank,
+        "started": f"2026-01-01T00:00:{start_s:02d}+00:00",
+        "finished": f"2026-01-01T00:00:{end_s:02d}+00:00",
+        "seconds": seconds,
+    }
+
+
+def test_a_ranks_time_is_shared_out_among_its_shards() -> None:
+    """Two shards of 4 and 12 s of steps overlap: in 10 s both are done, so they cost 2.5 and 7.5 s."""
+    records = {
+        "a": record(0, 0, 4, read=3, embed=1),
+        "b": record(0, 1, 10, read=3, embed=9),
+        "c": record(1, 5, 7, read=2),
+    }
+    assert rank_seconds(records) == {"a": 2.5, "b": 7.5, "c": 2.0}
+
+
+def test_sums_are_scaled_by_planned_cost_layer_by_layer() -> None:
+    planned = {"a": ("x", 1.0), "b": ("x", 3.0), "c": ("y", 5.0), "d": ("y", 5.0), "e": ("z", 2.0)}
+    # x: 2 seconds for each planned one; y: half a second; z, unseen, as both: 4.5 for 6
+    assert scaled({"a": 2.0, "c": 2.5}, planned) == pytest.approx(4 * 2 + 10 * 0.5 + 2 * 4.5 / 6)
+
+
+def test_the_pilot_is_spread_over_the_price_range(demo: Campaign) -> None:
+    demo.change(lambda document: document["how"].update(tasks=3))
+    demo.cli("run", "--until", "plan")
+    campaign = load_campaign(demo.run.campaign)
+    assert choose_pilot(campaign, demo.run, 5) == 3
+    chosen = read_recipes(demo.run, 3)
+    table = pyarrow.parquet.read_table(demo.run.plan)
+    cost = dict(zip(table["recipe"].to_pylist(), table["cost"].to_pylist(), strict=True))
+    dearer = np.sort([cost[recipe] for recipe in chosen])
+    assert len(set(chosen)) == 5
+    np.testing.assert_array_equal(dearer, np.quantile(list(cost.values()), [0, 0.25, 0.5, 0.75, 1], method="nearest"))
+    # it is nobody's task of the plan, and each of its shards is drawn alone
+    assert not [read_recipes(demo.run, task) for task in range(3) if not read_recipes(demo.run, task)]
+    assert [len(group) for group in read_shards(demo.run, read_plan(campaign, demo.run), 3)] == [1] * 5
+    assert len(read_recipes(demo.run)) == 30
+    assert choose_pilot(campaign, demo.run, 99) == 3
+    assert set(read_recipes(demo.run, 3)) == set(cost)
+    # another plan has no pilot yet
+    demo.cli("plan")
+    assert read_recipes(demo.run, 3) == []
+
+
+def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> None:
+    """Nothing is left to extrapolate: the price is what the records say."""
+    campaign = load_campaign(finished_demo.run.campaign)
+    found = measured_price(campaign, finished_demo.run, at_once=7, cores_per_node=4)
+    assert found.shards == found.of_shards == 30
+    objects = list(finished_demo.run.parts.rglob("c.*"))
+    assert found.stored_bytes == pytest.approx(sum(path.stat().st_size for path in objects))
+    assert found.core_hours == pytest.approx(found.rank_s / campaign.how.ranks * 4 / 3600)
