@@ -47,9 +47,9 @@ def test_a_registered_backbone_keeps_its_contract(
 
 def test_every_backbone_was_looked_at() -> None:
     others = {"eof", "presto", "terratorch"}
-    sleepy = {"sleepy"}  # `tiny_vit` that takes its time
+    faulty = {"sleepy", "deadly"}  # `tiny_vit` that takes its time, and that kills its rank
     assert all("check_backbone(" in source_of_tests(name) for name in others), "contract tests of their own"
-    assert {name for name, _, _ in BACKBONES} | others | sleepy == set(names("backbones"))
+    assert {name for name, _, _ in BACKBONES} | others | faulty == set(names("backbones"))
 
 
 def source_of_tests(name: str) -> str:

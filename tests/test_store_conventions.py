@@ -174,7 +174,7 @@ def test_tensorstore_reads_what_zarr_reads(seen: Seen, cube: Path) -> None:
     read = {name.removeprefix("tensorstore/"): a for name, a in seen.arrays.items() if name.startswith("tensorstore/")}
     arrays = {name for name, document in documents(cube).items() if document["node_type"] == "array"}
     assert read.keys() == arrays
-    assert len(arrays) == 10 + 16
+    assert {"s2_mosaiks/grid/embedding", "provenance/fed"} < arrays
     for name, found in read.items():
         ours = zarr.open_array(cube / name, mode="r")
         assert found.dtype == ours.dtype

@@ -55,4 +55,5 @@ def refuse_keys(name: str, archive: Archive, instead: dict[str, str]) -> None:
     """
     for key, advice in instead.items():
         if (found := getattr(archive, key)) != Archive.model_fields[key].default:
-            raise RequestError(f"archives.{name}.{key}: {found} means nothing to the source {archive.source}; {advice}")
+            said = f": {found}" if isinstance(found, str | float) else ""
+            raise RequestError(f"archives.{name}.{key}{said} means nothing to the source {archive.source}; {advice}")
