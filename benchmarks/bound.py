@@ -8,9 +8,10 @@ import rasterio
 import torch
 
 from benchmarks.work import campaign_of, chips_of, kernel_of, report
-from embedcube.embed import exact_arithmetic, forward
-from embedcube.encode import encode
+from embedcube.device import exact_arithmetic
+from embedcube.embed import forward
 from embedcube.plan import read_plan
+from embedcube.quantise import quantise
 from embedcube.rundir import RunDir
 from embedcube.store import ShardEncoder, array_specs
 
@@ -43,10 +44,12 @@ def main(campaign_file: str) -> None:
     vectors = np.random.default_rng(0).standard_normal((*shape, kernel.dimensions), dtype=np.float32)
     start = time.process_time()
     for _ in range(price.shards):
-        encoded = encode(vectors, kernel.encoding)
+        encoded = quantise(torch.from_numpy(vectors), kernel.encoding)
         assert encoded.scale is not None
         status, n_obs = np.ones(shape, np.uint8), np.ones(shape, np.uint16)
-        encoder.encode({"embedding": encoded.stored, "scale": encoded.scale, "status": status, "n_obs": n_obs})
+        encoder.encode(
+            {"embedding": encoded.stored.numpy(), "scale": encoded.scale.numpy(), "status": status, "n_obs": n_obs}
+        )
     encode_s = time.process_time() - start
     report({"forward_s": forward_s, "decode_s": decode_s, "encode_s": encode_s})
 

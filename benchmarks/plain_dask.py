@@ -21,7 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from benchmarks.work import campaign_of, chips_of, kernel_of, report
 from embedcube.embed import forward
-from embedcube.encode import encode
+from embedcube.quantise import quantise
 
 
 def main(campaign_file: str, out: str, block_chips: int) -> None:
@@ -44,13 +44,13 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
         batches = [
             torch.from_numpy(np.stack(chips[k : k + kernel.batch]))[:, None] for k in range(0, len(chips), kernel.batch)
         ]
-        vectors = np.concatenate([forward(kernel, chips_of(kernel, batch)) for batch in batches])
+        vectors = np.concatenate([forward(kernel, chips_of(kernel, batch)).numpy() for batch in batches])
         n, cells = block_chips, layout.chip_cells
         vectors = vectors.reshape(n, n, cells, cells, -1).transpose(0, 2, 1, 3, 4).reshape(n * cells, n * cells, -1)
-        encoded = encode(np.ascontiguousarray(vectors), "int8")
+        encoded = quantise(torch.from_numpy(np.ascontiguousarray(vectors)), "int8")
         assert encoded.scale is not None
         # one output array for map_blocks: the scale's four bytes ride behind the vector
-        return np.concatenate([encoded.stored, encoded.scale[..., None].view(np.int8)], axis=-1)
+        return np.concatenate([encoded.stored.numpy(), encoded.scale.numpy()[..., None].view(np.int8)], axis=-1)
 
     start = time.perf_counter()
     block = block_chips * layout.keep_px

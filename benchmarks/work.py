@@ -83,7 +83,9 @@ def campaign_of(path: str) -> Campaign:
 def kernel_of(campaign: Campaign) -> LayerKernel:
     """The kernel of the only layer, on the CPU."""
     weights, _ = read_weights(campaign, RunDir(campaign.run_folder), "layer")
-    return make_kernel(campaign, "layer", ["grid"], weights, make_backbone(campaign, "layer").module(weights))
+    return make_kernel(
+        campaign, "layer", ["grid"], weights, make_backbone(campaign, "layer").module(weights), torch.device("cpu")
+    )
 
 
 def chips_of(kernel: LayerKernel, x_btcyx: torch.Tensor) -> Chips:

@@ -63,6 +63,8 @@ MODULES: dict[Level, list[str]] = {
     Level.CONTRACTS: ["onto", "raster", "composite", "sources.base", "backbones.base", "registry"],
     Level.KERNELS: [
         "prefetch",
+        "device",
+        "quantise",
         "embed",
         "assemble",
         "balance",
@@ -154,6 +156,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
     "exchange": {"cube"},
     "raster": {"onto"},
     "sources.base": {"raster", "composite"},
+    "embed": {"device", "quantise"},
     "assemble": {"embed"},
     "cut": {"assemble", "balance"},
     "price": {"embed", "balance"},

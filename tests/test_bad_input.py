@@ -32,7 +32,7 @@ from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Archive
 from embedcube.cut import cut
-from embedcube.embed import Sample, Shard, embed_sample, read_sample
+from embedcube.embed import Sample, Shard, copied, embed_sample, read_sample
 from embedcube.inventory import index
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene as Found
@@ -86,7 +86,14 @@ def read_shard(campaign: Campaign) -> Read:
     campaign.run.root.mkdir(parents=True, exist_ok=True)
     scenes = index(resolved, campaign.run)
     ones = np.ones(make_inputs(resolved, LAYER).channels, dtype=np.float32)
-    kernel = make_kernel(resolved, LAYER, ["grid"], Weights(mean=0 * ones, std=ones, tensors={}), torch.nn.Identity())
+    kernel = make_kernel(
+        resolved,
+        LAYER,
+        ["grid"],
+        Weights(mean=0 * ones, std=ones, tensors={}),
+        torch.nn.Identity(),
+        torch.device("cpu"),
+    )
     found = cut(resolved, LAYER, kernel.grids["grid"], scenes)
     assert found is not None
     linked = tuple(found[0].scenes.tolist())
@@ -321,9 +328,10 @@ def test_a_vector_that_is_not_finite_is_a_failed_cell(tmp_path: Path) -> None:
     sample = read_shard(campaign).sample
     ones = np.ones(1, dtype=np.float32)
     weights = Weights(mean=0 * ones, std=ones, tensors={})
-    kernel = make_kernel(load_campaign(campaign.file), LAYER, ["grid"], weights, Overflowing())
+    kernel = make_kernel(load_campaign(campaign.file), LAYER, ["grid"], weights, Overflowing(), torch.device("cpu"))
     shard = Shard(layer=LAYER, zone="grid", t=0, row=0, col=0, iy=0, ix=0, recipe="", scenes=(0,))
-    cells = embed_sample(shard, sample, replace(kernel, dimensions=3)).arrays
+    kernel = replace(kernel, dimensions=3)
+    cells = embed_sample(shard, sample, copied(shard, sample, kernel), kernel).arrays
     assert cells["status"][0].tolist() == [FAILED, FAILED, VALID, VALID]
     np.testing.assert_array_equal(np.isnan(cells["scale"]), cells["status"] == FAILED)
     assert (cells["embedding"][cells["status"] == FAILED] == 0).all()

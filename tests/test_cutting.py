@@ -24,7 +24,8 @@ from embedcube.campaign_file import dump_campaign, load_campaign
 from embedcube.config import Campaign as Document
 from embedcube.consolidate import consolidate
 from embedcube.cube import Cube
-from embedcube.embed import LayerKernel, Sample, Shard, embed_sample, exact_arithmetic, read_sample
+from embedcube.device import exact_arithmetic
+from embedcube.embed import LayerKernel, Sample, Shard, copied, embed_sample, read_sample
 from embedcube.encode import VALID, decode
 from embedcube.fit import fit, read_weights
 from embedcube.inventory import index, read_inventory
@@ -199,7 +200,7 @@ Embed = Callable[[list[Read], LayerKernel], list[dict[str, Any]]]
 
 def as_it_is(samples: list[Read], kernel: LayerKernel) -> list[dict[str, Any]]:
     """The kernel of the package."""
-    return [embed_sample(shard, sample, kernel).arrays for shard, sample in samples]
+    return [embed_sample(shard, sample, copied(shard, sample, kernel), kernel).arrays for shard, sample in samples]
 
 
 def cells(
@@ -232,7 +233,9 @@ def cells(
 def kernel_of(campaign: Document, run: RunDir, layer: str) -> LayerKernel:
     """The kernel as a rank makes it, on the CPU."""
     weights, _ = read_weights(campaign, run, layer)
-    return make_kernel(campaign, layer, ["grid"], weights, make_backbone(campaign, layer).module(weights))
+    return make_kernel(
+        campaign, layer, ["grid"], weights, make_backbone(campaign, layer).module(weights), torch.device("cpu")
+    )
 
 
 def _dataset(arrays: dict[str, Any], y: Any, x: Any) -> xarray.Dataset:
@@ -379,7 +382,7 @@ def with_batches(batches: Batches) -> Embed:
         shards = []
         for shard, sample in samples:
             meeting.seen = []
-            embed_sample(shard, sample, watched)
+            embed_sample(shard, sample, copied(shard, sample, watched), watched)
             if meeting.seen:
                 shards.append(torch.cat(meeting.seen))
         with torch.inference_mode():

@@ -1,16 +1,19 @@
 """Numbers in, numbers out: no more is lost than is said, at any magnitude that float32 has."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 from numpy.typing import NDArray
 
-from embedcube.encode import STATUS_MEANINGS, VALID, Encoding, decode, encode, fill_value, int8_bound
+from embedcube.encode import STATUS_MEANINGS, VALID, Encoding, decode, fill_value, int8_bound
+from embedcube.quantise import quantise
 
 steady = settings(deadline=None, max_examples=60)
 
@@ -22,6 +25,19 @@ SCALE_IS_NORMAL = 127 * 1.2e-38
 """a vector whose largest number is at least this has a scale with all its digits"""
 
 ENCODINGS: tuple[Encoding, ...] = ("int8", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """As it is stored: NumPy's arrays of what the device made."""
+
+    stored: NDArray[Any]
+    scale: NDArray[np.float32] | None
+
+
+def encode(vectors: Vectors, encoding: Encoding) -> Encoded:
+    quantised = quantise(torch.from_numpy(vectors), encoding)
+    return Encoded(quantised.stored.numpy(), None if quantised.scale is None else quantised.scale.numpy())
 
 
 @st.composite

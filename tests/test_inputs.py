@@ -20,7 +20,7 @@ from embedcube.backbones.base import Chips, Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.cube import Cell, Cube
 from embedcube.cut import cut
-from embedcube.embed import LayerKernel, Sample, Shard, cut_chips, read_sample
+from embedcube.embed import LayerKernel, Sample, Shard, copied, cut_chips, read_sample
 from embedcube.errors import RequestError
 from embedcube.fit import fit, read_weights
 from embedcube.inventory import index, read_inventory
@@ -83,7 +83,14 @@ def read_shard(campaign: Campaign) -> Read:
     campaign.run.root.mkdir(parents=True, exist_ok=True)
     scenes = index(resolved, campaign.run)
     bands = np.ones(make_inputs(resolved, LAYER).channels, dtype=np.float32)
-    kernel = make_kernel(resolved, LAYER, ["grid"], Weights(mean=0 * bands, std=bands, tensors={}), torch.nn.Identity())
+    kernel = make_kernel(
+        resolved,
+        LAYER,
+        ["grid"],
+        Weights(mean=0 * bands, std=bands, tensors={}),
+        torch.nn.Identity(),
+        torch.device("cpu"),
+    )
     found = cut(resolved, LAYER, kernel.grids["grid"], scenes)
     assert found is not None
     shards, _ = found
@@ -178,8 +185,8 @@ def test_a_footprint_is_seen_when_frames_together_have_seen_it(tmp_path: Path) -
 def test_the_encoder_sees_what_each_frame_shows(seasons: Path, tmp_path: Path) -> None:
     shutil.copytree(seasons / "archive", tmp_path / "archive")
     read = read_shard(campaign_in(tmp_path, frames="1 month"))
-    lonlat = np.stack(read.kernel.grids["grid"].degrees(read.kernel.layout.shard_area(0, 0), CELL_PX), axis=-1)
-    chips = cut_chips(read.sample, lonlat.astype(np.float32), [(0, 0)], read.kernel, read.kernel.frames[0])
+    pixels = copied(read.shard, read.sample, read.kernel).tensors()
+    chips = cut_chips(pixels, [(0, 0)], read.kernel, read.kernel.frames[0])
     assert isinstance(chips, Chips)
     assert chips.x_btcyx.shape == (2, 2, 2, SIDE_PX + 2, SIDE_PX + 2)
     assert chips.frames == read.kernel.frames[0]
@@ -286,7 +293,9 @@ def sample_of(campaign: Campaign) -> Sample:
     name = "s2_mosaiks"
     scenes = index(resolved, campaign.run)
     bands = np.ones(4, dtype=np.float32)
-    kernel = make_kernel(resolved, name, ["grid"], Weights(mean=bands, std=bands, tensors={}), torch.nn.Identity())
+    kernel = make_kernel(
+        resolved, name, ["grid"], Weights(mean=bands, std=bands, tensors={}), torch.nn.Identity(), torch.device("cpu")
+    )
     found = cut(resolved, name, kernel.grids["grid"], scenes)
     assert found is not None
     shards, _ = found

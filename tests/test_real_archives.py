@@ -180,7 +180,12 @@ def test_every_shard_is_what_the_files_hold(finished: tuple[Show, Campaign]) -> 
     scenes = read_inventory(campaign, run)
     weights = read_weights(campaign, run, "s2_mosaiks")[0]
     kernel = make_kernel(
-        campaign, "s2_mosaiks", grid_names(campaign, "s2_mosaiks", scenes), weights, torch.nn.Identity()
+        campaign,
+        "s2_mosaiks",
+        grid_names(campaign, "s2_mosaiks", scenes),
+        weights,
+        torch.nn.Identity(),
+        torch.device("cpu"),
     )
     layout, reader = kernel.layout, RasterReader(2)
     with xarray.open_datatree(run.newest_cube, engine="zarr") as tree:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 import xarray
 from numpy.typing import NDArray
 from tests.conftest import REAL_DATA, Campaign
@@ -46,7 +47,7 @@ def samples(file: Path, campaign: Campaign, layer: str) -> list[tuple[Shard, Lay
     weights = read_weights(loaded, run, layer)[0]
     plan, scenes = read_plan(loaded, run), read_inventory(loaded, run)
     module = make_backbone(loaded, layer).module(weights)
-    kernel = make_kernel(loaded, layer, list(plan.layers[layer].zones), weights, module)
+    kernel = make_kernel(loaded, layer, list(plan.layers[layer].zones), weights, module, torch.device("cpu"))
     reader = RasterReader(2)
     try:
         return [

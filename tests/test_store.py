@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorstore
+import torch
 import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedcube.encode import NOT_PROCESSED, VALID, Encoding, encode
+from embedcube.encode import NOT_PROCESSED, VALID, Encoding
+from embedcube.quantise import quantise
 from embedcube.store import CHUNK_BYTES, ArraySpec, ShardEncoder, array_specs, chunk_cells
 
 CELLS, DIMENSIONS = 6, 5
@@ -43,11 +45,11 @@ def specs_of(encoding: Encoding) -> tuple[ArraySpec, ...]:
 def a_shard(encoding: Encoding, seed: int = 0) -> Values:
     """Cells with vectors, but for a corner that leaves whole chunks without any."""
     rng = np.random.default_rng(seed)
-    encoded = encode(rng.standard_normal((CELLS, CELLS, DIMENSIONS)).astype(np.float32), encoding)
-    values: Values = {"embedding": encoded.stored, "status": np.full((CELLS, CELLS), VALID, dtype=np.uint8)}
+    encoded = quantise(torch.from_numpy(rng.standard_normal((CELLS, CELLS, DIMENSIONS)).astype(np.float32)), encoding)
+    values: Values = {"embedding": encoded.stored.numpy(), "status": np.full((CELLS, CELLS), VALID, dtype=np.uint8)}
     values["n_obs"] = rng.integers(1, 9, (CELLS, CELLS)).astype(np.uint16)
     if encoded.scale is not None:
-        values["scale"] = encoded.scale
+        values["scale"] = encoded.scale.numpy()
     for spec in specs_of(encoding):
         values[spec.name][seed % 3 :, 3:] = spec.fill
     return values
@@ -130,10 +132,10 @@ def test_a_shard_without_vectors_has_no_objects(encoding: Encoding, tmp_path: Pa
 
 @each_encoding
 def test_vectors_of_zeros_are_not_missing(encoding: Encoding, tmp_path: Path) -> None:
-    encoded = encode(np.zeros((CELLS, CELLS, DIMENSIONS), dtype=np.float32), encoding)
-    values = nothing(encoding) | {"embedding": encoded.stored}
+    encoded = quantise(torch.zeros((CELLS, CELLS, DIMENSIONS)), encoding)
+    values = nothing(encoding) | {"embedding": encoded.stored.numpy()}
     if encoded.scale is not None:
-        values["scale"] = encoded.scale
+        values["scale"] = encoded.scale.numpy()
     objects = ShardEncoder(specs_of(encoding)).encode(values)
     assert objects["scale" if encoding == "int8" else "embedding"] is not None
     for spec in specs_of(encoding)[:2]:

@@ -99,9 +99,14 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
 
 
 def make_kernel(
-    campaign: Campaign, layer_name: str, grids: Sequence[str], weights: Weights, module: torch.nn.Module
+    campaign: Campaign,
+    layer_name: str,
+    grids: Sequence[str],
+    weights: Weights,
+    module: torch.nn.Module,
+    device: torch.device,
 ) -> LayerKernel:
-    """The kernel of one layer on its `grids`; the module lies on its device already."""
+    """The kernel of one layer on its `grids`; the module lies on the `device` already."""
     layer = campaign.layers[layer_name]
     counted = counted_archives(campaign, layer_name)
     ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)
@@ -127,4 +132,5 @@ def make_kernel(
         mean=weights.mean,
         std=weights.std,
         module=module,
+        device=device,
     )

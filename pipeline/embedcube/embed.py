@@ -1,23 +1,18 @@
 """The kernel: one shard, from its scenes to its encoded cells. Laptop, Slurm task and test call these functions.
 
     read_sample    scenes of the shard      -> Sample     (a reading thread)
-    embed_sample   chips of the sample      -> Cells      (the device)
-    embed_shard    both, one after the other
+    copied         pixels of the sample     -> OnDevice   (begun by the reading thread)
+    embed_sample   chips of the pixels      -> Cells      (the device)
+    embed_shard    all, one after the other
 
 Nothing here knows of processes, queues, records or the other shards: what a shard's bytes are depends only on
 its recipe.
 """
 
-import os
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-# MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
-os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2,STRICT")
-# oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 import numpy as np
 import torch
@@ -25,6 +20,7 @@ from numpy.typing import NDArray
 
 from embedcube.backbones.base import Chips
 from embedcube.config import Precision
+from embedcube.device import DeviceTimings, OnDevice, host_zeros
 from embedcube.encode import (
     FAILED,
     MASKED,
@@ -33,11 +29,11 @@ from embedcube.encode import (
     VALID,
     VALID_INCOMPLETE,
     Encoding,
-    encode,
     fill_value,
 )
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
+from embedcube.quantise import quantise
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
@@ -107,7 +103,8 @@ class LayerKernel:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     module: torch.nn.Module
-    """on its device"""
+    """on the device"""
+    device: torch.device
 
     @property
     def counted(self) -> list[int]:
@@ -145,7 +142,8 @@ class Cells:
 
 def embed_shard(shard: Shard, scenes: Sequence[Scene], kernel: LayerKernel, reader: RasterReader) -> Cells:
     """Read and embed one shard. `scenes` are the shard's, in its order."""
-    return embed_sample(shard, read_sample(shard, scenes, kernel, reader), kernel)
+    sample = read_sample(shard, scenes, kernel, reader)
+    return embed_sample(shard, sample, copied(shard, sample, kernel), kernel)
 
 
 def read_sample(
@@ -168,8 +166,8 @@ def read_sample(
     area = layout.shard_area(shard.row, shard.col)
     sample_area = area.grown(layout.halo_px)
     frames, shape = kernel.frames[shard.t], (sample_area.rows, sample_area.cols)
-    x_tcyx = np.empty((len(frames), kernel.mean.size, *shape), dtype=np.float32)
-    seen_tsyx = np.zeros((len(frames), len(kernel.inputs), *shape), dtype=bool)
+    x_tcyx = host_zeros((len(frames), kernel.mean.size, *shape), np.float32, kernel.device)
+    seen_tsyx = host_zeros((len(frames), len(kernel.inputs), *shape), np.bool_, kernel.device)
     masked_yx = np.zeros(shape, dtype=bool)
     fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
     reasons = dict.fromkeys(range(len(scenes)), refused) if refused else {}
@@ -210,115 +208,129 @@ def read_sample(
     )
 
 
-def embed_sample(shard: Shard, sample: Sample, kernel: LayerKernel, timings: Timings | None = None) -> Cells:
-    """Cut the sample into chips, embed them in batches of one fixed shape, and encode the vectors.
+def copied(shard: Shard, sample: Sample, kernel: LayerKernel) -> OnDevice:
+    """The pixels and the cells of a sample, on their way to the layer's device."""
+    layout = kernel.layout
+    area = layout.shard_area(shard.row, shard.col)
+    lonlat_yxn = np.stack(kernel.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
+    arrays = {"x_tcyx": sample.x_tcyx, "seen_tsyx": sample.seen_tsyx, "lonlat_yxn": lonlat_yxn}
+    return OnDevice(arrays | {"valid_yx": _valid(sample)}, kernel.device)
+
+
+def embed_sample(
+    shard: Shard, sample: Sample, pixels: OnDevice, kernel: LayerKernel, timings: Timings | None = None
+) -> Cells:
+    """Cut the `pixels` of the sample into chips, embed them in batches of one fixed shape, and quantise the vectors.
 
     A batch holds chips of this shard only; the last one is padded. So nothing but the shard's own pixels can
-    reach its bytes. `timings` are told the seconds of `copy`, `forward` and `quantise`.
+    reach its bytes. `timings` are told the seconds of `copy`, `forward` and `quantise`, which a GPU has all in its
+    queue before the host waits for the first of them.
     """
-    layout, timings = kernel.layout, timings or Timings()
+    start_s, layout = time.perf_counter(), kernel.layout
+    spent = DeviceTimings(timings or Timings(), kernel.device)
     cells, chip_cells = layout.shard_cells, layout.chip_cells
-    valid = (sample.status_yx == VALID) | (sample.status_yx == VALID_INCOMPLETE)
-    status = sample.status_yx.copy()
-    embedding = np.full((cells, cells, kernel.dimensions), fill_value(kernel.encoding), dtype=kernel.encoding)
-    scale = np.full((cells, cells), np.nan, dtype=np.float32)
+    valid = _valid(sample)
     wanted = [
         (i, j)
         for i in range(layout.chips)
         for j in range(layout.chips)
         if valid[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells].any()
     ]
-    area = layout.shard_area(shard.row, shard.col)
-    lonlat_yxn = np.stack(kernel.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
+    with spent.step("copy"):
+        on = pixels.tensors()
+        valid_yx = on["valid_yx"]
+        made = {
+            "embedding": torch.full(
+                (cells, cells, kernel.dimensions),
+                fill_value(kernel.encoding),
+                dtype=getattr(torch, kernel.encoding),
+                device=kernel.device,
+            ),
+            "scale": torch.full((cells, cells), torch.nan, device=kernel.device),
+            "finite": torch.ones((cells, cells), dtype=torch.bool, device=kernel.device),
+        }
     for first in range(0, len(wanted), kernel.batch):
         places = wanted[first : first + kernel.batch]
-        with timings.step("copy"):
-            chips = on_device(cut_chips(sample, lonlat_yxn, places, kernel, kernel.frames[shard.t]), kernel)
-        with timings.step("forward"):
+        with spent.step("copy"):
+            chips = cut_chips(on, places, kernel, kernel.frames[shard.t])
+        with spent.step("forward"):
             vectors = forward(kernel, chips)[: len(places)]
-        with timings.step("quantise"):
-            for (i, j), vectors_yxd in zip(places, vectors, strict=True):
-                block = np.s_[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells]
-                finite = np.isfinite(vectors_yxd).all(axis=-1)
-                status[block][valid[block] & ~finite] = FAILED
-                kept = valid[block] & finite
-                encoded = encode(vectors_yxd[kept], kernel.encoding)
-                embedding[block][kept] = encoded.stored
-                if encoded.scale is not None:
-                    scale[block][kept] = encoded.scale
-    arrays = {"embedding": embedding, "status": status, "n_obs": sample.n_obs_yx}
-    return Cells(arrays=arrays | ({"scale": scale} if kernel.encoding == "int8" else {}), chips=len(wanted))
+        with spent.step("quantise"):
+            _keep(made, valid_yx, places, vectors, kernel)
+    with spent.step("quantise"):
+        arrays = {name: tensor.cpu().numpy() for name, tensor in made.items()}
+    spent.done(time.perf_counter() - start_s)
+    finite = arrays.pop("finite")
+    arrays["status"] = np.where(valid & ~finite, np.uint8(FAILED), sample.status_yx)
+    arrays["n_obs"] = sample.n_obs_yx
+    if kernel.encoding != "int8":
+        del arrays["scale"]
+    return Cells(arrays=arrays, chips=len(wanted))
 
 
 def cut_chips(
-    sample: Sample,
-    lonlat_yxn: NDArray[np.float32],
+    on: Mapping[str, torch.Tensor],
     places: Sequence[tuple[int, int]],
     kernel: LayerKernel,
     frames: tuple[Window, ...],
 ) -> Chips:
-    """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them."""
-    layout, side, cells = kernel.layout, kernel.layout.keep_px, kernel.layout.chip_cells
-    mean, std = (torch.from_numpy(v)[:, None, None] for v in (kernel.mean, kernel.std))
-    x_tcyx, seen_tsyx = torch.from_numpy(sample.x_tcyx), torch.from_numpy(sample.seen_tsyx)
-    x_btcyx = torch.empty((kernel.batch, *x_tcyx.shape[:2], layout.chip_px, layout.chip_px))
+    """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them.
+
+    They are cut where the pixels are: `x_tcyx`, `seen_tsyx` and `lonlat_yxn` of `copied`.
+    """
+    layout, side, cells, device = kernel.layout, kernel.layout.keep_px, kernel.layout.chip_cells, kernel.device
+    x_tcyx, seen_tsyx, lonlat_yxn = on["x_tcyx"], on["seen_tsyx"], on["lonlat_yxn"]
+    mean, std = (torch.from_numpy(v)[:, None, None].to(device) for v in (kernel.mean, kernel.std))
+    shape = (layout.chip_px, layout.chip_px)
+    x_btcyx = torch.empty((kernel.batch, *x_tcyx.shape[:2], *shape), device=device)
     x_btcyx[len(places) :] = 0
-    seen_btsyx = torch.zeros((kernel.batch, *seen_tsyx.shape[:2], layout.chip_px, layout.chip_px), dtype=torch.bool)
-    lonlat_byxn = torch.zeros((kernel.batch, cells, cells, 2))
+    seen_btsyx = torch.zeros((kernel.batch, *seen_tsyx.shape[:2], *shape), dtype=torch.bool, device=device)
+    lonlat_byxn = torch.zeros((kernel.batch, cells, cells, 2), device=device)
     for n, (i, j) in enumerate(places):
         pixels = np.s_[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
         torch.sub(x_tcyx[pixels], mean, out=x_btcyx[n]).div_(std).nan_to_num_(nan=0.0)
         seen_btsyx[n] = seen_tsyx[pixels]
-        own = np.s_[i * cells : (i + 1) * cells, j * cells : (j + 1) * cells]
-        lonlat_byxn[n] = torch.from_numpy(lonlat_yxn[own])
+        lonlat_byxn[n] = lonlat_yxn[_cells_of(i, j, layout)]
     return Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, frames=frames)
 
 
-def on_device(chips: Chips, kernel: LayerKernel) -> Chips:
-    """The chips where the layer's module lies."""
-    device = _device_of(kernel)
-    return replace(
-        chips,
-        x_btcyx=chips.x_btcyx.to(device),
-        seen_btsyx=chips.seen_btsyx.to(device),
-        lonlat_byxn=chips.lonlat_byxn.to(device),
-    )
-
-
-def forward(kernel: LayerKernel, chips: Chips) -> NDArray[np.float32]:
+def forward(kernel: LayerKernel, chips: Chips) -> torch.Tensor:
     """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions), float32 whatever the precision."""
     reduced = torch.autocast(
-        _device_of(kernel).type, getattr(torch, kernel.precision), enabled=kernel.precision != "float32"
+        kernel.device.type, getattr(torch, kernel.precision), enabled=kernel.precision != "float32"
     )
     with torch.inference_mode(), reduced:
-        vectors: NDArray[np.float32] = kernel.module(chips).float().cpu().numpy()
+        vectors: torch.Tensor = kernel.module(chips).float()
     return vectors
 
 
-def _device_of(kernel: LayerKernel) -> torch.device:
-    parameter = next(kernel.module.parameters(), None)
-    return parameter.device if parameter is not None else torch.device("cpu")
+def _keep(
+    made: Mapping[str, torch.Tensor],
+    valid_yx: torch.Tensor,
+    places: Sequence[tuple[int, int]],
+    vectors: torch.Tensor,
+    kernel: LayerKernel,
+) -> None:
+    """Put the stored numbers of valid cells into their places; cells whose vectors are not finite stay empty."""
+    finite = vectors.isfinite().all(dim=-1)
+    quantised = quantise(vectors, kernel.encoding)
+    for n, (i, j) in enumerate(places):
+        block = _cells_of(i, j, kernel.layout)
+        kept = valid_yx[block] & finite[n]
+        made["finite"][block] = finite[n]
+        made["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], made["embedding"][block])
+        if quantised.scale is not None:
+            made["scale"][block] = torch.where(kept, quantised.scale[n], torch.nan)
 
 
-def device_class(device: torch.device) -> str:
-    """What must be equal for equal bytes: `cpu-avx512`, `cuda-sm80`."""
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return f"cuda-sm{major}{minor}"
-    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+def _cells_of(i: int, j: int, layout: ShardLayout) -> tuple[slice, slice]:
+    """The cells of a chip, by its row and column in the shard."""
+    cells = layout.chip_cells
+    return slice(i * cells, (i + 1) * cells), slice(j * cells, (j + 1) * cells)
 
 
-def exact_arithmetic(threads: int) -> None:
-    """Settings of this process under which a device class always gives the same bytes."""
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    # use_deterministic_algorithms does this and imports the compiler, 2.6 s, to tell it too
-    torch.set_deterministic_debug_mode("error")
-    # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def _valid(sample: Sample) -> NDArray[np.bool_]:
+    return np.asarray((sample.status_yx == VALID) | (sample.status_yx == VALID_INCOMPLETE))
 
 
 def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.int64]:

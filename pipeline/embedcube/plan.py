@@ -20,7 +20,8 @@ from embedcube.assemble import grid_names, make_backbone, make_grid, make_kernel
 from embedcube.balance import Shards, assign, draw_groups
 from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
-from embedcube.embed import KERNEL_VERSION, Shard, device_class, exact_arithmetic
+from embedcube.device import device_class, exact_arithmetic
+from embedcube.embed import KERNEL_VERSION, Shard
 from embedcube.errors import RequestError
 from embedcube.fit import fitted_on, read_weights
 from embedcube.grid import ShardRange
@@ -131,7 +132,8 @@ def _plan_layer(
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
     versions = versions | _installed(set(backbone.software))
-    module = backbone.module(weights).to(torch.device(how.device))
+    device = torch.device(how.device)
+    module = backbone.module(weights).to(device)
     zones, planned, batch_s = {}, [], 0.0
     mine = [scene for scene in scenes if scene.archive in layer.archives]
     for zone in grid_names(campaign, name, mine):
@@ -149,7 +151,7 @@ def _plan_layer(
             ranks=how.tasks * how.nodes * how.ranks,
             cache_bytes=how.cache_mb << 20,
         )
-        kernel = make_kernel(campaign, name, [zone], weights, module)
+        kernel = make_kernel(campaign, name, [zone], weights, module, device)
         batch_s = batch_s or seconds_per_batch(kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, backbone)
         recipes = _recipes(campaign, name, zone, weights_digest, versions, shards, digests)

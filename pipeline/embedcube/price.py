@@ -10,7 +10,7 @@ import torch
 from embedcube.backbones.base import Backbone, Chips
 from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
-from embedcube.embed import LayerKernel, forward, on_device
+from embedcube.embed import LayerKernel, forward
 from embedcube.errors import RequestError
 from embedcube.onto import nesting
 from embedcube.scene import Scene
@@ -123,15 +123,16 @@ def seconds_per_batch(kernel: LayerKernel) -> float:
     layout = kernel.layout
     frames, side, cells = kernel.frames[0], layout.chip_px, layout.chip_cells
     chips = Chips(
-        x_btcyx=torch.zeros((kernel.batch, len(frames), kernel.mean.size, side, side)),
-        seen_btsyx=torch.ones((kernel.batch, len(frames), len(kernel.inputs), side, side), dtype=torch.bool),
-        lonlat_byxn=torch.zeros((kernel.batch, cells, cells, 2)),
+        x_btcyx=torch.zeros((kernel.batch, len(frames), kernel.mean.size, side, side), device=kernel.device),
+        seen_btsyx=torch.ones(
+            (kernel.batch, len(frames), len(kernel.inputs), side, side), dtype=torch.bool, device=kernel.device
+        ),
+        lonlat_byxn=torch.zeros((kernel.batch, cells, cells, 2), device=kernel.device),
         frames=frames,
     )
-    chips = on_device(chips, kernel)
-    forward(kernel, chips)
+    forward(kernel, chips).cpu()
     start = time.perf_counter()
-    forward(kernel, chips)
+    forward(kernel, chips).cpu()
     return time.perf_counter() - start
 
 

@@ -32,7 +32,8 @@ from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
 from embedcube.deaths import blame, deaths_by_shard
-from embedcube.embed import Cells, LayerKernel, Sample, Shard, embed_sample, exact_arithmetic, read_sample
+from embedcube.device import OnDevice, exact_arithmetic
+from embedcube.embed import Cells, LayerKernel, Sample, Shard, copied, embed_sample, read_sample
 from embedcube.encode import STATUS_MEANINGS
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.fit import parse_weights
@@ -74,6 +75,7 @@ class _InFlight:
     scenes: list[Scene]
     started: str
     sample: Sample | None = None
+    pixels: OnDevice | None = None
     cells: Cells | None = None
     timings: Timings = field(default_factory=Timings)
     begun_s: float = field(default_factory=time.perf_counter)
@@ -114,7 +116,9 @@ class _Rank:
         self._kernels = {}
         for name, frozen in weights.items():
             module = make_backbone(self._campaign, name).module(frozen).to(device)
-            self._kernels[name] = make_kernel(self._campaign, name, list(plan.layers[name].zones), frozen, module)
+            self._kernels[name] = make_kernel(
+                self._campaign, name, list(plan.layers[name].zones), frozen, module, device
+            )
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
         self._done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
@@ -240,6 +244,7 @@ class _Rank:
                     self._undone += 1
                     log.warning("%s stays undone: %s", shard, error)
                     continue
+                item.pixels = copied(shard, item.sample, kernel)
                 yield item
         finally:
             reader.close()
@@ -249,12 +254,15 @@ class _Rank:
         free_s = held_s = 0.0
         for item in items:
             assert item.sample is not None
+            assert item.pixels is not None
             item.timings.add("wait", time.perf_counter() - (free_s or item.begun_s))
             item.timings.add("held", held_s)
-            item.cells = embed_sample(item.shard, item.sample, self._kernels[item.shard.layer], item.timings)
+            kernel = self._kernels[item.shard.layer]
+            item.cells = embed_sample(item.shard, item.sample, item.pixels, kernel, item.timings)
             # the pixels are not needed any more, and the next two samples are in memory already
             nothing = np.empty((0, 0, 0, 0), dtype=np.float32)
             item.sample = replace(item.sample, x_tcyx=nothing, seen_tsyx=nothing.astype(bool))
+            item.pixels = None
             done_s = time.perf_counter()
             yield item
             free_s = time.perf_counter()

@@ -47,7 +47,9 @@ def fit_sample(
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
     mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
-    kernel = make_kernel(campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity())
+    kernel = make_kernel(
+        campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity(), torch.device("cpu")
+    )
     kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
     shards = _chips(campaign, name, scenes, limit)
     if limit is None:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Backbone, Chips, FitSample, Inputs, Weights
-from embedcube.embed import exact_arithmetic
+from embedcube.device import exact_arithmetic
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.raster import RasterReader

@@ -260,14 +260,16 @@ def _recomputed(
     import torch
 
     from embedcube.assemble import make_backbone, make_kernel
-    from embedcube.embed import embed_sample, exact_arithmetic, read_sample
+    from embedcube.device import exact_arithmetic
+    from embedcube.embed import copied, embed_sample, read_sample
     from embedcube.fit import read_weights
     from embedcube.plan import read_plan, read_shards, versions_here
     from embedcube.raster import RasterReader
     from embedcube.store import ShardEncoder, array_specs
 
     plan = read_plan(campaign, run)
-    here = versions_here(plan, torch.device(campaign.how.device))
+    device = torch.device(campaign.how.device)
+    here = versions_here(plan, device)
     if here != plan.versions:
         log.warning("no shard is embedded again: this machine has %s, the plan was made for %s", here, plan.versions)
         return
@@ -279,8 +281,8 @@ def _recomputed(
     try:
         for name in campaign.layers:
             weights = read_weights(campaign, run, name)[0]
-            module = make_backbone(campaign, name).module(weights).to(torch.device(campaign.how.device))
-            kernel = make_kernel(campaign, name, list(plan.layers[name].zones), weights, module)
+            module = make_backbone(campaign, name).module(weights).to(device)
+            kernel = make_kernel(campaign, name, list(plan.layers[name].zones), weights, module, device)
             specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
             encoder = ShardEncoder(specs)
             mine = [s for s in shards if s.layer == name and s.place in places]
@@ -288,12 +290,14 @@ def _recomputed(
             best = sorted(records, key=lambda s: records[s]["counts"]["chips"], reverse=True)
             for shard in best[:count]:
                 sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
-                cells = embed_sample(shard, sample, kernel)
+                pixels = copied(shard, sample, kernel)
+                cells = embed_sample(shard, sample, pixels, kernel)
                 yield from _same_bytes(shard, encoder.encode(cells.arrays), records[shard])
-                given = embed_sample(shard, sample, replace(kernel, encoding="float32"))
+                given = embed_sample(shard, sample, pixels, replace(kernel, encoding="float32"))
                 yield from _bound(shard, cells, given)
                 if kernel.precision != "float32":
-                    full = embed_sample(shard, sample, replace(kernel, encoding="float32", precision="float32"))
+                    exact = replace(kernel, encoding="float32", precision="float32")
+                    full = embed_sample(shard, sample, pixels, exact)
                     least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
                 found = f"a cosine of {least_cosine[name]:.5f} between {kernel.precision} and float32"
