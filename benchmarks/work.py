@@ -17,6 +17,7 @@ from embedcube.embed import LayerKernel
 from embedcube.fit import read_weights
 from embedcube.rundir import RunDir
 
+BATCH = 8
 SHARD_CHIPS = 4
 
 
@@ -60,7 +61,7 @@ def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
         "halo_px": encoder.halo_px,
         "cell_px": encoder.cell_px,
         "shard_chips": SHARD_CHIPS,
-        "batch": 8,
+        "batch": BATCH,
     }
     document = {
         "campaign": "bench",
@@ -84,7 +85,13 @@ def kernel_of(campaign: Campaign) -> LayerKernel:
     """The kernel of the only layer, on the CPU."""
     weights, _ = read_weights(campaign, RunDir(campaign.run_folder), "layer")
     return make_kernel(
-        campaign, "layer", ["grid"], weights, make_backbone(campaign, "layer").module(weights), torch.device("cpu")
+        campaign,
+        "layer",
+        ["grid"],
+        weights,
+        make_backbone(campaign, "layer").module(weights),
+        torch.device("cpu"),
+        BATCH,
     )
 
 

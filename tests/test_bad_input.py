@@ -93,6 +93,7 @@ def read_shard(campaign: Campaign) -> Read:
         Weights(mean=0 * ones, std=ones, tensors={}),
         torch.nn.Identity(),
         torch.device("cpu"),
+        batch=2,
     )
     found = cut(resolved, LAYER, kernel.grids["grid"], scenes)
     assert found is not None
@@ -328,7 +329,9 @@ def test_a_vector_that_is_not_finite_is_a_failed_cell(tmp_path: Path) -> None:
     sample = read_shard(campaign).sample
     ones = np.ones(1, dtype=np.float32)
     weights = Weights(mean=0 * ones, std=ones, tensors={})
-    kernel = make_kernel(load_campaign(campaign.file), LAYER, ["grid"], weights, Overflowing(), torch.device("cpu"))
+    kernel = make_kernel(
+        load_campaign(campaign.file), LAYER, ["grid"], weights, Overflowing(), torch.device("cpu"), batch=2
+    )
     shard = Shard(layer=LAYER, zone="grid", t=0, row=0, col=0, iy=0, ix=0, recipe="", scenes=(0,))
     kernel = replace(kernel, dimensions=3)
     cells = embed_sample(shard, sample, copied(shard, sample, kernel), kernel).arrays

@@ -234,7 +234,7 @@ def kernel_of(campaign: Document, run: RunDir, layer: str) -> LayerKernel:
     """The kernel as a rank makes it, on the CPU."""
     weights, _ = read_weights(campaign, run, layer)
     return make_kernel(
-        campaign, layer, ["grid"], weights, make_backbone(campaign, layer).module(weights), torch.device("cpu")
+        campaign, layer, ["grid"], weights, make_backbone(campaign, layer).module(weights), torch.device("cpu"), BATCH
     )
 
 

@@ -90,6 +90,7 @@ def read_shard(campaign: Campaign) -> Read:
         Weights(mean=0 * bands, std=bands, tensors={}),
         torch.nn.Identity(),
         torch.device("cpu"),
+        batch=2,
     )
     found = cut(resolved, LAYER, kernel.grids["grid"], scenes)
     assert found is not None
@@ -294,7 +295,13 @@ def sample_of(campaign: Campaign) -> Sample:
     scenes = index(resolved, campaign.run)
     bands = np.ones(4, dtype=np.float32)
     kernel = make_kernel(
-        resolved, name, ["grid"], Weights(mean=bands, std=bands, tensors={}), torch.nn.Identity(), torch.device("cpu")
+        resolved,
+        name,
+        ["grid"],
+        Weights(mean=bands, std=bands, tensors={}),
+        torch.nn.Identity(),
+        torch.device("cpu"),
+        batch=2,
     )
     found = cut(resolved, name, kernel.grids["grid"], scenes)
     assert found is not None

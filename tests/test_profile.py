@@ -1,15 +1,19 @@
 """Where the time went is told by the ranks' own clocks, and adds up to the wall."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
+import zarr
 from tests.conftest import Campaign
 
 from embedcube.campaign_file import load_campaign
 from embedcube.parts import scan_records
 from embedcube.profile import Spent, profile, table
+from embedcube.provenance import receipt
 from embedcube.timings import DEVICE, READING, WRITING
 
 
@@ -60,3 +64,22 @@ def test_the_table_has_a_line_for_each_rank(finished_demo: Campaign, capsys: pyt
     assert [line.split()[0] for line in lines[1:-1]] == [*(one.name.split()[0] for one in made.ranks), "all"]
     assert lines[-1].endswith(f"the bottleneck is {made.all.bottleneck}")
     assert json.loads(finished_demo.cli("status", "--profile", "--json"))["bottleneck"] == made.all.bottleneck
+
+
+def test_a_cube_says_what_it_cost(finished_demo: Campaign) -> None:
+    records = [record for _, record in scan_records(finished_demo.run)]
+    receipt = zarr.open_group(finished_demo.run.newest_cube / "provenance", mode="r").attrs["receipt"]
+    assert receipt == {
+        "devices": ["cpu-" + torch.backends.cpu.get_cpu_capability().lower()],
+        "device_s": pytest.approx(sum(record.seconds["forward"] for record in records), abs=1e-3),
+        "read_bytes": sum(record.read_bytes for record in records),
+        "written_bytes": sum(stored.size for record in records for stored in record.objects),
+        "energy_kwh": None,  # a CPU has no meter that a user may read
+    }
+
+
+def test_energy_is_summed_where_every_device_had_a_meter(finished_demo: Campaign) -> None:
+    records = [record for _, record in scan_records(finished_demo.run)][:3]
+    metered = [replace(record, energy_j=3.6e6 * kwh) for record, kwh in zip(records, (0.25, 0.5, 1.0), strict=True)]
+    assert receipt(metered)["energy_kwh"] == 1.75
+    assert receipt([*metered, records[0]])["energy_kwh"] is None

@@ -186,6 +186,7 @@ def test_every_shard_is_what_the_files_hold(finished: tuple[Show, Campaign]) -> 
         weights,
         torch.nn.Identity(),
         torch.device("cpu"),
+        batch=2,
     )
     layout, reader = kernel.layout, RasterReader(2)
     with xarray.open_datatree(run.newest_cube, engine="zarr") as tree:

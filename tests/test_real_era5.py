@@ -47,7 +47,9 @@ def samples(file: Path, campaign: Campaign, layer: str) -> list[tuple[Shard, Lay
     weights = read_weights(loaded, run, layer)[0]
     plan, scenes = read_plan(loaded, run), read_inventory(loaded, run)
     module = make_backbone(loaded, layer).module(weights)
-    kernel = make_kernel(loaded, layer, list(plan.layers[layer].zones), weights, module, torch.device("cpu"))
+    kernel = make_kernel(
+        loaded, layer, list(plan.layers[layer].zones), weights, module, torch.device("cpu"), plan.layers[layer].batch
+    )
     reader = RasterReader(2)
     try:
         return [

@@ -113,7 +113,7 @@ def kernel_and_shards(finished: Campaign) -> tuple[LayerKernel, dict[tuple[int, 
     """The product's own parts for reading a shard."""
     campaign, run = load_campaign(finished.file), finished.run
     weights, _ = read_weights(campaign, run, "s2_mosaiks")
-    kernel = make_kernel(campaign, "s2_mosaiks", ["grid"], weights, torch.nn.Identity(), torch.device("cpu"))
+    kernel = make_kernel(campaign, "s2_mosaiks", ["grid"], weights, torch.nn.Identity(), torch.device("cpu"), batch=2)
     shards = [shard for group in read_shards(run, read_plan(campaign, run)) for shard in group]
     return kernel, {(s.t, s.iy, s.ix): s for s in shards}, read_inventory(campaign, run)
 

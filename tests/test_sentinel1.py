@@ -506,7 +506,9 @@ def test_real_composites_are_the_references(finished: Campaign) -> None:
             merged = shard.layer == "s1_merged"
             channels = np.zeros(2 if merged else 4, np.float32)
             nothing = Weights(mean=channels, std=channels, tensors={})
-            kernel = make_kernel(campaign, shard.layer, [shard.zone], nothing, torch.nn.Identity(), torch.device("cpu"))
+            kernel = make_kernel(
+                campaign, shard.layer, [shard.zone], nothing, torch.nn.Identity(), torch.device("cpu"), batch=2
+            )
             reader = RasterReader(1)
             sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
             reader.close()

@@ -398,7 +398,7 @@ def test_tokens_of_a_cube_of_several_chips_are_those_of_a_direct_call(finished: 
     campaign = load_campaign(finished.file)
     weights, _ = read_weights(campaign, finished.run, name)
     module = make_backbone(campaign, name).module(weights)
-    kernel = make_kernel(campaign, name, ["grid"], weights, module, torch.device("cpu"))
+    kernel = make_kernel(campaign, name, ["grid"], weights, module, torch.device("cpu"), batch=4)
     inventory = read_inventory(campaign, finished.run)
     plan = read_plan(campaign, finished.run)
     shards = [s for group in read_shards(finished.run, plan) for s in group if s.layer == name]

@@ -98,6 +98,14 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     return backbone
 
 
+def load_kernel(
+    campaign: Campaign, layer_name: str, grids: Sequence[str], weights: Weights, device: torch.device, batch: int
+) -> LayerKernel:
+    """The kernel of one layer on its `grids`, its module brought to the device; `batch` is the plan's."""
+    module = make_backbone(campaign, layer_name).module(weights).to(device)
+    return make_kernel(campaign, layer_name, grids, weights, module, device, batch)
+
+
 def make_kernel(
     campaign: Campaign,
     layer_name: str,
@@ -105,6 +113,7 @@ def make_kernel(
     weights: Weights,
     module: torch.nn.Module,
     device: torch.device,
+    batch: int,
 ) -> LayerKernel:
     """The kernel of one layer on its `grids`; the module lies on the `device` already."""
     layer = campaign.layers[layer_name]
@@ -125,7 +134,7 @@ def make_kernel(
         inputs=inputs,
         frames=campaign.frames(layer_name),
         min_valid=layer.min_valid,
-        batch=layer.batch,
+        batch=batch,
         encoding=layer.encoding,
         precision=layer.precision,
         dimensions=make_backbone(campaign, layer_name).dimensions,

@@ -194,8 +194,9 @@ class Layer(Block):
     cell_px: int = Field(16, gt=0)
     shard_chips: int = Field(4, gt=0)
     """chips along one side of a shard"""
-    batch: int = Field(8, ge=2)
-    """chips in one forward pass, always; at 1 a matrix product may round otherwise with other threads"""
+    batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 8
+    """chips in one forward pass, always; at 1 a matrix product may round otherwise with other threads. `auto`: `plan`
+    tries what the device does fastest, once, and from then on it is a part of every recipe"""
     min_valid: float = Field(0.5, gt=0, le=1)
     """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
     precision: Precision = "float32"

@@ -71,6 +71,8 @@ class Record:
     """wall, by step (`timings.py`)"""
     read_bytes: int
     """that the rank asked for since its last record; its shards overlap, so only their sum has a meaning"""
+    energy_j: float | None
+    """that the rank's GPU used since its last record; None where nothing tells (`energy.py`)"""
     peak_bytes: int
     """the most memory that the rank has held so far"""
     started: str

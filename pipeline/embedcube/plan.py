@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from itertools import pairwise
 
@@ -27,6 +27,7 @@ from embedcube.fit import fitted_on, read_weights
 from embedcube.grid import ShardRange
 from embedcube.inventory import read_inventory
 from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
+from embedcube.probe import best_batch
 from embedcube.rundir import RunDir, replacing, write_atomically
 from embedcube.scene import Scene
 
@@ -48,6 +49,8 @@ class LayerPlan:
     fitted_on: str
     """the period of their fitting; empty where they were published"""
     model: str
+    batch: int
+    """chips in one forward pass"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,9 @@ def _plan_layer(
     versions = versions | _installed(set(backbone.software))
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
-    zones, planned, batch_s = {}, [], 0.0
+    zones, planned = {}, []
+    batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, weights_digest, versions)
+    batch_s = 0.0
     mine = [scene for scene in scenes if scene.archive in layer.archives]
     for zone in grid_names(campaign, name, mine):
         grid = make_grid(campaign, name, zone)
@@ -151,10 +156,13 @@ def _plan_layer(
             ranks=how.tasks * how.nodes * how.ranks,
             cache_bytes=how.cache_mb << 20,
         )
-        kernel = make_kernel(campaign, name, [zone], weights, module, device)
+        kernel = make_kernel(campaign, name, [zone], weights, module, device, batch or 2)
+        if not batch:
+            batch = best_batch(kernel, backbone, how.mem_bytes_per_rank / 4)
+            kernel = replace(kernel, batch=batch)
         batch_s = batch_s or seconds_per_batch(kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, backbone)
-        recipes = _recipes(campaign, name, zone, weights_digest, versions, shards, digests)
+        recipes = _recipes(campaign, name, zone, batch, weights_digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
     if not planned:
@@ -166,9 +174,23 @@ def _plan_layer(
             weights=weights_digest,
             fitted_on=fitted_on(run, name),
             model=backbone.model,
+            batch=batch,
         ),
         planned,
     )
+
+
+def _probed_before(run: RunDir, name: str, weights: str, versions: dict[str, str]) -> int:
+    """The batch of the last plan, if that was made with the same weights and software, else 0.
+
+    Probed again it might come out otherwise, and every shard would have to be embedded again.
+    """
+    if not run.plan_summary.exists():
+        return 0
+    document = json.loads(run.plan_summary.read_text())
+    layer = document["layers"].get(name, {})
+    same = layer.get("weights") == weights and versions.items() <= document["versions"].items()
+    return int(layer["batch"]) if same else 0
 
 
 def digest_of_recipes(recipes: list[str]) -> str:
@@ -292,6 +314,7 @@ def _recipes(
     campaign: Campaign,
     name: str,
     zone: str,
+    batch: int,
     weights: str,
     versions: dict[str, str],
     shards: Shards,
@@ -300,7 +323,7 @@ def _recipes(
     """SHA-256 of all that determines a shard's bytes, for each shard; `digests` are the scenes' (scene, 32)."""
     what = campaign.what
     # how the cube is chunked changes no shard of work
-    layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"}
+    layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"} | {"batch": batch}
     archives = [what["archives"][archive] for archive in layer["archives"]]
     plugins = [registry.distribution("sources", archive["source"]) for archive in archives]
     plugins.append(registry.distribution("backbones", layer["backbone"]["name"]))

@@ -101,7 +101,7 @@ def price_layer(
         + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
-        device_s=batch_s * -(-chips // layer.batch),
+        device_s=batch_s * -(-chips // kernel.batch),
     )
 
 
@@ -112,10 +112,15 @@ def _data_bytes(kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: 
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
     samples = SAMPLES_IN_FLIGHT * frames * pixels * (4 * bands + archives)
-    batch = kernel.batch * frames * (3 * bands * 4 + archives) * layout.chip_px**2
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
-    return observations + samples + batch + backbone.activation_bytes(kernel.batch) + cells
+    return observations + samples + batch_bytes(kernel, backbone) + cells
+
+
+def batch_bytes(kernel: LayerKernel, backbone: Backbone) -> float:
+    """Memory of the chips of one batch and of their forward pass."""
+    chip = len(kernel.frames[0]) * (3 * kernel.mean.size * 4 + len(kernel.inputs)) * kernel.layout.chip_px**2
+    return kernel.batch * chip + backbone.activation_bytes(kernel.batch)
 
 
 def seconds_per_batch(kernel: LayerKernel) -> float:

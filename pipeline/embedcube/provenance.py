@@ -74,11 +74,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
-            "receipt": {
-                "device_s": round(sum(m.record.seconds.get("forward", 0.0) for m in made), 3),
-                "read_bytes": sum(m.record.read_bytes for m in made),
-                "written_bytes": sum(stored.size for m in made for stored in m.record.objects),
-            },
+            "receipt": receipt([m.record for m in made]),
         }
     )
     row_of = {zone: i for i, zone in enumerate(zones)}
@@ -95,6 +91,18 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
+
+
+def receipt(records: list[Record]) -> dict[str, Any]:
+    """What the shards cost, whoever made them and when; energy only where every device had a meter."""
+    used_j = [record.energy_j for record in records if record.energy_j is not None]
+    return {
+        "devices": sorted({record.device for record in records}),
+        "device_s": round(sum(record.seconds.get("forward", 0.0) for record in records), 3),
+        "read_bytes": sum(record.read_bytes for record in records),
+        "written_bytes": sum(stored.size for record in records for stored in record.objects),
+        "energy_kwh": round(sum(used_j) / 3.6e6, 9) if used_j and len(used_j) == len(records) else None,
+    }
 
 
 def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -> None:

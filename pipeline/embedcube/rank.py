@@ -27,7 +27,7 @@ import torch
 from torch import distributed
 
 import embedcube
-from embedcube.assemble import make_backbone, make_kernel
+from embedcube.assemble import load_kernel
 from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
@@ -35,6 +35,7 @@ from embedcube.deaths import blame, deaths_by_shard
 from embedcube.device import OnDevice, exact_arithmetic
 from embedcube.embed import Cells, LayerKernel, Sample, Shard, copied, embed_sample, read_sample
 from embedcube.encode import STATUS_MEANINGS
+from embedcube.energy import EnergyMeter
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.fit import parse_weights
 from embedcube.inventory import read_inventory
@@ -115,12 +116,11 @@ class _Rank:
             raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
         self._kernels = {}
         for name, frozen in weights.items():
-            module = make_backbone(self._campaign, name).module(frozen).to(device)
-            self._kernels[name] = make_kernel(
-                self._campaign, name, list(plan.layers[name].zones), frozen, module, device
-            )
+            zones, batch = list(plan.layers[name].zones), plan.layers[name].batch
+            self._kernels[name] = load_kernel(self._campaign, name, zones, frozen, device, batch)
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
+        self._meter = EnergyMeter(device)
         self._done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
         self._judge(plan)
         part = PartWriter(self._run.part(self._task, self._attempt, self._number))
@@ -304,6 +304,7 @@ class _Rank:
             counts=counts,
             seconds={step: round(seconds, 6) for step, seconds in item.timings.seconds.items()},
             read_bytes=self._read_since(),
+            energy_j=self._meter.joules(),
             peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             started=item.started,
             finished=_now(),

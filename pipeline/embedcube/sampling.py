@@ -48,7 +48,7 @@ def fit_sample(
     nothing = Weights(mean=channels, std=channels, tensors={})
     mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
     kernel = make_kernel(
-        campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity(), torch.device("cpu")
+        campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity(), torch.device("cpu"), batch=1
     )
     kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
     shards = _chips(campaign, name, scenes, limit)

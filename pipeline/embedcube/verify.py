@@ -259,7 +259,7 @@ def _recomputed(
         return
     import torch
 
-    from embedcube.assemble import make_backbone, make_kernel
+    from embedcube.assemble import load_kernel
     from embedcube.device import exact_arithmetic
     from embedcube.embed import copied, embed_sample, read_sample
     from embedcube.fit import read_weights
@@ -281,8 +281,8 @@ def _recomputed(
     try:
         for name in campaign.layers:
             weights = read_weights(campaign, run, name)[0]
-            module = make_backbone(campaign, name).module(weights).to(device)
-            kernel = make_kernel(campaign, name, list(plan.layers[name].zones), weights, module, device)
+            planned = plan.layers[name]
+            kernel = load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch)
             specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
             encoder = ShardEncoder(specs)
             mine = [s for s in shards if s.layer == name and s.place in places]
