@@ -14,6 +14,7 @@ from typing import Any
 
 from embedcube.assemble import cube_specs, part_specs
 from embedcube.budget import refuse_over_budget
+from embedcube.catalogue import write_catalogue
 from embedcube.cluster import dask_client
 from embedcube.config import Campaign
 from embedcube.embed import Shard
@@ -91,6 +92,8 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
                 raise
             shutil.rmtree(building)  # another consolidation was first, with the same bytes
         fsync_folder(cube.parent)
+    if not (run.catalogue(version) / "collection.json").exists():
+        write_catalogue(cube, run.catalogue(version))
     point_symlink(run.newest_cube, cube)
     return Consolidated(
         cube=cube,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import pyarrow
@@ -16,11 +16,12 @@ from pyproj import CRS
 from embedcube.bounds import bounded
 from embedcube.config import Campaign, digest_of
 from embedcube.errors import RequestError, StartAgain
+from embedcube.geojson import footprint, in_range
 from embedcube.progress import Progress, silent
 from embedcube.raster import raster_settings
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir, replacing
-from embedcube.scene import Asset, Box, Scene
+from embedcube.scene import Asset, Scene
 from embedcube.windows import utc
 
 _ROWS = 1 << 13
@@ -127,14 +128,14 @@ def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
 
 def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...], lasting: bool) -> pyarrow.RecordBatch:
     """Some Items; with columns for beginning and end where any scene of the table is `lasting`."""
-    places = [_in_range(scene.bbox) for scene in scenes]
+    places = [in_range(scene.bbox) for scene in scenes]
     west, south, east, north = np.array(places).T
     nothing = pyarrow.array([[]] * len(scenes), pyarrow.list_(pyarrow.null()))
     columns = {
         "type": ["Feature"] * len(scenes),
         "stac_version": ["1.0.0"] * len(scenes),
         "id": [scene.id for scene in scenes],
-        "geometry": shapely.to_wkb([_footprint(place) for place in places], flavor="iso"),
+        "geometry": shapely.to_wkb([footprint(place) for place in places], flavor="iso"),
         "bbox": pyarrow.StructArray.from_arrays([west, south, east, north], ["xmin", "ymin", "xmax", "ymax"]),
         "links": nothing,
         "assets": _assets(scenes, bands),
@@ -156,24 +157,6 @@ def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...], la
     batch = pyarrow.RecordBatch.from_pydict(columns)
     place = batch.schema.get_field_index("geometry")
     return batch.cast(batch.schema.set(place, batch.schema.field(place).with_metadata(_WKB)))
-
-
-def _in_range(bbox: Box) -> Box:
-    """The same place with longitudes from -180 to 180: across the antimeridian west is the larger number."""
-    west, south, east, north = bbox
-    if -180 <= west <= 180 and -180 <= east <= 180:
-        return bbox
-    if east - west >= 360:
-        return -180.0, south, 180.0, north
-    return (west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north
-
-
-def _footprint(bbox: Box) -> Any:
-    """A polygon, or two of them on both sides of the antimeridian, as GeoJSON has it."""
-    west, south, east, north = bbox
-    if west <= east:
-        return shapely.box(*bbox)
-    return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
 
 
 def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:

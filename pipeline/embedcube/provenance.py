@@ -51,9 +51,14 @@ class Made:
     part: Path
     record: Record
 
+    @property
+    def zone(self) -> str:
+        """The group of the cube that it is a part of: "<layer>/<zone>"."""
+        return f"{self.shard.layer}/{self.shard.zone}"
+
     def targets(self, cube: Path) -> tuple[Path, ...]:
         """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
-        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.shard.layer / self.shard.zone
+        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
         return tuple(
             zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
             for stored in self.record.objects
@@ -75,10 +80,11 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
             "receipt": receipt([m.record for m in made]),
+            "receipts": {zone: receipt([m.record for m in made if m.zone == zone]) for zone in zones},
         }
     )
     row_of = {zone: i for i, zone in enumerate(zones)}
-    _write(group, "shard_zone", [row_of[f"{m.shard.layer}/{m.shard.zone}"] for m in made], np.uint16)
+    _write(group, "shard_zone", [row_of[m.zone] for m in made], np.uint16)
     for name in ("t", "iy", "ix"):
         _write(group, f"shard_{name}", [getattr(m.shard, name) for m in made], np.int32)
     _write(group, "shard_recipe", [_raw(m.shard.recipe) for m in made], np.uint8)

@@ -84,6 +84,10 @@ class RunDir:
         """One version of the cube."""
         return self.cubes / f"{version}.zarr"
 
+    def catalogue(self, version: str) -> Path:
+        """The STAC Collection and Items that describe it."""
+        return self.cubes / f"{version}-stac"
+
     def cube_under_construction(self, version: str) -> Path:
         """A new place where `consolidate` builds a version before it is renamed; two calls never share one."""
         return self.cubes / f"{TEMPORARY_PREFIX}{version}.{secrets.token_hex(4)}.zarr"
