@@ -46,7 +46,7 @@ def test_a_registered_backbone_keeps_its_contract(
 
 
 def test_every_backbone_was_looked_at() -> None:
-    others = {"eof", "presto", "terratorch"}
+    others = {"eof", "presto", "terratorch", "torch"}
     faulty = {"sleepy", "deadly"}  # `tiny_vit` that takes its time, and that kills its rank
     assert all("check_backbone(" in source_of_tests(name) for name in others), "contract tests of their own"
     assert {name for name, _, _ in BACKBONES} | others | faulty == set(names("backbones"))
@@ -82,7 +82,6 @@ def test_every_source_was_looked_at(archives: dict[str, Archive]) -> None:
 class MeanAndMost:
     """A backbone of nothing: the mean and the largest value of each cell. Others here differ from it in one thing."""
 
-    dimensions = 2
     model = "https://example.org/mean-and-most"
     software: tuple[str, ...] = ()
     fit_chips = 8
@@ -94,7 +93,10 @@ class MeanAndMost:
     def cards() -> tuple[ModelCard, ...]:
         return ()
 
-    def activation_bytes(self, batch: int) -> int:
+    def dimensions(self, weights: Weights) -> int:
+        return 2
+
+    def activation_bytes(self, weights: Weights, batch: int) -> int:
         return 64 * batch * self._layout.chip_px**2
 
     def load(self, checkpoint: bytes) -> Weights:
@@ -183,10 +185,13 @@ def random_weights(weights: Weights) -> Weights:
 
 
 BROKEN: list[tuple[type[MeanAndMost], str]] = [
-    (type("Hollow", (MeanAndMost,), {"dimensions": 0}), "dimensions is 0"),
-    (type("Wide", (MeanAndMost,), {"dimensions": 3}), r"shape \(4, 2, 2, 2\), not \(4, 2, 2, 3\)"),
+    (type("Hollow", (MeanAndMost,), {"dimensions": lambda self, weights: 0}), "dimensions is 0"),
+    (
+        type("Wide", (MeanAndMost,), {"dimensions": lambda self, weights: 3}),
+        r"shape \(4, 2, 2, 2\), not \(4, 2, 2, 3\)",
+    ),
     (type("Nameless", (MeanAndMost,), {"model": "mine"}), "not a URI"),
-    (type("Free", (MeanAndMost,), {"activation_bytes": lambda self, batch: 0}), "activation_bytes is 0"),
+    (type("Free", (MeanAndMost,), {"activation_bytes": lambda self, weights, batch: 0}), "activation_bytes is 0"),
     (InTraining, "training mode"),
     (NanMean, r"mean is not \(3,\) float32, finite"),
     (fitted(lambda w: replace(w, mean=w.mean.astype(np.float64))), r"mean is not \(3,\) float32"),

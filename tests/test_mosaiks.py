@@ -161,7 +161,7 @@ def test_features_are_those_of_the_naive_implementation(layout: ShardLayout, ker
     z_ncyx = np.nan_to_num((a_sample(5, layout.chip_px) - weights.mean[:, None, None]) / weights.std[:, None, None])
     with torch.inference_mode():
         found = backbone.module(weights)(chips_of(torch.from_numpy(z_ncyx)[:, None], layout)).numpy()
-    assert found.shape == (5, layout.chip_cells, layout.chip_cells, backbone.dimensions)
+    assert found.shape == (5, layout.chip_cells, layout.chip_cells, backbone.dimensions(weights))
     naive = np.stack([naive_features(z_cyx, weights.tensors["bank"], layout) for z_cyx in z_ncyx])
     assert naive.min() >= 0
     assert min(naive[..., :12].max(), naive[..., 12:].max()) > 0.5, "both parts answer"

@@ -229,7 +229,7 @@ def test_its_memory_is_within_what_it_says_and_near_it(
     assert profile.profiler.kineto_results is not None
     events = profile.profiler.kineto_results.events()
     held = np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"])
-    assert 0.75 * backbone.activation_bytes(2) < held.max() <= backbone.activation_bytes(2)
+    assert 0.75 * backbone.activation_bytes(weights, 2) < held.max() <= backbone.activation_bytes(weights, 2)
 
 
 # --- what it takes --------------------------------------------------------------------------------

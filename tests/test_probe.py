@@ -2,17 +2,15 @@
 
 import json
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from tests.conftest import Campaign
 
-from embedcube.backbones.base import Backbone, Chips
+from embedcube.backbones.base import Chips
 from embedcube.embed import LayerKernel
 from embedcube.grid import ShardLayout
 from embedcube.plan import read_recipes
@@ -36,16 +34,6 @@ class Takes(torch.nn.Module):
         return torch.zeros((batch, 1, 1, 3))
 
 
-@dataclass(frozen=True)
-class Hungry:
-    """Only what a probe asks of a backbone."""
-
-    bytes_per_chip: int
-
-    def activation_bytes(self, batch: int) -> int:
-        return batch * self.bytes_per_chip
-
-
 def kernel(module: torch.nn.Module, chips: int) -> LayerKernel:
     return LayerKernel(
         grids={},
@@ -65,7 +53,7 @@ def kernel(module: torch.nn.Module, chips: int) -> LayerKernel:
 
 
 def probed(module: torch.nn.Module, *, chips: int = 8, bytes_per_chip: int = 0, memory_bytes: float = 1e9) -> int:
-    return best_batch(kernel(module, chips), cast(Backbone, Hungry(bytes_per_chip)), memory_bytes)
+    return best_batch(kernel(module, chips), lambda batch: batch * bytes_per_chip, memory_bytes)
 
 
 def test_a_dear_start_of_a_pass_asks_for_large_batches() -> None:

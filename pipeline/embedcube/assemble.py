@@ -137,7 +137,7 @@ def make_kernel(
         batch=batch,
         encoding=layer.encoding,
         precision=layer.precision,
-        dimensions=make_backbone(campaign, layer_name).dimensions,
+        dimensions=make_backbone(campaign, layer_name).dimensions(weights),
         mean=weights.mean,
         std=weights.std,
         module=module,

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 
@@ -137,6 +138,7 @@ def _plan_layer(
     versions = versions | _installed(set(backbone.software))
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
+    activations = partial(backbone.activation_bytes, weights)
     zones, planned = {}, []
     batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, weights_digest, versions)
     batch_s = 0.0
@@ -158,10 +160,10 @@ def _plan_layer(
         )
         kernel = make_kernel(campaign, name, [zone], weights, module, device, batch or 2)
         if not batch:
-            batch = best_batch(kernel, backbone, how.mem_bytes_per_rank / 4)
+            batch = best_batch(kernel, activations, how.mem_bytes_per_rank / 4)
             kernel = replace(kernel, batch=batch)
         batch_s = batch_s or seconds_per_batch(kernel)
-        price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, backbone)
+        price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, activations)
         recipes = _recipes(campaign, name, zone, batch, weights_digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
@@ -170,7 +172,7 @@ def _plan_layer(
     return (
         LayerPlan(
             zones=zones,
-            dimensions=backbone.dimensions,
+            dimensions=backbone.dimensions(weights),
             weights=weights_digest,
             fitted_on=fitted_on(run, name),
             model=backbone.model,

@@ -1,13 +1,13 @@
 """What a campaign will cost, before anything runs: memory, bytes, files, time. Upper bounds, not hopes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from embedcube.backbones.base import Backbone, Chips
+from embedcube.backbones.base import Chips
 from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
 from embedcube.embed import LayerKernel, forward
@@ -27,6 +27,9 @@ WARP_BYTES = 140
 
 SAMPLES_IN_FLIGHT = 3
 """read, waiting and embedded at once"""
+
+Activations = Callable[[int], int]
+"""memory that the forward pass of a batch takes: a backbone's `activation_bytes` with its weights"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ def price_layer(
     batch_s: float,
     threads: int,
     kernel: LayerKernel,
-    backbone: Backbone,
+    activations: Activations,
 ) -> Price:
     """The price of one layer."""
     layout = kernel.layout
@@ -98,14 +101,14 @@ def price_layer(
         # a file that does not decode is read whole, to see whether its bytes are to blame
         + largest_file
         + warping
-        + _data_bytes(kernel, backbone, int(counts[worst]), itemsize, cell_bytes),
+        + _data_bytes(kernel, activations, int(counts[worst]), itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
         device_s=batch_s * -(-chips // kernel.batch),
     )
 
 
-def _data_bytes(kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: int, cell_bytes: int) -> float:
+def _data_bytes(kernel: LayerKernel, activations: Activations, scenes: int, itemsize: int, cell_bytes: int) -> float:
     layout, bands = kernel.layout, kernel.mean.size
     pixels = layout.sample_px**2
     frames, archives = len(kernel.frames[0]), len(kernel.inputs)
@@ -114,13 +117,13 @@ def _data_bytes(kernel: LayerKernel, backbone: Backbone, scenes: int, itemsize: 
     samples = SAMPLES_IN_FLIGHT * frames * pixels * (4 * bands + archives)
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
-    return observations + samples + batch_bytes(kernel, backbone) + cells
+    return observations + samples + batch_bytes(kernel, activations) + cells
 
 
-def batch_bytes(kernel: LayerKernel, backbone: Backbone) -> float:
+def batch_bytes(kernel: LayerKernel, activations: Activations) -> float:
     """Memory of the chips of one batch and of their forward pass."""
     chip = len(kernel.frames[0]) * (3 * kernel.mean.size * 4 + len(kernel.inputs)) * kernel.layout.chip_px**2
-    return kernel.batch * chip + backbone.activation_bytes(kernel.batch)
+    return kernel.batch * chip + activations(kernel.batch)
 
 
 def seconds_per_batch(kernel: LayerKernel) -> float:

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import torch
 
-from embedcube.backbones.base import Backbone
 from embedcube.embed import LayerKernel
-from embedcube.price import batch_bytes, seconds_per_batch
+from embedcube.price import Activations, batch_bytes, seconds_per_batch
 
 CLOSE = 1.05
 """a smaller batch is taken when it costs at most so many times what the best costs: it takes less memory"""
 
 
-def best_batch(kernel: LayerKernel, backbone: Backbone, memory_bytes: float) -> int:
+def best_batch(kernel: LayerKernel, activations: Activations, memory_bytes: float) -> int:
     """The power of two, at least 2, with which a full shard's chips pass soonest; the smaller of two that are close.
 
     Larger ones are not tried once two in a row gained nothing, nor those that fill `memory_bytes` or the device, nor
@@ -23,7 +22,7 @@ def best_batch(kernel: LayerKernel, backbone: Backbone, memory_bytes: float) -> 
     batch = 2
     while batch < 2 * chips or batch == 2:
         tried = replace(kernel, batch=batch)
-        if batch > 2 and batch_bytes(tried, backbone) > memory_bytes:
+        if batch > 2 and batch_bytes(tried, activations) > memory_bytes:
             break
         try:
             seconds = min(seconds_per_batch(tried) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Names of plugins -> classes, by entry points: the one table where a source, backbone or executor is looked up."""
+"""Names of plugins -> what they are, by entry points: the one table where anything of somebody else is looked up."""
 
 from importlib.metadata import entry_points
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from embedcube.blocks import nearest
 from embedcube.config import Campaign
 from embedcube.errors import RequestError
 
-Room = Literal["sources", "backbones", "executors"]
+Room = Literal["sources", "backbones", "executors", "models"]
 
 
 def names(room: Room) -> list[str]:
@@ -34,7 +34,7 @@ def refuse_unknown_plugins(campaign: Campaign) -> None:
 
 
 def plugin(room: Room, name: str) -> Any:
-    """The class registered under `name`; a RequestError names the nearest one."""
+    """What is registered under `name`; a RequestError names the nearest one."""
     for point in entry_points(group=f"embedcube.{room}"):
         if point.name == name:
             return point.load()

@@ -46,11 +46,7 @@ def check_backbone(
         AssertionError: naming the first promise that is broken.
     """
     backbone = make()
-    _require(backbone.dimensions > 0, f"dimensions is {backbone.dimensions}, not positive")
     _require("://" in backbone.model, f'model is "{backbone.model}", not a URI')
-    _require(
-        backbone.activation_bytes(batch) > 0, f"activation_bytes is {backbone.activation_bytes(batch)}, not positive"
-    )
     rng, side, cells = np.random.default_rng(0), layout.chip_px, layout.chip_cells
     sample = rng.uniform(100, 4000, (8, inputs.frames, inputs.channels, side, side)).astype(np.float32)
     sample[0, ..., : side // 3, : side // 4] = np.nan
@@ -70,7 +66,10 @@ def check_backbone(
     )
     with _settings_given_back():
         weights = _fitted(make, FitSample(x_ntcyx=sample, lat_ny=latitudes), inputs.channels, checkpoint)
-        shape = (batch, cells, cells, backbone.dimensions)
+        dimensions, activations = backbone.dimensions(weights), backbone.activation_bytes(weights, batch)
+        _require(dimensions > 0, f"dimensions is {dimensions}, not positive")
+        _require(activations > 0, f"activation_bytes is {activations}, not positive")
+        shape = (batch, cells, cells, dimensions)
         _check_vectors(lambda: make().module(weights), chips, shape)
 
 

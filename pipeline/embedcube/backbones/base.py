@@ -101,9 +101,8 @@ class Backbone(Protocol):
         """Other packages that compute: their versions enter the recipes, and a rank with others refuses to start."""
         ...
 
-    @property
-    def dimensions(self) -> int:
-        """Numbers in a vector."""
+    def dimensions(self, weights: Weights) -> int:
+        """Numbers in a vector; where a model is made somewhere else, its weights say so."""
         ...
 
     @property
@@ -111,7 +110,7 @@ class Backbone(Protocol):
         """A URI of the model: where its paper, code or card is."""
         ...
 
-    def activation_bytes(self, batch: int) -> int:
+    def activation_bytes(self, weights: Weights, batch: int) -> int:
         """Memory that one forward pass takes at most, weights and chips excluded; `plan` prices it."""
         ...
 

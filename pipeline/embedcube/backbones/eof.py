@@ -66,8 +66,7 @@ class Eof:
                 f"they are {layout.halo_px} and {layout.cell_px}"
             )
 
-    @property
-    def dimensions(self) -> int:
+    def dimensions(self, weights: Weights) -> int:
         """The scores on the basis."""
         return self._options.components
 
@@ -81,7 +80,7 @@ class Eof:
         """All: a basis is that of a whole period."""
         return
 
-    def activation_bytes(self, batch: int) -> int:
+    def activation_bytes(self, weights: Weights, batch: int) -> int:
         """The mask of every band, and the weighed anomalies with what they are made of."""
         numbers = self._inputs.frames * self._inputs.channels * self._layout.chip_px**2
         return batch * numbers * (1 + 3 * 4)

@@ -71,8 +71,7 @@ class Mosaiks:
                 "cells at a chip's edge would be averaged over less and leave a seam"
             )
 
-    @property
-    def dimensions(self) -> int:
+    def dimensions(self, weights: Weights) -> int:
         """Two for each filter: the mean of its positive part and of its negative part."""
         return 2 * self._options.filters
 
@@ -81,12 +80,11 @@ class Mosaiks:
         """The paper."""
         return "https://doi.org/10.1038/s41467-021-24638-z"
 
-    def activation_bytes(self, batch: int) -> int:
+    def activation_bytes(self, weights: Weights, batch: int) -> int:
         """The filtered pictures of a few chips and their rectified copies, and the batch's vectors."""
         side, few = self._layout.chip_px, 2 if batch % 2 == 0 else batch
-        return 4 * (
-            3 * few * self._options.filters * side * side + batch * self._layout.chip_cells**2 * self.dimensions
-        )
+        vectors = batch * self._layout.chip_cells**2 * self.dimensions(weights)
+        return 4 * (3 * few * self._options.filters * side * side + vectors)
 
     @property
     def fit_chips(self) -> int:

@@ -123,8 +123,7 @@ class Presto:
         self._frames = inputs.frames
         self._layout = layout
 
-    @property
-    def dimensions(self) -> int:
+    def dimensions(self, weights: Weights) -> int:
         """The width of the encoder."""
         return WIDTH
 
@@ -133,7 +132,7 @@ class Presto:
         """The paper."""
         return "https://doi.org/10.48550/arXiv.2304.14065"
 
-    def activation_bytes(self, batch: int) -> int:
+    def activation_bytes(self, weights: Weights, batch: int) -> int:
         """The tokens of a piece twelve times over, its channels, and the vectors of the batch.
 
         At the GELU of a block there are the tokens as made, as joined and as attended to, and its hidden layer, four

@@ -6,18 +6,17 @@ layer, and no hub is ever asked.
 """
 
 from dataclasses import fields
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
+from embedcube.backbones.checkpoint import as_arrays, refuse_other_normalisation, state_dict_of
 from embedcube.backbones.terratorch_families import CHOICES, Family, Image, Options, Prithvi, TerraMind
 from embedcube.backbones.terratorch_models import KNOWN, model_cards
+from embedcube.backbones.tokens import kept_cells, refuse_other_cells
 from embedcube.blocks import nearest
 from embedcube.grid import ShardLayout
 
@@ -50,16 +49,7 @@ class TerraTorch:
             self._model = Prithvi(known, self._options, inputs)
         self._layers = [self._depth_of(layer) for layer in self._options.layers]
         self._refuse_other_cells()
-        if (len(self._options.mean), len(self._options.std)) not in (
-            (0, 0),
-            (inputs.channels, inputs.channels),
-        ):
-            raise ValueError(
-                f"terratorch: mean and std need a number for each of {inputs.channels} bands, "
-                f"they have {len(self._options.mean)} and {len(self._options.std)}"
-            )
-        if any(not std > 0 for std in self._options.std):
-            raise ValueError(f"terratorch: std {list(self._options.std)} is not positive")
+        refuse_other_normalisation("terratorch", self._options.mean, self._options.std, inputs.channels)
 
     def _depth_of(self, layer: int) -> int:
         depth = len(self._model.widths)
@@ -68,27 +58,18 @@ class TerraTorch:
         return layer % depth
 
     def _refuse_other_cells(self) -> None:
-        layout, name = self._layout, self._options.model
+        name = self._options.model
         patches = {self._model.patch_px[layer] for layer in self._layers}
         if len(patches) > 1:
             raise ValueError(f"terratorch: layers {self._layers} of {name} have cells of {sorted(patches)} px")
-        patch = patches.pop()
-        if layout.chip_px % patch or layout.halo_px % patch:
-            raise ValueError(
-                f"terratorch: {name} sees patches of {patch} px; chip_px {layout.chip_px} and halo_px {layout.halo_px} "
-                "are not whole ones"
-            )
-        pooling = self._options.pooling
-        wanted = patch if pooling == "none" else layout.keep_px
-        if layout.cell_px != wanted:
-            what = "a token" if pooling == "none" else f"the kept centre of a chip (pooling {pooling})"
-            raise ValueError(
-                f"terratorch: a cell of {name} is {what}: cell_px must be {wanted}, it is {layout.cell_px}"
-            )
+        refuse_other_cells(name, patches.pop(), self._options.pooling, self._layout)
+
+    def dimensions(self, weights: Weights) -> int:
+        """Of all layers, side by side."""
+        return self._dimensions
 
     @property
-    def dimensions(self) -> int:
-        """Of all layers, side by side."""
+    def _dimensions(self) -> int:
         return sum(self._model.widths[layer] for layer in self._layers)
 
     @property
@@ -99,9 +80,10 @@ class TerraTorch:
             return "https://github.com/terrastackai/terratorch"
         return f"https://huggingface.co/{known.hub[0]}"
 
-    def activation_bytes(self, batch: int) -> int:
+    def activation_bytes(self, weights: Weights, batch: int) -> int:
         """The outputs of all blocks, which TerraTorch keeps, what the widest block holds, and the batch's vectors."""
-        return batch * (self._model.chip_bytes(self._layout.chip_px) + 4 * self._layout.chip_cells**2 * self.dimensions)
+        vectors = 4 * self._layout.chip_cells**2 * self._dimensions
+        return batch * (self._model.chip_bytes(self._layout.chip_px) + vectors)
 
     @property
     def fit_chips(self) -> int:
@@ -127,14 +109,14 @@ class TerraTorch:
         """
         if self._options.random_seed is not None:
             raise ValueError("random_seed asks for random weights, and `weights` names a file: leave one out")
-        return self._weights(self._model.adapted(_state_dict(checkpoint), self._model.build().state_dict()))
+        return self._weights(self._model.adapted(state_dict_of(checkpoint), self._model.build().state_dict()))
 
     def _weights(self, state: dict[str, Tensor]) -> Weights:
         mean, std = self._options.mean or self._model.mean, self._options.std or self._model.std
         return Weights(
             mean=np.array(mean, dtype=np.float32),
             std=np.array(std, dtype=np.float32),
-            tensors={name: tensor.detach().contiguous().numpy() for name, tensor in sorted(state.items())},
+            tensors=as_arrays(state),
         )
 
     def module(self, weights: Weights) -> nn.Module:
@@ -162,17 +144,8 @@ class _Tokens(nn.Module):
 
     def forward(self, chips: Chips) -> Tensor:
         outputs = self._call(self.model, chips)
-        return torch.cat([self._cells(*outputs[layer]) for layer in self._layers], dim=-1).float()
-
-    def _cells(self, tokens_byxd: Tensor, cls_bd: Tensor | None) -> Tensor:
-        if self._pooling == "cls":
-            assert cls_bd is not None
-            return cls_bd[:, None, None]
-        ring = self._layout.halo_px * tokens_byxd.shape[1] // self._layout.chip_px
-        kept = tokens_byxd[:, ring : tokens_byxd.shape[1] - ring, ring : tokens_byxd.shape[2] - ring]
-        if self._pooling == "mean":
-            return kept.mean(dim=(1, 2), keepdim=True)
-        return kept.amax(dim=(1, 2), keepdim=True) if self._pooling == "max" else kept
+        cells = [kept_cells(*outputs[layer], self._pooling, self._layout) for layer in self._layers]
+        return torch.cat(cells, dim=-1).float()
 
 
 def _checked(options: dict[str, Any]) -> Options:
@@ -192,20 +165,3 @@ def _checked(options: dict[str, Any]) -> Options:
     if not checked.layers or len(set(checked.layers)) < len(checked.layers):
         raise ValueError(f"terratorch: layers {list(checked.layers)} are none, or one is named twice")
     return checked
-
-
-def _state_dict(checkpoint: bytes) -> dict[str, Tensor]:
-    """The tensors of a file, none of whose code is run."""
-    try:
-        found: Any = safetensors.torch.load(checkpoint)
-    except safetensors.SafetensorError:
-        try:
-            found = torch.load(BytesIO(checkpoint), map_location="cpu", weights_only=True)
-        except Exception as error:  # an unpickler may raise anything on bytes that are not for it
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"neither safetensors nor a checkpoint of torch: {reason}") from None
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict):
-        raise ValueError(f"a {type(found).__name__}, not a state dict")
-    return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embedcube.backbones.base import Chips, Inputs
+from embedcube.backbones.checkpoint import taken
 from embedcube.backbones.terratorch_models import (
     MODALITIES,
     MOST_FRAMES,
@@ -18,6 +19,7 @@ from embedcube.backbones.terratorch_models import (
     spelled,
 )
 from embedcube.backbones.terratorch_registry import build
+from embedcube.backbones.tokens import POOLINGS
 
 _MODALITY_KEY = {
     "S2L2A": "untok_sen2l2a@224",
@@ -54,7 +56,7 @@ class Options:
     """weights of a random start, for those who test a campaign; without it there are none but `weights`"""
 
 
-CHOICES = {"pooling": ("none", "mean", "max", "cls"), "merge": ("mean", "max", "concat"), "frames": ("concat", "mean")}
+CHOICES = {"pooling": POOLINGS, "merge": ("mean", "max", "concat"), "frames": ("concat", "mean")}
 
 
 Outputs = list[tuple[Tensor, Tensor | None]]
@@ -145,7 +147,7 @@ class TerraMind:
                 picked = [norm.bands.index(name) for name in names]
                 found = found | {key: whole.unflatten(1, (-1, len(norm.bands)))[..., picked].flatten(1)}
         # positions are computed, and TerraTorch does not ask for them either
-        return _taken(self._options.model, found, wanted, ("pos_emb", "missing_mod_token"))
+        return taken(self._options.model, found, wanted, ("pos_emb", "missing_mod_token"))
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
         """Tokens, those of several modalities merged by TerraTorch."""
@@ -192,7 +194,7 @@ class Prithvi:
         if key in found and found[key].ndim > 1 and found[key].shape[1] == len(norm.bands):
             found[key] = found[key][:, [norm.bands.index(name) for name in self._bands]]
         found.pop("pos_embed", None)  # computed, for as many frames as there are
-        return _taken(self._options.model, found, wanted, ("pos_embed",))
+        return taken(self._options.model, found, wanted, ("pos_embed",))
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
         """Tokens of all frames, and the class token."""
@@ -244,7 +246,7 @@ class Image:
 
     def adapted(self, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         """As they are."""
-        return _taken(self._model, found, wanted, ())
+        return taken(self._model, found, wanted)
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
         """Feature maps."""
@@ -349,22 +351,6 @@ def _refuse_modalities(options: Options) -> None:
 def _refuse_cls(options: Options) -> None:
     if options.pooling == "cls":
         raise ValueError(f"terratorch: {options.model} has no class token; pooling may be none, mean or max")
-
-
-def _taken(
-    model: str, found: dict[str, Tensor], wanted: dict[str, Tensor], computed: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """`wanted` with the tensors found; only those whose names end in `computed` may be missing."""
-    state = {}
-    for name, own in wanted.items():
-        tensor = found.get(name)
-        if tensor is None and name.endswith(computed) and computed:
-            tensor = own
-        if tensor is None or tensor.shape != own.shape:
-            has = "nothing" if tensor is None else f"of shape {tuple(tensor.shape)}"
-            raise ValueError(f"not a checkpoint of {model}: {name} is {has}, not of shape {tuple(own.shape)}")
-        state[name] = tensor.to(own.dtype)
-    return state
 
 
 def _vit_bytes(known: KnownModel, pictures: int, chip_px: int) -> int:

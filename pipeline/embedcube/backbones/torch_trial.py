@@ -1,0 +1,128 @@
+"""A few chips are shown to somebody's module, to see what it gives, what that takes, and that it sees each alone."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from embedcube.backbones.base import Chips, Inputs
+from embedcube.grid import ShardLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What is known of a module that has been tried."""
+
+    chip_px: int
+    frames: int
+    """of the chips that it was shown"""
+    dimensions: int
+    """numbers in a vector"""
+    chip_bytes: int
+    """most that was held at once of what it made, by chip"""
+
+    def as_array(self) -> NDArray[np.int64]:
+        """As `Weights` hold it."""
+        return np.array(astuple(self), dtype=np.int64)
+
+    @classmethod
+    def of_array(cls, numbers: NDArray[np.int64]) -> "Found":
+        """As `Weights` hold it."""
+        chip_px, frames, dimensions, chip_bytes = numbers.tolist()
+        return cls(chip_px=chip_px, frames=frames, dimensions=dimensions, chip_bytes=chip_bytes)
+
+
+def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, batch: int) -> Found:
+    """Show a module `batch` chips of noise, the same again, and one of them among others.
+
+    Raises:
+        ValueError: it does not take them, what it gives are no cells, or a chip's vectors depend on anything else.
+    """
+    shape = (2 * batch - 1, inputs.frames, inputs.channels, layout.chip_px, layout.chip_px)
+    x_btcyx = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    chips = Chips(
+        x_btcyx=x_btcyx[:batch].clone(),
+        seen_btsyx=torch.ones((batch, inputs.frames, len(inputs.bands), *shape[-2:]), dtype=torch.bool),
+        lonlat_byxn=torch.zeros((batch, layout.chip_cells, layout.chip_cells, 2)),
+        frames=(),
+    )
+    others = replace(chips, x_btcyx=torch.cat([x_btcyx[:1], x_btcyx[batch:]]))
+    with torch.inference_mode():
+        held = _Held(module)
+        with held:
+            vectors = _vectors(module, name, chips)
+        again, among = _vectors(module, name, chips), _vectors(module, name, others)
+    if not _equal(vectors, again):
+        raise ValueError(
+            f"{name} gives other numbers for the same chips a second time: something in it is random, as dropout is in "
+            "training mode; call .eval() before it is exported"
+        )
+    if not _equal(vectors[0], among[0]):
+        raise ValueError(
+            f"{name} gives other numbers for a chip when others are beside it in the batch, as a BatchNorm in training "
+            "mode does: call .eval() before it is exported, and normalise nothing over the batch"
+        )
+    return Found(
+        chip_px=layout.chip_px,
+        frames=inputs.frames,
+        dimensions=vectors.shape[-1],
+        chip_bytes=-(-held.most // batch),
+    )
+
+
+def _vectors(module: nn.Module, name: str, chips: Chips) -> Tensor:
+    try:
+        vectors: Tensor = module(replace(chips, x_btcyx=chips.x_btcyx.clone()))
+    except ValueError:
+        raise
+    except Exception as error:  # of somebody else's code
+        shape = tuple(chips.x_btcyx.shape)
+        raise ValueError(f"{name} does not take chips (b, t, c, y, x) of {shape}: {_brief(error)}") from None
+    return vectors
+
+
+def _brief(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else repr(error)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes that are held at once of all that operators make; parameters are not counted."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        own: Iterable[Tensor] = (*module.parameters(), *module.buffers())
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self._users: Counter[int] = Counter()
+        self._now = self.most = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = operator(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, list | tuple) else (made,):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self._own:
+                self._hold(tensor)
+        return made
+
+    def _hold(self, tensor: Tensor) -> None:
+        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        if not self._users[place]:
+            self._now += size
+            self.most = max(self.most, self._now)
+        self._users[place] += 1
+        weakref.finalize(tensor, self._release, place, size)
+
+    def _release(self, place: int, size: int) -> None:
+        self._users[place] -= 1
+        if not self._users[place]:
+            self._now -= size
