@@ -46,7 +46,8 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
             write_atomically(path, _taken(campaign, name) if layer.weights else _fitted(campaign, run, name, progress))
         elif layer.weights and _taken(campaign, name) != path.read_bytes():
             raise RequestError(
-                f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already"
+                f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; where you "
+                "mean the former, or its model is to be tried with other chips, remove the latter"
             )
         fitted.append(FittedLayer(layer=name, digest=read_weights(campaign, run, name)[1], fresh=fresh))
     return fitted

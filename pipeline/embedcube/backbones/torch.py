@@ -135,18 +135,19 @@ class Torch:
         """The module with what makes cells of the kept centre of its output.
 
         Raises:
-            RequestError: the weights were taken in for other chips.
+            RequestError: the weights were taken in with other chips or cells.
         """
         self._found(weights)
         return self._vectors(weights.tensors)
 
     def _found(self, weights: Weights) -> Found:
-        found = Found.of_array(weights.tensors[FOUND])
-        if (found.chip_px, found.frames) != (self._layout.chip_px, self._inputs.frames):
+        found, layout = Found.of_array(weights.tensors[FOUND]), self._layout
+        tried_with = (found.chip_px, found.halo_px, found.cell_px, found.frames)
+        given = (layout.chip_px, layout.halo_px, layout.cell_px, self._inputs.frames)
+        if tried_with != given:
             raise RequestError(
-                f"torch: these weights were taken in for chips of {found.chip_px} px and {found.frames} frames, the "
-                f"layer has {self._layout.chip_px} and {self._inputs.frames}: remove their file from the run folder, "
-                "and `embedcube fit` looks at them anew"
+                f"torch: chip_px, halo_px, cell_px and frames are {given}, {self._name} was tried with {tried_with}: "
+                "remove its weights from the run folder, and `embedcube fit` tries it anew"
             )
         return found
 
@@ -215,6 +216,12 @@ def _checked(options: dict[str, Any], inputs: Inputs) -> Options:
     known = sorted(one.name for one in fields(Options))
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f'torch has no option "{unknown[0]}"; it has {", ".join(known)}')
+    for name in ("mean", "std"):
+        if not isinstance(options.get(name, []), list | tuple):
+            raise ValueError(f"torch: {name} is a list, not {options[name]!r}")
+    before = options.get("prefix_tokens")
+    if before is not None and (not isinstance(before, int) or before < 0):
+        raise ValueError(f"torch: prefix_tokens is a number of tokens, not {before!r}")
     if not isinstance(options.get("arguments", {}), dict):
         raise ValueError(f"torch: arguments are a mapping, not {options['arguments']!r}")
     if options.get("arguments") and not options.get("factory"):

@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ class Found:
     """What is known of a module that has been tried."""
 
     chip_px: int
+    halo_px: int
+    cell_px: int
     frames: int
     """of the chips that it was shown"""
     dimensions: int
@@ -35,8 +37,8 @@ class Found:
     @classmethod
     def of_array(cls, numbers: NDArray[np.int64]) -> "Found":
         """As `Weights` hold it."""
-        chip_px, frames, dimensions, chip_bytes = numbers.tolist()
-        return cls(chip_px=chip_px, frames=frames, dimensions=dimensions, chip_bytes=chip_bytes)
+        names = [one.name for one in fields(cls)]
+        return cls(**dict(zip(names, numbers.tolist(), strict=True)))
 
 
 def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, batch: int) -> Found:
@@ -71,6 +73,8 @@ def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, bat
         )
     return Found(
         chip_px=layout.chip_px,
+        halo_px=layout.halo_px,
+        cell_px=layout.cell_px,
         frames=inputs.frames,
         dimensions=vectors.shape[-1],
         chip_bytes=-(-held.most // batch),
