@@ -119,6 +119,16 @@ def test_a_programs_map_is_that_of_a_direct_call_bit_for_bit(cnn_file: bytes) ->
     assert found.std() > 0.01
 
 
+def test_a_program_computes_in_the_precision_that_it_is_asked_for(cnn_file: bytes) -> None:
+    """As the kernel asks: by autocast. What was in float32 when it was exported is not bound to it."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embedded(PLAIN, cnn_file, MAPS, RGB)
+        with torch.inference_mode():
+            wanted = cnn()(some_chips(RGB).x_btcyx[:, 0]).float().permute(0, 2, 3, 1)[:, 2:6, 2:6]
+    assert torch.equal(found, wanted)
+    assert 0 < (found - embedded(PLAIN, cnn_file, MAPS, RGB)).abs().max() < 0.05
+
+
 def test_a_programs_tokens_of_several_frames_are_those_of_a_direct_call_bit_for_bit(vit_file: bytes) -> None:
     found = embedded(PLAIN | {"takes": "btcyx"}, vit_file, TOKENS, MONTHS)
     with torch.inference_mode():
