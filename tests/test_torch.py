@@ -594,7 +594,7 @@ def test_a_cube_of_several_chips_is_what_the_module_says_of_each(
         cube = tree[f"{name}/grid"].to_dataset().load()
     campaign, module = load_campaign(finished.file), made()
     weights, _ = read_weights(campaign, finished.run, name)
-    kernel = make_kernel(campaign, name, ["grid"], weights, nn.Identity())
+    kernel = make_kernel(campaign, name, ["grid"], weights, nn.Identity(), torch.device("cpu"), 4)
     inventory, plan = read_inventory(campaign, finished.run), read_plan(campaign, finished.run)
     shards = [s for group in read_shards(finished.run, plan) for s in group if s.layer == name]
     reader, compared, cells = RasterReader(threads=1), 0, kernel.layout.chip_cells
