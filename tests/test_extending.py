@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray
+import yaml
 import zarr
 from tests.conftest import Campaign, cube_bytes
+from tests.reference_sentinel2 import VALID
 
 from embedcube.errors import WorkError
 from embedcube.parts import recorded_recipes
@@ -51,6 +53,42 @@ def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished
     assert first.exists(), "the version before stays"
     assert all((second / name).stat().st_ino == inode for name, inode in objects.items()), "adopted, not copied"
     assert cube_bytes(second) == cube_bytes(finished_demo.run.newest_cube)
+
+
+def test_files_that_come_with_a_later_window_are_found(demo: Campaign, tmp_path: Path) -> None:
+    """June's files, then July's too: `run` looks again, with digests of the same kind, so that June's recipes stay."""
+    archive = yaml.safe_load(demo.file.read_text())["archives"]["s2"]["path"]
+    later = [folder for folder in Path(archive).iterdir() if "_202307" in folder.name]
+    assert later
+    shutil.copytree(archive, tmp_path / "archive", ignore=lambda _, names: [n for n in names if "_202307" in n])
+    demo.change(lambda document: document["archives"]["s2"].update(path="archive"))
+    demo.change(lambda document: document["windows"].update(end="2023-07-01"))
+    demo.cli("index", "--digest", "full")
+    demo.cli("run")
+    june = recorded_recipes(demo.run)
+    for folder in later:
+        shutil.copytree(folder, tmp_path / "archive" / folder.name)
+    demo.change(lambda document: document["windows"].update(end="2023-08-01"))
+    said = demo.cli("run")
+    assert "index       again, as the windows or the region have changed" in said
+    assert "no scene in" not in said
+    both = recorded_recipes(demo.run)
+    assert set(june) < set(both)
+    assert len(both) == 2 * len(june)
+    with xarray.open_zarr(demo.run.newest_cube, group=ZONE, consolidated=False) as cube:
+        assert (cube.status == VALID).any(("y", "x")).values.tolist() == [True, True]
+    assert "scenes, there already" in demo.cli("run")
+
+
+def test_windows_without_a_scene_are_named(demo: Campaign) -> None:
+    """Some of them, where there are many; the archive is looked through again only by `run` and `index`."""
+    demo.cli("index")
+    demo.cli("fit")
+    assert "no scene in" not in demo.cli("plan")
+    demo.change(lambda document: document["windows"].update(end="2024-03-01"))
+    said = demo.cli("plan")
+    assert "layers.s2_mosaiks: no scene in 7 of 9 windows: 2023-08-01T00:00:00Z/2023-09-01T00:00:00Z, " in said
+    assert ", 2023-11-01T00:00:00Z/2023-12-01T00:00:00Z and 3 more; if the archive" in said
 
 
 def test_windows_are_put_into_one_chunk_for_readers_of_series(copied: Campaign, finished_demo: Campaign) -> None:

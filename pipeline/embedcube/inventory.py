@@ -82,6 +82,15 @@ def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
     return _Scenes(table["embedcube:scene"])
 
 
+def made_for(campaign: Campaign, run: RunDir) -> bool:
+    """Whether the inventory that there is was made for the windows and the region of today.
+
+    An archive that is asked for other times or places has most likely grown since.
+    """
+    table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:made_for"])
+    return set(table["embedcube:made_for"].unique().to_pylist()) == {_extent(campaign)}
+
+
 class _Scenes(Sequence[Scene]):
     def __init__(self, texts: pyarrow.ChunkedArray) -> None:
         self._texts = texts.combine_chunks()
@@ -113,6 +122,11 @@ def _asked(campaign: Campaign) -> dict[str, str]:
     return asked
 
 
+def _extent(campaign: Campaign) -> str:
+    """Digest of when and where."""
+    return digest_of({key: campaign.what[key] for key in ("windows", "region")})
+
+
 def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
     """STAC-GeoParquet for everybody, with our own description of each scene in one more column."""
     from stac_geoparquet.arrow import to_parquet
@@ -121,12 +135,15 @@ def _write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
     pieces = (scenes[i : i + _ROWS] for i in range(0, len(scenes), _ROWS))
     bands = tuple(dict.fromkeys(asset.band for scene in scenes for asset in scene.assets))
     lasting = any(scene.end for scene in scenes)
-    batches = (_rows(_asked(campaign), piece, bands, lasting) for piece in pieces)
+    asked, extent = _asked(campaign), _extent(campaign)
+    batches = (_rows(asked, extent, piece, bands, lasting) for piece in pieces)
     first = next(batches)
     to_parquet(pyarrow.RecordBatchReader.from_batches(first.schema, chain([first], batches)), path)
 
 
-def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...], lasting: bool) -> pyarrow.RecordBatch:
+def _rows(
+    asked: dict[str, str], extent: str, scenes: list[Scene], bands: tuple[str, ...], lasting: bool
+) -> pyarrow.RecordBatch:
     """Some Items; with columns for beginning and end where any scene of the table is `lasting`."""
     places = [in_range(scene.bbox) for scene in scenes]
     west, south, east, north = np.array(places).T
@@ -145,6 +162,7 @@ def _rows(asked: dict[str, str], scenes: list[Scene], bands: tuple[str, ...], la
         "datetime": pyarrow.array([None if scene.end else scene.time for scene in scenes], _MOMENT),
         "embedcube:archive": [scene.archive for scene in scenes],
         "embedcube:asked": [asked[scene.archive] for scene in scenes],
+        "embedcube:made_for": [extent] * len(scenes),
         "embedcube:digest": [scene.digest for scene in scenes],
         "embedcube:weak": [scene.weak for scene in scenes],
         "embedcube:verdict": [scene.verdict for scene in scenes],

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube import registry
-from embedcube.assemble import grid_names, make_backbone, make_grid, make_kernel, make_layout
+from embedcube.assemble import counted_archives, grid_names, make_backbone, make_grid, make_kernel, make_layout
 from embedcube.balance import Shards, assign, draw_groups
 from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
@@ -52,6 +52,8 @@ class LayerPlan:
     model: str
     batch: int
     """chips in one forward pass"""
+    empty: tuple[int, ...]
+    """windows in which no scene makes a cell valid"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +145,16 @@ def _plan_layer(
     batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, weights_digest, versions)
     batch_s = 0.0
     mine = [scene for scene in scenes if scene.archive in layer.archives]
+    counted = set(counted_archives(campaign, name))
+    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
+    empty = np.ones(len(campaign.all_windows), dtype=bool)
     for zone in grid_names(campaign, name, mine):
         grid = make_grid(campaign, name, zone)
         found = cut(campaign, name, grid, scenes)
         if found is None:
             continue
         shards, zones[zone] = found
+        empty[np.repeat(shards.t, np.diff(shards.first))[shows[shards.scenes]]] = False
         reading = draw_groups(
             shards,
             scenes,
@@ -177,6 +183,7 @@ def _plan_layer(
             fitted_on=fitted_on(run, name),
             model=backbone.model,
             batch=batch,
+            empty=tuple(np.nonzero(empty)[0].tolist()),
         ),
         planned,
     )

@@ -11,17 +11,25 @@ if TYPE_CHECKING:
     from embedcube.doctor import Examined
     from embedcube.rundir import RunDir
 
+_NAMED = 4
+"""windows, of many without any scene"""
+
 
 def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
-    """An archive is looked through once; `embedcube index` looks again."""
-    from embedcube.inventory import read_inventory
+    """An archive is looked through once, and again for other windows or another region; or by `embedcube index`."""
+    from embedcube.inventory import made_for, read_inventory
 
     try:
         scenes = read_inventory(campaign, folder)
     except RequestError:
         index(campaign, folder, say, full_digests=False)
-    else:
+        return
+    if made_for(campaign, folder):
         say(f"index       {len(scenes)} scenes, there already; `embedcube index` looks for new ones")
+        return
+    say("index       again, as the windows or the region have changed")
+    # digests of another kind would be those of other scenes, and everything would be embedded again
+    index(campaign, folder, say, full_digests=not any(scene.weak for scene in scenes))
 
 
 def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
@@ -57,6 +65,15 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     made = make_plan(campaign, folder)
     for i, line in enumerate(describe(made.price)):
         say(f"{'plan' if i == 0 else '':<12}{line}")
+    windows = campaign.all_windows
+    for name, layer in made.layers.items():
+        if layer.empty:
+            named = ", ".join(str(windows[t]) for t in layer.empty[:_NAMED])
+            more = f" and {len(layer.empty) - _NAMED} more" if len(layer.empty) > _NAMED else ""
+            say(
+                f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
+                "if the archive has them by now, `embedcube index` finds them"
+            )
     return asdict(made)
 
 
