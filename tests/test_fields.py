@@ -249,7 +249,8 @@ def test_the_fields_of_a_frame_are_averaged(tmp_path: Path) -> None:
 
 def test_without_time_a_plain_raster_is_no_scene(tmp_path: Path) -> None:
     write(tmp_path / "elevation.tif", np.ones((SIDE, SIDE), np.float32))
-    assert not list(Fields("dem", archive(tmp_path)).scenes(full_digests=False))
+    with pytest.raises(RequestError, match=r"1 images are of no scene, the first is elevation\.tif; .* has a date"):
+        list(Fields("dem", archive(tmp_path)).scenes(full_digests=False))
 
 
 def test_a_missing_band_makes_a_field_unusable(tmp_path: Path) -> None:

@@ -467,6 +467,30 @@ def test_what_is_superseded_is_in_no_shard(tmp_path: Path) -> None:
 # --- names, folders, series, values that are none --------------------------------------------------------
 
 
+def test_images_beside_an_item_are_scenes_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An Item tells of its files, not of its folder; other bands and resolutions of its product are no other scene."""
+    item(tmp_path, "told", s2__processing_baseline="05.09", assets={"red": {"href": "./X_20230815_B04.tif"}})
+    (tmp_path / "told" / "B04.tif").unlink()
+    for name in ("X_20230815_B04", "X_20230815_B04_20m", "X_20230815_B01", "X_20230818_B04", "X_20230818_B01"):
+        write(tmp_path / "told" / f"{name}.tif", 1500)
+    found = scenes(tmp_path, "B04", offset=0)
+    assert [scene.assets[0].path for scene in found] == ["told/X_20230815_B04.tif", "told/X_20230818_B04.tif"]
+    assert not caplog.records
+    for day in (21, 24):
+        write(tmp_path / "told" / f"Y_202308{day}.tif", 1500)
+    assert len(scenes(tmp_path, "B04", offset=0)) == 2
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "2 images are of no scene, the first is told/Y_20230821.tif; an image is of a scene where" in said
+
+
+def test_an_archive_of_images_that_are_no_scenes_says_what_would_make_them_some(tmp_path: Path) -> None:
+    for day in (15, 18):
+        write(tmp_path / "a" / f"S2_202308{day}.tif", 1500)
+    words = r"no scene found in .*: 2 images are of no scene, the first is a/S2_20230815\.tif; .*X_20230815_B02\.tif"
+    with pytest.raises(RequestError, match=words):
+        scenes(tmp_path, "B04")
+
+
 @pytest.mark.parametrize(
     "file", ["B04.tif", "b4.tif", "red.tif", "S2A_x_B04.tif", "T33TWL_20190815T100031_B04_10m.jp2"]
 )

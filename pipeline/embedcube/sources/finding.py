@@ -1,5 +1,6 @@
 """All products of an archive, in whatever way it describes them."""
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -7,9 +8,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from embedcube.config import Archive
+from embedcube.errors import RequestError
 from embedcube.raster import is_netcdf
 from embedcube.sources.folders import folder_products, image_products, is_image
-from embedcube.sources.products import Names, Product
+from embedcube.sources.products import Names, Product, time_in
 from embedcube.sources.safe import is_safe, safe_products
 from embedcube.sources.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.spread import spread
@@ -19,6 +21,13 @@ from embedcube.sources.stack import products_of
 
 _PACKED = (".SAFE", ".zip", ".nc", ".nc4")
 """Suffixes of what may hold a whole product."""
+
+_WHAT_IS_A_SCENE = (
+    "an image is of a scene where a STAC Item names it, or, without an Item of that day beside it, its name has a date "
+    "and ends in a band that is wanted, as X_20230815_B02.tif (options.variables says what the files call a band)"
+)
+
+log = logging.getLogger(__name__)
 
 
 def archive_products(archive: Archive, names: Names, undated: datetime | None = None) -> Iterator[Product]:
@@ -37,11 +46,11 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
     """The products of a file or of all below a folder, in a fixed order.
 
     A file is an image, a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder STAC Items come first;
-    then SAFE, NetCDF and plain folders of images, where no Item has told of them already. `undated` is the time of
-    images that have no date in their name, which are left out otherwise.
+    then SAFE, NetCDF and the images of plain folders, where no Item has told of them already. What is left is said.
+    `undated` is the time of images that have no date in their name, which are left out otherwise.
 
     Raises:
-        RequestError: a catalogue file is none.
+        RequestError: a catalogue file is none, or there are images of which none is of a scene.
         OSError: something could not be read for a reason that may pass.
     """
     if is_safe(root):
@@ -58,30 +67,62 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
 
 def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Product]:
     items: list[Path] = []
-    others: list[Path] = []
+    packed: list[Path] = []
+    folders: list[tuple[Path, list[str]]] = []
     for folder, files in _walk(root):
         items.extend(folder / name for name in files if name.endswith(".json"))
-        others.extend(folder / name for name in files if _is_product(name))
-        if any(map(is_image, files)):
-            others.append(folder)
+        packed.extend(folder / name for name in files if _is_product(name))
+        if images := list(filter(is_image, files)):
+            folders.append((folder, images))
     told: set[Path] = set()
+    told_in: dict[Path, list[Product]] = {}
     for product in spread(partial(item_products, names=names), items):
-        paths = [file.path for file in product.files.values()]
-        told.update(*map(_told, {path.parent for path in paths}))
-        told.update(path for path in paths if path.name.endswith(_PACKED))
+        for folder in {file.path.parent for file in product.files.values()}:
+            told.update(_packed_around(folder))
+            told_in.setdefault(folder, []).append(product)
+        told.update(file.path for file in product.files.values() if file.path.name.endswith(_PACKED))
         yield product
-    for path in others:
+    for path in packed:
         if path in told:
             continue
         if is_safe(path):
             yield from safe_products(path, names)
         elif is_radar_safe(path):
             yield from radar_products(path, names)
-        elif is_netcdf(path):
-            yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
         else:
-            images = sorted(f.name for f in path.iterdir() if is_image(f.name))
-            yield from folder_products(path, images, names, undated)
+            yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
+    left: list[Path] = []
+    for folder, images in folders:
+        new, others = _beside(folder, images, told_in.get(folder, []), names, undated)
+        left += others
+        yield from new
+    if left:
+        words = f"{len(left)} images are of no scene, the first is {left[0].relative_to(root)}; {_WHAT_IS_A_SCENE}"
+        if len(left) == sum(len(images) for _, images in folders) and not packed and not told_in:
+            raise RequestError(f"no scene found in {root}: {words}")
+        log.warning("%s: %s", root, words)
+
+
+def _beside(
+    folder: Path, images: list[str], told: list[Product], names: Names, undated: datetime | None
+) -> tuple[list[Product], list[Path]]:
+    """The products of the images of a folder of which no Item has told; and images that are of no product.
+
+    What lies beside an Item of its day may be the same picture once more, and is left out.
+    """
+    paths = {file.path for product in told for file in product.files.values()}
+    if all(folder / image in paths for image in images):
+        return [], []
+    found = folder_products(folder, images, names, undated)
+    untold = [product for product in found if paths.isdisjoint(file.path for file in product.files.values())]
+    days = {product.time.date() for product in told}
+    new = [product for product in untold if product.time.date() not in days]
+    used = {path.name for path in paths} | {file.path.name for product in new for file in product.files.values()}
+    twice = {file.path.name for product in untold for file in product.files.values()} - used
+    # further bands and resolutions of a product have its date
+    dates = {None, *map(time_in, used)}
+    left = [name for name in images if name not in used and (not used or name in twice or time_in(name) not in dates)]
+    return new, [folder / name for name in left]
 
 
 def _is_product(name: str) -> bool:
@@ -91,9 +132,9 @@ def _is_product(name: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _told(folder: Path) -> tuple[Path, ...]:
-    """What need not be looked at again once an Item has told of a file in a folder: it, and the SAFE it is in."""
-    return (folder, *(place for place in folder.parents if _is_product(place.name)))
+def _packed_around(folder: Path) -> tuple[Path, ...]:
+    """What need not be looked at again once an Item has told of a file in a folder: the SAFE it is in."""
+    return tuple(place for place in (folder, *folder.parents) if _is_product(place.name))
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
