@@ -115,6 +115,10 @@ def test_days_across_files_are_what_a_scalar_loop_finds(
         ("tp", {"GRIB_stepType": "accum"}, {}, ""),
         ("tp", {"cell_methods": "time: sum (interval: 1 hour)"}, {}, ""),
         ("rain", {}, {"methods": {"rain": "sum"}}, ""),
+        ("ssrdc", {"units": "J m**-2"}, {}, ""),
+        ("total_sky_direct_solar_radiation_at_surface", {"units": "J m**-2"}, {}, ""),
+        ("rain", {}, {}, "says what a step is of its time; say it: methods: {rain: sum}, or one of point, mean, sum"),
+        ("rain", {"cell_methods": "time: point"}, {"methods": {"rain": "sum"}}, ""),
         (
             "rain",
             {"cell_methods": "area: mean time: sum"},
@@ -138,6 +142,14 @@ def test_what_a_step_is_of_its_time_is_known_or_asked(
         assert scene.processing == f"{band}: {often}, nothing where one is missing"
         found = picture(source, day(START - timedelta(hours=1), 6), reader)
         np.testing.assert_allclose(found.x_cyx[0], NORTH_UP.sum("time").values, rtol=1e-7)
+
+
+def test_a_mean_rate_is_known_by_its_old_name(tmp_path: Path) -> None:
+    """mtpr of the hour that ends at its stamp, though its file says nothing of it."""
+    (scene,) = era5(write_netcdf(tmp_path / "a.nc", NORTH_UP.rename("mtpr")), "235055").scenes(full_digests=False)
+    assert scene.verdict == ""
+    assert "mean over the frame's steps, one every 1 h, stamped with the end of their time" in scene.processing
+    assert scene.assets[0].ends
 
 
 @pytest.mark.parametrize(("what", "bears"), [("point", 12), ("mean", 12), ("sum", 0), ("maximum", 0), ("minimum", 0)])

@@ -29,7 +29,7 @@ from embedcube.sources.era5_parameters import parameter
 from embedcube.sources.lattice import Floats, Neighbours
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.series import Series, Variable
-from embedcube.sources.series_files import judge_series, open_series, size_of
+from embedcube.sources.series_files import is_series, judge_series, open_series, size_of
 from embedcube.sources.steps import JOIN, NOTHING, Method, Times, averaged, enough, seconds, share_of, within
 from embedcube.windows import Window
 
@@ -95,7 +95,7 @@ class Era5:
         self._totals: OrderedDict[tuple[Path, str, range], Floats] = OrderedDict()
         self._request = Request(
             archive=name,
-            root=archive.path if archive.path.is_dir() and archive.path.suffix != ".zarr" else archive.path.parent,
+            root=archive.path.parent if is_series(archive.path) else archive.path,
             path=archive.path,
             pattern=options.pattern,
             bands=archive.bands,

@@ -8,19 +8,27 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.raster import retried
 from embedcube.scene import Asset, Scene
-from embedcube.sources.era5_parameters import names_of
+from embedcube.sources.era5_parameters import names_of, parameter
 from embedcube.sources.lattice import CRS, Points, ReducedGaussian
 from embedcube.sources.patterns import expression, moved, span_of
 from embedcube.sources.products import digest_of_file
 from embedcube.sources.series import Series, Variable
-from embedcube.sources.series_files import ZARR, is_series, judge_series, metadata_of, open_series, size_of, software_of
+from embedcube.sources.series_files import (
+    is_series,
+    is_store,
+    judge_series,
+    metadata_of,
+    open_series,
+    size_of,
+    software_of,
+)
 from embedcube.sources.steps import Method, averaged, spacing, stamped_at_end
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
@@ -76,6 +84,8 @@ class _Contents:
 def match(series: Series, band: str) -> Variable | None:
     """The variable that `band` names by parameter id, short name, variable or standard name; None where it is not in.
 
+    Capitals count only where a file has the name in both ways.
+
     Raises:
         ValueError: it names several, or one that cannot be read.
     """
@@ -84,9 +94,14 @@ def match(series: Series, band: str) -> Variable | None:
     if faults := [text for said, text in series.faults.values() if said & names]:
         raise ValueError(faults[0])
     found = found or [variable for variable in series.variables if variable.standard_name == band]
+    found = found or [variable for variable in series.variables if _lower(variable.names) & _lower(names)]
     if len(found) > 1:
         raise ValueError(f'"{band}" could be any of {", ".join(_label(variable) for variable in found)}')
     return found[0] if found else None
+
+
+def _lower(names: Iterable[str]) -> set[str]:
+    return {name.lower() for name in names}
 
 
 def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
@@ -167,10 +182,13 @@ def _files(request: Request) -> Iterator[Path]:
     if is_series(request.path):
         yield request.path
         return
-    for folder, folders, names in os.walk(request.path):
-        stores = [name for name in folders if name.endswith(ZARR)]
-        folders[:] = sorted(set(folders) - set(stores))
-        yield from (Path(folder, name) for name in sorted([*names, *stores]) if is_series(Path(name)))
+    for place, folders, names in os.walk(request.path):
+        if is_store(Path(place)):
+            folders.clear()
+            yield Path(place)
+            continue
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names) if is_series(Path(name)))
 
 
 def _opened(request: Request, path: Path) -> _Contents:
@@ -269,6 +287,11 @@ def _refused(request: Request, band: str, method: Method, variable: Variable) ->
     if isinstance(variable.points, ReducedGaussian) and not request.reduced_gaussian:
         yield f"{band}: it lies on a reduced Gaussian grid; to read the nearest point, say reduced_gaussian: nearest"
     said = variable.method
+    if said is None and parameter(band) is None and band not in request.decided:
+        yield (
+            f"{band}: neither its file nor the table of ERA5's parameters says what a step is of its time; say it: "
+            f"methods: {{{band}: sum}}, or one of {', '.join(get_args(Method))}"
+        )
     if said is None or said == method or band in request.decided or (averaged(said) and averaged(method)):
         return
     yield f"{band}: its file calls each step a {said}, it is taken for a {method}; say which: methods: {{{band}: ...}}"

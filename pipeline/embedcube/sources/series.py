@@ -18,7 +18,7 @@ class Variable:
     name: str
     """what the series calls it"""
     names: frozenset[str]
-    """all that the file says it is: parameter id and short names; its variable's name only where it says none"""
+    """all that the file says it is: parameter id and short names, and its variable's name unless they deny it"""
     standard_name: str
     """of CF; empty where there is none"""
     points: Points

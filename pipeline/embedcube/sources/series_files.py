@@ -1,4 +1,4 @@
-"""The files and stores that are series: opened by their suffix, and judged when they cannot be read."""
+"""The files and stores that are series: known by their names, and judged when they cannot be read."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,19 +14,27 @@ from embedcube.sources.series_xarray import XarraySeries
 NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
 GRIB = frozenset((".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2"))
 ZARR = ".zarr"
-"""The suffix of a folder"""
+"""The suffix of a folder that is a store, whatever is in it"""
+
+_STORES = (".zmetadata", ".zgroup", "zarr.json")
+"""Files that make a folder a store, whatever its name: ARCO-ERA5's end in .zarr-v3"""
 
 _XARRAY = ("cf-xarray", "cftime", "xarray")
 """What makes coordinates and times of a file's numbers"""
 
 
 def is_series(path: Path) -> bool:
-    """By its suffix."""
-    return path.suffix.lower() in NETCDF | GRIB | {ZARR}
+    """A file by its suffix, a folder by what is in it."""
+    return path.suffix.lower() in NETCDF | GRIB or (path.is_dir() and is_store(path))
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a Zarr store."""
+    return folder.suffix.lower() == ZARR or any((folder / name).exists() for name in _STORES)
 
 
 def open_series(path: Path, select: Mapping[str, Any]) -> Series:
-    """Open a file or store by its suffix; `select` picks one place of each further dimension.
+    """Open a file by its suffix, or a store; `select` picks one place of each further dimension.
 
     Raises:
         ValueError: its bytes do not decode.
@@ -34,7 +42,7 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
     """
     if path.suffix.lower() in GRIB:
         return GribSeries(path, select)
-    if path.suffix.lower() == ZARR:
+    if path.is_dir():
         return XarraySeries(path, "zarr", select, consolidated=_consolidated(path) is not None)
     refuse_cut_short(path)
     return XarraySeries(path, "netcdf4", select)
@@ -44,7 +52,7 @@ def software_of(path: Path) -> tuple[str, ...]:
     """The packages that decode a file or store; `zarr` and its codecs are in every recipe."""
     if path.suffix.lower() in GRIB:
         return ("eccodes", "eccodeslib")
-    return _XARRAY if path.suffix.lower() == ZARR else (*_XARRAY, "netCDF4")
+    return _XARRAY if path.is_dir() else (*_XARRAY, "netCDF4")
 
 
 def judge_series(

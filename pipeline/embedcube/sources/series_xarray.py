@@ -1,5 +1,6 @@
 """NetCDF and Zarr as series, through xarray; what a coordinate is, CF says (cf-xarray)."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 import xarray
 from numpy.typing import NDArray
 
+from embedcube.sources.era5_parameters import parameter
 from embedcube.sources.lattice import Lattice
 from embedcube.sources.series import Variable
 from embedcube.sources.steps import Method, Times, method_of
@@ -19,6 +21,9 @@ _SLAB_BYTES = 1 << 26
 """that are read at once, at most, where one step does not need more"""
 
 _ID_ATTRIBUTES = ("GRIB_paramId", "GRIB_shortName", "GRIB_cfVarName", "short_name", "shortName", "param", "code")
+
+_NUMBERED = re.compile(r"\d+(\.\d+)+")
+"""Discipline, category and number, which CDO writes as `param`: no name of ours"""
 
 _HAS_DATA = ("valid_time_start", "valid_time_stop")
 """of a store: the days within which its time axis has data (ARCO-ERA5 reserves decades more)"""
@@ -207,8 +212,12 @@ def _with_data(times: Times, attributes: Mapping[str, Any]) -> tuple[int, Times]
 
 
 def _names(array: Any) -> frozenset[str]:
+    """What the attributes say, and the variable's own name unless they say that it is another parameter."""
     said = {str(array.attrs[key]) for key in _ID_ATTRIBUTES if key in array.attrs} - {"unknown", "~"}
-    return frozenset(said or {str(array.name)})
+    said = {name for name in said if not _NUMBERED.fullmatch(name)}
+    own, known = parameter(str(array.name)), {parameter(name) for name in said} - {None}
+    denied = own is not None and known and own not in known
+    return frozenset(said if denied else said | {str(array.name)})
 
 
 def _coordinate(array: Any, key: str) -> str:
