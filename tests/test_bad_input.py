@@ -4,6 +4,7 @@ Each fault is that of one scene over a shard of 4 x 4 cells, beside a good one t
 """
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -34,7 +35,7 @@ from embedcube.config import Archive
 from embedcube.cut import cut
 from embedcube.embed import Sample, Shard, copied, embed_sample, read_sample
 from embedcube.inventory import index
-from embedcube.raster import RasterReader
+from embedcube.raster import RasterReader, open_raster, raster_settings
 from embedcube.scene import Scene as Found
 from embedcube.sources.era5 import Era5
 
@@ -201,6 +202,28 @@ def test_a_file_that_is_wrong_from_the_beginning_is_quarantined(tmp_path: Path, 
     np.testing.assert_array_equal(read.sample.n_obs_yx, UPPER)
     upper = np.s_[0, 0, 1 : 1 + SIDE_PX // 2, 1:-1]
     np.testing.assert_array_equal(read.sample.x_tcyx[upper], pixels(SIDE_PX // 2, SIDE_PX, seed=1))
+
+
+def test_a_hole_in_a_large_tile_of_jpeg2000_is_seen_by_its_checksum_and_by_nothing_else(tmp_path: Path) -> None:
+    """Zeroed bytes of one code block are other wavelets to a decoder, not an error; what is cut short is one."""
+    layout = JP2 | {"blockxsize": 1024, "blockysize": 1024}
+    image = pixels(1024, 1024)
+    folder = write_scene(tmp_path / "archive", scene(bands=bands(image)), **layout)
+    path = folder / "B02.tif"
+    whole = path.read_bytes()
+    checksum = {"file:checksum": f"1220{hashlib.sha256(whole).hexdigest()}"}
+    edit_item(folder, lambda document: document["assets"]["B02"].update(checksum))
+    campaign = campaign_in(tmp_path, mask=False)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(200) + whole[middle + 200 :])
+    with raster_settings(), open_raster(path, "") as opened:
+        assert 0 < (opened.read(1) != image).mean() < 0.1
+    assert read_shard(campaign).said == {}
+    write_good(tmp_path / "archive")
+    found = {one.id: one for one in index(load_campaign(campaign.file), campaign.run, full_digests=True)}
+    assert re.search(r"B02: bad/B02\.tif is sha256:\w+, its catalogue says sha256:", found["bad"].verdict)
+    cut_in_half(path)
+    assert "B02.tif does not decode" in read_shard(campaign).said["bad"]
 
 
 def test_a_weight_is_not_fitted_on_a_torn_scene_and_it_is_said(

@@ -434,6 +434,27 @@ def test_parts_of_one_tile_at_one_baseline_stay(tmp_path: Path) -> None:
     assert len({scene.photograph for scene in found}) == 1
 
 
+@pytest.mark.parametrize("named", ["02.08", "05.00"])
+def test_a_product_that_does_not_name_its_datastrip_may_be_of_any(tmp_path: Path, named: str) -> None:
+    """The older one is not used, whichever of the two names it."""
+    for number, baseline in enumerate(("02.08", "05.00")):
+        strip = f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T100559_N{baseline}" if baseline == named else ""
+        facts = {"s2__processing_baseline": baseline, "s2__datatake_id": f"GS2A_20230815T100031_042555_N{baseline}"}
+        item(tmp_path, f"S2A_33TWL_20230815_{number}_L2A", **facts, **({"s2__datastrip_id": strip} if strip else {}))
+    older, newer = scenes(tmp_path, "B04")
+    assert (older.superseded_by, newer.superseded_by) == (newer.id, "")
+
+
+def test_a_nameless_part_does_not_hide_what_only_an_older_datastrip_shows(tmp_path: Path) -> None:
+    """Two strips at 02.08 and 05.00, and at 04.00 one that may be either: the newest takes its place, the oldest stays."""
+    for number, (baseline, strip) in enumerate((("02.08", "100559"), ("04.00", ""), ("05.00", "100810"))):
+        named = {"s2__datastrip_id": f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T{strip}"} if strip else {}
+        facts = {"s2__processing_baseline": baseline, "s2__datatake_id": "GS2A_20230815T100031_042555"}
+        item(tmp_path, f"S2A_33TWL_20230815_{number}_L2A", **facts, **named)
+    oldest, nameless, newest = scenes(tmp_path, "B04")
+    assert (oldest.superseded_by, nameless.superseded_by, newest.superseded_by) == ("", newest.id, "")
+
+
 def test_a_product_that_lies_there_twice_is_used_once(tmp_path: Path) -> None:
     new_l2a(tmp_path / "a")
     new_l2a(tmp_path / "b")

@@ -208,19 +208,39 @@ def _superseded(products: Sequence[Product]) -> dict[int, int]:
     """Positions of products that are not used, and that of the newer or equal one that is used instead.
 
     One tile of one datatake may lie in two products of one baseline, each with a part (a datastrip) of it: both stay.
+    A product that does not name its datastrip may be of any.
     """
-    rivals: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, product in enumerate(products):
-        rivals[_what(product)].append(place)
+        alike[_what(product)].append(place)
     result = {}
-    for places in rivals.values():
-        usable = [i for i in places if not (products[i].fault or products[i].missing)] or places
-        newest = max(usable, key=lambda i: (_known(products[i]), -i))
-        for i in places:
+    for rivals in (rivals for places in alike.values() for rivals in _rivals(products, places)):
+        newest = _newest(products, rivals)
+        usable = _usable(products, rivals)
+        for i in rivals:
             same = products[i].id == products[newest].id
             if i != newest and (same or (i in usable and _known(products[i]) < _known(products[newest]))):
                 result[i] = newest
     return result
+
+
+def _rivals(products: Sequence[Product], alike: list[int]) -> list[list[int]]:
+    """Those of each datastrip; and those that name none, with the newest of all."""
+    newest = _newest(products, alike)
+    strips: dict[str, list[int]] = defaultdict(list)
+    for place in alike:
+        strips[_strip(products[place])].append(place)
+    nameless = strips.pop("", [])
+    return [alike] if newest in nameless else [*strips.values(), [newest, *nameless]]
+
+
+def _newest(products: Sequence[Product], places: list[int]) -> int:
+    return max(_usable(products, places), key=lambda i: (_known(products[i]), -i))
+
+
+def _usable(products: Sequence[Product], places: list[int]) -> list[int]:
+    """Those that are whole; all where none is."""
+    return [i for i in places if not (products[i].fault or products[i].missing)] or places
 
 
 def _known(product: Product) -> float:
@@ -228,14 +248,19 @@ def _known(product: Product) -> float:
 
 
 def _what(product: Product) -> tuple[str, ...]:
-    """What two products show alike: datatake, tile, datastrip, level."""
+    """What two products show alike but for parts of it: datatake, level, tile."""
     texts = " ".join(_ids(product))
     tile = re.search(r"_T?(\d\d[A-Z]{3})(?=[_ ]|$)", texts)
-    strip = re.search(r"_DS_\w+?_S(\d{8}T\d{6})", texts)
     # a patch of a tile is another place than the next one
     patch = re.search(r"_T\d\d[A-Z]{3}_(\d+_\d+)$", product.id)
-    found = (m[1] if m else "" for m in (tile, strip, patch))
+    found = (m[1] if m else "" for m in (tile, patch))
     return (photograph_of(product), _level(product), *found) if tile else (product.id,)
+
+
+def _strip(product: Product) -> str:
+    """The moment at which the datastrip begins; empty where no name says it."""
+    found = re.search(r"_DS_\w+?_S(\d{8}T\d{6})", " ".join(_ids(product)))
+    return found[1] if found else ""
 
 
 def _level(product: Product) -> str:
