@@ -1,6 +1,7 @@
 """ERA5 through three formats, on any grid, against xarray, cfgrib and a scalar implementation."""
 
 import math
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -20,7 +21,6 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
-from embedcube.sources import series_files
 from embedcube.sources.base import Observation
 from embedcube.sources.era5 import Era5
 from embedcube.sources.era5_parameters import PARAMETERS, parameter
@@ -585,12 +585,21 @@ def test_a_reduced_gaussian_grid_is_read_by_the_nearest_point(tmp_path: Path, re
     np.testing.assert_allclose(cosines[np.arange(len(here)), chosen], cosines.max(axis=1), atol=1e-12)
 
 
+def test_bands_that_are_cut_otherwise_are_told_to_take_archives_of_their_own(tmp_path: Path) -> None:
+    for d in (0, 1):
+        write_netcdf(tmp_path / f"t2m_{d}.nc", NORTH_UP[3 * d : 3 * d + 3].rename("t2m"))
+    write_netcdf(tmp_path / "tp.nc", NORTH_UP.rename("tp"))
+    verdicts = [scene.verdict for scene in era5(tmp_path, "t2m", "tp").scenes(full_digests=False)]
+    assert len(verdicts) == 3
+    assert all("bands that are cut otherwise need archives of their own" in verdict for verdict in verdicts)
+    for band, count in (("t2m", 2), ("tp", 1)):
+        assert [s.verdict for s in era5(tmp_path, band).scenes(full_digests=False)] == [""] * count
+
+
 # --- patterns -------------------------------------------------------------------------------------
 
 
-def test_a_pattern_is_expanded_without_opening_every_file(
-    tmp_path: Path, reader: RasterReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pattern_is_expanded_without_opening_every_file(tmp_path: Path, reader: RasterReader) -> None:
     """The pool's layout: hours in files of a day, parameters in folders."""
     for i, folder in enumerate(("134", "228")):
         (tmp_path / folder).mkdir()
@@ -598,19 +607,19 @@ def test_a_pattern_is_expanded_without_opening_every_file(
             array = a_field(NORTH_UP.latitude, NORTH_UP.longitude, hours(24, f"2022-08-{d}"), seed=100 * i + d)
             write_grib(tmp_path / folder / f"E5sf00_1H_2022-08-{d}_{folder}.grb", array, paramId=int(folder))
     (tmp_path / "134" / "E5sf00_1H_2022-08-28_228.grb").write_bytes(b"not of this folder")
-    opened: list[str] = []
-    really = series_files.open_series
-
-    def counting(path: Path, select: Any) -> Any:
-        opened.append(path.name)
-        return really(path, select)
-
-    monkeypatch.setattr("embedcube.sources.era5_archive.open_series", counting)
+    opened: list[Path] = []
+    watched = [True]
+    # of every open() of this process, whoever calls it; a hook stays, and sleeps after this test
+    sys.addaudithook(lambda event, facts: opened.append(facts[0]) if watched and event == "open" else None)
     pattern = "{param}/E5sf00_1H_{date}_{param}.grb"
     source = era5(tmp_path, "sp", "total_precipitation", pattern=pattern, methods={"total_precipitation": "sum"})
     scenes = list(source.scenes(full_digests=False))
-    assert opened == ["E5sf00_1H_2022-08-28_134.grb", "E5sf00_1H_2022-08-28_228.grb"]
-    monkeypatch.undo()
+    watched.clear()
+    names = [str(path) for path in opened if str(path).startswith(str(tmp_path))]
+    assert names == [str(tmp_path / param / f"E5sf00_1H_2022-08-28_{param}.grb") for param in ("134", "228")]
+    assert all(scene.weak for scene in scenes)
+    assert len({asset.digest for scene in scenes for asset in scene.assets}) == 8
+    assert not any(scene.weak for scene in source.scenes(full_digests=True))
     without = list(era5(tmp_path, "sp", "tp", methods={"tp": "sum"}).scenes(full_digests=False))
     assert [(s.time, s.end) for s in scenes] == [(s.time, s.end) for s in without if not s.end or s.end.year < 2100]
     last = scenes[-1]

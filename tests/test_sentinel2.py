@@ -446,7 +446,7 @@ def test_a_product_that_does_not_name_its_datastrip_may_be_of_any(tmp_path: Path
 
 
 def test_a_nameless_part_does_not_hide_what_only_an_older_datastrip_shows(tmp_path: Path) -> None:
-    """Two strips at 02.08 and 05.00, and at 04.00 one that may be either: the newest takes its place, the oldest stays."""
+    """Two strips at 02.08 and 05.00, and one at 04.00 that may be either: the oldest stays."""
     for number, (baseline, strip) in enumerate((("02.08", "100559"), ("04.00", ""), ("05.00", "100810"))):
         named = {"s2__datastrip_id": f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T{strip}"} if strip else {}
         facts = {"s2__processing_baseline": baseline, "s2__datatake_id": "GS2A_20230815T100031_042555"}

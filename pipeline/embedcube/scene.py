@@ -53,7 +53,7 @@ class Asset:
     ends: bool = False
     """the time that a step is of ends at its stamp, else it begins there"""
     digest: str
-    """"sha256:<hex>" of the whole file, or "weak:<hex>" of its first bytes and its size"""
+    """"sha256:<hex>" of the whole file, or "weak:<hex>" of its size and its first bytes, behind a pattern its name"""
 
     @property
     def packed(self) -> bool:

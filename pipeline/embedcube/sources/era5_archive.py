@@ -111,7 +111,7 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
         RequestError: no file holds any wanted band.
         OSError: a file could not be read for a reason that may pass.
     """
-    digests = _Digests(request.root, full=full_digests)
+    digests = _Digests(request.root, full=full_digests, by_name=bool(request.pattern))
     found, unusable = (_by_pattern if request.pattern else _by_opening)(request, digests)
     good = _without_overlaps(sorted(found, key=lambda scene: (scene.time, scene.id)))
     boxes = np.array([scene.bbox for scene in good if not scene.verdict])
@@ -134,8 +134,9 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
 class _Digests:
     """Size and digest of files, each looked at once."""
 
-    def __init__(self, root: Path, *, full: bool) -> None:
-        self._root, self._full = root, full
+    def __init__(self, root: Path, *, full: bool, by_name: bool) -> None:
+        """`by_name`: weak ones are of what a listing tells, so that no file is opened for them."""
+        self._root, self._full, self._by_name = root, full, by_name
         self._known: dict[Path, tuple[int, str]] = {}
 
     def of(self, path: Path) -> tuple[int, str]:
@@ -145,6 +146,9 @@ class _Digests:
 
     def _digest(self, path: Path) -> str:
         if not path.is_dir():
+            if self._by_name and not self._full:
+                named = f"{path.relative_to(self._root).as_posix()} {size_of(path)}"
+                return f"weak:{hashlib.sha256(named.encode()).hexdigest()}"
             return digest_of_file(path, self._full)
         # of a store: its metadata, or every byte of it
         files = sorted(part for part in path.rglob("*") if part.is_file()) if self._full else metadata_of(path)
@@ -241,7 +245,10 @@ def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], diges
         mine = [part for part in parts if part.band == band]
         if len(mine) != 1:
             both = " and in ".join(os.path.relpath(part.path, request.root) for part in mine)
-            faults.append(f"{band}: in {both}" if mine else f"{band}: in no file of the times and points of {name}")
+            nowhere = (
+                f"in no file of the times and points of {name}; bands that are cut otherwise need archives of their own"
+            )
+            faults.append(f"{band}: in {both}" if mine else f"{band}: {nowhere}")
             continue
         variable = mine[0].variable
         faults.extend(_refused(request, band, method, variable))
