@@ -30,6 +30,7 @@ from tests.test_era5 import (
 from embedcube.assemble import make_backbone, make_source
 from embedcube.campaign_file import load_campaign
 from embedcube.composite import Composite
+from embedcube.errors import RequestError
 from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
@@ -253,6 +254,58 @@ def test_months_fill_as_much_of_a_frame_as_the_calendar_says(
 # --- from campaign file to cube -------------------------------------------------------------------
 
 
+def write_campaign(folder: Path, archive: str, band: str, windows: str) -> Campaign:
+    """Of one layer over the files in a folder."""
+    campaign = Campaign(folder / "campaign.yaml")
+    campaign.file.write_text(
+        f"""
+campaign: {archive}
+archives: {{weather: {{source: era5, path: {archive}, bands: [{band}]}}}}
+grid: {{crs: EPSG:4326, pixel: 0.25, origin: [4.875, 52.125]}}
+windows: {windows}
+layers:
+  eof:
+    archives: [weather]
+    backbone: {{name: eof, components: 2}}
+    chip_px: 4
+    halo_px: 0
+    cell_px: 4
+    shard_chips: 1
+    encoding: float32
+how: {{runs: runs, ranks: 1}}
+"""
+    )
+    return campaign
+
+
+@pytest.mark.parametrize(
+    ("band", "often", "windows", "refused"),
+    [
+        ("t2m", "MS", "{start: 2022-01-01, end: 2022-03-01, step: 7 days}", "of 672 h, longer than any frame"),
+        ("t2m", "MS", "[[2022-02-01, 2022-03-01]]", ""),
+        ("t2m", "MS", "{start: 2022-01-01, end: 2022-02-15, step: 1 month}", ""),
+        ("tp", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", "of 3 h, longer than any frame"),
+        ("t2m", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", ""),
+        ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 12 hours}", "of 24 h, longer than any frame"),
+        ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 1 day}", ""),
+    ],
+)
+def test_steps_that_are_longer_than_any_frame_are_refused(
+    band: str, often: str, windows: str, refused: str, tmp_path: Path
+) -> None:
+    """A window that holds the stamp would have the value of a month, and those beside it none."""
+    stamps = pandas.date_range("2022-01-01", periods=12, freq=often)
+    (tmp_path / "data").mkdir()
+    write_netcdf(
+        tmp_path / "data" / "a.nc", a_field(np.arange(52, 50.9, -0.25), np.arange(5, 6.1, 0.25), stamps, name=band)
+    )
+    campaign = write_campaign(tmp_path, "data", band, windows)
+    campaign.cli("index")
+    # only then are weights asked for
+    with pytest.raises(RequestError, match=refused or "has no weights yet"):
+        campaign.cli("plan")
+
+
 def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -> None:
     """Links, price, vectors and words of a campaign over files of a day; the last day is never whole."""
     lat, lon = np.arange(52, 50.9, -0.25), np.arange(5, 6.1, 0.25)
@@ -261,25 +314,7 @@ def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -
     (tmp_path / "rain").mkdir()
     for d in range(4):
         write_netcdf(tmp_path / "rain" / f"{d}.nc", rain[24 * d : 24 * d + 24])
-    campaign = Campaign(tmp_path / "campaign.yaml")
-    campaign.file.write_text(
-        """
-campaign: rain
-archives: {weather: {source: era5, path: rain, bands: [tp]}}
-grid: {crs: EPSG:4326, pixel: 0.25, origin: [4.875, 52.125]}
-windows: {start: 2022-08-31, end: 2022-09-04, step: 1 day}
-layers:
-  eof:
-    archives: [weather]
-    backbone: {name: eof, components: 2}
-    chip_px: 4
-    halo_px: 0
-    cell_px: 4
-    shard_chips: 1
-    encoding: float32
-how: {runs: runs, ranks: 1}
-"""
-    )
+    campaign = write_campaign(tmp_path, "rain", "tp", "{start: 2022-08-31, end: 2022-09-04, step: 1 day}")
     assert "nothing found wrong" in campaign.cli("run")
     loaded = load_campaign(campaign.file)
     plan, scenes = read_plan(loaded, campaign.run), read_inventory(loaded, campaign.run)

@@ -1,6 +1,5 @@
 """What an archive of fields holds: its files and stores as scenes, opened one by one or expanded from a pattern."""
 
-import hashlib
 import os
 import re
 from collections import defaultdict
@@ -18,17 +17,8 @@ from embedcube.scene import Asset, Scene
 from embedcube.sources.era5_parameters import names_of, parameter
 from embedcube.sources.lattice import CRS, Points, ReducedGaussian
 from embedcube.sources.patterns import expression, moved, span_of
-from embedcube.sources.products import digest_of_file
 from embedcube.sources.series import Series, Variable
-from embedcube.sources.series_files import (
-    is_series,
-    is_store,
-    judge_series,
-    metadata_of,
-    open_series,
-    size_of,
-    software_of,
-)
+from embedcube.sources.series_files import Digests, is_series, is_store, judge_series, open_series, software_of
 from embedcube.sources.steps import Method, averaged, spacing, stamped_at_end
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
@@ -111,7 +101,7 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
         RequestError: no file holds any wanted band.
         OSError: a file could not be read for a reason that may pass.
     """
-    digests = _Digests(request.root, full=full_digests, by_name=bool(request.pattern))
+    digests = Digests(request.root, full=full_digests, by_name=bool(request.pattern))
     found, unusable = (_by_pattern if request.pattern else _by_opening)(request, digests)
     good = _without_overlaps(sorted(found, key=lambda scene: (scene.time, scene.id)))
     boxes = np.array([scene.bbox for scene in good if not scene.verdict])
@@ -131,34 +121,7 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
     yield from sorted(good, key=lambda scene: (scene.time, scene.id))
 
 
-class _Digests:
-    """Size and digest of files, each looked at once."""
-
-    def __init__(self, root: Path, *, full: bool, by_name: bool) -> None:
-        """`by_name`: weak ones are of what a listing tells, so that no file is opened for them."""
-        self._root, self._full, self._by_name = root, full, by_name
-        self._known: dict[Path, tuple[int, str]] = {}
-
-    def of(self, path: Path) -> tuple[int, str]:
-        if path not in self._known:
-            self._known[path] = (size_of(path), self._digest(path))
-        return self._known[path]
-
-    def _digest(self, path: Path) -> str:
-        if not path.is_dir():
-            if self._by_name and not self._full:
-                named = f"{path.relative_to(self._root).as_posix()} {size_of(path)}"
-                return f"weak:{hashlib.sha256(named.encode()).hexdigest()}"
-            return digest_of_file(path, self._full)
-        # of a store: its metadata, or every byte of it
-        files = sorted(part for part in path.rglob("*") if part.is_file()) if self._full else metadata_of(path)
-        together = hashlib.sha256()
-        for part in files:
-            together.update(f"{part.relative_to(path)} {digest_of_file(part, True)}\n".encode())
-        return f"{'sha256' if self._full else 'weak'}:{together.hexdigest()}"
-
-
-def _by_opening(request: Request, digests: _Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
+def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
     """Scenes of files that were all opened: bands that share their times and points are one scene."""
     together: dict[tuple[bytes, Points], list[_Part]] = defaultdict(list)
     unusable: list[tuple[str, str]] = []
@@ -223,7 +186,7 @@ def _label(variable: Variable) -> str:
     return said[0] if len(said) == 1 else f"{said[-1]} ({', '.join(said[:-1])})"
 
 
-def _scenes(request: Request, groups: Iterable[list[_Part]], digests: _Digests) -> list[Scene]:
+def _scenes(request: Request, groups: Iterable[list[_Part]], digests: Digests) -> list[Scene]:
     """A scene of the parts of each group, which share their times and points."""
     together = list(groups)
     # how far apart the steps of files are that hold a single one
@@ -236,7 +199,7 @@ def _scenes(request: Request, groups: Iterable[list[_Part]], digests: _Digests) 
     return [_scene(request, parts, apart, digests) for parts in together]
 
 
-def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], digests: _Digests) -> Scene:
+def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], digests: Digests) -> Scene:
     times = parts[0].variable.times
     first, last = (time.replace(tzinfo=UTC) for time in times[[0, -1]].tolist())
     name = os.path.relpath(parts[0].path, request.root)
@@ -304,7 +267,7 @@ def _refused(request: Request, band: str, method: Method, variable: Variable) ->
     yield f"{band}: its file calls each step a {said}, it is taken for a {method}; say which: methods: {{{band}: ...}}"
 
 
-def _asset(request: Request, part: _Part, digests: _Digests) -> Asset:
+def _asset(request: Request, part: _Part, digests: Digests) -> Asset:
     transform, rows, cols = part.variable.points.raster
     size, digest = digests.of(part.path)
     return Asset(
@@ -358,7 +321,7 @@ def _meet(one: Scene, other: Scene) -> bool:
     return (wraps or (west < right and left < east)) and south < top and bottom < north
 
 
-def _by_pattern(request: Request, digests: _Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
+def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
     """Scenes by the names of files alone; the first file of each band that opens stands for all others."""
     named = _named(request)
     if not named:

@@ -1,5 +1,6 @@
 """The files and stores that are series: known by their names, and judged when they cannot be read."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from embedcube.errors import CorruptInput
 from embedcube.raster import judge_missing
 from embedcube.sources.netcdf3 import refuse_cut_short
+from embedcube.sources.products import digest_of_file
 from embedcube.sources.series import Series
 from embedcube.sources.series_grib import GribSeries
 from embedcube.sources.series_xarray import XarraySeries
@@ -101,6 +103,34 @@ def metadata_of(store: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{store}: no metadata of a Zarr store")
     return sorted(found)
+
+
+class Digests:
+    """Size and digest of files, each looked at once."""
+
+    def __init__(self, root: Path, *, full: bool, by_name: bool) -> None:
+        """`by_name`: weak ones are of what a listing tells, so that no file is opened for them."""
+        self._root, self._full, self._by_name = root, full, by_name
+        self._known: dict[Path, tuple[int, str]] = {}
+
+    def of(self, path: Path) -> tuple[int, str]:
+        """Bytes, and "sha256:<hex>" of all of them or "weak:<hex>"."""
+        if path not in self._known:
+            self._known[path] = (size_of(path), self._digest(path))
+        return self._known[path]
+
+    def _digest(self, path: Path) -> str:
+        if not path.is_dir():
+            if self._by_name and not self._full:
+                named = f"{path.relative_to(self._root).as_posix()} {size_of(path)}"
+                return f"weak:{hashlib.sha256(named.encode()).hexdigest()}"
+            return digest_of_file(path, self._full)
+        # of a store: its metadata, or every byte of it
+        files = sorted(part for part in path.rglob("*") if part.is_file()) if self._full else metadata_of(path)
+        together = hashlib.sha256()
+        for part in files:
+            together.update(f"{part.relative_to(path)} {digest_of_file(part, True)}\n".encode())
+        return f"{'sha256' if self._full else 'weak'}:{together.hexdigest()}"
 
 
 def _consolidated(store: Path) -> Path | None:
