@@ -34,6 +34,7 @@ from embedcube.campaign_file import load_campaign
 from embedcube.config import Archive
 from embedcube.cut import cut
 from embedcube.embed import Sample, Shard, copied, embed_sample, read_sample
+from embedcube.errors import RequestError
 from embedcube.inventory import index
 from embedcube.raster import RasterReader, open_raster, raster_settings
 from embedcube.scene import Scene as Found
@@ -226,9 +227,7 @@ def test_a_hole_in_a_large_tile_of_jpeg2000_is_seen_by_its_checksum_and_by_nothi
     assert "B02.tif does not decode" in read_shard(campaign).said["bad"]
 
 
-def test_a_weight_is_not_fitted_on_a_torn_scene_and_it_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_weight_is_not_fitted_on_a_torn_scene_and_it_is_said(tmp_path: Path) -> None:
     """The campaign with the torn scene has the weights of the one without it."""
     weights = []
     for name, torn in (("with", True), ("without", False)):
@@ -237,12 +236,20 @@ def test_a_weight_is_not_fitted_on_a_torn_scene_and_it_is_said(
             cut_in_half(write_scene(tmp_path / name / "archive", scene(), **JP2) / "B02.tif")
         campaign = campaign_in(tmp_path / name)
         campaign.cli("index")
-        campaign.cli("fit")
+        said = campaign.cli("fit")
         weights.append(campaign.run.weights(LAYER).read_bytes())
-        said = [record.getMessage() for record in caplog.records if record.name == "embedcube.sampling"]
-        assert len(said) == 1
-        assert re.fullmatch(r"layers\.s2: fitted without scene bad: B02: bad/B02\.tif does not decode.*", said[0])
+        line = r"\n {12}s2: fitted without 1 scenes that could not be read\n {12}bad: B02: bad/B02\.tif does not decode"
+        assert bool(re.search(line, said)) == torn
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(("mask", "asks"), [(True, "list of clear classes right"), (False, "and have data there")])
+def test_a_fit_on_nothing_asks_for_the_mask_only_where_there_is_one(tmp_path: Path, mask: bool, asks: str) -> None:
+    write_scene(tmp_path / "archive", scene(bands=bands(np.zeros((SIDE_PX, SIDE_PX), np.uint16))))
+    campaign = campaign_in(tmp_path, mask=mask)
+    campaign.cli("index")
+    with pytest.raises(RequestError, match=asks):
+        campaign.cli("fit")
 
 
 @pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_64BIT", "NETCDF3_CLASSIC"])

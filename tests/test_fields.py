@@ -217,9 +217,14 @@ def test_a_single_image_is_an_archive_by_its_bands_or_alone(tmp_path: Path) -> N
     assert (scene.id, [asset.index for asset in scene.assets]) == ("TERRAIN", [2, 1])
     np.testing.assert_array_equal(one.values_cyx, numbers[::-1])
     [unknown] = Fields("dem", archive(path, "aspect", static=True)).scenes(full_digests=False)
-    assert unknown.verdict == (
-        "aspect: TERRAIN.TIF has 2 bands, elevation, slope; options.variables says which is this one"
-    )
+    asks = 'options.variables says which is this one, as {aspect: "elevation"}'
+    assert unknown.verdict == f"aspect: TERRAIN.TIF has 2 bands, elevation, slope; {asks}"
+    with rasterio.open(path, "w", count=2, transform=place, **raster) as file:
+        file.write(numbers)
+    [nameless] = Fields("dem", archive(path, "slope", static=True)).scenes(full_digests=False)
+    assert nameless.verdict.endswith('has 2 bands, 1, 2; options.variables says which is this one, as {slope: "1"}')
+    [scene], _ = observed(Fields("dem", archive(path, "slope", static=True, variables={"slope": "2"})))
+    assert scene.assets[0].index == 2
     write(tmp_path / "one" / "heights_2020-06-01.TIF", numbers[0])
     for where in (tmp_path / "one" / "heights_2020-06-01.TIF", tmp_path / "one"):
         named = {"elevation": "heights_2020-06-01"} if where.is_dir() else {}

@@ -438,9 +438,13 @@ def test_parts_of_one_tile_at_one_baseline_stay(tmp_path: Path) -> None:
 def test_a_product_that_does_not_name_its_datastrip_may_be_of_any(tmp_path: Path, named: str) -> None:
     """The older one is not used, whichever of the two names it."""
     for number, baseline in enumerate(("02.08", "05.00")):
-        strip = f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T100559_N{baseline}" if baseline == named else ""
-        facts = {"s2__processing_baseline": baseline, "s2__datatake_id": f"GS2A_20230815T100031_042555_N{baseline}"}
-        item(tmp_path, f"S2A_33TWL_20230815_{number}_L2A", **facts, **({"s2__datastrip_id": strip} if strip else {}))
+        strip = f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T100559_N{baseline}"
+        facts: dict[str, Any] = {
+            "s2__processing_baseline": baseline,
+            "s2__datatake_id": f"GS2A_20230815T100031_042555_N{baseline}",
+        }
+        facts |= {"s2__datastrip_id": strip} if baseline == named else {}
+        item(tmp_path, f"S2A_33TWL_20230815_{number}_L2A", **facts)
     older, newer = scenes(tmp_path, "B04")
     assert (older.superseded_by, newer.superseded_by) == (newer.id, "")
 
@@ -448,8 +452,10 @@ def test_a_product_that_does_not_name_its_datastrip_may_be_of_any(tmp_path: Path
 def test_a_nameless_part_does_not_hide_what_only_an_older_datastrip_shows(tmp_path: Path) -> None:
     """Two strips at 02.08 and 05.00, and one at 04.00 that may be either: the oldest stays."""
     for number, (baseline, strip) in enumerate((("02.08", "100559"), ("04.00", ""), ("05.00", "100810"))):
-        named = {"s2__datastrip_id": f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T{strip}"} if strip else {}
-        facts = {"s2__processing_baseline": baseline, "s2__datatake_id": "GS2A_20230815T100031_042555"}
+        named: dict[str, Any] = (
+            {"s2__datastrip_id": f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T{strip}"} if strip else {}
+        )
+        facts: dict[str, Any] = {"s2__processing_baseline": baseline, "s2__datatake_id": "GS2A_20230815T100031_042555"}
         item(tmp_path, f"S2A_33TWL_20230815_{number}_L2A", **facts, **named)
     oldest, nameless, newest = scenes(tmp_path, "B04")
     assert (oldest.superseded_by, nameless.superseded_by, newest.superseded_by) == ("", newest.id, "")
@@ -517,9 +523,15 @@ def test_an_archive_of_images_that_are_no_scenes_says_what_would_make_them_some(
 )
 def test_a_band_is_known_by_all_its_names(tmp_path: Path, file: str) -> None:
     write(tmp_path / "20190815T100031_T33TWL" / file, 1500)
-    (scene,) = scenes(tmp_path, "B04", offset=0)
-    assert not scene.verdict
-    assert scene.time == datetime(2019, 8, 15, 10, 0, 31, tzinfo=UTC)
+    for band in ("B04", "red"):
+        (scene,) = scenes(tmp_path, band, offset=0)
+        assert (scene.verdict, scene.assets[0].band) == ("", band)
+        assert scene.time == datetime(2019, 8, 15, 10, 0, 31, tzinfo=UTC)
+
+
+def test_a_band_that_there_is_not_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r'no band "rot"; it has B01 \(coastal\), .*B04 \(red\), .*SCL \(scl\)'):
+        scenes(tmp_path, "rot")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ class FittedLayer:
     digest: str
     fresh: bool
     """fitted now, not found"""
+    passed_over: dict[str, str]
+    """scenes that could not be read while it was fitted, and why"""
 
 
 def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[FittedLayer]:
@@ -40,16 +42,21 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
     fitted = []
     for name, layer in campaign.layers.items():
         path = run.weights(name)
-        fresh = not path.exists()
+        fresh, passed_over = not path.exists(), dict[str, str]()
         if fresh:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _taken(campaign, name) if layer.weights else _fitted(campaign, run, name, progress))
+            if layer.weights:
+                data = _taken(campaign, name)
+            else:
+                data, passed_over = _fitted(campaign, run, name, progress)
+            write_atomically(path, data)
         elif layer.weights and _taken(campaign, name) != path.read_bytes():
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; where you "
                 "mean the former, or its model is to be tried with other chips, remove the latter"
             )
-        fitted.append(FittedLayer(layer=name, digest=read_weights(campaign, run, name)[1], fresh=fresh))
+        digest = read_weights(campaign, run, name)[1]
+        fitted.append(FittedLayer(layer=name, digest=digest, fresh=fresh, passed_over=passed_over))
     return fitted
 
 
@@ -185,11 +192,12 @@ def _is_ours(data: bytes) -> bool:
     return header.startswith(b"{") and b'"embedcube"' in header
 
 
-def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> bytes:
+def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> tuple[bytes, dict[str, str]]:
     backbone = make_backbone(campaign, name)
     try:
-        sample = fit_sample(campaign, name, read_inventory(campaign, run), backbone.fit_chips, progress)
-        return _packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name))
+        scenes = read_inventory(campaign, run)
+        sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
+        return _packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name)), passed_over
     except ValueError as error:
         raise RequestError(f"layers.{name}.backbone: {error}") from None
 

@@ -1,6 +1,5 @@
 """The chips that a fit looks at: composited as `embed` does it, spread over windows and places, seeded."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -23,8 +22,6 @@ from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.windows import Window
 
-log = logging.getLogger(__name__)
-
 _WINDOWS = 16
 """that a limited sample is spread over, at most"""
 
@@ -35,10 +32,10 @@ _CLEAR_SHARE = 0.5
 
 def fit_sample(
     campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None, progress: Progress
-) -> FitSample:
+) -> tuple[FitSample, dict[str, str]]:
     """`limit` chips of a layer, or all where it is None; masked pixels are NaN.
 
-    Scenes that cannot be read are passed over with a warning, one for each.
+    Also the scenes that could not be read and were passed over, and why.
 
     Raises:
         RequestError: none of the chips that were looked at is half clear; or all that there are do not fit into memory.
@@ -60,7 +57,7 @@ def fit_sample(
     reader = RasterReader(threads=cores())
     chips: list[NDArray[np.float32]] = []
     latitudes: list[NDArray[np.float64]] = []
-    said: set[int] = set()
+    passed_over: dict[str, str] = {}
     try:
         for shard in shards:
             if len(chips) == limit:
@@ -70,9 +67,7 @@ def fit_sample(
             except OSError as error:
                 raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
             for i, reason in sample.quarantined:
-                if i not in said:
-                    log.warning("layers.%s: fitted without scene %s: %s", name, scenes[i].id, reason)
-                    said.add(i)
+                passed_over.setdefault(scenes[i].id, reason)
             if sample.seen_tsyx[:, kernel.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 area = kernel.layout.shard_area(shard.row, shard.col).grown(kernel.layout.halo_px)
                 chips.append(sample.x_tcyx)
@@ -81,13 +76,19 @@ def fit_sample(
     finally:
         reader.close()
     if limit != 0 and not chips:
+        masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
         raise RequestError(
             f"layers.{name}: no chip of {kernel.layout.chip_px} px that is half clear was found in {len(mine)} scenes; "
-            "is the mask's list of clear classes right?"
+            + (
+                "is the mask's list of clear classes right?"
+                if masked
+                else "do they show the region, and have data there?"
+            )
         )
     side = kernel.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
-    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=np.array(latitudes).reshape(len(chips), side))
+    lat_ny = np.array(latitudes).reshape(len(chips), side)
+    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), passed_over
 
 
 def windows_of_fit(campaign: Campaign, name: str) -> list[int]:

@@ -54,7 +54,12 @@ def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
         layers = fit_layers(campaign, folder, progress)
     for layer in layers:
         say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
-    return {"weights": {layer.layer: layer.digest for layer in layers}}
+        if layer.passed_over:
+            say(f"            {layer.layer}: fitted without {len(layer.passed_over)} scenes that could not be read")
+        for scene, reason in layer.passed_over.items():
+            say(f"            {scene}: {reason}")
+    passed_over = {layer.layer: layer.passed_over for layer in layers if layer.passed_over}
+    return {"weights": {layer.layer: layer.digest for layer in layers}, "fitted_without": passed_over}
 
 
 def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:

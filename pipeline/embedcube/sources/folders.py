@@ -25,6 +25,8 @@ def is_image(name: str) -> bool:
 def image_products(path: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
     """The product of a single image: a band by its description in the file, by the file's name, or the only one.
 
+    A band without a description goes by its number, from 1.
+
     Its time is that of `folder_products`.
 
     Raises:
@@ -33,14 +35,17 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
     wanted = list(names)
     try:
         with open_raster(path, "") as image:
-            described = [str(text or "").lower() for text in image.descriptions]
+            described = [str(text or i).lower() for i, text in enumerate(image.descriptions, start=1)]
     except RasterioError:
         path.read_bytes()  # a disk that fails raises; wrong bytes are found again when the file is described
         described = [""]
     found = {band: i for i, text in enumerate(described, start=1) for band in wanted if text in names[band]}
     if not found and len(described) > 1:
-        listed = ", ".join(text or "without a name" for text in described)
-        missing = f"{path.name} has {len(described)} bands, {listed}; options.variables says which is this one"
+        example = f'{{{wanted[0]}: "{described[0]}"}}'
+        missing = (
+            f"{path.name} has {len(described)} bands, {', '.join(described)}; "
+            f"options.variables says which is this one, as {example}"
+        )
     elif not found and len(wanted) > 1:
         yield from folder_products(path.parent, [path.name], names, undated)
         return

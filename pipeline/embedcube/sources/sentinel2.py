@@ -29,10 +29,13 @@ BAND_NAMES = {
 }  # fmt: skip
 """Every band, and the name that STAC catalogues give it."""
 
+_CODES = {name: band for band, name in BAND_NAMES.items()}
+
 OFFSET_SINCE_BASELINE = 4.0
+"""From this processing baseline on, in use since this day, pixels are reflectance x 10000 + 1000."""
+
 NOT_REFLECTANCE = frozenset(("SCL", "AOT", "WVP", "CLD", "CLDPRB", "SNW", "SNWPRB", "CLM", "CLOUD_MASK"))
 """What products hold beside bands: classes, probabilities, depths. They have no offset."""
-"""From this processing baseline on, in use since this day, pixels are reflectance x 10000 + 1000."""
 
 _EMPTY_SHARE = 0.5
 """A band that is empty on more than this share of what the mask calls data was not decoded, whatever GDAL says."""
@@ -61,8 +64,9 @@ class Sentinel2:
         self._archive = archive
         self._options = read_options(Options, name, archive)
         for band in archive.bands:
-            if band not in BAND_NAMES and band not in self._options.variables:
-                raise RequestError(f'archives.{name}: Sentinel-2 has no band "{band}"; it has {", ".join(BAND_NAMES)}')
+            if band not in BAND_NAMES.keys() | _CODES.keys() | self._options.variables.keys():
+                known = ", ".join(f"{code} ({common})" for code, common in BAND_NAMES.items())
+                raise RequestError(f'archives.{name}: Sentinel-2 has no band "{band}"; it has {known}')
 
     @property
     def collection(self) -> str:
@@ -144,8 +148,9 @@ class Sentinel2:
         return composite(observations, self._archive.composite or "median")
 
     def _names(self, band: str) -> frozenset[str]:
-        """All that files and catalogues may call a band, in lower case: B04, B4, red."""
-        names = {band, BAND_NAMES.get(band, band), re.sub(r"^B0", "B", band)}
+        """All that files and catalogues may call a band, in lower case: of B04, as of red, B04, B4 and red."""
+        code = _CODES.get(band, band)
+        names = {code, BAND_NAMES.get(code, code), re.sub(r"^B0", "B", code)}
         variable = self._options.variables.get(band)
         return frozenset(name.lower() for name in ({variable} if variable else names))
 
