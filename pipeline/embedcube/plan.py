@@ -31,14 +31,12 @@ from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_
 from embedcube.probe import best_batch
 from embedcube.rundir import RunDir, replacing, write_atomically
 from embedcube.scene import Scene
-from embedcube.sources.steps import seconds, share_of
+from embedcube.sources.steps import refuse_long_steps
 
 Ints = NDArray[np.int64]
 
 _ROWS = 1 << 16
 """of the plan, that are Python objects at once"""
-
-_DAY_S = 86400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ def _plan_layer(
 ) -> tuple[LayerPlan, list[_PlannedZone]]:
     layer, how = campaign.layers[name], campaign.how
     mine = [scene for scene in scenes if scene.archive in layer.archives]
-    _refuse_long_steps(campaign, name, mine)
+    refuse_long_steps(campaign, name, mine)
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
     versions = versions | _installed(set(backbone.software))
@@ -204,24 +202,6 @@ def _probed_before(run: RunDir, name: str, weights: str, versions: dict[str, str
     layer = document["layers"].get(name, {})
     same = layer.get("weights") == weights and versions.items() <= document["versions"].items()
     return int(layer["batch"]) if same else 0
-
-
-def _refuse_long_steps(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
-    """Raise a RequestError where a step is of more time than any frame: one would be given all, and others nothing.
-
-    Instants within a day are of no time.
-    """
-    frames = [frame for frames in campaign.frames(name) for frame in frames]
-    steps = {(scene.archive, asset.step_s, asset.ends) for scene in scenes for asset in scene.assets}
-    for archive, step_s, ends in sorted(steps):
-        if not ends and step_s < _DAY_S:
-            continue
-        shares = (share_of(frame, seconds([frame.end if ends else frame.start]), step_s, ends) for frame in frames)
-        if all(share > 1 for share in shares):
-            raise RequestError(
-                f"layers.{name}: a step of archive {archive} is of {step_s / 3600:g} h, longer than any frame (the "
-                f"first is {frames[0]}); write longer windows or frames, or take an archive of shorter steps"
-            )
 
 
 def digest_of_recipes(recipes: list[str]) -> str:

@@ -7,6 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.config import Campaign
+from embedcube.errors import RequestError
+from embedcube.scene import Scene
 from embedcube.windows import Duration, Window
 
 Floats = NDArray[np.float64]
@@ -85,3 +88,21 @@ def share_of(frame: Window, times: Times, step_s: int, ends: bool) -> float:
 def enough(method: Method, share: Floats) -> NDArray[np.bool_]:
     """Whether steps that fill a share of a frame make its value: half for a mean, all and no more for the rest."""
     return np.asarray(share >= 0.5 - _WHOLE if averaged(method) else np.abs(share - 1) <= _WHOLE)
+
+
+def refuse_long_steps(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
+    """Raise a RequestError where a step is of more time than any frame: one would be given all, and others nothing.
+
+    Instants within a day are of no time.
+    """
+    frames = [frame for frames in campaign.frames(name) for frame in frames]
+    steps = {(scene.archive, asset.step_s, asset.ends) for scene in scenes for asset in scene.assets}
+    for archive, step_s, ends in sorted(steps):
+        if not ends and step_s < _DAY_S:
+            continue
+        shares = (share_of(frame, seconds([frame.end if ends else frame.start]), step_s, ends) for frame in frames)
+        if all(share > 1 for share in shares):
+            raise RequestError(
+                f"layers.{name}: a step of archive {archive} is of {step_s / 3600:g} h, longer than any frame (the "
+                f"first is {frames[0]}); write longer windows or frames, or take an archive of shorter steps"
+            )
