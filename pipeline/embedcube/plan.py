@@ -147,16 +147,12 @@ def _plan_layer(
     zones, planned = {}, []
     batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, weights_digest, versions)
     batch_s = 0.0
-    counted = set(counted_archives(campaign, name))
-    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
-    empty = np.ones(len(campaign.all_windows), dtype=bool)
     for zone in grid_names(campaign, name, mine):
         grid = make_grid(campaign, name, zone)
         found = cut(campaign, name, grid, scenes)
         if found is None:
             continue
         shards, zones[zone] = found
-        empty[np.repeat(shards.t, np.diff(shards.first))[shows[shards.scenes]]] = False
         reading = draw_groups(
             shards,
             scenes,
@@ -185,10 +181,24 @@ def _plan_layer(
             fitted_on=fitted_on(run, name),
             model=backbone.model,
             batch=batch,
-            empty=tuple(np.nonzero(empty)[0].tolist()),
+            empty=_empty_windows(campaign, name, scenes, [zone.table for zone in planned]),
         ),
         planned,
     )
+
+
+def _empty_windows(
+    campaign: Campaign, name: str, scenes: Sequence[Scene], tables: list[pyarrow.Table]
+) -> tuple[int, ...]:
+    """The windows in which no shard has a scene that makes a cell valid."""
+    counted = set(counted_archives(campaign, name))
+    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
+    empty = np.ones(len(campaign.all_windows), dtype=bool)
+    for table in tables:
+        linked = pyarrow.compute.list_flatten(table["scenes"]).to_numpy()
+        counts = pyarrow.compute.list_value_length(table["scenes"]).to_numpy()
+        empty[np.repeat(table["t"].to_numpy(), counts)[shows[linked]]] = False
+    return tuple(np.nonzero(empty)[0].tolist())
 
 
 def _probed_before(run: RunDir, name: str, weights: str, versions: dict[str, str]) -> int:
