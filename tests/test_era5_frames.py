@@ -145,6 +145,16 @@ def test_what_a_step_is_of_its_time_is_known_or_asked(
         np.testing.assert_allclose(found.x_cyx[0], NORTH_UP.sum("time").values, rtol=1e-7)
 
 
+@pytest.mark.parametrize(("name", "verdict"), [("sp", ""), ("tp", "calls each step a sum, it is taken for a point")])
+def test_the_table_is_asked_for_the_variable_that_a_standard_name_finds(
+    name: str, verdict: str, tmp_path: Path
+) -> None:
+    path = write_netcdf(tmp_path / "a.nc", NORTH_UP.rename(name).assign_attrs(standard_name="of_its_own"))
+    found = only(era5(path, "of_its_own")).verdict
+    assert verdict in found
+    assert bool(found) == bool(verdict)
+
+
 def test_a_mean_rate_is_known_by_its_old_name(tmp_path: Path) -> None:
     """mtpr of the hour that ends at its stamp, though its file says nothing of it."""
     (scene,) = era5(write_netcdf(tmp_path / "a.nc", NORTH_UP.rename("mtpr")), "235055").scenes(full_digests=False)

@@ -257,6 +257,9 @@ def _refused(request: Request, band: str, method: Method, variable: Variable) ->
     if isinstance(variable.points, ReducedGaussian) and not request.reduced_gaussian:
         yield f"{band}: it lies on a reduced Gaussian grid; to read the nearest point, say reduced_gaussian: nearest"
     said = variable.method
+    if said is None and parameter(band) is None:
+        # a standard name: the file's own names may be in the table
+        said = next((known.method for known in map(parameter, sorted(variable.names)) if known), None)
     if said is None and parameter(band) is None and band not in request.decided:
         yield (
             f"{band}: neither its file nor the table of ERA5's parameters says what a step is of its time; say it: "
