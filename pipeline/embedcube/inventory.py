@@ -87,8 +87,12 @@ def made_for(campaign: Campaign, run: RunDir) -> bool:
 
     An archive that is asked for other times or places has most likely grown since.
     """
-    table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:made_for"])
-    return set(table["embedcube:made_for"].unique().to_pylist()) == {_extent(campaign)}
+    name = "embedcube:made_for"
+    if name not in pyarrow.parquet.read_schema(run.inventory).names:
+        return False
+    return set(pyarrow.parquet.read_table(run.inventory, columns=[name])[name].unique().to_pylist()) == {
+        _extent(campaign)
+    }
 
 
 class _Scenes(Sequence[Scene]):

@@ -211,7 +211,7 @@ def _probed_before(run: RunDir, name: str, weights: str, versions: dict[str, str
     document = json.loads(run.plan_summary.read_text())
     layer = document["layers"].get(name, {})
     same = layer.get("weights") == weights and versions.items() <= document["versions"].items()
-    return int(layer["batch"]) if same else 0
+    return int(layer.get("batch", 0)) if same else 0
 
 
 def digest_of_recipes(recipes: list[str]) -> str:
@@ -223,7 +223,7 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     """The summary of the plan.
 
     Raises:
-        RequestError: there is none, or it was made for another version of the campaign.
+        RequestError: there is none, or it was made for another version of the campaign, or by another of embedcube.
     """
     if not run.plan.exists():
         raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
@@ -235,11 +235,16 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         )
     if document["inventory"] != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
-    layers = {
-        name: LayerPlan(**(layer | {"zones": {zone: ShardRange(**place) for zone, place in layer["zones"].items()}}))
-        for name, layer in document.pop("layers").items()
-    }
-    return Plan(layers=layers, price=Price(**document.pop("price")), **document)
+    try:
+        layers = {
+            name: LayerPlan(
+                **(layer | {"zones": {zone: ShardRange(**place) for zone, place in layer["zones"].items()}})
+            )
+            for name, layer in document.pop("layers").items()
+        }
+        return Plan(layers=layers, price=Price(**document.pop("price")), **document)
+    except TypeError:
+        raise RequestError(f"{run.plan} was made by another version of embedcube; plan again") from None
 
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
