@@ -17,7 +17,7 @@ import typer
 from embedcube import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain
 from embedcube.progress import Say, shown
-from embedcube.settle import begin, open_campaign, settle
+from embedcube.settle import begin, keep, open_campaign, settle
 
 app = typer.Typer(
     help="Earth observation archives -> one Zarr cube of embeddings, with the provenance of every vector.",
@@ -218,11 +218,14 @@ def submit(
     from embedcube import submit as submission
     from embedcube.site import load_site
 
-    campaign, folder = begin(campaign_file, executor="slurm", site=site)
+    campaign, folder = settle(campaign_file, executor="slurm", site=site)
     say = _teller(as_json)
     if dry_run:
         print(submission.dry_run(campaign, folder))
         return
+    # jobs that wait or run read the campaign and the plan that are there: first of all
+    submission.refuse_while_queued(folder)
+    keep(campaign, folder)
     if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
         stages.index_once(campaign, folder, say)
         stages.fit(campaign, folder, say)

@@ -21,23 +21,23 @@ def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
 
 
 def begin(
-    campaign_file: Path,
-    ranks: int | None = None,
-    *,
-    retry_quarantined: bool = False,
-    executor: str | None = None,
-    site: Path | None = None,
+    campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
+    campaign, folder = settle(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    keep(campaign, folder)
+    return campaign, folder
+
+
+def keep(campaign: "Campaign", folder: "RunDir") -> None:
+    """Write the campaign as resolved: what jobs and ranks read from now on."""
     from embedcube.campaign_file import dump_campaign
     from embedcube.rundir import write_atomically
 
-    campaign, folder = settle(campaign_file, ranks, retry_quarantined=retry_quarantined, executor=executor, site=site)
     folder.root.mkdir(parents=True, exist_ok=True)
     text = dump_campaign(campaign).encode()
     if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
         write_atomically(folder.campaign, text)
-    return campaign, folder
 
 
 def settle(

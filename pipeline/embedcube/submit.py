@@ -40,17 +40,15 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
     """Submit what is left of a campaign whose `how` is settled for its site.
 
     Raises:
-        RequestError: jobs of the campaign are still queued, or the site would refuse or did refuse something.
+        RequestError: the site would refuse or did refuse something.
         WorkError: consolidation asks again more often than the site allows.
     """
     site = load_site(campaign)
-    earlier = submissions(run)
-    _refuse_while_queued(earlier)
     if plan := planned(campaign, run):
         refuse_at_site(plan.price, campaign, site)
     tasks = tasks_left(campaign, run)
     if again:
-        _refuse_endless(run, site, earlier, tasks)
+        _refuse_endless(run, site, tasks)
     asked = Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks)
     try:
         for stage, jobs in _chain(campaign, site, run, tasks, asked.jobs):
@@ -66,11 +64,10 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
     """Submit a task of `count` shards of the plan, those of them without a record, and wait until it has ended.
 
     Raises:
-        RequestError: jobs of the campaign are queued, there is no plan, or the site refused.
+        RequestError: there is no plan, or the site refused.
         StartAgain: some shards have no record.
     """
     site = load_site(campaign)
-    _refuse_while_queued(submissions(run))
     refuse_at_site(read_plan(campaign, run).price, campaign, site)
     task = choose_pilot(campaign, run, count)
     wanted = set(read_recipes(run, task))
@@ -167,7 +164,13 @@ def planned(campaign: Campaign, run: RunDir) -> Plan | None:
         return None
 
 
-def _refuse_while_queued(earlier: list[Submission]) -> None:
+def refuse_while_queued(run: RunDir) -> None:
+    """To be called before anything is written that jobs of the campaign read.
+
+    Raises:
+        RequestError: some are still queued or running.
+    """
+    earlier = submissions(run)
     ids = {one for s in earlier for stage in s.jobs.values() for one in stage}
     own = {os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")}
     # verification waits for a consolidation that failed: Slurm removes it by itself
@@ -180,12 +183,12 @@ def _refuse_while_queued(earlier: list[Submission]) -> None:
         )
 
 
-def _refuse_endless(run: RunDir, site: Site, earlier: list[Submission], tasks: tuple[int, ...]) -> None:
+def _refuse_endless(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
     """Consolidation asks again: a bounded number of times since a person did, and only for missing shards."""
     if not tasks:
         raise WorkError("no shard is missing: what failed was consolidation itself, see its log")
     times = 0
-    for submission in reversed(earlier):
+    for submission in reversed(submissions(run)):
         if not submission.again:
             break
         times += 1

@@ -31,6 +31,9 @@ from embedcube.rundir import RunDir
 _LEFT, _ABANDONED = "left", "abandoned"
 """Keys of the store: parents whose ranks have ended, and those that lost a rank before all had met."""
 
+_FAILED = "failed"
+"""The key of the store, with a parent's number, of why a rank of its node failed."""
+
 _SILENT_S = 60.0
 """A parent that has not been heard of for so long is dead, and is not waited for."""
 
@@ -77,13 +80,14 @@ def _lead(campaign: Campaign, run: RunDir, task: int, meeting: Meeting, progress
     ranks = _Ranks(campaign, run, task, meeting, said, store)
     codes = ranks.wait(tell)
     _wait_for_others(store, meeting.count, tell)
+    failed = [_failure(codes, ranks.logs), *_failures_elsewhere(store, meeting.count)]
     now = {document["recipe"] for _, document in scan_documents(run, said.attempt)}
     # and what another start of this task has done meanwhile
     undone = len(todo - now - recorded_recipes(run, whole=campaign.how.retry_quarantined))
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=codes, logs=ranks.logs)
     if undone:
-        _explain(result)
+        _explain(result, next(filter(None, failed), ""))
     return result
 
 
@@ -104,6 +108,8 @@ def _follow(campaign: Campaign, run: RunDir, task: int, meeting: Meeting) -> Tas
         store = distributed.TCPStore(said.host, said.port, is_master=False, timeout=timedelta(seconds=MEETING_S))
         ranks = _Ranks(campaign, run, task, meeting, said, store)
         codes = ranks.wait(lambda: store.add(f"alive/{meeting.number}", 1))
+        if failed := _failure(codes, ranks.logs):
+            store.set(f"{_FAILED}/{meeting.number}", failed)
         store.add(_LEFT, 1)
     except RuntimeError:
         raise lost from None
@@ -121,11 +127,24 @@ def _wait_for_others(store: distributed.TCPStore, parents: int, tell: Callable[[
             heard, since = beats, time.monotonic()
 
 
-def _explain(result: TaskResult) -> None:
-    for code, path in zip(result.exit_codes, result.logs, strict=True):
+def _failure(codes: tuple[int, ...], logs: tuple[Path, ...]) -> str:
+    """What the first rank of this node said that failed for a reason which will not pass; empty where none did."""
+    for code, path in zip(codes, logs, strict=True):
         if code > 0 and code != StartAgain.exit_code:
-            last = path.read_text().strip().splitlines()[-1:] or ["it said nothing"]
-            raise WorkError(f"{result.undone} of {result.shards} shards are undone; a rank failed: {last[0]} ({path})")
+            last = path.read_text().strip().splitlines()[-1:] or [f"it said nothing, and ended with {code}"]
+            return f"{last[0]} ({path})"
+    return ""
+
+
+def _failures_elsewhere(store: distributed.TCPStore, parents: int) -> list[str]:
+    """Of the other nodes, as far as they are heard of."""
+    keys = [f"{_FAILED}/{number}" for number in range(1, parents)]
+    return [store.get(key).decode() for key in keys if store.check([key])]
+
+
+def _explain(result: TaskResult, failed: str) -> None:
+    if failed:
+        raise WorkError(f"{result.undone} of {result.shards} shards are undone; a rank failed: {failed}")
     raise StartAgain(
         f"{result.undone} of {result.shards} shards are undone: ranks ended with {list(result.exit_codes)}, see "
         f"{result.logs[0].parent}; start the same command again, it does only what has no record"
@@ -169,20 +188,27 @@ class _Ranks:
         signal.signal(signal.SIGQUIT, self._show_stacks)
         try:
             while None in (codes := [process.poll() for process in self._processes]):
-                time.sleep(0.1)
-                if not self._all_met():
-                    if any(codes):
-                        self._store.add(_ABANDONED, 1)
-                    if self._store.add(_ABANDONED, 0):
-                        for process in self._processes:  # they would wait for the dead one until their time-out
-                            process.kill()
+                self._abandon(codes)
                 self._note_deaths()
                 meanwhile()
+                time.sleep(0.1)
+            # those of other nodes may still wait for one that has just ended here
+            self._abandon(codes)
             self._note_deaths()
         except BaseException:
             self._stop()
             raise
         return tuple(process.returncode for process in self._processes)
+
+    def _abandon(self, codes: list[int | None]) -> None:
+        """Once a rank has failed before all have met, anywhere: the others would wait for it until their time-out."""
+        if self._all_met():
+            return
+        if any(codes):
+            self._store.add(_ABANDONED, 1)
+        if self._store.add(_ABANDONED, 0):
+            for process in self._processes:
+                process.kill()
 
     def _note_deaths(self) -> None:
         """What a rank had in hand that a signal has ended is suspect."""
