@@ -1,6 +1,7 @@
 """The site files of `configs/sites`: what is submitted there, to the letter, and what is refused before it is."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ CLUSTER: dict[str, Any] = {"site": "lab", "cpus_per_node": 8, "mem_gb_per_node":
         ({}, {"device": "cuda", "ranks": 1}, "how.ranks: 1 on a node with 0 GPUs"),
         ({}, {"ranks": 3, "threads": 3}, "3 ranks with 3 threads each on a node of 8 cores"),
         ({}, {"ranks": 4, "mem_gb": 5}, "4 ranks with 5 GB each on a node with 16 GB"),
+        ({"container": {"image": "a.sif"}}, {"dask": {"kind": "slurm_cluster"}}, "there is no sbatch in a container"),
+        ({}, {"dask": {"kind": "mpi"}}, r"how.dask.kind mpi: lab does not say srun's --mpi"),
+        ({}, {"dask": {"kind": "slurm_runner", "workers": 7}}, "9 processes on each of 1 nodes with 8 cores"),
+        ({"dask": {"kind": "mpi"}}, {}, r"how.dask.kind mpi: lab does not say srun's --mpi"),
     ],
 )
 def test_what_cannot_run_there_is_refused(
@@ -73,3 +78,35 @@ def test_a_long_campaign_is_several_arrays(demo: Campaign, tmp_path: Path) -> No
     ]
     firsts = [line for line in lines if "EMBEDCUBE_TASK=" in line]
     assert [line.split("((")[1].split(" ")[0] for line in firsts] == ["0", "2", "4"]
+
+
+def test_arrays_that_run_together_share_what_may_run_at_once(demo: Campaign, tmp_path: Path) -> None:
+    """Slurm bounds each of them by itself."""
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"max_array": 2, "parallel": 7}))
+    demo.change(lambda document: document.update(how={"tasks": 5, "site": "lab.yaml"}))
+    arrays = [line for line in demo.cli("submit", "--dry-run").splitlines() if "--array" in line]
+    assert [line.split("%")[1] for line in arrays] == ["2", "2", "2"]
+
+
+def option(text: str, name: str) -> str:
+    """What a batch script gives for it; nothing where it does not."""
+    found = re.search(rf"^#SBATCH --{name}=(.*)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def test_consolidation_takes_no_gpus_where_there_are_nodes_without(demo: Campaign, tmp_path: Path) -> None:
+    without = {"partition": "compute", "cpus_per_node": 4, "mem_gb_per_node": 10, "time_min": 50}
+    gpus = {"partition": "gpu", "gpus_per_node": 2, "constraint": "a100", "exclusive": False}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | gpus | {"cpu_nodes": without}))
+    demo.change(lambda document: document.update(how={"device": "cuda", "time_min": 20, "site": "lab.yaml"}))
+    scripts = demo.cli("submit", "--dry-run").split("#!/bin/bash\n")[1:]
+    wanted = ("partition", "gres", "constraint", "cpus-per-task", "mem", "time")
+    asked = [{name: value for name in wanted if (value := option(text, name))} for text in scripts]
+    on_gpus = {"partition": "gpu", "gres": "gpu:2", "constraint": "a100", "cpus-per-task": "8", "mem": "16000M"}
+    on_gpus["time"] = "20"
+    # verification embeds a shard again, on the device that made it
+    assert asked == [
+        on_gpus,
+        {"partition": "compute", "cpus-per-task": "4", "mem": "10000M", "time": "50"},
+        on_gpus,
+    ]

@@ -194,7 +194,7 @@ def status(
         return
     while True:
         now = status_of(campaign, folder)
-        finished = not watch or now.done == now.shards
+        finished = not watch or 0 < now.shards == now.done
         if as_json:
             _print(asdict(now), finished)
         else:

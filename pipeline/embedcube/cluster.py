@@ -80,7 +80,8 @@ def _slurm_cluster(campaign: Campaign, run: RunDir) -> Iterator[Any]:
     from dask_jobqueue.slurm import SLURMCluster
     from distributed import Client
 
-    how, site = campaign.how, load_site(campaign)
+    how, named = campaign.how, load_site(campaign)
+    site = named.for_consolidation
     forget_own_job()
     options = [f"--constraint={site.constraint}"] if site.constraint else []
     run.job_logs.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def _slurm_cluster(campaign: Campaign, run: RunDir) -> Iterator[Any]:
             cores=how.dask.threads,
             processes=1,
             memory=f"{site.mem_gb_per_node * how.dask.threads / site.cpus_per_node:.1f}GB",
-            walltime=f"{how.time_min or site.time_min}",
+            walltime=f"{site.time_min if named.cpu_nodes else how.time_min or site.time_min}",
             interface=site.interface,
             job_extra_directives=options + (["--exclusive"] if site.exclusive else []),
             job_script_prologue=setup_lines(site),

@@ -83,7 +83,10 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     """
     scenes = read_inventory(campaign, run)
     if campaign.how.device == "cuda" and not torch.cuda.is_available():
-        raise RequestError("how.device: there is no CUDA device here; plan where the ranks will run, or write cpu")
+        raise RequestError(
+            "how.device: there is no CUDA device here; plan where the ranks will run (at a batch system: "
+            "`prepare_in_job: true` in the site file), or write cpu"
+        )
     versions = software_versions(torch.device(campaign.how.device))
     readers = _installed({package for scene in scenes for package in scene.software})
     encoders = _installed({package for name in campaign.layers for package in make_backbone(campaign, name).software})

@@ -55,6 +55,8 @@ class Price:
     worst_shard: str
     device_s: float
     """forward passes alone, on one device as it was just now"""
+    longest_s: float
+    """what the dearest shard takes of a rank, about"""
     limit_bytes: float = 0.0
     """memory that one rank may take"""
 
@@ -105,6 +107,7 @@ def price_layer(
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
         device_s=batch_s * -(-chips // kernel.batch),
+        longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // kernel.batch),
     )
 
 
@@ -162,6 +165,7 @@ def total_price(prices: list[Price], weights_bytes: list[int], how: How) -> Pric
         rank_bytes=worst.rank_bytes + weights + (how.cache_mb << 20),
         worst_shard=worst.worst_shard,
         device_s=sum(p.device_s for p in prices),
+        longest_s=max(p.longest_s for p in prices),
         limit_bytes=how.mem_bytes_per_rank,
     )
 

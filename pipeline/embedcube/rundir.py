@@ -11,6 +11,7 @@ The run folder is the architecture: each stage reads files here and writes files
       cubes/<version>.zarr               consolidate  parts     -> cube
       cube.zarr                          a relative symlink to the newest version
       report/                            verify, preview
+      image.json                         submit       the digest of the container's image
       submissions.jsonl                  submit       what the batch system was asked for
       logs/                              what the ranks said; slurm/ what the jobs did, and their scripts
 """
@@ -101,6 +102,11 @@ class RunDir:
     def submissions(self) -> Path:
         """One line per call of `submit`: what was asked of the batch system, and its job ids."""
         return self.root / "submissions.jsonl"
+
+    @property
+    def image(self) -> Path:
+        """The digest of the container's image, as long as its size and time are those noted with it."""
+        return self.root / "image.json"
 
     @property
     def report(self) -> Path:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from embedcube.blocks import Block
 from embedcube.campaign_file import first_error
-from embedcube.config import Campaign, Name
+from embedcube.config import Campaign, Dask, How, Name
 from embedcube.errors import RequestError
 
 
@@ -31,6 +31,16 @@ class Container(Block):
     binds: tuple[Word, ...] = ()
     nvidia: bool = False
     """give it the node's GPUs (--nv)"""
+
+
+class CpuNodes(Block):
+    """Nodes without GPUs."""
+
+    partition: Word
+    cpus_per_node: int = Field(gt=0)
+    mem_gb_per_node: float = Field(gt=0)
+    time_min: int = Field(60, gt=0)
+    """of a job there"""
 
 
 class Site(Block):
@@ -86,6 +96,12 @@ class Site(Block):
     """loaded by jobs"""
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], Word] = Field(default_factory=dict)
     """of jobs"""
+    poll_s: float = Field(30, gt=0)
+    """between two looks at the queue, by those who wait"""
+    cpu_nodes: CpuNodes | None = None
+    """for consolidation, which needs no GPU"""
+    dask: Dask | None = None
+    """who consolidates, unless the campaign says otherwise"""
     container: Container | None = None
     """without one, jobs use the Python that submits them"""
     prepare_in_job: bool = False
@@ -103,6 +119,13 @@ class Site(Block):
         if self.time_min > self.max_time_min:
             raise ValueError(f"time_min {self.time_min} is more than max_time_min {self.max_time_min}")
         return self
+
+    @property
+    def for_consolidation(self) -> "Site":
+        """The site as consolidation sees it: the nodes without GPUs, where there are some."""
+        if self.cpu_nodes is None:
+            return self
+        return self.model_copy(update=self.cpu_nodes.model_dump() | {"gpus_per_node": 0, "constraint": None})
 
 
 def load_site(campaign: Campaign) -> Site:
@@ -147,5 +170,28 @@ def at_site(campaign: Campaign, site: Site) -> Campaign:
         raise RequestError(
             f"how.mem_gb: {ranks} ranks with {mem_gb:g} GB each on a node with {site.mem_gb_per_node:g} GB; write less"
         )
-    settled = {"ranks": ranks, "threads": threads, "time_min": time_min, "mem_gb": mem_gb}
+    dask = site.dask if site.dask and "dask" not in how.model_fields_set else how.dask
+    _refuse_dask(dask, how, site)
+    settled = {"ranks": ranks, "threads": threads, "time_min": time_min, "mem_gb": mem_gb, "dask": dask}
     return campaign.model_copy(update={"how": how.model_copy(update=settled)})
+
+
+def processes_per_node(dask: Dask, nodes: int) -> int:
+    """Of consolidation: where all are started together, there is a scheduler and a client beside the workers."""
+    return -(-(dask.workers + 2) // nodes) if dask.kind in ("slurm_runner", "mpi") else 1
+
+
+def _refuse_dask(dask: Dask, how: How, site: Site) -> None:
+    place, cores = f"how.dask.kind {dask.kind}", site.for_consolidation.cpus_per_node
+    if dask.kind == "slurm_cluster" and site.container is not None:
+        raise RequestError(f"{place}: there is no sbatch in a container to start workers with; write slurm_runner")
+    if dask.kind == "mpi" and site.mpi is None:
+        raise RequestError(
+            f"{place}: {site.site} does not say srun's --mpi (mpi); write it there, or slurm_runner here"
+        )
+    processes = processes_per_node(dask, how.nodes)
+    if processes > cores:
+        raise RequestError(
+            f"how.dask.workers: {dask.workers}, a scheduler and a client are {processes} processes on each of "
+            f"{how.nodes} nodes with {cores} cores; write fewer workers, or more nodes"
+        )

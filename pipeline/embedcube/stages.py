@@ -79,6 +79,11 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
                 "if the archive has them by now, `embedcube index` finds them"
             )
+    if campaign.how.executor == "slurm":
+        from embedcube.site import load_site
+        from embedcube.submit import refuse_at_site
+
+        refuse_at_site(made.price, campaign, load_site(campaign))
     return asdict(made)
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from embedcube.config import Campaign
+from embedcube.errors import RequestError
 from embedcube.executors.slurm import states
 from embedcube.parts import best_documents
 from embedcube.plan import read_plan, read_recipes
@@ -28,6 +29,7 @@ class Status:
     """How far a campaign is."""
 
     shards: int
+    """none before there is a plan"""
     done: int
     cells: dict[str, int]
     """per status, of the shards that are done"""
@@ -47,9 +49,18 @@ class Status:
 
 
 def status(campaign: Campaign, run: RunDir) -> Status:
-    """Count the records of the plan's shards."""
-    read_plan(campaign, run)
-    wanted = set(read_recipes(run))
+    """Count the records of the plan's shards; before a plan is made, in a job, there is that job to tell of.
+
+    Raises:
+        RequestError: there is no plan, nor a job that would make one.
+    """
+    try:
+        plan = read_plan(campaign, run)
+    except RequestError:
+        if not submissions(run):
+            raise
+        plan = None
+    wanted = set(read_recipes(run)) if plan else set()
     seen = best_documents(run, wanted, ("counts", "attempt", "finished"))
     cells: Counter[str] = Counter()
     quarantined: dict[str, str] = {}
@@ -64,9 +75,9 @@ def status(campaign: Campaign, run: RunDir) -> Status:
         cells=dict(cells),
         quarantined=quarantined,
         shards_per_s=rate,
-        seconds_left=left / rate if rate and left else (0.0 if not left else None),
+        seconds_left=left / rate if rate and left else (0.0 if plan and not left else None),
         cube=run.newest_cube.resolve().name if run.newest_cube.exists() else None,
-        tasks_left=len(tasks_left(campaign, run)),
+        tasks_left=len(tasks_left(campaign, run, plan)),
         jobs=_newest_jobs(run),
         logs=str(run.logs),
     )
@@ -76,7 +87,8 @@ def describe(now: Status) -> list[str]:
     """The status in words."""
     rate = f"{now.shards_per_s:.2f} shards/s" if now.shards_per_s else "no rate yet"
     left = f", about {now.seconds_left:.0f} s left" if now.seconds_left else ""
-    lines = [f"{now.done} of {now.shards} shards, {rate}{left}; cube {now.cube or 'not yet'}"]
+    done = f"{now.done} of {now.shards} shards" if now.shards else "no plan of this campaign yet"
+    lines = [f"{done}, {rate}{left}; cube {now.cube or 'not yet'}"]
     for job in now.jobs:
         became = ", ".join(f"{count} {state.lower()}" for state, count in sorted(job.states.items()))
         lines.append(f"  {job.stage:<12}job {job.id}: {became or 'not known here'}")
@@ -86,7 +98,8 @@ def describe(now: Status) -> list[str]:
 
 
 def _newest_jobs(run: RunDir) -> tuple[SubmittedJob, ...]:
-    stages = submissions(run)[-1].jobs if run.submissions.exists() else {}
+    asked = submissions(run)
+    stages = asked[-1].jobs if asked else {}
     found = states([one for ids in stages.values() for one in ids])
     return tuple(SubmittedJob(stage=stage, id=one, states=found[one]) for stage, ids in stages.items() for one in ids)
 

@@ -17,10 +17,10 @@ from embedcube.executors.slurm import Job, embed_jobs, queued, script, submit_al
 from embedcube.parts import recorded_recipes
 from embedcube.pilot import choose_pilot
 from embedcube.plan import Plan, read_plan, read_recipes
-from embedcube.price import DECODE_BYTES_PER_S, Price
-from embedcube.progress import Progress
+from embedcube.price import Price
+from embedcube.progress import Progress, silent
 from embedcube.rundir import RunDir
-from embedcube.site import Site, load_site
+from embedcube.site import Site, load_site, processes_per_node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,13 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
         WorkError: consolidation asks again more often than the site allows.
     """
     site = load_site(campaign)
-    if plan := planned(campaign, run):
+    plan = planned(campaign, run)
+    if plan:
         refuse_at_site(plan.price, campaign, site)
-    tasks = tasks_left(campaign, run)
+    tasks = tasks_left(campaign, run, plan)
     if again:
         _refuse_endless(run, site, tasks)
-    asked = Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks)
+    asked = _asked(tasks, {}, again=again)
     try:
         for stage, jobs in _chain(campaign, site, run, tasks, asked.jobs):
             asked.jobs[stage] = submit_all(jobs, campaign, site, run)
@@ -63,31 +64,47 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
 def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress) -> None:
     """Submit a task of `count` shards of the plan, those of them without a record, and wait until it has ended.
 
+    Where the site wants the plan to be made in a job, that one comes first.
+
     Raises:
         RequestError: there is no plan, or the site refused.
         StartAgain: some shards have no record.
     """
     site = load_site(campaign)
+    if site.prepare_in_job and not planned(campaign, run):
+        preparing = submit_all([_preparation(run)], campaign, site, run)
+        _note(_asked((), {"prepare": preparing}), run)
+        wait_for(preparing, set(), run, silent, poll_s=site.poll_s)
+        if not planned(campaign, run):
+            raise WorkError(f"job {', '.join(preparing)} has made no plan: see {run.job_logs} for why")
     refuse_at_site(read_plan(campaign, run).price, campaign, site)
     task = choose_pilot(campaign, run, count)
     wanted = set(read_recipes(run, task))
     ids: list[str] = []
     if not wanted <= recorded_recipes(run):
         ids = submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        _note(Submission(time=now, again=False, tasks=(task,), jobs={"embed": ids}), run)
-    wait_for(ids, wanted, run, progress)
+        _note(_asked((task,), {"embed": ids}), run)
+    wait_for(ids, wanted, run, progress, poll_s=site.poll_s)
+
+
+def _preparation(run: RunDir) -> Job:
+    return Job(stage="prepare", command=("run", str(run.campaign), "--until", "plan"))
+
+
+def _asked(tasks: tuple[int, ...], jobs: dict[str, list[str]], *, again: bool = False) -> Submission:
+    return Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks, jobs=jobs)
 
 
 def _note(asked: Submission, run: RunDir) -> None:
+    torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
     with run.submissions.open("a") as file:
-        file.write(json.dumps(asdict(asked)) + "\n")
+        file.write("\n" * torn + json.dumps(asdict(asked)) + "\n")
 
 
 def dry_run(campaign: Campaign, run: RunDir) -> str:
     """The batch scripts that `submit` would hand over, one after the other."""
     site = load_site(campaign)
-    tasks = tasks_left(campaign, run)
+    tasks = tasks_left(campaign, run, planned(campaign, run))
     ids: dict[str, list[str]] = {}
     texts = []
     for stage, jobs in _chain(campaign, site, run, tasks, ids):
@@ -96,11 +113,9 @@ def dry_run(campaign: Campaign, run: RunDir) -> str:
     return "\n".join(texts)
 
 
-def tasks_left(campaign: Campaign, run: RunDir) -> tuple[int, ...]:
-    """Tasks with a shard that has no record; all, while there is no plan of this campaign."""
-    try:
-        plan = read_plan(campaign, run)
-    except RequestError:
+def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int, ...]:
+    """Tasks of a plan with a shard that has no record; all that there will be, while there is none."""
+    if plan is None:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
     return tuple(task for task in range(plan.tasks) if not done.issuperset(read_recipes(run, task)))
@@ -110,8 +125,14 @@ def submissions(run: RunDir) -> list[Submission]:
     """All of a run folder, in order."""
     if not run.submissions.exists():
         return []
-    lines = run.submissions.read_text().splitlines()
-    return [Submission(**(line | {"tasks": tuple(line["tasks"])})) for line in map(json.loads, lines)]
+    found = []
+    for text in run.submissions.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # torn by a kill or a full disk: `squeue` knows its jobs still
+        found.append(Submission(**(line | {"tasks": tuple(line["tasks"])})))
+    return found
 
 
 def cancel(run: RunDir) -> list[str]:
@@ -131,23 +152,22 @@ def _chain(
     name = str(run.campaign)
     after = ""
     if site.prepare_in_job and not planned(campaign, run):
-        yield "prepare", [Job(stage="prepare", command=("run", name, "--until", "plan"))]
+        yield "prepare", [_preparation(run)]
         after = f"afterok:{':'.join(ids['prepare'])}"
     if tasks:
         yield "embed", embed_jobs(campaign, site, run, tasks, after)
         after = f"afterany:{':'.join(ids['embed'])}"
     again = ("submit", name, "--again")
-    # beside its workers, a step of many processes has the scheduler and the client
-    many = campaign.how.dask.kind in ("slurm_runner", "mpi")
-    processes = -(-(campaign.how.dask.workers + 2) // campaign.how.nodes) if many else 1
+    processes = processes_per_node(campaign.how.dask, campaign.how.nodes)
     yield (
         "consolidate",
         [
             Job(
                 stage="consolidate",
                 command=("consolidate", name),
-                nodes=campaign.how.nodes if many else 1,
+                nodes=campaign.how.nodes if processes > 1 else 1,
                 processes=processes,
+                needs_gpus=False,
                 after=after,
                 on_failure=again,
             )
@@ -157,11 +177,12 @@ def _chain(
 
 
 def planned(campaign: Campaign, run: RunDir) -> Plan | None:
-    """The plan, where there is one of this campaign as it is now."""
+    """The plan, where there is one of this campaign as it is now, in as many tasks."""
     try:
-        return read_plan(campaign, run)
+        plan = read_plan(campaign, run)
     except RequestError:
         return None
+    return plan if plan.tasks == campaign.how.tasks else None
 
 
 def refuse_while_queued(run: RunDir) -> None:
@@ -205,12 +226,11 @@ def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
     Raises:
         RequestError: names the two figures.
     """
-    shard_s = (price.device_s + price.decoded_bytes / DECODE_BYTES_PER_S) / price.shards
     time_s = (campaign.how.time_min or site.time_min) * 60 - site.lead_s
-    if shard_s > time_s:
+    if price.longest_s > time_s:
         raise RequestError(
-            f"how.time_min: a shard takes about {shard_s:.0f} s, a job has {time_s:.0f} s before {site.site} warns it; "
-            "give it more time, or make shards smaller (layers.*.shard_chips)"
+            f"how.time_min: the longest shard takes about {price.longest_s:.0f} s, a job has {time_s:.0f} s before "
+            f"{site.site} warns it; give it more time, or make shards smaller (layers.*.shard_chips)"
         )
     files = files_needed(price, campaign)
     if site.max_files is not None and files > site.max_files:

@@ -38,6 +38,7 @@ def site(tmp_path: Path) -> Path:
         "max_time_min": 60,
         "lead_s": 60,
         "purge_days": 14,
+        "poll_s": 2,
     }
     path = tmp_path / "lab.yaml"
     path.write_text(yaml.safe_dump(described))

@@ -4,6 +4,7 @@ What is submitted is a command, the one that a person would type, never a pickle
 task). So a job can be run again by hand, inside or outside of a container, and no file of ours holds code.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -26,10 +27,11 @@ from embedcube.plan import read_plan, read_recipes
 from embedcube.progress import Progress
 from embedcube.rank import END_TIME
 from embedcube.rendezvous import HOST_SUFFIX, LAUNCHER
-from embedcube.rundir import RunDir
-from embedcube.site import Site, load_site
+from embedcube.rundir import RunDir, write_atomically
+from embedcube.site import Container, Site, load_site
 
-_POLL_S = 2.0
+_SILENT_LOOKS = 20
+"""at the queue, one after the other, that may fail before who waits gives up: a controller restarts"""
 
 _LOOK_MIN = 5
 """of time for a look at a node, which takes less than one: on a busy file system Python alone may need two"""
@@ -52,6 +54,10 @@ class Job:
     """one element of an array for each"""
     after: str = ""
     """Slurm's --dependency"""
+    at_once: int = 1
+    """elements that may run together"""
+    needs_gpus: bool = True
+    """where the campaign's device is one; if not, it runs on the site's nodes without"""
     on_failure: tuple[str, ...] = ()
     """words after `embedcube` of what the batch script does on its host when the command fails"""
 
@@ -67,18 +73,27 @@ class SlurmExecutor:
         recipes = {task: set(read_recipes(run, task)) for task in tasks}
         left = tuple(task for task in tasks if not recipes[task] <= done)
         ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
-        wait_for(ids, set().union(*recipes.values()), run, progress)
+        wait_for(ids, set().union(*recipes.values()), run, progress, poll_s=site.poll_s)
 
 
-def wait_for(ids: list[str], wanted: set[str], run: RunDir, progress: Progress) -> None:
+def wait_for(ids: list[str], wanted: set[str], run: RunDir, progress: Progress, *, poll_s: float) -> None:
     """Wait until the batch system has done with jobs that were to make records of the wanted recipes.
 
     Raises:
         StartAgain: some are missing.
     """
     total = len(wanted)
-    while queued(ids):
-        time.sleep(_POLL_S)
+    failed = 0
+    while True:
+        try:
+            if not queued(ids):
+                break
+            failed = 0
+        except StartAgain:
+            failed += 1
+            if failed == _SILENT_LOOKS:
+                raise
+        time.sleep(poll_s)
         progress(len(wanted & recorded_recipes(run)), total)
     undone = len(wanted - recorded_recipes(run))
     progress(total - undone, total)
@@ -96,7 +111,15 @@ def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ..
     for task in tasks:
         slices.setdefault(task // site.max_array, []).append(task)
     return [
-        Job(stage="embed", command=command, nodes=campaign.how.nodes, tasks=tuple(part), after=after)
+        Job(
+            stage="embed",
+            command=command,
+            nodes=campaign.how.nodes,
+            tasks=tuple(part),
+            # Slurm bounds each array by itself
+            at_once=max(1, site.parallel // len(slices)),
+            after=after,
+        )
         for part in slices.values()
     ]
 
@@ -109,10 +132,11 @@ def submit_all(jobs: list[Job], campaign: Campaign, site: Site, run: RunDir) -> 
     """
     run.job_logs.mkdir(parents=True, exist_ok=True)
     forget_own_job()
+    digest = image_digest(site.container, run)
     ids = []
     for job in jobs:
         try:
-            ids.append(str(_submitter(job, campaign, site, run)._submit_command(_command(job, site)).job_id))
+            ids.append(str(_submitter(job, campaign, site, run, digest)._submit_command(_command(job, site)).job_id))
         except (FailedJobError, OSError) as error:
             said = " ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
             raise RequestError(
@@ -135,8 +159,9 @@ def run_on_node(words: tuple[str, ...], campaign: Campaign, site: Site) -> "subp
 
 
 def script(job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
-    """The batch script of a job."""
-    return str(_submitter(job, campaign, site, run)._make_submission_file_text(_command(job, site), job.stage))
+    """The batch script of a job, to look at."""
+    digest = f"<sha256 of {site.container.image}>" if site.container else ""
+    return str(_submitter(job, campaign, site, run, digest)._make_submission_file_text(_command(job, site), job.stage))
 
 
 def queued(ids: list[str]) -> dict[str, list[str]]:
@@ -179,12 +204,15 @@ class _Submitit(Submitit):
         return 2
 
 
-def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
-    how = campaign.how
+def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str) -> Any:
+    time_min = campaign.how.time_min or site.time_min
+    if not job.needs_gpus and site.cpu_nodes:
+        site = site.for_consolidation
+        time_min = site.time_min
     first = min(job.tasks, default=0) // site.max_array * site.max_array
     indices = ",".join(str(task - first) for task in job.tasks)
     more = {
-        "array": f"{indices}%{site.parallel}" if job.tasks else None,
+        "array": f"{indices}%{job.at_once}" if job.tasks else None,
         "kill-on-invalid-dep": "yes" if job.after else None,
         "requeue" if site.requeue else "no-requeue": True,
     }
@@ -193,7 +221,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
     submitter.update_parameters(
         job_name=f"{campaign.campaign}-{job.stage}",
         wckey=None,
-        time=how.time_min or site.time_min,
+        time=time_min,
         nodes=job.nodes,
         ntasks_per_node=job.processes,
         cpus_per_task=site.cpus_per_node // job.processes,
@@ -202,7 +230,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir) -> Any:
         stderr_to_stdout=True,
         srun_args=_srun_options(job, site),
         additional_parameters={name: value for name, value in more.items() if value is not None},
-        setup=_setup(job, site, first),
+        setup=_setup(job, site, first, digest),
         teardown=_teardown(job, site),
     )
     return submitter
@@ -244,18 +272,21 @@ def _command(job: Job, site: Site) -> str:
     return shlex.join([*words, *job.command]) + task
 
 
-def _setup(job: Job, site: Site, first: int) -> list[str]:
+def _setup(job: Job, site: Site, first: int, digest: str) -> list[str]:
     """What the batch script does on its host before the command."""
     variables: dict[str, str] = {}
     if site.mpi:
         variables[LAUNCHER] = "mpi"
-    if site.container is not None and (digest := _image_digest(Path(site.container.image))):
+    if digest:
         variables["EMBEDCUBE_IMAGE_DIGEST"] = digest
     lines = _setup_host(site) + _exports(variables)
     lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
     if job.tasks:
         lines.append(f"export EMBEDCUBE_TASK=$(({first} + SLURM_ARRAY_TASK_ID))")
-    lines.append(f'export {END_TIME}=$(date -d "$(squeue --noheader --jobs "$job" --format %e)" +%s)')
+    # Slurm before 22.05 does not say; and of nothing `date` would make last midnight
+    lines.append(f"export {END_TIME}=${{SLURM_JOB_END_TIME:-}}")
+    ask = f'[ -z "${END_TIME}" ] && ends=$(squeue --noheader --jobs "$job" --format %e) && [ -n "$ends" ]'
+    lines.append(f'if {ask}; then {END_TIME}=$(date -d "$ends" +%s); fi')
     return lines
 
 
@@ -286,12 +317,19 @@ def _teardown(job: Job, site: Site) -> list[str]:
     return [*lines, "exit $code"]
 
 
-def _image_digest(image: Path) -> str:
-    """SHA-256 of an image file; a sandbox, or a file that is not seen from here, has none."""
-    if not image.is_file():
+def image_digest(container: Container | None, run: RunDir) -> str:
+    """SHA-256 of an image file, read once while size and time stay; a sandbox, or one not seen from here, has none."""
+    image = Path(container.image) if container else None
+    if image is None or not image.is_file():
         return ""
+    seen = image.stat()
+    known = {"image": str(image), "size": seen.st_size, "changed_ns": seen.st_mtime_ns}
+    if run.image.exists() and (noted := json.loads(run.image.read_text())) | known == noted:
+        return str(noted["digest"])
     with image.open("rb") as file:
-        return "sha256:" + file_digest(file, "sha256").hexdigest()
+        digest = "sha256:" + file_digest(file, "sha256").hexdigest()
+    write_atomically(run.image, json.dumps(known | {"digest": digest}).encode())
+    return digest
 
 
 def forget_own_job() -> None:
