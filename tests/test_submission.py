@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -14,7 +15,7 @@ import yaml
 from tests.conftest import Campaign
 
 from embedcube.campaign_file import load_campaign
-from embedcube.errors import RequestError, StartAgain
+from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.executors.slurm import image_digest, wait_for
 from embedcube.plan import read_plan
 from embedcube.price import DECODE_BYTES_PER_S
@@ -206,3 +207,18 @@ def test_the_price_is_held_against_the_site_where_the_plan_is_made(placed: Campa
     placed.change(lambda document: document["how"].update(executor="slurm"))
     with pytest.raises(RequestError, match="quota of lab leaves 100"):
         placed.cli("run", "--until", "plan")
+
+
+def test_a_pilot_makes_the_plan_in_a_job_first(
+    placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"prepare_in_job": True, "poll_s": 0.01}))
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 7")
+    with pytest.raises(WorkError, match=r"job 7 has made no plan: see .*/logs/slurm for why"):
+        placed.cli("submit", "--pilot", "3")
+    prepare = f"{sys.executable} -m embedcube run {placed.run.campaign} --until plan >&2"
+    stand_in("sbatch", f'if grep -q "until plan" "$1"; then {prepare}; fi; echo Submitted batch job 8')
+    with pytest.raises(StartAgain, match="3 of 3 shards are undone after jobs 8"):
+        placed.cli("submit", "--pilot", "3")
+    assert [one.jobs for one in submissions(placed.run)] == [{"prepare": ["7"]}, {"prepare": ["8"]}, {"embed": ["8"]}]

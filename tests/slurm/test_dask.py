@@ -72,8 +72,9 @@ def test_a_lost_worker_costs_nothing(cluster: Cluster, embedded: Campaign, finis
         [EMBEDCUBE, "consolidate", embedded.file], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 10, "the first objects", timeout_s=180)
-        victim = cluster.run("squeue", "--noheader", "--name=dask-worker", "--format=%A").split()[0]
+        victim = cluster.run("squeue", "--noheader", "--states=RUNNING", "--name=dask-worker", "--format=%A").split()[0]
         cluster.run("scancel", "--signal=KILL", "--full", victim)
+        assert not embedded.run.newest_cube.exists()
         _, said = running.communicate(timeout=240)
     assert running.returncode == 0, said
     assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)

@@ -80,13 +80,19 @@ def assert_struck_amid(begun: Started) -> None:
     assert 3 <= len(begun.records) < SHARDS - 4
 
 
-def assert_ends_well(cluster: Cluster, begun: Started, quiet_cube: dict[str, str]) -> None:
-    """The chain as it was submitted ends, and its cube is the quiet one."""
+def assert_ends_well(cluster: Cluster, begun: Started, quiet_cube: dict[str, str], *starts: str) -> None:
+    """The chain as it was submitted ends, its cube is the quiet one, and each start of the task became what is said."""
     assert cluster.wait(begun.jobs["verify"], timeout_s=240) == {"COMPLETED": 1}
     # what the table in docs/slurm.md is made of
     print(f"{time.monotonic() - begun.submitted:.0f} s from submission to the end of verification")
     print(begun_and_ended(cluster, begun))
+    wait_until(lambda: became(cluster, begun) == list(starts), f"accounts of {starts}: {became(cluster, begun)}")
     assert cube_bytes(begun.campaign.run.newest_cube) == quiet_cube
+
+
+def became(cluster: Cluster, begun: Started) -> list[str]:
+    """The states of the starts of the task, in order."""
+    return [row["State"].split()[0] for row in cluster.sacct(begun.jobs["embed"], "State")]
 
 
 def begun_and_ended(cluster: Cluster, begun: Started) -> str:
@@ -109,7 +115,7 @@ def nodes_of(cluster: Cluster, job: str) -> list[str]:
 @pytest.mark.slow
 def test_nothing_happens(cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]) -> None:
     begun = started()
-    assert_ends_well(cluster, begun, quiet_cube)
+    assert_ends_well(cluster, begun, quiet_cube, "COMPLETED")
     assert len({record.attempt for record in begun.records}) == 1
 
 
@@ -120,7 +126,7 @@ def test_a_killed_rank_costs_what_it_had_drawn(
     victim = ranks_on(cluster, nodes_of(cluster, begun.jobs["embed"])[1])[0]
     assert_struck_amid(begun)
     victim.send_signal(signal.SIGKILL)
-    assert_ends_well(cluster, begun, quiet_cube)
+    assert_ends_well(cluster, begun, quiet_cube, "REQUEUED", "COMPLETED")
     attempts = {record.attempt for record in begun.records}
     assert len(attempts) == 2
     # the other rank did all the rest: the second attempt had only what the dead one had drawn, the group in hand and
@@ -138,7 +144,7 @@ def test_a_warning_before_the_end_is_heeded(
     begun = started()
     assert_struck_amid(begun)
     cluster.run("scancel", "--signal=USR2", begun.jobs["embed"])
-    assert_ends_well(cluster, begun, quiet_cube)
+    assert_ends_well(cluster, begun, quiet_cube, "REQUEUED", "COMPLETED")
     assert len({record.attempt for record in begun.records}) == 2
     assert len(begun.records) == SHARDS  # what was in hand was finished, nothing was done twice
 
@@ -147,7 +153,7 @@ def test_preemption(cluster: Cluster, started: Callable[..., Started], quiet_cub
     begun = started("low")
     assert_struck_amid(begun)
     cluster.run("srun", "--partition=high", "--nodes=4", "--exclusive", "true", timeout_s=120)
-    assert_ends_well(cluster, begun, quiet_cube)
+    assert_ends_well(cluster, begun, quiet_cube, "REQUEUED", "COMPLETED")
     assert len({record.attempt for record in begun.records}) == 2
 
 
@@ -159,7 +165,7 @@ def test_a_power_cut(cluster: Cluster, started: Callable[..., Started], quiet_cu
     cluster.power_off(node)
     cluster.set_down(node)
     try:
-        assert_ends_well(cluster, begun, quiet_cube)
+        assert_ends_well(cluster, begun, quiet_cube, "NODE_FAIL", "COMPLETED")
     finally:
         cluster.power_on(node)
     assert len({record.attempt for record in begun.records}) == 2
@@ -178,7 +184,7 @@ def test_two_attempts_alive_at_once(
     cluster.set_down(node)
     assert ranks_on(cluster, node)
     try:
-        assert_ends_well(cluster, begun, quiet_cube)
+        assert_ends_well(cluster, begun, quiet_cube, "NODE_FAIL", "COMPLETED")
     finally:
         cluster.start_slurmd(node)
         cluster.wait_for_node(node)
@@ -194,4 +200,5 @@ def test_a_restarted_controller(cluster: Cluster, started: Callable[..., Started
     begun = started()
     assert_struck_amid(begun)
     cluster.restart_controller()
-    assert_ends_well(cluster, begun, quiet_cube)
+    assert_struck_amid(begun)  # it was back before the end
+    assert_ends_well(cluster, begun, quiet_cube, "COMPLETED")

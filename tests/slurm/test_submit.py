@@ -74,6 +74,22 @@ def test_the_chain_makes_the_same_cube(
     assert len(submissions(spread.run)) == 2
 
 
+@pytest.mark.slow
+def test_parents_that_meet_by_mpi_share_a_task(
+    cluster: Cluster, spread: Campaign, site: Path, finished_demo: Campaign
+) -> None:
+    by_mpi = {"mpi": "pmi2", "environment": {"MPIR_CVAR_CH4_NETMOD": "ofi"}}  # as docs/slurm.md says
+    site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | by_mpi))
+    spread.change(lambda document: document["how"].update(tasks=1))
+    jobs = json.loads(spread.cli("submit", "--json"))["jobs"]
+    assert cluster.wait(jobs["verify"][0], timeout_s=400) == {"COMPLETED": 1}
+    records = [record for _, record in scan_records(spread.run)]
+    assert len({record.attempt for record in records}) == 1
+    assert {record.rank for record in records} == {0, 1}
+    assert len({record.host for record in records}) == 2
+    assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+
+
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_a_real_archive(cluster: Cluster, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
