@@ -6,6 +6,8 @@ import os
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import repeat
@@ -79,18 +81,19 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     linked = copied = rechunked = 0
     if not cube.exists():
         _remove_abandoned(run)
-        building = run.cube_under_construction(version)
-        building.mkdir(parents=True)
-        write_template(campaign, plan, building)
-        linked, copied, rechunked = _fill(campaign, plan, made, building, client, progress)
-        write_provenance(campaign, plan, scenes, made, building)
-        _fsync_all(building)
-        try:
-            building.rename(cube)
-        except OSError:
-            if not cube.exists():
-                raise
-            shutil.rmtree(building)  # another consolidation was first, with the same bytes
+        with _building(run, version) as building:
+            write_template(campaign, plan, building)
+            linked, copied, rechunked = _fill(campaign, plan, made, building, client, progress)
+            for unfinished in building.rglob(f"{TEMPORARY_PREFIX}*"):
+                unfinished.unlink()  # of a worker that was lost
+            write_provenance(campaign, plan, scenes, made, building)
+            _fsync_all(building)
+            try:
+                building.rename(cube)
+            except OSError:
+                if not cube.exists():
+                    raise
+                shutil.rmtree(building)  # another consolidation was first, with the same bytes
         fsync_folder(cube.parent)
     if not (run.catalogue(version) / "collection.json").exists():
         write_catalogue(cube, run.catalogue(version))
@@ -111,6 +114,27 @@ def _purged(campaign: Campaign, made: list[Made]) -> date | None:
     if days is None:
         return None
     return datetime.fromisoformat(min(m.record.finished for m in made)).date() + timedelta(days=days)
+
+
+@contextmanager
+def _building(run: RunDir, version: str) -> Iterator[Path]:
+    """The folder of a cube under construction: a new one, or what an earlier start of this job has made of it.
+
+    That one gets a new name first: processes of it that still live, on a node believed to be dead, fail by it.
+    It is kept for the next start of the job when the time is up, and removed when anything else happens.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    building = run.cube_under_construction(version, job)
+    if int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        for earlier in run.cubes_under_construction(version, job)[:1]:
+            earlier.rename(building)
+    building.mkdir(parents=True, exist_ok=True)
+    try:
+        yield building
+    except BaseException as error:
+        if not (job and isinstance(error, StartAgain)):
+            shutil.rmtree(building, ignore_errors=True)
+        raise
 
 
 def _remove_abandoned(run: RunDir) -> None:
@@ -228,6 +252,9 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
     for stored, target in zip(objects, targets, strict=True):
         if not stored.path:
             continue
+        if target.exists():  # whole, as links and renamed copies are: of an earlier start, or of a worker that was lost
+            linked += 1
+            continue
         source = part / stored.path
         read_verified(part, stored)
         source.chmod(0o444)
@@ -235,7 +262,7 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
             os.link(source, target)
             linked += 1
         except FileExistsError:
-            linked += 1  # by a worker that was lost before it could say so; a link is whole or not there
+            linked += 1  # just now, by a worker that is believed to be lost
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise

@@ -111,7 +111,7 @@ class _Rank:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
         try:
-            weights = self._agree_on_weights(plan)
+            weights = self._agree_on_weights(plan, device)
         except RuntimeError as error:
             raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
         self._kernels = {}
@@ -138,23 +138,29 @@ class _Rank:
                     "would differ; run there what the plan was made with, or `embedcube plan` again"
                 )
 
-    def _agree_on_weights(self, plan: Plan) -> dict[str, Weights]:
+    def _agree_on_weights(self, plan: Plan, device: torch.device) -> dict[str, Weights]:
         """Rank 0 reads each file and broadcasts it, as DDP does its parameters; then the group is destroyed.
 
         After this no collective and no watchdog can hang the living on the dead.
         """
+        backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(
-            "gloo", store=self._store, rank=self._number, world_size=self._world, timeout=_MEET_TIMEOUT
+            backend,
+            store=self._store,
+            rank=self._number,
+            world_size=self._world,
+            timeout=_MEET_TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
         )
         weights = {}
         for name, layer in plan.layers.items():
             path = self._run.weights(name)
             data = path.read_bytes() if self._number == 0 else b""
-            length = torch.tensor([len(data)])
+            length = torch.tensor([len(data)], device=device)
             distributed.broadcast(length, 0)
-            body = torch.from_numpy(np.frombuffer(data or bytes(int(length)), dtype=np.uint8).copy())
+            body = torch.from_numpy(np.frombuffer(data or bytes(int(length)), dtype=np.uint8).copy()).to(device)
             distributed.broadcast(body, 0)
-            data = body.numpy().tobytes()
+            data = body.cpu().numpy().tobytes()
             if (found := sha256(data).hexdigest()) != layer.weights:
                 raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {layer.weights}")
             weights[name] = parse_weights(data, self._campaign, name, str(path))

@@ -30,6 +30,10 @@ def rechunk(series: Series, sources: tuple[ArraySpec, ...], targets: tuple[Array
     Raises:
         WorkError: an object is not what its record says.
     """
+    specs = {spec.name: spec for spec in targets}
+    paths = {name: series.target / name / spec.key(*series.place) for name, spec in specs.items()}
+    if all(path.exists() for path in paths.values()):
+        return 0  # by an earlier start of this job
     decoder = ShardDecoder(sources)
     values = {spec.name: np.full(spec.shard, spec.fill, dtype=spec.dtype) for spec in targets}
     for t, part, objects in series.members:
@@ -37,12 +41,10 @@ def rechunk(series: Series, sources: tuple[ArraySpec, ...], targets: tuple[Array
         for name, window in decoder.decode(stored).items():
             values[name][t] = window[0]
     written = 0
-    specs = {spec.name: spec for spec in targets}
     for name, data in ShardEncoder(targets).encode(values).items():
         if data is not None:
-            path = series.target / name / specs[name].key(*series.place)
-            with replacing(path) as temporary:
+            with replacing(paths[name]) as temporary:
                 temporary.write_bytes(data)
-            path.chmod(0o444)
+            paths[name].chmod(0o444)
             written += 1
     return written

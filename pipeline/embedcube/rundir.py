@@ -89,9 +89,13 @@ class RunDir:
         """The STAC Collection and Items that describe it."""
         return self.cubes / f"{version}-stac"
 
-    def cube_under_construction(self, version: str) -> Path:
+    def cube_under_construction(self, version: str, job: str) -> Path:
         """A new place where `consolidate` builds a version before it is renamed; two calls never share one."""
-        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{secrets.token_hex(4)}.zarr"
+        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{job}-{secrets.token_hex(4)}.zarr"
+
+    def cubes_under_construction(self, version: str, job: str) -> list[Path]:
+        """Those of the starts of a job."""
+        return list(self.cubes.glob(f"{TEMPORARY_PREFIX}{version}.{job}-*.zarr"))
 
     @property
     def newest_cube(self) -> Path:
