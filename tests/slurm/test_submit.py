@@ -74,7 +74,6 @@ def test_the_chain_makes_the_same_cube(
     assert len(submissions(spread.run)) == 2
 
 
-@pytest.mark.slow
 def test_parents_that_meet_by_mpi_share_a_task(
     cluster: Cluster, spread: Campaign, site: Path, finished_demo: Campaign
 ) -> None:
