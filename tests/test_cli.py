@@ -255,7 +255,7 @@ def test_a_second_run_does_nothing_again_and_answers_with_one_object(finished: C
     }
     assert attempts(finished) == before
     assert sum(before.values()) == 30
-    assert sorted(path.name for path in finished.run.cubes.iterdir()) == [cube.name]
+    assert sorted(path.name for path in finished.run.cubes.iterdir()) == [f"{cube.stem}-stac", cube.name]
     assert files(cube) == bytes_before
     assert {path: path.stat().st_mtime_ns for path in cube.rglob("*")} == moments
     assert finished.run.weights("s2_mosaiks").stat().st_mtime_ns == weights

@@ -104,8 +104,9 @@ WRONG = [
     Wrong(
         name="band that no Sentinel-2 has",
         change=setting(archives__s2__bands=["B02", "B13"]),
-        line='archives.s2: Sentinel-2 has no band "B13"; it has B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B10, '
-        "B11, B12, SCL",
+        line='archives.s2: Sentinel-2 has no band "B13"; it has B01 (coastal), B02 (blue), B03 (green), '
+        "B04 (red), B05 (rededge1), B06 (rededge2), B07 (rededge3), B08 (nir), B8A (nir08), B09 (nir09), B10 (cirrus), "
+        "B11 (swir16), B12 (swir22), SCL (scl)",
     ),
     Wrong(
         name="band that the archive lacks",

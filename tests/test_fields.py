@@ -85,7 +85,7 @@ def observed(source: Fields, grid: Grid = GRID, area: PixelArea = AREA) -> tuple
         ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not wanted'),
         ({"options": {"add": {"elevation": "much"}}}, r"options\.add\.elevation: .*'much'"),
         ({"options": {"static": "sometimes"}}, r"options\.static: .*'sometimes'"),
-        ({"mask": Mask(band="SCL", clear=(4,))}, r"archives\.dem\.mask: .* means nothing"),
+        ({"mask": Mask(band="SCL", clear=(4,))}, r"archives\.dem\.mask means nothing"),
         ({"offset": 3.0}, r"archives\.dem\.offset: 3\.0 means nothing .*options\.add"),
     ],
 )

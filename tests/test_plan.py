@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from tests.conftest import Campaign, run_cli
 
-import embedcube.plan
+import embedcube.recipes
 from embedcube.assemble import make_grid
 from embedcube.balance import Shards, assign
 from embedcube.campaign_file import load_campaign
@@ -444,9 +444,9 @@ def test_code_that_computes_bytes_is_in_every_recipe(
     mine: Campaign, base: dict[Place, str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     if name == "KERNEL_VERSION":
-        monkeypatch.setattr(embedcube.plan, name, KERNEL_VERSION + 1)
+        monkeypatch.setattr(embedcube.recipes, name, KERNEL_VERSION + 1)
     elif name == "device_class":
-        monkeypatch.setattr(embedcube.plan, name, lambda _: "cuda-sm80")
+        monkeypatch.setattr(embedcube.recipes, name, lambda _: "cuda-sm80")
     else:
         module = {"gdal": "rasterio.__gdal_version__"}.get(name, f"{name}.__version__")
         monkeypatch.setattr(module, "0.0")

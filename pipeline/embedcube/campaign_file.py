@@ -44,7 +44,7 @@ def first_error(error: ValidationError) -> str:
     # a union reports each branch; the message of our own checks says more than "should be a tuple"
     first = next((e for e in errors if e["type"] == "value_error"), errors[0])
     # pydantic names the branch of a union in the place: "windows.tuple[...]"
-    place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|\[", str(part)))
+    place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|constrained-|\[", str(part)))
     message = first["msg"].removeprefix("Value error, ")
     found = "" if first["type"] in ("value_error", "missing") else f" (found {first['input']!r})"
     return f"{place}: {message}{found}" if place else message

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import metadata
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -16,19 +14,19 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
-from embedcube import registry
 from embedcube.assemble import counted_archives, grid_names, make_backbone, make_grid, make_kernel, make_layout
 from embedcube.balance import Shards, assign, draw_groups
-from embedcube.config import Campaign, digest_of
+from embedcube.config import Campaign
 from embedcube.cut import cut
-from embedcube.device import device_class, exact_arithmetic
-from embedcube.embed import KERNEL_VERSION, Shard
+from embedcube.device import exact_arithmetic
+from embedcube.embed import Shard
 from embedcube.errors import RequestError
 from embedcube.fit import fitted_on, read_weights
 from embedcube.grid import ShardRange
 from embedcube.inventory import read_inventory
 from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
 from embedcube.probe import best_batch
+from embedcube.recipes import digest_as_read, digest_of_recipes, installed, recipes_of, software_versions
 from embedcube.rundir import RunDir, replacing, write_atomically
 from embedcube.scene import Scene
 from embedcube.sources.steps import refuse_long_steps
@@ -88,9 +86,9 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
             "`prepare_in_job: true` in the site file), or write cpu"
         )
     versions = software_versions(torch.device(campaign.how.device))
-    readers = _installed({package for scene in scenes for package in scene.software})
-    encoders = _installed({package for name in campaign.layers for package in make_backbone(campaign, name).software})
-    as_read = b"".join(_digest_as_read(scene, readers) for scene in scenes)
+    readers = installed({package for scene in scenes for package in scene.software})
+    encoders = installed({package for name in campaign.layers for package in make_backbone(campaign, name).software})
+    as_read = b"".join(digest_as_read(scene, readers) for scene in scenes)
     digests = np.frombuffer(as_read, dtype=np.uint8).reshape(-1, 32)
     exact_arithmetic(campaign.how.threads_per_rank)
     tables, layers, prices = [], {}, []
@@ -143,7 +141,7 @@ def _plan_layer(
     refuse_long_steps(campaign, name, mine)
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
-    versions = versions | _installed(set(backbone.software))
+    versions = versions | installed(set(backbone.software))
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
     activations = partial(backbone.activation_bytes, weights)
@@ -171,7 +169,7 @@ def _plan_layer(
             kernel = replace(kernel, batch=batch)
         batch_s = batch_s or seconds_per_batch(kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, activations)
-        recipes = _recipes(campaign, name, zone, batch, weights_digest, versions, shards, digests)
+        recipes = recipes_of(campaign, name, zone, batch, weights_digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
     if not planned:
@@ -217,11 +215,6 @@ def _probed_before(run: RunDir, name: str, weights: str, versions: dict[str, str
     return int(layer.get("batch", 0)) if same else 0
 
 
-def digest_of_recipes(recipes: list[str]) -> str:
-    """SHA-256 over recipes in any order."""
-    return hashlib.sha256("".join(sorted(recipes)).encode()).hexdigest()
-
-
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     """The summary of the plan.
 
@@ -239,15 +232,15 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     if document["inventory"] != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
     try:
-        layers = {
-            name: LayerPlan(
-                **(layer | {"zones": {zone: ShardRange(**place) for zone, place in layer["zones"].items()}})
-            )
-            for name, layer in document.pop("layers").items()
-        }
+        layers = {name: _layer_plan(layer) for name, layer in document.pop("layers").items()}
         return Plan(layers=layers, price=Price(**document.pop("price")), **document)
     except TypeError:
         raise RequestError(f"{run.plan} was made by another version of embedcube; plan again") from None
+
+
+def _layer_plan(document: dict[str, Any]) -> LayerPlan:
+    zones = {zone: ShardRange(**place) for zone, place in document.pop("zones").items()}
+    return LayerPlan(zones=zones, empty=tuple(document.pop("empty", ())), **document)
 
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
@@ -276,7 +269,7 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
 def versions_here(plan: Plan, device: torch.device) -> dict[str, str]:
     """What this process has of all that `plan.versions` names."""
     here = software_versions(device)
-    return here | _installed(plan.versions.keys() - here.keys())
+    return here | installed(plan.versions.keys() - here.keys())
 
 
 def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
@@ -297,88 +290,6 @@ def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.T
     # the pilot is one more task
     paths, mine = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
     return pyarrow.concat_tables(pyarrow.parquet.read_table(p, columns=list(names), filters=mine) for p in paths)
-
-
-def software_versions(device: torch.device) -> dict[str, str]:
-    """Of all that may change a byte of any shard."""
-    import numcodecs
-    import pyproj
-    import rasterio
-    import zarr
-
-    return {
-        "kernel": str(KERNEL_VERSION),
-        "device": device_class(device),
-        "torch": torch.__version__,
-        "mkl": os.environ["MKL_CBWR"],
-        "onednn": os.environ["ONEDNN_MAX_CPU_ISA"],
-        "numpy": np.__version__,
-        "gdal": rasterio.__gdal_version__,
-        "proj": f"{rasterio.__proj_version__} {pyproj.proj_version_str}",
-        "zarr": zarr.__version__,
-        "numcodecs": numcodecs.__version__,
-    }
-
-
-def _installed(packages: Set[str]) -> dict[str, str]:
-    """The versions of packages; "none" of one that is not there."""
-
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "none"
-
-    return {package: version(package) for package in sorted(packages)}
-
-
-def _digest_as_read(scene: Scene, readers: dict[str, str]) -> bytes:
-    """Of a scene, and of the versions that decode it."""
-    if not scene.software:
-        return bytes.fromhex(scene.digest)
-    return bytes.fromhex(digest_of([scene.digest, {package: readers[package] for package in scene.software}]))
-
-
-def _recipes(
-    campaign: Campaign,
-    name: str,
-    zone: str,
-    batch: int,
-    weights: str,
-    versions: dict[str, str],
-    shards: Shards,
-    digests: NDArray[np.uint8],
-) -> pyarrow.ChunkedArray:
-    """SHA-256 of all that determines a shard's bytes, for each shard; `digests` are the scenes' (scene, 32)."""
-    what = campaign.what
-    # how the cube is chunked changes no shard of work
-    layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"} | {"batch": batch}
-    archives = [what["archives"][archive] for archive in layer["archives"]]
-    plugins = [registry.distribution("sources", archive["source"]) for archive in archives]
-    plugins.append(registry.distribution("backbones", layer["backbone"]["name"]))
-    common = {
-        "layer": layer,
-        "archives": archives,
-        "grid": campaign.grid_of(name).model_dump(mode="json"),
-        "zone": zone,
-        "plugins": plugins,
-    }
-    base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
-    windows = [str(window).encode() for window in campaign.all_windows]
-
-    def some_recipes(some: slice) -> Iterator[str]:
-        first = shards.first[some.start : some.stop + 1]
-        linked = memoryview(digests[shards.scenes[first[0] : first[-1]]].tobytes())
-        places = (column[some].tolist() for column in (shards.t, shards.row, shards.col))
-        ends = pairwise((32 * (first - first[0])).tolist())
-        for t, row, col, (start, end) in zip(*places, ends, strict=True):
-            recipe = base.copy()
-            recipe.update(b"%b %d %d " % (windows[t], row, col))
-            recipe.update(linked[start:end])
-            yield recipe.hexdigest()
-
-    starts = range(0, len(shards.t), _ROWS)
-    return pyarrow.chunked_array([pyarrow.array(some_recipes(slice(start, start + _ROWS))) for start in starts])
 
 
 def _table(

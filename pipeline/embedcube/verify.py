@@ -222,7 +222,8 @@ def _files(cube: Cube) -> Iterator[Finding]:
 
 def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
     """The cube has the plan's shards, by the plan's recipes."""
-    from embedcube.plan import digest_of_recipes, planned_scenes, read_plan, read_shards
+    from embedcube.plan import planned_scenes, read_plan, read_shards
+    from embedcube.recipes import digest_of_recipes
 
     plan = read_plan(campaign, run)
     provenance = cube.provenance
