@@ -36,6 +36,10 @@ def main(campaign_file: str, folder: str) -> None:
         data = GenericNonGeoPixelwiseRegressionDataModule(
             batch_size=BATCH,
             num_workers=workers,
+            # it wants them, and looks at the last one alone
+            train_data_root=chips,
+            val_data_root=chips,
+            test_data_root=chips,
             predict_data_root=chips,
             means=kernel.mean.tolist(),
             stds=kernel.std.tolist(),
