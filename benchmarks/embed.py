@@ -4,6 +4,7 @@ The seconds of all three leave out the start of the interpreter and its imports,
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -19,7 +20,9 @@ from benchmarks.work import ENCODERS, Encoder, prepare
 from embedcube.campaign_file import load_campaign
 from embedcube.parts import scan_records
 from embedcube.plan import read_plan
+from embedcube.profile import profile
 from embedcube.rundir import RunDir
+from embedcube.timings import DEVICE
 
 ROOT = Path(__file__).parents[1]
 PATHS = (str(ROOT / "tests" / "plugins"), str(ROOT), os.environ.get("PYTHONPATH"))
@@ -34,7 +37,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cores = os.cpu_count() or 1
     print(f"chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds")
-    for name in arguments.encoder or sorted(ENCODERS):
+    terratorch = importlib.util.find_spec("terratorch") is not None
+    for name in arguments.encoder or [name for name in sorted(ENCODERS) if name != "prithvi" or terratorch]:
         with tempfile.TemporaryDirectory() as folder:
             rounds = list(measure(Path(folder), ENCODERS[name], cores, arguments.repeat))
         print(f"\n{name}  {ENCODERS[name].backbone}, {ENCODERS[name].chips ** 2} chips")
@@ -57,6 +61,11 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
         tuned = json.loads(run_module("benchmarks.plain_dask", campaign_file, folder / f"tuned{i}.zarr", 4))["wall_s"]
         parts = json.loads(run_module("benchmarks.bound", campaign_file))
         bound = sum(parts.values()) / cores
+        peer = {}
+        if encoder.name == "prithvi":
+            seconds = json.loads(run_module("benchmarks.terratorch_task", campaign_file, folder / f"task{i}"))
+            peer = {"TerraTorch's task / embed": min(seconds.values()) / ours["wall_s"]}
+        spent = profile(campaign, run).all
         yield {
             "embed, s": ours["wall_s"],
             "start-up of processes, s": ours["start_s"],
@@ -68,7 +77,8 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
             "plain Dask (block = chip) / embed": plain / ours["wall_s"],
             "tuned Dask (block = shard) / embed": tuned / ours["wall_s"],
             "peak memory of a rank / its price": ours["rank_bytes"] / price.rank_bytes,
-        }
+            "steps of --profile / wall": sum(spent.seconds[step] for step in DEVICE) / spent.wall_s,
+        } | peer
 
 
 def embed_once(run: RunDir, campaign_file: Path) -> dict[str, float]:

@@ -45,10 +45,18 @@ ENCODERS = {
         backbone={"name": "tiny_vit", "width": 192, "depth": 12, "heads": 3},
         halo_px=0,
         cell_px=16,
-        chips=16,
+        chips=32,
+    ),
+    "prithvi": Encoder(
+        name="prithvi",
+        backbone={"name": "terratorch", "model": "prithvi_eo_v2_tiny_tl", "random_seed": 0},
+        halo_px=0,
+        cell_px=16,
+        chips=32,
     ),
 }
-"""`mosaiks` with few filters and one vector for a chip is the cheap one; `vit` has the shape of a ViT-tiny."""
+"""`mosaiks` with few filters and one vector for a chip is the cheap one; `vit` has the shape of a ViT-tiny, and so has
+`prithvi`, which is TerraTorch's, and is measured where that is installed."""
 
 
 def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
