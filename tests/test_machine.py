@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from embedcube.machine import cores, memory_bytes
+from embedcube.machine import cores, gpus, memory_bytes
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -39,3 +39,15 @@ def test_cores_are_those_that_this_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, mine)
     assert cores() == len(mine)
+
+
+def test_gpus_are_those_that_are_named_else_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus(tmp_path) == 1, "a plan made where there is none is for one"
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert gpus(tmp_path) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-8a56a4bc")
+    assert gpus(tmp_path) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus(tmp_path) == 1

@@ -9,7 +9,9 @@ import pytest
 from tests.conftest import Campaign, cube_bytes
 
 from embedcube.cube import Cube
+from embedcube.embed import Cells
 from embedcube.errors import WorkError
+from embedcube.verify import _least_cosine
 
 LAYER = "s2_vit"
 VIT = {"name": "tiny_vit", "width": 64, "depth": 2}
@@ -71,3 +73,13 @@ def test_a_precision_that_a_layer_does_not_bear_is_a_finding(demo: Campaign, mon
     ask(demo, "bfloat16")
     with pytest.raises(WorkError, match=r"precision: s2_vit: a cosine of 0\.9\d+ between bfloat16 and float32"):
         demo.cli("run")
+
+
+def test_a_vector_that_only_float32_holds_is_lost() -> None:
+    held = Cells(arrays={"embedding": np.ones((2, 2, 3), np.float32)}, chips=1)
+    lost = Cells(arrays={"embedding": np.ones((2, 2, 3), np.float32)}, chips=1)
+    lost.arrays["embedding"][0, 1, 2] = np.nan
+    assert _least_cosine(held, held) == pytest.approx(1)
+    assert _least_cosine(lost, held) == -1
+    # a cell without a vector in both is none
+    assert _least_cosine(lost, lost) == pytest.approx(1)

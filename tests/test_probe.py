@@ -124,6 +124,24 @@ def test_the_batch_that_was_found_is_in_the_recipes_as_if_it_had_been_written(
     assert automatic.isdisjoint(recipes(probing))
 
 
+def test_another_layer_is_probed_again(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    probing.cli("run", "--until", "plan")
+    found = batch_of(probing)
+    monkeypatch.setattr("embedcube.plan.best_batch", lambda *_: 2 * found)
+    probing.change(lambda document: document["layers"]["s2_mosaiks"].update(precision="bfloat16"))
+    probing.cli("plan")
+    assert batch_of(probing) == 2 * found
+
+
+def test_a_batch_that_was_written_was_not_found(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch=2))
+    probing.cli("run", "--until", "plan")
+    monkeypatch.setattr("embedcube.plan.best_batch", lambda *_: 64)
+    probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch="auto"))
+    probing.cli("plan")
+    assert batch_of(probing) == 64
+
+
 def test_ranks_and_verify_take_the_batch_of_the_plan(probing: Campaign) -> None:
     # verify embeds a shard again and compares bytes
     assert "verify" in probing.cli("run")

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from embedcube.blocks import Block, Crs, Time, nearest
-from embedcube.machine import cores, memory_bytes
+from embedcube.machine import cores, gpus, memory_bytes
 from embedcube.windows import Duration, Window, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -246,11 +246,11 @@ class How(Block):
     """that a task may take there; by default as the site says"""
     account: str | None = Field(None, pattern=r"^[\w.-]+$")
     """that is billed there; by default the site's"""
-    ranks: int = Field(default_factory=cores, gt=0)
-    """processes of a task on each of its nodes, one device each; on a CPU one for each core is fastest"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    ranks: int = Field(default_factory=lambda how: gpus() if how.get("device") == "cuda" else cores(), gt=0)
+    """processes of a task on each of its nodes, one GPU each; on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
     """of one rank; by default the machine's cores over the ranks"""
-    device: Literal["cpu", "cuda"] = "cpu"
     mem_gb: float | None = Field(None, gt=0)
     """memory one rank may take; by default three quarters of what this process may use, over the ranks"""
     cache_mb: int = Field(256, gt=0)

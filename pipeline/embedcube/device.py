@@ -14,6 +14,8 @@ from typing import Any
 os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2,STRICT")
 # oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+# without it cuBLAS may sum otherwise from run to run (CUDA Toolkit, cuBLAS, Results Reproducibility)
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import torch
@@ -43,7 +45,6 @@ def exact_arithmetic(threads: int) -> None:
     torch.set_deterministic_debug_mode("error")
     # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def host_zeros(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:
@@ -108,10 +109,13 @@ class DeviceTimings:
     def done(self, wall_s: float) -> None:
         """All steps are done, and the host waited for them: they took `wall_s` in all.
 
-        What is left of that is time in which a GPU had nothing to do, as the host was too slow to queue it: `wait`.
+        What is left of that is time between steps, in which the host was too slow to queue the next: `wait`. Gaps in a
+        step are in its seconds.
         """
         if self._device.type == "cpu":
             return
+        # the host has waited for the last copy, not for the event behind it
+        self._queued[-1][2].synchronize()
         seconds = [(name, start.elapsed_time(end) / 1000) for name, start, end in self._queued]
         for name, step_s in seconds:
             self._timings.add(name, step_s)

@@ -214,7 +214,7 @@ def copied(shard: Shard, sample: Sample, kernel: LayerKernel) -> OnDevice:
     area = layout.shard_area(shard.row, shard.col)
     lonlat_yxn = np.stack(kernel.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
     arrays = {"x_tcyx": sample.x_tcyx, "seen_tsyx": sample.seen_tsyx, "lonlat_yxn": lonlat_yxn}
-    return OnDevice(arrays | {"valid_yx": _valid(sample)}, kernel.device)
+    return OnDevice(arrays | {"valid_yx": _valid(sample), "mean_c": kernel.mean, "std_c": kernel.std}, kernel.device)
 
 
 def embed_sample(
@@ -276,11 +276,11 @@ def cut_chips(
 ) -> Chips:
     """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them.
 
-    They are cut where the pixels are: `x_tcyx`, `seen_tsyx` and `lonlat_yxn` of `copied`.
+    They are cut where the pixels are: `on` is what `copied` has brought to the device.
     """
     layout, side, cells, device = kernel.layout, kernel.layout.keep_px, kernel.layout.chip_cells, kernel.device
     x_tcyx, seen_tsyx, lonlat_yxn = on["x_tcyx"], on["seen_tsyx"], on["lonlat_yxn"]
-    mean, std = (torch.from_numpy(v)[:, None, None].to(device) for v in (kernel.mean, kernel.std))
+    mean, std = (on[name][:, None, None] for name in ("mean_c", "std_c"))
     shape = (layout.chip_px, layout.chip_px)
     x_btcyx = torch.empty((kernel.batch, *x_tcyx.shape[:2], *shape), device=device)
     x_btcyx[len(places) :] = 0

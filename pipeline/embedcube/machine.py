@@ -11,6 +11,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def gpus(devices: Path = Path("/dev")) -> int:
+    """NVIDIA GPUs that this process may use, at least 1: those that CUDA_VISIBLE_DEVICES names, else the driver's."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = [n for n in named.split(",") if n] if named is not None else list(devices.glob("nvidia[0-9]*"))
+    return max(1, len(found))
+
+
 def read_bytes() -> int:
     """Bytes that this process has asked for so far, from disks, their caches and the network (Linux, proc(5))."""
     return int(Path("/proc/self/io").read_text().split(maxsplit=2)[1])

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from embedcube.assemble import counted_archives, grid_names, make_backbone, make_grid, make_kernel, make_layout
 from embedcube.balance import Shards, assign, draw_groups
-from embedcube.config import Campaign
+from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
 from embedcube.device import exact_arithmetic
-from embedcube.embed import Shard
+from embedcube.embed import LayerKernel, Shard
 from embedcube.errors import RequestError
 from embedcube.fit import fitted_on, read_weights
 from embedcube.grid import ShardRange
@@ -51,6 +51,8 @@ class LayerPlan:
     model: str
     batch: int
     """chips in one forward pass"""
+    probed_for: str
+    """digest of the weights, software and layer for which `plan` found that batch; empty where the campaign says it"""
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
 
@@ -146,7 +148,8 @@ def _plan_layer(
     module = backbone.module(weights).to(device)
     activations = partial(backbone.activation_bytes, weights)
     zones, planned = {}, []
-    batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, weights_digest, versions)
+    probed_for = digest_of([weights_digest, versions, campaign.what["layers"][name]]) if layer.batch == "auto" else ""
+    batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, probed_for)
     batch_s = 0.0
     for zone in grid_names(campaign, name, mine):
         grid = make_grid(campaign, name, zone)
@@ -167,7 +170,7 @@ def _plan_layer(
         if not batch:
             batch = best_batch(kernel, activations, how.mem_bytes_per_rank / 4)
             kernel = replace(kernel, batch=batch)
-        batch_s = batch_s or seconds_per_batch(kernel)
+        batch_s = batch_s or _seconds_per_batch(name, kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, activations)
         recipes = recipes_of(campaign, name, zone, batch, weights_digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
@@ -182,10 +185,20 @@ def _plan_layer(
             fitted_on=fitted_on(run, name),
             model=backbone.model,
             batch=batch,
+            probed_for=probed_for,
             empty=_empty_windows(campaign, name, scenes, [zone.table for zone in planned]),
         ),
         planned,
     )
+
+
+def _seconds_per_batch(name: str, kernel: LayerKernel) -> float:
+    try:
+        return seconds_per_batch(kernel)
+    except torch.cuda.OutOfMemoryError:
+        raise RequestError(
+            f"layers.{name}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or chip_px"
+        ) from None
 
 
 def _empty_windows(
@@ -202,17 +215,15 @@ def _empty_windows(
     return tuple(np.nonzero(empty)[0].tolist())
 
 
-def _probed_before(run: RunDir, name: str, weights: str, versions: dict[str, str]) -> int:
-    """The batch of the last plan, if that was made with the same weights and software, else 0.
+def _probed_before(run: RunDir, name: str, probed_for: str) -> int:
+    """The batch of the last plan, if it was found for the same weights, software and layer, else 0.
 
     Probed again it might come out otherwise, and every shard would have to be embedded again.
     """
     if not run.plan_summary.exists():
         return 0
-    document = json.loads(run.plan_summary.read_text())
-    layer = document["layers"].get(name, {})
-    same = layer.get("weights") == weights and versions.items() <= document["versions"].items()
-    return int(layer.get("batch", 0)) if same else 0
+    layer = json.loads(run.plan_summary.read_text())["layers"].get(name, {})
+    return int(layer["batch"]) if layer.get("probed_for") == probed_for else 0
 
 
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:

@@ -32,7 +32,9 @@ def quantise(vectors: torch.Tensor, encoding: Encoding) -> Quantised:
     Vectors that are not finite give numbers without meaning.
     """
     if encoding == "int8":
-        scale = (vectors.abs().amax(dim=-1) / 127).clamp_(max=_LARGEST_SCALE)
+        # by a tensor, as CUDA multiplies by the reciprocal of a number
+        steps = torch.full((), 127.0, device=vectors.device)
+        scale = (vectors.abs().amax(dim=-1) / steps).clamp_(max=_LARGEST_SCALE)
         # scales so small that they lose digits (subnormal) would make q exceed 127
         divisor = torch.where(scale > 0, scale, 1.0)[..., None]
         stored = (vectors / divisor).round_().clamp_(-127, 127).nan_to_num_(nan=0.0).to(torch.int8)

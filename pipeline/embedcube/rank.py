@@ -112,6 +112,8 @@ class _Rank:
         self._refuse_other_versions(plan, device)
         try:
             weights = self._agree_on_weights(plan, device)
+        except torch.cuda.OutOfMemoryError as error:
+            raise WorkError(f"the weights do not fit into the device's memory: {str(error).splitlines()[0]}") from None
         except RuntimeError as error:
             raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
         self._kernels = {}

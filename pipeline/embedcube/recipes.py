@@ -29,7 +29,8 @@ def software_versions(device: torch.device) -> dict[str, str]:
     import rasterio
     import zarr
 
-    return {
+    cuda = {"cudnn": str(torch.backends.cudnn.version()), "cublas": os.environ["CUBLAS_WORKSPACE_CONFIG"]}
+    return (cuda if device.type == "cuda" else {}) | {
         "kernel": str(KERNEL_VERSION),
         "device": device_class(device),
         "torch": torch.__version__,

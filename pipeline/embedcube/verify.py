@@ -317,8 +317,10 @@ def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dic
 
 
 def _least_cosine(cells: "Cells", others: "Cells") -> float:
-    """Between the vectors of one shard; 1 where there is none."""
+    """Between the vectors of one shard; 1 where there is none, and -1 where only `others` has one that is finite."""
     x, y = (made.arrays["embedding"].astype(np.float64) for made in (cells, others))
+    if (np.isfinite(y).all(axis=-1) & ~np.isfinite(x).all(axis=-1)).any():
+        return -1.0
     lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     kept = np.isfinite(lengths) & (lengths > 0)
     return float((np.einsum("nd,nd->n", x[kept], y[kept]) / lengths[kept]).min(initial=1.0))
