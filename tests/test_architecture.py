@@ -93,6 +93,7 @@ MODULES: dict[Level, list[str]] = {
         "sources.sentinel1_grd",
         "sources.fields",
         "sources.sentinel2",
+        "sources.sentinel2_names",
         "sources.demo",
         "sources.demo_world",
         "sources.era5",
@@ -190,7 +191,8 @@ WITHIN_LEVEL: dict[str, set[str]] = {
         "sources.folders",
     },
     "sources.safe_radar": {"sources.products"},
-    "sources.sentinel2": {"sources.products", "sources.finding", "sources.options"},
+    "sources.sentinel2": {"sources.products", "sources.finding", "sources.options", "sources.sentinel2_names"},
+    "sources.sentinel2_names": {"sources.products"},
     "sources.options": {"sources.products"},
     "sources.sentinel1": {
         "sources.converted",

@@ -26,7 +26,8 @@ from embedcube.scene import Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products
 from embedcube.sources.products import Product
-from embedcube.sources.sentinel2 import Sentinel2, baseline_of
+from embedcube.sources.sentinel2 import Sentinel2
+from embedcube.sources.sentinel2_names import identify
 from embedcube.windows import Window
 
 GRID = Grid(crs="EPSG:32633", pixel=10.0)
@@ -304,7 +305,7 @@ def product(id: str = "x", day: str = "2023-08-15", **properties: Any) -> Produc
     ids=lambda value: None if isinstance(value, Product) else str(value),
 )
 def test_a_baseline_is_read_however_it_is_written(found: Product, baseline: float | None) -> None:
-    assert baseline_of(found) == (None if baseline is None else pytest.approx(baseline))
+    assert identify(found).baseline == (None if baseline is None else pytest.approx(baseline))
 
 
 def item(root: Path, id: str, day: str = "2023-08-15", assets: dict[str, Any] | None = None, **properties: Any) -> Path:

@@ -1,7 +1,9 @@
 """index: archive -> inventory. The table of all scenes, STAC-GeoParquet; nothing lists directories after it."""
 
+import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -47,7 +49,7 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     for name, archive in campaign.archives.items():
         found = []
         try:
-            with raster_settings():
+            with raster_settings(), _nothing_to_collect():
                 for scene in plugin("sources", archive.source)(name, bounded(campaign, name)).scenes(
                     full_digests=full_digests
                 ):
@@ -66,6 +68,18 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     with replacing(run.inventory) as temporary:
         _write_table(campaign, scenes, temporary)
     return scenes
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Without Python's search for cycles: of the millions of objects of a large archive it finds none, for long."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from embedcube.config import Archive
@@ -74,16 +74,18 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         packed.extend(folder / name for name in files if _is_product(name))
         if images := list(filter(is_image, files)):
             folders.append((folder, images))
-    told: set[Path] = set()
-    told_in: dict[Path, list[Product]] = {}
+    # as text: of many thousand files, to hash a Path costs more than all else here
+    told: set[str] = set()
+    told_in: dict[str, list[Product]] = {}
     for product in spread(partial(item_products, names=names), items):
-        for folder in {file.path.parent for file in product.files.values()}:
-            told.update(_packed_around(folder))
-            told_in.setdefault(folder, []).append(product)
-        told.update(file.path for file in product.files.values() if file.path.name.endswith(_PACKED))
+        paths = _paths(product)
+        for place in set(map(os.path.dirname, paths)):
+            told.update(_packed_around(place))
+            told_in.setdefault(place, []).append(product)
+        told.update(path for path in paths if path.endswith(_PACKED))
         yield product
     for path in packed:
-        if path in told:
+        if str(path) in told:
             continue
         if is_safe(path):
             yield from safe_products(path, names)
@@ -93,7 +95,7 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
             yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
     left: list[Path] = []
     for folder, images in folders:
-        new, others = _beside(folder, images, told_in.get(folder, []), names, undated)
+        new, others = _beside(folder, images, told_in.get(str(folder), []), names, undated)
         left += others
         yield from new
     if left:
@@ -110,19 +112,23 @@ def _beside(
 
     What lies beside an Item of its day may be the same picture once more, and is left out.
     """
-    paths = {file.path for product in told for file in product.files.values()}
-    if all(folder / image in paths for image in images):
+    paths = {path for product in told for path in _paths(product)}
+    if all(f"{folder}{os.sep}{image}" in paths for image in images):
         return [], []
     found = folder_products(folder, images, names, undated)
-    untold = [product for product in found if paths.isdisjoint(file.path for file in product.files.values())]
+    untold = [product for product in found if paths.isdisjoint(_paths(product))]
     days = {product.time.date() for product in told}
     new = [product for product in untold if product.time.date() not in days]
-    used = {path.name for path in paths} | {file.path.name for product in new for file in product.files.values()}
+    used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     twice = {file.path.name for product in untold for file in product.files.values()} - used
     # further bands and resolutions of a product have its date
     dates = {None, *map(time_in, used)}
     left = [name for name in images if name not in used and (not used or name in twice or time_in(name) not in dates)]
     return new, [folder / name for name in left]
+
+
+def _paths(product: Product) -> list[str]:
+    return [str(file.path) for file in product.files.values()]
 
 
 def _is_product(name: str) -> bool:
@@ -131,10 +137,11 @@ def _is_product(name: str) -> bool:
     return name.endswith(_PACKED) and (is_safe(Path(name)) or is_radar_safe(Path(name)) or is_netcdf(Path(name)))
 
 
-@lru_cache(maxsize=64)
-def _packed_around(folder: Path) -> tuple[Path, ...]:
+def _packed_around(folder: str) -> list[str]:
     """What need not be looked at again once an Item has told of a file in a folder: the SAFE it is in."""
-    return tuple(place for place in (folder, *folder.parents) if _is_product(place.name))
+    if not any(suffix in folder for suffix in _PACKED):
+        return []
+    return [str(place) for place in (Path(folder), *Path(folder).parents) if _is_product(place.name)]
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:

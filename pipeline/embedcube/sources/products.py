@@ -22,8 +22,9 @@ from embedcube.sources.spread import spread
 from embedcube.sources.tiff import described
 from embedcube.windows import utc
 
-_WEAK_BYTES = 1 << 16
-"""How much of a file's beginning a weak digest covers: all header and most block offsets of a COG."""
+_WEAK_BYTES = 1 << 15
+"""How much of a file's beginning a weak digest covers: all header and most block offsets of a COG, even of 10980 x
+10980 pixels in blocks of 256 x 256. More would cost more than all else that is done to index a file."""
 
 _SIZED = re.compile(r"(.+)_(10|20|60)m")
 
@@ -162,10 +163,9 @@ class _Header:
 
 def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
     def read() -> Asset:
-        size = file.path.stat().st_size
+        head, size = _beginning(file.path)
         if file.size not in (None, found := _member_size(file) or size):
             raise CorruptInput(f"{band}: {file.inner or name} has {found} bytes, its catalogue says {file.size}")
-        head = _first_bytes(file.path)
         if full_digests:
             refuse_other_bytes(file, band, name)
         digest = file.digest or (digest_of_file(file.path, True) if full_digests else _weak(head, size))
@@ -185,7 +185,8 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
 
 def _has_sidecar(path: Path) -> bool:
     """Whether a file beside it may say where it lies, in GDAL's way or its forerunner's."""
-    others = (f"{path}.aux.xml", f"{path}.aux", f"{str(path).removesuffix(path.suffix)}.aux")
+    text = str(path)
+    others = (f"{text}.aux.xml", f"{text}.aux", f"{text.removesuffix(path.suffix)}.aux")
     return any(os.access(other, os.F_OK) for other in others)
 
 
@@ -255,9 +256,9 @@ def _member_size(file: File) -> int | None:
 
 def digest_of_file(path: Path, full: bool) -> str:
     """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
-    status = path.stat()
     if not full:
-        return _weak(_first_bytes(path), status.st_size)
+        return _weak(*_beginning(path))
+    status = path.stat()
     return _whole(File(path=path), "sha256", status.st_size, status.st_mtime_ns)
 
 
@@ -294,9 +295,10 @@ def _weak(head: bytes, size: int) -> str:
     return "weak:" + digest.hexdigest()
 
 
-def _first_bytes(path: Path) -> bytes:
+def _beginning(path: Path) -> tuple[bytes, int]:
+    """Of a file: its first bytes, and how many it has in all."""
     with path.open("rb", buffering=0) as file:
-        return file.read(_WEAK_BYTES)
+        return file.read(_WEAK_BYTES), os.fstat(file.fileno()).st_size
 
 
 def called(name: str) -> tuple[str, int]:

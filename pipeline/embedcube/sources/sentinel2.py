@@ -1,7 +1,6 @@
 """Sentinel-2 L1C and L2A: as SAFE, as COG, GeoTIFF or JPEG 2000 files with or without STAC, as series in NetCDF."""
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from embedcube.sources.base import Observation
 from embedcube.sources.finding import archive_products
 from embedcube.sources.options import read_options
 from embedcube.sources.products import Product, by_time, describe, place_of
+from embedcube.sources.sentinel2_names import Identity, identify, superseded
 from embedcube.windows import Window
 
 BAND_NAMES = {
@@ -85,30 +85,33 @@ class Sentinel2:
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
-        self._refuse_two_levels(found)
-        superseded = _superseded(found)
+        identities = [identify(product) for product in found]
+        self._refuse_two_levels(found, identities)
+        replaced = superseded(found, identities)
         if self._options.stated == "ignore":
             found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
         assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=self._options.nodata)
         ids = [product.id for product in by_time(found)]
-        for place, (product, (assets, faults)) in enumerate(zip(found, assets_of, strict=True)):
-            offset, reason = self._offset(product)
+        described = zip(found, identities, assets_of, strict=True)
+        for place, (product, identity, (assets, faults)) in enumerate(described):
+            offset, reason = self._offset(product, identity)
             yield Scene(
                 id=ids[place],
                 archive=self._name,
                 time=product.time,
-                photograph=photograph_of(product),
+                photograph=identity.photograph,
                 bbox=place_of(product, assets),
                 assets=assets,
                 offset=offset or 0.0,
                 processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
                 verdict="; ".join(filter(None, (faults, "" if offset is not None else reason))),
-                superseded_by=ids[superseded[place]] if place in superseded else "",
+                superseded_by=ids[replaced[place]] if place in replaced else "",
             )
 
-    def _refuse_two_levels(self, products: Sequence[Product]) -> None:
+    def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
         """Radiance at the sensor and reflectance on the ground are not one archive."""
-        first = {level: product for product in reversed(products) if (level := _level(product))}
+        pairs = list(zip(products, identities, strict=True))
+        first = {identity.level: product for product, identity in reversed(pairs) if identity.level}
         if len(first) > 1:
             named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
             raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
@@ -154,7 +157,7 @@ class Sentinel2:
         variable = self._options.variables.get(band)
         return frozenset(name.lower() for name in ({variable} if variable else names))
 
-    def _offset(self, product: Product) -> tuple[float | None, str]:
+    def _offset(self, product: Product, identity: Identity) -> tuple[float | None, str]:
         """What is to be added to a product's values and why; None where that cannot be told."""
         asked, properties = self._archive.offset, product.properties
         if asked != "auto":
@@ -164,10 +167,9 @@ class Sentinel2:
         if "s2:add_offset" in properties:
             offset = float(properties["s2:add_offset"])
             return offset, f"offset {offset:+g}: the product's metadata"
-        baseline = baseline_of(product)
-        if baseline is not None:
-            offset = -1000.0 if baseline >= OFFSET_SINCE_BASELINE else 0.0
-            return offset, f"offset {offset:+g}: processing baseline {baseline:05.2f}"
+        if identity.baseline is not None:
+            offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
+            return offset, f"offset {offset:+g}: processing baseline {identity.baseline:05.2f}"
         # the date of the photograph says nothing: the years before 2022 have been processed again at later baselines
         return None, (
             "no processing baseline is known, so its values may or may not hold the offset of +1000: look at them, and "
@@ -180,105 +182,6 @@ class Sentinel2:
         if not offset or called.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
             return values
         return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
-
-
-def baseline_of(product: Product) -> float | None:
-    """The processing baseline; None where it is not known.
-
-    Catalogues write "04.00", 4.0, "N0400"; N9999 stands for "by a user", which says nothing of the offset.
-    """
-    properties = product.properties
-    stated = [properties.get(key) for key in ("s2:processing_baseline", "processing:version", "PROCESSING_BASELINE")]
-    for text in (*stated, *re.findall(r"_N(\d\d\.?\d\d)(?!\d)", " ".join(_ids(product)))):
-        match = re.fullmatch(r"N?(\d{1,2})(?:\.(\d{1,2}))?|N?(\d{1,2})(\d\d)", str(text).strip())
-        if match:
-            major, minor = (match[1], match[2]) if match[1] else (match[3], match[4])
-            # "2.1" and the number 2.1 are 02.10
-            baseline = int(major) + int((minor or "0").ljust(2, "0")) / 100
-            if baseline < 99:
-                return baseline
-    return None
-
-
-def photograph_of(product: Product) -> str:
-    """The datatake, at whatever processing baseline; else the satellite and moment in its name; else the id."""
-    datatake = product.properties.get("s2:datatake_id") or product.properties.get("DATATAKE_IDENTIFIER")
-    if datatake:
-        return re.sub(r"_N\d\d\.\d\d$", "", str(datatake))
-    named = re.search(r"(S2[A-D])_MSIL(?:1C|2A)_(\d{8}T\d{6})_", " ".join(_ids(product)))
-    return f"{named[1]}_{named[2]}" if named else product.id
-
-
-def _superseded(products: Sequence[Product]) -> dict[int, int]:
-    """Positions of products that are not used, and that of the newer or equal one that is used instead.
-
-    One tile of one datatake may lie in two products of one baseline, each with a part (a datastrip) of it: both stay.
-    A product that does not name its datastrip may be of any.
-    """
-    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, product in enumerate(products):
-        alike[_what(product)].append(place)
-    result = {}
-    for rivals in (rivals for places in alike.values() for rivals in _rivals(products, places)):
-        newest = _newest(products, rivals)
-        usable = _usable(products, rivals)
-        for i in rivals:
-            same = products[i].id == products[newest].id
-            if i != newest and (same or (i in usable and _known(products[i]) < _known(products[newest]))):
-                result[i] = newest
-    return result
-
-
-def _rivals(products: Sequence[Product], alike: list[int]) -> list[list[int]]:
-    """Those of each datastrip; and those that name none, with the newest of all."""
-    newest = _newest(products, alike)
-    strips: dict[str, list[int]] = defaultdict(list)
-    for place in alike:
-        strips[_strip(products[place])].append(place)
-    nameless = strips.pop("", [])
-    return [alike] if newest in nameless else [*strips.values(), [newest, *nameless]]
-
-
-def _newest(products: Sequence[Product], places: list[int]) -> int:
-    return max(_usable(products, places), key=lambda i: (_known(products[i]), -i))
-
-
-def _usable(products: Sequence[Product], places: list[int]) -> list[int]:
-    """Those that are whole; all where none is."""
-    return [i for i in places if not (products[i].fault or products[i].missing)] or places
-
-
-def _known(product: Product) -> float:
-    return baseline_of(product) or 0.0
-
-
-def _what(product: Product) -> tuple[str, ...]:
-    """What two products show alike but for parts of it: datatake, level, tile."""
-    texts = " ".join(_ids(product))
-    tile = re.search(r"_T?(\d\d[A-Z]{3})(?=[_ ]|$)", texts)
-    # a patch of a tile is another place than the next one
-    patch = re.search(r"_T\d\d[A-Z]{3}_(\d+_\d+)$", product.id)
-    found = (m[1] if m else "" for m in (tile, patch))
-    return (photograph_of(product), _level(product), *found) if tile else (product.id,)
-
-
-def _strip(product: Product) -> str:
-    """The moment at which the datastrip begins; empty where no name says it."""
-    found = re.search(r"_DS_\w+?_S(\d{8}T\d{6})", " ".join(_ids(product)))
-    return found[1] if found else ""
-
-
-def _level(product: Product) -> str:
-    """1C or 2A; empty where no name says it."""
-    found = re.search(r"L(1C|2A)", " ".join(_ids(product)))
-    return found[1] if found else ""
-
-
-def _ids(product: Product) -> list[str]:
-    """All texts that hold parts of the product's name."""
-    keys = ("s2:product_uri", "PRODUCT_ID", "s2:datastrip_id", "DATASTRIP_ID", "s2:datatake_id", "DATATAKE_IDENTIFIER")
-    tiles = (f"_T{product.properties.get(key)}" for key in ("s2:mgrs_tile", "MGRS_TILE"))
-    return [product.id, *tiles, *(str(product.properties.get(key, "")).removesuffix(".SAFE") for key in keys)]
 
 
 def _as_stored(assets: Sequence[Asset]) -> str:

@@ -37,16 +37,19 @@ def described(head: bytes) -> bytes | None:
         if len(entries) < count * entry.size:
             return None
         said, tags = [head[:4]], set()
-        for tag, kind, values, inline in entry.iter_unpack(entries):
+        for i, (tag, kind, values, inline) in enumerate(entry.iter_unpack(entries)):
             if tag == _WHEN:
                 continue
+            length = values * _SIZES[kind]
             if tag == _WORDS:
-                said.extend(_PACKING.findall(_value(head, order, inline, values * _SIZES[kind])))
+                said.extend(_PACKING.findall(_value(head, order, inline, length)))
                 continue
             tags.add(tag)
-            said.append(struct.pack("<HHQ", tag, kind, values))
+            begins = i * entry.size
+            # tag, type, number; and the value, in its place or elsewhere
+            said.append(entries[begins : begins + entry.size - len(inline)])
             if tag not in _WHERE:
-                said.append(_value(head, order, inline, values * _SIZES[kind]))
+                said.append(inline[:length] if length <= len(inline) else _value(head, order, inline, length))
     except (struct.error, KeyError, ValueError):
         return None
     return b"".join(said) if _CRS in tags and _PLACES & tags else None
