@@ -39,25 +39,27 @@ def main() -> None:
     """Print a line for each figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=16)
-    parser.add_argument("--batch-s", type=float, default=1.0)
+    parser.add_argument("--batch-s", type=float, default=0.5)
     parser.add_argument("--lab", action="store_true")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as name:
-        campaign = write_campaign(Path(name), arguments.ranks)
+        # smaller ones where an array wants a group for each of its elements
+        campaign = write_campaign(Path(name), arguments.ranks, shard_chips=2 if arguments.lab else 4)
         if arguments.lab:
             submit_array(campaign)
         else:
             print_spread(campaign, arguments.ranks, arguments.batch_s)
 
 
-def write_campaign(folder: Path, ranks: int) -> Path:
-    """The demo in shards of two by two chips."""
+def write_campaign(folder: Path, ranks: int, shard_chips: int) -> Path:
+    """The demo in shards of so many chips a side."""
     write_demo(folder / "demo")
     path = folder / "demo" / "campaign.yaml"
     document = yaml.safe_load(path.read_text())
     (layer,) = document["layers"].values()
-    layer |= {"backbone": {"name": "sleepy", "width": 16}, "chip_px": 160, "halo_px": 16, "shard_chips": 2, "batch": 2}
+    layer |= {"backbone": {"name": "sleepy", "width": 16}, "chip_px": 96, "halo_px": 16, "batch": 2}
+    layer["shard_chips"] = shard_chips
     document["how"] = {"ranks": ranks, "threads": 1, "cache_mb": 64, "mem_gb": 2}
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
@@ -89,7 +91,7 @@ def print_spread(campaign: Path, ranks: int, batch_s: float) -> None:
 
 def busy(record: Record) -> float:
     """Seconds that a shard kept its device, which sleeps: reading the next one overlaps."""
-    return record.seconds["embed"]
+    return record.seconds["forward"]
 
 
 def split(seconds: NDArray[np.float64], rank: NDArray[np.int64], ranks: int) -> NDArray[np.float64]:

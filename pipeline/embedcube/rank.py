@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
 from embedcube.deaths import blame, deaths_by_shard
 from embedcube.device import OnDevice, exact_arithmetic
+from embedcube.draws import Draws
 from embedcube.embed import Cells, LayerKernel, Sample, Shard, copied, embed_sample, read_sample
 from embedcube.encode import STATUS_MEANINGS
 from embedcube.energy import EnergyMeter
@@ -126,9 +128,10 @@ class _Rank:
         self._done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
         self._judge(plan)
         part = PartWriter(self._run.part(self._task, self._attempt, self._number))
-        self._write(part, prefetched(self._embed(prefetched(self._read(self._draws())))))
+        draws = Draws(self._groups, self._may_draw, self._world, self._count)
+        self._write(part, prefetched(self._embed(prefetched(self._read(self._begun(draws.ahead()))))))
         # without threads: each is written before the next is drawn
-        self._write(part, self._embed(self._read(self._suspects())))
+        self._write(part, self._embed(self._read(self._begun(chain(draws.singly(), self._suspects())))))
         return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
@@ -181,14 +184,15 @@ class _Rank:
         else:
             self._refused = {recipe: why for recipe, died in self._deaths.items() if (why := blame(died))}
 
-    def _draws(self) -> Iterator[Shard]:
-        """Shards without a record, in the order of the groups that this rank draws; no suspects."""
-        while (drawn := self._draw()) <= len(self._groups):
-            for shard in self._groups[drawn - 1]:
-                if shard.recipe not in self._done and not self._suspect(shard):
-                    if self._may_not_begin(shard):
-                        return
-                    yield shard
+    def _begun(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """The same, until no further one may be begun."""
+        for shard in shards:
+            if self._may_not_begin(shard):
+                return
+            yield shard
+
+    def _may_draw(self, shard: Shard) -> bool:
+        return shard.recipe not in self._done and not self._suspect(shard)
 
     def _suspects(self) -> Iterator[Shard]:
         """Those of the suspects that are this rank's: one that has killed goes to another node each time, and last."""
@@ -198,8 +202,6 @@ class _Rank:
         for shard in sorted(suspects, key=lambda shard: len(self._deaths[shard.recipe])):
             turn = int(shard.recipe[:8], 16) + len(self._deaths[shard.recipe])
             if turn % nodes * here + turn // nodes % here == self._number:
-                if self._may_not_begin(shard):
-                    return
                 log.warning("%s alone: a rank was killed that had it in hand", shard)
                 yield shard
 
@@ -224,11 +226,11 @@ class _Rank:
         self._stop.set()
         return True
 
-    def _draw(self) -> int:
-        """Move the counter of draws and return it; when its parent is gone, or a signal came, more than any draw."""
+    def _count(self, counter: str) -> int:
+        """Move a counter and return it; when its parent is gone, or a signal came, more than there can be."""
         if not self._stop.is_set():
             try:
-                return self._store.add("draw", 1)
+                return self._store.add(counter, 1)
             except RuntimeError as error:
                 self._parent_is_gone(error)
         return sys.maxsize
