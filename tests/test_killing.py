@@ -459,8 +459,8 @@ def test_ranks_without_their_parent_finish_what_they_hold_and_end(small: Campaig
 # --- consolidate ----------------------------------------------------------------------------------
 
 CONSOLIDATE_POINTS = {
-    "half of the template": KillPoint(event="os.rename", path=rf"/{TEMPORARY_PREFIX}[\w.]+\.zarr/zarr\.json$"),
-    "some links": KillPoint(event="os.link", path=rf"/{TEMPORARY_PREFIX}[\w.]+\.zarr/", nth=50),
+    "half of the template": KillPoint(event="os.rename", path=rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/zarr\.json$"),
+    "some links": KillPoint(event="os.link", path=rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/", nth=50),
     "before provenance": KillPoint(event="os.mkdir", path=r"\.zarr/provenance"),
     "half of provenance": KillPoint(event="os.rename", path=r"\.zarr/provenance/shard_record/"),
     "before the cube's rename": KillPoint(event="os.rename", path=r"/cubes/\w+\.zarr$"),
