@@ -5,16 +5,22 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 import zarr
+from rasterio.transform import from_origin
 from tests.conftest import Campaign
 
 from embedcube.campaign_file import load_campaign
+from embedcube.grid import Grid, PixelArea
 from embedcube.parts import scan_records
 from embedcube.profile import Spent, profile, table
 from embedcube.provenance import receipt
-from embedcube.timings import DEVICE, READING, WRITING
+from embedcube.raster import RasterReader
+from embedcube.scene import Asset
+from embedcube.timings import DEVICE, READING, WITHIN_READ, WRITING
 
 
 def spent(**seconds: float) -> Spent:
@@ -33,7 +39,45 @@ def test_the_steps_of_the_device_fill_the_wall_of_every_rank(finished_demo: Camp
         on_device = sum(one.seconds[step] for step in DEVICE)
         after = sum(last.seconds[step] for step in WRITING)
         assert on_device + after == pytest.approx(wall.total_seconds(), rel=0.05)
-        assert one.seconds.keys() == {*DEVICE, *READING, *WRITING}
+        assert one.seconds.keys() == {*DEVICE, *READING, *WITHIN_READ, *WRITING}
+
+
+def test_what_the_reading_threads_do_is_told_apart(finished_demo: Campaign) -> None:
+    """All that is decoded and warped is waited for by the thread that reads, whose other work is little."""
+    threads = load_campaign(finished_demo.file).how.threads_per_rank
+    seconds = profile(load_campaign(finished_demo.file), finished_demo.run).all.seconds
+    assert 0 < seconds["decode"] + seconds["warp"] <= threads * seconds["read"]
+
+
+@pytest.mark.parametrize(("pixel", "warped"), [(10.0, False), (7.0, True)])
+def test_a_file_on_the_grid_costs_no_warp(tmp_path: Path, pixel: float, *, warped: bool) -> None:
+    side = 2048
+    transform = from_origin(300_000, 5_900_000, pixel, pixel)
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=side, width=side, count=1, dtype="uint16", nodata=0,
+        crs="EPSG:32632", transform=transform, compress="deflate",
+    ) as file:  # fmt: skip
+        file.write(np.random.default_rng(0).integers(1, 9999, (side, side)).astype(np.uint16), 1)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        block_rows, block_cols = file.block_shapes[0]
+    asset = Asset(
+        band="B02", path="a.tif", crs="EPSG:32632", transform=tuple(transform)[:6], rows=side, cols=side,
+        block_rows=block_rows, block_cols=block_cols, dtype="uint16", nodata=0,
+        size=(tmp_path / "a.tif").stat().st_size, digest="",
+    )  # fmt: skip
+    grid = Grid(crs="EPSG:32632", pixel=10.0, origin_x=300_000.0, origin_y=5_900_000.0)
+    reader = RasterReader(threads=2)
+    try:
+        reader.submit(
+            tmp_path / "a.tif", asset, grid, PixelArea(row=0, col=0, rows=1024, cols=1024), "bilinear", lane=1
+        ).result()
+        first = reader.spent()
+        again = reader.spent()
+    finally:
+        reader.close()
+    assert first["decode"] > 0
+    assert (first["warp"] > first["decode"]) is warped
+    assert set(again.values()) == {0.0}
 
 
 def test_what_was_read_and_written_is_counted(finished_demo: Campaign) -> None:

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from embedcube.grid import Grid, PixelArea, is_geographic, shift_between
 from embedcube.scene import Asset
+from embedcube.timings import Timings
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -34,20 +35,47 @@ _AT_ONCE = 1 << 19
 
 
 def read_onto(
-    dataset: Any, asset: Asset, grid: Grid, area: PixelArea, method: Method, convert: Conversion | None = None
+    dataset: Any,
+    asset: Asset,
+    grid: Grid,
+    area: PixelArea,
+    method: Method,
+    convert: Conversion | None = None,
+    timings: Timings | None = None,
 ) -> Pixels:
     """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has nothing.
 
     With `convert` they are float32, NaN where there is nothing: each of the file's own pixels is converted before any
     is resampled, for the mean of decibels is not the decibels of the mean.
 
-    What is done is what `placed` says; a pixel gets the same value whatever area it is asked with.
+    What is done is what `placed` says; a pixel gets the same value whatever area it is asked with. `timings` are told
+    the seconds of `decode`, and as `warp` all others.
     """
+    spent = Timings()
+    with spent.step("in all"):
+        result = _read_onto(dataset, asset, grid, area, method, convert, spent)
+    if timings is not None:
+        decode_s = spent.seconds.get("decode", 0.0)
+        timings.add("decode", decode_s)
+        timings.add("warp", spent.seconds["in all"] - decode_s)
+    return result
+
+
+def _read_onto(
+    dataset: Any,
+    asset: Asset,
+    grid: Grid,
+    area: PixelArea,
+    method: Method,
+    convert: Conversion | None,
+    spent: Timings,
+) -> Pixels:
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
 
     def read(window: Window) -> Pixels:
-        pixels = dataset.read(asset.index, window=window)
+        with spent.step("decode"):
+            pixels = dataset.read(asset.index, window=window)
         return pixels if convert is None else np.where(_known(pixels, asset), convert(pixels), np.float32(np.nan))
 
     # what `read` gives, from here on

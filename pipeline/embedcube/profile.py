@@ -10,7 +10,7 @@ from embedcube.config import Campaign
 from embedcube.parts import best_documents
 from embedcube.plan import read_plan, read_recipes
 from embedcube.rundir import RunDir
-from embedcube.timings import DEVICE, READING, WRITING
+from embedcube.timings import DEVICE, READING, WITHIN_READ, WRITING
 
 _ENOUGH = 0.9
 """share of its time from which a device that works counts as what all else waits for"""
@@ -38,9 +38,10 @@ class Spent:
         if works >= _ENOUGH or (works and not share["wait"] + share["held"]):
             return f"the device: it works {works:.0%} of the time, {share['forward']:.0%} in forward passes"
         if share["wait"] >= share["held"]:
+            within = ", ".join(f"{step} {self.seconds.get(step, 0.0):.1f} s" for step in WITHIN_READ)
             return (
-                f"reading: the device waits for it {share['wait']:.0%} of the time; larger shards, more how.threads or "
-                "a faster disk help"
+                f"reading: the device waits for it {share['wait']:.0%} of the time ({within} in all threads); larger "
+                "shards, more how.threads or a faster disk help"
             )
         return f"writing: the device waits for it {share['held']:.0%} of the time; a faster disk helps"
 
@@ -82,7 +83,7 @@ def profile(campaign: Campaign, run: RunDir) -> Profile:
 
 def table(made: Profile) -> list[str]:
     """A line for each rank: shards, wall, and the share of it that each step took."""
-    steps = (*DEVICE, *READING, *WRITING)
+    steps = (*DEVICE, READING[0], *WITHIN_READ, *READING[1:], *WRITING)
     width = max(len(one.name) for one in (*made.ranks, made.all))
     lines = [f"{'':<{width}} shards   wall s " + "".join(f"{step:>10}" for step in steps)]
     for one in (*made.ranks, made.all):

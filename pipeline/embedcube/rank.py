@@ -254,6 +254,7 @@ class _Rank:
                     self._undone += 1
                     log.warning("%s stays undone: %s", shard, error)
                     continue
+                item.timings.seconds.update(reader.spent())
                 item.pixels = copied(shard, item.sample, kernel)
                 yield item
         finally:

@@ -19,6 +19,7 @@ from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.onto import Conversion, Method, Pixels, read_onto
 from embedcube.scene import Asset
+from embedcube.timings import WITHIN_READ, Timings
 
 # a file that does not say where it lies becomes a verdict
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -74,6 +75,7 @@ class RasterReader:
         self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
         # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
         self._open_files = max(16, min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2) // threads)
+        self._spent = [Timings() for _ in range(threads)]
         self._attempts = attempts
         self._wait_s = wait_s
 
@@ -99,7 +101,7 @@ class RasterReader:
             return open_raster(path, asset.inner)
 
         def decode(dataset: Any) -> Pixels:
-            return read_onto(dataset, asset, grid, area, method, convert)
+            return read_onto(dataset, asset, grid, area, method, convert, self._spent[lane % len(self._pools)])
 
         def judged() -> CorruptInput | OSError:
             return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
@@ -148,14 +150,25 @@ class RasterReader:
             return judged()
 
         def read() -> T:
-            return retried(
-                lambda: decode(self._kept_open(place, key, opened)),
-                judged_closed,
-                attempts=self._attempts,
-                wait_s=self._wait_s,
-            )
+            spent, began_s = self._spent[place], time.perf_counter()
+            known_s = sum(spent.seconds.values())
+            try:
+                return retried(
+                    lambda: decode(self._kept_open(place, key, opened)),
+                    judged_closed,
+                    attempts=self._attempts,
+                    wait_s=self._wait_s,
+                )
+            finally:
+                # what `decode` has not told itself
+                spent.add("decode", time.perf_counter() - began_s - (sum(spent.seconds.values()) - known_s))
 
         return self._pools[place].submit(read)
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of `decode` and `warp` of all threads together, since this was asked last."""
+        spent, self._spent = self._spent, [Timings() for _ in self._pools]
+        return {step: sum(one.seconds.get(step, 0.0) for one in spent) for step in WITHIN_READ}
 
     def close(self) -> None:
         """Stop the threads and close their files; what they have not begun is dropped."""

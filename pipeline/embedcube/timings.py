@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 READING = ("read", "composite")
 """Steps of the reading thread: open, decode, warp and mask the scenes; make one picture of them."""
 
+WITHIN_READ = ("decode", "warp")
+"""What the threads do that the reading thread waits for, each for a band, all added up: open files and decode their
+blocks, bring the pixels onto the grid."""
+
 DEVICE = ("wait", "copy", "forward", "quantise", "held")
 """Steps of the device's thread, which together are its whole time: wait for a sample, cut and copy its chips, the
 forward pass and the way back, vectors to stored numbers, wait for the writer."""
