@@ -218,6 +218,7 @@ WITHIN_LEVEL: dict[str, set[str]] = {
         "backbones.tokens",
     },
     "backbones.terratorch_registry": {"backbones.terratorch_models"},
+    "backbones.presto": {"backbones.checkpoint"},
     "backbones.torch": {
         "backbones.checkpoint",
         "backbones.terratorch_models",

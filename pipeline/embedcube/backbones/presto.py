@@ -6,7 +6,6 @@ there: it is neither attended to nor averaged, so that radar alone, or a year wi
 """
 
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
+from embedcube.backbones.checkpoint import as_arrays, state_dict_of, taken
 from embedcube.grid import ShardLayout
 
 WIDTH = 128
@@ -154,24 +154,13 @@ class Presto:
 
     def load(self, checkpoint: bytes) -> Weights:
         """The encoder of a published state dict; the decoder, which only training needs, is left out."""
-        try:
-            published = torch.load(BytesIO(checkpoint), map_location="cpu", weights_only=True)
-        except Exception as error:  # an unpickler may raise anything on bytes that are not for it
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"not a checkpoint of torch: {reason}") from None
-        tensors = _encoder_tensors(published)
-        for name, wanted in Encoder(tuple(GROUPS)).state_dict().items():
-            found = tensors.get(name)
-            if found is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
-                has = "nothing" if found is None else f"{found.dtype} {tuple(found.shape)}"
-                raise ValueError(
-                    f"not a checkpoint of Presto: encoder.{name} is {has}, not {wanted.dtype} {tuple(wanted.shape)}"
-                )
+        wanted = {f"encoder.{name}": tensor for name, tensor in Encoder(tuple(GROUPS)).state_dict().items()}
+        found = taken("Presto", state_dict_of(checkpoint), wanted)
         channels = [CHANNELS[channel] for channel in self._channels]
         return Weights(
             mean=np.array([channel.mean for channel in channels], dtype=np.float32),
             std=np.array([channel.std for channel in channels], dtype=np.float32),
-            tensors={name: tensor.contiguous().numpy() for name, tensor in sorted(tensors.items())},
+            tensors=as_arrays({name.removeprefix("encoder."): tensor for name, tensor in found.items()}),
         )
 
     def module(self, weights: Weights) -> nn.Module:
@@ -206,17 +195,6 @@ def _filled(bands: dict[int, str]) -> tuple[str, ...]:
             missing = ", ".join(CHANNELS[other].names[0] for other in needs[group] if other not in bands)
             raise ValueError(f'presto: band "{band}" is of no use without {missing}; name these too, or leave it out')
     return filled
-
-
-def _encoder_tensors(published: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict below `encoder.`, by the rest of their names."""
-    if not isinstance(published, dict):
-        raise ValueError(f"not a checkpoint of Presto: a {type(published).__name__}, not a state dict")
-    return {
-        name.removeprefix("encoder."): tensor
-        for name, tensor in published.items()
-        if isinstance(name, str) and name.startswith("encoder.") and isinstance(tensor, Tensor)
-    }
 
 
 class _EachPixel(nn.Module):
