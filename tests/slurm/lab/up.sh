@@ -155,7 +155,8 @@ all_nodes_wait() {
   [ "$(sinfo --noheader --Node --partition=debug --states=idle,alloc,mix --format=%n | sort -u | wc -l)" = "$NODES" ]
 }
 
-mkdir -p "$LAB"/{etc,run,log,state,db,dev}
+mkdir -p "$LAB"/{etc,run,log,state,db,dev,pmix}
+ln -sfn libpmix.so.2 "$LAB/pmix/libpmix.so"
 chmod 755 "$LAB" "$LAB/run" # mysql must pass, and munge wants its socket in no folder that others write to
 install_packages
 [ -e "$LAB/etc/slurm.conf" ] || write_configuration
