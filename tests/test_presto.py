@@ -294,7 +294,11 @@ def test_what_is_no_checkpoint_of_it_is_refused(checkpoint: bytes) -> None:
     state = torch.load(io.BytesIO(checkpoint), weights_only=True)
     lacking = {name: tensor for name, tensor in state.items() if name != "encoder.norm.bias"}
     other = state | {"encoder.month_embed.weight": torch.zeros(12, 16)}
+    deeper = state | {"encoder.blocks.2.norm1.bias": torch.zeros(128)}
+    halved = state | {"encoder.norm.bias": state["encoder.norm.bias"].half()}
     cases = {
+        saved(deeper): "encoder.blocks.2.norm1.bias is torch.float32, which Presto has not",
+        saved(halved): "encoder.norm.bias is torch.float16, not torch.float32",
         b"": "nor a checkpoint of torch",
         b"\x00" * 100: "nor a checkpoint of torch",
         checkpoint[: len(checkpoint) // 2]: "nor a checkpoint of torch",

@@ -1,6 +1,6 @@
 """embed: one rank, one process with one device. It draws groups of shards, reads, embeds and writes its own part.
 
-    reading thread -> device thread -> writing (main) thread, each one shard ahead of the next
+    reading thread -> device thread -> writing (main) thread, each one shard ahead of the next but near the end
 
 `python -m embedcube.rank RUN TASK ATTEMPT` finds the other ranks and the counter by RANK, WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT, as torch.distributed does.
@@ -128,10 +128,16 @@ class _Rank:
         self._done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
         self._judge(plan)
         part = PartWriter(self._run.part(self._task, self._attempt, self._number))
-        draws = Draws(self._groups, self._may_draw, self._world, self._count)
-        self._write(part, prefetched(self._embed(prefetched(self._read(self._begun(draws.ahead()))))))
-        # without threads: each is written before the next is drawn
-        self._write(part, self._embed(self._read(self._begun(chain(draws.singly(), self._suspects())))))
+        self._inventory = read_inventory(self._campaign, self._run)
+        how = self._campaign.how
+        self._reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
+        try:
+            draws = Draws(self._groups, self._may_draw, self._world, self._count)
+            self._write(part, prefetched(self._embed(prefetched(self._read(self._begun(draws.ahead()))))))
+            # without threads: each is written before the next is drawn
+            self._write(part, self._embed(self._read(self._begun(chain(draws.singly(), self._suspects())))))
+        finally:
+            self._reader.close()
         return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
@@ -241,24 +247,21 @@ class _Rank:
 
     def _read(self, shards: Iterator[Shard]) -> Generator[_InFlight, None, None]:
         """Samples; a shard that cannot be read for a passing reason is counted and passed over."""
-        how = self._campaign.how
-        inventory = read_inventory(self._campaign, self._run)
-        reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
-        try:
-            for shard in shards:
-                item = _InFlight(shard=shard, scenes=[inventory[i] for i in shard.scenes], started=_now())
-                try:
-                    kernel, refused = self._kernels[shard.layer], self._refused.get(shard.recipe, "")
-                    item.sample = read_sample(shard, item.scenes, kernel, reader, refused=refused, timings=item.timings)
-                except OSError as error:
-                    self._undone += 1
-                    log.warning("%s stays undone: %s", shard, error)
-                    continue
-                item.timings.seconds.update(reader.spent())
-                item.pixels = copied(shard, item.sample, kernel)
-                yield item
-        finally:
-            reader.close()
+        for shard in shards:
+            item = _InFlight(shard=shard, scenes=[self._inventory[i] for i in shard.scenes], started=_now())
+            kernel, refused = self._kernels[shard.layer], self._refused.get(shard.recipe, "")
+            try:
+                item.sample = read_sample(
+                    shard, item.scenes, kernel, self._reader, refused=refused, timings=item.timings
+                )
+            except OSError as error:
+                self._undone += 1
+                log.warning("%s stays undone: %s", shard, error)
+                continue
+            finally:
+                item.timings.seconds.update(self._reader.spent())
+            item.pixels = copied(shard, item.sample, kernel)
+            yield item
 
     def _embed(self, items: Iterator[_InFlight]) -> Generator[_InFlight, None, None]:
         """The device's part; nothing but forward passes and what they need happens here."""

@@ -10,7 +10,8 @@ READING = ("read", "composite")
 
 WITHIN_READ = ("decode", "warp")
 """What the threads do that the reading thread waits for, each for a band, all added up: open files and decode their
-blocks, bring the pixels onto the grid."""
+blocks, again where that failed; bring the pixels onto the grid, which radar's terrain correction and ERA5 do while
+they decode."""
 
 DEVICE = ("wait", "copy", "forward", "quantise", "held")
 """Steps of the device's thread, which together are its whole time: wait for a sample, cut and copy its chips, the

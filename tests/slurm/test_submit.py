@@ -92,6 +92,7 @@ def test_parents_that_meet_by_mpi_share_a_task(
     plugin: str,
     environment: dict[str, str],
 ) -> None:
+    assert (OPEN_MPI / "libmpi.so.40").exists(), "`make lint` puts it there"
     described = yaml.safe_load(site.read_text()) | {"mpi": plugin, "environment": environment}
     site.write_text(yaml.safe_dump(described))
     spread.change(lambda document: document["how"].update(tasks=1))

@@ -155,7 +155,12 @@ class Presto:
     def load(self, checkpoint: bytes) -> Weights:
         """The encoder of a published state dict; the decoder, which only training needs, is left out."""
         wanted = {f"encoder.{name}": tensor for name, tensor in Encoder(tuple(GROUPS)).state_dict().items()}
-        found = taken("Presto", state_dict_of(checkpoint), wanted)
+        published = state_dict_of(checkpoint)
+        for name, tensor in published.items():
+            if name.startswith("encoder.") and (name not in wanted or tensor.dtype != wanted[name].dtype):
+                known = f"not {wanted[name].dtype}" if name in wanted else "which Presto has not"
+                raise ValueError(f"not a checkpoint of Presto: {name} is {tensor.dtype}, {known}")
+        found = taken("Presto", published, wanted)
         channels = [CHANNELS[channel] for channel in self._channels]
         return Weights(
             mean=np.array([channel.mean for channel in channels], dtype=np.float32),

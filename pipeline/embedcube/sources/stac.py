@@ -143,7 +143,7 @@ def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
             frozenset(str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name"))
             for band in asset.get("eo:bands") or asset.get("bands") or ()
         )
-        stem = (path or href).rpartition("/")[2].rsplit(".", 1)[0]
+        stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
         (name, pixel_m), (stem, stem_m) = called(key), called(stem)
         names = frozenset((name, stem))
         offered.append(

@@ -22,7 +22,7 @@ case $command in
     mount -t tmpfs -o size=2g,mode=1777 shm /dev/shm
     # slurmd looks for PMIx by a name that only the package for developers brings
     pmix=$(dirname "$(dpkg -L libpmix2 | grep -m1 '/pmix2/lib/libpmix\.so\.2$')")
-    mount -t overlay -o "lowerdir=$LAB/pmix:$pmix" pmix "$pmix" || echo "$node is without srun --mpi=pmix" >&2
+    [ "$pmix" != . ] && mount -t overlay -o "lowerdir=$LAB/pmix:$pmix" pmix "$pmix" || echo "$node is without srun --mpi=pmix" >&2
     slurmd -D -N "$node" &
     while :; do sleep 1000 & wait $!; done
     ;;
