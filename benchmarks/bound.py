@@ -1,4 +1,8 @@
-"""The physical bound: CPU seconds of forward, decode-once and encode, alone. `python -m benchmarks.bound CAMPAIGN`."""
+"""The physical bound: CPU seconds of forward, decode-once and encode, alone.
+
+`python -m benchmarks.bound CAMPAIGN PART PARTS` does one part of the work: run at once on all cores, the parts find
+the machine as `embed` does, whose cores share their clock and their caches.
+"""
 
 import sys
 import time
@@ -16,8 +20,8 @@ from embedcube.rundir import RunDir
 from embedcube.store import ShardEncoder, array_specs
 
 
-def main(campaign_file: str) -> None:
-    """Report the CPU seconds of each, on one thread, for the whole campaign."""
+def main(campaign_file: str, part: int, parts: int) -> None:
+    """Report the CPU seconds of each, on one thread, for a part of the campaign."""
     campaign = campaign_of(campaign_file)
     run = RunDir(campaign.run_folder)
     exact_arithmetic(1)
@@ -28,12 +32,12 @@ def main(campaign_file: str) -> None:
     batch = chips_of(kernel, torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px)))
     forward(kernel, batch)
     start = time.process_time()
-    for _ in range(price.chips // kernel.batch):
+    for _ in range(part, price.chips // kernel.batch, parts):
         forward(kernel, batch)
     forward_s = time.process_time() - start
 
     start = time.process_time()
-    for path in sorted(campaign.archives["s2"].path.glob("*.tif")):
+    for path in sorted(campaign.archives["s2"].path.glob("*.tif"))[part::parts]:
         with rasterio.open(path) as dataset:
             dataset.read(1)
     decode_s = time.process_time() - start
@@ -43,7 +47,7 @@ def main(campaign_file: str) -> None:
     shape = (layout.shard_cells, layout.shard_cells)
     vectors = np.random.default_rng(0).standard_normal((*shape, kernel.dimensions), dtype=np.float32)
     start = time.process_time()
-    for _ in range(price.shards):
+    for _ in range(part, price.shards, parts):
         encoded = quantise(torch.from_numpy(vectors), kernel.encoding)
         assert encoded.scale is not None
         status, n_obs = np.ones(shape, np.uint8), np.ones(shape, np.uint16)
@@ -55,4 +59,4 @@ def main(campaign_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -16,6 +16,7 @@ from embedcube.config import Campaign
 from embedcube.embed import LayerKernel
 from embedcube.fit import read_weights
 from embedcube.rundir import RunDir
+from embedcube.windows import dates_of
 
 BATCH = 8
 SHARD_CHIPS = 4
@@ -111,7 +112,7 @@ def chips_of(kernel: LayerKernel, x_btcyx: torch.Tensor) -> Chips:
         x_btcyx=x_btcyx,
         seen_btsyx=torch.ones((batch, frames, len(kernel.inputs), *side), dtype=torch.bool),
         lonlat_byxn=torch.zeros((batch, cells, cells, 2)),
-        frames=kernel.frames[0],
+        dates_tmd=torch.from_numpy(dates_of(kernel.frames[0])),
     )
 
 

@@ -356,6 +356,7 @@ WHAT: dict[str, dict[str, Any]] = {
     "Period.end": {"layers__s2_mosaiks__fit": {"start": "2023-06-01", "end": "2023-07-01"}},
     "Layer.backbone": {"layers__s2_mosaiks__backbone": {"name": "mosaiks", "filters": 64}},
     "Layer.precision": {"layers__s2_mosaiks__precision": "bfloat16"},
+    "Layer.compile": {"layers__s2_mosaiks__compile": True},
     "Layer.chip_px": {"layers__s2_mosaiks__chip_px": 146},
     "Layer.halo_px": {"layers__s2_mosaiks__halo_px": 17},
     "Layer.cell_px": {"layers__s2_mosaiks__cell_px": 8},

@@ -34,6 +34,7 @@ from embedcube.plan import plan, read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir
+from embedcube.windows import dates_of
 
 pytestmark = pytest.mark.slow
 
@@ -351,7 +352,12 @@ def alone(kernel: LayerKernel) -> Module:
         cells = kernel.layout.chip_cells
         lonlat = torch.zeros((batch, cells, cells, 2))
         vectors: torch.Tensor = kernel.module(
-            Chips(x_btcyx=x_btcyx, seen_btsyx=seen, lonlat_byxn=lonlat, frames=kernel.frames[0])
+            Chips(
+                x_btcyx=x_btcyx,
+                seen_btsyx=seen,
+                lonlat_byxn=lonlat,
+                dates_tmd=torch.from_numpy(dates_of(kernel.frames[0])),
+            )
         )
         return vectors
 

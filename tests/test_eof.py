@@ -19,7 +19,7 @@ from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.price import PROCESS_BYTES, fit_bytes, refuse_large_fit
 from embedcube.testing import check_backbone
-from embedcube.windows import Duration, windows_every
+from embedcube.windows import Duration, dates_of, windows_every
 
 SIDE, STEP = 12, 0.25
 LAYOUT = ShardLayout(chip_px=SIDE, halo_px=0, cell_px=SIDE, chips=1)
@@ -62,7 +62,7 @@ def as_chips(eof: Eof, sample: FitSample, inputs: Inputs) -> tuple[Any, Chips]:
         x_btcyx=((x_btcyx - mean) / std).nan_to_num(nan=0.0),
         seen_btsyx=seen,
         lonlat_byxn=lonlat,
-        frames=frames[: inputs.frames],
+        dates_tmd=torch.from_numpy(dates_of(frames[: inputs.frames])),
     )
     return eof.module(weights), chips
 
@@ -121,7 +121,8 @@ def test_a_chip_elsewhere_has_the_weights_of_its_own_latitudes() -> None:
     lat_y = grid.degrees(area, 1)[1][:, 0]
     lonlat = np.stack(grid.degrees(area, SIDE), axis=-1).astype(np.float32)[None]
     seen = torch.ones((1, 1, 1, SIDE, SIDE), dtype=torch.bool)
-    chips = Chips(x_btcyx=torch.from_numpy(x), seen_btsyx=seen, lonlat_byxn=torch.from_numpy(lonlat), frames=())
+    dates = torch.from_numpy(dates_of(()))
+    chips = Chips(x_btcyx=torch.from_numpy(x), seen_btsyx=seen, lonlat_byxn=torch.from_numpy(lonlat), dates_tmd=dates)
     with torch.inference_mode():
         found = eof.module(weights)(chips)[0, 0, 0].numpy()
     weighed = (x[0].astype(np.float64) - centre) * np.sqrt(np.cos(np.deg2rad(lat_y)))[:, None]

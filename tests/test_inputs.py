@@ -26,6 +26,7 @@ from embedcube.fit import fit, read_weights
 from embedcube.inventory import index, read_inventory
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene as Found
+from embedcube.windows import dates_of
 
 LAYER, ZONE = "s2", "s2/grid"
 SIDE_PX, CELL_PX = 64, 16
@@ -187,10 +188,11 @@ def test_the_encoder_sees_what_each_frame_shows(seasons: Path, tmp_path: Path) -
     shutil.copytree(seasons / "archive", tmp_path / "archive")
     read = read_shard(campaign_in(tmp_path, frames="1 month"))
     pixels = copied(read.shard, read.sample, read.kernel).tensors()
-    chips = cut_chips(pixels, [(0, 0)], read.kernel, read.kernel.frames[0])
+    chips = cut_chips(pixels, [(0, 0)], read.kernel)
     assert isinstance(chips, Chips)
     assert chips.x_btcyx.shape == (2, 2, 2, SIDE_PX + 2, SIDE_PX + 2)
-    assert chips.frames == read.kernel.frames[0]
+    dates = chips.dates_tmd.tolist()
+    assert dates == [[[2023, 6, 152], [2023, 6, 167]], [[2023, 7, 182], [2023, 7, 197]]]
     np.testing.assert_array_equal(chips.seen_btsyx[0].numpy(), read.sample.seen_tsyx)
     np.testing.assert_array_equal(chips.x_btcyx[0].numpy(), np.nan_to_num(read.sample.x_tcyx, nan=0.0))
     assert not chips.seen_btsyx[1].any(), "padding"
@@ -214,7 +216,7 @@ def test_a_cube_of_frames_is_what_the_backbone_makes_of_them(seasons: Path, tmp_
         x_btcyx=z_btcyx.repeat(2, 1, 1, 1, 1),
         seen_btsyx=torch.ones((2, 2, 1, *z_btcyx.shape[-2:]), dtype=torch.bool),
         lonlat_byxn=torch.zeros((2, 4, 4, 2)),
-        frames=resolved.frames(LAYER)[0],
+        dates_tmd=torch.from_numpy(dates_of(resolved.frames(LAYER)[0])),
     )
     with torch.inference_mode():
         expected = make_backbone(resolved, LAYER).module(weights)(chips)[0].numpy()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
 from embedcube.backbones.mosaiks import CONVOLUTION_BIAS, ZCA_BIAS, Mosaiks
 from embedcube.grid import ShardLayout
-from embedcube.windows import Duration, windows_every
+from embedcube.windows import Duration, dates_of, windows_every
 
 BANDS = 4
 INPUTS = Inputs(bands=(("B02", "B03", "B04", "B08"),))
@@ -50,7 +50,9 @@ def chips_of(x_btcyx: torch.Tensor, layout: ShardLayout) -> Chips:
         x_btcyx=x_btcyx,
         seen_btsyx=torch.ones((batch, frames, 1, *side), dtype=torch.bool),
         lonlat_byxn=torch.zeros((batch, layout.chip_cells, layout.chip_cells, 2)),
-        frames=windows_every(start, start.replace(month=1 + frames), Duration.parse("1 month")),
+        dates_tmd=torch.from_numpy(
+            dates_of(windows_every(start, start.replace(month=1 + frames), Duration.parse("1 month")))
+        ),
     )
 
 

@@ -21,7 +21,7 @@ from embedcube.campaign_file import load_campaign
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 from embedcube.testing import check_backbone
-from embedcube.windows import Window
+from embedcube.windows import Window, dates_of
 
 WEIGHTS = REAL_DATA / "weights_presto" / "default_model.pt"
 GOLDEN = REAL_DATA / "weights_presto" / "golden.npz"
@@ -116,7 +116,10 @@ def test_the_backbone_gives_the_golden_vectors_without_radar_from_raw_values(rad
         seen_btsyx[:, :, 0] = radar == "no archive"
         lonlat_byxn = torch.from_numpy(golden["latlon"][i, ::-1].astype(np.float32))[None, None, None]
         chips = Chips(
-            x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, frames=months(*golden["month"][i])
+            x_btcyx=x_btcyx,
+            seen_btsyx=seen_btsyx,
+            lonlat_byxn=lonlat_byxn,
+            dates_tmd=torch.from_numpy(dates_of(months(*golden["month"][i]))),
         )
         vector = vectors_of(backbone, weights, chips)[0]
         np.testing.assert_allclose(vector, golden["embedding_masked"][i], rtol=0, atol=1e-5)
@@ -135,7 +138,7 @@ def some_chips(bands: tuple[tuple[str, ...], ...], frames: int, side: int, weigh
         x_btcyx=torch.from_numpy(np.where(seen_btsyx[:, :, archive_of], x_btcyx, 0)),
         seen_btsyx=torch.from_numpy(seen_btsyx),
         lonlat_byxn=torch.from_numpy(rng.uniform(-80, 80, (2, side, side, 2)).astype(np.float32)),
-        frames=months(*(i * 5 % 12 for i in range(frames))),
+        dates_tmd=torch.from_numpy(dates_of(months(*(i * 5 % 12 for i in range(frames))))),
     )
 
 

@@ -41,7 +41,7 @@ from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.testing import check_backbone
-from embedcube.windows import Window
+from embedcube.windows import Window, dates_of
 
 S2 = MODALITIES["S2L2A"].bands
 HLS = ("B02", "B03", "B04", "B8A", "B11", "B12")
@@ -70,7 +70,7 @@ def some_chips(inputs: Inputs, layout: ShardLayout, batch: int = 2) -> Chips:
         x_btcyx=torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
         seen_btsyx=torch.ones((batch, inputs.frames, len(inputs.bands), side, side), dtype=torch.bool),
         lonlat_byxn=torch.from_numpy(rng.uniform(-60, 60, (batch, cells, cells, 2)).astype(np.float32)),
-        frames=tuple(Window(*ends) for ends in pairwise(months)),
+        dates_tmd=torch.from_numpy(dates_of([Window(*ends) for ends in pairwise(months)])),
     )
 
 

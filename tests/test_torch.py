@@ -38,6 +38,7 @@ from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.testing import check_backbone
+from embedcube.windows import dates_of
 
 RGB = Inputs(bands=(("B02", "B03", "B04"),))
 MONTHS = Inputs(bands=(("B02", "B03"), ("VV",)), frames=3)
@@ -84,7 +85,7 @@ def some_chips(inputs: Inputs, batch: int = 5) -> Chips:
         x_btcyx=torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)),
         seen_btsyx=torch.ones((batch, inputs.frames, len(inputs.bands), 64, 64), dtype=torch.bool),
         lonlat_byxn=torch.zeros((batch, 1, 1, 2)),
-        frames=(),
+        dates_tmd=torch.from_numpy(dates_of(())),
     )
 
 
@@ -263,7 +264,10 @@ def test_what_a_program_makes_out_of_nothing_is_made_where_the_module_lies(cnn_f
     with torch.inference_mode():
         made = module(
             Chips(
-                x_btcyx=chips.x_btcyx.to("meta"), seen_btsyx=chips.seen_btsyx, lonlat_byxn=chips.lonlat_byxn, frames=()
+                x_btcyx=chips.x_btcyx.to("meta"),
+                seen_btsyx=chips.seen_btsyx,
+                lonlat_byxn=chips.lonlat_byxn,
+                dates_tmd=chips.dates_tmd,
             )
         )
     assert made.device.type == "meta"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from embedcube.backbones.base import Backbone, Inputs, Weights
+from embedcube.compiled import Compiled
 from embedcube.config import Campaign, Layer
 from embedcube.embed import LayerInput, LayerKernel
 from embedcube.errors import RequestError
@@ -99,10 +100,22 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
 
 
 def load_kernel(
-    campaign: Campaign, layer_name: str, grids: Sequence[str], weights: Weights, device: torch.device, batch: int
+    campaign: Campaign,
+    layer_name: str,
+    grids: Sequence[str],
+    weights: Weights,
+    device: torch.device,
+    batch: int,
+    program: bytes = b"",
 ) -> LayerKernel:
-    """The kernel of one layer on its `grids`, its module brought to the device; `batch` is the plan's."""
-    module = make_backbone(campaign, layer_name).module(weights).to(device)
+    """The kernel of one layer on its `grids`, its module, or the compiled `program` of it, brought to the device.
+
+    `batch` and `program` are the plan's.
+    """
+    if program:
+        module: torch.nn.Module = Compiled(program, device)
+    else:
+        module = make_backbone(campaign, layer_name).module(weights).to(device)
     return make_kernel(campaign, layer_name, grids, weights, module, device, batch)
 
 

@@ -201,6 +201,9 @@ class Layer(Block):
     """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
     precision: Precision = "float32"
     """of the forward pass (torch.autocast; TF32 is always off); `verify` holds a reduced one against float32"""
+    compile: bool = False
+    """`plan` compiles the forward pass (a minute or so, and a compiler of C++), once, and all ranks run that program;
+    `verify` holds it against the layer as it is"""
     encoding: Literal["int8", "float16", "float32"] = "int8"
     chunk_windows: int = Field(1, gt=0)
     """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""

@@ -35,6 +35,11 @@ def device_class(device: torch.device) -> str:
     return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
+def device_memory(device: torch.device) -> float:
+    """Bytes that a process may fill on a GPU: nine tenths, as libraries take their share; 0 for a CPU."""
+    return 0.9 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0.0
+
+
 def exact_arithmetic(threads: int) -> None:
     """Settings of this process under which a device class always gives the same bytes."""
     torch.set_num_threads(threads)

@@ -38,7 +38,7 @@ from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
 from embedcube.timings import Timings
-from embedcube.windows import Window
+from embedcube.windows import Window, dates_of
 
 KERNEL_VERSION = 2
 """Raised by every change of this package that changes a byte of any shard."""
@@ -214,7 +214,8 @@ def copied(shard: Shard, sample: Sample, kernel: LayerKernel) -> OnDevice:
     area = layout.shard_area(shard.row, shard.col)
     lonlat_yxn = np.stack(kernel.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
     arrays = {"x_tcyx": sample.x_tcyx, "seen_tsyx": sample.seen_tsyx, "lonlat_yxn": lonlat_yxn}
-    return OnDevice(arrays | {"valid_yx": _valid(sample), "mean_c": kernel.mean, "std_c": kernel.std}, kernel.device)
+    arrays |= {"dates_tmd": dates_of(kernel.frames[shard.t]), "valid_yx": _valid(sample)}
+    return OnDevice(arrays | {"mean_c": kernel.mean, "std_c": kernel.std}, kernel.device)
 
 
 def embed_sample(
@@ -252,7 +253,7 @@ def embed_sample(
     for first in range(0, len(wanted), kernel.batch):
         places = wanted[first : first + kernel.batch]
         with spent.step("copy"):
-            chips = cut_chips(on, places, kernel, kernel.frames[shard.t])
+            chips = cut_chips(on, places, kernel)
         with spent.step("forward"):
             vectors = forward(kernel, chips)[: len(places)]
         with spent.step("quantise"):
@@ -268,12 +269,7 @@ def embed_sample(
     return Cells(arrays=arrays, chips=len(wanted))
 
 
-def cut_chips(
-    on: Mapping[str, torch.Tensor],
-    places: Sequence[tuple[int, int]],
-    kernel: LayerKernel,
-    frames: tuple[Window, ...],
-) -> Chips:
+def cut_chips(on: Mapping[str, torch.Tensor], places: Sequence[tuple[int, int]], kernel: LayerKernel) -> Chips:
     """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them.
 
     They are cut where the pixels are: `on` is what `copied` has brought to the device.
@@ -291,17 +287,31 @@ def cut_chips(
         torch.sub(x_tcyx[pixels], mean, out=x_btcyx[n]).div_(std).nan_to_num_(nan=0.0)
         seen_btsyx[n] = seen_tsyx[pixels]
         lonlat_byxn[n] = lonlat_yxn[_cells_of(i, j, layout)]
-    return Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, frames=frames)
+    return Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, dates_tmd=on["dates_tmd"])
+
+
+def blank_chips(kernel: LayerKernel) -> Chips:
+    """A full batch of zeros that are seen everywhere: for who only wants to know how a module does."""
+    layout, frames, device = kernel.layout, kernel.frames[0], kernel.device
+    shape, side, cells = (kernel.batch, len(frames)), (layout.chip_px, layout.chip_px), layout.chip_cells
+    return Chips(
+        x_btcyx=torch.zeros((*shape, kernel.mean.size, *side), device=device),
+        seen_btsyx=torch.ones((*shape, len(kernel.inputs), *side), dtype=torch.bool, device=device),
+        lonlat_byxn=torch.zeros((kernel.batch, cells, cells, 2), device=device),
+        dates_tmd=torch.from_numpy(dates_of(frames)).to(device),
+    )
 
 
 def forward(kernel: LayerKernel, chips: Chips) -> torch.Tensor:
     """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions), float32 whatever the precision."""
-    reduced = torch.autocast(
-        kernel.device.type, getattr(torch, kernel.precision), enabled=kernel.precision != "float32"
-    )
-    with torch.inference_mode(), reduced:
+    with torch.inference_mode(), in_precision(kernel):
         vectors: torch.Tensor = kernel.module(chips).float()
     return vectors
+
+
+def in_precision(kernel: LayerKernel) -> torch.autocast:
+    """The context in which a module computes in the layer's precision."""
+    return torch.autocast(kernel.device.type, getattr(torch, kernel.precision), enabled=kernel.precision != "float32")
 
 
 def _keep(

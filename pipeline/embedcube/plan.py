@@ -14,15 +14,17 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
+from embedcube import registry
 from embedcube.assemble import counted_archives, grid_names, make_backbone, make_grid, make_kernel, make_layout
-from embedcube.balance import Shards, assign, draw_groups
+from embedcube.balance import ReadCost, Shards, assign, draw_groups
+from embedcube.compiled import Compiled, compile_forward
 from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
-from embedcube.device import exact_arithmetic
+from embedcube.device import device_memory, exact_arithmetic
 from embedcube.embed import LayerKernel, Shard
 from embedcube.errors import RequestError
 from embedcube.fit import fitted_on, read_weights
-from embedcube.grid import ShardRange
+from embedcube.grid import Grid, ShardRange
 from embedcube.inventory import read_inventory
 from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
 from embedcube.probe import best_batch
@@ -53,6 +55,10 @@ class LayerPlan:
     """chips in one forward pass"""
     probed_for: str
     """digest of the weights, software and layer for which `plan` found that batch; empty where the campaign says it"""
+    program: str
+    """SHA-256 of the compiled forward pass; empty where the layer is not compiled"""
+    compiled_for: str
+    """digest of all that it was compiled for"""
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
 
@@ -102,7 +108,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
             prices.append(one.price)
             groups += int(one.group.max()) + 1
     table = _in_draw_order(pyarrow.concat_tables(tables, promote_options="permissive"), campaign.how.tasks)
-    price = total_price(prices, [run.weights(name).stat().st_size for name in campaign.layers], campaign.how)
+    loaded = [_loaded_bytes(run, name, layers[name]) for name in campaign.layers]
+    price = total_price(prices, loaded, campaign.how, device_memory(torch.device(campaign.how.device)))
     refuse_over_limit(price)
     result = Plan(
         campaign=campaign.digest,
@@ -150,29 +157,25 @@ def _plan_layer(
     zones, planned = {}, []
     probed_for = digest_of([weights_digest, versions, campaign.what["layers"][name]]) if layer.batch == "auto" else ""
     batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, probed_for)
-    batch_s = 0.0
+    batch_s, program = 0.0, _Program()
     for zone in grid_names(campaign, name, mine):
         grid = make_grid(campaign, name, zone)
         found = cut(campaign, name, grid, scenes)
         if found is None:
             continue
         shards, zones[zone] = found
-        reading = draw_groups(
-            shards,
-            scenes,
-            campaign.all_windows,
-            grid,
-            make_layout(layer),
-            ranks=how.tasks * how.nodes * how.ranks,
-            cache_bytes=how.cache_mb << 20,
-        )
+        reading = _reading(campaign, name, shards, scenes, grid)
         kernel = make_kernel(campaign, name, [zone], weights, module, device, batch or 2)
         if not batch:
-            batch = best_batch(kernel, activations, how.mem_bytes_per_rank / 4)
+            batch = best_batch(kernel, activations, (device_memory(device) or how.mem_bytes_per_rank / 2) / 2)
             kernel = replace(kernel, batch=batch)
+        if layer.compile and not program.data:
+            program = _program(campaign, run, name, kernel, weights_digest, versions)
+            module = Compiled(program.data, device)
+        kernel = replace(kernel, module=module)
         batch_s = batch_s or _seconds_per_batch(name, kernel)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, activations)
-        recipes = recipes_of(campaign, name, zone, batch, weights_digest, versions, shards, digests)
+        recipes = recipes_of(campaign, name, zone, batch, weights_digest, program.digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
     if not planned:
@@ -186,10 +189,51 @@ def _plan_layer(
             model=backbone.model,
             batch=batch,
             probed_for=probed_for,
+            program=program.digest,
+            compiled_for=program.compiled_for,
             empty=_empty_windows(campaign, name, scenes, [zone.table for zone in planned]),
         ),
         planned,
     )
+
+
+def _reading(campaign: Campaign, name: str, shards: Shards, scenes: Sequence[Scene], grid: Grid) -> ReadCost:
+    """What the shards cost to read, and in which groups least."""
+    how = campaign.how
+    return draw_groups(
+        shards,
+        scenes,
+        campaign.all_windows,
+        grid,
+        make_layout(campaign.layers[name]),
+        ranks=how.tasks * how.nodes * how.ranks,
+        cache_bytes=how.cache_mb << 20,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Program:
+    """The compiled forward pass of a layer; by default none."""
+
+    data: bytes = b""
+    compiled_for: str = ""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.data).hexdigest() if self.data else ""
+
+
+def _program(
+    campaign: Campaign, run: RunDir, name: str, kernel: LayerKernel, weights: str, versions: dict[str, str]
+) -> _Program:
+    """The program that is there, or a new one: compiled again it might differ, and so would every recipe."""
+    layer = campaign.what["layers"][name]
+    plugin = registry.distribution("backbones", layer["backbone"]["name"])
+    compiled_for = digest_of([weights, versions, plugin, layer, kernel.batch, len(kernel.frames[0])])
+    path = run.program(name, compiled_for)
+    if not path.exists():
+        write_atomically(path, compile_forward(kernel, name))
+    return _Program(data=path.read_bytes(), compiled_for=compiled_for)
 
 
 def _seconds_per_batch(name: str, kernel: LayerKernel) -> float:
@@ -199,6 +243,12 @@ def _seconds_per_batch(name: str, kernel: LayerKernel) -> float:
         raise RequestError(
             f"layers.{name}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or chip_px"
         ) from None
+
+
+def _loaded_bytes(run: RunDir, name: str, planned: LayerPlan) -> int:
+    """Of the files that a rank reads before it begins."""
+    program = run.program(name, planned.compiled_for).stat().st_size if planned.program else 0
+    return run.weights(name).stat().st_size + program
 
 
 def _empty_windows(

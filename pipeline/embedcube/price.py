@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from embedcube.backbones.base import Chips
 from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
-from embedcube.embed import LayerKernel, forward
+from embedcube.embed import LayerKernel, blank_chips, forward
 from embedcube.errors import RequestError
 from embedcube.onto import nesting
 from embedcube.scene import Scene
@@ -57,8 +55,12 @@ class Price:
     """forward passes alone, on one device as it was just now"""
     longest_s: float
     """what the dearest shard takes of a rank, about"""
+    device_bytes: float = 0.0
+    """memory of a GPU; 0 on a CPU, where it is the rank's"""
     limit_bytes: float = 0.0
     """memory that one rank may take"""
+    device_limit_bytes: float = 0.0
+    """that a GPU has"""
 
     @property
     def amplification(self) -> float:
@@ -108,19 +110,36 @@ def price_layer(
         f"with {int(counts[worst])} scenes",
         device_s=batch_s * -(-chips // kernel.batch),
         longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // kernel.batch),
+        device_bytes=_device_bytes(kernel, activations, cell_bytes),
     )
 
 
 def _data_bytes(kernel: LayerKernel, activations: Activations, scenes: int, itemsize: int, cell_bytes: int) -> float:
     layout, bands = kernel.layout, kernel.mean.size
     pixels = layout.sample_px**2
-    frames, archives = len(kernel.frames[0]), len(kernel.inputs)
+    on_gpu = kernel.device.type == "cuda"
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
-    samples = SAMPLES_IN_FLIGHT * frames * pixels * (4 * bands + archives)
+    # pinned memory comes in powers of two (torch's CachingHostAllocator)
+    arrays = [1 << (size - 1).bit_length() if on_gpu else size for size in _sample_arrays(kernel)]
+    samples = SAMPLES_IN_FLIGHT * sum(arrays)
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
-    return observations + samples + batch_bytes(kernel, activations) + cells
+    return observations + samples + cells + (0 if on_gpu else batch_bytes(kernel, activations))
+
+
+def _sample_arrays(kernel: LayerKernel) -> tuple[int, int]:
+    """Bytes of a sample's pixels, and of where they are seen."""
+    pixels = len(kernel.frames[0]) * kernel.layout.sample_px**2
+    return 4 * kernel.mean.size * pixels, len(kernel.inputs) * pixels
+
+
+def _device_bytes(kernel: LayerKernel, activations: Activations, cell_bytes: int) -> float:
+    """Memory of a GPU: pixels on their way, a batch, and the cells as they are filled and as they were."""
+    if kernel.device.type != "cuda":
+        return 0.0
+    cells = 2 * kernel.layout.shard_cells**2 * cell_bytes
+    return SAMPLES_IN_FLIGHT * sum(_sample_arrays(kernel)) + batch_bytes(kernel, activations) + cells
 
 
 def batch_bytes(kernel: LayerKernel, activations: Activations) -> float:
@@ -131,24 +150,18 @@ def batch_bytes(kernel: LayerKernel, activations: Activations) -> float:
 
 def seconds_per_batch(kernel: LayerKernel) -> float:
     """Of one forward pass, measured now."""
-    layout = kernel.layout
-    frames, side, cells = kernel.frames[0], layout.chip_px, layout.chip_cells
-    chips = Chips(
-        x_btcyx=torch.zeros((kernel.batch, len(frames), kernel.mean.size, side, side), device=kernel.device),
-        seen_btsyx=torch.ones(
-            (kernel.batch, len(frames), len(kernel.inputs), side, side), dtype=torch.bool, device=kernel.device
-        ),
-        lonlat_byxn=torch.zeros((kernel.batch, cells, cells, 2), device=kernel.device),
-        frames=frames,
-    )
+    chips = blank_chips(kernel)
     forward(kernel, chips).cpu()
     start = time.perf_counter()
     forward(kernel, chips).cpu()
     return time.perf_counter() - start
 
 
-def total_price(prices: list[Price], weights_bytes: list[int], how: How) -> Price:
-    """The price of all layers: a rank holds all their weights, one layer's data, and the cache of decoded blocks."""
+def total_price(prices: list[Price], weights_bytes: list[int], how: How, device_limit_bytes: float) -> Price:
+    """The price of all layers: a rank holds all their weights, one layer's data, and the cache of decoded blocks.
+
+    A GPU of `device_limit_bytes` (0 where there is none) holds all weights too, and one layer's data.
+    """
     # while they are handed around, a layer's weights are there as bytes, as arrays and as a module
     weights = sum(weights_bytes) + 3 * max(weights_bytes)
     worst = max(prices, key=lambda price: price.rank_bytes)
@@ -166,7 +179,9 @@ def total_price(prices: list[Price], weights_bytes: list[int], how: How) -> Pric
         worst_shard=worst.worst_shard,
         device_s=sum(p.device_s for p in prices),
         longest_s=max(p.longest_s for p in prices),
+        device_bytes=max(p.device_bytes for p in prices) + sum(weights_bytes) if device_limit_bytes else 0.0,
         limit_bytes=how.mem_bytes_per_rank,
+        device_limit_bytes=device_limit_bytes,
     )
 
 
@@ -191,12 +206,17 @@ def refuse_large_fit(layer: str, chips: int, numbers: int, how: How) -> None:
 
 
 def refuse_over_limit(price: Price) -> None:
-    """Raise a RequestError when the worst shard needs more memory than a rank may take."""
+    """Raise a RequestError when the worst shard needs more memory than a rank may take, or than its GPU has."""
     if price.rank_bytes > price.limit_bytes:
         raise RequestError(
             f"a rank would need {price.rank_bytes / 1e9:.2f} GB, it may take {price.limit_bytes / 1e9:.2f} GB; "
             f"the worst shard is {price.worst_shard}. Lower shard_chips, batch or how.cache_mb, shorten the windows, "
             "or raise how.mem_gb"
+        )
+    if price.device_bytes > price.device_limit_bytes:
+        raise RequestError(
+            f"the device would need {price.device_bytes / 1e9:.2f} GB, it has {price.device_limit_bytes / 1e9:.2f} GB; "
+            "lower batch, chip_px or shard_chips"
         )
 
 
@@ -207,6 +227,7 @@ def describe(price: Price) -> list[str]:
         f"to decode {size(price.decoded_bytes)}, {price.amplification:.2f} x each needed block once",
         f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects in {price.folders} folders",
         f"memory {size(price.rank_bytes)} of {size(price.limit_bytes)} per rank; worst: {price.worst_shard}",
+        *([f"device memory {size(price.device_bytes)} of {size(price.device_limit_bytes)}"] * bool(price.device_bytes)),
         f"device time about {duration(price.device_s)} on one device like this one",
     ]
 

@@ -113,15 +113,15 @@ class _Rank:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
         try:
-            weights = self._agree_on_weights(plan, device)
+            agreed = self._agree_on_weights(plan, device)
         except torch.cuda.OutOfMemoryError as error:
             raise WorkError(f"the weights do not fit into the device's memory: {str(error).splitlines()[0]}") from None
         except RuntimeError as error:
             raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
         self._kernels = {}
-        for name, frozen in weights.items():
+        for name, (weights, program) in agreed.items():
             zones, batch = list(plan.layers[name].zones), plan.layers[name].batch
-            self._kernels[name] = load_kernel(self._campaign, name, zones, frozen, device, batch)
+            self._kernels[name] = load_kernel(self._campaign, name, zones, weights, device, batch, program)
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
         self._meter = EnergyMeter(device)
@@ -149,9 +149,10 @@ class _Rank:
                     "would differ; run there what the plan was made with, or `embedcube plan` again"
                 )
 
-    def _agree_on_weights(self, plan: Plan, device: torch.device) -> dict[str, Weights]:
-        """Rank 0 reads each file and broadcasts it, as DDP does its parameters; then the group is destroyed.
+    def _agree_on_weights(self, plan: Plan, device: torch.device) -> dict[str, tuple[Weights, bytes]]:
+        """Weights and compiled program of each layer: rank 0 reads each file and broadcasts it, as DDP its parameters.
 
+        Then the group is destroyed.
         After this no collective and no watchdog can hang the living on the dead.
         """
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -163,22 +164,29 @@ class _Rank:
             timeout=_MEET_TIMEOUT,
             device_id=device if device.type == "cuda" else None,
         )
-        weights = {}
+        agreed = {}
         for name, layer in plan.layers.items():
-            path = self._run.weights(name)
-            data = path.read_bytes() if self._number == 0 else b""
-            length = torch.tensor([len(data)], device=device)
-            distributed.broadcast(length, 0)
-            body = torch.from_numpy(np.frombuffer(data or bytes(int(length)), dtype=np.uint8).copy()).to(device)
-            distributed.broadcast(body, 0)
-            data = body.cpu().numpy().tobytes()
-            if (found := sha256(data).hexdigest()) != layer.weights:
-                raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {layer.weights}")
-            weights[name] = parse_weights(data, self._campaign, name, str(path))
+            path, program = self._run.weights(name), b""
+            weights = parse_weights(self._agree_on(path, layer.weights, device), self._campaign, name, str(path))
+            if layer.program:
+                program = self._agree_on(self._run.program(name, layer.compiled_for), layer.program, device)
+            agreed[name] = weights, program
         distributed.barrier()
         self._store.add(MET, 1)
         distributed.destroy_process_group()
-        return weights
+        return agreed
+
+    def _agree_on(self, path: Path, digest: str, device: torch.device) -> bytes:
+        """The bytes of a file that the plan was made with."""
+        data = path.read_bytes() if self._number == 0 else b""
+        length = torch.tensor([len(data)], device=device)
+        distributed.broadcast(length, 0)
+        body = torch.from_numpy(np.frombuffer(data or bytes(int(length)), dtype=np.uint8).copy()).to(device)
+        distributed.broadcast(body, 0)
+        data = body.cpu().numpy().tobytes()
+        if (found := sha256(data).hexdigest()) != digest:
+            raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {digest}")
+        return data
 
     def _judge(self, plan: Plan) -> None:
         """Find the shards that a killed rank had in hand, and those that were to blame."""

@@ -69,6 +69,7 @@ def recipes_of(
     zone: str,
     batch: int,
     weights: str,
+    program: str,
     versions: dict[str, str],
     shards: Shards,
     digests: NDArray[np.uint8],
@@ -87,7 +88,8 @@ def recipes_of(
         "zone": zone,
         "plugins": plugins,
     }
-    base = hashlib.sha256(digest_of(common | {"weights": weights, "versions": versions}).encode())
+    common |= {"weights": weights, "versions": versions} | ({"program": program} if program else {})
+    base = hashlib.sha256(digest_of(common).encode())
     windows = [str(window).encode() for window in campaign.all_windows]
 
     def some_recipes(some: slice) -> Iterator[str]:

@@ -6,6 +6,7 @@ The run folder is the architecture: each stage reads files here and writes files
       campaign.yaml                      the campaign as resolved, with its digest
       inventory.parquet                  index        archive   -> inventory
       weights/<layer>.safetensors        fit          a sample  -> frozen weights
+      weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
       cubes/<version>.zarr               consolidate  parts     -> cube
@@ -47,6 +48,10 @@ class RunDir:
     def weights(self, layer: str) -> Path:
         """The frozen weights of a layer."""
         return self.root / "weights" / f"{layer}.safetensors"
+
+    def program(self, layer: str, compiled_for: str) -> Path:
+        """The compiled forward pass of a layer; made once for all that it depends on."""
+        return self.root / "weights" / f"{layer}-{compiled_for[:16]}.pt2"
 
     @property
     def plan(self) -> Path:

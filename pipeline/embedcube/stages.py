@@ -67,6 +67,8 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     from embedcube.plan import plan as make_plan
     from embedcube.price import describe
 
+    if compiled := [name for name, layer in campaign.layers.items() if layer.compile]:
+        say(f"plan        compiling {', '.join(compiled)}, where that is not done: a minute or so each")
     made = make_plan(campaign, folder)
     for i, line in enumerate(describe(made.price)):
         say(f"{'plan' if i == 0 else '':<12}{line}")

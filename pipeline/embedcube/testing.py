@@ -30,7 +30,7 @@ from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.raster import RasterReader
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation, Source
-from embedcube.windows import Duration, Window, windows_every
+from embedcube.windows import Duration, Window, dates_of, windows_every
 
 _START, _MONTH, _DAY = datetime(2023, 1, 1, tzinfo=UTC), Duration(months=1, hours=0), timedelta(days=1)
 
@@ -56,13 +56,12 @@ def check_backbone(
     )
     seen_btsyx = torch.ones((batch, inputs.frames, len(inputs.bands), side, side), dtype=torch.bool)
     x_btcyx[1, ..., : side // 2], seen_btsyx[1, ..., : side // 2] = 0, False  # masked
+    months = windows_every(datetime(2023, 1, 1, tzinfo=UTC), datetime(2043, 1, 1, tzinfo=UTC), _MONTH)
     chips = Chips(
         x_btcyx=x_btcyx,
         seen_btsyx=seen_btsyx,
         lonlat_byxn=torch.from_numpy(rng.uniform(-60, 60, (batch, cells, cells, 2)).astype(np.float32)),
-        frames=windows_every(datetime(2023, 1, 1, tzinfo=UTC), datetime(2043, 1, 1, tzinfo=UTC), _MONTH)[
-            : inputs.frames
-        ],
+        dates_tmd=torch.from_numpy(dates_of(months[: inputs.frames])),
     )
     with _settings_given_back():
         weights = _fitted(make, FitSample(x_ntcyx=sample, lat_ny=latitudes), inputs.channels, checkpoint)

@@ -28,7 +28,8 @@ from embedcube.rundir import RunDir, write_atomically
 from embedcube.store import FILES, file_names, object_key
 
 if TYPE_CHECKING:
-    from embedcube.embed import Cells, Shard
+    from embedcube.backbones.base import Weights
+    from embedcube.embed import Cells, LayerKernel, Shard
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
 def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
     """Everything that can be checked from the run folder too; `recompute` shards of each layer are embedded again.
 
-    Writes the findings to `report/verify.json`, and of layers in reduced precision the least cosine between a vector
-    and that of float32.
+    Writes the findings to `report/verify.json`, and of layers in reduced precision, or compiled, the least cosine
+    between a vector and that of float32, not compiled.
     """
     least_cosine: dict[str, float] = {}
     path = run.newest_cube
@@ -246,10 +247,13 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
     for name, layer in plan.layers.items():
-        path = run.weights(name)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
-        if digest != layer.weights:
-            yield Finding(check="weights", place=name, found=digest[:12], expected=layer.weights[:12])
+        files = {"weights": (run.weights(name), layer.weights)}
+        if layer.program:
+            files["compiled"] = run.program(name, layer.compiled_for), layer.program
+        for check, (path, expected) in files.items():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
+            if digest != expected:
+                yield Finding(check=check, place=name, found=digest[:12], expected=expected[:12])
 
 
 def _recomputed(
@@ -278,33 +282,50 @@ def _recomputed(
     scenes = read_inventory(campaign, run)
     shards = [s for group in read_shards(run, plan) for s in group]
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
-    places = cube.provenance.places
     try:
         for name in campaign.layers:
             weights = read_weights(campaign, run, name)[0]
             planned = plan.layers[name]
-            kernel = load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch)
+            program = run.program(name, planned.compiled_for).read_bytes() if planned.program else b""
+            kernel = load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+            exact = _exact(campaign, name, kernel, weights)
             specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
             encoder = ShardEncoder(specs)
-            mine = [s for s in shards if s.layer == name and s.place in places]
-            records = {s: cube.provenance.record(places[s.place]) for s in mine[:: max(1, len(mine) // 64)]}
-            best = sorted(records, key=lambda s: records[s]["counts"]["chips"], reverse=True)
-            for shard in best[:count]:
+            for shard, record in _witnesses([s for s in shards if s.layer == name], cube, count):
                 sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
                 pixels = copied(shard, sample, kernel)
                 cells = embed_sample(shard, sample, pixels, kernel)
-                yield from _same_bytes(shard, encoder.encode(cells.arrays), records[shard])
+                yield from _same_bytes(shard, encoder.encode(cells.arrays), record)
                 given = embed_sample(shard, sample, pixels, replace(kernel, encoding="float32"))
                 yield from _bound(shard, cells, given)
-                if kernel.precision != "float32":
-                    exact = replace(kernel, encoding="float32", precision="float32")
+                if exact is not None:
                     full = embed_sample(shard, sample, pixels, exact)
                     least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
-                found = f"a cosine of {least_cosine[name]:.5f} between {kernel.precision} and float32"
+                made = kernel.precision + (" compiled" if campaign.layers[name].compile else "")
+                found = f"a cosine of {least_cosine[name]:.5f} between {made} and float32"
                 yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
     finally:
         reader.close()
+
+
+def _witnesses(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
+    """The best of some, with their records: those with most chips."""
+    places = cube.provenance.places
+    there = [shard for shard in shards if shard.place in places]
+    records = [(shard, cube.provenance.record(places[shard.place])) for shard in there[:: max(1, len(there) // 64)]]
+    return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
+
+
+def _exact(campaign: Campaign, name: str, kernel: "LayerKernel", weights: "Weights") -> "LayerKernel | None":
+    """The kernel that a reduced or compiled one is held against: in float32, not compiled."""
+    from embedcube.assemble import make_backbone
+
+    compiled = campaign.layers[name].compile
+    if kernel.precision == "float32" and not compiled:
+        return None
+    module = make_backbone(campaign, name).module(weights).to(kernel.device) if compiled else kernel.module
+    return replace(kernel, module=module, encoding="float32", precision="float32")
 
 
 def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:

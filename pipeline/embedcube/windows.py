@@ -2,9 +2,13 @@
 
 import re
 from calendar import monthrange
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
 
 _DURATION = re.compile(r"^\s*(\d+)\s*(hour|day|week|month|year)s?\s*$")
 
@@ -68,6 +72,13 @@ def windows_every(start: datetime, end: datetime, step: Duration, length: Durati
         finish = step.after(start, i + 1) if length is None else length.after(begin)
         windows.append(Window(begin, min(finish, end)))
     return tuple(windows)
+
+
+def dates_of(windows: Sequence[Window]) -> NDArray[np.int64]:
+    """(n, 2, 3): year, month and day of the year (all from 1) of the beginning and of the middle of each window."""
+    moments = [(one.start, one.start + (one.end - one.start) / 2) for one in windows]
+    numbers = [[(time.year, time.month, time.timetuple().tm_yday) for time in both] for both in moments]
+    return np.array(numbers, dtype=np.int64).reshape(-1, 2, 3)
 
 
 def utc(time: datetime) -> datetime:

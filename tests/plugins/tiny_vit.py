@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, fields
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,9 @@ class _Killing(nn.Module):
     def forward(self, chips: Chips) -> torch.Tensor:
         lon, lat, day = os.environ.get("DEADLY", "999 999 never").split()
         place = torch.tensor([float(lon), float(lat)])
-        if f"{chips.frames[0].start:%Y-%m-%d}" == day and (chips.lonlat_byxn - place).abs().amax(-1).min() < 1e-5:
+        year, _, day_of_year = chips.dates_tmd[0, 0].tolist()
+        today = date(year, 1, 1) + timedelta(days=day_of_year - 1)
+        if str(today) == day and (chips.lonlat_byxn - place).abs().amax(-1).min() < 1e-5:
             os.kill(os.getpid(), signal.SIGKILL)
         vectors: torch.Tensor = self.inner(chips)
         return vectors

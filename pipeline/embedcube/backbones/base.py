@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.grid import ShardLayout
-from embedcube.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,8 @@ class Chips:
     """bool: where archive s shows frame t"""
     lonlat_byxn: torch.Tensor
     """float32 (B, chip_cells, chip_cells, 2): degrees of the centres of the cells"""
-    frames: tuple[Window, ...]
-    """T intervals of time"""
+    dates_tmd: torch.Tensor
+    """int64 (T, 2, 3), of the beginning and of the middle of each frame: year, month, day of the year, all from 1"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -222,7 +222,7 @@ class _EachPixel(nn.Module):
         seen_byxts = chips.seen_btsyx.permute(0, 3, 4, 1, 2)
         shape = x_byxtc.shape[:3]
         device = x_byxtc.device
-        month_nt = torch.tensor([frame.start.month - 1 for frame in chips.frames], device=device).expand(_PIXELS, -1)
+        month_nt = (chips.dates_tmd[:, 0, 1] - 1).expand(_PIXELS, -1)
         pixels = shape.numel()
         vectors_nd = x_byxtc.new_empty((pixels, WIDTH))
         for first in range(0, pixels, _PIXELS):

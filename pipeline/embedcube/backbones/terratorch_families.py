@@ -20,7 +20,6 @@ from embedcube.backbones.terratorch_models import (
 )
 from embedcube.backbones.terratorch_registry import build
 from embedcube.backbones.tokens import POOLINGS
-from embedcube.windows import Window
 
 _MODALITY_KEY = {
     "S2L2A": "untok_sen2l2a@224",
@@ -362,14 +361,8 @@ def _vit_bytes(known: KnownModel, pictures: int, chip_px: int) -> int:
 
 def _dates(chips: Chips) -> Tensor:
     """(b, t, 2): year, and day of the year from 0, of the middle of each frame."""
-    return _middles(chips.frames, chips.x_btcyx.device).expand(len(chips.x_btcyx), -1, -1)
-
-
-@lru_cache(maxsize=64)  # a copy to a GPU would make it wait, batch after batch
-def _middles(frames: tuple[Window, ...], device: torch.device) -> Tensor:
-    middles = [frame.start + (frame.end - frame.start) / 2 for frame in frames]
-    numbers = [[middle.year, middle.timetuple().tm_yday - 1] for middle in middles]
-    return torch.tensor(numbers, dtype=torch.float32, device=device)
+    year_t, day_t = chips.dates_tmd[:, 1, 0], chips.dates_tmd[:, 1, 2] - 1
+    return torch.stack([year_t, day_t], dim=-1).float().expand(len(chips.x_btcyx), -1, -1)
 
 
 def _places(chips: Chips) -> Tensor:

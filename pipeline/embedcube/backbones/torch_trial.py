@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedcube.backbones.base import Chips, Inputs
 from embedcube.grid import ShardLayout
+from embedcube.windows import dates_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, bat
         x_btcyx=x_btcyx[:batch].clone(),
         seen_btsyx=torch.ones((batch, inputs.frames, len(inputs.bands), *shape[-2:]), dtype=torch.bool),
         lonlat_byxn=torch.zeros((batch, layout.chip_cells, layout.chip_cells, 2)),
-        frames=(),
+        dates_tmd=torch.from_numpy(dates_of(())),
     )
     others = replace(chips, x_btcyx=torch.cat([x_btcyx[:1], x_btcyx[batch:]]))
     with torch.inference_mode():

@@ -1,0 +1,146 @@
+"""A layer that `plan` compiles: one program, which all ranks run, near the layer as it is, refused if it differs."""
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import Campaign, cube_bytes
+from torch import nn
+
+from embedcube.backbones.base import Chips
+from embedcube.compiled import Compiled, compile_forward
+from embedcube.cube import Cube
+from embedcube.embed import LayerKernel, blank_chips, forward
+from embedcube.errors import RequestError, WorkError
+from embedcube.grid import ShardLayout
+from embedcube.windows import Window
+
+LAYER = "s2_vit"
+VIT = {"name": "tiny_vit", "width": 32, "depth": 1}
+JUNE = Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC))
+
+
+class Bands(nn.Module):
+    """A vector a chip: its bands' means, mixed; bent, so that there is something to fuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 5)
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        year = chips.dates_tmd[:, 1, 0].float().mean()
+        vectors: torch.Tensor = (self.mix(chips.x_btcyx.mean(dim=(1, 3, 4))).tanh() * year)[:, None, None]
+        return vectors
+
+
+class Undecided(nn.Module):
+    """Which way it goes depends on the numbers."""
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        return chips.x_btcyx if chips.x_btcyx.sum() > 0 else -chips.x_btcyx
+
+
+def kernel_of(module: nn.Module) -> LayerKernel:
+    return LayerKernel(
+        grids={},
+        layout=ShardLayout(chip_px=8, halo_px=0, cell_px=8, chips=2),
+        inputs=(),
+        frames=((JUNE,),),
+        min_valid=0.5,
+        batch=2,
+        encoding="int8",
+        precision="float32",
+        dimensions=5,
+        mean=np.zeros(3, np.float32),
+        std=np.ones(3, np.float32),
+        module=module.eval(),
+        device=torch.device("cpu"),
+    )
+
+
+def ask(campaign: Campaign, *, compiled: bool, ranks: int = 1, batch: int = 4) -> None:
+    """One window of the demo through a layer that is compiled or not."""
+    layer = {
+        "archives": ["s2"], "backbone": VIT, "compile": compiled, "batch": batch, "chip_px": 96, "halo_px": 16,
+        "cell_px": 16, "shard_chips": 4, "encoding": "float32",
+    }  # fmt: skip
+    campaign.change(
+        lambda document: document.update(
+            layers={LAYER: layer},
+            windows=[["2023-06-01", "2023-06-08"]],
+            how={"ranks": ranks, "threads": 3 - ranks},
+            campaign=f"demo-{'compiled' if compiled else 'as-it-is'}",
+        )
+    )
+
+
+def test_a_compiled_layer_is_made_once_and_gives_the_same_bytes_near_those_of_the_layer_as_it_is(
+    demo: Campaign,
+) -> None:
+    ask(demo, compiled=False)
+    demo.cli("run")
+    with_torch = demo.run.newest_cube
+    ask(demo, compiled=True)
+    demo.cli("run")
+    (program,) = (demo.run.root / "weights").glob("*.pt2")
+    made, first = program.stat(), cube_bytes(demo.run.newest_cube)
+    said = json.loads((demo.run.report / "verify.json").read_text())["least_cosine"]
+    assert 0.999_999 <= said[LAYER] <= 1
+
+    for folder in (demo.run.parts, demo.run.cubes):
+        shutil.rmtree(folder)
+    demo.run.plan.unlink()
+    # with other ranks and threads, planned anew
+    ask(demo, compiled=True, ranks=2)
+    demo.cli("run")
+    assert program.stat() == made, "compiled twice"
+    assert cube_bytes(demo.run.newest_cube) == first
+
+    x, y = (_vectors(cube) for cube in (with_torch, demo.run.newest_cube))
+    np.testing.assert_array_equal(np.isfinite(x), np.isfinite(y))
+    np.testing.assert_allclose(y, x, rtol=0, atol=1e-4)
+    assert not np.array_equal(x, y, equal_nan=True), "nothing was compiled"
+
+    _flip_a_byte(program)
+    shutil.rmtree(demo.run.parts)
+    with pytest.raises(WorkError, match="failed"):
+        demo.cli("embed")
+    log = "".join(path.read_text() for path in demo.run.logs.rglob("*") if path.is_file())
+    assert f"{program.name}: its SHA-256 is" in log
+    assert "the plan was made with" in log
+
+
+def test_what_cannot_be_compiled_is_refused_by_name() -> None:
+    with pytest.raises(RequestError, match=r"layers\.a\.compile: .*without `compile` the layer runs as it is"):
+        compile_forward(kernel_of(Undecided()), "a")
+
+
+def test_a_program_computes_the_same_and_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernel_of(Bands())
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = compile_forward(kernel, "a")
+    compiled = Compiled(program, torch.device("cpu"))
+    assert not list(tmp_path.iterdir()), "a rank that is killed would leave it"
+    assert os.environ["TMPDIR"] == str(tmp_path)
+    chips = blank_chips(kernel)
+    chips.x_btcyx.normal_(generator=torch.Generator().manual_seed(0))
+    found, expected = forward(kernel_of(compiled), chips), forward(kernel, chips)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6, atol=1e-5)
+
+
+def _vectors(cube: Path) -> np.ndarray[Any, Any]:
+    opened = Cube(cube)
+    return np.asarray(opened.array(opened.zones[0], "embedding")[...])
+
+
+def _flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
