@@ -40,7 +40,7 @@ from embedcube.sources.base import Observation, Source
 from embedcube.timings import Timings
 from embedcube.windows import Window, dates_of
 
-KERNEL_VERSION = 2
+KERNEL_VERSION = 3
 """Raised by every change of this package that changes a byte of any shard."""
 
 

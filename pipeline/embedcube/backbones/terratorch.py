@@ -123,6 +123,7 @@ class TerraTorch:
         """The model with what cuts its tokens to the kept centre."""
         built = self._model.build()
         built.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.tensors.items()})
+        built = built.to(memory_format=self._model.memory_format)  # type: ignore[call-overload]
         module = _Tokens(built, self._model, self._layers, self._options.pooling, self._layout)
         return module.requires_grad_(False).eval()
 

@@ -73,6 +73,8 @@ class Family(Protocol):
     """numbers in a token of each layer"""
     patch_px: list[int]
     """side of a token of each layer"""
+    memory_format: torch.memory_format
+    """of its weights"""
 
     def build(self) -> nn.Module:
         """TerraTorch's model, at a random start."""
@@ -93,6 +95,8 @@ class Family(Protocol):
 
 class TerraMind:
     """One frame of one or several modalities, each of an archive."""
+
+    memory_format = torch.contiguous_format
 
     def __init__(self, known: KnownModel, options: Options, inputs: Inputs) -> None:
         if len(options.modalities) != len(inputs.bands):
@@ -164,6 +168,8 @@ class TerraMind:
 class Prithvi:
     """Six bands in 1 to 4 frames."""
 
+    memory_format = torch.contiguous_format
+
     def __init__(self, known: KnownModel, options: Options, inputs: Inputs) -> None:
         _refuse_modalities(options)
         if inputs.frames > MOST_FRAMES:
@@ -222,6 +228,8 @@ class Image:
     What it takes and gives is not in our table: a chip of zeros is shown to it once.
     """
 
+    memory_format = torch.channels_last
+
     def __init__(self, options: Options, chip_px: int, inputs: Inputs) -> None:
         """Refuses several frames, and a campaign that does not say the normalisation."""
         _refuse_modalities(options)
@@ -250,7 +258,9 @@ class Image:
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
         """Feature maps."""
-        return [(maps.permute(0, 2, 3, 1), None) for maps in model(chips.x_btcyx[:, 0])]
+        # as the model's own convolutions: cuDNN and oneDNN would else turn every map around and back
+        x_bcyx = chips.x_btcyx[:, 0].contiguous(memory_format=torch.channels_last)
+        return [(maps.permute(0, 2, 3, 1), None) for maps in model(x_bcyx)]
 
     def chip_bytes(self, chip_px: int) -> int:
         """As if every operation kept its result."""
