@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +34,8 @@ from embedcube.backbones.terratorch import TerraTorch
 from embedcube.backbones.terratorch_models import KNOWN, MODALITIES, TERRATORCH_BAND
 from embedcube.backbones.terratorch_registry import build
 from embedcube.campaign_file import load_campaign
-from embedcube.embed import read_sample
+from embedcube.compiled import Compiled, compile_forward
+from embedcube.embed import LayerKernel, forward, read_sample
 from embedcube.errors import RequestError
 from embedcube.fit import read_weights
 from embedcube.grid import ShardLayout
@@ -150,6 +152,43 @@ def test_a_cnns_cells_are_its_feature_maps() -> None:
         wanted = model(chips.x_btcyx[:, 0])[3].numpy().transpose(0, 2, 3, 1)
     assert wanted.shape == (2, 6, 6, 256)
     np.testing.assert_array_equal(found, wanted[:, 1:5, 1:5])
+
+
+@needs_terratorch
+@pytest.mark.parametrize(
+    ("options", "inputs"),
+    [
+        (PRITHVI, Inputs(bands=(HLS,), frames=2)),
+        (TERRAMIND, Inputs(bands=(S2,))),
+        (RESNET, Inputs(bands=(HLS[:3],))),
+    ],
+    ids=["prithvi", "terramind", "resnet"],
+)
+def test_a_compiled_model_gives_the_same_for_other_chips_and_other_dates(
+    options: dict[str, Any], inputs: Inputs
+) -> None:
+    backbone = TerraTorch(options, TOKENS, inputs)
+    weights = backbone.fit(FitSample(x_ntcyx=np.empty((0, 1, 1, 1, 1), np.float32), lat_ny=np.empty((0, 1))))
+    nothing: Any = None
+    kernel = LayerKernel(
+        grids={},
+        layout=TOKENS,
+        inputs=(nothing,) * len(inputs.bands),
+        frames=((Window(datetime(2017, 2, 1, tzinfo=UTC), datetime(2017, 3, 1, tzinfo=UTC)),) * inputs.frames,),
+        min_valid=0.5,
+        batch=2,
+        encoding="int8",
+        precision="float32",
+        dimensions=backbone.dimensions(weights),
+        mean=weights.mean,
+        std=weights.std,
+        module=backbone.module(weights),
+        device=torch.device("cpu"),
+    )
+    compiled = replace(kernel, module=Compiled(compile_forward(kernel, "layer"), kernel.device))
+    chips = some_chips(inputs, TOKENS)
+    found, expected = forward(compiled, chips).numpy(), forward(kernel, chips).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
 @needs_terratorch
