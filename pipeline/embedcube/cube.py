@@ -183,6 +183,7 @@ class Cube:
             "backbone": layer_what["backbone"],
             "weights_sha256": provenance.attributes["weights"][layer],
             "weights_fitted_on": provenance.attributes.get("fitted_on", {}).get(layer, ""),
+            "program_sha256": provenance.attributes.get("programs", {}).get(layer, ""),
             "encoding": layer_what["encoding"],
             "recipe": record["recipe"],
             "made": {key: record[key] for key in _MADE},

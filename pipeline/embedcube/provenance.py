@@ -77,6 +77,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "zones": zones,
             "counted": {name: counted_archives(campaign, name) for name in plan.layers},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
+            "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
             "receipt": receipt([m.record for m in made]),
