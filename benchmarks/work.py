@@ -13,8 +13,8 @@ from embedcube.assemble import make_backbone, make_kernel
 from embedcube.backbones.base import Chips
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
-from embedcube.embed import LayerKernel
 from embedcube.fit import read_weights
+from embedcube.kernel import LayerKernel
 from embedcube.rundir import RunDir
 from embedcube.windows import dates_of
 

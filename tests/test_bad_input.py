@@ -33,10 +33,12 @@ from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Archive
 from embedcube.cut import cut
-from embedcube.embed import Sample, Shard, copied, embed_sample, read_sample
+from embedcube.embed import copied, embed_sample
 from embedcube.errors import RequestError
 from embedcube.inventory import index
+from embedcube.kernel import Shard
 from embedcube.raster import RasterReader, open_raster, raster_settings
+from embedcube.sample import Sample, read_sample
 from embedcube.scene import Scene as Found
 from embedcube.sources.era5 import Era5
 

@@ -17,9 +17,10 @@ from torch import nn
 from embedcube.backbones.base import Chips
 from embedcube.compiled import Compiled, compile_forward
 from embedcube.cube import Cell, Cube
-from embedcube.embed import LayerKernel, blank_chips, forward
+from embedcube.embed import blank_chips, forward
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout
+from embedcube.kernel import LayerKernel
 from embedcube.windows import Window
 
 LAYER = "s2_vit"

@@ -25,15 +25,17 @@ from embedcube.config import Campaign as Document
 from embedcube.consolidate import consolidate
 from embedcube.cube import Cube
 from embedcube.device import exact_arithmetic
-from embedcube.embed import LayerKernel, Sample, Shard, copied, embed_sample, read_sample
+from embedcube.embed import copied, embed_sample
 from embedcube.encode import VALID, decode
 from embedcube.fit import fit, read_weights
 from embedcube.inventory import index, read_inventory
+from embedcube.kernel import LayerKernel, Shard
 from embedcube.parts import scan_records
 from embedcube.plan import plan, read_plan, read_shards
 from embedcube.raster import RasterReader
 from embedcube.registry import plugin
 from embedcube.rundir import RunDir
+from embedcube.sample import Sample, read_sample
 from embedcube.windows import dates_of
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from embedcube.assemble import make_grid, make_layout
 from embedcube.campaign_file import load_campaign
 from embedcube.cube import Cube
 from embedcube.deaths import Death, blame, deaths_by_shard, write_death
-from embedcube.embed import Shard
 from embedcube.encode import FAILED, VALID
+from embedcube.kernel import Shard
 from embedcube.parts import scan_records
 from embedcube.plan import read_plan, read_shards
 from embedcube.rundir import RunDir

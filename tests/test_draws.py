@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from embedcube.draws import Draws
-from embedcube.embed import Shard
+from embedcube.kernel import Shard
 from embedcube.price import SAMPLES_IN_FLIGHT
 
 seconds = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=9), max_size=12)

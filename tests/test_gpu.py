@@ -12,11 +12,12 @@ from tests.conftest import Campaign, cube_bytes
 from embedcube.assemble import load_kernel
 from embedcube.campaign_file import load_campaign
 from embedcube.device import exact_arithmetic
-from embedcube.embed import copied, embed_sample, read_sample
+from embedcube.embed import copied, embed_sample
 from embedcube.fit import read_weights
 from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 from embedcube.timings import Timings
 
 pytestmark = [

@@ -20,11 +20,13 @@ from embedcube.backbones.base import Chips, Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.cube import Cell, Cube
 from embedcube.cut import cut
-from embedcube.embed import LayerKernel, Sample, Shard, copied, cut_chips, read_sample
+from embedcube.embed import copied, cut_chips
 from embedcube.errors import RequestError
 from embedcube.fit import fit, read_weights
 from embedcube.inventory import index, read_inventory
+from embedcube.kernel import LayerKernel, Shard
 from embedcube.raster import RasterReader
+from embedcube.sample import Sample, read_sample
 from embedcube.scene import Scene as Found
 from embedcube.windows import dates_of
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from embedcube.config import How
-from embedcube.embed import LayerInput, LayerKernel
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
+from embedcube.kernel import LayerInput, LayerKernel
 from embedcube.price import Price, _data_bytes, _device_bytes, describe, refuse_over_limit, total_price
 from embedcube.windows import Window
 

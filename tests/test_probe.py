@@ -11,8 +11,8 @@ import torch
 from tests.conftest import Campaign
 
 from embedcube.backbones.base import Chips
-from embedcube.embed import LayerKernel
 from embedcube.grid import ShardLayout
+from embedcube.kernel import LayerKernel
 from embedcube.plan import read_recipes
 from embedcube.probe import best_batch
 from embedcube.windows import Window

@@ -21,11 +21,11 @@ from tests.conftest import REAL_DATA, Campaign
 
 from embedcube.assemble import grid_names, make_kernel
 from embedcube.campaign_file import load_campaign
-from embedcube.embed import read_sample
 from embedcube.fit import read_weights
 from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 

@@ -16,12 +16,13 @@ from tests.conftest import REAL_DATA, Campaign
 
 from embedcube.assemble import make_backbone, make_kernel
 from embedcube.campaign_file import load_campaign
-from embedcube.embed import LayerKernel, Sample, Shard, read_sample
 from embedcube.encode import VALID, VALID_INCOMPLETE
 from embedcube.fit import read_weights
 from embedcube.inventory import read_inventory
+from embedcube.kernel import LayerKernel, Shard
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import Sample, read_sample
 
 CAMPAIGNS = Path(__file__).parents[1] / "configs" / "campaigns"
 

@@ -19,11 +19,12 @@ from tests.reference_sentinel2 import Canvas, Shot
 
 from embedcube.assemble import make_kernel
 from embedcube.campaign_file import load_campaign
-from embedcube.embed import LayerKernel, Shard, read_sample
 from embedcube.fit import read_weights
 from embedcube.inventory import read_inventory
+from embedcube.kernel import LayerKernel, Shard
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 from embedcube.scene import Scene
 from embedcube.sources.sentinel2 import Sentinel2
 

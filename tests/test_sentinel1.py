@@ -25,12 +25,12 @@ from embedcube.campaign_file import load_campaign
 from embedcube.composite import Composite
 from embedcube.config import Archive, Mask
 from embedcube.cube import Cube
-from embedcube.embed import read_sample
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 from embedcube.scene import Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.finding import find_products

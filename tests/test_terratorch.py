@@ -35,13 +35,15 @@ from embedcube.backbones.terratorch_models import KNOWN, MODALITIES, TERRATORCH_
 from embedcube.backbones.terratorch_registry import build
 from embedcube.campaign_file import load_campaign
 from embedcube.compiled import Compiled, compile_forward
-from embedcube.embed import LayerKernel, forward, read_sample
+from embedcube.embed import forward
 from embedcube.errors import RequestError
 from embedcube.fit import read_weights
 from embedcube.grid import ShardLayout
 from embedcube.inventory import read_inventory
+from embedcube.kernel import LayerKernel
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 from embedcube.testing import check_backbone
 from embedcube.windows import Window, dates_of
 

@@ -30,13 +30,13 @@ from embedcube.backbones.torch import LAYOUTS, Torch
 from embedcube.backbones.torch_outputs import Reading, Vectors
 from embedcube.backbones.torch_trial import tried
 from embedcube.campaign_file import load_campaign
-from embedcube.embed import read_sample
 from embedcube.errors import RequestError
 from embedcube.fit import read_weights
 from embedcube.grid import ShardLayout
 from embedcube.inventory import read_inventory
 from embedcube.plan import read_plan, read_shards
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 from embedcube.testing import check_backbone
 from embedcube.windows import dates_of
 

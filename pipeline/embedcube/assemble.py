@@ -9,9 +9,9 @@ import torch
 from embedcube.backbones.base import Backbone, Inputs, Weights
 from embedcube.compiled import Compiled
 from embedcube.config import Campaign, Layer
-from embedcube.embed import LayerInput, LayerKernel
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, utm_zone_of
+from embedcube.kernel import LayerInput, LayerKernel
 from embedcube.registry import plugin
 from embedcube.scene import Scene
 from embedcube.sources.base import Source

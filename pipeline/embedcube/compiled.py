@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from embedcube.backbones.base import Chips
 from embedcube.device import device_class
-from embedcube.embed import LayerKernel, blank_chips, in_precision
+from embedcube.embed import blank_chips, in_precision
 from embedcube.errors import RequestError
+from embedcube.kernel import LayerKernel
 
 _FOR_CLASS: dict[str, dict[str, Any]] = {
     "cpu-avx512": {"cpp.simdlen": 512, "cpp.march": "x86-64-v4"},

@@ -34,8 +34,8 @@ class Seen(Protocol):
 class Composite:
     """One picture of a window, and what each scene gave to it."""
 
-    x_cyx: NDArray[np.float32]
-    """NaN where no scene is clear"""
+    x_cyx: NDArray[Any]
+    """NaN where no scene is clear; float32, or the photograph's own type where there is but one, clear everywhere"""
     clear_yx: NDArray[np.bool_]
     """some scene is clear"""
     masked_yx: NDArray[np.bool_]
@@ -61,7 +61,7 @@ def composite(observations: Sequence[tuple[str, Seen]], method: Method) -> Compo
         masked |= observation.seen_yx & ~observation.clear_yx
     clear = np.logical_or.reduce([taken for _, taken in pictures])
     if len(pictures) == 1:
-        x = pictures[0][0].astype(np.float32)
+        x = pictures[0][0] if clear.all() else pictures[0][0].astype(np.float32)
     elif method == "median":
         x = _median([values for values, _ in pictures], [taken for _, taken in pictures])
     else:
@@ -84,23 +84,30 @@ def _mosaic(members: list[Seen], used: list[NDArray[np.bool_]]) -> tuple[NDArray
 
 
 def _median(pictures: list[NDArray[Any]], taken: list[NDArray[np.bool_]]) -> NDArray[np.float32]:
-    # what is not taken sorts behind everything, so that the middle of the first n values is the median of n
+    # what is not taken stands above all values and below them by turns: the middle of all is that of the taken
     dtype = pictures[0].dtype
-    behind = dtype.type(np.inf) if dtype.kind == "f" else dtype.type(np.iinfo(dtype).max)
+    below, above = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     result = np.empty(pictures[0].shape, dtype=np.float32)
-    count = np.sum(taken, axis=0, dtype=np.intp)
-    lower, upper = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(pictures) - 1)
-    everywhere = int(count.min()) == len(pictures)
+    everywhere = all(mask.all() for mask in taken)
+    odd = np.zeros(taken[0].shape, dtype=bool)
+    padding = []
+    for mask in taken:
+        padding.append(np.where(odd, dtype.type(below), dtype.type(above)))
+        odd ^= ~mask
+    middle = len(pictures) // 2
     for band in range(len(result)):
-        if everywhere:
-            ordered = _sorted_pixelwise([picture[band] for picture in pictures])
-            low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+        layers = [picture[band] for picture in pictures]
+        if not everywhere:
+            layers = [np.where(*one) for one in zip(taken, layers, padding, strict=True)]
+        ordered = _sorted_pixelwise(layers)
+        low, high = ordered[middle - 1], ordered[middle]
+        if len(pictures) % 2:
+            low = np.where(odd, low, high)
         else:
-            masked = [np.where(t, picture[band], behind) for picture, t in zip(pictures, taken, strict=True)]
-            stack = np.stack(_sorted_pixelwise(masked))
-            low = np.take_along_axis(stack, lower[None], axis=0)[0]
-            high = np.take_along_axis(stack, upper[None], axis=0)[0]
-        result[band] = (low.astype(np.float32) + high.astype(np.float32)) * np.float32(0.5)
+            high = np.where(odd, low, high)
+        # where nothing is taken, infinities of both signs may meet
+        with np.errstate(invalid="ignore"):
+            result[band] = (low.astype(np.float32) + high.astype(np.float32)) * np.float32(0.5)
     return result
 
 
@@ -129,5 +136,5 @@ def _mean(pictures: list[NDArray[Any]], taken: list[NDArray[np.bool_]]) -> NDArr
     count = np.sum(taken, axis=0, dtype=np.float64)
     total = np.zeros(pictures[0].shape, dtype=np.float64)
     for values, mask in zip(pictures, taken, strict=True):
-        np.add(total, values, out=total, where=mask)
+        total += np.where(mask, values, values.dtype.type(0))
     return np.divide(total, np.maximum(count, 1)).astype(np.float32)

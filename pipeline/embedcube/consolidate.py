@@ -19,9 +19,9 @@ from embedcube.budget import refuse_over_budget
 from embedcube.catalogue import write_catalogue
 from embedcube.cluster import dask_client
 from embedcube.config import Campaign
-from embedcube.embed import Shard
 from embedcube.errors import StartAgain, WorkError
 from embedcube.inventory import read_inventory
+from embedcube.kernel import Shard
 from embedcube.parts import Record, StoredObject, best_records, read_verified
 from embedcube.plan import Plan, planned_scenes, read_plan, read_shards
 from embedcube.progress import Progress

@@ -52,12 +52,12 @@ def exact_arithmetic(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def host_zeros(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:
-    """An array of zeros; for a GPU in pinned memory, which alone can be copied while the host goes on."""
+def host_empty(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:
+    """An array to be filled; for a GPU in pinned memory, which alone can be copied while the host goes on."""
     if device.type == "cpu":
-        return np.zeros(shape, dtype)
+        return np.empty(shape, dtype)
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.asarray(torch.zeros(count, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape))
+    return np.asarray(torch.empty(count, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape))
 
 
 class OnDevice:

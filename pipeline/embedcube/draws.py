@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from embedcube.embed import Shard
+from embedcube.kernel import Shard
 from embedcube.price import SAMPLES_IN_FLIGHT
 
 

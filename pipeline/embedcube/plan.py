@@ -21,11 +21,11 @@ from embedcube.compiled import Compiled, compile_forward
 from embedcube.config import Campaign, digest_of
 from embedcube.cut import cut
 from embedcube.device import device_memory, exact_arithmetic
-from embedcube.embed import LayerKernel, Shard
 from embedcube.errors import RequestError
 from embedcube.fit import fitted_on, read_weights
 from embedcube.grid import Grid, ShardRange
 from embedcube.inventory import read_inventory
+from embedcube.kernel import LayerKernel, Shard
 from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
 from embedcube.probe import best_batch
 from embedcube.recipes import digest_as_read, digest_of_recipes, installed, recipes_of, software_versions

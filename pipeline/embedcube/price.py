@@ -8,8 +8,9 @@ import numpy as np
 
 from embedcube.balance import ReadCost, Shards
 from embedcube.config import How, Layer
-from embedcube.embed import LayerKernel, blank_chips, forward
+from embedcube.embed import blank_chips, forward
 from embedcube.errors import RequestError
+from embedcube.kernel import LayerKernel
 from embedcube.onto import nesting
 from embedcube.scene import Scene
 from embedcube.store import array_specs

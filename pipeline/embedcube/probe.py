@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from embedcube.embed import LayerKernel
+from embedcube.kernel import LayerKernel
 from embedcube.price import Activations, batch_bytes, seconds_per_batch
 
 CLOSE = 1.05

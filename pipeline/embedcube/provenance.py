@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from embedcube.assemble import counted_archives, make_grid
 from embedcube.config import Campaign
-from embedcube.embed import Shard
 from embedcube.errors import WorkError
+from embedcube.kernel import Shard
 from embedcube.onto import placed_in_words
 from embedcube.parts import FED, Record
 from embedcube.plan import Plan

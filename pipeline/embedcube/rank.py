@@ -35,12 +35,13 @@ from embedcube.config import Campaign
 from embedcube.deaths import blame, deaths_by_shard
 from embedcube.device import OnDevice, exact_arithmetic
 from embedcube.draws import Draws
-from embedcube.embed import Cells, LayerKernel, Sample, Shard, copied, embed_sample, read_sample
+from embedcube.embed import Cells, copied, embed_sample
 from embedcube.encode import STATUS_MEANINGS
 from embedcube.energy import EnergyMeter
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.fit import parse_weights
 from embedcube.inventory import read_inventory
+from embedcube.kernel import LayerKernel, Shard
 from embedcube.machine import read_bytes
 from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
 from embedcube.plan import Plan, read_plan, read_shards, versions_here
@@ -49,6 +50,7 @@ from embedcube.price import SAMPLES_IN_FLIGHT
 from embedcube.raster import RasterReader
 from embedcube.rendezvous import MEETING_S
 from embedcube.rundir import RunDir
+from embedcube.sample import Sample, read_sample
 from embedcube.scene import Scene
 from embedcube.store import ArraySpec, ShardEncoder, array_specs
 from embedcube.timings import Timings

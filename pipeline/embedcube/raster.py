@@ -6,7 +6,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -63,7 +63,7 @@ _MOST_FILES = 1024
 
 
 class RasterReader:
-    """The open files of one rank.
+    """The open files of one rank, and the threads that read.
 
     A band is always read by the same thread: two threads on one file would each decode its blocks.
     Decoded blocks stay in GDAL's cache (GDAL_CACHEMAX) as long as their file stays open.
@@ -72,6 +72,7 @@ class RasterReader:
     def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
         """`attempts` tries of a read that fails for a passing reason, `wait_s`, twice that, ... apart."""
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
+        self._callers = ThreadPoolExecutor(threads, thread_name_prefix="observe")
         self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
         # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
         self._open_files = max(16, min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2) // threads)
@@ -165,6 +166,17 @@ class RasterReader:
 
         return self._pools[place].submit(read)
 
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """What the calls return, in their order. They run at once, and may wait for what they `submit`.
+
+        None of them runs any more when this returns or raises: the first error in their order.
+        """
+        if len(self._pools) == 1:
+            return [call() for call in calls]
+        futures = [self._callers.submit(call) for call in calls]
+        wait(futures)
+        return [future.result() for future in futures]
+
     def spent(self) -> dict[str, float]:
         """Seconds of `decode` and `warp` of all threads together, since this was asked last."""
         spent, self._spent = self._spent, [Timings() for _ in self._pools]
@@ -172,6 +184,7 @@ class RasterReader:
 
     def close(self) -> None:
         """Stop the threads and close their files; what they have not begun is dropped."""
+        self._callers.shutdown(wait=True, cancel_futures=True)
         for pool, files in zip(self._pools, self._files, strict=True):
             pool.shutdown(wait=True, cancel_futures=True)
             for file in files.values():

@@ -13,12 +13,13 @@ from embedcube.backbones.base import FitSample, Weights
 from embedcube.balance import Shards
 from embedcube.config import Campaign
 from embedcube.cut import cut
-from embedcube.embed import Shard, read_sample
 from embedcube.errors import RequestError, StartAgain
+from embedcube.kernel import Shard
 from embedcube.machine import cores
 from embedcube.price import refuse_large_fit
 from embedcube.progress import Progress
 from embedcube.raster import RasterReader
+from embedcube.sample import read_sample
 from embedcube.scene import Scene
 from embedcube.windows import Window
 

@@ -195,6 +195,9 @@ def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: Ra
                     and np.array_equal(whole.values_cyx[:, *inside][:, part.seen_yx], part.values_cyx[:, part.seen_yx])
                 )
                 _require(same, f"{scene.id}: {half} alone differs from the same pixels of {area}")
+                pictures = [source.composite([(scene.photograph, one)]).x_cyx for one in (whole, part)]
+                same = np.array_equal(pictures[0][:, *inside], pictures[1], equal_nan=True)
+                _require(same, f"{scene.id}: the composite of {half} differs from the same pixels of that of {area}")
     except CorruptInput:
         return 0
     beyond = whole.seen_yx[: out - 1].any() or whole.seen_yx[:, : out - 1].any()

@@ -29,7 +29,8 @@ from embedcube.store import FILES, file_names, object_key
 
 if TYPE_CHECKING:
     from embedcube.backbones.base import Weights
-    from embedcube.embed import Cells, LayerKernel, Shard
+    from embedcube.embed import Cells
+    from embedcube.kernel import LayerKernel, Shard
 
 log = logging.getLogger(__name__)
 
@@ -266,10 +267,11 @@ def _recomputed(
 
     from embedcube.assemble import load_kernel
     from embedcube.device import exact_arithmetic
-    from embedcube.embed import copied, embed_sample, read_sample
+    from embedcube.embed import copied, embed_sample
     from embedcube.fit import read_weights
     from embedcube.plan import read_plan, read_shards, versions_here
     from embedcube.raster import RasterReader
+    from embedcube.sample import read_sample
     from embedcube.store import ShardEncoder, array_specs
 
     plan = read_plan(campaign, run)

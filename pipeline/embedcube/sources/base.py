@@ -62,7 +62,7 @@ class Source(Protocol):
         ...
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """What `scene` shows of `area` within `frame`.
+        """What `scene` shows of `area` within `frame`. Several threads ask at once, for several scenes.
 
         Raises:
             CorruptInput: the scene is wrong in its bytes.
@@ -71,5 +71,8 @@ class Source(Protocol):
         ...
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """One picture of (photograph, observation) of one frame, neighbours where the photograph is the same."""
+        """One picture of (photograph, observation) of one frame, neighbours where the photograph is the same.
+
+        Each pixel on its own: several threads ask at once, for several strips of a shard.
+        """
         ...
