@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import torch
 from tests.conftest import Campaign, cube_bytes
 from torch import nn
 
-from embedcube.backbones.base import Chips
+from embedcube.assemble import make_backbone
+from embedcube.backbones.base import Chips, FitSample
+from embedcube.campaign_file import load_campaign
 from embedcube.compiled import Compiled, compile_forward
 from embedcube.cube import Cell, Cube
 from embedcube.embed import blank_chips, forward
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout
 from embedcube.kernel import LayerKernel
+from embedcube.verify import _exact
 from embedcube.windows import Window
 
 LAYER = "s2_vit"
@@ -93,7 +97,7 @@ def test_a_compiled_layer_is_made_once_and_gives_the_same_bytes_near_those_of_th
     ask(demo, compiled=True)
     demo.cli("run")
     (program,) = (demo.run.root / "weights").glob("*.pt2")
-    made, first = program.stat(), cube_bytes(demo.run.newest_cube)
+    made, first = program.stat().st_mtime_ns, cube_bytes(demo.run.newest_cube)
     said = json.loads((demo.run.report / "verify.json").read_text())["least_cosine"]
     assert 0.999_999 <= said[LAYER] <= 1
 
@@ -106,13 +110,18 @@ def test_a_compiled_layer_is_made_once_and_gives_the_same_bytes_near_those_of_th
     # with other ranks and threads, planned anew
     ask(demo, compiled=True, ranks=2)
     demo.cli("run")
-    assert program.stat() == made, "compiled twice"
+    assert program.stat().st_mtime_ns == made, "compiled twice"
     assert cube_bytes(demo.run.newest_cube) == first
 
     x, y = (_vectors(cube) for cube in (with_torch, demo.run.newest_cube))
     np.testing.assert_array_equal(np.isfinite(x), np.isfinite(y))
     np.testing.assert_allclose(y, x, rtol=0, atol=1e-4)
     assert not np.array_equal(x, y, equal_nan=True), "nothing was compiled"
+
+    # how the cube is chunked and its numbers are stored changes no forward pass
+    demo.change(lambda document: document["layers"][LAYER].update(chunk_windows=2, encoding="int8"))
+    demo.cli("plan")
+    assert [program] == list((demo.run.root / "weights").glob("*.pt2"))
 
     _flip_a_byte(program)
     shutil.rmtree(demo.run.parts)
@@ -121,6 +130,22 @@ def test_a_compiled_layer_is_made_once_and_gives_the_same_bytes_near_those_of_th
     log = "".join(path.read_text() for path in demo.run.logs.rglob("*") if path.is_file())
     assert f"{program.name}: its SHA-256 is" in log
     assert "the plan was made with" in log
+    with pytest.raises(RequestError, match=f"{program.name} has been changed: its SHA-256 is"):
+        demo.cli("plan")
+
+
+def test_verify_holds_a_compiled_layer_against_the_layer_as_it_is(demo: Campaign) -> None:
+    ask(demo, compiled=True)
+    campaign = load_campaign(demo.file)
+    nothing = FitSample(x_ntcyx=np.empty((0, 1, 3, 8, 8), np.float32), lat_ny=np.empty((0, 8)))
+    weights = make_backbone(campaign, LAYER).fit(nothing)
+    program = nn.Identity()
+    exact = _exact(campaign, LAYER, kernel_of(program), weights)
+    assert exact is not None
+    assert exact.module is not program
+    assert {name: value.numpy().tobytes() for name, value in exact.module.state_dict().items()} == {
+        name: value.tobytes() for name, value in weights.tensors.items()
+    }
 
 
 def test_what_cannot_be_compiled_is_refused_by_name() -> None:
@@ -131,6 +156,7 @@ def test_what_cannot_be_compiled_is_refused_by_name() -> None:
 def test_a_program_computes_the_same_and_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_of(Bands())
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     program = compile_forward(kernel, "a")
     compiled = Compiled(program, torch.device("cpu"))
     assert not list(tmp_path.iterdir()), "a rank that is killed would leave it"

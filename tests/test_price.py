@@ -40,17 +40,18 @@ def kernel_on(device: str) -> LayerKernel:
 
 def test_a_gpu_holds_the_batch_and_the_pixels_on_their_way_and_a_rank_pinned_memory() -> None:
     pixels = 192 * 192
-    batch = 4 * (3 * 3 * 4 + 1) * 96**2 + 4 * 1_000_000
+    # pixels, their masks, the vectors of one cell a chip, and the forward pass
+    batch = 4 * (3 * 3 * 4 + 1) * 96**2 + 4 * 3 * 4 * 10 + 4 * 1_000_000
     cells = 4 * CELL_BYTES
     assert _device_bytes(kernel_on("cpu"), lambda batch: batch * 1_000_000, CELL_BYTES) == 0
     on_gpu = _device_bytes(kernel_on("cuda"), lambda batch: batch * 1_000_000, CELL_BYTES)
-    assert on_gpu == 3 * pixels * (12 + 1) + batch + 2 * cells
+    assert on_gpu == 3 * (pixels * (12 + 1) + 4 * 8) + batch + 2 * cells
 
     on_cpu, beside_gpu = (
         _data_bytes(kernel_on(device), lambda batch: batch * 1_000_000, scenes=2, itemsize=2, cell_bytes=CELL_BYTES)
         for device in ("cpu", "cuda")
     )
-    # 442,368 bytes of pixels take 524,288 of pinned memory, 36,864 of masks 65,536
+    # 442,368 bytes of pixels take 524,288 of pinned memory, 36,864 of masks 65,536, 32 of places as many
     assert on_cpu - beside_gpu == batch - 3 * (524_288 - 442_368 + 65_536 - 36_864)
 
 

@@ -25,6 +25,11 @@ _FOR_CLASS: dict[str, dict[str, Any]] = {
 }
 """Inductor compiles for the very processor it runs on; the program must run on every one of the class."""
 
+_OF_GPUS: dict[str, Any] = {
+    # its kernels are loaded when they are first called, and no file is left by then
+    "aot_inductor.embed_kernel_binary": True,
+}
+
 _OPTIONS: dict[str, Any] = {
     # otherwise the number of threads that plan has is built in, and sums are split by it
     "cpp.threads": 1,
@@ -37,28 +42,40 @@ def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
     """The program of the kernel's forward pass: of its batch, its precision, on its device, weights included.
 
     Raises:
-        RequestError: the module cannot be exported, or this machine has no compiler.
+        RequestError: the module cannot be exported, or this machine has no compiler, or is of an unknown class.
+        OSError: its files cannot be written.
     """
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    options = _OPTIONS | _FOR_CLASS.get(device_class(kernel.device), {})
+    kind = device_class(kernel.device)
+    if kernel.device.type == "cpu" and kind not in _FOR_CLASS:
+        raise RequestError(
+            f"layers.{layer}.compile: for {kind} nothing is compiled, only for {' and '.join(_FOR_CLASS)}"
+        )
+    options = _OPTIONS | _FOR_CLASS.get(kind, _OF_GPUS)
     package = io.BytesIO()
+    blank = blank_chips(kernel)
+    inputs = blank.x_btcyx, blank.seen_btsyx, blank.lonlat_byxn, blank.dates_tmd
     try:
-        blank = blank_chips(kernel)
-        inputs = blank.x_btcyx, blank.seen_btsyx, blank.lonlat_byxn, blank.dates_tmd
         with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")  # torch, of itself
             exported = torch.export.export(_OfTensors(kernel).eval(), inputs, strict=False)
             # its cache is one for all of a user's programs, and holds pickles
             with fresh_cache(dir=folder):
                 aoti_compile_and_package(exported, package_path=package, inductor_configs=options)
+    except torch.OutOfMemoryError as error:
+        raise RequestError(
+            f"layers.{layer}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or chip_px"
+        ) from error
+    except OSError:
+        raise
     except Exception as error:  # of a module that cannot be exported, or of a compiler
         reason = str(error).strip().partition("\n")[0]
         raise RequestError(
             f"layers.{layer}.compile: {type(error).__name__}: {reason}. It needs a compiler of C++ where `plan` runs "
             "and a module that torch.export takes; without `compile` the layer runs as it is"
-        ) from None
+        ) from error
     return package.getvalue()
 
 
@@ -66,7 +83,7 @@ class Compiled(nn.Module):
     """A program of `compile_forward` in place of the module that it was made of."""
 
     def __init__(self, program: bytes, device: torch.device) -> None:
-        """Loading it runs code: `program` must be what `plan` has made."""
+        """Loading it runs code: `program` must be what `plan` has made, its digest compared."""
         super().__init__()
         from torch._inductor import aoti_load_package
 

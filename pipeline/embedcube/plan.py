@@ -14,7 +14,6 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
-from embedcube import registry
 from embedcube.assemble import counted_archives, grid_names, make_backbone, make_grid, make_kernel, make_layout
 from embedcube.balance import ReadCost, Shards, assign, draw_groups
 from embedcube.compiled import Compiled, compile_forward
@@ -28,7 +27,14 @@ from embedcube.inventory import read_inventory
 from embedcube.kernel import LayerKernel, Shard
 from embedcube.price import DECODE_BYTES_PER_S, Price, price_layer, refuse_over_limit, seconds_per_batch, total_price
 from embedcube.probe import best_batch
-from embedcube.recipes import digest_as_read, digest_of_recipes, installed, recipes_of, software_versions
+from embedcube.recipes import (
+    digest_as_read,
+    digest_of_recipes,
+    forward_digest,
+    installed,
+    recipes_of,
+    software_versions,
+)
 from embedcube.rundir import RunDir, replacing, write_atomically
 from embedcube.scene import Scene
 from embedcube.sources.steps import refuse_long_steps
@@ -155,7 +161,8 @@ def _plan_layer(
     module = backbone.module(weights).to(device)
     activations = partial(backbone.activation_bytes, weights)
     zones, planned = {}, []
-    probed_for = digest_of([weights_digest, versions, campaign.what["layers"][name]]) if layer.batch == "auto" else ""
+    made_of = forward_digest(campaign, name, weights_digest, versions)
+    probed_for = made_of if layer.batch == "auto" else ""
     batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, probed_for)
     batch_s, program = 0.0, _Program()
     for zone in grid_names(campaign, name, mine):
@@ -170,7 +177,7 @@ def _plan_layer(
             batch = best_batch(kernel, activations, (device_memory(device) or how.mem_bytes_per_rank / 2) / 2)
             kernel = replace(kernel, batch=batch)
         if layer.compile and not program.data:
-            program = _program(campaign, run, name, kernel, weights_digest, versions)
+            program = _program(run, name, kernel, digest_of([made_of, kernel.batch]))
             module = Compiled(program.data, device)
         kernel = replace(kernel, module=module)
         batch_s = batch_s or _seconds_per_batch(name, kernel)
@@ -223,17 +230,23 @@ class _Program:
         return hashlib.sha256(self.data).hexdigest() if self.data else ""
 
 
-def _program(
-    campaign: Campaign, run: RunDir, name: str, kernel: LayerKernel, weights: str, versions: dict[str, str]
-) -> _Program:
-    """The program that is there, or a new one: compiled again it might differ, and so would every recipe."""
-    layer = campaign.what["layers"][name]
-    plugin = registry.distribution("backbones", layer["backbone"]["name"])
-    compiled_for = digest_of([weights, versions, plugin, layer, kernel.batch, len(kernel.frames[0])])
-    path = run.program(name, compiled_for)
-    if not path.exists():
-        write_atomically(path, compile_forward(kernel, name))
-    return _Program(data=path.read_bytes(), compiled_for=compiled_for)
+def _program(run: RunDir, name: str, kernel: LayerKernel, compiled_for: str) -> _Program:
+    """The program that is there, or a new one: compiled again it might differ, and so would every recipe.
+
+    Raises:
+        RequestError: the one that is there is not what was written; as `compile_forward` says.
+    """
+    for path in run.programs(name, compiled_for):
+        program = _Program(data=path.read_bytes(), compiled_for=compiled_for)
+        if path != run.program(name, compiled_for, program.digest):
+            raise RequestError(
+                f"{path} has been changed: its SHA-256 is {program.digest}, its name says otherwise; restore it, or "
+                "remove it, and the layer is compiled again"
+            )
+        return program
+    program = _Program(data=compile_forward(kernel, name), compiled_for=compiled_for)
+    write_atomically(run.program(name, compiled_for, program.digest), program.data)
+    return program
 
 
 def _seconds_per_batch(name: str, kernel: LayerKernel) -> float:
@@ -247,8 +260,8 @@ def _seconds_per_batch(name: str, kernel: LayerKernel) -> float:
 
 def _loaded_bytes(run: RunDir, name: str, planned: LayerPlan) -> int:
     """Of the files that a rank reads before it begins."""
-    program = run.program(name, planned.compiled_for).stat().st_size if planned.program else 0
-    return run.weights(name).stat().st_size + program
+    program = run.program(name, planned.compiled_for, planned.program)
+    return run.weights(name).stat().st_size + (program.stat().st_size if planned.program else 0)
 
 
 def _empty_windows(

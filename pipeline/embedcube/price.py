@@ -129,10 +129,10 @@ def _data_bytes(kernel: LayerKernel, activations: Activations, scenes: int, item
     return observations + samples + cells + (0 if on_gpu else batch_bytes(kernel, activations))
 
 
-def _sample_arrays(kernel: LayerKernel) -> tuple[int, int]:
-    """Bytes of a sample's pixels, and of where they are seen."""
+def _sample_arrays(kernel: LayerKernel) -> tuple[int, int, int]:
+    """Bytes of a sample's pixels, of where they are seen, and of the cells' longitudes and latitudes."""
     pixels = len(kernel.frames[0]) * kernel.layout.sample_px**2
-    return 4 * kernel.mean.size * pixels, len(kernel.inputs) * pixels
+    return 4 * kernel.mean.size * pixels, len(kernel.inputs) * pixels, 8 * kernel.layout.shard_cells**2
 
 
 def _device_bytes(kernel: LayerKernel, activations: Activations, cell_bytes: int) -> float:
@@ -144,9 +144,10 @@ def _device_bytes(kernel: LayerKernel, activations: Activations, cell_bytes: int
 
 
 def batch_bytes(kernel: LayerKernel, activations: Activations) -> float:
-    """Memory of the chips of one batch and of their forward pass."""
+    """Memory of the chips of one batch, of their forward pass, and of their vectors while they are quantised."""
     chip = len(kernel.frames[0]) * (3 * kernel.mean.size * 4 + len(kernel.inputs)) * kernel.layout.chip_px**2
-    return kernel.batch * chip + activations(kernel.batch)
+    vectors = 3 * 4 * kernel.layout.chip_cells**2 * kernel.dimensions
+    return kernel.batch * (chip + vectors) + activations(kernel.batch)
 
 
 def seconds_per_batch(kernel: LayerKernel) -> float:

@@ -29,7 +29,6 @@ from torch import distributed
 
 import embedcube
 from embedcube.assemble import load_kernel
-from embedcube.backbones.base import Weights
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
 from embedcube.deaths import blame, deaths_by_shard
@@ -115,14 +114,15 @@ class _Rank:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
         try:
-            agreed = self._agree_on_weights(plan, device)
+            agreed = self._agree_on_files(plan, device)
         except torch.cuda.OutOfMemoryError as error:
             raise WorkError(f"the weights do not fit into the device's memory: {str(error).splitlines()[0]}") from None
         except RuntimeError as error:
             raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
         self._kernels = {}
-        for name, (weights, program) in agreed.items():
+        for name, (data, program) in agreed.items():
             zones, batch = list(plan.layers[name].zones), plan.layers[name].batch
+            weights = parse_weights(data, self._campaign, name, str(self._run.weights(name)))
             self._kernels[name] = load_kernel(self._campaign, name, zones, weights, device, batch, program)
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
         self._device = plan.versions["device"]
@@ -151,11 +151,10 @@ class _Rank:
                     "would differ; run there what the plan was made with, or `embedcube plan` again"
                 )
 
-    def _agree_on_weights(self, plan: Plan, device: torch.device) -> dict[str, tuple[Weights, bytes]]:
-        """Weights and compiled program of each layer: rank 0 reads each file and broadcasts it, as DDP its parameters.
+    def _agree_on_files(self, plan: Plan, device: torch.device) -> dict[str, tuple[bytes, bytes]]:
+        """Weights and compiled program of each layer, broadcast as DDP does its parameters.
 
-        Then the group is destroyed.
-        After this no collective and no watchdog can hang the living on the dead.
+        After this no collective and no watchdog can hang the living on the dead: the group is destroyed.
         """
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(
@@ -168,10 +167,10 @@ class _Rank:
         )
         agreed = {}
         for name, layer in plan.layers.items():
-            path, program = self._run.weights(name), b""
-            weights = parse_weights(self._agree_on(path, layer.weights, device), self._campaign, name, str(path))
+            weights, program = self._agree_on(self._run.weights(name), layer.weights, device), b""
             if layer.program:
-                program = self._agree_on(self._run.program(name, layer.compiled_for), layer.program, device)
+                path = self._run.program(name, layer.compiled_for, layer.program)
+                program = self._agree_on(path, layer.program, device)
             agreed[name] = weights, program
         distributed.barrier()
         self._store.add(MET, 1)
@@ -179,7 +178,7 @@ class _Rank:
         return agreed
 
     def _agree_on(self, path: Path, digest: str, device: torch.device) -> bytes:
-        """The bytes of a file that the plan was made with."""
+        """The bytes of a file, which rank 0 reads; all ranks refuse them when their digest is not the plan's."""
         data = path.read_bytes() if self._number == 0 else b""
         length = torch.tensor([len(data)], device=device)
         distributed.broadcast(length, 0)
@@ -187,7 +186,9 @@ class _Rank:
         distributed.broadcast(body, 0)
         data = body.cpu().numpy().tobytes()
         if (found := sha256(data).hexdigest()) != digest:
-            raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {digest}")
+            raise WorkError(
+                f"{path}: its SHA-256 is {found}, the plan was made with {digest}: restore it, or plan again"
+            )
         return data
 
     def _judge(self, plan: Plan) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube import registry
+from embedcube.assemble import make_inputs
 from embedcube.balance import Shards
 from embedcube.config import Campaign, digest_of
 from embedcube.device import device_class
@@ -61,6 +62,15 @@ def digest_as_read(scene: Scene, readers: dict[str, str]) -> bytes:
     if not scene.software:
         return bytes.fromhex(scene.digest)
     return bytes.fromhex(digest_of([scene.digest, {package: readers[package] for package in scene.software}]))
+
+
+def forward_digest(campaign: Campaign, name: str, weights: str, versions: dict[str, str]) -> str:
+    """Of all that determines a layer's forward pass, but for the batch."""
+    apart = {"batch", "chunk_windows", "encoding", "fit", "min_valid"}
+    layer = {key: value for key, value in campaign.what["layers"][name].items() if key not in apart}
+    plugin = registry.distribution("backbones", layer["backbone"]["name"])
+    inputs = make_inputs(campaign, name)
+    return digest_of([weights, versions, plugin, layer, inputs.bands, inputs.frames])
 
 
 def recipes_of(

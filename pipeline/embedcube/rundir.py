@@ -49,9 +49,13 @@ class RunDir:
         """The frozen weights of a layer."""
         return self.root / "weights" / f"{layer}.safetensors"
 
-    def program(self, layer: str, compiled_for: str) -> Path:
-        """The compiled forward pass of a layer; made once for all that it depends on."""
-        return self.root / "weights" / f"{layer}-{compiled_for[:16]}.pt2"
+    def program(self, layer: str, compiled_for: str, digest: str) -> Path:
+        """The compiled forward pass of a layer, by the digests of all that it depends on and of its bytes."""
+        return self.root / "weights" / f"{layer}-{compiled_for[:16]}-{digest[:16]}.pt2"
+
+    def programs(self, layer: str, compiled_for: str) -> list[Path]:
+        """All that were made for the same: one, or more where two plans were made at once."""
+        return sorted((self.root / "weights").glob(f"{layer}-{compiled_for[:16]}-*.pt2"))
 
     @property
     def plan(self) -> Path:

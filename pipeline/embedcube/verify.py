@@ -28,9 +28,12 @@ from embedcube.rundir import RunDir, write_atomically
 from embedcube.store import FILES, file_names, object_key
 
 if TYPE_CHECKING:
+    import torch
+
     from embedcube.backbones.base import Weights
     from embedcube.embed import Cells
     from embedcube.kernel import LayerKernel, Shard
+    from embedcube.plan import LayerPlan
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +253,7 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
     for name, layer in plan.layers.items():
         files = {"weights": (run.weights(name), layer.weights)}
         if layer.program:
-            files["compiled"] = run.program(name, layer.compiled_for), layer.program
+            files["compiled"] = run.program(name, layer.compiled_for, layer.program), layer.program
         for check, (path, expected) in files.items():
             digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
             if digest != expected:
@@ -265,7 +268,6 @@ def _recomputed(
         return
     import torch
 
-    from embedcube.assemble import load_kernel
     from embedcube.device import exact_arithmetic
     from embedcube.embed import copied, embed_sample
     from embedcube.fit import read_weights
@@ -288,8 +290,9 @@ def _recomputed(
         for name in campaign.layers:
             weights = read_weights(campaign, run, name)[0]
             planned = plan.layers[name]
-            program = run.program(name, planned.compiled_for).read_bytes() if planned.program else b""
-            kernel = load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+            kernel = _planned_kernel(campaign, run, name, planned, weights, device)
+            if kernel is None:
+                continue
             exact = _exact(campaign, name, kernel, weights)
             specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
             encoder = ShardEncoder(specs)
@@ -317,6 +320,21 @@ def _witnesses(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Sha
     there = [shard for shard in shards if shard.place in places]
     records = [(shard, cube.provenance.record(places[shard.place])) for shard in there[:: max(1, len(there) // 64)]]
     return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
+
+
+def _planned_kernel(
+    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
+) -> "LayerKernel | None":
+    """None where the program is not the plan's: `_against_plan` has found that, and to load it is to run it."""
+    from embedcube.assemble import load_kernel
+
+    program = b""
+    if planned.program:
+        path = run.program(name, planned.compiled_for, planned.program)
+        program = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(program).hexdigest() != planned.program:
+            return None
+    return load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch, program)
 
 
 def _exact(campaign: Campaign, name: str, kernel: "LayerKernel", weights: "Weights") -> "LayerKernel | None":
