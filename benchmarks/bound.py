@@ -1,7 +1,8 @@
 """The physical bound: CPU seconds of forward, decode-once and encode, alone.
 
 `python -m benchmarks.bound CAMPAIGN PART PARTS` does one part of the work: run at once on all cores, the parts find
-the machine as `embed` does, whose cores share their clock and their caches.
+the machine as `embed` does, whose cores share their clock and their caches. When it is ready to begin it says so in
+a line, and waits for one.
 """
 
 import sys
@@ -31,6 +32,8 @@ def main(campaign_file: str, part: int, parts: int) -> None:
 
     batch = chips_of(kernel, torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px)))
     forward(kernel, batch)
+    print("ready", flush=True)
+    sys.stdin.readline()
     start = time.process_time()
     for _ in range(part, price.chips // kernel.batch, parts):
         forward(kernel, batch)

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -64,6 +63,7 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
         plain = json.loads(run_module("benchmarks.plain_dask", campaign_file, folder / f"plain{i}.zarr", 1))["wall_s"]
         tuned = json.loads(run_module("benchmarks.plain_dask", campaign_file, folder / f"tuned{i}.zarr", 4))["wall_s"]
         least_s = sum(parts.values()) / cores
+        alone_s = sum(bound(campaign_file, 1).values()) / cores
         peer = {}
         if encoder.name == "prithvi":
             seconds = json.loads(run_module("benchmarks.terratorch_task", campaign_file, folder / f"task{i}"))
@@ -77,6 +77,7 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
             "  decode once, CPU s": parts["decode_s"],
             "  encode, CPU s": parts["encode_s"],
             "embed / bound": ours["wall_s"] / least_s,
+            "embed / bound of one process alone": ours["wall_s"] / alone_s,
             "plain Dask (block = chip) / embed": plain / ours["wall_s"],
             "tuned Dask (block = shard) / embed": tuned / ours["wall_s"],
             "peak memory of a rank / its price": ours["rank_bytes"] / price.rank_bytes,
@@ -84,11 +85,24 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
         } | peer
 
 
-def bound(campaign_file: Path, cores: int) -> dict[str, float]:
-    """CPU seconds of the whole work by step, with all cores at it."""
-    with ThreadPoolExecutor(cores) as pool:
-        done = pool.map(lambda part: run_module("benchmarks.bound", campaign_file, part, cores), range(cores))
-        parts = [json.loads(answer) for answer in done]
+def bound(campaign_file: Path, processes: int) -> dict[str, float]:
+    """CPU seconds of the whole work by step, shared by some processes that begin at once."""
+    started: list[subprocess.Popen[str]] = []
+    for part in range(processes):
+        command = (sys.executable, "-m", "benchmarks.bound", str(campaign_file), str(part), str(processes))
+        started.append(
+            subprocess.Popen(command, env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+    for process in started:
+        assert process.stdin
+        assert process.stdout
+        if process.stdout.readline() != "ready\n":
+            raise SystemExit(f"{process.args!r} did not begin")
+    for process in started:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    parts = [json.loads(process.communicate()[0]) for process in started]
     return {step: sum(part[step] for part in parts) for step in parts[0]}
 
 

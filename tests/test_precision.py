@@ -53,6 +53,9 @@ def test_reduced_precision_is_near_float32_and_says_how_near(demo: Campaign, pre
     assert not np.array_equal(x, y), "nothing was computed in it"
     cosine = (x * y).sum(axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
     assert cosine.min() >= 0.999
+    (zone,) = Cube(demo.run.newest_cube).zones
+    stated = Cube(demo.run.newest_cube).group(zone).attrs["embedcube:precision_bound"]
+    assert stated == f"{precision} against float32: a cosine of at least 0.999"
     said = json.loads((demo.run.report / "verify.json").read_text())["least_cosine"]
     # verify looks at one shard of all
     assert cosine.min() - 1e-9 <= said[LAYER] < 1

@@ -32,6 +32,9 @@ CONVENTIONS = [
 ]
 """The registrations as the schemas fix them: v0.1 of proj and spatial (docs/adr/0005)."""
 
+LEAST_COSINE = 0.999
+"""between a vector of a reduced precision, or of a compiled layer, and that of float32 (DESIGN 4.1)"""
+
 ERROR_BOUNDS = {
     "int8": "abs(x - embedding * scale) <= 0.50007 * scale for each number",
     "float16": "relative 2^-11 for numbers from 6.1e-5 to 65504",
@@ -86,6 +89,9 @@ def zone_attributes(
         "embedcube:fitted_on": fitted_on,
         "embedcube:error_bound": ERROR_BOUNDS[layer.encoding],
     }
+    if layer.precision != "float32" or layer.compile:
+        made = layer.precision + (" compiled" if layer.compile else "")
+        attributes["embedcube:precision_bound"] = f"{made} against float32: a cosine of at least {LEAST_COSINE}"
     if crs.is_projected:
         attributes["geoemb:gsd"] = grid.pixel * crs.axis_info[0].unit_conversion_factor
     if authority:

@@ -22,6 +22,7 @@ from embedcube.encode import NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, to_degrees
 from embedcube.inventory import read_inventory
+from embedcube.metadata import LEAST_COSINE
 from embedcube.parts import Quarantined
 from embedcube.progress import Progress
 from embedcube.rundir import RunDir, write_atomically
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from embedcube.plan import LayerPlan
 
 log = logging.getLogger(__name__)
-
-LEAST_COSINE = 0.999
-"""between a vector of a reduced precision and that of float32 (DESIGN 4.1)"""
 
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
@@ -291,8 +289,6 @@ def _recomputed(
             weights = read_weights(campaign, run, name)[0]
             planned = plan.layers[name]
             kernel = _planned_kernel(campaign, run, name, planned, weights, device)
-            if kernel is None:
-                continue
             exact = _exact(campaign, name, kernel, weights)
             specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
             encoder = ShardEncoder(specs)
@@ -324,16 +320,16 @@ def _witnesses(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Sha
 
 def _planned_kernel(
     campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
-) -> "LayerKernel | None":
-    """None where the program is not the plan's: `_against_plan` has found that, and to load it is to run it."""
+) -> "LayerKernel":
+    """What the ranks computed with; to load a program is to run it, so these very bytes are compared with the plan."""
     from embedcube.assemble import load_kernel
 
     program = b""
     if planned.program:
         path = run.program(name, planned.compiled_for, planned.program)
-        program = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(program).hexdigest() != planned.program:
-            return None
+        program = path.read_bytes()
+        if (found := hashlib.sha256(program).hexdigest()) != planned.program:
+            raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {planned.program}")
     return load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch, program)
 
 
