@@ -88,6 +88,7 @@ def ask(campaign: Campaign, *, compiled: bool, ranks: int = 1, batch: int = 4) -
     )
 
 
+@pytest.mark.slow
 def test_a_compiled_layer_is_made_once_and_gives_the_same_bytes_near_those_of_the_layer_as_it_is(
     demo: Campaign,
 ) -> None:
