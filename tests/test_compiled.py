@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import Campaign, cube_bytes
+from tests.edge.kernels import bare_kernel
 from torch import nn
 
 from embedcube.assemble import make_backbone
@@ -25,11 +25,9 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout
 from embedcube.kernel import LayerKernel
 from embedcube.verify import _exact
-from embedcube.windows import Window
 
 LAYER = "s2_vit"
 VIT = {"name": "tiny_vit", "width": 32, "depth": 1}
-JUNE = Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC))
 
 
 class Bands(nn.Module):
@@ -55,21 +53,7 @@ class Undecided(nn.Module):
 
 
 def kernel_of(module: nn.Module) -> LayerKernel:
-    return LayerKernel(
-        grids={},
-        layout=ShardLayout(chip_px=8, halo_px=0, cell_px=8, chips=2),
-        inputs=(),
-        frames=((JUNE,),),
-        min_valid=0.5,
-        batch=2,
-        encoding="int8",
-        precision="float32",
-        dimensions=5,
-        mean=np.zeros(3, np.float32),
-        std=np.ones(3, np.float32),
-        module=module.eval(),
-        device=torch.device("cpu"),
-    )
+    return bare_kernel(module, ShardLayout(chip_px=8, halo_px=0, cell_px=8, chips=2), bands=3, batch=2, dimensions=5)
 
 
 def ask(campaign: Campaign, *, compiled: bool, ranks: int = 1, batch: int = 4) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from embedcube.machine import cores, gpus, memory_bytes
+from embedcube.machine import cores, gpus, memory_bytes, processor
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -29,6 +29,14 @@ def test_the_least_of_all_limits_holds(tmp_path: Path, line: str, limits: dict[s
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(limit + "\n")
     assert memory_bytes(tmp_path / "fs", tmp_path / "own") == expected
+
+
+def test_a_processor_is_told_by_its_first_core(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(
+        "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nvendor_id\t: x\n\n"
+    )
+    assert processor(path) == {"processor": "0", "vendor_id": "GenuineIntel", "flags": "fpu avx2"}
 
 
 def test_cores_are_those_that_this_process_may_use() -> None:

@@ -1,6 +1,7 @@
 """Several parents of one task, as srun starts one on each node; here all of them on this machine."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,5 +37,5 @@ def test_a_rank_that_cannot_start_on_another_node_fails_the_task_by_name(demo: C
     said = [process.communicate(timeout=400)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (1, 0), said
     assert "30 of 30 shards are undone; a rank failed: " in said[0]
-    assert "has mkl COMPATIBLE, the plan was made for " in said[0]
+    assert re.search("has mkl COMPATIBLE.*, the plan was made for ", said[0])
     assert "embed-0000-7-0-0-0001.log" in said[0]

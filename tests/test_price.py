@@ -1,41 +1,26 @@
 """The memory of a GPU is priced beside that of the rank that feeds it."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
-import numpy as np
 import pytest
 import torch
+from tests.edge.kernels import bare_kernel
 
 from embedcube.config import How
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 from embedcube.kernel import LayerInput, LayerKernel
 from embedcube.price import Price, _data_bytes, _device_bytes, describe, refuse_over_limit, total_price
-from embedcube.windows import Window
 
-JUNE = Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC))
 CELL_BYTES = 10 + 4 + 1 + 2
 
 
 def kernel_on(device: str) -> LayerKernel:
     """Shards of 2 x 2 chips of 96 px without a halo, of three bands, in batches of 4; nothing is computed with it."""
     source: LayerInput = LayerInput(archive="s2", source=None, channels=slice(0, 3), counts=True)  # type: ignore[arg-type]
-    return LayerKernel(
-        grids={},
-        layout=ShardLayout(chip_px=96, halo_px=0, cell_px=96, chips=2),
-        inputs=(source,),
-        frames=((JUNE,),),
-        min_valid=0.5,
-        batch=4,
-        encoding="int8",
-        precision="float32",
-        dimensions=10,
-        mean=np.zeros(3, np.float32),
-        std=np.ones(3, np.float32),
-        module=torch.nn.Identity(),
-        device=torch.device(device),
-    )
+    layout = ShardLayout(chip_px=96, halo_px=0, cell_px=96, chips=2)
+    identity = torch.nn.Identity()
+    return bare_kernel(identity, layout, bands=3, batch=4, dimensions=10, inputs=(source,), device=device)
 
 
 def test_a_gpu_holds_the_batch_and_the_pixels_on_their_way_and_a_rank_pinned_memory() -> None:

@@ -2,22 +2,18 @@
 
 import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.conftest import Campaign
+from tests.edge.kernels import bare_kernel
 
 from embedcube.backbones.base import Chips
 from embedcube.grid import ShardLayout
 from embedcube.kernel import LayerKernel
 from embedcube.plan import read_recipes
 from embedcube.probe import best_batch
-from embedcube.windows import Window
-
-JUNE = Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC))
 
 
 class Takes(torch.nn.Module):
@@ -35,21 +31,8 @@ class Takes(torch.nn.Module):
 
 
 def kernel(module: torch.nn.Module, chips: int) -> LayerKernel:
-    return LayerKernel(
-        grids={},
-        layout=ShardLayout(chip_px=4, halo_px=0, cell_px=4, chips=chips),
-        inputs=(),
-        frames=((JUNE,),),
-        min_valid=0.5,
-        batch=2,
-        encoding="int8",
-        precision="float32",
-        dimensions=3,
-        mean=np.zeros(1, np.float32),
-        std=np.ones(1, np.float32),
-        module=module,
-        device=torch.device("cpu"),
-    )
+    layout = ShardLayout(chip_px=4, halo_px=0, cell_px=4, chips=chips)
+    return bare_kernel(module, layout, bands=1, batch=2, dimensions=3)
 
 
 def probed(module: torch.nn.Module, *, chips: int = 8, bytes_per_chip: int = 0, memory_bytes: float = 1e9) -> int:

@@ -1,13 +1,19 @@
-"""What a rank refuses to start with, and what it says."""
+"""What a rank refuses to start with, what it says, and when it reads ahead."""
 
 import json
+import shutil
 from collections.abc import Callable
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import Campaign
+from tests.edge import shim
 
 from embedcube.errors import WorkError
+from embedcube.parts import scan_records
 
 
 def change_plan(campaign: Campaign, change: Callable[[dict[str, Any]], None]) -> None:
@@ -55,3 +61,42 @@ def test_changed_weights_are_refused(planned: Campaign) -> None:
     said = refusal(planned)
     assert str(path) in said
     assert "the plan was made with" in said
+
+
+def reads_ahead(campaign: Campaign, environment: dict[str, str] | None = None) -> bool:
+    """Whether shards are begun before those before them are written, beyond the first; their records say when."""
+    shutil.rmtree(campaign.run.parts, ignore_errors=True)
+    campaign.cli("embed", environment=environment)
+    records = sorted((record for _, record in scan_records(campaign.run)), key=lambda record: record.started)
+    first, *others = [(datetime.fromisoformat(one.started), datetime.fromisoformat(one.finished)) for one in records]
+    assert len(others) > 1
+    assert first[1] <= others[0][0], "the first shard shows whether anything is waited for"
+    return any(begun < written for (_, written), (begun, _) in pairwise(others))
+
+
+@pytest.fixture
+def computing(demo: Campaign) -> Campaign:
+    """Planned for one rank of one thread, which a forward pass keeps busy."""
+
+    def change(document: dict[str, Any]) -> None:
+        layer = document["layers"].pop("s2_mosaiks")
+        backbone = {"name": "tiny_vit", "width": 512, "depth": 8}
+        document["layers"]["vit"] = layer | {"backbone": backbone, "chip_px": 128, "halo_px": 0}
+        document.update(how={"ranks": 1, "threads": 1}, windows=[["2023-06-01", "2023-07-01"]])
+
+    demo.change(change)
+    for stage in ("index", "fit", "plan"):
+        demo.cli(stage)
+    return demo
+
+
+def test_a_rank_that_waits_for_its_disk_reads_ahead(computing: Campaign) -> None:
+    slow = shim.delaying(Path("/archive"), 50)
+    assert reads_ahead(computing, slow)
+    (log,) = computing.run.logs.glob("embed-*-0000.log")
+    assert "reading ahead from now on" in log.read_text()
+
+
+def test_a_core_that_computes_all_the_time_is_not_disturbed(computing: Campaign) -> None:
+    # another process on its core looks like waiting, and then it reads ahead
+    assert not all(reads_ahead(computing) for _ in range(3))

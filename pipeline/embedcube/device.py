@@ -4,24 +4,28 @@ On a GPU nothing here waits: copies go beside what it computes, work is queued, 
 On a CPU the same calls do the same at once.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-# MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
-os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2,STRICT")
-# oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
-# without it cuBLAS may sum otherwise from run to run (CUDA Toolkit, cuBLAS, Results Reproducibility)
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from embedcube.machine import processor
 from embedcube.timings import Timings
+
+_CPU = processor()
+# MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
+os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in _CPU.get("flags", "") else "AVX2,STRICT")
+# oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+# without it cuBLAS may sum otherwise from run to run (CUDA Toolkit, cuBLAS, Results Reproducibility)
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _copying: dict[torch.device, torch.cuda.Stream] = {}
 """the stream of each GPU that copies run in, beside its computing"""
@@ -33,6 +37,13 @@ def device_class(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda-sm{major}{minor}"
     return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
+def mkl_branch() -> str:
+    """The code path that MKL takes: the named one, on other processors than Intel's what it thinks best for them."""
+    fields = ("vendor_id", "cpu family", "model")
+    own = "" if _heeds_mkl_cbwr() else f" on {' '.join(_CPU.get(field, '?') for field in fields)}"
+    return os.environ["MKL_CBWR"] + own
 
 
 def device_memory(device: torch.device) -> float:
@@ -50,6 +61,27 @@ def exact_arithmetic(threads: int) -> None:
     torch.set_deterministic_debug_mode("error")
     # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    exact_products()
+
+
+def exact_products() -> None:
+    """What `exact_arithmetic` cannot set for other threads than its own: each that multiplies matrices calls this.
+
+    Where MKL does not heed MKL_CBWR it gets one of the thread's threads, for it splits sums by their number.
+    """
+    if torch.backends.mkl.is_available() and not _heeds_mkl_cbwr() and torch.get_num_threads() > 1:
+        # after torch has set it for this thread, which it does when it is asked for the first time
+        _torch_library().MKL_Set_Num_Threads_Local(1)
+
+
+def _heeds_mkl_cbwr() -> bool:
+    return _CPU.get("vendor_id") == "GenuineIntel"
+
+
+@cache
+def _torch_library() -> ctypes.CDLL:
+    """The one that MKL is in, or that loads it."""
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
 
 
 def host_empty(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:

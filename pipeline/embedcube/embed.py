@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Chips
-from embedcube.device import DeviceTimings, OnDevice
+from embedcube.device import DeviceTimings, OnDevice, exact_products
 from embedcube.encode import FAILED, fill_value
 from embedcube.grid import ShardLayout
 from embedcube.kernel import LayerKernel, Shard
@@ -146,6 +146,7 @@ def blank_chips(kernel: LayerKernel) -> Chips:
 
 def forward(kernel: LayerKernel, chips: Chips) -> torch.Tensor:
     """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions), float32 whatever the precision."""
+    exact_products()
     with torch.inference_mode(), in_precision(kernel):
         vectors: torch.Tensor = kernel.module(chips).float()
     return vectors

@@ -11,6 +11,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """What Linux says of the first core: `vendor_id`, `cpu family`, `model`, `flags` and others (proc(5))."""
+    first = cpuinfo.read_text().split("\n\n")[0]
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+
+
 def gpus(devices: Path = Path("/dev")) -> int:
     """NVIDIA GPUs that this process may use, at least 1: those that CUDA_VISIBLE_DEVICES names, else the driver's."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,6 +1,7 @@
 """embed: one rank, one process with one device. It draws groups of shards, reads, embeds and writes its own part.
 
-    reading thread -> device thread -> writing (main) thread, each one shard ahead of the next but near the end
+    reading thread -> device thread -> writing (main) thread, each one shard ahead of the next but near the end;
+    all in turn, in one thread, where a core that computes all the time has nothing to wait for
 
 `python -m embedcube.rank RUN TASK ATTEMPT` finds the other ranks and the counter by RANK, WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT, as torch.distributed does.
@@ -20,7 +21,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ import torch
 from torch import distributed
 
 import embedcube
+from embedcube.agree import agree_on_files
 from embedcube.assemble import load_kernel
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
@@ -56,9 +58,6 @@ from embedcube.timings import Timings
 
 log = logging.getLogger(__name__)
 
-MET = "met"
-"""The key of the store that counts the ranks which have agreed on everything."""
-
 IN_HAND = "in hand"
 """The key of the store, with a rank's number, of the recipes that it has drawn last."""
 
@@ -68,7 +67,8 @@ END_TIME = "EMBEDCUBE_END_TIME"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Any of them: finish what is in hand, record it, exit 75. Batch systems differ in which they send."""
 
-_MEET_TIMEOUT = timedelta(seconds=MEETING_S)
+_BUSY = 0.95
+"""A core that computes for this share of the wall has less to wait for than a thread that reads beside it costs."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +92,10 @@ class _Rank:
         self._campaign, self._run, self._task, self._attempt = campaign, run, task, attempt
         self._number, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._store = distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_MEET_TIMEOUT
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=MEETING_S),
         )
         self._stop = threading.Event()
         self._undone = 0
@@ -113,12 +116,7 @@ class _Rank:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
-        try:
-            agreed = self._agree_on_files(plan, device)
-        except torch.cuda.OutOfMemoryError as error:
-            raise WorkError(f"the weights do not fit into the device's memory: {str(error).splitlines()[0]}") from None
-        except RuntimeError as error:
-            raise StartAgain(f"the ranks did not meet: {str(error).splitlines()[0]}") from None
+        agreed = agree_on_files(self._run, plan, self._store, self._number, self._world, device)
         self._kernels = {}
         for name, (data, program) in agreed.items():
             zones, batch = list(plan.layers[name].zones), plan.layers[name].batch
@@ -135,12 +133,28 @@ class _Rank:
         self._reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
         try:
             draws = Draws(self._groups, self._may_draw, self._world, self._count)
-            self._write(part, prefetched(self._embed(prefetched(self._read(self._begun(draws.ahead()))))))
-            # without threads: each is written before the next is drawn
-            self._write(part, self._embed(self._read(self._begun(chain(draws.singly(), self._suspects())))))
+            shards = self._begun(draws.ahead())
+            if device.type == "cpu" and how.threads_per_rank == 1 and self._is_busy_with(part, islice(shards, 1)):
+                self._in_turn(part, shards)
+            else:
+                self._write(part, prefetched(self._embed(prefetched(self._read(shards)))))
+            self._in_turn(part, self._begun(chain(draws.singly(), self._suspects())))
         finally:
             self._reader.close()
         return StartAgain.exit_code if self._stop.is_set() or self._undone else 0
+
+    def _in_turn(self, part: PartWriter, shards: Iterator[Shard]) -> None:
+        """Without threads: each is written before the next is drawn."""
+        self._write(part, self._embed(self._read(shards)))
+
+    def _is_busy_with(self, part: PartWriter, shards: Iterator[Shard]) -> bool:
+        """Do these in turn: did the rank compute nearly all the while, waiting neither for a disk nor for a network?"""
+        wall_s, computed_s = -time.perf_counter(), -time.process_time()
+        self._in_turn(part, shards)
+        wall_s, computed_s = wall_s + time.perf_counter(), computed_s + time.process_time()
+        if computed_s < _BUSY * wall_s:
+            log.info("reading ahead from now on: of the first %.1f s the rank waited %.1f", wall_s, wall_s - computed_s)
+        return computed_s >= _BUSY * wall_s
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
         here = versions_here(plan, device)
@@ -150,46 +164,6 @@ class _Rank:
                     f"{socket.gethostname()} has {name} {here[name]}, the plan was made for {planned}: the bytes "
                     "would differ; run there what the plan was made with, or `embedcube plan` again"
                 )
-
-    def _agree_on_files(self, plan: Plan, device: torch.device) -> dict[str, tuple[bytes, bytes]]:
-        """Weights and compiled program of each layer, broadcast as DDP does its parameters.
-
-        After this no collective and no watchdog can hang the living on the dead: the group is destroyed.
-        """
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(
-            backend,
-            store=self._store,
-            rank=self._number,
-            world_size=self._world,
-            timeout=_MEET_TIMEOUT,
-            device_id=device if device.type == "cuda" else None,
-        )
-        agreed = {}
-        for name, layer in plan.layers.items():
-            weights, program = self._agree_on(self._run.weights(name), layer.weights, device), b""
-            if layer.program:
-                path = self._run.program(name, layer.compiled_for, layer.program)
-                program = self._agree_on(path, layer.program, device)
-            agreed[name] = weights, program
-        distributed.barrier()
-        self._store.add(MET, 1)
-        distributed.destroy_process_group()
-        return agreed
-
-    def _agree_on(self, path: Path, digest: str, device: torch.device) -> bytes:
-        """The bytes of a file, which rank 0 reads; all ranks refuse them when their digest is not the plan's."""
-        data = path.read_bytes() if self._number == 0 else b""
-        length = torch.tensor([len(data)], device=device)
-        distributed.broadcast(length, 0)
-        body = torch.from_numpy(np.frombuffer(data or bytes(int(length)), dtype=np.uint8).copy()).to(device)
-        distributed.broadcast(body, 0)
-        data = body.cpu().numpy().tobytes()
-        if (found := sha256(data).hexdigest()) != digest:
-            raise WorkError(
-                f"{path}: its SHA-256 is {found}, the plan was made with {digest}: restore it, or plan again"
-            )
-        return data
 
     def _judge(self, plan: Plan) -> None:
         """Find the shards that a killed rank had in hand, and those that were to blame."""

@@ -15,7 +15,7 @@ from embedcube import registry
 from embedcube.assemble import make_inputs
 from embedcube.balance import Shards
 from embedcube.config import Campaign, digest_of
-from embedcube.device import device_class
+from embedcube.device import device_class, mkl_branch
 from embedcube.embed import KERNEL_VERSION
 from embedcube.scene import Scene
 
@@ -35,7 +35,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
         "kernel": str(KERNEL_VERSION),
         "device": device_class(device),
         "torch": torch.__version__,
-        "mkl": os.environ["MKL_CBWR"],
+        "mkl": mkl_branch(),
         "onednn": os.environ["ONEDNN_MAX_CPU_ISA"],
         "numpy": np.__version__,
         "gdal": rasterio.__gdal_version__,

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from torch import distributed
 
+from embedcube.agree import MET
 from embedcube.config import Campaign
 from embedcube.deaths import Death, write_death
 from embedcube.errors import StartAgain, WorkError
 from embedcube.parts import RECORDS, recorded_recipes, scan_documents
 from embedcube.plan import read_plan, read_recipes
 from embedcube.progress import Progress
-from embedcube.rank import IN_HAND, MET
+from embedcube.rank import IN_HAND
 from embedcube.rendezvous import MEETING_S, Announcement, Meeting, meet, own_host
 from embedcube.rundir import RunDir
 
@@ -254,8 +255,6 @@ def _environment(campaign: Campaign, said: Announcement, number: int, world: int
         "MASTER_ADDR": said.host,
         "MASTER_PORT": str(said.port),
         "OMP_NUM_THREADS": str(how.threads_per_rank),
-        "MKL_CBWR": os.environ["MKL_CBWR"],
-        "ONEDNN_MAX_CPU_ISA": os.environ["ONEDNN_MAX_CPU_ISA"],
         # idle threads of one rank must not spin on the cores of another
         "OMP_WAIT_POLICY": "PASSIVE",
         "GDAL_CACHEMAX": str(how.cache_mb),

@@ -9,6 +9,7 @@
    EDGE_FAIL     which reads of each such file fail, counted from 0: "0,3"; "all"
    EDGE_CALL     count and fail only reads by this function: "fread", which GDAL uses and Python does not
    EDGE_FAILED   append "PATH" for each failure
+   EDGE_DELAY_MS how long each read takes more than it does
 
    A failing read is real: for its time the descriptor points to address 0 of the process's own memory, where the
    kernel itself answers EIO. */
@@ -37,6 +38,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int active;
 static const char *match, *fail, *call;
 static int log_fd = -1, failed_fd = -1;
+static long delay_ms;
 static struct { char path[PATH_MAX]; long reads; } files[FILES];
 static __thread char last[PATH_MAX];
 static __thread int inside; /* a call that this file makes itself */
@@ -60,6 +62,7 @@ static void start(void)
         arguments[size] = 0;
         active |= !strcmp(arguments + i, process);
     }
+    delay_ms = getenv("EDGE_DELAY_MS") ? atol(getenv("EDGE_DELAY_MS")) : 0;
     if (active && getenv("EDGE_LOG"))
         log_fd = open(getenv("EDGE_LOG"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
     if (active && getenv("EDGE_FAILED"))
@@ -110,10 +113,11 @@ static void note_kernel(long long before, int cost)
         dprintf(log_fd, "kernel %s %lld\n", last, after - before - cost);
 }
 
-/* Counts a read of `last` by `function`; whether this one has to fail. */
+/* Counts a read of `last` by `function`, and takes its time; whether this one has to fail. */
 static int fails(const char *function)
 {
     long number = -1;
+    usleep(1000 * delay_ms);
     if (!fail || (call && strcmp(call, function)))
         return 0;
     pthread_mutex_lock(&lock);

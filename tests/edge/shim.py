@@ -42,6 +42,11 @@ def failing(
     return environment | ({"EDGE_CALL": call} if call else {})
 
 
+def delaying(match: Path, milliseconds: int) -> dict[str, str]:
+    """Environment in which every read by a rank of files below `match` takes so much longer, as on a busy disk."""
+    return _environment(match) | {"EDGE_DELAY_MS": str(milliseconds)}
+
+
 def _environment(match: Path, process: str = "embedcube.rank") -> dict[str, str]:
     return {"LD_PRELOAD": str(library()), "EDGE_PROCESS": process, "EDGE_MATCH": str(match)}
 
