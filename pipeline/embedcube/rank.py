@@ -67,8 +67,8 @@ END_TIME = "EMBEDCUBE_END_TIME"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Any of them: finish what is in hand, record it, exit 75. Batch systems differ in which they send."""
 
-_BUSY = 0.95
-"""A core that computes for this share of the wall has less to wait for than a thread that reads beside it costs."""
+_BUSY = 0.9
+"""A core that computes for this share of the wall has less to wait for than threads beside it cost (docs/adr/0010)."""
 
 
 @dataclass(kw_only=True)
@@ -153,7 +153,7 @@ class _Rank:
         self._in_turn(part, shards)
         wall_s, computed_s = wall_s + time.perf_counter(), computed_s + time.process_time()
         if computed_s < _BUSY * wall_s:
-            log.info("reading ahead from now on: of the first %.1f s the rank waited %.1f", wall_s, wall_s - computed_s)
+            log.info("reading ahead from now on: of the first %.2f s the rank waited %.2f", wall_s, wall_s - computed_s)
         return computed_s >= _BUSY * wall_s
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
