@@ -101,6 +101,7 @@ class _Rank:
         self._undone = 0
         self._ends = float(os.environ.get(END_TIME) or "inf")
         self._longest_s = 0.0
+        self._device_free_s = self._device_held_s = 0.0
         self._read_bytes = read_bytes()
         self._drawn_last: deque[str] = deque(maxlen=2 * SAMPLES_IN_FLIGHT)
 
@@ -250,12 +251,11 @@ class _Rank:
 
     def _embed(self, items: Iterator[_InFlight]) -> Generator[_InFlight, None, None]:
         """The device's part; nothing but forward passes and what they need happens here."""
-        free_s = held_s = 0.0
         for item in items:
             assert item.sample is not None
             assert item.pixels is not None
-            item.timings.add("wait", time.perf_counter() - (free_s or item.begun_s))
-            item.timings.add("held", held_s)
+            item.timings.add("wait", time.perf_counter() - (self._device_free_s or item.begun_s))
+            item.timings.add("held", self._device_held_s)
             kernel = self._kernels[item.shard.layer]
             item.cells = embed_sample(item.shard, item.sample, item.pixels, kernel, item.timings)
             # the pixels are not needed any more, and the next two samples are in memory already
@@ -264,8 +264,8 @@ class _Rank:
             item.pixels = None
             done_s = time.perf_counter()
             yield item
-            free_s = time.perf_counter()
-            held_s = free_s - done_s
+            self._device_free_s = time.perf_counter()
+            self._device_held_s = self._device_free_s - done_s
 
     def _write(self, part: PartWriter, items: Iterator[_InFlight]) -> None:
         encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
