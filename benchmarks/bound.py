@@ -26,8 +26,12 @@ def main(campaign_file: str, part: int, parts: int) -> None:
     campaign = campaign_of(campaign_file)
     run = RunDir(campaign.run_folder)
     exact_arithmetic(1)
-    kernel = kernel_of(campaign)
-    price = read_plan(campaign, run).price
+    plan = read_plan(campaign, run)
+    price, planned = plan.price, plan.layers["layer"]
+    program = b""
+    if planned.program:
+        program = run.program("layer", planned.compiled_for, planned.program).read_bytes()
+    kernel = kernel_of(campaign, program)
     layout = kernel.layout
 
     batch = chips_of(kernel, torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px)))

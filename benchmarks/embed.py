@@ -38,7 +38,8 @@ def main() -> None:
     cores = os.cpu_count() or 1
     print(f"chips of 224 px, six tiled uint16 GeoTIFFs, {cores} cores; medians of {arguments.repeat} rounds")
     terratorch = importlib.util.find_spec("terratorch") is not None
-    for name in arguments.encoder or [name for name in sorted(ENCODERS) if name != "prithvi" or terratorch]:
+    possible = [name for name, encoder in sorted(ENCODERS.items()) if terratorch or not _of_terratorch(encoder)]
+    for name in arguments.encoder or possible:
         with tempfile.TemporaryDirectory() as folder:
             rounds = list(measure(Path(folder), ENCODERS[name], cores, arguments.repeat))
         print(f"\n{name}  {ENCODERS[name].backbone}, {ENCODERS[name].chips ** 2} chips")
@@ -65,7 +66,7 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
         least_s = sum(parts.values()) / cores
         alone_s = sum(bound(campaign_file, 1).values()) / cores
         peer = {}
-        if encoder.name == "prithvi":
+        if _of_terratorch(encoder):
             seconds = json.loads(run_module("benchmarks.terratorch_task", campaign_file, folder / f"task{i}"))
             peer = {"TerraTorch's task / embed": min(seconds.values()) / ours["wall_s"]}
         spent = profile(campaign, run).all
@@ -83,6 +84,10 @@ def measure(folder: Path, encoder: Encoder, cores: int, repeat: int) -> Iterator
             "peak memory of a rank / its price": ours["rank_bytes"] / price.rank_bytes,
             "steps of --profile / wall": sum(spent.seconds[step] for step in DEVICE) / spent.wall_s,
         } | peer
+
+
+def _of_terratorch(encoder: Encoder) -> bool:
+    return encoder.backbone["name"] == "terratorch"
 
 
 def bound(campaign_file: Path, processes: int) -> dict[str, float]:

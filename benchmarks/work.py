@@ -2,14 +2,14 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
 
 from benchmarks.archive import BANDS, NORTH, WEST, write_archive
-from embedcube.assemble import make_backbone, make_kernel
+from embedcube.assemble import load_kernel
 from embedcube.backbones.base import Chips
 from embedcube.campaign_file import load_campaign
 from embedcube.config import Campaign
@@ -30,6 +30,7 @@ class Encoder:
     backbone: dict[str, str | int]
     halo_px: int
     cell_px: int
+    compile: bool = False
     chips: int
     """along one side of the scene: some ten seconds of work at least, so that filling the pipeline does not show"""
 
@@ -38,6 +39,14 @@ class Encoder:
         """Side of a chip's kept centre."""
         return 224 - 2 * self.halo_px
 
+
+_PRITHVI = Encoder(
+    name="prithvi",
+    backbone={"name": "terratorch", "model": "prithvi_eo_v2_tiny_tl", "random_seed": 0},
+    halo_px=0,
+    cell_px=16,
+    chips=32,
+)
 
 ENCODERS = {
     "mosaiks": Encoder(name="mosaiks", backbone={"name": "mosaiks", "filters": 4}, halo_px=1, cell_px=222, chips=32),
@@ -48,16 +57,11 @@ ENCODERS = {
         cell_px=16,
         chips=32,
     ),
-    "prithvi": Encoder(
-        name="prithvi",
-        backbone={"name": "terratorch", "model": "prithvi_eo_v2_tiny_tl", "random_seed": 0},
-        halo_px=0,
-        cell_px=16,
-        chips=32,
-    ),
+    "prithvi": _PRITHVI,
+    "prithvi_compiled": replace(_PRITHVI, name="prithvi_compiled", compile=True),
 }
 """`mosaiks` with few filters and one vector for a chip is the cheap one; `vit` has the shape of a ViT-tiny, and so has
-`prithvi`, which is TerraTorch's, and is measured where that is installed."""
+`prithvi`, which is TerraTorch's, and is measured where that is installed; the peers never run a compiled module."""
 
 
 def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
@@ -71,6 +75,7 @@ def prepare(folder: Path, encoder: Encoder, ranks: int) -> Path:
         "cell_px": encoder.cell_px,
         "shard_chips": SHARD_CHIPS,
         "batch": BATCH,
+        "compile": encoder.compile,
     }
     document = {
         "campaign": "bench",
@@ -90,18 +95,10 @@ def campaign_of(path: str) -> Campaign:
     return load_campaign(Path(path))
 
 
-def kernel_of(campaign: Campaign) -> LayerKernel:
-    """The kernel of the only layer, on the CPU."""
+def kernel_of(campaign: Campaign, program: bytes = b"") -> LayerKernel:
+    """The kernel of the only layer, on the CPU; of its module, unless the plan's program of it is given."""
     weights, _ = read_weights(campaign, RunDir(campaign.run_folder), "layer")
-    return make_kernel(
-        campaign,
-        "layer",
-        ["grid"],
-        weights,
-        make_backbone(campaign, "layer").module(weights),
-        torch.device("cpu"),
-        BATCH,
-    )
+    return load_kernel(campaign, "layer", ["grid"], weights, torch.device("cpu"), BATCH, program)
 
 
 def chips_of(kernel: LayerKernel, x_btcyx: torch.Tensor) -> Chips:
