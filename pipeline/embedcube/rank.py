@@ -153,9 +153,10 @@ class _Rank:
         wall_s, computed_s = -time.perf_counter(), -time.process_time()
         self._in_turn(part, shards)
         wall_s, computed_s = wall_s + time.perf_counter(), computed_s + time.process_time()
-        if computed_s < _BUSY * wall_s:
+        busy = computed_s >= _BUSY * wall_s
+        if not busy and self._longest_s:  # it had a shard to do
             log.info("reading ahead from now on: of the first %.2f s the rank waited %.2f", wall_s, wall_s - computed_s)
-        return computed_s >= _BUSY * wall_s
+        return busy
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
         here = versions_here(plan, device)
