@@ -1,5 +1,6 @@
 """A layer that `plan` compiles: one program, which all ranks run, near the layer as it is, refused if it differs."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import torch
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.kernels import bare_kernel
 from torch import nn
+from torch._inductor.exc import InductorError
 
 from embedcube.assemble import make_backbone
 from embedcube.backbones.base import Chips, FitSample
@@ -24,6 +26,9 @@ from embedcube.embed import blank_chips, forward
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout
 from embedcube.kernel import LayerKernel
+from embedcube.plan import _program
+from embedcube.recipes import forward_digest
+from embedcube.rundir import RunDir
 from embedcube.verify import _exact
 
 LAYER = "s2_vit"
@@ -131,6 +136,48 @@ def test_verify_holds_a_compiled_layer_against_the_layer_as_it_is(demo: Campaign
     assert {name: value.numpy().tobytes() for name, value in exact.module.state_dict().items()} == {
         name: value.tobytes() for name, value in weights.tensors.items()
     }
+
+
+def test_what_changes_no_forward_pass_keeps_its_program(demo: Campaign) -> None:
+    def digest(changed: dict[str, Any], weights: str = "w", torch_version: str = "1") -> str:
+        ask(demo, compiled=True)
+        demo.change(lambda document: document["layers"][LAYER].update(changed))
+        return forward_digest(load_campaign(demo.file), LAYER, weights, {"torch": torch_version})
+
+    first = digest({})
+    for kept in ({"batch": 8}, {"chunk_windows": 2}, {"encoding": "int8"}, {"min_valid": 0.9}):
+        assert digest(kept) == first, kept
+    others = ({"precision": "bfloat16"}, {"chip_px": 128}, {"backbone": VIT | {"depth": 2}})
+    made = {first, digest({}, weights="v"), digest({}, torch_version="2"), *(digest(other) for other in others)}
+    assert len(made) == 3 + len(others)
+
+
+def test_of_two_programs_that_were_made_at_once_the_one_of_the_last_plan_stays(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    digests = sorted(hashlib.sha256(data).hexdigest() for data in (b"one", b"two"))
+    for data in (b"one", b"two"):
+        run.program("a", "key", hashlib.sha256(data).hexdigest()).write_bytes(data)
+    kernel = kernel_of(Undecided())
+    assert _program(run, "a", kernel, "key").digest == digests[0]
+    for digest in digests:
+        run.plan_summary.write_text(json.dumps({"layers": {"a": {"program": digest}}}))
+        assert _program(run, "a", kernel, "key").digest == digest
+    run.program("a", "key", digests[1]).write_bytes(b"three")
+    with pytest.raises(RequestError, match=r"has been changed: its SHA-256 is"):
+        _program(run, "a", kernel, "key")
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_full_disk_is_not_called_a_compilers_problem(*, wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*_: object, **__: object) -> None:
+        raise InductorError(full, None) if wrapped else full
+
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", fail)
+    with pytest.raises(OSError, match="No space left"):
+        compile_forward(kernel_of(Bands()), "a")
 
 
 def test_what_cannot_be_compiled_is_refused_by_name() -> None:

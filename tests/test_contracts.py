@@ -294,6 +294,11 @@ class Levelled(Slope):
         return replace(whole, x_cyx=whole.x_cyx - np.nanmean(whole.x_cyx))
 
 
+class Choosy(Slope):
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        return composite([max(observations, key=lambda one: one[1].clear_yx.mean())], "mean")
+
+
 class Uneven(Slope):
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         whole = super().observe(scene, frame, grid, area, reader)
@@ -320,6 +325,7 @@ BROKEN_SOURCES: list[tuple[Slope, str]] = [
     (Gone(), "none of 2 scenes could be read"),
     (type("Judged", (Slope,), {"verdict": "torn"})(), "in spite of its verdict: torn"),
     (Levelled(), "the composite of .* differs"),
+    (Choosy(), "the composite of .* differs"),
     (Uneven(), "differ in their number of bands"),
     (seeing(lambda o: replace(o, clear_yx=~o.seen_yx)), "clear that is not seen"),
     (seeing(lambda o: replace(o, clear_yx=o.clear_yx.astype(int))), "clear_yx is int64"),

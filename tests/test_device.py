@@ -7,11 +7,22 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
+from tests.edge.kernels import bare_kernel
+from torch import Tensor, nn
 
 from embedcube import device
+from embedcube.backbones.base import Chips
+from embedcube.embed import blank_chips, forward
+from embedcube.grid import ShardLayout
 
 ROWS, SUMMED, COLUMNS = (2, 3, 4, 8, 16, 64), (27, 512, 1681), (7, 10, 64, 512)
+
+
+class Flattened(nn.Module):
+    """A chip's pixels, as its one cell's vector."""
+
+    def forward(self, chips: Chips) -> Tensor:
+        return chips.x_btcyx.flatten(1)[:, None, None]
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +52,27 @@ def test_products_do_not_depend_on_the_threads(threads: int) -> None:
         for found in (products(), elsewhere.submit(products).result()):
             unequal = sum(not torch.equal(one, other) for one, other in zip(expected, found, strict=True))
             assert unequal == 0, f"of {len(found)} products with {threads} threads"
+
+
+def test_every_thread_that_computes_gives_mkl_one_thread_where_it_does_not_heed_mkl_cbwr(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "_CPU", {"vendor_id": "AuthenticAMD"})
+    torch.set_num_threads(2)
+    kernel = bare_kernel(
+        Flattened(), ShardLayout(chip_px=8, halo_px=0, cell_px=8, chips=1), bands=1, batch=2, dimensions=64
+    )
+    mkl_threads = device._torch_library().MKL_Get_Max_Threads
+
+    def computed() -> tuple[int, int]:
+        # torch sets it for each thread that asks it to compute
+        torch.get_num_threads()
+        before = mkl_threads()
+        forward(kernel, blank_chips(kernel))
+        return before, mkl_threads()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        assert elsewhere.submit(computed).result() == (2, 1)
 
 
 def test_a_plan_names_the_processor_where_mkl_chooses_by_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,9 @@ def test_a_gpu_holds_the_batch_and_the_pixels_on_their_way_and_a_rank_pinned_mem
     assert on_gpu == 3 * (pixels * (12 + 1) + 4 * 8) + batch + 2 * cells
 
     on_cpu, beside_gpu = (
-        _data_bytes(kernel_on(device), lambda batch: batch * 1_000_000, scenes=2, itemsize=2, cell_bytes=CELL_BYTES)
+        _data_bytes(
+            kernel_on(device), lambda batch: batch * 1_000_000, scenes=2, threads=1, itemsize=2, cell_bytes=CELL_BYTES
+        )
         for device in ("cpu", "cuda")
     )
     # 442,368 bytes of pixels take 524,288 of pinned memory, 36,864 of masks 65,536, 32 of places as many

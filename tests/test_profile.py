@@ -89,6 +89,14 @@ def test_what_was_read_and_written_is_counted(finished_demo: Campaign) -> None:
     assert made.read_bytes > 0.5 * sum(path.stat().st_size for path in Path(archive).rglob("*.tif"))
 
 
+def test_the_core_is_named_where_all_is_done_in_turn() -> None:
+    steps = {"forward": 6.0, "wait": 3.0, "held": 1.0, "read": 2.5, "composite": 0.4, "encode": 0.6, "write": 0.3}
+    said = "the core, which does all in turn: forward passes take 60% of the time, reading 30%, writing 10%"
+    assert spent(**steps).bottleneck == said
+    assert not spent(**steps | {"read": 4.0}).bottleneck.startswith("the core"), "some was read ahead"
+    assert not spent(**steps | {"held": 0.0}).bottleneck.startswith("the core"), "the writer had a thread"
+
+
 @pytest.mark.parametrize(
     ("seconds", "named"),
     [

@@ -4,6 +4,7 @@ torch.compile in each rank could choose otherwise from one to the next, and then
 package (torch.export, then a compiler of C++ or, for a GPU, of Triton) is one file with one digest.
 """
 
+import errno
 import io
 import os
 import tempfile
@@ -25,8 +26,8 @@ _FOR_CLASS: dict[str, dict[str, Any]] = {
 }
 """Inductor compiles for the very processor it runs on; the program must run on every one of the class."""
 
-_OF_GPUS: dict[str, Any] = {
-    # its kernels are loaded when they are first called, and no file is left by then
+_FOR_GPU: dict[str, Any] = {
+    # its kernels are loaded when they are first called, and the folder that it was unpacked into is gone by then
     "aot_inductor.embed_kernel_binary": True,
 }
 
@@ -37,15 +38,18 @@ _OPTIONS: dict[str, Any] = {
     "freezing": True,
 }
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
 
 def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
     """The program of the kernel's forward pass: of its batch, its precision, on its device, weights included.
 
     Raises:
         RequestError: the module cannot be exported, or this machine has no compiler, or is of an unknown class.
-        OSError: its files cannot be written.
+        OSError: there is no room for its files.
     """
     from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import InductorError
     from torch._inductor.utils import fresh_cache
 
     kind = device_class(kernel.device)
@@ -53,27 +57,30 @@ def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
         raise RequestError(
             f"layers.{layer}.compile: for {kind} nothing is compiled, only for {' and '.join(_FOR_CLASS)}"
         )
-    options = _OPTIONS | _FOR_CLASS.get(kind, _OF_GPUS)
+    options = _OPTIONS | _FOR_CLASS.get(kind, _FOR_GPU)
     package = io.BytesIO()
-    blank = blank_chips(kernel)
-    inputs = blank.x_btcyx, blank.seen_btsyx, blank.lonlat_byxn, blank.dates_tmd
     try:
+        blank = blank_chips(kernel)
+        inputs = blank.x_btcyx, blank.seen_btsyx, blank.lonlat_byxn, blank.dates_tmd
         with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")  # torch, of itself
             exported = torch.export.export(_OfTensors(kernel).eval(), inputs, strict=False)
             # its cache is one for all of a user's programs, and holds pickles
             with fresh_cache(dir=folder):
                 aoti_compile_and_package(exported, package_path=package, inductor_configs=options)
-    except torch.OutOfMemoryError as error:
-        raise RequestError(
-            f"layers.{layer}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or chip_px"
-        ) from error
-    except OSError:
-        raise
     except Exception as error:  # of a module that cannot be exported, or of a compiler
-        reason = str(error).strip().partition("\n")[0]
+        # the compiler of graphs wraps whatever is raised in it
+        within = error.inner_exception if isinstance(error, InductorError) else error
+        if isinstance(within, torch.OutOfMemoryError):
+            raise RequestError(
+                f"layers.{layer}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or "
+                "chip_px"
+            ) from error
+        if isinstance(within, OSError) and within.errno in _NO_ROOM:
+            raise within from None
+        reason = str(within).strip().partition("\n")[0]
         raise RequestError(
-            f"layers.{layer}.compile: {type(error).__name__}: {reason}. It needs a compiler of C++ where `plan` runs "
+            f"layers.{layer}.compile: {type(within).__name__}: {reason}. It needs a compiler of C++ where `plan` runs "
             "and a module that torch.export takes; without `compile` the layer runs as it is"
         ) from error
     return package.getvalue()

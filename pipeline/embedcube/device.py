@@ -65,9 +65,9 @@ def exact_arithmetic(threads: int) -> None:
 
 
 def exact_products() -> None:
-    """What `exact_arithmetic` cannot set for other threads than its own: each that multiplies matrices calls this.
+    """Give MKL one thread where it does not heed MKL_CBWR, as it splits sums by their number (docs/adr/0004).
 
-    Where MKL does not heed MKL_CBWR it gets one of the thread's threads, for it splits sums by their number.
+    The setting is of the calling thread: each that multiplies matrices calls this.
     """
     if torch.backends.mkl.is_available() and not _heeds_mkl_cbwr() and torch.get_num_threads() > 1:
         # after torch has set it for this thread, which it does when it is asked for the first time

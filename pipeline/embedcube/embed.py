@@ -1,6 +1,6 @@
-"""The kernel: one shard, from its scenes to its encoded cells. Laptop, Slurm task and test call these functions.
+"""The kernel: one shard, from its scenes to its encoded cells. Laptop, Slurm task and test call these.
 
-    read_sample    scenes of the shard      -> Sample     (a reading thread)
+    read_sample    scenes of the shard      -> Sample     (sample.py; a reading thread)
     copied         pixels of the sample     -> OnDevice   (begun by the reading thread)
     embed_sample   chips of the pixels      -> Cells      (the device)
     embed_shard    all, one after the other

@@ -236,7 +236,10 @@ def _program(run: RunDir, name: str, kernel: LayerKernel, compiled_for: str) -> 
     Raises:
         RequestError: the one that is there is not what was written; as `compile_forward` says.
     """
-    for path in run.programs(name, compiled_for):
+    made = run.programs(name, compiled_for)
+    # of two that were made at once, the one that shards were embedded with
+    last = run.program(name, compiled_for, _of_last_plan(run, name).get("program", ""))
+    for path in [last] if last in made else made[:1]:
         program = _Program(data=path.read_bytes(), compiled_for=compiled_for)
         if path != run.program(name, compiled_for, program.digest):
             raise RequestError(
@@ -283,10 +286,16 @@ def _probed_before(run: RunDir, name: str, probed_for: str) -> int:
 
     Probed again it might come out otherwise, and every shard would have to be embedded again.
     """
-    if not run.plan_summary.exists():
-        return 0
-    layer = json.loads(run.plan_summary.read_text())["layers"].get(name, {})
+    layer = _of_last_plan(run, name)
     return int(layer["batch"]) if layer.get("probed_for") == probed_for else 0
+
+
+def _of_last_plan(run: RunDir, name: str) -> dict[str, Any]:
+    """What plan.json says of a layer; nothing where there was no plan, or none of the layer."""
+    if not run.plan_summary.exists():
+        return {}
+    layer: dict[str, Any] = json.loads(run.plan_summary.read_text())["layers"].get(name, {})
+    return layer
 
 
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:

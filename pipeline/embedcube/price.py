@@ -106,7 +106,7 @@ def price_layer(
         # a file that does not decode is read whole, to see whether its bytes are to blame
         + largest_file
         + warping
-        + _data_bytes(kernel, activations, int(counts[worst]), itemsize, cell_bytes),
+        + _data_bytes(kernel, activations, int(counts[worst]), threads, itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
         device_s=batch_s * -(-chips // kernel.batch),
@@ -115,12 +115,16 @@ def price_layer(
     )
 
 
-def _data_bytes(kernel: LayerKernel, activations: Activations, scenes: int, itemsize: int, cell_bytes: int) -> float:
+def _data_bytes(
+    kernel: LayerKernel, activations: Activations, scenes: int, threads: int, itemsize: int, cell_bytes: int
+) -> float:
     layout, bands = kernel.layout, kernel.mean.size
     pixels = layout.sample_px**2
     on_gpu = kernel.device.type == "cuda"
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
-    observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4) + pixels * bands * (2 * itemsize + 4)
+    observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4)
+    # those that are read at once, while their numbers are converted
+    observations += max(1, min(threads, scenes)) * pixels * bands * (2 * itemsize + 4)
     # pinned memory comes in powers of two (torch's CachingHostAllocator)
     arrays = [1 << (size - 1).bit_length() if on_gpu else size for size in _sample_arrays(kernel)]
     samples = SAMPLES_IN_FLIGHT * sum(arrays)

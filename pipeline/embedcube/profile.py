@@ -15,6 +15,9 @@ from embedcube.timings import DEVICE, READING, WITHIN_READ, WRITING
 _ENOUGH = 0.9
 """share of its time from which a device that works counts as what all else waits for"""
 
+_IN_TURN = {"wait": READING, "held": WRITING}
+"""what the device waits for, each time, while nothing is done beside its work"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
@@ -37,6 +40,12 @@ class Spent:
         works = share["copy"] + share["forward"] + share["quantise"]
         if works >= _ENOUGH or (works and not share["wait"] + share["held"]):
             return f"the device: it works {works:.0%} of the time, {share['forward']:.0%} in forward passes"
+        steps = {name: sum(self.seconds.get(step, 0.0) for step in made) for name, made in _IN_TURN.items()}
+        if all(0 < _ENOUGH * seconds <= self.seconds.get(name, 0.0) for name, seconds in steps.items()):
+            return (
+                f"the core, which does all in turn: forward passes take {share['forward']:.0%} of the time, reading "
+                f"{share['wait']:.0%}, writing {share['held']:.0%}"
+            )
         if share["wait"] >= share["held"]:
             within = ", ".join(f"{step} {self.seconds.get(step, 0.0):.1f} s" for step in WITHIN_READ)
             return (

@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.fit import parse_weights
 from embedcube.inventory import read_inventory
 from embedcube.kernel import LayerKernel, Shard
-from embedcube.machine import read_bytes
+from embedcube.machine import cores, read_bytes
 from embedcube.parts import PartWriter, Quarantined, Record, recorded_recipes
 from embedcube.plan import Plan, read_plan, read_shards, versions_here
 from embedcube.prefetch import prefetched
@@ -68,7 +68,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Any of them: finish what is in hand, record it, exit 75. Batch systems differ in which they send."""
 
 _BUSY = 0.9
-"""A core that computes for this share of the wall has less to wait for than threads beside it cost (docs/adr/0010)."""
+"""A core that computes for this share of the wall has less to wait for than threads on it cost (docs/adr/0010)."""
 
 
 @dataclass(kw_only=True)
@@ -117,13 +117,9 @@ class _Rank:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
-        agreed = agree_on_files(self._run, plan, self._store, self._number, self._world, device)
-        self._kernels = {}
-        for name, (data, program) in agreed.items():
-            zones, batch = list(plan.layers[name].zones), plan.layers[name].batch
-            weights = parse_weights(data, self._campaign, name, str(self._run.weights(name)))
-            self._kernels[name] = load_kernel(self._campaign, name, zones, weights, device, batch, program)
+        self._kernels = self._load_kernels(plan, device)
         self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
+        self._encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
         self._device = plan.versions["device"]
         self._meter = EnergyMeter(device)
         self._done = recorded_recipes(self._run, whole=self._campaign.how.retry_quarantined)
@@ -135,10 +131,9 @@ class _Rank:
         try:
             draws = Draws(self._groups, self._may_draw, self._world, self._count)
             shards = self._begun(draws.ahead())
-            if device.type == "cpu" and how.threads_per_rank == 1 and self._is_busy_with(part, islice(shards, 1)):
-                self._in_turn(part, shards)
-            else:
-                self._write(part, prefetched(self._embed(prefetched(self._read(shards)))))
+            if device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores():
+                self._while_busy(part, shards)
+            self._write(part, prefetched(self._embed(prefetched(self._read(shards)))))
             self._in_turn(part, self._begun(chain(draws.singly(), self._suspects())))
         finally:
             self._reader.close()
@@ -148,15 +143,26 @@ class _Rank:
         """Without threads: each is written before the next is drawn."""
         self._write(part, self._embed(self._read(shards)))
 
-    def _is_busy_with(self, part: PartWriter, shards: Iterator[Shard]) -> bool:
-        """Do these in turn: did the rank compute nearly all the while, waiting neither for a disk nor for a network?"""
-        wall_s, computed_s = -time.perf_counter(), -time.process_time()
-        self._in_turn(part, shards)
-        wall_s, computed_s = wall_s + time.perf_counter(), computed_s + time.process_time()
-        busy = computed_s >= _BUSY * wall_s
-        if not busy and self._longest_s:  # it had a shard to do
-            log.info("reading ahead from now on: of the first %.2f s the rank waited %.2f", wall_s, wall_s - computed_s)
-        return busy
+    def _while_busy(self, part: PartWriter, shards: Iterator[Shard]) -> None:
+        """In turn, until the rank has waited for a disk or a network for more than a tenth of the time so far."""
+        began_s, computed_s = time.perf_counter(), time.process_time()
+        for shard in shards:
+            self._in_turn(part, iter([shard]))
+            wall_s = time.perf_counter() - began_s
+            waited_s = wall_s - (time.process_time() - computed_s)
+            if waited_s > (1 - _BUSY) * wall_s:
+                log.info("reading ahead from now on: of %.2f s the rank waited %.2f", wall_s, waited_s)
+                return
+
+    def _load_kernels(self, plan: Plan, device: torch.device) -> dict[str, LayerKernel]:
+        """Of each layer. Nothing that they are made of outlives this; it would take as much memory again."""
+        agreed = agree_on_files(self._run, plan, self._store, self._number, self._world, device)
+        kernels = {}
+        for name, layer in plan.layers.items():
+            data, program = agreed.pop(name)
+            weights = parse_weights(data, self._campaign, name, str(self._run.weights(name)))
+            kernels[name] = load_kernel(self._campaign, name, list(layer.zones), weights, device, layer.batch, program)
+        return kernels
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
         here = versions_here(plan, device)
@@ -269,16 +275,15 @@ class _Rank:
             self._device_held_s = self._device_free_s - done_s
 
     def _write(self, part: PartWriter, items: Iterator[_InFlight]) -> None:
-        encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
         for item in items:
-            self._write_one(part, encoders[item.shard.layer], item)
+            self._write_one(part, item)
 
-    def _write_one(self, part: PartWriter, encoder: ShardEncoder, item: _InFlight) -> None:
+    def _write_one(self, part: PartWriter, item: _InFlight) -> None:
         shard, sample, cells = item.shard, item.sample, item.cells
         assert sample is not None
         assert cells is not None
         with item.timings.step("encode"):
-            objects = encoder.encode(cells.arrays)
+            objects = self._encoders[shard.layer].encode(cells.arrays)
         with item.timings.step("write"):
             keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in self._specs[shard.layer]}
             stored = part.write_objects(f"{shard.layer}/{shard.zone}", keys, objects)

@@ -65,7 +65,7 @@ def digest_as_read(scene: Scene, readers: dict[str, str]) -> bytes:
 
 
 def forward_digest(campaign: Campaign, name: str, weights: str, versions: dict[str, str]) -> str:
-    """Of all that determines a layer's forward pass, but for the batch."""
+    """Of all of *what* that may determine a layer's forward pass, but for the batch; some of it does not."""
     apart = {"batch", "chunk_windows", "encoding", "fit", "min_valid"}
     layer = {key: value for key, value in campaign.what["layers"][name].items() if key not in apart}
     plugin = registry.distribution("backbones", layer["backbone"]["name"])

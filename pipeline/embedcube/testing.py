@@ -195,7 +195,7 @@ def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: Ra
                     and np.array_equal(whole.values_cyx[:, *inside][:, part.seen_yx], part.values_cyx[:, part.seen_yx])
                 )
                 _require(same, f"{scene.id}: {half} alone differs from the same pixels of {area}")
-                pictures = [source.composite([(scene.photograph, one)]).x_cyx for one in (whole, part)]
+                pictures = [source.composite(_with_another(scene, one)).x_cyx for one in (whole, part)]
                 same = np.array_equal(pictures[0][:, *inside], pictures[1], equal_nan=True)
                 _require(same, f"{scene.id}: the composite of {half} differs from the same pixels of that of {area}")
     except CorruptInput:
@@ -203,6 +203,12 @@ def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: Ra
     beyond = whole.seen_yx[: out - 1].any() or whole.seen_yx[:, : out - 1].any()
     _require(not beyond, f"{scene.id}: data is seen outside of the scene's footprint")
     return len(whole.values_cyx)
+
+
+def _with_another(scene: Scene, found: Observation) -> list[tuple[str, Observation]]:
+    """It and what another photograph might have shown: clear where this one is not."""
+    other = replace(found, values_cyx=found.values_cyx + 1, clear_yx=found.seen_yx & ~found.clear_yx)
+    return [(scene.photograph, found), (f"after {scene.photograph}", other)]
 
 
 def _observed(source: Source, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
