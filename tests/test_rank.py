@@ -104,7 +104,7 @@ def computing(demo: Campaign) -> Campaign:
 
 @pytest.mark.usefixtures("one_core")
 def test_a_rank_that_waits_for_its_disk_reads_ahead(computing: Campaign) -> None:
-    first, *others = begun_ahead(computing, shim.delaying(Path("/archive"), 50))
+    first, *others = begun_ahead(computing, shim.delaying(Path("/archive"), 20))
     assert not first, "a shard shows whether anything is waited for"
     assert any(others)
     (log,) = computing.run.logs.glob("embed-*-0000.log")

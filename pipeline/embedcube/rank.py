@@ -70,6 +70,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _BUSY = 0.9
 """A core that computes for this share of the wall has less to wait for than threads on it cost (docs/adr/0010)."""
 
+_PATIENCE_S = 1.0
+"""What a rank may wait before its share counts: the first files are opened, and a small shard is all `fsync`."""
+
 
 @dataclass(kw_only=True)
 class _InFlight:
@@ -144,13 +147,13 @@ class _Rank:
         self._write(part, self._embed(self._read(shards)))
 
     def _while_busy(self, part: PartWriter, shards: Iterator[Shard]) -> None:
-        """In turn, until the rank has waited for a disk or a network for more than a tenth of the time so far."""
+        """In turn, until waiting for a disk or a network has taken a second, and a tenth of the time so far."""
         began_s, computed_s = time.perf_counter(), time.process_time()
         for shard in shards:
             self._in_turn(part, iter([shard]))
             wall_s = time.perf_counter() - began_s
             waited_s = wall_s - (time.process_time() - computed_s)
-            if waited_s > (1 - _BUSY) * wall_s:
+            if waited_s > max(_PATIENCE_S, (1 - _BUSY) * wall_s):
                 log.info("reading ahead from now on: of %.2f s the rank waited %.2f", wall_s, waited_s)
                 return
 
