@@ -237,7 +237,7 @@ def _program(run: RunDir, name: str, kernel: LayerKernel, compiled_for: str) -> 
         RequestError: the one that is there is not what was written; as `compile_forward` says.
     """
     made = run.programs(name, compiled_for)
-    # of two that were made at once, the one that shards were embedded with
+    # of two that were made at once, the one that the last plan names
     last = run.program(name, compiled_for, _of_last_plan(run, name).get("program", ""))
     for path in [last] if last in made else made[:1]:
         program = _Program(data=path.read_bytes(), compiled_for=compiled_for)
