@@ -13,12 +13,12 @@ import rasterio
 import torch
 
 from benchmarks.work import campaign_of, chips_of, kernel_of, report
-from embedcube.device import exact_arithmetic
-from embedcube.embed import forward
-from embedcube.plan import read_plan
-from embedcube.quantise import quantise
-from embedcube.rundir import RunDir
-from embedcube.store import ShardEncoder, array_specs
+from embedcube.campaign.plan import read_plan
+from embedcube.campaign.run_folder import RunDir
+from embedcube.cube.arrays import ShardEncoder, array_specs
+from embedcube.kernel.device import exact_arithmetic
+from embedcube.kernel.embed import forward
+from embedcube.kernel.quantise import quantise
 
 
 def main(campaign_file: str, part: int, parts: int) -> None:

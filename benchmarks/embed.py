@@ -17,11 +17,11 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.work import ENCODERS, Encoder, prepare
-from embedcube.campaign_file import load_campaign
-from embedcube.parts import scan_records
-from embedcube.plan import read_plan
-from embedcube.profile import profile
-from embedcube.rundir import RunDir
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import scan_records
+from embedcube.campaign.plan import read_plan
+from embedcube.campaign.run_folder import RunDir
+from embedcube.jobs.profile import profile
 from embedcube.timings import DEVICE
 
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from benchmarks.work import campaign_of, chips_of, kernel_of, report
-from embedcube.embed import forward
-from embedcube.quantise import quantise
+from embedcube.kernel.embed import forward
+from embedcube.kernel.quantise import quantise
 
 
 def main(campaign_file: str, out: str, block_chips: int) -> None:

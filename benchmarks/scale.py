@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
-from embedcube.campaign_file import load_campaign
-from embedcube.encode import STATUS_MEANINGS
-from embedcube.inventory import read_inventory
-from embedcube.parts import RECORDS, Record, StoredObject, recorded_recipes
-from embedcube.plan import read_plan, read_recipes, read_shards
-from embedcube.rundir import RunDir
-from embedcube.worker import shards_to_do
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import RECORDS, Record, StoredObject, recorded_recipes
+from embedcube.campaign.plan import read_plan, read_recipes, read_shards
+from embedcube.campaign.run_folder import RunDir
+from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.workers.task import shards_to_do
 
 WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 256, 12_800.0
 MONTHS = 12

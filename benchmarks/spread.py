@@ -24,11 +24,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from embedcube.campaign_file import load_campaign
-from embedcube.parts import Record, scan_records
-from embedcube.plan import read_plan, read_shards
-from embedcube.rundir import RunDir
-from embedcube.sources.demo import write_demo
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import Record, scan_records
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.run_folder import RunDir
+from embedcube.testing.demo import write_demo
 
 EMBEDCUBE = Path(sys.executable).parent / "embedcube"
 PLUGINS = Path(__file__).parents[1] / "tests" / "plugins"

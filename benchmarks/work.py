@@ -9,13 +9,13 @@ import torch
 import yaml
 
 from benchmarks.archive import BANDS, NORTH, WEST, write_archive
-from embedcube.assemble import load_kernel
 from embedcube.backbones.base import Chips
-from embedcube.campaign_file import load_campaign
-from embedcube.config import Campaign
-from embedcube.fit import read_weights
-from embedcube.kernel import LayerKernel
-from embedcube.rundir import RunDir
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.load import load_kernel
 from embedcube.windows import dates_of
 
 BATCH = 8

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from embedcube.cli import app
-from embedcube.rundir import RunDir
-from embedcube.sources.demo import write_demo
+from embedcube.campaign.run_folder import RunDir
+from embedcube.cli.verbs import app
+from embedcube.testing.demo import write_demo
 
 REAL_DATA = Path(os.environ.get("EMBEDCUBE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Real scenes that are not part of the repository."""

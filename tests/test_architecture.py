@@ -1,4 +1,4 @@
-"""What the source itself promises: which module may import which, how long it is, how it is documented."""
+"""What the source itself promises: which room may import which, how long files are, how they are documented."""
 
 import ast
 import json
@@ -8,7 +8,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
@@ -19,279 +18,37 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pipeline" / "embedcube"
 
+GROUND = {"errors", "grid", "windows", "timings", "progress", "machine"}
+"""Single files. All else is in a room."""
 
-class Level(Enum):
-    """Who may know whom."""
-
-    GROUND = "ground"
-    VALUES = "values"
-    USING = "using half"
-    CONTRACTS = "plugin contracts"
-    KERNELS = "kernels"
-    STAGES = "stages"
-    COMMANDS = "commands"
-
-
-MAY_IMPORT: dict[Level, set[Level]] = {
-    Level.GROUND: set(),
-    Level.VALUES: {Level.GROUND},
-    Level.USING: {Level.GROUND, Level.VALUES},
-    Level.CONTRACTS: {Level.GROUND, Level.VALUES},
-    Level.KERNELS: {Level.GROUND, Level.VALUES, Level.CONTRACTS},
-    Level.STAGES: {Level.GROUND, Level.VALUES, Level.USING, Level.CONTRACTS, Level.KERNELS},
-    Level.COMMANDS: {Level.GROUND, Level.VALUES, Level.USING, Level.CONTRACTS, Level.KERNELS, Level.STAGES},
+ABOVE: dict[str, set[str]] = {
+    "ground": set(),
+    "campaign": {"ground"},
+    "cube": {"ground"},
+    "sources": {"ground", "campaign"},
+    "backbones": {"ground", "campaign"},
+    "kernel": {"ground", "campaign", "cube", "sources", "backbones"},
+    "prepare": {"ground", "campaign", "cube", "sources", "backbones", "kernel"},
+    "workers": {"ground", "campaign", "cube", "sources", "backbones", "kernel"},
+    "testing": {"ground", "campaign", "cube", "sources", "backbones", "kernel"},
+    "jobs": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers"},
+    "consolidate": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs"},
+    "uses": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs"},
 }
+"""Each room, and what it may import. The command line (`cli`) may import everything."""
 
-# Every module of the package, once; a module that is not here fails.
-MODULES: dict[Level, list[str]] = {
-    Level.GROUND: ["", "errors", "machine", "progress", "timings", "sources", "backbones", "executors"],
-    Level.VALUES: [
-        "windows",
-        "geojson",
-        "grid",
-        "scene",
-        "encode",
-        "blocks",
-        "config",
-        "campaign_file",
-        "metadata",
-        "rundir",
-        "store",
-        "site",
-    ],
-    Level.USING: ["cube", "find", "decode", "exchange"],
-    Level.CONTRACTS: ["onto", "raster", "composite", "sources.base", "backbones.base", "registry"],
-    Level.KERNELS: [
-        "prefetch",
-        "device",
-        "energy",
-        "quantise",
-        "kernel",
-        "sample",
-        "embed",
-        "compiled",
-        "assemble",
-        "balance",
-        "cut",
-        "price",
-        "probe",
-        "parts",
-        "deaths",
-        "draws",
-        "budget",
-        "sources.products",
-        "sources.spread",
-        "sources.tiff",
-        "sources.stac",
-        "sources.stac_api",
-        "bounds",
-        "sources.safe",
-        "sources.safe_radar",
-        "sources.stack",
-        "sources.folders",
-        "sources.finding",
-        "sources.options",
-        "sources.converted",
-        "sources.netcdf3",
-        "sources.sentinel1",
-        "sources.sentinel1_grd",
-        "sources.fields",
-        "sources.sentinel2",
-        "sources.sentinel2_names",
-        "sources.demo",
-        "sources.demo_world",
-        "sources.era5",
-        "sources.era5_archive",
-        "sources.era5_parameters",
-        "sources.lattice",
-        "sources.patterns",
-        "sources.steps",
-        "sources.series",
-        "sources.series_files",
-        "sources.series_grib",
-        "sources.series_xarray",
-        "backbones.checkpoint",
-        "backbones.tokens",
-        "backbones.mosaiks",
-        "backbones.presto",
-        "backbones.eof",
-        "backbones.terratorch",
-        "backbones.terratorch_families",
-        "backbones.terratorch_models",
-        "backbones.terratorch_registry",
-        "backbones.torch",
-        "backbones.torch_outputs",
-        "backbones.torch_program",
-        "backbones.torch_trial",
-    ],
-    Level.STAGES: [
-        "inventory",
-        "sampling",
-        "fit",
-        "recipes",
-        "plan",
-        "agree",
-        "rank",
-        "rendezvous",
-        "worker",
-        "rechunk",
-        "template",
-        "provenance",
-        "catalogue",
-        "cluster",
-        "consolidate",
-        "verify",
-        "profile",
-        "status",
-        "report",
-        "testing",
-        "executors.base",
-        "executors.local",
-        "executors.slurm",
-        "submit",
-        "doctor",
-        "pilot",
-    ],
-    Level.COMMANDS: ["cli", "stages", "settle", "__main__"],
+FAMILIES = {"sources": {"sentinel1", "sentinel2", "era5"}, "backbones": {"terratorch", "torch_module"}}
+"""Plugin families: folders that never import each other."""
+
+LIGHT = {
+    "campaign": {"torch", "dask", "distributed", "rasterio"},
+    "cube": {"torch", "dask", "distributed", "rasterio", "pydantic", "pyarrow"},
+    "jobs": {"torch", "dask", "distributed", "rasterio"},
 }
-LEVEL_OF = {name: level for level, names in MODULES.items() for name in names}
+"""What a room must not import, directly or not, when it is imported itself."""
 
-# What a module may import of its own level.
-WITHIN_LEVEL: dict[str, set[str]] = {
-    "blocks": {"windows"},
-    "config": {"blocks", "windows", "grid"},
-    "grid": {"windows"},
-    "scene": {"windows", "grid"},
-    "campaign_file": {"config", "geojson"},
-    "geojson": {"scene"},
-    "metadata": {"windows", "grid", "encode", "config"},
-    "rundir": {"config"},
-    "store": {"windows", "grid", "encode"},
-    "site": {"blocks", "config", "campaign_file"},
-    "find": {"cube"},
-    "decode": {"cube"},
-    "exchange": {"cube"},
-    "raster": {"onto"},
-    "sources.base": {"raster", "composite"},
-    "sample": {"device", "kernel"},
-    "embed": {"device", "quantise", "kernel", "sample"},
-    "assemble": {"kernel", "compiled"},
-    "compiled": {"kernel", "embed", "device"},
-    "cut": {"assemble", "balance"},
-    "price": {"kernel", "embed", "balance"},
-    "draws": {"kernel", "price"},
-    "probe": {"kernel", "price"},
-    "sources.demo": {"sources.demo_world"},
-    "sources.products": {"sources.spread", "sources.tiff"},
-    "sources.stac": {"sources.products"},
-    "sources.stack": {"sources.netcdf3", "sources.products"},
-    "sources.safe": {"sources.products"},
-    "sources.folders": {"sources.products"},
-    "bounds": {"assemble"},
-    "sources.finding": {
-        "sources.products",
-        "sources.spread",
-        "sources.stac",
-        "sources.stac_api",
-        "sources.safe",
-        "sources.safe_radar",
-        "sources.stack",
-        "sources.folders",
-    },
-    "sources.safe_radar": {"sources.products"},
-    "sources.sentinel2": {"sources.products", "sources.finding", "sources.options", "sources.sentinel2_names"},
-    "sources.sentinel2_names": {"sources.products"},
-    "sources.options": {"sources.products"},
-    "sources.sentinel1": {
-        "sources.converted",
-        "sources.finding",
-        "sources.options",
-        "sources.products",
-        "sources.sentinel1_grd",
-    },
-    "sources.sentinel1_grd": {"sources.products", "sources.safe"},
-    "sources.fields": {"sources.converted", "sources.finding", "sources.options", "sources.products"},
-    "backbones.terratorch": {
-        "backbones.checkpoint",
-        "backbones.terratorch_families",
-        "backbones.terratorch_models",
-        "backbones.tokens",
-    },
-    "backbones.terratorch_families": {
-        "backbones.checkpoint",
-        "backbones.terratorch_models",
-        "backbones.terratorch_registry",
-        "backbones.tokens",
-    },
-    "backbones.terratorch_registry": {"backbones.terratorch_models"},
-    "backbones.presto": {"backbones.checkpoint"},
-    "backbones.torch": {
-        "backbones.checkpoint",
-        "backbones.terratorch_models",
-        "backbones.tokens",
-        "backbones.torch_outputs",
-        "backbones.torch_program",
-        "backbones.torch_trial",
-    },
-    "backbones.torch_outputs": {"backbones.tokens"},
-    "budget": {"parts"},
-    "sampling": {"inventory"},
-    "fit": {"inventory", "sampling"},
-    "sources.era5": {
-        "sources.era5_archive",
-        "sources.era5_parameters",
-        "sources.lattice",
-        "sources.options",
-        "sources.series",
-        "sources.series_files",
-        "sources.steps",
-    },
-    "sources.era5_archive": {
-        "sources.era5_parameters",
-        "sources.lattice",
-        "sources.patterns",
-        "sources.series",
-        "sources.series_files",
-        "sources.steps",
-    },
-    "sources.era5_parameters": {"sources.steps"},
-    "sources.patterns": {"sources.series", "sources.steps"},
-    "sources.series": {"sources.lattice", "sources.steps"},
-    "sources.series_files": {
-        "sources.netcdf3",
-        "sources.products",
-        "sources.series",
-        "sources.series_grib",
-        "sources.series_xarray",
-    },
-    "sources.series_grib": {"sources.lattice", "sources.series", "sources.steps"},
-    "sources.series_xarray": {"sources.era5_parameters", "sources.lattice", "sources.series", "sources.steps"},
-    "plan": {"recipes", "inventory", "fit"},
-    "agree": {"plan", "rendezvous"},
-    "rank": {"agree", "inventory", "fit", "plan", "rendezvous"},
-    "worker": {"agree", "plan", "rank", "rendezvous"},
-    "executors.base": {"worker"},
-    "executors.local": {"worker", "executors.base"},
-    "executors.slurm": {"plan", "rank", "rendezvous", "executors.base"},
-    "submit": {"pilot", "plan", "executors.slurm"},
-    "pilot": {"plan"},
-    "doctor": {"inventory", "plan", "executors.slurm", "submit"},
-    "template": {"plan"},
-    "provenance": {"plan"},
-    "cluster": {"executors.slurm"},
-    "consolidate": {"catalogue", "cluster", "inventory", "plan", "provenance", "rechunk", "template"},
-    "verify": {"recipes", "inventory", "fit", "plan", "provenance"},
-    "profile": {"plan"},
-    "status": {"plan", "submit", "executors.slurm"},
-    "report": {"plan", "provenance", "verify"},
-    "cli": {"stages", "settle"},
-    "__main__": {"cli"},
-}
-
-# Imported by the using half nowhere but inside a function.
-HEAVY_FOR_USERS = {"torch", "dask", "distributed", "submitit", "rasterio"}
-# Not yet imported when `embedcube --help` prints.
 HEAVY_FOR_HELP = {"torch", "xarray", "zarr", "dask", "rasterio", "pyarrow"}
+"""Not yet imported when `embedcube --help` prints."""
 
 FORBIDDEN_STEMS = {"utils", "helpers", "common", "misc"}
 # Names that no module may use, called or handed on.
@@ -399,10 +156,9 @@ def _as_module(target: str) -> str:
     """The module in `embedcube.grid.Grid`; `from embedcube import grid` and `... import __version__` too."""
     parts = target.split(".")[1:]
     for length in range(len(parts), 0, -1):
-        name = ".".join(parts[:length])
-        if name in LEVEL_OF or _path(name).exists():
+        if _path(name := ".".join(parts[:length])).exists():
             return name
-    return "" if parts in ([], ["__version__"]) else ".".join(parts)
+    return ""
 
 
 def _path(name: str) -> Path:
@@ -421,40 +177,49 @@ def _all_modules() -> list[Module]:
 ALL = {module.name: module for module in _all_modules()}
 PROVIDERS = packages_distributions()
 each_module = pytest.mark.parametrize("module", ALL.values(), ids=str)
-each_using_module = pytest.mark.parametrize(
-    "module", [module for module in ALL.values() if LEVEL_OF.get(module.name) is Level.USING], ids=str
-)
+
+
+def _room(module: str) -> str:
+    """The room of a module; "ground" for single files, empty for the package's face."""
+    first = module.partition(".")[0]
+    return "ground" if first in GROUND else first
 
 
 def _wrong_imports(module: Module) -> list[str]:
-    level = LEVEL_OF.get(module.name)
-    if level is None:
-        return [f"{module} is in no level itself"]
-    wrong = []
+    room, wrong = _room(module.name), []
     for name, line in module.own_imports().items():
-        if name not in LEVEL_OF:
-            wrong.append(f"line {line}: {name} is in no level")
-        elif LEVEL_OF[name] is level:
-            if name not in WITHIN_LEVEL.get(module.name, set()):
-                wrong.append(f"line {line}: {name} is of the same level ({level.value}) and not listed")
-        elif LEVEL_OF[name] not in MAY_IMPORT[level]:
-            wrong.append(f"line {line}: {name} ({LEVEL_OF[name].value}) from {module} ({level.value})")
+        other = _room(name)
+        if room not in ABOVE or not other:  # the command line, the package itself
+            continue
+        if other != room and other not in ABOVE[room]:
+            wrong.append(f"line {line}: {name} ({other}) from {module} ({room})")
+        elif len({_family(name), _family(module.name)} & FAMILIES.get(room, set())) == 2:
+            wrong.append(f"line {line}: {name} is of another family")
     return wrong
 
 
+def _family(module: str) -> str:
+    """The folder, or the file, within the room."""
+    return module.split(".")[1] if "." in module else ""
+
+
 @each_module
-def test_module_is_in_the_table(module: Module) -> None:
-    assert module.name in LEVEL_OF, f"give {module} a level in MODULES"
+def test_every_module_is_in_a_room(module: Module) -> None:
+    assert _room(module.name) in ABOVE.keys() | {"", "__main__", "cli"}, f"{module} is in no room"
     assert not FORBIDDEN_STEMS & set(module.name.split(".")), "name a module after what it does"
 
 
-def test_the_tables_hold_together() -> None:
-    assert sum(map(len, MODULES.values())) == len(LEVEL_OF), "a module stands in two levels"
-    upwards = list(Level)
-    for level, below in MAY_IMPORT.items():
-        assert below <= set(upwards[: upwards.index(level)]), f"{level} may import one above it"
-    for name, others in WITHIN_LEVEL.items():
-        assert {LEVEL_OF[other] for other in others} == {LEVEL_OF[name]}, f"{name} lists another level"
+def test_the_root_is_small() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 9
+    assert len([path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]) <= 12
+
+
+def test_rooms_stand_on_each_other() -> None:
+    """No circle among rooms, and nobody has to climb more than nine of them."""
+    floor: dict[str, int] = {}
+    for room in TopologicalSorter(ABOVE).static_order():
+        floor[room] = 1 + max((floor[below] for below in ABOVE[room]), default=0)
+    assert max(floor.values()) + 1 <= 9  # and the command line above them
 
 
 @each_module
@@ -510,22 +275,26 @@ def _reached_at_start(start: Module) -> dict[str, list[str]]:
     return ways
 
 
-@each_using_module
-def test_using_half_stays_light(module: Module) -> None:
+@pytest.mark.parametrize("module", [m for m in ALL.values() if _room(m.name) in LIGHT], ids=str)
+def test_light_rooms_stay_light(module: Module) -> None:
     heavy = {
         " -> ".join(way): found
         for name, way in _reached_at_start(module).items()
-        if (found := ALL[name].foreign_imports() & HEAVY_FOR_USERS)
+        if (found := ALL[name].foreign_imports() & LIGHT[_room(module.name)])
     }
     assert heavy == {}
 
 
-@pytest.mark.skipif("cli" not in ALL, reason="there is no command line yet")
-def test_the_command_line_starts_light() -> None:
-    code = "import json, sys, embedcube.cli; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def _loaded_by(code: str) -> set[str]:
+    """The top-level modules that are loaded after `code` has run in a new process."""
+    program = f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)) & HEAVY_FOR_HELP == set()
+    return set(json.loads(done.stdout))
+
+
+def test_the_command_line_starts_light() -> None:
+    assert _loaded_by("import embedcube.cli.verbs") & HEAVY_FOR_HELP == set()
 
 
 @each_module
@@ -592,15 +361,15 @@ def test_everything_public_is_documented(module: Module) -> None:
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("def f():\n    from embedcube.cli import main", "line 2: cli (commands) from grid (values)"),
-        ("import embedcube.cube as c", "line 1: cube (using half) from grid (values)"),
-        ("from embedcube import store", "line 1: store is of the same level (values) and not listed"),
-        ("from embedcube.nowhere import x", "line 1: nowhere.x is in no level"),
-        ("__import__('embedcube.plan')", "line 1: plan (stages) from grid (values)"),
+        ("def f():\n    from embedcube.cli.verbs import main", "line 2: cli.verbs (cli) from sources.era5.x (sources)"),
+        ("import embedcube.cube.reader as c", "line 1: cube.reader (cube) from sources.era5.x (sources)"),
+        ("from embedcube.backbones import eof", "line 1: backbones.eof (backbones) from sources.era5.x (sources)"),
+        ("from embedcube.sources.sentinel2 import names", "line 1: sources.sentinel2.names is of another family"),
+        ("__import__('embedcube.prepare.plan')", "line 1: prepare.plan (prepare) from sources.era5.x (sources)"),
     ],
 )
 def test_wrong_imports_are_seen(source: str, complaint: str) -> None:
-    assert _wrong_imports(Module("grid", source)) == [complaint]
+    assert _wrong_imports(Module("sources.era5.x", source)) == [complaint]
 
 
 @pytest.mark.parametrize(
@@ -639,4 +408,4 @@ class Late:
     def method(self):
         import rasterio
 """
-    assert Module("cube", source).foreign_imports() == {"numpy", "typing", "torch"}
+    assert Module("cube.reader", source).foreign_imports() == {"numpy", "typing", "torch"}

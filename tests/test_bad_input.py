@@ -28,19 +28,19 @@ from tests.conftest import Campaign, cube_bytes, run_cli
 from tests.edge.scenes import Scene, write_scene
 from tests.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE
 
-from embedcube.assemble import make_inputs, make_kernel
-from embedcube.backbones.base import Weights
-from embedcube.campaign_file import load_campaign
-from embedcube.config import Archive
-from embedcube.cut import cut
-from embedcube.embed import copied, embed_sample
+from embedcube.backbones.base import Weights, make_inputs
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import Shard
+from embedcube.campaign.scene import Scene as Found
+from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
-from embedcube.inventory import index
-from embedcube.kernel import Shard
-from embedcube.raster import RasterReader, open_raster, raster_settings
-from embedcube.sample import Sample, read_sample
-from embedcube.scene import Scene as Found
-from embedcube.sources.era5 import Era5
+from embedcube.kernel.embed import copied, embed_sample
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import Sample, read_sample
+from embedcube.prepare.index import index
+from embedcube.prepare.shards import cut
+from embedcube.sources.era5.source import Era5
+from embedcube.sources.reader import RasterReader, open_raster, raster_settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad-input.md"
 

@@ -14,9 +14,9 @@ import xarray
 from pyproj import CRS, Transformer
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.catalogue import _degrees
-from embedcube.geojson import footprint
-from embedcube.parts import scan_records
+from embedcube.campaign.geojson import footprint
+from embedcube.campaign.parts import scan_records
+from embedcube.consolidate.stac import _degrees
 
 
 def beside(cube: Path) -> Path:

@@ -21,12 +21,12 @@ import yaml
 import zarr
 from tests.conftest import Campaign, run_cli
 
-from embedcube.campaign_file import load_campaign
-from embedcube.cli import app
-from embedcube.consolidate import consolidate
+from embedcube.campaign.load import load_campaign
+from embedcube.cli.verbs import app
+from embedcube.consolidate.consolidate import consolidate
+from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError
-from embedcube.plan import plan
-from embedcube.verify import verify_run
+from embedcube.prepare.plan import plan
 
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",

@@ -17,19 +17,18 @@ from tests.edge.kernels import bare_kernel
 from torch import nn
 from torch._inductor.exc import InductorError
 
-from embedcube.assemble import make_backbone
-from embedcube.backbones.base import Chips, FitSample
-from embedcube.campaign_file import load_campaign
-from embedcube.compiled import Compiled, compile_forward
-from embedcube.cube import Cell, Cube
-from embedcube.embed import blank_chips, forward
+from embedcube.backbones.base import Chips, FitSample, make_backbone
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.run_folder import RunDir
+from embedcube.consolidate.verify import _exact
+from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout
-from embedcube.kernel import LayerKernel
-from embedcube.plan import _program
-from embedcube.recipes import forward_digest
-from embedcube.rundir import RunDir
-from embedcube.verify import _exact
+from embedcube.kernel.compile import Compiled, compile_forward
+from embedcube.kernel.embed import blank_chips, forward
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.recipes import forward_digest
+from embedcube.prepare.plan import _program
 
 LAYER = "s2_vit"
 VIT = {"name": "tiny_vit", "width": 32, "depth": 1}

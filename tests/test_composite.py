@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from embedcube.composite import Composite, Method, _sorted_pixelwise, composite
 from embedcube.sources.base import Observation
+from embedcube.sources.composite import Composite, Method, _sorted_pixelwise, composite
 
 SHAPE = (2, 3, 4)
 """bands, rows, columns of every picture here"""

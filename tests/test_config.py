@@ -15,9 +15,9 @@ import yaml
 from shapely.geometry import shape
 from tests.conftest import Campaign, run_cli
 
-from embedcube.campaign_file import dump_campaign, load_campaign
-from embedcube.config import Campaign as Document
-from embedcube.config import digest_of
+from embedcube.campaign.load import dump_campaign, load_campaign
+from embedcube.campaign.schema import Campaign as Document
+from embedcube.campaign.schema import digest_of
 from embedcube.errors import RequestError
 
 LAYER = "layers.s2_mosaiks"

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
-from embedcube.composite import Composite, composite
-from embedcube.config import Archive, Mask
+from embedcube.campaign.plugins import names, plugin
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive, Mask
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
-from embedcube.raster import RasterReader
-from embedcube.registry import names, plugin
-from embedcube.scene import Scene
 from embedcube.sources.base import Observation
-from embedcube.testing import check_backbone, check_source
+from embedcube.sources.composite import Composite, composite
+from embedcube.sources.reader import RasterReader
+from embedcube.testing.contracts import check_backbone, check_source
 from embedcube.windows import Window
 
 # --- all that are registered ----------------------------------------------------------------------

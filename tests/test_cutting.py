@@ -18,24 +18,27 @@ import torch
 import xarray
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.assemble import make_backbone, make_kernel
-from embedcube.backbones.base import Chips
-from embedcube.campaign_file import dump_campaign, load_campaign
-from embedcube.config import Campaign as Document
-from embedcube.consolidate import consolidate
-from embedcube.cube import Cube
-from embedcube.device import exact_arithmetic
-from embedcube.embed import copied, embed_sample
-from embedcube.encode import VALID, decode
-from embedcube.fit import fit, read_weights
-from embedcube.inventory import index, read_inventory
-from embedcube.kernel import LayerKernel, Shard
-from embedcube.parts import scan_records
-from embedcube.plan import plan, read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.registry import plugin
-from embedcube.rundir import RunDir
-from embedcube.sample import Sample, read_sample
+from embedcube.backbones.base import Chips, make_backbone
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import dump_campaign, load_campaign
+from embedcube.campaign.parts import scan_records
+from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.plugins import plugin
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign as Document
+from embedcube.consolidate.consolidate import consolidate
+from embedcube.cube.encoding import VALID, decode
+from embedcube.cube.reader import Cube
+from embedcube.kernel.device import exact_arithmetic
+from embedcube.kernel.embed import copied, embed_sample
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import Sample, read_sample
+from embedcube.prepare.fit import fit
+from embedcube.prepare.index import index
+from embedcube.prepare.plan import plan
+from embedcube.sources.reader import RasterReader
 from embedcube.windows import dates_of
 
 pytestmark = pytest.mark.slow

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from tests.conftest import Campaign, run_cli
 
-from embedcube.assemble import make_grid, make_layout
-from embedcube.campaign_file import load_campaign
-from embedcube.cube import Cube
-from embedcube.deaths import Death, blame, deaths_by_shard, write_death
-from embedcube.encode import FAILED, VALID
-from embedcube.kernel import Shard
-from embedcube.parts import scan_records
-from embedcube.plan import read_plan, read_shards
-from embedcube.rundir import RunDir
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import scan_records
+from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import make_grid, make_layout
+from embedcube.cube.encoding import FAILED, VALID
+from embedcube.cube.reader import Cube
+from embedcube.workers.crashes import Death, blame, deaths_by_shard, write_death
 
 KILL = int(signal.SIGKILL)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from embedcube.sources.demo import (
+from embedcube.testing.demo import (
     CAMPAIGN,
     EAST,
     JUL_BROKEN,
@@ -34,7 +34,7 @@ from embedcube.sources.demo import (
     Scene,
     write_demo,
 )
-from embedcube.sources.demo_world import BANDS, CROPS, KINDS, Datatake, cloud_mask, ground, reflectance, sky
+from embedcube.testing.demo_world import BANDS, CROPS, KINDS, Datatake, cloud_mask, ground, reflectance, sky
 
 SEED = 20230801
 OVERLAP_PX = 256

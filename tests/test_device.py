@@ -10,10 +10,10 @@ import torch
 from tests.edge.kernels import bare_kernel
 from torch import Tensor, nn
 
-from embedcube import device
 from embedcube.backbones.base import Chips
-from embedcube.embed import blank_chips, forward
 from embedcube.grid import ShardLayout
+from embedcube.kernel import device
+from embedcube.kernel.embed import blank_chips, forward
 
 ROWS, SUMMED, COLUMNS = (2, 3, 4, 8, 16, 64), (27, 512, 1681), (7, 10, 64, 512)
 

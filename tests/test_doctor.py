@@ -11,10 +11,10 @@ import pytest
 import yaml
 from tests.conftest import Campaign
 
-from embedcube.campaign_file import load_campaign
-from embedcube.doctor import Check, describe, examine
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import WorkError
-from embedcube.rundir import RunDir
+from embedcube.jobs.doctor import Check, describe, examine
 
 HERE: dict[str, Any] = {"site": "here", "cpus_per_node": 1, "mem_gb_per_node": 1, "max_time_min": 60}
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from embedcube.draws import Draws
-from embedcube.kernel import Shard
-from embedcube.price import SAMPLES_IN_FLIGHT
+from embedcube.campaign.plan import Shard
+from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
+from embedcube.workers.queue import Draws
 
 seconds = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=9), max_size=12)
 """of the shards of each group"""

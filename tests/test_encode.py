@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 from numpy.typing import NDArray
 
-from embedcube.encode import STATUS_MEANINGS, VALID, Encoding, decode, fill_value, int8_bound
-from embedcube.quantise import quantise
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, Encoding, decode, fill_value, int8_bound
+from embedcube.kernel.quantise import quantise
 
 steady = settings(deadline=None, max_examples=60)
 

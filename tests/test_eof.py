@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from embedcube.backbones.base import Chips, FitSample, Inputs
 from embedcube.backbones.eof import Eof
-from embedcube.config import How
+from embedcube.campaign.how import How
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea, ShardLayout
-from embedcube.price import PROCESS_BYTES, fit_bytes, refuse_large_fit
-from embedcube.testing import check_backbone
+from embedcube.prepare.price import PROCESS_BYTES, fit_bytes, refuse_large_fit
+from embedcube.testing.contracts import check_backbone
 from embedcube.windows import Duration, dates_of, windows_every
 
 SIDE, STEP = 12, 0.25

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedcube.config import Archive
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import RasterReader
-from embedcube.scene import Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.era5 import Era5
-from embedcube.sources.era5_parameters import PARAMETERS, parameter
-from embedcube.testing import check_source
+from embedcube.sources.era5.parameters import PARAMETERS, parameter
+from embedcube.sources.era5.source import Era5
+from embedcube.sources.reader import RasterReader
+from embedcube.testing.contracts import check_source
 from embedcube.windows import Duration, Window
 
 # not at the top: it crashes the process at its exit unless pyproj was imported before it

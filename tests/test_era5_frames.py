@@ -27,15 +27,16 @@ from tests.test_era5 import (
     write_netcdf,
 )
 
-from embedcube.assemble import make_backbone, make_source
-from embedcube.campaign_file import load_campaign
-from embedcube.composite import Composite
+from embedcube.backbones.base import make_backbone
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.errors import RequestError
-from embedcube.inventory import read_inventory
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sources.era5 import Era5, Options
-from embedcube.sources.steps import Method, share_of, spacing
+from embedcube.sources.base import make_source
+from embedcube.sources.composite import Composite
+from embedcube.sources.era5.source import Era5, Options
+from embedcube.sources.era5.steps import Method, share_of, spacing
+from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
 BANDS = {"2t": 167, "tp": 228, "10fg": 49, "mn2t": 202, "avg_tprate": 235055}

@@ -13,8 +13,8 @@ from tests import reference_sentinel2 as reference
 from tests.conftest import Campaign, run_cli
 from tests.reference_sentinel2 import Canvas, Shot
 
-from embedcube.cube import Cell, Cube
-from embedcube.sources.demo import (
+from embedcube.cube.reader import Cell, Cube
+from embedcube.testing.demo import (
     CRS,
     EAST,
     JUL_EAST,

@@ -12,8 +12,8 @@ import zarr
 from tests.conftest import Campaign, cube_bytes
 from tests.reference_sentinel2 import VALID
 
+from embedcube.campaign.parts import recorded_recipes
 from embedcube.errors import WorkError
-from embedcube.parts import recorded_recipes
 
 ZONE = "s2_mosaiks/grid"
 

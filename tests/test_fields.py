@@ -15,16 +15,16 @@ import yaml
 from numpy.typing import NDArray
 from tests.conftest import REAL_DATA, Campaign
 
-from embedcube.campaign_file import load_campaign
-from embedcube.config import Archive, Mask
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive, Mask
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.inventory import read_inventory
-from embedcube.raster import RasterReader
-from embedcube.scene import Scene
 from embedcube.sources.base import Observation
 from embedcube.sources.fields import Fields
-from embedcube.testing import check_source
+from embedcube.sources.reader import RasterReader
+from embedcube.testing.contracts import check_source
 from embedcube.windows import Window
 
 STACK = REAL_DATA / "s1s2_agera5_worldcereal_31UFS_2020-2021" / "worldcereal_preprocessed_inputs.nc"

@@ -9,15 +9,15 @@ import torch
 import xarray
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.assemble import load_kernel
-from embedcube.campaign_file import load_campaign
-from embedcube.device import exact_arithmetic
-from embedcube.embed import copied, embed_sample
-from embedcube.fit import read_weights
-from embedcube.inventory import read_inventory
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import read_sample
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.kernel.device import exact_arithmetic
+from embedcube.kernel.embed import copied, embed_sample
+from embedcube.kernel.load import load_kernel
+from embedcube.kernel.sample import read_sample
+from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
 
 pytestmark = [

@@ -15,12 +15,12 @@ from rasterio.transform import Affine, from_origin
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items
 from tests.conftest import Campaign
 
-from embedcube.campaign_file import load_campaign
-from embedcube.inventory import index
-from embedcube.scene import Asset
-from embedcube.sources import spread
-from embedcube.sources.products import File, Product, describe
-from embedcube.sources.tiff import described
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.scene import Asset
+from embedcube.prepare.index import index
+from embedcube.sources.catalog import pool as spread
+from embedcube.sources.catalog.products import File, Product, describe
+from embedcube.sources.catalog.tiff_header import described
 from embedcube.windows import utc
 
 PLAIN: dict[str, Any] = {
@@ -96,7 +96,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         count[Path(path).name] += 1
         return real(path)
 
-    monkeypatch.setattr("embedcube.raster.rasterio.open", noting)
+    monkeypatch.setattr("embedcube.sources.reader.rasterio.open", noting)
     return count
 
 

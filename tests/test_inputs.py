@@ -15,19 +15,22 @@ from pyproj import Transformer
 from tests.conftest import Campaign, run_cli
 from tests.edge.scenes import Scene, write_scene
 
-from embedcube.assemble import make_backbone, make_inputs, make_kernel
-from embedcube.backbones.base import Chips, Weights
-from embedcube.campaign_file import load_campaign
-from embedcube.cube import Cell, Cube
-from embedcube.cut import cut
-from embedcube.embed import copied, cut_chips
+from embedcube.backbones.base import Chips, Weights, make_backbone, make_inputs
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import Shard
+from embedcube.campaign.scene import Scene as Found
+from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError
-from embedcube.fit import fit, read_weights
-from embedcube.inventory import index, read_inventory
-from embedcube.kernel import LayerKernel, Shard
-from embedcube.raster import RasterReader
-from embedcube.sample import Sample, read_sample
-from embedcube.scene import Scene as Found
+from embedcube.kernel.embed import copied, cut_chips
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import Sample, read_sample
+from embedcube.prepare.fit import fit
+from embedcube.prepare.index import index
+from embedcube.prepare.shards import cut
+from embedcube.sources.reader import RasterReader
 from embedcube.windows import dates_of
 
 LAYER, ZONE = "s2", "s2/grid"

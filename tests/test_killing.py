@@ -26,13 +26,13 @@ import psutil
 import pytest
 from tests.conftest import Campaign, cube_bytes, run_cli
 
-from embedcube.campaign_file import load_campaign
-from embedcube.consolidate import consolidate
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import RECORDS, Record, recorded_recipes, scan_records
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
+from embedcube.consolidate.consolidate import consolidate
+from embedcube.consolidate.verify import verify_cube
 from embedcube.errors import WorkError
-from embedcube.parts import RECORDS, Record, recorded_recipes, scan_records
-from embedcube.plan import read_plan, read_shards
-from embedcube.rundir import TEMPORARY_PREFIX, RunDir
-from embedcube.verify import verify_cube
 
 pytestmark = pytest.mark.chaos
 

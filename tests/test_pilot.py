@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 from tests.conftest import Campaign
 
-from embedcube.campaign_file import load_campaign
-from embedcube.pilot import choose_pilot, measured_price, rank_seconds, scaled
-from embedcube.plan import read_plan, read_recipes, read_shards
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_recipes, read_shards
+from embedcube.jobs.pilot import choose_pilot, measured_price, rank_seconds, scaled
 
 
 def record(rank: int, start_s: int, end_s: int, **seconds: float) -> dict[str, Any]:

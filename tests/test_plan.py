@@ -24,21 +24,24 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from tests.conftest import Campaign, run_cli
 
-import embedcube.recipes
-from embedcube.assemble import make_grid
-from embedcube.balance import Shards, assign
-from embedcube.campaign_file import load_campaign
-from embedcube.cli import app
-from embedcube.config import Campaign as Document
-from embedcube.cut import cut
-from embedcube.embed import KERNEL_VERSION
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import Plan, Shards, planned_scenes, read_plan, read_recipes, read_shards
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign as Document
+from embedcube.campaign.schema import make_grid
+from embedcube.cli.verbs import app
 from embedcube.errors import RequestError
-from embedcube.fit import fit
 from embedcube.grid import ShardRange
-from embedcube.inventory import index, read_inventory
-from embedcube.plan import Plan, plan, planned_scenes, read_plan, read_recipes, read_shards
-from embedcube.rundir import RunDir
-from embedcube.scene import Scene
+from embedcube.kernel import versions
+from embedcube.kernel.embed import KERNEL_VERSION
+from embedcube.prepare import plan as prepare_plan
+from embedcube.prepare.draw_groups import assign
+from embedcube.prepare.fit import fit
+from embedcube.prepare.index import index
+from embedcube.prepare.plan import plan
+from embedcube.prepare.shards import cut
 
 LAYER = "s2_mosaiks"
 Place = tuple[str, int, int]
@@ -376,7 +379,7 @@ def test_a_moved_archive_is_in_no_recipe(mine: Campaign, base: dict[Place, str],
 def with_scenes(monkeypatch: pytest.MonkeyPatch, scenes: Iterable[Scene]) -> None:
     """Let `plan` find other scenes in the inventory."""
     found = list(scenes)
-    monkeypatch.setattr(embedcube.plan, "read_inventory", lambda *_: found)
+    monkeypatch.setattr(prepare_plan, "read_inventory", lambda *_: found)
 
 
 @pytest.mark.parametrize(
@@ -444,9 +447,9 @@ def test_code_that_computes_bytes_is_in_every_recipe(
     mine: Campaign, base: dict[Place, str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     if name == "KERNEL_VERSION":
-        monkeypatch.setattr(embedcube.recipes, name, KERNEL_VERSION + 1)
+        monkeypatch.setattr(versions, name, KERNEL_VERSION + 1)
     elif name == "device_class":
-        monkeypatch.setattr(embedcube.recipes, name, lambda _: "cuda-sm80")
+        monkeypatch.setattr(versions, name, lambda _: "cuda-sm80")
     else:
         module = {"gdal": "rasterio.__gdal_version__"}.get(name, f"{name}.__version__")
         monkeypatch.setattr(module, "0.0")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.cube import Cube
-from embedcube.embed import Cells
+from embedcube.consolidate.verify import _least_cosine
+from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
-from embedcube.verify import _least_cosine
+from embedcube.kernel.embed import Cells
 
 LAYER = "s2_vit"
 VIT = {"name": "tiny_vit", "width": 64, "depth": 2}
@@ -72,7 +72,7 @@ def test_reduced_precision_gives_the_same_bytes_however_it_is_computed(demo: Cam
 
 
 def test_a_precision_that_a_layer_does_not_bear_is_a_finding(demo: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedcube.verify.LEAST_COSINE", 0.999_999_99)
+    monkeypatch.setattr("embedcube.consolidate.verify.LEAST_COSINE", 0.999_999_99)
     ask(demo, "bfloat16")
     with pytest.raises(WorkError, match=r"precision: s2_vit: a cosine of 0\.9\d+ between bfloat16 and float32"):
         demo.cli("run")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from embedcube.prefetch import prefetched
+from embedcube.workers.prefetch import prefetched
 
 
 def numbers(count: int, fail_at: int | None = None) -> Generator[int, None, None]:

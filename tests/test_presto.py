@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from tests.conftest import REAL_DATA
 from tests.reference_presto import presto
 
-from embedcube.assemble import make_backbone
-from embedcube.backbones.base import Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Chips, FitSample, Inputs, Weights, make_backbone
 from embedcube.backbones.presto import GROUPS, MOST_FRAMES, Encoder, Presto
-from embedcube.campaign_file import load_campaign
+from embedcube.campaign.load import load_campaign
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
-from embedcube.testing import check_backbone
+from embedcube.testing.contracts import check_backbone
 from embedcube.windows import Window, dates_of
 
 WEIGHTS = REAL_DATA / "weights_presto" / "default_model.pt"

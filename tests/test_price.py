@@ -6,11 +6,12 @@ import pytest
 import torch
 from tests.edge.kernels import bare_kernel
 
-from embedcube.config import How
+from embedcube.campaign.how import How
+from embedcube.campaign.price import Price, describe
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
-from embedcube.kernel import LayerInput, LayerKernel
-from embedcube.price import Price, _data_bytes, _device_bytes, describe, refuse_over_limit, total_price
+from embedcube.kernel.layer import LayerInput, LayerKernel
+from embedcube.prepare.price import _data_bytes, _device_bytes, refuse_over_limit, total_price
 
 CELL_BYTES = 10 + 4 + 1 + 2
 

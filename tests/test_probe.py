@@ -10,10 +10,10 @@ from tests.conftest import Campaign
 from tests.edge.kernels import bare_kernel
 
 from embedcube.backbones.base import Chips
+from embedcube.campaign.plan import read_recipes
 from embedcube.grid import ShardLayout
-from embedcube.kernel import LayerKernel
-from embedcube.plan import read_recipes
-from embedcube.probe import best_batch
+from embedcube.kernel.layer import LayerKernel
+from embedcube.prepare.batch_size import best_batch
 
 
 class Takes(torch.nn.Module):
@@ -88,7 +88,7 @@ def recipes(campaign: Campaign) -> set[str]:
 def test_a_campaign_keeps_the_batch_that_was_found_for_it(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     probing.cli("run", "--until", "plan")
     first, found = recipes(probing), batch_of(probing)
-    monkeypatch.setattr("embedcube.plan.best_batch", lambda *_: pytest.fail("probed again"))
+    monkeypatch.setattr("embedcube.prepare.plan.best_batch", lambda *_: pytest.fail("probed again"))
     probing.cli("plan")
     assert batch_of(probing) == found
     assert recipes(probing) == first
@@ -110,7 +110,7 @@ def test_the_batch_that_was_found_is_in_the_recipes_as_if_it_had_been_written(
 def test_another_layer_is_probed_again(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     probing.cli("run", "--until", "plan")
     found = batch_of(probing)
-    monkeypatch.setattr("embedcube.plan.best_batch", lambda *_: 2 * found)
+    monkeypatch.setattr("embedcube.prepare.plan.best_batch", lambda *_: 2 * found)
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(precision="bfloat16"))
     probing.cli("plan")
     assert batch_of(probing) == 2 * found
@@ -119,7 +119,7 @@ def test_another_layer_is_probed_again(probing: Campaign, monkeypatch: pytest.Mo
 def test_a_batch_that_was_written_was_not_found(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch=2))
     probing.cli("run", "--until", "plan")
-    monkeypatch.setattr("embedcube.plan.best_batch", lambda *_: 64)
+    monkeypatch.setattr("embedcube.prepare.plan.best_batch", lambda *_: 64)
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch="auto"))
     probing.cli("plan")
     assert batch_of(probing) == 64

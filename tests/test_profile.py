@@ -13,13 +13,13 @@ import zarr
 from rasterio.transform import from_origin
 from tests.conftest import Campaign
 
-from embedcube.campaign_file import load_campaign
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import scan_records
+from embedcube.campaign.scene import Asset
+from embedcube.consolidate.provenance import receipt
 from embedcube.grid import Grid, PixelArea
-from embedcube.parts import scan_records
-from embedcube.profile import Spent, profile, table
-from embedcube.provenance import receipt
-from embedcube.raster import RasterReader
-from embedcube.scene import Asset
+from embedcube.jobs.profile import Spent, profile, table
+from embedcube.sources.reader import RasterReader
 from embedcube.timings import DEVICE, READING, WITHIN_READ, WRITING
 
 

@@ -20,10 +20,10 @@ from tests.edge import shim
 from tests.edge.scenes import Scene, write_scene
 from tests.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE, Canvas
 
+from embedcube.campaign.parts import QUARANTINE, RECORDS
+from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
-from embedcube.parts import QUARANTINE, RECORDS
-from embedcube.rundir import RunDir
-from embedcube.sources.demo import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
+from embedcube.testing.demo import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
 
 # --- the demo's torn band -----------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import Campaign
 from tests.edge import shim
 
+from embedcube.campaign.parts import scan_records
 from embedcube.errors import WorkError
 from embedcube.machine import cores
-from embedcube.parts import scan_records
 
 
 def change_plan(campaign: Campaign, change: Callable[[dict[str, Any]], None]) -> None:

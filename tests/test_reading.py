@@ -24,13 +24,14 @@ from rasterio.warp import Resampling, reproject
 from tests.conftest import Campaign
 from tests.edge import scenes, shim
 
-from embedcube.balance import ReadCost, Shards, draw_groups
-from embedcube.config import Archive
+from embedcube.campaign.plan import Shards
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
-from embedcube.onto import Method, placed_in_words, read_onto
-from embedcube.raster import RasterReader
-from embedcube.scene import Asset, Scene
-from embedcube.sources.sentinel2 import Sentinel2
+from embedcube.prepare.draw_groups import ReadCost, draw_groups
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.resample import Method, placed_in_words, read_onto
+from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 
 pytestmark = pytest.mark.slow
@@ -345,7 +346,7 @@ def test_the_files_of_a_years_window_stay_open(tmp_path: Path, monkeypatch: pyte
         opened_files.append(path)
         return real(path)
 
-    monkeypatch.setattr("embedcube.raster.rasterio.open", noting)
+    monkeypatch.setattr("embedcube.sources.reader.rasterio.open", noting)
     one = asset("B02", WEST, NORTH, 10, (32, 32), 32, "uint8")
     reader = RasterReader(threads=2)
     try:

@@ -10,7 +10,7 @@ import yaml
 from tests.conftest import Campaign as CampaignFile
 from tests.conftest import run_cli
 
-from embedcube.config import Campaign
+from embedcube.campaign.schema import Campaign
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

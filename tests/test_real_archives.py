@@ -19,13 +19,14 @@ import xarray
 from numpy.typing import NDArray
 from tests.conftest import REAL_DATA, Campaign
 
-from embedcube.assemble import grid_names, make_kernel
-from embedcube.campaign_file import load_campaign
-from embedcube.fit import read_weights
-from embedcube.inventory import read_inventory
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import read_sample
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.schema import grid_names
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import read_sample
+from embedcube.sources.reader import RasterReader
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 

@@ -14,15 +14,16 @@ import xarray
 from numpy.typing import NDArray
 from tests.conftest import REAL_DATA, Campaign
 
-from embedcube.assemble import make_backbone, make_kernel
-from embedcube.campaign_file import load_campaign
-from embedcube.encode import VALID, VALID_INCOMPLETE
-from embedcube.fit import read_weights
-from embedcube.inventory import read_inventory
-from embedcube.kernel import LayerKernel, Shard
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import Sample, read_sample
+from embedcube.backbones.base import make_backbone
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import Sample, read_sample
+from embedcube.sources.reader import RasterReader
 
 CAMPAIGNS = Path(__file__).parents[1] / "configs" / "campaigns"
 

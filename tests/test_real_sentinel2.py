@@ -17,16 +17,16 @@ from tests import reference_sentinel2 as reference
 from tests.conftest import REAL_DATA, Campaign, run_cli
 from tests.reference_sentinel2 import Canvas, Shot
 
-from embedcube.assemble import make_kernel
-from embedcube.campaign_file import load_campaign
-from embedcube.fit import read_weights
-from embedcube.inventory import read_inventory
-from embedcube.kernel import LayerKernel, Shard
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import read_sample
-from embedcube.scene import Scene
-from embedcube.sources.sentinel2 import Sentinel2
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.scene import Scene
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import read_sample
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel2.source import Sentinel2
 
 pytestmark = pytest.mark.realdata
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube import consolidate as stage
-from embedcube import rechunk
+from embedcube.campaign.parts import read_verified
+from embedcube.campaign.run_folder import TEMPORARY_PREFIX
+from embedcube.consolidate import consolidate as stage
+from embedcube.consolidate import rechunk
 from embedcube.errors import StartAgain, WorkError
-from embedcube.parts import read_verified
-from embedcube.rundir import TEMPORARY_PREFIX
 
 
 @pytest.fixture

@@ -13,20 +13,21 @@ import pytest
 import torch
 from tests.conftest import Campaign
 
-import embedcube.sample
-from embedcube.assemble import make_inputs, make_kernel
-from embedcube.backbones.base import Weights
-from embedcube.campaign_file import load_campaign
-from embedcube.cut import cut
+from embedcube.backbones.base import Weights, make_inputs
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import Shard
+from embedcube.campaign.scene import Scene
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.inventory import index
-from embedcube.kernel import LayerInput, LayerKernel, Shard
-from embedcube.raster import RasterReader
-from embedcube.sample import Sample, read_sample
-from embedcube.scene import Scene
+from embedcube.kernel import sample as sample_module
+from embedcube.kernel.layer import LayerInput, LayerKernel
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import Sample, read_sample
+from embedcube.prepare.index import index
+from embedcube.prepare.shards import cut
 from embedcube.sources.base import Observation
-from embedcube.sources.sentinel2 import Sentinel2
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 
 
@@ -76,12 +77,12 @@ def test_a_sample_is_the_same_with_any_threads_and_strips(
     worst: tuple[LayerKernel, Shard, list[Scene]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(embedcube.sample, "_STRIP_BYTES", 1 << 40)
+    monkeypatch.setattr(sample_module, "_STRIP_BYTES", 1 << 40)
     expected = sample_of(worst, threads=1)
     assert len(worst[2]) > 8
     assert 0 < np.isnan(expected.x_tcyx).mean() < 1
     assert expected.n_obs_yx.max() > 2
-    monkeypatch.setattr(embedcube.sample, "_STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(sample_module, "_STRIP_BYTES", strip_bytes)
     found = sample_of(worst, threads)
     for field in fields(Sample):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), err_msg=field.name)

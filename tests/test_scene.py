@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
+from embedcube.campaign.scene import Asset, Box, Scene
 from embedcube.grid import Grid
-from embedcube.scene import Asset, Box, Scene
 
 steady = settings(deadline=None)
 

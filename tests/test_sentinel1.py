@@ -19,23 +19,23 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from tests.conftest import REAL_DATA, Campaign
 
-from embedcube.assemble import make_kernel
 from embedcube.backbones.base import Weights
-from embedcube.campaign_file import load_campaign
-from embedcube.composite import Composite
-from embedcube.config import Archive, Mask
-from embedcube.cube import Cube
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive, Mask
+from embedcube.cube.reader import Cube
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.inventory import read_inventory
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import read_sample
-from embedcube.scene import Scene
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import read_sample
 from embedcube.sources.base import Observation
-from embedcube.sources.finding import find_products
-from embedcube.sources.sentinel1 import Sentinel1, photograph
-from embedcube.testing import check_source
+from embedcube.sources.catalog.find import find_products
+from embedcube.sources.composite import Composite
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel1.source import Sentinel1, photograph
+from embedcube.testing.contracts import check_source
 from embedcube.windows import Window
 
 SSL4EO = REAL_DATA / "s1s2_ssl4eo_43RCP_2020" / "s1"

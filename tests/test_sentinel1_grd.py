@@ -24,15 +24,15 @@ from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 from tests.conftest import Campaign
 
-from embedcube.config import Archive
-from embedcube.cube import Cube
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive
+from embedcube.cube.reader import Cube
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import RasterReader
-from embedcube.scene import Scene
 from embedcube.sources.base import Observation
-from embedcube.sources.sentinel1 import Sentinel1
-from embedcube.testing import check_source
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel1.source import Sentinel1
+from embedcube.testing.contracts import check_source
 from embedcube.windows import Window
 
 UTM = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
@@ -548,7 +548,7 @@ def test_without_a_dem_or_the_extra_it_says_what_to_do(product: Path, monkeypatc
     advice = r"calibrate and terrain-correct it first.*options: \{dem: heights\.tif\}, install embedcube\[s1-safe\]"
     plain = Archive(source="sentinel1", path=product, bands=("VV",), options={"values": "db"})
     assert re.search(advice, verdict(plain))
-    monkeypatch.setattr("embedcube.sources.sentinel1.can_geocode", lambda: False)
+    monkeypatch.setattr("embedcube.sources.sentinel1.source.can_geocode", lambda: False)
     assert re.search(advice, verdict(archive(product)))
 
 

@@ -16,18 +16,18 @@ import rasterio
 import xarray
 from rasterio.transform import from_origin
 
-from embedcube.budget import unreadable
-from embedcube.config import Archive, Campaign, Mask
-from embedcube.cut import cut
+from embedcube.campaign.parts import unreadable
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive, Campaign, Mask
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import RasterReader
-from embedcube.scene import Scene
+from embedcube.prepare.shards import cut
 from embedcube.sources.base import Observation
-from embedcube.sources.finding import find_products
-from embedcube.sources.products import Product
-from embedcube.sources.sentinel2 import Sentinel2
-from embedcube.sources.sentinel2_names import identify
+from embedcube.sources.catalog.find import find_products
+from embedcube.sources.catalog.products import Product
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel2.names import identify
+from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 
 GRID = Grid(crs="EPSG:32633", pixel=10.0)

@@ -9,11 +9,11 @@ import yaml
 from rasterio.transform import from_origin
 from tests.conftest import PLUGINS, Campaign
 
-from embedcube.config import Archive
-from embedcube.cube import Cell, Cube
+from embedcube.campaign.plugins import distribution, plugin
+from embedcube.campaign.schema import Archive
+from embedcube.cube.reader import Cell, Cube
 from embedcube.grid import Grid
-from embedcube.registry import distribution, plugin
-from embedcube.testing import check_source
+from embedcube.testing.contracts import check_source
 
 WEST, NORTH, SIDE = 400_000.0, 5_500_000.0, 96
 GUIDE = Path(__file__).parents[1] / "docs" / "plugins.md"

@@ -14,13 +14,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from tests.conftest import Campaign
 
-from embedcube.bounds import bounded
-from embedcube.campaign_file import load_campaign
-from embedcube.config import Search
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Search
+from embedcube.campaign.search_extent import bounded
 from embedcube.errors import RequestError, StartAgain
-from embedcube.inventory import index, read_inventory
-from embedcube.plan import plan
-from embedcube.scene import Scene
+from embedcube.prepare.index import index
+from embedcube.prepare.plan import plan
 
 pytest.importorskip("pystac_client")
 

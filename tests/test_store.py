@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedcube.encode import NOT_PROCESSED, VALID, Encoding
-from embedcube.quantise import quantise
-from embedcube.store import CHUNK_BYTES, ArraySpec, ShardEncoder, array_specs, chunk_cells
+from embedcube.cube.arrays import CHUNK_BYTES, ArraySpec, ShardEncoder, array_specs, chunk_cells
+from embedcube.cube.encoding import NOT_PROCESSED, VALID, Encoding
+from embedcube.kernel.quantise import quantise
 
 CELLS, DIMENSIONS = 6, 5
 GRID = (2, 3, 2)
@@ -33,7 +33,7 @@ each_encoding = pytest.mark.parametrize("encoding", ["int8", "float16", "float32
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several inner chunks in a shard of a few cells."""
-    monkeypatch.setattr("embedcube.store.CHUNK_BYTES", 30)
+    monkeypatch.setattr("embedcube.cube.arrays.CHUNK_BYTES", 30)
 
 
 def specs_of(encoding: Encoding) -> tuple[ArraySpec, ...]:
@@ -201,7 +201,7 @@ def test_chunks_divide_shards(encoding: Encoding, cells: int, dimensions: int) -
 @example(cells=128, cell_bytes=CHUNK_BYTES // 64**2 + 1)
 def test_a_chunk_is_the_largest_that_costs_little_to_read(cells: int, cell_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedcube.store.CHUNK_BYTES", CHUNK_BYTES)
+        patch.setattr("embedcube.cube.arrays.CHUNK_BYTES", CHUNK_BYTES)
         side = chunk_cells(cells, cell_bytes)
     assert cells % side == 0
     assert side == 1 or side**2 * cell_bytes <= CHUNK_BYTES

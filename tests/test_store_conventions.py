@@ -23,14 +23,14 @@ from pyproj import CRS
 from tests.conftest import Campaign
 
 import embedcube
-from embedcube.campaign_file import load_campaign
-from embedcube.config import Layer
-from embedcube.cube import Cube
-from embedcube.encode import STATUS_MEANINGS
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.schema import Layer
+from embedcube.consolidate.attributes import coordinate_attributes, spatial_ref_attributes, zone_attributes
+from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.cube.reader import Cube
 from embedcube.grid import Grid, PixelArea
-from embedcube.inventory import read_inventory
-from embedcube.metadata import coordinate_attributes, spatial_ref_attributes, zone_attributes
-from embedcube.plan import read_plan, read_shards
 
 ZONE = "s2_mosaiks/grid"
 SCHEMAS = Path(__file__).parent / "data" / "conventions"

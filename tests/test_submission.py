@@ -14,15 +14,15 @@ import pytest
 import yaml
 from tests.conftest import Campaign
 
-from embedcube.campaign_file import load_campaign
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan
+from embedcube.campaign.site import Container, Site
 from embedcube.errors import RequestError, StartAgain, WorkError
-from embedcube.executors.slurm import image_digest, wait_for
-from embedcube.plan import read_plan
-from embedcube.price import DECODE_BYTES_PER_S
+from embedcube.jobs.slurm import image_digest, wait_for
+from embedcube.jobs.submit import planned, refuse_at_site, submissions
+from embedcube.prepare.price import DECODE_BYTES_PER_S
 from embedcube.progress import silent
-from embedcube.rank import END_TIME
-from embedcube.site import Container, Site
-from embedcube.submit import planned, refuse_at_site, submissions
+from embedcube.workers.protocol import END_TIME
 
 ROOT = Path(__file__).parents[1]
 

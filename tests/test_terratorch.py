@@ -28,23 +28,24 @@ import yaml
 from numpy.typing import NDArray
 from tests.conftest import REAL_DATA, Campaign, cube_bytes, run_cli
 
-from embedcube.assemble import make_backbone, make_kernel
-from embedcube.backbones.base import Chips, FitSample, Inputs
-from embedcube.backbones.terratorch import TerraTorch
-from embedcube.backbones.terratorch_models import KNOWN, MODALITIES, TERRATORCH_BAND
-from embedcube.backbones.terratorch_registry import build
-from embedcube.campaign_file import load_campaign
-from embedcube.compiled import Compiled, compile_forward
-from embedcube.embed import forward
+from embedcube.backbones.base import Chips, FitSample, Inputs, make_backbone
+from embedcube.backbones.normalisation import MODALITIES
+from embedcube.backbones.terratorch.backbone import TerraTorch
+from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
+from embedcube.backbones.terratorch.registry import build
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.errors import RequestError
-from embedcube.fit import read_weights
 from embedcube.grid import ShardLayout
-from embedcube.inventory import read_inventory
-from embedcube.kernel import LayerKernel
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import read_sample
-from embedcube.testing import check_backbone
+from embedcube.kernel.compile import Compiled, compile_forward
+from embedcube.kernel.embed import forward
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import read_sample
+from embedcube.sources.reader import RasterReader
+from embedcube.testing.contracts import check_backbone
 from embedcube.windows import Window, dates_of
 
 S2 = MODALITIES["S2L2A"].bands

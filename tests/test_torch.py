@@ -23,21 +23,21 @@ from tests.conftest import Campaign, cube_bytes
 from tests.plugins.plain_models import SmallCnn, SmallVit
 from torch import Tensor, nn
 
-from embedcube.assemble import make_kernel
 from embedcube.backbones.base import Chips, FitSample, Inputs
-from embedcube.backbones.terratorch_models import MODALITIES
-from embedcube.backbones.torch import LAYOUTS, Torch
-from embedcube.backbones.torch_outputs import Reading, Vectors
-from embedcube.backbones.torch_trial import tried
-from embedcube.campaign_file import load_campaign
+from embedcube.backbones.normalisation import MODALITIES
+from embedcube.backbones.torch_module.backbone import LAYOUTS, Torch
+from embedcube.backbones.torch_module.outputs import Reading, Vectors
+from embedcube.backbones.torch_module.trial import tried
+from embedcube.backbones.weights import read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.errors import RequestError
-from embedcube.fit import read_weights
 from embedcube.grid import ShardLayout
-from embedcube.inventory import read_inventory
-from embedcube.plan import read_plan, read_shards
-from embedcube.raster import RasterReader
-from embedcube.sample import read_sample
-from embedcube.testing import check_backbone
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import read_sample
+from embedcube.sources.reader import RasterReader
+from embedcube.testing.contracts import check_backbone
 from embedcube.windows import dates_of
 
 RGB = Inputs(bands=(("B02", "B03", "B04"),))

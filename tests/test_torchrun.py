@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.parts import scan_records
+from embedcube.campaign.parts import scan_records
 
 EMBEDCUBE = Path(sys.executable).parent / "embedcube"
 

@@ -18,9 +18,9 @@ import zarr
 from numpy.typing import NDArray
 from tests.conftest import Campaign, run_cli
 
-from embedcube.cli import app
+from embedcube.campaign.run_folder import RunDir
+from embedcube.cli.verbs import app
 from embedcube.errors import EmbedcubeError
-from embedcube.rundir import RunDir
 
 LAYER = "s2_mosaiks"
 ZONE = f"{LAYER}/grid"

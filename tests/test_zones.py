@@ -16,16 +16,15 @@ from pyproj import Transformer
 from tests.conftest import Campaign
 from tests.edge.scenes import Scene, write_scene
 
-from embedcube.assemble import grid_names, make_grid
-from embedcube.campaign_file import load_campaign
-from embedcube.config import Archive, Region
-from embedcube.cube import Cube
-from embedcube.cut import cut
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.schema import Archive, Region, grid_names, make_grid
+from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea, ShardLayout
-from embedcube.inventory import read_inventory
-from embedcube.raster import RasterReader
-from embedcube.sources.sentinel2 import Sentinel2
+from embedcube.prepare.shards import cut
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 
 steady = settings(deadline=None)

@@ -1,5 +1,5 @@
 """`python -m embedcube` is the command `embedcube`."""
 
-from embedcube.cli import main
+from embedcube.cli.verbs import main
 
 main()

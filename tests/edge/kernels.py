@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from embedcube.grid import ShardLayout
-from embedcube.kernel import LayerInput, LayerKernel
+from embedcube.kernel.layer import LayerInput, LayerKernel
 from embedcube.windows import Window
 
 

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from embedcube.composite import Composite, composite
-from embedcube.config import Archive
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
-from embedcube.onto import Conversion
-from embedcube.raster import RasterReader
-from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.products import by_time, describe, place_of
+from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import observe_converted
-from embedcube.sources.finding import archive_products
-from embedcube.sources.products import by_time, describe, place_of
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.resample import Conversion
 from embedcube.windows import Window
 
 

@@ -13,8 +13,8 @@ import yaml
 from tests.conftest import Campaign, cube_bytes
 from tests.slurm.cluster import LAB, Cluster
 
-from embedcube.cube import Cube
-from embedcube.parts import scan_records
+from embedcube.campaign.parts import scan_records
+from embedcube.cube.reader import Cube
 
 BUILD = Path(__file__).parents[2] / "containers" / "build.sh"
 DEFINITION = BUILD.parent / "embedcube-cpu.def"

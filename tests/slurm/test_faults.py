@@ -12,9 +12,9 @@ import pytest
 from tests.conftest import Campaign, cube_bytes
 from tests.slurm.cluster import Cluster, wait_until
 
-from embedcube.campaign_file import load_campaign
-from embedcube.parts import Record, scan_records
-from embedcube.plan import read_plan, read_shards
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import Record, scan_records
+from embedcube.campaign.plan import read_plan, read_shards
 
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
 
@@ -103,7 +103,7 @@ def begun_and_ended(cluster: Cluster, begun: Started) -> str:
 
 def ranks_on(cluster: Cluster, node: str) -> list[psutil.Process]:
     """The ranks that run on a node."""
-    return [process for process in cluster.processes(node) if "embedcube.rank" in process.cmdline()]
+    return [process for process in cluster.processes(node) if "embedcube.workers.rank" in process.cmdline()]
 
 
 def nodes_of(cluster: Cluster, job: str) -> list[str]:

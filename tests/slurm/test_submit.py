@@ -13,9 +13,9 @@ import yaml
 from tests.conftest import REAL_DATA, Campaign, cube_bytes
 from tests.slurm.cluster import Cluster, wait_until
 
+from embedcube.campaign.parts import scan_records
 from embedcube.errors import RequestError
-from embedcube.parts import scan_records
-from embedcube.submit import submissions
+from embedcube.jobs.submit import submissions
 
 pytestmark = pytest.mark.slurm
 

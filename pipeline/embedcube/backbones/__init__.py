@@ -1,1 +1,1 @@
-"""What turns chips into vectors: one module per encoder."""
+"""Chips -> vectors. `base.py` holds the contract; each encoder is a module or a folder."""

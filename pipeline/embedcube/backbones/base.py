@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embedcube.campaign.plugins import plugin
+from embedcube.campaign.schema import Campaign, make_layout
+from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
 
@@ -144,3 +147,21 @@ class Backbone(Protocol):
         chip on its own: what else is in the batch must not matter.
         """
         ...
+
+
+def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:
+    """What the layer's chips are made of."""
+    bands = tuple(campaign.archives[archive].bands for archive in campaign.layers[layer_name].archives)
+    return Inputs(bands=bands, frames=len(campaign.frames(layer_name)[0]))
+
+
+def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
+    """The backbone of one layer; wrong options are a RequestError."""
+    layer = campaign.layers[layer_name]
+    options = {key: value for key, value in layer.backbone.items() if key != "name"}
+    inputs = make_inputs(campaign, layer_name)
+    try:
+        backbone: Backbone = plugin("backbones", layer.backbone["name"])(options, make_layout(layer), inputs)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"layers.{layer_name}.backbone: {error}") from None
+    return backbone

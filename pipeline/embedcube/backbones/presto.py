@@ -18,11 +18,15 @@ from embedcube.backbones.checkpoint import as_arrays, state_dict_of, taken
 from embedcube.grid import ShardLayout
 
 WIDTH = 128
+
 MOST_FRAMES = 24
 """positions that were trained"""
+
 MONTH_WIDTH, GROUP_WIDTH, POSITION_WIDTH = 32, 32, 64
 """what is added to a token, side by side"""
+
 HEADS, BLOCKS, HIDDEN = 8, 2, 512
+
 LAND_CLASSES = 9
 """of Dynamic World; that number itself says "missing" """
 
@@ -59,6 +63,7 @@ CHANNELS = (
     Channel(names=("elevation",), mean=0, std=2000),  # m
     Channel(names=("slope",), mean=0, std=50),  # degrees
 )
+
 RED, NEAR_INFRARED, TERRAIN, NDVI = 4, 8, slice(14, 16), 16
 """Indices of channels; NDVI follows the measured ones and is computed here."""
 

@@ -1,1 +1,1 @@
-"""Where inputs come from: one module per kind of archive."""
+"""Archives -> scenes -> pixels on the grid. `base.py` holds the contract."""

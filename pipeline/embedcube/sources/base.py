@@ -7,11 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.composite import Composite
-from embedcube.config import Archive
+from embedcube.campaign.plugins import plugin
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Archive, Campaign
 from embedcube.grid import Grid, PixelArea
-from embedcube.raster import RasterReader
-from embedcube.scene import Scene
+from embedcube.sources.composite import Composite
+from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
 
@@ -76,3 +77,16 @@ class Source(Protocol):
         Each pixel on its own: several threads ask at once, for several strips of a shard.
         """
         ...
+
+
+def make_source(campaign: Campaign, archive: str) -> Source:
+    """The source of one archive."""
+    block = campaign.archives[archive]
+    source: Source = plugin("sources", block.source)(archive, block)
+    return source
+
+
+def counted_archives(campaign: Campaign, layer_name: str) -> tuple[str, ...]:
+    """Those of a layer whose scenes make a cell valid and are counted: photographs, or fields where it has none."""
+    names = campaign.layers[layer_name].archives
+    return tuple(name for name in names if make_source(campaign, name).photographs) or names

@@ -6,14 +6,14 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from embedcube.blocks import Block
-from embedcube.config import Archive
+from embedcube.campaign.fields import Block
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.onto import Conversion, Pixels
-from embedcube.raster import RasterReader
-from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.resample import Conversion, Pixels
 
 
 class Numbers(Block):

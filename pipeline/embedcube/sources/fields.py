@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from embedcube.composite import Composite, composite
-from embedcube.config import Archive
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
-from embedcube.onto import Conversion
-from embedcube.raster import RasterReader
-from embedcube.scene import Asset, Scene
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.products import Product, by_time, describe, place_of
+from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
-from embedcube.sources.finding import archive_products
 from embedcube.sources.options import band_names, read_options, refuse_keys
-from embedcube.sources.products import Product, by_time, describe, place_of
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.resample import Conversion
 from embedcube.windows import Window
 
 ALWAYS = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)

@@ -5,10 +5,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from embedcube.blocks import Block, nearest
-from embedcube.config import Archive
+from embedcube.campaign.fields import Block, nearest
+from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
-from embedcube.sources.products import Names
+from embedcube.sources.catalog.products import Names
 
 Options = TypeVar("Options", bound=Block)
 

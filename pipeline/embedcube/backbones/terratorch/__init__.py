@@ -1,0 +1,1 @@
+"""The backbones of TerraTorch's registry: TerraMind, Prithvi and others."""

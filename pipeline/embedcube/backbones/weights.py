@@ -1,0 +1,94 @@
+"""The weights file of a layer: its format (safetensors), its reader and its checks."""
+
+import hashlib
+import json
+from typing import Any
+
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from embedcube.backbones.base import Weights
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign, period_of_fit
+from embedcube.errors import RequestError
+
+
+def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, str]:
+    """The frozen weights of a layer, and the SHA-256 (hex) of their file.
+
+    Raises:
+        RequestError: there are none, or they belong to another backbone or period of fitting.
+    """
+    path = run.weights(layer)
+    if not path.exists():
+        raise RequestError(f"{path}: layer {layer} has no weights yet; run `embedcube fit` first")
+    data = path.read_bytes()
+    return parse_weights(data, campaign, layer, f"{path}"), hashlib.sha256(data).hexdigest()
+
+
+def fitted_on(run: RunDir, layer: str) -> str:
+    """The period that a layer's weights say they were fitted on; empty for those that somebody else has published."""
+    period: str = _said(run.weights(layer).read_bytes()).get("period", "")
+    return period
+
+
+def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> Weights:
+    """Weights from the bytes of a safetensors file; `origin` is named in errors.
+
+    Raises:
+        RequestError: not such a file, or made for another backbone or other bands, or fitted on another period than
+            the layer's `fit` names; without `fit`, weights may be of any.
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+        made_for = _said(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise RequestError(f"{origin}: not a weights file of embedcube: {error}") from None
+    wanted, period = _facts(campaign, layer), made_for.pop("period", "")
+    if made_for != wanted:
+        raise RequestError(
+            f"{origin}: made for {made_for}, layer {layer} asks for {wanted}; "
+            "remove the file to fit again, or name the layer otherwise"
+        )
+    if campaign.layers[layer].fit and period != period_of_fit(campaign, layer):
+        raise RequestError(
+            f"{origin}: fitted on {period or 'a period that it does not state'}, layers.{layer}.fit asks for "
+            f"{period_of_fit(campaign, layer)}; put the period back or leave `fit` out to keep these weights, "
+            "remove the file to fit again, or name the layer otherwise"
+        )
+    return Weights(mean=tensors.pop("embedcube.mean"), std=tensors.pop("embedcube.std"), tensors=tensors)
+
+
+def _said(data: bytes) -> dict[str, Any]:
+    """What a weights file says of itself."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    said: dict[str, Any] = json.loads(header["__metadata__"]["embedcube"])
+    return said
+
+
+def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
+    """What weights must have been made for."""
+    block = campaign.layers[layer]
+    return {
+        "backbone": block.backbone,
+        "bands": [list(campaign.archives[archive].bands) for archive in block.archives],
+    }
+
+
+def is_ours(data: bytes) -> bool:
+    """A safetensors file begins with the length of its JSON header."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return header.startswith(b"{") and b'"embedcube"' in header
+
+
+def packed(campaign: Campaign, name: str, weights: Weights, *, period: str) -> bytes:
+    """The bytes of the weights' file."""
+    tensors: dict[str, NDArray[Any]] = {
+        "embedcube.mean": weights.mean,
+        "embedcube.std": weights.std,
+        **weights.tensors,
+    }
+    # one key: safetensors writes several in an order that changes from run to run
+    said = json.dumps(_facts(campaign, name) | {"period": period}, sort_keys=True)
+    return safetensors.numpy.save(tensors, metadata={"embedcube": said})

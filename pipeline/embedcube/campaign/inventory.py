@@ -1,0 +1,165 @@
+"""inventory.parquet: its schema, reader and writer. `prepare/index.py` decides what goes into it."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import shapely
+from pyproj import CRS
+
+from embedcube.campaign.geojson import footprint, in_range
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Campaign, digest_of
+from embedcube.campaign.search_extent import bounded
+from embedcube.errors import RequestError
+from embedcube.windows import utc
+
+_ROWS = 1 << 13
+"""of the table, made and written at once"""
+
+_MOMENT = pyarrow.timestamp("us", "UTC")
+
+_WKB = {
+    "ARROW:extension:name": "geoarrow.wkb",
+    "ARROW:extension:metadata": json.dumps({"crs": CRS.from_epsg(4326).to_json_dict()}),
+}
+"""What the column of footprints is, for readers of Arrow."""
+
+
+def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
+    """The scenes of the inventory, in its order; each is made when it is asked for, as a rank needs few of them.
+
+    Raises:
+        RequestError: there is none, or it was made when the campaign asked otherwise; `index` makes it.
+    """
+    if not run.inventory.exists():
+        raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
+    table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene", "embedcube:asked"])
+    if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
+        raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
+    return _Scenes(table["embedcube:scene"])
+
+
+def made_for(campaign: Campaign, run: RunDir) -> bool:
+    """Whether the inventory that there is was made for the windows and the region of today.
+
+    An archive that is asked for other times or places has most likely grown since.
+    """
+    name = "embedcube:made_for"
+    if name not in pyarrow.parquet.read_schema(run.inventory).names:
+        return False
+    return set(pyarrow.parquet.read_table(run.inventory, columns=[name])[name].unique().to_pylist()) == {
+        _extent(campaign)
+    }
+
+
+class _Scenes(Sequence[Scene]):
+    def __init__(self, texts: pyarrow.ChunkedArray) -> None:
+        self._texts = texts.combine_chunks()
+        self._made: dict[int, Scene] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, place: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Scene]: ...
+
+    def __getitem__(self, place: int | slice) -> Scene | list[Scene]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if place not in self._made:
+            self._made[place] = _scene_of(self._texts[place].as_py())
+        return self._made[place]
+
+
+def _asked(campaign: Campaign) -> dict[str, str]:
+    """Digest of what is asked of each archive."""
+    asked = {}
+    for name, block in campaign.what["archives"].items():
+        search = bounded(campaign, name).search
+        asked[name] = digest_of({name: block} | ({"search": search.model_dump(mode="json")} if search else {}))
+    return asked
+
+
+def _extent(campaign: Campaign) -> str:
+    """Digest of when and where."""
+    return digest_of({key: campaign.what[key] for key in ("windows", "region")})
+
+
+def write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
+    """STAC-GeoParquet for everybody, with our own description of each scene in one more column."""
+    from stac_geoparquet.arrow import to_parquet
+
+    # columns, some thousand rows at a time: as dictionaries, a hundred thousand Items are a GB
+    pieces = (scenes[i : i + _ROWS] for i in range(0, len(scenes), _ROWS))
+    bands = tuple(dict.fromkeys(asset.band for scene in scenes for asset in scene.assets))
+    lasting = any(scene.end for scene in scenes)
+    asked, extent = _asked(campaign), _extent(campaign)
+    batches = (_rows(asked, extent, piece, bands, lasting) for piece in pieces)
+    first = next(batches)
+    to_parquet(pyarrow.RecordBatchReader.from_batches(first.schema, chain([first], batches)), path)
+
+
+def _rows(
+    asked: dict[str, str], extent: str, scenes: list[Scene], bands: tuple[str, ...], lasting: bool
+) -> pyarrow.RecordBatch:
+    """Some Items; with columns for beginning and end where any scene of the table is `lasting`."""
+    places = [in_range(scene.bbox) for scene in scenes]
+    west, south, east, north = np.array(places).T
+    nothing = pyarrow.array([[]] * len(scenes), pyarrow.list_(pyarrow.null()))
+    columns = {
+        "type": ["Feature"] * len(scenes),
+        "stac_version": ["1.0.0"] * len(scenes),
+        "id": [scene.id for scene in scenes],
+        "geometry": shapely.to_wkb([footprint(place) for place in places], flavor="iso"),
+        "bbox": pyarrow.StructArray.from_arrays([west, south, east, north], ["xmin", "ymin", "xmax", "ymax"]),
+        "links": nothing,
+        "assets": _assets(scenes, bands),
+        "stac_extensions": nothing,
+        "collection": [scene.archive for scene in scenes],
+        # a scene that lasts has no moment of its own
+        "datetime": pyarrow.array([None if scene.end else scene.time for scene in scenes], _MOMENT),
+        "embedcube:archive": [scene.archive for scene in scenes],
+        "embedcube:asked": [asked[scene.archive] for scene in scenes],
+        "embedcube:made_for": [extent] * len(scenes),
+        "embedcube:digest": [scene.digest for scene in scenes],
+        "embedcube:weak": [scene.weak for scene in scenes],
+        "embedcube:verdict": [scene.verdict for scene in scenes],
+        "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
+        "embedcube:scene": [scene.to_json() for scene in scenes],
+    }
+    if lasting:
+        columns["start_datetime"] = pyarrow.array([scene.time if scene.end else None for scene in scenes], _MOMENT)
+        columns["end_datetime"] = pyarrow.array([scene.end for scene in scenes], _MOMENT)
+    batch = pyarrow.RecordBatch.from_pydict(columns)
+    place = batch.schema.get_field_index("geometry")
+    return batch.cast(batch.schema.set(place, batch.schema.field(place).with_metadata(_WKB)))
+
+
+def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:
+    """A field for each band; null where a scene has no file of it."""
+    rows = [{asset.band: {"href": asset.path} for asset in scene.assets} for scene in scenes]
+    of_band = pyarrow.struct([("href", pyarrow.string())])
+    return pyarrow.array(rows, pyarrow.struct([(band, of_band) for band in bands]))
+
+
+def _scene_of(text: str) -> Scene:
+    document = json.loads(text)
+    document["time"] = utc(datetime.fromisoformat(document["time"]))
+    document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
+    document["bbox"] = tuple(document["bbox"])
+    document["software"] = tuple(document["software"])
+    for asset in document["assets"]:
+        asset["transform"] = tuple(asset["transform"])
+    document["assets"] = tuple(Asset(**asset) for asset in document["assets"])
+    return Scene(**document)

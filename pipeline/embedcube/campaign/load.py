@@ -1,0 +1,84 @@
+"""Campaign files: YAML -> a validated and resolved `Campaign`, and back."""
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from embedcube.campaign.geojson import read_geojson
+from embedcube.campaign.schema import Campaign, Region
+from embedcube.errors import RequestError
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read, validate and resolve a campaign file: paths absolute, declared variables expanded, GeoJSON inlined.
+
+    Raises:
+        RequestError: with one line naming the key, what was found and what would be right.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
+    try:
+        return _resolved(Campaign.model_validate(document), path.resolve().parent)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {first_error(error)}") from None
+    except ValueError as error:
+        raise RequestError(f"{path}: {error}") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """The error that says most, in one line with its place."""
+    errors = error.errors()
+    # a union reports each branch; the message of our own checks says more than "should be a tuple"
+    first = next((e for e in errors if e["type"] == "value_error"), errors[0])
+    # pydantic names the branch of a union in the place: "windows.tuple[...]"
+    place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|constrained-|\[", str(part)))
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if first["type"] in ("value_error", "missing") else f" (found {first['input']!r})"
+    return f"{place}: {message}{found}" if place else message
+
+
+def _resolved(campaign: Campaign, folder: Path) -> Campaign:
+    def absolute(path: Path) -> Path:
+        def expand(match: re.Match[str]) -> str:
+            if match[1] not in campaign.env:
+                raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
+            if match[1] not in os.environ:
+                raise ValueError(f"path {path}: variable {match[1]} is not set")
+            return os.environ[match[1]]
+
+        return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
+
+    archives = {}
+    for name, archive in campaign.archives.items():
+        archives[name] = archive.model_copy(update={"path": absolute(archive.path)})
+        if not archives[name].path.exists():
+            raise ValueError(f"archives.{name}.path: {archives[name].path} does not exist")
+    layers = {
+        name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer
+        for name, layer in campaign.layers.items()
+    }
+    region = campaign.region
+    if region is not None and region.geojson is not None:
+        region = Region(geometry=read_geojson(absolute(region.geojson)))
+    site = absolute(campaign.how.site) if campaign.how.site else None
+    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs), "site": site})
+    return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
+
+
+def dump_campaign(campaign: Campaign) -> str:
+    """The campaign as YAML that `load_campaign` reads back to an equal value."""
+    document = campaign.model_dump(mode="json", exclude_none=True)
+    return f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)

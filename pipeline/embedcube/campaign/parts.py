@@ -1,0 +1,265 @@
+"""Parts: what each rank wrote in one attempt. Records, quarantine and the error budget; their writer and readers."""
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign
+from embedcube.errors import WorkError
+
+log = logging.getLogger(__name__)
+RECORDS, QUARANTINE, FED = "records.jsonl", "quarantine.jsonl", "fed.bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One object of a part."""
+
+    array: str
+    path: str
+    """relative to the part; empty where every value is the fill value and nothing is stored"""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """An input that could not be read, for one shard."""
+
+    archive: str
+    scene: str
+    """its id within the archive"""
+    scene_digest: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The proof that a shard is on disk, and how it came about."""
+
+    shard: str
+    """for people: layer, window and place"""
+    recipe: str
+    """the plan's, for this shard: hex SHA-256"""
+    objects: tuple[StoredObject, ...]
+    scenes: tuple[str, ...]
+    """digests of the planned scenes, in the order in which they were composited"""
+    quarantined: tuple[Quarantined, ...]
+    fed_offset: int
+    fed_size: int
+    fed_sha256: str
+    """where in `fed.bin` the packed cells lie: for each scene a row of ceil(cells / 8) bytes (numpy.packbits)"""
+    counts: dict[str, int]
+    """cells per status, chips embedded"""
+    seconds: dict[str, float]
+    """wall, by step (`timings.py`)"""
+    read_bytes: int
+    """that the rank asked for since its last record; its shards overlap, so only their sum has a meaning"""
+    energy_j: float | None
+    """that the rank's GPU used since its last record; None where nothing tells (`energy.py`)"""
+    peak_bytes: int
+    """the most memory that the rank has held so far"""
+    started: str
+    finished: str
+    """UTC"""
+    host: str
+    device: str
+    attempt: str
+    rank: int
+    code_version: str
+    job: str
+    """of the batch system; empty without one"""
+    container: str
+    """digest of the image; empty outside of one"""
+
+    @property
+    def bytes_digest(self) -> tuple[tuple[str, str], ...]:
+        """What must be equal in two records of one recipe with the same quarantine."""
+        return tuple((stored.array, stored.sha256) for stored in self.objects)
+
+    def to_line(self) -> bytes:
+        """The line of records.jsonl."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Record":
+        """The inverse of `to_line`, from its parsed JSON."""
+        document["objects"] = tuple(StoredObject(**o) for o in document["objects"])
+        document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
+        document["scenes"] = tuple(document["scenes"])
+        return cls(**document)
+
+
+class PartWriter:
+    """Writes shards into a new part. Every method returns only when its bytes would survive a power cut."""
+
+    def __init__(self, folder: Path) -> None:
+        """Creates the part; a folder that exists already belongs to another attempt and is refused."""
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._folders: set[Path] = set()
+        self._fed_size = 0
+
+    def write_objects(
+        self, zone: str, key_of: dict[str, str], objects: dict[str, bytes | None]
+    ) -> tuple[StoredObject, ...]:
+        """Write the objects of one shard below `zone` ("<layer>/<zone>"), each whole or not at all."""
+        stored = []
+        for array, data in objects.items():
+            path = ""
+            if data is not None:
+                path = f"{zone}/{array}/{key_of[array]}"
+                self._make_folder((self._folder / path).parent)
+                write_atomically(self._folder / path, data)
+            body = data or b""
+            stored.append(StoredObject(array=array, path=path, size=len(body), sha256=sha256(body).hexdigest()))
+        return tuple(stored)
+
+    def write_fed(self, packed: bytes) -> int:
+        """Append the packed cells of one shard; returns their offset."""
+        offset = self._fed_size
+        _append(self._folder / FED, packed)
+        self._fed_size += len(packed)
+        return offset
+
+    def write_record(self, record: Record) -> None:
+        """Append the record, after everything it speaks of."""
+        for quarantined in record.quarantined:
+            line = {"shard": record.shard, "recipe": record.recipe, **asdict(quarantined)}
+            _append(self._folder / QUARANTINE, json.dumps(line).encode() + b"\n")
+        _append(self._folder / RECORDS, record.to_line())
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder not in self._folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            for made in (folder, *folder.parents):
+                fsync_folder(made.parent)
+                if made.parent == self._folder.parents[2]:  # the folder of all parts
+                    break
+            self._folders.add(folder)
+
+
+def _append(path: Path, data: bytes) -> None:
+    new = not path.exists()
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        fsync_folder(path.parent)
+
+
+def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
+    """Every record of every part, with the part's folder, in a fixed order; torn lines are passed over."""
+    for part, document in scan_documents(run):
+        yield part, Record.from_document(document)
+
+
+def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
+    """As `scan_records`, as plain JSON: for those who only count."""
+    for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    document = json.loads(line)
+                except ValueError:
+                    # a power cut may leave a line of zeros: not a record, and its shard is embedded again
+                    log.warning("%s: line %d is not a record and is passed over", path, number)
+                    continue
+                yield path.parent, document
+
+
+def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
+    """The recipes that need not be computed again; with `whole` only those for which every scene was read."""
+    return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}
+
+
+def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """For each recipe that has any, some of its record with the fewest unreadable scenes: for those who only count."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, document in scan_documents(run):
+        recipe, missed = document["recipe"], len(document["quarantined"])
+        if recipe in recipes and (recipe not in found or missed < len(found[recipe]["quarantined"])):
+            found[recipe] = {name: document[name] for name in ("quarantined", *names)}
+    return found
+
+
+def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:
+    """For each recipe that has any, its record with the fewest unreadable scenes, and the part it lies in.
+
+    Raises:
+        WorkError: two records of one recipe, with the same unreadable scenes, speak of different bytes.
+    """
+    found: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
+    for part, record in scan_records(run):
+        if record.recipe in recipes:
+            found[record.recipe].append((part, record))
+    return {recipe: _one_of(records) for recipe, records in found.items()}
+
+
+def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
+    """The record with the fewest unreadable scenes; two with the same ones must have the same bytes."""
+    by_quarantine: dict[tuple[str, ...], tuple[Path, Record]] = {}
+    for part, record in found:
+        verdicts = tuple(sorted(q.scene_digest for q in record.quarantined))
+        _, first = by_quarantine.setdefault(verdicts, (part, record))
+        if first.bytes_digest != record.bytes_digest:
+            raise WorkError(
+                f"{record.shard}: two results of one recipe differ: attempt {first.attempt} on {first.host} and "
+                f"attempt {record.attempt} on {record.host}, both {record.device}; one of the machines is not to be "
+                f"trusted: remove its attempts from {part.parents[2]} and run `embedcube embed` again"
+            )
+    return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
+
+
+def read_verified(part: Path, stored: StoredObject) -> bytes:
+    """The bytes of an object.
+
+    Raises:
+        WorkError: they are not what its record says.
+    """
+    path = part / stored.path
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise WorkError(
+            f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
+        ) from None
+    found = sha256(data).hexdigest()
+    if len(data) != stored.size or found != stored.sha256:
+        raise WorkError(
+            f"{path}: {len(data)} bytes with SHA-256 {found[:12]}, its record says {stored.size} and "
+            f"{stored.sha256[:12]}; the disk has changed it: remove that part's records.jsonl and embed again"
+        )
+    return data
+
+
+def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict[tuple[str, str], str]:
+    """Archive, id and reason of every planned scene that `index` or a shard could not read."""
+    found = {(scene.archive, scene.id): scene.verdict for scene in planned if scene.verdict}
+    for one in quarantined:
+        found.setdefault((one.archive, one.scene), one.reason)
+    return found
+
+
+def refuse_over_budget(campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined]) -> None:
+    """Raise a WorkError when more of the planned scenes are unreadable than `how.error_budget` allows."""
+    found = unreadable(planned, quarantined)
+    budget = campaign.how.error_budget
+    if len(found) > budget * len(planned):
+        (archive, scene), reason = min(found.items())
+        raise WorkError(
+            f"{len(found)} of {len(planned)} scenes cannot be read, how.error_budget allows {budget:.0%}; "
+            f"the first is {archive}/{scene}: {reason}. Replace the files and index again, or where they have only "
+            "come back `embedcube embed --retry-quarantined`; or raise the budget"
+        )

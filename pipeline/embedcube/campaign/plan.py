@@ -1,0 +1,184 @@
+"""plan.parquet and plan.json: their schema and their readers. `prepare/plan.py` writes them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from embedcube.campaign.price import Price
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign
+from embedcube.errors import RequestError
+from embedcube.grid import ShardRange
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The unit of work: can be printed, pickled, and run again alone."""
+
+    layer: str
+    zone: str
+    """name of the grid"""
+    t: int
+    """window, as an index of the cube"""
+    row: int
+    col: int
+    """on the shard lattice of the grid"""
+    iy: int
+    ix: int
+    """in the cube"""
+    recipe: str
+    """hex SHA-256 of all that determines the bytes"""
+    scenes: tuple[int, ...]
+    """rows of the inventory, in the order of compositing"""
+
+    @property
+    def place(self) -> tuple[str, int, int, int]:
+        """Where it is in the cube: "<layer>/<zone>", t, iy, ix."""
+        return f"{self.layer}/{self.zone}", self.t, self.iy, self.ix
+
+    def __str__(self) -> str:
+        return f"{self.layer}/{self.zone} t{self.t} y{self.iy} x{self.ix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """The shards of a layer, as columns; the scenes of shard i are `scenes[first[i] : first[i + 1]]`."""
+
+    t: Ints
+    row: Ints
+    col: Ints
+    first: Ints
+    scenes: Ints
+
+
+_ROWS = 1 << 16
+"""of the plan, that are Python objects at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """What holds for all shards of a layer."""
+
+    zones: dict[str, ShardRange]
+    """per grid, the shards that the layer's arrays span"""
+    dimensions: int
+    weights: str
+    """SHA-256 of the weights' file"""
+    fitted_on: str
+    """the period of their fitting; empty where they were published"""
+    model: str
+    batch: int
+    """chips in one forward pass"""
+    probed_for: str
+    """digest of the weights, software and layer for which `plan` found that batch; empty where the campaign says it"""
+    program: str
+    """SHA-256 of the compiled forward pass; empty where the layer is not compiled"""
+    compiled_for: str
+    """digest of all that it was compiled for"""
+    empty: tuple[int, ...]
+    """windows in which no scene makes a cell valid"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What holds for all rows of plan.parquet."""
+
+    campaign: str
+    """digest of the campaign it was made for"""
+    plan: str
+    """digest over all recipes: two plans with equal ones make the same shards"""
+    inventory: str
+    """SHA-256 of the inventory whose rows the plan names"""
+    versions: dict[str, str]
+    """of all that computes bytes; a rank whose versions differ refuses to start"""
+    layers: dict[str, LayerPlan]
+    shards: int
+    tasks: int
+    price: Price
+
+
+def read_plan(campaign: Campaign, run: RunDir) -> Plan:
+    """The summary of the plan.
+
+    Raises:
+        RequestError: there is none, or it was made for another version of the campaign, or by another of embedcube.
+    """
+    if not run.plan.exists():
+        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
+    document = json.loads(run.plan_summary.read_text())
+    if document["campaign"] != campaign.digest:
+        raise RequestError(
+            f"{run.plan} was made for another version of the campaign ({document['campaign'][:12]}, the file now "
+            f"says {campaign.digest[:12]}); run `embedcube plan` again"
+        )
+    if document["inventory"] != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
+        raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
+    try:
+        layers = {name: _layer_plan(layer) for name, layer in document.pop("layers").items()}
+        return Plan(layers=layers, price=Price(**document.pop("price")), **document)
+    except TypeError:
+        raise RequestError(f"{run.plan} was made by another version of embedcube; plan again") from None
+
+
+def _layer_plan(document: dict[str, Any]) -> LayerPlan:
+    zones = {zone: ShardRange(**place) for zone, place in document.pop("zones").items()}
+    return LayerPlan(zones=zones, empty=tuple(document.pop("empty", ())), **document)
+
+
+def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
+    """The draw groups of a task (or of all), in the order in which they are drawn."""
+    names = ("layer", "zone", "t", "row", "col", "recipe", "scenes", "task", "draw")
+    groups: dict[tuple[int, int], list[Shard]] = {}
+    for batch in _columns(run, names, task).to_batches(max_chunksize=_ROWS):
+        columns = (batch.column(name).to_pylist() for name in names)
+        for layer, zone, t, row, col, recipe, scenes, task_of, draw in zip(*columns, strict=True):
+            place = plan.layers[layer].zones[zone]
+            shard = Shard(
+                layer=layer,
+                zone=zone,
+                t=t,
+                row=row,
+                col=col,
+                iy=row - place.row,
+                ix=col - place.col,
+                recipe=recipe,
+                scenes=tuple(scenes),
+            )
+            groups.setdefault((task_of, draw), []).append(shard)
+    return list(groups.values())
+
+
+def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
+    """The recipe of each shard of a task (or of all): for those who only count."""
+    recipes: list[str] = _columns(run, ("recipe",), task)["recipe"].to_pylist()
+    return recipes
+
+
+def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
+    """Those of the inventory that shards of a task (or of all) need."""
+    linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
+    return [scenes[i] for i in np.unique(linked.to_numpy()).tolist()]
+
+
+def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
+    if task is None:
+        return pyarrow.parquet.read_table(run.plan, columns=list(names))
+    # the pilot is one more task
+    paths, mine = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
+    return pyarrow.concat_tables(pyarrow.parquet.read_table(p, columns=list(names), filters=mine) for p in paths)
+
+
+def digest_of_recipes(recipes: list[str]) -> str:
+    """SHA-256 over recipes in any order."""
+    return hashlib.sha256("".join(sorted(recipes)).encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""The price of a plan: memory, time and files of a campaign, as plan.json keeps it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price of a layer or of a campaign."""
+
+    shards: int
+    cells: int
+    chips: int
+    scenes: int
+    """links of shards to scenes"""
+    decoded_bytes: float
+    needed_bytes: float
+    """each needed block once"""
+    cube_bytes: float
+    """before compression"""
+    files: int
+    """objects, in the parts and, as links, in the cube"""
+    folders: int
+    """that hold them in the cube, and at most in the part of each rank"""
+    rank_bytes: float
+    """memory of one rank at the worst shard"""
+    worst_shard: str
+    device_s: float
+    """forward passes alone, on one device as it was just now"""
+    longest_s: float
+    """what the dearest shard takes of a rank, about"""
+    device_bytes: float = 0.0
+    """memory of a GPU; 0 on a CPU, where it is the rank's"""
+    limit_bytes: float = 0.0
+    """memory that one rank may take"""
+    device_limit_bytes: float = 0.0
+    """that a GPU has"""
+
+    @property
+    def amplification(self) -> float:
+        """Decoded bytes over each needed block once."""
+        return self.decoded_bytes / self.needed_bytes if self.needed_bytes else 1.0
+
+
+def describe(price: Price) -> list[str]:
+    """The price in words."""
+    return [
+        f"{price.shards} shards, {price.cells:,} cells, {price.chips:,} chips, {price.scenes:,} scenes in shards",
+        f"to decode {size(price.decoded_bytes)}, {price.amplification:.2f} x each needed block once",
+        f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects in {price.folders} folders",
+        f"memory {size(price.rank_bytes)} of {size(price.limit_bytes)} per rank; worst: {price.worst_shard}",
+        *([f"device memory {size(price.device_bytes)} of {size(price.device_limit_bytes)}"] * bool(price.device_bytes)),
+        f"device time about {duration(price.device_s)} on one device like this one",
+    ]
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,67 @@
+"""The campaign that a command is about: its file, what the command line says of `how`, its site; and its run folder.
+
+Heavy imports are inside, as in the command line.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedcube.campaign.run_folder import RunDir
+    from embedcube.campaign.schema import Campaign
+
+
+def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, to look at."""
+    from embedcube.campaign.load import load_campaign
+    from embedcube.campaign.run_folder import RunDir
+
+    campaign = load_campaign(campaign_file)
+    return campaign, RunDir(campaign.run_folder)
+
+
+def begin(
+    campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
+) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
+    campaign, folder = settle(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    keep(campaign, folder)
+    return campaign, folder
+
+
+def keep(campaign: "Campaign", folder: "RunDir") -> None:
+    """Write the campaign as resolved: what jobs and ranks read from now on."""
+    from embedcube.campaign.load import dump_campaign
+    from embedcube.campaign.run_folder import write_atomically
+
+    folder.root.mkdir(parents=True, exist_ok=True)
+    text = dump_campaign(campaign).encode()
+    if not folder.campaign.exists() or folder.campaign.read_bytes() != text:
+        write_atomically(folder.campaign, text)
+
+
+def settle(
+    campaign_file: Path,
+    ranks: int | None = None,
+    *,
+    retry_quarantined: bool = False,
+    executor: str | None = None,
+    site: Path | None = None,
+) -> "tuple[Campaign, RunDir]":
+    """The campaign, with what the command line and its site say of `how`, and its run folder."""
+    from embedcube.campaign.plugins import refuse_unknown_plugins
+    from embedcube.campaign.site import at_site, load_site
+
+    campaign, folder = open_campaign(campaign_file)
+    said = {
+        "ranks": ranks,
+        "retry_quarantined": retry_quarantined or None,
+        "executor": executor,
+        "site": site.absolute() if site else None,
+    }
+    how = campaign.how.model_copy(update={name: value for name, value in said.items() if value is not None})
+    campaign = campaign.model_copy(update={"how": how})
+    if how.executor == "slurm":
+        campaign = at_site(campaign, load_site(campaign))
+    refuse_unknown_plugins(campaign)
+    return campaign, folder

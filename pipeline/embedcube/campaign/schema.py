@@ -1,0 +1,380 @@
+"""A campaign file: YAML in, a validated and resolved `Campaign` out, and the digest over *what* is asked.
+
+*What* (archives, grid, region, windows, layers) makes the digest. *How* (ranks, threads, limits) and *where*
+(paths) never do: a campaign moved to another machine is the same campaign.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from embedcube.campaign.fields import Block, Crs, Time, nearest
+from embedcube.campaign.how import How
+from embedcube.campaign.scene import Scene
+from embedcube.errors import RequestError
+from embedcube.grid import Grid, ShardLayout, utm_zone_of
+from embedcube.windows import Duration, Window, windows_every
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Resampling = Literal["nearest", "bilinear", "average"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Mask(Block):
+    """Which pixels of a scene show the ground."""
+
+    band: str
+    """the classification band, SCL for Sentinel-2"""
+    clear: tuple[int, ...] = Field(min_length=1)
+    """the classes that are kept; any other class (also one that no legend has) is masked"""
+
+
+class Search(Block):
+    """A STAC API that is asked for the Items of an archive. Their files are on this machine."""
+
+    api: str = Field(pattern="^https?://")
+    """URL of its landing page"""
+    collections: tuple[str, ...] = Field(min_length=1)
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    """west, south, east, north in degrees, of which an Item must touch one; by default those of the region's shards"""
+    times: tuple[tuple[Time, Time], ...] = ()
+    """in one of which it must fall; by default the windows"""
+
+
+class Archive(Block):
+    """Where scenes lie and which bands of them are wanted."""
+
+    source: str
+    """name of a source plugin"""
+    path: Path
+    """a folder, or one file (a STAC catalogue, say); relative to the campaign file. Not part of the digest"""
+    search: Search | None = None
+    """who is asked for Items, where no catalogue lies at `path`: their relative links then begin there. Not part of
+    the digest: what is found is"""
+    bands: tuple[str, ...] = Field(min_length=1)
+    mask: Mask | None = None
+    offset: Literal["auto"] | float = "auto"
+    """added to every value that is data (DN); "auto" decides per product and records it"""
+    resampling: Resampling | dict[str, Resampling] = "bilinear"
+    """for bands that do not lie on the grid, or for each band; bands that do are copied. A band about twice as fine as
+    the grid or more is averaged where this says bilinear. Masks are always nearest"""
+    composite: Literal["median", "mean"] | None = None
+    """how the scenes of a frame become one picture; by default as the source does it"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """the source's own"""
+
+    @field_validator("bands")
+    @classmethod
+    def _distinct(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(bands)) < len(bands):
+            raise ValueError(f"a band is named twice in {', '.join(bands)}")
+        return bands
+
+    @model_validator(mode="after")
+    def _resamples_its_bands(self) -> Self:
+        for band in self.resampling if isinstance(self.resampling, dict) else ():
+            if band not in self.bands:
+                raise ValueError(f'resampling: band "{band}" is not wanted{nearest(band, self.bands)}')
+        return self
+
+    @property
+    def read_bands(self) -> tuple[str, ...]:
+        """The bands, and the mask's behind them where it is none of them."""
+        return tuple(dict.fromkeys((*self.bands, *((self.mask.band,) if self.mask else ()))))
+
+    @property
+    def root(self) -> Path:
+        """The folder that paths of scenes are relative to: `path`, or that of a catalogue file."""
+        return self.path.parent if self.path.is_file() else self.path
+
+    def resampling_of(self, band: str) -> Resampling:
+        """How a band is brought onto the grid: nearest for the mask, bilinear for a band that is not named."""
+        if band not in self.bands or (self.mask is not None and band == self.mask.band):
+            return "nearest"
+        return self.resampling if isinstance(self.resampling, str) else self.resampling.get(band, "bilinear")
+
+
+class GridBlock(Block):
+    """The lattice of pixels on which everything is read."""
+
+    crs: Literal["utm"] | Crs
+    """a coordinate reference system, or "utm" for one grid in each zone that the scenes touch"""
+    pixel: float = Field(gt=0)
+    """side of a pixel in units of the CRS"""
+    origin: tuple[float, float] = (0.0, 0.0)
+    """x, y of a corner that pixels, chips and shards are counted from"""
+
+
+class Region(Block):
+    """The place that is wanted: a box, or a GeoJSON geometry. Shards that touch it are embedded whole."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    """west, south, east, north, in `crs`"""
+    crs: Crs = "EPSG:4326"
+    """of `bbox`; GeoJSON is always longitude, latitude"""
+    geojson: Path | None = None
+    """a file holding a Geometry, Feature or FeatureCollection; read into `geometry` at once"""
+    geometry: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if sum(x is not None for x in (self.bbox, self.geojson, self.geometry)) != 1:
+            raise ValueError("a region is either a bbox or a geojson file")
+        if self.bbox and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
+            raise ValueError(
+                f"bbox {list(self.bbox)} is empty: it is west, south, east, north. A region across the "
+                "antimeridian is written as a GeoJSON MultiPolygon"
+            )
+        return self
+
+
+class WindowSteps(Block):
+    """Windows of one length that begin at regular steps."""
+
+    start: Time
+    end: Time
+    step: str
+    """from one start to the next: "14 days", "1 month", "1 year" """
+    length: str | None = None
+    """of a window, where it is not the step: "5 months" from May in steps of a year"""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end:%Y-%m-%d} is not after start {self.start:%Y-%m-%d}")
+        try:
+            self.windows()
+        except OverflowError:
+            raise ValueError(f"a window of {self.length or self.step} does not end within the calendar") from None
+        return self
+
+    def windows(self) -> tuple[Window, ...]:
+        """The windows, in order."""
+        length = Duration.parse(self.length) if self.length else None
+        return windows_every(self.start, self.end, Duration.parse(self.step), length)
+
+
+class Period(Block):
+    """An interval of time."""
+
+    start: Time
+    end: Time
+
+
+class Layer(Block):
+    """One group of the cube: one or more archives through a backbone."""
+
+    archives: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+    """their bands, one archive after the other, are what the backbone sees"""
+    frames: str | None = None
+    """length of the frames inside each window ("1 month"), each a composite of its own; by default one, the window"""
+    grid: GridBlock | None = None
+    """by default the campaign's"""
+    fit: Period | None = None
+    """the windows that `fit` takes its sample from; by default all"""
+    backbone: dict[str, Any]
+    """`name` of a backbone plugin and its own options"""
+    weights: Path | None = None
+    """frozen weights fitted elsewhere, or a published checkpoint; without it `fit` makes them from the archives. Not
+    part of the digest, their bytes are (through the recipe)"""
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """what the file `weights` must have"""
+    chip_px: int = Field(224, gt=0)
+    halo_px: int = Field(16, ge=0)
+    cell_px: int = Field(16, gt=0)
+    shard_chips: int = Field(4, gt=0)
+    """chips along one side of a shard"""
+    batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 8
+    """chips in one forward pass, always; at 1 a matrix product may round otherwise with other threads. `auto`: `plan`
+    tries what the device does fastest, once, and from then on it is a part of every recipe"""
+    min_valid: float = Field(0.5, gt=0, le=1)
+    """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
+    precision: Precision = "float32"
+    """of the forward pass (torch.autocast; TF32 is always off); `verify` holds a reduced one against float32"""
+    compile: bool = False
+    """`plan` compiles the forward pass (a minute or so, and a compiler of C++), once, and all ranks run that program;
+    `verify` holds it against the layer as it is"""
+    encoding: Literal["int8", "float16", "float32"] = "int8"
+    chunk_windows: int = Field(1, gt=0)
+    """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""
+
+    @field_validator("backbone")
+    @classmethod
+    def _named(cls, backbone: dict[str, Any]) -> dict[str, Any]:
+        if "name" not in backbone:
+            raise ValueError('a backbone needs a "name", for example {name: mosaiks}')
+        return backbone
+
+    @model_validator(mode="after")
+    def _cuts(self) -> Self:
+        from embedcube.grid import ShardLayout
+
+        ShardLayout(chip_px=self.chip_px, halo_px=self.halo_px, cell_px=self.cell_px, chips=self.shard_chips)
+        return self
+
+
+class Campaign(Block):
+    """A campaign file."""
+
+    campaign: Name
+    env: tuple[str, ...] = ()
+    """environment variables that paths may name as ${NAME}; no other is expanded"""
+    archives: dict[Name, Archive] = Field(min_length=1)
+    grid: GridBlock
+    region: Region | None = None
+    """by default all that the archive shows"""
+    windows: WindowSteps | tuple[tuple[Time, Time], ...]
+    layers: dict[Name, Layer] = Field(min_length=1)
+    how: How = How()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if "provenance" in self.layers:
+            raise ValueError("layers.provenance: the cube keeps that name for itself")
+        for name, layer in self.layers.items():
+            for archive in layer.archives:
+                if archive not in self.archives:
+                    raise ValueError(f'layer {name} names archive "{archive}"{nearest(archive, self.archives)}')
+            if not layer.archives or len(set(layer.archives)) < len(layer.archives):
+                raise ValueError(f"layer {name}: archives {list(layer.archives)} are none, or one is named twice")
+        if isinstance(self.windows, tuple):
+            if not self.windows:
+                raise ValueError("windows is empty")
+            for start, end in self.windows:
+                if end <= start:
+                    raise ValueError(f"windows: end {end:%Y-%m-%d} is not after start {start:%Y-%m-%d}")
+            starts = [start for start, _ in self.windows]
+            if starts != sorted(set(starts)):
+                raise ValueError("windows are not in the order of distinct starts")
+        return self
+
+    @model_validator(mode="after")
+    def _frames_are_even(self) -> Self:
+        for name, layer in self.layers.items():
+            try:
+                counts = {len(frames): frames for frames in self.frames(name)}
+            except OverflowError:
+                raise ValueError(
+                    f"layers.{name}.frames: a frame of {layer.frames} does not end within the calendar"
+                ) from None
+            except ValueError as error:
+                raise ValueError(f"layers.{name}.frames: {error}") from None
+            if len(counts) > 1:
+                few, many = (counts[n] for n in (min(counts), max(counts)))
+                raise ValueError(
+                    f"layers.{name}.frames: the window from {few[0].start:%Y-%m-%d} holds {len(few)} frames, the one "
+                    f"from {many[0].start:%Y-%m-%d} {len(many)}; a backbone needs as many in each"
+                )
+        return self
+
+    @cached_property
+    def what(self) -> dict[str, Any]:
+        """All that determines the cube's bytes and is known before the archive is looked at."""
+        document = self.model_dump(mode="json", exclude={"how", "env", "campaign"})
+        for archive in document["archives"].values():
+            del archive["path"], archive["search"]
+        for layer in document["layers"].values():
+            del layer["weights"]
+        document["windows"] = [str(window) for window in self.all_windows]
+        return document
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `what` as canonical JSON."""
+        return digest_of(self.what)
+
+    @property
+    def all_windows(self) -> tuple[Window, ...]:
+        """Every window, in order."""
+        return _windows(self.windows)
+
+    def grid_of(self, layer: str) -> GridBlock:
+        """The layer's grid block, or the campaign's."""
+        return self.layers[layer].grid or self.grid
+
+    def frames(self, layer: str) -> tuple[tuple[Window, ...], ...]:
+        """The frames of every window, in order."""
+        length = self.layers[layer].frames
+        if length is None:
+            return tuple((window,) for window in self.all_windows)
+        return tuple(windows_every(w.start, w.end, Duration.parse(length)) for w in self.all_windows)
+
+    @property
+    def run_folder(self) -> Path:
+        """`runs/<campaign>`."""
+        return self.how.runs / self.campaign
+
+
+@lru_cache(maxsize=64)
+def _windows(block: WindowSteps | tuple[tuple[datetime, datetime], ...]) -> tuple[Window, ...]:
+    # kept by value: a campaign copied with other windows would take a cached property along
+    return block.windows() if isinstance(block, WindowSteps) else tuple(Window(start, end) for start, end in block)
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 (hex) of a JSON document in canonical form."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+UTM = "utm"
+"""What `grid.crs` says for one grid per zone."""
+
+_AROUND = 360 - 1e-6
+"""degrees of a scene that shows all longitudes: where it begins and ends is one meridian"""
+
+
+def make_grid(campaign: Campaign, layer: str, name: str) -> Grid:
+    """A layer's grid of a name; a layer has one, or one for each UTM zone."""
+    block = campaign.grid_of(layer)
+    if block.crs == UTM:
+        return Grid.of_zone(int(name.removeprefix("utm")), block.pixel, block.origin)
+    return Grid(crs=block.crs, pixel=block.pixel, origin_x=block.origin[0], origin_y=block.origin[1])
+
+
+def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple[str, ...]:
+    """Of the grids that scenes touch: one, or one for each UTM zone."""
+    if campaign.grid_of(layer).crs != UTM:
+        return (make_grid(campaign, layer, "").name,)
+    zones: set[int] = set()
+    for west, _, east, _ in (scene.bbox for scene in scenes):
+        if east - west >= _AROUND:
+            zones.update(range(1, 61))
+            continue
+        first, last = (int(zone) for zone in utm_zone_of(np.array([west, east])))
+        zones.update((first + i - 1) % 60 + 1 for i in range((last - first) % 60 + 1))
+    return tuple(f"utm{zone:02d}" for zone in sorted(zones))
+
+
+def make_layout(layer: Layer) -> ShardLayout:
+    """How the layer cuts the grid."""
+    return ShardLayout(chip_px=layer.chip_px, halo_px=layer.halo_px, cell_px=layer.cell_px, chips=layer.shard_chips)
+
+
+def windows_of_fit(campaign: Campaign, name: str) -> list[int]:
+    """The windows, as indices of the cube, that a layer is fitted on.
+
+    Raises:
+        RequestError: there are none.
+    """
+    period = campaign.layers[name].fit
+    windows = [
+        t
+        for t, window in enumerate(campaign.all_windows)
+        if period is None or (window.start >= period.start and window.end <= period.end)
+    ]
+    if not windows:
+        raise RequestError(f"layers.{name}.fit: no window lies within the period")
+    return windows
+
+
+def period_of_fit(campaign: Campaign, name: str) -> str:
+    """From the beginning of the first to the end of the last of those windows."""
+    windows = [campaign.all_windows[t] for t in windows_of_fit(campaign, name)]
+    return str(Window(min(window.start for window in windows), max(window.end for window in windows)))

@@ -1,0 +1,190 @@
+"""Each stage with its progress and what is said of it, for `run`, `submit` and the verbs of the single stages."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from embedcube.errors import RequestError, WorkError
+from embedcube.progress import Say, shown
+
+if TYPE_CHECKING:
+    from embedcube.campaign.run_folder import RunDir
+    from embedcube.campaign.schema import Campaign
+    from embedcube.jobs.doctor import Examined
+
+
+_NAMED = 4
+"""windows, of many without any scene"""
+
+
+def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
+    """An archive is looked through once, and again for other windows or another region; or by `embedcube index`."""
+    from embedcube.campaign.inventory import made_for, read_inventory
+
+    try:
+        scenes = read_inventory(campaign, folder)
+    except RequestError:
+        index(campaign, folder, say, full_digests=False)
+        return
+    if made_for(campaign, folder):
+        say(f"index       {len(scenes)} scenes, there already; `embedcube index` looks for new ones")
+        return
+    say("index       again, as the windows or the region have changed")
+    # digests of another kind would be those of other scenes, and everything would be embedded again
+    index(campaign, folder, say, full_digests=not any(scene.weak for scene in scenes))
+
+
+def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
+    """Archive -> inventory."""
+    from embedcube.prepare.index import index as index_archives
+
+    with shown("index", "scenes", say) as progress:
+        scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
+    bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
+    weak = sum(scene.weak for scene in scenes)
+    say(f"            {len(bad)} unusable, {weak} with weak digests")
+    for scene, verdict in bad.items():
+        say(f"            {scene}: {verdict}")
+    return {"scenes": len(scenes), "unusable": bad, "weak": weak}
+
+
+def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """A sample -> frozen weights."""
+    from embedcube.prepare.fit import fit as fit_layers
+
+    with shown("fit", "chips", say) as progress:
+        layers = fit_layers(campaign, folder, progress)
+    for layer in layers:
+        say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
+        if layer.passed_over:
+            say(f"            {layer.layer}: fitted without {len(layer.passed_over)} scenes that could not be read")
+        for scene, reason in layer.passed_over.items():
+            say(f"            {scene}: {reason}")
+    passed_over = {layer.layer: layer.passed_over for layer in layers if layer.passed_over}
+    return {"weights": {layer.layer: layer.digest for layer in layers}, "fitted_without": passed_over}
+
+
+def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Inventory -> plan."""
+    from embedcube.campaign.price import describe
+    from embedcube.prepare.plan import plan as make_plan
+
+    if compiled := [name for name, layer in campaign.layers.items() if layer.compile]:
+        say(f"plan        compiling {', '.join(compiled)}, where that is not done: a minute or so each")
+    made = make_plan(campaign, folder)
+    for i, line in enumerate(describe(made.price)):
+        say(f"{'plan' if i == 0 else '':<12}{line}")
+    windows = campaign.all_windows
+    for name, layer in made.layers.items():
+        if layer.empty:
+            named = ", ".join(str(windows[t]) for t in layer.empty[:_NAMED])
+            more = f" and {len(layer.empty) - _NAMED} more" if len(layer.empty) > _NAMED else ""
+            say(
+                f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
+                "if the archive has them by now, `embedcube index` finds them"
+            )
+    if campaign.how.executor == "slurm":
+        from embedcube.campaign.site import load_site
+        from embedcube.jobs.submit import refuse_at_site
+
+        refuse_at_site(made.price, campaign, load_site(campaign))
+    return asdict(made)
+
+
+def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
+    """Shards -> parts: one task here, or all of them where the campaign says.
+
+    The error budget is the campaign's: a task alone is not held against it.
+    """
+    from embedcube.campaign.inventory import read_inventory
+    from embedcube.campaign.parts import Quarantined, best_documents, refuse_over_budget
+    from embedcube.campaign.plan import planned_scenes, read_plan, read_recipes
+    from embedcube.campaign.plugins import plugin
+
+    made = read_plan(campaign, folder)
+    if task is not None and task >= made.tasks + folder.pilot.exists():
+        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
+    tasks = list(range(made.tasks)) if task is None else [task]
+    # a task that is asked for by its number has been given its machine already
+    executor = campaign.how.executor if task is None else "local"
+    with shown("embed", "shards", say) as progress:
+        plugin("executors", executor)().run(campaign, folder, tasks, progress)
+    if task is not None:
+        return {"task": task}
+    recipes = read_recipes(folder)
+    records = best_documents(folder, set(recipes), ())
+    quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
+    refuse_over_budget(campaign, planned_scenes(folder, read_inventory(campaign, folder)), quarantined)
+    bad = {one.scene: one.reason for one in quarantined}
+    for scene, reason in sorted(bad.items()):
+        say(f"            quarantined {scene}: {reason}")
+    return {"shards": len(recipes), "quarantined": bad}
+
+
+def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:
+    """Some shards first, on the batch system; then the price of all as they turned out."""
+    from embedcube.campaign.site import load_site
+    from embedcube.jobs.pilot import describe_measured, measured_price
+    from embedcube.jobs.submit import embed_pilot
+
+    with shown("pilot", "shards", say) as progress:
+        embed_pilot(campaign, folder, count, progress)
+    site = load_site(campaign)
+    found = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
+    for line in describe_measured(found):
+        say(f"            {line}")
+    return asdict(found)
+
+
+def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Parts -> cube."""
+    from embedcube.consolidate.consolidate import consolidate as make_cube
+
+    with shown("consolidate", "shards", say) as progress:
+        made = make_cube(campaign, folder, progress)
+    counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
+    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
+    say(f"            version {made.version}: {made.shards} shards, {what}")
+    if made.purged:
+        say(
+            f"            the site deletes files by age, and links are as old as the parts: before {made.purged} copy "
+            f"{made.cube} to where nothing is deleted"
+        )
+    return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
+
+
+def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
+    """Hold the cube against what was promised; returns what is wrong."""
+    from embedcube.consolidate.verify import verify_run
+
+    if not folder.newest_cube.exists():
+        raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
+    with shown("verify", "shards", say) as progress:
+        findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
+    say_findings(findings, say)
+    return findings
+
+
+def say_findings(findings: list[str], say: Say) -> None:
+    """One line each."""
+    for finding in findings:
+        say(f"            {finding}")
+    say(f"            {len(findings)} findings" if findings else "            nothing found wrong")
+
+
+def fail_on(findings: list[str]) -> None:
+    """Raise a WorkError when there are any."""
+    if findings:
+        raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")
+
+
+def say_examined(examined: "Examined", say: Say) -> None:
+    """What `doctor` found; raises a WorkError when anything is wrong."""
+    from embedcube.jobs.doctor import describe
+
+    for line in describe(examined):
+        say(line)
+    if wrong := examined.wrong:
+        raise WorkError(
+            f"doctor: {len(wrong)} of {len(examined.checks)} checks failed on {examined.host}, the first: "
+            f"{wrong[0].what}: {wrong[0].found}"
+        )

@@ -1,0 +1,1 @@
+"""Parts -> one cube, and its verification."""

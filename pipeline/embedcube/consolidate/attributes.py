@@ -1,0 +1,140 @@
+"""The attributes of a cube: CF-1.11 and the Zarr conventions `proj:`, `spatial:`, `geoemb:`. Only *what*, never how."""
+
+from typing import Any
+
+from pyproj import CRS
+
+from embedcube.campaign.schema import Campaign, Layer
+from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS
+from embedcube.grid import Grid, PixelArea
+
+CONVENTIONS = [
+    {
+        "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+        "name": "proj",
+        "description": "Coordinate reference system information for geospatial data",
+        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/proj/refs/tags/v0.1/schema.json",
+        "spec_url": "https://github.com/zarr-conventions/proj/blob/v0.1/README.md",
+    },
+    {
+        "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+        "name": "spatial",
+        "description": "Spatial coordinate information",
+        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v0.1/schema.json",
+        "spec_url": "https://github.com/zarr-conventions/spatial/blob/v0.1/README.md",
+    },
+    {
+        # its published URLs point at a tag that does not exist; the uuid alone is a valid registration
+        "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
+        "name": "geoemb:",
+        "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
+    },
+]
+"""The registrations as the schemas fix them: v0.1 of proj and spatial (docs/adr/0005)."""
+
+
+def root_attributes(campaign: Campaign) -> dict[str, Any]:
+    """Of the store."""
+    return {
+        "Conventions": "CF-1.11",
+        "title": f"Embeddings of campaign {campaign.campaign}",
+        "embedcube:campaign_digest": campaign.digest,
+        "embedcube:what": campaign.what,
+    }
+
+
+def zone_attributes(
+    layer: Layer,
+    grid: Grid,
+    area: PixelArea,
+    *,
+    dimensions: int,
+    model: str,
+    source_data: list[str],
+    weights: str,
+    fitted_on: str,
+) -> dict[str, Any]:
+    """Of the group that holds a layer's arrays; `area` is what they span."""
+    step = layer.cell_px
+    crs = CRS.from_user_input(grid.crs)
+    authority = crs.to_authority()
+    attributes: dict[str, Any] = {
+        "Conventions": "CF-1.11",
+        "zarr_conventions": CONVENTIONS,
+        "proj:wkt2": crs.to_wkt("WKT2_2019"),
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform_type": "affine",
+        "spatial:transform": list(grid.affine(area, step))[:6],
+        "spatial:shape": [area.rows // step, area.cols // step],
+        "spatial:bbox": list(grid.bounds(area)),
+        "spatial:registration": "pixel",
+        "geoemb:type": "pixel" if step == 1 else "chip",
+        "geoemb:dimensions": dimensions,
+        "geoemb:model": model,
+        "geoemb:source_data": source_data,
+        "geoemb:data_type": layer.encoding,
+        "embedcube:backbone": layer.backbone,
+        "embedcube:weights_sha256": weights,
+        "embedcube:precision": layer.precision,
+        "embedcube:fitted_on": fitted_on,
+        "embedcube:error_bound": ERROR_BOUNDS[layer.encoding],
+    }
+    if layer.precision != "float32" or layer.compile:
+        made = layer.precision + (" compiled" if layer.compile else "")
+        attributes["embedcube:precision_bound"] = f"{made} against float32: a cosine of at least {LEAST_COSINE}"
+    if crs.is_projected:
+        attributes["geoemb:gsd"] = grid.pixel * crs.axis_info[0].unit_conversion_factor
+    if authority:
+        attributes["proj:code"] = ":".join(authority)
+    if step > 1:
+        attributes["geoemb:chip_layout"] = {
+            "layout_type": "regular_grid",
+            "chip_size": [step, step],
+            "stride": [step, step],
+        }
+    if layer.encoding == "int8":
+        attributes["geoemb:quantization"] = {
+            "method": "per_pixel_scale",
+            "original_dtype": "float32",
+            "quantized_dtype": "int8",
+            "scale": {"type": "array", "array_name": "scale", "nodata": "NaN"},
+        }
+    return attributes
+
+
+def array_attributes(name: str, layer: Layer) -> dict[str, Any]:
+    """Of one of a layer's arrays. CF has no standard name for an embedding, so none is given."""
+    scaled = layer.encoding == "int8"
+    own: dict[str, dict[str, Any]] = {
+        "embedding": {
+            "long_name": "embedding vector" + (", value = embedding * scale" if scaled else ""),
+            "units": "1",
+            "ancillary_variables": "status n_obs" + (" scale" if scaled else ""),
+        },
+        "scale": {"long_name": "step of the int8 embedding; NaN where there is no vector", "units": "1"},
+        "status": {
+            "long_name": "why a cell holds a vector or none",
+            "flag_values": list(range(len(STATUS_MEANINGS))),
+            "flag_meanings": " ".join(STATUS_MEANINGS),
+        },
+        "n_obs": {
+            "long_name": "distinct photographs with at least one clear pixel in the cell",
+            "units": "1",
+        },
+    }
+    return own[name] | {"grid_mapping": "spatial_ref"}
+
+
+def spatial_ref_attributes(grid: Grid, area: PixelArea, cell_px: int) -> dict[str, Any]:
+    """Of the CF grid mapping variable; GeoTransform is GDAL's order."""
+    a, b, c, d, e, f = list(grid.affine(area, cell_px))[:6]
+    cf: dict[str, Any] = CRS.from_user_input(grid.crs).to_cf()
+    return cf | {"GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
+
+
+def coordinate_attributes(grid: Grid, axis: str) -> dict[str, Any]:
+    """Of `x` or `y`: CF's own description of the CRS's axis."""
+    for description in CRS.from_user_input(grid.crs).cs_to_cf():
+        if description["axis"] == axis.upper():
+            return dict(description) | {"long_name": f"{axis} of the cell's centre"}
+    return {"axis": axis.upper(), "long_name": f"{axis} of the cell's centre"}

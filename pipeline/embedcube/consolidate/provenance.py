@@ -1,0 +1,162 @@
+"""Who made each shard, of what, with which bytes: the group `provenance/` of a cube.
+
+Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 32), text is UTF-8 bytes with offsets.
+
+    shard_zone, shard_t, shard_iy, shard_ix    where a shard is; one row per shard
+    shard_recipe                                (n, 32)
+    shard_record, shard_record_first            its record as JSON; row i is bytes [first[i], first[i + 1])
+    scene, scene_first                          a scene as JSON
+    scene_digest                                (m, 32)
+    link_first                                  the links of shard i are [first[i], first[i + 1])
+    link_scene                                  row of the scene; in the order of compositing
+    link_placed                                 row of how its bands came onto the grid
+    placed, placed_first                        the same in words, as JSON by band: copied, repeated, warped; none of a
+                                                scene whose source has its own way, which `processing` says
+    link_quarantined                            1 where the scene could not be read for this shard
+    fed, fed_first                              per shard, one row of ceil(cells / 8) bytes for each of its links:
+                                                the cells (row-major, numpy.packbits) that the scene gave a pixel
+    files                                       SHA-256 of every other file of the cube as JSON: what no record covers
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.campaign.parts import FED, Record
+from embedcube.campaign.plan import Plan, Shard
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.cube.arrays import FILES, file_names, object_key
+from embedcube.errors import WorkError
+from embedcube.sources.base import counted_archives
+from embedcube.sources.resample import placed_in_words
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A shard, its record, and the part that holds its objects."""
+
+    shard: Shard
+    part: Path
+    record: Record
+
+    @property
+    def zone(self) -> str:
+        """The group of the cube that it is a part of: "<layer>/<zone>"."""
+        return f"{self.shard.layer}/{self.shard.zone}"
+
+    def targets(self, cube: Path) -> tuple[Path, ...]:
+        """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
+        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
+        return tuple(
+            zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
+            for stored in self.record.objects
+        )
+
+
+def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made], cube: Path) -> None:
+    """Write `provenance/` below `cube`; what an interrupted attempt left there is replaced."""
+    zones = [f"{name}/{zone}" for name, layer in plan.layers.items() for zone in layer.zones]
+    group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
+    group.update_attributes(
+        {
+            "campaign": campaign.campaign,
+            "campaign_digest": campaign.digest,
+            "plan_digest": plan.plan,
+            "zones": zones,
+            "counted": {name: counted_archives(campaign, name) for name in plan.layers},
+            "weights": {name: layer.weights for name, layer in plan.layers.items()},
+            "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
+            "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
+            "versions": plan.versions,
+            "receipt": receipt([m.record for m in made]),
+            "receipts": {zone: receipt([m.record for m in made if m.zone == zone]) for zone in zones},
+        }
+    )
+    row_of = {zone: i for i, zone in enumerate(zones)}
+    _write(group, "shard_zone", [row_of[m.zone] for m in made], np.uint16)
+    for name in ("t", "iy", "ix"):
+        _write(group, f"shard_{name}", [getattr(m.shard, name) for m in made], np.int32)
+    _write(group, "shard_recipe", [_raw(m.shard.recipe) for m in made], np.uint8)
+    _write_blobs(group, "shard_record", [m.record.to_line().rstrip() for m in made])
+    _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
+    _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
+    _write_links(group, scenes, made)
+    _write_placed(group, campaign, scenes, made)
+    adopted = [m for m in made if campaign.layers[m.shard.layer].chunk_windows == 1]
+    objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
+    files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
+    _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
+
+
+def receipt(records: list[Record]) -> dict[str, Any]:
+    """What the shards cost, whoever made them and when; energy only where every device had a meter."""
+    used_j = [record.energy_j for record in records if record.energy_j is not None]
+    return {
+        "devices": sorted({record.device for record in records}),
+        "device_s": round(sum(record.seconds.get("forward", 0.0) for record in records), 3),
+        "read_bytes": sum(record.read_bytes for record in records),
+        "written_bytes": sum(stored.size for record in records for stored in record.objects),
+        "energy_kwh": round(sum(used_j) / 3.6e6, 9) if used_j and len(used_j) == len(records) else None,
+    }
+
+
+def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -> None:
+    first = np.cumsum([0, *(len(m.shard.scenes) for m in made)])
+    _write(group, "link_first", first, np.int64)
+    _write(group, "link_scene", [scene for m in made for scene in m.shard.scenes], np.int32)
+    digests = [scene.digest for scene in scenes]
+    unreadable = [{q.scene_digest for q in m.record.quarantined} for m in made]
+    quarantined = [digests[i] in bad for m, bad in zip(made, unreadable, strict=True) for i in m.shard.scenes]
+    _write(group, "link_quarantined", quarantined, np.uint8)
+    _write_blobs(group, "fed", [_read_fed(m) for m in made])
+
+
+def _write_placed(group: zarr.Group, campaign: Campaign, scenes: Sequence[Scene], made: list[Made]) -> None:
+    @cache
+    def in_words(row: int, layer: str, zone: str) -> bytes:
+        scene, grid = scenes[row], make_grid(campaign, layer, zone)
+        method_of = campaign.archives[scene.archive].resampling_of
+        assets = () if scene.software else scene.assets
+        words = {asset.band: placed_in_words(asset, grid, method_of(asset.band)) for asset in assets}
+        return json.dumps(words).encode()
+
+    links = [in_words(row, m.shard.layer, m.shard.zone) for m in made for row in m.shard.scenes]
+    row_of = {words: row for row, words in enumerate(dict.fromkeys(links))}
+    _write(group, "link_placed", [row_of[words] for words in links], np.int32)
+    _write_blobs(group, "placed", list(row_of))
+
+
+def _read_fed(made: Made) -> bytes:
+    with (made.part / FED).open("rb") as file:
+        file.seek(made.record.fed_offset)
+        packed = file.read(made.record.fed_size)
+    if hashlib.sha256(packed).hexdigest() != made.record.fed_sha256:
+        raise WorkError(f"{made.part / FED}: the disk has changed it; remove that part's records.jsonl and embed again")
+    return packed
+
+
+def _raw(digest: str) -> NDArray[np.uint8]:
+    return np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
+
+
+def _write(group: zarr.Group, name: str, rows: Any, dtype: Any) -> None:
+    values = np.asarray(rows, dtype=dtype)
+    names = ("row", "byte")[: values.ndim]
+    chunks = (max(1, min(_CHUNK, values.shape[0])), *values.shape[1:])
+    group.create_array(name, data=values, chunks=chunks, dimension_names=[f"{name}_{n}" for n in names])
+
+
+def _write_blobs(group: zarr.Group, name: str, blobs: list[bytes]) -> None:
+    _write(group, name, np.frombuffer(b"".join(blobs), dtype=np.uint8), np.uint8)
+    _write(group, f"{name}_first", np.cumsum([0, *map(len, blobs)]), np.int64)

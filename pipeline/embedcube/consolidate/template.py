@@ -1,0 +1,114 @@
+"""The cube before any shard: groups, coordinates, empty arrays, attributes."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.campaign.plan import LayerPlan, Plan
+from embedcube.campaign.schema import Campaign, make_grid, make_layout
+from embedcube.consolidate.attributes import (
+    array_attributes,
+    coordinate_attributes,
+    root_attributes,
+    spatial_ref_attributes,
+    zone_attributes,
+)
+from embedcube.cube.arrays import ArraySpec, array_specs
+from embedcube.grid import ShardRange
+from embedcube.sources.base import make_source
+from embedcube.windows import Window
+
+
+def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
+    """Write all metadata and coordinates below `cube`. Writing it again over the same cube changes nothing.
+
+    The metadata of the layers is consolidated in the root; that of `provenance/` is not, as it differs from run
+    to run and the root must not.
+    """
+    root = zarr.open_group(cube, mode="a", zarr_format=3, use_consolidated=False)
+    root.update_attributes(root_attributes(campaign))
+    for name, layer_plan in plan.layers.items():
+        _write_layer(root.require_group(name), campaign, name, layer_plan)
+    with warnings.catch_warnings():
+        # zarr-python says that consolidated metadata is its own extension; readers without it ignore it
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(root.store, zarr_format=3)
+
+
+def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan) -> None:
+    for zone, place in plan.zones.items():
+        _write_zone(group.require_group(zone), campaign, name, plan, place)
+
+
+def _write_zone(zone: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan, place: ShardRange) -> None:
+    layer, grid = campaign.layers[name], make_grid(campaign, name, zone.basename)
+    layout = make_layout(layer)
+    area = place.area(layout)
+    zone.update_attributes(
+        zone_attributes(
+            layer,
+            grid,
+            area,
+            dimensions=plan.dimensions,
+            model=plan.model,
+            source_data=[make_source(campaign, archive).collection for archive in layer.archives],
+            weights=plan.weights,
+            fitted_on=plan.fitted_on,
+        )
+    )
+    windows = campaign.all_windows
+    cells = (place.rows * layout.shard_cells, place.cols * layout.shard_cells)
+    for spec in cube_specs(campaign, name, plan.dimensions):
+        shape = (len(windows), *cells, *spec.shard[3:])
+        if spec.name not in zone:
+            spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, layer))
+    for axis, centres in zip(("x", "y"), grid.centres(area, layer.cell_px), strict=True):
+        _coordinate(zone, axis, (axis,), centres, coordinate_attributes(grid, axis))
+    _write_times(zone, windows)
+    features = np.arange(plan.dimensions, dtype=np.int32)
+    _coordinate(zone, "feature", ("feature",), features, {"long_name": "number of the vector", "units": "1"})
+    mapping = spatial_ref_attributes(grid, area, layer.cell_px)
+    _coordinate(zone, "spatial_ref", (), np.array(0, dtype=np.int64), mapping)
+
+
+def _write_times(zone: zarr.Group, windows: tuple[Window, ...]) -> None:
+    units = {"units": "seconds since 1970-01-01T00:00:00Z", "calendar": "proleptic_gregorian"}
+    bounds = np.array([[int(w.start.timestamp()), int(w.end.timestamp())] for w in windows], dtype=np.int64)
+    about = {"standard_name": "time", "long_name": "start of the window", "axis": "T", "bounds": "time_bnds"}
+    about["units_metadata"] = "leap_seconds: utc"  # bounds inherit it and may not repeat it (CF 7.1)
+    _coordinate(zone, "time", ("time",), bounds[:, 0], about | units)
+    _coordinate(zone, "time_bnds", ("time", "bnds"), bounds, units)
+
+
+def _coordinate(
+    zone: zarr.Group, name: str, dimensions: tuple[str, ...], values: NDArray[Any], attributes: dict[str, Any]
+) -> None:
+    zone.create_array(
+        name,
+        data=values,
+        chunks=values.shape if values.shape else "auto",
+        dimension_names=dimensions,
+        attributes=attributes,
+        overwrite=True,
+    )
+
+
+def cube_specs(campaign: Campaign, layer_name: str, dimensions: int) -> tuple[ArraySpec, ...]:
+    """The layer's arrays as the cube holds them."""
+    layer = campaign.layers[layer_name]
+    return array_specs(
+        cells=make_layout(layer).shard_cells,
+        dimensions=dimensions,
+        encoding=layer.encoding,
+        windows=layer.chunk_windows,
+    )
+
+
+def part_specs(campaign: Campaign, layer_name: str, dimensions: int) -> tuple[ArraySpec, ...]:
+    """The layer's arrays as the parts hold them: a window an object."""
+    layer = campaign.layers[layer_name]
+    return array_specs(cells=make_layout(layer).shard_cells, dimensions=dimensions, encoding=layer.encoding)

@@ -1,0 +1,384 @@
+"""verify: does the cube say what the plan promised? Each check yields findings; none found is the proof.
+
+From the cube alone: structure, coordinates, every object against its recorded digest, and the rules between arrays.
+From the run folder: the plan's shards, recipes and weights, the error budget, and some shards embedded again.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.parts import Quarantined, refuse_over_budget
+from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.schema import Campaign
+from embedcube.cube.arrays import FILES, file_names, object_key
+from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
+from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError, WorkError
+from embedcube.grid import Grid, to_degrees
+from embedcube.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedcube.backbones.base import Weights
+    from embedcube.campaign.plan import LayerPlan, Shard
+    from embedcube.kernel.embed import Cells
+    from embedcube.kernel.layer import LayerKernel
+
+
+log = logging.getLogger(__name__)
+
+_BREAKAGE = (
+    zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
+)  # fmt: skip
+"""How readers of a store with damaged metadata fail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One breach of a promise."""
+
+    check: str
+    place: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.place}: {self.found}, expected {self.expected}"
+
+
+def verify_cube(path: Path, progress: Progress) -> list[Finding]:
+    """Everything that can be checked from the cube alone."""
+    cube = Cube(path)
+    findings: list[Finding] = []
+    try:
+        findings += _files(cube)
+        for zone in cube.zones:
+            findings += _structure(cube, zone)
+        places = cube.provenance.places
+        for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
+            findings += _shard(cube, zone, (t, iy, ix), row)
+            progress(done, len(places))
+    except _BREAKAGE as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        findings.append(Finding(check="readable", place=str(path), found=found, expected="a store that can be read"))
+    return findings
+
+
+def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
+    """Everything that can be checked from the run folder too; `recompute` shards of each layer are embedded again.
+
+    Writes the findings to `report/verify.json`, and of layers in reduced precision, or compiled, the least cosine
+    between a vector and that of float32, not compiled.
+    """
+    least_cosine: dict[str, float] = {}
+    path = run.newest_cube
+    findings = verify_cube(path, progress)
+    if not findings:
+        findings += _against_plan(campaign, run, Cube(path))
+    if not findings:
+        findings += _recomputed(campaign, run, Cube(path), recompute, least_cosine)
+    run.report.mkdir(exist_ok=True)
+    report = {
+        "cube": path.resolve().name,
+        "findings": [asdict(finding) for finding in findings],
+        "least_cosine": least_cosine,
+    }
+    write_atomically(run.report / "verify.json", json.dumps(report, indent=1).encode())
+    return findings
+
+
+def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
+    """Arrays agree in shape, coordinates are those of the transform, windows are in order."""
+    group = cube.group(zone)
+    shape = group["embedding"].shape[:3]
+    for name in ("status", "n_obs", *(("scale",) if "scale" in group else ())):
+        if group[name].shape != shape:
+            yield Finding(check="shape", place=f"{zone}/{name}", found=str(group[name].shape), expected=str(shape))
+    a, _, c, _, e, f = group.attrs["spatial:transform"]
+    for name, size, start, step in (("y", shape[1], f, e), ("x", shape[2], c, a)):
+        expected = start + (np.arange(size) + 0.5) * step
+        found = group[name][...]
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=1e-6 * abs(step)):
+            yield Finding(check="coordinates", place=f"{zone}/{name}", found="other values", expected="cell centres")
+    bounds = group["time_bnds"][...]
+    if not (bounds[:, 1] > bounds[:, 0]).all() or not (np.diff(bounds[:, 0]) > 0).all():
+        yield Finding(check="windows", place=f"{zone}/time_bnds", found="out of order", expected="rising, not empty")
+    if not np.array_equal(group["time"][...], bounds[:, 0]):
+        yield Finding(check="windows", place=f"{zone}/time", found="other values", expected="starts of time_bnds")
+
+
+def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
+    """The objects are the recorded ones, byte for byte; then what they hold must agree."""
+    damaged = False
+    for stored in cube.provenance.record(row)["objects"] if cube.adopted(zone) else ():
+        path = _object(cube, zone, stored["array"], place)
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != stored["sha256"]:
+            damaged = True
+            found = f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" if data else "no object"
+            expected = f"{stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
+            yield Finding(check="bytes", place=str(path.relative_to(cube.path)), found=found, expected=expected)
+    if not damaged:
+        yield from _rules(cube, zone, place, row)
+
+
+def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
+    return cube.path / zone / array / object_key(place, cube.array(zone, array).ndim)
+
+
+def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
+    """What status, scale, n_obs, the vectors and the provenance say of each other."""
+    t, iy, ix = place
+    side = cube.array(zone, "embedding").shards[1]
+    window = (t, slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side))
+    status, n_obs, stored = (cube.array(zone, name)[window] for name in ("status", "n_obs", "embedding"))
+    valid = (status == VALID) | (status == VALID_INCOMPLETE)
+    where = f"{zone} window {t} shard ({iy}, {ix})"
+
+    def breach(check: str, wrong: Any, expected: str) -> Iterator[Finding]:
+        if count := int(np.count_nonzero(wrong)):
+            yield Finding(check=check, place=where, found=f"{count} cells otherwise", expected=expected)
+
+    yield from breach(
+        "status",
+        (status > VALID_INCOMPLETE) | ((status != NOT_PROCESSED) != _own_cells(cube, zone, window)),
+        "every cell of a shard processed that is the grid's own",
+    )
+    yield from breach("n_obs", valid & (n_obs == 0), "a photograph behind every vector")
+    fed = np.unpackbits(cube.provenance.fed(row), axis=1, count=side * side).astype(bool)
+    yield from breach(
+        "provenance",
+        _photographs(cube, zone, row, fed).reshape(side, side) != n_obs,
+        "n_obs = photographs that fed the cell",
+    )
+    _, quarantined = cube.provenance.links(row)
+    if not quarantined.any():
+        yield from breach("status", status == VALID_INCOMPLETE, "no incomplete cell where every scene was read")
+    if cube.has_scale(zone):
+        scale = cube.array(zone, "scale")[window]
+        largest = np.abs(stored.astype(np.int16)).max(axis=-1)
+        yield from breach("scale", valid != np.isfinite(scale), "a scale exactly where there is a vector")
+        yield from breach("scale", valid & ~(scale >= 0), "scales of at least 0")
+        yield from breach("encoding", valid & (scale > 0) & (largest != 127), "a largest number of 127 in each vector")
+        yield from breach("missing", ~valid & (largest != 0), "the fill value where there is no vector")
+    else:
+        finite = np.isfinite(stored).all(axis=-1)
+        yield from breach("missing", valid != finite, "numbers exactly where there is a vector")
+
+
+def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
+    """Which cells belong to the grid: a place is in one UTM zone, and once around the globe."""
+    group, (layer, name) = cube.group(zone), zone.split("/")
+    asked = cube.what["layers"][layer]["grid"] or cube.what["grid"]
+    grid = Grid(
+        crs=group.attrs["proj:wkt2"],
+        pixel=asked["pixel"],
+        origin_x=asked["origin"][0],
+        utm_zone=int(name[3:]) if name.startswith("utm") else None,
+    )
+    if grid.utm_zone is None and not grid.geographic:
+        return True
+    x, y = np.meshgrid(group["x"][window[2]], group["y"][window[1]])
+    return grid.owns_degrees(*((x, y) if grid.geographic else to_degrees(grid.crs).transform(x, y)))
+
+
+def _photographs(cube: Cube, zone: str, row: int, fed: Any) -> Any:
+    rows, _ = cube.provenance.links(row)
+    counted = cube.provenance.attributes["counted"][zone.split("/", maxsplit=1)[0]]
+    scenes = [cube.provenance.scene(scene) for scene in rows.tolist()]
+    photographs = [scene["photograph"] if scene["archive"] in counted else None for scene in scenes]
+    count = np.zeros(fed.shape[1], dtype=np.int64)
+    for photograph in set(photographs) - {None}:
+        members = [link for link, name in enumerate(photographs) if name == photograph]
+        count += fed[members].any(axis=0)
+    return count
+
+
+def _files(cube: Cube) -> Iterator[Finding]:
+    """Every file is one that was written, as it was written; objects of shards are looked at with their record."""
+    sealed = json.loads(cube.provenance.array(FILES).tobytes())
+    objects = {
+        f"{zone}/{stored['array']}/{object_key((t, iy, ix), 4 if stored['array'] == 'embedding' else 3)}"
+        for (zone, t, iy, ix), row in cube.provenance.places.items()
+        if cube.adopted(zone)
+        for stored in cube.provenance.record(row)["objects"]
+        if stored["path"]
+    }
+    for name in sorted(file_names(cube.path) - objects | sealed.keys()):
+        path = cube.path / name
+        found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
+        expected = sealed[name][:12] if name in sealed else "no such file"
+        if found != expected:
+            yield Finding(check="files", place=name, found=found, expected=expected)
+
+
+def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
+    """The cube has the plan's shards, by the plan's recipes."""
+    from embedcube.campaign.plan import digest_of_recipes, planned_scenes, read_plan, read_shards
+
+    plan = read_plan(campaign, run)
+    provenance = cube.provenance
+    recipes = [bytes(recipe).hex() for recipe in provenance.array("shard_recipe")]
+    planned = {s.place: s for group in read_shards(run, plan) for s in group}
+    for place in sorted(planned.keys() ^ provenance.places.keys()):
+        found, expected = ("planned", "in the cube") if place in planned else ("in the cube", "planned")
+        yield Finding(check="plan", place=str(place), found=f"only {found}", expected=f"also {expected}")
+    for place, row in provenance.places.items():
+        if place in planned and planned[place].recipe != recipes[row]:
+            yield Finding(
+                check="recipe", place=str(place), found=recipes[row][:12], expected=planned[place].recipe[:12]
+            )
+    if (digest := digest_of_recipes(recipes)) != plan.plan:
+        yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
+    records = (provenance.record(row) for row in provenance.places.values())
+    quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
+    try:
+        refuse_over_budget(campaign, planned_scenes(run, read_inventory(campaign, run)), quarantined)
+    except WorkError as error:
+        yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
+    for name, layer in plan.layers.items():
+        files = {"weights": (run.weights(name), layer.weights)}
+        if layer.program:
+            files["compiled"] = run.program(name, layer.compiled_for, layer.program), layer.program
+        for check, (path, expected) in files.items():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
+            if digest != expected:
+                yield Finding(check=check, place=name, found=digest[:12], expected=expected[:12])
+
+
+def _recomputed(
+    campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
+) -> Iterator[Finding]:
+    """Shards embedded again in this process give the same bytes; those with most valid cells are the best witnesses."""
+    if not count:
+        return
+    import torch
+
+    from embedcube.backbones.weights import read_weights
+    from embedcube.campaign.plan import read_plan, read_shards
+    from embedcube.cube.arrays import ShardEncoder, array_specs
+    from embedcube.kernel.device import exact_arithmetic
+    from embedcube.kernel.embed import copied, embed_sample
+    from embedcube.kernel.sample import read_sample
+    from embedcube.kernel.versions import versions_here
+    from embedcube.sources.reader import RasterReader
+
+    plan = read_plan(campaign, run)
+    device = torch.device(campaign.how.device)
+    here = versions_here(plan, device)
+    if here != plan.versions:
+        log.warning("no shard is embedded again: this machine has %s, the plan was made for %s", here, plan.versions)
+        return
+    exact_arithmetic(campaign.how.threads_per_rank)
+    scenes = read_inventory(campaign, run)
+    shards = [s for group in read_shards(run, plan) for s in group]
+    reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
+    try:
+        for name in campaign.layers:
+            weights = read_weights(campaign, run, name)[0]
+            planned = plan.layers[name]
+            kernel = _planned_kernel(campaign, run, name, planned, weights, device)
+            exact = _exact(campaign, name, kernel, weights)
+            specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+            encoder = ShardEncoder(specs)
+            for shard, record in _witnesses([s for s in shards if s.layer == name], cube, count):
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+                pixels = copied(shard, sample, kernel)
+                cells = embed_sample(shard, sample, pixels, kernel)
+                yield from _same_bytes(shard, encoder.encode(cells.arrays), record)
+                given = embed_sample(shard, sample, pixels, replace(kernel, encoding="float32"))
+                yield from _bound(shard, cells, given)
+                if exact is not None:
+                    full = embed_sample(shard, sample, pixels, exact)
+                    least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
+            if least_cosine.get(name, 1.0) < LEAST_COSINE:
+                made = kernel.precision + (" compiled" if campaign.layers[name].compile else "")
+                found = f"a cosine of {least_cosine[name]:.5f} between {made} and float32"
+                yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
+    finally:
+        reader.close()
+
+
+def _witnesses(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
+    """The best of some, with their records: those with most chips."""
+    places = cube.provenance.places
+    there = [shard for shard in shards if shard.place in places]
+    records = [(shard, cube.provenance.record(places[shard.place])) for shard in there[:: max(1, len(there) // 64)]]
+    return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
+
+
+def _planned_kernel(
+    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
+) -> "LayerKernel":
+    """What the ranks computed with; to load a program is to run it, so these very bytes are compared with the plan."""
+    from embedcube.kernel.load import load_kernel
+
+    program = b""
+    if planned.program:
+        path = run.program(name, planned.compiled_for, planned.program)
+        program = path.read_bytes()
+        if (found := hashlib.sha256(program).hexdigest()) != planned.program:
+            raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {planned.program}")
+    return load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+
+
+def _exact(campaign: Campaign, name: str, kernel: "LayerKernel", weights: "Weights") -> "LayerKernel | None":
+    """The kernel that a reduced or compiled one is held against: in float32, not compiled."""
+    from embedcube.backbones.base import make_backbone
+
+    compiled = campaign.layers[name].compile
+    if kernel.precision == "float32" and not compiled:
+        return None
+    module = make_backbone(campaign, name).module(weights).to(kernel.device) if compiled else kernel.module
+    return replace(kernel, module=module, encoding="float32", precision="float32")
+
+
+def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
+    """The objects made again are the recorded ones."""
+    for array, data in objects.items():
+        again = hashlib.sha256(data or b"").hexdigest()
+        first = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
+        if again != first:
+            yield Finding(check="same bytes", place=f"{shard} {array}", found=again[:12], expected=first[:12])
+
+
+def _least_cosine(cells: "Cells", others: "Cells") -> float:
+    """Between the vectors of one shard; 1 where there is none, and -1 where only `others` has one that is finite."""
+    x, y = (made.arrays["embedding"].astype(np.float64) for made in (cells, others))
+    if (np.isfinite(y).all(axis=-1) & ~np.isfinite(x).all(axis=-1)).any():
+        return -1.0
+    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    kept = np.isfinite(lengths) & (lengths > 0)
+    return float((np.einsum("nd,nd->n", x[kept], y[kept]) / lengths[kept]).min(initial=1.0))
+
+
+def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
+    """What is stored differs from what the backbone gave by no more than the layer states."""
+    x, q = exact.arrays["embedding"], stored.arrays["embedding"]
+    kept = np.isfinite(x).all(axis=-1)
+    if q.dtype == np.int8:
+        scale = stored.arrays["scale"][kept]
+        off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
+    elif q.dtype == np.float16:
+        # below the smallest normal number the step is fixed
+        off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
+        off[np.abs(x[kept]) > np.finfo(np.float16).max] = 0
+    else:
+        off = np.abs(q[kept].astype(np.float64) - x[kept])
+    if wrong := int((off > 0).sum()):
+        yield Finding(
+            check="error bound",
+            place=str(shard),
+            found=f"{wrong} numbers are further off, the worst by {off.max():.3g}",
+            expected="within the stated error bound",
+        )

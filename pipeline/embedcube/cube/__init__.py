@@ -1,0 +1,1 @@
+"""The finished cube: its format, reader, provenance and pictures."""

@@ -1,0 +1,152 @@
+"""The arrays of a layer: their shapes, chunks and codecs, and one shard of each as bytes (Zarr v3, sharded)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
+
+from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
+
+CHUNK_BYTES = 1 << 19
+"""An inner chunk holds at most this much before compression: what a point read costs (docs/adr/0001)."""
+
+COMPRESSION_LEVEL = 1
+"""of zstd (docs/adr/0001)"""
+
+KEY_SEPARATOR = "."
+"""Objects of an array lie in one folder: with "/" every shard costs a folder too (docs/adr/0002)."""
+
+FILES = "files"
+"""The array of `provenance/` that holds the digest of every file that no record covers, but its own."""
+
+
+def file_names(cube: Path) -> set[str]:
+    """Relative paths of all files of a cube, but those of the array FILES."""
+    names = {str(path.relative_to(cube)) for path in cube.rglob("*") if path.is_file()}
+    return {name for name in names if not name.startswith(f"provenance/{FILES}/")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One array of a layer, cut so that one object is one shard of work."""
+
+    name: str
+    dimensions: tuple[str, ...]
+    dtype: str
+    fill: float | int
+    shard: tuple[int, ...]
+    """shape of one object"""
+    chunk: tuple[int, ...]
+    """shape of an inner chunk"""
+
+    def key(self, t: int, iy: int, ix: int) -> str:
+        """The object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
+        return object_key((t, iy, ix), len(self.shard))
+
+    def create(self, store: Any, path: str, shape: tuple[int, ...], attributes: dict[str, Any] | None = None) -> Any:
+        """Write the array's metadata and return the empty array."""
+        return zarr.create_array(
+            store,
+            name=path or None,
+            shape=shape,
+            dtype=self.dtype,
+            chunks=self.chunk,
+            shards=self.shard,
+            fill_value=self.fill,
+            compressors=[ZstdCodec(level=COMPRESSION_LEVEL)],
+            chunk_key_encoding={"name": "default", "separator": KEY_SEPARATOR},
+            dimension_names=self.dimensions,
+            attributes=attributes or {},
+        )
+
+
+def object_key(place: tuple[int, int, int], axes: int) -> str:
+    """Name of the object of the shard at (window, shard row, shard column) in an array of `axes` axes."""
+    return KEY_SEPARATOR.join(["c", *map(str, place), *["0"] * (axes - len(place))])
+
+
+def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int = 1) -> tuple[ArraySpec, ...]:
+    """The arrays of a layer whose shards are `cells` x `cells` cells of `dimensions` numbers in `windows` windows."""
+    map_dimensions = ("time", "y", "x")
+
+    def flat(name: str, dtype: str, fill: float | int) -> ArraySpec:
+        side = chunk_cells(cells, windows * np.dtype(dtype).itemsize)
+        return ArraySpec(
+            name=name,
+            dimensions=map_dimensions,
+            dtype=dtype,
+            fill=fill,
+            shard=(windows, cells, cells),
+            chunk=(windows, side, side),
+        )
+
+    side = chunk_cells(cells, windows * dimensions * np.dtype(encoding).itemsize)
+    embedding = ArraySpec(
+        name="embedding",
+        dimensions=(*map_dimensions, "feature"),
+        dtype=encoding,
+        fill=fill_value(encoding),
+        shard=(windows, cells, cells, dimensions),
+        chunk=(windows, side, side, dimensions),
+    )
+    scale = (flat("scale", "float32", math.nan),) if encoding == "int8" else ()
+    return (embedding, *scale, flat("status", "uint8", NOT_PROCESSED), flat("n_obs", "uint16", 0))
+
+
+def chunk_cells(cells: int, cell_bytes: int) -> int:
+    """Cells along a chunk: the largest divisor of the shard's that keeps a chunk within CHUNK_BYTES."""
+    fitting = [side for side in range(1, cells + 1) if cells % side == 0 and side * side * cell_bytes <= CHUNK_BYTES]
+    return max(fitting, default=1)
+
+
+class ShardEncoder:
+    """Turns one shard of each array into the bytes of its object. Not for several threads at once."""
+
+    def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
+        """`specs` are the arrays of one layer."""
+        self._stores = {spec.name: MemoryStore() for spec in specs}
+        self._arrays = {spec.name: spec.create(self._stores[spec.name], "", spec.shard) for spec in specs}
+        self._keys = {spec.name: spec.key(0, 0, 0) for spec in specs}
+
+    def encode(self, values: dict[str, NDArray[Any]]) -> dict[str, bytes | None]:
+        """The object of each array; None where every value is the fill value, as Zarr stores nothing then.
+
+        The bytes are those that zarr-python itself would write for this shard in an array of any size.
+        """
+        objects: dict[str, bytes | None] = {}
+        for name, array in self._arrays.items():
+            held = self._stores[name]._store_dict
+            # an object left here would be read before it is overwritten
+            held.pop(self._keys[name], None)
+            array[...] = values[name].reshape(array.shape)
+            buffer = held.pop(self._keys[name], None)
+            objects[name] = None if buffer is None else buffer.to_bytes()
+        return objects
+
+
+class ShardDecoder:
+    """The inverse of `ShardEncoder`. Not for several threads at once."""
+
+    def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
+        """`specs` are the arrays of one layer."""
+        self._stores = {spec.name: MemoryStore() for spec in specs}
+        self._arrays = {spec.name: spec.create(self._stores[spec.name], "", spec.shard) for spec in specs}
+        self._keys = {spec.name: spec.key(0, 0, 0) for spec in specs}
+
+    def decode(self, objects: dict[str, bytes | None]) -> dict[str, NDArray[Any]]:
+        """The values of each array; the fill value where there is no object."""
+        values = {}
+        for name, data in objects.items():
+            held = self._stores[name]._store_dict
+            held.pop(self._keys[name], None)
+            if data is not None:
+                held[self._keys[name]] = cpu.Buffer.from_bytes(data)
+            values[name] = np.asarray(self._arrays[name][...])
+        return values

@@ -1,0 +1,110 @@
+"""The `provenance/` group of a cube: its layout and its reader."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.errors import RequestError
+
+
+class Provenance:
+    """The group `provenance/` of a cube; `provenance.py` says what its arrays are."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the group; a RequestError says that there is none."""
+        try:
+            self._group: Any = zarr.open_group(path, mode="r", zarr_format=3)
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+            raise RequestError(f"{path}: the cube has no provenance") from None
+        self._offsets: dict[str, NDArray[np.int64]] = {}
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What holds for all shards."""
+        return dict(self._group.attrs)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One of the arrays, whole."""
+        return np.asarray(self._group[name][...])
+
+    @cached_property
+    def _shards(self) -> dict[tuple[str, int, int, int], int]:
+        zones = [self.attributes["zones"][i] for i in self.array("shard_zone")]
+        places = (self.array(f"shard_{name}").tolist() for name in ("t", "iy", "ix"))
+        return {key: row for row, key in enumerate(zip(zones, *places, strict=True))}
+
+    def shard(self, zone: str, t: int, iy: int, ix: int) -> int:
+        """The row of a shard.
+
+        Raises:
+            RequestError: nothing was planned there.
+        """
+        try:
+            return self._shards[zone, t, iy, ix]
+        except KeyError:
+            raise RequestError(f"{zone}: no shard was planned at window {t}, row {iy}, column {ix}") from None
+
+    @property
+    def places(self) -> dict[tuple[str, int, int, int], int]:
+        """Row of every shard by (zone, t, iy, ix), the zone as "<layer>/<zone>"."""
+        return self._shards
+
+    def record(self, shard: int) -> dict[str, Any]:
+        """The record of a shard."""
+        return dict(json.loads(self._blob("shard_record", shard)))
+
+    def scene(self, row: int) -> dict[str, Any]:
+        """What is known of a scene."""
+        return dict(json.loads(self._blob("scene", row)))
+
+    def fed(self, shard: int) -> NDArray[np.uint8]:
+        """Packed cells, one row for each link of the shard."""
+        first, last = self._firsts("link")[shard : shard + 2].tolist()
+        packed = np.frombuffer(self._blob("fed", shard), dtype=np.uint8)
+        return packed.reshape(last - first, -1) if last > first else packed.reshape(0, 0)
+
+    def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Rows of the shard's scenes, and which of them could not be read."""
+        first, last = self._firsts("link")[shard : shard + 2].tolist()
+        quarantined = self._group["link_quarantined"][first:last].astype(bool)
+        return np.asarray(self._group["link_scene"][first:last]), quarantined
+
+    def scenes_of(self, shard: int, cell: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The scenes that fed cell number `cell` of a shard, and the other planned ones."""
+        used, others = [], []
+        rows, quarantined = self.links(shard)
+        fed = self.fed(shard)
+        first = self._firsts("link")[shard]
+        placed = self._group["link_placed"][first : first + len(rows)]
+        reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
+        digests = self._group["scene_digest"]
+        for link, row in enumerate(rows.tolist()):
+            scene = self.scene(row)
+            described = {key: scene[key] for key in ("id", "archive", "time", "photograph", "offset", "processing")}
+            described["placed"] = json.loads(self._blob("placed", int(placed[link])))
+            described["sha256"] = bytes(digests[row]).hex()
+            if fed[link, cell // 8] >> (7 - cell % 8) & 1:
+                used.append(described)
+            else:
+                others.append(described | {"reason": reasons.get(described["sha256"], "") if quarantined[link] else ""})
+        photographs = {scene["photograph"]: scene["id"] for scene in used}
+        for scene in others:
+            twin = photographs.get(scene["photograph"])
+            beyond = f" beyond those of {twin}, the same photograph" if twin else ""
+            scene["reason"] = scene["reason"] or f"no clear pixel in the cell{beyond}"
+        return used, others
+
+    def _blob(self, name: str, row: int) -> bytes:
+        first, last = self._firsts(name)[row : row + 2].tolist()
+        return bytes(self._group[name][first:last])
+
+    def _firsts(self, name: str) -> NDArray[np.int64]:
+        """Where each row begins, read once: a chunk of offsets costs far more than one row."""
+        if name not in self._offsets:
+            self._offsets[name] = self.array(f"{name}_first")
+        return self._offsets[name]

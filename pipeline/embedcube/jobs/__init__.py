@@ -1,0 +1,1 @@
+"""Where tasks run, on this machine or on Slurm: submit, status, cancel, doctor, pilot, profile."""

@@ -1,0 +1,245 @@
+"""submit: a campaign as a chain of jobs. Array of tasks -> consolidation (whatever became of them) -> verification.
+
+`submit` again goes on with a campaign: only tasks with a shard that has no record are in the array. Consolidation
+calls it so, from its batch script, when it finds shards missing.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from embedcube.campaign.parts import recorded_recipes
+from embedcube.campaign.plan import Plan, read_plan, read_recipes
+from embedcube.campaign.price import Price
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign
+from embedcube.campaign.site import Site, load_site, processes_per_node
+from embedcube.errors import RequestError, WorkError
+from embedcube.jobs.pilot import choose_pilot
+from embedcube.jobs.slurm import Job, embed_jobs, queued, script, submit_all, wait_for
+from embedcube.progress import Progress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What one call of `submit` asked for: a line of submissions.jsonl."""
+
+    time: str
+    """UTC"""
+    again: bool
+    """by consolidation, which found shards missing"""
+    tasks: tuple[int, ...]
+    jobs: dict[str, list[str]] = field(default_factory=dict)
+    """ids for each stage"""
+
+
+def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submission:
+    """Submit what is left of a campaign whose `how` is settled for its site.
+
+    Raises:
+        RequestError: the site would refuse or did refuse something.
+        WorkError: consolidation asks again more often than the site allows.
+    """
+    site = load_site(campaign)
+    plan = planned(campaign, run)
+    if plan:
+        refuse_at_site(plan.price, campaign, site)
+    tasks = tasks_left(campaign, run, plan)
+    if again:
+        _refuse_endless(run, site, tasks)
+    asked = _asked(tasks, {}, again=again)
+    try:
+        for stage, jobs in _chain(campaign, site, run, tasks, asked.jobs):
+            asked.jobs[stage] = submit_all(jobs, campaign, site, run)
+    finally:
+        # also after a refusal in the middle: who cancels must know the jobs that are there
+        if asked.jobs:
+            _note(asked, run)
+    return asked
+
+
+def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress) -> None:
+    """Submit a task of `count` shards of the plan, those of them without a record, and wait until it has ended.
+
+    Where the site wants the plan to be made in a job, that one comes first.
+
+    Raises:
+        RequestError: there is no plan, or the site refused.
+        StartAgain: some shards have no record.
+    """
+    site = load_site(campaign)
+    if site.prepare_in_job and not planned(campaign, run):
+        preparing = submit_all([_preparation(run)], campaign, site, run)
+        _note(_asked((), {"prepare": preparing}), run)
+        wait_for(preparing, set(), run, silent, poll_s=site.poll_s)
+        if not planned(campaign, run):
+            raise WorkError(f"job {', '.join(preparing)} has made no plan: see {run.job_logs} for why")
+    refuse_at_site(read_plan(campaign, run).price, campaign, site)
+    task = choose_pilot(campaign, run, count)
+    wanted = set(read_recipes(run, task))
+    ids: list[str] = []
+    if not wanted <= recorded_recipes(run):
+        ids = submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run)
+        _note(_asked((task,), {"embed": ids}), run)
+    wait_for(ids, wanted, run, progress, poll_s=site.poll_s)
+
+
+def _preparation(run: RunDir) -> Job:
+    return Job(stage="prepare", command=("run", str(run.campaign), "--until", "plan"))
+
+
+def _asked(tasks: tuple[int, ...], jobs: dict[str, list[str]], *, again: bool = False) -> Submission:
+    return Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks, jobs=jobs)
+
+
+def _note(asked: Submission, run: RunDir) -> None:
+    torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
+    with run.submissions.open("a") as file:
+        file.write("\n" * torn + json.dumps(asdict(asked)) + "\n")
+
+
+def dry_run(campaign: Campaign, run: RunDir) -> str:
+    """The batch scripts that `submit` would hand over, one after the other."""
+    site = load_site(campaign)
+    tasks = tasks_left(campaign, run, planned(campaign, run))
+    ids: dict[str, list[str]] = {}
+    texts = []
+    for stage, jobs in _chain(campaign, site, run, tasks, ids):
+        ids[stage] = [f"<{stage}>"]
+        texts += [script(job, campaign, site, run) for job in jobs]
+    return "\n".join(texts)
+
+
+def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int, ...]:
+    """Tasks of a plan with a shard that has no record; all that there will be, while there is none."""
+    if plan is None:
+        return tuple(range(campaign.how.tasks))
+    done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
+    return tuple(task for task in range(plan.tasks) if not done.issuperset(read_recipes(run, task)))
+
+
+def submissions(run: RunDir) -> list[Submission]:
+    """All of a run folder, in order."""
+    if not run.submissions.exists():
+        return []
+    found = []
+    for text in run.submissions.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # torn by a kill or a full disk: `squeue` knows its jobs still
+        found.append(Submission(**(line | {"tasks": tuple(line["tasks"])})))
+    return found
+
+
+def cancel(run: RunDir) -> list[str]:
+    """End the jobs that are still queued or running, newest stage first, so that none starts after the one before."""
+    ids = [one for s in submissions(run) for stage in reversed(s.jobs.values()) for one in stage]
+    states = queued(ids)
+    there = [one for one in ids if one in states]
+    if there:
+        subprocess.run(["scancel", *there], check=True)
+    return there
+
+
+def _chain(
+    campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], ids: dict[str, list[str]]
+) -> Iterator[tuple[str, list[Job]]]:
+    """Stages and their jobs in the order of submission; `ids` has those of the stages before."""
+    name = str(run.campaign)
+    after = ""
+    if site.prepare_in_job and not planned(campaign, run):
+        yield "prepare", [_preparation(run)]
+        after = f"afterok:{':'.join(ids['prepare'])}"
+    if tasks:
+        yield "embed", embed_jobs(campaign, site, run, tasks, after)
+        after = f"afterany:{':'.join(ids['embed'])}"
+    again = ("submit", name, "--again")
+    processes = processes_per_node(campaign.how.dask, campaign.how.nodes)
+    yield (
+        "consolidate",
+        [
+            Job(
+                stage="consolidate",
+                command=("consolidate", name),
+                nodes=campaign.how.nodes if processes > 1 else 1,
+                processes=processes,
+                needs_gpus=False,
+                after=after,
+                on_failure=again,
+            )
+        ],
+    )
+    yield "verify", [Job(stage="verify", command=("verify", name), after=f"afterok:{':'.join(ids['consolidate'])}")]
+
+
+def planned(campaign: Campaign, run: RunDir) -> Plan | None:
+    """The plan, where there is one of this campaign as it is now, in as many tasks."""
+    try:
+        plan = read_plan(campaign, run)
+    except RequestError:
+        return None
+    return plan if plan.tasks == campaign.how.tasks else None
+
+
+def refuse_while_queued(run: RunDir) -> None:
+    """To be called before anything is written that jobs of the campaign read.
+
+    Raises:
+        RequestError: some are still queued or running.
+    """
+    earlier = submissions(run)
+    ids = {one for s in earlier for stage in s.jobs.values() for one in stage}
+    own = {os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")}
+    # verification waits for a consolidation that failed: Slurm removes it by itself
+    verifying = {one for s in earlier for one in s.jobs.get("verify", [])} if own != {None} else set()
+    still = queued(sorted(ids - own - verifying))
+    if still:
+        raise RequestError(
+            f"jobs {', '.join(sorted(still))} of this campaign are still queued or running; wait for them "
+            "(`embedcube status`), or `embedcube cancel` first"
+        )
+
+
+def _refuse_endless(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
+    """Consolidation asks again: a bounded number of times since a person did, and only for missing shards."""
+    if not tasks:
+        raise WorkError("no shard is missing: what failed was consolidation itself, see its log")
+    times = 0
+    for submission in reversed(submissions(run)):
+        if not submission.again:
+            break
+        times += 1
+    if times >= site.resubmissions:
+        raise WorkError(
+            f"tasks {', '.join(map(str, tasks))} have shards without a record after {times} resubmissions: see "
+            f"{run.logs} for why, then `embedcube submit` again"
+        )
+
+
+def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
+    """Refuse before submission what the site would refuse, or what would fail there, in words.
+
+    Raises:
+        RequestError: names the two figures.
+    """
+    time_s = (campaign.how.time_min or site.time_min) * 60 - site.lead_s
+    if price.longest_s > time_s:
+        raise RequestError(
+            f"how.time_min: the longest shard takes about {price.longest_s:.0f} s, a job has {time_s:.0f} s before "
+            f"{site.site} warns it; give it more time, or make shards smaller (layers.*.shard_chips)"
+        )
+    files = files_needed(price, campaign)
+    if site.max_files is not None and files > site.max_files:
+        raise RequestError(
+            f"{files} files and folders are needed, the quota of {site.site} leaves {site.max_files}; make shards "
+            "larger (layers.*.shard_chips)"
+        )
+
+
+def files_needed(price: Price, campaign: Campaign) -> int:
+    """Objects and folders, at most, in the parts of one attempt of each task and in the cube."""
+    return price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)

@@ -1,0 +1,1 @@
+"""One shard: its scenes -> its encoded cells. Start reading at `embed.py`."""

@@ -1,0 +1,130 @@
+"""A layer's forward pass, compiled ahead of time: `plan` makes one program, and every rank runs that and no other.
+
+torch.compile in each rank could choose otherwise from one to the next, and then bytes would differ. AOTInductor's
+package (torch.export, then a compiler of C++ or, for a GPU, of Triton) is one file with one digest.
+"""
+
+import errno
+import io
+import os
+import tempfile
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedcube.backbones.base import Chips
+from embedcube.errors import RequestError
+from embedcube.kernel.device import device_class
+from embedcube.kernel.embed import blank_chips, in_precision
+from embedcube.kernel.layer import LayerKernel
+
+_FOR_CLASS: dict[str, dict[str, Any]] = {
+    "cpu-avx512": {"cpp.simdlen": 512, "cpp.march": "x86-64-v4"},
+    "cpu-avx2": {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"},
+}
+"""Inductor compiles for the very processor it runs on; the program must run on every one of the class."""
+
+_FOR_GPU: dict[str, Any] = {
+    # its kernels are loaded when they are first called, and the folder that it was unpacked into is gone by then
+    "aot_inductor.embed_kernel_binary": True,
+}
+
+_OPTIONS: dict[str, Any] = {
+    # otherwise the number of threads that plan has is built in, and sums are split by it
+    "cpp.threads": 1,
+    # weights are laid out once, as the library of matrix products likes them best
+    "freezing": True,
+}
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
+    """The program of the kernel's forward pass: of its batch, its precision, on its device, weights included.
+
+    Raises:
+        RequestError: the module cannot be exported, or this machine has no compiler, or is of an unknown class.
+        OSError: there is no room for its files.
+    """
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import InductorError
+    from torch._inductor.utils import fresh_cache
+
+    kind = device_class(kernel.device)
+    if kernel.device.type == "cpu" and kind not in _FOR_CLASS:
+        raise RequestError(
+            f"layers.{layer}.compile: for {kind} nothing is compiled, only for {' and '.join(_FOR_CLASS)}"
+        )
+    options = _OPTIONS | _FOR_CLASS.get(kind, _FOR_GPU)
+    package = io.BytesIO()
+    try:
+        blank = blank_chips(kernel)
+        inputs = blank.x_btcyx, blank.seen_btsyx, blank.lonlat_byxn, blank.dates_tmd
+        with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")  # torch, of itself
+            exported = torch.export.export(_OfTensors(kernel).eval(), inputs, strict=False)
+            # its cache is one for all of a user's programs, and holds pickles
+            with fresh_cache(dir=folder):
+                aoti_compile_and_package(exported, package_path=package, inductor_configs=options)
+    except Exception as error:  # of a module that cannot be exported, or of a compiler
+        # the compiler of graphs wraps whatever is raised in it
+        within = error.inner_exception if isinstance(error, InductorError) else error
+        if isinstance(within, torch.OutOfMemoryError):
+            raise RequestError(
+                f"layers.{layer}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or "
+                "chip_px"
+            ) from error
+        if isinstance(within, OSError) and within.errno in _NO_ROOM:
+            raise within from None
+        reason = str(within).strip().partition("\n")[0]
+        raise RequestError(
+            f"layers.{layer}.compile: {type(within).__name__}: {reason}. It needs a compiler of C++ where `plan` runs "
+            "and a module that torch.export takes; without `compile` the layer runs as it is"
+        ) from error
+    return package.getvalue()
+
+
+class Compiled(nn.Module):
+    """A program of `compile_forward` in place of the module that it was made of."""
+
+    def __init__(self, program: bytes, device: torch.device) -> None:
+        """Loading it runs code: `program` must be what `plan` has made, its digest compared."""
+        super().__init__()
+        from torch._inductor import aoti_load_package
+
+        # what it unpacks it removes when it ends well; a rank is also killed
+        with tempfile.TemporaryDirectory() as folder:
+            elsewhere = os.environ.get("TMPDIR")
+            os.environ["TMPDIR"] = folder
+            try:
+                # -1 is the current one
+                index = int(str(device).partition(":")[2] or -1)
+                self._run = aoti_load_package(io.BytesIO(program), device_index=index)
+            finally:
+                if elsewhere is None:
+                    del os.environ["TMPDIR"]
+                else:
+                    os.environ["TMPDIR"] = elsewhere
+
+    def forward(self, chips: Chips) -> Tensor:
+        """The vectors of a full batch."""
+        # the precision was compiled in
+        with torch.autocast(chips.x_btcyx.device.type, enabled=False):
+            vectors: Tensor = self._run(chips.x_btcyx, chips.seen_btsyx, chips.lonlat_byxn, chips.dates_tmd)
+        return vectors
+
+
+class _OfTensors(nn.Module):
+    """The forward pass as torch.export wants it."""
+
+    def __init__(self, kernel: LayerKernel) -> None:
+        super().__init__()
+        self.module, self._kernel = kernel.module, kernel
+
+    def forward(self, x_btcyx: Tensor, seen_btsyx: Tensor, lonlat_byxn: Tensor, dates_tmd: Tensor) -> Tensor:
+        chips = Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, dates_tmd=dates_tmd)
+        with in_precision(self._kernel):
+            vectors: Tensor = self.module(chips).float()
+        return vectors

@@ -1,0 +1,166 @@
+"""The device of a rank: how exactly it computes, how arrays come to it, and how long it takes for what.
+
+On a GPU nothing here waits: copies go beside what it computes, work is queued, and times are taken by its own clock.
+On a CPU the same calls do the same at once.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+from embedcube.machine import processor
+from embedcube.timings import Timings
+
+_CPU = processor()
+
+
+# MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
+os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in _CPU.get("flags", "") else "AVX2,STRICT")
+
+
+# oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+
+
+# without it cuBLAS may sum otherwise from run to run (CUDA Toolkit, cuBLAS, Results Reproducibility)
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+_copying: dict[torch.device, torch.cuda.Stream] = {}
+"""the stream of each GPU that copies run in, beside its computing"""
+
+
+def device_class(device: torch.device) -> str:
+    """What must be equal for equal bytes: `cpu-avx512`, `cuda-sm80`."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"cuda-sm{major}{minor}"
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
+def mkl_branch() -> str:
+    """The code path that MKL takes: the named one, on other processors than Intel's what it thinks best for them."""
+    fields = ("vendor_id", "cpu family", "model")
+    own = "" if _heeds_mkl_cbwr() else f" on {' '.join(_CPU.get(field, '?') for field in fields)}"
+    return os.environ["MKL_CBWR"] + own
+
+
+def device_memory(device: torch.device) -> float:
+    """Bytes that a process may fill on a GPU: nine tenths, as libraries take their share; 0 for a CPU."""
+    return 0.9 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0.0
+
+
+def exact_arithmetic(threads: int) -> None:
+    """Settings of this process under which a device class always gives the same bytes."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    # use_deterministic_algorithms does this and imports the compiler, 2.6 s, to tell it too
+    torch.set_deterministic_debug_mode("error")
+    # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    exact_products()
+
+
+def exact_products() -> None:
+    """Give MKL one thread where it does not heed MKL_CBWR, as it splits sums by their number (docs/adr/0004).
+
+    The setting is of the calling thread: each that multiplies matrices calls this.
+    """
+    if torch.backends.mkl.is_available() and not _heeds_mkl_cbwr() and torch.get_num_threads() > 1:
+        # after torch has set it for this thread, which it does when it is asked for the first time
+        _torch_library().MKL_Set_Num_Threads_Local(1)
+
+
+def _heeds_mkl_cbwr() -> bool:
+    return _CPU.get("vendor_id") == "GenuineIntel"
+
+
+@cache
+def _torch_library() -> ctypes.CDLL:
+    """The one that MKL is in, or that loads it."""
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+
+
+def host_empty(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:
+    """An array to be filled; for a GPU in pinned memory, which alone can be copied while the host goes on."""
+    if device.type == "cpu":
+        return np.empty(shape, dtype)
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.asarray(torch.empty(count, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape))
+
+
+class OnDevice:
+    """Arrays on their way to a device. They begin the way at once, from whatever thread."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> None:
+        """`arrays` must stay as they are; on a CPU they are not even copied."""
+        # what is copied from must live until the copy is done, and that is later
+        self._host = dict(arrays)
+        self._arrived: torch.cuda.Event | None = None
+        if device.type == "cpu":
+            self._tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return
+        stream = _copying.setdefault(device, torch.cuda.Stream(device))
+        with torch.cuda.stream(stream):
+            self._tensors = {
+                name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()
+            }
+            self._arrived = stream.record_event()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """For what is queued by this thread from now on, which waits for them; the thread does not."""
+        if self._arrived is not None:
+            computing = torch.cuda.current_stream(next(iter(self._tensors.values())).device)
+            computing.wait_event(self._arrived)
+            for tensor in self._tensors.values():
+                # their memory belongs to the copying stream, which must not take it back before these uses
+                tensor.record_stream(computing)
+        return self._tensors
+
+
+class DeviceTimings:
+    """Seconds of steps by the clock of the device that does them: a GPU has but queued a step when its call returns."""
+
+    def __init__(self, timings: Timings, device: torch.device) -> None:
+        """The seconds come to `timings`, at the latest with `done`."""
+        self._timings, self._device = timings, device
+        self._queued: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time what is queued in the block."""
+        if self._device.type == "cpu":
+            with self._timings.step(name):
+                yield
+            return
+        stream = torch.cuda.current_stream(self._device)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record(stream)
+        yield
+        end.record(stream)
+        self._queued.append((name, start, end))
+
+    def done(self, wall_s: float) -> None:
+        """All steps are done, and the host waited for them: they took `wall_s` in all.
+
+        What is left of that is time between steps, in which the host was too slow to queue the next: `wait`. Gaps in a
+        step are in its seconds.
+        """
+        if self._device.type == "cpu":
+            return
+        # the host has waited for the last copy, not for the event behind it
+        self._queued[-1][2].synchronize()
+        seconds = [(name, start.elapsed_time(end) / 1000) for name, start, end in self._queued]
+        for name, step_s in seconds:
+            self._timings.add(name, step_s)
+        self._timings.add("wait", max(0.0, wall_s - sum(step_s for _, step_s in seconds)))

@@ -1,0 +1,71 @@
+"""A campaign's names and numbers -> the objects they stand for."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+
+from embedcube.backbones.base import Weights, make_backbone
+from embedcube.campaign.schema import Campaign, make_grid, make_layout
+from embedcube.kernel.compile import Compiled
+from embedcube.kernel.layer import LayerInput, LayerKernel
+from embedcube.sources.base import counted_archives, make_source
+
+
+def load_kernel(
+    campaign: Campaign,
+    layer_name: str,
+    grids: Sequence[str],
+    weights: Weights,
+    device: torch.device,
+    batch: int,
+    program: bytes = b"",
+) -> LayerKernel:
+    """The kernel of one layer on its `grids`, its module, or the compiled `program` of it, brought to the device.
+
+    `batch` and `program` are the plan's.
+    """
+    if program:
+        module: torch.nn.Module = Compiled(program, device)
+    else:
+        module = make_backbone(campaign, layer_name).module(weights).to(device)
+    return make_kernel(campaign, layer_name, grids, weights, module, device, batch)
+
+
+def make_kernel(
+    campaign: Campaign,
+    layer_name: str,
+    grids: Sequence[str],
+    weights: Weights,
+    module: torch.nn.Module,
+    device: torch.device,
+    batch: int,
+) -> LayerKernel:
+    """The kernel of one layer on its `grids`; the module lies on the `device` already."""
+    layer = campaign.layers[layer_name]
+    counted = counted_archives(campaign, layer_name)
+    ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)
+    inputs = tuple(
+        LayerInput(
+            archive=archive,
+            source=make_source(campaign, archive),
+            channels=slice(*channels),
+            counts=archive in counted,
+        )
+        for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
+    )
+    return LayerKernel(
+        grids={name: make_grid(campaign, layer_name, name) for name in grids},
+        layout=make_layout(layer),
+        inputs=inputs,
+        frames=campaign.frames(layer_name),
+        min_valid=layer.min_valid,
+        batch=batch,
+        encoding=layer.encoding,
+        precision=layer.precision,
+        dimensions=make_backbone(campaign, layer_name).dimensions(weights),
+        mean=weights.mean,
+        std=weights.std,
+        module=module,
+        device=device,
+    )

@@ -1,0 +1,49 @@
+"""Vectors -> stored numbers, on the device that made them: what is copied back is four times smaller.
+
+The way back, `decode`, is in `encode.py`, and needs nothing but NumPy.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from embedcube.cube.encoding import Encoding
+
+_LARGEST_SCALE = float(np.nextafter(np.float32(np.finfo(np.float32).max / 127), np.float32(0)))
+"""127 times this is still finite"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """Vectors as they are stored."""
+
+    stored: torch.Tensor
+    """(..., D) in the encoding's type"""
+    scale: torch.Tensor | None
+    """(...) float32; None where the encoding has no scale"""
+    finite: torch.Tensor
+    """(...) bool: every number of the vector is; what is stored of others has no meaning"""
+
+
+def quantise(vectors: torch.Tensor, encoding: Encoding) -> Quantised:
+    """Float32 vectors (..., D) as stored numbers; the same on every device that divides as IEEE 754 says.
+
+    `int8` is per-vector absmax: s = max|x| / 127, q = round(x / s), half to even. The norm survives; no number is
+    off by more than `encode.int8_bound(s)`. A vector of zeros has s = 0. float16 saturates at its largest number.
+    """
+    # the largest number of a vector that holds NaN is NaN
+    largest = vectors.abs().amax(dim=-1)
+    finite = largest.isfinite()
+    if encoding == "int8":
+        # by a tensor, as CUDA multiplies by the reciprocal of a number
+        steps = torch.full((), 127.0, device=vectors.device)
+        scale = (largest / steps).clamp_(max=_LARGEST_SCALE)
+        # scales so small that they lose digits (subnormal) would make q exceed 127
+        divisor = torch.where(scale > 0, scale, 1.0)[..., None]
+        stored = (vectors / divisor).round_().clamp_(-127, 127).nan_to_num_(nan=0.0).to(torch.int8)
+        return Quantised(stored=stored, scale=scale, finite=finite)
+    if encoding == "float16":
+        limit = torch.finfo(torch.float16).max
+        return Quantised(stored=vectors.clamp(-limit, limit).to(torch.float16), scale=None, finite=finite)
+    return Quantised(stored=vectors, scale=None, finite=finite)

@@ -1,0 +1,1 @@
+"""index, fit, plan: everything that is decided before anything runs."""

@@ -1,0 +1,128 @@
+"""fit: a sample -> frozen weights. Fitted once; while the file exists it is never fitted again."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedcube.backbones.base import make_backbone
+from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.plugins import plugin
+from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.schema import Campaign, period_of_fit
+from embedcube.errors import RequestError, WorkError
+from embedcube.prepare.fit_sample import fit_sample
+from embedcube.progress import Progress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedLayer:
+    """What `fit` says of a layer."""
+
+    layer: str
+    digest: str
+    fresh: bool
+    """fitted now, not found"""
+    passed_over: dict[str, str]
+    """scenes that could not be read while it was fitted, and why"""
+
+
+def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[FittedLayer]:
+    """Make sure that every layer has its frozen weights, and return their digests.
+
+    Raises:
+        RequestError: weights that are there were made for another backbone, or fitted on another period.
+    """
+    fitted = []
+    for name, layer in campaign.layers.items():
+        path = run.weights(name)
+        fresh, passed_over = not path.exists(), dict[str, str]()
+        if fresh:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if layer.weights:
+                data = _taken(campaign, name)
+            else:
+                data, passed_over = _fitted(campaign, run, name, progress)
+            write_atomically(path, data)
+        elif layer.weights and _taken(campaign, name) != path.read_bytes():
+            raise RequestError(
+                f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; where you "
+                "mean the former, or its model is to be tried with other chips, remove the latter"
+            )
+        digest = read_weights(campaign, run, name)[1]
+        fitted.append(FittedLayer(layer=name, digest=digest, fresh=fresh, passed_over=passed_over))
+    return fitted
+
+
+def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
+    """Get published weights for the layers that name none and have none yet, on a node with internet.
+
+    They become the run's frozen weights, which `fit` then finds. Returns, by layer, the SHA-256 of each published file.
+
+    Raises:
+        RequestError: a file is not the one that `weights_sha256` says, or not of the model.
+        WorkError: the hub gave none.
+    """
+    fetched = {}
+    for name, layer in campaign.layers.items():
+        kind, path = plugin("backbones", layer.backbone["name"]), run.weights(name)
+        hubs = {card.model: card.hub for card in kind.cards()}
+        hub = hubs.get(layer.backbone.get("model", ""))
+        if hub is None or layer.weights or path.exists() or "random_seed" in layer.backbone:
+            continue
+        # it becomes `weights` of the layer: checked, and read, as a file that the campaign names
+        file = _downloaded(*hub)
+        named = layer.model_copy(update={"weights": file})
+        asking = campaign.model_copy(update={"layers": {**campaign.layers, name: named}})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _taken(asking, name))
+        fetched[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return fetched
+
+
+def _downloaded(repository: str, file: str) -> Path:
+    """The file in the hub's own cache (HF_HOME)."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise RequestError("`embedcube weights` needs huggingface_hub: pip install 'embedcube[terratorch]'") from None
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except Exception as error:  # of any of the layers below: no connection, no such file, no permission
+        reason = str(error).strip().partition("\n")[0]
+        raise WorkError(
+            f"{repository}/{file} could not be fetched: {reason}. Where there is no internet, fetch it elsewhere and "
+            "name the file with the layer's key `weights`"
+        ) from None
+
+
+def _taken(campaign: Campaign, name: str) -> bytes:
+    """Weights that the layer names: a file of embedcube as it is, or a checkpoint that its backbone knows."""
+    layer = campaign.layers[name]
+    assert layer.weights is not None
+    try:
+        data = layer.weights.read_bytes()
+    except OSError as error:
+        raise RequestError(f"layers.{name}.weights: cannot be read: {error}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if layer.weights_sha256 not in (None, found):
+        raise RequestError(
+            f"layers.{name}.weights: {layer.weights} has the SHA-256 {found}, weights_sha256 is {layer.weights_sha256}"
+        )
+    if is_ours(data):
+        parse_weights(data, campaign, name, str(layer.weights))
+        return data
+    try:
+        return packed(campaign, name, make_backbone(campaign, name).load(data), period="")
+    except ValueError as error:
+        raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
+
+
+def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> tuple[bytes, dict[str, str]]:
+    backbone = make_backbone(campaign, name)
+    try:
+        scenes = read_inventory(campaign, run)
+        sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
+        return packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name)), passed_over
+    except ValueError as error:
+        raise RequestError(f"layers.{name}.backbone: {error}") from None

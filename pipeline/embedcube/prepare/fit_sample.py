@@ -1,0 +1,143 @@
+"""The chips that a fit looks at: composited as `embed` does it, spread over windows and places, seeded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedcube.backbones.base import FitSample, Weights, make_inputs
+from embedcube.campaign.plan import Shard, Shards
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign, grid_names, make_grid, windows_of_fit
+from embedcube.errors import RequestError, StartAgain
+from embedcube.kernel.load import make_kernel
+from embedcube.kernel.sample import read_sample
+from embedcube.machine import cores
+from embedcube.prepare.price import refuse_large_fit
+from embedcube.prepare.shards import cut
+from embedcube.progress import Progress
+from embedcube.sources.reader import RasterReader
+
+_WINDOWS = 16
+"""that a limited sample is spread over, at most"""
+
+_TRIES_PER_CHIP = 8
+
+_CLEAR_SHARE = 0.5
+"""of a chip's pixels that must be clear for it to be looked at"""
+
+
+def fit_sample(
+    campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None, progress: Progress
+) -> tuple[FitSample, dict[str, str]]:
+    """`limit` chips of a layer, or all where it is None; masked pixels are NaN.
+
+    Also the scenes that could not be read and were passed over, and why.
+
+    Raises:
+        RequestError: none of the chips that were looked at is half clear; or all that there are do not fit into memory.
+    """
+    inputs = make_inputs(campaign, name)
+    channels = np.zeros(inputs.channels, dtype=np.float32)
+    nothing = Weights(mean=channels, std=channels, tensors={})
+    mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    kernel = make_kernel(
+        campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity(), torch.device("cpu"), batch=1
+    )
+    kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
+    shards = _chips(campaign, name, scenes, limit)
+    if limit is None:
+        candidates = list(shards)
+        numbers = inputs.frames * inputs.channels * kernel.layout.chip_px**2
+        refuse_large_fit(name, len(candidates), numbers, campaign.how)
+        shards = iter(candidates)
+    reader = RasterReader(threads=cores())
+    chips: list[NDArray[np.float32]] = []
+    latitudes: list[NDArray[np.float64]] = []
+    passed_over: dict[str, str] = {}
+    try:
+        for shard in shards:
+            if len(chips) == limit:
+                break
+            try:
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+            except OSError as error:
+                raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
+            for i, reason in sample.quarantined:
+                passed_over.setdefault(scenes[i].id, reason)
+            if sample.seen_tsyx[:, kernel.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
+                area = kernel.layout.shard_area(shard.row, shard.col).grown(kernel.layout.halo_px)
+                chips.append(sample.x_tcyx)
+                latitudes.append(kernel.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
+                progress(len(chips), limit)
+    finally:
+        reader.close()
+    if limit != 0 and not chips:
+        masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
+        raise RequestError(
+            f"layers.{name}: no chip of {kernel.layout.chip_px} px that is half clear was found in {len(mine)} scenes; "
+            + (
+                "is the mask's list of clear classes right?"
+                if masked
+                else "do they show the region, and have data there?"
+            )
+        )
+    side = kernel.layout.chip_px
+    empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
+    lat_ny = np.array(latitudes).reshape(len(chips), side)
+    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), passed_over
+
+
+def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:
+    """Shards of one chip, of windows within the layer's period of fitting; each one once."""
+    layer, windows = campaign.layers[name], windows_of_fit(campaign, name)
+    rng = np.random.default_rng(0)
+    if limit is not None:
+        windows = [
+            windows[i] for i in np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).round().astype(int)
+        ]
+    one_chip = campaign.model_copy(
+        update={
+            "layers": {name: layer.model_copy(update={"shard_chips": 1})},
+            "windows": tuple((w.start, w.end) for w in (campaign.all_windows[t] for t in windows)),
+        }
+    )
+    mine = [scene for scene in scenes if scene.archive in layer.archives]
+    found = [
+        (zone, cut_zone[0])
+        for zone in grid_names(one_chip, name, mine)
+        if (cut_zone := cut(one_chip, name, make_grid(one_chip, name, zone), scenes)) is not None
+    ]
+    chips = [
+        [chip for zone, shards in found for chip in _seen(shards, place, name, zone, t, limit, rng)]
+        for place, t in enumerate(windows)
+    ]
+    # in turn, so that a limited sample is spread over all windows
+    for in_turn in zip_longest(*chips):
+        yield from (chip for chip in in_turn if chip is not None)
+
+
+def _seen(
+    shards: Shards, place: int, name: str, zone: str, t: int, limit: int | None, rng: np.random.Generator
+) -> list[Shard]:
+    """The chips of one zone and window that a scene shows; some of them where few are wanted."""
+    seen = np.nonzero((shards.t == place) & (np.diff(shards.first) > 0))[0]
+    if limit is not None:
+        seen = rng.permutation(seen)[: limit * _TRIES_PER_CHIP]
+    return [
+        Shard(
+            layer=name,
+            zone=zone,
+            t=t,
+            row=int(shards.row[i]),
+            col=int(shards.col[i]),
+            iy=0,
+            ix=0,
+            recipe="",
+            scenes=tuple(shards.scenes[shards.first[i] : shards.first[i + 1]].tolist()),
+        )
+        for i in seen.tolist()
+    ]

@@ -1,0 +1,59 @@
+"""index: archive -> inventory. The table of all scenes, STAC-GeoParquet; nothing lists directories after it."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from embedcube.campaign.inventory import write_table
+from embedcube.campaign.plugins import plugin
+from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign
+from embedcube.campaign.search_extent import bounded
+from embedcube.errors import RequestError, StartAgain
+from embedcube.progress import Progress, silent
+from embedcube.sources.reader import raster_settings
+
+
+def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_digests: bool = False) -> list[Scene]:
+    """Find the scenes of every archive and write the inventory; returns them in its order.
+
+    Raises:
+        RequestError: an archive shows no usable scene at all.
+        StartAgain: an archive cannot be read for a reason that may pass.
+    """
+    scenes: list[Scene] = []
+    for name, archive in campaign.archives.items():
+        found = []
+        try:
+            with raster_settings(), _nothing_to_collect():
+                for scene in plugin("sources", archive.source)(name, bounded(campaign, name)).scenes(
+                    full_digests=full_digests
+                ):
+                    found.append(scene)
+                    progress(len(scenes) + len(found), None)
+        except OSError as error:
+            raise StartAgain(f"archives.{name}: {error}; start again when {archive.path} can be read") from None
+        if not found:
+            raise RequestError(f"archives.{name}: no scene found in {archive.path}")
+        if all(scene.verdict for scene in found):
+            raise RequestError(
+                f"archives.{name}: none of {len(found)} scenes in {archive.path} can be used; "
+                f"the first one, {found[0].id}: {found[0].verdict}"
+            )
+        scenes.extend(found)
+    with replacing(run.inventory) as temporary:
+        write_table(campaign, scenes, temporary)
+    return scenes
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Without Python's search for cycles: of the millions of objects of a large archive it finds none, for long."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

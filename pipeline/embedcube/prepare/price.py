@@ -1,0 +1,188 @@
+"""What a campaign will cost, before anything runs: memory, bytes, files, time. Upper bounds, not hopes."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from embedcube.campaign.how import How
+from embedcube.campaign.plan import Shards
+from embedcube.campaign.price import Price
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Layer
+from embedcube.cube.arrays import array_specs
+from embedcube.errors import RequestError
+from embedcube.kernel.embed import blank_chips, forward
+from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
+from embedcube.prepare.draw_groups import ReadCost
+from embedcube.sources.resample import nesting
+
+DECODE_BYTES_PER_S = 100e6
+"""decoded bytes of deflate or zstd GeoTIFF per second and core (FACTS); only balances tasks and guesses times"""
+
+PROCESS_BYTES = 700 << 20
+"""a rank with its libraries loaded and their arenas warm, before it holds any data (550 to 590 MB were seen)"""
+
+WARP_BYTES = 140
+"""for each pixel of a sample while a reading thread warps a band onto it (132 were measured)"""
+
+Activations = Callable[[int], int]
+"""memory that the forward pass of a batch takes: a backbone's `activation_bytes` with its weights"""
+
+
+def price_layer(
+    layer: Layer,
+    shards: Shards,
+    scenes: Sequence[Scene],
+    reading: ReadCost,
+    batch_s: float,
+    threads: int,
+    kernel: LayerKernel,
+    activations: Activations,
+) -> Price:
+    """The price of one layer."""
+    layout = kernel.layout
+    counts = np.diff(shards.first)
+    worst = int(counts.argmax())
+    chips = len(counts) * layout.chips**2
+    cells = len(counts) * layout.shard_cells**2
+    specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=layer.encoding)
+    cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
+    # a series of fields is judged where it lies, never from memory
+    largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
+    warped = any(nesting(a, grid) is None for grid in kernel.grids.values() for s in scenes for a in s.assets)
+    warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
+    itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
+    return Price(
+        shards=len(counts),
+        cells=cells,
+        chips=chips,
+        scenes=int(counts.sum()),
+        decoded_bytes=float(reading.decoded.sum()),
+        needed_bytes=reading.needed_bytes,
+        cube_bytes=float(cells * cell_bytes),
+        files=len(counts) * len(specs),
+        folders=len(specs),
+        rank_bytes=PROCESS_BYTES
+        # a file that does not decode is read whole, to see whether its bytes are to blame
+        + largest_file
+        + warping
+        + _data_bytes(kernel, activations, int(counts[worst]), threads, itemsize, cell_bytes),
+        worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
+        f"with {int(counts[worst])} scenes",
+        device_s=batch_s * -(-chips // kernel.batch),
+        longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // kernel.batch),
+        device_bytes=_device_bytes(kernel, activations, cell_bytes),
+    )
+
+
+def _data_bytes(
+    kernel: LayerKernel, activations: Activations, scenes: int, threads: int, itemsize: int, cell_bytes: int
+) -> float:
+    layout, bands = kernel.layout, kernel.mean.size
+    pixels = layout.sample_px**2
+    on_gpu = kernel.device.type == "cuda"
+    # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
+    observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4)
+    # those that are read at once, while their numbers are converted
+    observations += max(1, min(threads, scenes)) * pixels * bands * (2 * itemsize + 4)
+    # pinned memory comes in powers of two (torch's CachingHostAllocator)
+    arrays = [1 << (size - 1).bit_length() if on_gpu else size for size in _sample_arrays(kernel)]
+    samples = SAMPLES_IN_FLIGHT * sum(arrays)
+    # encoded cells on their way: being filled, waiting, and as bytes being compressed
+    cells = 4 * layout.shard_cells**2 * cell_bytes
+    return observations + samples + cells + (0 if on_gpu else batch_bytes(kernel, activations))
+
+
+def _sample_arrays(kernel: LayerKernel) -> tuple[int, int, int]:
+    """Bytes of a sample's pixels, of where they are seen, and of the cells' longitudes and latitudes."""
+    pixels = len(kernel.frames[0]) * kernel.layout.sample_px**2
+    return 4 * kernel.mean.size * pixels, len(kernel.inputs) * pixels, 8 * kernel.layout.shard_cells**2
+
+
+def _device_bytes(kernel: LayerKernel, activations: Activations, cell_bytes: int) -> float:
+    """Memory of a GPU: pixels on their way, a batch, and the cells as they are filled and as they were."""
+    if kernel.device.type != "cuda":
+        return 0.0
+    cells = 2 * kernel.layout.shard_cells**2 * cell_bytes
+    return SAMPLES_IN_FLIGHT * sum(_sample_arrays(kernel)) + batch_bytes(kernel, activations) + cells
+
+
+def batch_bytes(kernel: LayerKernel, activations: Activations) -> float:
+    """Memory of the chips of one batch, of their forward pass, and of their vectors while they are quantised."""
+    chip = len(kernel.frames[0]) * (3 * kernel.mean.size * 4 + len(kernel.inputs)) * kernel.layout.chip_px**2
+    vectors = 3 * 4 * kernel.layout.chip_cells**2 * kernel.dimensions
+    return kernel.batch * (chip + vectors) + activations(kernel.batch)
+
+
+def seconds_per_batch(kernel: LayerKernel) -> float:
+    """Of one forward pass, measured now."""
+    chips = blank_chips(kernel)
+    forward(kernel, chips).cpu()
+    start = time.perf_counter()
+    forward(kernel, chips).cpu()
+    return time.perf_counter() - start
+
+
+def total_price(prices: list[Price], weights_bytes: list[int], how: How, device_limit_bytes: float) -> Price:
+    """The price of all layers: a rank holds all their weights, one layer's data, and the cache of decoded blocks.
+
+    A GPU of `device_limit_bytes` (0 where there is none) holds all weights too, and one layer's data.
+    """
+    # while they are handed around, a layer's weights are there as bytes, as arrays and as a module
+    weights = sum(weights_bytes) + 3 * max(weights_bytes)
+    worst = max(prices, key=lambda price: price.rank_bytes)
+    return Price(
+        shards=sum(p.shards for p in prices),
+        cells=sum(p.cells for p in prices),
+        chips=sum(p.chips for p in prices),
+        scenes=sum(p.scenes for p in prices),
+        decoded_bytes=sum(p.decoded_bytes for p in prices),
+        needed_bytes=sum(p.needed_bytes for p in prices),
+        cube_bytes=sum(p.cube_bytes for p in prices),
+        files=sum(p.files for p in prices),
+        folders=sum(p.folders for p in prices),
+        rank_bytes=worst.rank_bytes + weights + (how.cache_mb << 20),
+        worst_shard=worst.worst_shard,
+        device_s=sum(p.device_s for p in prices),
+        longest_s=max(p.longest_s for p in prices),
+        device_bytes=max(p.device_bytes for p in prices) + sum(weights_bytes) if device_limit_bytes else 0.0,
+        limit_bytes=how.mem_bytes_per_rank,
+        device_limit_bytes=device_limit_bytes,
+    )
+
+
+def fit_bytes(chips: int, numbers: int) -> int:
+    """Memory of a fit on all chips that there are, of so many numbers each: of their singular value decomposition.
+
+    The chips in float32, read and stacked (8 bytes a number were computed), their anomalies in float64 several times
+    over (52 were measured), and the square matrices of LAPACK's gesdd (3.5 were measured).
+    """
+    return PROCESS_BYTES + (8 + 60) * chips * numbers + 4 * 8 * min(chips, numbers) ** 2
+
+
+def refuse_large_fit(layer: str, chips: int, numbers: int, how: How) -> None:
+    """Raise a RequestError when a fit on all chips needs more memory than the ranks of a node may take together."""
+    needed, limit = fit_bytes(chips, numbers), how.mem_bytes_per_rank * how.ranks
+    if needed > limit:
+        raise RequestError(
+            f"layers.{layer}: to fit on all {chips:,} chips of {numbers:,} numbers would take {needed / 1e9:.2f} GB, "
+            f"the ranks together may take {limit / 1e9:.2f} GB. Name a shorter period as `fit`, lower chip_px, raise "
+            "how.mem_gb, or take weights that were fitted elsewhere"
+        )
+
+
+def refuse_over_limit(price: Price) -> None:
+    """Raise a RequestError when the worst shard needs more memory than a rank may take, or than its GPU has."""
+    if price.rank_bytes > price.limit_bytes:
+        raise RequestError(
+            f"a rank would need {price.rank_bytes / 1e9:.2f} GB, it may take {price.limit_bytes / 1e9:.2f} GB; "
+            f"the worst shard is {price.worst_shard}. Lower shard_chips, batch or how.cache_mb, shorten the windows, "
+            "or raise how.mem_gb"
+        )
+    if price.device_bytes > price.device_limit_bytes:
+        raise RequestError(
+            f"the device would need {price.device_bytes / 1e9:.2f} GB, it has {price.device_limit_bytes / 1e9:.2f} GB; "
+            "lower batch, chip_px or shard_chips"
+        )

@@ -1,0 +1,211 @@
+"""Region x windows x scenes -> the shards of a layer, as columns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from shapely import affinity
+
+from embedcube.campaign.plan import Ints, Shards
+from embedcube.campaign.scene import Box, Scene
+from embedcube.campaign.schema import Campaign, Region, make_layout
+from embedcube.errors import RequestError
+from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, shards_touching, to_degrees
+from embedcube.prepare.draw_groups import Floats, distinct
+from embedcube.sources.base import counted_archives
+
+_MARGIN = 0.1
+"""degrees beside a zone that a region is kept of: its shards reach a little over the edge"""
+
+_SMALL_M = 20_000.0
+"""a shard of this side is far smaller than a UTM zone, which is 70 km wide where it ends in the north"""
+
+
+def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> tuple[Shards, ShardRange] | None:
+    """The shards of a layer on one of its grids: those that the region touches, in every window, with their scenes.
+
+    Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
+
+    Raises:
+        RequestError: no scene shows any of the region, or it lies where there is no UTM zone.
+    """
+    layer = campaign.layers[name]
+    layout = make_layout(layer)
+    # scenes of one photograph must be neighbours: they are composited as one
+    order = sorted(
+        (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
+        key=lambda i: (scenes[i].photograph, scenes[i].time, scenes[i].id),
+    )
+    found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
+    of_scene = np.array([i for i, _ in found], dtype=np.int64)
+    boxes = np.array([box for _, box in found]).reshape(-1, 4)
+    counted = counted_archives(campaign, name)
+    if grid.utm_zone is not None:
+        places = [scenes[i].bbox for i in order if scenes[i].assets and scenes[i].archive in counted]
+        _refuse_poles(campaign.region, places)
+    decides = np.array([scenes[i].archive in counted for i in of_scene.tolist()], dtype=bool)
+    wanted, place = _wanted(campaign.region, grid, layout, boxes[decides])
+    if not wanted.any():
+        return None
+    slot = np.full(wanted.shape, -1, dtype=np.int64)
+    slot[wanted] = np.arange(wanted.sum())
+    rows, cols = np.nonzero(wanted)
+    reach = shards_touching(grid, layout, boxes, layout.halo_px)
+    reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
+    times = np.array([_seconds(scenes[i]) for i in of_scene.tolist()]).reshape(-1, 2)
+    firsts, links = [np.zeros(1, dtype=np.int64)], []
+    for window in campaign.all_windows:
+        # as `Scene.meets` says
+        meets = (times[:, 0] < window.end.timestamp()) & (times[:, 1] >= window.start.timestamp())
+        linked, shard_of = _links(np.nonzero(meets)[0], of_scene, reach, slot)
+        links.append(linked)
+        firsts.append(firsts[-1][-1] + np.cumsum(np.bincount(shard_of, minlength=len(rows))))
+    windows = len(campaign.all_windows)
+    shards = Shards(
+        t=np.repeat(np.arange(windows), len(rows)),
+        row=np.tile(rows + place.row, windows),
+        col=np.tile(cols + place.col, windows),
+        first=np.concatenate(firsts),
+        scenes=np.concatenate(links),
+    )
+    return shards, place
+
+
+def _refuse_poles(region: Region | None, places: list[Box]) -> None:
+    """Refuse a region, or scenes where there is none, of which UTM has nothing."""
+    boxes = places if region is None else [_degrees(region)]
+    if not boxes:
+        return
+    south, north = min(box[1] for box in boxes), max(box[3] for box in boxes)
+    if south >= UTM_NORTH or north <= UTM_SOUTH:
+        raise RequestError(
+            f"grid.crs: {'the scenes lie' if region is None else 'the region lies'} from {south:.2f} to {north:.2f} "
+            f"degrees of latitude, and UTM is used from {UTM_SOUTH:g} to {UTM_NORTH:g}; write "
+            f"{'EPSG:3413 (polar stereographic, north)' if south > 0 else 'EPSG:3031 (polar stereographic, south)'}, "
+            "or EPSG:4326 with pixels in degrees"
+        )
+
+
+def _degrees(region: Region) -> Box:
+    if region.bbox is not None:
+        west, south, east, north = to_degrees(region.crs).transform_bounds(*region.bbox, densify_pts=21)
+    else:
+        assert region.geometry is not None
+        west, south, east, north = shapely.geometry.shape(region.geometry).bounds
+    return west, south, east, north
+
+
+def _seconds(scene: Scene) -> tuple[float, float]:
+    """Its first and last moment; exact for whole seconds, as windows begin and end."""
+    return scene.time.timestamp(), (scene.end or scene.time).timestamp()
+
+
+def _links(met: Ints, of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, Ints]:
+    """Scene and shard of every link of the boxes `met`, by shard and then in the order of compositing."""
+    row0, col0, row1, col1 = reach[met].T
+    wide = col1 - col0
+    sizes = (row1 - row0) * wide
+    box = np.repeat(np.arange(len(met)), sizes)
+    place = np.arange(len(box)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    shard = slot[row0[box] + place // wide[box], col0[box] + place % wide[box]]
+    # two boxes of one scene, which are neighbours, may touch one shard, which then has it once
+    first = np.diff(of_scene[met], prepend=-1) != 0
+    rank = np.maximum.accumulate(np.where(first, np.arange(len(met)), 0))
+    shard_of, rank_of = np.divmod(distinct((shard * len(met) + rank[box])[shard >= 0]), max(1, len(met)))
+    return of_scene[met[rank_of]], shard_of
+
+
+def _wanted(
+    region: Region | None, grid: Grid, layout: ShardLayout, boxes: Floats
+) -> tuple[NDArray[np.bool_], ShardRange]:
+    """Which shards of a rectangle of them the region touches; without a region, the scenes."""
+    shape = None if region is None else _region_shape(region, grid)
+    shown = len(boxes) > 0
+    if shape is not None:
+        shown = bool(np.isfinite(shape.bounds).all() and shapely.intersects(shape, _boxes(boxes)).any())
+    if not shown:
+        if grid.utm_zone is not None:
+            return np.zeros((0, 0), dtype=bool), ShardRange(row=0, col=0, rows=0, cols=0)
+        raise RequestError(
+            "region: no scene shows any of it; is its CRS right, and its order west, south, east, north?"
+        )
+    touched = shards_touching(grid, layout, boxes if shape is None else np.array([shape.bounds]))
+    row, col = touched[:, :2].min(axis=0)
+    last_row, last_col = touched[:, 2:].max(axis=0)
+    place = ShardRange(row=int(row), col=int(col), rows=int(last_row - row), cols=int(last_col - col))
+    if shape is None:
+        wanted = np.zeros((place.rows, place.cols), dtype=bool)
+        for r0, c0, r1, c1 in touched - [row, col, row, col]:
+            wanted[r0:r1, c0:c1] = True
+    else:
+        wanted = _touches(shape, grid, layout, place)
+    return _trimmed(wanted & _owned(grid, layout, place, wanted), place)
+
+
+def _owned(grid: Grid, layout: ShardLayout, place: ShardRange, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the wanted shards hold a cell that is the grid's own."""
+    # cell by cell only at the grid's edge: where the centres of a shard and its neighbours are all of the grid, or all
+    # not, and a shard is far smaller than the grid, so is the whole shard
+    around = ShardRange(row=place.row - 1, col=place.col - 1, rows=place.rows + 2, cols=place.cols + 2)
+    centres = sliding_window_view(grid.owns(around.area(layout), layout.shard_px), (3, 3))
+    owned: NDArray[np.bool_] = np.array(centres.all(axis=(2, 3)))
+    beyond: NDArray[np.bool_] = ~np.array(centres.any(axis=(2, 3)))
+    if grid.utm_zone is None or layout.shard_px * grid.pixel > _SMALL_M:
+        beyond[:] = False
+    for row, col in zip(*np.nonzero(wanted & ~owned & ~beyond), strict=True):
+        area = layout.shard_area(place.row + int(row), place.col + int(col))
+        owned[row, col] = grid.owns(area, layout.cell_px).any()
+    return owned
+
+
+def _trimmed(wanted: NDArray[np.bool_], place: ShardRange) -> tuple[NDArray[np.bool_], ShardRange]:
+    """The same shards in the smallest rectangle that holds them."""
+    rows, cols = (np.nonzero(wanted.any(axis=axis))[0] for axis in (1, 0))
+    if not len(rows):
+        return np.zeros((0, 0), dtype=bool), place
+    trimmed = wanted[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    first = place.row + int(rows[0]), place.col + int(cols[0])
+    return trimmed, ShardRange(row=first[0], col=first[1], rows=trimmed.shape[0], cols=trimmed.shape[1])
+
+
+def _region_shape(region: Region, grid: Grid) -> Any:
+    from odc.geo.geom import Geometry  # brings Dask along, which ranks do not need
+
+    if region.bbox is not None:
+        shape = Geometry(shapely.box(*region.bbox), region.crs)
+    else:
+        assert region.geometry is not None
+        shape = Geometry(region.geometry, "EPSG:4326")
+    if grid.utm_zone is not None:
+        # what lies far outside of a zone has no place in its coordinates, and all of it belongs to others
+        first = -180 + 6 * (grid.utm_zone - 1)
+        strip = shapely.box(first - _MARGIN, UTM_SOUTH, first + 6 + _MARGIN, UTM_NORTH)
+        shape = Geometry(shapely.intersection(shape.to_crs("EPSG:4326", resolution="auto").geom, strip), "EPSG:4326")
+        if shape.is_empty:
+            return shapely.Polygon()
+    west, south, east, north = shape.boundingbox.bbox
+    # straight edges are curves in another CRS: a point every hundredth of the extent follows them
+    projected: Any = shape.to_crs(grid.crs, resolution=max(east - west, north - south) / 100).geom
+    if not grid.geographic:
+        return projected
+    # in the longitudes of the grid, which may begin anywhere
+    around: list[Any] = [affinity.translate(projected, xoff=360 * k) for k in range(-2, 3)]
+    turned = shapely.union_all(around)
+    return shapely.intersection(turned, shapely.box(grid.origin_x, -90, grid.origin_x + 360, 90))
+
+
+def _boxes(bounds: NDArray[np.float64]) -> NDArray[Any]:
+    return np.asarray(shapely.box(*bounds.T))
+
+
+def _touches(shape: Any, grid: Grid, layout: ShardLayout, place: ShardRange) -> NDArray[np.bool_]:
+    rows, cols = np.mgrid[place.row : place.row + place.rows, place.col : place.col + place.cols]
+    side = layout.shard_px * grid.pixel
+    slack = 1e-6 * grid.pixel
+    left, top = grid.origin_x + cols * side, grid.origin_y - rows * side
+    shapely.prepare(shape)
+    boxes = shapely.box(left + slack, top - side + slack, left + side - slack, top - slack)
+    return np.asarray(shapely.intersects(shape, boxes))

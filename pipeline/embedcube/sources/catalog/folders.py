@@ -1,0 +1,113 @@
+"""Products of plain folders: a raster file for each band, and the time in the name of the product."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rasterio.errors import RasterioError
+
+from embedcube.sources.catalog.products import File, Names, Product, called, time_in
+from embedcube.sources.reader import open_raster
+
+_SUFFIXES = (".tif", ".tiff", ".jp2")
+log = logging.getLogger(__name__)
+
+
+def is_image(name: str) -> bool:
+    """By its suffix, however that is written."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def image_products(path: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+    """The product of a single image: a band by its description in the file, by the file's name, or the only one.
+
+    A band without a description goes by its number, from 1.
+
+    Its time is that of `folder_products`.
+
+    Raises:
+        OSError: the file could not be read for a reason that may pass.
+    """
+    wanted = list(names)
+    try:
+        with open_raster(path, "") as image:
+            described = [str(text or i).lower() for i, text in enumerate(image.descriptions, start=1)]
+    except RasterioError:
+        path.read_bytes()  # a disk that fails raises; wrong bytes are found again when the file is described
+        described = [""]
+    found = {band: i for i, text in enumerate(described, start=1) for band in wanted if text in names[band]}
+    if not found and len(described) > 1:
+        example = f'{{{wanted[0]}: "{described[0]}"}}'
+        missing = (
+            f"{path.name} has {len(described)} bands, {', '.join(described)}; "
+            f"options.variables says which is this one, as {example}"
+        )
+    elif not found and len(wanted) > 1:
+        yield from folder_products(path.parent, [path.name], names, undated)
+        return
+    else:
+        found, missing = found or {wanted[0]: 1}, f"{path.name} has no band of this name"
+    time = time_in(path.stem) or time_in(path.parent.name) or undated
+    if time is None:
+        log.warning("%s: no date in its name; it is left out", path)
+        return
+    yield Product(
+        id=path.stem,
+        time=time,
+        files={band: File(path=path, index=found[band]) for band in wanted if band in found},
+        missing={band: missing for band in wanted if band not in found},
+        properties={},
+    )
+
+
+def folder_products(
+    folder: Path, files: Sequence[str], names: Names, undated: datetime | None = None
+) -> Iterator[Product]:
+    """The products of the `files` of one folder, each band at the finest resolution that there is.
+
+    `B02.tif` is of the product that the folder is named after, `S2A_..._T33UUP_75_43_B02.tif` of the one that its own
+    name begins with. The first date in a product's name, else in the folder's, is its time; one that has none is
+    of the time `undated`, or left out with a warning. A `metadata.json` in the folder becomes the properties.
+
+    Raises:
+        OSError: the metadata could not be read for a reason that may pass.
+    """
+    found: dict[str, dict[str, tuple[int, Path]]] = {}
+    for file in sorted(files):
+        stem, pixel_m = called(Path(file).stem)
+        for band, known in names.items():
+            for name in known:
+                if stem == name or stem.endswith(f"_{name}"):
+                    product = Path(file).stem[: len(stem) - len(name)].rstrip("_") or folder.name
+                    bands = found.setdefault(product, {})
+                    bands[band] = min(bands.get(band, (pixel_m, folder / file)), (pixel_m, folder / file))
+    if not found:
+        return
+    properties, fault = _properties(folder)
+    for product, bands in found.items():
+        time = time_in(product) or time_in(folder.name) or undated
+        if time is None:
+            log.warning("%s: no date in the name of product %s, which is left out", folder, product)
+            continue
+        yield Product(
+            id=product,
+            time=time,
+            files={band: File(path=bands[band][1]) for band in names if band in bands},
+            missing={band: "there is no file of this band" for band in names if band not in bands},
+            properties=properties,
+            fault=fault,
+        )
+
+
+def _properties(folder: Path) -> tuple[dict[str, Any], str]:
+    """Of a metadata file, if there is one; and why it cannot be used."""
+    path = folder / "metadata.json"
+    if not path.is_file():
+        return {}, ""
+    try:
+        return dict(json.loads(path.read_bytes())), ""
+    except (ValueError, TypeError) as error:
+        return {}, f"{path.name} is not a JSON object: {error}"

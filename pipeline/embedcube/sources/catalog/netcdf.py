@@ -1,0 +1,65 @@
+"""Products of NetCDF files that hold a series: a variable for each band, with the dimensions (time, y, x)."""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedcube.sources.catalog.products import File, Names, Product
+from embedcube.sources.netcdf3 import refuse_cut_short
+
+log = logging.getLogger(__name__)
+
+
+def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
+    """The products of one file, in the order of its steps; ids are `<id_prefix>_20190127T000000`."""
+    try:
+        layers, times = _wanted(path, names)
+    except (OSError, ValueError, KeyError) as error:
+        # the library reports wrong bytes and a failing disk alike; reading them plainly tells them apart
+        path.read_bytes()
+        log.warning("%s is not a usable NetCDF file and is left out: %s", path, error)
+        return
+    if not layers:
+        return
+    missing = {band: f"{path.name} has no variable of this band" for band in names if band not in layers}
+    for step, time in enumerate(times, start=1):
+        yield Product(
+            id=f"{id_prefix}_{time:%Y%m%dT%H%M%S}",
+            time=time,
+            files={
+                band: File(path=path, inner=variable, index=step if timed else 1)
+                for band, (variable, timed) in layers.items()
+            },
+            missing=missing,
+            properties={},
+        )
+
+
+def _wanted(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
+    """The variable of each band and whether it has steps; and the times of the steps."""
+    import xarray
+
+    refuse_cut_short(path)
+    with xarray.open_dataset(path, engine="netcdf4", mask_and_scale=False, cache=False) as dataset:
+        axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
+        layers = {}
+        for band, known in names.items():
+            for variable, outer in axes.items():
+                if variable.lower() in known and len(outer) <= 1 and dataset[variable].ndim >= 2:
+                    layers[band] = variable, bool(outer)
+                    break
+        timed = {axes[variable] for variable, has_steps in layers.values() if has_steps}
+        if layers and len(timed) != 1:
+            raise ValueError(f"{', '.join(variable for variable, _ in layers.values())} have {len(timed)} axes of time")
+        times = [_utc(moment) for (axis,) in timed for moment in dataset[axis].values]
+    return layers, times
+
+
+def _utc(moment: Any) -> datetime:
+    if not isinstance(moment, np.datetime64) or np.isnat(moment):
+        raise ValueError(f"{moment!r} on the axis of time is no date")
+    return datetime.fromtimestamp(int(moment.astype("datetime64[s]").astype(int)), UTC)

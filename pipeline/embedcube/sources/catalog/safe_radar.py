@@ -1,0 +1,83 @@
+"""Products of Sentinel-1 SAFE folders and zips: found, and not read. They are in the geometry of the radar.
+
+To calibrate and terrain-correct them is the work of others (sarsen, pyroSAR, SNAP). Of GRD in folders
+`sentinel1_grd.py` lets sarsen do it, where the archive names the terrain.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from embedcube.campaign.scene import Box
+from embedcube.sources.catalog.products import Names, Product, time_in
+
+_NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\w+)(?:\.SAFE|\.zip|\.SAFE\.zip)$")
+
+_POLARISATIONS = {"SH": {"hh"}, "SV": {"vv"}, "DH": {"hh", "hv"}, "DV": {"vv", "vh"}}
+"""By the letters in a product's name"""
+
+_FAULT = (
+    "it is Sentinel-1 as the radar saw it: calibrate and terrain-correct it first, for example with sarsen, and give "
+    "the GeoTIFFs that come of it"
+)
+
+_GRD_FAULT = (
+    f"{_FAULT}; or unpack it, name the terrain as options: {{dem: heights.tif}}, install embedcube[s1-safe], and "
+    "sarsen does it"
+)
+
+
+def is_radar_safe(path: Path) -> bool:
+    """Whether a folder or zip is named as a product of Sentinel-1."""
+    return _NAME.match(path.name) is not None
+
+
+def radar_products(path: Path, names: Names) -> Iterator[Product]:
+    """The product of a SAFE folder or zip, which says what to do first; none where it has no wanted polarisation.
+
+    Raises:
+        OSError: its manifest could not be read for a reason that may pass.
+    """
+    match = _NAME.match(path.name)
+    assert match is not None
+    time = time_in(match[1])
+    if time is None or not any(_POLARISATIONS[match[2]] & known for known in names.values()):
+        return
+    bbox, properties = _described(path)
+    grd = "_GRD" in match[1]
+    yield Product(
+        id=match[1],
+        time=time,
+        files={},
+        fault=_GRD_FAULT if grd else _FAULT,
+        properties=properties,
+        bbox=bbox,
+        radar_safe=path if grd and path.is_dir() else None,
+    )
+
+
+def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:
+    """Where it lies and in which pass it was taken, as far as its manifest can be read and says so."""
+    try:
+        root = ElementTree.fromstring(_manifest(path))
+        texts = {element.tag.rpartition("}")[2]: (element.text or "").strip() for element in root.iter()}
+        corners = [tuple(map(float, corner.split(","))) for corner in texts.get("coordinates", "").split()]
+        lats, lons = zip(*corners, strict=True) if corners else ((), ())
+    except (zipfile.BadZipFile, ElementTree.ParseError, FileNotFoundError, KeyError, StopIteration, ValueError):
+        return None, {}
+    properties = {"sat:orbit_state": texts["pass"].lower()} if texts.get("pass") else {}
+    if not lons:
+        return None, properties
+    if max(lons) - min(lons) > 180:  # across the antimeridian: west is the larger number
+        return (min(x for x in lons if x > 0), min(lats), max(x for x in lons if x < 0), max(lats)), properties
+    return (min(lons), min(lats), max(lons), max(lats)), properties
+
+
+def _manifest(path: Path) -> bytes:
+    if path.is_dir():
+        return (path / "manifest.safe").read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("/manifest.safe")))

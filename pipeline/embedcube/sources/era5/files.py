@@ -1,0 +1,142 @@
+"""The files and stores that are series: known by their names, and judged when they cannot be read."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedcube.errors import CorruptInput
+from embedcube.sources.catalog.products import digest_of_file
+from embedcube.sources.era5.grib import GribSeries
+from embedcube.sources.era5.series import Series
+from embedcube.sources.era5.xarray_series import XarraySeries
+from embedcube.sources.netcdf3 import refuse_cut_short
+from embedcube.sources.reader import judge_missing
+
+NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
+GRIB = frozenset((".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2"))
+
+ZARR = ".zarr"
+"""The suffix of a folder that is a store, whatever is in it"""
+
+_STORES = (".zmetadata", ".zgroup", "zarr.json")
+"""Files that make a folder a store, whatever its name: ARCO-ERA5's end in .zarr-v3"""
+
+_XARRAY = ("cf-xarray", "cftime", "xarray")
+"""What makes coordinates and times of a file's numbers"""
+
+
+def is_series(path: Path) -> bool:
+    """A file by its suffix, a folder by what is in it."""
+    return path.suffix.lower() in NETCDF | GRIB or (path.is_dir() and is_store(path))
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a Zarr store."""
+    return folder.suffix.lower() == ZARR or any((folder / name).exists() for name in _STORES)
+
+
+def open_series(path: Path, select: Mapping[str, Any]) -> Series:
+    """Open a file by its suffix, or a store; `select` picks one place of each further dimension.
+
+    Raises:
+        ValueError: its bytes do not decode.
+        OSError: it could not be read.
+    """
+    if path.suffix.lower() in GRIB:
+        return GribSeries(path, select)
+    if path.is_dir():
+        return XarraySeries(path, "zarr", select, consolidated=_consolidated(path) is not None)
+    refuse_cut_short(path)
+    return XarraySeries(path, "netcdf4", select)
+
+
+def software_of(path: Path) -> tuple[str, ...]:
+    """The packages that decode a file or store; `zarr` and its codecs are in every recipe."""
+    if path.suffix.lower() in GRIB:
+        return ("eccodes", "eccodeslib")
+    return _XARRAY if path.is_dir() else (*_XARRAY, "netCDF4")
+
+
+def judge_series(
+    path: Path, name: str, select: Mapping[str, Any], decode: Callable[[Series], object], *, size: int | None
+) -> CorruptInput | OSError:
+    """Why a series could not be decoded, as `raster.judge` has it: wrong bytes or a passing failure to get them.
+
+    Its bytes are read plainly, and it is decoded once more: what fails then is wrong. `name` is its path below the
+    archive, `size` what it had when it was indexed.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as file:
+                while file.read(1 << 24):
+                    pass
+        found = size_of(path)
+    except FileNotFoundError as missing:
+        return judge_missing(path, "series", name, missing)
+    except OSError as passing:
+        return passing
+    if size is not None and found != size:
+        return CorruptInput(f"{name} has {found} bytes, {size} when it was indexed")
+    try:
+        series = open_series(path, select)
+        try:
+            decode(series)
+        finally:
+            series.close()
+    except (ValueError, OSError) as error:
+        # the bytes have just come in whole: what the library calls an I/O error now is its word for wrong ones
+        return CorruptInput(f"{name} does not decode: {' '.join(str(error).split())}")
+    return OSError(f"{name} could not be read whole, though its bytes are right")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of a store's metadata: chunks of a store that grows are not counted over and over."""
+    return sum(part.stat().st_size for part in metadata_of(path)) if path.is_dir() else path.stat().st_size
+
+
+def metadata_of(store: Path) -> list[Path]:
+    """The metadata files of a Zarr store, in a fixed order: the consolidated one, else those of all arrays."""
+    if (one := _consolidated(store)) is not None:
+        return [one]
+    names = (".zgroup", ".zattrs", ".zarray", "zarr.json")
+    found = [path for name in names for path in (*store.glob(name), *store.glob(f"*/{name}"))]
+    if not found:
+        raise FileNotFoundError(f"{store}: no metadata of a Zarr store")
+    return sorted(found)
+
+
+class Digests:
+    """Size and digest of files, each looked at once."""
+
+    def __init__(self, root: Path, *, full: bool, by_name: bool) -> None:
+        """`by_name`: weak ones are of what a listing tells, so that no file is opened for them."""
+        self._root, self._full, self._by_name = root, full, by_name
+        self._known: dict[Path, tuple[int, str]] = {}
+
+    def of(self, path: Path) -> tuple[int, str]:
+        """Bytes, and "sha256:<hex>" of all of them or "weak:<hex>"."""
+        if path not in self._known:
+            self._known[path] = (size_of(path), self._digest(path))
+        return self._known[path]
+
+    def _digest(self, path: Path) -> str:
+        if not path.is_dir():
+            if self._by_name and not self._full:
+                named = f"{path.relative_to(self._root).as_posix()} {size_of(path)}"
+                return f"weak:{hashlib.sha256(named.encode()).hexdigest()}"
+            return digest_of_file(path, self._full)
+        # of a store: its metadata, or every byte of it
+        files = sorted(part for part in path.rglob("*") if part.is_file()) if self._full else metadata_of(path)
+        together = hashlib.sha256()
+        for part in files:
+            together.update(f"{part.relative_to(path)} {digest_of_file(part, True)}\n".encode())
+        return f"{'sha256' if self._full else 'weak'}:{together.hexdigest()}"
+
+
+def _consolidated(store: Path) -> Path | None:
+    """The file that holds the metadata of all arrays."""
+    if (store / ".zmetadata").exists():
+        return store / ".zmetadata"
+    root = store / "zarr.json"
+    return root if root.exists() and b'"consolidated_metadata"' in root.read_bytes() else None

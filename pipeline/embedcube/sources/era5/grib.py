@@ -1,0 +1,259 @@
+"""GRIB 1 and 2 as series, through eccodes: messages are found once by their headers, and decoded one by one.
+
+Not through cfgrib: it leaves out what it cannot arrange in a hypercube (analyses beside forecasts, heights that
+differ) and fills with NaN what is not there, so that a torn file looks like one with gaps.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# eccodes crashes the process at its exit unless pyproj was imported before it
+import pyproj  # noqa: F401
+from numpy.typing import NDArray
+
+from embedcube.errors import RequestError
+from embedcube.sources.era5.points import Lattice, Points, ReducedGaussian
+from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.steps import Method, method_of
+
+_PADDING = 256
+"""bytes of zeros that may follow a message, at most: archives fill records of 120 bytes and the like"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Message:
+    """The place of one field in the file."""
+
+    offset: int
+    time: np.datetime64
+    version: int
+    """of ERA5: 1 for final data, 5 for preliminary ones"""
+    others: tuple[tuple[str, int], ...]
+    """keys that fields of one parameter and time may differ in, and their values"""
+    grid: str
+    """digest of the section that describes it"""
+    hours: int
+    """that it accumulates"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parameter:
+    names: frozenset[str]
+    standard_name: str
+    method: Method | None
+
+
+class GribSeries:
+    """A GRIB file."""
+
+    def __init__(self, path: Path, select: Mapping[str, Any]) -> None:
+        """Reads the headers of all messages."""
+        try:
+            import eccodes
+        except ImportError:
+            raise RequestError(f"{path} is GRIB: install embedcube[grib] to read it") from None
+        self._codes = eccodes
+        self._select = select
+        self._points: dict[str, Points | str] = {}
+        self._parameters: dict[int, _Parameter] = {}
+        self._file = path.open("rb")
+        messages: dict[int, list[_Message]] = defaultdict(list)
+        try:
+            for parameter, message in self._scan():
+                messages[parameter].append(message)
+        except eccodes.CodesInternalError as error:
+            self._file.close()
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        except ValueError:
+            self._file.close()
+            raise
+        self._steps: dict[str, list[_Message]] = {}
+        found: list[Variable] = []
+        self.faults: dict[str, tuple[frozenset[str], str]] = {}
+        for parameter, described in self._parameters.items():
+            try:
+                found.append(self._variable(described, parameter, messages[parameter]))
+            except ValueError as error:
+                self.faults[str(parameter)] = (described.names, f"{_short(described)}: {error}")
+        self.variables = tuple(found)
+
+    def _scan(self) -> Iterator[tuple[int, _Message]]:
+        """Every message; a ValueError where bytes between them are not."""
+        codes, end = self._codes, 0
+        while (handle := codes.codes_grib_new_from_file(self._file)) is not None:
+            try:
+                offset = int(codes.codes_get(handle, "offset"))
+                self._refuse_junk(end, offset)
+                end = offset + int(codes.codes_get(handle, "totalLength"))
+                parameter = int(codes.codes_get(handle, "paramId"))
+                if parameter not in self._parameters:
+                    self._parameters[parameter] = self._named(handle, parameter)
+                grid = str(codes.codes_get(handle, "md5GridSection"))
+                if grid not in self._points:
+                    self._points[grid] = self._placed(handle)
+                yield parameter, self._message(handle, offset, grid)
+            finally:
+                codes.codes_release(handle)
+        self._refuse_junk(end, self._file.seek(0, 2))
+
+    def _refuse_junk(self, start: int, stop: int) -> None:
+        """What is no message may only be padding: a message whose beginning is lost is passed over by eccodes."""
+        if stop - start > _PADDING:
+            raise ValueError(f"bytes {start} to {stop} hold no message")
+
+    def _message(self, handle: int, offset: int, grid: str) -> _Message:
+        def get(key: str) -> Any:
+            return self._codes.codes_get(handle, key)
+
+        date, clock = int(get("validityDate")), int(get("validityTime"))
+        version = (
+            str(get("experimentVersionNumber"))
+            if self._codes.codes_is_defined(handle, "experimentVersionNumber")
+            else "1"
+        )
+        return _Message(
+            offset=offset,
+            time=np.datetime64(datetime.strptime(f"{date:08d}{clock:04d}", "%Y%m%d%H%M"), "s"),  # noqa: DTZ007  UTC
+            version=int(version) if version.isdigit() else 0,
+            others=tuple(
+                (key, int(get(key))) for key in ("level", "number") if self._codes.codes_is_defined(handle, key)
+            ),
+            grid=grid,
+            hours=int(get("endStep")) - int(get("startStep")),
+        )
+
+    def _named(self, handle: int, parameter: int) -> _Parameter:
+        short, netcdf, standard, step_type = (
+            str(self._codes.codes_get(handle, key)) for key in ("shortName", "cfVarName", "cfName", "stepType")
+        )
+        # GRIB 1 has no extremes, and some of its sums have no range of time: then the parameter itself says it
+        if step_type == "instant" and self._codes.codes_is_defined(handle, "stepTypeForConversion"):
+            known = str(self._codes.codes_get(handle, "stepTypeForConversion"))
+            step_type = step_type if known == "unknown" else known
+        return _Parameter(
+            names=frozenset({str(parameter), short, netcdf} - {"unknown", "~", "0"}),
+            standard_name="" if standard == "unknown" else standard,
+            method=method_of(step_type),
+        )
+
+    def _placed(self, handle: int) -> Points | str:
+        """The points of a message, or why it cannot be used."""
+        codes, kind = self._codes, str(self._codes.codes_get(handle, "gridType"))
+        if kind == "reduced_gg":
+            counts = tuple(codes.codes_get_array(handle, "pl").tolist())
+            latitudes = np.unique(codes.codes_get_array(handle, "distinctLatitudes"))[::-1]
+            if len(latitudes) != len(counts) or sum(counts) != codes.codes_get_size(handle, "values"):
+                return "a part of a reduced Gaussian grid cannot be read; take the whole"
+            return ReducedGaussian(latitudes=tuple(latitudes.tolist()), counts=counts)
+        if kind != "regular_ll":
+            return f"its grid is {kind}; regular_ll and reduced_gg can be read"
+        first, last, west, east = (
+            float(codes.codes_get(handle, f"{axis}Of{end}GridPointInDegrees"))
+            for axis in ("latitude", "longitude")
+            for end in ("First", "Last")
+        )
+        cols, rows = int(codes.codes_get(handle, "Ni")), int(codes.codes_get(handle, "Nj"))
+        if codes.codes_get(handle, "iScansNegatively"):
+            west, east = east, west
+        width = (east - west) % 360
+        return Lattice.of(np.linspace(west, west + width, cols), np.linspace(first, last, rows))
+
+    def _variable(self, described: _Parameter, parameter: int, messages: list[_Message]) -> Variable:
+        for i, (key, _) in enumerate(messages[0].others):
+            values = sorted({message.others[i][1] for message in messages})
+            if len(values) > 1:
+                if self._select.get(key) not in values:
+                    raise ValueError(f"it has several values of {key} ({values}); pick one: select: {{{key}: ...}}")
+                messages = [message for message in messages if message.others[i][1] == self._select[key]]
+        if len({message.grid for message in messages}) > 1:
+            raise ValueError("its messages lie on several grids")
+        points = self._points[messages[0].grid]
+        if isinstance(points, str):
+            raise ValueError(points)
+        steps = {m.time: m for m in sorted(messages, key=lambda m: (m.time, -m.version))}
+        if len({(m.time, m.version) for m in messages}) < len(messages):
+            raise ValueError("two messages are of one time")
+        self._refuse_running_sums(described, list(steps.values()))
+        self._steps[str(parameter)] = list(steps.values())
+        versions = sorted({m.version for m in steps.values()})
+        return Variable(
+            name=str(parameter),
+            names=described.names,
+            standard_name=described.standard_name,
+            points=points,
+            times=np.array(list(steps)),
+            method=described.method,
+            # the validity of a range of time is its end
+            ends=True if all(m.hours for m in steps.values()) else None,
+            block=points.raster[1:],
+            whole=True,
+            processing=f"expver {', '.join(f'{v:04d}' for v in versions)}" if versions != [1] else "",
+        )
+
+    def _refuse_running_sums(self, described: _Parameter, steps: list[_Message]) -> None:
+        """Sums since the start of a forecast (ERA5-Land) hold each hour many times over."""
+        times = np.array([message.time for message in steps])
+        if described.method == "sum" and len(steps) > 1:
+            between = np.diff(times).min() / np.timedelta64(1, "h")
+            if (longest := max(message.hours for message in steps)) > between:
+                raise ValueError(f"it accumulates over {longest} h at steps of {between:g} h: its sums overlap")
+
+    def fields(self, variable: Variable, steps: range, rows: slice, cols: list[slice]) -> Iterator[NDArray[np.float64]]:
+        """See `Series`. Each message is decoded whole."""
+        for step in steps:
+            message = self._steps[variable.name][step]
+            try:
+                whole = self._decoded(message, variable.points.shape)
+            except self._codes.CodesInternalError as error:
+                raise ValueError(f"{type(error).__name__}: {error}") from error
+            if np.isnan(whole).all():
+                raise ValueError(f"{'/'.join(sorted(variable.names))} has no value at all at {message.time}")
+            yield np.concatenate([whole[rows, run] for run in cols], axis=1)
+
+    def _decoded(self, message: _Message, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Rows go south, columns east, however the message scans."""
+        codes = self._codes
+        self._file.seek(message.offset)
+        handle = codes.codes_grib_new_from_file(self._file)
+        if handle is None:
+            raise ValueError(f"no message at byte {message.offset}")
+        try:
+            codes.codes_set(handle, "missingValue", 1e34)
+            values = codes.codes_get_values(handle).astype(np.float64)
+            values[values == 1e34] = np.nan
+            if values.size != shape[0] * shape[1]:
+                raise ValueError(f"{values.size} values on {shape[0]} x {shape[1]} points")
+            if isinstance(self._points[message.grid], ReducedGaussian):
+                return np.asarray(values.reshape(shape))
+            return self._north_up(handle, values, shape)
+        finally:
+            codes.codes_release(handle)
+
+    def _north_up(self, handle: int, values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+        rows, cols = shape
+        down, left, up, back = (
+            bool(self._codes.codes_get(handle, key))
+            for key in (
+                "jPointsAreConsecutive", "iScansNegatively", "jScansPositively", "alternativeRowScanning",
+            )
+        )  # fmt: skip
+        field = values.reshape((cols, rows) if down else (rows, cols))
+        if back:
+            field[1::2] = field[1::2, ::-1].copy()
+        field = field.T if down else field
+        field = field[:, ::-1] if left else field
+        return np.asarray(field[::-1] if up else field)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _short(described: _Parameter) -> str:
+    return next((name for name in sorted(described.names) if not name.isdigit()), min(described.names))

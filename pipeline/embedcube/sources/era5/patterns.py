@@ -1,0 +1,49 @@
+"""Patterns: names of files that tell a parameter and a date, and the times of a file that follow from its date."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.steps import seconds
+from embedcube.windows import Duration
+
+_DATE = r"\d{4}(?:-?\d{2}(?:-?\d{2})?)?"
+"""A year, month or day in a name"""
+
+
+def expression(pattern: str) -> str:
+    """The pattern as a regular expression; what it names again must be the same again."""
+    groups = {"{param}": r"(?P<param>[^/]+?)", "{date}": f"(?P<date>{_DATE})"}
+    result = ""
+    for piece in re.split(r"(\{param\}|\{date\}|\*)", pattern):
+        if piece in groups:
+            result += f"(?P={piece[1:-1]})" if groups[piece] in result else groups[piece]
+        else:
+            result += "[^/]*" if piece == "*" else re.escape(piece)
+    return result
+
+
+def span_of(date: str) -> tuple[datetime, datetime]:
+    """The year, month or day of a name: from its beginning to that of the next."""
+    digits = date.replace("-", "")
+    unit = {4: "1 year", 6: "1 month", 8: "1 day"}[len(digits)]
+    start = datetime(int(digits[:4]), int(digits[4:6] or 1), int(digits[6:] or 1), tzinfo=UTC)
+    return start, Duration.parse(unit).after(start)
+
+
+def moved(variable: Variable, start: datetime, end: datetime, span: tuple[datetime, datetime]) -> Variable:
+    """The variable of the file that spans `start` to `end`, as it must be in the one of another `span`."""
+    times, (first, last) = variable.times, seconds([start, end])
+    new_first, new_last = seconds(span)
+    steps = np.unique(np.diff(times))
+    if len(steps) <= 1:
+        step = steps[0] if len(steps) else last - first
+        new = np.arange(new_first + (times[0] - first), new_last + (times[-1] - last) + np.timedelta64(1, "s"), step)
+    else:  # steps of months: as far into each month
+        into = times - times.astype("datetime64[M]")
+        months = times.astype("datetime64[M]") - first.astype("datetime64[M]")
+        new = (new_first.astype("datetime64[M]") + months).astype("datetime64[s]") + into
+    return replace(variable, times=new)

@@ -1,0 +1,296 @@
+"""NetCDF and Zarr as series, through xarray; what a coordinate is, CF says (cf-xarray)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import cf_xarray  # noqa: F401  registers the accessor `cf`
+import numpy as np
+import xarray
+from numpy.typing import NDArray
+
+from embedcube.sources.era5.parameters import parameter
+from embedcube.sources.era5.points import Lattice
+from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.steps import Method, Times, method_of
+
+_SLAB_BYTES = 1 << 26
+"""that are read at once, at most, where one step does not need more"""
+
+_ID_ATTRIBUTES = ("GRIB_paramId", "GRIB_shortName", "GRIB_cfVarName", "short_name", "shortName", "param", "code")
+
+_NUMBERED = re.compile(r"\d+(\.\d+)+")
+"""Discipline, category and number, which CDO writes as `param`: no name of ours"""
+
+_HAS_DATA = ("valid_time_start", "valid_time_stop")
+"""of a store: the days within which its time axis has data (ARCO-ERA5 reserves decades more)"""
+
+
+class XarraySeries:
+    """A NetCDF file or a Zarr store."""
+
+    def __init__(self, path: Path, engine: str, select: Mapping[str, Any], *, consolidated: bool | None = None) -> None:
+        """Reads headers and coordinates; `consolidated` says whether a Zarr store has all its metadata in one place."""
+        only_zarr = {} if consolidated is None else {"consolidated": consolidated}
+        try:
+            # the packed numbers as they are: they are unpacked in float64 here; and no cache, a field is read once
+            self._data = xarray.open_dataset(
+                path, engine=engine, mask_and_scale=False, cache=False, chunks=None, backend_kwargs=only_zarr
+            )
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        self._axes: dict[str, _Axes] = {}
+        found: list[Variable] = []
+        self.faults: dict[str, tuple[frozenset[str], str]] = {}
+        for name in map(str, self._data.data_vars):
+            array = self._data[name]
+            try:
+                self._axes[name] = axes = _Axes.of(array, select, self._data.attrs)
+                found.append(_described(array, axes, _ends(self._data, array, axes)))
+            except _NoField:
+                continue
+            except ValueError as error:
+                self.faults[name] = (_names(array), f"{name}: {error}")
+        self.variables = tuple(found)
+
+    def fields(self, variable: Variable, steps: range, rows: slice, cols: list[slice]) -> Iterator[NDArray[np.float64]]:
+        """See `Series`. Steps that share a chunk are read at once."""
+        array, axes = self._data[variable.name], self._axes[variable.name]
+        width = sum(run.stop - run.start for run in cols)
+        most = max(1, _SLAB_BYTES // (8 * width * (rows.stop - rows.start)))
+        chunks = array.encoding.get("preferred_chunks") or {}
+        slab = min(most, int(chunks.get(axes.time, most)))
+        for first in range(steps.start, steps.stop, slab):
+            these = range(first, min(first + slab, steps.stop))
+            values_tyx, raw_zero_t = self._read(array, axes, these, rows, cols)
+            for step, values, zero in zip(these, values_tyx, raw_zero_t, strict=True):
+                if zero or np.isnan(values).all():
+                    self._refuse_empty(array, axes, variable, step)
+                yield values
+
+    def _refuse_empty(self, array: Any, axes: "_Axes", variable: Variable, step: int) -> None:
+        """Raise a ValueError where a whole field has no value, or is made of zero bytes."""
+        rows, cols = variable.points.shape
+        (values,), (zero,) = self._read(array, axes, range(step, step + 1), slice(0, rows), [slice(0, cols)])
+        if zero or np.isnan(values).all():
+            what = "nothing but zero bytes" if zero else "no value at all"
+            raise ValueError(f"{variable.name} has {what} at {variable.times[step]}")
+
+    def _read(
+        self, array: Any, axes: "_Axes", steps: range, rows: slice, cols: list[slice]
+    ) -> tuple[NDArray[np.float64], list[bool]]:
+        """Values (t, y, x), and for each step whether numbers packed with an offset are all zero, as in a hole."""
+        shape = (array.sizes[axes.lat], array.sizes[axes.lon])
+        index: dict[str, Any] = dict(axes.selected)
+        if axes.time:
+            index[axes.time] = slice(axes.first_step + steps.start, axes.first_step + steps.stop)
+        index[axes.lat] = _turned(rows, shape[0]) if axes.lat_rises else rows
+        parts = []
+        for run in cols:
+            index[axes.lon] = _turned(run, shape[1]) if axes.lon_falls else run
+            try:
+                part = array.isel(index).transpose(*axes.leading, axes.lat, axes.lon).values
+            except OSError:
+                raise
+            except Exception as error:
+                raise ValueError(f"{type(error).__name__}: {error}") from error
+            parts.append(part[..., ::-1] if axes.lon_falls else part)
+        raw = np.concatenate(parts, axis=-1)
+        raw = raw[..., ::-1, :] if axes.lat_rises else raw
+        raw = raw if axes.time else raw[None]
+        # where there is no offset, zeros may be a dry hour
+        packed = raw.dtype.kind in "iu" and array.attrs.get("add_offset", 0) != 0
+        zero = [packed and not part.any() for part in raw]
+        values = _unpacked(raw, array.attrs)
+        if axes.expver:
+            # final data where there are any, else the preliminary ones (ERA5T)
+            merged = values[:, axes.versions[0]]
+            for version in axes.versions[1:]:
+                merged = np.where(np.isnan(merged), values[:, version], merged)
+            values = merged
+        return values, zero
+
+    def close(self) -> None:
+        """Close the file."""
+        self._data.close()
+
+
+class _NoField(ValueError):
+    """A variable that has no longitudes and latitudes: not meant to be a field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Axes:
+    """Which dimension of a variable is what."""
+
+    lat: str
+    lon: str
+    lat_rises: bool
+    lon_falls: bool
+    time: str
+    """empty for a single time"""
+    times: Times
+    """that hold data"""
+    first_step: int
+    """of them, along `time`"""
+    expver: str
+    """empty unless ERA5 and ERA5T lie in one variable side by side"""
+    versions: tuple[int, ...]
+    """places along `expver`, final data first"""
+    selected: dict[str, int]
+    """places along all other dimensions"""
+
+    @classmethod
+    def of(cls, array: Any, select: Mapping[str, Any], attributes: Mapping[str, Any]) -> Self:
+        """Raises a ValueError naming a dimension that is too many; `attributes` are those of the whole file."""
+        lat, lon = _coordinate(array, "latitude"), _coordinate(array, "longitude")
+        rises, turns = array[lat].values, np.unwrap(array[lon].values.astype(np.float64), period=360)
+        if not rises.size or not turns.size:
+            raise ValueError("it has no points")
+        valid_time = _valid_time(array)
+        along = [str(name) for name in array[valid_time].dims]
+        if len(along) > 1:
+            raise ValueError(f"its times lie along several dimensions: {', '.join(along)}")
+        first_step, times = _with_data(np.atleast_1d(array[valid_time].values.astype("datetime64[s]")), attributes)
+        others = [str(name) for name in array.dims if name not in (lat, lon, *along)]
+        expver = "expver" if "expver" in others and "expver" not in select else ""
+        versions = array["expver"].values.astype(int) if expver else np.empty(0, dtype=int)
+        return cls(
+            lat=lat,
+            lon=lon,
+            lat_rises=bool(rises[-1] > rises[0]),
+            lon_falls=bool(turns[-1] < turns[0]),
+            time=along[0] if along else "",
+            times=times,
+            first_step=first_step,
+            expver=expver,
+            versions=tuple(np.argsort(versions, kind="stable").tolist()),
+            selected={name: _place(array, name, select) for name in others if name != expver},
+        )
+
+    @property
+    def leading(self) -> list[str]:
+        """The dimensions that are left before latitude and longitude."""
+        return [name for name in (self.time, self.expver) if name]
+
+
+def _described(array: Any, axes: _Axes, ends: bool | None) -> Variable:
+    chunks, shape = array.encoding.get("preferred_chunks"), (array.sizes[axes.lat], array.sizes[axes.lon])
+    # without chunks a file is read row by row
+    block = (int(chunks[axes.lat]), int(chunks[axes.lon])) if chunks else (1, shape[1])
+    standard_name = str(array.attrs.get("standard_name", ""))
+    return Variable(
+        name=str(array.name),
+        names=_names(array),
+        standard_name="" if standard_name == "unknown" else standard_name,
+        points=Lattice.of(array[axes.lon].values, array[axes.lat].values),
+        times=axes.times,
+        method=_method(array.attrs),
+        ends=ends,
+        block=block,
+        whole=bool(chunks) and block >= shape,
+        processing=_versions(array, axes),
+    )
+
+
+def _with_data(times: Times, attributes: Mapping[str, Any]) -> tuple[int, Times]:
+    """The first of the times that hold data, and all of them."""
+    first = 0
+    if all(key in attributes for key in _HAS_DATA):
+        start, stop = (np.datetime64(str(attributes[key])[:10]) for key in _HAS_DATA)
+        inside = np.nonzero((times >= start) & (times < stop + np.timedelta64(1, "D")))[0]
+        first = int(inside[0]) if len(inside) else 0
+        times = times[inside]
+    if not len(times) or np.isnat(times).any() or (np.diff(times) <= np.timedelta64(0)).any():
+        raise ValueError("its times are missing, or do not rise")
+    return first, times
+
+
+def _names(array: Any) -> frozenset[str]:
+    """What the attributes say, and the variable's own name unless they say that it is another parameter."""
+    said = {str(array.attrs[key]) for key in _ID_ATTRIBUTES if key in array.attrs} - {"unknown", "~"}
+    said = {name for name in said if not _NUMBERED.fullmatch(name)}
+    own, known = parameter(str(array.name)), {parameter(name) for name in said} - {None}
+    denied = own is not None and known and own not in known
+    return frozenset(said if denied else said | {str(array.name)})
+
+
+def _coordinate(array: Any, key: str) -> str:
+    """The one-dimensional coordinate that CF's attributes, or failing them its name, make a latitude or longitude."""
+    found = array.cf.coordinates.get(key) or array.cf.guess_coord_axis().cf.coordinates.get(key, [])
+    along = [str(name) for name in found if array[name].dims == (name,)]
+    if len(along) != 1:
+        raise _NoField(f"its {key}s are {along or 'none'}")
+    return along[0]
+
+
+def _valid_time(array: Any) -> str:
+    """The coordinate of the times that the values are of, not of the forecast that made them."""
+    found = [str(name) for name, c in array.coords.items() if np.issubdtype(c.dtype, np.datetime64)]
+    said = [name for name in found if array[name].attrs.get("standard_name") == "time"]
+    if len(said or found) != 1:
+        raise ValueError(f"its times are {said or found or 'none'}; one coordinate must have the standard name time")
+    return (said or found)[0]
+
+
+def _place(array: Any, dimension: str, select: Mapping[str, Any]) -> int:
+    """The place along a dimension that the archive selects, or the only one."""
+    values = array[dimension].values.tolist() if dimension in array.coords else list(range(array.sizes[dimension]))
+    if dimension not in select:
+        if len(values) == 1:
+            return 0
+        raise ValueError(f"it has a dimension {dimension} ({values}); pick one: select: {{{dimension}: ...}}")
+    if select[dimension] not in values:
+        raise ValueError(f"it has no {dimension} {select[dimension]}; it has {values}")
+    return int(values.index(select[dimension]))
+
+
+def _method(attributes: Mapping[str, Any]) -> Method | None:
+    if "GRIB_stepType" in attributes:
+        return method_of(str(attributes["GRIB_stepType"]))
+    said = str(attributes.get("cell_methods", "")).split()
+    # "time: sum", "area: mean time: maximum (interval: 1 hour)"
+    for axis, method in pairwise(said):
+        if axis in ("time:", "valid_time:"):
+            return next((known for known in get_args(Method) if known == method), None)
+    return None
+
+
+def _ends(data: Any, array: Any, axes: _Axes) -> bool | None:
+    """Whether the bounds of the times, where there are any, end at their stamps."""
+    bounds = data.get(array[_valid_time(array)].attrs.get("bounds"))
+    if bounds is None or not np.issubdtype(bounds.dtype, np.datetime64):
+        return None
+    uppers = np.atleast_2d(bounds.values).max(axis=1)[axes.first_step :][: len(axes.times)]
+    return bool((uppers == axes.times).all())
+
+
+def _versions(array: Any, axes: _Axes) -> str:
+    if axes.expver:
+        ordered = [array[axes.expver].values.tolist()[place] for place in axes.versions]
+        return f"expver {', then '.join(map(str, ordered))} where that is missing"
+    if "expver" in array.coords:
+        return f"expver {', '.join(sorted({str(version) for version in np.atleast_1d(array['expver'].values)}))}"
+    return ""
+
+
+def _turned(run: slice, size: int) -> slice:
+    """The same places counted from the other end."""
+    return slice(size - run.stop, size - run.start)
+
+
+def _unpacked(raw: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.float64]:
+    """CF packing, in float64; NaN where missing."""
+    values = raw.astype(np.float64)
+    for key in ("_FillValue", "missing_value"):
+        if key in attributes:
+            values[np.isin(raw, np.asarray(attributes[key], dtype=raw.dtype))] = np.nan
+    if "scale_factor" in attributes or "add_offset" in attributes:
+        values = values * float(attributes.get("scale_factor", 1)) + float(attributes.get("add_offset", 0))
+    values[~np.isfinite(values)] = np.nan
+    return values

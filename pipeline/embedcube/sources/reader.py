@@ -1,0 +1,264 @@
+"""Reading raster files, each block decoded once, and telling a broken file from a broken moment."""
+
+import os
+import resource
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+
+from embedcube.campaign.scene import Asset
+from embedcube.errors import CorruptInput
+from embedcube.grid import Grid, PixelArea
+from embedcube.sources.resample import Conversion, Method, Pixels, read_onto
+from embedcube.timings import WITHIN_READ, Timings
+
+# a file that does not say where it lies becomes a verdict
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+# GDAL's own threads read torn JPEG 2000 tiles as zeros or as what was in memory, and say nothing; one thread raises
+os.environ["GDAL_NUM_THREADS"] = "1"
+T = TypeVar("T")
+
+
+def raster_settings() -> Any:
+    """Of GDAL while files are opened: no folder is listed; files beside them, as .aux.xml, are found by their names."""
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
+
+
+class Opened(Protocol):
+    """An open file of any kind."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+H = TypeVar("H", bound=Opened)
+
+
+def open_raster(path: Path, inner: str) -> Any:
+    """Open a raster file; `inner` names the member of a zip archive or the variable of a NetCDF file."""
+    if not inner:
+        return rasterio.open(path)
+    return rasterio.open(f"netcdf:{path}:{inner}" if is_netcdf(path) else f"/vsizip/{path}/{inner}")
+
+
+def is_netcdf(path: Path) -> bool:
+    """By its suffix."""
+    return path.suffix in (".nc", ".nc4")
+
+
+_MOST_FILES = 1024
+"""of a rank; each takes some 20 kB"""
+
+
+class RasterReader:
+    """The open files of one rank, and the threads that read.
+
+    A band is always read by the same thread: two threads on one file would each decode its blocks.
+    Decoded blocks stay in GDAL's cache (GDAL_CACHEMAX) as long as their file stays open.
+    """
+
+    def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
+        """`attempts` tries of a read that fails for a passing reason, `wait_s`, twice that, ... apart."""
+        self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
+        self._callers = ThreadPoolExecutor(threads, thread_name_prefix="observe")
+        self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
+        # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
+        self._open_files = max(16, min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2) // threads)
+        self._spent = [Timings() for _ in range(threads)]
+        self._attempts = attempts
+        self._wait_s = wait_s
+
+    def submit(
+        self,
+        path: Path,
+        asset: Asset,
+        grid: Grid,
+        area: PixelArea,
+        method: Method,
+        lane: int,
+        convert: Conversion | None = None,
+    ) -> Future[Pixels]:
+        """Start reading `asset` onto `area`; equal lanes are read by one thread, one after the other.
+
+        The result is as `onto.read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
+        when it could not be read for a reason that may pass.
+        """
+
+        def opened() -> Any:
+            if (size := path.stat().st_size) != asset.size:
+                raise ValueError(f"{size} bytes")
+            return open_raster(path, asset.inner)
+
+        def decode(dataset: Any) -> Pixels:
+            return read_onto(dataset, asset, grid, area, method, convert, self._spent[lane % len(self._pools)])
+
+        def judged() -> CorruptInput | OSError:
+            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+
+        return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
+
+    def read_bands(
+        self,
+        root: Path,
+        assets: Sequence[Asset],
+        grid: Grid,
+        area: PixelArea,
+        method_of: Callable[[str], Method],
+        convert_of: Callable[[Asset], Conversion],
+    ) -> Pixels:
+        """All bands of a scene, converted, each in a lane of its own: (band, y, x) float32, NaN where there is none.
+
+        Raises:
+            CorruptInput, OSError: as `submit` says.
+        """
+        futures = [
+            self.submit(root / one.path, one, grid, area, method_of(one.band), lane, convert_of(one))
+            for lane, one in enumerate(assets)
+        ]
+        return np.stack([future.result() for future in futures])
+
+    def run(
+        self,
+        lane: int,
+        *,
+        key: Hashable,
+        opened: Callable[[], H],
+        decode: Callable[[H], T],
+        judged: Callable[[], CorruptInput | OSError],
+    ) -> "Future[T]":
+        """Start `decode` on the file that `opened` opens, in the thread of `lane`.
+
+        The file stays open there for later calls with an equal `key`. A read that fails (OSError, ValueError) is
+        tried again on a file opened afresh, unless `judged` blames the bytes (CorruptInput).
+        """
+        place = lane % len(self._pools)
+
+        def judged_closed(_: Exception) -> CorruptInput | OSError:
+            if (broken := self._files[place].pop(key, None)) is not None:
+                broken.close()
+            return judged()
+
+        def read() -> T:
+            spent, began_s = self._spent[place], time.perf_counter()
+            known_s = sum(spent.seconds.values())
+            try:
+                return retried(
+                    lambda: decode(self._kept_open(place, key, opened)),
+                    judged_closed,
+                    attempts=self._attempts,
+                    wait_s=self._wait_s,
+                )
+            finally:
+                # what `decode` has not told itself
+                spent.add("decode", time.perf_counter() - began_s - (sum(spent.seconds.values()) - known_s))
+
+        return self._pools[place].submit(read)
+
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """What the calls return, in their order. They run at once, and may wait for what they `submit`.
+
+        None of them runs any more when this returns or raises: the first error in their order.
+        """
+        if len(self._pools) == 1:
+            return [call() for call in calls]
+        futures = [self._callers.submit(call) for call in calls]
+        wait(futures)
+        return [future.result() for future in futures]
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of `decode` and `warp` of all threads together, since this was asked last."""
+        spent, self._spent = self._spent, [Timings() for _ in self._pools]
+        return {step: sum(one.seconds.get(step, 0.0) for one in spent) for step in WITHIN_READ}
+
+    def close(self) -> None:
+        """Stop the threads and close their files; what they have not begun is dropped."""
+        self._callers.shutdown(wait=True, cancel_futures=True)
+        for pool, files in zip(self._pools, self._files, strict=True):
+            pool.shutdown(wait=True, cancel_futures=True)
+            for file in files.values():
+                file.close()
+            files.clear()
+
+    def _kept_open(self, place: int, key: Hashable, opened: Callable[[], H]) -> H:
+        files: OrderedDict[Hashable, Any] = self._files[place]
+        if key in files:
+            files.move_to_end(key)
+        else:
+            files[key] = opened()
+            if len(files) > self._open_files:
+                files.popitem(last=False)[1].close()
+        kept: H = files[key]
+        return kept
+
+
+def retried(
+    read: Callable[[], T],
+    judge: Callable[[Exception], CorruptInput | OSError],
+    *,
+    attempts: int = 4,
+    wait_s: float = 0.5,
+) -> T:
+    """Call `read` until it succeeds or its input is judged corrupt, `attempts` times at most."""
+    for attempt in range(attempts):
+        try:
+            return read()
+        except (RasterioError, OSError, ValueError) as error:
+            judged = judge(error)
+            if isinstance(judged, CorruptInput) or attempt + 1 == attempts:
+                raise judged from error
+        time.sleep(wait_s * 2**attempt)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def judge(
+    path: Path, inner: str, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
+) -> CorruptInput | OSError:
+    """Why a file could not be decoded: wrong bytes (CorruptInput) or a passing failure to get them (OSError).
+
+    GDAL reports both alike. So the bytes are read plainly, and decoded from memory: what fails there is wrong.
+    `name` is the file's path below the archive, `size` what it had when it was indexed.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as missing:
+        return judge_missing(path, band, name, missing)
+    except OSError as passing:
+        return passing
+    if size is not None and len(data) != size:
+        return CorruptInput(f"{band}: {name} has {len(data)} bytes, {size} when it was indexed")
+    try:
+        # the library of NetCDF cannot read from memory; all bytes of the file have just come in, so that is as good
+        with MemoryFile(data, ext=path.suffix) as memory:
+            there = path if is_netcdf(path) else Path(memory.name)
+            with open_raster(there, inner) as dataset:
+                decode(dataset)
+    except (RasterioError, ValueError) as error:
+        reason = (
+            str(error.__cause__ or error).replace(memory.name, path.name).replace(Path(memory.name).name, path.name)
+        )
+        return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
+    return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
+
+
+def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) -> CorruptInput | OSError:
+    """A file that is gone from its archive has been deleted; an archive that is gone or empty is not mounted.
+
+    Of a file outside of the archive's folder its own folder must be there.
+    """
+    inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
+    archive = path.parents[inside - 1]
+    if archive.exists() and any(archive.iterdir()):
+        return CorruptInput(f"{band}: {name} is gone since it was indexed")
+    return missing

@@ -1,0 +1,1 @@
+"""Sentinel-1: ground range detected products, calibrated or as processed by others."""

@@ -1,0 +1,339 @@
+"""Sentinel-1 GRD in SAFE folders: calibrated by xarray-sentinel, geocoded by sarsen onto the grid's own pixels.
+
+The values are sigma nought by the product's own table, as linear power. Each pixel is looked up where its place and
+height were in range and Doppler; nothing is flattened for the slopes around it, and thermal noise is left in.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+
+from embedcube.campaign.scene import Asset, Box, Scene
+from embedcube.campaign.schema import Archive
+from embedcube.errors import CorruptInput
+from embedcube.grid import Grid, PixelArea
+from embedcube.sources.base import Observation
+from embedcube.sources.catalog.products import File, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.safe import stated_files
+from embedcube.sources.reader import RasterReader, judge, judge_missing, open_raster, retried
+from embedcube.sources.resample import Method, Pixels
+
+SOFTWARE = ("sarsen", "scipy", "xarray", "xarray-sentinel")
+"""What makes power on a grid of a product's numbers"""
+
+PROCESSING = (
+    "sigma nought by the product's table (xarray-sentinel), geocoded by range and Doppler on the heights of the DEM "
+    "(sarsen), not flattened, thermal noise left in"
+)
+
+_BLOCK = 128
+"""Places along a side of what is geocoded at once. sarsen's search ends for all places of a call together, within a
+metre, so that each depends on the others: blocks lie on the grid, and are whole whatever area is asked with"""
+
+_PIECE = 512
+"""Pixels along a side of what is read of an image at once, at least"""
+
+_LANE, _DEM_LANE = 0, 1
+"""of the reader: the XML schemas of xarray-sentinel are not made for two threads"""
+
+_BEYOND = 0.05
+"""degrees around a product's own points to which other terrain than theirs may move its pixels"""
+
+_DEGREE_M = 111_320.0
+"""metres of a degree of latitude"""
+
+
+def can_geocode() -> bool:
+    """Whether the extra is installed."""
+    return find_spec("sarsen") is not None and find_spec("xarray_sentinel") is not None
+
+
+def images_of(safe: Path, root: Path, bands: Sequence[str], *, full_digests: bool) -> tuple[Asset, ...]:
+    """The measurement of each band; its geometry is a box around the product's control points.
+
+    Its digest stands for all three files of a band: measurement, annotation and calibration.
+
+    Raises:
+        CorruptInput: a file is missing, or not as the manifest says.
+        OSError: it could not be read for a reason that may pass.
+    """
+    try:
+        stated = stated_files((safe / "manifest.safe").read_bytes())
+    except (FileNotFoundError, ElementTree.ParseError, ValueError) as error:
+        raise CorruptInput(f"{safe.name}: its manifest cannot be read: {error}") from None
+    return tuple(_image(safe, root, band, stated, full_digests) for band in bands)
+
+
+def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]], full_digests: bool) -> Asset:
+    image, *texts = _files_of(safe, band)
+    digests = []
+    for path in (image, *texts):
+        size, digest = stated.get(path.relative_to(safe).as_posix(), (None, ""))
+        if size not in (None, found := path.stat().st_size):
+            raise CorruptInput(f"{band}: {path.name} has {found} bytes, its manifest says {size}")
+        if full_digests:
+            refuse_other_bytes(File(path=path, digest=digest), band, path.name)
+        digests.append(digest or digest_of_file(path, full_digests or path in texts))
+    kind = "weak" if digests[0].startswith("weak:") else "sha256"
+    name = os.path.relpath(image, root)
+
+    def by_header(dataset: Any) -> Asset:
+        return _by_points(dataset, band)
+
+    def read() -> Asset:
+        with open_raster(image, "") as dataset:
+            return by_header(dataset)
+
+    return replace(
+        retried(read, lambda _: judge(image, "", band, name, by_header)),
+        path=name,
+        size=image.stat().st_size,
+        digest=f"{kind}:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}",
+    )
+
+
+def _files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
+    """Measurement, annotation and calibration of a band."""
+    kinds = {
+        "measurement": f"measurement/s1?-*-grd-{band.lower()}-*.tif*",
+        "annotation": f"annotation/s1?-*-grd-{band.lower()}-*.xml",
+        "calibration": f"annotation/calibration/calibration-s1?-*-grd-{band.lower()}-*.xml",
+    }
+    found = []
+    for kind, pattern in kinds.items():
+        paths = sorted(safe.glob(pattern))
+        if len(paths) != 1:
+            raise CorruptInput(f"{band}: {safe.name} has {len(paths) or 'no'} files of its {kind}, {pattern}")
+        found.append(paths[0])
+    return found[0], found[1], found[2]
+
+
+def _by_points(dataset: Any, band: str) -> Asset:
+    """A measurement, in longitudes that go on beyond 180 where its points cross the antimeridian."""
+    points, crs = dataset.gcps
+    if not points or crs is None or not crs.is_geographic:
+        raise ValueError("no ground control points in degrees")
+    lons, lats = np.array([point.x for point in points]), np.array([point.y for point in points])
+    if np.ptp(lons) > 180:
+        lons = lons % 360
+    west, north = lons.min() - _BEYOND, lats.max() + _BEYOND
+    width, height = np.ptp(lons) + 2 * _BEYOND, np.ptp(lats) + 2 * _BEYOND
+    return Asset(
+        band=band,
+        path="",
+        crs="EPSG:4326",
+        transform=(float(width / dataset.width), 0.0, float(west), 0.0, float(-height / dataset.height), float(north)),
+        rows=dataset.height,
+        cols=dataset.width,
+        block_rows=dataset.block_shapes[0][0],
+        block_cols=dataset.block_shapes[0][1],
+        # in which power is
+        dtype="float32",
+        nodata=0.0,
+        size=0,
+        digest="",
+    )
+
+
+def observe_geocoded(scene: Scene, archive: Archive, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+    """Power of the images of a scene, whose last asset is the DEM; seen where all bands have some.
+
+    Where the grid is coarser than the image, a pixel is the mean power of places as far apart as the image's pixels.
+
+    Raises:
+        CorruptInput, OSError: as `Source.observe` says.
+    """
+    *images, dem = scene.assets
+    looker = _Looker(archive.root, images, reader, [archive.resampling_of(image.band) for image in images])
+    values_cyx = np.full((len(images), area.rows, area.cols), np.nan, dtype=np.float32)
+    times = max(1, round(_metres(grid) / looker.spacing_m()))
+    fine = replace(grid, pixel=grid.pixel / times)
+    side = max(1, _BLOCK // times)
+    boxes = scene.boxes_in(grid)
+    for block in _blocks(area, side):
+        if not any(_meet(grid.bounds(block), box) for box in boxes):
+            continue
+        places = PixelArea(row=block.row * times, col=block.col * times, rows=side * times, cols=side * times)
+        heights = reader.submit(archive.root / dem.path, dem, fine, places, "bilinear", _DEM_LANE, _as_height)
+        power_cyx = looker.power(fine, places, heights.result())
+        mean_cyx = power_cyx.reshape(len(images), side, times, side, times).mean(axis=(2, 4))
+        rows, cols = _common(area.row, area.rows, block.row, side), _common(area.col, area.cols, block.col, side)
+        values_cyx[:, rows[0], cols[0]] = mean_cyx[:, rows[1], cols[1]]
+    seen = np.asarray(np.isfinite(values_cyx).all(axis=0))
+    return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen)
+
+
+def _as_height(pixels: Pixels) -> Pixels:
+    return pixels.astype(np.float32)
+
+
+def _metres(grid: Grid) -> float:
+    return grid.pixel * _DEGREE_M if grid.geographic else grid.pixel
+
+
+def _blocks(area: PixelArea, side: int) -> Iterator[PixelArea]:
+    """The blocks of the grid that an area has pixels of."""
+    for row in range(area.row // side * side, area.row + area.rows, side):
+        for col in range(area.col // side * side, area.col + area.cols, side):
+            yield PixelArea(row=row, col=col, rows=side, cols=side)
+
+
+def _common(first: int, count: int, other: int, side: int) -> tuple[slice, slice]:
+    """What an area has in common with a block along one axis: within the area, and within the block."""
+    low, high = max(first, other), min(first + count, other + side)
+    return slice(low - first, high - first), slice(low - other, high - other)
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+class _Looker:
+    """Looks places up in the images of a scene, in the reader's thread."""
+
+    def __init__(self, root: Path, images: list[Asset], reader: RasterReader, methods: list[Method]) -> None:
+        self._root = root
+        self._images = images
+        self._reader = reader
+        self._methods = methods
+
+    def spacing_m(self) -> float:
+        """Of the images' pixels."""
+        spacing: float = self._run(lambda acquisition: acquisition.spacing_m)
+        return spacing
+
+    def power(self, grid: Grid, places: PixelArea, heights_yx: Pixels) -> Pixels:
+        """Of each band on all of `places`: (band, y, x) float32, NaN where there is none."""
+        power: Pixels = self._run(lambda acquisition: acquisition.power(grid, places, heights_yx, self._methods))
+        return power
+
+    def _run(self, look: "Callable[[_Acquisition], Any]") -> Any:
+        def opened() -> _Acquisition:
+            return _Acquisition(self._root, self._images)
+
+        def judged() -> CorruptInput | OSError:
+            return _judge(self._root, self._images, look)
+
+        key = tuple(self._root / image.path for image in self._images)
+        return self._reader.run(_LANE, key=key, opened=opened, decode=look, judged=judged).result()
+
+
+def _judge(root: Path, images: list[Asset], look: "Callable[[_Acquisition], Any]") -> CorruptInput | OSError:
+    """As `raster.judge` has it: all bytes are read plainly, then looked at once more; what fails then is wrong."""
+    name = images[0].path
+    for image in images:
+        path = root / image.path
+        try:
+            size = _read_through(path)
+            for text in _files_of(path.parents[1], image.band)[1:]:
+                _read_through(text)
+        except CorruptInput as missing:
+            return missing
+        except FileNotFoundError as missing:
+            return judge_missing(path, image.band, image.path, missing)
+        except OSError as passing:
+            return passing
+        if size != image.size:
+            return CorruptInput(f"{image.band}: {image.path} has {size} bytes, {image.size} when it was indexed")
+    try:
+        with closing(_Acquisition(root, images)) as acquisition:
+            look(acquisition)
+    except (OSError, ValueError) as error:
+        return CorruptInput(f"{name} does not decode: {' '.join(str(error).split())}")
+    return OSError(f"{name} could not be read whole, though its bytes are right")
+
+
+def _read_through(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+
+
+class _Acquisition:
+    """The images of one SAFE folder, open, and the orbit from which they were taken."""
+
+    def __init__(self, root: Path, images: list[Asset]) -> None:
+        """ValueError where the libraries cannot make anything of the files."""
+        from sarsen import Sentinel1SarProduct
+        from sarsen.orbit import OrbitPolyfitInterpolator
+
+        for image in images:
+            if (size := (root / image.path).stat().st_size) != image.size:
+                raise ValueError(f"{size} bytes")
+        try:
+            # {} keeps to the pieces
+            self._products = [
+                Sentinel1SarProduct(str((root / image.path).parents[1]), _group(image), {}, _pieces(image))
+                for image in images
+            ]
+            self._images = [product.measurement["measurement"] for product in self._products]
+            self._tables = [product.calibration["sigmaNought"] for product in self._products]
+            self._orbit = OrbitPolyfitInterpolator.from_position(self._products[0].state_vectors())
+            self.spacing_m = float(self._images[0].attrs["range_pixel_spacing"])
+        except OSError:
+            raise
+        except Exception as error:  # the parsers may raise anything on what is not for them
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the images."""
+        for image in self._images:
+            image.close()
+
+    def power(self, grid: Grid, places: PixelArea, heights_yx: Pixels, methods: list[Method]) -> Pixels:
+        """Of each band on all of `places`: (band, y, x) float32, NaN where there is none."""
+        import xarray
+        from sarsen.apps import simulate_acquisition
+        from sarsen.scene import convert_to_dem_ecef
+
+        known = np.isfinite(heights_yx)
+        result = np.full((len(self._images), *heights_yx.shape), np.nan, dtype=np.float32)
+        if not known.any():
+            return result
+        x, y = grid.centres(places, 1)
+        dem = xarray.DataArray(np.where(known, heights_yx, 0), coords={"y": y, "x": x}, dims=("y", "x"))
+        ecef = convert_to_dem_ecef(dem, source_crs=grid.crs)
+        seen = simulate_acquisition(ecef, self._orbit, ("azimuth_time", "slant_range_time"))
+        for band, method in enumerate(methods):
+            result[band] = np.where(known, self._look_up(band, seen, method), np.nan)
+        return result
+
+    def _look_up(self, band: int, seen: Any, method: Method) -> Pixels:
+        """Power of a band, where the places of `seen` are in range and Doppler."""
+        from xarray_sentinel import calibrate_intensity
+
+        image, when = self._images[band], seen.azimuth_time
+        far = self._products[band].slant_range_time_to_ground_range(when, seen.slant_range_time)
+        if not np.isfinite(far).any():
+            return np.full(far.shape, np.nan)
+        around = {"azimuth_time": _around(image.azimuth_time, when), "ground_range": _around(image.ground_range, far)}
+        numbers = image.isel(around).compute(scheduler="synchronous")
+        # 0 is what lies outside of the swath; it becomes no data before any pixel is mixed with its neighbours
+        power = calibrate_intensity(numbers.where(numbers > 0), self._tables[band]).drop_vars(["line", "pixel"])
+        kernel: Literal["linear", "nearest"] = "nearest" if method == "nearest" else "linear"
+        return np.asarray(power.interp(azimuth_time=when, ground_range=far, method=kernel).values)
+
+
+def _around(coordinates: Any, wanted: Any) -> slice:
+    """The pixels of an image's axis around places on it, with two to spare for the kernel."""
+    low, high = np.searchsorted(coordinates.values, [wanted.min().values, wanted.max().values])
+    return slice(max(0, int(low) - 2), int(high) + 2)
+
+
+def _group(image: Asset) -> str:
+    """What xarray-sentinel calls an image, by its name: s1a-iw-grd-vv-... is IW/VV."""
+    _, swath, _, polarisation, *_ = Path(image.path).name.upper().split("-")
+    return f"{swath}/{polarisation}"
+
+
+def _pieces(image: Asset) -> dict[str, dict[str, int]]:
+    """In which xarray-sentinel reads an image: whole blocks of the file, which may be as small as a line."""
+    down, across = (-(-_PIECE // block) * block for block in (image.block_rows, image.block_cols))
+    return {"rasterio_chunks": {"y": down, "x": across}}

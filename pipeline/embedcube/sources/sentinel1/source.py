@@ -1,0 +1,235 @@
+"""Sentinel-1 backscatter, terrain-corrected (RTC) or ground range (GRD), calibrated by others: one band a polarisation.
+
+GRD as the ground segment has it is calibrated and geocoded as it is read, where the archive names a DEM.
+
+Decibels are a logarithm: the mean of decibels is not the decibels of the mean, and speckle makes it about 2.5 dB too
+low for single looks. So files are brought to linear power pixel by pixel as they are read; resampling and
+compositing average power, and the composite becomes decibels.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from pyproj import CRS
+
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
+from embedcube.errors import CorruptInput, RequestError
+from embedcube.grid import Grid, PixelArea
+from embedcube.sources.base import Observation
+from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.products import File, Product, by_time, describe, place_of
+from embedcube.sources.composite import Composite, composite
+from embedcube.sources.converted import Numbers, observe_converted
+from embedcube.sources.options import band_names, read_options, refuse_keys
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.resample import Conversion, Pixels
+from embedcube.sources.sentinel1.grd import PROCESSING, SOFTWARE, can_geocode, images_of, observe_geocoded
+from embedcube.windows import Window
+
+POLARISATIONS = ("VV", "VH", "HH", "HV")
+Values = Literal["linear", "amplitude", "db", "worldcereal"]
+
+_POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
+    "linear": ("power is the value", lambda x: x),
+    # an amplitude below zero is none: its power becomes zero, which is no data
+    "amplitude": ("power is the value squared", lambda x: x * np.maximum(x, 0)),
+    "db": ("power is 10^(value / 10)", lambda x: 10 ** (x / 10)),
+    # dB = 20 log10(DN) - 83
+    "worldcereal": ("power is 10^-8.3 times the value squared", lambda x: x * x * 10**-8.3),
+}
+"""What the numbers in files mean, and their power."""
+
+_SAY = f"say what the numbers in the files are: {', '.join(_POWER)}"
+_WORLDCEREAL_NODATA = 65535
+
+_DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:[_#]|$)", re.IGNORECASE)
+"""mission, absolute orbit and datatake in a product id"""
+
+_START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
+"""mission and start of sensing in any product id"""
+
+_ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
+"""of STAC, and of Earth Engine"""
+
+
+class Options(Numbers):
+    """The options of the YAML block."""
+
+    values: Values = Field(description=_SAY)
+    """what the numbers are, once unpacked and scaled: `db` 10 log10 of power, `worldcereal` dB = 20 log10(DN) - 83,
+    with 65535 for no data"""
+    orbit: Literal["ascending", "descending", "both"] = "both"
+    """which passes are taken; two archives with one each give them to a layer as separate inputs"""
+    dem: Path | None = None
+    """heights above the ellipsoid of WGS 84 (m), a raster: with it GRD in SAFE folders is geocoded. Below the archive,
+    or absolute"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _geocoded_to_power(cls, options: dict[str, Any]) -> dict[str, Any]:
+        # of other files that lie beside them each one then says that it is missing
+        return {"values": "linear", **options} if "dem" in options else options
+
+
+class Sentinel1:
+    """Finds products, reads them as linear power, and composites them to decibels. Nothing is masked."""
+
+    def __init__(self, name: str, archive: Archive) -> None:
+        """Refuses bands that are no polarisations, and what has no meaning for radar."""
+        self._name = name
+        self._archive = archive
+        self._options = read_options(Options, name, archive)
+        refuse_keys(name, archive, {"mask": "clouds do not matter to it", "offset": "options.values says what is"})
+        for band in archive.bands:
+            if band not in POLARISATIONS:
+                raise RequestError(
+                    f'archives.{name}: Sentinel-1 has no band "{band}"; it has {", ".join(POLARISATIONS)}'
+                )
+        self._nodata = self._options.nodata
+        if self._nodata is None and self._options.values == "worldcereal":
+            self._nodata = _WORLDCEREAL_NODATA
+
+    @property
+    def collection(self) -> str:
+        """The product's page."""
+        return "https://sentiwiki.copernicus.eu/web/s1-products"
+
+    @property
+    def photographs(self) -> bool:
+        """They are."""
+        return True
+
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        """The scenes of the products of the orbit that is asked for, ordered by time and id.
+
+        Where one is asked for, a product that does not say what its own is is a scene that says so.
+        """
+        names = band_names(self._archive, self._options.variables)
+        found = by_time(archive_products(self._archive, names))
+        orbits = [(product, _orbit(product)) for product in found]
+        taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
+        products = [product for product, _ in taken]
+        assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        dem = self._dem(full_digests) if can_geocode() else None
+        for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
+            if not orbit and self._options.orbit != "both":
+                yield self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
+            elif product.radar_safe is not None and dem is not None:
+                yield self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
+            elif "values" in self._archive.options:
+                yield self._scene(product, orbit, assets, faults)
+            else:
+                yield self._scene(product, orbit, assets, faults or f"options.values: {_SAY}")
+
+    def _dem(self, full_digests: bool) -> Asset | None:
+        """The DEM that the archive names."""
+        if self._options.dem is None:
+            return None
+        path = self._archive.root / self._options.dem
+        place = f"archives.{self._name}.options.dem: {path}"
+        if not path.is_file():
+            raise RequestError(f"{place}: there is no such file")
+        if path.suffix == ".vrt":
+            raise RequestError(f"{place} only names other files, of which there is no digest; make one GeoTIFF of it")
+        product = Product(
+            id=path.name, time=datetime(1, 1, 1, tzinfo=UTC), files={"dem": File(path=path)}, properties={}
+        )
+        ((assets, fault),) = describe([product], self._archive.root, full_digests=full_digests)
+        if fault:
+            raise RequestError(f"{place} cannot be used: {fault}")
+        if CRS.from_user_input(assets[0].crs).is_compound:
+            raise RequestError(f"{place} has heights of another kind than above the ellipsoid; bring them to EPSG:4979")
+        # 0 is a height, whoever takes it for none
+        return replace(assets[0], nodata=float("nan")) if assets[0].nodata == 0 else assets[0]
+
+    def _geocoded(self, product: Product, safe: Path, orbit: str, dem: Asset, full_digests: bool) -> Scene:
+        try:
+            images = images_of(safe, self._archive.root, self._archive.bands, full_digests=full_digests)
+        except CorruptInput as fault:
+            return self._scene(product, orbit, (), str(fault))
+        scene = self._scene(product, orbit, (*images, dem), "")
+        processing = f"{_said(orbit)}; {PROCESSING}; the composite is 10 log10 of power"
+        return replace(scene, bbox=product.bbox or scene.bbox, processing=processing, software=SOFTWARE)
+
+    def _unknown_orbit(self) -> str:
+        return (
+            f"options.orbit: {self._options.orbit} is asked for, and it does not say what it is "
+            f"({' or '.join(_ORBIT_KEYS)} among its properties); "
+            'write "both", or put the ascending and the descending products into archives of their own'
+        )
+
+    def _scene(self, product: Product, orbit: str, assets: tuple[Asset, ...], faults: str) -> Scene:
+        return Scene(
+            id=product.id,
+            archive=self._name,
+            time=product.time,
+            photograph=photograph(product.id, product.properties),
+            bbox=place_of(product, assets),
+            assets=assets,
+            processing="; ".join(
+                [
+                    _said(orbit),
+                    *self._options.said(assets),
+                    f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
+                    "the composite is 10 log10 of power",
+                ]
+            ),
+            verdict=faults,
+        )
+
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        """Linear power, float32; seen where every band is a power above zero."""
+        if scene.software:
+            return observe_geocoded(scene, self._archive, grid, area, reader)
+        return observe_converted(scene, self._archive, grid, area, reader, self._to_power)
+
+    def _to_power(self, asset: Asset) -> Conversion:
+        """To linear power, float32; what is not above zero, or overflows, is no data (NaN)."""
+        _, formula = _POWER[self._options.values]
+        unpacked = self._options.unpacked(asset)
+
+        def convert(pixels: Pixels) -> Pixels:
+            with np.errstate(over="ignore"):
+                power = formula(unpacked(pixels)).astype(np.float32)
+            return np.where((power > 0) & (power < np.inf), power, np.float32(np.nan))
+
+        return convert
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        """Decibels of the mean power, or of the median where the archive says so."""
+        picture = composite(observations, self._archive.composite or "mean")
+        decibels = 10 * np.log10(picture.x_cyx.astype(np.float64))
+        return replace(picture, x_cyx=decibels.astype(np.float32))
+
+
+def photograph(product_id: str, properties: dict[str, Any]) -> str:
+    """What was taken at once: the datatake, so that the slices of one pass are one photograph.
+
+    Where neither the id nor the catalogue names it, the mission and the start of sensing; else the product itself,
+    as radar: a stack of several sensors gives their products one id, and its photographs are not theirs.
+    """
+    if found := _DATATAKE.match(product_id):
+        return "_".join(found.groups()).upper()
+    if orbit := properties.get("sat:absolute_orbit"):
+        return f"{properties.get('platform', '')}_{orbit}_{properties.get('sat:orbit_state', '')}"
+    if found := _START.match(product_id):
+        return "_".join(found.groups())
+    return f"S1 {product_id}"
+
+
+def _orbit(product: Product) -> str:
+    """The pass; empty where it is not known."""
+    told = (product.properties.get(key) for key in _ORBIT_KEYS)
+    return next((str(state).lower() for state in told if state), "")
+
+
+def _said(orbit: str) -> str:
+    return f"orbit {orbit or 'unknown'}"

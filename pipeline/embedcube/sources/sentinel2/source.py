@@ -1,0 +1,209 @@
+"""Sentinel-2 L1C and L2A: as SAFE, as COG, GeoTIFF or JPEG 2000 files with or without STAC, as series in NetCDF."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from embedcube.campaign.fields import Block
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
+from embedcube.errors import CorruptInput, RequestError
+from embedcube.grid import Grid, PixelArea
+from embedcube.sources.base import Observation
+from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.products import Product, by_time, describe, place_of
+from embedcube.sources.composite import Composite, composite
+from embedcube.sources.options import read_options
+from embedcube.sources.reader import RasterReader
+from embedcube.sources.sentinel2.names import Identity, identify, superseded
+from embedcube.windows import Window
+
+BAND_NAMES = {
+    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
+    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16",
+    "B12": "swir22", "SCL": "scl",
+}  # fmt: skip
+"""Every band, and the name that STAC catalogues give it."""
+
+_CODES = {name: band for band, name in BAND_NAMES.items()}
+
+OFFSET_SINCE_BASELINE = 4.0
+"""From this processing baseline on, in use since this day, pixels are reflectance x 10000 + 1000."""
+
+NOT_REFLECTANCE = frozenset(("SCL", "AOT", "WVP", "CLD", "CLDPRB", "SNW", "SNWPRB", "CLM", "CLOUD_MASK"))
+"""What products hold beside bands: classes, probabilities, depths. They have no offset."""
+
+_EMPTY_SHARE = 0.5
+"""A band that is empty on more than this share of what the mask calls data was not decoded, whatever GDAL says."""
+
+_EVIDENCE_SHARE = 0.1
+"""The mask must call at least this share of an area data to be a witness: lossy masks ring at a swath's edge."""
+
+
+class Options(Block):
+    """The options of the archive."""
+
+    variables: dict[str, str] = Field(default_factory=dict)
+    """what the files call a band, where it is neither B04, B4 nor red: {B04: S2-L2A-B04}"""
+    nodata: float | None = None
+    """the value that is no data in all files that can hold it, whatever they declare"""
+    stated: Literal["checked", "ignore"] = "checked"
+    """whether sizes and checksums of a catalogue or manifest are of these files"""
+
+
+class Sentinel2:
+    """Finds products, reads them, and decides offset, mask and photograph of each."""
+
+    def __init__(self, name: str, archive: Archive) -> None:
+        """Refuses bands that Sentinel-2 does not have, and unknown options."""
+        self._name = name
+        self._archive = archive
+        self._options = read_options(Options, name, archive)
+        for band in archive.bands:
+            if band not in BAND_NAMES.keys() | _CODES.keys() | self._options.variables.keys():
+                known = ", ".join(f"{code} ({common})" for code, common in BAND_NAMES.items())
+                raise RequestError(f'archives.{name}: Sentinel-2 has no band "{band}"; it has {known}')
+
+    @property
+    def collection(self) -> str:
+        """The product's page."""
+        return "https://sentiwiki.copernicus.eu/web/s2-products"
+
+    @property
+    def photographs(self) -> bool:
+        """They are."""
+        return True
+
+    def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
+        """The scenes of all products, ordered by time and id.
+
+        Of one tile of one datatake at several processing baselines the newest is used; the others say so.
+        """
+        names = {band: self._names(band) for band in self._archive.read_bands}
+        found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
+        identities = [identify(product) for product in found]
+        self._refuse_two_levels(found, identities)
+        replaced = superseded(found, identities)
+        if self._options.stated == "ignore":
+            found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
+        assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=self._options.nodata)
+        ids = [product.id for product in by_time(found)]
+        described = zip(found, identities, assets_of, strict=True)
+        for place, (product, identity, (assets, faults)) in enumerate(described):
+            offset, reason = self._offset(product, identity)
+            yield Scene(
+                id=ids[place],
+                archive=self._name,
+                time=product.time,
+                photograph=identity.photograph,
+                bbox=place_of(product, assets),
+                assets=assets,
+                offset=offset or 0.0,
+                processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
+                verdict="; ".join(filter(None, (faults, "" if offset is not None else reason))),
+                superseded_by=ids[replaced[place]] if place in replaced else "",
+            )
+
+    def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
+        """Radiance at the sensor and reflectance on the ground are not one archive."""
+        pairs = list(zip(products, identities, strict=True))
+        first = {identity.level: product for product, identity in reversed(pairs) if identity.level}
+        if len(first) > 1:
+            named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
+            raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
+
+    def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
+        """The bands with the offset applied (0 stays "no data", data is floored at 1), and what the mask keeps."""
+        if scene.verdict:
+            raise CorruptInput(scene.verdict)
+        futures = [
+            reader.submit(
+                self._archive.root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane
+            )
+            for lane, asset in enumerate(scene.assets)
+        ]
+        pixels = {asset.band: future.result() for asset, future in zip(scene.assets, futures, strict=True)}
+        assets = {asset.band: asset for asset in scene.assets}
+        bands = [(pixels[band], assets[band]) for band in self._archive.bands]
+        seen_per_band = [_has_data(values, asset) for values, asset in bands]
+        mask = self._archive.mask
+        if mask is None:
+            seen = clear = np.logical_and.reduce(seen_per_band)
+        else:
+            labelled = _has_data(pixels[mask.band], assets[mask.band])
+            # a class of 0 is also what a flag is that was stored as 1 or NaN
+            kept = np.isin(np.nan_to_num(pixels[mask.band], nan=0.0), mask.clear)
+            if 0 in mask.clear:
+                labelled = np.ones_like(kept)
+            else:
+                _refuse_silent_zeros(seen_per_band, labelled, [asset for _, asset in bands], assets[mask.band])
+            seen = np.logical_and.reduce([labelled, *seen_per_band])
+            clear = seen & kept
+        values = np.stack([self._with_offset(values, asset.band, scene.offset) for values, asset in bands])
+        return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear)
+
+    def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
+        """The median, unless the archive says otherwise."""
+        return composite(observations, self._archive.composite or "median")
+
+    def _names(self, band: str) -> frozenset[str]:
+        """All that files and catalogues may call a band, in lower case: of B04, as of red, B04, B4 and red."""
+        code = _CODES.get(band, band)
+        names = {code, BAND_NAMES.get(code, code), re.sub(r"^B0", "B", code)}
+        variable = self._options.variables.get(band)
+        return frozenset(name.lower() for name in ({variable} if variable else names))
+
+    def _offset(self, product: Product, identity: Identity) -> tuple[float | None, str]:
+        """What is to be added to a product's values and why; None where that cannot be told."""
+        asked, properties = self._archive.offset, product.properties
+        if asked != "auto":
+            return asked, f"offset {asked:+g}: the campaign says so"
+        if properties.get("earthsearch:boa_offset_applied"):
+            return 0.0, "offset +0: the catalogue says it has been applied"
+        if "s2:add_offset" in properties:
+            offset = float(properties["s2:add_offset"])
+            return offset, f"offset {offset:+g}: the product's metadata"
+        if identity.baseline is not None:
+            offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
+            return offset, f"offset {offset:+g}: processing baseline {identity.baseline:05.2f}"
+        # the date of the photograph says nothing: the years before 2022 have been processed again at later baselines
+        return None, (
+            "no processing baseline is known, so its values may or may not hold the offset of +1000: look at them, and "
+            'write "offset: -1000" or "offset: 0"'
+        )
+
+    def _with_offset(self, values: Any, band: str, offset: float) -> Any:
+        """Reflectances have it, whatever they are called; classes and the like have not."""
+        called = self._options.variables.get(band, band)
+        if not offset or called.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
+            return values
+        return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
+
+
+def _as_stored(assets: Sequence[Asset]) -> str:
+    """What files declare of their numbers says what reflectance they are, offset and all: it would count twice."""
+    packings = {f"DN * {asset.scale!r} + {asset.add!r}": None for asset in assets if asset.packed}
+    return f"numbers as they are stored, without {', '.join(packings)} as the files declare" if packings else ""
+
+
+def _has_data(pixels: Any, asset: Asset) -> Any:
+    if pixels.dtype.kind == "f":
+        return np.isfinite(pixels) & (pixels != asset.nodata)
+    # compared as integers: a float would have numpy convert every pixel
+    return pixels != int(asset.nodata or 0)
+
+
+def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, bands: list[Asset], mask: Asset) -> None:
+    """A truncated JPEG 2000 reads as zeros without an error: mask and bands tell of each other where data should be."""
+    expected = int(labelled.sum())
+    for seen, asset in zip(seen_per_band, bands, strict=True):
+        if expected > _EVIDENCE_SHARE * labelled.size and int((labelled & ~seen).sum()) > _EMPTY_SHARE * expected:
+            raise CorruptInput(f"{asset.band}: {asset.path} is empty where {mask.band} has data")
+    in_all = np.logical_and.reduce(seen_per_band)
+    expected = int(in_all.sum())
+    if expected > _EVIDENCE_SHARE * labelled.size and int((in_all & ~labelled).sum()) > _EMPTY_SHARE * expected:
+        raise CorruptInput(f"{mask.band}: {mask.path} is empty where all bands have data")
