@@ -31,16 +31,16 @@ def main(campaign_file: str, part: int, parts: int) -> None:
     program = b""
     if planned.program:
         program = run.program("layer", planned.compiled_for, planned.program).read_bytes()
-    kernel = kernel_of(campaign, program)
-    layout = kernel.layout
+    context = kernel_of(campaign, program)
+    layout = context.layout
 
-    batch = chips_of(kernel, torch.rand((kernel.batch, 1, kernel.mean.size, layout.chip_px, layout.chip_px)))
-    forward(kernel, batch)
+    batch = chips_of(context, torch.rand((context.batch, 1, context.mean.size, layout.chip_px, layout.chip_px)))
+    forward(context, batch)
     print("ready", flush=True)
     sys.stdin.readline()
     start = time.process_time()
-    for _ in range(part, price.chips // kernel.batch, parts):
-        forward(kernel, batch)
+    for _ in range(part, price.chips // context.batch, parts):
+        forward(context, batch)
     forward_s = time.process_time() - start
 
     start = time.process_time()
@@ -49,13 +49,13 @@ def main(campaign_file: str, part: int, parts: int) -> None:
             dataset.read(1)
     decode_s = time.process_time() - start
 
-    specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+    specs = array_specs(cells=layout.shard_cells, dimensions=context.dimensions, encoding=context.encoding)
     encoder = ShardEncoder(specs)
     shape = (layout.shard_cells, layout.shard_cells)
-    vectors = np.random.default_rng(0).standard_normal((*shape, kernel.dimensions), dtype=np.float32)
+    vectors = np.random.default_rng(0).standard_normal((*shape, context.dimensions), dtype=np.float32)
     start = time.process_time()
     for _ in range(part, price.shards, parts):
-        encoded = quantise(torch.from_numpy(vectors), kernel.encoding)
+        encoded = quantise(torch.from_numpy(vectors), context.encoding)
         assert encoded.scale is not None
         status, n_obs = np.ones(shape, np.uint8), np.ones(shape, np.uint16)
         encoder.encode(

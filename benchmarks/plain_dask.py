@@ -29,9 +29,9 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
     campaign = campaign_of(campaign_file)
     cores = campaign.how.ranks
     torch.set_num_threads(1)
-    kernel = kernel_of(campaign)
-    layout, archive = kernel.layout, campaign.archives["s2"]
-    mean, std = kernel.mean[:, None, None], kernel.std[:, None, None]
+    context = kernel_of(campaign)
+    layout, archive = context.layout, campaign.archives["s2"]
+    mean, std = context.mean[:, None, None], context.std[:, None, None]
 
     def embed_block(x_cyx: NDArray[np.uint16]) -> NDArray[np.float32]:
         x = (x_cyx.astype(np.float32) - mean) / std
@@ -42,9 +42,10 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
             for j in range(block_chips)
         ]
         batches = [
-            torch.from_numpy(np.stack(chips[k : k + kernel.batch]))[:, None] for k in range(0, len(chips), kernel.batch)
+            torch.from_numpy(np.stack(chips[k : k + context.batch]))[:, None]
+            for k in range(0, len(chips), context.batch)
         ]
-        vectors = np.concatenate([forward(kernel, chips_of(kernel, batch)).numpy() for batch in batches])
+        vectors = np.concatenate([forward(context, chips_of(context, batch)).numpy() for batch in batches])
         n, cells = block_chips, layout.chip_cells
         vectors = vectors.reshape(n, n, cells, cells, -1).transpose(0, 2, 1, 3, 4).reshape(n * cells, n * cells, -1)
         encoded = quantise(torch.from_numpy(np.ascontiguousarray(vectors)), "int8")
@@ -61,7 +62,7 @@ def main(campaign_file: str, out: str, block_chips: int) -> None:
     side = block_chips * layout.chip_cells
     mapped = dask.array.map_blocks(
         embed_block, stack, dtype=np.int8, drop_axis=0, new_axis=2,
-        chunks=((side,) * stack.numblocks[1], (side,) * stack.numblocks[2], (kernel.dimensions + 4,)),
+        chunks=((side,) * stack.numblocks[1], (side,) * stack.numblocks[2], (context.dimensions + 4,)),
     )  # fmt: skip
     target: Any = zarr.create_array(
         Path(out), shape=mapped.shape, dtype="int8", chunks=(side, side, mapped.shape[2]),

@@ -25,7 +25,7 @@ def main(campaign_file: str, folder: str) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     chips = Path(folder) / "chips"
     cut_chips(campaign.archives["s2"].path, campaign.archives["s2"].bands, chips)
-    kernel = kernel_of(campaign)  # imports TerraTorch where torchvision was built for another torch, too
+    context = kernel_of(campaign)  # imports TerraTorch where torchvision was built for another torch, too
     import lightning
     from terratorch.datamodules import GenericNonGeoPixelwiseRegressionDataModule
     from terratorch.tasks.embedding_generation import EmbeddingGenerationTask
@@ -41,8 +41,8 @@ def main(campaign_file: str, folder: str) -> None:
             val_data_root=chips,
             test_data_root=chips,
             predict_data_root=chips,
-            means=kernel.mean.tolist(),
-            stds=kernel.std.tolist(),
+            means=context.mean.tolist(),
+            stds=context.std.tolist(),
             check_stackability=False,
         )
         task = EmbeddingGenerationTask(

@@ -14,8 +14,8 @@ from embedcube.backbones.weights import read_weights
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
-from embedcube.kernel.layer import LayerKernel
-from embedcube.kernel.load import load_kernel
+from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.load import load_context
 from embedcube.windows import dates_of
 
 BATCH = 8
@@ -95,21 +95,21 @@ def campaign_of(path: str) -> Campaign:
     return load_campaign(Path(path))
 
 
-def kernel_of(campaign: Campaign, program: bytes = b"") -> LayerKernel:
+def kernel_of(campaign: Campaign, program: bytes = b"") -> LayerContext:
     """The kernel of the only layer, on the CPU; of its module, unless the plan's program of it is given."""
     weights, _ = read_weights(campaign, RunDir(campaign.run_folder), "layer")
-    return load_kernel(campaign, "layer", ["grid"], weights, torch.device("cpu"), BATCH, program)
+    return load_context(campaign, "layer", ["grid"], weights, torch.device("cpu"), BATCH, program)
 
 
-def chips_of(kernel: LayerKernel, x_btcyx: torch.Tensor) -> Chips:
+def chips_of(context: LayerContext, x_btcyx: torch.Tensor) -> Chips:
     """Normalised pixels as chips that are seen everywhere."""
     batch, frames, _, *side = x_btcyx.shape
-    cells = kernel.layout.chip_cells
+    cells = context.layout.chip_cells
     return Chips(
         x_btcyx=x_btcyx,
-        seen_btsyx=torch.ones((batch, frames, len(kernel.inputs), *side), dtype=torch.bool),
+        clear_btsyx=torch.ones((batch, frames, len(context.inputs), *side), dtype=torch.bool),
         lonlat_byxn=torch.zeros((batch, cells, cells, 2)),
-        dates_tmd=torch.from_numpy(dates_of(kernel.frames[0])),
+        dates_tmd=torch.from_numpy(dates_of(context.frames[0])),
     )
 
 

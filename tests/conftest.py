@@ -18,7 +18,10 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.cli.verbs import app
 from embedcube.testing.demo import write_demo
 
-REAL_DATA = Path(os.environ.get("EMBEDCUBE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
+
+REAL_DATA = Path(os.environ.get("EMBEDCUBE_REAL_DATA", ROOT.parent / "shared" / "data"))
 """Real scenes that are not part of the repository."""
 
 PLUGINS = Path(__file__).parent / "plugins"

@@ -22,7 +22,7 @@ class SnowCover:
     """Finds the files, reads them as shares of the ground, and averages those of a frame."""
 
     collection = "https://example.org/snow-cover"
-    photographs = True
+    counted = True
 
     def __init__(self, name: str, archive: Archive) -> None:
         if archive.bands != ("snow",) or archive.options:
@@ -34,7 +34,7 @@ class SnowCover:
         assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=255)
         for product, (assets, faults) in zip(found, assets_of, strict=True):
             yield Scene(
-                id=product.id, archive=self._name, time=product.time, photograph=product.id,
+                id=product.id, archive=self._name, time=product.time, acquisition=product.id,
                 bbox=place_of(product, assets), assets=assets, processing="share = per cent / 100", verdict=faults,
             )  # fmt: skip
 

@@ -34,7 +34,7 @@ class Chips:
 
     x_btcyx: torch.Tensor
     """float32, normalised; 0 where masked"""
-    seen_btsyx: torch.Tensor
+    clear_btsyx: torch.Tensor
     """bool: where archive s shows frame t"""
     lonlat_byxn: torch.Tensor
     """float32 (B, chip_cells, chip_cells, 2): degrees of the centres of the cells"""

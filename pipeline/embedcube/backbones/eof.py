@@ -147,7 +147,7 @@ class _Scores(torch.nn.Module):
 
     def forward(self, chips: Chips) -> torch.Tensor:
         """Masked pixels are 0 in a chip, the mean of the band; here they are to be the mean of their place."""
-        seen_btcyx = chips.seen_btsyx[:, :, self._archive_of_band]
+        seen_btcyx = chips.clear_btsyx[:, :, self._archive_of_band]
         anomaly = torch.where(seen_btcyx, chips.x_btcyx - self.centre, 0)
         anomaly *= self._weight(chips)[:, None, None, :, None]
         return (anomaly.flatten(1) @ self.basis.flatten(1).T)[:, None, None, :]

@@ -224,7 +224,7 @@ class _EachPixel(nn.Module):
 
     def forward(self, chips: Chips) -> Tensor:
         x_byxtc = chips.x_btcyx.permute(0, 3, 4, 1, 2)
-        seen_byxts = chips.seen_btsyx.permute(0, 3, 4, 1, 2)
+        seen_byxts = chips.clear_btsyx.permute(0, 3, 4, 1, 2)
         shape = x_byxtc.shape[:3]
         device = x_byxtc.device
         month_nt = (chips.dates_tmd[:, 0, 1] - 1).expand(_PIXELS, -1)

@@ -16,7 +16,7 @@ from embedcube.campaign.schema import Campaign
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
-RECORDS, QUARANTINE, FED = "records.jsonl", "quarantine.jsonl", "fed.bin"
+RECORDS, QUARANTINE, CONTRIBUTIONS = "records.jsonl", "quarantine.jsonl", "contributions.bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,11 @@ class Record:
     scenes: tuple[str, ...]
     """digests of the planned scenes, in the order in which they were composited"""
     quarantined: tuple[Quarantined, ...]
-    fed_offset: int
-    fed_size: int
-    fed_sha256: str
-    """where in `fed.bin` the packed cells lie: for each scene a row of ceil(cells / 8) bytes (numpy.packbits)"""
+    contributions_offset: int
+    contributions_size: int
+    contributions_sha256: str
+    """where in `contributions.bin` the packed cells lie: for each scene a row of ceil(cells / 8) bytes, as
+    numpy.packbits makes them"""
     counts: dict[str, int]
     """cells per status, chips embedded"""
     seconds: dict[str, float]
@@ -123,10 +124,10 @@ class PartWriter:
             stored.append(StoredObject(array=array, path=path, size=len(body), sha256=sha256(body).hexdigest()))
         return tuple(stored)
 
-    def write_fed(self, packed: bytes) -> int:
+    def write_contributions(self, packed: bytes) -> int:
         """Append the packed cells of one shard; returns their offset."""
         offset = self._fed_size
-        _append(self._folder / FED, packed)
+        _append(self._folder / CONTRIBUTIONS, packed)
         self._fed_size += len(packed)
         return offset
 

@@ -20,16 +20,16 @@ def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
     return campaign, RunDir(campaign.run_folder)
 
 
-def begin(
+def open_run(
     campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
-    campaign, folder = settle(campaign_file, ranks, retry_quarantined=retry_quarantined)
-    keep(campaign, folder)
+    campaign, folder = resolve_campaign(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    write_resolved(campaign, folder)
     return campaign, folder
 
 
-def keep(campaign: "Campaign", folder: "RunDir") -> None:
+def write_resolved(campaign: "Campaign", folder: "RunDir") -> None:
     """Write the campaign as resolved: what jobs and ranks read from now on."""
     from embedcube.campaign.load import dump_campaign
     from embedcube.campaign.run_folder import write_atomically
@@ -40,7 +40,7 @@ def keep(campaign: "Campaign", folder: "RunDir") -> None:
         write_atomically(folder.campaign, text)
 
 
-def settle(
+def resolve_campaign(
     campaign_file: Path,
     ranks: int | None = None,
     *,

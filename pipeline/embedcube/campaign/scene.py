@@ -78,8 +78,8 @@ class Scene:
     archive: str
     """name of the archive in the campaign"""
     time: datetime
-    photograph: str
-    """what was photographed at once: two scenes of one datatake are one photograph"""
+    acquisition: str
+    """what was acquired at once: two scenes of one datatake are one acquisition"""
     bbox: tuple[float, float, float, float]
     """west, south, east, north in degrees; NOWHERE where nothing says where it lies"""
     assets: tuple[Asset, ...] = field(default=())
@@ -96,7 +96,7 @@ class Scene:
     software: tuple[str, ...] = ()
     """packages that decode its files where GDAL does not: their versions are in the recipes of its shards"""
     superseded_by: str = ""
-    """id of the scene that is used instead: the same photograph, processed again; this one is in no shard"""
+    """id of the scene that is used instead: the same acquisition, processed again; this one is in no shard"""
 
     def meets(self, window: Window) -> bool:
         """Whether it falls in a window, at least in part."""
@@ -133,7 +133,7 @@ class Scene:
         """SHA-256 over all that this scene may bring into a cube: bytes, geometry, decisions. Not where it lies."""
         facts = {
             "time": self.time.isoformat(),
-            "photograph": self.photograph,
+            "photograph": self.acquisition,
             "end": self.end.isoformat() if self.end else None,
             "offset": self.offset,
             "processing": self.processing,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcube.campaign.resolve import begin, keep, open_campaign, settle
+from embedcube.campaign.resolve import open_campaign, open_run, resolve_campaign, write_resolved
 from embedcube.cli import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain
 from embedcube.progress import Say, shown
@@ -92,7 +92,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
-    campaign, folder = begin(campaign_file, ranks)
+    campaign, folder = open_run(campaign_file, ranks)
     say = _teller(as_json)
     stages.index_once(campaign, folder, say)
     stages.fit(campaign, folder, say)
@@ -112,21 +112,21 @@ def run(
 @app.command()
 def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
     """Archive -> inventory.  Example: embedcube index campaign.yaml"""
-    campaign, folder = begin(campaign_file)
+    campaign, folder = open_run(campaign_file)
     _print(stages.index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """A sample -> frozen weights.  Example: embedcube fit campaign.yaml"""
-    campaign, folder = begin(campaign_file)
+    campaign, folder = open_run(campaign_file)
     _print(stages.fit(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
     """Inventory -> shards, recipes, tasks and the price.  Example: embedcube plan campaign.yaml"""
-    campaign, folder = begin(campaign_file, ranks)
+    campaign, folder = open_run(campaign_file, ranks)
     _print(stages.plan(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -141,14 +141,14 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
-    campaign, folder = begin(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    campaign, folder = open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
     _print(stages.embed(campaign, folder, _teller(as_json), task), as_json)
 
 
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
-    campaign, folder = begin(campaign_file)
+    campaign, folder = open_run(campaign_file)
     _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -218,14 +218,14 @@ def submit(
     from embedcube.campaign.site import load_site
     from embedcube.jobs import submit as submission
 
-    campaign, folder = settle(campaign_file, executor="slurm", site=site)
+    campaign, folder = resolve_campaign(campaign_file, executor="slurm", site=site)
     say = _teller(as_json)
     if dry_run:
         print(submission.dry_run(campaign, folder))
         return
     # jobs that wait or run read the campaign and the plan that are there: first of all
     submission.refuse_while_queued(folder)
-    keep(campaign, folder)
+    write_resolved(campaign, folder)
     if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
         stages.index_once(campaign, folder, say)
         stages.fit(campaign, folder, say)
@@ -260,7 +260,7 @@ def doctor(
     """Whether a compute node can run a campaign.  Example: embedcube doctor campaign.yaml --site levante.yaml"""
     from embedcube.jobs import doctor as look
 
-    campaign, folder = settle(campaign_file, executor="slurm" if site else None, site=site)
+    campaign, folder = resolve_campaign(campaign_file, executor="slurm" if site else None, site=site)
     on_node = campaign.how.executor == "slurm" and not here
     found = look.examine_node(campaign, folder, campaign_file) if on_node else look.examine(campaign, folder)
     _print(asdict(found), as_json)
@@ -324,7 +324,7 @@ def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Fetch published weights, on a node with internet.  Example: embedcube weights campaign.yaml"""
     from embedcube.prepare.fit import fetch
 
-    fetched = fetch(*begin(campaign_file))
+    fetched = fetch(*open_run(campaign_file))
     for layer, digest in fetched.items():
         _teller(as_json)(f"{layer}: pin it with weights_sha256: {digest}")
     _print({"fetched": fetched}, as_json)

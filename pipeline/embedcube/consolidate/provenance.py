@@ -9,11 +9,11 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     scene_digest                                (m, 32)
     link_first                                  the links of shard i are [first[i], first[i + 1])
     link_scene                                  row of the scene; in the order of compositing
-    link_placed                                 row of how its bands came onto the grid
-    placed, placed_first                        the same in words, as JSON by band: copied, repeated, warped; none of a
+    link_resampling                             row of how its bands came onto the grid
+    resampling, resampling_first                the same in words, as JSON by band: copied, repeated, warped; none of a
                                                 scene whose source has its own way, which `processing` says
     link_quarantined                            1 where the scene could not be read for this shard
-    fed, fed_first                              per shard, one row of ceil(cells / 8) bytes for each of its links:
+    contributions, contributions_first          per shard, one row of ceil(cells / 8) bytes for each of its links:
                                                 the cells (row-major, numpy.packbits) that the scene gave a pixel
     files                                       SHA-256 of every other file of the cube as JSON: what no record covers
 """
@@ -30,14 +30,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embedcube.campaign.parts import FED, Record
+from embedcube.campaign.parts import CONTRIBUTIONS, Record
 from embedcube.campaign.plan import Plan, Shard
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.errors import WorkError
 from embedcube.sources.base import counted_archives
-from embedcube.sources.resample import placed_in_words
+from embedcube.sources.resample import resampling_in_words
 
 _CHUNK = 1 << 20
 
@@ -92,7 +92,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
-    _write_placed(group, campaign, scenes, made)
+    _write_resampling(group, campaign, scenes, made)
     adopted = [m for m in made if campaign.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
@@ -119,30 +119,32 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
     unreadable = [{q.scene_digest for q in m.record.quarantined} for m in made]
     quarantined = [digests[i] in bad for m, bad in zip(made, unreadable, strict=True) for i in m.shard.scenes]
     _write(group, "link_quarantined", quarantined, np.uint8)
-    _write_blobs(group, "fed", [_read_fed(m) for m in made])
+    _write_blobs(group, "contributions", [_read_contributions(m) for m in made])
 
 
-def _write_placed(group: zarr.Group, campaign: Campaign, scenes: Sequence[Scene], made: list[Made]) -> None:
+def _write_resampling(group: zarr.Group, campaign: Campaign, scenes: Sequence[Scene], made: list[Made]) -> None:
     @cache
     def in_words(row: int, layer: str, zone: str) -> bytes:
         scene, grid = scenes[row], make_grid(campaign, layer, zone)
         method_of = campaign.archives[scene.archive].resampling_of
         assets = () if scene.software else scene.assets
-        words = {asset.band: placed_in_words(asset, grid, method_of(asset.band)) for asset in assets}
+        words = {asset.band: resampling_in_words(asset, grid, method_of(asset.band)) for asset in assets}
         return json.dumps(words).encode()
 
     links = [in_words(row, m.shard.layer, m.shard.zone) for m in made for row in m.shard.scenes]
     row_of = {words: row for row, words in enumerate(dict.fromkeys(links))}
-    _write(group, "link_placed", [row_of[words] for words in links], np.int32)
-    _write_blobs(group, "placed", list(row_of))
+    _write(group, "link_resampling", [row_of[words] for words in links], np.int32)
+    _write_blobs(group, "resampling", list(row_of))
 
 
-def _read_fed(made: Made) -> bytes:
-    with (made.part / FED).open("rb") as file:
-        file.seek(made.record.fed_offset)
-        packed = file.read(made.record.fed_size)
-    if hashlib.sha256(packed).hexdigest() != made.record.fed_sha256:
-        raise WorkError(f"{made.part / FED}: the disk has changed it; remove that part's records.jsonl and embed again")
+def _read_contributions(made: Made) -> bytes:
+    with (made.part / CONTRIBUTIONS).open("rb") as file:
+        file.seek(made.record.contributions_offset)
+        packed = file.read(made.record.contributions_size)
+    if hashlib.sha256(packed).hexdigest() != made.record.contributions_sha256:
+        raise WorkError(
+            f"{made.part / CONTRIBUTIONS}: the disk has changed it; remove that part's records.jsonl and embed again"
+        )
     return packed
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from embedcube.backbones.base import Weights
     from embedcube.campaign.plan import LayerPlan, Shard
     from embedcube.kernel.embed import Cells
-    from embedcube.kernel.layer import LayerKernel
+    from embedcube.kernel.layer import LayerContext
 
 
 log = logging.getLogger(__name__)
@@ -154,12 +154,12 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         (status > VALID_INCOMPLETE) | ((status != NOT_PROCESSED) != _own_cells(cube, zone, window)),
         "every cell of a shard processed that is the grid's own",
     )
-    yield from breach("n_obs", valid & (n_obs == 0), "a photograph behind every vector")
-    fed = np.unpackbits(cube.provenance.fed(row), axis=1, count=side * side).astype(bool)
+    yield from breach("n_obs", valid & (n_obs == 0), "an acquisition behind every vector")
+    contributions = np.unpackbits(cube.provenance.contributions(row), axis=1, count=side * side).astype(bool)
     yield from breach(
         "provenance",
-        _photographs(cube, zone, row, fed).reshape(side, side) != n_obs,
-        "n_obs = photographs that fed the cell",
+        _acquisitions(cube, zone, row, contributions).reshape(side, side) != n_obs,
+        "n_obs = acquisitions that fed the cell",
     )
     _, quarantined = cube.provenance.links(row)
     if not quarantined.any():
@@ -192,15 +192,15 @@ def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
     return grid.owns_degrees(*((x, y) if grid.geographic else to_degrees(grid.crs).transform(x, y)))
 
 
-def _photographs(cube: Cube, zone: str, row: int, fed: Any) -> Any:
+def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
     rows, _ = cube.provenance.links(row)
     counted = cube.provenance.attributes["counted"][zone.split("/", maxsplit=1)[0]]
     scenes = [cube.provenance.scene(scene) for scene in rows.tolist()]
-    photographs = [scene["photograph"] if scene["archive"] in counted else None for scene in scenes]
-    count = np.zeros(fed.shape[1], dtype=np.int64)
-    for photograph in set(photographs) - {None}:
-        members = [link for link, name in enumerate(photographs) if name == photograph]
-        count += fed[members].any(axis=0)
+    acquisitions = [scene["acquisition"] if scene["archive"] in counted else None for scene in scenes]
+    count = np.zeros(contributions.shape[1], dtype=np.int64)
+    for acquisition in set(acquisitions) - {None}:
+        members = [link for link, name in enumerate(acquisitions) if name == acquisition]
+        count += contributions[members].any(axis=0)
     return count
 
 
@@ -287,22 +287,24 @@ def _recomputed(
         for name in campaign.layers:
             weights = read_weights(campaign, run, name)[0]
             planned = plan.layers[name]
-            kernel = _planned_kernel(campaign, run, name, planned, weights, device)
-            exact = _exact(campaign, name, kernel, weights)
-            specs = array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+            context = _planned_kernel(campaign, run, name, planned, weights, device)
+            exact = _exact(campaign, name, context, weights)
+            specs = array_specs(
+                cells=context.layout.shard_cells, dimensions=context.dimensions, encoding=context.encoding
+            )
             encoder = ShardEncoder(specs)
             for shard, record in _witnesses([s for s in shards if s.layer == name], cube, count):
-                sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
-                pixels = copied(shard, sample, kernel)
-                cells = embed_sample(shard, sample, pixels, kernel)
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
+                pixels = copied(shard, sample, context)
+                cells = embed_sample(shard, sample, pixels, context)
                 yield from _same_bytes(shard, encoder.encode(cells.arrays), record)
-                given = embed_sample(shard, sample, pixels, replace(kernel, encoding="float32"))
+                given = embed_sample(shard, sample, pixels, replace(context, encoding="float32"))
                 yield from _bound(shard, cells, given)
                 if exact is not None:
                     full = embed_sample(shard, sample, pixels, exact)
                     least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
-                made = kernel.precision + (" compiled" if campaign.layers[name].compile else "")
+                made = context.precision + (" compiled" if campaign.layers[name].compile else "")
                 found = f"a cosine of {least_cosine[name]:.5f} between {made} and float32"
                 yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
     finally:
@@ -319,9 +321,9 @@ def _witnesses(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Sha
 
 def _planned_kernel(
     campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
-) -> "LayerKernel":
+) -> "LayerContext":
     """What the ranks computed with; to load a program is to run it, so these very bytes are compared with the plan."""
-    from embedcube.kernel.load import load_kernel
+    from embedcube.kernel.load import load_context
 
     program = b""
     if planned.program:
@@ -329,18 +331,18 @@ def _planned_kernel(
         program = path.read_bytes()
         if (found := hashlib.sha256(program).hexdigest()) != planned.program:
             raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {planned.program}")
-    return load_kernel(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program)
 
 
-def _exact(campaign: Campaign, name: str, kernel: "LayerKernel", weights: "Weights") -> "LayerKernel | None":
+def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Weights") -> "LayerContext | None":
     """The kernel that a reduced or compiled one is held against: in float32, not compiled."""
     from embedcube.backbones.base import make_backbone
 
     compiled = campaign.layers[name].compile
-    if kernel.precision == "float32" and not compiled:
+    if context.precision == "float32" and not compiled:
         return None
-    module = make_backbone(campaign, name).module(weights).to(kernel.device) if compiled else kernel.module
-    return replace(kernel, module=module, encoding="float32", precision="float32")
+    module = make_backbone(campaign, name).module(weights).to(context.device) if compiled else context.module
+    return replace(context, module=module, encoding="float32", precision="float32")
 
 
 def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:

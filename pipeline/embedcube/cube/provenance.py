@@ -62,10 +62,10 @@ class Provenance:
         """What is known of a scene."""
         return dict(json.loads(self._blob("scene", row)))
 
-    def fed(self, shard: int) -> NDArray[np.uint8]:
+    def contributions(self, shard: int) -> NDArray[np.uint8]:
         """Packed cells, one row for each link of the shard."""
         first, last = self._firsts("link")[shard : shard + 2].tolist()
-        packed = np.frombuffer(self._blob("fed", shard), dtype=np.uint8)
+        packed = np.frombuffer(self._blob("contributions", shard), dtype=np.uint8)
         return packed.reshape(last - first, -1) if last > first else packed.reshape(0, 0)
 
     def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -78,24 +78,24 @@ class Provenance:
         """The scenes that fed cell number `cell` of a shard, and the other planned ones."""
         used, others = [], []
         rows, quarantined = self.links(shard)
-        fed = self.fed(shard)
+        contributions = self.contributions(shard)
         first = self._firsts("link")[shard]
-        placed = self._group["link_placed"][first : first + len(rows)]
+        resampling = self._group["link_resampling"][first : first + len(rows)]
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
         digests = self._group["scene_digest"]
         for link, row in enumerate(rows.tolist()):
             scene = self.scene(row)
-            described = {key: scene[key] for key in ("id", "archive", "time", "photograph", "offset", "processing")}
-            described["placed"] = json.loads(self._blob("placed", int(placed[link])))
+            described = {key: scene[key] for key in ("id", "archive", "time", "acquisition", "offset", "processing")}
+            described["resampling"] = json.loads(self._blob("resampling", int(resampling[link])))
             described["sha256"] = bytes(digests[row]).hex()
-            if fed[link, cell // 8] >> (7 - cell % 8) & 1:
+            if contributions[link, cell // 8] >> (7 - cell % 8) & 1:
                 used.append(described)
             else:
                 others.append(described | {"reason": reasons.get(described["sha256"], "") if quarantined[link] else ""})
-        photographs = {scene["photograph"]: scene["id"] for scene in used}
+        acquisitions = {scene["acquisition"]: scene["id"] for scene in used}
         for scene in others:
-            twin = photographs.get(scene["photograph"])
-            beyond = f" beyond those of {twin}, the same photograph" if twin else ""
+            twin = acquisitions.get(scene["acquisition"])
+            beyond = f" beyond those of {twin}, the same acquisition" if twin else ""
             scene["reason"] = scene["reason"] or f"no clear pixel in the cell{beyond}"
         return used, others
 

@@ -18,7 +18,7 @@ from embedcube.backbones.base import Chips
 from embedcube.errors import RequestError
 from embedcube.kernel.device import device_class
 from embedcube.kernel.embed import blank_chips, in_precision
-from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.layer import LayerContext
 
 _FOR_CLASS: dict[str, dict[str, Any]] = {
     "cpu-avx512": {"cpp.simdlen": 512, "cpp.march": "x86-64-v4"},
@@ -41,7 +41,7 @@ _OPTIONS: dict[str, Any] = {
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
-def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
+def compile_forward(context: LayerContext, layer: str) -> bytes:
     """The program of the kernel's forward pass: of its batch, its precision, on its device, weights included.
 
     Raises:
@@ -52,19 +52,19 @@ def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
     from torch._inductor.exc import InductorError
     from torch._inductor.utils import fresh_cache
 
-    kind = device_class(kernel.device)
-    if kernel.device.type == "cpu" and kind not in _FOR_CLASS:
+    kind = device_class(context.device)
+    if context.device.type == "cpu" and kind not in _FOR_CLASS:
         raise RequestError(
             f"layers.{layer}.compile: for {kind} nothing is compiled, only for {' and '.join(_FOR_CLASS)}"
         )
     options = _OPTIONS | _FOR_CLASS.get(kind, _FOR_GPU)
     package = io.BytesIO()
     try:
-        blank = blank_chips(kernel)
-        inputs = blank.x_btcyx, blank.seen_btsyx, blank.lonlat_byxn, blank.dates_tmd
+        blank = blank_chips(context)
+        inputs = blank.x_btcyx, blank.clear_btsyx, blank.lonlat_byxn, blank.dates_tmd
         with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")  # torch, of itself
-            exported = torch.export.export(_OfTensors(kernel).eval(), inputs, strict=False)
+            exported = torch.export.export(_OfTensors(context).eval(), inputs, strict=False)
             # its cache is one for all of a user's programs, and holds pickles
             with fresh_cache(dir=folder):
                 aoti_compile_and_package(exported, package_path=package, inductor_configs=options)
@@ -73,7 +73,7 @@ def compile_forward(kernel: LayerKernel, layer: str) -> bytes:
         within = error.inner_exception if isinstance(error, InductorError) else error
         if isinstance(within, torch.OutOfMemoryError):
             raise RequestError(
-                f"layers.{layer}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or "
+                f"layers.{layer}: a batch of {context.batch} does not fit into the device's memory; lower batch or "
                 "chip_px"
             ) from error
         if isinstance(within, OSError) and within.errno in _NO_ROOM:
@@ -112,19 +112,19 @@ class Compiled(nn.Module):
         """The vectors of a full batch."""
         # the precision was compiled in
         with torch.autocast(chips.x_btcyx.device.type, enabled=False):
-            vectors: Tensor = self._run(chips.x_btcyx, chips.seen_btsyx, chips.lonlat_byxn, chips.dates_tmd)
+            vectors: Tensor = self._run(chips.x_btcyx, chips.clear_btsyx, chips.lonlat_byxn, chips.dates_tmd)
         return vectors
 
 
 class _OfTensors(nn.Module):
     """The forward pass as torch.export wants it."""
 
-    def __init__(self, kernel: LayerKernel) -> None:
+    def __init__(self, context: LayerContext) -> None:
         super().__init__()
-        self.module, self._kernel = kernel.module, kernel
+        self.module, self._context = context.module, context
 
-    def forward(self, x_btcyx: Tensor, seen_btsyx: Tensor, lonlat_byxn: Tensor, dates_tmd: Tensor) -> Tensor:
-        chips = Chips(x_btcyx=x_btcyx, seen_btsyx=seen_btsyx, lonlat_byxn=lonlat_byxn, dates_tmd=dates_tmd)
-        with in_precision(self._kernel):
+    def forward(self, x_btcyx: Tensor, clear_btsyx: Tensor, lonlat_byxn: Tensor, dates_tmd: Tensor) -> Tensor:
+        chips = Chips(x_btcyx=x_btcyx, clear_btsyx=clear_btsyx, lonlat_byxn=lonlat_byxn, dates_tmd=dates_tmd)
+        with in_precision(self._context):
             vectors: Tensor = self.module(chips).float()
         return vectors

@@ -23,11 +23,11 @@ class LayerInput:
     channels: slice
     """of the chips"""
     counts: bool
-    """its scenes make a cell valid, and are counted: photographs, or fields in a layer that has none"""
+    """its scenes make a cell valid, and are counted: acquisitions, or fields in a layer that has none"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerKernel:
+class LayerContext:
     """All that embedding a shard of one layer needs, loaded once per process."""
 
     grids: Mapping[str, Grid]

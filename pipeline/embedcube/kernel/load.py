@@ -8,11 +8,11 @@ import torch
 from embedcube.backbones.base import Weights, make_backbone
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.kernel.compile import Compiled
-from embedcube.kernel.layer import LayerInput, LayerKernel
+from embedcube.kernel.layer import LayerContext, LayerInput
 from embedcube.sources.base import counted_archives, make_source
 
 
-def load_kernel(
+def load_context(
     campaign: Campaign,
     layer_name: str,
     grids: Sequence[str],
@@ -20,7 +20,7 @@ def load_kernel(
     device: torch.device,
     batch: int,
     program: bytes = b"",
-) -> LayerKernel:
+) -> LayerContext:
     """The kernel of one layer on its `grids`, its module, or the compiled `program` of it, brought to the device.
 
     `batch` and `program` are the plan's.
@@ -29,10 +29,10 @@ def load_kernel(
         module: torch.nn.Module = Compiled(program, device)
     else:
         module = make_backbone(campaign, layer_name).module(weights).to(device)
-    return make_kernel(campaign, layer_name, grids, weights, module, device, batch)
+    return make_context(campaign, layer_name, grids, weights, module, device, batch)
 
 
-def make_kernel(
+def make_context(
     campaign: Campaign,
     layer_name: str,
     grids: Sequence[str],
@@ -40,7 +40,7 @@ def make_kernel(
     module: torch.nn.Module,
     device: torch.device,
     batch: int,
-) -> LayerKernel:
+) -> LayerContext:
     """The kernel of one layer on its `grids`; the module lies on the `device` already."""
     layer = campaign.layers[layer_name]
     counted = counted_archives(campaign, layer_name)
@@ -54,7 +54,7 @@ def make_kernel(
         )
         for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
     )
-    return LayerKernel(
+    return LayerContext(
         grids={name: make_grid(campaign, layer_name, name) for name in grids},
         layout=make_layout(layer),
         inputs=inputs,

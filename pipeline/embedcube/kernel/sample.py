@@ -13,7 +13,7 @@ from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALI
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.kernel.device import host_empty
-from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.layer import LayerContext
 from embedcube.sources.base import Observation, Source
 from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
@@ -29,13 +29,13 @@ class Sample:
 
     x_tcyx: NDArray[np.float32]
     """the composites on the shard's pixels and their halo; NaN where masked"""
-    seen_tsyx: NDArray[np.bool_]
+    clear_tsyx: NDArray[np.bool_]
     """where each archive of the layer shows each frame"""
     status_yx: NDArray[np.uint8]
     """per cell"""
     n_obs_yx: NDArray[np.uint16]
     """per cell"""
-    fed: bytes
+    contributions: bytes
     """per planned scene, packed: the cells in whose own footprint it gave a pixel"""
     quarantined: tuple[tuple[int, str], ...]
     """(row of the inventory, reason)"""
@@ -49,7 +49,7 @@ class Sample:
 def read_sample(
     shard: Shard,
     scenes: Sequence[Scene],
-    kernel: LayerKernel,
+    context: LayerContext,
     reader: RasterReader,
     refused: str = "",
     timings: Timings | None = None,
@@ -62,17 +62,17 @@ def read_sample(
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.
     """
-    layout, grid, timings = kernel.layout, kernel.grids[shard.zone], timings or Timings()
+    layout, grid, timings = context.layout, context.grids[shard.zone], timings or Timings()
     area = layout.shard_area(shard.row, shard.col)
     sample_area = area.grown(layout.halo_px)
-    frames, shape = kernel.frames[shard.t], (sample_area.rows, sample_area.cols)
-    x_tcyx = host_empty((len(frames), kernel.mean.size, *shape), np.float32, kernel.device)
-    seen_tsyx = host_empty((len(frames), len(kernel.inputs), *shape), np.bool_, kernel.device)
+    frames, shape = context.frames[shard.t], (sample_area.rows, sample_area.cols)
+    x_tcyx = host_empty((len(frames), context.mean.size, *shape), np.float32, context.device)
+    clear_tsyx = host_empty((len(frames), len(context.inputs), *shape), np.bool_, context.device)
     masked_yx = np.zeros(shape, dtype=bool)
-    fed = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
+    contributions = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
     reasons = dict.fromkeys(range(len(scenes)), refused) if refused else {}
     for t, frame in enumerate(frames):
-        for s, one in enumerate(kernel.inputs):
+        for s, one in enumerate(context.inputs):
             wanted = [
                 i
                 for i, scene in enumerate(scenes)
@@ -84,24 +84,24 @@ def read_sample(
             reasons |= {i: str(seen) for i, seen in zip(wanted, found, strict=True) if isinstance(seen, CorruptInput)}
             observed = {i: seen for i, seen in zip(wanted, found, strict=True) if isinstance(seen, Observation)}
             with timings.step("composite"):
-                taken = [(scenes[i].photograph, seen) for i, seen in observed.items()]
-                picture = x_tcyx[t, one.channels], seen_tsyx[t, s], masked_yx
+                taken = [(scenes[i].acquisition, seen) for i, seen in observed.items()]
+                picture = x_tcyx[t, one.channels], clear_tsyx[t, s], masked_yx
                 for i, used_yx in zip(observed, _composite(one.source, taken, *picture, reader), strict=True):
-                    fed[i] |= _per_cell(used_yx, layout) > 0
-    unreadable = np.zeros(fed.shape[1:], dtype=bool)
+                    contributions[i] |= _per_cell(used_yx, layout) > 0
+    unreadable = np.zeros(contributions.shape[1:], dtype=bool)
     for position in reasons:
         unreadable |= _cells_covered(scenes[position], grid, area, layout.cell_px)
-    clear_yx = np.asarray(seen_tsyx[:, kernel.counted].any(axis=(0, 1)))
-    valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= kernel.min_valid
+    clear_yx = np.asarray(clear_tsyx[:, context.counted].any(axis=(0, 1)))
+    valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(masked_yx, layout) > 0, MASKED, NO_DATA))
     status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
-    photographs = {kernel.inputs[s].archive for s in kernel.counted}
+    acquisitions = {context.inputs[s].archive for s in context.counted}
     return Sample(
         x_tcyx=x_tcyx,
-        seen_tsyx=seen_tsyx,
+        clear_tsyx=clear_tsyx,
         status_yx=np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8),
-        n_obs_yx=_photographs(fed, [scene if scene.archive in photographs else None for scene in scenes]),
-        fed=np.packbits(fed.reshape(len(scenes), layout.shard_cells**2), axis=1).tobytes(),
+        n_obs_yx=_acquisitions(contributions, [scene if scene.archive in acquisitions else None for scene in scenes]),
+        contributions=np.packbits(contributions.reshape(len(scenes), layout.shard_cells**2), axis=1).tobytes(),
         quarantined=tuple((shard.scenes[position], reason) for position, reason in sorted(reasons.items())),
     )
 
@@ -136,12 +136,12 @@ def _composite(
     def make(rows: slice) -> None:
         strip = [
             (
-                photograph,
+                acquisition,
                 replace(
                     one, values_cyx=one.values_cyx[:, rows], seen_yx=one.seen_yx[rows], clear_yx=one.clear_yx[rows]
                 ),
             )
-            for photograph, one in observed
+            for acquisition, one in observed
         ]
         picture = source.composite(strip)
         x_cyx[:, rows], clear_yx[rows], used_oyx[:, rows] = picture.x_cyx, picture.clear_yx, picture.used_yx
@@ -160,12 +160,12 @@ def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.i
     return np.asarray(rows.reshape(cells, cells, cell).sum(axis=2, dtype=np.int64))
 
 
-def _photographs(fed: NDArray[np.bool_], scenes: Sequence[Scene | None]) -> NDArray[np.uint16]:
-    """Distinct photographs that gave a pixel to each cell; those that are None do not count."""
-    count = np.zeros(fed.shape[1:], dtype=np.uint16)
-    for photograph in dict.fromkeys(scene.photograph for scene in scenes if scene):
-        members = [i for i, scene in enumerate(scenes) if scene and scene.photograph == photograph]
-        count += fed[members].any(axis=0)
+def _acquisitions(contributions: NDArray[np.bool_], scenes: Sequence[Scene | None]) -> NDArray[np.uint16]:
+    """Distinct acquisitions that gave a pixel to each cell; those that are None do not count."""
+    count = np.zeros(contributions.shape[1:], dtype=np.uint16)
+    for acquisition in dict.fromkeys(scene.acquisition for scene in scenes if scene):
+        members = [i for i, scene in enumerate(scenes) if scene and scene.acquisition == acquisition]
+        count += contributions[members].any(axis=0)
     return count
 
 

@@ -4,24 +4,24 @@ from dataclasses import replace
 
 import torch
 
-from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.price import Activations, batch_bytes, seconds_per_batch
 
 CLOSE = 1.05
 """a smaller batch is taken when it costs at most so many times what the best costs: it takes less memory"""
 
 
-def best_batch(kernel: LayerKernel, activations: Activations, memory_bytes: float) -> int:
+def best_batch(context: LayerContext, activations: Activations, memory_bytes: float) -> int:
     """The power of two, at least 2, with which a full shard's chips pass soonest; the smaller of two that are close.
 
     Larger ones are not tried once two in a row gained nothing, nor those that fill `memory_bytes` or the device, nor
     those that a shard cannot fill by half: its last batch is padded.
     """
-    chips = kernel.layout.chips**2
+    chips = context.layout.chips**2
     costs: dict[int, float] = {}
     batch = 2
     while batch < 2 * chips or batch == 2:
-        tried = replace(kernel, batch=batch)
+        tried = replace(context, batch=batch)
         if batch > 2 and batch_bytes(tried, activations) > memory_bytes:
             break
         try:

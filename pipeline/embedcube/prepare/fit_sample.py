@@ -13,7 +13,7 @@ from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, grid_names, make_grid, windows_of_fit
 from embedcube.errors import RequestError, StartAgain
-from embedcube.kernel.load import make_kernel
+from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
 from embedcube.machine import cores
 from embedcube.prepare.price import refuse_large_fit
@@ -44,14 +44,14 @@ def fit_sample(
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
     mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
-    kernel = make_kernel(
+    context = make_context(
         campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity(), torch.device("cpu"), batch=1
     )
-    kernel = replace(kernel, layout=replace(kernel.layout, chips=1))
+    context = replace(context, layout=replace(context.layout, chips=1))
     shards = _chips(campaign, name, scenes, limit)
     if limit is None:
         candidates = list(shards)
-        numbers = inputs.frames * inputs.channels * kernel.layout.chip_px**2
+        numbers = inputs.frames * inputs.channels * context.layout.chip_px**2
         refuse_large_fit(name, len(candidates), numbers, campaign.how)
         shards = iter(candidates)
     reader = RasterReader(threads=cores())
@@ -63,29 +63,29 @@ def fit_sample(
             if len(chips) == limit:
                 break
             try:
-                sample = read_sample(shard, [scenes[i] for i in shard.scenes], kernel, reader)
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
             except OSError as error:
                 raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
             for i, reason in sample.quarantined:
                 passed_over.setdefault(scenes[i].id, reason)
-            if sample.seen_tsyx[:, kernel.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
-                area = kernel.layout.shard_area(shard.row, shard.col).grown(kernel.layout.halo_px)
+            if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
+                area = context.layout.shard_area(shard.row, shard.col).grown(context.layout.halo_px)
                 chips.append(sample.x_tcyx)
-                latitudes.append(kernel.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
+                latitudes.append(context.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
                 progress(len(chips), limit)
     finally:
         reader.close()
     if limit != 0 and not chips:
         masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
         raise RequestError(
-            f"layers.{name}: no chip of {kernel.layout.chip_px} px that is half clear was found in {len(mine)} scenes; "
+            f"layers.{name}: no chip of {context.layout.chip_px} px is half clear in {len(mine)} scenes; "
             + (
                 "is the mask's list of clear classes right?"
                 if masked
                 else "do they show the region, and have data there?"
             )
         )
-    side = kernel.layout.chip_px
+    side = context.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
     lat_ny = np.array(latitudes).reshape(len(chips), side)
     return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), passed_over

@@ -26,8 +26,8 @@ from embedcube.errors import RequestError
 from embedcube.grid import Grid
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
-from embedcube.kernel.layer import LayerKernel
-from embedcube.kernel.load import make_kernel
+from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.load import make_context
 from embedcube.kernel.recipes import digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
@@ -125,16 +125,16 @@ def _plan_layer(
             continue
         shards, zones[zone] = found
         reading = _reading(campaign, name, shards, scenes, grid)
-        kernel = make_kernel(campaign, name, [zone], weights, module, device, batch or 2)
+        context = make_context(campaign, name, [zone], weights, module, device, batch or 2)
         if not batch:
-            batch = best_batch(kernel, activations, (device_memory(device) or how.mem_bytes_per_rank / 2) / 2)
-            kernel = replace(kernel, batch=batch)
+            batch = best_batch(context, activations, (device_memory(device) or how.mem_bytes_per_rank / 2) / 2)
+            context = replace(context, batch=batch)
         if layer.compile and not program.data:
-            program = _program(run, name, kernel, digest_of([made_of, kernel.batch]))
+            program = _program(run, name, context, digest_of([made_of, context.batch]))
             module = Compiled(program.data, device)
-        kernel = replace(kernel, module=module)
-        batch_s = batch_s or _seconds_per_batch(name, kernel)
-        price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, kernel, activations)
+        context = replace(context, module=module)
+        batch_s = batch_s or _seconds_per_batch(name, context)
+        price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, context, activations)
         recipes = recipes_of(campaign, name, zone, batch, weights_digest, program.digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
         planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
@@ -183,7 +183,7 @@ class _Program:
         return hashlib.sha256(self.data).hexdigest() if self.data else ""
 
 
-def _program(run: RunDir, name: str, kernel: LayerKernel, compiled_for: str) -> _Program:
+def _program(run: RunDir, name: str, context: LayerContext, compiled_for: str) -> _Program:
     """The program that is there, or a new one: compiled again it might differ, and so would every recipe.
 
     Raises:
@@ -200,17 +200,17 @@ def _program(run: RunDir, name: str, kernel: LayerKernel, compiled_for: str) -> 
                 "remove it, and the layer is compiled again"
             )
         return program
-    program = _Program(data=compile_forward(kernel, name), compiled_for=compiled_for)
+    program = _Program(data=compile_forward(context, name), compiled_for=compiled_for)
     write_atomically(run.program(name, compiled_for, program.digest), program.data)
     return program
 
 
-def _seconds_per_batch(name: str, kernel: LayerKernel) -> float:
+def _seconds_per_batch(name: str, context: LayerContext) -> float:
     try:
-        return seconds_per_batch(kernel)
+        return seconds_per_batch(context)
     except torch.cuda.OutOfMemoryError:
         raise RequestError(
-            f"layers.{name}: a batch of {kernel.batch} does not fit into the device's memory; lower batch or chip_px"
+            f"layers.{name}: a batch of {context.batch} does not fit into the device's memory; lower batch or chip_px"
         ) from None
 
 

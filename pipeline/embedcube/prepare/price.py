@@ -13,7 +13,7 @@ from embedcube.campaign.schema import Layer
 from embedcube.cube.arrays import array_specs
 from embedcube.errors import RequestError
 from embedcube.kernel.embed import blank_chips, forward
-from embedcube.kernel.layer import LayerKernel
+from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
 from embedcube.sources.resample import nesting
@@ -38,20 +38,20 @@ def price_layer(
     reading: ReadCost,
     batch_s: float,
     threads: int,
-    kernel: LayerKernel,
+    context: LayerContext,
     activations: Activations,
 ) -> Price:
     """The price of one layer."""
-    layout = kernel.layout
+    layout = context.layout
     counts = np.diff(shards.first)
     worst = int(counts.argmax())
     chips = len(counts) * layout.chips**2
     cells = len(counts) * layout.shard_cells**2
-    specs = array_specs(cells=layout.shard_cells, dimensions=kernel.dimensions, encoding=layer.encoding)
+    specs = array_specs(cells=layout.shard_cells, dimensions=context.dimensions, encoding=layer.encoding)
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
     # a series of fields is judged where it lies, never from memory
     largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
-    warped = any(nesting(a, grid) is None for grid in kernel.grids.values() for s in scenes for a in s.assets)
+    warped = any(nesting(a, grid) is None for grid in context.grids.values() for s in scenes for a in s.assets)
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
     return Price(
@@ -68,60 +68,60 @@ def price_layer(
         # a file that does not decode is read whole, to see whether its bytes are to blame
         + largest_file
         + warping
-        + _data_bytes(kernel, activations, int(counts[worst]), threads, itemsize, cell_bytes),
+        + _data_bytes(context, activations, int(counts[worst]), threads, itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
-        device_s=batch_s * -(-chips // kernel.batch),
-        longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // kernel.batch),
-        device_bytes=_device_bytes(kernel, activations, cell_bytes),
+        device_s=batch_s * -(-chips // context.batch),
+        longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // context.batch),
+        device_bytes=_device_bytes(context, activations, cell_bytes),
     )
 
 
 def _data_bytes(
-    kernel: LayerKernel, activations: Activations, scenes: int, threads: int, itemsize: int, cell_bytes: int
+    context: LayerContext, activations: Activations, scenes: int, threads: int, itemsize: int, cell_bytes: int
 ) -> float:
-    layout, bands = kernel.layout, kernel.mean.size
+    layout, bands = context.layout, context.mean.size
     pixels = layout.sample_px**2
-    on_gpu = kernel.device.type == "cuda"
+    on_gpu = context.device.type == "cuda"
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4)
     # those that are read at once, while their numbers are converted
     observations += max(1, min(threads, scenes)) * pixels * bands * (2 * itemsize + 4)
     # pinned memory comes in powers of two (torch's CachingHostAllocator)
-    arrays = [1 << (size - 1).bit_length() if on_gpu else size for size in _sample_arrays(kernel)]
+    arrays = [1 << (size - 1).bit_length() if on_gpu else size for size in _sample_arrays(context)]
     samples = SAMPLES_IN_FLIGHT * sum(arrays)
     # encoded cells on their way: being filled, waiting, and as bytes being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
-    return observations + samples + cells + (0 if on_gpu else batch_bytes(kernel, activations))
+    return observations + samples + cells + (0 if on_gpu else batch_bytes(context, activations))
 
 
-def _sample_arrays(kernel: LayerKernel) -> tuple[int, int, int]:
+def _sample_arrays(context: LayerContext) -> tuple[int, int, int]:
     """Bytes of a sample's pixels, of where they are seen, and of the cells' longitudes and latitudes."""
-    pixels = len(kernel.frames[0]) * kernel.layout.sample_px**2
-    return 4 * kernel.mean.size * pixels, len(kernel.inputs) * pixels, 8 * kernel.layout.shard_cells**2
+    pixels = len(context.frames[0]) * context.layout.sample_px**2
+    return 4 * context.mean.size * pixels, len(context.inputs) * pixels, 8 * context.layout.shard_cells**2
 
 
-def _device_bytes(kernel: LayerKernel, activations: Activations, cell_bytes: int) -> float:
+def _device_bytes(context: LayerContext, activations: Activations, cell_bytes: int) -> float:
     """Memory of a GPU: pixels on their way, a batch, and the cells as they are filled and as they were."""
-    if kernel.device.type != "cuda":
+    if context.device.type != "cuda":
         return 0.0
-    cells = 2 * kernel.layout.shard_cells**2 * cell_bytes
-    return SAMPLES_IN_FLIGHT * sum(_sample_arrays(kernel)) + batch_bytes(kernel, activations) + cells
+    cells = 2 * context.layout.shard_cells**2 * cell_bytes
+    return SAMPLES_IN_FLIGHT * sum(_sample_arrays(context)) + batch_bytes(context, activations) + cells
 
 
-def batch_bytes(kernel: LayerKernel, activations: Activations) -> float:
+def batch_bytes(context: LayerContext, activations: Activations) -> float:
     """Memory of the chips of one batch, of their forward pass, and of their vectors while they are quantised."""
-    chip = len(kernel.frames[0]) * (3 * kernel.mean.size * 4 + len(kernel.inputs)) * kernel.layout.chip_px**2
-    vectors = 3 * 4 * kernel.layout.chip_cells**2 * kernel.dimensions
-    return kernel.batch * (chip + vectors) + activations(kernel.batch)
+    chip = len(context.frames[0]) * (3 * context.mean.size * 4 + len(context.inputs)) * context.layout.chip_px**2
+    vectors = 3 * 4 * context.layout.chip_cells**2 * context.dimensions
+    return context.batch * (chip + vectors) + activations(context.batch)
 
 
-def seconds_per_batch(kernel: LayerKernel) -> float:
+def seconds_per_batch(context: LayerContext) -> float:
     """Of one forward pass, measured now."""
-    chips = blank_chips(kernel)
-    forward(kernel, chips).cpu()
+    chips = blank_chips(context)
+    forward(context, chips).cpu()
     start = time.perf_counter()
-    forward(kernel, chips).cpu()
+    forward(context, chips).cpu()
     return time.perf_counter() - start
 
 

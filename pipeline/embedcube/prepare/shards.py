@@ -34,10 +34,10 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     """
     layer = campaign.layers[name]
     layout = make_layout(layer)
-    # scenes of one photograph must be neighbours: they are composited as one
+    # scenes of one acquisition must be neighbours: they are composited as one
     order = sorted(
         (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
-        key=lambda i: (scenes[i].photograph, scenes[i].time, scenes[i].id),
+        key=lambda i: (scenes[i].acquisition, scenes[i].time, scenes[i].id),
     )
     found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
     of_scene = np.array([i for i, _ in found], dtype=np.int64)

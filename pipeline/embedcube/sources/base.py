@@ -47,10 +47,10 @@ class Source(Protocol):
         ...
 
     @property
-    def photographs(self) -> bool:
+    def counted(self) -> bool:
         """Whether scenes are looks at a place, which clouds or a swath's edge may miss.
 
-        Else they are fields that are everywhere (weather, terrain): beside photographs they make no cell valid.
+        Else they are fields that are everywhere (weather, terrain): beside acquisitions they make no cell valid.
         """
         ...
 
@@ -72,7 +72,7 @@ class Source(Protocol):
         ...
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """One picture of (photograph, observation) of one frame, neighbours where the photograph is the same.
+        """One picture of (acquisition, observation) of one frame, neighbours where the acquisition is the same.
 
         Each pixel on its own: several threads ask at once, for several strips of a shard.
         """
@@ -87,6 +87,6 @@ def make_source(campaign: Campaign, archive: str) -> Source:
 
 
 def counted_archives(campaign: Campaign, layer_name: str) -> tuple[str, ...]:
-    """Those of a layer whose scenes make a cell valid and are counted: photographs, or fields where it has none."""
+    """Those of a layer whose scenes make a cell valid and are counted: acquisitions, or fields where it has none."""
     names = campaign.layers[layer_name].archives
-    return tuple(name for name in names if make_source(campaign, name).photographs) or names
+    return tuple(name for name in names if make_source(campaign, name).counted) or names

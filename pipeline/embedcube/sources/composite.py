@@ -35,7 +35,7 @@ class Composite:
     """One picture of a window, and what each scene gave to it."""
 
     x_cyx: NDArray[Any]
-    """NaN where no scene is clear; float32, or the photograph's own type where there is but one, clear everywhere"""
+    """NaN where no scene is clear; float32, or the acquisition's own type where there is but one, clear everywhere"""
     clear_yx: NDArray[np.bool_]
     """some scene is clear"""
     masked_yx: NDArray[np.bool_]
@@ -45,10 +45,10 @@ class Composite:
 
 
 def composite(observations: Sequence[tuple[str, Seen]], method: Method) -> Composite:
-    """The median or mean, per band and pixel, over the clear photographs.
+    """The median or mean, per band and pixel, over the clear acquisitions.
 
-    `observations` are (photograph, observation), neighbours in the list where the photograph is the same. Scenes
-    of one photograph are one measurement: where they overlap, the first clear one counts. The median of an even
+    `observations` are (acquisition, observation), neighbours in the list where the acquisition is the same. Scenes
+    of one acquisition are one measurement: where they overlap, the first clear one counts. The median of an even
     number is the mean of the middle two. Everything is computed in float32 (the mean in float64).
     """
     pictures: list[tuple[NDArray[Any], NDArray[np.bool_]]] = []
@@ -72,7 +72,7 @@ def composite(observations: Sequence[tuple[str, Seen]], method: Method) -> Compo
 
 
 def _mosaic(members: list[Seen], used: list[NDArray[np.bool_]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """One photograph from its scenes; appends what each of them gave to `used`."""
+    """One acquisition from its scenes; appends what each of them gave to `used`."""
     values, taken = members[0].values_cyx, members[0].clear_yx
     used.append(taken)
     for member in members[1:]:

@@ -1,6 +1,6 @@
-"""Rasters that are fields rather than photographs: terrain, and weather that others have put on a raster.
+"""Rasters that are fields rather than acquisitions: terrain, and weather that others have put on a raster.
 
-They are everywhere, so that beside photographs they make no cell valid. A value is what the file declares its number
+They are everywhere, so that beside acquisitions they make no cell valid. A value is what the file declares its number
 to stand for, times the campaign's scale, plus what it adds.
 """
 
@@ -50,7 +50,7 @@ class Fields:
         return "https://cfconventions.org/cf-conventions/cf-conventions.html"
 
     @property
-    def photographs(self) -> bool:
+    def counted(self) -> bool:
         """They are not."""
         return False
 
@@ -69,7 +69,7 @@ class Fields:
                 time=product.time,
                 end=ALWAYS[1] if self._options.static else None,
                 # the fields of one moment are one picture
-                photograph=f"{product.time:%Y%m%dT%H%M%S}",
+                acquisition=f"{product.time:%Y%m%dT%H%M%S}",
                 bbox=place_of(product, assets),
                 assets=tuple(self._with_nodata(asset) for asset in assets),
                 processing="; ".join(self._options.said(assets)),

@@ -49,7 +49,7 @@ def read_onto(
     With `convert` they are float32, NaN where there is nothing: each of the file's own pixels is converted before any
     is resampled, for the mean of decibels is not the decibels of the mean.
 
-    What is done is what `placed` says; a pixel gets the same value whatever area it is asked with. `timings` are told
+    `resampling_of` says which way is taken. A pixel gets the same value whatever area it is asked with. `timings` get
     the seconds of `decode`, and as `warp` all others.
     """
     spent = Timings()
@@ -82,7 +82,7 @@ def _read_onto(
     # what `read` gives, from here on
     given = asset if convert is None else replace(asset, dtype="float32", nodata=math.nan)
     result = np.full((area.rows, area.cols), given.nodata, dtype=given.dtype)
-    way = placed(given, grid, method)
+    way = resampling_of(given, grid, method)
     if way == "copied" or way == "repeated":
         _copy(read, given, grid, area, nesting(given, grid) or 1, result)
     elif way == "average":
@@ -93,7 +93,7 @@ def _read_onto(
     return result
 
 
-def placed(asset: Asset, grid: Grid, method: Method) -> Literal["copied", "repeated"] | Method:
+def resampling_of(asset: Asset, grid: Grid, method: Method) -> Literal["copied", "repeated"] | Method:
     """How a file's pixels come onto a grid.
 
     Files on the lattice are copied, coarser ones that nest in it repeated (nearest, average); all else is warped
@@ -108,9 +108,9 @@ def placed(asset: Asset, grid: Grid, method: Method) -> Literal["copied", "repea
     return "average" if method == "bilinear" and _fineness(asset, grid) > _FINER else method
 
 
-def placed_in_words(asset: Asset, grid: Grid, method: Method) -> str:
+def resampling_in_words(asset: Asset, grid: Grid, method: Method) -> str:
     """The same for people: what `explain` says of a band."""
-    way = placed(asset, grid, method)
+    way = resampling_of(asset, grid, method)
     if way not in ("copied", "repeated"):
         return f"warped ({way})"
     step, shift = nesting(asset, grid) or 1, shift_between(asset.crs, grid.crs) or (0.0, 0.0)

@@ -54,12 +54,12 @@ def check_backbone(
     x_btcyx = torch.from_numpy(
         rng.standard_normal((batch, inputs.frames, inputs.channels, side, side), dtype=np.float32)
     )
-    seen_btsyx = torch.ones((batch, inputs.frames, len(inputs.bands), side, side), dtype=torch.bool)
-    x_btcyx[1, ..., : side // 2], seen_btsyx[1, ..., : side // 2] = 0, False  # masked
+    clear_btsyx = torch.ones((batch, inputs.frames, len(inputs.bands), side, side), dtype=torch.bool)
+    x_btcyx[1, ..., : side // 2], clear_btsyx[1, ..., : side // 2] = 0, False  # masked
     months = windows_every(datetime(2023, 1, 1, tzinfo=UTC), datetime(2043, 1, 1, tzinfo=UTC), _MONTH)
     chips = Chips(
         x_btcyx=x_btcyx,
-        seen_btsyx=seen_btsyx,
+        clear_btsyx=clear_btsyx,
         lonlat_byxn=torch.from_numpy(rng.uniform(-60, 60, (batch, cells, cells, 2)).astype(np.float32)),
         dates_tmd=torch.from_numpy(dates_of(months[: inputs.frames])),
     )
@@ -153,7 +153,7 @@ def _with_others(chips: Chips, kept: int, factor: float, seen: bool) -> Chips:
     return replace(
         chips,
         x_btcyx=torch.where(here.view(-1, 1, 1, 1, 1), chips.x_btcyx, (chips.x_btcyx + 1) * factor),
-        seen_btsyx=torch.where(here.view(-1, 1, 1, 1, 1), chips.seen_btsyx, torch.tensor(seen)),
+        clear_btsyx=torch.where(here.view(-1, 1, 1, 1, 1), chips.clear_btsyx, torch.tensor(seen)),
         lonlat_byxn=torch.where(here.view(-1, 1, 1, 1), chips.lonlat_byxn, torch.zeros(())),
     )
 
@@ -163,7 +163,7 @@ def _rolled(chips: Chips) -> Chips:
     return replace(
         chips,
         x_btcyx=chips.x_btcyx.roll(1, dims=0),
-        seen_btsyx=chips.seen_btsyx.roll(1, dims=0),
+        clear_btsyx=chips.clear_btsyx.roll(1, dims=0),
         lonlat_byxn=chips.lonlat_byxn.roll(1, dims=0),
     )
 
@@ -206,9 +206,9 @@ def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: Ra
 
 
 def _with_another(scene: Scene, found: Observation) -> list[tuple[str, Observation]]:
-    """It and what another photograph might have shown: clear where this one is not."""
+    """It and what another acquisition might have shown: clear where this one is not."""
     other = replace(found, values_cyx=found.values_cyx + 1, clear_yx=found.seen_yx & ~found.clear_yx)
-    return [(scene.photograph, found), (f"after {scene.photograph}", other)]
+    return [(scene.acquisition, found), (f"after {scene.acquisition}", other)]
 
 
 def _observed(source: Source, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:

@@ -102,10 +102,10 @@ LOOKED_TWICE = (401_240.0, 5_636_300.0)
 """A place in the overlap: clear in JUN_CLEAR and JUL_WEST, cloudy in JUN_OVERCAST and JUL_EAST."""
 
 TORN_AND_CLOUDY = (407_000.0, 5_632_000.0)
-"""A place under the torn band where July's other photograph is cloudy: nothing is left of it."""
+"""A place under the torn band where July's other acquisition is cloudy: nothing is left of it."""
 
 TORN_AND_CLEAR = (404_600.0, 5_631_600.0)
-"""A place under the torn band where July's other photograph is clear."""
+"""A place under the torn band where July's other acquisition is clear."""
 
 
 def _utc(year: int, month: int, day: int, hour: int, minute: int, second: int) -> datetime:
@@ -161,7 +161,7 @@ SCENES: tuple[Scene, ...] = (
     Scene(take=JUL_WEST, tile=WEST, baseline="02.14", offset_applied=False),
     Scene(take=JUL_EAST, tile=EAST),
 )
-"""All items. JUL_WEST and JUL_EAST are two photographs of the overlap, four days apart."""
+"""All items. JUL_WEST and JUL_EAST are two acquisitions of the overlap, four days apart."""
 
 SPECTRUM = {
     "B02": ("blue", 0.49, 0.098),

@@ -43,7 +43,7 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True)
 class Datatake:
-    """One pass of one satellite: what decides the photograph."""
+    """One pass of one satellite: what decides the acquisition."""
 
     platform: str
     start: datetime

@@ -14,7 +14,7 @@ from embedcube.errors import StartAgain, WorkError
 from embedcube.workers.protocol import MEETING_S, MET
 
 
-def agree_on_files(
+def broadcast_files(
     run: RunDir, plan: Plan, store: distributed.TCPStore, number: int, world: int, device: torch.device
 ) -> dict[str, tuple[bytes, bytes]]:
     """Weights and compiled program of each layer, broadcast to `world` ranks as DDP does its parameters.

@@ -6,7 +6,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 
 
-class Draws:
+class ShardQueue:
     """The shards of a task that have no record, as one of its ranks draws them.
 
     At first groups, largest first, whose shards read the same blocks; when all are drawn, what is left of any, so that

@@ -42,20 +42,20 @@ from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.kernel.device import OnDevice, exact_arithmetic
 from embedcube.kernel.embed import Cells, copied, embed_sample
-from embedcube.kernel.layer import LayerKernel
-from embedcube.kernel.load import load_kernel
+from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.load import load_context
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 from embedcube.kernel.sample import Sample, read_sample
 from embedcube.kernel.versions import versions_here
 from embedcube.machine import cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
-from embedcube.workers.broadcast import agree_on_files
-from embedcube.workers.crashes import blame, deaths_by_shard
+from embedcube.workers.broadcast import broadcast_files
+from embedcube.workers.crashes import blame, crashes_by_shard
 from embedcube.workers.energy import EnergyMeter
 from embedcube.workers.prefetch import prefetched
 from embedcube.workers.protocol import END_TIME, IN_HAND, MEETING_S, STOP_SIGNALS
-from embedcube.workers.queue import Draws
+from embedcube.workers.queue import ShardQueue
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ class _Rank:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._refuse_other_versions(plan, device)
-        self._kernels = self._load_kernels(plan, device)
-        self._specs = {name: _specs(kernel) for name, kernel in self._kernels.items()}
+        self._contexts = self._load_contexts(plan, device)
+        self._specs = {name: _specs(context) for name, context in self._contexts.items()}
         self._encoders = {name: ShardEncoder(specs) for name, specs in self._specs.items()}
         self._device = plan.versions["device"]
         self._meter = EnergyMeter(device)
@@ -124,7 +124,7 @@ class _Rank:
         how = self._campaign.how
         self._reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
         try:
-            draws = Draws(self._groups, self._may_draw, self._world, self._count)
+            draws = ShardQueue(self._groups, self._may_draw, self._world, self._count)
             shards = self._begun(draws.ahead())
             if device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores():
                 self._while_busy(part, shards)
@@ -149,15 +149,17 @@ class _Rank:
                 log.info("reading ahead from now on: of %.2f s the rank waited %.2f", wall_s, waited_s)
                 return
 
-    def _load_kernels(self, plan: Plan, device: torch.device) -> dict[str, LayerKernel]:
+    def _load_contexts(self, plan: Plan, device: torch.device) -> dict[str, LayerContext]:
         """Of each layer. Nothing that they are made of outlives this; it would take as much memory again."""
-        agreed = agree_on_files(self._run, plan, self._store, self._number, self._world, device)
-        kernels = {}
+        agreed = broadcast_files(self._run, plan, self._store, self._number, self._world, device)
+        contexts = {}
         for name, layer in plan.layers.items():
             data, program = agreed.pop(name)
             weights = parse_weights(data, self._campaign, name, str(self._run.weights(name)))
-            kernels[name] = load_kernel(self._campaign, name, list(layer.zones), weights, device, layer.batch, program)
-        return kernels
+            contexts[name] = load_context(
+                self._campaign, name, list(layer.zones), weights, device, layer.batch, program
+            )
+        return contexts
 
     def _refuse_other_versions(self, plan: Plan, device: torch.device) -> None:
         here = versions_here(plan, device)
@@ -172,11 +174,11 @@ class _Rank:
         """Find the shards that a killed rank had in hand, and those that were to blame."""
         self._groups = read_shards(self._run, plan, self._task)
         undone = {shard.recipe for group in self._groups for shard in group} - self._done
-        self._deaths = deaths_by_shard(self._run, undone)
+        self._crashes = crashes_by_shard(self._run, undone)
         if self._campaign.how.retry_quarantined:
             self._refused = {}
         else:
-            self._refused = {recipe: why for recipe, died in self._deaths.items() if (why := blame(died))}
+            self._refused = {recipe: why for recipe, died in self._crashes.items() if (why := blame(died))}
 
     def _begun(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """The same, until no further one may be begun."""
@@ -193,14 +195,14 @@ class _Rank:
         here = self._campaign.how.ranks
         nodes = self._world // here
         suspects = [shard for group in self._groups for shard in group if self._suspect(shard)]
-        for shard in sorted(suspects, key=lambda shard: len(self._deaths[shard.recipe])):
-            turn = int(shard.recipe[:8], 16) + len(self._deaths[shard.recipe])
+        for shard in sorted(suspects, key=lambda shard: len(self._crashes[shard.recipe])):
+            turn = int(shard.recipe[:8], 16) + len(self._crashes[shard.recipe])
             if turn % nodes * here + turn // nodes % here == self._number:
                 log.warning("%s alone: a rank was killed that had it in hand", shard)
                 yield shard
 
     def _suspect(self, shard: Shard) -> bool:
-        return shard.recipe in self._deaths and shard.recipe not in self._refused
+        return shard.recipe in self._crashes and shard.recipe not in self._refused
 
     def _may_not_begin(self, shard: Shard) -> bool:
         """A signal came, the parent is gone, or the time is up; if not, the parent knows of the shard from now on."""
@@ -237,10 +239,10 @@ class _Rank:
         """Samples; a shard that cannot be read for a passing reason is counted and passed over."""
         for shard in shards:
             item = _InFlight(shard=shard, scenes=[self._inventory[i] for i in shard.scenes], started=_now())
-            kernel, refused = self._kernels[shard.layer], self._refused.get(shard.recipe, "")
+            context, refused = self._contexts[shard.layer], self._refused.get(shard.recipe, "")
             try:
                 item.sample = read_sample(
-                    shard, item.scenes, kernel, self._reader, refused=refused, timings=item.timings
+                    shard, item.scenes, context, self._reader, refused=refused, timings=item.timings
                 )
             except OSError as error:
                 self._undone += 1
@@ -248,7 +250,7 @@ class _Rank:
                 continue
             finally:
                 item.timings.seconds.update(self._reader.spent())
-            item.pixels = copied(shard, item.sample, kernel)
+            item.pixels = copied(shard, item.sample, context)
             yield item
 
     def _embed(self, items: Iterator[_InFlight]) -> Generator[_InFlight, None, None]:
@@ -258,11 +260,11 @@ class _Rank:
             assert item.pixels is not None
             item.timings.add("wait", time.perf_counter() - (self._device_free_s or item.begun_s))
             item.timings.add("held", self._device_held_s)
-            kernel = self._kernels[item.shard.layer]
-            item.cells = embed_sample(item.shard, item.sample, item.pixels, kernel, item.timings)
+            context = self._contexts[item.shard.layer]
+            item.cells = embed_sample(item.shard, item.sample, item.pixels, context, item.timings)
             # the pixels are not needed any more, and the next two samples are in memory already
             nothing = np.empty((0, 0, 0, 0), dtype=np.float32)
-            item.sample = replace(item.sample, x_tcyx=nothing, seen_tsyx=nothing.astype(bool))
+            item.sample = replace(item.sample, x_tcyx=nothing, clear_tsyx=nothing.astype(bool))
             item.pixels = None
             done_s = time.perf_counter()
             yield item
@@ -282,7 +284,7 @@ class _Rank:
         with item.timings.step("write"):
             keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in self._specs[shard.layer]}
             stored = part.write_objects(f"{shard.layer}/{shard.zone}", keys, objects)
-            fed_offset = part.write_fed(sample.fed)
+            contributions_offset = part.write_contributions(sample.contributions)
         scene_of = dict(zip(shard.scenes, item.scenes, strict=True))
         quarantined = tuple(
             Quarantined(
@@ -298,9 +300,9 @@ class _Rank:
             objects=stored,
             scenes=tuple(scene.digest for scene in item.scenes),
             quarantined=quarantined,
-            fed_offset=fed_offset,
-            fed_size=len(sample.fed),
-            fed_sha256=sha256(sample.fed).hexdigest(),
+            contributions_offset=contributions_offset,
+            contributions_size=len(sample.contributions),
+            contributions_sha256=sha256(sample.contributions).hexdigest(),
             counts=counts,
             seconds={step: round(seconds, 6) for step, seconds in item.timings.seconds.items()},
             read_bytes=self._read_since(),
@@ -337,8 +339,8 @@ class _Rank:
         return self._read_bytes - before
 
 
-def _specs(kernel: LayerKernel) -> tuple[ArraySpec, ...]:
-    return array_specs(cells=kernel.layout.shard_cells, dimensions=kernel.dimensions, encoding=kernel.encoding)
+def _specs(context: LayerContext) -> tuple[ArraySpec, ...]:
+    return array_specs(cells=context.layout.shard_cells, dimensions=context.dimensions, encoding=context.encoding)
 
 
 def _now() -> str:

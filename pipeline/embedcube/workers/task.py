@@ -24,7 +24,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import StartAgain, WorkError
 from embedcube.progress import Progress
-from embedcube.workers.crashes import Death, write_death
+from embedcube.workers.crashes import Crash, write_crash
 from embedcube.workers.protocol import ABANDONED, FAILED, IN_HAND, LEFT, MEETING_S, MET
 from embedcube.workers.rendezvous import Announcement, Meeting, meet, own_host
 
@@ -183,12 +183,12 @@ class _Ranks:
         try:
             while None in (codes := [process.poll() for process in self._processes]):
                 self._abandon(codes)
-                self._note_deaths()
+                self._note_crashes()
                 meanwhile()
                 time.sleep(0.1)
             # those of other nodes may still wait for one that has just ended here
             self._abandon(codes)
-            self._note_deaths()
+            self._note_crashes()
         except BaseException:
             self._stop()
             raise
@@ -204,7 +204,7 @@ class _Ranks:
             for process in self._processes:
                 process.kill()
 
-    def _note_deaths(self) -> None:
+    def _note_crashes(self) -> None:
         """What a rank had in hand that a signal has ended is suspect."""
         for number, process in zip(self._numbers, self._processes, strict=True):
             if (process.poll() or 0) < 0 and number not in self._died and self._store.check([f"{IN_HAND}/{number}"]):
@@ -213,7 +213,7 @@ class _Ranks:
                 drawn = self._store.get(f"{IN_HAND}/{number}").decode().split()
                 done = {one["recipe"] for folder, one in scan_documents(self._run, self._attempt) if folder == part}
                 in_hand = tuple(recipe for recipe in drawn if recipe not in done)
-                write_death(part, Death(host=socket.gethostname(), signal=-process.returncode, shards=in_hand))
+                write_crash(part, Crash(host=socket.gethostname(), signal=-process.returncode, shards=in_hand))
 
     def _show_stacks(self, *_: object) -> None:
         """In the logs, of this process and of the ranks: a debugger cannot be attached everywhere."""

@@ -52,7 +52,7 @@ def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, bat
     x_btcyx = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     chips = Chips(
         x_btcyx=x_btcyx[:batch].clone(),
-        seen_btsyx=torch.ones((batch, inputs.frames, len(inputs.bands), *shape[-2:]), dtype=torch.bool),
+        clear_btsyx=torch.ones((batch, inputs.frames, len(inputs.bands), *shape[-2:]), dtype=torch.bool),
         lonlat_byxn=torch.zeros((batch, layout.chip_cells, layout.chip_cells, 2)),
         dates_tmd=torch.from_numpy(dates_of(())),
     )

@@ -113,7 +113,7 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
                 archive=request.archive,
                 time=_EVER[0],
                 end=_EVER[1],
-                photograph=name,
+                acquisition=name,
                 bbox=around,
                 verdict=reason,
             )
@@ -228,7 +228,7 @@ def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], diges
         time=first - any(ends_at_stamp) * BEFORE,
         end=last - (bool(assets) and all(ends_at_stamp)) * BEFORE,
         # of the same times: tiles of one field, or the same field twice
-        photograph=f"{first.isoformat()}/{last.isoformat()}",
+        acquisition=f"{first.isoformat()}/{last.isoformat()}",
         bbox=_bbox(parts[0].variable.points),
         assets=tuple(assets),
         processing="; ".join(processing),
@@ -308,7 +308,7 @@ def _without_overlaps(scenes: list[Scene]) -> list[Scene]:
     lasting: list[Scene] = []
     for scene in scenes:
         lasting = [other for other in lasting if (other.end or other.time) >= scene.time]
-        twice = [o for o in lasting if o.photograph != scene.photograph and _meet(o, scene)]
+        twice = [o for o in lasting if o.acquisition != scene.acquisition and _meet(o, scene)]
         if twice and not scene.verdict:
             scene = replace(scene, verdict=f"its times are also in {twice[0].id}; take one of them away")
         result.append(scene)

@@ -72,7 +72,7 @@ class Options(Block):
 class Era5:
     """Finds fields, reads them on any grid, and makes one picture of a frame."""
 
-    photographs = False
+    counted = False
     """fields are everywhere"""
 
     def __init__(self, name: str, archive: Archive) -> None:
@@ -135,7 +135,7 @@ class Era5:
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """Over all steps of the frame, where they are enough for every band; means are weighed by what they fill of it.
 
-        Files of the same times are one photograph: where they overlap, the first one counts.
+        Files of the same times are one acquisition: where they overlap, the first one counts.
         """
         shape = observations[0][1].values_cyx.shape
         total = np.stack([np.full(shape[1:], NOTHING[method]) for method in self._methods])

@@ -103,7 +103,7 @@ class Sentinel1:
         return "https://sentiwiki.copernicus.eu/web/s1-products"
 
     @property
-    def photographs(self) -> bool:
+    def counted(self) -> bool:
         """They are."""
         return True
 
@@ -171,7 +171,7 @@ class Sentinel1:
             id=product.id,
             archive=self._name,
             time=product.time,
-            photograph=photograph(product.id, product.properties),
+            acquisition=acquisition(product.id, product.properties),
             bbox=place_of(product, assets),
             assets=assets,
             processing="; ".join(
@@ -210,11 +210,11 @@ class Sentinel1:
         return replace(picture, x_cyx=decibels.astype(np.float32))
 
 
-def photograph(product_id: str, properties: dict[str, Any]) -> str:
-    """What was taken at once: the datatake, so that the slices of one pass are one photograph.
+def acquisition(product_id: str, properties: dict[str, Any]) -> str:
+    """What was taken at once: the datatake, so that the slices of one pass are one acquisition.
 
     Where neither the id nor the catalogue names it, the mission and the start of sensing; else the product itself,
-    as radar: a stack of several sensors gives their products one id, and its photographs are not theirs.
+    as radar: a stack of several sensors gives their products one id, and its acquisitions are not theirs.
     """
     if found := _DATATAKE.match(product_id):
         return "_".join(found.groups()).upper()

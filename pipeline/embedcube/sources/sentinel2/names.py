@@ -1,4 +1,4 @@
-"""Which photograph, level, tile and baseline a Sentinel-2 product is of, by its names and metadata."""
+"""Which acquisition, level, tile and baseline a Sentinel-2 product is of, by its names and metadata."""
 
 import re
 from collections import defaultdict
@@ -25,7 +25,7 @@ _OF_DATATAKE = re.compile(r"_N\d\d\.\d\d$")
 class Identity:
     """What a product's name and metadata say of it."""
 
-    photograph: str
+    acquisition: str
     """the datatake, at whatever processing baseline; else the satellite and moment in its name; else the id"""
     level: str
     """1C or 2A; empty where no name says it"""
@@ -42,13 +42,13 @@ def identify(product: Product) -> Identity:
     properties = product.properties
     tiles = (f"_T{properties.get(key)}" for key in _TILES)
     text = " ".join([product.id, *tiles, *(str(properties.get(key, "")).removesuffix(".SAFE") for key in _NAMES)])
-    photograph, level = _photograph(product, text), _first(_LEVEL, text)
+    acquisition, level = _acquisition(product, text), _first(_LEVEL, text)
     tile = _first(_TILE, text)
     return Identity(
-        photograph=photograph,
+        acquisition=acquisition,
         level=level,
         # a patch of a tile is another place than the next one
-        shows=(photograph, level, tile, _first(_PATCH, product.id)) if tile else (product.id,),
+        shows=(acquisition, level, tile, _first(_PATCH, product.id)) if tile else (product.id,),
         strip=_first(_STRIP, text),
         baseline=_baseline(properties, text),
     )
@@ -108,7 +108,7 @@ def _usable(versions: Sequence[_Version], places: list[int]) -> list[int]:
     return [i for i in places if versions[i].whole] or places
 
 
-def _photograph(product: Product, text: str) -> str:
+def _acquisition(product: Product, text: str) -> str:
     datatake = product.properties.get("s2:datatake_id") or product.properties.get("DATATAKE_IDENTIFIER")
     if datatake:
         return _OF_DATATAKE.sub("", str(datatake))

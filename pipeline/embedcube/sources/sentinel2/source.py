@@ -56,7 +56,7 @@ class Options(Block):
 
 
 class Sentinel2:
-    """Finds products, reads them, and decides offset, mask and photograph of each."""
+    """Finds products, reads them, and decides offset, mask and acquisition of each."""
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Refuses bands that Sentinel-2 does not have, and unknown options."""
@@ -74,7 +74,7 @@ class Sentinel2:
         return "https://sentiwiki.copernicus.eu/web/s2-products"
 
     @property
-    def photographs(self) -> bool:
+    def counted(self) -> bool:
         """They are."""
         return True
 
@@ -99,7 +99,7 @@ class Sentinel2:
                 id=ids[place],
                 archive=self._name,
                 time=product.time,
-                photograph=identity.photograph,
+                acquisition=identity.acquisition,
                 bbox=place_of(product, assets),
                 assets=assets,
                 offset=offset or 0.0,
@@ -170,7 +170,7 @@ class Sentinel2:
         if identity.baseline is not None:
             offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
             return offset, f"offset {offset:+g}: processing baseline {identity.baseline:05.2f}"
-        # the date of the photograph says nothing: the years before 2022 have been processed again at later baselines
+        # the date of the acquisition says nothing: the years before 2022 have been processed again at later baselines
         return None, (
             "no processing baseline is known, so its values may or may not hold the offset of +1000: look at them, and "
             'write "offset: -1000" or "offset: 0"'

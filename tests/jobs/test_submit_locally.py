@@ -1,0 +1,222 @@
+"""What `submit` does before and after Slurm is asked; its commands are stand-ins that say what a test wants."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import ROOT, Campaign
+
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan
+from embedcube.campaign.site import Container, Site
+from embedcube.errors import RequestError, StartAgain, WorkError
+from embedcube.jobs.slurm import image_digest, wait_for
+from embedcube.jobs.submit import planned, refuse_at_site, submissions
+from embedcube.prepare.price import DECODE_BYTES_PER_S
+from embedcube.progress import silent
+from embedcube.workers.protocol import END_TIME
+
+CLUSTER: dict[str, Any] = {"site": "lab", "cpus_per_node": 2, "mem_gb_per_node": 16, "max_time_min": 60}
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a command before all others of its name."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}", prepend=":")
+
+    def put(name: str, script: str) -> None:
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def placed(demo: Campaign, tmp_path: Path) -> Campaign:
+    """The demo at a site."""
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER))
+    demo.change(lambda document: document.update(how={"site": "lab.yaml", "ranks": 1, "threads": 1}))
+    return demo
+
+
+def submitted(campaign: Campaign, **jobs: list[str]) -> None:
+    """Note a submission as if there had been one."""
+    line = {"time": "2026-01-01T00:00:00+00:00", "again": False, "tasks": [0], "jobs": jobs}
+    campaign.run.root.mkdir(parents=True, exist_ok=True)
+    with campaign.run.submissions.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All that is in it."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [("--dry-run",), (), ("--pilot", "3")], ids=" ".join)
+def test_an_edited_file_changes_nothing_while_jobs_wait(
+    placed: Campaign, stand_in: Callable[[str, str], None], options: tuple[str, ...]
+) -> None:
+    """Elements that are still to start read the campaign and the plan that they were submitted with."""
+    placed.cli("run", "--until", "plan")
+    submitted(placed, embed=["7"])
+    stand_in("squeue", "echo '7 7 PENDING'")
+    before = files_of(placed.run.root)
+    placed.change(lambda document: document.update(windows=[["2023-06-01", "2023-06-08"]]))
+    if options == ("--dry-run",):
+        assert "#SBATCH" in placed.cli("submit", *options)
+    else:
+        with pytest.raises(RequestError, match="jobs 7 of this campaign are still queued or running"):
+            placed.cli("submit", *options)
+    assert files_of(placed.run.root) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "queue", "ends"),
+    [
+        ("1800000000", "exit 1", "1800000000"),
+        ("", "echo 2027-01-15T08:00:00", "1800000000"),
+        ("", "exit 0", ""),
+        ("", "exit 1", ""),
+        ("", "echo NONE", ""),
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True], ids=["submit", "plain"])
+def test_a_job_knows_when_it_ends_or_says_nothing(
+    placed: Campaign,
+    stand_in: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    plain: bool,
+    said: str,
+    queue: str,
+    ends: str,
+) -> None:
+    """Of an empty answer `date` makes last midnight: no rank would begin a shard."""
+    script = (ROOT / "slurm" / "embed.sbatch").read_text() if plain else placed.cli("submit", "--dry-run")
+    lines = [line for line in script.splitlines() if not line.lstrip().startswith("#")]
+    begin = next(i for i, line in enumerate(lines) if END_TIME in line)
+    end = next(i for i, line in enumerate(lines) if i > begin and line.rstrip().endswith("fi"))
+    stand_in("squeue", queue)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", said)
+    monkeypatch.setenv("TZ", "UTC")
+    text = "\n".join(["set -u", "job=7", *lines[begin : end + 1], f'printf "%s" "${END_TIME}"'])
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout == ends
+
+
+def test_who_waits_outlasts_a_queue_that_does_not_answer(
+    placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """A controller restarts: nineteen questions fail, then the job has ended."""
+    looks = tmp_path / "looks"
+    stand_in("squeue", f"echo >> {looks}; [ $(wc -l < {looks}) -ge 20 ]")
+    wait_for(["7"], set(), placed.run, silent, poll_s=0.01)
+    assert len(looks.read_text().splitlines()) == 20
+    stand_in("squeue", "echo no controller >&2; exit 1")
+    with pytest.raises(StartAgain, match="no controller"):
+        wait_for(["7"], set(), placed.run, silent, poll_s=0.01)
+
+
+def test_an_image_is_read_once(placed: Campaign, tmp_path: Path) -> None:
+    image = tmp_path / "a.sif"
+    image.write_bytes(b"one")
+    placed.run.root.mkdir(parents=True)
+    container = Container(image=str(image))
+    assert image_digest(container, placed.run) == f"sha256:{sha256(b'one').hexdigest()}"
+    changed = image.stat().st_mtime_ns
+    image.write_bytes(b"two")
+    os.utime(image, ns=(changed, changed))
+    assert image_digest(container, placed.run) == f"sha256:{sha256(b'one').hexdigest()}"  # not looked into
+    os.utime(image, ns=(changed, changed + 1))
+    assert image_digest(container, placed.run) == f"sha256:{sha256(b'two').hexdigest()}"
+    assert image_digest(Container(image="/nowhere.sif"), placed.run) == ""
+
+
+def test_to_look_at_scripts_no_image_is_read(placed: Campaign, tmp_path: Path) -> None:
+    image = tmp_path / "a.sif"
+    image.write_bytes(b"one")
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"container": {"image": str(image)}}))
+    said = placed.cli("submit", "--dry-run")
+    assert f"EMBEDCUBE_IMAGE_DIGEST='<sha256 of {image}>'" in said
+    assert not placed.run.root.exists()
+
+
+def test_a_torn_line_hides_no_other(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
+    submitted(placed, embed=["7"])
+    with placed.run.submissions.open("a") as file:
+        file.write('{"time": "2026')
+    assert [one.jobs for one in submissions(placed.run)] == [{"embed": ["7"]}]
+    stand_in("squeue", "exit 0")
+    stand_in("sacct", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 8")
+    placed.cli("run", "--until", "plan")
+    placed.cli("submit")
+    assert [one.jobs for one in submissions(placed.run)][1:] == [
+        {"embed": ["8"], "consolidate": ["8"], "verify": ["8"]}
+    ]
+
+
+def test_the_longest_shard_decides_on_the_time(placed: Campaign) -> None:
+    placed.cli("run", "--until", "plan")
+    campaign = load_campaign(placed.run.campaign)
+    price = read_plan(campaign, placed.run).price
+    mean_s = (price.device_s + price.decoded_bytes / DECODE_BYTES_PER_S) / price.shards
+    assert price.longest_s > 1.2 * mean_s  # the demo's shards differ in their scenes
+    site = Site.model_validate(CLUSTER | {"time_min": 10})
+    enough_s = 10 * 60 - site.lead_s
+    refuse_at_site(replace(price, longest_s=enough_s), campaign, site)
+    with pytest.raises(RequestError, match=f"the longest shard takes about {enough_s + 1} s, a job has {enough_s} s"):
+        refuse_at_site(replace(price, longest_s=enough_s + 1), campaign, site)
+
+
+def test_another_number_of_tasks_is_another_plan(placed: Campaign) -> None:
+    """The same shards, otherwise dealt out: `submit` plans again."""
+    placed.cli("run", "--until", "plan")
+    assert "--array=0%" in placed.cli("submit", "--dry-run")
+    placed.change(lambda document: document["how"].update(tasks=3))
+    campaign = load_campaign(placed.file)
+    assert planned(campaign, placed.run) is None
+    assert "--array=0,1,2%" in placed.cli("submit", "--dry-run")
+
+
+def test_status_tells_of_the_job_that_makes_the_plan(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
+    with pytest.raises(RequestError, match="there is no plan yet"):
+        placed.cli("status")
+    submitted(placed, prepare=["7"], embed=["8"])
+    stand_in("squeue", "echo '7 7 RUNNING'; echo '8 8 PENDING'")
+    said = placed.cli("status")
+    assert "no plan of this campaign yet" in said
+    assert "prepare     job 7: 1 running" in said
+    assert "1 tasks left" in said
+
+
+def test_the_price_is_held_against_the_site_where_the_plan_is_made(placed: Campaign, tmp_path: Path) -> None:
+    """In a job, before anything is embedded: the login node has seen no plan."""
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"max_files": 100, "prepare_in_job": True}))
+    placed.change(lambda document: document["how"].update(executor="slurm"))
+    with pytest.raises(RequestError, match="quota of lab leaves 100"):
+        placed.cli("run", "--until", "plan")
+
+
+def test_a_pilot_makes_the_plan_in_a_job_first(
+    placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"prepare_in_job": True, "poll_s": 0.01}))
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 7")
+    with pytest.raises(WorkError, match=r"job 7 has made no plan: see .*/logs/slurm for why"):
+        placed.cli("submit", "--pilot", "3")
+    prepare = f"{sys.executable} -m embedcube run {placed.run.campaign} --until plan >&2"
+    stand_in("sbatch", f'if grep -q "until plan" "$1"; then {prepare}; fi; echo Submitted batch job 8')
+    with pytest.raises(StartAgain, match="3 of 3 shards are undone after jobs 8"):
+        placed.cli("submit", "--pilot", "3")
+    assert [one.jobs for one in submissions(placed.run)] == [{"prepare": ["7"]}, {"prepare": ["8"]}, {"embed": ["8"]}]

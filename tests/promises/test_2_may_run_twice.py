@@ -1,0 +1,583 @@
+"""May run twice: whatever is killed, wherever and however often, the next start does the rest and no byte differs.
+
+Nothing in the package helps these tests. They kill from outside: by the clock, or through `chaos/sitecustomize.py`,
+which every process of a run imports and which ends the one that is meant at the point that is named.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import pytest
+from tests.conftest import ROOT, Campaign, cube_bytes, run_cli
+
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import RECORDS, Record, recorded_recipes, scan_records
+from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
+from embedcube.consolidate.consolidate import consolidate
+from embedcube.consolidate.verify import verify_cube
+from embedcube.errors import WorkError
+
+pytestmark = pytest.mark.chaos
+
+CHAOS = ROOT / "tests" / "chaos"
+EMBEDCUBE = Path(sys.executable).parent / "embedcube"
+KILLED, START_AGAIN = -signal.SIGKILL, 75
+TIMEOUT_S = 300
+PIPELINE_DEPTH = 5
+"""shards that a rank may hold at once: read, waiting, embedded, waiting, written"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillPoint:
+    """Where a process dies; `chaos/sitecustomize.py` reads it."""
+
+    path: str
+    """a pattern that the path must hold"""
+    event: str = ""
+    """of sys.addaudithook: what is asked of the operating system"""
+    moment: Literal["before", "after", "half"] = "before"
+    """before or right after the event, or with half of the data appended to the file"""
+    nth: int = 1
+    rank: str | None = None
+    """only this rank; None: only a process that is no rank"""
+    group: bool = False
+    """the whole process group, as when a node is lost"""
+    signal: int = signal.SIGKILL
+    """or SIGSTOP, for a process that hangs"""
+    spared_group: int = os.getpgrp()
+    """of the tests themselves"""
+
+
+@contextmanager
+def running(campaign: Campaign, verb: str, kill: KillPoint | None = None) -> Iterator["subprocess.Popen[str]"]:
+    """A verb in a process group of its own; of that group nothing is alive after the block."""
+    environment = os.environ | {"PYTHONPATH": f"{CHAOS}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    if kill is not None:
+        environment["KILL_POINT"] = json.dumps(asdict(kill))
+    process = subprocess.Popen(
+        [EMBEDCUBE, verb, campaign.file],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=TIMEOUT_S)
+        wait_until(lambda: not alive_in(process.pid), "the killed processes are gone")
+
+
+def run_and_die(campaign: Campaign, verb: str, kill: KillPoint) -> tuple[int, str]:
+    """Run a verb that shall meet its kill point; returns its exit code and what it said on stderr."""
+    with running(campaign, verb, kill) as process:
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, said
+
+
+def statuses_in(group: int) -> list[str]:
+    """What the processes of a group do: run, sleep, are stopped or dead."""
+    statuses: list[str] = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group:
+                statuses.append(process.status())
+    return statuses
+
+
+def alive_in(group: int) -> bool:
+    """Is any process of the group alive?"""
+    return any(status != psutil.STATUS_ZOMBIE for status in statuses_in(group))
+
+
+def wait_until(done: Callable[[], object], what: str) -> None:
+    """Look every few milliseconds; the test fails when it does not come true."""
+    end = time.monotonic() + TIMEOUT_S
+    while not done():
+        assert time.monotonic() < end, f"after {TIMEOUT_S} s still not: {what}"
+        time.sleep(0.02)
+
+
+def wait_for(process: "subprocess.Popen[str]", sign: Callable[[], object]) -> None:
+    """Until there is a sign of work, or the process has ended."""
+    wait_until(lambda: sign() or process.poll() is not None, "a sign of work")
+
+
+def record_files(run: RunDir) -> set[Path]:
+    """One for each rank that has recorded something."""
+    return set(run.parts.glob(f"*/*/*/{RECORDS}"))
+
+
+def attempts(run: RunDir) -> dict[str, list[str]]:
+    """Per attempt the recipes of its complete records."""
+    found: dict[str, list[str]] = {folder.name: [] for folder in run.parts.glob("*/*")}
+    for part, record in scan_records(run):
+        found[part.parent.name].append(record.recipe)
+    return found
+
+
+def planned_recipes(campaign: Campaign) -> set[str]:
+    """What has to be embedded."""
+    plan = read_plan(load_campaign(campaign.file), campaign.run)
+    return {shard.recipe for group in read_shards(campaign.run, plan) for shard in group}
+
+
+def twin(campaign: Campaign, folder: Path, *, parts: bool = False) -> Campaign:
+    """The campaign in another folder: planned and not begun, or with all its parts; without a cube."""
+    left_out = ["cubes", "cube.zarr", "report", "logs", *([] if parts else ["parts"])]
+    folder.mkdir(parents=True, exist_ok=True)
+    other = Campaign(folder / "campaign.yaml")
+    archive = load_campaign(campaign.file).archives["s2"].path
+    shutil.copy(campaign.file, other.file)
+    other.change(lambda document: document["archives"]["s2"].update(path=str(archive)))
+    shutil.copytree(campaign.run.root, other.run.root, ignore=shutil.ignore_patterns(*left_out))
+    return other
+
+
+def assert_same_cube(campaign: Campaign, undisturbed: Campaign) -> None:
+    """The newest cubes of two campaigns are equal, byte for byte."""
+    assert cube_bytes(campaign.run.newest_cube) == cube_bytes(undisturbed.run.newest_cube)
+
+
+def assert_nothing_done_twice(campaign: Campaign) -> None:
+    """Every shard of the plan has exactly one record over all attempts."""
+    done = Counter(recipe for recipes in attempts(campaign.run).values() for recipe in recipes)
+    assert done == Counter(planned_recipes(campaign))
+
+
+def assert_records_hold(run: RunDir) -> None:
+    """Every object that a record speaks of is on disk as the record says."""
+    for part, record in scan_records(run):
+        for stored in filter(lambda stored: stored.path, record.objects):
+            assert sha256((part / stored.path).read_bytes()).hexdigest() == stored.sha256, stored.path
+
+
+@pytest.fixture
+def planned(finished_demo: Campaign, tmp_path: Path) -> Campaign:
+    """The demo, planned; 30 shards are to be embedded."""
+    return twin(finished_demo, tmp_path / "planned")
+
+
+@pytest.fixture
+def embedded(finished_demo: Campaign, tmp_path: Path) -> Campaign:
+    """The demo with all its parts and no cube."""
+    return twin(finished_demo, tmp_path / "embedded", parts=True)
+
+
+@pytest.fixture(scope="module")
+def small(finished_demo: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """The demo cut into 270 shards of one chip, planned."""
+    campaign = twin(finished_demo, tmp_path_factory.mktemp("small"))
+    campaign.change(lambda document: document["layers"]["s2_mosaiks"].update(shard_chips=1))
+    campaign.cli("plan")
+    return campaign
+
+
+@pytest.fixture(scope="module")
+def finished_small(small: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """The same, embedded and consolidated without any disturbance."""
+    campaign = twin(small, tmp_path_factory.mktemp("finished_small"))
+    campaign.cli("embed")
+    campaign.cli("consolidate")
+    return campaign
+
+
+# --- embed, at named points -----------------------------------------------------------------------
+
+
+def has_unrenamed_object(part: Path) -> bool:
+    return any(path.stat().st_size for path in part.rglob(f"scale/{TEMPORARY_PREFIX}*"))
+
+
+def has_unrecorded_shard(part: Path) -> bool:
+    """All objects of a shard lie in the part, under their names, and no record speaks of them."""
+    recorded = {stored["path"] for line in complete_lines(part) for stored in json.loads(line)["objects"]}
+    return any(str(path.relative_to(part)) not in recorded for path in part.rglob("n_obs/c.*"))
+
+
+def has_torn_record(part: Path) -> bool:
+    last = (part / RECORDS).read_bytes().splitlines(keepends=True)[-1]
+    return len(last) > 100 and not last.endswith(b"\n")
+
+
+def complete_lines(part: Path) -> list[bytes]:
+    return [line for line in (part / RECORDS).read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A kill point of a rank, and how the disk shows that it was met there."""
+
+    point: KillPoint
+    evidence: Callable[[Path], bool]
+
+
+EMBED_POINTS = {
+    "written but not renamed": Named(
+        KillPoint(rank="1", event="os.rename", path=r"/parts/.*/scale/c\.", nth=2), has_unrenamed_object
+    ),
+    "renamed but not recorded": Named(
+        KillPoint(rank="1", event="os.rename", path=r"/parts/.*/n_obs/c\.", nth=2, moment="after"), has_unrecorded_shard
+    ),
+    "half a record": Named(KillPoint(rank="1", path=rf"/{RECORDS}$", nth=2, moment="half"), has_torn_record),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", EMBED_POINTS.values(), ids=EMBED_POINTS.keys())
+def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
+    named: Named, planned: Campaign, finished_demo: Campaign
+) -> None:
+    """First all processes die there, in the restart one rank alone, then a plain restart finishes."""
+    run, everything = planned.run, planned_recipes(planned)
+
+    code, _ = run_and_die(planned, "embed", replace(named.point, group=True))
+    assert code == KILLED
+    [first] = attempts(run)
+    assert named.evidence(run.part(0, first, 1))
+    after_first = recorded_recipes(run)
+    assert 0 < len(after_first) < len(everything)
+
+    code, said = run_and_die(planned, "embed", named.point)
+    assert code == START_AGAIN
+    assert f"ranks ended with [0, {KILLED}]" in said, "rank 0 goes on to the end"
+    assert "start the same command again" in said
+    [second] = attempts(run).keys() - {first}
+    assert named.evidence(run.part(0, second, 1))
+    after_second = recorded_recipes(run)
+    assert set(attempts(run)[second]) == after_second - after_first
+    assert after_first < after_second < everything
+
+    planned.cli("embed")
+    [third] = attempts(run).keys() - {first, second}
+    assert set(attempts(run)[third]) == everything - after_second
+    assert_nothing_done_twice(planned)
+    planned.cli("consolidate")
+    assert_same_cube(planned, finished_demo)
+
+
+@pytest.mark.slow
+def test_a_retry_of_unreadable_scenes_that_is_killed_leaves_its_shards_undone(embedded: Campaign) -> None:
+    """They have a record of before, which is no reason to call the retry done."""
+    embedded.change(lambda document: document["how"].update(retry_quarantined=True, ranks=1))
+    missed = {record.recipe for _, record in scan_records(embedded.run) if record.quarantined}
+    assert len(missed) > 3
+    before = attempts(embedded.run)
+    point = KillPoint(rank="0", event="os.rename", path=r"/parts/.*/scale/c\.", nth=2)
+    code, said = run_and_die(embedded, "embed", point)
+    assert code == START_AGAIN
+    [retry] = attempts(embedded.run).keys() - before.keys()
+    done = attempts(embedded.run)[retry]
+    assert 0 < len(done) < len(missed)
+    assert f"{len(missed) - len(done)} of {len(planned_recipes(embedded))} shards are undone" in said
+
+    embedded.cli("embed")
+    [last] = attempts(embedded.run).keys() - before.keys() - {retry}
+    assert set(attempts(embedded.run)[last]) == missed, "the scene is still torn: all of them, and nothing else"
+
+
+MEETING = {
+    "before the ranks have met": KillPoint(rank="1", event="open", path=r"/campaign\.yaml$"),
+    "with the weights in hand": KillPoint(rank="0", event="open", path=r"\.safetensors$"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", MEETING.values(), ids=MEETING.keys())
+def test_ranks_do_not_wait_for_one_that_died_before_they_met(point: KillPoint, planned: Campaign) -> None:
+    """The others would wait ten minutes for it, and then call it a fault."""
+    code, said = run_and_die(planned, "embed", point)
+    assert (code, recorded_recipes(planned.run)) == (START_AGAIN, set())
+    assert "start the same command again" in said
+
+
+@pytest.mark.slow
+def test_embed_asked_to_stop_does_not_wait_for_ranks_that_never_meet(planned: Campaign) -> None:
+    """One rank hangs before the ranks have met, so that the others are deaf to SIGTERM too."""
+    point = KillPoint(rank="1", event="open", path=r"/campaign\.yaml$", signal=signal.SIGSTOP)
+    with running(planned, "embed", point) as process:
+        wait_for(process, lambda: psutil.STATUS_STOPPED in statuses_in(process.pid))
+        process.terminate()
+        _, said = process.communicate(timeout=TIMEOUT_S)
+        assert not alive_in(process.pid), "ranks outlive their parent"
+    assert process.returncode == START_AGAIN, said
+    assert "start the same command again" in said
+
+
+# --- embed, at random moments ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill."""
+
+    delay_s: float
+    after_first_record: bool
+    """else after the start"""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What a kill found."""
+
+    recorded: int
+    """by the attempt that was killed"""
+    left: int
+    """without a record when that attempt began"""
+
+    @property
+    def between_records(self) -> bool:
+        """The attempt had written its first record, and would have written more."""
+        return 0 < self.recorded < self.left
+
+
+def kill_embed(campaign: Campaign, moment: Moment, everything: set[str]) -> Kill | None:
+    """Start `embed` and kill its process group at the moment; None if it had ended before."""
+    run = campaign.run
+    before, files, left = attempts(run), record_files(run), everything - recorded_recipes(run)
+
+    with running(campaign, "embed") as process:
+        if moment.after_first_record:
+            wait_for(process, lambda: record_files(run) > files)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moment.delay_s)
+    if process.returncode == 0:
+        return None
+    assert process.returncode == KILLED
+    assert_records_hold(run)
+    recorded = [recipe for name, recipes in attempts(run).items() if name not in before for recipe in recipes]
+    assert set(recorded) <= left, "it did what was done"
+    return Kill(len(recorded), len(left))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordeal:
+    """Campaigns that were killed and started again, and what the kills found."""
+
+    campaigns: list[Campaign] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
+
+
+def kill_again_and_again(planned: Campaign, folder: Path, ranks: int, moments: list[Moment]) -> Ordeal:
+    """Kill a campaign at one moment after the other; where it is done too soon, go on with the next campaign."""
+    everything, ordeal = planned_recipes(planned), Ordeal()
+    while len(ordeal.kills) < len(moments):
+        campaign = twin(planned, folder / f"{ranks}-{len(ordeal.campaigns)}")
+        campaign.change(lambda document: document["how"].update(ranks=ranks))
+        ordeal.campaigns.append(campaign)
+        while len(ordeal.kills) < len(moments) and recorded_recipes(campaign.run) < everything:
+            kill = kill_embed(campaign, moments[len(ordeal.kills)], everything)
+            ordeal.kills.extend([kill] if kill else [])
+    return ordeal
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_change_no_byte(small: Campaign, finished_small: Campaign, tmp_path: Path) -> None:
+    """Two campaigns side by side, with one rank and with two; at least ten kills fall between two records."""
+    draw = random.Random(20)
+    moments = [Moment(draw.uniform(0, 1.5), True) for _ in range(16)]
+    moments += [Moment(draw.uniform(0, 8), False) for _ in range(4)]
+    draw.shuffle(moments)
+    with ThreadPoolExecutor() as pool:
+        begun = [pool.submit(kill_again_and_again, small, tmp_path, ranks, moments[ranks - 1 :: 2]) for ranks in (1, 2)]
+        ordeals = [half.result() for half in begun]
+    kills = [kill for ordeal in ordeals for kill in ordeal.kills]
+    between = sum(kill.between_records for kill in kills)
+    print(f"{len(kills)} kills, {between} of them between the first and the last record of their attempt: {kills}")
+    assert len(kills) == 20
+    assert between >= 10
+    for campaign in (campaign for ordeal in ordeals for campaign in ordeal.campaigns):
+        campaign.cli("embed")
+        assert_nothing_done_twice(campaign)
+        campaign.cli("consolidate")
+        assert_same_cube(campaign, finished_small)
+
+
+# --- embed, asked to stop -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_embed_asked_to_stop_says_start_again(planned: Campaign, finished_demo: Campaign) -> None:
+    """SIGTERM to the parent, as `kill` sends it; then SIGINT to all, as Ctrl-C does; then the rest."""
+    everything = planned_recipes(planned)
+    for ask, number in ((os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)):
+        before, files = recorded_recipes(planned.run), record_files(planned.run)
+        with running(planned, "embed") as process:
+            wait_for(process, lambda files=files: record_files(planned.run) > files)  # type: ignore[misc]
+            ask(process.pid, number)
+            _, said = process.communicate(timeout=TIMEOUT_S)
+            assert not alive_in(process.pid), "ranks outlive their parent"
+        assert process.returncode == START_AGAIN, said
+        assert "start the same command again" in said
+        for records in record_files(planned.run):
+            assert records.read_bytes().endswith(b"\n"), "a rank was not left the time to finish its record"
+        assert before < recorded_recipes(planned.run) < everything
+    planned.cli("embed")
+    assert_nothing_done_twice(planned)
+    planned.cli("consolidate")
+    assert_same_cube(planned, finished_demo)
+
+
+@pytest.mark.slow
+def test_ranks_without_their_parent_finish_what_they_hold_and_end(small: Campaign, tmp_path: Path) -> None:
+    """Otherwise they would go on beside those of the next start, for as long as their group of shards lasts."""
+    campaign = twin(small, tmp_path / "orphaned")
+    run = campaign.run
+    with running(campaign, "embed") as process:
+        wait_for(process, lambda: record_files(run))
+        process.kill()
+        process.wait()
+        at_kill = len(recorded_recipes(run))
+        wait_until(lambda: not alive_in(process.pid), "the ranks have ended")
+    assert at_kill < len(planned_recipes(campaign)) - 100
+    assert len(recorded_recipes(run)) - at_kill <= 2 * PIPELINE_DEPTH
+    assert_records_hold(run)
+    for records in record_files(run):
+        assert records.read_bytes().endswith(b"\n")
+
+
+# --- consolidate ----------------------------------------------------------------------------------
+
+CONSOLIDATE_POINTS = {
+    "half of the template": KillPoint(event="os.rename", path=rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/zarr\.json$"),
+    "some links": KillPoint(event="os.link", path=rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/", nth=50),
+    "before provenance": KillPoint(event="os.mkdir", path=r"\.zarr/provenance"),
+    "half of provenance": KillPoint(event="os.rename", path=r"\.zarr/provenance/shard_record/"),
+    "before the cube's rename": KillPoint(event="os.rename", path=r"/cubes/\w+\.zarr$"),
+    "before the symlink": KillPoint(event="os.symlink", path=r"cube\.zarr"),
+    "before the symlink's rename": KillPoint(event="os.rename", path=r"/cube\.zarr$"),
+}
+"""in the order in which `consolidate` comes by them"""
+
+
+@pytest.mark.slow
+def test_consolidate_killed_at_named_points(embedded: Campaign, finished_demo: Campaign) -> None:
+    """`cube.zarr`, which shows an older version when the work begins, is whole after every kill."""
+    run, expected = embedded.run, cube_bytes(finished_demo.run.newest_cube, provenance=True)
+    older, made = run.cube("older"), run.cube(finished_demo.run.newest_cube.resolve().stem)
+    shutil.copytree(finished_demo.run.newest_cube.resolve(), older)
+    run.newest_cube.symlink_to(older.relative_to(run.root))
+    for name, point in CONSOLIDATE_POINTS.items():
+        code, said = run_and_die(embedded, "consolidate", point)
+        assert code == KILLED, f"{name}: the point was not met\n{said}"
+        assert run.newest_cube.resolve() == older
+        assert made.exists() == ("symlink" in name)
+        assert not made.exists() or cube_bytes(made, provenance=True) == expected, name
+    embedded.cli("consolidate")
+    assert run.newest_cube.resolve() == made
+    assert cube_bytes(made, provenance=True) == expected
+    assert verify_cube(run.newest_cube, lambda done, total: None) == []
+    assert cube_bytes(older, provenance=True) == expected, "the version before was touched"
+
+
+@pytest.mark.slow
+def test_consolidate_killed_at_random_moments(embedded: Campaign, finished_demo: Campaign) -> None:
+    """There is no cube, or a whole one."""
+    run, expected = embedded.run, cube_bytes(finished_demo.run.newest_cube, provenance=True)
+    draw, killed = random.Random(5), 0
+    for _ in range(4):
+        before = set(run.cubes.glob("*"))
+        with running(embedded, "consolidate") as process:
+            wait_for(process, lambda before=before: set(run.cubes.glob("*")) - before)  # type: ignore[misc]
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(draw.uniform(0, 0.5))
+        killed += process.returncode == KILLED
+        if os.path.lexists(run.newest_cube):
+            assert cube_bytes(run.newest_cube, provenance=True) == expected
+            run.newest_cube.unlink()
+            shutil.rmtree(run.cubes)
+    assert killed >= 2
+    embedded.cli("consolidate")
+    assert cube_bytes(run.newest_cube, provenance=True) == expected
+    assert verify_cube(run.newest_cube, lambda done, total: None) == []
+
+
+# --- what is left on disk -------------------------------------------------------------------------
+
+
+def some_part(campaign: Campaign) -> Path:
+    return next(iter(sorted(campaign.run.parts.glob("*/*/*"))))
+
+
+@pytest.mark.parametrize("kept", [1, 700, -2, -1], ids=["one byte", "half", "no brace", "no newline"])
+def test_a_torn_last_line_is_no_record(kept: int, embedded: Campaign) -> None:
+    """However much of it is there."""
+    records = some_part(embedded) / RECORDS
+    *whole, last = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(whole) + last[:kept])
+    lost = json.loads(last)["recipe"]
+    assert recorded_recipes(embedded.run) == planned_recipes(embedded) - {lost}
+    with pytest.raises(WorkError, match="1 of 30 shards have no record"):
+        consolidate(load_campaign(embedded.file), embedded.run, lambda done, total: None)
+
+
+def test_a_line_of_zeros_is_no_record(embedded: Campaign) -> None:
+    """As a power cut leaves the end of a file that grew."""
+    path = next(embedded.run.parts.glob(f"*/*/*/{RECORDS}"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + bytes(100) + b"\n")
+    lost = json.loads(lines[-1])["recipe"]
+    assert recorded_recipes(embedded.run) == planned_recipes(embedded) - {lost}
+
+
+def test_a_record_whose_object_is_damaged_stops_consolidate(embedded: Campaign) -> None:
+    """One bit of one object; the message names the file, and no cube comes of it."""
+    damaged = next(iter(sorted(some_part(embedded).rglob("embedding/c.*"))))
+    flip_a_bit(damaged)
+    done = run_cli("consolidate", embedded.file)
+    assert done.returncode == 1
+    assert str(damaged) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not os.path.lexists(embedded.run.newest_cube)
+
+
+def flip_a_bit(path: Path) -> None:
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(body)
+
+
+def test_two_results_of_one_recipe_must_be_equal(embedded: Campaign, finished_demo: Campaign) -> None:
+    """An equal second attempt is welcome; one whose bytes differ is an error that names both hosts."""
+    part = some_part(embedded)
+    again = part.parents[1] / "20990101T000000-again" / part.name
+    shutil.copytree(part, again)
+    records = [json.loads(line) | {"attempt": again.parent.name, "host": "node42"} for line in complete_lines(again)]
+    write_records(again, records)
+    embedded.cli("consolidate")
+    assert_same_cube(embedded, finished_demo)
+
+    stored = records[0]["objects"][0]
+    flip_a_bit(again / stored["path"])
+    stored["sha256"] = sha256((again / stored["path"]).read_bytes()).hexdigest()
+    write_records(again, records)
+    first: Record = next(record for folder, record in scan_records(embedded.run) if folder == part)
+    done = run_cli("consolidate", embedded.file)
+    assert done.returncode == 1
+    assert re.search(rf"\b{re.escape(first.host)}\b.*\bnode42\b", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def write_records(part: Path, documents: list[dict[str, Any]]) -> None:
+    (part / RECORDS).write_text("".join(json.dumps(document) + "\n" for document in documents))

@@ -1,0 +1,128 @@
+"""A shard that kills its rank: found out by embedding what is suspect alone, quarantined where two hosts agree."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import Campaign, run_cli
+
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import scan_records
+from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import make_grid, make_layout
+from embedcube.cube.encoding import FAILED, VALID
+from embedcube.cube.reader import Cube
+from embedcube.workers.crashes import Crash, blame, crashes_by_shard, write_crash
+
+KILL = int(signal.SIGKILL)
+
+
+def deadly(campaign: Campaign) -> Campaign:
+    """With the backbone that some chips kill."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["layers"]["s2_mosaiks"] |= {"backbone": {"name": "deadly"}, "chip_px": 160, "halo_px": 16}
+        # all scenes of the window cannot be used for that shard
+        document["how"].update(error_budget=1.0)
+
+    campaign.change(change)
+    return campaign
+
+
+def a_shard(campaign: Campaign) -> tuple[Shard, str]:
+    """One in the middle of a planned campaign, and what DEADLY must be for it."""
+    loaded = load_campaign(campaign.run.campaign)
+    shards = [s for group in read_shards(campaign.run, read_plan(loaded, campaign.run)) for s in group]
+    shard = shards[len(shards) // 2]
+    layout = make_layout(loaded.layers[shard.layer])
+    area = layout.shard_area(shard.row, shard.col)
+    lon, lat = make_grid(loaded, shard.layer, shard.zone).degrees(area, layout.cell_px)
+    middle = layout.shard_cells // 2
+    day = loaded.all_windows[shard.t].start
+    return shard, f"{lon[middle, middle]} {lat[middle, middle]} {day:%Y-%m-%d}"
+
+
+def crashes(campaign: Campaign) -> list[Path]:
+    """Their files, the oldest first."""
+    return sorted(campaign.run.parts.rglob("crash.json"), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_shard_that_kills_on_two_hosts_is_quarantined(demo: Campaign) -> None:
+    deadly(demo).cli("run", "--until", "plan")
+    killer, environment = a_shard(demo)
+
+    def embed() -> int:
+        return run_cli("embed", demo.file, "--ranks", "1", environment={"DEADLY": environment}).returncode
+
+    def undone() -> set[str]:
+        return {s.recipe for s in planned} - {record.recipe for _, record in scan_records(demo.run)}
+
+    loaded = load_campaign(demo.run.campaign)
+    planned = [s for group in read_shards(demo.run, read_plan(loaded, demo.run)) for s in group]
+
+    assert embed() == 75
+    in_hand = json.loads(crashes(demo)[0].read_text())
+    assert in_hand["signal"] == KILL
+    assert killer.recipe in in_hand["shards"]
+    assert 1 <= len(in_hand["shards"]) <= 5
+
+    # what was in hand with it, is done alone; at the latest after the killer had its turn
+    assert embed() == 75
+    assert embed() == 75
+    assert undone() == {killer.recipe}
+    alone = [path for path in crashes(demo) if json.loads(path.read_text())["shards"] == [killer.recipe]]
+    assert alone
+
+    # on one host the host may be to blame, however often
+    assert embed() == 75
+    assert undone() == {killer.recipe}
+
+    other = json.loads(alone[-1].read_text())
+    alone[-1].write_text(json.dumps(other | {"host": "another"}))
+    assert embed() == 0
+    demo.cli("consolidate")
+    demo.cli("verify")
+    cube = Cube(demo.run.newest_cube)
+    status = cube.array(f"{killer.layer}/{killer.zone}", "status")
+    cells = make_layout(loaded.layers[killer.layer]).shard_cells
+    killed = np.s_[killer.t, killer.iy * cells : (killer.iy + 1) * cells, killer.ix * cells : (killer.ix + 1) * cells]
+    assert set(np.unique(status[killed])) <= {FAILED, 0, 2}
+    assert (status[killed] == FAILED).any()
+    assert (np.asarray(status) == VALID).any()
+    (record,) = (record for _, record in scan_records(demo.run) if record.recipe == killer.recipe)
+    assert len(record.quarantined) == len(killer.scenes)
+    reason = record.quarantined[0].reason
+    assert reason.startswith("its shard killed the rank that had nothing else in hand (")
+    assert "SIGKILL on another" in reason
+
+    # mended, it is asked for again, and the cube is what it had been
+    demo.cli("embed", "--retry-quarantined")
+    assert not [r for _, r in scan_records(demo.run) if r.recipe == killer.recipe][-1].quarantined
+
+
+def test_only_who_was_alone_on_two_hosts_is_to_blame() -> None:
+    one, two, crowd = (
+        Crash(host="a", signal=KILL, shards=("x",)),
+        Crash(host="b", signal=int(signal.SIGSEGV), shards=("x",)),
+        Crash(host="c", signal=KILL, shards=("x", "y")),
+    )
+    assert blame([]) == ""
+    assert blame([one, one, one]) == ""
+    assert blame([one, crowd]) == ""
+    assert "(SIGKILL on a, SIGSEGV on b)" in blame([one, two])
+
+
+def test_crashes_are_found_by_shard(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    first = Crash(host="a", signal=KILL, shards=("x", "y"))
+    second = Crash(host="b", signal=KILL, shards=("y",))
+    write_crash(run.part(0, "1-0", 0), first)
+    write_crash(run.part(3, "2-0", 1), second)
+    assert crashes_by_shard(run, ["x", "y", "z"]) == {"x": [first], "y": [first, second]}
+    assert crashes_by_shard(run, ["z"]) == {}
