@@ -98,7 +98,7 @@ def test_models_says_what_each_backbone_takes_and_gives() -> None:
 def test_help_comes_at_once() -> None:
     code = (
         "import sys; sys.argv = ['embedcube', '--help']\n"
-        "from embedcube.cli import main\n"
+        "from embedcube.cli.verbs import main\n"
         "try: main()\n"
         "except SystemExit as end: code = end.code\n"
         f"print(code, [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
