@@ -27,7 +27,7 @@ from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Container, Site, load_site
 from embedcube.errors import RequestError, StartAgain
 from embedcube.progress import Progress
-from embedcube.workers.protocol import END_TIME, HOST_SUFFIX, LAUNCHER
+from embedcube.workers.protocol import END_TIME, HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
 
 _SILENT_LOOKS = 20
 """at the queue, one after the other, that may fail before who waits gives up: a controller restarts"""
@@ -267,7 +267,7 @@ def _command(job: Job, site: Site) -> str:
         binds = [word for bind in site.container.binds for word in ("--bind", bind)]
         words = ["apptainer", "exec", *(["--nv"] if site.container.nvidia else []), *binds, site.container.image]
         words += ["python3", "-m", "embedcube"]
-    task = ' "$EMBEDCUBE_TASK"' if job.tasks else ""
+    task = f' "${TASK}"' if job.tasks else ""
     return shlex.join([*words, *job.command]) + task
 
 
@@ -277,11 +277,11 @@ def _setup(job: Job, site: Site, first: int, digest: str) -> list[str]:
     if site.mpi:
         variables[LAUNCHER] = "mpi"
     if digest:
-        variables["EMBEDCUBE_IMAGE_DIGEST"] = digest
+        variables[IMAGE_DIGEST] = digest
     lines = _setup_host(site) + _exports(variables)
     lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
     if job.tasks:
-        lines.append(f"export EMBEDCUBE_TASK=$(({first} + SLURM_ARRAY_TASK_ID))")
+        lines.append(f"export {TASK}=$(({first} + SLURM_ARRAY_TASK_ID))")
     # Slurm before 22.05 does not say; and of nothing `date` would make last midnight
     lines.append(f"export {END_TIME}=${{SLURM_JOB_END_TIME:-}}")
     ask = f'[ -z "${END_TIME}" ] && ends=$(squeue --noheader --jobs "$job" --format %e) && [ -n "$ends" ]'
