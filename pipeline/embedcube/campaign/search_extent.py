@@ -7,7 +7,7 @@ from datetime import datetime
 from shapely.geometry import shape
 
 from embedcube.campaign.scene import Box, meeting
-from embedcube.campaign.schema import Archive, Campaign, Region
+from embedcube.campaign.schema import UTM, Archive, Campaign, Region, make_layout
 from embedcube.grid import is_geographic, to_degrees
 
 _METRES_PER_DEGREE = 110_000.0
@@ -56,11 +56,9 @@ def _boxes(campaign: Campaign, name: str) -> Iterator[Box]:
 
 def _reach_degrees(campaign: Campaign, layer: str) -> float:
     """Degrees of latitude by which a shard that touches the region, and its halo, may lie outside of it."""
-    from embedcube.campaign.schema import make_layout
-
     block, layout = campaign.grid_of(layer), make_layout(campaign.layers[layer])
     reach = (layout.shard_px + layout.halo_px) * block.pixel
-    geographic = block.crs != "utm" and is_geographic(block.crs)
+    geographic = block.crs != UTM and is_geographic(block.crs)
     return reach if geographic else reach / _METRES_PER_DEGREE
 
 
