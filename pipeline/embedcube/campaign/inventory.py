@@ -13,7 +13,7 @@ import pyarrow.parquet
 import shapely
 from pyproj import CRS
 
-from embedcube.campaign.geojson import footprint, in_range
+from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign, digest_of

@@ -58,10 +58,7 @@ class Made:
     def targets(self, cube: Path) -> tuple[Path, ...]:
         """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
         place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
-        return tuple(
-            zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
-            for stored in self.record.objects
-        )
+        return tuple(zone / stored.array / object_key(stored.array, place) for stored in self.record.objects)
 
 
 def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made], cube: Path) -> None:

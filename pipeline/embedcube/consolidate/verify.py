@@ -23,7 +23,7 @@ from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.grid import Grid, to_degrees
+from embedcube.grid import Grid, to_degrees, utm_zone_in
 from embedcube.progress import Progress
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
-    return cube.path / zone / array / object_key(place, cube.array(zone, array).ndim)
+    return cube.path / zone / array / object_key(array, place)
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
         crs=group.attrs["proj:wkt2"],
         pixel=asked["pixel"],
         origin_x=asked["origin"][0],
-        utm_zone=int(name[3:]) if name.startswith("utm") else None,
+        utm_zone=utm_zone_in(name),
     )
     if grid.utm_zone is None and not grid.geographic:
         return True
@@ -208,7 +208,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
     """Every file is one that was written, as it was written; objects of shards are looked at with their record."""
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
     objects = {
-        f"{zone}/{stored['array']}/{object_key((t, iy, ix), 4 if stored['array'] == 'embedding' else 3)}"
+        f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix))}"
         for (zone, t, iy, ix), row in cube.provenance.places.items()
         if cube.adopted(zone)
         for stored in cube.provenance.record(row)["objects"]

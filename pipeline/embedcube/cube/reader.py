@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
-from embedcube.grid import utm_zone_of
+from embedcube.grid import LATLON, utm_grid_name, utm_zone_in, utm_zone_of
 
 _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
 """What `explain` repeats of a record."""
@@ -94,7 +94,7 @@ class Cube:
         zone = self._zone_at(lon, lat, layer)
         attributes = self.group(zone).attrs
         x, y = _project(lon, lat, attributes["proj:wkt2"])
-        if zone.endswith("/latlon"):
+        if zone.split("/")[1] == LATLON:
             first = attributes["spatial:bbox"][0]
             x = first + (x - first) % 360
         if not (np.isfinite(x) and np.isfinite(y)):
@@ -119,9 +119,9 @@ class Cube:
             raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
         if len(layers) > 1:
             raise RequestError(f"{self.path}: which layer? It has {', '.join(layers)}; name one with --layer")
-        if not zones[0].startswith(f"{layers[0]}/utm"):
+        if utm_zone_in(zones[0].split("/")[1]) is None:
             return zones[0]
-        wanted = f"{layers[0]}/utm{int(utm_zone_of(np.array(lon))):02d}"
+        wanted = f"{layers[0]}/{utm_grid_name(int(utm_zone_of(np.array(lon))))}"
         if wanted not in zones:
             raise RequestError(f"{self.path}: ({lon}, {lat}) is in {wanted}, the layer has {', '.join(zones)}")
         return wanted

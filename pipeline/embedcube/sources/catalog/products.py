@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from pyproj.exceptions import ProjError
 
-from embedcube.campaign.scene import NOWHERE, Asset, Box
+from embedcube.campaign.boxes import Box
+from embedcube.campaign.scene import NOWHERE, Asset
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
 from embedcube.sources.catalog.pool import spread

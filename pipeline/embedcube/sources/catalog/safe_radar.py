@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from embedcube.campaign.scene import Box
+from embedcube.campaign.boxes import Box
 from embedcube.sources.catalog.products import Names, Product, time_in
 
 _NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\w+)(?:\.SAFE|\.zip|\.SAFE\.zip)$")

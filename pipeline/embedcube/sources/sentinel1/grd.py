@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from embedcube.campaign.scene import Asset, Box, Scene
+from embedcube.campaign.boxes import Box
+from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
