@@ -51,8 +51,6 @@ class Job:
     """on each node"""
     tasks: tuple[int, ...] = ()
     """one element of an array for each"""
-    after: str = ""
-    """Slurm's --dependency"""
     at_once: int = 1
     """elements that may run together"""
     needs_gpus: bool = True
@@ -103,13 +101,13 @@ def wait_for(ids: list[str], wanted: set[str], run: RunDir, progress: Progress, 
         )
 
 
-def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], after: str = "") -> list[Job]:
-    """One array, or several where the site's arrays are shorter than the campaign."""
+def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...]) -> tuple[Job, ...]:
+    """One array job with an element for each task, or several where the site limits arrays to fewer elements."""
     command = ("embed", str(run.campaign), "--task")
     slices: dict[int, list[int]] = {}
     for task in tasks:
         slices.setdefault(task // site.max_array, []).append(task)
-    return [
+    return tuple(
         Job(
             stage="embed",
             command=command,
@@ -117,17 +115,18 @@ def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ..
             tasks=tuple(part),
             # Slurm bounds each array by itself
             at_once=max(1, site.parallel // len(slices)),
-            after=after,
         )
         for part in slices.values()
-    ]
+    )
 
 
-def submit_all(jobs: list[Job], campaign: Campaign, site: Site, run: RunDir) -> list[str]:
-    """Hand jobs to the batch system; returns their ids.
+def submit_all(
+    jobs: tuple[Job, ...], campaign: Campaign, site: Site, run: RunDir, *, dependency: str = ""
+) -> list[str]:
+    """Submit jobs with sbatch, all with the same `--dependency`; returns their ids.
 
     Raises:
-        RequestError: it refused, with what it said.
+        RequestError: sbatch refused a job; the message quotes its answer.
     """
     run.job_logs.mkdir(parents=True, exist_ok=True)
     forget_own_job()
@@ -135,7 +134,8 @@ def submit_all(jobs: list[Job], campaign: Campaign, site: Site, run: RunDir) -> 
     ids = []
     for job in jobs:
         try:
-            ids.append(str(_submitter(job, campaign, site, run, digest)._submit_command(_command(job, site)).job_id))
+            submitter = _submitter(job, campaign, site, run, digest, dependency)
+            ids.append(str(submitter._submit_command(_command(job, site)).job_id))
         except (FailedJobError, OSError) as error:
             said = " ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
             raise RequestError(
@@ -157,10 +157,11 @@ def run_on_node(words: tuple[str, ...], campaign: Campaign, site: Site) -> "subp
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
-def script(job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
-    """The batch script of a job, to look at."""
+def script(job: Job, campaign: Campaign, site: Site, run: RunDir, *, dependency: str = "") -> str:
+    """The batch script of a job, as text to read; nothing is submitted and no image is read."""
     digest = f"<sha256 of {site.container.image}>" if site.container else ""
-    return str(_submitter(job, campaign, site, run, digest)._make_submission_file_text(_command(job, site), job.stage))
+    submitter = _submitter(job, campaign, site, run, digest, dependency)
+    return str(submitter._make_submission_file_text(_command(job, site), job.stage))
 
 
 def queued(ids: list[str]) -> dict[str, list[str]]:
@@ -203,7 +204,7 @@ class _Submitit(Submitit):
         return 2
 
 
-def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str) -> Any:
+def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str, dependency: str) -> Any:
     time_min = campaign.how.time_min or site.time_min
     if not job.needs_gpus and site.cpu_nodes:
         site = site.for_consolidation
@@ -212,7 +213,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: st
     indices = ",".join(str(task - first) for task in job.tasks)
     more = {
         "array": f"{indices}%{job.at_once}" if job.tasks else None,
-        "kill-on-invalid-dep": "yes" if job.after else None,
+        "kill-on-invalid-dep": "yes" if dependency else None,
         "requeue" if site.requeue else "no-requeue": True,
     }
     more |= _node(campaign, site)
@@ -224,7 +225,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: st
         nodes=job.nodes,
         ntasks_per_node=job.processes,
         cpus_per_task=site.cpus_per_node // job.processes,
-        dependency=job.after or None,
+        dependency=dependency or None,
         signal_delay_s=site.lead_s,
         stderr_to_stdout=True,
         srun_args=_srun_options(job, site),

@@ -7,9 +7,10 @@ calls it so, from its batch script, when it finds shards missing.
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_recipes
@@ -32,8 +33,24 @@ class Submission:
     again: bool
     """by consolidation, which found shards missing"""
     tasks: tuple[int, ...]
-    jobs: dict[str, list[str]] = field(default_factory=dict)
-    """ids for each stage"""
+    jobs: dict[str, list[str]]
+    """ids of the jobs of each stage, in the order of submission"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One link of the chain: jobs that are submitted together, and the stage that they wait for."""
+
+    name: str
+    jobs: tuple[Job, ...]
+    after: str = ""
+    """name of the stage to wait for; empty for none"""
+    condition: Literal["afterok", "afterany"] = "afterok"
+    """`afterok`: start only if all of its jobs succeeded; `afterany`: start however they ended"""
+
+    def dependency(self, ids: Mapping[str, list[str]]) -> str:
+        """Value of Slurm's `--dependency`, from the job ids of the stages before; empty for none."""
+        return f"{self.condition}:{':'.join(ids[self.after])}" if self.after else ""
 
 
 def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submission:
@@ -50,13 +67,14 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
     tasks = tasks_left(campaign, run, plan)
     if again:
         _refuse_endless(run, site, tasks)
-    asked = _asked(tasks, {}, again=again)
+    ids: dict[str, list[str]] = {}
+    asked = _asked(tasks, ids, again=again)
     try:
-        for stage, jobs in _chain(campaign, site, run, tasks, asked.jobs):
-            asked.jobs[stage] = submit_all(jobs, campaign, site, run)
+        for stage in _chain(campaign, site, run, tasks, plan):
+            ids[stage.name] = submit_all(stage.jobs, campaign, site, run, dependency=stage.dependency(ids))
     finally:
-        # also after a refusal in the middle: who cancels must know the jobs that are there
-        if asked.jobs:
+        # also when sbatch refuses a later stage: `cancel` must know the jobs that exist already
+        if ids:
             _note(asked, run)
     return asked
 
@@ -72,7 +90,7 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
     """
     site = load_site(campaign)
     if site.prepare_in_job and not planned(campaign, run):
-        preparing = submit_all([_preparation(run)], campaign, site, run)
+        preparing = submit_all((_preparation(run),), campaign, site, run)
         _note(_asked((), {"prepare": preparing}), run)
         wait_for(preparing, set(), run, silent, poll_s=site.poll_s)
         if not planned(campaign, run):
@@ -104,13 +122,12 @@ def _note(asked: Submission, run: RunDir) -> None:
 def dry_run(campaign: Campaign, run: RunDir) -> str:
     """The batch scripts that `submit` would hand over, one after the other."""
     site = load_site(campaign)
-    tasks = tasks_left(campaign, run, planned(campaign, run))
-    ids: dict[str, list[str]] = {}
-    texts = []
-    for stage, jobs in _chain(campaign, site, run, tasks, ids):
-        ids[stage] = [f"<{stage}>"]
-        texts += [script(job, campaign, site, run) for job in jobs]
-    return "\n".join(texts)
+    plan = planned(campaign, run)
+    chain = _chain(campaign, site, run, tasks_left(campaign, run, plan), plan)
+    ids = {stage.name: [f"<{stage.name}>"] for stage in chain}
+    return "\n".join(
+        script(job, campaign, site, run, dependency=stage.dependency(ids)) for stage in chain for job in stage.jobs
+    )
 
 
 def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int, ...]:
@@ -145,35 +162,30 @@ def cancel(run: RunDir) -> list[str]:
     return there
 
 
-def _chain(
-    campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], ids: dict[str, list[str]]
-) -> Iterator[tuple[str, list[Job]]]:
-    """Stages and their jobs in the order of submission; `ids` has those of the stages before."""
+def _chain(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], plan: Plan | None) -> list[Stage]:
+    """The stages that are left, in the order of submission."""
     name = str(run.campaign)
-    after = ""
-    if site.prepare_in_job and not planned(campaign, run):
-        yield "prepare", [_preparation(run)]
-        after = f"afterok:{':'.join(ids['prepare'])}"
+    chain = []
+    if site.prepare_in_job and not plan:
+        chain.append(Stage(name="prepare", jobs=(_preparation(run),)))
     if tasks:
-        yield "embed", embed_jobs(campaign, site, run, tasks, after)
-        after = f"afterany:{':'.join(ids['embed'])}"
-    again = ("submit", name, "--again")
+        chain.append(Stage(name="embed", jobs=embed_jobs(campaign, site, run, tasks), after="prepare" if chain else ""))
     processes = processes_per_node(campaign.how.dask, campaign.how.nodes)
-    yield (
-        "consolidate",
-        [
-            Job(
-                stage="consolidate",
-                command=("consolidate", name),
-                nodes=campaign.how.nodes if processes > 1 else 1,
-                processes=processes,
-                needs_gpus=False,
-                after=after,
-                on_failure=again,
-            )
-        ],
+    consolidation = Job(
+        stage="consolidate",
+        command=("consolidate", name),
+        nodes=campaign.how.nodes if processes > 1 else 1,
+        processes=processes,
+        needs_gpus=False,
+        on_failure=("submit", name, "--again"),
     )
-    yield "verify", [Job(stage="verify", command=("verify", name), after=f"afterok:{':'.join(ids['consolidate'])}")]
+    verification = Job(stage="verify", command=("verify", name))
+    return [
+        *chain,
+        # afterany: consolidation counts the records itself, and submits again what failed tasks have left undone
+        Stage(name="consolidate", jobs=(consolidation,), after="embed" if tasks else "", condition="afterany"),
+        Stage(name="verify", jobs=(verification,), after="consolidate"),
+    ]
 
 
 def planned(campaign: Campaign, run: RunDir) -> Plan | None:
