@@ -165,11 +165,23 @@ def script(job: Job, campaign: Campaign, site: Site, run: RunDir, *, dependency:
 
 
 def queued(ids: list[str]) -> dict[str, list[str]]:
-    """Of those jobs that the batch system still has: the states of their elements."""
+    """States of the array elements of each job that is still queued or running; jobs that have ended are left out.
+
+    Raises:
+        RequestError: this machine has no Slurm.
+        StartAgain: squeue failed.
+    """
+    if not ids:
+        return {}
     command = ["squeue", "--me", "--noheader", "--array", "--format=%A %F %T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise RequestError(
+            "there is no squeue here; run this on a machine of the cluster, such as a login node"
+        ) from None
     if done.returncode:
-        raise StartAgain(f"squeue: {done.stderr.strip()}")
+        raise StartAgain(f"squeue failed: {' '.join(done.stderr.split())}; start the same command again")
     states: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         number, array, state = line.split()

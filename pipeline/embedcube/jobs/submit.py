@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from embedcube.campaign.parts import recorded_recipes
-from embedcube.campaign.plan import Plan, read_plan, read_recipes
+from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_undone
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
@@ -51,6 +51,16 @@ class Stage:
     def dependency(self, ids: Mapping[str, list[str]]) -> str:
         """Value of Slurm's `--dependency`, from the job ids of the stages before; empty for none."""
         return f"{self.condition}:{':'.join(ids[self.after])}" if self.after else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """What `cancel` did."""
+
+    submissions: int
+    """number of earlier calls of `submit`; 0 for a campaign that was never submitted"""
+    jobs: tuple[str, ...]
+    """ids of the jobs that were cancelled"""
 
 
 def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submission:
@@ -131,11 +141,11 @@ def dry_run(campaign: Campaign, run: RunDir) -> str:
 
 
 def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int, ...]:
-    """Tasks of a plan with a shard that has no record; all that there will be, while there is none."""
+    """Numbers of the tasks with a shard that has no record; before there is a plan, of all tasks."""
     if plan is None:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
-    return tuple(task for task in range(plan.tasks) if not done.issuperset(read_recipes(run, task)))
+    return tasks_undone(run, done)
 
 
 def submissions(run: RunDir) -> list[Submission]:
@@ -152,14 +162,30 @@ def submissions(run: RunDir) -> list[Submission]:
     return found
 
 
-def cancel(run: RunDir) -> list[str]:
-    """End the jobs that are still queued or running, newest stage first, so that none starts after the one before."""
-    ids = [one for s in submissions(run) for stage in reversed(s.jobs.values()) for one in stage]
+def cancel(run: RunDir) -> Cancelled:
+    """Cancel the jobs that are still queued or running.
+
+    The last stage comes first, so that no job starts because the one before it was cancelled.
+    """
+    noted = submissions(run)
+    ids = [one for submission in noted for stage in reversed(submission.jobs.values()) for one in stage]
     states = queued(ids)
-    there = [one for one in ids if one in states]
-    if there:
-        subprocess.run(["scancel", *there], check=True)
-    return there
+    active = tuple(one for one in ids if one in states)
+    if active:
+        subprocess.run(["scancel", *active], check=True)
+    return Cancelled(submissions=len(noted), jobs=active)
+
+
+def describe_cancelled(cancelled: Cancelled, run: RunDir) -> str:
+    """What was cancelled, in words."""
+    if cancelled.jobs:
+        return f"cancelled jobs {', '.join(cancelled.jobs)}; finished shards keep their records, `submit` does the rest"
+    if cancelled.submissions:
+        return "no job of this campaign is queued or running: nothing to cancel"
+    return (
+        f"this campaign was never submitted (there is no {run.submissions}): nothing to cancel. `embedcube submit` "
+        "submits it; stop a run on this machine with Ctrl-C"
+    )
 
 
 def _chain(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], plan: Plan | None) -> list[Stage]:
