@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,6 +165,13 @@ def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
     return recipes
 
 
+def tasks_undone(run: RunDir, done: Container[str]) -> tuple[int, ...]:
+    """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
+    table = _columns(run, ("task", "recipe"), None)
+    tasks, recipes = table["task"].to_pylist(), table["recipe"].to_pylist()
+    return tuple(sorted({task for task, recipe in zip(tasks, recipes, strict=True) if recipe not in done}))
+
+
 def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
     """Those of the inventory that shards of a task (or of all) need."""
     linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
@@ -173,7 +180,9 @@ def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None
 
 def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
     if task is None:
-        return pyarrow.parquet.read_table(run.plan, columns=list(names))
+        # not read_table: its datasets import pandas
+        with pyarrow.parquet.ParquetFile(run.plan) as file:
+            return file.read(columns=list(names))
     # the pilot is one more task
     paths, mine = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
     return pyarrow.concat_tables(pyarrow.parquet.read_table(p, columns=list(names), filters=mine) for p in paths)

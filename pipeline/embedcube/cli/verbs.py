@@ -243,11 +243,12 @@ def submit(
 def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """End the jobs of a campaign; what is recorded stays.  Example: embedcube cancel campaign.yaml"""
     from embedcube.jobs.submit import cancel as cancel_jobs
+    from embedcube.jobs.submit import describe_cancelled
 
     _, folder = open_campaign(campaign_file)
-    ended = cancel_jobs(folder)
-    _teller(as_json)(f"cancelled {', '.join(ended)}" if ended else "no job of this campaign is queued or running")
-    _print({"cancelled": ended}, as_json)
+    cancelled = cancel_jobs(folder)
+    _teller(as_json)(describe_cancelled(cancelled, folder))
+    _print({"cancelled": cancelled.jobs}, as_json)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.plugins import plugin
+from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.grid import Grid, PixelArea
@@ -33,8 +33,9 @@ class Observation:
 class Source(Protocol):
     """One archive of a campaign: finds its scenes, reads one scene on one area, and makes one picture of several.
 
-    Made by `Source(name, archive)`, which refuses wrong options with a RequestError; registered as an entry point
-    of the group `embedcube.sources`.
+    Made by `Source(name, archive)`; registered as an entry point of the group `embedcube.sources`. The constructor
+    refuses wrong options with a ValueError, or with a RequestError that names the key (exit 2). Any other exception
+    but an OSError is a bug of the plugin and is reported as one (exit 1).
     """
 
     def __init__(self, name: str, archive: Archive) -> None:
@@ -82,7 +83,7 @@ class Source(Protocol):
 def make_source(campaign: Campaign, archive: str) -> Source:
     """The source of one archive."""
     block = campaign.archives[archive]
-    source: Source = plugin("sources", block.source)(archive, block)
+    source: Source = make_plugin("sources", block.source, f"archives.{archive}", archive, block)
     return source
 
 
