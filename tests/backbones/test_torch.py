@@ -285,14 +285,17 @@ def test_what_a_program_makes_out_of_nothing_is_made_where_the_module_lies(cnn_f
         ({"mean": [1.0] * 3, "std": [1.0, 0.0, 1.0]}, "std is not positive"),
         ({"normalisation": "S2"}, "'S2' is neither none nor, for each of 1 archives, one of S2L2A"),
         ({"normalisation": "S1GRD"}, 'S1GRD knows no band "B02"; it knows VV, VH'),
-        (PLAIN | {"pool": "mean"}, 'no option "pool"; it has arguments'),
-        (PLAIN | {"pooling": "median"}, 'pooling is one of none, mean, max, cls, not "median"'),
-        (PLAIN | {"takes": "byxc"}, 'takes is one of bcyx, btcyx, bctyx, not "byxc"'),
+        (PLAIN | {"pool": "mean"}, 'torch: no option "pool", did you mean "pooling"'),
+        (
+            PLAIN | {"pooling": "median"},
+            "torch.pooling: .* 'none', 'mean', 'max' or 'cls' .found 'median'",
+        ),
+        (PLAIN | {"takes": "byxc"}, "torch.takes: Input should be 'bcyx', 'btcyx' or 'bctyx' .found 'byxc'"),
         (PLAIN | {"arguments": {"bands": 3}}, "arguments are for a `factory`"),
         (PLAIN | {"factory": "small_cmn"}, 'no factory "small_cmn".*embedcube.models; there are: small_cnn, small_vit'),
-        ({"mean": 5, "std": [1.0]}, "mean is a list, not 5"),
-        (PLAIN | {"prefix_tokens": -1}, "prefix_tokens is a number of tokens, not -1"),
-        (PLAIN | {"card": "mine"}, 'card is a URI, not "mine"'),
+        ({"mean": 5, "std": [1.0]}, "torch.mean: Input should be a valid tuple .found 5"),
+        (PLAIN | {"prefix_tokens": -1}, "torch.prefix_tokens: Input should be greater than or equal to 0 .found -1"),
+        (PLAIN | {"card": "mine"}, 'torch.card: "mine" is not a URI'),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:

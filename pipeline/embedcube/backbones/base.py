@@ -162,6 +162,6 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     inputs = make_inputs(campaign, layer_name)
     try:
         backbone: Backbone = plugin("backbones", layer.backbone["name"])(options, make_layout(layer), inputs)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise RequestError(f"layers.{layer_name}.backbone: {error}") from None
     return backbone

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.backbones.checkpoint import as_arrays, state_dict_of, taken
+from embedcube.campaign.options import PluginOptions, check_options
 from embedcube.grid import ShardLayout
 
 WIDTH = 128
@@ -85,6 +86,10 @@ _PIXELS = 32
 cores: 13 s for 10,000 pixels of 12 frames, 28 s with pieces of 128"""
 
 
+class Options(PluginOptions):
+    """Options of the backbone `presto`: none."""
+
+
 class Presto:
     """The backbone `presto`: cells of one pixel, up to 24 frames, bands by name from any number of archives.
 
@@ -111,9 +116,8 @@ class Presto:
         )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """Refuses options, cells of more than a pixel, halos, too many frames and bands that it has no use for."""
-        if options:
-            raise ValueError(f'presto has no option "{min(options)}"; it has none')
+        """Refuse options, cells of more than a pixel, halos, too many frames, and bands that Presto cannot use."""
+        check_options(Options, options, "presto")
         if layout.cell_px != 1 or layout.halo_px != 0:
             raise ValueError(
                 f"presto sees one pixel at a time: cell_px must be 1 and halo_px 0, "
