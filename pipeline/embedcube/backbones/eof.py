@@ -53,7 +53,6 @@ class Eof:
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
         """Refuse wrong options, and chips that are not one cell without a halo."""
         self._options = check_options(Options, options, "eof")
-        self._layout = layout
         self._inputs = inputs
         if layout.halo_px or layout.cell_px != layout.chip_px:
             raise ValueError(
@@ -74,11 +73,6 @@ class Eof:
     def fit_chips(self) -> None:
         """All: a basis is that of a whole period."""
         return
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The mask of every band, and the weighed anomalies with what they are made of."""
-        numbers = self._inputs.frames * self._inputs.channels * self._layout.chip_px**2
-        return batch * numbers * (1 + 3 * 4)
 
     def load(self, checkpoint: bytes) -> Weights:
         """Nobody publishes a basis for these chips."""

@@ -81,12 +81,6 @@ class Mosaiks:
         """The paper."""
         return "https://doi.org/10.1038/s41467-021-24638-z"
 
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The filtered pictures of a few chips and their rectified copies, and the batch's vectors."""
-        side, few = self._layout.chip_px, 2 if batch % 2 == 0 else batch
-        vectors = batch * self._layout.chip_cells**2 * self.dimensions(weights)
-        return 4 * (3 * few * self._options.filters * side * side + vectors)
-
     @property
     def fit_chips(self) -> int:
         """Enough for the statistics of the bands and for many times the patches that are whitened."""

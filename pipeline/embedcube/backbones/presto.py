@@ -129,8 +129,6 @@ class Presto:
         self._channels = _known([band for _, band in named])
         self._archives = [archive for archive, _ in named]
         self._groups = _filled(dict(zip(self._channels, (band for _, band in named), strict=True)))
-        self._frames = inputs.frames
-        self._layout = layout
 
     def dimensions(self, weights: Weights) -> int:
         """The width of the encoder."""
@@ -140,17 +138,6 @@ class Presto:
     def model(self) -> str:
         """The paper."""
         return "https://doi.org/10.48550/arXiv.2304.14065"
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The tokens of a piece twelve times over, its channels, and the vectors of the batch.
-
-        At the GELU of a block there are the tokens as made, as joined and as attended to, and its hidden layer, four
-        times as wide, twice.
-        """
-        tokens = 1 + len(self._groups) * self._frames
-        channels = 6 * self._frames * (len(CHANNELS) + 1)
-        vectors = batch * self._layout.chip_cells**2 * WIDTH
-        return 4 * (_PIXELS * (12 * tokens * WIDTH + 2 * WIDTH + channels) + vectors)
 
     @property
     def fit_chips(self) -> int:

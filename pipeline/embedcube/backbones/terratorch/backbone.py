@@ -80,11 +80,6 @@ class TerraTorch:
             return "https://github.com/terrastackai/terratorch"
         return f"https://huggingface.co/{known.hub[0]}"
 
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The outputs of all blocks, which TerraTorch keeps, what the widest block holds, and the batch's vectors."""
-        vectors = 4 * self._layout.chip_cells**2 * self._dimensions
-        return batch * (self._model.chip_bytes(self._layout.chip_px) + vectors)
-
     @property
     def fit_chips(self) -> int:
         """None: the weights are published, or random."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from pydantic import Field, field_validator
@@ -88,10 +88,6 @@ class Family(Protocol):
         """What the model says of some chips."""
         ...
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """Memory that a chip takes on its way through."""
-        ...
-
 
 class TerraMind:
     """One frame of one or several modalities, each of an archive."""
@@ -160,10 +156,6 @@ class TerraMind:
         side = x_bcyx.shape[-1] // self._known.patch_px
         return [(tokens.unflatten(1, (side, side)), None) for tokens in outputs]
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """Of its tokens."""
-        return _vit_bytes(self._known, len(self._bands), chip_px)
-
 
 class Prithvi:
     """Six bands in 1 to 4 frames."""
@@ -217,10 +209,6 @@ class Prithvi:
             outputs.append((tokens_byxd, all_bnd[:, 0]))
         return outputs
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """Of its tokens."""
-        return _vit_bytes(self._known, self._frames, chip_px)
-
 
 class Image:
     """A model of one image that gives feature maps: a CNN, or a transformer that says its tokens so.
@@ -247,7 +235,7 @@ class Image:
         self.std: Sequence[float] = options.std
         self._model, self._channels = options.model, inputs.channels
         shown = _shown(options.model, inputs.channels, chip_px)
-        self.widths, self.patch_px, self._bytes = list(shown.widths), list(shown.patch_px), shown.bytes
+        self.widths, self.patch_px = list(shown.widths), list(shown.patch_px)
 
     def build(self) -> nn.Module:
         """With as many input channels as the layer has bands."""
@@ -263,31 +251,17 @@ class Image:
         x_bcyx = chips.x_btcyx[:, 0].contiguous(memory_format=torch.channels_last)
         return [(maps.permute(0, 2, 3, 1), None) for maps in model(x_bcyx)]
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """As if every operation kept its result."""
-        return self._bytes
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
     widths: tuple[int, ...]
     patch_px: tuple[int, ...]
-    bytes: int
 
 
 @lru_cache(maxsize=16)
 def _shown(name: str, channels: int, chip_px: int) -> _Shown:
     """What an image model gives for a chip of zeros."""
     model = _image_model(name, channels).eval()
-    kept = 0
-
-    def count(_: nn.Module, __: Any, result: Any) -> None:
-        nonlocal kept
-        kept += 4 * result.numel() if isinstance(result, Tensor) else 0
-
-    for part in model.modules():
-        if not list(part.children()):
-            part.register_forward_hook(count)
     with torch.inference_mode():
         maps = model(torch.zeros(1, channels, chip_px, chip_px))
     if not isinstance(maps, list | tuple) or any(not isinstance(one, Tensor) or one.ndim != 4 for one in maps):
@@ -298,7 +272,6 @@ def _shown(name: str, channels: int, chip_px: int) -> _Shown:
     return _Shown(
         widths=tuple(one.shape[1] for one in maps),
         patch_px=tuple(chip_px // one.shape[2] for one in maps),
-        bytes=kept,
     )
 
 
@@ -362,12 +335,6 @@ def _refuse_modalities(options: Options) -> None:
 def _refuse_cls(options: Options) -> None:
     if options.pooling == "cls":
         raise ValueError(f"terratorch: {options.model} has no class token; pooling may be none, mean or max")
-
-
-def _vit_bytes(known: KnownModel, pictures: int, chip_px: int) -> int:
-    """Tokens as every block leaves them, and what one block holds: its hidden layer thrice, and its attention."""
-    tokens = pictures * (chip_px // known.patch_px) ** 2 + 1
-    return 4 * tokens * (known.width * (2 * known.blocks + 24) + known.heads * tokens)
 
 
 def _dates(chips: Chips) -> Tensor:

@@ -114,10 +114,6 @@ class Torch:
         """What the campaign says."""
         return self._options.card
 
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """As found when the weights were taken in, and half again for what the kernels of torch take for themselves."""
-        return batch * self._found(weights).chip_bytes * 3 // 2
-
     @property
     def fit_chips(self) -> int:
         """None: the weights are somebody's."""
