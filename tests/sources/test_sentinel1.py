@@ -114,7 +114,7 @@ def observed(
         ({"options": {"values": "dB"}}, r"options\.values: .*'linear', 'amplitude', 'db' or 'worldcereal'.*'dB'"),
         (
             {"options": {"values": "db", "orbits": "both"}},
-            r'sentinel1 has no option "orbits"; it has variables, nodata, packing, scale, add, values',
+            r'archives\.radar\.options: no option "orbits", did you mean "orbit"',
         ),
         ({"options": {"values": "db", "orbit": "up"}}, r"options\.orbit: .*'up'"),
         ({"options": {"values": "db", "variables": {"HH": "x"}}}, r'variables: band "HH" is not wanted'),

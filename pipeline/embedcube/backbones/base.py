@@ -112,10 +112,6 @@ class Backbone(Protocol):
         """A URI of the model: where its paper, code or card is."""
         ...
 
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """Memory that one forward pass takes at most, weights and chips excluded; `plan` prices it."""
-        ...
-
     @property
     def fit_chips(self) -> int | None:
         """How many chips a fit wants to look at: 0 for a backbone with weights of its own, None for all there are.

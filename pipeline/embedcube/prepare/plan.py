@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow
@@ -32,12 +31,22 @@ from embedcube.kernel.recipes import digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.draw_groups import ReadCost, assign, draw_groups
-from embedcube.prepare.price import DECODE_BYTES_PER_S, price_layer, refuse_over_limit, seconds_per_batch, total_price
+from embedcube.prepare.price import (
+    DECODE_BYTES_PER_S,
+    Activations,
+    measure_activations,
+    price_layer,
+    refuse_over_limit,
+    seconds_per_batch,
+    total_price,
+)
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.steps import refuse_long_steps
 
 Ints = NDArray[np.int64]
+
+Measured = TypeVar("Measured")
 
 
 def plan(campaign: Campaign, run: RunDir) -> Plan:
@@ -112,7 +121,7 @@ def _plan_layer(
     versions = versions | installed(set(backbone.software))
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
-    activations = partial(backbone.activation_bytes, weights)
+    activations: Activations | None = None
     zones, planned = {}, []
     made_of = forward_digest(campaign, name, weights_digest, versions)
     probed_for = made_of if layer.batch == "auto" else ""
@@ -126,6 +135,7 @@ def _plan_layer(
         shards, zones[zone] = found
         reading = _reading(campaign, name, shards, scenes, grid)
         context = make_context(campaign, name, [zone], weights, module, device, batch or 2)
+        activations = activations or _measured(name, replace(context, batch=batch or 4), measure_activations)
         if not batch:
             batch = best_batch(context, activations, (device_memory(device) or how.mem_bytes_per_rank / 2) / 2)
             context = replace(context, batch=batch)
@@ -133,7 +143,7 @@ def _plan_layer(
             program = _program(run, name, context, digest_of([made_of, context.batch]))
             module = Compiled(program.data, device)
         context = replace(context, module=module)
-        batch_s = batch_s or _seconds_per_batch(name, context)
+        batch_s = batch_s or _measured(name, context, seconds_per_batch)
         price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, context, activations)
         recipes = recipes_of(campaign, name, zone, batch, weights_digest, program.digest, versions, shards, digests)
         cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
@@ -205,9 +215,10 @@ def _program(run: RunDir, name: str, context: LayerContext, compiled_for: str) -
     return program
 
 
-def _seconds_per_batch(name: str, context: LayerContext) -> float:
+def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext], Measured]) -> Measured:
+    """The result of `measure`; a RequestError where the device has too little memory for it."""
     try:
-        return seconds_per_batch(context)
+        return measure(context)
     except torch.cuda.OutOfMemoryError:
         raise RequestError(
             f"layers.{name}: a batch of {context.batch} does not fit into the device's memory; lower batch or chip_px"

@@ -1,19 +1,15 @@
 """The block `options` of an archive: what its source alone knows, checked like the rest of the campaign file."""
 
 from collections.abc import Container
-from typing import TypeVar
 
-from pydantic import ValidationError
-
-from embedcube.campaign.fields import Block, nearest
+from embedcube.campaign.fields import nearest
+from embedcube.campaign.options import Checked, check_options
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
 from embedcube.sources.catalog.products import Names
 
-Options = TypeVar("Options", bound=Block)
 
-
-def read_options(kind: type[Options], name: str, archive: Archive, *, free: Container[str] = ()) -> Options:
+def read_options(kind: type[Checked], name: str, archive: Archive, *, free: Container[str] = ()) -> Checked:
     """The options of archive `name` as a `kind`; those that are mappings, but the `free`, have bands for keys.
 
     Raises:
@@ -21,25 +17,17 @@ def read_options(kind: type[Options], name: str, archive: Archive, *, free: Cont
             is not wanted.
     """
     place = f"archives.{name}.options"
-    for key in archive.options:
-        if key not in kind.model_fields:
-            known = ", ".join(kind.model_fields)
-            raise RequestError(f'{place}: the source {archive.source} has no option "{key}"; it has {known}')
-        for band in archive.options[key] if isinstance(archive.options[key], dict) and key not in free else ():
+    try:
+        options = check_options(kind, archive.options, place)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    for key, value in archive.options.items():
+        for band in value if isinstance(value, dict) and key not in free else ():
             if band not in archive.read_bands:
                 raise RequestError(
                     f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.read_bands)}'
                 )
-    try:
-        return kind.model_validate(archive.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            message = f"is needed: {kind.model_fields[key].description}"
-        elif first["type"] != "value_error":
-            message = f"{message} (found {first['input']!r})"
-        raise RequestError(f"{place}.{key}: {message}") from None
+    return options
 
 
 def band_names(archive: Archive, variables: dict[str, str]) -> Names:
