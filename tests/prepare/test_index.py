@@ -19,7 +19,8 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.scene import Asset
 from embedcube.prepare.index import index
 from embedcube.sources.catalog import pool as spread
-from embedcube.sources.catalog.products import File, Product, describe
+from embedcube.sources.catalog.describe import describe
+from embedcube.sources.catalog.products import File, Product
 from embedcube.sources.catalog.tiff_header import described
 from embedcube.windows import utc
 

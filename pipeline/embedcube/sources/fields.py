@@ -14,8 +14,9 @@ from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import Product, by_time, describe, place_of
+from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
