@@ -12,22 +12,22 @@ from embedcube.windows import utc
 _SIZED = re.compile(r"(.+)_(10|20|60)m")
 
 Names = Mapping[str, frozenset[str]]
-"""Each wanted band, and all names (lower case) by which files or catalogues may call it"""
+"""For each band to be read, all names (lower case) that files or catalogues may use for it"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """Where one band of a product lies."""
+    """The file of one band of a product."""
 
     path: Path
     inner: str = ""
     """member of a zip archive, or variable of a NetCDF file"""
     index: int = 1
-    """of the band among those of the raster"""
+    """number of the band in the raster, from 1"""
     size: int | None = None
-    """of the file or member, as the catalogue says"""
+    """bytes of the file or member, as the catalogue states"""
     digest: str = ""
-    """"<algorithm>:<hex>", as the catalogue says"""
+    """"<algorithm>:<hex>", as the catalogue states; empty if it does not"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +38,21 @@ class Product:
     time: datetime
     """UTC"""
     files: dict[str, File]
-    """of the wanted bands that there are"""
+    """by band, for the bands that the product has"""
     missing: dict[str, str] = field(default_factory=dict)
-    """of the other wanted bands, why there is no file"""
+    """by band, why the other bands have no file"""
     fault: str = ""
-    """why it cannot be used as a whole"""
+    """why the whole product cannot be used"""
     properties: dict[str, Any]
-    """by the names of STAC and its extensions"""
+    """metadata, under the names of STAC and its extensions"""
     bbox: tuple[float, float, float, float] | None = None
-    """west, south, east, north as described; only used where no file can be opened"""
+    """west, south, east, north as the catalogue states; only used where no file can be opened"""
     radar_safe: Path | None = None
-    """the SAFE folder of a GRD of Sentinel-1, whose pixels are where the radar saw them"""
+    """SAFE folder of a Sentinel-1 GRD product, whose pixels are in radar geometry"""
 
 
 def by_time(products: Iterable[Product]) -> list[Product]:
-    """In the order of time and id; of several with one id, all but the first have a number behind theirs."""
+    """Products ordered by time and id; a repeated id gets a number appended."""
     ordered, ids = [], set[str]()
     for product in sorted(products, key=lambda p: (p.time, p.id)):
         number, unique = 1, product.id
@@ -64,8 +64,8 @@ def by_time(products: Iterable[Product]) -> list[Product]:
     return ordered
 
 
-def called(name: str) -> tuple[str, int]:
-    """A name in lower case, and the pixel size (m) that it ends in or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
+def split_pixel_size(name: str) -> tuple[str, int]:
+    """A name in lower case without its pixel size, and that size (m) or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
     match = _SIZED.fullmatch(name.lower())
     return (match[1], int(match[2])) if match else (name.lower(), 0)
 
@@ -76,5 +76,5 @@ def time_in(name: str) -> datetime | None:
         try:
             return utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000"))))
         except ValueError:
-            continue  # eight digits that are no date
+            continue  # eight digits that are not a date
     return None

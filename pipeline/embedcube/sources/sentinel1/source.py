@@ -178,7 +178,7 @@ class Sentinel1:
             processing="; ".join(
                 [
                     _said(orbit),
-                    *self._options.said(assets),
+                    *self._options.formulas(assets),
                     f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
                     "the composite is 10 log10 of power",
                 ]
