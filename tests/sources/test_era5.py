@@ -293,7 +293,7 @@ def test_levels_of_grib_are_selected_or_refused(tmp_path: Path, reader: RasterRe
     [
         ({"options": {"selct": {}}}, 'options: no option "selct", did you mean "select"'),
         ({"options": {"select": 137}}, "select: Input should be a valid dictionary .found 137."),
-        ({"options": {"methods": {"tp": "sum"}}}, 'methods: band "tp" is not wanted'),
+        ({"options": {"methods": {"tp": "sum"}}}, 'methods: band "tp" is not one of'),
         ({"options": {"methods": {"sp": "median"}}}, "methods.sp: Input should be 'point', 'mean', 'sum'"),
         ({"options": {"pattern": "{param}.nc"}}, "has no {param} or no {date}"),
         ({"options": {"reduced_gaussian": "bilinear"}}, "Input should be 'nearest' .found 'bilinear'."),

@@ -9,7 +9,7 @@ from typing import Any
 
 from rasterio.errors import RasterioError
 
-from embedcube.sources.catalog.products import File, Names, Product, called, time_in
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, time_in
 from embedcube.sources.reader import open_raster
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
@@ -77,7 +77,7 @@ def folder_products(
     """
     found: dict[str, dict[str, tuple[int, Path]]] = {}
     for file in sorted(files):
-        stem, pixel_m = called(Path(file).stem)
+        stem, pixel_m = split_pixel_size(Path(file).stem)
         for band, known in names.items():
             for name in known:
                 if stem == name or stem.endswith(f"_{name}"):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from embedcube.sources.catalog.products import File, Names, Product, called, time_in
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, time_in
 from embedcube.windows import utc
 
 _METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")
@@ -122,7 +122,7 @@ def _finest(images: list[str], known: frozenset[str]) -> str:
     """The image of a band, T33TWL_20230815T100031_B02_10m.jp2; empty where there is none."""
     found = []
     for member in images:
-        name, pixel_m = called(PurePosixPath(member).stem)
+        name, pixel_m = split_pixel_size(PurePosixPath(member).stem)
         kind = _KIND.match(name)
         if (kind[1] if kind else name.rpartition("_")[2]) in known:
             found.append((pixel_m, member))

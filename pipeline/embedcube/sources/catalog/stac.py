@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from embedcube.errors import RequestError
-from embedcube.sources.catalog.products import File, Names, Product, called
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size
 from embedcube.windows import utc
 
 _LINES = (".ndjson", ".jsonl", ".geojsonl")
@@ -144,7 +144,7 @@ def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
             for band in asset.get("eo:bands") or asset.get("bands") or ()
         )
         stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
-        (name, pixel_m), (stem, stem_m) = called(key), called(stem)
+        (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
         names = frozenset((name, stem))
         offered.append(
             _Offered(href=href, path=path, names=names, described=described, pixel_m=pixel_m or stem_m, asset=asset)

@@ -203,31 +203,26 @@ def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], diges
     times = parts[0].variable.times
     first, last = (time.replace(tzinfo=UTC) for time in times[[0, -1]].tolist())
     name = os.path.relpath(parts[0].path, request.root)
-    assets, faults, processing = [], [], []
+    assets: list[Asset] = []
+    faults: list[str] = []
+    processing: list[str] = []
     for band, method in zip(request.bands, request.methods, strict=True):
-        mine = [part for part in parts if part.band == band]
-        if len(mine) != 1:
-            both = " and in ".join(os.path.relpath(part.path, request.root) for part in mine)
-            nowhere = (
-                f"in no file of the times and points of {name}; bands that are cut otherwise need archives of their own"
-            )
-            faults.append(f"{band}: in {both}" if mine else f"{band}: {nowhere}")
+        of_band = [part for part in parts if part.band == band]
+        if len(of_band) != 1:
+            faults.append(f"{band}: {_not_in_one_file(of_band, name, request.root)}")
             continue
-        variable = mine[0].variable
+        variable = of_band[0].variable
         faults.extend(_refused(request, band, method, variable))
-        step_s = spacing(times) or apart[band]
-        of = variable.method if method == "point" and variable.method == "mean" else method
-        ends = stamped_at_end(of, step_s, variable.ends)
-        processing.append(f"{band}: {_over_a_frame(of, step_s, ends)}")
-        processing.extend(f"{band}: {note}" for note in [variable.processing] if note)
-        assets.append(replace(_asset(request, mine[0], digests), step_s=step_s, ends=ends))
+        asset, notes = _asset(request, of_band[0], method, spacing(times) or apart[band], digests)
+        assets.append(asset)
+        processing.extend(f"{band}: {note}" for note in notes)
     ends_at_stamp = [asset.ends for asset in assets]
     return Scene(
         id=f"{first:%Y-%m-%dT%H:%M}/{last:%Y-%m-%dT%H:%M} {name}",
         archive=request.archive,
         time=first - any(ends_at_stamp) * BEFORE,
         end=last - (bool(assets) and all(ends_at_stamp)) * BEFORE,
-        # of the same times: tiles of one field, or the same field twice
+        # files of the same times are one acquisition: tiles of one field, or the same field twice
         acquisition=f"{first.isoformat()}/{last.isoformat()}",
         bbox=_bbox(parts[0].variable.points),
         assets=tuple(assets),
@@ -235,6 +230,13 @@ def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], diges
         verdict="; ".join(faults),
         software=tuple(sorted({package for part in parts for package in software_of(part.path)})),
     )
+
+
+def _not_in_one_file(parts: list[_Part], name: str, root: Path) -> str:
+    """Why a band has no file of its own among those that share the times and points of file `name`."""
+    if not parts:
+        return f"in no file of the times and points of {name}; bands that are cut otherwise need archives of their own"
+    return "in " + " and in ".join(os.path.relpath(part.path, root) for part in parts)
 
 
 def stamps(scene: Scene) -> tuple[datetime, datetime]:
@@ -270,26 +272,33 @@ def _refused(request: Request, band: str, method: Method, variable: Variable) ->
     yield f"{band}: its file calls each step a {said}, it is taken for a {method}; say which: methods: {{{band}: ...}}"
 
 
-def _asset(request: Request, part: _Part, digests: Digests) -> Asset:
-    transform, rows, cols = part.variable.points.raster
+def _asset(request: Request, part: _Part, method: Method, step_s: int, digests: Digests) -> tuple[Asset, list[str]]:
+    """The asset of one band, and how its steps are processed, in words."""
+    variable = part.variable
+    of_steps = variable.method if method == "point" and variable.method == "mean" else method
+    ends = stamped_at_end(of_steps, step_s, variable.ends)
+    transform, rows, cols = variable.points.raster
     size, digest = digests.of(part.path)
-    return Asset(
+    asset = Asset(
         band=part.band,
         path=os.path.relpath(part.path, request.root),
-        inner=part.variable.name,
+        inner=variable.name,
         crs=CRS,
         transform=transform,
         rows=rows,
         cols=cols,
-        block_rows=part.variable.block[0],
-        block_cols=part.variable.block[1],
-        # in which frames are averaged and summed
+        block_rows=variable.block[0],
+        block_cols=variable.block[1],
+        # frames are averaged and summed in float64
         dtype="float64",
         nodata=None,
         size=size,
-        steps=len(part.variable.times),
+        steps=len(variable.times),
+        step_s=step_s,
+        ends=ends,
         digest=digest,
     )
+    return asset, [_over_a_frame(of_steps, step_s, ends), *filter(None, [variable.processing])]
 
 
 def _bbox(points: Points) -> tuple[float, float, float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.errors import CorruptInput
-from embedcube.sources.catalog.products import digest_of_file
+from embedcube.sources.catalog.digests import digest_of_file
 from embedcube.sources.era5.grib import GribSeries
 from embedcube.sources.era5.series import Series
 from embedcube.sources.era5.xarray_series import XarraySeries

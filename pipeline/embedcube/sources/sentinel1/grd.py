@@ -22,7 +22,8 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.catalog.products import File, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.digests import digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
 from embedcube.sources.reader import RasterReader, judge, judge_missing, open_raster, retried
 from embedcube.sources.resample import Method, Pixels

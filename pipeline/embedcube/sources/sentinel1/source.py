@@ -24,8 +24,9 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import File, Product, by_time, describe, place_of
+from embedcube.sources.catalog.products import File, Product, by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -177,7 +178,7 @@ class Sentinel1:
             processing="; ".join(
                 [
                     _said(orbit),
-                    *self._options.said(assets),
+                    *self._options.formulas(assets),
                     f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
                     "the composite is 10 log10 of power",
                 ]

@@ -14,8 +14,9 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import Product, by_time, describe, place_of
+from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.options import read_options
 from embedcube.sources.reader import RasterReader
