@@ -1,4 +1,4 @@
-"""Pages of the reference that are made from the code each time the site is built: the campaign file, the command line."""
+"""Pages of the reference that are made from the code each time the site is built."""
 
 import re
 import subprocess
@@ -20,8 +20,8 @@ CAMPAIGN_HEAD = """# Campaign file
 One YAML file says what is asked. `embedcube schema` prints the same as JSON Schema, for your editor.
 All but `how` and the paths is *what*: it makes the campaign's digest and decides the bytes of the cube.
 
-A time is an ISO date or time (`2023-06-01`, `2023-06-01T12:00:00`), in UTC if it names no zone. A duration is a number and a unit:
-`1 hour`, `14 days`, `2 weeks`, `1 month`, `1 year`.
+A time is an ISO date or time (`2023-06-01`, `2023-06-01T12:00:00`), in UTC if it names no zone.
+A duration is a number and a unit: `1 hour`, `14 days`, `2 weeks`, `1 month`, `1 year`.
 """
 
 SITE_HEAD = """# Site file
@@ -83,7 +83,8 @@ def _table(title: str, block: Json) -> str:
         required = key in block.get("required", ())
         default = "required" if required else _default(value)
         rows.append(f"| `{key}` | {_value(value)} | {default} | {meanings.get(key, '')} |")
-    return block.get("description", "").partition("\n")[0] + "\n\n" + "\n".join(rows) + "\n"
+    description = str(block.get("description", "")).partition("\n")[0]
+    return description + "\n\n" + "\n".join(rows) + "\n"
 
 
 def _field_docstrings(title: str) -> dict[str, str]:
