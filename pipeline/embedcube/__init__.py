@@ -11,8 +11,9 @@ To read the code, start at `embedcube.kernel.embed`: the one function that a lap
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
+# type checkers take this name for true; importing `typing` would cost more than all the rest here
 if TYPE_CHECKING:
     from embedcube.campaign.load import Campaign
     from embedcube.cli.stages import run
@@ -48,10 +49,11 @@ _HOMES = {
 """The module that defines each public name."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    found: object = getattr(import_module(_HOMES[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:
