@@ -245,6 +245,13 @@ def is_geographic(crs: str) -> bool:
     return CRS.from_user_input(crs).is_geographic
 
 
+@lru_cache(maxsize=1024)
+def unit_of(crs: str) -> str:
+    """Unit of the coordinates of a CRS: "m", "degrees", or its name."""
+    name = CRS.from_user_input(crs).axis_info[0].unit_name
+    return {"metre": "m", "degree": "degrees"}.get(name, name)
+
+
 _NEIGHBOURHOOD = 20.0
 """degrees around the area that a projected CRS is made for, within which its coordinates still mean something"""
 

@@ -49,10 +49,23 @@ def resolve_campaign(
     site: Path | None = None,
 ) -> "tuple[Campaign, RunDir]":
     """The campaign, with what the command line and its site say of `how`, and its run folder."""
+    campaign, _ = open_campaign(campaign_file)
+    return resolved(campaign, ranks, retry_quarantined=retry_quarantined, executor=executor, site=site)
+
+
+def resolved(
+    campaign: "Campaign",
+    ranks: int | None = None,
+    *,
+    retry_quarantined: bool = False,
+    executor: str | None = None,
+    site: Path | None = None,
+) -> "tuple[Campaign, RunDir]":
+    """The campaign with what the caller and its site say of `how`, and its run folder."""
     from embedcube.campaign.plugins import refuse_unknown_plugins
+    from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.site import at_site, load_site
 
-    campaign, folder = open_campaign(campaign_file)
     said = {
         "ranks": ranks,
         "retry_quarantined": retry_quarantined or None,
@@ -64,4 +77,4 @@ def resolve_campaign(
     if how.executor == "slurm":
         campaign = at_site(campaign, load_site(campaign))
     refuse_unknown_plugins(campaign)
-    return campaign, folder
+    return campaign, RunDir(campaign.run_folder)

@@ -9,11 +9,46 @@ from embedcube.progress import Say, shown
 if TYPE_CHECKING:
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
+    from embedcube.cube.reader import Cube
     from embedcube.jobs.doctor import Examined
 
 
 _NAMED = 4
 """windows, of many without any scene"""
+
+
+def run(campaign: "Campaign", *, ranks: int | None = None, say: Say = print) -> "Cube":
+    """Run all stages on this machine, each resumed where it stopped, and open the cube.
+
+    `ranks` processes are used instead of how.ranks; `say` prints the progress.
+
+    Raises:
+        RequestError: the campaign cannot be run as it is; nothing was started.
+        WorkError: a stage failed, or `verify` found something wrong.
+    """
+    from embedcube.campaign.resolve import resolved, write_resolved
+    from embedcube.cube.reader import Cube
+
+    campaign, folder = resolved(campaign, ranks)
+    write_resolved(campaign, folder)
+    made = run_stages(campaign, folder, say)
+    fail_on(made["findings"])
+    return Cube(made["cube"])
+
+
+def run_stages(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Index, fit, plan, embed, consolidate, verify; the answer holds the findings of `verify`."""
+    prepare(campaign, folder, say)
+    embed(campaign, folder, say, None)
+    made = consolidate(campaign, folder, say)
+    return made | {"findings": verify(campaign, folder, say, recompute=1)}
+
+
+def prepare(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Index, fit, plan: all that is decided before anything is embedded."""
+    index_once(campaign, folder, say)
+    fit(campaign, folder, say)
+    return plan(campaign, folder, say)
 
 
 def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:

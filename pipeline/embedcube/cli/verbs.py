@@ -94,18 +94,12 @@ def run(
     """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
     campaign, folder = open_run(campaign_file, ranks)
     say = _teller(as_json)
-    stages.index_once(campaign, folder, say)
-    stages.fit(campaign, folder, say)
-    planned = stages.plan(campaign, folder, say)
     if until == "plan":
-        _print(planned, as_json)
+        _print(stages.prepare(campaign, folder, say), as_json)
         return
-    stages.embed(campaign, folder, say, None)
-    made = stages.consolidate(campaign, folder, say)
-    findings = stages.verify(campaign, folder, say, recompute=1)
-    if as_json:
-        print(json.dumps(made | {"findings": findings}))
-    stages.fail_on(findings)
+    made = stages.run_stages(campaign, folder, say)
+    _print(made, as_json)
+    stages.fail_on(made["findings"])
     say(f"cube        {made['cube']}")
 
 
@@ -227,9 +221,7 @@ def submit(
     submission.refuse_while_queued(folder)
     write_resolved(campaign, folder)
     if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
-        stages.index_once(campaign, folder, say)
-        stages.fit(campaign, folder, say)
-        stages.plan(campaign, folder, say)
+        stages.prepare(campaign, folder, say)
     if pilot is not None:
         _print(stages.pilot(campaign, folder, say, pilot), as_json)
         return
@@ -273,7 +265,9 @@ def explain(
     cube: CubePath,
     lon: Annotated[float, typer.Option(help="Longitude in degrees.")],
     lat: Annotated[float, typer.Option(help="Latitude in degrees.")],
-    moment: Annotated[str, typer.Option("--time", help="A moment, for example 2023-06-15.")],
+    moment: Annotated[
+        str | None, typer.Option("--time", help="A day, month, year or moment; needed where there are several windows.")
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
     as_json: AsJson = False,
 ) -> None:
