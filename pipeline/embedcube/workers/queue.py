@@ -9,8 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-
-from torch.distributed import TCPStore
+from typing import Protocol
 
 from embedcube.campaign.plan import Shard
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
@@ -18,6 +17,18 @@ from embedcube.workers.crashes import CrashHistory
 from embedcube.workers.protocol import GROUPS_DRAWN, SHARDS_DRAWN, Place, drawn_key, group_key
 
 log = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """The store of parent 0 (a TCPStore), as drawing needs it; both raise a RuntimeError when the parent is gone."""
+
+    def add(self, key: str, number: int, /) -> int:
+        """Add to a counter, atomically among all ranks, and return it."""
+        ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Write a text."""
+        ...
 
 
 class ShardQueue:
@@ -88,7 +99,7 @@ class RankDraws:
         groups: Sequence[Sequence[Shard]],
         done: Collection[str],
         history: CrashHistory,
-        store: TCPStore,
+        store: Store,
         place: Place,
         ranks_per_node: int,
         stop: threading.Event,
