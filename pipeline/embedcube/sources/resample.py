@@ -3,33 +3,24 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import Transformer
 from rasterio.windows import Window
 
+from embedcube.campaign.resampling import ALIGNED, Method, fineness, nesting, resampling_of
 from embedcube.campaign.scene import Asset
 from embedcube.grid import Grid, PixelArea, is_geographic, shift_between
 from embedcube.timings import Timings
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float64]
-Method = Literal["nearest", "bilinear", "average"]
 
 Conversion = Callable[[Pixels], Pixels]
 """A file's pixels, of whatever type -> float32 of the same shape, each on its own; NaN where there is no value"""
-
-_ALIGNED = 1e-4
-"""pixels by which a file may miss the lattice and still be copied: far below any geolocation, far above rounding"""
-
-_FINER = 1.75
-"""pixels of a file along the side of a grid's from which on bilinear averages: two, whatever the projections say"""
-
-_EARTH_M = 6_371_000.0
 
 _AT_ONCE = 1 << 19
 """pixels of a file that are averaged at once, about"""
@@ -93,63 +84,8 @@ def _read_onto(
     return result
 
 
-def resampling_of(asset: Asset, grid: Grid, method: Method) -> Literal["copied", "repeated"] | Method:
-    """How a file's pixels come onto a grid.
-
-    Files on the lattice are copied, coarser ones that nest in it repeated (nearest, average); all else is warped
-    exactly. Where a file is about twice as fine as the grid or more, bilinear would leave out most of its pixels:
-    they are averaged.
-    """
-    step = nesting(asset, grid)
-    if step == 1:
-        return "copied"
-    if step is not None and method != "bilinear":
-        return "repeated"
-    return "average" if method == "bilinear" and _fineness(asset, grid) > _FINER else method
-
-
-def resampling_in_words(asset: Asset, grid: Grid, method: Method) -> str:
-    """The same for people: what `explain` says of a band."""
-    way = resampling_of(asset, grid, method)
-    if way not in ("copied", "repeated"):
-        return f"warped ({way})"
-    step, shift = nesting(asset, grid) or 1, shift_between(asset.crs, grid.crs) or (0.0, 0.0)
-    words = way if step == 1 else f"{way} {step} x {step}"
-    return f"{words}, shifted by {shift[1] / 1000:+,.0f} km to the north" if shift[1] else words
-
-
-def _fineness(asset: Asset, grid: Grid) -> float:
-    """How many of a file's pixels lie along the side of a grid's, by their nominal sizes."""
-    a, b, _, d, e, _ = asset.transform
-    return grid.pixel * _unit_m(grid.crs) / (math.sqrt(abs(a * e - b * d)) * _unit_m(asset.crs))
-
-
-@lru_cache(maxsize=1024)
-def _unit_m(crs: str) -> float:
-    """Metres of a unit of a CRS; of its angle along a meridian."""
-    known = CRS.from_user_input(crs)
-    unit = known.axis_info[0].unit_conversion_factor
-    return unit * _EARTH_M if known.is_geographic else unit
-
-
 def _known(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(pixels) & (pixels != asset.nodata))
-
-
-def nesting(asset: Asset, grid: Grid) -> int | None:
-    """How many grid pixels make one side of a file's pixel, where the file's pixels nest in the grid; else None."""
-    a, b, c, d, e, f = asset.transform
-    step, shift = round(a / grid.pixel), shift_between(asset.crs, grid.crs)
-    if step < 1 or b or d or not math.isclose(a, -e, rel_tol=1e-9) or shift is None:
-        return None
-    offsets = (
-        (c + shift[0] - grid.origin_x) / grid.pixel,
-        (grid.origin_y - f - shift[1]) / grid.pixel,
-        max(asset.rows, asset.cols) * (a / grid.pixel - step),
-    )
-    if abs(offsets[2]) > _ALIGNED or any(abs(o - round(o)) > _ALIGNED for o in offsets[:2]):
-        return None
-    return step
 
 
 def _copy(
@@ -159,7 +95,7 @@ def _copy(
     left = round((asset.transform[2] + dx - grid.origin_x) / grid.pixel)
     top = round((grid.origin_y - asset.transform[5] - dy) / grid.pixel)
     around = 360 / grid.pixel
-    turns = range(-2, 3) if grid.geographic and abs(around - round(around)) < _ALIGNED else (0,)
+    turns = range(-2, 3) if grid.geographic and abs(around - round(around)) < ALIGNED else (0,)
     for turn in turns:
         _copy_at(read, asset, area, step, (top, left + turn * round(around)), result)
 
@@ -238,7 +174,7 @@ def _in_file(asset: Asset, grid: Grid, x: NDArray[Any], y: NDArray[Any]) -> tupl
 
 def _strips(asset: Asset, grid: Grid, area: PixelArea) -> Iterator[PixelArea]:
     """Rows of an area under which a file has not too many pixels."""
-    rows = max(1, round(_AT_ONCE / (max(1.0, _fineness(asset, grid)) ** 2 * area.cols)))
+    rows = max(1, round(_AT_ONCE / (max(1.0, fineness(asset, grid)) ** 2 * area.cols)))
     for first in range(0, area.rows, rows):
         yield replace(area, row=area.row + first, rows=min(rows, area.rows - first))
 
@@ -303,7 +239,7 @@ def _boxes_under(asset: Asset, grid: Grid, area: PixelArea) -> tuple[Floats, Flo
     edges = row - height, row + height, col - width, col + width
     # of a place that the file's CRS does not know, a row that no file has
     there = np.logical_and.reduce([np.isfinite(edge) for edge in edges])
-    snapped = [np.where(np.abs(edge - np.rint(edge)) < _ALIGNED, np.rint(edge), edge) for edge in edges]
+    snapped = [np.where(np.abs(edge - np.rint(edge)) < ALIGNED, np.rint(edge), edge) for edge in edges]
     top, bottom, left, right = (
         np.where(there, edge, other) for edge, other in zip(snapped, (-10, -9, 0, 1), strict=True)
     )
@@ -316,7 +252,7 @@ def _around(asset: Asset) -> int:
     if b or d or not is_geographic(asset.crs):
         return 0
     around = round(360 / abs(a))
-    return around if asset.cols >= around and abs(360 / abs(a) - around) < _ALIGNED else 0
+    return around if asset.cols >= around and abs(360 / abs(a) - around) < ALIGNED else 0
 
 
 def _source_window(asset: Asset, rows: NDArray[np.float64], cols: NDArray[np.float64], around: int) -> Window | None:
