@@ -25,6 +25,7 @@ from embedcube.windows import Duration, Window, windows_every
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Resampling = Literal["nearest", "bilinear", "average"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Encoding = Literal["int8", "float16", "float32"]
 
 
 class Mask(Block):
@@ -201,7 +202,7 @@ class Layer(Block):
     compile: bool = False
     """`plan` compiles the forward pass (a minute or so, and a compiler of C++), once, and all ranks run that program;
     `verify` holds it against the layer as it is"""
-    encoding: Literal["int8", "float16", "float32"] = "int8"
+    encoding: Encoding = "int8"
     chunk_windows: int = Field(1, gt=0)
     """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""
 

@@ -142,7 +142,7 @@ def embed(
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
-    campaign, folder = open_run(campaign_file)
+    campaign, folder = open_run(campaign_file, uses_plugins=False)
     _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
 
 

@@ -15,10 +15,11 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
+from embedcube.campaign.resampling import Method
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.sources.resample import Conversion, Method, Pixels, read_onto
+from embedcube.sources.resample import Conversion, Pixels, read_onto
 from embedcube.timings import WITHIN_READ, Timings
 
 # a file without georeferencing gets a verdict

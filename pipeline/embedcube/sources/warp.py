@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.windows import Window
 
+from embedcube.campaign.resampling import ALIGNED
 from embedcube.campaign.scene import Asset
 from embedcube.grid import Grid, PixelArea, is_geographic
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float64]
-
-ALIGNED = 1e-4
-"""tolerance (pixels) within which a file lies on the grid: far below any geolocation error, far above rounding"""
 
 
 def has_data(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:

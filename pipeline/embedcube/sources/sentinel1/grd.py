@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from embedcube.campaign.boxes import Box
+from embedcube.campaign.resampling import Method
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
@@ -26,7 +27,7 @@ from embedcube.sources.catalog.digests import digest_of_file, refuse_other_bytes
 from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
 from embedcube.sources.reader import RasterReader, judge, judge_missing, open_raster, retried
-from embedcube.sources.resample import Method, Pixels
+from embedcube.sources.resample import Pixels
 
 SOFTWARE = ("sarsen", "scipy", "xarray", "xarray-sentinel")
 """What makes power on a grid of a product's numbers"""
