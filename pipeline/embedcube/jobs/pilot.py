@@ -133,7 +133,7 @@ def scaled(measured: Mapping[str, float], planned: Mapping[str, tuple[str, float
 def describe_measured(price: Measured) -> list[str]:
     """Lines that say the price in words."""
     return [
-        f"measured {price.shards} of {price.of_shards} shards: all take {duration(price.rank_s)} of one rank's time",
+        f"measured {price.shards} of {price.of_shards} shards: one rank would take {duration(price.rank_s)}",
         f"about {duration(price.wall_s)} once all tasks run, {price.core_hours:.2g} core hours of whole nodes",
         f"{size(price.stored_bytes)} in the parts; the cube links to the same files",
     ]
