@@ -70,7 +70,7 @@ class RasterReader:
     """
 
     def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
-        """A read that fails for the moment is tried `attempts` times, after waits of `wait_s`, twice that, ... seconds."""
+        """A read that fails for the moment is tried `attempts` times; it waits `wait_s`, twice that, ... seconds."""
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
         self._callers = ThreadPoolExecutor(threads, thread_name_prefix="observe")
         self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
