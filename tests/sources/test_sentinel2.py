@@ -374,6 +374,13 @@ def test_an_offset_that_cannot_be_known_is_not_guessed(tmp_path: Path, day: str)
     assert (scene.verdict, scene.processing) == ("", "offset -1000: the campaign says so")
 
 
+@pytest.mark.parametrize("offset", ["none", [1000]])
+def test_an_offset_that_is_not_a_number_is_a_verdict(tmp_path: Path, offset: object) -> None:
+    item(tmp_path, "one", s2__processing_baseline="05.09", s2__add_offset=offset)
+    (scene,) = scenes(tmp_path, "B04")
+    assert scene.verdict == f"its metadata has s2:add_offset {offset!r}, which is not a number"
+
+
 @pytest.mark.parametrize(("band", "variable"), [("red", "B04"), ("B4", "B04"), ("reflectance", "B04")])
 def test_a_reflectance_has_its_offset_whatever_it_is_called(tmp_path: Path, band: str, variable: str) -> None:
     item(tmp_path, "one", s2__processing_baseline="05.09", assets={"B04": {"href": "./B04.tif"}})

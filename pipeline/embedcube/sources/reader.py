@@ -225,7 +225,7 @@ def retried(
 def judge(
     path: Path, inner: str, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
 ) -> CorruptInput | OSError:
-    """Why a file could not be decoded: its bytes are wrong (CorruptInput), or reading failed for the moment (OSError).
+    """Why a file could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
     GDAL reports both alike. So all bytes are read without GDAL and then decoded from memory: if that fails, the bytes
     are wrong. `name` is the file's path below the archive, `size` its bytes when it was indexed.

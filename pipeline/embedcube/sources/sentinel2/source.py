@@ -165,8 +165,11 @@ class Sentinel2:
             return asked, f"offset {asked:+g}: the campaign says so"
         if properties.get("earthsearch:boa_offset_applied"):
             return 0.0, "offset +0: the catalogue says it has been applied"
-        if "s2:add_offset" in properties:
-            offset = float(properties["s2:add_offset"])
+        if (stated := properties.get("s2:add_offset")) is not None:
+            try:
+                offset = float(stated)
+            except (TypeError, ValueError):
+                return None, f"its metadata has s2:add_offset {stated!r}, which is not a number"
             return offset, f"offset {offset:+g}: the product's metadata"
         if identity.baseline is not None:
             offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
