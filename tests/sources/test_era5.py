@@ -654,6 +654,13 @@ def test_times_follow_from_names(
         assert source.observe(scene, frame, *grid_on(NORTH_UP), reader).share_c == (1.0,)
 
 
+def test_a_name_with_a_date_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    for date in ("2022-08-30", "2022-08-32"):
+        write_netcdf(tmp_path / f"sp_{date}.nc", a_field([51, 50], [5, 6], hours(24, "2022-08-30")))
+    with pytest.raises(RequestError, match=r"sp_2022-08-32\.nc has the date 2022-08-32 in its name: day is out"):
+        list(era5(tmp_path, "sp", pattern="{param}_{date}.nc").scenes(full_digests=False))
+
+
 def test_a_file_with_fewer_steps_than_its_name_says_is_corrupt(tmp_path: Path, reader: RasterReader) -> None:
     for d, count in ((30, 24), (31, 23)):
         write_netcdf(tmp_path / f"sp_2022-08-{d}.nc", a_field([51, 50], [5, 6], hours(count, f"2022-08-{d}")))

@@ -97,7 +97,7 @@ class Fields:
         return lambda pixels: np.asarray(unpacked(pixels).astype(np.float32))
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """The mean, unless the archive says otherwise."""
+        """The mean, or the median if the archive says so."""
         return composite(observations, self._archive.composite or "mean")
 
 

@@ -71,7 +71,7 @@ class RasterReader:
     """
 
     def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
-        """A read that fails is tried `attempts` times, after waits of `wait_s`, twice that, ... seconds."""
+        """A read that fails for the moment is tried `attempts` times; it waits `wait_s`, twice that, ... seconds."""
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
         self._callers = ThreadPoolExecutor(threads, thread_name_prefix="observe")
         self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
@@ -226,7 +226,7 @@ def retried(
 def judge(
     path: Path, inner: str, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
 ) -> CorruptInput | OSError:
-    """Why a file could not be decoded: its bytes are wrong (CorruptInput), or reading failed for the moment (OSError).
+    """Why a file could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
     GDAL reports both alike. So all bytes are read without GDAL and then decoded from memory: if that fails, the bytes
     are wrong. `name` is the file's path below the archive, `size` its bytes when it was indexed.
