@@ -12,7 +12,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.backbones.base import Chips, Weights, make_backbone, make_inputs
@@ -360,7 +360,7 @@ def test_weights_state_their_period_and_pass_for_no_other(demo: Campaign, tmp_pa
     assert cube.explain(Cell(zone=f"{layer}/grid", t=0, y=0, x=0))["weights_fitted_on"] == period
     demo.change(lambda document: document["layers"][layer].update(fit=july))
     for verb in ("fit", "plan"):
-        done = run_cli(verb, demo.file)
+        done = call_cli(verb, demo.file)
         assert done.returncode == 2
         said = " ".join(done.stderr.split())
         assert f"fitted on {period}, layers.{layer}.fit asks for 2023-07-01T00:00:00Z/2023-08-01T00:00:00Z; put" in said

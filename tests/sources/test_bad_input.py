@@ -4,6 +4,7 @@ Each fault is that of one scene over a shard of 4 x 4 cells, beside a good one t
 """
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ import xarray
 import yaml
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
-from tests.conftest import ROOT, Campaign, cube_bytes, run_cli
+from tests.conftest import ROOT, Campaign, call_cli, cube_bytes
 from tests.edge.scenes import Scene, write_scene
 from tests.sources.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE
 
@@ -528,13 +529,20 @@ def test_two_runs_at_once_on_one_folder_make_the_cube_of_one(tmp_path: Path) -> 
 def test_a_plan_of_another_version_of_the_campaign_is_not_embedded(tmp_path: Path) -> None:
     campaign = planned(tmp_path, 1)
     campaign.change(lambda document: document["archives"]["s2"]["mask"].update(clear=[CLEAR, 5]))
-    done = run_cli("embed", campaign.file)
+    done = call_cli("embed", campaign.file)
     assert done.returncode == 2
     assert "was made for another version of the campaign" in done.stderr
     assert not campaign.run.parts.exists()
 
 
 # --- the page ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def functions_of(file: str) -> set[str]:
+    """Names of the functions that a file of tests defines."""
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_test_that_the_page_names_is_there() -> None:
@@ -545,6 +553,4 @@ def test_every_test_that_the_page_names_is_there() -> None:
         named = re.findall(r"`(\w+/test_\w+\.py)::(\w+)`", row)
         assert named, row
         for file, name in named:
-            tree = ast.parse((PAGE.parents[1] / "tests" / file).read_text())
-            functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-            assert name in functions, f"{file}::{name}"
+            assert name in functions_of(file), f"{file}::{name}"
