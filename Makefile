@@ -58,7 +58,7 @@ $(VENV)/pyvenv.cfg:
 	@echo "venv        $(VENV)"
 	@python3.11 -m venv $(VENV) 2>/dev/null || python3 -m venv --clear $(VENV)
 
-# torch goes first and alone: should only a build of several gigabytes be on offer, that is seen at once.
+# torch goes first and alone: if only a build of several gigabytes is available, one sees it at once.
 $(USER_STAMP): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo "install     torch"
 	@$(PIP) torch

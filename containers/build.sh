@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Build an image and print its digest, which EMBEDCUBE_IMAGE_DIGEST hands on to every record.
+# Build an image and print its digest, which EMBEDCUBE_IMAGE_DIGEST passes to every record.
 #
 #   containers/build.sh DEFINITION IMAGE.sif [OPTIONS of apptainer build]
 #
 #   containers/build.sh containers/embedcube.def embedcube.sif
 #   containers/build.sh containers/embedcube-cpu.def embedcube.sif --build-arg MIRROR=http://mirror.example/debian
 #
-# pip asks in the image what it asks here: its certificates and folder of wheels (PIP_FIND_LINKS) are seen there.
+# In the image pip uses the same certificates and folder of wheels (PIP_FIND_LINKS) as here.
 set -euo pipefail
 definition=$(realpath "$1") image=$(realpath "$2")
 shift 2

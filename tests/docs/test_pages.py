@@ -84,4 +84,4 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     assert all(key in pages["reference/site.html"].text for key in Site.model_fields)
     verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
     assert all(f"embedcube {verb}" in pages["reference/command-line.html"].text for verb in verbs)
-    assert all(name in pages["reference.html"].text for name in ("check_source", "observe", "Chips"))
+    assert all(name in pages["reference.html"].text for name in ("open_cube", "check_source", "observe", "Chips"))
