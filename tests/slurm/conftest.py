@@ -12,7 +12,7 @@ from tests.slurm.cluster import Cluster, running_cluster, why_no_lab
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Four nodes of four CPUs. While it is up, every command of Slurm that a test starts goes there."""
+    """A cluster of four nodes with four CPUs each; all Slurm commands of the tests use it."""
     if reason := why_no_lab():
         pytest.skip(reason)
     with running_cluster(nodes=4) as cluster, pytest.MonkeyPatch.context() as patch:
@@ -27,7 +27,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The cluster, as a user describes it."""
+    """The site file of the cluster."""
     described = {
         "site": "lab",
         "partition": "debug",
