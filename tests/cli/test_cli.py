@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help at once, one JSON object, plain words, and nothing done twice."""
+"""The command line as a user sees it: quick help, one JSON object, clear errors, and nothing computed twice."""
 
 import contextlib
 import hashlib
@@ -75,7 +75,7 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_models_says_what_each_backbone_takes_and_gives() -> None:
-    """With or without TerraTorch: its table is ours."""
+    """Also without the package terratorch: the table of its models is part of embedcube."""
     document = json.loads(call_cli("models", "--json").stdout)
     cards = {(card["backbone"], card["model"]): card for card in document["models"]}
     assert {"mosaiks", "eof", "presto", "terratorch", "tiny_vit"} <= {backbone for backbone, _ in cards}
@@ -233,7 +233,7 @@ def test_places_and_times_outside_are_named(finished_demo: Campaign) -> None:
 
 
 def one_object(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """The whole of standard output, and nothing said beside it."""
+    """The JSON object that is all of standard output; standard error must be empty."""
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     answer = json.loads(done.stdout)

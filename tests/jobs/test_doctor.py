@@ -1,4 +1,4 @@
-"""doctor: each thing that a campaign needs of a machine is looked at, and what is wrong is named with the next move."""
+"""doctor: everything that a campaign needs of a machine is checked; a failed check says what to do."""
 
 import json
 import os
@@ -20,7 +20,7 @@ HERE: dict[str, Any] = {"site": "here", "cpus_per_node": 1, "mem_gb_per_node": 1
 
 
 def checks(campaign: Campaign, **site: Any) -> dict[str, Check]:
-    """What is found here, of a site that describes this machine so."""
+    """The checks of this machine, by name, with a site file that has these keys."""
     file = campaign.file.with_name("here.yaml")
     file.write_text(yaml.safe_dump(HERE | site))
     campaign.change(lambda document: document["how"].update(site=str(file)))

@@ -1,4 +1,4 @@
-"""A pilot is spread over the plan, and what it costs is scaled to the campaign."""
+"""pilot: its shards are spread over the plan, and their cost is scaled to the campaign."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from embedcube.jobs.pilot import choose_pilot, measured_price, rank_seconds, sca
 
 
 def record(rank: int, start_s: int, end_s: int, **seconds: float) -> dict[str, Any]:
-    """Of a shard that a rank began and ended at some second of a minute."""
+    """The record of a shard that a rank started and finished at these seconds of one minute."""
     return {
         "attempt": "1-0",
         "rank": rank,
@@ -24,7 +24,7 @@ def record(rank: int, start_s: int, end_s: int, **seconds: float) -> dict[str, A
 
 
 def test_a_ranks_time_is_shared_out_among_its_shards() -> None:
-    """Two shards of 4 and 12 s of steps overlap: in 10 s both are done, so they cost 2.5 and 7.5 s."""
+    """Two shards with 4 s and 12 s of steps overlap and are done in 10 s, so they cost 2.5 s and 7.5 s."""
     records = {
         "a": record(0, 0, 4, read=3, embed=1),
         "b": record(0, 1, 10, read=3, embed=9),
@@ -35,7 +35,7 @@ def test_a_ranks_time_is_shared_out_among_its_shards() -> None:
 
 def test_sums_are_scaled_by_planned_cost_layer_by_layer() -> None:
     planned = {"a": ("x", 1.0), "b": ("x", 3.0), "c": ("y", 5.0), "d": ("y", 5.0), "e": ("z", 2.0)}
-    # x: 2 seconds for each planned one; y: half a second; z, unseen, as both: 4.5 for 6
+    # x: 2 s for each planned second; y: half a second; z was not measured and gets the ratio of both: 4.5 s for 6
     assert scaled({"a": 2.0, "c": 2.5}, planned) == pytest.approx(4 * 2 + 10 * 0.5 + 2 * 4.5 / 6)
 
 
@@ -50,7 +50,7 @@ def test_the_pilot_is_spread_over_the_price_range(demo: Campaign) -> None:
     dearer = np.sort([cost[recipe] for recipe in chosen])
     assert len(set(chosen)) == 5
     np.testing.assert_array_equal(dearer, np.quantile(list(cost.values()), [0, 0.25, 0.5, 0.75, 1], method="nearest"))
-    # it is nobody's task of the plan, and each of its shards is drawn alone
+    # it is one more task: those of the plan keep their shards; each of its shards is a draw group of its own
     assert not [read_recipes(demo.run, task) for task in range(3) if not read_recipes(demo.run, task)]
     assert [len(group) for group in read_shards(demo.run, read_plan(campaign, demo.run), 3)] == [1] * 5
     assert len(read_recipes(demo.run)) == 30
@@ -62,7 +62,7 @@ def test_the_pilot_is_spread_over_the_price_range(demo: Campaign) -> None:
 
 
 def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> None:
-    """Nothing is left to extrapolate: the price is what the records say."""
+    """With a record for every shard the price is the sum of the records."""
     campaign = load_campaign(finished_demo.run.campaign)
     found = measured_price(campaign, finished_demo.run, at_once=7, cores_per_node=4)
     assert found.shards == found.of_shards == 30

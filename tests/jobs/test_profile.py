@@ -1,4 +1,4 @@
-"""Where the time went is told by the ranks' own clocks, and adds up to the wall."""
+"""profile: the seconds of the steps, measured by the ranks, add up to the wall time."""
 
 import json
 from dataclasses import replace
@@ -32,9 +32,9 @@ def test_the_steps_of_the_device_fill_the_wall_of_every_rank(finished_demo: Camp
     records = [record for _, record in scan_records(finished_demo.run)]
     assert sum(one.shards for one in made.ranks) == len(records) == made.all.shards
     for one in made.ranks:
-        mine = [record for record in records if one.name.startswith(f"{record.attempt}/{record.rank} ")]
-        last = max(mine, key=lambda record: record.finished)
-        wall = datetime.fromisoformat(last.finished) - min(datetime.fromisoformat(record.started) for record in mine)
+        own = [record for record in records if one.name.startswith(f"{record.attempt}/{record.rank} ")]
+        last = max(own, key=lambda record: record.finished)
+        wall = datetime.fromisoformat(last.finished) - min(datetime.fromisoformat(record.started) for record in own)
         assert one.wall_s == pytest.approx(wall.total_seconds())
         on_device = sum(one.seconds[step] for step in DEVICE)
         after = sum(last.seconds[step] for step in WRITING)
@@ -43,7 +43,7 @@ def test_the_steps_of_the_device_fill_the_wall_of_every_rank(finished_demo: Camp
 
 
 def test_what_the_reading_threads_do_is_told_apart(finished_demo: Campaign) -> None:
-    """All that is decoded and warped is waited for by the thread that reads, whose other work is little."""
+    """The reading thread waits for the threads that decode and warp, and does little else."""
     threads = load_campaign(finished_demo.file).how.threads_per_rank
     seconds = profile(load_campaign(finished_demo.file), finished_demo.run).all.seconds
     assert 0 < seconds["decode"] + seconds["warp"] <= threads * seconds["read"]
@@ -126,7 +126,7 @@ def test_a_cube_says_what_it_cost(finished_demo: Campaign) -> None:
         "device_s": pytest.approx(sum(record.seconds["forward"] for record in records), abs=1e-3),
         "read_bytes": sum(record.read_bytes for record in records),
         "written_bytes": sum(stored.size for record in records for stored in record.objects),
-        "energy_kwh": None,  # a CPU has no meter that a user may read
+        "energy_kwh": None,  # a CPU has no energy counter that a user may read
     }
 
 

@@ -1,4 +1,4 @@
-"""What `submit` does before and after Slurm is asked; its commands are stand-ins that say what a test wants."""
+"""`submit` and `status` without a cluster: Slurm's commands are small scripts that print what a test needs."""
 
 import json
 import os
@@ -29,7 +29,7 @@ CLUSTER: dict[str, Any] = {"site": "lab", "cpus_per_node": 2, "mem_gb_per_node":
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Put a command before all others of its name."""
+    """A function that puts a script first on the PATH, under the name of a command."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}", prepend=":")
@@ -43,14 +43,14 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
 
 @pytest.fixture
 def placed(demo: Campaign, tmp_path: Path) -> Campaign:
-    """The demo at a site."""
+    """The demo campaign with a site file."""
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER))
     demo.change(lambda document: document.update(how={"site": "lab.yaml", "ranks": 1, "threads": 1}))
     return demo
 
 
 def submitted(campaign: Campaign, **jobs: list[str]) -> None:
-    """Note a submission as if there had been one."""
+    """Write a line to submissions.jsonl, as `submit` does."""
     line = {"time": "2026-01-01T00:00:00+00:00", "again": False, "tasks": [0], "jobs": jobs}
     campaign.run.root.mkdir(parents=True, exist_ok=True)
     with campaign.run.submissions.open("a") as file:
@@ -58,7 +58,7 @@ def submitted(campaign: Campaign, **jobs: list[str]) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """All that is in it."""
+    """The bytes of every file in the folder, by path."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -66,7 +66,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_an_edited_file_changes_nothing_while_jobs_wait(
     placed: Campaign, stand_in: Callable[[str, str], None], options: tuple[str, ...]
 ) -> None:
-    """Elements that are still to start read the campaign and the plan that they were submitted with."""
+    """Array elements that start later read the campaign and the plan from the run folder."""
     placed.cli("run", "--until", "plan")
     submitted(placed, embed=["7"])
     stand_in("squeue", "echo '7 7 PENDING'")
@@ -100,7 +100,7 @@ def test_a_job_knows_when_it_ends_or_says_nothing(
     queue: str,
     ends: str,
 ) -> None:
-    """Of an empty answer `date` makes last midnight: no rank would begin a shard."""
+    """`date` turns an empty answer into midnight: the job would seem to have ended, and no rank would begin a shard."""
     script = (ROOT / "slurm" / "embed.sbatch").read_text() if plain else placed.cli("submit", "--dry-run")
     lines = [line for line in script.splitlines() if not line.lstrip().startswith("#")]
     begin = next(i for i, line in enumerate(lines) if END_TIME in line)
@@ -113,10 +113,10 @@ def test_a_job_knows_when_it_ends_or_says_nothing(
     assert done.stdout == ends
 
 
-def test_who_waits_outlasts_a_queue_that_does_not_answer(
+def test_waiting_survives_a_queue_that_does_not_answer(
     placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
 ) -> None:
-    """A controller restarts: nineteen questions fail, then the job has ended."""
+    """While Slurm's controller restarts, squeue fails: 19 failures in a row are accepted, 20 are not."""
     looks = tmp_path / "looks"
     stand_in("squeue", f"echo >> {looks}; [ $(wc -l < {looks}) -ge 20 ]")
     wait_for(["7"], set(), placed.run, silent, poll_s=0.01)
@@ -135,7 +135,9 @@ def test_an_image_is_read_once(placed: Campaign, tmp_path: Path) -> None:
     changed = image.stat().st_mtime_ns
     image.write_bytes(b"two")
     os.utime(image, ns=(changed, changed))
-    assert image_digest(container, placed.run) == f"sha256:{sha256(b'one').hexdigest()}"  # not looked into
+    assert (
+        image_digest(container, placed.run) == f"sha256:{sha256(b'one').hexdigest()}"
+    )  # size and time are unchanged: not read again
     os.utime(image, ns=(changed, changed + 1))
     assert image_digest(container, placed.run) == f"sha256:{sha256(b'two').hexdigest()}"
     assert image_digest(Container(image="/nowhere.sif"), placed.run) == ""
@@ -179,7 +181,7 @@ def test_the_longest_shard_decides_on_the_time(placed: Campaign) -> None:
 
 
 def test_another_number_of_tasks_is_another_plan(placed: Campaign) -> None:
-    """The same shards, otherwise dealt out: `submit` plans again."""
+    """The same shards are divided into other tasks, so `submit` makes the plan again."""
     placed.cli("run", "--until", "plan")
     assert "--array=0%" in placed.cli("submit", "--dry-run")
     placed.change(lambda document: document["how"].update(tasks=3))
@@ -188,7 +190,7 @@ def test_another_number_of_tasks_is_another_plan(placed: Campaign) -> None:
     assert "--array=0,1,2%" in placed.cli("submit", "--dry-run")
 
 
-def test_status_tells_of_the_job_that_makes_the_plan(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
+def test_status_shows_the_job_that_makes_the_plan(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
     with pytest.raises(RequestError, match="there is no plan yet"):
         placed.cli("status")
     submitted(placed, prepare=["7"], embed=["8"])
@@ -200,7 +202,7 @@ def test_status_tells_of_the_job_that_makes_the_plan(placed: Campaign, stand_in:
 
 
 def test_the_price_is_held_against_the_site_where_the_plan_is_made(placed: Campaign, tmp_path: Path) -> None:
-    """In a job, before anything is embedded: the login node has seen no plan."""
+    """The plan is made in a job, so only that job can compare its price with the limits of the site."""
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"max_files": 100, "prepare_in_job": True}))
     placed.change(lambda document: document["how"].update(executor="slurm"))
     with pytest.raises(RequestError, match="quota of lab leaves 100"):

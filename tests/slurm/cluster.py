@@ -1,4 +1,4 @@
-"""A real Slurm of several nodes on this machine, from `lab/`, and what happens to one: power cuts, dead daemons."""
+"""A real Slurm cluster of several nodes on this machine, made by `lab/`, with power cuts and dying daemons."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ NAMESPACES = ("unshare", "--uts", "--ipc", "--mount", "--pid", "--fork", "--moun
 
 
 def why_no_lab() -> str | None:
-    """What this machine lacks; None where the cluster must come up, and anything else is a failure."""
+    """Why this machine cannot run the cluster; None if it can, and then a cluster that does not start is a failure."""
     if sys.platform != "linux" or shutil.which("apt-get") is None:
         return "the lab's packages are Debian's"
     if os.geteuid() != 0:
@@ -35,7 +35,7 @@ def why_no_lab() -> str | None:
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
-    """Look ten times a second."""
+    """Test the condition ten times a second until it holds; a TimeoutError says `what` did not happen."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -44,17 +44,17 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Whatever runs with the folder in its environment: daemons, nodes, and commands that were started for them."""
+    """Processes with the folder in their environment: the cluster's daemons, nodes and commands."""
     found = []
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # a zombie, or none of ours
+        with suppress(psutil.Error):  # a zombie, or the process of another user
             if any(str(folder) in value for value in process.environ().values()):
                 found.append(f"{process.pid} {' '.join(process.cmdline())}")
     return found
 
 
 def _first_free_port(count: int) -> int:
-    """The first of as many ports that nobody has, below those that the kernel gives out."""
+    """The first of `count` free ports in a row, below the range that the kernel gives to clients."""
 
     def free(port: int) -> bool:
         with socket.socket() as probe:
@@ -72,7 +72,7 @@ def _first_free_port(count: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The cluster that lies in a folder. Commands of Slurm find it when `environment` is theirs."""
+    """A cluster in a folder. Slurm's commands find it if they run with `environment`."""
 
     folder: Path
     nodes: int = 4
@@ -80,21 +80,21 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's own, with the way to the cluster and without any job that it may be part of."""
+        """The environment of this process, with the cluster's address and without variables of a job around it."""
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         return outside | {"LAB": str(self.folder), "SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
 
     def up(self) -> None:
-        """Start what does not run; returns when all nodes wait for work."""
+        """Start the daemons and nodes that do not run; returns when all nodes accept jobs."""
         self.run(str(LAB / "up.sh"), extra={"NODES": str(self.nodes), "PORT": str(self.port)}, timeout_s=300)
         self.jobs.mkdir(exist_ok=True)
 
     def down(self) -> None:
-        """End all of it."""
+        """Stop the whole cluster."""
         self.run(str(LAB / "down.sh"))
 
     def run(self, *command: str, extra: dict[str, str] | None = None, text: str = "", timeout_s: float = 60) -> str:
-        """Run a command that must succeed and return what it prints; `text` goes to its standard input."""
+        """Output of a command that must succeed; `text` is its standard input."""
         done = subprocess.run(
             command,
             env=self.environment | (extra or {}),
@@ -112,7 +112,7 @@ class Cluster:
 
     @property
     def jobs(self) -> Path:
-        """Where jobs start and leave their output."""
+        """The working folder of jobs, with their output files."""
         return self.folder / "jobs"
 
     def submit(self, script: str, *options: str) -> str:
@@ -125,21 +125,21 @@ class Cluster:
         return path.read_text() if path.exists() else ""
 
     def states(self, job: str) -> Counter[str]:
-        """How many elements of a job are in which state."""
+        """The number of a job's array elements in each state."""
         query = ("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%T")
         return Counter(self.run(*query).split())
 
     def wait(self, job: str, timeout_s: float = 60) -> Counter[str]:
-        """Wait until nothing of a job will change any more; returns its states."""
+        """The final states of a job, once all of its elements have ended."""
         wait_until(lambda: not UNFINISHED & self.states(job).keys(), f"the end of job {job}", timeout_s)
         return self.states(job)
 
     def wait_for(self, job: str, state: str, timeout_s: float = 60) -> None:
-        """Wait until something of a job is in a state. RUNNING says nothing of its script: wait for output too."""
+        """Wait until an element of a job is in a state. RUNNING does not say that its script began: wait for output."""
         wait_until(lambda: state in self.states(job), f"job {job} {state}", timeout_s)
 
     def sacct(self, job: str, *fields: str) -> list[dict[str, str]]:
-        """One row for each element and each start of it. The database lags behind: wait_until it has the rows."""
+        """One row for each start of each array element. The database is updated late: use `wait_until`."""
         query = (
             "sacct",
             "--allocations",
@@ -153,42 +153,42 @@ class Cluster:
     # --- what happens to a cluster ------------------------------------------------------------
 
     def power_off(self, node: str) -> None:
-        """Everything on the node is gone at once. The controller sees it after half a minute, or see `set_down`."""
+        """Kill everything on the node at once. The controller notices after half a minute; `set_down` tells it now."""
         self._node("off", node)
 
     def power_on(self, node: str) -> None:
-        """Start the node, and wait until it takes work."""
+        """Start the node, and wait until it accepts jobs."""
         self._node("on", node)
         self.wait_for_node(node)
 
     def set_down(self, node: str) -> None:
-        """Say that the node is lost, as a site's monitoring does; its jobs fail or are requeued at once."""
+        """Mark the node as down, as a site's monitoring does; its jobs fail or are requeued at once."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def resume(self, node: str) -> None:
-        """Take back a node that was set down and lives."""
+        """Use a node again that was marked as down but still runs."""
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
         self.wait_for_node(node)
 
     def kill_slurmd(self, node: str) -> None:
-        """The daemon dies, what it started lives on: after half a minute its jobs run twice."""
+        """Kill the node's daemon but not the jobs; after half a minute Slurm starts them again, so they run twice."""
         self._node("kill-slurmd", node)
 
     def start_slurmd(self, node: str) -> None:
-        """Bring the daemon back on a node whose power is on."""
+        """Start the daemon again on a node whose power is on."""
         self._node("start-slurmd", node)
 
     def wait_for_node(self, node: str) -> None:
-        """Wait until the node takes work."""
+        """Wait until the node accepts jobs."""
         query = ("sinfo", "--noheader", f"--nodes={node}", "--partition=debug", "--format=%t")
         wait_until(lambda: self.run(*query).strip() in {"idle", "mix", "alloc"}, f"{node} takes work")
 
     def processes(self, node: str) -> list[psutil.Process]:
-        """All that runs on a node."""
+        """All processes on a node."""
         return [psutil.Process(int(pid)) for pid in self._node("pids", node).split()]
 
     def restart_controller(self) -> None:
-        """As an administrator does. After SIGKILL it would have lost jobs, and would give their numbers again."""
+        """Restart the controller with SIGTERM, as an administrator does; after SIGKILL it could forget jobs."""
         pid = int((self.folder / "run" / "slurmctld.pid").read_text())
         os.kill(pid, signal.SIGTERM)
         wait_until(
@@ -202,11 +202,11 @@ class Cluster:
 
 @contextmanager
 def running_cluster(*, nodes: int) -> Iterator[Cluster]:
-    """A cluster in a new folder; after the block nothing of it runs, and of the folder nothing but logs is left.
+    """A cluster in a new folder; after the block no process of it runs, and only logs are left in the folder.
 
-    Should this process be killed, a guard ends the cluster.
+    If this process is killed, a guard process stops the cluster.
     """
-    # no folder of pytest's: mariadbd is another user
+    # not a folder of pytest: mariadbd runs as another user and could not enter it
     cluster = Cluster(folder=Path(tempfile.mkdtemp(prefix="embedcube-slurm-")), nodes=nodes)
     guard = subprocess.Popen(
         ["bash", "-c", f"tail --pid={os.getpid()} --follow /dev/null; exec {LAB / 'down.sh'}"],

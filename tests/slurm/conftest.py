@@ -12,7 +12,7 @@ from tests.slurm.cluster import Cluster, running_cluster, why_no_lab
 
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Four nodes of four CPUs."""
+    """A cluster of four nodes with four CPUs each."""
     if reason := why_no_lab():
         pytest.skip(reason)
     with running_cluster(nodes=4) as cluster:
@@ -33,7 +33,7 @@ def cluster(lab: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The cluster, as a user describes it."""
+    """The site file of the cluster."""
     described = {
         "site": "lab",
         "partition": "debug",

@@ -1,4 +1,4 @@
-"""The image: it is built here, runs on two nodes, and its cube is the one that this machine makes without it."""
+"""The container image: it is built here, runs on two nodes, and makes the same cube as this machine without it."""
 
 import json
 import os
@@ -30,22 +30,24 @@ class Image:
 
 @pytest.fixture(scope="module")
 def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The image in $EMBEDCUBE_IMAGE, or one that is built here. While it is there, jobs find Apptainer."""
+    """The image in $EMBEDCUBE_IMAGE, or one that is built here; jobs of these tests find Apptainer on their PATH."""
     folder = tmp_path_factory.mktemp("image")
-    print(cluster.run(str(LAB / "apptainer_up.sh"), str(folder / "apptainer"), timeout_s=300))  # sid moves: say which
+    print(
+        cluster.run(str(LAB / "apptainer_up.sh"), str(folder / "apptainer"), timeout_s=300)
+    )  # Debian sid changes: print the version
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}/apptainer/usr/bin", prepend=":")
-        patch.setenv("APPTAINER_USERNS", "1")  # as any user's
+        patch.setenv("APPTAINER_USERNS", "1")  # as for a user without root
         file = Path(os.environ.get("EMBEDCUBE_IMAGE", folder / "embedcube.sif"))
         digest = f"sha256:{sha256(file.read_bytes()).hexdigest()}" if file.exists() else build(cluster, file)
         yield Image(file, digest)
 
 
 def build(cluster: Cluster, file: Path) -> str:
-    """Build the CPU image; returns the digest that is printed."""
+    """Build the CPU image; returns the digest that build.sh prints."""
     mirror = cluster.run(str(LAB / "mirror.sh")).strip()
     command = map(str, (LAB / "mapped_root.sh", BUILD, DEFINITION, file))
-    # lz4 is packed in a tenth of the time
+    # compression with lz4 takes a tenth of the time
     options = ("--mksquashfs-args", "-comp lz4", "--build-arg", f"MIRROR={mirror}")
     return cluster.run(*command, *options, timeout_s=1800).strip()
 

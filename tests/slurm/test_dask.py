@@ -1,4 +1,4 @@
-"""Whoever consolidates, the cube is the same: processes, jobs of dask-jobqueue, one step of Slurm, MPI."""
+"""The cube is the same for every kind of Dask cluster: processes, dask-jobqueue, one Slurm step, MPI."""
 
 import os
 import re
@@ -17,12 +17,12 @@ EMBEDCUBE = Path(sys.executable).parent / "embedcube"
 SLOW = Path(__file__).parent / "slow"
 
 SHORT_ADDRESSES = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
-"""Those of UCX are several lines of PMI-1 long, which Slurm's pmi2 cuts now and then: MPI_Init waits for ever."""
+"""Addresses of UCX take several lines of PMI-1, which Slurm's pmi2 sometimes cuts: MPI_Init would then never return."""
 
 
 @pytest.fixture
 def embedded(finished_demo: Campaign, demo_archive: Path, site: Path, tmp_path: Path) -> Campaign:
-    """The demo with all of its records, and no cube."""
+    """The demo with a record for every shard, and without a cube."""
     campaign = Campaign(tmp_path / "campaign.yaml")
     shutil.copy(finished_demo.file, campaign.file)
     campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
@@ -34,7 +34,7 @@ def embedded(finished_demo: Campaign, demo_archive: Path, site: Path, tmp_path: 
 
 
 def use(campaign: Campaign, kind: str) -> None:
-    """Have it consolidated so, by two workers."""
+    """Let the campaign be consolidated by two Dask workers of this kind."""
     campaign.change(lambda document: document["how"].update(dask={"kind": kind, "workers": 2, "threads": 1}))
 
 
@@ -49,7 +49,7 @@ def test_workers_that_the_client_starts(embedded: Campaign, finished_demo: Campa
     assert bool(jobs) == (kind == "slurm_cluster")
     report = embedded.run.dask_report.read_text()
     assert "_adopted" in report
-    assert not re.search(r"<script[^>]*\bsrc=", report)  # it can be looked at where there is no internet
+    assert not re.search(r"<script[^>]*\bsrc=", report)  # the report opens without internet
 
 
 @pytest.mark.parametrize(("kind", "mpi"), [("slurm_runner", "none"), ("mpi", "pmi2")])

@@ -1,4 +1,4 @@
-"""doctor looks from a compute node: what only that node lacks is found."""
+"""doctor runs its checks on a compute node: it finds what is missing on that node alone."""
 
 import subprocess
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_a_compute_node_is_examined(cluster: Cluster, demo: Campaign, site: Path
     demo.cli("run", "--until", "plan")
     assert '"host": "n' in demo.cli("doctor", "--site", str(site), "--json")
 
-    # what every node shares is read-only on those that the job may get, and fine here
+    # the run folder becomes read-only on all compute nodes, but not on this machine
     nodes = [f"n{i}" for i in range(1, cluster.nodes + 1)]
     folder = str(demo.run.root)
     for node in nodes:

