@@ -51,6 +51,8 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
     authority = crs.to_authority()
     attributes: dict[str, Any] = {
         "Conventions": "CF-1.11",
+        # makes the grid mapping a coordinate in xarray: arithmetic and selections keep the CRS
+        "coordinates": "spatial_ref",
         "zarr_conventions": CONVENTIONS,
         "proj:wkt2": crs.to_wkt("WKT2_2019"),
         "spatial:dimensions": ["y", "x"],
@@ -109,7 +111,7 @@ def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
             "flag_meanings": " ".join(STATUS_MEANINGS),
         },
         "n_obs": {
-            "long_name": "distinct photographs with at least one clear pixel in the cell",
+            "long_name": "distinct acquisitions with at least one clear pixel in the cell",
             "units": "1",
         },
     }
