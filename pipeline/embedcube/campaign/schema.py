@@ -65,7 +65,8 @@ class Archive(Block):
     """number added to every value that is data (DN); "auto" decides for each product and records it"""
     resampling: Resampling | dict[str, Resampling] = "bilinear"
     """resampling of the bands that do not lie on the grid: one for all, or one for each band. Bands on the grid are
-    copied. Where this says bilinear, a band about twice as fine as the grid or more is averaged. Masks are always nearest"""
+    copied. Where this says bilinear, a band about twice as fine as the grid or more is averaged. Masks are
+    always nearest"""
     composite: Literal["median", "mean"] | None = None
     """how the scenes of a frame become one picture; by default the source decides"""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -31,11 +31,11 @@ CONVENTIONS = [
         "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
     },
 ]
-"""The registrations as the schemas fix them: v0.1 of proj and spatial (docs/adr/0005)."""
+"""The registrations that the schemas require: v0.1 of proj and spatial (docs/adr/0005)."""
 
 
 def root_attributes(campaign: Campaign) -> dict[str, Any]:
-    """Of the store."""
+    """Attributes of the root group."""
     return {
         "Conventions": "CF-1.11",
         "title": f"Embeddings of campaign {campaign.campaign}",
@@ -119,14 +119,14 @@ def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
 
 
 def spatial_ref_attributes(grid: Grid, area: PixelArea, cell_px: int) -> dict[str, Any]:
-    """Of the CF grid mapping variable; GeoTransform is GDAL's order."""
+    """Attributes of the CF grid mapping variable; GeoTransform is in the order of GDAL."""
     a, b, c, d, e, f = list(grid.affine(area, cell_px))[:6]
     cf: dict[str, Any] = CRS.from_user_input(grid.crs).to_cf()
     return cf | {"GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
 
 
 def coordinate_attributes(grid: Grid, axis: str) -> dict[str, Any]:
-    """Of `x` or `y`: CF's own description of the CRS's axis."""
+    """Attributes of `x` or `y`: the axis of the CRS as CF describes it."""
     for description in CRS.from_user_input(grid.crs).cs_to_cf():
         if description["axis"] == axis.upper():
             return dict(description) | {"long_name": f"{axis} of the cell's centre"}
