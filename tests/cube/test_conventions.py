@@ -1,4 +1,4 @@
-"""Show 6: the cube opens without embedcube and without a warning, and says what it is in words that others know."""
+"""The cube opens without embedcube and without a warning, and its metadata follow conventions that others know."""
 
 import copy
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import rasterio
 import xarray
 import zarr
 from numpy.typing import NDArray
@@ -150,7 +151,7 @@ def test_the_cube_opens_without_embedcube_and_without_a_warning(seen: Seen) -> N
     }
     types = {name: said["types"][name] for name in ("embedding", "scale", "status", "n_obs")}
     assert types == {"embedding": "int8", "scale": "float32", "status": "uint8", "n_obs": "uint16"}
-    assert said["coordinates"] == ["feature", "time", "x", "y"]
+    assert said["coordinates"] == ["feature", "spatial_ref", "time", "x", "y"]
 
 
 def test_times_and_their_bounds_are_decoded(seen: Seen) -> None:
@@ -198,6 +199,7 @@ print(json.dumps({"errors": [str(error) for error in errors], "checks": checks})
 ACCEPTED = {
     "§2.4 Dimensions": "features stand last, so that one vector is one piece of memory; CF only recommends otherwise",
     "§2.6 Attributes": "no history: attributes outside provenance/ say only what, never how",
+    "§3.3 Standard Name": "spatial_ref holds the grid mapping, which is no quantity that a name could describe",
 }
 """Recommendations of CF that the cube does not follow, and why."""
 
@@ -229,6 +231,8 @@ def cf(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
 
 def test_the_zone_keeps_the_rules_of_cf(cf: dict[str, list[str]]) -> None:
     assert cf.keys() == ACCEPTED.keys(), cf
+    (without_name,) = cf["§3.3 Standard Name"]
+    assert without_name.endswith("for variable spatial_ref")
 
 
 def test_the_rules_that_matter_most_by_hand(cube: Path) -> None:
@@ -252,6 +256,30 @@ def test_the_rules_that_matter_most_by_hand(cube: Path) -> None:
     assert zone["time"].attrs["axis"] == "T"
     assert zone["x"].to_index().is_monotonic_increasing
     assert zone["y"].to_index().is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("opened_by", ["open_datatree", "open_zarr"])
+def test_arithmetic_and_selections_keep_the_crs(cube: Path, tmp_path: Path, opened_by: str) -> None:
+    import rioxarray  # noqa: F401  (registers the accessor)
+
+    if opened_by == "open_zarr":
+        zone = xarray.open_zarr(cube, group=ZONE, chunks=None)
+    else:
+        with xarray.open_datatree(cube, chunks=None) as tree:
+            zone = tree[ZONE].to_dataset().load()
+    small = zone[["embedding", "scale"]].isel(time=0, feature=slice(0, 3), y=slice(2, 6), x=slice(3, 8))
+    vectors = (small["embedding"] * small["scale"]).transpose("feature", "y", "x")
+    vectors.rio.to_raster(tmp_path / "vectors.tif")
+    cell, _, west, _, _, north = zone.attrs["spatial:transform"]
+    with rasterio.open(tmp_path / "vectors.tif") as file:
+        assert file.crs.to_epsg() == 32632
+        assert tuple(file.transform)[:6] == (cell, 0.0, west + 3 * cell, 0.0, -cell, north - 2 * cell)
+        np.testing.assert_array_equal(file.read(), vectors)
+
+
+def test_n_obs_counts_acquisitions(cube: Path) -> None:
+    attributes = documents(cube)[f"{ZONE}/n_obs"]["attributes"]
+    assert attributes["long_name"] == "distinct acquisitions with at least one clear pixel in the cell"
 
 
 def test_cf_xarray_finds_grid_mapping_axes_and_bounds(cube: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the blocks of a campaign file are made of: known keys only, times in UTC, coordinate reference systems."""
+"""Types of the values in a campaign file: blocks with known keys only, times in UTC, coordinate reference systems."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ class Block(BaseModel):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known word, or all of them."""
+    """End of an error message about an unknown word: the nearest known word, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f', did you mean "{close[0]}"?' if close else f"; known here: {', '.join(known)}"

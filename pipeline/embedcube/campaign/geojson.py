@@ -1,4 +1,4 @@
-"""Areas as GeoJSON (RFC 7946) has them."""
+"""Reading areas from GeoJSON (RFC 7946)."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,11 @@ from typing import Any
 
 
 def read_geojson(path: Path) -> dict[str, Any]:
-    """All areas of a GeoJSON file as one Polygon or MultiPolygon; a ValueError says what it holds instead."""
+    """All areas of a GeoJSON file as one Polygon or MultiPolygon.
+
+    Raises:
+        ValueError: the file is not GeoJSON, or holds no area.
+    """
     import shapely
     from shapely.geometry import mapping, shape
 

@@ -10,18 +10,18 @@ from embedcube.machine import cores, gpus, memory_bytes
 
 
 class Dask(Block):
-    """Who brings parts into the cube."""
+    """The Dask workers that make the cube of the parts."""
 
     kind: Literal["threads", "processes", "slurm_cluster", "slurm_runner", "mpi"] = "threads"
-    """of this process; processes of this machine; jobs (dask-jobqueue); or the processes that one `srun` or `mpiexec`
-    has started, of which one is the scheduler and one the client"""
+    """kind of the workers: threads of this process; processes on this machine; Slurm jobs (dask-jobqueue); or the
+    processes that one `srun` or `mpiexec` started, of which one is the scheduler and one the client"""
     workers: int = Field(2, gt=0)
     threads: int = Field(2, gt=0)
-    """of a worker"""
+    """threads of one worker"""
 
 
 class How(Block):
-    """How the campaign is computed. Nothing here changes a byte of the cube, but the device, which recipes name."""
+    """How the campaign is computed. Nothing here changes a byte of the cube, except the device, which recipes name."""
 
     runs: Path = Path("runs")
     """the folder of run folders, relative to the campaign file"""
@@ -30,36 +30,36 @@ class How(Block):
     """the file that describes the batch system; relative to the campaign file"""
     tasks: int = Field(1, gt=0)
     nodes: int = Field(1, gt=0)
-    """of a task on a batch system"""
+    """nodes of one task on a batch system"""
     time_min: int | None = Field(None, gt=0)
-    """that a task may take there; by default as the site says"""
+    """minutes that one task may take on a batch system; by default those of the site"""
     account: str | None = Field(None, pattern=r"^[\w.-]+$")
-    """that is billed there; by default the site's"""
+    """account that the batch system bills; by default that of the site"""
     device: Literal["cpu", "cuda"] = "cpu"
     ranks: int = Field(default_factory=lambda how: gpus() if how.get("device") == "cuda" else cores(), gt=0)
-    """processes of a task on each of its nodes, one GPU each; on a CPU one for each core is fastest"""
+    """processes of a task on each of its nodes; with GPUs one for each, on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
-    """of one rank; by default the machine's cores over the ranks"""
+    """threads of one rank; by default the machine's cores divided by the ranks"""
     mem_gb: float | None = Field(None, gt=0)
-    """memory one rank may take; by default three quarters of what this process may use, over the ranks"""
+    """memory of one rank (GB); by default three quarters of what this process may use, divided by the ranks"""
     cache_mb: int = Field(256, gt=0)
-    """decoded blocks a rank keeps between neighbouring shards"""
+    """memory for decoded blocks that a rank keeps between neighbouring shards (MiB)"""
     error_budget: float = Field(0.1, ge=0, le=1)
-    """share of the scenes that may turn out unreadable before the campaign fails"""
+    """share of the scenes that may be unreadable before the campaign fails"""
     read_attempts: int = Field(4, gt=0)
-    """tries of a read that fails for a passing reason"""
+    """number of times that a read is tried when it fails for a reason that may pass"""
     dask: Dask = Dask()
     retry_quarantined: bool = False
-    """embed the shards of unreadable scenes again: the files have come back"""
+    """embed the shards of unreadable scenes again, because their files can be read now"""
 
     @property
     def threads_per_rank(self) -> int:
-        """`threads`, or this machine's cores over the ranks."""
+        """`threads`, or this machine's cores divided by the ranks."""
         return self.threads or max(1, cores() // self.ranks)
 
     @property
     def mem_bytes_per_rank(self) -> int:
-        """`mem_gb`, or three quarters of this machine's memory over the ranks."""
+        """`mem_gb` in bytes, or three quarters of this machine's memory divided by the ranks."""
         if self.mem_gb is not None:
             return int(self.mem_gb * 1e9)
         return memory_bytes() * 3 // 4 // self.ranks

@@ -23,7 +23,7 @@ from embedcube.errors import RequestError
 from embedcube.windows import utc
 
 _ROWS = 1 << 13
-"""of the table, made and written at once"""
+"""rows of the table that are made and written at once"""
 
 _MOMENT = pyarrow.timestamp("us", "UTC")
 
@@ -31,15 +31,15 @@ _WKB = {
     "ARROW:extension:name": "geoarrow.wkb",
     "ARROW:extension:metadata": json.dumps({"crs": CRS.from_epsg(4326).to_json_dict()}),
 }
-"""What the column of footprints is, for readers of Arrow."""
+"""Metadata of the column of footprints, for readers of Arrow."""
 
 
 def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
-    """The scenes of the inventory, in its order; each is made when it is asked for, as a rank needs few of them.
+    """The scenes of the inventory, in its order. Each is decoded when it is first used, as a rank needs few of them.
 
     Raises:
-        RequestError: there is none, it is damaged or of another version of embedcube, or it was made when the
-            campaign asked otherwise; `index` makes it.
+        RequestError: there is no inventory, it is damaged or of another version of embedcube, or it was made for
+            other archives or bands.
     """
     if not run.inventory.exists():
         raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
@@ -53,9 +53,9 @@ def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
 
 
 def made_for(campaign: Campaign, run: RunDir) -> bool:
-    """Whether the inventory that there is was made for the windows and the region of today.
+    """Whether the inventory was made for the windows and the region that the campaign has now.
 
-    An archive that is asked for other times or places has most likely grown since.
+    When windows or region change, the archive has most likely grown too.
     """
     name = "embedcube:made_for"
     try:
@@ -92,7 +92,7 @@ class _Scenes(Sequence[Scene]):
 
 
 def _asked(campaign: Campaign) -> dict[str, str]:
-    """Digest of what is asked of each archive."""
+    """For each archive, the digest of its block and of its search."""
     asked = {}
     for name, block in campaign.what["archives"].items():
         search = bounded(campaign, name).search
@@ -101,12 +101,12 @@ def _asked(campaign: Campaign) -> dict[str, str]:
 
 
 def _extent(campaign: Campaign) -> str:
-    """Digest of when and where."""
+    """Digest of the windows and the region."""
     return digest_of({key: campaign.what[key] for key in ("windows", "region")})
 
 
 def write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
-    """STAC-GeoParquet for everybody, with our own description of each scene in one more column."""
+    """Write the scenes as STAC-GeoParquet; one more column holds the complete description of each scene as JSON."""
     from stac_geoparquet.arrow import to_parquet
 
     # columns, some thousand rows at a time: as dictionaries, a hundred thousand Items are a GB
@@ -122,7 +122,7 @@ def write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
 def _rows(
     asked: dict[str, str], extent: str, scenes: list[Scene], bands: tuple[str, ...], lasting: bool
 ) -> pyarrow.RecordBatch:
-    """Some Items; with columns for beginning and end where any scene of the table is `lasting`."""
+    """The rows of some scenes; with `lasting`, some scene of the table has an end, and there are columns for it."""
     places = [in_range(scene.bbox) for scene in scenes]
     west, south, east, north = np.array(places).T
     nothing = pyarrow.array([[]] * len(scenes), pyarrow.list_(pyarrow.null()))
@@ -136,7 +136,7 @@ def _rows(
         "assets": _assets(scenes, bands),
         "stac_extensions": nothing,
         "collection": [scene.archive for scene in scenes],
-        # a scene that lasts has no moment of its own
+        # STAC: an Item with a beginning and an end has no datetime
         "datetime": pyarrow.array([None if scene.end else scene.time for scene in scenes], _MOMENT),
         "embedcube:archive": [scene.archive for scene in scenes],
         "embedcube:asked": [asked[scene.archive] for scene in scenes],
@@ -156,7 +156,7 @@ def _rows(
 
 
 def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:
-    """A field for each band; null where a scene has no file of it."""
+    """The column of assets: one field for each band, null where a scene has no file of that band."""
     rows = [{asset.band: {"href": asset.path} for asset in scene.assets} for scene in scenes]
     of_band = pyarrow.struct([("href", pyarrow.string())])
     return pyarrow.array(rows, pyarrow.struct([(band, of_band) for band in bands]))

@@ -1,4 +1,4 @@
-"""Campaign files: YAML -> a validated and resolved `Campaign`, and back."""
+"""Read and write campaign files: YAML to a validated and resolved `Campaign`, and back."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def load_campaign(path: Path) -> Campaign:
     """Read, validate and resolve a campaign file: paths absolute, declared variables expanded, GeoJSON inlined.
 
     Raises:
-        RequestError: with one line naming the key, what was found and what would be right.
+        RequestError: the file is wrong; one line names the key, the value found, and a right one.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -62,7 +62,7 @@ def load_campaign(path: Path) -> Campaign:
 
 
 def first_error(error: ValidationError) -> str:
-    """The error that says most, in one line with its place."""
+    """The most useful of the errors of a validation, in one line that begins with the key."""
     errors = error.errors()
     # a union reports each branch; the message of our own checks says more than "should be a tuple"
     first = next((e for e in errors if e["type"] == "value_error"), errors[0])

@@ -1,4 +1,4 @@
-"""Parts: what each rank wrote in one attempt. Records, quarantine and the error budget; their writer and readers."""
+"""Parts: the files of one rank in one attempt. Schema, writer and readers of records; quarantine; error budget."""
 
 import json
 import logging
@@ -36,19 +36,19 @@ class Quarantined:
 
     archive: str
     scene: str
-    """its id within the archive"""
+    """id of the scene within the archive"""
     scene_digest: str
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The proof that a shard is on disk, and how it came about."""
+    """The proof that a shard is on disk, with the facts of its making."""
 
     shard: str
-    """for people: layer, window and place"""
+    """layer, window and place, for people to read"""
     recipe: str
-    """the plan's, for this shard: hex SHA-256"""
+    """recipe of the shard in the plan (hex SHA-256)"""
     objects: tuple[StoredObject, ...]
     scenes: tuple[str, ...]
     """digests of the planned scenes, in the order in which they were composited"""
@@ -56,43 +56,44 @@ class Record:
     contributions_offset: int
     contributions_size: int
     contributions_sha256: str
-    """where in `contributions.bin` the packed cells lie: for each scene a row of ceil(cells / 8) bytes, as
-    numpy.packbits makes them"""
+    """offset, bytes and SHA-256 of the shard's packed cells in `contributions.bin`: for each scene one row of
+    ceil(cells / 8) bytes, made by numpy.packbits"""
     counts: dict[str, int]
-    """cells per status, chips embedded"""
+    """number of cells of each status, and of embedded chips"""
     seconds: dict[str, float]
-    """wall, by step (`timings.py`)"""
+    """wall time of each step (`timings.py`)"""
     read_bytes: int
-    """that the rank asked for since its last record; its shards overlap, so only their sum has a meaning"""
+    """bytes that the rank read since its last record; its shards overlap in time, so only the sum has a meaning"""
     energy_j: float | None
-    """that the rank's GPU used since its last record; None where nothing tells (`energy.py`)"""
+    """joules that the rank's GPU used since its last record; None where there is no meter (`energy.py`)"""
     peak_bytes: int
-    """the most memory that the rank has held so far"""
+    """largest memory of the rank so far"""
     started: str
+    """time in UTC (ISO 8601)"""
     finished: str
-    """UTC"""
+    """time in UTC (ISO 8601)"""
     host: str
     device: str
     attempt: str
     rank: int
     code_version: str
     job: str
-    """of the batch system; empty without one"""
+    """id of the job in the batch system; empty without one"""
     container: str
-    """digest of the image; empty outside of one"""
+    """digest of the container's image; empty outside of a container"""
 
     @property
     def bytes_digest(self) -> tuple[tuple[str, str], ...]:
-        """What must be equal in two records of one recipe with the same quarantine."""
+        """Name and SHA-256 of each object: equal in two records of one recipe with the same quarantine."""
         return tuple((stored.array, stored.sha256) for stored in self.objects)
 
     def to_line(self) -> bytes:
-        """The line of records.jsonl."""
+        """The record as one line of records.jsonl."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Record":
-        """The inverse of `to_line`, from its parsed JSON."""
+        """The record of a parsed line of records.jsonl."""
         document["objects"] = tuple(StoredObject(**o) for o in document["objects"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
         document["scenes"] = tuple(document["scenes"])
@@ -103,11 +104,11 @@ class PartWriter:
     """Writes shards into a new part. Every method returns only when its bytes would survive a power cut."""
 
     def __init__(self, folder: Path) -> None:
-        """Creates the part; a folder that exists already belongs to another attempt and is refused."""
+        """Create the part; a folder that exists already belongs to another attempt and is refused."""
         folder.mkdir(parents=True)
         self._folder = folder
         self._folders: set[Path] = set()
-        self._fed_size = 0
+        self._contributions_size = 0
 
     def write_objects(
         self, zone: str, key_of: dict[str, str], objects: dict[str, bytes | None]
@@ -125,14 +126,14 @@ class PartWriter:
         return tuple(stored)
 
     def write_contributions(self, packed: bytes) -> int:
-        """Append the packed cells of one shard; returns their offset."""
-        offset = self._fed_size
+        """Append the packed cells of one shard and return their offset."""
+        offset = self._contributions_size
         _append(self._folder / CONTRIBUTIONS, packed)
-        self._fed_size += len(packed)
+        self._contributions_size += len(packed)
         return offset
 
     def write_record(self, record: Record) -> None:
-        """Append the record, after everything it speaks of."""
+        """Append the record, after everything that it names is on disk."""
         for quarantined in record.quarantined:
             line = {"shard": record.shard, "recipe": record.recipe, **asdict(quarantined)}
             _append(self._folder / QUARANTINE, json.dumps(line).encode() + b"\n")
@@ -165,7 +166,7 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
 
 
 def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
-    """As `scan_records`, as plain JSON: for those who only count."""
+    """Every record as plain JSON, in the order of `scan_records`; quicker where records are only counted."""
     for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -181,12 +182,12 @@ def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict
 
 
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
-    """The recipes that need not be computed again; with `whole` only those for which every scene was read."""
+    """The recipes that have a record; with `whole` only those for which every scene was read."""
     return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}
 
 
 def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """For each recipe that has any, some of its record with the fewest unreadable scenes: for those who only count."""
+    """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
     found: dict[str, dict[str, Any]] = {}
     for _, document in scan_documents(run):
         recipe, missed = document["recipe"], len(document["quarantined"])
@@ -196,10 +197,10 @@ def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]
 
 
 def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:
-    """For each recipe that has any, its record with the fewest unreadable scenes, and the part it lies in.
+    """For each recipe that has a record, the one with the fewest unreadable scenes, and the folder of its part.
 
     Raises:
-        WorkError: two records of one recipe, with the same unreadable scenes, speak of different bytes.
+        WorkError: two records of one recipe, with the same unreadable scenes, name different bytes.
     """
     found: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
     for part, record in scan_records(run):
@@ -224,10 +225,10 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
 
 
 def read_verified(part: Path, stored: StoredObject) -> bytes:
-    """The bytes of an object.
+    """The bytes of an object, after their size and SHA-256 were checked.
 
     Raises:
-        WorkError: they are not what its record says.
+        WorkError: the object is missing, or its record says otherwise.
     """
     path = part / stored.path
     try:

@@ -32,11 +32,13 @@ class Shard:
     t: int
     """window, as an index of the cube"""
     row: int
+    """on the shard lattice of the grid"""
     col: int
     """on the shard lattice of the grid"""
     iy: int
+    """row of shards in the cube"""
     ix: int
-    """in the cube"""
+    """column of shards in the cube"""
     recipe: str
     """hex SHA-256 of all that determines the bytes"""
     scenes: tuple[int, ...]
@@ -44,7 +46,7 @@ class Shard:
 
     @property
     def place(self) -> tuple[str, int, int, int]:
-        """Where it is in the cube: "<layer>/<zone>", t, iy, ix."""
+        """Place of the shard in the cube: "<layer>/<zone>", t, iy, ix."""
         return f"{self.layer}/{self.zone}", self.t, self.iy, self.ix
 
     def __str__(self) -> str:
@@ -63,7 +65,7 @@ class Shards:
 
 
 _ROWS = 1 << 16
-"""of the plan, that are Python objects at once"""
+"""rows of the plan that are Python objects at once"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +87,9 @@ class LayerPlan:
     counted: tuple[str, ...]
     """archives whose scenes make a cell valid and are counted in `n_obs`"""
     weights: str
-    """SHA-256 of the weights' file"""
+    """SHA-256 of the file of weights"""
     fitted_on: str
-    """the period of their fitting; empty where they were published"""
+    """period that the weights were fitted on; empty where they were published"""
     model: str
     batch: int
     """chips in one forward pass"""
@@ -96,7 +98,7 @@ class LayerPlan:
     program: str
     """SHA-256 of the compiled forward pass; empty where the layer is not compiled"""
     compiled_for: str
-    """digest of all that it was compiled for"""
+    """digest of all that the program was compiled for"""
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
 
@@ -106,13 +108,13 @@ class Plan:
     """What holds for all rows of plan.parquet."""
 
     campaign: str
-    """digest of the campaign it was made for"""
+    """digest of the campaign that the plan was made for"""
     plan: str
     """digest over all recipes: two plans with equal ones make the same shards"""
     inventory: str
     """SHA-256 of the inventory whose rows the plan names"""
     versions: dict[str, str]
-    """of all that computes bytes; a rank whose versions differ refuses to start"""
+    """versions of all software that computes bytes; a rank with other versions refuses to start"""
     layers: dict[str, LayerPlan]
     shards: int
     tasks: int
@@ -120,10 +122,10 @@ class Plan:
 
 
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:
-    """The summary of the plan.
+    """The summary of the plan (plan.json).
 
     Raises:
-        RequestError: there is none, it is damaged, or it was made for another version of the campaign, for another
+        RequestError: there is no plan, it is damaged, or it was made for another version of the campaign, for another
             inventory, or by another version of embedcube.
     """
     if not (run.plan.exists() and run.plan_summary.exists()):
@@ -158,7 +160,7 @@ def _layer_plan(document: dict[str, Any]) -> LayerPlan:
 
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
-    """The draw groups of a task (or of all), in the order in which they are drawn."""
+    """The draw groups of a task (or of all tasks), in the order in which they are drawn."""
     names = ("layer", "zone", "t", "row", "col", "recipe", "scenes", "task", "draw")
     groups: dict[tuple[int, int], list[Shard]] = {}
     for batch in _columns(run, names, task).to_batches(max_chunksize=_ROWS):
@@ -186,7 +188,7 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
 
 
 def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
-    """The recipe of each shard of a task (or of all): for those who only count."""
+    """The recipe of each shard of a task (or of all tasks)."""
     recipes: list[str] = _columns(run, ("recipe",), task)["recipe"].to_pylist()
     return recipes
 
@@ -199,7 +201,7 @@ def tasks_undone(run: RunDir, done: Container[str]) -> tuple[int, ...]:
 
 
 def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
-    """Those of the inventory that shards of a task (or of all) need."""
+    """The scenes of the inventory that the shards of a task (or of all tasks) need."""
     linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
     return [scenes[i] for i in np.unique(linked.to_numpy()).tolist()]
 

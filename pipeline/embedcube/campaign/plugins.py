@@ -1,4 +1,4 @@
-"""Names of plugins -> what they are, by entry points: the one table where anything of somebody else is looked up."""
+"""Plugins by their names: the only place where entry points are looked up."""
 
 from importlib.metadata import entry_points
 from typing import Any, Literal
@@ -11,12 +11,12 @@ Room = Literal["sources", "backbones", "executors", "models"]
 
 
 def names(room: Room) -> list[str]:
-    """All registered names of a room."""
+    """All registered names of one kind of plugin."""
     return sorted({point.name for point in entry_points(group=f"embedcube.{room}")})
 
 
 def distribution(room: Room, name: str) -> str:
-    """Name and version of the package that registers `name`; empty for our own, whose version is KERNEL_VERSION."""
+    """Name and version of the package that registers `name`; empty for embedcube, whose version is KERNEL_VERSION."""
     for point in entry_points(group=f"embedcube.{room}"):
         if point.name == name and point.dist is not None and point.dist.name != "embedcube":
             return f"{point.dist.name} {point.dist.version}"
@@ -25,10 +25,10 @@ def distribution(room: Room, name: str) -> str:
 
 def refuse_unknown_plugins(campaign: Campaign) -> None:
     """Raise a RequestError when the campaign names a plugin that is not installed, before any work is done."""
-    wanted: list[tuple[Room, str]] = [("executors", campaign.how.executor)]
-    wanted += [("sources", archive.source) for archive in campaign.archives.values()]
-    wanted += [("backbones", str(layer.backbone["name"])) for layer in campaign.layers.values()]
-    for room, name in wanted:
+    named: list[tuple[Room, str]] = [("executors", campaign.how.executor)]
+    named += [("sources", archive.source) for archive in campaign.archives.values()]
+    named += [("backbones", str(layer.backbone["name"])) for layer in campaign.layers.values()]
+    for room, name in named:
         if name not in names(room):
             raise _unknown(room, name)
 

@@ -11,38 +11,38 @@ class Price:
     cells: int
     chips: int
     scenes: int
-    """links of shards to scenes"""
+    """number of pairs of a shard and a scene that it reads"""
     decoded_bytes: float
     needed_bytes: float
-    """each needed block once"""
+    """decoded bytes if each needed block were decoded once"""
     cube_bytes: float
     """before compression"""
     files: int
-    """objects, in the parts and, as links, in the cube"""
+    """number of objects in the parts; in the cube they are links"""
     folders: int
-    """that hold them in the cube, and at most in the part of each rank"""
+    """number of folders of these objects in the cube, and at most in the part of each rank"""
     rank_bytes: float
     """memory of one rank at the worst shard"""
     worst_shard: str
     device_s: float
-    """forward passes alone, on one device as it was just now"""
+    """seconds of the forward passes alone, on one device like the one that was measured"""
     longest_s: float
-    """what the dearest shard takes of a rank, about"""
+    """seconds that a rank takes for the most expensive shard, about"""
     device_bytes: float = 0.0
-    """memory of a GPU; 0 on a CPU, where it is the rank's"""
+    """memory of a GPU; 0 on a CPU, where all is in `rank_bytes`"""
     limit_bytes: float = 0.0
     """memory that one rank may take"""
     device_limit_bytes: float = 0.0
-    """that a GPU has"""
+    """memory that a GPU has; 0 on a CPU"""
 
     @property
     def amplification(self) -> float:
-        """Decoded bytes over each needed block once."""
+        """Decoded bytes divided by the bytes of each needed block once."""
         return self.decoded_bytes / self.needed_bytes if self.needed_bytes else 1.0
 
 
 def describe(price: Price) -> list[str]:
-    """The price in words."""
+    """The price as lines of text."""
     return [
         f"{price.shards} shards, {price.cells:,} cells, {price.chips:,} chips, {price.scenes:,} scenes in shards",
         f"to decode {size(price.decoded_bytes)}, {price.amplification:.2f} x each needed block once",
@@ -54,7 +54,7 @@ def describe(price: Price) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, with a unit that suits it."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -63,7 +63,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """A number of seconds as text, with a unit that suits it."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,6 @@
-"""The campaign that a command is about: its file, what the command line says of `how`, its site; and its run folder.
+"""The campaign of a command: its file, with the options of the command line and of the site; and its run folder.
 
-Heavy imports are inside, as in the command line.
+Heavy imports are inside functions, as in the command line.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
-    """The campaign and its run folder, to look at."""
+    """The campaign and its run folder, for a command that only reads."""
     from embedcube.campaign.load import load_campaign
     from embedcube.campaign.run_folder import RunDir
 
@@ -23,7 +23,7 @@ def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
 def open_run(
     campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False, uses_plugins: bool = True
 ) -> "tuple[Campaign, RunDir]":
-    """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
+    """The campaign and its run folder, for a command that writes: the folder gets the campaign as resolved."""
     campaign, folder = resolve_campaign(
         campaign_file, ranks, retry_quarantined=retry_quarantined, uses_plugins=uses_plugins
     )
@@ -32,7 +32,7 @@ def open_run(
 
 
 def write_resolved(campaign: "Campaign", folder: "RunDir") -> None:
-    """Write the campaign as resolved: what jobs and ranks read from now on."""
+    """Write the campaign as resolved, which jobs and ranks read from now on."""
     from embedcube.campaign.load import dump_campaign
     from embedcube.campaign.run_folder import write_atomically
 

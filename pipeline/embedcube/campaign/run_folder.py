@@ -13,8 +13,8 @@ The run folder is the architecture: each stage reads files here and writes files
       cube.zarr                          a relative symlink to the newest version
       report/                            verify, preview
       image.json                         submit       the digest of the container's image
-      submissions.jsonl                  submit       what the batch system was asked for
-      logs/                              what the ranks said; slurm/ what the jobs did, and their scripts
+      submissions.jsonl                  submit       the jobs given to the batch system
+      logs/                              logs of the ranks; in slurm/ scripts and output of the jobs
 """
 
 import os
@@ -54,22 +54,22 @@ class RunDir:
         return self.root / "weights" / f"{layer}-{compiled_for[:16]}-{digest[:16]}.pt2"
 
     def programs(self, layer: str, compiled_for: str) -> list[Path]:
-        """All that were made for the same: one, or more where two plans were made at once."""
+        """All compiled forward passes of a layer for one digest: one, or more where two plans were made at once."""
         return sorted((self.root / "weights").glob(f"{layer}-{compiled_for[:16]}-*.pt2"))
 
     @property
     def plan(self) -> Path:
-        """One row per shard."""
+        """The table of all shards: one row per shard."""
         return self.root / "plan.parquet"
 
     @property
     def pilot(self) -> Path:
-        """Rows of the plan that are embedded first: one more task."""
+        """Rows of the plan that are embedded first, as one more task."""
         return self.root / "pilot.parquet"
 
     @property
     def plan_summary(self) -> Path:
-        """What holds for all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
+        """The facts of all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
         return self.root / "plan.json"
 
     @property
@@ -78,16 +78,16 @@ class RunDir:
         return self.root / "parts"
 
     def task(self, task: int) -> Path:
-        """All attempts of a task."""
+        """The folder of all attempts of a task."""
         return self.parts / f"{task:04d}"
 
     def part(self, task: int, attempt: str, rank: int) -> Path:
-        """What one rank writes in one attempt; no other process ever writes there."""
+        """The folder of one rank in one attempt; no other process ever writes there."""
         return self.task(task) / attempt / f"{rank:04d}"
 
     @property
     def cubes(self) -> Path:
-        """All versions of the cube."""
+        """The folder of all versions of the cube."""
         return self.root / "cubes"
 
     def cube(self, version: str) -> Path:
@@ -95,7 +95,7 @@ class RunDir:
         return self.cubes / f"{version}.zarr"
 
     def catalogue(self, version: str) -> Path:
-        """The STAC Collection and Items that describe it."""
+        """The folder of the STAC Collection and Items that describe a version of the cube."""
         return self.cubes / f"{version}-stac"
 
     def cube_under_construction(self, version: str, job: str) -> Path:
@@ -103,7 +103,7 @@ class RunDir:
         return self.cubes / f"{TEMPORARY_PREFIX}{version}.{job}-{secrets.token_hex(4)}.zarr"
 
     def cubes_under_construction(self, version: str, job: str) -> list[Path]:
-        """Those of the starts of a job."""
+        """Unfinished cubes of a version, left by earlier starts of `job`."""
         return list(self.cubes.glob(f"{TEMPORARY_PREFIX}{version}.{job}-*.zarr"))
 
     @property
@@ -113,32 +113,32 @@ class RunDir:
 
     @property
     def submissions(self) -> Path:
-        """One line per call of `submit`: what was asked of the batch system, and its job ids."""
+        """One line per call of `submit`: its options and the ids of its jobs."""
         return self.root / "submissions.jsonl"
 
     @property
     def image(self) -> Path:
-        """The digest of the container's image, as long as its size and time are those noted with it."""
+        """The digest of the container's image, with the size and time of the file for which it holds."""
         return self.root / "image.json"
 
     @property
     def report(self) -> Path:
-        """Findings and pictures."""
+        """The folder of findings and pictures."""
         return self.root / "report"
 
     @property
     def dask_report(self) -> Path:
-        """Where the time of consolidation went, as Dask draws it."""
+        """Dask's report on the time of consolidation."""
         return self.report / "dask.html"
 
     @property
     def logs(self) -> Path:
-        """What each rank said."""
+        """The folder of the logs of the ranks."""
         return self.root / "logs"
 
     @property
     def job_logs(self) -> Path:
-        """Scripts and output of jobs."""
+        """The folder of scripts and output of jobs."""
         return self.logs / "slurm"
 
     def rank_log(self, task: int, attempt: str, rank: int) -> Path:

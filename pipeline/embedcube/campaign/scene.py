@@ -14,7 +14,7 @@ from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
 from embedcube.windows import Window
 
 NOWHERE = GLOBE
-"""The place of a scene that cannot be used and does not say where it lies: no cell waits for it"""
+"""Box of a scene that cannot be used and whose place is unknown: it belongs to no cell"""
 
 _MARGIN = 3.0
 """degrees beyond the area of use of a projection to which it is good: half a UTM zone"""
@@ -30,7 +30,7 @@ class Asset:
     inner: str = ""
     """member of a zip archive, or variable of a NetCDF file"""
     index: int = 1
-    """of the band among those of the raster"""
+    """number of the band in the raster, from 1"""
     crs: str
     transform: tuple[float, float, float, float, float, float]
     """affine a, b, c, d, e, f of the pixel corner"""
@@ -41,22 +41,22 @@ class Asset:
     dtype: str
     nodata: float | None
     scale: float = 1.0
-    """with `add` what the file declares of its numbers: a value is DN * scale + add"""
+    """factor that the file declares: a value is DN * scale + add"""
     add: float = 0.0
     size: int
     """bytes of the file when it was indexed; a file of another size is another file"""
     steps: int = 1
-    """of time; a frame reads those that lie in it"""
+    """number of time steps; a frame reads those that lie in it"""
     step_s: int = 0
-    """from one to the next (seconds; of months, the shortest); 0 for a lone one"""
+    """seconds from one time step to the next (the shortest, where they are months); 0 for a single one"""
     ends: bool = False
-    """the time that a step is of ends at its stamp, else it begins there"""
+    """whether the time that a step stands for ends at its time stamp; else it begins there"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its size and its first bytes, behind a pattern its name"""
 
     @property
     def packed(self) -> bool:
-        """Whether the file declares that its numbers stand for others."""
+        """Whether the file declares a scale or an offset for its numbers."""
         return (self.scale, self.add) != (1.0, 0.0)
 
     @property
@@ -70,42 +70,42 @@ class Asset:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One acquisition of one tile: what a source found, and what it decided about it."""
+    """One acquisition of one tile: the facts that a source found, and its decisions."""
 
     id: str
     archive: str
     """name of the archive in the campaign"""
     time: datetime
     acquisition: str
-    """what was acquired at once: two scenes of one datatake are one acquisition"""
+    """id of the acquisition: all scenes of one datatake are one acquisition"""
     bbox: tuple[float, float, float, float]
-    """west, south, east, north in degrees; NOWHERE where nothing says where it lies"""
+    """west, south, east, north in degrees; NOWHERE where the place is unknown"""
     assets: tuple[Asset, ...] = field(default=())
     """in the order the campaign names the bands; the mask last"""
     end: datetime | None = None
-    """the last moment of a scene that lasts, as a file of hours; None for a moment. A step that ends at its stamp
-    counts a second earlier: what is stamped with midnight belongs to the day before"""
+    """last moment of a scene with several time steps, such as a file of hours; None for a single moment. A step that
+    ends at its time stamp counts one second earlier: a stamp of midnight belongs to the day before"""
     offset: float = 0.0
-    """added to every value that is data; what the source decided and recorded (DN)"""
+    """number that the source decided to add to every value that is data (DN)"""
     processing: str = ""
-    """what else the source decided to do to its values, in words"""
+    """in words, what else the source does to the values"""
     verdict: str = ""
-    """why the scene cannot be used, found by `index`; empty for a good one"""
+    """why the scene cannot be used, found by `index`; empty for a usable scene"""
     software: tuple[str, ...] = ()
-    """packages that decode its files where GDAL does not: their versions are in the recipes of its shards"""
+    """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
-    """id of the scene that is used instead: the same acquisition, processed again; this one is in no shard"""
+    """id of the scene that is used instead, the same acquisition processed again; then this one is in no shard"""
 
     def meets(self, window: Window) -> bool:
-        """Whether it falls in a window, at least in part."""
+        """Whether the scene lies in a window, at least in part."""
         return window.meets(self.time, self.end or self.time)
 
     def boxes_in(self, grid: Grid) -> tuple[Box, ...]:
-        """The footprint in the grid's CRS: exact in the files' own, else a box around it.
+        """Boxes of the footprint in the grid's CRS: exact where the files have the same CRS, else a box around it.
 
-        On a grid of longitudes there are two where it crosses the meridian at which the grid begins; one that goes
-        around the Earth is as wide as the grid. On a grid of metres there is none for a scene so far away that its
-        coordinates would mean nothing, and of a field of the globe only what is near counts.
+        On a grid of longitudes there are two boxes where the footprint crosses the meridian at which the grid begins;
+        a footprint that goes around the Earth is as wide as the grid. On a grid of metres there is no box for a scene
+        so far away that its coordinates have no meaning there, and only the near part of a global field counts.
         """
         boxes = [box for box in self._boxes_in(grid) if all(map(isfinite, box))]
         if grid.geographic:
@@ -128,7 +128,7 @@ class Scene:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that this scene may bring into a cube: bytes, geometry, decisions. Not where it lies."""
+        """SHA-256 over all of the scene that may change a cube: bytes, geometry, decisions; not the paths."""
         facts = {
             "time": self.time.isoformat(),
             "photograph": self.acquisition,
@@ -142,19 +142,19 @@ class Scene:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All that is known of it."""
+        """All facts of the scene as JSON, as the inventory keeps them."""
         facts = vars(self) | {"assets": [vars(asset) for asset in self.assets]}
-        # a tenth of what json takes; Python's reads it again, with its NaN
+        # ten times faster than Python's json, which reads it again with its NaN
         return to_json(facts, inf_nan_mode="constants").decode()
 
     @property
     def weak(self) -> bool:
-        """Whether any digest stands for the first bytes of a file only."""
+        """Whether the digest of any file covers its first bytes only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
 
 
 def _transformed(source: str, target: str, bounds: Box) -> Box:
-    """A box around what `bounds` becomes in another CRS; infinite where there is no such place."""
+    """A box around `bounds` in another CRS; infinite where the place does not exist there."""
     transformer = Transformer.from_crs(source, target, always_xy=True)
     xmin, ymin, xmax, ymax = transformer.transform_bounds(*bounds, densify_pts=21)
     return xmin, ymin, xmax, ymax

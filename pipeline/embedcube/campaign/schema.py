@@ -1,4 +1,4 @@
-"""A campaign file: YAML in, a validated and resolved `Campaign` out, and the digest over *what* is asked.
+"""The schema of a campaign file, and the digest over *what* is asked.
 
 *What* (archives, grid, region, windows, layers) makes the digest. *How* (ranks, threads, limits) and *where*
 (paths) never do: a campaign moved to another machine is the same campaign.
@@ -29,47 +29,48 @@ Encoding = Literal["int8", "float16", "float32"]
 
 
 class Mask(Block):
-    """Which pixels of a scene show the ground."""
+    """Which pixels of a scene are clear."""
 
     band: str
     """the classification band, SCL for Sentinel-2"""
     clear: tuple[int, ...] = Field(min_length=1)
-    """the classes that are kept; any other class (also one that no legend has) is masked"""
+    """classes that are kept; all other classes, also unknown ones, are masked"""
 
 
 class Search(Block):
-    """A STAC API that is asked for the Items of an archive. Their files are on this machine."""
+    """A STAC API that lists the Items of an archive. Their files are on this machine."""
 
     api: str = Field(pattern="^https?://")
-    """URL of its landing page"""
+    """URL of the landing page"""
     collections: tuple[str, ...] = Field(min_length=1)
     boxes: tuple[tuple[float, float, float, float], ...] = ()
-    """west, south, east, north in degrees, of which an Item must touch one; by default those of the region's shards"""
+    """boxes (west, south, east, north in degrees); an Item must touch one. By default those of the region's shards"""
     times: tuple[tuple[Time, Time], ...] = ()
-    """in one of which it must fall; by default the windows"""
+    """intervals of time; an Item must lie in one. By default the windows"""
 
 
 class Archive(Block):
-    """Where scenes lie and which bands of them are wanted."""
+    """Place of the scenes, and the bands to read."""
 
     source: str
     """name of a source plugin"""
     path: Path
     """a folder, or one file (a STAC catalogue, say); relative to the campaign file. Not part of the digest"""
     search: Search | None = None
-    """who is asked for Items, where no catalogue lies at `path`: their relative links then begin there. Not part of
-    the digest: what is found is"""
+    """STAC API that lists the Items, where no catalogue lies at `path`: relative links of the Items begin at `path`.
+    Not part of the digest; the scenes that it lists are"""
     bands: tuple[str, ...] = Field(min_length=1)
     mask: Mask | None = None
     offset: Literal["auto"] | float = "auto"
-    """added to every value that is data (DN); "auto" decides per product and records it"""
+    """number added to every value that is data (DN); "auto" decides for each product and records it"""
     resampling: Resampling | dict[str, Resampling] = "bilinear"
-    """for bands that do not lie on the grid, or for each band; bands that do are copied. A band about twice as fine as
-    the grid or more is averaged where this says bilinear. Masks are always nearest"""
+    """resampling of the bands that do not lie on the grid: one for all, or one for each band. Bands on the grid are
+    copied. Where this says bilinear, a band about twice as fine as the grid or more is averaged. Masks are
+    always nearest"""
     composite: Literal["median", "mean"] | None = None
-    """how the scenes of a frame become one picture; by default as the source does it"""
+    """how the scenes of a frame become one picture; by default the source decides"""
     options: dict[str, Any] = Field(default_factory=dict)
-    """the source's own"""
+    """options of the source"""
 
     @field_validator("bands")
     @classmethod
@@ -87,16 +88,16 @@ class Archive(Block):
 
     @property
     def read_bands(self) -> tuple[str, ...]:
-        """The bands, and the mask's behind them where it is none of them."""
+        """The bands, and behind them the band of the mask if it is not one of them."""
         return tuple(dict.fromkeys((*self.bands, *((self.mask.band,) if self.mask else ()))))
 
     @property
     def root(self) -> Path:
-        """The folder that paths of scenes are relative to: `path`, or that of a catalogue file."""
+        """The folder that paths of scenes are relative to: `path`, or the folder of a catalogue file."""
         return self.path.parent if self.path.is_file() else self.path
 
     def resampling_of(self, band: str) -> Resampling:
-        """How a band is brought onto the grid: nearest for the mask, bilinear for a band that is not named."""
+        """Resampling of a band: nearest for the mask, bilinear for a band that is not named."""
         if band not in self.bands or (self.mask is not None and band == self.mask.band):
             return "nearest"
         return self.resampling if isinstance(self.resampling, str) else self.resampling.get(band, "bilinear")
@@ -114,14 +115,14 @@ class GridBlock(Block):
 
 
 class Region(Block):
-    """The place that is wanted: a box, or a GeoJSON geometry. Shards that touch it are embedded whole."""
+    """The area of the cube: a box, or a GeoJSON geometry. Shards that touch it are embedded whole."""
 
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north, in `crs`"""
     crs: Crs = "EPSG:4326"
-    """of `bbox`; GeoJSON is always longitude, latitude"""
+    """CRS of `bbox`; GeoJSON is always longitude, latitude"""
     geojson: Path | None = None
-    """a file holding a Geometry, Feature or FeatureCollection; read into `geometry` at once"""
+    """path of a file with a Geometry, Feature or FeatureCollection, which is read into `geometry`"""
     geometry: dict[str, Any] | None = None
 
     @model_validator(mode="after")
@@ -142,9 +143,9 @@ class WindowSteps(Block):
     start: Time
     end: Time
     step: str
-    """from one start to the next: "14 days", "1 month", "1 year" """
+    """time from one start to the next: "14 days", "1 month", "1 year" """
     length: str | None = None
-    """of a window, where it is not the step: "5 months" from May in steps of a year"""
+    """length of a window, where it is not the step: "5 months" from May in steps of a year"""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -173,38 +174,38 @@ class Layer(Block):
     """One group of the cube: one or more archives through a backbone."""
 
     archives: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
-    """their bands, one archive after the other, are what the backbone sees"""
+    """names of the archives; the backbone sees their bands, one archive after the other"""
     frames: str | None = None
-    """length of the frames inside each window ("1 month"), each a composite of its own; by default one, the window"""
+    """length of the frames inside each window ("1 month"); each is one composite. By default one frame, the window"""
     grid: GridBlock | None = None
     """by default the campaign's"""
     fit: Period | None = None
-    """the windows that `fit` takes its sample from; by default all"""
+    """period whose windows `fit` takes its sample from; by default all windows"""
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
     weights: Path | None = None
-    """frozen weights fitted elsewhere, or a published checkpoint; without it `fit` makes them from the archives. Not
-    part of the digest, their bytes are (through the recipe)"""
+    """file of frozen weights that were fitted elsewhere, or of a published checkpoint; without it `fit` makes weights
+    from the archives. The path is not part of the digest; the bytes are part of the recipes"""
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """what the file `weights` must have"""
+    """SHA-256 that the file `weights` must have"""
     chip_px: int = Field(224, gt=0)
     halo_px: int = Field(16, ge=0)
     cell_px: int = Field(16, gt=0)
     shard_chips: int = Field(4, gt=0)
     """chips along one side of a shard"""
     batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 8
-    """chips in one forward pass, always; at 1 a matrix product may round otherwise with other threads. `auto`: `plan`
-    tries what the device does fastest, once, and from then on it is a part of every recipe"""
+    """chips in every forward pass, at least 2: with 1 a matrix product may round differently with other threads.
+    `auto`: `plan` measures once which number is fastest on the device, and then it is part of every recipe"""
     min_valid: float = Field(0.5, gt=0, le=1)
-    """share of a cell's pixels that must have been seen clear for the cell to get a vector"""
+    """share of the pixels of a cell that must be clear for the cell to get a vector"""
     precision: Precision = "float32"
-    """of the forward pass (torch.autocast; TF32 is always off); `verify` holds a reduced one against float32"""
+    """of the forward pass (torch.autocast; TF32 is always off); `verify` compares a reduced one with float32"""
     compile: bool = False
-    """`plan` compiles the forward pass (a minute or so, and a compiler of C++), once, and all ranks run that program;
-    `verify` holds it against the layer as it is"""
+    """whether `plan` compiles the forward pass once (about a minute, with a C++ compiler) into a program that all ranks
+    run; `verify` compares it with the layer that is not compiled"""
     encoding: Encoding = "int8"
     chunk_windows: int = Field(1, gt=0)
-    """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""
+    """windows in one object of the cube: 1 to read maps, 12 to read series of months"""
 
     @field_validator("backbone")
     @classmethod
@@ -228,7 +229,7 @@ class Campaign(Block):
     archives: dict[Name, Archive] = Field(min_length=1)
     grid: GridBlock
     region: Region | None = None
-    """by default all that the archive shows"""
+    """by default all that the archive covers"""
     windows: WindowSteps | tuple[tuple[Time, Time], ...]
     layers: dict[Name, Layer] = Field(min_length=1)
     how: How = How()
@@ -275,7 +276,7 @@ class Campaign(Block):
 
     @cached_property
     def what(self) -> dict[str, Any]:
-        """All that determines the cube's bytes and is known before the archive is looked at."""
+        """All that determines the cube's bytes and is known before the archive is indexed."""
         document = self.model_dump(mode="json", exclude={"how", "env", "campaign"})
         for archive in document["archives"].values():
             del archive["path"], archive["search"]
@@ -323,14 +324,14 @@ def digest_of(document: Any) -> str:
 
 
 UTM = "utm"
-"""What `grid.crs` says for one grid per zone."""
+"""Value of `grid.crs` for one grid in each UTM zone."""
 
 _AROUND = 360 - 1e-6
-"""degrees of a scene that shows all longitudes: where it begins and ends is one meridian"""
+"""width in degrees from which a scene covers all longitudes: it begins and ends at one meridian"""
 
 
 def make_grid(campaign: Campaign, layer: str, name: str) -> Grid:
-    """A layer's grid of a name; a layer has one, or one for each UTM zone."""
+    """The grid of a layer with this name; a layer has one grid, or one for each UTM zone."""
     block = campaign.grid_of(layer)
     if block.crs == UTM:
         zone = utm_zone_in(name)
@@ -340,7 +341,7 @@ def make_grid(campaign: Campaign, layer: str, name: str) -> Grid:
 
 
 def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple[str, ...]:
-    """Of the grids that scenes touch: one, or one for each UTM zone."""
+    """Names of the grids that scenes touch: one, or one for each UTM zone."""
     if campaign.grid_of(layer).crs != UTM:
         return (make_grid(campaign, layer, "").name,)
     zones: set[int] = set()
@@ -354,15 +355,15 @@ def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple
 
 
 def make_layout(layer: Layer) -> ShardLayout:
-    """How the layer cuts the grid."""
+    """The layout of the layer's chips, cells and shards."""
     return ShardLayout(chip_px=layer.chip_px, halo_px=layer.halo_px, cell_px=layer.cell_px, chips=layer.shard_chips)
 
 
 def windows_of_fit(campaign: Campaign, name: str) -> list[int]:
-    """The windows, as indices of the cube, that a layer is fitted on.
+    """The windows that a layer is fitted on, as indices of the cube.
 
     Raises:
-        RequestError: there are none.
+        RequestError: no window lies in the period.
     """
     period = campaign.layers[name].fit
     windows = [
@@ -376,6 +377,6 @@ def windows_of_fit(campaign: Campaign, name: str) -> list[int]:
 
 
 def period_of_fit(campaign: Campaign, name: str) -> str:
-    """From the beginning of the first to the end of the last of those windows."""
+    """The period that a layer is fitted on, from the beginning of the first window to the end of the last."""
     windows = [campaign.all_windows[t] for t in windows_of_fit(campaign, name)]
     return str(Window(min(window.start for window in windows), max(window.end for window in windows)))

@@ -1,4 +1,4 @@
-"""How much of a STAC API a campaign asks for: the region and as far as its shards reach beyond it, and the windows."""
+"""Boxes and times of a campaign's search in a STAC API: the region with the reach of its shards, and the windows."""
 
 import math
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from embedcube.campaign.schema import UTM, Archive, Campaign, Region, make_layou
 from embedcube.grid import is_geographic, to_degrees
 
 _METRES_PER_DEGREE = 110_000.0
-"""of latitude, at least; and of longitude at the equator"""
+"""length of a degree of latitude, at least, and of a degree of longitude at the equator"""
 
 
 def bounded(campaign: Campaign, name: str) -> Archive:
-    """An archive whose search, where it has one, has the boxes and times that it does not say itself."""
+    """The archive; if it has a search without boxes or times, these come from the region and the windows."""
     archive = campaign.archives[name]
     if archive.search is None:
         return archive
     boxes = archive.search.boxes or tuple(_boxes(campaign, name))
-    # what holds at all times is not of a window
+    # static data are valid at all times
     times = archive.search.times or (() if archive.options.get("static") else _times(campaign))
     return archive.model_copy(update={"search": archive.search.model_copy(update={"boxes": boxes, "times": times})})
 
 
 def _times(campaign: Campaign) -> tuple[tuple[datetime, datetime], ...]:
-    """The windows; those that meet or overlap as one."""
+    """The windows as intervals; windows that touch or overlap become one."""
     merged: list[tuple[datetime, datetime]] = []
     for window in campaign.all_windows:
         if merged and window.start <= merged[-1][1]:
@@ -37,7 +37,7 @@ def _times(campaign: Campaign) -> tuple[tuple[datetime, datetime], ...]:
 
 
 def _boxes(campaign: Campaign, name: str) -> Iterator[Box]:
-    """Boxes that hold the region and the shards that touch it with their halo; none where there is no region."""
+    """Boxes around the region and the shards that touch it, with their halo; none where there is no region."""
     if campaign.region is None:
         return
     layers = [layer for layer, block in campaign.layers.items() if name in block.archives]

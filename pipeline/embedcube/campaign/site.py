@@ -1,4 +1,4 @@
-"""A site: what a batch system offers and wants, as data. One YAML file for each, below configs/sites."""
+"""The schema of a site file, which describes a batch system. One YAML file for each, below configs/sites."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -25,13 +25,13 @@ Word = Annotated[str, AfterValidator(_word)]
 
 
 class Container(Block):
-    """How commands are run inside of an image (Apptainer)."""
+    """An image (Apptainer) inside of which commands are run."""
 
     image: Word
     """path of a .sif file or sandbox, as seen from the compute nodes"""
     binds: tuple[Word, ...] = ()
     nvidia: bool = False
-    """give it the node's GPUs (--nv)"""
+    """whether the container gets the GPUs of the node (--nv)"""
 
 
 class CpuNodes(Block):
@@ -41,7 +41,7 @@ class CpuNodes(Block):
     cpus_per_node: int = Field(gt=0)
     mem_gb_per_node: float = Field(gt=0)
     time_min: int = Field(60, gt=0)
-    """of a job there"""
+    """time limit of a job on these nodes (minutes)"""
 
 
 class Site(Block):
@@ -50,63 +50,63 @@ class Site(Block):
     site: Name
     partition: Word | None = None
     account: Word | None = None
-    """that is billed, unless the campaign names another"""
+    """account that is billed, unless the campaign names another"""
     cpus_per_node: int = Field(gt=0)
     mem_gb_per_node: float = Field(gt=0)
     gpus_per_node: int = Field(0, ge=0)
     gpu_option: Literal["gres", "gpus-per-node"] = "gres"
-    """how GPUs are asked for"""
+    """option of Slurm that requests GPUs"""
     constraint: Word | None = None
     exclusive: bool = True
-    """whole nodes, with all of their memory"""
+    """whether jobs get whole nodes, with all of their memory"""
     hint: Literal["nomultithread"] | None = None
     time_min: int = Field(60, gt=0)
-    """of a task, unless the campaign says otherwise"""
+    """time limit of a task (minutes), unless the campaign sets another"""
     max_time_min: int = Field(gt=0)
     lead_s: int = Field(300, ge=60, lt=65536)
-    """before the end of its time a job is warned: what is in flight is finished and written"""
+    """seconds before the end of its time at which a job gets a signal, to finish and write the shards in work"""
     requeue: bool = True
-    """jobs may requeue themselves; where not, consolidation submits them again"""
+    """whether jobs may requeue themselves; if not, consolidation submits them again"""
     max_requeues: int = Field(20, ge=0)
-    """of one job"""
+    """number of times that one job may requeue itself"""
     resubmissions: int = Field(3, ge=0)
-    """of what consolidation finds missing"""
+    """number of times that consolidation may submit missing shards again"""
     max_array: int = Field(1001, gt=0)
-    """MaxArraySize: indices of an array are smaller"""
+    """MaxArraySize of Slurm: the indices of an array must be smaller"""
     parallel: int = Field(100, gt=0)
     """tasks of the campaign that may run at once"""
     max_files: int | None = Field(None, gt=0)
-    """that the quota leaves"""
+    """number of files that the quota allows"""
     quota: tuple[Word, ...] = ()
-    """words of the command that prints what the quota leaves, for `embedcube doctor`"""
+    """words of the command that prints the quota, for `embedcube doctor`"""
     purge_days: int | None = Field(None, gt=0)
-    """after which the file system of runs deletes files"""
+    """days after which the file system of the runs deletes files"""
     host_suffix: str = Field("", pattern=r"^[\w.-]*$")
-    """makes a node's name that of its fast network"""
+    """suffix that makes the name of a node its name in the fast network"""
     interface: Word | None = None
-    """of the fast network"""
+    """interface of the fast network"""
     mpi: Word | None = None
-    """srun's --mpi"""
+    """value of the option --mpi of srun"""
     time_zone: str | None = None
-    """of the nodes' clocks, as "Europe/Berlin" """
+    """time zone of the clocks of the nodes, such as "Europe/Berlin" """
     umask: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] | None = None
-    """of jobs, as "0027" """
+    """umask of jobs, such as "0027" """
     group: Word | None = None
-    """that files of a run belong to"""
+    """group that the files of a run belong to"""
     modules: tuple[Word, ...] = ()
-    """loaded by jobs"""
+    """modules that jobs load"""
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], Word] = Field(default_factory=dict)
-    """of jobs"""
+    """environment variables of jobs"""
     poll_s: float = Field(30, gt=0)
-    """between two looks at the queue, by those who wait"""
+    """seconds between two queries of the queue, by commands that wait"""
     cpu_nodes: CpuNodes | None = None
-    """for consolidation, which needs no GPU"""
+    """nodes for consolidation, which needs no GPU"""
     dask: Dask | None = None
-    """who consolidates, unless the campaign says otherwise"""
+    """Dask workers of consolidation, unless the campaign sets others"""
     container: Container | None = None
     """without one, jobs use the Python that submits them"""
     prepare_in_job: bool = False
-    """index, fit and plan in a job too: the login node is not for computing"""
+    """whether index, fit and plan run in a job too, where the login node is not for computing"""
 
     @field_validator("time_zone")
     @classmethod
@@ -123,7 +123,7 @@ class Site(Block):
 
     @property
     def for_consolidation(self) -> "Site":
-        """The site as consolidation sees it: the nodes without GPUs, where there are some."""
+        """The site for consolidation: with the nodes without GPUs, if it has such nodes."""
         if self.cpu_nodes is None:
             return self
         return self.model_copy(update=self.cpu_nodes.model_dump() | {"gpus_per_node": 0, "constraint": None})
@@ -133,7 +133,7 @@ def load_site(campaign: Campaign) -> Site:
     """The site that the campaign names.
 
     Raises:
-        RequestError: it names none, or the file is not a site.
+        RequestError: the campaign names no site, or the file does not describe one.
     """
     path = campaign.how.site
     if path is None:
@@ -149,10 +149,10 @@ def load_site(campaign: Campaign) -> Site:
 
 
 def at_site(campaign: Campaign, site: Site) -> Campaign:
-    """The campaign with what its `how` leaves open settled for the site's nodes instead of this machine.
+    """The campaign with the open values of its `how` set for the nodes of the site instead of this machine.
 
     Raises:
-        RequestError: the site would refuse it.
+        RequestError: the campaign asks for more than the site allows.
     """
     how = campaign.how
     ranks = how.ranks if "ranks" in how.model_fields_set else site.gpus_per_node or site.cpus_per_node
@@ -178,7 +178,7 @@ def at_site(campaign: Campaign, site: Site) -> Campaign:
 
 
 def processes_per_node(dask: Dask, nodes: int) -> int:
-    """Of consolidation: where all are started together, there is a scheduler and a client beside the workers."""
+    """Processes of consolidation on each node; where all are started together, with a scheduler and a client."""
     return -(-(dask.workers + 2) // nodes) if dask.kind in ("slurm_runner", "mpi") else 1
 
 

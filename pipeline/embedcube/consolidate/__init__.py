@@ -1,1 +1,1 @@
-"""Parts -> one cube, and its verification."""
+"""Making one cube of the parts, and its verification."""

@@ -31,11 +31,11 @@ CONVENTIONS = [
         "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
     },
 ]
-"""The registrations as the schemas fix them: v0.1 of proj and spatial (docs/adr/0005)."""
+"""The registrations that the schemas require: v0.1 of proj and spatial (docs/adr/0005)."""
 
 
 def root_attributes(campaign: Campaign) -> dict[str, Any]:
-    """Of the store."""
+    """Attributes of the root group."""
     return {
         "Conventions": "CF-1.11",
         "title": f"Embeddings of campaign {campaign.campaign}",
@@ -51,6 +51,8 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
     authority = crs.to_authority()
     attributes: dict[str, Any] = {
         "Conventions": "CF-1.11",
+        # makes the grid mapping a coordinate in xarray: arithmetic and selections keep the CRS
+        "coordinates": "spatial_ref",
         "zarr_conventions": CONVENTIONS,
         "proj:wkt2": crs.to_wkt("WKT2_2019"),
         "spatial:dimensions": ["y", "x"],
@@ -109,7 +111,7 @@ def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
             "flag_meanings": " ".join(STATUS_MEANINGS),
         },
         "n_obs": {
-            "long_name": "distinct photographs with at least one clear pixel in the cell",
+            "long_name": "distinct acquisitions with at least one clear pixel in the cell",
             "units": "1",
         },
     }
@@ -117,14 +119,14 @@ def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
 
 
 def spatial_ref_attributes(grid: Grid, area: PixelArea, cell_px: int) -> dict[str, Any]:
-    """Of the CF grid mapping variable; GeoTransform is GDAL's order."""
+    """Attributes of the CF grid mapping variable; GeoTransform is in the order of GDAL."""
     a, b, c, d, e, f = list(grid.affine(area, cell_px))[:6]
     cf: dict[str, Any] = CRS.from_user_input(grid.crs).to_cf()
     return cf | {"GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
 
 
 def coordinate_attributes(grid: Grid, axis: str) -> dict[str, Any]:
-    """Of `x` or `y`: CF's own description of the CRS's axis."""
+    """Attributes of `x` or `y`: the axis of the CRS as CF describes it."""
     for description in CRS.from_user_input(grid.crs).cs_to_cf():
         if description["axis"] == axis.upper():
             return dict(description) | {"long_name": f"{axis} of the cell's centre"}

@@ -1,4 +1,4 @@
-"""consolidate: parts -> cube. Records are counted, objects verified and hard-linked, and the cube appears whole."""
+"""consolidate: parts to cube. Records are counted, objects verified and hard-linked; the cube appears whole."""
 
 import hashlib
 import os
@@ -29,23 +29,24 @@ from embedcube.errors import StartAgain, WorkError
 from embedcube.progress import Progress
 
 _ABANDONED_S = 24 * 3600.0
-"""A cube under construction that has not changed for so long was left by a killed process."""
+"""seconds without a change, after which an unfinished cube was left by a killed process"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Consolidated:
-    """What became of the parts."""
+    """The cube, and what was done to make it."""
 
     cube: Path
     version: str
     shards: int
     linked: int
+    """number of objects that were hard-linked"""
     copied: int
-    """objects that could not be linked (another file set): the disk holds them twice"""
+    """number of objects that could not be linked (another file set): the disk holds them twice"""
     rechunked: int
-    """objects made of several windows"""
+    """number of objects that were made of several windows"""
     purged: date | None
-    """when the site begins to delete what is in it, by the age of the oldest shard, which links share"""
+    """day on which the site begins to delete files of the cube: links are as old as the parts"""
 
 
 def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolidated:
@@ -57,7 +58,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
         WorkError: shards without a record, unequal results of one recipe, a damaged object, or too many
             unreadable scenes.
     """
-    # first of all: with some workers, most processes that come here go no further
+    # first of all: with some kinds of workers, most processes end within this call
     with dask_client(campaign, run) as client:
         return _consolidate(campaign, run, client, progress)
 
@@ -78,7 +79,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
             write_template(campaign, plan, building)
             linked, copied, rechunked = _fill(plan, made, building, client, progress)
             for unfinished in building.rglob(f"{TEMPORARY_PREFIX}*"):
-                unfinished.unlink()  # of a worker that was lost
+                unfinished.unlink()  # left by a worker that was lost
             write_provenance(campaign, plan, scenes, made, building)
             _fsync_all(building)
             try:
@@ -111,10 +112,10 @@ def _purged(campaign: Campaign, made: list[Made]) -> date | None:
 
 @contextmanager
 def _building(run: RunDir, version: str) -> Iterator[Path]:
-    """The folder of a cube under construction: a new one, or what an earlier start of this job has made of it.
+    """The folder of a cube under construction: a new one, or the unfinished one of an earlier start of this job.
 
-    That one gets a new name first: processes of it that still live, on a node believed to be dead, fail by it.
-    It is kept for the next start of the job when the time is up, and removed when anything else happens.
+    The unfinished one is renamed first: processes of the earlier start that still run, on a node believed to be dead,
+    then fail. The folder is kept for the next start of the job when the time is up, and removed on any other error.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     building = run.cube_under_construction(version, job)
@@ -138,7 +139,7 @@ def _remove_abandoned(run: RunDir) -> None:
 
 
 def _fsync_all(folder: Path) -> None:
-    """Metadata and provenance; linked objects have been since they were written."""
+    """Flush metadata and provenance to the disk; linked objects were flushed when they were written."""
     for path in folder.rglob("*"):
         if path.is_dir():
             fsync_folder(path)
@@ -149,25 +150,25 @@ def _fsync_all(folder: Path) -> None:
 
 
 def version_of(campaign: Campaign, records: list[Record]) -> str:
-    """12 hex digits of SHA-256 over what was asked, every recipe, and the bytes that came of it."""
+    """Name of the version: 12 hex digits of SHA-256 over the campaign's digest, every recipe, and every object."""
     lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
     """One record for each shard, in the order of `shards`."""
-    found = best_records(run, {shard.recipe for shard in shards})
-    missing = [shard for shard in shards if shard.recipe not in found]
+    best = best_records(run, {shard.recipe for shard in shards})
+    missing = [shard for shard in shards if shard.recipe not in best]
     if missing:
         raise WorkError(
             f"{len(missing)} of {len(shards)} shards have no record, the first is {missing[0]}; "
             "run `embedcube embed` again, it does only those"
         )
-    return [Made(shard=s, part=found[s.recipe][0], record=found[s.recipe][1]) for s in shards]
+    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1]) for s in shards]
 
 
 def _fill(plan: Plan, made: list[Made], building: Path, client: Any, progress: Progress) -> tuple[int, int, int]:
-    """Bring every shard into the cube, one Dask task per object; returns (linked, copied, rechunked) objects."""
+    """Bring every shard into the cube by Dask tasks; returns the numbers of objects linked, copied and rechunked."""
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
@@ -183,11 +184,11 @@ def _fill(plan: Plan, made: list[Made], building: Path, client: Any, progress: P
             futures += client.map(rechunked, series, *specs, pure=False)
     counts, failures = [0, 0, 0], []
     try:
-        for done, (_, found) in enumerate(as_completed(futures, with_results=True), start=1):
-            if isinstance(found, WorkError):
-                failures.append(found)
+        for done, (_, result) in enumerate(as_completed(futures, with_results=True), start=1):
+            if isinstance(result, WorkError):
+                failures.append(result)
                 continue
-            counts = [total + count for total, count in zip(counts, found, strict=True)]
+            counts = [total + count for total, count in zip(counts, result, strict=True)]
             progress(done, len(futures))
     except KilledWorker as error:
         raise StartAgain(f"workers were lost too often: {error}") from None
@@ -199,7 +200,7 @@ def _fill(plan: Plan, made: list[Made], building: Path, client: Any, progress: P
 
 
 def series_of(made: list[Made], windows: int, building: Path) -> list[Series]:
-    """The shards of each place, in chunks of windows."""
+    """For each place, and each chunk of windows, the shards that become one object."""
     members: dict[tuple[str, int, int, int], list[Made]] = defaultdict(list)
     for one in made:
         zone, t, iy, ix = one.shard.place

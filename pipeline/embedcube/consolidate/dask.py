@@ -1,7 +1,7 @@
-"""Who consolidates: a Dask client with workers in this process, on this machine, or on nodes of a batch system.
+"""A Dask client for consolidation, with workers in this process, on this machine, or on nodes of a batch system.
 
-With `slurm_runner` and `mpi` every process of one job step comes here: one becomes the scheduler, one goes on as the
-client, the others are workers and end here.
+With `slurm_runner` and `mpi` every process of one job step calls `dask_client`: one becomes the scheduler, one goes on
+as the client, the others are workers and end within the call.
 """
 
 import os
@@ -20,7 +20,7 @@ from embedcube.errors import RequestError
 from embedcube.jobs.slurm import forget_own_job, setup_lines
 
 _DASHBOARD = "127.0.0.1:0"
-"""no fixed port: several campaigns may be consolidated on one machine; and none that others can reach"""
+"""any free port, as several campaigns may be consolidated on one machine; not reachable from other machines"""
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def dask_client(campaign: Campaign, run: RunDir) -> Iterator[Any]:
     """A client (distributed.Client) with the workers that `how.dask` asks for; they end with the block.
 
     Raises:
-        RequestError: there are too few processes for a scheduler, a client and a worker.
+        RequestError: there are fewer than three processes, for a scheduler, a client and a worker.
     """
     kinds: dict[str, Callable[[Campaign, RunDir], Any]] = {
         "threads": _local,
@@ -43,7 +43,7 @@ def dask_client(campaign: Campaign, run: RunDir) -> Iterator[Any]:
 
 @contextmanager
 def _reported(campaign: Campaign, run: RunDir) -> Iterator[None]:
-    """Have Dask write where the time went, where there are several processes and what draws it (Bokeh) is installed."""
+    """Have Dask write its performance report, if there are several processes and Bokeh is installed."""
     if campaign.how.dask.kind == "threads" or find_spec("bokeh") is None:
         yield
         return
@@ -76,7 +76,7 @@ def _local(campaign: Campaign, run: RunDir) -> Iterator[Any]:
 
 @contextmanager
 def _slurm_cluster(campaign: Campaign, run: RunDir) -> Iterator[Any]:
-    """Each worker a job of its own; as many as there is work for. Works where `sbatch` does: not in a container."""
+    """A client whose workers are Slurm jobs, as many as there is work for. Needs `sbatch`, so not in a container."""
     from dask_jobqueue.slurm import SLURMCluster
     from distributed import Client
 
@@ -113,10 +113,10 @@ def _slurm_runner(campaign: Campaign, run: RunDir) -> Iterator[Any]:
 
     _refuse_small_world(int(os.environ.get("SLURM_NTASKS", "1")), campaign)
     if os.environ["SLURM_PROCID"] != "1":
-        # scheduler and workers leave by a signal to themselves; they have done their part
+        # the scheduler and the workers end by a signal to themselves, when their work is done
         signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     run.job_logs.mkdir(parents=True, exist_ok=True)
-    # with the number of restarts: a requeued job keeps its id, and would read where the dead scheduler was
+    # with the number of restarts: a requeued job keeps its id, and would read the address of the dead scheduler
     start = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     with (
         SLURMRunner(
@@ -138,7 +138,7 @@ def _mpi(campaign: Campaign, run: RunDir) -> Iterator[Any]:
     _refuse_small_world(MPI.COMM_WORLD.Get_size(), campaign)
     interface = load_site(campaign).interface if campaign.how.site else None
     threads = campaign.how.dask.threads
-    # ends scheduler and workers by SystemExit: all must leave MPI together, which the interpreter's end does
+    # ends scheduler and workers by SystemExit: all processes must leave MPI together, when the interpreter ends
     dask_mpi.initialize(interface=interface, nthreads=threads, memory_limit=0, dashboard=False)
     with Client() as client:
         yield client

@@ -1,4 +1,4 @@
-"""What a Dask worker of `consolidate` runs: verify the objects of one shard and link them into the cube."""
+"""Functions that Dask workers of `consolidate` run: verify the objects of one shard and link them into the cube."""
 
 import errno
 import os
@@ -12,13 +12,16 @@ from embedcube.cube.arrays import ArraySpec
 from embedcube.errors import WorkError
 
 _CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
-"""Why a file system cannot link, and the object is copied."""
+"""errors of a file system that cannot link: the object is copied"""
 
 
 def adopted(
     part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]
 ) -> tuple[int, int, int] | WorkError:
-    """A failure comes back as a value: raised, Dask would log its traceback beside our one line."""
+    """Call `adopt_shard`; returns the numbers of objects linked, copied and rechunked (0), or the error.
+
+    The error is a value: if it were raised, Dask would log its traceback beside our one line.
+    """
     try:
         return (*adopt_shard(part, objects, targets), 0)
     except WorkError as error:
@@ -28,7 +31,7 @@ def adopted(
 def rechunked(
     series: Series, sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]
 ) -> tuple[int, int, int] | WorkError:
-    """Write the objects of several windows anew; counts and failures as `adopted` returns them."""
+    """Call `rechunk`; returns the same three numbers as `adopted` (0, 0 and the objects written), or the error."""
     try:
         return 0, 0, rechunk(series, sources, targets)
     except WorkError as error:
@@ -36,15 +39,16 @@ def rechunked(
 
 
 def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int]:
-    """Verify the objects of one shard and link them under their names in the cube; returns (linked, copied).
+    """Verify the objects of one shard and link them into the cube; returns the numbers of objects linked and copied.
 
-    It is made read-only, as from then on the cube and the part share it.
+    Objects are made read-only, as from then on the cube and the part share them.
     """
     linked = copied = 0
     for stored, target in zip(objects, targets, strict=True):
         if not stored.path:
             continue
-        if target.exists():  # whole, as links and renamed copies are: of an earlier start, or of a worker that was lost
+        # links and renamed copies are whole: this one is of an earlier start, or of a worker that was lost
+        if target.exists():
             linked += 1
             continue
         source = part / stored.path
@@ -54,7 +58,7 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
             os.link(source, target)
             linked += 1
         except FileExistsError:
-            linked += 1  # just now, by a worker that is believed to be lost
+            linked += 1  # a worker that is believed to be lost linked it just now
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise

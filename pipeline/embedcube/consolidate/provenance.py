@@ -1,4 +1,4 @@
-"""Who made each shard, of what, with which bytes: the group `provenance/` of a cube.
+"""Writing the group `provenance/` of a cube: the origin, the scenes and the bytes of each shard.
 
 Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 32), text is UTF-8 bytes with offsets.
 
@@ -9,13 +9,14 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     scene_digest                                (m, 32)
     link_first                                  the links of shard i are [first[i], first[i + 1])
     link_scene                                  row of the scene; in the order of compositing
-    link_resampling                             row of how its bands came onto the grid
-    resampling, resampling_first                the same in words, as JSON by band: copied, repeated, warped; none of a
-                                                scene whose source has its own way, which `processing` says
+    link_resampling                             row of `resampling`
+    resampling, resampling_first                how the bands came onto the grid, in words, as JSON by band: copied,
+                                                repeated, warped; empty where a source does it in its own way, which
+                                                `processing` describes
     link_quarantined                            1 where the scene could not be read for this shard
     contributions, contributions_first          per shard, one row of ceil(cells / 8) bytes for each of its links:
-                                                the cells (row-major, numpy.packbits) that the scene gave a pixel
-    files                                       SHA-256 of every other file of the cube as JSON: what no record covers
+                                                the cells (row-major, numpy.packbits) that got a pixel of it
+    files                                       SHA-256, as JSON, of every other file of the cube that no record covers
 """
 
 import hashlib
@@ -51,17 +52,17 @@ class Made:
 
     @property
     def zone(self) -> str:
-        """The group of the cube that it is a part of: "<layer>/<zone>"."""
+        """Path of the group of the cube that holds the shard: "<layer>/<zone>"."""
         return f"{self.shard.layer}/{self.shard.zone}"
 
     def targets(self, cube: Path) -> tuple[Path, ...]:
-        """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
+        """Paths of the objects in `cube`, by the place in this plan; the part may be of an earlier plan."""
         place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
         return tuple(zone / stored.array / object_key(stored.array, place) for stored in self.record.objects)
 
 
 def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made], cube: Path) -> None:
-    """Write `provenance/` below `cube`; what an interrupted attempt left there is replaced."""
+    """Write `provenance/` below `cube`; the rest of an interrupted attempt is replaced."""
     zones = [f"{name}/{zone}" for name, layer in plan.layers.items() for zone in layer.zones]
     group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
     group.update_attributes(
@@ -96,7 +97,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
 
 
 def receipt(records: list[Record]) -> dict[str, Any]:
-    """What the shards cost, whoever made them and when; energy only where every device had a meter."""
+    """Devices, time, bytes and energy of the shards, whichever run made them; no energy where a device had no meter."""
     used_j = [record.energy_j for record in records if record.energy_j is not None]
     return {
         "devices": sorted({record.device for record in records}),

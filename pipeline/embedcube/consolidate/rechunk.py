@@ -1,4 +1,4 @@
-"""Several windows of one place -> one object of the cube, for readers of time series."""
+"""Merging several windows of one place into one object of the cube, for readers of time series."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +15,25 @@ class Series:
     """The shards that become one object in each array of a zone."""
 
     members: tuple[tuple[int, Path, tuple[StoredObject, ...]], ...]
-    """(place in the object's time axis, part, objects)"""
+    """for each shard its index on the time axis of the object, its part, and its objects"""
     target: Path
-    """the zone in the cube"""
+    """path of the zone in the cube"""
     place: tuple[int, int, int]
-    """of the object: chunk of windows, shard row, shard column"""
+    """place of the object: chunk of windows, shard row, shard column"""
 
 
 def rechunk(series: Series, sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]) -> int:
-    """Write the objects of a series and return how many; what was read is verified first.
+    """Write the objects of a series and return their number; the objects read are verified first.
 
-    Holds one series in memory, decoded, and nothing else.
+    Memory holds one decoded series, and nothing else.
 
     Raises:
-        WorkError: an object is not what its record says.
+        WorkError: an object differs from its record.
     """
     specs = {spec.name: spec for spec in targets}
     paths = {name: series.target / name / spec.key(*series.place) for name, spec in specs.items()}
     if all(path.exists() for path in paths.values()):
-        return 0  # by an earlier start of this job
+        return 0  # an earlier start of this job wrote them
     decoder = ShardDecoder(sources)
     values = {spec.name: np.full(spec.shard, spec.fill, dtype=spec.dtype) for spec in targets}
     for t, part, objects in series.members:

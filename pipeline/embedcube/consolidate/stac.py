@@ -1,8 +1,8 @@
-"""A cube -> STAC beside it: a Collection, and an Item for each group of a layer on one grid, made of what it says.
+"""STAC beside a cube, made from its metadata: a Collection, and an Item for each group of a layer on one grid.
 
 STAC 1.1 with the extensions projection, datacube, processing and mlm, and the fields of the proposal `emb` 0.0.1, which
-has no published schema. Unlike the cube, these files also say who made it with what, and what that cost: they differ
-between two runs that give the same bytes.
+has no published schema. Unlike the arrays of the cube, these files name software, devices, time and energy: they
+differ between two runs that give the same bytes.
 """
 
 import json
@@ -27,14 +27,14 @@ EXTENSIONS = [
 
 
 def write_catalogue(cube: Path, folder: Path) -> None:
-    """Write the Items, then `collection.json`, to `folder`; the same files as before are replaced, each whole."""
+    """Write the Items, then `collection.json`, to `folder`; each file replaces an earlier one whole."""
     opened = Cube(cube)
-    said = opened.provenance.attributes
-    items = [_item(opened, zone, said) for zone in opened.zones]
+    provenance = opened.provenance.attributes
+    items = [_item(opened, zone, provenance) for zone in opened.zones]
     times = [(item.common_metadata.start_datetime, item.common_metadata.end_datetime) for item in items]
     collection = pystac.Collection(
-        id=said["campaign"],
-        description=f"Embeddings of campaign {said['campaign']}",
+        id=provenance["campaign"],
+        description=f"Embeddings of campaign {provenance['campaign']}",
         license="other",
         extent=pystac.Extent(
             pystac.SpatialExtent([item.bbox for item in items if item.bbox]),
@@ -53,7 +53,7 @@ def write_catalogue(cube: Path, folder: Path) -> None:
         write_atomically(path, json.dumps(one.to_dict(include_self_link=False), indent=1).encode())
 
 
-def _item(cube: Cube, zone: str, said: dict[str, Any]) -> pystac.Item:
+def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
     group = cube.group(zone)
     about = group.attrs.asdict()
     bbox = _degrees(about["spatial:bbox"], about["proj:wkt2"])
@@ -75,8 +75,8 @@ def _item(cube: Cube, zone: str, said: dict[str, Any]) -> pystac.Item:
         "emb:dimensions": about["geoemb:dimensions"],
         "emb:data_type": about["geoemb:data_type"],
         "emb:quantization": about.get("geoemb:quantization"),
-        "emb:energy": _energy(said["receipts"][zone]),
-        "processing:software": said["versions"],
+        "emb:energy": _energy(provenance["receipts"][zone]),
+        "processing:software": provenance["versions"],
         "mlm:name": about["embedcube:backbone"]["name"],
         "mlm:framework": "pytorch",
         "mlm:tasks": ["representation-learning"],
@@ -111,7 +111,7 @@ def _dimensions(about: dict[str, Any], starts_s: list[int], ends_s: list[int]) -
 
 
 def _energy(receipt: dict[str, Any]) -> dict[str, Any]:
-    """Without `energy_kwh` where no meter was read."""
+    """The field `emb:energy`, without `energy_kwh` where no meter was read."""
     energy = {"device_type": ", ".join(receipt["devices"]), "inference_duration_s": receipt["device_s"]}
     return energy | ({"energy_kwh": receipt["energy_kwh"]} if receipt["energy_kwh"] is not None else {})
 

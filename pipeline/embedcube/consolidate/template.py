@@ -1,4 +1,4 @@
-"""The cube before any shard: groups, coordinates, empty arrays, attributes."""
+"""The cube before it holds any shard: groups, coordinates, empty arrays, attributes."""
 
 import warnings
 from pathlib import Path
@@ -22,10 +22,10 @@ from embedcube.windows import Window
 
 
 def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
-    """Write all metadata and coordinates below `cube`. Writing it again over the same cube changes nothing.
+    """Write all metadata and coordinates below `cube`. Writing again over the same cube changes nothing.
 
-    The metadata of the layers is consolidated in the root; that of `provenance/` is not, as it differs from run
-    to run and the root must not.
+    The metadata of the layers is consolidated in the root. That of `provenance/` is not: it differs between runs, and
+    the root must not.
     """
     root = zarr.open_group(cube, mode="a", zarr_format=3, use_consolidated=False)
     root.update_attributes(root_attributes(campaign))

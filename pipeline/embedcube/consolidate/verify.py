@@ -1,4 +1,4 @@
-"""verify: does the cube say what the plan promised? Each check yields findings; none found is the proof.
+"""verify: compare the cube with its records and its plan. Each check yields findings; no finding means a good cube.
 
 From the cube alone: structure, coordinates, every object against its recorded digest, and the rules between arrays.
 From the run folder: the plan's shards, recipes and weights, the error budget, and some shards embedded again.
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
 )  # fmt: skip
-"""How readers of a store with damaged metadata fail."""
+"""errors that readers of a store with damaged metadata raise"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One breach of a promise."""
+    """One difference between the cube and what it must be."""
 
     check: str
     place: str
@@ -57,7 +57,7 @@ class Finding:
 
 
 def verify_cube(path: Path, progress: Progress) -> list[Finding]:
-    """Everything that can be checked from the cube alone."""
+    """Findings of all checks that need the cube alone."""
     cube = Cube(path)
     findings: list[Finding] = []
     try:
@@ -75,10 +75,10 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
 
 
 def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
-    """Everything that can be checked from the run folder too; `recompute` shards of each layer are embedded again.
+    """Findings of all checks, with the run folder; `recompute` shards of each layer are embedded again.
 
-    Writes the findings to `report/verify.json`, and of layers in reduced precision, or compiled, the least cosine
-    between a vector and that of float32, not compiled.
+    Writes `report/verify.json`: the findings, and for each layer that is compiled or of reduced precision the least
+    cosine between a vector and the same vector in float32, not compiled.
     """
     least_cosine: dict[str, float] = {}
     path = run.newest_cube
@@ -98,7 +98,7 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
 
 
 def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
-    """Arrays agree in shape, coordinates are those of the transform, windows are in order."""
+    """Check that arrays agree in shape, coordinates with the transform, and that windows are in order."""
     group = cube.group(zone)
     shape = group["embedding"].shape[:3]
     for name in ("status", "n_obs", *(("scale",) if "scale" in group else ())):
@@ -118,7 +118,7 @@ def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
 
 
 def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
-    """The objects are the recorded ones, byte for byte; then what they hold must agree."""
+    """Check the bytes of a shard's objects against its record; then the rules between their values."""
     damaged = False
     for stored in cube.provenance.record(row)["objects"] if cube.adopted(zone) else ():
         path = _object(cube, zone, stored["array"], place)
@@ -137,7 +137,7 @@ def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> P
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
-    """What status, scale, n_obs, the vectors and the provenance say of each other."""
+    """Check the rules between status, scale, n_obs, the vectors and the provenance of a shard."""
     t, iy, ix = place
     side = cube.array(zone, "embedding").shards[1]
     window = (t, slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side))
@@ -177,7 +177,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
 
 
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
-    """Which cells belong to the grid: a place is in one UTM zone, and once around the globe."""
+    """Which cells belong to the grid: each place is in one UTM zone, and on a grid of degrees only once."""
     group, (layer, name) = cube.group(zone), zone.split("/")
     asked = cube.what["layers"][layer]["grid"] or cube.what["grid"]
     grid = Grid(
@@ -205,7 +205,7 @@ def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
 
 
 def _files(cube: Cube) -> Iterator[Finding]:
-    """Every file is one that was written, as it was written; objects of shards are looked at with their record."""
+    """Check every file of the cube against its digest, except objects, which are checked with their records."""
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
     objects = {
         f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix))}"
@@ -223,7 +223,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
 
 
 def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
-    """The cube has the plan's shards, by the plan's recipes."""
+    """Check that the cube has the shards of the plan, with the same recipes; and the error budget and weights."""
     from embedcube.campaign.plan import digest_of_recipes, planned_scenes, read_plan, read_shards
 
     plan = read_plan(campaign, run)

@@ -1,4 +1,4 @@
-"""fit: a sample -> frozen weights. Fitted once; while the file exists it is never fitted again."""
+"""fit: a sample to frozen weights. Weights are fitted once; while their file exists they are never fitted again."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from embedcube.progress import Progress, silent
 
 @dataclass(frozen=True, kw_only=True)
 class FittedLayer:
-    """What `fit` says of a layer."""
+    """The result of `fit` for one layer."""
 
     layer: str
     digest: str
     fresh: bool
-    """fitted now, not found"""
+    """whether the weights were fitted now; else they existed"""
     passed_over: dict[str, str]
-    """scenes that could not be read while it was fitted, and why"""
+    """reason for each scene that could not be read during the fit"""
 
 
 def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[FittedLayer]:
     """Make sure that every layer has its frozen weights, and return their digests.
 
     Raises:
-        RequestError: weights that are there were made for another backbone, or fitted on another period.
+        RequestError: the existing weights were made for another backbone, or fitted on another period.
     """
     fitted = []
     for name, layer in campaign.layers.items():
@@ -46,8 +46,8 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
             write_atomically(path, data)
         elif layer.weights and _taken(campaign, name) != path.read_bytes():
             raise RequestError(
-                f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; where you "
-                "mean the former, or its model is to be tried with other chips, remove the latter"
+                f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; to use "
+                "the former, or to try its model with other chips, remove the latter"
             )
         digest = read_weights(campaign, run, name)[1]
         fitted.append(FittedLayer(layer=name, digest=digest, fresh=fresh, passed_over=passed_over))
@@ -55,13 +55,13 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
 
 
 def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
-    """Get published weights for the layers that name none and have none yet, on a node with internet.
+    """Download published weights for the layers without weights, on a node with internet; returns their SHA-256.
 
-    They become the run's frozen weights, which `fit` then finds. Returns, by layer, the SHA-256 of each published file.
+    They become the frozen weights of the run, which `fit` then uses.
 
     Raises:
-        RequestError: a file is not the one that `weights_sha256` says, or not of the model.
-        WorkError: the hub gave none.
+        RequestError: a file has another SHA-256 than `weights_sha256`, or is not of the model.
+        WorkError: the download failed.
     """
     fetched = {}
     for name, layer in campaign.layers.items():
@@ -70,7 +70,7 @@ def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
         hub = hubs.get(layer.backbone.get("model", ""))
         if hub is None or layer.weights or path.exists() or "random_seed" in layer.backbone:
             continue
-        # it becomes `weights` of the layer: checked, and read, as a file that the campaign names
+        # checked and read as if the campaign named the file with `weights`
         file = _downloaded(*hub)
         named = layer.model_copy(update={"weights": file})
         asking = campaign.model_copy(update={"layers": {**campaign.layers, name: named}})
@@ -81,14 +81,14 @@ def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
 
 
 def _downloaded(repository: str, file: str) -> Path:
-    """The file in the hub's own cache (HF_HOME)."""
+    """Path of the downloaded file in the cache of the hub (HF_HOME)."""
     try:
         import huggingface_hub
     except ImportError:
         raise RequestError("`embedcube weights` needs huggingface_hub: pip install 'embedcube[terratorch]'") from None
     try:
         return Path(huggingface_hub.hf_hub_download(repository, file))
-    except Exception as error:  # of any of the layers below: no connection, no such file, no permission
+    except Exception as error:  # many types: no connection, no such file, no permission
         reason = str(error).strip().partition("\n")[0]
         raise WorkError(
             f"{repository}/{file} could not be fetched: {reason}. Where there is no internet, fetch it elsewhere and "
@@ -97,17 +97,17 @@ def _downloaded(repository: str, file: str) -> Path:
 
 
 def _taken(campaign: Campaign, name: str) -> bytes:
-    """Weights that the layer names: a file of embedcube as it is, or a checkpoint that its backbone knows."""
+    """The weights file that the layer names: one of embedcube unchanged, or a checkpoint converted by its backbone."""
     layer = campaign.layers[name]
     assert layer.weights is not None
     try:
         data = layer.weights.read_bytes()
     except OSError as error:
         raise RequestError(f"layers.{name}.weights: cannot be read: {error}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if layer.weights_sha256 not in (None, found):
+    digest = hashlib.sha256(data).hexdigest()
+    if layer.weights_sha256 not in (None, digest):
         raise RequestError(
-            f"layers.{name}.weights: {layer.weights} has the SHA-256 {found}, weights_sha256 is {layer.weights_sha256}"
+            f"layers.{name}.weights: {layer.weights} has the SHA-256 {digest}, weights_sha256 is {layer.weights_sha256}"
         )
     if is_ours(data):
         parse_weights(data, campaign, name, str(layer.weights))

@@ -1,4 +1,4 @@
-"""The chips that a fit looks at: composited as `embed` does it, spread over windows and places, seeded."""
+"""The sample of chips for a fit: composited as in `embed`, spread over windows and places, with a fixed seed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,30 +22,30 @@ from embedcube.progress import Progress
 from embedcube.sources.reader import RasterReader
 
 _WINDOWS = 16
-"""that a limited sample is spread over, at most"""
+"""windows that a limited sample is spread over, at most"""
 
 _TRIES_PER_CHIP = 8
 
 _CLEAR_SHARE = 0.5
-"""of a chip's pixels that must be clear for it to be looked at"""
+"""share of a chip's pixels that must be clear for the chip to be in the sample"""
 
 
 def fit_sample(
     campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None, progress: Progress
 ) -> tuple[FitSample, dict[str, str]]:
-    """`limit` chips of a layer, or all where it is None; masked pixels are NaN.
+    """Up to `limit` chips of a layer, or all chips where it is None; masked pixels are NaN.
 
-    Also the scenes that could not be read and were passed over, and why.
+    Also the reason for each scene that could not be read and was passed over.
 
     Raises:
-        RequestError: none of the chips that were looked at is half clear; or all that there are do not fit into memory.
+        RequestError: no chip is half clear, or all chips together do not fit into memory.
     """
     inputs = make_inputs(campaign, name)
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
-    mine = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    own = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
     context = make_context(
-        campaign, name, grid_names(campaign, name, mine), nothing, torch.nn.Identity(), torch.device("cpu"), batch=1
+        campaign, name, grid_names(campaign, name, own), nothing, torch.nn.Identity(), torch.device("cpu"), batch=1
     )
     context = replace(context, layout=replace(context.layout, chips=1))
     shards = _chips(campaign, name, scenes, limit)
@@ -78,7 +78,7 @@ def fit_sample(
     if limit != 0 and not chips:
         masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
         raise RequestError(
-            f"layers.{name}: no chip of {context.layout.chip_px} px is half clear in {len(mine)} scenes; "
+            f"layers.{name}: no chip of {context.layout.chip_px} px is half clear in {len(own)} scenes; "
             + (
                 "is the mask's list of clear classes right?"
                 if masked
@@ -92,7 +92,7 @@ def fit_sample(
 
 
 def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:
-    """Shards of one chip, of windows within the layer's period of fitting; each one once."""
+    """Shards of one chip each, in the windows that the layer is fitted on; each shard once."""
     layer, windows = campaign.layers[name], windows_of_fit(campaign, name)
     rng = np.random.default_rng(0)
     if limit is not None:
@@ -105,14 +105,14 @@ def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | 
             "windows": tuple((w.start, w.end) for w in (campaign.all_windows[t] for t in windows)),
         }
     )
-    mine = [scene for scene in scenes if scene.archive in layer.archives]
-    found = [
+    own = [scene for scene in scenes if scene.archive in layer.archives]
+    cuts = [
         (zone, cut_zone[0])
-        for zone in grid_names(one_chip, name, mine)
+        for zone in grid_names(one_chip, name, own)
         if (cut_zone := cut(one_chip, name, make_grid(one_chip, name, zone), scenes)) is not None
     ]
     chips = [
-        [chip for zone, shards in found for chip in _seen(shards, place, name, zone, t, limit, rng)]
+        [chip for zone, shards in cuts for chip in _seen(shards, place, name, zone, t, limit, rng)]
         for place, t in enumerate(windows)
     ]
     # in turn, so that a limited sample is spread over all windows
@@ -123,7 +123,7 @@ def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | 
 def _seen(
     shards: Shards, place: int, name: str, zone: str, t: int, limit: int | None, rng: np.random.Generator
 ) -> list[Shard]:
-    """The chips of one zone and window that a scene shows; some of them where few are wanted."""
+    """The chips of one zone and window that have scenes; with `limit` a random choice of them."""
     seen = np.nonzero((shards.t == place) & (np.diff(shards.first) > 0))[0]
     if limit is not None:
         seen = rng.permutation(seen)[: limit * _TRIES_PER_CHIP]

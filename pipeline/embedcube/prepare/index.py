@@ -1,4 +1,4 @@
-"""index: archive -> inventory. The table of all scenes, STAC-GeoParquet; nothing lists directories after it."""
+"""index: archive to inventory, the table of all scenes (STAC-GeoParquet). No later stage lists directories."""
 
 import gc
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from embedcube.sources.reader import raster_settings
 
 
 def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_digests: bool = False) -> list[Scene]:
-    """Find the scenes of every archive and write the inventory; returns them in its order.
+    """Find the scenes of every archive, write the inventory, and return the scenes in its order.
 
     Raises:
-        RequestError: an archive shows no usable scene at all.
+        RequestError: an archive has no usable scene.
         StartAgain: an archive cannot be read for a reason that may pass.
     """
     scenes: list[Scene] = []
     for name, archive in campaign.archives.items():
         found = []
         try:
-            with raster_settings(), _nothing_to_collect():
+            with raster_settings(), _without_garbage_collection():
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
                 for scene in source.scenes(full_digests=full_digests):
                     found.append(scene)
@@ -47,8 +47,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
 
 
 @contextmanager
-def _nothing_to_collect() -> Iterator[None]:
-    """Without Python's search for cycles: of the millions of objects of a large archive it finds none, for long."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Turn off Python's garbage collector, which takes long on the millions of objects of a large archive."""
     was_on = gc.isenabled()
     gc.disable()
     try:

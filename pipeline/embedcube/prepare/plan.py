@@ -1,4 +1,4 @@
-"""plan: inventory x grid -> plan.parquet. One row per shard, with its recipe, task and draw group; and the price."""
+"""plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     """Cut the region into shards and write the plan.
 
     Raises:
-        RequestError: nothing to do, or one shard needs more memory than a rank has.
+        RequestError: there is nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
     _refuse_absent_device(campaign)
@@ -108,9 +108,9 @@ class _PlannedZone:
     """The shards of a layer on one grid."""
 
     table: pyarrow.Table
-    """one row per shard, without its group, task and place in the order of drawing"""
+    """one row per shard, still without its draw group and task"""
     group: Ints
-    """draw group of each shard, counted from 0"""
+    """draw group of each shard, counted from 0 in this zone"""
     price: Price
 
 
@@ -122,7 +122,7 @@ def _plan_layer(
     digests: NDArray[np.uint8],
     versions: dict[str, str],
 ) -> tuple[LayerPlan, list[_PlannedZone]]:
-    """The plan of one layer; `digests` are those of the scenes as they are read."""
+    """The plan of one layer and its shards; `digests` are those of the scenes and of the software that reads them."""
     layer = campaign.layers[name]
     refuse_long_steps(campaign, name, _own(layer, scenes))
     cuts = _cut_all(campaign, name, scenes)
@@ -174,17 +174,17 @@ class _Forward:
     """with the batch, and the compiled module where the layer asks for one"""
     activations: Activations
     weights: str
-    """SHA-256"""
+    """SHA-256 of the file of weights"""
     versions: dict[str, str]
     batch_for: str
-    """as in LayerPlan"""
+    """digest for which `batch` was measured, as in LayerPlan"""
     program: "_Program"
     batch_s: float
     """seconds of one batch"""
 
 
 def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
-    """Load the weights, then settle batch and program, as the last plan did or anew; and measure one batch."""
+    """Load the weights; decide batch and program, as the last plan did if it can be; and time one batch."""
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
@@ -263,7 +263,7 @@ def _plan_zone(
 
 @dataclass(frozen=True, kw_only=True)
 class _Program:
-    """The compiled forward pass of a layer; by default none."""
+    """The compiled forward pass of a layer; empty where the layer is not compiled."""
 
     data: bytes = b""
     compiled_for: str = ""
@@ -274,13 +274,13 @@ class _Program:
 
 
 def _program(run: RunDir, name: str, context: LayerContext, compiled_for: str) -> _Program:
-    """The program that is there, or a new one: compiled again it might differ, and so would every recipe.
+    """The existing program, or a new one: compiled again it might differ, and so would every recipe.
 
     Raises:
-        RequestError: the one that is there is not what was written; as `compile_forward` says.
+        RequestError: the file of the existing program was changed; or as `compile_forward` says.
     """
     made = run.programs(name, compiled_for)
-    # of two that were made at once, the one that the last plan names
+    # of two that were made at the same time, the one that the last plan names
     last = run.program(name, compiled_for, _of_last_plan(run, name).get("program", ""))
     for path in [last] if last in made else made[:1]:
         program = _Program(data=path.read_bytes(), compiled_for=compiled_for)
@@ -306,7 +306,7 @@ def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext]
 
 
 def _loaded_bytes(run: RunDir, name: str, planned: LayerPlan) -> int:
-    """Of the files that a rank reads before it begins."""
+    """Bytes of the files of weights and program, which every rank reads."""
     program = run.program(name, planned.compiled_for, planned.program)
     return run.weights(name).stat().st_size + (program.stat().st_size if planned.program else 0)
 

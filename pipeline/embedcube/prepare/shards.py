@@ -1,4 +1,4 @@
-"""Region x windows x scenes -> the shards of a layer, as columns."""
+"""The shards of a layer, cut from region, windows and scenes."""
 
 import math
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ from embedcube.prepare.draw_groups import Floats, distinct
 from embedcube.sources.base import counted_archives
 
 _MARGIN = 0.1
-"""degrees beside a zone that a region is kept of: its shards reach a little over the edge"""
+"""degrees beside a UTM zone within which a region is kept: shards reach a little over the edge of the zone"""
 
 _SMALL_M = 20_000.0
-"""a shard of this side is far smaller than a UTM zone, which is 70 km wide where it ends in the north"""
+"""side of a shard that is far smaller than a UTM zone, which is 70 km wide at its northern end"""
 
 
 def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> tuple[Shards, ShardRange] | None:
-    """The shards of a layer on one of its grids: those that the region touches, in every window, with their scenes.
+    """The shards of a layer on one of its grids that the region touches, in every window, with their scenes.
 
     Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
 
     Raises:
-        RequestError: no scene shows any of the region, or it lies where there is no UTM zone.
+        RequestError: no scene shows any of the region, or the region lies outside of all UTM zones.
     """
     layer = campaign.layers[name]
     layout = make_layout(layer)
@@ -43,9 +43,9 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
         (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
         key=lambda i: (scenes[i].acquisition, scenes[i].time, scenes[i].id),
     )
-    found = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
-    of_scene = np.array([i for i, _ in found], dtype=np.int64)
-    boxes = np.array([box for _, box in found]).reshape(-1, 4)
+    footprints = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
+    of_scene = np.array([i for i, _ in footprints], dtype=np.int64)
+    boxes = np.array([box for _, box in footprints]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
     if grid.utm_zone is not None:
         places = [scenes[i].bbox for i in order if scenes[i].assets and scenes[i].archive in counted]
@@ -62,7 +62,7 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     times = np.array([_seconds(scenes[i]) for i in of_scene.tolist()]).reshape(-1, 2)
     firsts, links = [np.zeros(1, dtype=np.int64)], []
     for window in campaign.all_windows:
-        # as `Scene.meets` says
+        # as in `Scene.meets`
         meets = (times[:, 0] < window.end.timestamp()) & (times[:, 1] >= window.start.timestamp())
         linked, shard_of = _links(np.nonzero(meets)[0], of_scene, reach, slot)
         links.append(linked)
@@ -79,7 +79,7 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
 
 
 def _refuse_poles(region: Region | None, places: list[Box]) -> None:
-    """Refuse a region, or scenes where there is none, of which UTM has nothing."""
+    """Refuse a region that lies outside of all UTM zones; without a region, such scenes."""
     boxes = places if region is None else [_degrees(region)]
     if not boxes:
         return
@@ -111,29 +111,29 @@ def _degrees(region: Region) -> Box:
 
 
 def _seconds(scene: Scene) -> tuple[float, float]:
-    """Its first and last moment; exact for whole seconds, as windows begin and end."""
+    """Unix time of the first and the last moment of a scene; exact for whole seconds, where windows begin and end."""
     return scene.time.timestamp(), (scene.end or scene.time).timestamp()
 
 
-def _links(met: Ints, of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, Ints]:
-    """Scene and shard of every link of the boxes `met`, by shard and then in the order of compositing."""
-    row0, col0, row1, col1 = reach[met].T
+def _links(chosen: Ints, of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints, Ints]:
+    """Scene and shard of every link of the chosen boxes, by shard and then in the order of compositing."""
+    row0, col0, row1, col1 = reach[chosen].T
     wide = col1 - col0
     sizes = (row1 - row0) * wide
-    box = np.repeat(np.arange(len(met)), sizes)
+    box = np.repeat(np.arange(len(chosen)), sizes)
     place = np.arange(len(box)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     shard = slot[row0[box] + place // wide[box], col0[box] + place % wide[box]]
     # two boxes of one scene, which are neighbours, may touch one shard, which then has it once
-    first = np.diff(of_scene[met], prepend=-1) != 0
-    rank = np.maximum.accumulate(np.where(first, np.arange(len(met)), 0))
-    shard_of, rank_of = np.divmod(distinct((shard * len(met) + rank[box])[shard >= 0]), max(1, len(met)))
-    return of_scene[met[rank_of]], shard_of
+    first = np.diff(of_scene[chosen], prepend=-1) != 0
+    rank = np.maximum.accumulate(np.where(first, np.arange(len(chosen)), 0))
+    shard_of, rank_of = np.divmod(distinct((shard * len(chosen) + rank[box])[shard >= 0]), max(1, len(chosen)))
+    return of_scene[chosen[rank_of]], shard_of
 
 
 def _wanted(
     region: Region | None, grid: Grid, layout: ShardLayout, boxes: Floats
 ) -> tuple[NDArray[np.bool_], ShardRange]:
-    """Which shards of a rectangle of them the region touches; without a region, the scenes."""
+    """A rectangle of shards, and which of them the region touches; without a region, which the scenes touch."""
     shape = None if region is None else _region_shape(region, grid)
     shown = len(boxes) > 0
     if shape is not None:
@@ -158,9 +158,9 @@ def _wanted(
 
 
 def _owned(grid: Grid, layout: ShardLayout, place: ShardRange, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the wanted shards hold a cell that is the grid's own."""
-    # cell by cell only at the grid's edge: where the centres of a shard and its neighbours are all of the grid, or all
-    # not, and a shard is far smaller than the grid, so is the whole shard
+    """Which of the wanted shards hold a cell that belongs to the grid."""
+    # cells are compared only at the edge of the grid: where the centres of a shard and of its neighbours all belong to
+    # the grid, or all do not, the same holds for the whole shard, if it is far smaller than the grid
     around = ShardRange(row=place.row - 1, col=place.col - 1, rows=place.rows + 2, cols=place.cols + 2)
     centres = sliding_window_view(grid.owns(around.area(layout), layout.shard_px), (3, 3))
     owned: NDArray[np.bool_] = np.array(centres.all(axis=(2, 3)))
@@ -187,7 +187,7 @@ def _region_shape(region: Region, grid: Grid) -> Any:
     """The region as a geometry in the grid's CRS; empty where a UTM zone holds none of it."""
     shape, crs = _geometry(region)
     if grid.utm_zone is not None:
-        # what lies far outside of a zone has no place in its coordinates, and all of it belongs to others
+        # coordinates far outside of a zone have no meaning, and these places belong to other zones
         first = -180 + 6 * (grid.utm_zone - 1)
         strip = shapely.box(first - _MARGIN, UTM_SOUTH, first + 6 + _MARGIN, UTM_NORTH)
         # about a hundred points along each side of a square
