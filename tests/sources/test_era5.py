@@ -298,8 +298,8 @@ def test_levels_of_grib_are_selected_or_refused(tmp_path: Path, reader: RasterRe
         ({"options": {"pattern": "{param}.nc"}}, "has no {param} or no {date}"),
         ({"options": {"reduced_gaussian": "bilinear"}}, "Input should be 'nearest' .found 'bilinear'."),
         ({"composite": "median"}, "composite: median means nothing to the source era5; write options.methods"),
-        ({"offset": 3}, "offset: 3.0 means nothing to the source era5; packing is undone"),
-        ({"resampling": "average"}, "resampling: weather is nearest or bilinear, sp is average"),
+        ({"offset": 3}, "offset: 3.0 means nothing to the source era5; numbers are unpacked"),
+        ({"resampling": "average"}, "resampling: sp has average; weather is nearest or bilinear"),
     ],
 )
 def test_wrong_options_are_refused(block: dict[str, Any], complaint: str, tmp_path: Path) -> None:

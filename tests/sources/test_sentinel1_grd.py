@@ -534,14 +534,14 @@ def test_a_dem_that_cannot_be_one_is_refused(product: Path) -> None:
 
     refused("other.tif", "there is no such file")
     (product / "dem.vrt").write_text("<VRTDataset/>")
-    refused("dem.vrt", "of which there is no digest")
+    refused("dem.vrt", "which have no digest")
     (product / "text.tif").write_text("no raster")
     refused("text.tif", "cannot be used")
     with rasterio.open(product / "dem.tif") as file:
         values, profile = file.read(1), file.profile
     with rasterio.open(product / "geoid.tif", "w", **profile | {"crs": "EPSG:32632+5773"}) as file:
         file.write(values, 1)
-    refused("geoid.tif", "heights of another kind")
+    refused("geoid.tif", "heights that are not above the ellipsoid")
 
 
 def test_without_a_dem_or_the_extra_it_says_what_to_do(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:

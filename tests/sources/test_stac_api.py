@@ -278,5 +278,5 @@ def test_an_api_that_is_not_there_is_named(demo: Campaign, api: Api) -> None:
 def test_weather_is_not_searched(demo: Campaign, api: Api) -> None:
     asking(demo, api)
     demo.change(lambda document: document["archives"]["s2"].update(source="era5", mask=None, bands=["t2m"]))
-    with pytest.raises(RequestError, match=r"archives\.s2\.search means nothing to the source era5; weather lies"):
+    with pytest.raises(RequestError, match=r"archives\.s2\.search means nothing to the source era5; weather is read"):
         indexed(demo)
