@@ -1,7 +1,7 @@
-"""What a cube of Sentinel-2 scenes must hold, worked out a second time: rasterio and NumPy, nothing of embedcube.
+"""A second implementation of what a cube of Sentinel-2 scenes must hold, with rasterio and NumPy, without embedcube.
 
-Whole rasters are laid on one canvas, the pixels of the cube; loops over shards and cells do the rest. Slow and plain
-on purpose. It knows DESIGN sections 1, 3 and 4 and the archives' READMEs, not the code under test.
+Whole rasters are put on one canvas, the pixels of the cube; loops over shards and cells do the rest. It is slow and
+plain on purpose, and follows the promises of the design and the READMEs of the archives, not the code under test.
 """
 
 import json
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
 VALID, NO_DATA, MASKED, FAILED, VALID_INCOMPLETE = 1, 2, 3, 4, 5
-"""DESIGN 3"""
+"""the flags of `status` in the store"""
 
 Bools = NDArray[np.bool_]
 
@@ -37,7 +37,7 @@ class Canvas:
 
     @classmethod
     def of_cube(cls, zone: Any, pixel: float) -> "Canvas":
-        """The pixels that a cube's cells stand on, from its coordinates alone."""
+        """The pixels under a cube's cells, from its coordinates alone."""
         x, y = zone["x"][:], zone["y"][:]
         cell = float(x[1] - x[0])
         assert float(y[0] - y[1]) == cell, "cells are square and y descends"
@@ -71,14 +71,14 @@ class Shot:
     acquisition: str
     time: datetime
     values: NDArray[Any]
-    """(band, y, x): reflectance x 10000, 0 where there is nothing"""
+    """(band, y, x): reflectance x 10000, 0 where there are no data"""
     data: Bools
     """every band has a value and the classification a class"""
     clear: Bools
     covered: Bools
-    """inside the files, whatever they hold"""
+    """whether a pixel lies inside the files"""
     undecodable: Bools
-    """inside blocks that do not decode, of any file"""
+    """whether a pixel lies in a block of any file that does not decode"""
 
 
 def read_shots(archive: Path, bands: Sequence[str], clear: Iterable[int], canvas: Canvas) -> list[Shot]:
@@ -124,7 +124,7 @@ def _read_shot(folder: Path, item: dict[str, Any], bands: Sequence[str], clear: 
 
 
 def _decode(dataset: Any) -> tuple[NDArray[Any], Bools]:
-    """A file's pixels and where it does not decode, block by block."""
+    """The pixels of a file, and the pixels of its blocks that do not decode."""
     pixels = np.zeros(dataset.shape, dtype=dataset.dtypes[0])
     holes = np.zeros(dataset.shape, dtype=bool)
     for _, window in dataset.block_windows(1):
@@ -189,7 +189,7 @@ def composite(shots: list[Shot], method: str) -> NDArray[np.float32]:
 
 
 def open_zone(cube: Path, zone: str) -> Any:
-    """A layer's group of a cube, as any Zarr reader opens it."""
+    """The group of a layer in a cube, as any Zarr reader opens it."""
     return zarr.open_group(cube, mode="r", zarr_format=3)[zone]
 
 

@@ -1,6 +1,6 @@
-"""Input that is wrong: what is fed, what is said, what the cells hold. docs/bad-input.md lists all of it.
+"""Wrong input: what is quarantined, with which message, and what the cells hold. docs/bad-input.md lists all cases.
 
-Each fault is that of one scene over a shard of 4 x 4 cells, beside a good one that shows the upper half of it.
+Each test has one faulty scene over a shard of 4 x 4 cells, and a good scene over its upper half.
 """
 
 import ast
@@ -50,7 +50,7 @@ SIDE_PX, CELL_PX = 64, 16
 WEST, NORTH = 400_000.0, 5_600_000.0
 CLEAR, CLOUD = 4, 9
 UPPER = np.arange(4)[:, None] < np.array([2] * 4)
-"""cells (y, x) that the good scene shows"""
+"""cells (y, x) covered by the good scene"""
 
 
 def campaign_in(folder: Path, *, mask: bool = True, **layer: Any) -> Campaign:
@@ -82,7 +82,7 @@ class Read:
     scenes: dict[str, Found]
     sample: Sample
     said: dict[str, str]
-    """of each scene that is quarantined, why"""
+    """for each quarantined scene, the reason"""
 
 
 def read_shard(campaign: Campaign) -> Read:
@@ -118,18 +118,18 @@ def pixels(rows: int = SIDE_PX, cols: int = SIDE_PX, seed: int = 0) -> NDArray[n
 
 
 def bands(b02: NDArray[Any], scl: int = CLEAR) -> dict[str, NDArray[Any]]:
-    """Of a scene: with the classification at 20 m."""
+    """Write a scene, with the classification at 20 m."""
     return {"B02": b02, "SCL": np.full((b02.shape[0] // 2, b02.shape[1] // 2), scl, dtype=np.uint8)}
 
 
 def write_good(archive: Path) -> None:
-    """The scene that shows the upper half."""
+    """Write the good scene, over the upper half."""
     upper = bands(pixels(SIDE_PX // 2, SIDE_PX, seed=1))
     write_scene(archive, Scene(id="good", time="2023-06-15T10:00:00Z", west=WEST, north=NORTH, bands=upper))
 
 
 def scene(id: str = "bad", **facts: Any) -> Scene:
-    """A scene over all of the shard."""
+    """Write a scene over the whole shard."""
     place: dict[str, Any] = {"time": "2023-06-05T10:00:00Z", "west": WEST, "north": NORTH, "bands": bands(pixels())}
     return Scene(**({"id": id} | place | facts))
 
@@ -150,7 +150,7 @@ def cut_in_half(path: Path) -> None:
 
 
 def zero_the_middle(path: Path) -> None:
-    """The size stays."""
+    """Overwrite bytes of a file; its size stays."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - len(data) // 2)
     path.write_bytes(data)
@@ -195,7 +195,7 @@ WRONG_FROM_THE_BEGINNING: dict[str, tuple[dict[str, Any], Callable[[Path], None]
 @pytest.mark.parametrize("mask", [True, False], ids=["with a mask", "without"])
 @pytest.mark.parametrize("name", WRONG_FROM_THE_BEGINNING)
 def test_a_file_that_is_wrong_from_the_beginning_is_quarantined(tmp_path: Path, name: str, mask: bool) -> None:
-    """No catalogue knows its size, and without a mask nothing tells where data should be."""
+    """No catalogue states its size, and without a mask nothing says where data should be."""
     layout, harm, words = WRONG_FROM_THE_BEGINNING[name]
     write_good(tmp_path / "archive")
     harm(write_scene(tmp_path / "archive", scene(), **layout) / "B02.tif")
@@ -209,7 +209,7 @@ def test_a_file_that_is_wrong_from_the_beginning_is_quarantined(tmp_path: Path, 
 
 
 def test_a_hole_in_a_large_tile_of_jpeg2000_is_seen_by_its_checksum_and_by_nothing_else(tmp_path: Path) -> None:
-    """Zeroed bytes of one code block are other wavelets to a decoder, not an error; what is cut short is one."""
+    """Zeroed bytes inside a code block are valid wavelets for a decoder; only a file that is cut short is an error."""
     layout = JP2 | {"blockxsize": 1024, "blockysize": 1024}
     image = pixels(1024, 1024)
     folder = write_scene(tmp_path / "archive", scene(bands=bands(image)), **layout)
@@ -259,7 +259,7 @@ def test_a_fit_on_nothing_asks_for_the_mask_only_where_there_is_one(tmp_path: Pa
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 @pytest.mark.parametrize("grows", [True, False], ids=["unlimited", "fixed"])
 def test_a_netcdf_file_that_is_cut_short_says_so(tmp_path: Path, kind: str, share: float, grows: bool) -> None:
-    """The library reads the rest of a classic file as zeros."""
+    """The NetCDF library reads the missing end of a classic file as zeros."""
     hours = np.arange("2022-08-31T00", "2022-08-31T06", dtype="datetime64[h]").astype("datetime64[ns]")
     coordinates = {"time": hours, "latitude": 50 - np.arange(20) * 0.25, "longitude": np.arange(30) * 0.25}
     field = np.random.default_rng(0).normal(9e4, 1e3, (6, 20, 30)).astype(np.float32)
@@ -280,7 +280,7 @@ def test_a_netcdf_file_that_is_cut_short_says_so(tmp_path: Path, kind: str, shar
 
 
 def test_the_files_header_is_right_where_a_catalogue_disagrees(tmp_path: Path) -> None:
-    """Another zone, another transform, another place: nothing of it counts."""
+    """A catalogue that states another zone, transform or place is ignored."""
     write_good(tmp_path / "archive")
     folder = write_scene(tmp_path / "archive", scene())
     plain = read_shard(campaign_in(tmp_path))
@@ -348,7 +348,7 @@ def test_nan_and_infinity_are_no_data(tmp_path: Path) -> None:
 
 
 class Overflowing(torch.nn.Module):
-    """Gives vectors of a chip that are not finite at its first cells."""
+    """A backbone whose vectors are not finite in the first cells of a chip."""
 
     def forward(self, chips: Any) -> torch.Tensor:
         vectors = torch.ones((len(chips.x_btcyx), 4, 4, 3))
@@ -511,7 +511,7 @@ def test_a_full_disk_stops_the_work_and_costs_the_shards_in_hand(tmp_path: Path)
 
 @pytest.mark.slow
 def test_two_runs_at_once_on_one_folder_make_the_cube_of_one(tmp_path: Path) -> None:
-    """Neither knows of the other: both embed, into parts of their own."""
+    """Both runs embed without knowing of each other, into their own parts."""
     campaign = planned(tmp_path / "both", 6)
     command: list[str | Path] = [Path(sys.executable).parent / "embedcube", "embed", campaign.file]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
@@ -546,7 +546,7 @@ def functions_of(file: str) -> set[str]:
 
 
 def test_every_test_that_the_page_names_is_there() -> None:
-    """And no row is without one."""
+    """Every row of the table names a test."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(rows) > 20
     for row in rows:

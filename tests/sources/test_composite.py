@@ -16,14 +16,14 @@ from embedcube.sources.base import Observation
 from embedcube.sources.composite import Composite, Method, _sorted_pixelwise, composite
 
 SHAPE = (2, 3, 4)
-"""bands, rows, columns of every picture here"""
+"""bands, rows and columns of every observation in this module"""
 
 METHODS = st.sampled_from(["median", "mean"])
 
 
 @dataclass(frozen=True)
 class Case:
-    """Scenes in order, each of an acquisition, and what each of them saw."""
+    """Scenes in order, with their acquisitions, values and masks."""
 
     acquisitions: list[str]
     values: NDArray[Any]
@@ -33,7 +33,7 @@ class Case:
     clear: NDArray[np.bool_]
 
     def observations(self) -> list[tuple[str, Observation]]:
-        """As a source hands them over."""
+        """The observations, in the form that a source passes them on."""
         return [
             (name, Observation(values_cyx=v, seen_yx=s, clear_yx=c))
             for name, v, s, c in zip(self.acquisitions, self.values, self.seen, self.clear, strict=True)
@@ -41,7 +41,7 @@ class Case:
 
 
 def masks(count: int) -> st.SearchStrategy[NDArray[np.bool_]]:
-    """Any mask of each scene; all clear and all masked often enough."""
+    """Masks of each scene, often all clear or all masked."""
     shape = (count, *SHAPE[1:])
     return st.one_of(
         st.just(np.ones(shape, dtype=bool)),
@@ -74,7 +74,7 @@ def cases(draw: st.DrawFn, most: int = 9) -> Case:
 
 
 def masked_acquisitions(case: Case) -> NDArray[np.float64]:
-    """(acquisition, band, y, x), NaN where masked: of each acquisition the first clear scene counts."""
+    """Values (acquisition, band, y, x), NaN where masked: the first clear scene of each acquisition counts."""
     pictures = []
     for name in dict.fromkeys(case.acquisitions):
         picture = np.full(SHAPE, np.nan)
@@ -172,7 +172,7 @@ def test_every_number_of_acquisitions(count: int, method: Method) -> None:
 
 
 def test_the_largest_number_is_a_value_like_any_other() -> None:
-    """65535 also stands behind masked pixels while sorting: it must not be taken for one."""
+    """65535 also replaces masked pixels while sorting: a valid 65535 must still count."""
     found = _one_pixel([65535, 65535, 7], [True, True, False], "median")
     assert found.x_cyx[0, 0, 0] == 65535
     assert _one_pixel([65535, 1], [True, True], "median").x_cyx[0, 0, 0] == 32768
@@ -180,7 +180,7 @@ def test_the_largest_number_is_a_value_like_any_other() -> None:
 
 
 def test_the_first_clear_scene_of_a_acquisition_wins() -> None:
-    """Three scenes of one acquisition beside another acquisition: the overlap is no vote of three against one."""
+    """Three scenes of one acquisition and one of another: where they overlap, each acquisition counts once."""
     values = np.array([10, 20, 30, 40], dtype=np.uint16)
     clear = [False, True, True, True]
     found = _one_pixel(values.tolist(), clear, "mean", acquisitions=["a", "a", "a", "b"])

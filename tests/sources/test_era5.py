@@ -47,7 +47,7 @@ def hours(count: int, start: str = "2022-08-31T00:00") -> Any:
 
 
 def a_field(lat: Any, lon: Any, times: Any, *, seed: int = 0, name: str = "sp") -> Any:
-    """A DataArray without any attribute but what CF asks of coordinates."""
+    """A DataArray whose only attributes are those that CF requires for coordinates."""
     values = np.random.default_rng(seed).normal(99000, 1500, (len(times), len(lat), len(lon)))
     return xarray.DataArray(
         values,
@@ -74,7 +74,7 @@ def write_netcdf(path: Path, *arrays: Any, packed: bool = False, **attributes: s
 
 
 def write_grib(path: Path, array: Any, *, edition: int = 2, bits: int = 16, scanning: int = 0, **keys: Any) -> Path:
-    """By eccodes, from its own sample; `scanning` is the flag of GRIB's code table 3.4."""
+    """Write GRIB with eccodes, from its own sample; `scanning` is the flag of GRIB's code table 3.4."""
     lat, lon = array.latitude.values.astype(float), array.longitude.values.astype(float)
     west_first, north_first = not scanning & 128, not scanning & 64
     array = array.sortby("latitude", ascending=not north_first).sortby("longitude", ascending=west_first)
@@ -129,7 +129,7 @@ FORMATS = ["netcdf4", "netcdf3", "zarr2", "zarr3", "grib1", "grib2"]
 
 
 def write(folder: Path, kind: str, array: Any) -> Path:
-    """By the tool that everybody uses."""
+    """Read GRIB with cfgrib, the usual tool."""
     if kind.startswith("grib"):
         return write_grib(folder / "field.grib", array, edition=int(kind[-1]))
     if kind.startswith("zarr"):
@@ -183,7 +183,7 @@ def test_packed_numbers_are_unpacked_in_float64(tmp_path: Path, reader: RasterRe
 
 @pytest.mark.parametrize("known", PARAMETERS, ids=lambda p: p.short)
 def test_the_table_of_parameters_is_that_of_eccodes(known: Any) -> None:
-    """GRIB 2 has the parameters that GRIB 1 has not; what eccodes knows of a step is what the table says."""
+    """GRIB 2 has parameters that GRIB 1 lacks; eccodes and the table agree on the method of their steps."""
     only_2 = known.short in ("evabs", "evaow", "evatc", "evavt", "ptype")
     handle = eccodes.codes_grib_new_from_samples(f"regular_ll_sfc_grib{1 + only_2}")
     try:
@@ -231,7 +231,7 @@ def test_a_name_that_the_attributes_deny_is_not_believed(tmp_path: Path) -> None
 def test_attributes_that_name_nothing_known_leave_a_variable_its_name(
     name: str, attributes: dict[str, Any], tmp_path: Path
 ) -> None:
-    """As CDO writes them; and as models do that write in capitals."""
+    """Names as CDO writes them, and names in capitals, as some models write them."""
     path = write_netcdf(tmp_path / "a.nc", NORTH_UP.rename(name).assign_attrs(attributes))
     assert only(era5(path, "2m_temperature" if name == "2t" else "t2m")).assets[0].inner == name
 
@@ -246,7 +246,7 @@ def test_capitals_count_where_a_file_has_a_name_in_both_ways(tmp_path: Path) -> 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_a_store_is_known_by_what_is_in_it(name: str, zarr_format: Any, tmp_path: Path) -> None:
-    """It is not walked into, nor are those beside it overlooked."""
+    """Files inside a store are not listed, and stores beside it are found."""
     store = tmp_path / "archive" / "deep" / name
     NORTH_UP.to_dataset().to_zarr(store, zarr_format=zarr_format, consolidated=zarr_format == 2)
     write_netcdf(store / "sp" / "no_scene.nc", NORTH_UP)
@@ -298,8 +298,8 @@ def test_levels_of_grib_are_selected_or_refused(tmp_path: Path, reader: RasterRe
         ({"options": {"pattern": "{param}.nc"}}, "has no {param} or no {date}"),
         ({"options": {"reduced_gaussian": "bilinear"}}, "Input should be 'nearest' .found 'bilinear'."),
         ({"composite": "median"}, "composite: median means nothing to the source era5; write options.methods"),
-        ({"offset": 3}, "offset: 3.0 means nothing to the source era5; packing is undone"),
-        ({"resampling": "average"}, "resampling: weather is nearest or bilinear, sp is average"),
+        ({"offset": 3}, "offset: 3.0 means nothing to the source era5; numbers are unpacked"),
+        ({"resampling": "average"}, "resampling: sp has average; weather is nearest or bilinear"),
     ],
 )
 def test_wrong_options_are_refused(block: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_running_sums_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["netcdf4", "zarr2"])
 @pytest.mark.parametrize("what", ["rain", "sun", "front"])
 def test_running_sums_of_three_days_are_refused(what: str, kind: str, tmp_path: Path, reader: RasterReader) -> None:
-    """No header of NetCDF or Zarr tells them; sums of each hour pass, and so do frames of a day."""
+    """Headers of NetCDF or Zarr do not mark running sums; sums of single hours are accepted, and frames of a day."""
     rng, stamps = np.random.default_rng(1), hours(96, "2022-08-31T01:00")
     clock = np.arange(96) % 24
     hourly = {
@@ -410,7 +410,7 @@ def test_preliminary_data_fill_what_final_data_lack(kind: str, tmp_path: Path, r
 
 
 def naive(field: Any, lon: float, lat: float, method: str, dx: float, dy: float) -> float:
-    """The value at a place, point by point: nearest or bilinear, around the globe and over the poles."""
+    """The value at a location by scalar code: nearest or bilinear, around the globe and over the poles."""
     if abs(lat) > 90:
         lat, lon = math.copysign(180, lat) - lat, lon + 180
     points: dict[tuple[int, int], float] = {}
@@ -451,7 +451,7 @@ def naive(field: Any, lon: float, lat: float, method: str, dx: float, dy: float)
 
 @st.composite
 def fields(draw: st.DrawFn) -> Any:
-    """Global or regional, with points on the poles or around them, from any meridian, rows and columns either way."""
+    """Global or regional lattices, with points on or around the poles, from any meridian, rising or falling."""
     step = draw(st.sampled_from([15.0, 30.0]))
     half = draw(st.sampled_from([0.0, step / 2]))
     lat = np.arange(90 - half, -90 + half - 1, -step)
@@ -468,7 +468,7 @@ def fields(draw: st.DrawFn) -> Any:
 
 
 def _meridians(lon: Floats, draw: st.DrawFn) -> Floats:
-    """The same ones as they are, from 0 to 360, or from -180 to 180; the two latter may jump."""
+    """The same longitudes unchanged, from 0 to 360, or from -180 to 180; the last two may jump."""
     kind = draw(st.sampled_from(["as is", "0..360", "-180..180"]))
     return lon if kind == "as is" else lon % 360 if kind == "0..360" else (lon + 180) % 360 - 180
 
@@ -600,7 +600,7 @@ def test_bands_that_are_cut_otherwise_are_told_to_take_archives_of_their_own(tmp
 
 
 def test_a_pattern_is_expanded_without_opening_every_file(tmp_path: Path, reader: RasterReader) -> None:
-    """The pool's layout: hours in files of a day, parameters in folders."""
+    """The layout of DKRZ's pool: hourly data in files of a day, parameters in folders."""
     for i, folder in enumerate(("134", "228")):
         (tmp_path / folder).mkdir()
         for d in range(28, 32):
@@ -609,7 +609,7 @@ def test_a_pattern_is_expanded_without_opening_every_file(tmp_path: Path, reader
     (tmp_path / "134" / "E5sf00_1H_2022-08-28_228.grb").write_bytes(b"not of this folder")
     opened: list[Path] = []
     watched = [True]
-    # of every open() of this process, whoever calls it; a hook stays, and sleeps after this test
+    # sees every open() of this process; an audit hook cannot be removed, so it does nothing after this test
     sys.addaudithook(lambda event, facts: opened.append(facts[0]) if watched and event == "open" else None)
     pattern = "{param}/E5sf00_1H_{date}_{param}.grb"
     source = era5(tmp_path, "sp", "total_precipitation", pattern=pattern, methods={"total_precipitation": "sum"})
@@ -792,7 +792,7 @@ def test_a_lost_chunk_of_a_store_is_seen(tmp_path: Path, reader: RasterReader) -
 
 
 def test_decades_that_a_store_reserves_hold_no_data(tmp_path: Path) -> None:
-    """As ARCO-ERA5: the time axis goes on, attributes say where data end."""
+    """As in ARCO-ERA5: the time axis goes on after the data; attributes say where they end."""
     array = a_field([51, 50], [5, 6], hours(72))
     path = write_netcdf(tmp_path / "a.nc", array, valid_time_start="2022-09-01", valid_time_stop="2022-09-01")
     scene = only(era5(path, "sp"))

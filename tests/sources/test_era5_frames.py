@@ -1,4 +1,4 @@
-"""What ERA5's steps make of a frame: instants, sums, rates and extremes, across files, against scalar loops."""
+"""Frames of ERA5's steps: instants, sums, rates and extremes, across files, compared with scalar loops."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def reader() -> Iterator[RasterReader]:
 
 
 def picture(source: Era5, frame: Window, reader: RasterReader) -> Composite:
-    """Of the whole of NORTH_UP, as the kernel makes it: from the scenes that meet the frame."""
+    """The composite of NORTH_UP, as the kernel makes it, from the scenes that overlap the frame."""
     grid, area = grid_on(NORTH_UP)
     scenes = [scene for scene in source.scenes(full_digests=False) if scene.meets(frame)]
     assert not any(scene.verdict for scene in scenes)
@@ -58,7 +58,7 @@ def picture(source: Era5, frame: Window, reader: RasterReader) -> Composite:
 
 
 def as_a_loop_has_it(array: Any, frame: Window, what: str) -> Any:
-    """Stamp by stamp: an instant is of its stamp, all else of the hour before it; NaN for a sum that lacks an hour."""
+    """Expected value: an instant is at its stamp, other steps cover the hour before it; NaN for incomplete sums."""
     start, end = frame.start.replace(tzinfo=None), frame.end.replace(tzinfo=None)
     result = np.full(array.shape[1:], math.nan)
     for y in range(array.shape[1]):
@@ -157,7 +157,7 @@ def test_the_table_is_asked_for_the_variable_that_a_standard_name_finds(
 
 
 def test_a_mean_rate_is_known_by_its_old_name(tmp_path: Path) -> None:
-    """mtpr of the hour that ends at its stamp, though its file says nothing of it."""
+    """mtpr is a mean of the hour that ends at its stamp, though its file does not state it."""
     (scene,) = era5(write_netcdf(tmp_path / "a.nc", NORTH_UP.rename("mtpr")), "235055").scenes(full_digests=False)
     assert scene.verdict == ""
     assert "mean over the frame's steps, one every 1 h, stamped with the end of their time" in scene.processing
@@ -178,7 +178,7 @@ def test_a_frame_bears_the_loss_of_half_its_steps_for_a_mean_and_of_none_for_the
 
 
 def test_files_of_one_frame_are_put_together(tmp_path: Path, reader: RasterReader) -> None:
-    """An instant and a sum in files of 5 and 20 hours; the mean weighs them by their steps."""
+    """An instant and a sum in files of 5 and 20 hours; the mean is weighted by the number of steps."""
     whole = [
         a_field(NORTH_UP.latitude, NORTH_UP.longitude, hours(25), seed=i, name=n) for i, n in enumerate(("sp", "tp"))
     ]
@@ -195,7 +195,7 @@ def test_files_of_one_frame_are_put_together(tmp_path: Path, reader: RasterReade
 
 
 def test_a_file_of_a_single_step_is_as_long_as_those_beside_it(tmp_path: Path, reader: RasterReader) -> None:
-    """A last hour downloaded for itself completes the day, and does not pass for a day where it stands alone."""
+    """A last hour in its own file completes the day, and alone it is not taken for a day."""
     array = a_field(NORTH_UP.latitude, NORTH_UP.longitude, hours(25), name="tp")
     write_netcdf(tmp_path / "a.nc", array[:24])
     write_netcdf(tmp_path / "b.nc", array[24:])
@@ -266,7 +266,7 @@ def test_months_fill_as_much_of_a_frame_as_the_calendar_says(
 
 
 def write_campaign(folder: Path, archive: str, band: str, windows: str) -> Campaign:
-    """Of one layer over the files in a folder."""
+    """Write a campaign with one layer over the files in a folder."""
     campaign = Campaign(folder / "campaign.yaml")
     campaign.file.write_text(
         f"""
@@ -304,7 +304,7 @@ how: {{runs: runs, ranks: 1}}
 def test_steps_that_are_longer_than_any_frame_are_refused(
     band: str, often: str, windows: str, refused: str, tmp_path: Path
 ) -> None:
-    """A window that holds the stamp would have the value of a month, and those beside it none."""
+    """Otherwise the window with the stamp would get the value of a month, and its neighbours none."""
     stamps = pandas.date_range("2022-01-01", periods=12, freq=often)
     (tmp_path / "data").mkdir()
     write_netcdf(
@@ -312,13 +312,13 @@ def test_steps_that_are_longer_than_any_frame_are_refused(
     )
     campaign = write_campaign(tmp_path, "data", band, windows)
     campaign.cli("index")
-    # only then are weights asked for
+    # steps are checked before weights
     with pytest.raises(RequestError, match=refused or "has no weights yet"):
         campaign.cli("plan")
 
 
 def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -> None:
-    """Links, price, vectors and words of a campaign over files of a day; the last day is never whole."""
+    """Scene links, price, vectors and messages of a campaign over daily files; the last day is never complete."""
     lat, lon = np.arange(52, 50.9, -0.25), np.arange(5, 6.1, 0.25)
     rain = a_field(lat[:4], lon[:4], hours(96), name="tp")
     rain[:] = np.random.default_rng(3).exponential(1e-3, rain.shape)
@@ -332,7 +332,7 @@ def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -
     shards = {shard.t: shard for group in read_shards(campaign.run, plan) for shard in group}
     linked = {t: [scenes[i].assets[0].path for i in shard.scenes] for t, shard in shards.items()}
     assert linked == {0: ["0.nc", "1.nc"], 1: ["1.nc", "2.nc"], 2: ["2.nc", "3.nc"], 3: ["3.nc"]}
-    # of 96 fields the first is of the day before
+    # the first of 96 fields belongs to the day before
     assert plan.price.decoded_bytes == plan.price.needed_bytes == 95 * rain[0].nbytes
     with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
         cube = tree["eof/latlon"].to_dataset().load()
@@ -359,7 +359,7 @@ EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PA
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: str(example.get("campaign", "archives")))
 def test_every_example_of_the_page_is_a_campaign(example: dict[str, Any], tmp_path: Path) -> None:
-    """One that shows archives alone is put into the first."""
+    """An example without a whole campaign replaces keys of the first example."""
     whole = EXAMPLES[0] | example
     for archive in whole["archives"].values():
         (tmp_path / archive["path"].lstrip("/")).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fields: terrain and weather on rasters, scaled, averaged, and beside acquisitions."""
+"""Fields: terrain and weather on rasters, scaled, averaged, and combined with acquisitions."""
 
 import re
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ def write(path: Path, values: NDArray[Any], *, left: float = LEFT, nodata: Any =
 
 
 def write_stack(path: Path, days: list[int], **values_tyx: NDArray[Any]) -> None:
-    """A series as others write them: centres of pixels, a CF grid mapping."""
+    """A series in the usual form: coordinates of pixel centres, a CF grid mapping."""
     x, y = LEFT + 5 + 10 * np.arange(SIDE), TOP - 5 - 10 * np.arange(SIDE)
     variables = {
         name: (("t", "y", "x"), values, {"grid_mapping": "crs", "_FillValue": values.dtype.type(9999)})
@@ -157,7 +157,7 @@ def test_a_field_is_scaled_before_it_is_resampled_and_not_rounded(tmp_path: Path
 
 
 def packed_stack(path: Path, celsius_tyx: NDArray[Any]) -> None:
-    """As xarray packs: int16 with scale_factor, add_offset and a fill value in packed numbers."""
+    """Packed as by xarray: int16 with scale_factor, add_offset and a fill value in packed numbers."""
     write_stack(path, [1, 11], temperature=celsius_tyx + 273.15)
     with xarray.open_dataset(path, engine="netcdf4") as stack:
         loaded = stack.load()
@@ -185,7 +185,7 @@ def test_the_packing_of_netcdf_is_what_xarray_reads(tmp_path: Path) -> None:
 
 
 def test_the_packing_of_geotiff_is_what_rioxarray_reads_and_each_file_has_its_own(tmp_path: Path) -> None:
-    """Files whose headers are equal but for what GDAL writes in words."""
+    """Files whose headers differ only in GDAL's metadata."""
     numbers = np.random.default_rng(3).integers(-900, 900, (SIDE, SIDE), dtype=np.int16)
     for name, scale, add in (("N50", 0.5, 100.0), ("N51", 0.25, -1.0), ("N52", None, None)):
         path = tmp_path / name / "elevation.tif"
@@ -312,7 +312,7 @@ def test_the_real_stack_keeps_the_contract() -> None:
 
 @pytest.mark.realdata
 def test_radar_weather_and_terrain_of_the_real_stack_make_one_verified_layer(tmp_path: Path) -> None:
-    """Weather and terrain are there in all months; the radar alone makes a cell valid and is counted."""
+    """Weather and terrain exist in all months; only radar makes a cell valid and is counted."""
     stack = str(STACK.resolve())
     campaign = Campaign(tmp_path / "campaign.yaml")
     radar = {"values": "worldcereal", "variables": {"VV": "S1-SIGMA0-VV", "VH": "S1-SIGMA0-VH"}}

@@ -1,4 +1,4 @@
-"""Show 5: what is needed is read and decoded once; and what is read is what lies there, whatever area is asked."""
+"""Reading: every needed block is read and decoded once, and a pixel has the same value in every area."""
 
 import dataclasses
 import math
@@ -56,14 +56,14 @@ CHIP_PX, HALO_PX, CHIPS = 130, 1, 4
 
 @dataclass(frozen=True)
 class Counted:
-    """What a rank read of one archive, and what it needed."""
+    """Bytes that a rank read of one archive, and bytes that it needed."""
 
     needed_blocks: int
     needed_bytes: int
-    """of the needed blocks as they lie in the files"""
+    """bytes of the needed blocks in the files"""
     block_reads: int
     kernel_bytes: int
-    """asked of the kernel, headers and all"""
+    """bytes requested from the operating system, headers included"""
     deflate_decodes: int
 
 
@@ -148,7 +148,7 @@ def test_each_needed_block_is_read_and_decoded_once(counted: dict[str, Counted],
 
 @pytest.mark.slow
 def test_the_count_sees_what_is_read_twice(tmp_path: Path) -> None:
-    """The counter itself: a process that reads two blocks, drops them, and reads them again."""
+    """A test of the counter: a process reads two blocks, drops them, and reads them again."""
     scene = scenes.Scene(
         id="one", time="2023-06-05T10:00:00Z", west=WEST, north=NORTH,
         bands={"B02": np.random.default_rng(0).integers(1, 999, (512, 512)).astype(np.uint16)},
@@ -191,7 +191,7 @@ class Situation:
 
 @st.composite
 def situations(draw: st.DrawFn) -> Situation:
-    """One to three scenes of one size in one window, on the grid, seen by a rectangle of shards."""
+    """One to three scenes of one size in one window, on the grid, under a rectangle of shards."""
     count = draw(st.integers(1, 3))
     rows, cols = 2 * draw(st.integers(30, 200)), 2 * draw(st.integers(30, 200))
     block = draw(st.sampled_from([16, 32, 64]))
@@ -252,7 +252,7 @@ def blocks_of(situation: Situation, shard: int) -> Iterator[tuple[tuple[int, str
 
 
 def foretold(situation: Situation, ranks: int, cache_bytes: int) -> ReadCost:
-    """What `balance` says."""
+    """The cost of reading that `draw_groups` predicts."""
     return draw_groups(
         situation.shards, situation.scenes, [JUNE], UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
     )
@@ -275,7 +275,7 @@ def test_the_plan_foretells_the_blocks_that_groups_decode(situation: Situation, 
 @settings(max_examples=30, deadline=None)
 @given(situations())
 def test_the_plan_foretells_the_cache_that_groups_need(situation: Situation) -> None:
-    """Between two rows of shards, a group must keep what the upper row has decoded: of its worst row, not its first."""
+    """Between two rows of shards, a group must keep what the upper row decoded: its largest row counts."""
     cost = foretold(situation, 1, 1 << 30)
     rows: dict[tuple[int, int], dict[Any, int]] = {}
     for shard, group in enumerate(cost.group.tolist()):
@@ -300,7 +300,7 @@ SPANS: dict[str, list[tuple[float, float]]] = {
 @pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
 @pytest.mark.parametrize("hours", [1, 3])
 def test_the_plan_foretells_the_steps_that_windows_decode(spans: list[tuple[float, float]], hours: int) -> None:
-    """Thirty days of steps, and beside them a moment: a window reads what lies in it, and no step is needed twice."""
+    """Thirty days of steps, and a single moment: a window reads its own steps, and no step twice."""
     moments = [START + timedelta(hours=hours * i) for i in range(30 * 24 // hours)]
     one = dataclasses.replace(asset("2t", 0, 640, 10, (64, 64), 32, "float64"), steps=len(moments))
     series = Scene(
@@ -367,7 +367,7 @@ def test_the_files_of_a_years_window_stay_open(tmp_path: Path, monkeypatch: pyte
 
 @dataclass(frozen=True)
 class Opened:
-    """A file in memory, as the reader gets it."""
+    """An open file in memory, as the reader gets it."""
 
     dataset: Any
     asset: Asset
@@ -413,7 +413,7 @@ NESTED = opened(numbered(23, 19), LEFT * 10.0 + 10, -TOP * 10.0 - 10, pixel=20.0
 
 @st.composite
 def areas(draw: st.DrawFn) -> PixelArea:
-    """Rectangles that hold, cut, touch and miss the files."""
+    """Rectangles that contain, cross, touch or miss the files."""
     return PixelArea(
         row=TOP + draw(st.integers(-60, 60)),
         col=LEFT + draw(st.integers(-60, 60)),
@@ -423,7 +423,7 @@ def areas(draw: st.DrawFn) -> PixelArea:
 
 
 def sliced(canvas: NDArray[Any], area: PixelArea, top: int, left: int) -> NDArray[Any]:
-    """`area` of an endless canvas that is nodata but for `canvas` at (top, left)."""
+    """`area` of an endless canvas of nodata, with `canvas` at (top, left)."""
     result = np.full((area.rows, area.cols), NODATA, dtype=canvas.dtype)
     for i in range(area.rows):
         for j in range(area.cols):
@@ -503,7 +503,7 @@ def _noise(dtype: str, side: int, *, holes: bool) -> NDArray[Any]:
 
 
 def _here(pixel: float, shift: float) -> Opened:
-    """A file in the grid's CRS that misses its lattice."""
+    """A file in the grid's CRS that does not lie on the grid."""
     west, north = LEFT * 10.0 + shift, -TOP * 10.0 - shift
     return opened(_noise("uint16", 160, holes=True), west, north, pixel=pixel)
 
@@ -582,7 +582,7 @@ def test_bilinear_is_what_a_plain_loop_makes(name: str) -> None:
 @pytest.mark.parametrize("method", ["average", "bilinear"])
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_blocks_that_fill_a_pixel_are_their_mean(dtype: str, method: Method) -> None:
-    """10 pixels a side, of which some have no data: the mean of the others, as NumPy has it; none is nodata."""
+    """10 x 10 pixels, some without data: the mean of the others, as NumPy computes it; all without data is nodata."""
     pixels = _noise(dtype, 400, holes=True)
     pixels[100:110, 200:210] = NODATA
     pixels[50:60, 50:60] = NODATA
@@ -611,7 +611,7 @@ def test_blocks_that_fill_a_pixel_are_their_mean(dtype: str, method: Method) -> 
     ],
 )
 def test_an_average_is_what_gdal_averages(pixel: float, shift: float, crs: str) -> None:
-    """Of a smooth field; GDAL takes the box around a turned pixel, which is a little larger than the pixel."""
+    """A smooth field, because GDAL averages the box around a rotated pixel, which is a little larger than the pixel."""
     x, y = Transformer.from_crs(UTM32.crs, crs, always_xy=True).transform(LEFT * 10.0, -TOP * 10.0)
     side = 600
     waves = np.sin(np.arange(side) * pixel / 40)[:, None] * np.cos(np.arange(side) * pixel / 30)
@@ -693,7 +693,7 @@ def test_a_file_across_the_antimeridian_is_read_whatever_its_longitudes_count_fr
             lon, lat = to_degrees.transform(left + (j + 0.5) * grid.pixel, top - (i + 0.5) * grid.pixel)
             down, across = (20.0 - lat) / 0.5, (lon - west) % 360 / 0.5
             inside = 0 <= down < 12 and 0 <= across < 20
-            # a centre on the line between two pixels may be of either
+            # a centre on the line between two pixels may belong to either
             if min(abs(down - round(down)), abs(across - round(across))) > 1e-6:
                 assert found[i, j] == (file.pixels[int(down), int(across)] if inside else NODATA), (i, j)
                 found_pixels += inside
@@ -701,7 +701,7 @@ def test_a_file_across_the_antimeridian_is_read_whatever_its_longitudes_count_fr
 
 
 def naive_around(pixels: NDArray[Any], west: float, lon: float, lat: float, method: str) -> tuple[float, float]:
-    """The value at a place of a raster of the globe in degrees, and the weight of what has data; by a scalar loop."""
+    """Value at a location of a global raster in degrees, and the weight of pixels with data, by a scalar loop."""
     x, y = (lon - west) % 360 - 0.5, 90 - lat - 0.5
     if method == "nearest":
         value = float(pixels[math.floor(y + 0.5), math.floor(x + 0.5) % 360])
@@ -727,7 +727,7 @@ GLOBES = {
 @pytest.mark.parametrize("west", [0.0, -180.0, -0.5, 179.5])
 @pytest.mark.parametrize("name", GLOBES)
 def test_a_raster_of_the_globe_has_no_seam(name: str, west: float, method: Literal["nearest", "bilinear"]) -> None:
-    """Where its last column meets its first one both count, and no more is read there than elsewhere."""
+    """Between its last and its first column both count, and no more is read there than elsewhere."""
     grid = GLOBES[name]
     file = opened(_noise("float32", 360, holes=True)[:180], west, 90.0, pixel=1.0, crs="EPSG:4326")
     read: list[int] = []

@@ -1,6 +1,6 @@
-"""Show 1 of issue 3: real archives of Sentinel-2 in every layout, run as a user runs them.
+"""Real archives of Sentinel-2 in every layout, run as a user runs them.
 
-What a shard is made of is worked out a second time, with rasterio, xarray and NumPy alone, from the READMEs' words.
+The pixels of a shard are computed a second time, with rasterio, xarray and NumPy alone, from the archives' READMEs.
 """
 
 import shutil
@@ -49,7 +49,7 @@ def nearest(pixels: NDArray[Any], transform: Any, x: Floats, y: Floats) -> Float
 
 
 def bilinear(pixels: NDArray[Any], transform: Any, x: Floats, y: Floats) -> Floats:
-    """Between the centres of the four pixels around each point, 0 being no pixel, rounded; NaN where there is none."""
+    """Bilinear between the centres of four pixels, rounded; 0 means no data; NaN where no pixel has data."""
     framed = np.pad(pixels.astype(float), 1)
     col, row = (x - transform.c) / transform.a + 0.5, (y - transform.f) / transform.e + 0.5
     near = (row > 0) & (col > 0) & (row < framed.shape[0] - 1) & (col < framed.shape[1] - 1)
@@ -68,7 +68,7 @@ def bilinear(pixels: NDArray[Any], transform: Any, x: Floats, y: Floats) -> Floa
 
 
 def clear_only(acquisitions: list[Floats]) -> Floats:
-    """Stacked; all bands NaN where one is."""
+    """The bands stacked; all are NaN where one is."""
     stack = np.stack(acquisitions)
     stack[np.broadcast_to(np.isnan(stack).any(axis=1, keepdims=True), stack.shape)] = np.nan
     return stack
@@ -136,14 +136,14 @@ def ssl4eo(start: Any, x: Floats, y: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Show:
-    """A campaign of `configs/campaigns` and what it must give."""
+    """A campaign of `configs/campaigns` and its expected result."""
 
     campaign: str
     reference: Reference
     scenes: int
     processing: str
     n_obs: int
-    """at most, in any cell"""
+    """largest n_obs of any cell"""
     warped: bool = False
 
 
@@ -220,7 +220,7 @@ def test_every_shard_is_what_the_files_hold(finished: tuple[Show, Campaign]) -> 
 
 
 def median_of(acquisitions: Floats) -> NDArray[np.float32]:
-    """Of the clear ones; NaN where there is none."""
+    """The composite of clear values; NaN where there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that nothing is clear somewhere
         return np.asarray(np.nanmedian(acquisitions, axis=0), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Real ERA5 from campaign file to verified cube, held against xarray, cfgrib and numpy; and beside imagery."""
+"""Real ERA5 from campaign file to verified cube, compared with xarray, cfgrib and NumPy; and combined with imagery."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
 
 
 def samples(file: Path, campaign: Campaign, layer: str) -> list[tuple[Shard, LayerContext, Sample]]:
-    """What the product's own parts read for every shard of a layer."""
+    """The pixels that the package reads for every shard of a layer."""
     loaded, run = load_campaign(file), campaign.run
     weights = read_weights(loaded, run, layer)[0]
     plan, scenes = read_plan(loaded, run), read_inventory(loaded, run)
@@ -65,19 +65,19 @@ def samples(file: Path, campaign: Campaign, layer: str) -> list[tuple[Shard, Lay
 
 
 def check_composites(campaign: Campaign, layer: str, expected: Callable[[pandas.Timestamp], Any]) -> int:
-    """Every pixel of every shard is that of `expected`, a DataArray (band, latitude, longitude) for a window's start.
+    """Compare every pixel of every shard with `expected`, a DataArray (band, latitude, longitude) for a window's start.
 
-    Pixels lie on the points: the lookup is by label, and what has no label is not seen. Returns the seen ones.
+    Pixels lie on the points, so the lookup is by label; a pixel without a label is not clear. Returns the clear ones.
     """
     count = 0
     for shard, context, sample in samples(campaign.file, campaign, layer):
         grid, area = context.grids[shard.zone], context.layout.shard_area(shard.row, shard.col)
         x, y = grid.centres(area.grown(context.layout.halo_px), 1)
         (frame,) = context.frames[shard.t]
-        there = expected(pandas.Timestamp(frame.start).tz_localize(None))
-        wanted = there.reindex(latitude=y, longitude=x, method="nearest", tolerance=1e-4).values
-        np.testing.assert_allclose(sample.x_tcyx[0], wanted, rtol=2e-7, equal_nan=True)
-        np.testing.assert_array_equal(sample.clear_tsyx[0, 0], np.isfinite(wanted).all(axis=0))
+        field = expected(pandas.Timestamp(frame.start).tz_localize(None))
+        values = field.reindex(latitude=y, longitude=x, method="nearest", tolerance=1e-4).values
+        np.testing.assert_allclose(sample.x_tcyx[0], values, rtol=2e-7, equal_nan=True)
+        np.testing.assert_array_equal(sample.clear_tsyx[0, 0], np.isfinite(values).all(axis=0))
         count += int(sample.clear_tsyx.sum())
     return count
 
@@ -212,7 +212,7 @@ def test_weather_beside_imagery(demo: Campaign, tmp_path: Path) -> None:
 
 
 def _cells(blind_yx: NDArray[np.bool_], context: LayerContext) -> NDArray[np.bool_]:
-    """The cells of which imagery shows nothing."""
+    """The cells without any imagery."""
     layout, halo = context.layout, context.layout.halo_px
     kept = blind_yx[halo : halo + layout.shard_px, halo : halo + layout.shard_px]
     cells = kept.reshape(layout.shard_cells, layout.cell_px, layout.shard_cells, layout.cell_px)

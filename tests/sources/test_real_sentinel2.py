@@ -1,4 +1,4 @@
-"""Show 2: five real Sentinel-2 dates through the command line, held against a reference that knows no embedcube."""
+"""Five real Sentinel-2 dates through the command line, compared with a reference that does not use embedcube."""
 
 import ast
 import dataclasses
@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 @pytest.fixture(scope="module")
 def what() -> dict[str, Any]:
-    """The campaign file, plainly parsed."""
+    """The campaign file, parsed as plain YAML."""
     parsed: dict[str, Any] = yaml.safe_load(CAMPAIGN.read_text())
     return parsed
 
@@ -164,7 +164,7 @@ def _cut(layers: Any, row: int, col: int, side: int) -> Any:
 
 
 def test_the_traps_are_still_there(shots: list[Shot]) -> None:
-    """What the archive's README warns of is really in the files that the tests above read."""
+    """The faults that the archive's README warns of are in the files of the tests above."""
     import json
 
     import rasterio

@@ -1,4 +1,4 @@
-"""Sentinel-1: power, decibels, passes and products, on made-up files and on real ones."""
+"""Sentinel-1: power, decibels, orbit states and products, on synthetic and on real files."""
 
 import json
 import shutil
@@ -76,7 +76,7 @@ def write(path: Path, values: NDArray[Any], *, left: float = LEFT, top: float = 
 
 
 def write_product(root: Path, product: str, power: NDArray[Any], values: str = "linear", **place: Any) -> None:
-    """VV as told, VH a quarter of it; float32 but for integers."""
+    """Write VV with the given power and VH with a quarter of it; float32, except for integer formats."""
     for band, factor in (("VV", 1.0), ("VH", 0.25)):
         numbers = POWER_OF[values](power * factor)
         write(root / product / f"{band}.tif", numbers if values == "worldcereal" else numbers.astype("f4"), **place)
@@ -212,7 +212,7 @@ def test_a_warped_pixel_between_two_is_the_mean_of_their_powers(tmp_path: Path) 
 def test_what_is_no_power_is_not_seen_and_leaks_nowhere(
     tmp_path: Path, values: str, holes: list[float], nodata_tag: float | None, option: float | None
 ) -> None:
-    """Border zeros, NaN and "no data" neither count nor are mixed into their neighbours by resampling."""
+    """Border zeros, NaN and no data do not count, and resampling does not mix them into their neighbours."""
     for shift in (0.0, 5.0):
         root = tmp_path / str(shift)
         write_product(root, DESCENDING, np.full((SIDE, SIDE), 0.1), values, left=LEFT + shift)
@@ -235,7 +235,7 @@ def test_what_is_no_power_is_not_seen_and_leaks_nowhere(
 
 
 def item(root: Path, product: str, orbit: str | None, left: float = LEFT) -> None:
-    """A STAC Item as catalogues of RTC products write them, with files called by the catalogue's names."""
+    """A STAC Item as catalogues of RTC products write it, with the catalogue's file names."""
     for band in ("vv", "vh"):
         write(root / product / f"iw-{band}.rtc.tiff", np.full((SIDE, SIDE), 0.1, np.float32), left=left)
     document = {
@@ -326,7 +326,7 @@ FOOTPRINT = "49.0,11.2 49.4,7.7 47.9,7.3 47.5,10.8"
 
 
 def write_safe(root: Path, product: str, footprint: str = FOOTPRINT, *, zipped: bool = False) -> None:
-    """A product of the ground segment: pixels with ground control points, and a manifest."""
+    """A SAFE product as delivered: pixels with ground control points, and a manifest."""
     safe = root / f"{product}.SAFE"
     (safe / "measurement").mkdir(parents=True)
     corners = [rasterio.control.GroundControlPoint(r, c, 7.0 + c / 100, 49.0 - r / 100) for r in (0, 8) for c in (0, 8)]
@@ -348,7 +348,7 @@ def write_safe(root: Path, product: str, footprint: str = FOOTPRINT, *, zipped: 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
 def test_a_product_of_the_ground_segment_says_what_to_do_first(tmp_path: Path, zipped: bool) -> None:
-    """It is in the inventory with its place and pass, so that the cells which it would have fed say so."""
+    """It is in the inventory with its footprint and orbit state, so that the cells it covers have the right status."""
     write_safe(tmp_path, DESCENDING, zipped=zipped)
     write_product(tmp_path, ASCENDING, speckled(0))
     raw, good = Sentinel1("a", archive(tmp_path, values="linear")).scenes(full_digests=False)
@@ -385,7 +385,7 @@ def test_radar_in_an_archive_of_acquisitions_is_none_of_it(tmp_path: Path) -> No
 
 
 def test_pixels_with_ground_control_points_alone_are_to_be_geocoded(tmp_path: Path) -> None:
-    """As a catalogue has them that names the images of a product of the ground segment."""
+    """Items of a catalogue that names the images of SAFE products as delivered."""
     write_safe(tmp_path / "safe", DESCENDING)
     image = next((tmp_path / "safe").rglob("*.tiff"))
     item = {
@@ -479,7 +479,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 
 def reference_power(day: str, band: str, area: PixelArea) -> NDArray[np.float64]:
-    """Decibels to power, then the four pixels around each centre by their weights; NaN where one is missing."""
+    """Decibels to power, then the weighted four pixels around each centre; NaN where one is missing."""
     with rasterio.open(next(SSL4EO.rglob(f"S1A_IW_GRDH_1SDV_{day}*/{band}.tif"))) as file:
         power = 10.0 ** (file.read(1).astype(np.float64) / 10)
         to_pixels = ~file.transform
@@ -522,7 +522,7 @@ def test_real_composites_are_the_references(finished: Campaign) -> None:
             power = np.nanmean([june, september], axis=0) if merged else np.concatenate([september, june])
             found, known = sample.x_tcyx[0], np.isfinite(power)
             np.testing.assert_allclose(found[known], 10 * np.log10(power[known]), atol=1e-4)
-            # at a file's edge we take what there is of the four pixels around
+            # at a file's edge fewer than four pixels count
             assert (np.isfinite(found) != known).mean() < 0.01
             compared += int(known.sum())
     assert compared > 200_000

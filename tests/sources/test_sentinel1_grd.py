@@ -1,7 +1,7 @@
-"""Sentinel-1 GRD in SAFE folders: where sarsen puts its pixels and what they are worth, against closed formulas.
+"""Sentinel-1 GRD in SAFE folders: positions and values of pixels that sarsen geocodes, compared with closed formulas.
 
-The products are made up: a circular orbit, an Earth that stands still, ground range twice the slant range. So a place's
-line and pixel are a few lines of arithmetic, which know nothing of the libraries that are tested.
+The products are synthetic: a circular orbit, an Earth that does not rotate, ground range twice the slant range. So line
+and pixel of a location follow from a few lines of arithmetic, independent of the libraries that are tested.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ SIGMA, BETA = 400.0, 300.0
 
 
 def earth_fixed(lon: Floats, lat: Floats, height: Floats) -> Floats:
-    """(..., 3) metres, by the definition of WGS 84."""
+    """Earth-centred coordinates (..., 3) in metres, by the definition of WGS 84."""
     a, e2 = 6_378_137.0, 6.694379990141316e-3
     lam, phi = np.radians(lon), np.radians(lat)
     n = a / np.sqrt(1 - e2 * np.sin(phi) ** 2)
@@ -72,7 +72,7 @@ def earth_fixed(lon: Floats, lat: Floats, height: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Radar:
-    """One that flies southward on a circle and looks to its right."""
+    """An orbit southward on a circle, looking to the right."""
 
     lines: int = 420
     pixels: int = 460
@@ -89,7 +89,7 @@ class Radar:
 
     @cached_property
     def plane(self) -> tuple[Floats, Floats]:
-        """Where it is in the middle of the image, and where it flies then."""
+        """Position and direction of flight in the middle of the image."""
         lon, lat = UTM.transform(LEFT + 1700, TOP - 1750)
         up = earth_fixed(np.array(lon), np.array(lat), np.array(400.0))
         up /= np.linalg.norm(up)
@@ -107,7 +107,7 @@ class Radar:
         return place, self.radius_m * self.rate * (np.cos(angle) * ahead - np.sin(angle) * here)
 
     def seen_at(self, lon: Floats, lat: Floats, height: Floats) -> tuple[Floats, Floats]:
-        """Seconds from the middle of the image, and slant range: on a circle zero Doppler is where the angle points."""
+        """Seconds from the middle of the image, and slant range, of points at zero Doppler."""
         (here, ahead), place = self.plane, earth_fixed(lon, lat, height)
         seconds = np.arctan2(place @ ahead, place @ here) / self.rate
         return seconds, np.linalg.norm(place - self.position(seconds)[0], axis=-1)
@@ -147,7 +147,7 @@ RADAR = Radar()
 
 
 def stamp(seconds: float) -> str:
-    """Of seconds from the middle of the image."""
+    """The time so many seconds after the middle of the image, as text."""
     return (START + timedelta(seconds=15 + float(seconds))).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
@@ -217,7 +217,7 @@ def vectors(radar: Radar, kind: str, tables: dict[str, float]) -> str:
 
 
 def manifest(files: dict[str, tuple[str, bytes]]) -> str:
-    """`files`: what each is, and its bytes."""
+    """A manifest of `files`: kind and bytes of each."""
     objects = "".join(
         f'<dataObject ID="d{i}" repID="{kind}"><byteStream mimeType="x" size="{len(data)}">'
         f'<fileLocation locatorType="URL" href="./{name}"/>'
@@ -336,7 +336,7 @@ def observed(
 
 
 def line_pixel_of(grid: Grid, area: PixelArea) -> tuple[Floats, Floats]:
-    """Where each pixel of an area was seen, on the hills."""
+    """Line and pixel of each grid pixel of an area, on the hills."""
     lon, lat = grid.degrees(area, 1)
     x, y = UTM.transform(lon, lat, direction="INVERSE")
     return RADAR.line_pixel(lon, lat, hills(x, y))
@@ -369,7 +369,7 @@ def test_a_bright_target_appears_at_its_place(tmp_path: Path, reader: RasterRead
 
 
 def test_heights_move_pixels(product: Path, reader: RasterReader) -> None:
-    """At an incidence of about 39 degrees 100 m of height are 125 m of ground: 12 pixels, whatever is done wrong."""
+    """At an incidence of 39 degrees, 100 m of height shift a point by 125 m: 12 pixels, if heights are ignored."""
     _, seen = observed(archive(product), reader)
     write_dem(product / "higher.tif", lambda x, y: hills(x, y) + 100)
     _, higher = observed(archive(product, options={"dem": "higher.tif"}), reader)
@@ -390,10 +390,10 @@ def test_heights_move_pixels(product: Path, reader: RasterReader) -> None:
 def test_a_pixel_is_the_same_whatever_area_is_asked_with(
     product: Path, reader: RasterReader, grid: Grid, resampling: str
 ) -> None:
-    """Bit by bit, though sarsen's search ends for all pixels of a call at once.
+    """Equal bits, although sarsen's iteration stops for all pixels of a call together.
 
-    Here it ends after one step for the lines of one half of the image, which lie within a metre of their place then,
-    and after two for the others.
+    Here it stops after one step for one half of the image, whose lines are then within a metre, and after two for the
+    other half.
     """
     noise = np.random.default_rng(0).integers(1, 4000, (RADAR.lines, RADAR.pixels)).astype(np.uint16)
     # a step leaves delta^3 / 3 of an angle delta, which is a metre after 7.335 s
@@ -427,7 +427,7 @@ def test_a_coarser_pixel_is_the_mean_power_of_its_places(product: Path, reader: 
 
 
 def test_sea_level_is_a_height(product: Path, reader: RasterReader) -> None:
-    """In integers that declare no number as "no data", of which 0 is none elsewhere."""
+    """Heights in integers that declare no no-data number; in other files 0 then means no data."""
     with rasterio.open(product / "dem.tif") as file:
         profile, values = file.profile, np.zeros(file.shape, np.int16)
     with rasterio.open(product / "sea.tif", "w", **profile | {"dtype": "int16", "nodata": None}) as file:
@@ -437,7 +437,7 @@ def test_sea_level_is_a_height(product: Path, reader: RasterReader) -> None:
 
 
 def test_what_lies_outside_of_the_swath_or_the_dem_is_not_seen(tmp_path: Path, reader: RasterReader) -> None:
-    """The zeros along a product's border are no power, and none of it is mixed into its neighbours."""
+    """Zeros along a product's border are no data, and are not mixed into their neighbours."""
     numbers = np.full((RADAR.lines, RADAR.pixels), 800, np.uint16)
     numbers[:, :150] = 0
     write_safe(tmp_path, {"VV": numbers})
@@ -509,7 +509,7 @@ def test_what_is_wrong_in_its_bytes_is_quarantined(
 
 
 def test_a_hole_in_a_measurement_is_quarantined(tmp_path: Path, reader: RasterReader) -> None:
-    """Of the right length, so that only who decodes it can see it."""
+    """Wrong bytes in a file of the right size, which only decoding can detect."""
     safe = write_safe(tmp_path, {"VV": ramp()})
     image = files(safe, "*.tiff")
     with rasterio.open(image) as file:
@@ -534,14 +534,14 @@ def test_a_dem_that_cannot_be_one_is_refused(product: Path) -> None:
 
     refused("other.tif", "there is no such file")
     (product / "dem.vrt").write_text("<VRTDataset/>")
-    refused("dem.vrt", "of which there is no digest")
+    refused("dem.vrt", "which have no digest")
     (product / "text.tif").write_text("no raster")
     refused("text.tif", "cannot be used")
     with rasterio.open(product / "dem.tif") as file:
         values, profile = file.read(1), file.profile
     with rasterio.open(product / "geoid.tif", "w", **profile | {"crs": "EPSG:32632+5773"}) as file:
         file.write(values, 1)
-    refused("geoid.tif", "heights of another kind")
+    refused("geoid.tif", "heights that are not above the ellipsoid")
 
 
 def test_without_a_dem_or_the_extra_it_says_what_to_do(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,7 +582,7 @@ def test_the_digest_knows_the_terrain_and_every_file_that_counts(product: Path) 
     digests = {first.digest}
     write_dem(product / "dem.tif", lambda x, y: hills(x, y) + 1)
     digests.add(scene().digest)
-    files(product, "manifest.safe").write_text(manifest({}))  # so that the files themselves are looked at
+    files(product, "manifest.safe").write_text(manifest({}))  # so that only the files themselves decide
     digests.add(scene().digest)
     for pattern in ("s1a*-vv-*.xml", "calibration-*-vh-*.xml", "s1a*-vh-*.tiff"):
         path = files(product, pattern)

@@ -1,4 +1,4 @@
-"""Sentinel-2 in every layout, on archives of a few pixels: what is found, and what is decided about it."""
+"""Sentinel-2 in every layout, on archives of a few pixels: the scenes that are found, and the decisions about them."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def write(path: Path, values: Any, pixel: int = 10, **profile: Any) -> Path:
 
 
 def scenes(path: Path, *bands: str, **settings: Any) -> list[Scene]:
-    """Of an archive."""
+    """The scenes of an archive."""
     archive = Archive(source="sentinel2", path=path, bands=bands, **settings)
     return list(Sentinel2("s2", archive).scenes(full_digests=False))
 
@@ -75,7 +75,7 @@ OLD_L1C = "S2A_OPER_PRD_MSIL1C_PDMC_20160607T181818_R122_V20160606T100031_201606
 
 
 def metadata(baseline: str, offset: str = "", time: str = "2023-08-15T10:00:31.024Z") -> str:
-    """A product's MTD xml, cut down."""
+    """A shortened MTD XML of a product."""
     return f"""<?xml version="1.0"?>
 <n1:User_Product xmlns:n1="https://example.org/PSD"><n1:General_Info><Product_Info>
   <PROCESSING_LEVEL>Level-1C</PROCESSING_LEVEL><PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>
@@ -90,7 +90,7 @@ def offsets(tag: str) -> str:
 
 
 def manifest(safe: Path, algorithm: str = "MD5") -> None:
-    """States size and checksum of all files that are there."""
+    """Write a manifest with the size and checksum of all files."""
     objects = []
     for path in sorted(path for path in safe.rglob("*") if path.is_file()):
         digest = hashlib.new({"MD5": "md5", "SHA3-256": "sha3_256"}[algorithm], path.read_bytes()).hexdigest()
@@ -227,7 +227,7 @@ OLD_L2A = "S2A_USER_PRD_MSIL2A_PDMC_20160607T181818_R122_V20160606T100031_201606
 
 
 def old_l2a(root: Path) -> Path:
-    """As sen2cor wrote products of Level-2A before 2017: the classification beside the folders of resolutions."""
+    """Level-2A as sen2cor wrote it before 2017: the classification beside the folders of resolutions."""
     safe = root / f"{OLD_L2A}.SAFE"
     tile = "TL_SGS__20160606T153131_A004994_T33TWL"
     granule = safe / "GRANULE" / f"S2A_USER_MSI_L2A_{tile}_N02.02"
@@ -278,7 +278,7 @@ def test_the_old_and_the_new_processing_of_one_tile_are_one_acquisition(tmp_path
 
 
 def product(id: str = "x", day: str = "2023-08-15", **properties: Any) -> Product:
-    """Of nothing but what decisions rest on."""
+    """A product with only those facts that decide."""
     moment = datetime.fromisoformat(f"{day}T10:00:00+00:00")
     return Product(id=id, time=moment, files={}, properties={k.replace("__", ":"): v for k, v in properties.items()})
 
@@ -309,7 +309,7 @@ def test_a_baseline_is_read_however_it_is_written(found: Product, baseline: floa
 
 
 def item(root: Path, id: str, day: str = "2023-08-15", assets: dict[str, Any] | None = None, **properties: Any) -> Path:
-    """A STAC Item with B04, of 1500."""
+    """Write a STAC Item with a B04 of value 1500."""
     folder = root / id
     write(folder / "B04.tif", 1500)
     document = {
@@ -346,7 +346,7 @@ def test_the_offset_is_decided_for_each_product(
 
 
 def test_the_packing_of_a_file_does_not_count_beside_the_offset(tmp_path: Path) -> None:
-    """What converters write: reflectance = DN * 0.0001 - 0.1. The baseline says the same of the offset."""
+    """As converters write it: reflectance = DN * 0.0001 - 0.1. The baseline already states the same offset."""
     item(tmp_path, "a", assets={"B04": {"href": "./B04.tif"}}, s2__processing_baseline="05.09")
     with rasterio.open(write(tmp_path / "a" / "B04.tif", 1500), "r+") as file:
         file.scales, file.offsets = (0.0001,), (-0.1,)
@@ -359,7 +359,7 @@ def test_the_packing_of_a_file_does_not_count_beside_the_offset(tmp_path: Path) 
 
 
 def test_two_items_of_one_product_are_one_acquisition(tmp_path: Path) -> None:
-    """Catalogues name Items as they like; the product is named beside."""
+    """The ids of Items are arbitrary; a property names the product."""
     for name in ("S2A_33TWL_20230815_0_L2A", "S2A_33TWL_20230815_1_L2A"):
         item(tmp_path, name, s2__product_uri=f"{NEW_L2A}.SAFE", s2__datatake_id=None)
     assert {scene.acquisition for scene in scenes(tmp_path, "B04")} == {"S2A_20230815T100031"}
@@ -367,7 +367,7 @@ def test_two_items_of_one_product_are_one_acquisition(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("day", ["2018-08-15", "2023-08-15"])
 def test_an_offset_that_cannot_be_known_is_not_guessed(tmp_path: Path, day: str) -> None:
-    """Not from the date either: the years before the offset have been processed again with it."""
+    """The date does not help: products from before the offset were reprocessed with it."""
     item(tmp_path, "one", day)
     assert 'write "offset: -1000" or "offset: 0"' in scenes(tmp_path, "B04")[0].verdict
     (scene,) = scenes(tmp_path, "B04", offset=-1000)
@@ -403,7 +403,7 @@ def test_a_band_that_the_file_has_not_is_a_verdict(tmp_path: Path) -> None:
     bands = [{"name": "B02"}, {"name": "B03"}, {"name": "B04"}]
     item(tmp_path, "one", s2__processing_baseline="05.09", assets={"all": {"href": "./B04.tif", "eo:bands": bands}})
     (scene,) = scenes(tmp_path, "B04")
-    assert scene.verdict == "B04: one/B04.tif has 1 bands, its catalogue speaks of number 3"
+    assert scene.verdict == "B04: one/B04.tif has 1 bands, its catalogue names band number 3"
 
 
 # --- duplicates -----------------------------------------------------------------------------------------
@@ -423,7 +423,7 @@ def test_the_newest_baseline_of_a_tile_is_used(tmp_path: Path) -> None:
 
 
 def test_the_newest_that_is_there_is_used(tmp_path: Path) -> None:
-    """A newer version without its file does not take the place of an older one that is whole."""
+    """A newer version with a missing file does not replace a complete older one."""
     for name, baseline in (("S2A_33TWL_20230815_0_L2A", "02.08"), ("S2A_33TWL_20230815_1_L2A", "05.00")):
         item(tmp_path, name, s2__processing_baseline=baseline, s2__datatake_id="GS2A_20230815T100031_042555")
     (tmp_path / "S2A_33TWL_20230815_1_L2A" / "B04.tif").unlink()
@@ -458,7 +458,7 @@ def test_a_product_that_does_not_name_its_datastrip_may_be_of_any(tmp_path: Path
 
 
 def test_a_nameless_part_does_not_hide_what_only_an_older_datastrip_shows(tmp_path: Path) -> None:
-    """Two strips at 02.08 and 05.00, and one at 04.00 that may be either: the oldest stays."""
+    """Datastrips at 02.08 and 05.00, and a product at 04.00 that may hold either: the oldest is still used."""
     for number, (baseline, strip) in enumerate((("02.08", "100559"), ("04.00", ""), ("05.00", "100810"))):
         named: dict[str, Any] = (
             {"s2__datastrip_id": f"S2A_OPER_MSI_L2A_DS_VGS2_20230815T150000_S20230815T{strip}"} if strip else {}
@@ -503,7 +503,7 @@ def test_what_is_superseded_is_in_no_shard(tmp_path: Path) -> None:
 
 
 def test_images_beside_an_item_are_scenes_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An Item tells of its files, not of its folder; other bands and resolutions of its product are no other scene."""
+    """An Item names files, not its folder; other bands and resolutions of its product make no further scene."""
     item(tmp_path, "told", s2__processing_baseline="05.09", assets={"red": {"href": "./X_20230815_B04.tif"}})
     (tmp_path / "told" / "B04.tif").unlink()
     for name in ("X_20230815_B04", "X_20230815_B04_20m", "X_20230815_B01", "X_20230818_B04", "X_20230818_B01"):
@@ -586,7 +586,7 @@ def test_what_is_no_data_is_not_seen(
 
 
 def test_a_flag_of_one_or_nan_masks(tmp_path: Path) -> None:
-    """And a mask that is a band as well is a class there, not a reflectance: nearest, no offset."""
+    """A mask that is also a band is a class, not a reflectance: nearest, without offset."""
     folder = tmp_path / "20230815T100031_T33TWL"
     write(folder / "B04.tif", 1500)
     flag = np.full((6, 6), np.nan)
@@ -739,4 +739,4 @@ def test_a_crs_that_leads_nowhere_is_a_verdict(tmp_path: Path, crs: str) -> None
         with rasterio.open(path, "r+") as dataset:
             dataset.crs, dataset.transform = "EPSG:32633", from_origin(1e12, 1e12, 10, 10)
     (scene,) = scenes(tmp_path, "B04")
-    assert "leads nowhere" in scene.verdict
+    assert "has bounds that have no place on the Earth" in scene.verdict

@@ -1,4 +1,4 @@
-"""A source that lives outside of the package, word for word as docs/plugins.md gives it."""
+"""A source outside of the package: the one in docs/plugins.md."""
 
 from pathlib import Path
 

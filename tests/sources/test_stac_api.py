@@ -31,16 +31,16 @@ CONFORMS = ["core", "item-search"]
 
 @dataclass
 class Api:
-    """What the server holds, and what it was asked."""
+    """The Items of the server, and the requests it got."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
     page: int = 3
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
-    """the body of each question, and its page"""
+    """body of each request, and its page"""
     conforms: list[str] = field(default_factory=lambda: [f"https://api.stacspec.org/v1.0.0/{c}" for c in CONFORMS])
     fails: Callable[[int], int] = lambda page: 200
-    """the status of the answer, by page"""
+    """HTTP status of the answer, by page"""
 
     def landing(self) -> dict[str, Any]:
         links = [
@@ -54,7 +54,7 @@ class Api:
         }  # fmt: skip
 
     def search(self, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """A page of what touches the box and falls in the interval, both ends included, as the specification has it."""
+        """One page of the Items that touch the box and fall in the interval, both ends included, as specified."""
         page = int(question.get("page", 0))
         self.asked.append(question)
         if (status := self.fails(page)) != 200:
@@ -126,7 +126,7 @@ def api(demo_archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def asking(campaign: Campaign, api: Api, **search: Any) -> None:
-    """Have a campaign's archive be what the API tells of."""
+    """Change a campaign's archive into a search of the API."""
 
     def change(document: dict[str, Any]) -> None:
         document["archives"]["s2"]["search"] = {"api": api.url, "collections": [COLLECTION]} | search
@@ -140,7 +140,7 @@ def indexed(campaign: Campaign) -> list[Scene]:
 
 
 def test_an_api_and_its_folder_make_the_same_plan(demo: Campaign, api: Api, tmp_path: Path) -> None:
-    """Page by page, bounded by region and windows; recipes do not say where scenes were told of."""
+    """The search goes page by page, within region and windows; recipes do not depend on how scenes were found."""
     demo.change(lambda document: document.update(windows=[["2023-06-01", "2023-06-15"], ["2023-07-01", "2023-08-01"]]))
     for verb in ("index", "fit"):
         demo.cli(verb)
@@ -171,7 +171,7 @@ def test_an_api_and_its_folder_make_the_same_plan(demo: Campaign, api: Api, tmp_
 
 
 def test_a_search_is_bounded_by_the_region_and_as_far_as_its_shards_reach(demo: Campaign, api: Api) -> None:
-    """A small region in the middle of the demo: the scenes of its shards, halo included, and not those of the globe."""
+    """A small region of the demo: only scenes of its shards are found, halo included."""
     demo.change(lambda document: document.update(region={"bbox": [7.6, 50.86, 7.61, 50.87]}))
     asking(demo, api)
     ((west, south, east, north),) = bounded(load_campaign(demo.file), "s2").search.boxes  # type: ignore[union-attr]
@@ -223,7 +223,7 @@ def test_what_holds_at_all_times_is_not_asked_for_by_the_windows(demo: Campaign,
 
 
 def test_other_windows_need_another_index(demo: Campaign, api: Api) -> None:
-    """An inventory of June does not know the scenes of July."""
+    """An inventory of June does not have the scenes of July."""
     demo.change(lambda document: document.update(windows=[["2023-06-01", "2023-07-01"]]))
     asking(demo, api)
     indexed(demo)
@@ -255,7 +255,7 @@ def test_a_file_on_another_machine_is_to_be_staged_first(demo: Campaign, api: Ap
 def test_an_api_that_does_not_answer_is_named(
     demo: Campaign, api: Api, harm: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    """Half an answer is none: the inventory is not written."""
+    """If a search fails midway, no inventory is written."""
     for key, value in harm.items():
         setattr(api, key, value)
     asking(demo, api)
@@ -278,5 +278,5 @@ def test_an_api_that_is_not_there_is_named(demo: Campaign, api: Api) -> None:
 def test_weather_is_not_searched(demo: Campaign, api: Api) -> None:
     asking(demo, api)
     demo.change(lambda document: document["archives"]["s2"].update(source="era5", mask=None, bands=["t2m"]))
-    with pytest.raises(RequestError, match=r"archives\.s2\.search means nothing to the source era5; weather lies"):
+    with pytest.raises(RequestError, match=r"archives\.s2\.search means nothing to the source era5; weather is read"):
         indexed(demo)

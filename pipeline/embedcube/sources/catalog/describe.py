@@ -86,7 +86,7 @@ def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float
     except ProjError as error:
         raise ValueError(str(error)) from None
     if not np.isfinite([west, south, east, north]).all():
-        raise ValueError(f"{bounds} is nowhere on the Earth")
+        raise ValueError(f"{bounds} in {crs}")
     return west, south, east, north
 
 
@@ -149,11 +149,11 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
     if file.index > dataset.count:
-        raise CorruptInput(f"{band}: {name} has {dataset.count} bands, its catalogue speaks of number {file.index}")
+        raise CorruptInput(f"{band}: {name} has {dataset.count} bands, its catalogue names band number {file.index}")
     try:
         dtype = np.dtype(dataset.dtypes[file.index - 1])
     except TypeError:
-        raise CorruptInput(f"{band}: {name} holds {dataset.dtypes[file.index - 1]}, which is no plain number") from None
+        raise CorruptInput(f"{band}: {name} holds {dataset.dtypes[file.index - 1]}, which cannot be read") from None
     declared = dataset.nodatavals[file.index - 1]
     if dataset.driver == "netCDF" and not {"_FillValue", "missing_value"} & set(dataset.tags(file.index)):
         declared = None  # GDAL reports a default that the file does not declare
@@ -179,7 +179,7 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
     try:
         _degrees(asset.crs, asset.bounds)
     except ValueError as error:
-        raise CorruptInput(f"{band}: {name} has a CRS that leads nowhere: {error}") from None
+        raise CorruptInput(f"{band}: {name} has bounds that have no place on the Earth: {error}") from None
     return asset
 
 

@@ -339,9 +339,8 @@ def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[t
     """Scenes found by the names of files, and unusable bands; one file of each band is opened and stands for all."""
     named = _named(request)
     if not named:
-        raise RequestError(
-            f'archives.{request.archive}: no file is named "{request.pattern}" for any of {", ".join(request.bands)}'
-        )
+        bands = ", ".join(request.bands)
+        raise RequestError(f'archives.{request.archive}: no file matches "{request.pattern}" for any of {bands}')
     models: dict[str, tuple[Variable, datetime, datetime]] = {}
     for (start, end), files in named.items():
         for band, path in files.items():
@@ -387,6 +386,6 @@ def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]
             date = match_["date"]
             raise RequestError(f"archives.{request.archive}: {path} has the date {date} in its name: {error}") from None
         if band in files:
-            raise RequestError(f"archives.{request.archive}: {files[band]} and {path} are both {band} of one date")
+            raise RequestError(f"archives.{request.archive}: {files[band]} and {path} both hold {band} for one date")
         files[band] = path
     return dict(sorted(found.items()))

@@ -81,13 +81,13 @@ class Era5:
         instead = {
             "mask": "fields are everywhere",
             "composite": "write options.methods",
-            "search": "weather lies in files and stores below `path`",
-            "offset": "packing is undone as the file says",
+            "search": "weather is read from files and stores below `path`",
+            "offset": "numbers are unpacked as the file says",
         }
         refuse_keys(name, archive, instead)
         for band in archive.bands:
             if archive.resampling_of(band) == "average":
-                raise RequestError(f"archives.{name}.resampling: weather is nearest or bilinear, {band} is average")
+                raise RequestError(f"archives.{name}.resampling: {band} has average; weather is nearest or bilinear")
         self._archive = archive
         self._options = options
         self._methods = tuple(map(options.method, archive.bands))

@@ -140,7 +140,7 @@ class Sentinel1:
         if not path.is_file():
             raise RequestError(f"{place}: there is no such file")
         if path.suffix == ".vrt":
-            raise RequestError(f"{place} only names other files, of which there is no digest; make one GeoTIFF of it")
+            raise RequestError(f"{place} is a list of other files, which have no digest; convert it to one GeoTIFF")
         product = Product(
             id=path.name, time=datetime(1, 1, 1, tzinfo=UTC), files={"dem": File(path=path)}, properties={}
         )
@@ -148,7 +148,7 @@ class Sentinel1:
         if fault:
             raise RequestError(f"{place} cannot be used: {fault}")
         if CRS.from_user_input(assets[0].crs).is_compound:
-            raise RequestError(f"{place} has heights of another kind than above the ellipsoid; bring them to EPSG:4979")
+            raise RequestError(f"{place} has heights that are not above the ellipsoid; convert them to EPSG:4979")
         # 0 is a valid height, even where the file declares it as no data
         return replace(assets[0], nodata=float("nan")) if assets[0].nodata == 0 else assets[0]
 
