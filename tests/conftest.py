@@ -1,10 +1,17 @@
 """What all tests share: the command line as a user runs it, the demo archive, and a finished run of it."""
 
+import contextlib
+import faulthandler
+import fcntl
 import hashlib
+import io
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +22,7 @@ import yaml
 from typer.testing import CliRunner
 
 from embedcube.campaign.run_folder import RunDir
-from embedcube.cli.verbs import app
-from embedcube.testing.demo import write_demo
+from embedcube.cli.verbs import app, main
 
 ROOT = Path(__file__).parents[1]
 """The checkout."""
@@ -32,14 +38,41 @@ sys.path.insert(0, str(PLUGINS))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot show, and say why."""
-    # last, so that the cluster is not up for longer than they need it
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is not None)
+COVERAGE = ROOT / ".coverage.json"
+"""Lines that ran, file by file: written where pytest is called with `--cov-report=json:.coverage.json`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group and order the tests for the worker processes; skip what this machine cannot show, and say why."""
+    several = config.getoption("dist", "no") != "no"
+    # Among several processes, one brings up the cluster at once and mostly waits, while the others compute.
+    # In one process the cluster comes last, and is up no longer than its tests need it.
+    items.sort(key=lambda item: (item.get_closest_marker("slurm") is not None) != several)
+    for item in items:
+        # a file's tests stay together: they share what its fixtures make
+        group = "slurm" if item.get_closest_marker("slurm") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("realdata"):
                 item.add_marker(pytest.mark.skip(reason=f"no real data in {REAL_DATA}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the coverage of each room, where it was measured."""
+    if not terminalreporter.config.getoption("cov_source", None) or not COVERAGE.exists():
+        return
+    lines: Counter[str] = Counter()
+    covered: Counter[str] = Counter()
+    for name, file in json.loads(COVERAGE.read_text())["files"].items():
+        inside = Path(name).relative_to("pipeline/embedcube").parts
+        for room in ((inside[0] if len(inside) > 1 else "ground"), "all"):
+            lines[room] += file["summary"]["num_statements"]
+            covered[room] += file["summary"]["covered_lines"]
+    terminalreporter.section("coverage of the rooms (lines that ran in the tests' own processes)")
+    for room, count in sorted(lines.items(), key=lambda pair: (pair[0] == "all", pair[0])):
+        terminalreporter.line(f"{room:12} {covered[room]:6} of {count:6} lines {100 * covered[room] / count:5.1f} %")
 
 
 def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
@@ -52,6 +85,26 @@ def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -
         timeout=600,
         check=False,
     )
+
+
+def call_cli(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run `embedcube` as `run_cli` does, but in this process, which has paid for importing torch already."""
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    }
+    code: int | str | None = 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["embedcube", *map(str, arguments)])
+        patch.setattr(faulthandler, "register", lambda *_: None)  # it needs a real file
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return subprocess.CompletedProcess(sys.argv, int(code or 0), out.getvalue(), err.getvalue())
 
 
 @dataclass(frozen=True)
@@ -96,12 +149,26 @@ def cube_bytes(cube: Path, *, provenance: bool = False) -> dict[str, str]:
     }
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Folder that `make` fills in the first process that asks for it; the other test processes use the same one."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # a worker's own folder lies in the one that all share
+    folder, made = base / name, base / f"{name}.made"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's folder, written once. Do not change anything in it: copy."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    write_demo(folder)
-    return folder
+    from embedcube.testing.demo import write_demo
+
+    return made_once(tmp_path_factory, "demo", write_demo)
 
 
 @pytest.fixture
@@ -114,8 +181,8 @@ def demo(demo_archive: Path, tmp_path: Path) -> Campaign:
 
 
 @pytest.fixture(scope="session")
-def finished_demo(demo_archive: Path) -> Campaign:
+def finished_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> Campaign:
     """The demo as a user runs it, finished. Do not change anything in it: copy."""
     campaign = Campaign(demo_archive / "campaign.yaml")
-    campaign.cli("run")
+    made_once(tmp_path_factory, "finished-demo", lambda _: campaign.cli("run"))
     return campaign

@@ -41,7 +41,7 @@ from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.embed import forward
-from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.layer import LayerContext, Normalisation
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
 from embedcube.sources.reader import RasterReader
@@ -183,8 +183,7 @@ def test_a_compiled_model_gives_the_same_for_other_chips_and_other_dates(
         encoding="int8",
         precision="float32",
         dimensions=backbone.dimensions(weights),
-        mean=weights.mean,
-        std=weights.std,
+        normalisation=Normalisation(mean=weights.mean, std=weights.std),
         module=backbone.module(weights),
         device=torch.device("cpu"),
     )

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 from shapely.geometry import shape
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli, run_cli
 
 from embedcube.campaign.load import dump_campaign, load_campaign
 from embedcube.campaign.schema import Campaign as Document
@@ -213,7 +213,7 @@ def test_a_wrong_campaign_is_answered_in_one_line(wrong: Wrong, demo: Campaign, 
         demo.change(wrong.change)
     for name, text in wrong.files:
         (demo.file.parent / name).write_text(text)
-    done = run_cli("run", demo.file)
+    done = call_cli("run", demo.file)
     assert done.stderr == expected(wrong, demo, demo_archive)
     assert done.returncode == 2
     assert not list(demo.file.parent.rglob("parts")), "some shard has been embedded"
@@ -221,7 +221,7 @@ def test_a_wrong_campaign_is_answered_in_one_line(wrong: Wrong, demo: Campaign, 
 
 def test_a_file_that_is_no_yaml_is_answered_in_one_line(demo: Campaign) -> None:
     demo.file.write_text("campaign: demo\narchives: [s2\ngrid: {}\n")
-    done = run_cli("run", demo.file)
+    done = call_cli("run", demo.file)
     assert done.returncode == 2
     assert re.fullmatch(r"embedcube: .*campaign\.yaml: not valid YAML: .*line 3, column 5.*\n", done.stderr)
 

@@ -19,7 +19,7 @@ import pytest
 import typer.main
 import yaml
 import zarr
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli, run_cli
 
 from embedcube.campaign.load import load_campaign
 from embedcube.cli.verbs import app
@@ -76,7 +76,7 @@ def commands() -> dict[str, click.Command]:
 
 def test_models_says_what_each_backbone_takes_and_gives() -> None:
     """With or without TerraTorch: its table is ours."""
-    document = json.loads(run_cli("models", "--json").stdout)
+    document = json.loads(call_cli("models", "--json").stdout)
     cards = {(card["backbone"], card["model"]): card for card in document["models"]}
     assert {"mosaiks", "eof", "presto", "terratorch", "tiny_vit"} <= {backbone for backbone, _ in cards}
     tiny = cards["terratorch", "terramind_v1_tiny"]
@@ -85,7 +85,7 @@ def test_models_says_what_each_backbone_takes_and_gives() -> None:
     assert tiny["dimensions"].startswith("192")
     assert "v1_pretraining_mean" in tiny["normalisation"]
     assert cards["terratorch", "prithvi_eo_v2_600"]["cell"].startswith("14 px")
-    said = run_cli("models").stdout
+    said = call_cli("models").stdout
     for card in cards.values():
         for key in ("inputs", "cell", "dimensions", "normalisation"):
             assert card[key], card
@@ -246,7 +246,7 @@ def test_a_second_run_does_nothing_again_and_answers_with_one_object(finished: C
     bytes_before = files(cube)
     moments = {path: path.stat().st_mtime_ns for path in cube.rglob("*")}
     weights = finished.run.weights("s2_mosaiks").stat().st_mtime_ns
-    answer = one_object(run_cli("run", finished.file, "--json"))
+    answer = one_object(call_cli("run", finished.file, "--json"))
     assert answer == {
         "cube": str(finished.run.newest_cube),
         "version": cube.stem,
@@ -288,14 +288,14 @@ def test_json_of_the_stages(finished: Campaign, capfd: pytest.CaptureFixture[str
 
 
 def test_plain_words_of_the_using_half(finished_demo: Campaign) -> None:
-    done = run_cli("explain", finished_demo.run.newest_cube, *INSIDE)
+    done = call_cli("explain", finished_demo.run.newest_cube, *INSIDE)
     assert (done.returncode, done.stderr) == (0, "")
     document = yaml.safe_load(done.stdout)
     assert document["cell"]["layer"] == "s2_mosaiks"
     x, y = document["cell"]["centre"]
     assert abs(x - 401_500) < 200
     assert abs(y - 5_636_200) < 400
-    status = run_cli("status", finished_demo.file)
+    status = call_cli("status", finished_demo.file)
     assert status.returncode == 0
     assert status.stdout.startswith("30 of 30 shards, ")
     assert "  quarantined S2B_32UMB_20230706_0_L2A: B03: " in status.stdout
@@ -309,7 +309,7 @@ def test_one_more_window_makes_a_new_version_of_new_shards_only(finished: Campai
     old_bytes = files(old)
     windows = [["2023-06-01", "2023-07-01"], ["2023-07-01", "2023-08-01"], ["2023-07-12", "2023-07-19"]]
     finished.change(lambda document: document.update(windows=windows))
-    done = run_cli("run", finished.file, "--json")
+    done = call_cli("run", finished.file, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["shards"], answer["findings"]) == (45, [])
@@ -325,7 +325,7 @@ def test_one_more_window_makes_a_new_version_of_new_shards_only(finished: Campai
     for name in objects:
         assert (new / name).stat().st_nlink == 2, "linked to its part, not copied"
     explained = json.loads(
-        run_cli("explain", new, "--lon", "7.5", "--lat", "50.87", "--time", "2023-07-13", "--json").stdout
+        call_cli("explain", new, "--lon", "7.5", "--lat", "50.87", "--time", "2023-07-13", "--json").stdout
     )
     assert explained["cell"]["t"] == 1, "the first window that holds the moment"
 
@@ -338,7 +338,7 @@ def test_a_window_without_scenes_is_no_data(finished: Campaign) -> None:
         document["how"] = {"ranks": 1, "error_budget": 0.25}
 
     finished.change(gap)
-    done = run_cli("run", finished.file, "--json")
+    done = call_cli("run", finished.file, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["findings"] == []
     status = zarr.open_array(finished.run.newest_cube / "s2_mosaiks" / "grid" / "status", mode="r")
@@ -346,7 +346,7 @@ def test_a_window_without_scenes_is_no_data(finished: Campaign) -> None:
     assert np.unique(np.asarray(status[1])).tolist() == [2]
     assert 1 in np.asarray(status[0])
     place = ("--lon", "7.6", "--lat", "50.82", "--time", "2023-08-02")
-    answer = json.loads(run_cli("explain", finished.run.newest_cube, *place, "--json").stdout)
+    answer = json.loads(call_cli("explain", finished.run.newest_cube, *place, "--json").stdout)
     assert (answer["status"], answer["n_obs"], answer["scenes"], answer["scenes_not_used"]) == ("no_data", 0, [], [])
 
 
@@ -357,7 +357,7 @@ def test_consolidation_takes_no_port_that_others_want(finished: Campaign) -> Non
         with contextlib.suppress(OSError):  # somebody else has it: as good
             taken.bind(("0.0.0.0", 8787))
             taken.listen()
-        done = run_cli("consolidate", finished.file, "--json")
+        done = call_cli("consolidate", finished.file, "--json")
     assert one_object(done)["shards"] == 30
 
 
@@ -400,7 +400,7 @@ def test_looking_changes_nothing(finished: Campaign) -> None:
 
 def test_a_second_demo_keeps_what_was_edited(finished_demo: Campaign) -> None:
     before = finished_demo.file.read_text()
-    done = run_cli("demo", finished_demo.file.parent)
+    done = call_cli("demo", finished_demo.file.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"wrote {finished_demo.file}; now: embedcube run {finished_demo.file}\n"
     assert finished_demo.file.read_text() == before
@@ -415,7 +415,7 @@ def test_the_demo_is_refused_in_a_folder_of_other_things(tmp_path: Path) -> None
 
 
 def test_preview_draws_every_window(finished_demo: Campaign, tmp_path: Path) -> None:
-    done = run_cli("preview", finished_demo.run.newest_cube, "--out", tmp_path / "pictures", "--json")
+    done = call_cli("preview", finished_demo.run.newest_cube, "--out", tmp_path / "pictures", "--json")
     drawn = [Path(file) for file in one_object(done)["files"]]
     names = sorted(file.name for file in drawn)
     windows = ("s2_mosaiks_grid_20230601", "s2_mosaiks_grid_20230701")

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 import zarr
 from numpy.typing import NDArray
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.cli.verbs import app
@@ -172,7 +172,7 @@ def test_nothing_is_wrong_with_a_good_cube(finished_demo: Campaign, tmp_path: Pa
     # a copy elsewhere, under another name, without its run
     alone = tmp_path / "a cube.zarr"
     shutil.copytree(finished_demo.run.newest_cube.resolve(), alone)
-    done = run_cli("verify", alone)
+    done = call_cli("verify", alone)
     assert (done.returncode, done.stderr) == (0, "")
     assert lines(done.stdout) == ["verify 30 of 30 shards in N s", "nothing found wrong"]
 
@@ -522,14 +522,14 @@ def test_a_lie_told_well_is_found_by_computing_again(cube: Cube, capsys: pytest.
 
 def test_findings_are_said_and_fail(cube: Cube) -> None:
     flip(cube.path / ZONE / "embedding/c.0.1.0.0")
-    done = run_cli("verify", cube.path)
+    done = call_cli("verify", cube.path)
     assert done.returncode == 1
     line = f"bytes: {ZONE}/embedding/c.0.1.0.0: "
     assert lines(done.stdout)[1].startswith(line)
     assert lines(done.stdout)[2] == "1 findings"
     assert done.stderr.startswith(f"embedcube: verify: 1 findings, the first: {line}")
     assert done.stderr.count("\n") == 1
-    again = run_cli("verify", cube.path, "--json")
+    again = call_cli("verify", cube.path, "--json")
     assert again.returncode == 1
     assert [finding.startswith(line) for finding in json.loads(again.stdout)["findings"]] == [True]
 

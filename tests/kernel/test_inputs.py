@@ -12,7 +12,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.backbones.base import Chips, Weights, make_backbone, make_inputs
@@ -23,7 +23,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene as Found
 from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError
-from embedcube.kernel.embed import copied, cut_chips
+from embedcube.kernel.embed import cut_chips, to_device
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import Sample, read_sample
@@ -192,7 +192,7 @@ def test_a_footprint_is_seen_when_frames_together_have_seen_it(tmp_path: Path) -
 def test_the_encoder_sees_what_each_frame_shows(seasons: Path, tmp_path: Path) -> None:
     shutil.copytree(seasons / "archive", tmp_path / "archive")
     read = read_shard(campaign_in(tmp_path, frames="1 month"))
-    pixels = copied(read.shard, read.sample, read.context).tensors()
+    pixels = to_device(read.shard, read.sample, read.context).tensors()
     chips = cut_chips(pixels, [(0, 0)], read.context)
     assert isinstance(chips, Chips)
     assert chips.x_btcyx.shape == (2, 2, 2, SIDE_PX + 2, SIDE_PX + 2)
@@ -360,7 +360,7 @@ def test_weights_state_their_period_and_pass_for_no_other(demo: Campaign, tmp_pa
     assert cube.explain(Cell(zone=f"{layer}/grid", t=0, y=0, x=0))["weights_fitted_on"] == period
     demo.change(lambda document: document["layers"][layer].update(fit=july))
     for verb in ("fit", "plan"):
-        done = run_cli(verb, demo.file)
+        done = call_cli(verb, demo.file)
         assert done.returncode == 2
         said = " ".join(done.stderr.split())
         assert f"fitted on {period}, layers.{layer}.fit asks for 2023-07-01T00:00:00Z/2023-08-01T00:00:00Z; put" in said

@@ -22,7 +22,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
@@ -614,7 +614,7 @@ def test_more_memory_than_a_rank_has_is_refused(mine: Campaign, prepared: Prepar
     put(mine, {"how.mem_gb": 0.25})
     shards, _ = cut_whole(load_campaign(mine.file), prepared.scenes)
     worst = int(np.diff(shards.first).argmax())
-    done = run_cli("plan", mine.file)
+    done = call_cli("plan", mine.file)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "it may take 0.25 GB" in done.stderr
@@ -627,7 +627,7 @@ def test_an_edited_campaign_needs_a_new_plan(mine: Campaign) -> None:
     made = planned(mine)
     put(mine, {"LAYER.min_valid": 0.75})
     edited = load_campaign(mine.file)
-    done = run_cli("embed", mine.file)
+    done = call_cli("embed", mine.file)
     assert done.returncode == 2
     assert done.stderr == (
         f"embedcube: {mine.run.plan} was made for another version of the campaign ({made.campaign[:12]}, the file now "
@@ -682,7 +682,7 @@ def test_a_plan_of_another_inventory_is_refused(mine: Campaign, tmp_path: Path) 
     shutil.rmtree(next((tmp_path / "archive").glob("S2B_32ULB_20230606*")))
     put(mine, {"archives.s2.path": "archive"})
     index(load_campaign(mine.file), mine.run)
-    done = run_cli("embed", mine.file)
+    done = call_cli("embed", mine.file)
     assert done.returncode == 2, "row 2 of the inventory is another scene now"
     assert "embedcube plan" in done.stderr
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import psutil
 import pytest
-from tests.conftest import ROOT, Campaign, cube_bytes, run_cli
+from tests.conftest import ROOT, Campaign, call_cli, cube_bytes
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import RECORDS, Record, recorded_recipes, scan_records
@@ -544,7 +544,7 @@ def test_a_record_whose_object_is_damaged_stops_consolidate(embedded: Campaign) 
     """One bit of one object; the message names the file, and no cube comes of it."""
     damaged = next(iter(sorted(some_part(embedded).rglob("embedding/c.*"))))
     flip_a_bit(damaged)
-    done = run_cli("consolidate", embedded.file)
+    done = call_cli("consolidate", embedded.file)
     assert done.returncode == 1
     assert str(damaged) in done.stderr
     assert "Traceback" not in done.stderr
@@ -573,7 +573,7 @@ def test_two_results_of_one_recipe_must_be_equal(embedded: Campaign, finished_de
     stored["sha256"] = sha256((again / stored["path"]).read_bytes()).hexdigest()
     write_records(again, records)
     first: Record = next(record for folder, record in scan_records(embedded.run) if folder == part)
-    done = run_cli("consolidate", embedded.file)
+    done = call_cli("consolidate", embedded.file)
     assert done.returncode == 1
     assert re.search(rf"\b{re.escape(first.host)}\b.*\bnode42\b", done.stderr)
     assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
-from tests.conftest import Campaign, cube_bytes, run_cli
+from tests.conftest import Campaign, call_cli, cube_bytes, run_cli
 from tests.edge import shim
 from tests.edge.scenes import Scene, write_scene
 from tests.sources import reference_sentinel2 as reference
@@ -89,7 +89,7 @@ def test_an_error_budget_of_nothing_fails_and_names_the_scene(finished_demo: Cam
         document.setdefault("how", {})["error_budget"] = 0
 
     campaign.change(strict)
-    done = run_cli("embed", campaign.file)
+    done = call_cli("embed", campaign.file)
     assert done.returncode == 1, done.stderr
     assert TORN.id in done.stderr
     assert "how.error_budget allows 0%" in done.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from pyproj import Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import Canvas, Shot
 
@@ -49,7 +49,7 @@ def explained(campaign: Campaign, place: tuple[float, float], time: str) -> dict
     """What the command line says of a place in the demo's CRS."""
     lon, lat = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(*place)
     arguments = ("--lon", f"{lon:.9f}", "--lat", f"{lat:.9f}", "--time", time, "--json")
-    done = run_cli("explain", campaign.run.newest_cube, *arguments)
+    done = call_cli("explain", campaign.run.newest_cube, *arguments)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -154,7 +154,7 @@ def test_the_answer_leads_back_to_every_byte(finished_demo: Campaign) -> None:
         offset = 0 if item["properties"]["earthsearch:boa_offset_applied"] else -1000
         assert scene["offset"] == offset
         assert len(scene["sha256"]) == 64
-        assert scene["placed"] == dict.fromkeys(["B02", "B03", "B04", "B08"], "copied") | {"SCL": "repeated 2 x 2"}
+        assert scene["resampling"] == dict.fromkeys(["B02", "B03", "B04", "B08"], "copied") | {"SCL": "repeated 2 x 2"}
     assert answer["weights_sha256"] == hashlib.sha256(run.weights("s2_mosaiks").read_bytes()).hexdigest()
     assert answer["preprocessing"]["archives"]["s2"]["bands"] == ["B02", "B03", "B04", "B08"]
     assert answer["cell"]["window"] == ["2023-06-01T00:00:00Z", "2023-07-01T00:00:00Z"]
@@ -169,7 +169,7 @@ def test_the_answer_leads_back_to_every_byte(finished_demo: Campaign) -> None:
 def test_people_get_the_same_answer_as_programs(finished_demo: Campaign) -> None:
     lon, lat = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(*LOOKED_TWICE)
     where = ("--lon", f"{lon:.9f}", "--lat", f"{lat:.9f}", "--time", "2023-07-15")
-    done = run_cli("explain", finished_demo.run.newest_cube, *where)
+    done = call_cli("explain", finished_demo.run.newest_cube, *where)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout) == explained(finished_demo, LOOKED_TWICE, "2023-07-15")
 
@@ -187,7 +187,7 @@ def test_people_get_the_same_answer_as_programs(finished_demo: Campaign) -> None
 )
 def test_a_wrong_request_is_one_clear_line(finished_demo: Campaign, changed: dict[str, str], said: list[str]) -> None:
     asked = {"--lon": "7.6", "--lat": "50.87", "--time": "2023-06-15"} | changed
-    done = run_cli("explain", finished_demo.run.newest_cube, *(word for pair in asked.items() for word in pair))
+    done = call_cli("explain", finished_demo.run.newest_cube, *(word for pair in asked.items() for word in pair))
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
@@ -195,7 +195,7 @@ def test_a_wrong_request_is_one_clear_line(finished_demo: Campaign, changed: dic
 
 
 def test_what_is_not_a_cube_is_said_so(tmp_path: Path) -> None:
-    done = run_cli("explain", tmp_path, "--lon", "7", "--lat", "50", "--time", "2023-06-15")
+    done = call_cli("explain", tmp_path, "--lon", "7", "--lat", "50", "--time", "2023-06-15")
     assert done.returncode == 2
     assert f"{tmp_path}: not a cube" in done.stderr
 

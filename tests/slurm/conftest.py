@@ -11,18 +11,24 @@ from tests.slurm.cluster import Cluster, running_cluster, why_no_lab
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Four nodes of four CPUs. While it is up, every command of Slurm that a test starts goes there."""
+def lab(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Four nodes of four CPUs."""
     if reason := why_no_lab():
         pytest.skip(reason)
-    with running_cluster(nodes=4) as cluster, pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() - cluster.environment.keys():
-            patch.delenv(name)
-        for name, value in cluster.environment.items():
-            patch.setenv(name, value)
+    with running_cluster(nodes=4) as cluster:
         yield cluster
     if not request.session.testsfailed:
         shutil.rmtree(cluster.folder)
+
+
+@pytest.fixture
+def cluster(lab: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The lab's cluster; every command of Slurm that the test starts goes there."""
+    for name in os.environ.keys() - lab.environment.keys():
+        monkeypatch.delenv(name)
+    for name, value in lab.environment.items():
+        monkeypatch.setenv(name, value)
+    return lab
 
 
 @pytest.fixture

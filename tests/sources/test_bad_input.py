@@ -4,6 +4,7 @@ Each fault is that of one scene over a shard of 4 x 4 cells, beside a good one t
 """
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ import xarray
 import yaml
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
-from tests.conftest import ROOT, Campaign, cube_bytes, run_cli
+from tests.conftest import ROOT, Campaign, call_cli, cube_bytes
 from tests.edge.scenes import Scene, write_scene
 from tests.sources.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE
 
@@ -34,7 +35,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene as Found
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
-from embedcube.kernel.embed import copied, embed_sample
+from embedcube.kernel.embed import ReadShard, embed_stage, to_device
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import Sample, read_sample
 from embedcube.prepare.index import index
@@ -366,7 +367,8 @@ def test_a_vector_that_is_not_finite_is_a_failed_cell(tmp_path: Path) -> None:
     )
     shard = Shard(layer=LAYER, zone="grid", t=0, row=0, col=0, iy=0, ix=0, recipe="", scenes=(0,))
     context = replace(context, dimensions=3)
-    cells = embed_sample(shard, sample, copied(shard, sample, context), context).arrays
+    pixels = to_device(shard, sample, context)
+    cells = embed_stage(ReadShard(shard=shard, scenes=(), context=context, sample=sample, pixels=pixels)).cells.arrays
     assert cells["status"][0].tolist() == [FAILED, FAILED, VALID, VALID]
     np.testing.assert_array_equal(np.isnan(cells["scale"]), cells["status"] == FAILED)
     assert (cells["embedding"][cells["status"] == FAILED] == 0).all()
@@ -527,13 +529,20 @@ def test_two_runs_at_once_on_one_folder_make_the_cube_of_one(tmp_path: Path) -> 
 def test_a_plan_of_another_version_of_the_campaign_is_not_embedded(tmp_path: Path) -> None:
     campaign = planned(tmp_path, 1)
     campaign.change(lambda document: document["archives"]["s2"]["mask"].update(clear=[CLEAR, 5]))
-    done = run_cli("embed", campaign.file)
+    done = call_cli("embed", campaign.file)
     assert done.returncode == 2
     assert "was made for another version of the campaign" in done.stderr
     assert not campaign.run.parts.exists()
 
 
 # --- the page ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def functions_of(file: str) -> set[str]:
+    """Names of the functions that a file of tests defines."""
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_test_that_the_page_names_is_there() -> None:
@@ -544,6 +553,4 @@ def test_every_test_that_the_page_names_is_there() -> None:
         named = re.findall(r"`(\w+/test_\w+\.py)::(\w+)`", row)
         assert named, row
         for file, name in named:
-            tree = ast.parse((PAGE.parents[1] / "tests" / file).read_text())
-            functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-            assert name in functions, f"{file}::{name}"
+            assert name in functions_of(file), f"{file}::{name}"

@@ -13,7 +13,7 @@ import pandas
 import pytest
 import xarray
 import yaml
-from tests.conftest import ROOT, Campaign, run_cli
+from tests.conftest import ROOT, Campaign, call_cli
 from tests.sources.test_era5 import (
     NORTH_UP,
     START,
@@ -292,12 +292,12 @@ how: {{runs: runs, ranks: 1}}
 @pytest.mark.parametrize(
     ("band", "often", "windows", "refused"),
     [
-        ("t2m", "MS", "{start: 2022-01-01, end: 2022-03-01, step: 7 days}", "of 672 h, longer than any frame"),
+        ("t2m", "MS", "{start: 2022-01-01, end: 2022-03-01, step: 7 days}", "672 h long, longer than any frame"),
         ("t2m", "MS", "[[2022-02-01, 2022-03-01]]", ""),
         ("t2m", "MS", "{start: 2022-01-01, end: 2022-02-15, step: 1 month}", ""),
-        ("tp", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", "of 3 h, longer than any frame"),
+        ("tp", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", "3 h long, longer than any frame"),
         ("t2m", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", ""),
-        ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 12 hours}", "of 24 h, longer than any frame"),
+        ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 12 hours}", "24 h long, longer than any frame"),
         ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 1 day}", ""),
     ],
 )
@@ -345,7 +345,7 @@ def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -
     expected *= np.sign((found * expected).sum(axis=0))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     place = ("--lon", "5.3", "--lat", "51.7", "--time", "2022-09-03T12:00", "--json")
-    said = json.loads(run_cli("explain", campaign.run.newest_cube, *place).stdout)
+    said = json.loads(call_cli("explain", campaign.run.newest_cube, *place).stdout)
     assert (said["status"], said["scenes"]) == ("no_data", [])
     (unused,) = said["scenes_not_used"]
     assert unused["processing"].endswith("nothing where one is missing")

@@ -82,7 +82,7 @@ def observed(source: Fields, grid: Grid = GRID, area: PixelArea = AREA) -> tuple
             {"options": {"factor": 2}},
             r'archives\.dem\.options: no option "factor"; known here: add, nodata, packing, scale, static, variables',
         ),
-        ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not wanted'),
+        ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not one of'),
         ({"options": {"add": {"elevation": "much"}}}, r"options\.add\.elevation: .*'much'"),
         ({"options": {"static": "sometimes"}}, r"options\.static: .*'sometimes'"),
         ({"mask": Mask(band="SCL", clear=(4,))}, r"archives\.dem\.mask means nothing"),

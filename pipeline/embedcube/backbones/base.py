@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.campaign.plugins import plugin
+from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.schema import Campaign, make_layout
-from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
 
@@ -92,7 +91,8 @@ class Backbone(Protocol):
 
     A class is registered as an entry point of the group `embedcube.backbones` and is called as
     `Backbone(options, layout, inputs)`. Errors in the request (options, layout, bands, a checkpoint) are ValueErrors:
-    embedcube adds the layer's name and exits with 2. Any other exception counts as a bug of the plugin.
+    embedcube adds the layer's name and exits with 2. Any other exception of the constructor, except an OSError, is
+    reported as a bug of the plugin (exit 1).
     """
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
@@ -172,12 +172,12 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
 
     Raises:
         RequestError: the backbone is not installed, or refuses its options, the chips or the bands.
+        WorkError: its constructor has a bug.
     """
     layer = campaign.layers[layer_name]
     options = {key: value for key, value in layer.backbone.items() if key != "name"}
     inputs = make_inputs(campaign, layer_name)
-    try:
-        backbone: Backbone = plugin("backbones", layer.backbone["name"])(options, make_layout(layer), inputs)
-    except ValueError as error:
-        raise RequestError(f"layers.{layer_name}.backbone: {error}") from None
+    backbone: Backbone = make_plugin(
+        "backbones", layer.backbone["name"], f"layers.{layer_name}.backbone", options, make_layout(layer), inputs
+    )
     return backbone

@@ -11,6 +11,7 @@ from embedcube.backbones.live_bytes import LiveBytes
 from embedcube.campaign.how import How
 from embedcube.campaign.plan import Shards
 from embedcube.campaign.price import Price
+from embedcube.campaign.resampling import nesting
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Layer
 from embedcube.cube.arrays import array_specs
@@ -19,7 +20,6 @@ from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
-from embedcube.sources.resample import nesting
 
 DECODE_BYTES_PER_S = 100e6
 """decoded bytes of a deflate or zstd GeoTIFF per second and core, as measured; only used to balance tasks and to
