@@ -172,7 +172,7 @@ def test_it_keeps_the_contract(options: dict[str, Any], layout: ShardLayout, inp
             lambda: Eof({"components": 8}, LAYOUT, ONE).fit(a_sample(ONE, [55.0], times=8)),
             "components 8, but 8 chips span only 7",
         ),
-        (lambda: Eof({}, LAYOUT, ONE).load(b""), "eof has no other"),
+        (lambda: Eof({}, LAYOUT, ONE).load(b""), "eof reads no other"),
     ],
 )
 def test_what_cannot_be_is_refused(make: Callable[[], object], complaint: str) -> None:
@@ -184,7 +184,7 @@ def test_a_band_without_values_and_a_projection_are_refused() -> None:
     eof, sample = Eof({"components": 2}, LAYOUT, ONE), a_sample(ONE, [55.0], times=8)
     grid = Grid.of_zone(32, 10, (0, 0))
     latitudes = grid.degrees(PixelArea(row=-560000, col=50000, rows=SIDE, cols=1), 1)[1][:, 0]
-    with pytest.raises(ValueError, match="needs a grid of longitudes and latitudes"):
+    with pytest.raises(ValueError, match="needs a grid in longitude and latitude"):
         eof.fit(FitSample(x_ntcyx=sample.x_ntcyx, lat_ny=np.tile(latitudes, (8, 1))))
     with pytest.raises(ValueError, match="band 0 has no value"):
         eof.fit(FitSample(x_ntcyx=sample.x_ntcyx * np.float32(np.nan), lat_ny=sample.lat_ny))

@@ -281,14 +281,14 @@ def test_what_is_no_checkpoint_of_it_is_refused(checkpoint: bytes) -> None:
     deeper = state | {"encoder.blocks.2.norm1.bias": torch.zeros(128)}
     halved = state | {"encoder.norm.bias": state["encoder.norm.bias"].half()}
     cases = {
-        saved(deeper): "encoder.blocks.2.norm1.bias is torch.float32, which Presto has not",
+        saved(deeper): "encoder.blocks.2.norm1.bias is torch.float32, which Presto does not have",
         saved(halved): "encoder.norm.bias is torch.float16, not torch.float32",
         b"": "nor a checkpoint of torch",
         b"\x00" * 100: "nor a checkpoint of torch",
         checkpoint[: len(checkpoint) // 2]: "nor a checkpoint of torch",
         saved([1, 2]): "a list, not a state dict",
-        saved({"weight": torch.zeros(2)}): "is nothing",
-        saved(lacking): "encoder.norm.bias is nothing",
+        saved({"weight": torch.zeros(2)}): "is missing",
+        saved(lacking): "encoder.norm.bias is missing",
         saved(other): re.escape("encoder.month_embed.weight is of shape (12, 16), not of shape (12, 32)"),
     }
     for content, message in cases.items():

@@ -274,14 +274,14 @@ def test_the_table_says_what_terratorch_says() -> None:
 @pytest.mark.parametrize(
     ("options", "bands", "frames", "layout", "said"),
     [
-        (TERRAMIND, (S2[1:],), 1, TOKENS, r"looks at B01, which the layer has not.*without: \[B01\]"),
-        (TERRAMIND, ((*S2, "SCL"),), 1, TOKENS, 'no use for the band "SCL"'),
-        (TERRAMIND | {"without": ["B01"]}, (S2,), 1, TOKENS, "B01 is both given and left out"),
-        (TERRAMIND | {"without": ["B10"]}, (S2,), 1, TOKENS, 'does not look at "B10"'),
+        (TERRAMIND, (S2[1:],), 1, TOKENS, r"takes B01, which the layer does not have.*without: \[B01\]"),
+        (TERRAMIND, ((*S2, "SCL"),), 1, TOKENS, 'does not take the band "SCL"'),
+        (TERRAMIND | {"without": ["B01"]}, (S2,), 1, TOKENS, "without: B01 is a band of the layer"),
+        (TERRAMIND | {"without": ["B10"]}, (S2,), 1, TOKENS, 'does not take "B10"'),
         (TERRAMIND, (S2, ("VV", "VH")), 1, TOKENS, "for each of the layer's 2 archives"),
         (TERRAMIND | {"modalities": ["S2"]}, (S2,), 1, TOKENS, 'no modality "S2"'),
-        (TERRAMIND, (S2,), 2, TOKENS, "looks at 1 frame, a window has 2"),
-        (PRITHVI, (HLS,), 5, TOKENS, "knows 4 frames, a window has 5"),
+        (TERRAMIND, (S2,), 2, TOKENS, "takes 1 frame, a window has 2"),
+        (PRITHVI, (HLS,), 5, TOKENS, "takes 4 frames at most, a window has 5"),
         (PRITHVI, (HLS,), 1, ShardLayout(chip_px=96, halo_px=8, cell_px=16, chips=2), "halo_px 8"),
         (PRITHVI, (HLS,), 1, ShardLayout(chip_px=96, halo_px=16, cell_px=8, chips=2), "must be 16, it is 8"),
         (PRITHVI | {"pooling": "mean"}, (HLS,), 1, TOKENS, "must be 64, it is 16"),
@@ -291,7 +291,7 @@ def test_the_table_says_what_terratorch_says() -> None:
         (PRITHVI | {"model": "prithvi_eo_v2_tiny"}, (HLS,), 1, TOKENS, 'did you mean "prithvi_eo_v2_tiny_tl"'),
         (PRITHVI | {"merg": "mean"}, (HLS,), 1, TOKENS, 'terratorch: no option "merg", did you mean "merge"'),
         (TERRAMIND | {"pooling": "cls"}, (S2,), 1, WHOLE, "no class token"),
-        ({"model": "timm_resnet18"}, (HLS,), 1, TOKENS, "say mean and std"),
+        ({"model": "timm_resnet18"}, (HLS,), 1, TOKENS, "give mean and std"),
     ],
 )
 def test_what_does_not_fit_a_model_is_refused(
@@ -366,7 +366,7 @@ def test_what_is_no_checkpoint_of_the_model_is_refused(what: str, tmp_path: Path
     data, said = b"nothing", "neither safetensors nor"
     if what == "a tensor is missing":
         del state["blocks.3.mlp.fc1.bias"]
-        data, said = safetensors.torch.save(state), "blocks.3.mlp.fc1.bias is nothing"
+        data, said = safetensors.torch.save(state), "blocks.3.mlp.fc1.bias is missing"
     elif what == "a tensor is of another shape":
         state["norm.weight"] = torch.ones(191)
         data, said = safetensors.torch.save(state), r"norm.weight is of shape \(191,\), not of shape \(192,\)"

@@ -266,7 +266,7 @@ def test_what_a_program_makes_out_of_nothing_is_made_where_the_module_lies(cnn_f
         ({"mean": [1.0, 2.0], "std": [1.0, 2.0]}, "each of 3 bands, they have 2 and 2"),
         ({"mean": [1.0] * 3, "std": [1.0, 0.0, 1.0]}, "std is not positive"),
         ({"normalisation": "S2"}, "'S2' is neither none nor, for each of 1 archives, one of S2L2A"),
-        ({"normalisation": "S1GRD"}, 'S1GRD knows no band "B02"; it knows VV, VH'),
+        ({"normalisation": "S1GRD"}, 'the table S1GRD has no band "B02"; it has VV, VH'),
         (PLAIN | {"pool": "mean"}, 'torch: no option "pool", did you mean "pooling"'),
         (
             PLAIN | {"pooling": "median"},
@@ -286,9 +286,9 @@ def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:
 
 
 def test_several_frames_are_not_guessed_at() -> None:
-    with pytest.raises(ValueError, match="a window has 3 frames; say `takes: btcyx` or"):
+    with pytest.raises(ValueError, match="a window has 3 frames, bcyx has one; say `takes: btcyx` or"):
         Torch(PLAIN, MAPS, MONTHS)
-    with pytest.raises(ValueError, match="bcyx has one frame, a window has 3"):
+    with pytest.raises(ValueError, match="a window has 3 frames, bcyx has one"):
         Torch(PLAIN | {"takes": "bcyx"}, MAPS, MONTHS)
 
 
@@ -304,9 +304,11 @@ def test_a_state_dict_that_is_not_the_modules_is_refused_by_its_keys() -> None:
     lacking = {key: tensor for key, tensor in state.items() if key != "down.bias"}
     renamed = {key.replace("down.", "up."): tensor for key, tensor in state.items()}
     save = safetensors.torch.save
-    refused(options, save(lacking), "not a checkpoint of small_cnn: down.bias is nothing")
+    refused(options, save(lacking), "not a checkpoint of small_cnn: down.bias is missing")
     refused(
-        options, save(renamed), "has up.bias, up.weight, which the module has not, and lacks down.bias, down.weight"
+        options,
+        save(renamed),
+        "has up.bias, up.weight, which the module does not have, and lacks down.bias, down.weight",
     )
     refused(
         options, save(cnn(4).state_dict()), r"stem.0.weight is of shape \(16, 4, 3, 3\), not of shape \(16, 3, 3, 3\)"
@@ -320,7 +322,7 @@ def test_a_state_dict_that_is_not_the_modules_is_refused_by_its_keys() -> None:
 def test_a_program_that_does_not_take_the_chips_is_refused(cnn_file: bytes, vit_file: bytes) -> None:
     refused(PLAIN, exported(cnn(4), (2, 4, 64, 64)), r"chips of 4 bands \(c of bcyx\), the layer's have 3")
     refused(PLAIN, exported(cnn(), (2, 3, 96, 64)), "chips of 96 px .*, the layer's have 64")
-    refused(PLAIN, vit_file, "a tensor of 5 axes, it would be given bcyx")
+    refused(PLAIN, vit_file, "a tensor of 5 axes, the layer's chips have those of bcyx")
     refused(PLAIN, exported(cnn(), (1, 3, 64, 64), None), "one chip at a time.*dynamic_shapes=")
     factory = PLAIN | {"factory": "small_cnn", "arguments": {"bands": 3}}
     refused(factory, cnn_file, "an exported program, which needs no `factory`")
@@ -332,20 +334,25 @@ def test_a_program_that_does_not_take_the_chips_is_refused(cnn_file: bytes, vit_
     [
         (SmallCnn(3), {}, TOKENS, "a cell of it is a token: cell_px must be 8, it is 16"),
         (SmallCnn(3), {"pooling": "mean"}, MAPS, r"centre of a chip \(pooling mean\): cell_px must be 32, it is 8"),
-        (SmallCnn(3), {"pooling": "cls"}, WHOLE, "it gives no token before its grid"),
-        (SmallCnn(3), {"output": 1}, MAPS, "it gives one tensor; `output` says which"),
-        (SmallCnn(3, width=8), {}, MAPS, r"\(2, 8, 8, 8\), which may be read as \(b, d, y, x\) or \(b, y, x, d\)"),
-        (Several(), {}, MAPS, "it gives a dict of coarse, fine; `output` says which tensor is wanted: None"),
-        (Several("a list"), {"output": 2}, MAPS, "it gives a list of 0, 1; `output` says which tensor is wanted: 2"),
+        (SmallCnn(3), {"pooling": "cls"}, WHOLE, "it gives no class token before its grid"),
+        (SmallCnn(3), {"output": 1}, MAPS, "it gives one tensor; leave `output` out .it is 1"),
+        (SmallCnn(3, width=8), {}, MAPS, r"\(2, 8, 8, 8\), which can be \(b, d, y, x\) or \(b, y, x, d\)"),
+        (Several(), {}, MAPS, "it gives a dict of coarse, fine; set `output` to the key of one tensor .it is None"),
+        (
+            Several("a list"),
+            {"output": 2},
+            MAPS,
+            "it gives a list of 0, 1; set `output` to the key of one tensor .it is 2",
+        ),
         (Several("a vector"), {}, MAPS, "is the kept centre of a chip: cell_px must be 32, it is 8"),
         (Several("a vector"), {"pooling": "max"}, WHOLE, "there is nothing to pool"),
         (
             nn.Flatten(1, 2),
             {"prefix_tokens": 2},
             MAPS,
-            "gives 192 tokens, which without 2 before them .* are no square",
+            "gives 192 tokens; without the first 2 .* they are not a square",
         ),
-        (nn.Upsample(96), {}, MAPS, "it gives 96 x 96 cells of a chip of 64 px"),
+        (nn.Upsample(96), {}, MAPS, "it gives 96 x 96 cells per chip of 64 px"),
         (nn.Unflatten(1, (3, 1)), {}, MAPS, r"gives \(2, 3, 1, 64, 64\): neither maps \(b, d, y, x\), nor tokens"),
     ],
 )
@@ -373,7 +380,7 @@ def test_a_module_that_knows_the_other_chips_of_a_batch_is_refused() -> None:
     pixels = ShardLayout(chip_px=64, halo_px=16, cell_px=1, chips=2)
     for module, said in (
         (Crowd(), "when others are beside it in the batch"),
-        (Dropping(), "something in it is random"),
+        (Dropping(), "in a second pass: it is random"),
     ):
         with pytest.raises(ValueError, match=said):
             tried(as_backbone(module, {}, pixels), "it", pixels, RGB, 2)

@@ -712,7 +712,7 @@ def test_weights_of_another_backbone_are_refused(mine: Campaign, tmp_path: Path)
     put(mine, {"LAYER.backbone.filters": 16})
     words = (
         r"weights/s2_mosaiks\.safetensors: made for .*'filters': 32.*, layer s2_mosaiks asks for .*'filters': 16.*; "
-        "remove the file to fit again, or name the layer otherwise"
+        "remove the file to fit again, or give the layer another name"
     )
     for stage in (fit, plan):
         with pytest.raises(RequestError, match=words):

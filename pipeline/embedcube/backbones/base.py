@@ -1,4 +1,8 @@
-"""What a backbone must do. `mosaiks.py` beside this file is a small real one."""
+"""The contract of a backbone, and its data types. `mosaiks.py` beside this file is a small real one.
+
+Names of arrays carry their axes: b chip of the batch, n chip of a sample, t frame, c channel (band), s archive, y row,
+x column, m (beginning, middle), d (year, month, day of the year).
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,145 +18,162 @@ from embedcube.grid import ShardLayout
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the chips of a layer are made of: known before any pixel is read."""
+    """Bands and frames of a layer's chips: known before any pixel is read."""
 
     bands: tuple[tuple[str, ...], ...]
-    """names of the bands of each archive"""
+    """names of the bands, one tuple per archive, in the campaign's order"""
     frames: int = 1
-    """T"""
+    """number of frames in a window (T)"""
 
     @property
     def channels(self) -> int:
-        """C: the bands of all archives, one after the other."""
+        """Number of channels (C): the bands of all archives, one archive after the other."""
         return sum(map(len, self.bands))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chips:
-    """Some chips, as a module sees them."""
+    """A batch of chips, the input of a module. All tensors are on the module's device."""
 
     x_btcyx: torch.Tensor
-    """float32, normalised; 0 where masked"""
+    """float32 (B, T, C, chip_px, chip_px): normalised pixels; 0 where masked"""
     clear_btsyx: torch.Tensor
-    """bool: where archive s shows frame t"""
+    """bool (B, T, archives, chip_px, chip_px): True where archive s has a clear pixel in frame t"""
     lonlat_byxn: torch.Tensor
-    """float32 (B, chip_cells, chip_cells, 2): degrees of the centres of the cells"""
+    """float32 (B, chip_cells, chip_cells, 2): longitude and latitude of the cells' centres, in degrees"""
     dates_tmd: torch.Tensor
-    """int64 (T, 2, 3), of the beginning and of the middle of each frame: year, month, day of the year, all from 1"""
+    """int64 (T, 2, 3): year, month and day of the year, of the beginning and of the middle of each frame; months and
+    days count from 1"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSample:
-    """Some chips, as a fit sees them."""
+    """A sample of chips, the input of a fit."""
 
     x_ntcyx: NDArray[np.float32]
-    """as composited; NaN where masked"""
+    """float32 (N, T, C, chip_px, chip_px): pixels in the archives' units, not normalised; NaN where masked"""
     lat_ny: NDArray[np.float64]
-    """degrees, of the rows of pixels"""
+    """float64 (N, chip_px): latitude of each row of pixels, in degrees"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Frozen weights: how to normalise the bands, and the tensors of the module."""
+    """Frozen weights: the normalisation of the bands, and the tensors of the module."""
 
     mean: NDArray[np.float32]
-    """(C,) subtracted from each band; masked pixels enter the module as this, that is as 0"""
+    """float32 (C,): subtracted from each band; a masked pixel enters the module as this value, which is 0 then"""
     std: NDArray[np.float32]
-    """(C,) each band is divided by"""
+    """float32 (C,): divides each band; positive"""
     tensors: dict[str, NDArray[Any]]
-    """state dict of the module"""
+    """the module's tensors, by name; no name begins with "embedcube." """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What `embedcube models` says of a model, without loading it."""
+    """One line of `embedcube models`: a description of a model, made without loading it."""
 
     model: str
-    """what the backbone's option `model` says; empty where a backbone is one model"""
+    """value of the backbone's option `model`; empty for a backbone that is one model"""
     inputs: str
-    """bands or modalities, and frames"""
+    """bands or modalities, and number of frames"""
     cell: str
-    """what a cell is"""
+    """size of a cell: a pixel, a token, or the chip"""
     dimensions: str
-    """of a vector, and what they depend on"""
+    """numbers in a vector, and the options they depend on"""
     normalisation: str
-    """where the mean and standard deviation of the bands come from"""
+    """origin of the bands' mean and standard deviation"""
     hub: tuple[str, str] | None = None
-    """repository and file on the Hugging Face Hub, where `embedcube weights` gets published weights"""
+    """repository and file on the Hugging Face Hub from which `embedcube weights` fetches published weights"""
 
 
 class Backbone(Protocol):
-    """A kind of encoder with its options, for chips of one layout and of certain bands.
+    """An encoder with its options, for chips of one layout and of given bands.
 
-    Made by `Backbone(options, layout, inputs)`; registered as an entry point of the group `embedcube.backbones`. The
-    constructor refuses wrong options with a ValueError, or with a RequestError that names the key (exit 2). Any other
-    exception but an OSError is a bug of the plugin and is reported as one (exit 1).
+    A class is registered as an entry point of the group `embedcube.backbones` and is called as
+    `Backbone(options, layout, inputs)`. Errors in the request (options, layout, bands, a checkpoint) are ValueErrors:
+    embedcube adds the layer's name and exits with 2. Any other exception of the constructor, except an OSError, is
+    reported as a bug of the plugin (exit 1).
     """
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """`options` is the campaign's `backbone` block without its `name`."""
+        """Check `options`: the campaign's block `backbone` without its `name`. One command may call this several times.
+
+        Raises:
+            ValueError: an option is unknown or wrong, or `layout` or `inputs` do not suit the model.
+        """
         ...
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
-        """What `embedcube models` lists, without any package beyond embedcube's own."""
+        """Models of this backbone, for `embedcube models`; must import no package beyond those of embedcube."""
         ...
 
     @property
     def software(self) -> tuple[str, ...]:
-        """Other packages that compute: their versions enter the recipes, and a rank with others refuses to start."""
+        """Names of further packages that compute vectors (not torch).
+
+        Their versions enter the recipes; a rank with other versions refuses to start.
+        """
         ...
 
     def dimensions(self, weights: Weights) -> int:
-        """Numbers in a vector; where a model is made somewhere else, its weights say so."""
+        """Number of values in a vector. The weights are given because they may decide it."""
         ...
 
     @property
     def model(self) -> str:
-        """A URI of the model: where its paper, code or card is."""
+        """URI of the model's paper, code or model card; the cube's metadata name it."""
         ...
 
     @property
     def fit_chips(self) -> int | None:
-        """How many chips a fit wants to look at: 0 for a backbone with weights of its own, None for all there are.
+        """Number of chips in the sample of a fit; 0 where nothing is fitted, None for all chips of the period.
 
-        All there are must fit into memory, together with what decomposes them: `price.refuse_large_fit`.
+        For None, `fit` refuses a sample whose decomposition would not fit into memory (`prepare/price.py`).
         """
         ...
 
     def fit(self, sample: FitSample) -> Weights:
-        """Frozen weights from a sample of chips; the same sample always gives the same weights.
+        """Frozen weights from a sample of chips.
+
+        The same sample must give the same bytes, whatever the number of threads and the state of random generators.
 
         Raises:
-            ValueError: the sample does not suffice, or there is nothing to fit.
+            ValueError: the sample does not suffice, or this backbone is not fitted.
         """
         ...
 
     def load(self, checkpoint: bytes) -> Weights:
-        """Frozen weights from the bytes of a checkpoint that somebody else has published.
+        """Frozen weights from the bytes of a published checkpoint. Must not run code from the file.
 
         Raises:
-            ValueError: not a checkpoint of this backbone.
+            ValueError: the bytes are not a checkpoint of this backbone.
         """
         ...
 
     def module(self, weights: Weights) -> torch.nn.Module:
-        """The module in evaluation mode, its parameters those of `weights`.
+        """The module with these weights, in evaluation mode and on the CPU; embedcube moves it to the device.
 
-        It maps `Chips` to the vectors of the kept centres (B, chip_cells, chip_cells, dimensions), float32, and each
-        chip on its own: what else is in the batch must not matter.
+        It maps `Chips` to float32 vectors (B, chip_cells, chip_cells, dimensions) of the chips' kept centres. A chip's
+        vectors must be the same bits whatever else is in the batch, at any place in it, and for any number of threads;
+        they must be finite where the pixels are. `embedcube.testing.check_backbone` tests this.
         """
         ...
 
 
 def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:
-    """What the layer's chips are made of."""
+    """Bands and frames of the layer's chips."""
     bands = tuple(campaign.archives[archive].bands for archive in campaign.layers[layer_name].archives)
     return Inputs(bands=bands, frames=len(campaign.frames(layer_name)[0]))
 
 
 def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
-    """The backbone of one layer; wrong options are a RequestError."""
+    """The backbone of one layer.
+
+    Raises:
+        RequestError: the backbone is not installed, or refuses its options, the chips or the bands.
+        WorkError: its constructor has a bug.
+    """
     layer = campaign.layers[layer_name]
     options = {key: value for key, value in layer.backbone.items() if key != "name"}
     inputs = make_inputs(campaign, layer_name)

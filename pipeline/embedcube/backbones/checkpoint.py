@@ -1,4 +1,4 @@
-"""State dicts of models that somebody else has trained: read without running any code, and held against the model."""
+"""Published state dicts: read without running any code from the file, and compared with the model."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -13,53 +13,55 @@ from torch import Tensor
 
 
 def state_dict_of(checkpoint: bytes) -> dict[str, Tensor]:
-    """The tensors of a file (safetensors, or torch's own format), none of whose code is run.
+    """The tensors of a file's bytes (safetensors, or torch's own format). No code from the file is run.
 
     Raises:
-        ValueError: no such file.
+        ValueError: the bytes are in neither format, or hold no state dict.
     """
     try:
-        found: Any = safetensors.torch.load(checkpoint)
+        content: Any = safetensors.torch.load(checkpoint)
     except safetensors.SafetensorError:
         try:
-            found = torch.load(BytesIO(checkpoint), map_location="cpu", weights_only=True)
-        except Exception as error:  # an unpickler may raise anything on bytes that are not for it
+            content = torch.load(BytesIO(checkpoint), map_location="cpu", weights_only=True)
+        except Exception as error:  # an unpickler may raise anything on other bytes
             reason = str(error).partition("\n")[0]
             raise ValueError(f"neither safetensors nor a checkpoint of torch: {reason}") from None
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict):
-        raise ValueError(f"a {type(found).__name__}, not a state dict")
-    return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__}, not a state dict")
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
 def taken(
-    model: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], computed: tuple[str, ...] = ()
+    model: str, published: Mapping[str, Tensor], own: Mapping[str, Tensor], computed: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """`wanted` with the tensors found; only those whose names end in `computed` may be missing.
+    """The model's `own` state dict with the published tensors; only names that end in `computed` may be missing.
+
+    Published tensors that the model does not have are left out.
 
     Raises:
         ValueError: naming the first tensor that is missing or of another shape.
     """
     state = {}
-    for name, own in wanted.items():
-        tensor = found.get(name)
+    for name, default in own.items():
+        tensor = published.get(name)
         if tensor is None and name.endswith(computed) and computed:
-            tensor = own
-        if tensor is None or tensor.shape != own.shape:
-            has = "nothing" if tensor is None else f"of shape {tuple(tensor.shape)}"
-            raise ValueError(f"not a checkpoint of {model}: {name} is {has}, not of shape {tuple(own.shape)}")
-        state[name] = tensor.to(own.dtype)
+            tensor = default
+        if tensor is None or tensor.shape != default.shape:
+            has = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+            raise ValueError(f"not a checkpoint of {model}: {name} is {has}, not of shape {tuple(default.shape)}")
+        state[name] = tensor.to(default.dtype)
     return state
 
 
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-    """A state dict as `Weights` hold it."""
+    """A state dict as arrays, sorted by name, for `Weights.tensors`."""
     return {name: tensor.detach().contiguous().numpy() for name, tensor in sorted(state.items())}
 
 
 def refuse_other_normalisation(backbone: str, mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raise a ValueError unless there is a mean and a positive standard deviation for each band, or none of either."""
+    """Raise a ValueError unless each band has a mean and a positive standard deviation, or both lists are empty."""
     if (len(mean), len(std)) not in ((0, 0), (channels, channels)):
         raise ValueError(
             f"{backbone}: mean and std need a number for each of {channels} bands, they have {len(mean)} and {len(std)}"

@@ -1,10 +1,10 @@
-"""EOF: the principal components of a chip's field, the climatologist's embedding.
+"""EOF: empirical orthogonal functions, the principal components of a chip's fields.
 
 Lorenz (1956); von Storch and Zwiers (1999), Statistical Analysis in Climate Research, chapter 13.
 
-Each chip of the period of fitting is a row: its T frames, C bands and pixels, less their mean over all rows, times
-sqrt(cos(latitude)), which weighs a pixel by its area. The right singular vectors of these rows are the basis; a
-vector holds the scores of a chip on the first of them.
+Each chip of the period of fitting is one row of a matrix: its T frames, C bands and pixels, minus the mean over all
+rows, times sqrt(cos(latitude)), which weights a pixel by its area. The right singular vectors of the matrix are the
+basis; a vector holds the scores of a chip on the first basis vectors.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from embedcube.campaign.options import PluginOptions, check_options
 from embedcube.grid import ShardLayout
 
 _STEADY = 1e-9
-"""relative difference of steps of latitude that are one step: those of a projection differ by more"""
+"""largest relative difference between the latitude steps of a regular grid; those of a projection differ by more"""
 
 
 class Options(PluginOptions):
@@ -56,12 +56,12 @@ class Eof:
         self._inputs = inputs
         if layout.halo_px or layout.cell_px != layout.chip_px:
             raise ValueError(
-                f"eof makes one vector of a chip: it needs halo_px 0 and cell_px = chip_px = {layout.chip_px}, "
+                f"eof makes one vector per chip: it needs halo_px 0 and cell_px = chip_px = {layout.chip_px}, "
                 f"they are {layout.halo_px} and {layout.cell_px}"
             )
 
     def dimensions(self, weights: Weights) -> int:
-        """The scores on the basis."""
+        """One score per basis vector."""
         return self._options.components
 
     @property
@@ -71,17 +71,17 @@ class Eof:
 
     @property
     def fit_chips(self) -> None:
-        """All: a basis is that of a whole period."""
+        """None, for all chips: the basis is that of the whole period."""
         return
 
     def load(self, checkpoint: bytes) -> Weights:
-        """Nobody publishes a basis for these chips."""
-        raise ValueError("not a weights file of embedcube, and eof has no other")
+        """Always refused: no bases are published for these chips."""
+        raise ValueError("not a weights file of embedcube; eof reads no other, leave out `weights` to fit one")
 
     def fit(self, sample: FitSample) -> Weights:
         """Mean field and basis, in float64 on one thread, stored in float32.
 
-        Masked values count as the mean. Each basis vector is turned so that its largest number is positive.
+        Masked values count as the mean. The sign of each basis vector makes its largest value (in magnitude) positive.
         """
         step = _step_of(sample.lat_ny)
         x_ntcyx = sample.x_ntcyx.astype(np.float64)
@@ -98,7 +98,7 @@ class Eof:
             mean=mean,
             std=std,
             tensors={
-                # in the units of the module, whose chips are less `mean` and over `std`
+                # in the units of the module, whose chips are (pixel - mean) / std
                 "centre": (centre / std[:, None, None]).astype(np.float32),
                 "basis": (basis.reshape(shape) * (std / scale)[:, None, None]).astype(np.float32),
                 "latitude_step": np.array([step], dtype=np.float32),
@@ -106,7 +106,7 @@ class Eof:
         )
 
     def _basis(self, rows_nd: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The first right singular vectors (component, number)."""
+        """The first right singular vectors (component, value)."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -115,14 +115,17 @@ class Eof:
             torch.set_num_threads(threads)
         rank = int((values > values[0] * max(rows_nd.shape) * np.finfo(np.float64).eps).sum())
         if rank < self._options.components:
-            raise ValueError(f"eof: components {self._options.components}, but {len(rows_nd)} chips span only {rank}")
-        # in the order of their numbers, as the weights' file keeps them
+            raise ValueError(
+                f"eof: components {self._options.components}, but {len(rows_nd)} chips span only {rank}: lower "
+                "components, or fit on a longer period"
+            )
+        # contiguous, as the weights' file keeps them
         basis = np.ascontiguousarray(vectors[: self._options.components].numpy())
         largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1)[:, None], axis=1)
         return np.asarray(basis * np.sign(largest))
 
     def module(self, weights: Weights) -> torch.nn.Module:
-        """The basis as a module."""
+        """Projection of chips on the basis."""
         return _Scores({name: torch.from_numpy(t) for name, t in weights.tensors.items()}, self._inputs).eval()
 
 
@@ -135,14 +138,14 @@ class _Scores(torch.nn.Module):
         self._archive_of_band = [s for s, bands in enumerate(inputs.bands) for _ in bands]
 
     def forward(self, chips: Chips) -> torch.Tensor:
-        """Masked pixels are 0 in a chip, the mean of the band; here they are to be the mean of their place."""
-        seen_btcyx = chips.clear_btsyx[:, :, self._archive_of_band]
-        anomaly = torch.where(seen_btcyx, chips.x_btcyx - self.centre, 0)
+        """Scores of the chips. A masked pixel is 0 in a chip, the band's mean; here it counts as its place's mean."""
+        clear_btcyx = chips.clear_btsyx[:, :, self._archive_of_band]
+        anomaly = torch.where(clear_btcyx, chips.x_btcyx - self.centre, 0)
         anomaly *= self._weight(chips)[:, None, None, :, None]
         return (anomaly.flatten(1) @ self.basis.flatten(1).T)[:, None, None, :]
 
     def _weight(self, chips: Chips) -> torch.Tensor:
-        """Of the rows of each chip (b, y): their latitudes are steps away from the chip's centre."""
+        """Weights (b, y) of the rows of each chip, sqrt(cos(latitude)); the chip's centre is known."""
         side = chips.x_btcyx.shape[-2]
         rows = torch.arange(side, device=self.centre.device) - (side - 1) / 2
         latitude = chips.lonlat_byxn[:, 0, 0, 1, None] + self.latitude_step * rows
@@ -152,19 +155,22 @@ class _Scores(torch.nn.Module):
 def _band_statistics(
     x_ntcyx: NDArray[np.float64], known: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each band where it is known; 1 for a band that is constant."""
+    """Mean and standard deviation of each band over its known values; the deviation of a constant band is 1."""
     bands = [x_ntcyx[:, :, band][known[:, :, band]] for band in range(x_ntcyx.shape[2])]
     if empty := [band for band, values in enumerate(bands) if not len(values)]:
-        raise ValueError(f"eof: band {empty[0]} has no value in the period of fitting")
+        raise ValueError(f"eof: band {empty[0]} has no value in the period of fitting; name another period as `fit`")
     std = np.array([values.std() for values in bands], dtype=np.float32)
     return np.array([values.mean() for values in bands], dtype=np.float32), np.where(std > 0, std, np.float32(1))
 
 
 def _step_of(lat_ny: NDArray[np.float64]) -> float:
-    """Degrees from one row to the next, the same in all chips: the weights of any chip follow from its centre."""
+    """Degrees of latitude from one row to the next, the same in all chips."""
     if lat_ny.shape[1] == 1:
         return 0.0
     steps = np.diff(lat_ny, axis=1)
     if np.abs(steps - steps.mean()).max() > _STEADY * np.abs(steps).max():
-        raise ValueError("eof weighs rows by the cosine of their latitude: it needs a grid of longitudes and latitudes")
+        raise ValueError(
+            "eof weights rows by the cosine of their latitude: it needs a grid in longitude and latitude, for example "
+            "EPSG:4326"
+        )
     return float(steps.mean())

@@ -1,7 +1,7 @@
 """MOSAIKS: random convolutional features (Rolf et al. 2021, doi:10.1038/s41467-021-24638-z), frozen after one fit.
 
-A bank of small patches cut from the data and whitened (ZCA; Coates & Ng 2012) is convolved with the normalised
-chip, plus a bias; the positive part and the negative part of the result are averaged over each cell.
+The filters are small patches, cut from the data and whitened (ZCA; Coates & Ng 2012). The normalised chip is convolved
+with them and a bias is added; the positive and the negative part of the result are averaged over each cell.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ ZCA_BIAS = 1e-3
 """added to the eigenvalues of the patches' covariance"""
 
 CONVOLUTION_BIAS = -1.0
-"""a filter answers only where the picture resembles it"""
+"""added to each convolution, so that a filter responds only where the pixels resemble it"""
 
 _WHITENING_PATCHES = 100_000
 
@@ -73,7 +73,7 @@ class Mosaiks:
             )
 
     def dimensions(self, weights: Weights) -> int:
-        """Two for each filter: the mean of its positive part and of its negative part."""
+        """Two per filter: the means of its positive and of its negative part."""
         return 2 * self._options.filters
 
     @property
@@ -83,12 +83,12 @@ class Mosaiks:
 
     @property
     def fit_chips(self) -> int:
-        """Enough for the statistics of the bands and for many times the patches that are whitened."""
+        """Enough for the bands' statistics, and for many more patches than are whitened."""
         return 64
 
     def load(self, checkpoint: bytes) -> Weights:
-        """Nobody publishes a bank for these bands."""
-        raise ValueError("not a weights file of embedcube, and mosaiks has no other")
+        """Always refused: no filter banks are published for these bands."""
+        raise ValueError("not a weights file of embedcube; mosaiks reads no other, leave out `weights` to fit one")
 
     def fit(self, sample: FitSample) -> Weights:
         """Band statistics and the whitened filter bank, in float64 on one thread, stored in float32."""
@@ -107,7 +107,9 @@ class Mosaiks:
         z_ncyx = (x_ncyx - mean[:, None, None]) / std[:, None, None]
         size = options.kernel_px
         gaps = (~z_ncyx.isfinite()).any(dim=1, keepdim=True).half()
-        whole = (torch.nn.functional.max_pool2d(gaps, size, stride=1)[:, 0] == 0).nonzero()  # n y x of each clear patch
+        whole = (
+            torch.nn.functional.max_pool2d(gaps, size, stride=1)[:, 0] == 0
+        ).nonzero()  # (n, y, x) of each clear patch
         if len(whole) < options.filters:
             raise ValueError(f"only {len(whole)} clear patches in the sample for {options.filters} filters")
         rng = np.random.default_rng(options.seed)
@@ -130,7 +132,7 @@ class Mosaiks:
         )
 
     def module(self, weights: Weights) -> torch.nn.Module:
-        """The bank as a module."""
+        """Convolution with the filters, rectification and averaging over cells."""
         module = _RandomConvolutions(torch.from_numpy(weights.tensors["bank"]), self._layout)
         return module.eval()
 
@@ -145,14 +147,14 @@ class _RandomConvolutions(torch.nn.Module):
         self._margin = layout.halo_px - bank.shape[-1] // 2
 
     def forward(self, chips: Chips) -> torch.Tensor:
-        """Averages over the frames too; a frame that nothing shows counts as an average picture."""
+        """Mean of the features of all frames; a frame without clear pixels counts as one of mean values."""
         x_btcyx = chips.x_btcyx
         frames = [self._features(x_btcyx[:, t]) for t in range(x_btcyx.shape[1])]
         return torch.stack(frames).mean(dim=0) if len(frames) > 1 else frames[0]
 
     def _features(self, x_bcyx: torch.Tensor) -> torch.Tensor:
-        # a few chips at a time: what is filtered then stays in the processor's cache until it is averaged;
-        # never one, as sums of a single chip may be split among threads otherwise (DESIGN 11)
+        # two chips at a time: the convolved chips then stay in the processor's cache until they are averaged;
+        # never one: sums over a single chip may depend on the number of threads
         few = 2 if x_bcyx.shape[0] % 2 == 0 else x_bcyx.shape[0]
         return torch.cat([self._filter(chips) for chips in x_bcyx.split(few)])
 

@@ -1,7 +1,7 @@
 """Means and standard deviations of the bands that published models were trained on.
 
-Those of TerraMind and Prithvi are of TerraTorch 1.2.11, `terramind_register.py` and `prithvi_vit.py` (a test holds them
-against it).
+TerraMind's and Prithvi's are those of TerraTorch 1.2.11, `terramind_register.py` and `prithvi_vit.py` (a test compares
+them).
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,23 @@ _SPELLINGS = {f"B{number}": f"B{number:02d}" for number in range(1, 10)} | {"ELE
 
 
 def spelled(band: str) -> str:
-    """A band's name as here: b2 is B02."""
+    """A band's name as spelled in these tables: b2 is B02."""
     name = band.upper()
     return _SPELLINGS.get(name, name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Of the bands that a model was trained on, in its order: (value - mean) / std."""
+    """Normalisation of the bands that a model was trained on, (value - mean) / std."""
 
     of: dict[str, tuple[float, float]]
-    """mean and standard deviation of each band"""
+    """mean and standard deviation of each band, in the model's order"""
     source: str
+    """where the numbers were taken from"""
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """In the model's order."""
+        """Names of the bands, in the model's order."""
         return tuple(self.of)
 
 
@@ -71,7 +72,7 @@ MODALITIES = {
     "S1RTC": Normalisation(source=_TERRAMIND, of={"VV": (-10.93, 4.391), "VH": (-17.329, 4.459)}),  # dB
     "DEM": Normalisation(source=_TERRAMIND, of={"DEM": (670.665, 951.272)}),  # m
 }
-"""TerraMind v1's, by the names that TerraTorch gives them"""
+"""tables of TerraMind v1, by TerraTorch's names of the modalities"""
 
 PRITHVI_V1 = Normalisation(
     source="PRITHVI_V1_MEAN and _STD of TerraTorch's prithvi_vit.py",  # DN of HLS

@@ -1,8 +1,8 @@
 """Presto: radar, optics, weather and terrain of one pixel through time (Tseng et al. 2023, arXiv:2304.14065).
 
-Every channel group gives one token at each frame, terrain one for all, the place one more. Two transformer blocks
-look at them, and the vector is the normalised mean over the tokens. A group that is not shown at a frame has no token
-there: it is neither attended to nor averaged, so that radar alone, or a year with cloudy months, has a vector too.
+Each channel group gives one token per frame, terrain one for all frames, the place one more. Two transformer blocks
+process the tokens, and the vector is the normalised mean over them. A group without a clear pixel in a frame has no
+token there: it is neither attended to nor averaged. So radar alone, or a year with cloudy months, has a vector too.
 """
 
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ from embedcube.grid import ShardLayout
 WIDTH = 128
 
 MOST_FRAMES = 24
-"""positions that were trained"""
+"""frames that Presto was trained with: it has as many positions"""
 
 MONTH_WIDTH, GROUP_WIDTH, POSITION_WIDTH = 32, 32, 64
-"""what is added to a token, side by side"""
+"""widths of the three embeddings that are concatenated and added to a token"""
 
 HEADS, BLOCKS, HIDDEN = 8, 2, 512
 
 LAND_CLASSES = 9
-"""of Dynamic World; that number itself says "missing" """
+"""classes of Dynamic World, 0 to 8; 9 means missing"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Channel:
-    """A measured channel as Presto wants it: (value - mean) / std."""
+    """A measured channel and its normalisation, (value - mean) / std."""
 
     names: tuple[str, ...]
-    """that a campaign may give its band, in small letters"""
+    """names of the band in a campaign, in lower case"""
     mean: float
     std: float
 
@@ -66,7 +66,7 @@ CHANNELS = (
 )
 
 RED, NEAR_INFRARED, TERRAIN, NDVI = 4, 8, slice(14, 16), 16
-"""Indices of channels; NDVI follows the measured ones and is computed here."""
+"""indices of channels; NDVI follows the measured ones and is computed here"""
 
 GROUPS: dict[str, tuple[int, ...]] = {
     "S1": (0, 1),
@@ -79,10 +79,10 @@ GROUPS: dict[str, tuple[int, ...]] = {
     "SRTM": (14, 15),
     "NDVI": (16,),
 }
-"""Channels that make a token together, in the order of the tokens and of their embeddings."""
+"""channels that form one token, in the order of the tokens and of their embeddings"""
 
 _PIXELS = 32
-"""embedded at once, always: fewer leave the matrix products small, more leave the processor's cache. Measured on two
+"""pixels embedded at once, always: fewer make small matrix products, more exceed the processor's cache. Measured on two
 cores: 13 s for 10,000 pixels of 12 frames, 28 s with pieces of 128"""
 
 
@@ -91,12 +91,12 @@ class Options(PluginOptions):
 
 
 class Presto:
-    """The backbone `presto`: cells of one pixel, up to 24 frames, bands by name from any number of archives.
+    """The backbone `presto`: cells of one pixel, up to 24 frames, bands by name, from any number of archives.
 
-    It knows VV and VH (dB), B2 to B8, B8A, B11 and B12 (DN, offset removed; B02 is B2), t2m (K), tp (m in a month),
-    elevation (m) and slope (degrees). A channel group that no band fills has no tokens at all (without B8A, or without
-    radar), and so has one at a frame where one of its archives shows nothing. NDVI is computed where B4 and B8 are
-    shown. Terrain is that of the first frame that shows it. There is no Dynamic World: its tokens are always missing.
+    Bands: VV and VH (dB), B2 to B8, B8A, B11 and B12 (DN, offset removed; B02 is B2), t2m (K), tp (m per month),
+    elevation (m) and slope (degrees). A channel group whose bands the layer lacks (B8A, or radar) has no tokens; a
+    group has none in a frame where one of its archives is masked. NDVI is computed where B4 and B8 are clear. Terrain
+    is that of the first frame in which it is clear. Dynamic World is not an input: its tokens are always missing.
     """
 
     software: tuple[str, ...] = ()
@@ -120,11 +120,14 @@ class Presto:
         check_options(Options, options, "presto")
         if layout.cell_px != 1 or layout.halo_px != 0:
             raise ValueError(
-                f"presto sees one pixel at a time: cell_px must be 1 and halo_px 0, "
+                f"presto embeds single pixels: cell_px must be 1 and halo_px 0, "
                 f"they are {layout.cell_px} and {layout.halo_px}"
             )
         if inputs.frames > MOST_FRAMES:
-            raise ValueError(f"presto knows {MOST_FRAMES} frames at most, a window has {inputs.frames}")
+            raise ValueError(
+                f"presto takes {MOST_FRAMES} frames at most, a window has {inputs.frames}; use longer frames or "
+                "shorter windows"
+            )
         named = [(archive, band) for archive, bands in enumerate(inputs.bands) for band in bands]
         self._channels = _known([band for _, band in named])
         self._archives = [archive for archive, _ in named]
@@ -141,31 +144,31 @@ class Presto:
 
     @property
     def fit_chips(self) -> int:
-        """None: the weights are published."""
+        """0: the weights are published."""
         return 0
 
     def fit(self, sample: FitSample) -> Weights:
-        """There is nothing to fit."""
+        """Always refused: the weights are published."""
         raise ValueError("presto cannot be fitted here: name its published checkpoint with the layer's key `weights`")
 
     def load(self, checkpoint: bytes) -> Weights:
-        """The encoder of a published state dict; the decoder, which only training needs, is left out."""
-        wanted = {f"encoder.{name}": tensor for name, tensor in Encoder(tuple(GROUPS)).state_dict().items()}
+        """The encoder of the published state dict; the decoder, which only training needs, is left out."""
+        expected = {f"encoder.{name}": tensor for name, tensor in Encoder(tuple(GROUPS)).state_dict().items()}
         published = state_dict_of(checkpoint)
         for name, tensor in published.items():
-            if name.startswith("encoder.") and (name not in wanted or tensor.dtype != wanted[name].dtype):
-                known = f"not {wanted[name].dtype}" if name in wanted else "which Presto has not"
-                raise ValueError(f"not a checkpoint of Presto: {name} is {tensor.dtype}, {known}")
-        found = taken("Presto", published, wanted)
+            if name.startswith("encoder.") and (name not in expected or tensor.dtype != expected[name].dtype):
+                problem = f"not {expected[name].dtype}" if name in expected else "which Presto does not have"
+                raise ValueError(f"not a checkpoint of Presto: {name} is {tensor.dtype}, {problem}")
+        encoder = taken("Presto", published, expected)
         channels = [CHANNELS[channel] for channel in self._channels]
         return Weights(
             mean=np.array([channel.mean for channel in channels], dtype=np.float32),
             std=np.array([channel.std for channel in channels], dtype=np.float32),
-            tensors=as_arrays({name.removeprefix("encoder."): tensor for name, tensor in found.items()}),
+            tensors=as_arrays({name.removeprefix("encoder."): tensor for name, tensor in encoder.items()}),
         )
 
     def module(self, weights: Weights) -> nn.Module:
-        """The encoder, over all pixels of a batch."""
+        """The encoder, applied to each pixel of a batch."""
         encoder = Encoder(self._groups)
         encoder.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.tensors.items()})
         return _EachPixel(encoder, self._channels, self._archives).requires_grad_(False).eval()
@@ -187,71 +190,73 @@ def _known(bands: list[str]) -> list[int]:
 
 
 def _filled(bands: dict[int, str]) -> tuple[str, ...]:
-    """The groups that `bands`, by channel, fill whole; each band must belong to one."""
+    """Groups that have all their channels among `bands` (channel -> band); each band must belong to such a group."""
     needs = GROUPS | {"NDVI": (RED, NEAR_INFRARED)}
     filled = tuple(group for group, channels in needs.items() if bands.keys() >= set(channels))
     for channel, band in bands.items():
         if not any(channel in needs[group] for group in filled):
             group = next(group for group, channels in needs.items() if channel in channels)
             missing = ", ".join(CHANNELS[other].names[0] for other in needs[group] if other not in bands)
-            raise ValueError(f'presto: band "{band}" is of no use without {missing}; name these too, or leave it out')
+            raise ValueError(
+                f'presto: band "{band}" is of no use without {missing}; add these to the layer, or leave it out'
+            )
     return filled
 
 
 class _EachPixel(nn.Module):
-    """Chips -> vectors, a fixed number of pixels at a time: the bits of a pixel depend on no other."""
+    """Chips -> vectors, a fixed number of pixels at a time, so that the bits of a pixel depend on no other."""
 
     def __init__(self, encoder: "Encoder", channels: list[int], archives: list[int]) -> None:
         super().__init__()
         self._encoder = encoder
-        # where each channel comes from; one that no band gives is the column of zeros put in front
+        # index of each channel's band and archive; 0, a column of zeros put in front, for a channel without a band
         band_of = {channel: 1 + band for band, channel in enumerate(channels)}
         archive_of = {channel: 1 + archive for channel, archive in zip(channels, archives, strict=True)}
         self._band: Tensor
         self._archive: Tensor
         for name, sources in {"_band": band_of, "_archive": archive_of}.items():
-            wanted = torch.tensor([sources.get(channel, 0) for channel in range(len(CHANNELS))])
-            self.register_buffer(name, wanted, persistent=False)
+            indices = torch.tensor([sources.get(channel, 0) for channel in range(len(CHANNELS))])
+            self.register_buffer(name, indices, persistent=False)
 
     def forward(self, chips: Chips) -> Tensor:
         x_byxtc = chips.x_btcyx.permute(0, 3, 4, 1, 2)
-        seen_byxts = chips.clear_btsyx.permute(0, 3, 4, 1, 2)
+        clear_byxts = chips.clear_btsyx.permute(0, 3, 4, 1, 2)
         shape = x_byxtc.shape[:3]
         device = x_byxtc.device
         month_nt = (chips.dates_tmd[:, 0, 1] - 1).expand(_PIXELS, -1)
         pixels = shape.numel()
         vectors_nd = x_byxtc.new_empty((pixels, WIDTH))
         for first in range(0, pixels, _PIXELS):
-            # the last piece is filled up with its last pixel
+            # the last piece is padded with the last pixel
             numbers = torch.arange(first, first + _PIXELS, device=device).clamp(max=pixels - 1)
             places = torch.unravel_index(numbers, shape)
-            x_ntc, seen_ntc = self._channels(x_byxtc[places], seen_byxts[places])
-            vectors = self._encoder(x_ntc, seen_ntc, chips.lonlat_byxn[places], month_nt)
+            x_ntc, clear_ntc = self._channels(x_byxtc[places], clear_byxts[places])
+            vectors = self._encoder(x_ntc, clear_ntc, chips.lonlat_byxn[places], month_nt)
             vectors_nd[first : first + _PIXELS] = vectors[: pixels - first]
         return vectors_nd.view(*shape, WIDTH)
 
-    def _channels(self, x_ntc: Tensor, seen_nts: Tensor) -> tuple[Tensor, Tensor]:
-        """The 17 channels in Presto's order, and where they are shown."""
+    def _channels(self, x_ntc: Tensor, clear_nts: Tensor) -> tuple[Tensor, Tensor]:
+        """The 17 channels in Presto's order, and where each is clear."""
         x = functional.pad(x_ntc, (1, 0))[..., self._band]
-        seen = functional.pad(seen_nts, (1, 0))[..., self._archive]
-        # what shows terrain may have one date: it stands for the window
-        shown_nt = seen[..., TERRAIN].all(dim=-1)
-        first_n = shown_nt.byte().argmax(dim=1)
+        clear = functional.pad(clear_nts, (1, 0))[..., self._archive]
+        # terrain may have one date only: the first clear frame stands for the whole window
+        clear_nt = clear[..., TERRAIN].all(dim=-1)
+        first_n = clear_nt.byte().argmax(dim=1)
         x[:, 0, TERRAIN] = x[torch.arange(len(x), device=x.device), first_n, TERRAIN]
-        seen[:, 0, TERRAIN] = shown_nt.any(dim=1, keepdim=True)
+        clear[:, 0, TERRAIN] = clear_nt.any(dim=1, keepdim=True)
         red, infrared = x[..., RED], x[..., NEAR_INFRARED]
         ndvi = torch.where(infrared + red > 0, (infrared - red) / (infrared + red), 0)
         return (
             torch.cat([x, ndvi[..., None]], dim=-1),
-            torch.cat([seen, (seen[..., RED] & seen[..., NEAR_INFRARED])[..., None]], dim=-1),
+            torch.cat([clear, (clear[..., RED] & clear[..., NEAR_INFRARED])[..., None]], dim=-1),
         )
 
 
 class Encoder(nn.Module):
-    """Presto's encoder; parameters have the names of the published state dict."""
+    """Presto's encoder; its parameters have the names of the published state dict."""
 
     def __init__(self, groups: tuple[str, ...]) -> None:
-        """Only `groups` are made tokens: any other must be masked everywhere."""
+        """Make tokens of `groups` only: channels of any other group must be masked everywhere."""
         super().__init__()
         self._groups = groups
         self.pos_embed = nn.Parameter(torch.zeros(1, MOST_FRAMES, POSITION_WIDTH))
@@ -266,7 +271,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         x_ntc: Tensor,
-        seen_ntc: Tensor,
+        clear_ntc: Tensor,
         lonlat_nk: Tensor,
         month_nt: Tensor,
         dynamic_world_nt: Tensor | None = None,
@@ -274,29 +279,29 @@ class Encoder(nn.Module):
         """Vectors (n, WIDTH) of n pixels.
 
         Args:
-            x_ntc: the 17 channels, normalised; what is not shown may be anything.
-            seen_ntc: a token is dropped where a channel of its group is not shown.
-            lonlat_nk: degrees.
-            month_nt: 0 to 11.
-            dynamic_world_nt: classes of land 0 to 8; the token of a 9 is dropped. None where there is none.
+            x_ntc: the 17 channels, normalised; masked values are ignored.
+            clear_ntc: a token is dropped where a channel of its group is masked.
+            lonlat_nk: longitude and latitude, degrees.
+            month_nt: month of each frame, 0 to 11.
+            dynamic_world_nt: land classes 0 to 8; the token of class 9 (missing) is dropped. None: no such tokens.
         """
-        x_ntc = x_ntc.where(seen_ntc, 0)
+        x_ntc = x_ntc.where(clear_ntc, 0)
         tokens = [self.latlon_embed(_unit_sphere(lonlat_nk))[:, None]]
-        kept = [torch.ones_like(seen_ntc[:, :1, 0])]
+        kept = [torch.ones_like(clear_ntc[:, :1, 0])]
         month_ntd = self.month_embed(month_nt)
         for name in self._groups:
             steps = slice(0, 1) if name == "SRTM" else slice(None)
             channels = list(GROUPS[name])
             group = self.eo_patch_embed[name](x_ntc[:, steps, channels])
             tokens.append(group + self._addition(month_ntd, list(GROUPS).index(name)))
-            kept.append(seen_ntc[:, steps, channels].all(dim=-1))
+            kept.append(clear_ntc[:, steps, channels].all(dim=-1))
         if dynamic_world_nt is not None:
             tokens.append(self.dw_embed(dynamic_world_nt) + self._addition(month_ntd, len(GROUPS)))
             kept.append(dynamic_world_nt < LAND_CLASSES)
         return self._encoded(torch.cat(tokens, dim=1), torch.cat(kept, dim=1))
 
     def _addition(self, month_ntd: Tensor, group: int) -> Tensor:
-        """What tells the tokens of a group and of its steps apart; those of terrain have no time."""
+        """Embeddings of month, group and position, added to a group's tokens; terrain has only that of its group."""
         n, steps, _ = month_ntd.shape
         embedding = self.channel_embed.weight[group]
         if group == list(GROUPS).index("SRTM"):
@@ -313,7 +318,7 @@ class Encoder(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a perceptron, each behind a normalisation and around it."""
+    """Attention and a perceptron, each after a normalisation and with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,8 +335,8 @@ class _Block(nn.Module):
     def _attention(self, tokens_nld: Tensor, kept_nl: Tensor) -> Tensor:
         qkv = self.attn["qkv"](tokens_nld).unflatten(-1, (3, HEADS, WIDTH // HEADS))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # n heads l d
-        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=kept_nl[:, None, None])
-        return torch.as_tensor(self.attn["proj"](seen.transpose(1, 2).flatten(2)))
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=kept_nl[:, None, None])
+        return torch.as_tensor(self.attn["proj"](attended.transpose(1, 2).flatten(2)))
 
 
 def _unit_sphere(lonlat_nk: Tensor) -> Tensor:

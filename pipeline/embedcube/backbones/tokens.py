@@ -1,4 +1,4 @@
-"""Grids of tokens -> the cells of a chip's kept centre, for all backbones that are somebody else's models."""
+"""Grids of tokens -> the cells of a chip's kept centre; used by the backbones `terratorch` and `torch`."""
 
 from typing import Literal
 
@@ -10,9 +10,10 @@ Pooling = Literal["none", "mean", "max", "cls"]
 
 
 def kept_cells(tokens_byxd: Tensor, cls_bd: Tensor | None, pooling: str, layout: ShardLayout) -> Tensor:
-    """The vectors (b, chip_cells, chip_cells, d) of a chip's kept centre; the ring that the halo covers is dropped.
+    """Vectors (b, chip_cells, chip_cells, d) of the chips' kept centres; the ring of tokens in the halo is dropped.
 
-    A cell is a token (`none`), or the whole centre: the mean or maximum of its tokens, or the vector of the chip.
+    With pooling `none` a cell is a token. Otherwise it is the whole centre: the mean or maximum of its tokens, or
+    (`cls`) the class token `cls_bd` of the chip.
     """
     if pooling == "cls":
         assert cls_bd is not None
@@ -25,18 +26,18 @@ def kept_cells(tokens_byxd: Tensor, cls_bd: Tensor | None, pooling: str, layout:
 
 
 def refuse_other_cells(model: str, patch_px: int, pooling: str, layout: ShardLayout) -> None:
-    """Raise a ValueError where chip and halo are not whole tokens, or a cell is not what the pooling makes."""
+    """Raise a ValueError unless chip and halo are whole tokens and a cell has the size that the pooling gives."""
     if layout.chip_px % patch_px or layout.halo_px % patch_px:
         raise ValueError(
-            f"{model} sees patches of {patch_px} px; chip_px {layout.chip_px} and halo_px {layout.halo_px} "
-            "are not whole ones"
+            f"{model} takes patches of {patch_px} px: chip_px {layout.chip_px} and halo_px {layout.halo_px} must be "
+            "multiples of it"
         )
     refuse_other_cell_px(model, patch_px if pooling == "none" else None, f" (pooling {pooling})", layout)
 
 
 def refuse_other_cell_px(model: str, token_px: int | None, why: str, layout: ShardLayout) -> None:
-    """Raise a ValueError where a cell is not a token, or, for `token_px` None, not the kept centre of a chip."""
-    wanted = token_px or layout.keep_px
-    if layout.cell_px != wanted:
+    """Raise a ValueError unless a cell is a token, or, for `token_px` None, the kept centre of a chip."""
+    expected_px = token_px or layout.keep_px
+    if layout.cell_px != expected_px:
         what = "a token" if token_px else f"the kept centre of a chip{why}"
-        raise ValueError(f"a cell of {model} is {what}: cell_px must be {wanted}, it is {layout.cell_px}")
+        raise ValueError(f"a cell of {model} is {what}: cell_px must be {expected_px}, it is {layout.cell_px}")

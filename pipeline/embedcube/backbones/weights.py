@@ -18,7 +18,7 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
     """The frozen weights of a layer, and the SHA-256 (hex) of their file.
 
     Raises:
-        RequestError: there are none, or they belong to another backbone or period of fitting.
+        RequestError: there is no file, or it was made for another backbone, other bands or another period of fitting.
     """
     path = run.weights(layer)
     if not path.exists():
@@ -28,8 +28,8 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
 
 
 def fitted_on(run: RunDir, layer: str) -> str:
-    """The period that a layer's weights say they were fitted on; empty for those that somebody else has published."""
-    period: str = _said(run.weights(layer).read_bytes()).get("period", "")
+    """The period that a layer's weights were fitted on, as their file states it; empty for published weights."""
+    period: str = _header(run.weights(layer).read_bytes()).get("period", "")
     return period
 
 
@@ -37,38 +37,38 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
     """Weights from the bytes of a safetensors file; `origin` is named in errors.
 
     Raises:
-        RequestError: not such a file, or made for another backbone or other bands, or fitted on another period than
-            the layer's `fit` names; without `fit`, weights may be of any.
+        RequestError: the bytes are not such a file, or the weights were made for another backbone or other bands, or
+            fitted on another period than the layer's `fit` names. Without `fit`, any period is accepted.
     """
     try:
         tensors = safetensors.numpy.load(data)
-        made_for = _said(data)
+        made_for = _header(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise RequestError(f"{origin}: not a weights file of embedcube: {error}") from None
-    wanted, period = _facts(campaign, layer), made_for.pop("period", "")
-    if made_for != wanted:
+    expected, period = _facts(campaign, layer), made_for.pop("period", "")
+    if made_for != expected:
         raise RequestError(
-            f"{origin}: made for {made_for}, layer {layer} asks for {wanted}; "
-            "remove the file to fit again, or name the layer otherwise"
+            f"{origin}: made for {made_for}, layer {layer} asks for {expected}; "
+            "remove the file to fit again, or give the layer another name"
         )
     if campaign.layers[layer].fit and period != period_of_fit(campaign, layer):
         raise RequestError(
             f"{origin}: fitted on {period or 'a period that it does not state'}, layers.{layer}.fit asks for "
             f"{period_of_fit(campaign, layer)}; put the period back or leave `fit` out to keep these weights, "
-            "remove the file to fit again, or name the layer otherwise"
+            "remove the file to fit again, or give the layer another name"
         )
     return Weights(mean=tensors.pop("embedcube.mean"), std=tensors.pop("embedcube.std"), tensors=tensors)
 
 
-def _said(data: bytes) -> dict[str, Any]:
-    """What a weights file says of itself."""
+def _header(data: bytes) -> dict[str, Any]:
+    """Backbone, bands and period that a weights file states in its header."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    said: dict[str, Any] = json.loads(header["__metadata__"]["embedcube"])
-    return said
+    stated: dict[str, Any] = json.loads(header["__metadata__"]["embedcube"])
+    return stated
 
 
 def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
-    """What weights must have been made for."""
+    """Backbone and bands that a layer's weights must have been made for."""
     block = campaign.layers[layer]
     return {
         "backbone": block.backbone,
@@ -77,18 +77,19 @@ def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
 
 
 def is_ours(data: bytes) -> bool:
-    """A safetensors file begins with the length of its JSON header."""
+    """Whether the bytes are a weights file of embedcube, by its header."""
+    # a safetensors file begins with the length of its JSON header
     header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     return header.startswith(b"{") and b'"embedcube"' in header
 
 
 def packed(campaign: Campaign, name: str, weights: Weights, *, period: str) -> bytes:
-    """The bytes of the weights' file."""
+    """The bytes of a weights file (safetensors) for the layer `name`."""
     tensors: dict[str, NDArray[Any]] = {
         "embedcube.mean": weights.mean,
         "embedcube.std": weights.std,
         **weights.tensors,
     }
     # one key: safetensors writes several in an order that changes from run to run
-    said = json.dumps(_facts(campaign, name) | {"period": period}, sort_keys=True)
-    return safetensors.numpy.save(tensors, metadata={"embedcube": said})
+    header = json.dumps(_facts(campaign, name) | {"period": period}, sort_keys=True)
+    return safetensors.numpy.save(tensors, metadata={"embedcube": header})

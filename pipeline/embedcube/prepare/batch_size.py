@@ -1,4 +1,4 @@
-"""How many chips one forward pass takes, where the campaign leaves it to `plan`: measured on the device itself."""
+"""`batch: auto`: the number of chips in one forward pass, chosen by measuring on the device."""
 
 from dataclasses import replace
 
@@ -8,14 +8,14 @@ from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.price import Activations, batch_bytes, seconds_per_batch
 
 CLOSE = 1.05
-"""a smaller batch is taken when it costs at most so many times what the best costs: it takes less memory"""
+"""the smallest batch whose time per shard is at most this many times the best is taken: it needs less memory"""
 
 
 def best_batch(context: LayerContext, activations: Activations, memory_bytes: float) -> int:
-    """The power of two, at least 2, with which a full shard's chips pass soonest; the smaller of two that are close.
+    """The power of two, at least 2, with which a full shard takes the least time; the smallest of those that are close.
 
-    Larger ones are not tried once two in a row gained nothing, nor those that fill `memory_bytes` or the device, nor
-    those that a shard cannot fill by half: its last batch is padded.
+    The search ends when two batches in a row gain nothing, when a batch would exceed `memory_bytes` or the device's
+    memory, or when a shard has too few chips to fill half a batch (its last batch is padded).
     """
     chips = context.layout.chips**2
     costs: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""What a campaign will cost, before anything runs: memory, bytes, files, time. Upper bounds, not hopes."""
+"""The price of a campaign before anything runs: memory, bytes, files, time. Memory is an upper bound."""
 
 import time
 from collections.abc import Sequence
@@ -22,13 +22,14 @@ from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
 
 DECODE_BYTES_PER_S = 100e6
-"""decoded bytes of deflate or zstd GeoTIFF per second and core (FACTS); only balances tasks and guesses times"""
+"""decoded bytes of a deflate or zstd GeoTIFF per second and core, as measured; only used to balance tasks and to
+estimate times"""
 
 PROCESS_BYTES = 700 << 20
-"""a rank with its libraries loaded and their arenas warm, before it holds any data (550 to 590 MB were seen)"""
+"""memory of a rank with its libraries loaded and warm, before it holds any data (550 to 590 MB were measured)"""
 
 WARP_BYTES = 140
-"""for each pixel of a sample while a reading thread warps a band onto it (132 were measured)"""
+"""bytes per pixel of a sample while a reading thread warps a band to it (132 were measured)"""
 
 TENSORS_TO_MEMORY = 2
 """memory of a forward pass on a CPU, relative to the tensors that it makes: kernels take memory of their own, and
@@ -59,7 +60,7 @@ def price_layer(
     context: LayerContext,
     activations: Activations,
 ) -> Price:
-    """The price of one layer."""
+    """The price of one layer on one grid; `batch_s` are the seconds of one forward pass."""
     layout = context.layout
     counts = np.diff(shards.first)
     worst = int(counts.argmax())
@@ -67,7 +68,7 @@ def price_layer(
     cells = len(counts) * layout.shard_cells**2
     specs = array_specs(cells=layout.shard_cells, dimensions=context.dimensions, encoding=layer.encoding)
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
-    # a series of fields is judged where it lies, never from memory
+    # a series of fields is checked on disk, never read whole
     largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
     warped = any(nesting(a, grid) is None for grid in context.grids.values() for s in scenes for a in s.assets)
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
@@ -83,7 +84,7 @@ def price_layer(
         files=len(counts) * len(specs),
         folders=len(specs),
         rank_bytes=PROCESS_BYTES
-        # a file that does not decode is read whole, to see whether its bytes are to blame
+        # a file that does not decode is read whole, to find out whether its bytes are wrong
         + largest_file
         + warping
         + _data_bytes(context, activations, int(counts[worst]), threads, itemsize, cell_bytes),
@@ -98,29 +99,30 @@ def price_layer(
 def _data_bytes(
     context: LayerContext, activations: Activations, scenes: int, threads: int, itemsize: int, cell_bytes: int
 ) -> float:
+    """Memory of a rank's data at a shard with so many scenes; on a CPU with the batch."""
     layout, bands = context.layout, context.mean.size
     pixels = layout.sample_px**2
     on_gpu = context.device.type == "cuda"
     # a scene's bands as read and stacked, then compared in pairs by the median; its masks and their counts
     observations = scenes * pixels * (2 * bands * itemsize + 2 * itemsize + 4)
-    # those that are read at once, while their numbers are converted
+    # scenes that are read at once, while their values are converted
     observations += max(1, min(threads, scenes)) * pixels * bands * (2 * itemsize + 4)
-    # pinned memory comes in powers of two (torch's CachingHostAllocator)
+    # torch allocates pinned memory in powers of two (CachingHostAllocator)
     arrays = [1 << (size - 1).bit_length() if on_gpu else size for size in _sample_arrays(context)]
     samples = SAMPLES_IN_FLIGHT * sum(arrays)
-    # encoded cells on their way: being filled, waiting, and as bytes being compressed
+    # encoded cells: being filled, waiting, and being compressed
     cells = 4 * layout.shard_cells**2 * cell_bytes
     return observations + samples + cells + (0 if on_gpu else batch_bytes(context, activations))
 
 
 def _sample_arrays(context: LayerContext) -> tuple[int, int, int]:
-    """Bytes of a sample's pixels, of where they are seen, and of the cells' longitudes and latitudes."""
+    """Bytes of a sample's pixels, of its masks, and of the cells' longitudes and latitudes."""
     pixels = len(context.frames[0]) * context.layout.sample_px**2
     return 4 * context.mean.size * pixels, len(context.inputs) * pixels, 8 * context.layout.shard_cells**2
 
 
 def _device_bytes(context: LayerContext, activations: Activations, cell_bytes: int) -> float:
-    """Memory of a GPU: pixels on their way, a batch, and the cells as they are filled and as they were."""
+    """Memory of a GPU: samples in flight, a batch, and the cells before and after an update; 0 for a CPU."""
     if context.device.type != "cuda":
         return 0.0
     cells = 2 * context.layout.shard_cells**2 * cell_bytes
@@ -175,11 +177,11 @@ def seconds_per_batch(context: LayerContext, passes: int = 1) -> float:
 
 
 def total_price(prices: list[Price], weights_bytes: list[int], how: How, device_limit_bytes: float) -> Price:
-    """The price of all layers: a rank holds all their weights, one layer's data, and the cache of decoded blocks.
+    """The price of all layers: a rank holds the weights of all, the data of one, and the cache of decoded blocks.
 
-    A GPU of `device_limit_bytes` (0 where there is none) holds all weights too, and one layer's data.
+    `device_limit_bytes` is the memory of the GPU, 0 where there is none; it holds all weights and one layer's data too.
     """
-    # while they are handed around, a layer's weights are there as bytes, as arrays and as a module
+    # while weights are broadcast, a layer's exist as bytes, as arrays and as a module
     weights = sum(weights_bytes) + 3 * max(weights_bytes)
     worst = max(prices, key=lambda price: price.rank_bytes)
     return Price(
@@ -203,27 +205,27 @@ def total_price(prices: list[Price], weights_bytes: list[int], how: How, device_
 
 
 def fit_bytes(chips: int, numbers: int) -> int:
-    """Memory of a fit on all chips that there are, of so many numbers each: of their singular value decomposition.
+    """Memory of a fit on `chips` chips of `numbers` values each: of their singular value decomposition.
 
-    The chips in float32, read and stacked (8 bytes a number were computed), their anomalies in float64 several times
-    over (52 were measured), and the square matrices of LAPACK's gesdd (3.5 were measured).
+    It is the sum of the chips in float32, read and stacked (8 bytes a value), several copies of their anomalies in
+    float64 (52 bytes were measured, 60 are taken), and LAPACK's square matrices (gesdd: 3.5 measured, 4 taken).
     """
     return PROCESS_BYTES + (8 + 60) * chips * numbers + 4 * 8 * min(chips, numbers) ** 2
 
 
 def refuse_large_fit(layer: str, chips: int, numbers: int, how: How) -> None:
-    """Raise a RequestError when a fit on all chips needs more memory than the ranks of a node may take together."""
+    """Raise a RequestError if a fit on all chips needs more memory than a node's ranks may take together."""
     needed, limit = fit_bytes(chips, numbers), how.mem_bytes_per_rank * how.ranks
     if needed > limit:
         raise RequestError(
-            f"layers.{layer}: to fit on all {chips:,} chips of {numbers:,} numbers would take {needed / 1e9:.2f} GB, "
-            f"the ranks together may take {limit / 1e9:.2f} GB. Name a shorter period as `fit`, lower chip_px, raise "
-            "how.mem_gb, or take weights that were fitted elsewhere"
+            f"layers.{layer}: a fit on all {chips:,} chips of {numbers:,} numbers would take {needed / 1e9:.2f} GB, "
+            f"the ranks together may take {limit / 1e9:.2f} GB. Set a shorter period as `fit`, lower chip_px, raise "
+            "how.mem_gb, or name weights that were fitted elsewhere"
         )
 
 
 def refuse_over_limit(price: Price) -> None:
-    """Raise a RequestError when the worst shard needs more memory than a rank may take, or than its GPU has."""
+    """Raise a RequestError if the worst shard needs more memory than a rank may take, or than its GPU has."""
     if price.rank_bytes > price.limit_bytes:
         raise RequestError(
             f"a rank would need {price.rank_bytes / 1e9:.2f} GB, it may take {price.limit_bytes / 1e9:.2f} GB; "

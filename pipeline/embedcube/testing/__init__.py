@@ -1,4 +1,4 @@
-"""For plugin authors: checks of a source's and a backbone's contract, and a small synthetic archive."""
+"""Contract checks for authors of plugins (`check_source`, `check_backbone`), and a small synthetic archive."""
 
 from embedcube.testing.contracts import check_backbone, check_source
 

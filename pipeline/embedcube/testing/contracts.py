@@ -1,4 +1,4 @@
-"""Contract checks for authors of plugins: call them from a test. An AssertionError names what is wrong.
+"""Contract checks for authors of plugins: call them in a test. An AssertionError names the broken promise.
 
 from embedcube.grid import Grid, ShardLayout
 from embedcube.testing import check_backbone, check_source
@@ -38,12 +38,18 @@ _START, _MONTH, _DAY = datetime(2023, 1, 1, tzinfo=UTC), Duration(months=1, hour
 def check_backbone(
     make: Callable[[], Backbone], *, layout: ShardLayout, inputs: Inputs, batch: int = 4, checkpoint: bytes = b""
 ) -> None:
-    """Does a backbone keep its Protocol, bit for bit? `make` makes it anew for chips of `layout` made of `inputs`.
+    """Check the contract of a backbone (`embedcube.backbones.base.Backbone`), bit for bit.
 
-    One that cannot be fitted is given its published `checkpoint`.
+    Args:
+        make: returns a new backbone for chips of `layout` and `inputs`; called several times.
+        layout: sizes of the chips and cells.
+        inputs: bands and frames of the chips.
+        batch: chips in a batch, at least 2.
+        checkpoint: bytes of a published checkpoint, for a backbone that cannot be fitted.
+
 
     Raises:
-        AssertionError: naming the first promise that is broken.
+        AssertionError: names the first promise that is broken.
     """
     backbone = make()
     _require("://" in backbone.model, f'model is "{backbone.model}", not a URI')
@@ -72,35 +78,37 @@ def check_backbone(
 
 
 def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int = 3) -> None:
-    """Does a source keep its Protocol? Reads squares of `area_px` of the first `scenes` readable scenes on `grid`.
+    """Check the contract of a source (`embedcube.sources.base.Source`).
+
+    Squares of `area_px` pixels of `grid` are read, from the first `scenes` scenes that can be read.
 
     Raises:
-        AssertionError: naming the first promise that is broken.
+        AssertionError: names the first promise that is broken.
     """
     _require("://" in source.collection, f'collection is "{source.collection}", not a URI')
-    found = list(source.scenes(full_digests=False))
-    _require(bool(found), "no scenes")
-    ids = [scene.id for scene in found]
+    listed = list(source.scenes(full_digests=False))
+    _require(bool(listed), "no scenes")
+    ids = [scene.id for scene in listed]
     # by digests: "no data" may be NaN, which equals nothing
     again = [(scene.id, scene.digest) for scene in source.scenes(full_digests=False)]
-    _require(again == [(s.id, s.digest) for s in found], "scenes or their order changed between two calls")
+    _require(again == [(s.id, s.digest) for s in listed], "scenes or their order changed between two calls")
     _require(len(set(ids)) == len(ids), f"scenes are not unique: {sorted({i for i in ids if ids.count(i) > 1})}")
     reader = RasterReader(threads=2)
     read: dict[str, int] = {}
     try:
-        for scene in found:
+        for scene in listed:
             if len(read) < scenes:
                 bands = _check_scene(source, scene, grid, area_px, reader)
                 _require(not (bands and scene.verdict), f"{scene.id}: read in spite of its verdict: {scene.verdict}")
                 read |= {scene.id: bands} if bands else {}
     finally:
         reader.close()
-    _require(bool(read), f"none of {len(found)} scenes could be read")
+    _require(bool(read), f"none of {len(listed)} scenes could be read")
     _require(len(set(read.values())) == 1, f"scenes differ in their number of bands: {read}")
 
 
 def _fitted(make: Callable[[], Backbone], sample: FitSample, bands: int, checkpoint: bytes) -> Weights:
-    """The weights, read back from the bytes of their file."""
+    """Weights, fitted or loaded twice, and read back from the bytes of their file."""
     files = []
     for threads, seed in ((1, 1), (2, 2)):
         exact_arithmetic(threads)
@@ -147,7 +155,7 @@ def _check_vectors(make: Callable[[], torch.nn.Module], chips: Chips, shape: tup
 
 
 def _with_others(chips: Chips, kept: int, factor: float, seen: bool) -> Chips:
-    """The same chip `kept` in a batch with others."""
+    """The same chip number `kept` in a batch whose other chips are changed."""
     here = torch.arange(len(chips.x_btcyx)) == kept
     return replace(
         chips,
@@ -158,7 +166,7 @@ def _with_others(chips: Chips, kept: int, factor: float, seen: bool) -> Chips:
 
 
 def _rolled(chips: Chips) -> Chips:
-    """The same chips, each at the next place."""
+    """The same chips, each moved to the next place of the batch."""
     return replace(
         chips,
         x_btcyx=chips.x_btcyx.roll(1, dims=0),
@@ -168,10 +176,10 @@ def _rolled(chips: Chips) -> Chips:
 
 
 def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: RasterReader) -> int:
-    """The number of bands; 0 where the scene is wrong in its bytes."""
+    """Number of bands of the scene, after checking it; 0 where the scene is corrupt."""
     xmin, ymin, xmax, ymax = scene.boxes_in(grid)[0]
     rows, cols = grid.rows_cols(np.array([xmin, xmax]), np.array([ymax, ymin]))
-    out = side // 3  # pixels by which the second area reaches over the footprint's edge
+    out = side // 3  # pixels of the second area that lie outside of the footprint
     try:
         for row, col in ((rows.sum() // 2 + 5, cols.sum() // 2 + 3), (rows[0] - out, cols[0] - out)):
             area = PixelArea(row=int(row), col=int(col), rows=side, cols=side)
@@ -204,30 +212,31 @@ def _check_scene(source: Source, scene: Scene, grid: Grid, side: int, reader: Ra
     return len(whole.values_cyx)
 
 
-def _with_another(scene: Scene, found: Observation) -> list[tuple[str, Observation]]:
-    """It and what another acquisition might have shown: clear where this one is not."""
-    other = replace(found, values_cyx=found.values_cyx + 1, clear_yx=found.seen_yx & ~found.clear_yx)
-    return [(scene.acquisition, found), (f"after {scene.acquisition}", other)]
+def _with_another(scene: Scene, observation: Observation) -> list[tuple[str, Observation]]:
+    """The observation, and one of a made-up acquisition that is clear where this one is not."""
+    clear_yx = observation.seen_yx & ~observation.clear_yx
+    other = replace(observation, values_cyx=observation.values_cyx + 1, clear_yx=clear_yx)
+    return [(scene.acquisition, observation), (f"after {scene.acquisition}", other)]
 
 
 def _observed(source: Source, scene: Scene, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-    """One observation, its shapes and types checked."""
-    found = source.observe(scene, Window(scene.time, scene.time + _DAY), grid, area, reader)
-    shape, values = (area.rows, area.cols), found.values_cyx
-    masks: dict[str, NDArray[Any]] = {"seen_yx": found.seen_yx, "clear_yx": found.clear_yx}
+    """One observation, with its shapes and types checked."""
+    observation = source.observe(scene, Window(scene.time, scene.time + _DAY), grid, area, reader)
+    shape, values = (area.rows, area.cols), observation.values_cyx
+    masks: dict[str, NDArray[Any]] = {"seen_yx": observation.seen_yx, "clear_yx": observation.clear_yx}
     for key, mask in masks.items():
         good = mask.shape == shape and mask.dtype == np.bool_
         _require(good, f"{scene.id}: {key} is {mask.dtype} {mask.shape}, not bool {shape}")
     _require(values.ndim == 3 and values.shape[1:] == shape, f"{scene.id}: values_cyx is {values.shape} on {shape}")
     _require(values.dtype.kind in "iuf", f"{scene.id}: values_cyx is {values.dtype}, not real numbers")
-    _require(not (found.clear_yx & ~found.seen_yx).any(), f"{scene.id}: a pixel is clear that is not seen")
-    _require(bool(np.isfinite(values[:, found.seen_yx]).all()), f"{scene.id}: a value that is seen is not finite")
-    return found
+    _require(not (observation.clear_yx & ~observation.seen_yx).any(), f"{scene.id}: a pixel is clear that is not seen")
+    _require(bool(np.isfinite(values[:, observation.seen_yx]).all()), f"{scene.id}: a value that is seen is not finite")
+    return observation
 
 
 @contextmanager
 def _settings_given_back() -> Iterator[None]:
-    """Threads, deterministic algorithms and the random state are as before."""
+    """Restore the number of threads, deterministic algorithms and the random state at the end."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
         with torch.random.fork_rng(devices=[]):

@@ -1,1 +1,1 @@
-"""The backbones of TerraTorch's registry: TerraMind, Prithvi and others."""
+"""The backbone `terratorch`: models of TerraTorch's registry, such as TerraMind and Prithvi."""

@@ -1,8 +1,7 @@
-"""TerraTorch's backbones: TerraMind of one or several modalities, Prithvi of 1 to 4 frames, image models by name.
+"""The backbone `terratorch`: TerraMind with one or more modalities, Prithvi with 1 to 4 frames, image models.
 
-A cell is a token (or one number of each feature map); the ring of tokens that the halo covers sees its neighbours
-and is dropped. TerraTorch builds and computes, always with `pretrained=False`: weights come from `weights` of the
-layer, and no hub is ever asked.
+A cell is a token (or one pixel of the feature maps); the ring of tokens in the halo is dropped. TerraTorch builds and
+runs the model, always with `pretrained=False`: weights come from the layer's `weights`, never from a hub.
 """
 
 from typing import Any
@@ -25,11 +24,11 @@ class TerraTorch:
     """The backbone `terratorch`."""
 
     software: tuple[str, ...] = ("terratorch", "timm")
-    """which hold the code of the models"""
+    """packages with the code of the models"""
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
-        """TerraMind's and Prithvi's models, and a word on the others."""
+        """One card for each model of TerraMind and Prithvi, and one for all others."""
         return model_cards()
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
@@ -54,7 +53,7 @@ class TerraTorch:
     def _depth_of(self, layer: int) -> int:
         depth = len(self._model.widths)
         if not -depth <= layer < depth:
-            raise ValueError(f"terratorch: {self._options.model} has layers 0 to {depth - 1}, not {layer}")
+            raise ValueError(f"terratorch.layers: {self._options.model} has layers 0 to {depth - 1}, not {layer}")
         return layer % depth
 
     def _refuse_other_cells(self) -> None:
@@ -65,7 +64,7 @@ class TerraTorch:
         refuse_other_cells(name, patches.pop(), self._options.pooling, self._layout)
 
     def dimensions(self, weights: Weights) -> int:
-        """Of all layers, side by side."""
+        """Values of a vector: the widths of all selected layers, added up."""
         return self._dimensions
 
     @property
@@ -74,7 +73,7 @@ class TerraTorch:
 
     @property
     def model(self) -> str:
-        """The model's card where its weights are published, else TerraTorch's code."""
+        """URI of the model's card where its weights are published, otherwise of TerraTorch's code."""
         known = KNOWN.get(self._options.model)
         if known is None or known.hub is None:
             return "https://github.com/terrastackai/terratorch"
@@ -82,28 +81,31 @@ class TerraTorch:
 
     @property
     def fit_chips(self) -> int:
-        """None: the weights are published, or random."""
+        """0: the weights are published, or random."""
         return 0
 
     def fit(self, sample: FitSample) -> Weights:
-        """Weights of a random start, where the campaign asks for them."""
+        """Random weights, where the campaign asks for them with `random_seed`."""
         seed = self._options.random_seed
         if seed is None:
             raise ValueError(
-                f"{self._options.model} has weights of its own: name their file with the layer's key `weights` "
-                "(`embedcube weights` fetches what is published), or say random_seed to try a campaign without"
+                f"{self._options.model} has published weights: name their file with the layer's key `weights` "
+                "(`embedcube weights` fetches it), or set random_seed to test a campaign without them"
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._weights(self._model.build().state_dict())
 
     def load(self, checkpoint: bytes) -> Weights:
-        """A state dict, as published or as saved from the model that TerraTorch builds (safetensors, or torch's own).
+        """Weights from a state dict, as published or as saved from TerraTorch's model (safetensors or torch's format).
 
-        It must have all that the model needs, in its shapes; decoders and the like are left out.
+        It must have every tensor of the model, in its shape; other tensors, as of decoders, are left out.
+
+        Raises:
+            ValueError: the bytes are not such a state dict, or `random_seed` is set too.
         """
         if self._options.random_seed is not None:
-            raise ValueError("random_seed asks for random weights, and `weights` names a file: leave one out")
+            raise ValueError("random_seed asks for random weights, and `weights` names a file: leave one of them out")
         return self._weights(self._model.adapted(state_dict_of(checkpoint), self._model.build().state_dict()))
 
     def _weights(self, state: dict[str, Tensor]) -> Weights:
@@ -115,7 +117,7 @@ class TerraTorch:
         )
 
     def module(self, weights: Weights) -> nn.Module:
-        """The model with what cuts its tokens to the kept centre."""
+        """The model, followed by the step that cuts its tokens to the kept centre."""
         built = self._model.build()
         built.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.tensors.items()})
         built = built.to(memory_format=self._model.memory_format)  # type: ignore[call-overload]
@@ -124,7 +126,7 @@ class TerraTorch:
 
 
 class _Tokens(nn.Module):
-    """Chips -> vectors of the kept centres."""
+    """Maps chips to the vectors of their kept centres."""
 
     def __init__(
         self,

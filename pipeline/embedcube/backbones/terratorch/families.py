@@ -1,4 +1,4 @@
-"""How the families of TerraTorch's models are built, fed and read: TerraMind, Prithvi, and models of one image."""
+"""Families of TerraTorch's models (TerraMind, Prithvi, image models): building, inputs, outputs, checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MODALITY_KEY = {
     "S1RTC": "untok_sen1rtc@224",
     "DEM": "untok_dem@224",
 }
-"""what TerraMind calls them inside"""
+"""names of the modalities inside TerraMind"""
 
 
 class Options(PluginOptions):
@@ -60,53 +60,59 @@ class Options(PluginOptions):
 
 
 Outputs = list[tuple[Tensor, Tensor | None]]
-"""of each layer, tokens (b, y, x, d) and, where the model has one, the vector of the whole chip (b, d)"""
+"""for each layer: tokens (b, y, x, d), and the class token of the chip (b, d), None where the model has none"""
 
 
 class Family(Protocol):
-    """A model of one kind, for certain bands."""
+    """A model of one family, for the bands of a layer."""
 
     mean: Sequence[float]
-    """of each band of the layer"""
+    """mean of each band of the layer"""
     std: Sequence[float]
+    """standard deviation of each band of the layer"""
     widths: list[int]
-    """numbers in a token of each layer"""
+    """values in a token, for each layer of the model"""
     patch_px: list[int]
-    """side of a token of each layer"""
+    """side of a token in pixels, for each layer of the model"""
     memory_format: torch.memory_format
-    """of its weights"""
+    """memory format of the weights"""
 
     def build(self) -> nn.Module:
-        """TerraTorch's model, at a random start."""
+        """TerraTorch's model, with random weights."""
         ...
 
-    def adapted(self, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The `wanted` state dict with the tensors of a checkpoint; a ValueError where it lacks one."""
+    def adapted(self, published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's `own` state dict with the tensors of a checkpoint; a ValueError where one is missing."""
         ...
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
-        """What the model says of some chips."""
+        """Outputs of the model's layers for a batch of chips."""
         ...
 
 
 class TerraMind:
-    """One frame of one or several modalities, each of an archive."""
+    """TerraMind: one frame of one or several modalities, one modality per archive."""
 
     memory_format = torch.contiguous_format
 
     def __init__(self, known: KnownModel, options: Options, inputs: Inputs) -> None:
+        """Refuse modalities, bands and frames that do not suit the model."""
         if len(options.modalities) != len(inputs.bands):
             raise ValueError(
-                f"terratorch: {options.model} needs modalities, one of {', '.join(MODALITIES)} for each of the "
+                f"terratorch.modalities: {options.model} needs one of {', '.join(MODALITIES)} for each of the "
                 f"layer's {len(inputs.bands)} archives; they are {list(options.modalities)}"
             )
         for modality in options.modalities:
             if modality not in MODALITIES:
-                raise ValueError(f'terratorch: no modality "{modality}"; TerraMind has {", ".join(MODALITIES)}')
+                raise ValueError(
+                    f'terratorch.modalities: no modality "{modality}"; TerraMind has {", ".join(MODALITIES)}'
+                )
         if len(set(options.modalities)) < len(options.modalities):
-            raise ValueError(f"terratorch: modalities {list(options.modalities)} name one twice")
+            raise ValueError(f"terratorch.modalities: {list(options.modalities)} names one twice")
         if inputs.frames != 1:
-            raise ValueError(f"terratorch: {options.model} looks at 1 frame, a window has {inputs.frames}")
+            raise ValueError(
+                f"terratorch: {options.model} takes 1 frame, a window has {inputs.frames}; leave `frames` out"
+            )
         _refuse_cls(options)
         self._known, self._options = known, options
         norms = [MODALITIES[modality] for modality in options.modalities]
@@ -128,29 +134,29 @@ class TerraMind:
         self.patch_px = [known.patch_px] * known.blocks
 
     def build(self) -> nn.Module:
-        """With patch embeddings for the bands there are."""
+        """TerraMind with patch embeddings for the layer's bands."""
         bands = {m: [TERRATORCH_BAND[band] for band in names] for m, names in self._bands.items()}
         modalities = list(self._options.modalities)
         arguments = {"modalities": modalities, "bands": bands, "merge_method": self._options.merge}
         model = build(self._options.model, arguments)
         token = getattr(model, "missing_mod_token", None)
-        if isinstance(token, nn.Parameter):  # allocated, never filled, and without use where all are there
+        if isinstance(token, nn.Parameter):  # TerraTorch leaves it uninitialised; unused, as no modality is missing
             nn.init.zeros_(token)
         return model
 
-    def adapted(self, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The encoder, its patch embeddings cut to the bands there are."""
+    def adapted(self, published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The encoder, with its patch embeddings cut to the layer's bands."""
         for modality, names in self._bands.items():
             key, norm = f"encoder_embeddings.{_MODALITY_KEY[modality]}.proj.weight", MODALITIES[modality]
-            whole = found.get(key)
+            whole = published.get(key)
             if whole is not None and whole.ndim == 2 and whole.shape[1] == len(norm.bands) * self._known.patch_px**2:
                 picked = [norm.bands.index(name) for name in names]
-                found = found | {key: whole.unflatten(1, (-1, len(norm.bands)))[..., picked].flatten(1)}
-        # positions are computed, and TerraTorch does not ask for them either
-        return taken(self._options.model, found, wanted, ("pos_emb", "missing_mod_token"))
+                published = published | {key: whole.unflatten(1, (-1, len(norm.bands)))[..., picked].flatten(1)}
+        # positions are computed; TerraTorch does not load them either
+        return taken(self._options.model, published, own, ("pos_emb", "missing_mod_token"))
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
-        """Tokens, those of several modalities merged by TerraTorch."""
+        """Tokens of each layer; TerraTorch merges those of several modalities."""
         x_bcyx = chips.x_btcyx[:, 0]
         outputs = model({modality: x_bcyx[:, picked] for modality, picked in self._channels.items()})
         side = x_bcyx.shape[-1] // self._known.patch_px
@@ -158,14 +164,17 @@ class TerraMind:
 
 
 class Prithvi:
-    """Six bands in 1 to 4 frames."""
+    """Prithvi: six bands in 1 to 4 frames."""
 
     memory_format = torch.contiguous_format
 
     def __init__(self, known: KnownModel, options: Options, inputs: Inputs) -> None:
+        """Refuse bands and frames that do not suit the model."""
         _refuse_modalities(options)
         if inputs.frames > MOST_FRAMES:
-            raise ValueError(f"terratorch: {options.model} knows {MOST_FRAMES} frames, a window has {inputs.frames}")
+            raise ValueError(
+                f"terratorch: {options.model} takes {MOST_FRAMES} frames at most, a window has {inputs.frames}"
+            )
         assert known.normalisation is not None
         _refuse_unused(options, [known.normalisation])
         self._known, self._options, self._frames = known, options, inputs.frames
@@ -179,23 +188,23 @@ class Prithvi:
         self.patch_px = [known.patch_px] * known.blocks
 
     def build(self) -> nn.Module:
-        """With a patch embedding for the bands there are, and positions for the frames."""
+        """Prithvi with a patch embedding for the layer's bands, and positions for its frames."""
         bands = [TERRATORCH_BAND[band] for band in self._bands]
         return build(self._options.model, {"bands": bands, "num_frames": self._frames})
 
-    def adapted(self, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The encoder, its patch embedding cut to the bands there are."""
+    def adapted(self, published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The encoder, with its patch embedding cut to the layer's bands."""
         # the encoder of the published autoencoder, or an encoder alone
-        found = {name.replace("_timm_module.", "").removeprefix("encoder."): t for name, t in found.items()}
+        state = {name.replace("_timm_module.", "").removeprefix("encoder."): t for name, t in published.items()}
         key, norm = "patch_embed.proj.weight", self._known.normalisation
         assert norm is not None
-        if key in found and found[key].ndim > 1 and found[key].shape[1] == len(norm.bands):
-            found[key] = found[key][:, [norm.bands.index(name) for name in self._bands]]
-        found.pop("pos_embed", None)  # computed, for as many frames as there are
-        return taken(self._options.model, found, wanted, ("pos_embed",))
+        if key in state and state[key].ndim > 1 and state[key].shape[1] == len(norm.bands):
+            state[key] = state[key][:, [norm.bands.index(name) for name in self._bands]]
+        state.pop("pos_embed", None)  # computed, for the layer's number of frames
+        return taken(self._options.model, state, own, ("pos_embed",))
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
-        """Tokens of all frames, and the class token."""
+        """Tokens of each layer, its frames combined, and the class token."""
         x_bctyx = chips.x_btcyx[:, :, self._channels].transpose(1, 2)
         when, where = (_dates(chips), _places(chips)) if self._known.coordinates else (None, None)
         side = x_bctyx.shape[-1] // self._known.patch_px
@@ -211,25 +220,27 @@ class Prithvi:
 
 
 class Image:
-    """A model of one image that gives feature maps: a CNN, or a transformer that says its tokens so.
+    """A model of one image that gives feature maps: a CNN, or a transformer that returns its tokens as maps.
 
-    What it takes and gives is not in our table: a chip of zeros is shown to it once.
+    Its widths and strides are in no table here: they are found by one forward pass of a chip of zeros.
     """
 
     memory_format = torch.channels_last
 
     def __init__(self, options: Options, chip_px: int, inputs: Inputs) -> None:
-        """Refuses several frames, and a campaign that does not say the normalisation."""
+        """Refuse several frames, and a campaign without mean and std."""
         _refuse_modalities(options)
         _refuse_cls(options)
         if inputs.frames != 1:
-            raise ValueError(f"terratorch: {options.model} looks at 1 frame, a window has {inputs.frames}")
+            raise ValueError(
+                f"terratorch: {options.model} takes 1 frame, a window has {inputs.frames}; leave `frames` out"
+            )
         if options.without:
-            raise ValueError(f"terratorch: {options.model} takes the bands it is given; leave `without` out")
+            raise ValueError(f"terratorch.without: {options.model} takes all bands of the layer; leave `without` out")
         if not options.mean:
             raise ValueError(
-                f"terratorch: no table here knows the normalisation of {options.model}: say mean and std, a number for "
-                f"each of the layer's {inputs.channels} bands; `embedcube models` lists those that are known"
+                f"terratorch: the normalisation of {options.model} is not known: give mean and std, a number "
+                f"for each of the layer's {inputs.channels} bands; `embedcube models` lists those that are known"
             )
         self.mean: Sequence[float] = options.mean
         self.std: Sequence[float] = options.std
@@ -238,16 +249,16 @@ class Image:
         self.widths, self.patch_px = list(shown.widths), list(shown.patch_px)
 
     def build(self) -> nn.Module:
-        """With as many input channels as the layer has bands."""
+        """The model with as many input channels as the layer has bands."""
         return _image_model(self._model, self._channels)
 
-    def adapted(self, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As they are."""
-        return taken(self._model, found, wanted)
+    def adapted(self, published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The published tensors, unchanged."""
+        return taken(self._model, published, own)
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
-        """Feature maps."""
-        # as the model's own convolutions: cuDNN and oneDNN would else turn every map around and back
+        """Feature maps of each layer, as tokens."""
+        # like the weights: otherwise cuDNN and oneDNN would convert every map and back
         x_bcyx = chips.x_btcyx[:, 0].contiguous(memory_format=torch.channels_last)
         return [(maps.permute(0, 2, 3, 1), None) for maps in model(x_bcyx)]
 
@@ -260,7 +271,7 @@ class _Shown:
 
 @lru_cache(maxsize=16)
 def _shown(name: str, channels: int, chip_px: int) -> _Shown:
-    """What an image model gives for a chip of zeros."""
+    """Widths and patch sizes of an image model's feature maps, found with a chip of zeros."""
     model = _image_model(name, channels).eval()
     with torch.inference_mode():
         maps = model(torch.zeros(1, channels, chip_px, chip_px))
@@ -268,7 +279,9 @@ def _shown(name: str, channels: int, chip_px: int) -> _Shown:
         raise ValueError(f"terratorch: {name} does not give a list of feature maps (batch, channel, y, x)")
     for one in maps:
         if one.shape[2] != one.shape[3] or chip_px % one.shape[2]:
-            raise ValueError(f"terratorch: {name} makes maps of {tuple(one.shape[2:])} of a chip of {chip_px} px")
+            raise ValueError(
+                f"terratorch: {name} makes maps of {tuple(one.shape[2:])} pixels from a chip of {chip_px} px"
+            )
     return _Shown(
         widths=tuple(one.shape[1] for one in maps),
         patch_px=tuple(chip_px // one.shape[2] for one in maps),
@@ -276,42 +289,41 @@ def _shown(name: str, channels: int, chip_px: int) -> _Shown:
 
 
 def _image_model(name: str, channels: int) -> nn.Module:
-    # timm's word for the number of bands; those of TerraTorch itself that do not know it say so
+    # timm's argument for the number of bands; a model of TerraTorch without it raises an error
     return build(name, {"in_chans": channels})
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Selected:
-    """The bands that a model is to look at, in its own order."""
+    """The bands of a layer that a model takes, in the model's order."""
 
     names: tuple[str, ...]
     channels: list[int]
-    """where each lies among the bands given"""
+    """index of each band among the layer's bands"""
     mean: list[float]
-    """of the bands given, in their order"""
+    """mean of each band of the layer, in the layer's order"""
     std: list[float]
+    """standard deviation of each band of the layer, in the layer's order"""
 
 
 def _selected(model: str, norm: Normalisation, given: Sequence[str], without: Sequence[str]) -> _Selected:
     names = [spelled(band) for band in given]
     for band, name in zip(given, names, strict=True):
         if name not in norm.bands:
-            raise ValueError(
-                f'terratorch: {model} has no use for the band "{band}"; it looks at {", ".join(norm.bands)}'
-            )
+            raise ValueError(f'terratorch: {model} does not take the band "{band}"; it takes {", ".join(norm.bands)}')
         if names.count(name) > 1:
-            raise ValueError(f"terratorch: {model} is given {name} twice")
+            raise ValueError(f"terratorch: the layer has the band {name} of {model} twice")
     left_out = {spelled(band) for band in without} & set(norm.bands)
     missing = [name for name in norm.bands if name not in names and name not in left_out]
     if missing:
         raise ValueError(
-            f"terratorch: {model} looks at {', '.join(missing)}, which the layer has not; name it with the archive's "
-            f"bands, or say `without: [{', '.join(missing)}]` to have the model do without"
+            f"terratorch: {model} takes {', '.join(missing)}, which the layer does not have; add it to the archive's "
+            f"bands, or write `without: [{', '.join(missing)}]` to run the model without it"
         )
     if both := sorted(left_out & set(names)):
-        raise ValueError(f"terratorch: {both[0]} is both given and left out (`without`)")
+        raise ValueError(f"terratorch.without: {both[0]} is a band of the layer; remove it from one of the two")
     if not names:
-        raise ValueError(f"terratorch: {model} is given no band")
+        raise ValueError(f"terratorch: the layer has no band for {model}")
     order = tuple(name for name in norm.bands if name in names)
     return _Selected(
         names=order,
@@ -324,26 +336,26 @@ def _selected(model: str, norm: Normalisation, given: Sequence[str], without: Se
 def _refuse_unused(options: Options, norms: Sequence[Normalisation]) -> None:
     for band in options.without:
         if not any(spelled(band) in norm.bands for norm in norms):
-            raise ValueError(f'terratorch: {options.model} does not look at "{band}", so it cannot do without it')
+            raise ValueError(f'terratorch.without: {options.model} does not take "{band}"; remove it there')
 
 
 def _refuse_modalities(options: Options) -> None:
     if options.modalities:
-        raise ValueError(f"terratorch: {options.model} has no modalities, TerraMind has")
+        raise ValueError(f"terratorch.modalities: {options.model} has none, only TerraMind has; leave the option out")
 
 
 def _refuse_cls(options: Options) -> None:
     if options.pooling == "cls":
-        raise ValueError(f"terratorch: {options.model} has no class token; pooling may be none, mean or max")
+        raise ValueError(f"terratorch.pooling: {options.model} has no class token; pooling may be none, mean or max")
 
 
 def _dates(chips: Chips) -> Tensor:
-    """(b, t, 2): year, and day of the year from 0, of the middle of each frame."""
+    """Dates (b, t, 2) of the middle of each frame: year, and day of the year from 0."""
     year_t, day_t = chips.dates_tmd[:, 1, 0], chips.dates_tmd[:, 1, 2] - 1
     return torch.stack([year_t, day_t], dim=-1).float().expand(len(chips.x_btcyx), -1, -1)
 
 
 def _places(chips: Chips) -> Tensor:
-    """(b, 2): latitude and longitude of the cell at the chip's centre."""
+    """Latitude and longitude (b, 2) of the cell at the chip's centre, in degrees."""
     middle = chips.lonlat_byxn.shape[1] // 2
     return chips.lonlat_byxn[:, middle, middle].flip(-1)

@@ -1,8 +1,7 @@
-"""What TerraTorch's registry holds of TerraMind and Prithvi: sizes and published weights.
+"""Models of TerraMind and Prithvi in TerraTorch's registry: sizes and published weights.
 
-Sizes are those of TerraTorch 1.2.11, `terramind_register.py` and
-`prithvi_vit.py` (a test holds them against it). They are here so that a campaign is checked, and
-`embedcube models` answers, without that package.
+Sizes are those of TerraTorch 1.2.11, `terramind_register.py` and `prithvi_vit.py` (a test compares them). They are
+copied here so that campaigns are checked, and `embedcube models` works, without that package.
 """
 
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ TERRATORCH_BAND = {
     "VH": "VH",
     "DEM": "DEM",
 }
-"""our names of bands -> TerraTorch's"""
+"""embedcube's names of bands -> TerraTorch's"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +37,14 @@ class KnownModel:
 
     family: Literal["terramind", "prithvi"]
     width: int
-    """numbers in a token"""
+    """values in a token"""
     blocks: int
+    """number of transformer blocks"""
     patch_px: int = 16
     normalisation: Normalisation | None = None
-    """None where it depends on the modalities"""
+    """table of mean and standard deviation; None where it depends on the modalities"""
     coordinates: bool = False
-    """takes the date of each frame and the place of the chip"""
+    """whether the model takes the date of each frame and the place of the chip"""
     hub: tuple[str, str] | None = None
     """repository and file of the published weights"""
 
@@ -94,14 +94,14 @@ KNOWN = {
     "prithvi_eo_v2_600": _prithvi_model(1280, 32, _v2("600M"), patch_px=14),
     "prithvi_eo_v2_600_tl": _prithvi_model(1280, 32, _v2("600M-TL"), patch_px=14, coordinates=True),
 }
-"""by their names in BACKBONE_REGISTRY"""
+"""the models, by their names in BACKBONE_REGISTRY"""
 
 MOST_FRAMES = 4
-"""that Prithvi was trained with"""
+"""frames that Prithvi was trained with"""
 
 
 def model_cards() -> tuple[ModelCard, ...]:
-    """One for each known model, and one for all the others of the registry."""
+    """One card for each known model, and one for all other models of the registry."""
     modalities = ", ".join(f"{name} ({' '.join(one.bands)})" for name, one in MODALITIES.items())
     cards = []
     for name, known in KNOWN.items():

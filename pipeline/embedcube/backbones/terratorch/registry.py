@@ -1,4 +1,4 @@
-"""TerraTorch's registry of backbones, imported when a model is built and not before: that takes ten seconds."""
+"""TerraTorch's registry of backbones. It is imported only when a model is built, as that takes ten seconds."""
 
 import importlib
 import os
@@ -15,10 +15,10 @@ from embedcube.errors import RequestError
 
 
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A model of TerraTorch's registry at a random start; the process's random numbers are left as they were.
+    """A model of TerraTorch's registry with random weights; the state of random generators is left as it was.
 
     Raises:
-        RequestError: there is no TerraTorch, or no such model.
+        RequestError: TerraTorch is not installed, or has no such model.
     """
     registry = _registry()
     if name not in registry:
@@ -31,7 +31,7 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 @lru_cache(maxsize=1)
 def _registry() -> Any:
-    # no model is ever fetched by a rank; `embedcube weights` does it, elsewhere
+    # a rank never fetches a model: `embedcube weights` does it before
     os.environ["HF_HUB_OFFLINE"] = "1"
     precision = torch.get_float32_matmul_precision()
     with warnings.catch_warnings():
@@ -49,18 +49,18 @@ def _registry() -> Any:
                 f"the backbone terratorch needs TerraTorch: pip install 'embedcube[terratorch]' ({error})"
             ) from None
         finally:
-            # one of its modules (Clay) sets "medium" as it is imported: products in bfloat16, for the whole process
+            # importing one of its modules (Clay) sets "medium": products in bfloat16, for the whole process
             torch.set_float32_matmul_precision(precision)
 
 
 _declared: list[torch.library.Library] = []
-"""kept: operators are gone with their library"""
+"""libraries of declared operators; kept, as operators disappear with their library"""
 
 
 def _declare_torchvision_operators() -> None:
-    """A torchvision that was built for another torch (CUDA, with torch for CPUs) lacks the operators that it describes.
+    """Declare operators that torchvision lacks when it was built for another torch (CUDA, with a torch for CPUs).
 
-    They find boxes; no backbone calls them. Declared, it can be imported.
+    They find boxes; no backbone calls them. With the declarations, torchvision can be imported.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):

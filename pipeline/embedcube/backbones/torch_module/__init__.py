@@ -1,1 +1,1 @@
-"""A torch module of the user: an exported program, or a state dict with a factory."""
+"""The backbone `torch`: a module of the user, as an exported program, or as a state dict with a factory."""

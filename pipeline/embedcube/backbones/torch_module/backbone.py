@@ -1,7 +1,7 @@
-"""Anybody's module of torch: a program of `torch.export`, or what a factory makes, with a state dict.
+"""The backbone `torch`: any module of torch, as a program of `torch.export`, or from a factory with a state dict.
 
-What the module takes is said in a few options; what it gives is found by showing it a few chips when its weights are
-taken in, together with how much memory that takes and whether it treats each chip alone.
+Options describe the module's input. Its output is found by a trial on a few chips, when its weights are read first: the
+trial also checks that the module treats each chip alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
 LAYOUTS = {"bcyx": (0, 2, 3, 4), "btcyx": (0, 1, 2, 3, 4), "bctyx": (0, 2, 1, 3, 4)}
-"""what a module may take: batch, time, channel, y, x"""
+"""axes that a module's input may have (batch, time, channel, y, x), as indices into btcyx"""
 
 PROGRAM, FOUND, STATE = "program", "found", "state."
-"""tensors of the weights: the bytes of an exported program; what was found of the module; its state dict"""
+"""names of tensors in the weights: the bytes of an exported program; the result of the trial; prefix of a state dict"""
 
 
 class Options(PluginOptions):
@@ -74,13 +74,13 @@ class Torch:
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
-        """What it takes, and the factories that are installed."""
+        """One card for exported programs, and one for each installed factory."""
         makers = [("", "an exported program (.pt2)")]
         makers += [(name, f"the module of the factory {name}") for name in registry.names("models")]
         return tuple(
             ModelCard(
                 model=name,
-                inputs=f"what {what} takes, as bcyx, btcyx or bctyx",
+                inputs=f"the input of {what}, as bcyx, btcyx or bctyx",
                 cell="its token or the stride of its map, or the chip",
                 dimensions="its own",
                 normalisation=f"mean and std in the campaign, none, or that of {', '.join(MODALITIES)}",
@@ -97,43 +97,43 @@ class Torch:
         self._name = self._options.factory or "the program"
         self.software: tuple[str, ...] = ()
         if factory := self._options.factory:
-            if factory not in (there := registry.names("models")):
+            if factory not in (factories := registry.names("models")):
                 raise ValueError(
                     f'torch: no factory "{factory}" among the entry points of the group embedcube.models; '
-                    f"there are: {', '.join(there) or 'none'}"
+                    f"there are: {', '.join(factories) or 'none'}"
                 )
             package = registry.distribution("models", factory).partition(" ")[0]
             self.software = (package,) if package else ()
 
     def dimensions(self, weights: Weights) -> int:
-        """As found when the weights were taken in."""
+        """Number of values in a vector, as found by the trial."""
         return self._found(weights).dimensions
 
     @property
     def model(self) -> str:
-        """What the campaign says."""
+        """URI that the option `card` gives."""
         return self._options.card
 
     @property
     def fit_chips(self) -> int:
-        """None: the weights are somebody's."""
+        """0: the weights come with the module."""
         return 0
 
     def fit(self, sample: FitSample) -> Weights:
-        """There is nothing to fit."""
-        what = "a state dict of what the factory makes" if self._options.factory else "a file of torch.export.save"
+        """Always refused: the weights come with the module."""
+        what = "a state dict of the factory's module" if self._options.factory else "a file of torch.export.save"
         raise ValueError(f"torch: name the layer's `weights`: {what}")
 
     def load(self, checkpoint: bytes) -> Weights:
-        """The bytes of an exported program; or a state dict of the factory's module, all of it and nothing else.
+        """Weights from the bytes of an exported program, or of a state dict with exactly the tensors of the module.
 
         Raises:
-            ValueError: neither, or the module does not take the layer's chips, or what it gives are no cells of them,
-                or it does not treat each chip alone.
+            ValueError: the bytes are neither, or the module does not take the layer's chips, or its output is not cells
+                of them, or a chip's vectors depend on the rest of the batch.
         """
         if self._options.factory:
             if checkpoint.startswith(b"PK") and b"models/model.json" in checkpoint:
-                raise ValueError("this is an exported program, which needs no `factory`: leave it out")
+                raise ValueError("this is an exported program, which needs no `factory`: leave that option out")
             tensors = {STATE + name: array for name, array in self._state(state_dict_of(checkpoint)).items()}
         else:
             tensors = {PROGRAM: np.frombuffer(checkpoint, dtype=np.uint8)}
@@ -143,10 +143,10 @@ class Torch:
         return Weights(mean=self._mean, std=self._std, tensors={FOUND: found.as_array(), **tensors})
 
     def module(self, weights: Weights) -> nn.Module:
-        """The module with what makes cells of the kept centre of its output.
+        """The module, followed by the step that makes cells of the kept centre from its output.
 
         Raises:
-            RequestError: the weights were taken in with other chips or cells.
+            RequestError: the trial was made with other chips or cells.
         """
         self._found(weights)
         return self._vectors(weights.tensors)
@@ -154,27 +154,27 @@ class Torch:
     def _found(self, weights: Weights) -> Found:
         found, layout = Found.of_array(weights.tensors[FOUND]), self._layout
         tried_with = (found.chip_px, found.halo_px, found.cell_px, found.frames)
-        given = (layout.chip_px, layout.halo_px, layout.cell_px, self._inputs.frames)
-        if tried_with != given:
+        asked = (layout.chip_px, layout.halo_px, layout.cell_px, self._inputs.frames)
+        if tried_with != asked:
             raise RequestError(
-                f"torch: chip_px, halo_px, cell_px and frames are {given}, {self._name} was tried with {tried_with}: "
-                "remove its weights from the run folder, and `embedcube fit` tries it anew"
+                f"torch: chip_px, halo_px, cell_px and frames are {asked}, {self._name} was tried with {tried_with}: "
+                "remove the layer's weights from the run folder and run `embedcube fit`, which tries it again"
             )
         return found
 
-    def _state(self, found: dict[str, Tensor]) -> dict[str, Any]:
-        """The state dict of the factory's module, as found."""
+    def _state(self, published: dict[str, Tensor]) -> dict[str, Any]:
+        """The `published` state dict, checked against the factory's module."""
         own = self._made().state_dict()
-        if unknown := sorted(found.keys() - own.keys()):
-            missing = sorted(own.keys() - found.keys())
+        if unknown := sorted(published.keys() - own.keys()):
+            missing = sorted(own.keys() - published.keys())
             raise ValueError(
-                f"not a state dict of {self._name}: it has {_few(unknown)}, which the module has not"
+                f"not a state dict of {self._name}: it has {_few(unknown)}, which the module does not have"
                 + (f", and lacks {_few(missing)}" if missing else "")
             )
         for name, tensor in own.items():
             if tensor.dtype == torch.bfloat16:
                 raise ValueError(f"{self._name} has {name} in bfloat16: make it in float32; `precision` does the rest")
-        return as_arrays(taken(self._name, found, own))
+        return as_arrays(taken(self._name, published, own))
 
     def _vectors(self, tensors: Mapping[str, Any]) -> Vectors:
         if self._options.factory:
@@ -193,12 +193,12 @@ class Torch:
         return Vectors(inner, LAYOUTS[self._takes], reading, self._layout)
 
     def _made(self) -> nn.Module:
-        """The factory's module, at whatever start; the process's random numbers are left as they were."""
+        """The factory's module with its initial weights; the state of random generators is left as it was."""
         factory, arguments = registry.plugin("models", self._options.factory), self._options.arguments
         with torch.random.fork_rng(devices=[]):
             try:
                 made = factory(**arguments)
-            except Exception as error:  # of somebody else's code
+            except Exception as error:  # third-party code may raise anything
                 raise ValueError(f"torch: {self._name}({dict(arguments)}) fails: {error!r}") from None
         if not isinstance(made, nn.Module):
             raise ValueError(f"torch: {self._name} makes a {type(made).__name__}, not a torch.nn.Module")
@@ -207,23 +207,24 @@ class Torch:
     def _refuse_other_chips(self, program: Program) -> None:
         side, inputs = self._layout.chip_px, self._inputs
         sizes = (None, inputs.frames, inputs.channels, side, side)
-        given = tuple(sizes[axis] for axis in LAYOUTS[self._takes])
-        if len(program.takes) != len(given):
+        offered = tuple(sizes[axis] for axis in LAYOUTS[self._takes])
+        if len(program.takes) != len(offered):
             raise ValueError(
-                f"the program takes a tensor of {len(program.takes)} axes, it would be given {self._takes}; "
-                f"say `takes`, one of {', '.join(LAYOUTS)}"
+                f"the program takes a tensor of {len(program.takes)} axes, the layer's chips have those of "
+                f"{self._takes}; "
+                f"set `takes` to one of {', '.join(LAYOUTS)}"
             )
-        for axis, wanted, size in list(zip(self._takes, program.takes, given, strict=True))[1:]:
-            if wanted not in (None, size):
+        for axis, taken_size, size in list(zip(self._takes, program.takes, offered, strict=True))[1:]:
+            if taken_size not in (None, size):
                 what = {"t": "frames", "c": "bands", "y": "px", "x": "px"}[axis]
                 raise ValueError(
-                    f"the program takes chips of {wanted} {what} ({axis} of {self._takes}), the layer's have "
+                    f"the program takes chips of {taken_size} {what} ({axis} of {self._takes}), the layer's have "
                     f"{size}: change the layer, or export the module for {size}"
                 )
 
 
 def _takes(options: Options, inputs: Inputs) -> str:
-    """The axes of the module's input."""
+    """Axes of the module's input: the option `takes`, or bcyx for one frame."""
     if inputs.frames > 1 and options.takes in (None, "bcyx"):
         raise ValueError(
             f"torch.takes: a window has {inputs.frames} frames, bcyx has one; say `takes: btcyx` or `takes: bctyx`"
@@ -232,30 +233,30 @@ def _takes(options: Options, inputs: Inputs) -> str:
 
 
 def _normalisation(options: Options, inputs: Inputs) -> tuple[Any, Any]:
-    """Mean and standard deviation of each band of the layer."""
+    """Mean and standard deviation (float32) of each band of the layer."""
     if bool(options.normalisation) == bool(options.mean or options.std):
         raise ValueError(
             f"torch: say how the {inputs.channels} bands are normalised: either mean and std, a number for each; or "
-            f"normalisation: none, or whose table is to be taken: {', '.join(MODALITIES)}"
+            f"normalisation: none, or one of the tables {', '.join(MODALITIES)}"
         )
     refuse_other_normalisation("torch", options.mean, options.std, inputs.channels)
     mean, std = list(options.mean), list(options.std)
-    said = options.normalisation
-    if said == "none":
+    named = options.normalisation
+    if named == "none":
         mean, std = [0.0] * inputs.channels, [1.0] * inputs.channels
-    elif said:
-        tables = [said] * len(inputs.bands) if isinstance(said, str) else list(said)
+    elif named:
+        tables = [named] * len(inputs.bands) if isinstance(named, str) else list(named)
         if len(tables) != len(inputs.bands) or any(table not in MODALITIES for table in tables):
             raise ValueError(
-                f"torch: normalisation {said!r} is neither none nor, for each of {len(inputs.bands)} archives, one of "
+                f"torch: normalisation {named!r} is neither none nor, for each of {len(inputs.bands)} archives, one of "
                 f"{', '.join(MODALITIES)}"
             )
         for table, bands in zip(tables, inputs.bands, strict=True):
             for band in bands:
                 if spelled(band) not in MODALITIES[table].of:
                     raise ValueError(
-                        f'torch: {table} knows no band "{band}"; it knows {", ".join(MODALITIES[table].bands)}: say '
-                        "mean and std instead"
+                        f'torch: the table {table} has no band "{band}"; it has {", ".join(MODALITIES[table].bands)}: '
+                        "give mean and std instead"
                     )
                 of = MODALITIES[table].of[spelled(band)]
                 mean.append(of[0])

@@ -1,10 +1,10 @@
 """Programs of `torch.export`, read so that nothing in their file can run but a graph of ATen operators.
 
-`torch.export.load` of torch 2.13 trusts a file: it unpickles tensors and objects that say so with `weights_only=False`,
-and example inputs too where `weights_only=True` fails; it evaluates expressions of sizes as Python, executes code that
-it makes of the names in the graph and of checks of the inputs, and loads compiled libraries that lie in the same
-archive. So it is never given a file as it came, but a copy that holds the graph and the raw tensors alone, and of whose
-graph every word was looked at.
+`torch.export.load` of torch 2.13 trusts a file. It unpickles tensors and objects marked so with `weights_only=False`,
+and example inputs too where `weights_only=True` fails. It evaluates expressions of sizes as Python. It executes code
+made from names in the graph and from checks of the inputs. It loads compiled libraries from the archive. So embedcube
+never passes the original file to it, but a copy with the graph and the raw tensors only, in which every string of the
+graph has been checked.
 """
 
 import json
@@ -22,13 +22,13 @@ _COPIED = re.compile(
     r"models/model\.json|data/(weights|constants)/((weight|tensor)_\d+|model_(weights|constants)_config\.json)"
     r"|archive_format|archive_version|byteorder|(\.data/)?version|\.data/serialization_id"
 )
-"""the parts of an archive that are graph, raw tensors and their sizes"""
+"""parts of an archive that hold the graph, raw tensors and their sizes"""
 
 _LEFT_OUT = re.compile(r"data/sample_inputs/model\.pt|extra/.*")
-"""a pickle of the inputs that it was exported with, and texts that nobody asks for"""
+"""parts that are left out: a pickle of the example inputs, and further texts"""
 
 _NAME = re.compile(r"[\w.@:/+-]*")
-"""what nothing can be called with"""
+"""a name: nothing in it can call a function"""
 
 _SIZE = re.compile(
     r"(?:\b(?:Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv"
@@ -37,12 +37,12 @@ _SIZE = re.compile(
     r"\(|'?\b[suz]+\d+\b'?|\b(?:positive|negative|nonnegative|integer|real|precision)=|\b(?:True|False)\b"
     r"|\b\d+(?:\.\d+)?\b|[-+*/%<>&|~(), ])*"
 )
-"""an expression of sizes: symbols, numbers, and functions that torch writes"""
+"""an expression of sizes: symbols, numbers, and the functions that torch writes"""
 
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
 
 _WITH_FILES = {"save", "from_file"}
-"""the operators of ATen that open files"""
+"""operators of ATen that open files"""
 
 _SIZE_OPERATORS = {
     *(f"_operator.{name}" for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow")),
@@ -57,32 +57,32 @@ _SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 
 
 class Program(nn.Module):
-    """An exported program of one tensor, for batches of any length: in pieces, if its own batch size is fixed."""
+    """An exported program with one input tensor, for batches of any length; in pieces where its batch size is fixed."""
 
     def __init__(self, archive: bytes) -> None:
-        """Reads the bytes of a file that `torch.export.save` wrote.
+        """Read the bytes of a file that `torch.export.save` wrote.
 
         Raises:
-            ValueError: no such file, or one that holds more than a graph and tensors; a program that takes other than
-                one tensor, takes one chip at a time, or changes its own buffers.
+            ValueError: the bytes are not such a file, or hold more than a graph and tensors; or the program has another
+                number of inputs than one, takes one chip at a time, or changes its own buffers.
         """
         super().__init__()
         exported = _loaded(_harmless(archive))
         signature = exported.graph_signature
         if len(signature.user_inputs) != 1:
             raise ValueError(
-                f"the program takes {len(signature.user_inputs)} inputs, a backbone has one, the tensor of pixels: "
+                f"the program takes {len(signature.user_inputs)} inputs, embedcube gives it one, the pixels: "
                 "wrap the module in one that makes the others, and export that"
             )
         if signature.buffers_to_mutate:
             raise ValueError(
                 f"the program changes its buffer {min(signature.buffers_to_mutate.values())} as it runs, so that chips "
-                "know of each other: call .eval() on the module before you export it"
+                "depend on each other: call .eval() on the module before you export it"
             )
         (taken,) = (node for node in exported.graph.nodes if node.name == signature.user_inputs[0])
         sizes = list(taken.meta["val"].shape)
         self.takes = [size if isinstance(size, int) else None for size in sizes]
-        """the sizes of its input; None where any will do"""
+        """sizes of the input's axes; None where any size is accepted"""
         self.fewest, self._most = self.takes[0] or 2, self.takes[0] or sys.maxsize
         if self.takes[0] is None and (range_ := exported.range_constraints.get(sizes[0].node.expr)) is not None:
             self.fewest = max(self.fewest, int(range_.lower))
@@ -98,11 +98,11 @@ class Program(nn.Module):
             module.training = False
 
     def train(self, mode: bool = True) -> "Program":
-        """A program is in the mode that it was exported in: nothing is switched."""
+        """The program itself: it stays in the mode that it was exported in."""
         return self
 
     def forward(self, x: Tensor) -> Any:
-        """What the program says of a batch, in as many pieces as it takes; the last one is padded with zeros."""
+        """Output for a batch, computed in as many pieces as needed; the last one is padded with zeros."""
         size = max(self.fewest, min(len(x), self._most))
         if len(x) == size:
             return self.program(x)
@@ -110,7 +110,7 @@ class Program(nn.Module):
         return _joined([self.program(piece) for piece in torch.cat([x, padding]).split(size)], len(x))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Program":
-        """Moves what the graph makes out of nothing too: an export holds the device that it was made on."""
+        """Move the tensors, and the device of those that the graph creates: an export names the one it was made on."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         for module in self.modules():
@@ -127,7 +127,7 @@ def _moved(argument: Any, device: torch.device) -> Any:
 
 
 def _joined(pieces: list[Any], length: int) -> Any:
-    """The outputs of several pieces as those of one batch of so many chips."""
+    """The outputs of several pieces, joined to those of one batch of `length` chips."""
     if isinstance(pieces[0], Tensor):
         return torch.cat(pieces)[:length]
     if isinstance(pieces[0], dict):
@@ -138,7 +138,7 @@ def _joined(pieces: list[Any], length: int) -> Any:
 def _loaded(archive: BytesIO) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(archive)
-    except Exception as error:  # of any of the layers below
+    except Exception as error:  # torch may raise anything
         reason = str(error).strip().rpartition("\n")[2]
         raise ValueError(
             f"torch {torch.__version__} cannot read this program: {reason}; export it again with this version"
@@ -146,7 +146,7 @@ def _loaded(archive: BytesIO) -> torch.export.ExportedProgram:
 
 
 def _harmless(archive: bytes) -> BytesIO:
-    """A copy of an archive with nothing in it that is code; a ValueError where one had more to it."""
+    """A copy of an archive without anything that could be code; a ValueError where the archive holds more than that."""
     copy = BytesIO()
     try:
         with zipfile.ZipFile(BytesIO(archive)) as whole, zipfile.ZipFile(copy, "w") as kept:
@@ -157,8 +157,10 @@ def _harmless(archive: bytes) -> BytesIO:
                 if _COPIED.fullmatch(name):
                     kept.writestr(f"model/{name}", _checked(name, whole.read(full)))
                 elif not _LEFT_OUT.fullmatch(name):
-                    raise ValueError(f"it holds {name}, which is neither graph nor tensor: refused, it might be code")
-            # torch asks for some, and takes none for an answer
+                    raise ValueError(
+                        f"it holds {name}, which is neither graph nor tensor: refused, as it might be code"
+                    )
+            # torch requires this file; it may be empty
             kept.writestr("model/data/sample_inputs/model.pt", b"")
     except (zipfile.BadZipFile, json.JSONDecodeError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"not a file of torch.export.save (.pt2): {error}") from None
@@ -167,16 +169,16 @@ def _harmless(archive: bytes) -> BytesIO:
 
 
 def _checked(name: str, data: bytes) -> bytes:
-    """A part of an archive, where it is text without all that is not needed."""
+    """One file of an archive; a JSON file is checked, and without the parts that are not needed."""
     if not name.endswith(".json"):
         return data
     document = json.loads(data)
     if name == "models/model.json":
         document["guards_code"] = []
         _forget(document)
-    for key, said in _words(document, ""):
-        if not _is_harmless(key, said):
-            raise ValueError(f'its {name} says "{said}" ({key}), which is refused: it might be code')
+    for key, text in _texts(document, ""):
+        if not _is_harmless(key, text):
+            raise ValueError(f'its {name} says "{text}" ({key}), which is refused: it might be code')
     for key, tensor in document.get("config", {}).items():
         if tensor["use_pickle"] is not False:
             raise ValueError(f"its {key} is pickled, which is refused: it might be code; export plain tensors")
@@ -184,7 +186,7 @@ def _checked(name: str, data: bytes) -> bytes:
 
 
 def _forget(part: Any) -> None:
-    """Take out where each node came from."""
+    """Remove metadata on the origin of each node."""
     if isinstance(part, dict):
         if "metadata" in part:
             part["metadata"] = {}
@@ -194,41 +196,42 @@ def _forget(part: Any) -> None:
         _forget(inner)
 
 
-def _words(part: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text in a document, with the key that it stands under."""
+def _texts(part: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every text in a document, with its key."""
     if isinstance(part, str):
         yield key, part
     elif isinstance(part, dict):
         for name, inner in part.items():
             yield "a key", name
-            yield from _words(inner, name)
+            yield from _texts(inner, name)
     elif isinstance(part, list):
         for inner in part:
-            yield from _words(inner, key)
+            yield from _texts(inner, key)
 
 
-def _is_harmless(key: str, said: str) -> bool:
+def _is_harmless(key: str, text: str) -> bool:
+    """Whether a text of the graph cannot be code."""
     if key in ("target", "as_operator"):
-        return said in _SIZE_OPERATORS or _is_operator(said)
+        return text in _SIZE_OPERATORS or _is_operator(text)
     if key == "expr_str":
-        return _SIZE.fullmatch(said) is not None
+        return _SIZE.fullmatch(text) is not None
     if key in ("in_spec", "out_spec"):
-        return _is_plain(json.loads(said)[1])
-    # an operator's own argument ("tanh"), never looked at otherwise
-    return key in ("as_string", "as_strings") or _NAME.fullmatch(said) is not None
+        return _is_plain(json.loads(text)[1])
+    # an argument of an operator ("tanh"), used for nothing else
+    return key in ("as_string", "as_strings") or _NAME.fullmatch(text) is not None
 
 
 def _is_operator(target: str) -> bool:
-    """Whether this names an operator of ATen that computes."""
-    found = _OPERATOR.fullmatch(target)
-    if found is None or found[1] in _WITH_FILES:
+    """Whether `target` names an operator of ATen that only computes."""
+    match = _OPERATOR.fullmatch(target)
+    if match is None or match[1] in _WITH_FILES:
         return False
-    overload = getattr(getattr(torch.ops.aten, found[1], None), found[2], None)
+    overload = getattr(getattr(torch.ops.aten, match[1], None), match[2], None)
     return isinstance(overload, torch._ops.OpOverload)
 
 
 def _is_plain(spec: Any) -> bool:
-    """Whether inputs or outputs are nested tuples, lists and dicts."""
+    """Whether inputs or outputs are nested tuples, lists and dicts only."""
     context = json.loads(spec["context"] or "null")
     plain = context is None or (isinstance(context, list) and all(isinstance(key, str) for key in context))
     return spec["type"] in _SPEC_TYPES and plain and all(map(_is_plain, spec["children_spec"]))

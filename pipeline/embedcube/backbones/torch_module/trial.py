@@ -1,4 +1,4 @@
-"""A few chips are shown to somebody's module, to see what it gives, what that takes, and that it sees each alone."""
+"""The trial of a module on a few chips: its output, and whether it treats each chip alone."""
 
 from dataclasses import astuple, dataclass, fields, replace
 
@@ -15,13 +15,13 @@ from embedcube.windows import dates_of
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What is known of a module that has been tried."""
+    """Result of a trial."""
 
     chip_px: int
     halo_px: int
     cell_px: int
     frames: int
-    """of the chips that it was shown"""
+    """layout and frames of the chips of the trial"""
     dimensions: int
     """numbers in a vector"""
     chip_bytes: int
@@ -29,21 +29,22 @@ class Found:
     stays until KERNEL_VERSION is raised"""
 
     def as_array(self) -> NDArray[np.int64]:
-        """As `Weights` hold it."""
+        """The numbers as an array, for `Weights.tensors`."""
         return np.array(astuple(self), dtype=np.int64)
 
     @classmethod
     def of_array(cls, numbers: NDArray[np.int64]) -> "Found":
-        """As `Weights` hold it."""
+        """The result from the array in `Weights.tensors`."""
         names = [one.name for one in fields(cls)]
         return cls(**dict(zip(names, numbers.tolist(), strict=True)))
 
 
 def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, batch: int) -> Found:
-    """Show a module `batch` chips of noise, the same again, and one of them among others.
+    """Run a module on `batch` chips of noise, on the same again, and on one of them among others.
 
     Raises:
-        ValueError: it does not take them, what it gives are no cells, or a chip's vectors depend on anything else.
+        ValueError: the module does not take them, its output is not cells, or a chip's vectors change from pass to pass
+            or with the other chips.
     """
     shape = (2 * batch - 1, inputs.frames, inputs.channels, layout.chip_px, layout.chip_px)
     x_btcyx = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -61,7 +62,7 @@ def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, bat
         again, among = _vectors(module, name, chips), _vectors(module, name, others)
     if not _equal(vectors, again):
         raise ValueError(
-            f"{name} gives other numbers for the same chips a second time: something in it is random, as dropout is in "
+            f"{name} gives other numbers for the same chips in a second pass: it is random, as dropout is in "
             "training mode; call .eval() before it is exported"
         )
     if not _equal(vectors[0], among[0]):
@@ -84,7 +85,7 @@ def _vectors(module: nn.Module, name: str, chips: Chips) -> Tensor:
         vectors: Tensor = module(replace(chips, x_btcyx=chips.x_btcyx.clone()))
     except ValueError:
         raise
-    except Exception as error:  # of somebody else's code
+    except Exception as error:  # third-party code may raise anything
         shape = tuple(chips.x_btcyx.shape)
         raise ValueError(f"{name} does not take chips (b, t, c, y, x) of {shape}: {_brief(error)}") from None
     return vectors
