@@ -1,4 +1,4 @@
-"""Show 6: the cube opens without embedcube and without a warning, and says what it is in words that others know."""
+"""The cube opens without embedcube and without a warning, and says what it is in words that others know."""
 
 import copy
 import hashlib

@@ -1,4 +1,4 @@
-"""Show 7: from a place and a time to exactly the scenes behind the vector, held against the rasters themselves."""
+"""Every vector explained: a place and a time lead to exactly the scenes behind the vector, as the rasters show."""
 
 import hashlib
 import json
@@ -154,7 +154,7 @@ def test_the_answer_leads_back_to_every_byte(finished_demo: Campaign) -> None:
         offset = 0 if item["properties"]["earthsearch:boa_offset_applied"] else -1000
         assert scene["offset"] == offset
         assert len(scene["sha256"]) == 64
-        assert scene["placed"] == dict.fromkeys(["B02", "B03", "B04", "B08"], "copied") | {"SCL": "repeated 2 x 2"}
+        assert scene["resampling"] == dict.fromkeys(["B02", "B03", "B04", "B08"], "copied") | {"SCL": "repeated 2 x 2"}
     assert answer["weights_sha256"] == hashlib.sha256(run.weights("s2_mosaiks").read_bytes()).hexdigest()
     assert answer["preprocessing"]["archives"]["s2"]["bands"] == ["B02", "B03", "B04", "B08"]
     assert answer["cell"]["window"] == ["2023-06-01T00:00:00Z", "2023-07-01T00:00:00Z"]

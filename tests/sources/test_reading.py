@@ -1,4 +1,4 @@
-"""Show 5: what is needed is read and decoded once; and what is read is what lies there, whatever area is asked."""
+"""What is needed is read and decoded once; and what is read is what lies there, whatever area is asked."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Show 1 of issue 3: real archives of Sentinel-2 in every layout, run as a user runs them.
+"""Real archives of Sentinel-2 in every layout, run as a user runs them.
 
 What a shard is made of is worked out a second time, with rasterio, xarray and NumPy alone, from the READMEs' words.
 """

@@ -1,4 +1,4 @@
-"""Show 2: five real Sentinel-2 dates through the command line, held against a reference that knows no embedcube."""
+"""Five real Sentinel-2 dates through the command line, held against a reference that knows no embedcube."""
 
 import ast
 import dataclasses
