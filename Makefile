@@ -12,7 +12,7 @@ TERRATORCH_STAMP := $(VENV)/.installed-terratorch
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch lint bench clean
+.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch lint bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,11 @@ lint: $(DEV_STAMP) ## ruff and mypy alone
 bench: $(DEV_STAMP) ## measure the embedding stage against its own forward pass
 	@echo "bench       benchmarks.embed"
 	@$(BIN)/python -m benchmarks.embed
+
+# Not --quiet, which also silences --strict. NO_MKDOCS_2_WARNING: an announcement of the theme, not about this site.
+docs: $(DEV_STAMP) ## the documentation as a site in build/docs
+	@echo "docs        build/docs"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/website/mkdocs.yml
 
 clean: ## remove the demo and the tools' caches; .venv stays
 	@echo "clean       demo, caches"

@@ -44,6 +44,7 @@ LIGHT = {
     "campaign": {"torch", "dask", "distributed", "rasterio"},
     "cube": {"torch", "dask", "distributed", "rasterio", "pydantic", "pyarrow"},
     "jobs": {"torch", "dask", "distributed", "rasterio"},
+    "consolidate": {"torch", "dask", "distributed", "rasterio"},
 }
 """What a room must not import, directly or not, when it is imported itself."""
 

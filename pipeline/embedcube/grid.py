@@ -8,6 +8,7 @@ falls in the same pixel, chip and cell whatever the region and the shard size:
 - shard: a square of `chips` x `chips` chips.
 """
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -58,10 +59,10 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """Of the group that holds its arrays: utm01 to utm60, latlon, or grid."""
+        """Name of the group that holds its arrays: utm01 to utm60, latlon, or grid."""
         if self.utm_zone is not None:
-            return f"utm{self.utm_zone:02d}"
-        return "latlon" if self.geographic else "grid"
+            return utm_grid_name(self.utm_zone)
+        return LATLON if self.geographic else "grid"
 
     @property
     def geographic(self) -> bool:
@@ -121,6 +122,22 @@ class Grid:
 
 UTM_SOUTH, UTM_NORTH = -80.0, 84.0
 """Latitudes between which UTM is used."""
+
+LATLON = "latlon"
+"""Name of a grid of longitudes and latitudes."""
+
+_UTM_NAME = re.compile(r"utm(\d\d)")
+
+
+def utm_grid_name(zone: int) -> str:
+    """Name of the grid of a UTM zone: utm01 to utm60."""
+    return f"utm{zone:02d}"
+
+
+def utm_zone_in(name: str) -> int | None:
+    """UTM zone of the grid with this name; None for a grid that is not of a UTM zone."""
+    found = _UTM_NAME.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def utm_zone_of(lon: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -226,6 +243,13 @@ def same_crs(one: str, other: str) -> bool:
 def is_geographic(crs: str) -> bool:
     """Whether a CRS has longitudes and latitudes."""
     return CRS.from_user_input(crs).is_geographic
+
+
+@lru_cache(maxsize=1024)
+def unit_of(crs: str) -> str:
+    """Unit of the coordinates of a CRS: "m", "degrees", or its name."""
+    name = CRS.from_user_input(crs).axis_info[0].unit_name
+    return {"metre": "m", "degree": "degrees"}.get(name, name)
 
 
 _NEIGHBOURHOOD = 20.0

@@ -4,13 +4,14 @@ import re
 from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import MAXYEAR, UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, time, timedelta
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 _DURATION = re.compile(r"^\s*(\d+)\s*(hour|day|week|month|year)s?\s*$")
+_PARTIAL_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
 
 
 @dataclass(frozen=True, order=True)
@@ -29,6 +30,21 @@ class Window:
 
     def __str__(self) -> str:
         return f"{self.start:%Y-%m-%dT%H:%M:%SZ}/{self.end:%Y-%m-%dT%H:%M:%SZ}"
+
+    @property
+    def short(self) -> str:
+        """ISO 8601 interval, "2023-06-01/2023-07-01" where both ends are midnights; `parse_period` reads it."""
+        form = "%Y-%m-%d" if self.start.time() == self.end.time() == time() else "%Y-%m-%dT%H:%M:%SZ"
+        return f"{self.start:{form}}/{self.end:{form}}"
+
+    @property
+    def days(self) -> str:
+        """First and last day in words, "2023-06-01 to 2023-06-30"; with hours where the window cuts a day."""
+        if self.start.time() == self.end.time() == time():
+            last = self.end - timedelta(days=1)
+            return f"{self.start:%Y-%m-%d}" + (f" to {last:%Y-%m-%d}" if last > self.start else "")
+        same_day = self.start.date() == self.end.date()
+        return f"{self.start:%Y-%m-%d %H:%M} to {self.end:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,45 @@ def windows_every(start: datetime, end: datetime, step: Duration, length: Durati
         finish = step.after(start, i + 1) if length is None else length.after(begin)
         windows.append(Window(begin, min(finish, end)))
     return tuple(windows)
+
+
+def parse_period(text: str) -> Window:
+    """The time that a text names: a year, a month, a day, a moment, or an interval "start/end".
+
+    "2023", "2023-06", "2023-06-15", "2023-06-15T12:00Z", "2023-06-01/2023-07-01". A moment becomes one microsecond.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    start, separator, end = text.strip().partition("/")
+    if separator:
+        return _ordered(parse_period(start).start, parse_period(end).start)
+    match = _PARTIAL_DATE.fullmatch(start)
+    if match is None:
+        moment = utc(datetime.fromisoformat(start))
+        return Window(moment, moment + timedelta.resolution)
+    year, month, day = (int(number) if number else None for number in match.groups())
+    begin = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
+    length = Duration(months=0, hours=24) if day else Duration(months=1 if month else 12, hours=0)
+    return Window(begin, length.after(begin))
+
+
+def _ordered(start: datetime, end: datetime) -> Window:
+    if end <= start:
+        raise ValueError(f"{end} is not after {start}")
+    return Window(start, end)
+
+
+def matching_windows(windows: Sequence[Window], period: Window) -> list[int]:
+    """Indices of the windows that a period selects.
+
+    The first of these that gives any: the window equal to the period, windows that contain all of it, windows that
+    overlap it.
+    """
+    equal = [i for i, window in enumerate(windows) if window == period]
+    holding = [i for i, window in enumerate(windows) if window.start <= period.start and period.end <= window.end]
+    overlapping = [i for i, window in enumerate(windows) if window.start < period.end and period.start < window.end]
+    return equal or holding or overlapping
 
 
 def dates_of(windows: Sequence[Window]) -> NDArray[np.int64]:

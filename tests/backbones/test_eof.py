@@ -158,8 +158,11 @@ def test_it_keeps_the_contract(options: dict[str, Any], layout: ShardLayout, inp
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: Eof({"component": 3}, LAYOUT, ONE), 'no option "component"; it has components, standardise'),
-        (lambda: Eof({"components": 0}, LAYOUT, ONE), "components 0 is not positive"),
+        (lambda: Eof({"component": 3}, LAYOUT, ONE), 'eof: no option "component", did you mean "components"'),
+        (
+            lambda: Eof({"components": 0}, LAYOUT, ONE),
+            "eof.components: .*greater than or equal to 1 .found 0",
+        ),
         (
             lambda: Eof({}, ShardLayout(chip_px=12, halo_px=1, cell_px=10, chips=1), ONE),
             "needs halo_px 0 and cell_px = chip_px = 12, they are 1 and 10",

@@ -183,11 +183,11 @@ def test_frames_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("options", "layout", "complaint"),
     [
-        ({"filter": 3}, LAYOUT, 'no option "filter"; it has filters, kernel_px, seed'),
-        ({"kernel_px": 2}, LAYOUT, "kernel_px 2 is not an odd number of at least 3"),
-        ({"kernel_px": 1}, LAYOUT, "kernel_px 1 is not an odd number of at least 3"),
-        ({"kernel_px": -1}, LAYOUT, "kernel_px -1 is not an odd number of at least 3"),
-        ({"filters": 0}, LAYOUT, "filters 0 is not positive"),
+        ({"filter": 3}, LAYOUT, 'mosaiks: no option "filter", did you mean "filters"'),
+        ({"kernel_px": 2}, LAYOUT, "mosaiks.kernel_px: 2 is not an odd number of at least 3"),
+        ({"kernel_px": 1}, LAYOUT, "mosaiks.kernel_px: 1 is not an odd number of at least 3"),
+        ({"kernel_px": -1}, LAYOUT, "mosaiks.kernel_px: -1 is not an odd number of at least 3"),
+        ({"filters": 0}, LAYOUT, "mosaiks.filters: Input should be greater than or equal to 1 .found 0"),
         ({"kernel_px": 5}, LAYOUT, "a kernel of 5 px needs halo_px >= 2, it is 1"),
         ({}, ShardLayout(chip_px=32, halo_px=0, cell_px=16, chips=1), "a kernel of 3 px needs halo_px >= 1, it is 0"),
     ],

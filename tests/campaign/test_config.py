@@ -147,7 +147,7 @@ WRONG = [
     Wrong(
         name="option of a backbone",
         change=setting(layers__s2_mosaiks__backbone={"name": "mosaiks", "filter": 32}),
-        line='layers.s2_mosaiks.backbone: mosaiks has no option "filter"; it has filters, kernel_px, seed',
+        line='layers.s2_mosaiks.backbone: mosaiks: no option "filter", did you mean "filters"?',
     ),
     Wrong(
         name="weights that are not there",

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from embedcube.campaign.scene import Asset, Box, Scene
+from embedcube.campaign.boxes import Box
+from embedcube.campaign.scene import Asset, Scene
 from embedcube.grid import Grid
 
 steady = settings(deadline=None)

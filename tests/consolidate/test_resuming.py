@@ -9,7 +9,7 @@ from tests.conftest import Campaign, cube_bytes
 from embedcube.campaign.parts import read_verified
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 from embedcube.consolidate import consolidate as stage
-from embedcube.consolidate import rechunk
+from embedcube.consolidate import link, rechunk
 from embedcube.errors import StartAgain, WorkError
 
 
@@ -43,7 +43,7 @@ def test_the_next_start_of_a_job_goes_on(
         looked.append(stored)
         return read_verified(*stored)  # type: ignore[arg-type]
 
-    for module in (stage, rechunk):
+    for module in (link, rechunk):
         monkeypatch.setattr(module, "read_verified", look)
 
     def time_is_up(*_: object) -> None:

@@ -14,7 +14,7 @@ import xarray
 from pyproj import CRS, Transformer
 from tests.conftest import Campaign, cube_bytes
 
-from embedcube.campaign.geojson import footprint
+from embedcube.campaign.boxes import footprint
 from embedcube.campaign.parts import scan_records
 from embedcube.consolidate.stac import _degrees
 

@@ -25,12 +25,12 @@ from tests.conftest import ROOT, Campaign
 import embedcube
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.plan import read_plan, read_shards
-from embedcube.campaign.schema import Layer
+from embedcube.campaign.plan import LayerPlan, read_plan, read_shards
+from embedcube.campaign.schema import Layer, make_layout
 from embedcube.consolidate.attributes import coordinate_attributes, spatial_ref_attributes, zone_attributes
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.cube.reader import Cube
-from embedcube.grid import Grid, PixelArea
+from embedcube.grid import Grid, PixelArea, ShardRange
 
 ZONE = "s2_mosaiks/grid"
 SCHEMAS = ROOT / "tests" / "data" / "conventions"
@@ -323,6 +323,28 @@ def test_the_grid_is_told_thrice_and_agrees(cube: Path, seen: Seen) -> None:
     assert attributes["geoemb:dimensions"] == seen.arrays["xarray/feature"].size == 64
 
 
+def planned(layer: Layer, grid: Grid, shards: ShardRange) -> LayerPlan:
+    """The plan of a layer on one grid."""
+    return LayerPlan(
+        zones={grid.name: shards},
+        grids={grid.name: grid},
+        layout=make_layout(layer),
+        encoding=layer.encoding,
+        dimensions=7,
+        chunk_windows=1,
+        collections=("https://x.org/s",),
+        counted=layer.archives,
+        weights="0" * 64,
+        fitted_on="",
+        model="https://x.org/m",
+        batch=2,
+        batch_for="",
+        program="",
+        compiled_for="",
+        empty=(),
+    )
+
+
 @pytest.mark.parametrize("encoding", ["int8", "float16", "float32"])
 @pytest.mark.parametrize("cell_px", [1, 16])
 @pytest.mark.parametrize(
@@ -330,19 +352,17 @@ def test_the_grid_is_told_thrice_and_agrees(cube: Path, seen: Seen) -> None:
 )
 def test_any_zone_follows_the_conventions(encoding: str, cell_px: int, crs: str) -> None:
     layer = Layer.model_validate(
-        {"archives": ["a"], "backbone": {"name": "b"}, "cell_px": cell_px, "encoding": encoding, "chip_px": 64}
+        {
+            "archives": ["a"],
+            "backbone": {"name": "b"},
+            "cell_px": cell_px,
+            "encoding": encoding,
+            "chip_px": 64,
+            "shard_chips": 1,
+        }
     )
     grid, area = Grid(crs=crs, pixel=0.5, origin_x=-3.0), PixelArea(row=-64, col=32, rows=128, cols=64)
-    attributes = zone_attributes(
-        layer,
-        grid,
-        area,
-        dimensions=7,
-        model="https://x.org/m",
-        source_data=["https://x.org/s"],
-        weights="0" * 64,
-        fitted_on="",
-    )
+    attributes = zone_attributes(layer, planned(layer, grid, ShardRange(row=-2, col=1, rows=4, cols=2)), grid.name)
     document = {"zarr_format": 3, "node_type": "group", "attributes": json.loads(json.dumps(attributes))}
     for convention in CONVENTIONS:
         validator(convention).validate(document)
@@ -360,17 +380,8 @@ def test_any_zone_follows_the_conventions(encoding: str, cell_px: int, crs: str)
 
 def test_the_ground_sample_distance_is_in_metres() -> None:
     layer = Layer.model_validate({"archives": ["a"], "backbone": {"name": "b"}})
-    area = PixelArea(row=0, col=0, rows=768, cols=768)
-    attributes = zone_attributes(
-        layer,
-        Grid(crs="EPSG:4326", pixel=0.25),
-        area,
-        dimensions=7,
-        model="m",
-        source_data=["s"],
-        weights="0",
-        fitted_on="",
-    )
+    grid = Grid(crs="EPSG:4326", pixel=0.25)
+    attributes = zone_attributes(layer, planned(layer, grid, ShardRange(row=0, col=0, rows=1, cols=1)), grid.name)
     assert attributes.get("geoemb:gsd", 27_000) > 1000
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from embedcube.grid import ShardLayout
-from embedcube.kernel.layer import LayerContext, LayerInput
+from embedcube.kernel.layer import LayerContext, LayerInput, Normalisation
 from embedcube.windows import Window
 
 
@@ -31,8 +31,7 @@ def bare_context(
         encoding="int8",
         precision="float32",
         dimensions=dimensions,
-        mean=np.zeros(bands, np.float32),
-        std=np.ones(bands, np.float32),
+        normalisation=Normalisation(mean=np.zeros(bands, np.float32), std=np.ones(bands, np.float32)),
         module=module.eval(),
         device=torch.device(device),
     )

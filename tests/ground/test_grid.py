@@ -61,7 +61,7 @@ def test_chips_tile_shards_and_shards_tile_the_plane(layout: ShardLayout, row: i
     sample = area.grown(layout.halo_px)
     for i in range(layout.chips):
         for j in range(layout.chips):
-            # as embed_sample cuts a chip out of the sample, then without its halo
+            # as `cut_chips` cuts a chip out of the sample, then without its halo
             top, left = sample.row + i * layout.keep_px, sample.col + j * layout.keep_px
             assert top + layout.chip_px <= sample.row + sample.rows
             kept = PixelArea(row=top, col=left, rows=layout.chip_px, cols=layout.chip_px).grown(-layout.halo_px)

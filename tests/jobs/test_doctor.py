@@ -99,7 +99,7 @@ def test_the_next_move_stands_below_what_is_wrong(demo: Campaign) -> None:
     lines = describe(examine(loaded, RunDir(loaded.run_folder)))
     first = next(i for i, line in enumerate(lines) if line.startswith("WRONG"))
     assert lines[first].split()[1] == "network"
-    assert lines[first + 1].split()[:3] == ["->", "interface", "of"]
+    assert lines[first + 1].split()[:5] == ["->", "interface", "in", "the", "site's"]
 
 
 def test_versions_other_than_the_plans_are_named(demo: Campaign) -> None:

@@ -82,7 +82,7 @@ def test_a_file_on_the_grid_costs_no_warp(tmp_path: Path, pixel: float, *, warpe
 
 def test_what_was_read_and_written_is_counted(finished_demo: Campaign) -> None:
     made = profile(load_campaign(finished_demo.file), finished_demo.run).all
-    parts = [path for path in finished_demo.run.parts.rglob("c*") if path.is_file()]
+    parts = [path for path in finished_demo.run.parts.rglob("c.*") if path.is_file()]
     assert made.written_bytes == sum(path.stat().st_size for path in parts)
     # every scene was read, most of them by both ranks
     archive = load_campaign(finished_demo.file).archives["s2"].path
@@ -91,8 +91,8 @@ def test_what_was_read_and_written_is_counted(finished_demo: Campaign) -> None:
 
 def test_the_core_is_named_where_all_is_done_in_turn() -> None:
     steps = {"forward": 6.0, "wait": 3.0, "held": 1.0, "read": 2.5, "composite": 0.4, "encode": 0.6, "write": 0.3}
-    said = "the core, which does all in turn: forward passes take 60% of the time, reading 30%, writing 10%"
-    assert spent(**steps).bottleneck == said
+    words = "the core, which does one step after the other: forward passes take 60% of the time, reading 30%, "
+    assert spent(**steps).bottleneck == words + "writing 10%"
     assert not spent(**steps | {"read": 4.0}).bottleneck.startswith("the core"), "some was read ahead"
     assert not spent(**steps | {"held": 0.0}).bottleneck.startswith("the core"), "the writer had a thread"
 

@@ -213,10 +213,10 @@ def test_a_pilot_makes_the_plan_in_a_job_first(
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"prepare_in_job": True, "poll_s": 0.01}))
     stand_in("squeue", "exit 0")
     stand_in("sbatch", "echo Submitted batch job 7")
-    with pytest.raises(WorkError, match=r"job 7 has made no plan: see .*/logs/slurm for why"):
+    with pytest.raises(WorkError, match=r"job 7 has made no plan: the logs in .*/logs/slurm say why"):
         placed.cli("submit", "--pilot", "3")
     prepare = f"{sys.executable} -m embedcube run {placed.run.campaign} --until plan >&2"
     stand_in("sbatch", f'if grep -q "until plan" "$1"; then {prepare}; fi; echo Submitted batch job 8')
-    with pytest.raises(StartAgain, match="3 of 3 shards are undone after jobs 8"):
+    with pytest.raises(StartAgain, match="3 of 3 shards have no record after jobs 8"):
         placed.cli("submit", "--pilot", "3")
     assert [one.jobs for one in submissions(placed.run)] == [{"prepare": ["7"]}, {"prepare": ["8"]}, {"embed": ["8"]}]

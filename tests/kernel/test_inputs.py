@@ -23,7 +23,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene as Found
 from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError
-from embedcube.kernel.embed import copied, cut_chips
+from embedcube.kernel.embed import cut_chips, to_device
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import Sample, read_sample
@@ -192,7 +192,7 @@ def test_a_footprint_is_seen_when_frames_together_have_seen_it(tmp_path: Path) -
 def test_the_encoder_sees_what_each_frame_shows(seasons: Path, tmp_path: Path) -> None:
     shutil.copytree(seasons / "archive", tmp_path / "archive")
     read = read_shard(campaign_in(tmp_path, frames="1 month"))
-    pixels = copied(read.shard, read.sample, read.context).tensors()
+    pixels = to_device(read.shard, read.sample, read.context).tensors()
     chips = cut_chips(pixels, [(0, 0)], read.context)
     assert isinstance(chips, Chips)
     assert chips.x_btcyx.shape == (2, 2, 2, SIDE_PX + 2, SIDE_PX + 2)

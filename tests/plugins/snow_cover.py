@@ -9,8 +9,9 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import by_time, describe, place_of
+from embedcube.sources.catalog.products import by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import observe_converted
 from embedcube.sources.reader import RasterReader

@@ -71,11 +71,6 @@ class TinyVit:
     def model(self) -> str:
         return "https://doi.org/10.48550/arXiv.2010.11929"
 
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        tokens = (self._layout.chip_px // PATCH_PX) ** 2
-        token_floats = 14 * self._options.width + self._options.heads * tokens
-        return 4 * batch * (tokens * token_floats + 2 * self._options.stem * self._layout.chip_px**2)
-
     @property
     def fit_chips(self) -> int:
         return 0

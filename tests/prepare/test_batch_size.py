@@ -14,6 +14,7 @@ from embedcube.campaign.plan import read_recipes
 from embedcube.grid import ShardLayout
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.batch_size import best_batch
+from embedcube.prepare.price import Activations
 
 
 class Takes(torch.nn.Module):
@@ -36,7 +37,7 @@ def context(module: torch.nn.Module, chips: int) -> LayerContext:
 
 
 def probed(module: torch.nn.Module, *, chips: int = 8, bytes_per_chip: int = 0, memory_bytes: float = 1e9) -> int:
-    return best_batch(context(module, chips), lambda batch: batch * bytes_per_chip, memory_bytes)
+    return best_batch(context(module, chips), Activations(pass_bytes=0, chip_bytes=bytes_per_chip), memory_bytes)
 
 
 def test_a_dear_start_of_a_pass_asks_for_large_batches() -> None:

@@ -77,7 +77,7 @@ def test_files_that_come_with_a_later_window_are_found(demo: Campaign, tmp_path:
     assert len(both) == 2 * len(june)
     with xarray.open_zarr(demo.run.newest_cube, group=ZONE, consolidated=False) as cube:
         assert (cube.status == VALID).any(("y", "x")).values.tolist() == [True, True]
-    assert "scenes, there already" in demo.cli("run")
+    assert "scenes, from an earlier run" in demo.cli("run")
 
 
 def test_windows_without_a_scene_are_named(demo: Campaign) -> None:

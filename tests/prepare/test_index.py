@@ -19,8 +19,9 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.scene import Asset
 from embedcube.prepare.index import index
 from embedcube.sources.catalog import pool as spread
-from embedcube.sources.catalog.products import File, Product, describe
-from embedcube.sources.catalog.tiff_header import described
+from embedcube.sources.catalog.describe import describe
+from embedcube.sources.catalog.products import File, Product
+from embedcube.sources.catalog.tiff_header import geometry_of
 from embedcube.windows import utc
 
 PLAIN: dict[str, Any] = {
@@ -109,7 +110,7 @@ def test_every_file_is_described_as_gdal_reads_it_alone(tmp_path: Path) -> None:
         assert {key: getattr(asset, key) for key in expected} == expected, path.name
         assert asset.path == path.name
     assert len({asset.digest for asset in found}) == len(found), "each has pixels of its own"
-    said = [described(path.read_bytes()) for path in paths]
+    said = [geometry_of(path.read_bytes()) for path in paths]
     assert None not in said
     assert len(set(said[: len(DIFFERENT)])) == len(DIFFERENT)
 
@@ -144,15 +145,15 @@ def test_what_lies_beside_a_file_counts(tmp_path: Path) -> None:
 
 def test_a_header_that_is_torn_is_left_to_gdal(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.tif", {}).read_bytes()
-    assert described(whole) is not None
+    assert geometry_of(whole) is not None
     with rasterio.open(tmp_path / "whole.tif") as dataset:
         assert dataset.tags()["mean"] == "0.0"
     for length in (0, 1, 4, 7, 8, 10, 50, 200):
-        assert described(whole[:length]) is None
-    assert described(b"\xff\x4f\xff\x51" + whole) is None
+        assert geometry_of(whole[:length]) is None
+    assert geometry_of(b"\xff\x4f\xff\x51" + whole) is None
     beyond = bytearray(whole)
     beyond[4:8] = (1 << 31).to_bytes(4, "little")
-    assert described(bytes(beyond)) is None
+    assert geometry_of(bytes(beyond)) is None
     (tmp_path / "whole.tif").write_bytes(whole[:100])
     [(found, fault)] = describe([product(File(path=tmp_path / "whole.tif"))], tmp_path, full_digests=False)
     assert not found

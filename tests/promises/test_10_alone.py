@@ -15,7 +15,11 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "pipeline" / "embedcube"
 UNPICKLING = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-EVALUATING = {"eval", "exec", "compile", "__import__"}
+EVALUATING = {
+    "eval", "exec", "compile", "__import__", "yaml.load", "yaml.unsafe_load", "torch.jit.load", "torch.export.load",
+}  # fmt: skip
+GUARDED = {"backbones/torch_module/exported.py": ["torch.export.load"]}
+"""Modules that look for code in the file themselves, before they load it."""
 
 
 def reaching(source: str) -> list[str]:
@@ -28,12 +32,7 @@ def reaching(source: str) -> list[str]:
             ways.append(str(node.module))
         elif isinstance(node, ast.Call):
             called, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-            if called in EVALUATING or called in (
-                "yaml.load",
-                "yaml.unsafe_load",
-                "torch.export.load",
-                "torch.jit.load",
-            ):
+            if called in EVALUATING:
                 ways.append(called)
             if called == "torch.load" and keywords.get("weights_only") != "True":
                 ways.append("torch.load without weights_only=True")
@@ -44,7 +43,7 @@ def reaching(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_code_is_reached_from_data(path: Path) -> None:
-    assert reaching(path.read_text()) == []
+    assert reaching(path.read_text()) == GUARDED.get(str(path.relative_to(PACKAGE)), [])
 
 
 @pytest.mark.parametrize(

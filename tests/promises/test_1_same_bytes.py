@@ -23,7 +23,7 @@ from embedcube.backbones.weights import read_weights
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import dump_campaign, load_campaign
 from embedcube.campaign.parts import scan_records
-from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.plugins import plugin
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign as Document
@@ -31,10 +31,9 @@ from embedcube.consolidate.consolidate import consolidate
 from embedcube.cube.encoding import VALID, decode
 from embedcube.cube.reader import Cube
 from embedcube.kernel.device import exact_arithmetic
-from embedcube.kernel.embed import copied, embed_sample
+from embedcube.kernel.embed import ReadShard, embed_stage, read_stage
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
-from embedcube.kernel.sample import Sample, read_sample
 from embedcube.prepare.fit import fit
 from embedcube.prepare.index import index
 from embedcube.prepare.plan import plan
@@ -200,13 +199,12 @@ def test_the_orders_differed(runs: dict[str, Campaign]) -> None:
 
 # --- shards of other sizes, another region --------------------------------------------------------
 
-Read = tuple[Shard, Sample]
-Embed = Callable[[list[Read], LayerContext], list[dict[str, Any]]]
+Embed = Callable[[list[ReadShard], LayerContext], list[dict[str, Any]]]
 
 
-def as_it_is(samples: list[Read], context: LayerContext) -> list[dict[str, Any]]:
+def as_it_is(shards: list[ReadShard], context: LayerContext) -> list[dict[str, Any]]:
     """The kernel of the package."""
-    return [embed_sample(shard, sample, copied(shard, sample, context), context).arrays for shard, sample in samples]
+    return [embed_stage(replace(read, context=context)).cells.arrays for read in shards]
 
 
 def cells(
@@ -222,12 +220,12 @@ def cells(
     exact_arithmetic(threads)
     reader = RasterReader(threads)
     try:
-        samples = [(shard, read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)) for shard in shards]
+        read = [read_stage(shard, [scenes[i] for i in shard.scenes], context, reader) for shard in shards]
     finally:
         reader.close()
     side = context.layout.shard_cells
     whole: dict[str, Any] = {}
-    for shard, arrays in zip(shards, embed(samples, context), strict=True):
+    for shard, arrays in zip(shards, embed(read, context), strict=True):
         for name, array in arrays.items():
             shape = (place.rows * side, place.cols * side, *array.shape[2:])
             target = whole.setdefault(name, np.zeros(shape, array.dtype))
@@ -387,18 +385,18 @@ def with_batches(batches: Batches) -> Embed:
             self.seen.append(x[real])
             return torch.stack([next(self.vectors, self._empty) if r else self._empty for r in real.tolist()])
 
-    def embed(samples: list[Read], context: LayerContext) -> list[dict[str, Any]]:
+    def embed(shards: list[ReadShard], context: LayerContext) -> list[dict[str, Any]]:
         meeting = Meeting(context.dimensions, context.layout)
         watched = replace(context, module=meeting)
-        shards = []
-        for shard, sample in samples:
+        chips = []
+        for read in shards:
             meeting.seen = []
-            embed_sample(shard, sample, copied(shard, sample, watched), watched)
+            embed_stage(replace(read, context=watched))
             if meeting.seen:
-                shards.append(torch.cat(meeting.seen))
+                chips.append(torch.cat(meeting.seen))
         with torch.inference_mode():
-            meeting.vectors = iter(torch.cat(batches(alone(context), shards, context.batch)))
-            return as_it_is(samples, watched)
+            meeting.vectors = iter(torch.cat(batches(alone(context), chips, context.batch)))
+            return as_it_is(shards, watched)
 
     return embed
 
@@ -446,8 +444,8 @@ def test_a_backbone_whose_chips_see_each_other_is_seen(fitted: Campaign, in_pair
             x = chips.x_btcyx
             return self._inner(replace(chips, x_btcyx=x - x.mean(dim=0, keepdim=True)))
 
-    def embed(samples: list[Read], context: LayerContext) -> list[dict[str, Any]]:
-        return as_it_is(samples, replace(context, module=Leaking(context.module)))
+    def embed(shards: list[ReadShard], context: LayerContext) -> list[dict[str, Any]]:
+        return as_it_is(shards, replace(context, module=Leaking(context.module)))
 
     one, other = (cells(campaign, "stem", embed=embed) for campaign in (fitted, in_pairs))
     assert differences(one, other)["vector"] > 100

@@ -35,7 +35,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene as Found
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
-from embedcube.kernel.embed import copied, embed_sample
+from embedcube.kernel.embed import ReadShard, embed_stage, to_device
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import Sample, read_sample
 from embedcube.prepare.index import index
@@ -367,7 +367,8 @@ def test_a_vector_that_is_not_finite_is_a_failed_cell(tmp_path: Path) -> None:
     )
     shard = Shard(layer=LAYER, zone="grid", t=0, row=0, col=0, iy=0, ix=0, recipe="", scenes=(0,))
     context = replace(context, dimensions=3)
-    cells = embed_sample(shard, sample, copied(shard, sample, context), context).arrays
+    pixels = to_device(shard, sample, context)
+    cells = embed_stage(ReadShard(shard=shard, scenes=(), context=context, sample=sample, pixels=pixels)).cells.arrays
     assert cells["status"][0].tolist() == [FAILED, FAILED, VALID, VALID]
     np.testing.assert_array_equal(np.isnan(cells["scale"]), cells["status"] == FAILED)
     assert (cells["embedding"][cells["status"] == FAILED] == 0).all()

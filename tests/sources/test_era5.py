@@ -291,9 +291,9 @@ def test_levels_of_grib_are_selected_or_refused(tmp_path: Path, reader: RasterRe
 @pytest.mark.parametrize(
     ("block", "complaint"),
     [
-        ({"options": {"selct": {}}}, 'has no option "selct"; it has pattern, select, methods, reduced_gaussian'),
+        ({"options": {"selct": {}}}, 'options: no option "selct", did you mean "select"'),
         ({"options": {"select": 137}}, "select: Input should be a valid dictionary .found 137."),
-        ({"options": {"methods": {"tp": "sum"}}}, 'methods: band "tp" is not wanted'),
+        ({"options": {"methods": {"tp": "sum"}}}, 'methods: band "tp" is not one of'),
         ({"options": {"methods": {"sp": "median"}}}, "methods.sp: Input should be 'point', 'mean', 'sum'"),
         ({"options": {"pattern": "{param}.nc"}}, "has no {param} or no {date}"),
         ({"options": {"reduced_gaussian": "bilinear"}}, "Input should be 'nearest' .found 'bilinear'."),
@@ -652,6 +652,13 @@ def test_times_follow_from_names(
         length = {"D": "1 month", "MS": "1 year", "6h": "1 day"}[times]
         frame = Window(scene.time, Duration.parse(length).after(scene.time))
         assert source.observe(scene, frame, *grid_on(NORTH_UP), reader).share_c == (1.0,)
+
+
+def test_a_name_with_a_date_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    for date in ("2022-08-30", "2022-08-32"):
+        write_netcdf(tmp_path / f"sp_{date}.nc", a_field([51, 50], [5, 6], hours(24, "2022-08-30")))
+    with pytest.raises(RequestError, match=r"sp_2022-08-32\.nc has the date 2022-08-32 in its name: day is out"):
+        list(era5(tmp_path, "sp", pattern="{param}_{date}.nc").scenes(full_digests=False))
 
 
 def test_a_file_with_fewer_steps_than_its_name_says_is_corrupt(tmp_path: Path, reader: RasterReader) -> None:

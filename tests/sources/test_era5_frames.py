@@ -292,12 +292,12 @@ how: {{runs: runs, ranks: 1}}
 @pytest.mark.parametrize(
     ("band", "often", "windows", "refused"),
     [
-        ("t2m", "MS", "{start: 2022-01-01, end: 2022-03-01, step: 7 days}", "of 672 h, longer than any frame"),
+        ("t2m", "MS", "{start: 2022-01-01, end: 2022-03-01, step: 7 days}", "672 h long, longer than any frame"),
         ("t2m", "MS", "[[2022-02-01, 2022-03-01]]", ""),
         ("t2m", "MS", "{start: 2022-01-01, end: 2022-02-15, step: 1 month}", ""),
-        ("tp", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", "of 3 h, longer than any frame"),
+        ("tp", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", "3 h long, longer than any frame"),
         ("t2m", "3h", "{start: 2022-01-01, end: 2022-01-02, step: 1 hour}", ""),
-        ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 12 hours}", "of 24 h, longer than any frame"),
+        ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 12 hours}", "24 h long, longer than any frame"),
         ("t2m", "D", "{start: 2022-01-01, end: 2022-01-04, step: 1 day}", ""),
     ],
 )

@@ -80,9 +80,9 @@ def observed(source: Fields, grid: Grid = GRID, area: PixelArea = AREA) -> tuple
     [
         (
             {"options": {"factor": 2}},
-            r'fields has no option "factor"; it has variables, nodata, packing, scale, add, static',
+            r'archives\.dem\.options: no option "factor"; known here: add, nodata, packing, scale, static, variables',
         ),
-        ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not wanted'),
+        ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not one of'),
         ({"options": {"add": {"elevation": "much"}}}, r"options\.add\.elevation: .*'much'"),
         ({"options": {"static": "sometimes"}}, r"options\.static: .*'sometimes'"),
         ({"mask": Mask(band="SCL", clear=(4,))}, r"archives\.dem\.mask means nothing"),

@@ -25,12 +25,13 @@ from tests.conftest import Campaign
 from tests.edge import scenes, shim
 
 from embedcube.campaign.plan import Shards
+from embedcube.campaign.resampling import Method, resampling_in_words
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
 from embedcube.prepare.draw_groups import ReadCost, draw_groups
 from embedcube.sources.reader import RasterReader
-from embedcube.sources.resample import Method, read_onto, resampling_in_words
+from embedcube.sources.resample import read_onto
 from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 

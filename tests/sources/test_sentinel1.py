@@ -114,10 +114,10 @@ def observed(
         ({"options": {"values": "dB"}}, r"options\.values: .*'linear', 'amplitude', 'db' or 'worldcereal'.*'dB'"),
         (
             {"options": {"values": "db", "orbits": "both"}},
-            r'sentinel1 has no option "orbits"; it has variables, nodata, packing, scale, add, values',
+            r'archives\.radar\.options: no option "orbits", did you mean "orbit"',
         ),
         ({"options": {"values": "db", "orbit": "up"}}, r"options\.orbit: .*'up'"),
-        ({"options": {"values": "db", "variables": {"HH": "x"}}}, r'variables: band "HH" is not wanted'),
+        ({"options": {"values": "db", "variables": {"HH": "x"}}}, r'variables: band "HH" is not one of'),
         ({"bands": ("VV", "B02")}, r'no band "B02"; it has VV, VH, HH, HV'),
         ({"mask": Mask(band="SCL", clear=(4,))}, r"archives\.radar\.mask means nothing"),
         ({"offset": -1000.0}, r"archives\.radar\.offset: -1000\.0 means nothing .*options\.values"),

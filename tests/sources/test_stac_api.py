@@ -245,10 +245,10 @@ def test_a_file_on_another_machine_is_to_be_staged_first(demo: Campaign, api: Ap
 @pytest.mark.parametrize(
     ("harm", "error", "words"),
     [
-        ({"fails": lambda page: 503 if page else 200}, StartAgain, "could not be asked"),
-        ({"fails": lambda page: 429}, StartAgain, "could not be asked"),
+        ({"fails": lambda page: 503 if page else 200}, StartAgain, "could not be searched"),
+        ({"fails": lambda page: 429}, StartAgain, "could not be searched"),
         ({"fails": lambda page: 403}, RequestError, "answered 403"),
-        ({"conforms": ["https://api.stacspec.org/v1.0.0/core"]}, RequestError, "is no STAC API with a search"),
+        ({"conforms": ["https://api.stacspec.org/v1.0.0/core"]}, RequestError, "is not a STAC API with a search"),
     ],
     ids=["a page that fails", "too many questions", "forbidden", "no search"],
 )
@@ -267,7 +267,7 @@ def test_an_api_that_does_not_answer_is_named(
 def test_an_api_that_is_not_there_is_named(demo: Campaign, api: Api) -> None:
     gone = Api(url="http://127.0.0.1:9")
     asking(demo, gone)
-    with pytest.raises(StartAgain, match=r"http://127\.0\.0\.1:9 could not be asked: .*start again when it can be"):
+    with pytest.raises(StartAgain, match=r"http://127\.0\.0\.1:9 could not be searched: .*start again when it answers"):
         indexed(demo)
     asking(demo, Api(url="/data/catalog.json"))
     with pytest.raises(RequestError, match=r"archives\.s2\.search\.api: String should match pattern '\^https\?://'"):

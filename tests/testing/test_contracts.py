@@ -97,9 +97,6 @@ class MeanAndMost:
     def dimensions(self, weights: Weights) -> int:
         return 2
 
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        return 64 * batch * self._layout.chip_px**2
-
     def load(self, checkpoint: bytes) -> Weights:
         raise ValueError("nobody publishes such weights")
 
@@ -192,7 +189,6 @@ BROKEN: list[tuple[type[MeanAndMost], str]] = [
         r"shape \(4, 2, 2, 2\), not \(4, 2, 2, 3\)",
     ),
     (type("Nameless", (MeanAndMost,), {"model": "mine"}), "not a URI"),
-    (type("Free", (MeanAndMost,), {"activation_bytes": lambda self, weights, batch: 0}), "activation_bytes is 0"),
     (InTraining, "training mode"),
     (NanMean, r"mean is not \(3,\) float32, finite"),
     (fitted(lambda w: replace(w, mean=w.mean.astype(np.float64))), r"mean is not \(3,\) float32"),

@@ -98,7 +98,7 @@ def test_a_shard_that_kills_on_two_hosts_is_quarantined(demo: Campaign) -> None:
     (record,) = (record for _, record in scan_records(demo.run) if record.recipe == killer.recipe)
     assert len(record.quarantined) == len(killer.scenes)
     reason = record.quarantined[0].reason
-    assert reason.startswith("its shard killed the rank that had nothing else in hand (")
+    assert reason.startswith("this shard alone killed the rank that read it (")
     assert "SIGKILL on another" in reason
 
     # mended, it is asked for again, and the cube is what it had been

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.campaign.plugins import plugin
+from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.schema import Campaign, make_layout
-from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
 
@@ -85,8 +84,9 @@ class ModelCard:
 class Backbone(Protocol):
     """A kind of encoder with its options, for chips of one layout and of certain bands.
 
-    Made by `Backbone(options, layout, inputs)`, which refuses wrong options with a ValueError;
-    registered as an entry point of the group `embedcube.backbones`.
+    Made by `Backbone(options, layout, inputs)`; registered as an entry point of the group `embedcube.backbones`. The
+    constructor refuses wrong options with a ValueError, or with a RequestError that names the key (exit 2). Any other
+    exception but an OSError is a bug of the plugin and is reported as one (exit 1).
     """
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
@@ -110,10 +110,6 @@ class Backbone(Protocol):
     @property
     def model(self) -> str:
         """A URI of the model: where its paper, code or card is."""
-        ...
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """Memory that one forward pass takes at most, weights and chips excluded; `plan` prices it."""
         ...
 
     @property
@@ -160,8 +156,7 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     layer = campaign.layers[layer_name]
     options = {key: value for key, value in layer.backbone.items() if key != "name"}
     inputs = make_inputs(campaign, layer_name)
-    try:
-        backbone: Backbone = plugin("backbones", layer.backbone["name"])(options, make_layout(layer), inputs)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"layers.{layer_name}.backbone: {error}") from None
+    backbone: Backbone = make_plugin(
+        "backbones", layer.backbone["name"], f"layers.{layer_name}.backbone", options, make_layout(layer), inputs
+    )
     return backbone

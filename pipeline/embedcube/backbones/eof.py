@@ -7,28 +7,28 @@ sqrt(cos(latitude)), which weighs a pixel by its area. The right singular vector
 vector holds the scores of a chip on the first of them.
 """
 
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
+from embedcube.campaign.options import PluginOptions, check_options
 from embedcube.grid import ShardLayout
 
 _STEADY = 1e-9
 """relative difference of steps of latitude that are one step: those of a projection differ by more"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the YAML block."""
+class Options(PluginOptions):
+    """Options of the backbone `eof`."""
 
-    components: int = 16
-    """numbers in a vector"""
+    components: int = Field(16, ge=1)
+    """numbers in a vector: principal components that are kept"""
     standardise: bool = False
-    """divide each band by its standard deviation first; else the band of the largest numbers decides"""
+    """divide each band by its standard deviation first; without it, the band with the largest variance dominates"""
 
 
 class Eof:
@@ -51,15 +51,9 @@ class Eof:
         )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """Refuses unknown options, and chips that are not one cell without a halo."""
-        known = {f.name for f in fields(Options)}
-        if unknown := sorted(set(options) - known):
-            raise ValueError(f'eof has no option "{unknown[0]}"; it has {", ".join(sorted(known))}')
-        self._options = Options(**options)
-        self._layout = layout
+        """Refuse wrong options, and chips that are not one cell without a halo."""
+        self._options = check_options(Options, options, "eof")
         self._inputs = inputs
-        if self._options.components < 1:
-            raise ValueError(f"eof: components {self._options.components} is not positive")
         if layout.halo_px or layout.cell_px != layout.chip_px:
             raise ValueError(
                 f"eof makes one vector of a chip: it needs halo_px 0 and cell_px = chip_px = {layout.chip_px}, "
@@ -79,11 +73,6 @@ class Eof:
     def fit_chips(self) -> None:
         """All: a basis is that of a whole period."""
         return
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The mask of every band, and the weighed anomalies with what they are made of."""
-        numbers = self._inputs.frames * self._inputs.channels * self._layout.chip_px**2
-        return batch * numbers * (1 + 3 * 4)
 
     def load(self, checkpoint: bytes) -> Weights:
         """Nobody publishes a basis for these chips."""

@@ -4,13 +4,14 @@ A bank of small patches cut from the data and whitened (ZCA; Coates & Ng 2012) i
 chip, plus a bias; the positive part and the negative part of the result are averaged over each cell.
 """
 
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
+from embedcube.campaign.options import PluginOptions, check_options
 from embedcube.grid import ShardLayout
 
 ZCA_BIAS = 1e-3
@@ -22,15 +23,22 @@ CONVOLUTION_BIAS = -1.0
 _WHITENING_PATCHES = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the YAML block."""
+class Options(PluginOptions):
+    """Options of the backbone `mosaiks`."""
 
-    filters: int = 256
-    """in the bank; a vector has two numbers for each"""
+    filters: int = Field(256, ge=1)
+    """number of filters in the bank; a vector has two numbers for each"""
     kernel_px: int = 3
-    seed: int = 0
-    """of the places that filters are cut from"""
+    """side of a filter in pixels: an odd number, at least 3"""
+    seed: int = Field(0, ge=0)
+    """seed of the random places in the sample that filters are cut from"""
+
+    @field_validator("kernel_px")
+    @classmethod
+    def _odd(cls, kernel_px: int) -> int:
+        if kernel_px % 2 == 0 or kernel_px < 3:
+            raise ValueError(f"{kernel_px} is not an odd number of at least 3")
+        return kernel_px
 
 
 class Mosaiks:
@@ -53,18 +61,11 @@ class Mosaiks:
         )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """Refuses unknown options, even kernels, and halos that the kernel overhangs."""
-        known = {f.name for f in fields(Options)}
-        if unknown := sorted(set(options) - known):
-            raise ValueError(f'mosaiks has no option "{unknown[0]}"; it has {", ".join(sorted(known))}')
-        self._options = Options(**options)
+        """Refuse wrong options, and halos that are smaller than half a kernel."""
+        self._options = check_options(Options, options, "mosaiks")
         self._layout = layout
         self._bands = inputs.channels
         kernel = self._options.kernel_px
-        if kernel % 2 == 0 or kernel < 3:
-            raise ValueError(f"mosaiks: kernel_px {kernel} is not an odd number of at least 3")
-        if self._options.filters < 1:
-            raise ValueError(f"mosaiks: filters {self._options.filters} is not positive")
         if layout.halo_px < kernel // 2:
             raise ValueError(
                 f"mosaiks: a kernel of {kernel} px needs halo_px >= {kernel // 2}, it is {layout.halo_px}: "
@@ -79,12 +80,6 @@ class Mosaiks:
     def model(self) -> str:
         """The paper."""
         return "https://doi.org/10.1038/s41467-021-24638-z"
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The filtered pictures of a few chips and their rectified copies, and the batch's vectors."""
-        side, few = self._layout.chip_px, 2 if batch % 2 == 0 else batch
-        vectors = batch * self._layout.chip_cells**2 * self.dimensions(weights)
-        return 4 * (3 * few * self._options.filters * side * side + vectors)
 
     @property
     def fit_chips(self) -> int:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.backbones.checkpoint import as_arrays, state_dict_of, taken
+from embedcube.campaign.options import PluginOptions, check_options
 from embedcube.grid import ShardLayout
 
 WIDTH = 128
@@ -85,6 +86,10 @@ _PIXELS = 32
 cores: 13 s for 10,000 pixels of 12 frames, 28 s with pieces of 128"""
 
 
+class Options(PluginOptions):
+    """Options of the backbone `presto`: none."""
+
+
 class Presto:
     """The backbone `presto`: cells of one pixel, up to 24 frames, bands by name from any number of archives.
 
@@ -111,9 +116,8 @@ class Presto:
         )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """Refuses options, cells of more than a pixel, halos, too many frames and bands that it has no use for."""
-        if options:
-            raise ValueError(f'presto has no option "{min(options)}"; it has none')
+        """Refuse options, cells of more than a pixel, halos, too many frames, and bands that Presto cannot use."""
+        check_options(Options, options, "presto")
         if layout.cell_px != 1 or layout.halo_px != 0:
             raise ValueError(
                 f"presto sees one pixel at a time: cell_px must be 1 and halo_px 0, "
@@ -125,8 +129,6 @@ class Presto:
         self._channels = _known([band for _, band in named])
         self._archives = [archive for archive, _ in named]
         self._groups = _filled(dict(zip(self._channels, (band for _, band in named), strict=True)))
-        self._frames = inputs.frames
-        self._layout = layout
 
     def dimensions(self, weights: Weights) -> int:
         """The width of the encoder."""
@@ -136,17 +138,6 @@ class Presto:
     def model(self) -> str:
         """The paper."""
         return "https://doi.org/10.48550/arXiv.2304.14065"
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The tokens of a piece twelve times over, its channels, and the vectors of the batch.
-
-        At the GELU of a block there are the tokens as made, as joined and as attended to, and its hidden layer, four
-        times as wide, twice.
-        """
-        tokens = 1 + len(self._groups) * self._frames
-        channels = 6 * self._frames * (len(CHANNELS) + 1)
-        vectors = batch * self._layout.chip_cells**2 * WIDTH
-        return 4 * (_PIXELS * (12 * tokens * WIDTH + 2 * WIDTH + channels) + vectors)
 
     @property
     def fit_chips(self) -> int:

@@ -1,10 +1,12 @@
 """Grids of tokens -> the cells of a chip's kept centre, for all backbones that are somebody else's models."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from embedcube.grid import ShardLayout
 
-POOLINGS = ("none", "mean", "max", "cls")
+Pooling = Literal["none", "mean", "max", "cls"]
 
 
 def kept_cells(tokens_byxd: Tensor, cls_bd: Tensor | None, pooling: str, layout: ShardLayout) -> Tensor:

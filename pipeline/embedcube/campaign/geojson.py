@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.scene import Box
-
 
 def read_geojson(path: Path) -> dict[str, Any]:
     """All areas of a GeoJSON file as one Polygon or MultiPolygon; a ValueError says what it holds instead."""
@@ -22,23 +20,3 @@ def read_geojson(path: Path) -> dict[str, Any]:
     if area.geom_type not in ("Polygon", "MultiPolygon") or area.is_empty:
         raise ValueError(f"region.geojson: {path} holds no area but a {area.geom_type}; write Polygons")
     return dict(json.loads(json.dumps(mapping(area))))
-
-
-def in_range(bbox: Box) -> Box:
-    """The same place with longitudes from -180 to 180: across the antimeridian west is the larger number."""
-    west, south, east, north = bbox
-    if -180 <= west <= 180 and -180 <= east <= 180:
-        return bbox
-    if east - west >= 360:
-        return -180.0, south, 180.0, north
-    return (west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north
-
-
-def footprint(bbox: Box) -> Any:
-    """A polygon, or two of them on both sides of the antimeridian, as GeoJSON has it."""
-    import shapely
-
-    west, south, east, north = bbox
-    if west <= east:
-        return shapely.box(*bbox)
-    return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])

@@ -13,11 +13,12 @@ import pyarrow.parquet
 import shapely
 from pyproj import CRS
 
-from embedcube.campaign.geojson import footprint, in_range
+from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.search_extent import bounded
+from embedcube.campaign.tables import read_columns, refused
 from embedcube.errors import RequestError
 from embedcube.windows import utc
 
@@ -37,14 +38,18 @@ def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
     """The scenes of the inventory, in its order; each is made when it is asked for, as a rank needs few of them.
 
     Raises:
-        RequestError: there is none, or it was made when the campaign asked otherwise; `index` makes it.
+        RequestError: there is none, it is damaged or of another version of embedcube, or it was made when the
+            campaign asked otherwise; `index` makes it.
     """
     if not run.inventory.exists():
         raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
-    table = pyarrow.parquet.read_table(run.inventory, columns=["embedcube:scene", "embedcube:asked"])
+    table = read_columns(run.inventory, ("embedcube:scene", "embedcube:asked"), "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    return _Scenes(table["embedcube:scene"])
+    scenes = _Scenes(table["embedcube:scene"], run.inventory)
+    if len(scenes):
+        scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
+    return scenes
 
 
 def made_for(campaign: Campaign, run: RunDir) -> bool:
@@ -53,16 +58,17 @@ def made_for(campaign: Campaign, run: RunDir) -> bool:
     An archive that is asked for other times or places has most likely grown since.
     """
     name = "embedcube:made_for"
-    if name not in pyarrow.parquet.read_schema(run.inventory).names:
+    try:
+        extents = read_columns(run.inventory, (name,), "index")[name].unique().to_pylist()
+    except RequestError:
         return False
-    return set(pyarrow.parquet.read_table(run.inventory, columns=[name])[name].unique().to_pylist()) == {
-        _extent(campaign)
-    }
+    return set(extents) == {_extent(campaign)}
 
 
 class _Scenes(Sequence[Scene]):
-    def __init__(self, texts: pyarrow.ChunkedArray) -> None:
+    def __init__(self, texts: pyarrow.ChunkedArray, path: Path) -> None:
         self._texts = texts.combine_chunks()
+        self._path = path
         self._made: dict[int, Scene] = {}
 
     def __len__(self) -> int:
@@ -78,7 +84,10 @@ class _Scenes(Sequence[Scene]):
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
-            self._made[place] = _scene_of(self._texts[place].as_py())
+            try:
+                self._made[place] = _scene_of(self._texts[place].as_py())
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
+                raise refused(self._path, error, "index") from None
         return self._made[place]
 
 

@@ -7,11 +7,34 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from embedcube.campaign import schema
 from embedcube.campaign.geojson import read_geojson
-from embedcube.campaign.schema import Campaign, Region
 from embedcube.errors import RequestError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Campaign(schema.Campaign):
+    """The schema's `Campaign`, read from its file. A class of its own, because the schema imports no reader."""
+
+    @staticmethod
+    def load(path: str | Path) -> "Campaign":
+        """The campaign of a file, as `load_campaign` reads it."""
+        return load_campaign(Path(path))
+
+    def __repr__(self) -> str:
+        windows = self.all_windows
+        spans = windows[0].days if len(windows) == 1 else f"{windows[0].days} ... {windows[-1].days}"
+        archives = [f"{name} ({archive.source})" for name, archive in self.archives.items()]
+        layers = [f"{name} ({layer.backbone['name']})" for name, layer in self.layers.items()]
+        return "\n".join(
+            [
+                f"Campaign {self.campaign}, digest {self.digest[:12]}",
+                f"  archives  {', '.join(archives)}",
+                f"  layers    {', '.join(layers)}",
+                f"  windows   {len(windows)}: {spans}",
+            ]
+        )
 
 
 def load_campaign(path: Path) -> Campaign:
@@ -72,13 +95,13 @@ def _resolved(campaign: Campaign, folder: Path) -> Campaign:
     }
     region = campaign.region
     if region is not None and region.geojson is not None:
-        region = Region(geometry=read_geojson(absolute(region.geojson)))
+        region = schema.Region(geometry=read_geojson(absolute(region.geojson)))
     site = absolute(campaign.how.site) if campaign.how.site else None
     how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs), "site": site})
     return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
 
 
-def dump_campaign(campaign: Campaign) -> str:
+def dump_campaign(campaign: schema.Campaign) -> str:
     """The campaign as YAML that `load_campaign` reads back to an equal value."""
     document = campaign.model_dump(mode="json", exclude_none=True)
     return f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)

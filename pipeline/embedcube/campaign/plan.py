@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign
+from embedcube.campaign.schema import Campaign, Encoding
+from embedcube.campaign.tables import read_columns, refused
 from embedcube.errors import RequestError
-from embedcube.grid import ShardRange
+from embedcube.grid import Grid, ShardLayout, ShardRange
 
 Ints = NDArray[np.int64]
 
@@ -68,11 +68,22 @@ _ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """What holds for all shards of a layer."""
+    """What holds for all shards of a layer: enough to make its part of the cube without its sources and backbone."""
 
     zones: dict[str, ShardRange]
-    """per grid, the shards that the layer's arrays span"""
+    """for each grid by its name, the shards that the layer's arrays span"""
+    grids: dict[str, Grid]
+    """by name"""
+    layout: ShardLayout
+    encoding: Encoding
     dimensions: int
+    """numbers in a vector"""
+    chunk_windows: int
+    """windows in one object of the cube"""
+    collections: tuple[str, ...]
+    """for each archive, a URI of what its scenes are"""
+    counted: tuple[str, ...]
+    """archives whose scenes make a cell valid and are counted in `n_obs`"""
     weights: str
     """SHA-256 of the weights' file"""
     fitted_on: str
@@ -80,8 +91,8 @@ class LayerPlan:
     model: str
     batch: int
     """chips in one forward pass"""
-    probed_for: str
-    """digest of the weights, software and layer for which `plan` found that batch; empty where the campaign says it"""
+    batch_for: str
+    """digest of the weights, software and layer for which `plan` measured `batch`; empty where the campaign sets it"""
     program: str
     """SHA-256 of the compiled forward pass; empty where the layer is not compiled"""
     compiled_for: str
@@ -112,28 +123,38 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     """The summary of the plan.
 
     Raises:
-        RequestError: there is none, or it was made for another version of the campaign, or by another of embedcube.
+        RequestError: there is none, it is damaged, or it was made for another version of the campaign, for another
+            inventory, or by another version of embedcube.
     """
-    if not run.plan.exists():
+    if not (run.plan.exists() and run.plan_summary.exists()):
         raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
-    document = json.loads(run.plan_summary.read_text())
-    if document["campaign"] != campaign.digest:
+    try:
+        plan = _plan_of(json.loads(run.plan_summary.read_bytes()))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise refused(run.plan_summary, error, "plan") from None
+    if plan.campaign != campaign.digest:
         raise RequestError(
-            f"{run.plan} was made for another version of the campaign ({document['campaign'][:12]}, the file now "
+            f"{run.plan} was made for another version of the campaign ({plan.campaign[:12]}, the file now "
             f"says {campaign.digest[:12]}); run `embedcube plan` again"
         )
-    if document["inventory"] != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
+    if not run.inventory.exists():
+        raise RequestError(f"{run.inventory}: there is no inventory any more; run `embedcube index` again")
+    if plan.inventory != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
-    try:
-        layers = {name: _layer_plan(layer) for name, layer in document.pop("layers").items()}
-        return Plan(layers=layers, price=Price(**document.pop("price")), **document)
-    except TypeError:
-        raise RequestError(f"{run.plan} was made by another version of embedcube; plan again") from None
+    return plan
+
+
+def _plan_of(document: dict[str, Any]) -> Plan:
+    layers = {name: _layer_plan(layer) for name, layer in document.pop("layers").items()}
+    return Plan(layers=layers, price=Price(**document.pop("price")), **document)
 
 
 def _layer_plan(document: dict[str, Any]) -> LayerPlan:
     zones = {zone: ShardRange(**place) for zone, place in document.pop("zones").items()}
-    return LayerPlan(zones=zones, empty=tuple(document.pop("empty", ())), **document)
+    grids = {zone: Grid(**grid) for zone, grid in document.pop("grids").items()}
+    layout = ShardLayout(**document.pop("layout"))
+    document |= {name: tuple(document[name]) for name in ("collections", "counted", "empty")}
+    return LayerPlan(zones=zones, grids=grids, layout=layout, **document)
 
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
@@ -143,6 +164,11 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
     for batch in _columns(run, names, task).to_batches(max_chunksize=_ROWS):
         columns = (batch.column(name).to_pylist() for name in names)
         for layer, zone, t, row, col, recipe, scenes, task_of, draw in zip(*columns, strict=True):
+            if layer not in plan.layers or zone not in plan.layers[layer].zones:
+                raise RequestError(
+                    f"{run.plan} has shards of {layer}/{zone}, which {run.plan_summary.name} does not name; "
+                    "run `embedcube plan` again"
+                )
             place = plan.layers[layer].zones[zone]
             shard = Shard(
                 layer=layer,
@@ -165,6 +191,13 @@ def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
     return recipes
 
 
+def tasks_undone(run: RunDir, done: Container[str]) -> tuple[int, ...]:
+    """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
+    table = _columns(run, ("task", "recipe"), None)
+    tasks, recipes = table["task"].to_pylist(), table["recipe"].to_pylist()
+    return tuple(sorted({task for task, recipe in zip(tasks, recipes, strict=True) if recipe not in done}))
+
+
 def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
     """Those of the inventory that shards of a task (or of all) need."""
     linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
@@ -173,10 +206,10 @@ def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None
 
 def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
     if task is None:
-        return pyarrow.parquet.read_table(run.plan, columns=list(names))
+        return read_columns(run.plan, names, "plan")
     # the pilot is one more task
-    paths, mine = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
-    return pyarrow.concat_tables(pyarrow.parquet.read_table(p, columns=list(names), filters=mine) for p in paths)
+    paths, of_task = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
+    return pyarrow.concat_tables(read_columns(path, names, "plan", of_task) for path in paths)
 
 
 def digest_of_recipes(recipes: list[str]) -> str:

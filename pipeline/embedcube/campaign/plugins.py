@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from embedcube.campaign.fields import nearest
 from embedcube.campaign.schema import Campaign
-from embedcube.errors import RequestError
+from embedcube.errors import EmbedcubeError, RequestError, WorkError
 
 Room = Literal["sources", "backbones", "executors", "models"]
 
@@ -34,11 +34,47 @@ def refuse_unknown_plugins(campaign: Campaign) -> None:
 
 
 def plugin(room: Room, name: str) -> Any:
-    """What is registered under `name`; a RequestError names the nearest one."""
+    """The object, usually a class, that is registered under `name`.
+
+    Raises:
+        RequestError: no such plugin; the message names the nearest one.
+        WorkError: its module cannot be imported.
+    """
     for point in entry_points(group=f"embedcube.{room}"):
         if point.name == name:
-            return point.load()
+            try:
+                return point.load()
+            except (EmbedcubeError, OSError, MemoryError):  # a stop signal during the import is no fault of it
+                raise
+            except Exception as error:
+                raise _fault(room, name, error) from error
     raise _unknown(room, name)
+
+
+def make_plugin(room: Room, name: str, place: str, *arguments: object) -> Any:
+    """An instance of the plugin's class; `place` is the key of the campaign that names its options.
+
+    Raises:
+        RequestError: the constructor refused its options with a ValueError.
+        WorkError: the constructor raised anything else that is not an I/O error: a bug of the plugin.
+    """
+    made = plugin(room, name)
+    try:
+        return made(*arguments)
+    except (EmbedcubeError, OSError, MemoryError):
+        raise
+    except ValueError as error:
+        raise RequestError(f"{place}: {error}") from error
+    except Exception as error:
+        raise _fault(room, name, error) from error
+
+
+def _fault(room: Room, name: str, error: Exception) -> WorkError:
+    package = distribution(room, name) or "embedcube"
+    return WorkError(
+        f"fault of the plugin {name} (package {package}), not of the campaign: {type(error).__name__}: {error}; "
+        "--debug shows where"
+    )
 
 
 def _unknown(room: Room, name: str) -> RequestError:

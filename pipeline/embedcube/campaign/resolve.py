@@ -21,10 +21,12 @@ def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
 
 
 def open_run(
-    campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False
+    campaign_file: Path, ranks: int | None = None, *, retry_quarantined: bool = False, uses_plugins: bool = True
 ) -> "tuple[Campaign, RunDir]":
     """The campaign and its run folder, to work in: it then holds the campaign as resolved."""
-    campaign, folder = resolve_campaign(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    campaign, folder = resolve_campaign(
+        campaign_file, ranks, retry_quarantined=retry_quarantined, uses_plugins=uses_plugins
+    )
     write_resolved(campaign, folder)
     return campaign, folder
 
@@ -47,21 +49,48 @@ def resolve_campaign(
     retry_quarantined: bool = False,
     executor: str | None = None,
     site: Path | None = None,
+    uses_plugins: bool = True,
 ) -> "tuple[Campaign, RunDir]":
-    """The campaign, with what the command line and its site say of `how`, and its run folder."""
+    """The campaign, with the options of the command line and of its site in `how`, and its run folder.
+
+    Raises:
+        RequestError: the campaign is wrong, or with `uses_plugins` it names a plugin that is not installed.
+    """
+    campaign, _ = open_campaign(campaign_file)
+    return resolved(
+        campaign,
+        ranks,
+        retry_quarantined=retry_quarantined,
+        executor=executor,
+        site=site,
+        uses_plugins=uses_plugins,
+    )
+
+
+def resolved(
+    campaign: "Campaign",
+    ranks: int | None = None,
+    *,
+    retry_quarantined: bool = False,
+    executor: str | None = None,
+    site: Path | None = None,
+    uses_plugins: bool = True,
+) -> "tuple[Campaign, RunDir]":
+    """The campaign with the options of the caller and of its site in `how`, and its run folder."""
     from embedcube.campaign.plugins import refuse_unknown_plugins
+    from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.site import at_site, load_site
 
-    campaign, folder = open_campaign(campaign_file)
-    said = {
+    options = {
         "ranks": ranks,
         "retry_quarantined": retry_quarantined or None,
         "executor": executor,
         "site": site.absolute() if site else None,
     }
-    how = campaign.how.model_copy(update={name: value for name, value in said.items() if value is not None})
+    how = campaign.how.model_copy(update={name: value for name, value in options.items() if value is not None})
     campaign = campaign.model_copy(update={"how": how})
     if how.executor == "slurm":
         campaign = at_site(campaign, load_site(campaign))
-    refuse_unknown_plugins(campaign)
-    return campaign, folder
+    if uses_plugins:
+        refuse_unknown_plugins(campaign)
+    return campaign, RunDir(campaign.run_folder)

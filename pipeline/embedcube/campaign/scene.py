@@ -9,13 +9,11 @@ from math import isfinite
 from pydantic_core import to_json
 from pyproj import Transformer
 
+from embedcube.campaign.boxes import GLOBE, Box, overlaps, width
 from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
 from embedcube.windows import Window
 
-Box = tuple[float, float, float, float]
-"""xmin, ymin, xmax, ymax"""
-
-NOWHERE: Box = (-180.0, -90.0, 180.0, 90.0)
+NOWHERE = GLOBE
 """The place of a scene that cannot be used and does not say where it lies: no cell waits for it"""
 
 _MARGIN = 3.0
@@ -124,8 +122,8 @@ class Scene:
         if grid.geographic:
             return [_transformed(source, grid.crs, bounds)]
         if is_geographic(source):
-            return [_transformed(source, grid.crs, piece) for piece in meeting(bounds, neighbourhood(grid.crs))]
-        near = meeting(self.bbox, neighbourhood(grid.crs))
+            return [_transformed(source, grid.crs, piece) for piece in overlaps(bounds, neighbourhood(grid.crs))]
+        near = overlaps(self.bbox, neighbourhood(grid.crs))
         return [_transformed(source, grid.crs, bounds)] if near else []
 
     @property
@@ -165,26 +163,6 @@ def _transformed(source: str, target: str, bounds: Box) -> Box:
 def _around_the_globe(box: Box, grid: Grid) -> tuple[Box, ...]:
     _, south, _, north = box
     first, last = grid.origin_x, grid.origin_x + 360
-    if _width(box) >= 360 - grid.pixel:
+    if width(box) >= 360 - grid.pixel:
         return ((first, south, last, north),)
-    return meeting(box, (first, south, last, north))
-
-
-def meeting(box: Box, other: Box) -> tuple[Box, ...]:
-    """What two boxes of longitudes and latitudes have in common, in the longitudes of the second."""
-    first, lower, last, upper = other
-    south, north = max(box[1], lower), min(box[3], upper)
-    found = []
-    west = first + (box[0] - first) % 360 - 360
-    while west < last:
-        piece = (max(west, first), south, min(west + _width(box), last), north)
-        if piece[0] < piece[2] and south < north:
-            found.append(piece)
-        west += 360
-    return tuple(found)
-
-
-def _width(box: Box) -> float:
-    """Degrees from west to east; across the antimeridian west may be the larger number."""
-    width = box[2] - box[0]
-    return width % 360 if width < 360 else 360.0
+    return overlaps(box, (first, south, last, north))

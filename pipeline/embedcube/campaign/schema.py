@@ -19,12 +19,13 @@ from embedcube.campaign.fields import Block, Crs, Time, nearest
 from embedcube.campaign.how import How
 from embedcube.campaign.scene import Scene
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardLayout, utm_zone_of
+from embedcube.grid import Grid, ShardLayout, utm_grid_name, utm_zone_in, utm_zone_of
 from embedcube.windows import Duration, Window, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Resampling = Literal["nearest", "bilinear", "average"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Encoding = Literal["int8", "float16", "float32"]
 
 
 class Mask(Block):
@@ -201,7 +202,7 @@ class Layer(Block):
     compile: bool = False
     """`plan` compiles the forward pass (a minute or so, and a compiler of C++), once, and all ranks run that program;
     `verify` holds it against the layer as it is"""
-    encoding: Literal["int8", "float16", "float32"] = "int8"
+    encoding: Encoding = "int8"
     chunk_windows: int = Field(1, gt=0)
     """windows in one object of the cube: 1 for who reads maps, 12 for who reads series of months"""
 
@@ -214,8 +215,6 @@ class Layer(Block):
 
     @model_validator(mode="after")
     def _cuts(self) -> Self:
-        from embedcube.grid import ShardLayout
-
         ShardLayout(chip_px=self.chip_px, halo_px=self.halo_px, cell_px=self.cell_px, chips=self.shard_chips)
         return self
 
@@ -334,7 +333,9 @@ def make_grid(campaign: Campaign, layer: str, name: str) -> Grid:
     """A layer's grid of a name; a layer has one, or one for each UTM zone."""
     block = campaign.grid_of(layer)
     if block.crs == UTM:
-        return Grid.of_zone(int(name.removeprefix("utm")), block.pixel, block.origin)
+        zone = utm_zone_in(name)
+        assert zone is not None, f"{name} is not the name of a UTM zone's grid"
+        return Grid.of_zone(zone, block.pixel, block.origin)
     return Grid(crs=block.crs, pixel=block.pixel, origin_x=block.origin[0], origin_y=block.origin[1])
 
 
@@ -349,7 +350,7 @@ def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple
             continue
         first, last = (int(zone) for zone in utm_zone_of(np.array([west, east])))
         zones.update((first + i - 1) % 60 + 1 for i in range((last - first) % 60 + 1))
-    return tuple(f"utm{zone:02d}" for zone in sorted(zones))
+    return tuple(utm_grid_name(zone) for zone in sorted(zones))
 
 
 def make_layout(layer: Layer) -> ShardLayout:

@@ -6,14 +6,12 @@ from datetime import datetime
 
 from shapely.geometry import shape
 
-from embedcube.campaign.scene import Box, meeting
-from embedcube.campaign.schema import Archive, Campaign, Region
+from embedcube.campaign.boxes import GLOBE, Box, around, overlaps
+from embedcube.campaign.schema import UTM, Archive, Campaign, Region, make_layout
 from embedcube.grid import is_geographic, to_degrees
 
 _METRES_PER_DEGREE = 110_000.0
 """of latitude, at least; and of longitude at the equator"""
-
-_GLOBE: Box = (-180.0, -90.0, 180.0, 90.0)
 
 
 def bounded(campaign: Campaign, name: str) -> Archive:
@@ -49,32 +47,22 @@ def _boxes(campaign: Campaign, name: str) -> Iterator[Box]:
         lower, upper = max(-90.0, south - reach), min(90.0, north + reach)
         across = reach / math.cos(math.radians(min(max(abs(lower), abs(upper)), 89.0)))
         if east - west + 2 * across < 360:
-            yield from meeting((west - across, lower, east + across, upper), _GLOBE)
+            yield from overlaps((west - across, lower, east + across, upper), GLOBE)
         else:
             yield -180.0, lower, 180.0, upper
 
 
 def _reach_degrees(campaign: Campaign, layer: str) -> float:
     """Degrees of latitude by which a shard that touches the region, and its halo, may lie outside of it."""
-    from embedcube.campaign.schema import make_layout
-
     block, layout = campaign.grid_of(layer), make_layout(campaign.layers[layer])
     reach = (layout.shard_px + layout.halo_px) * block.pixel
-    geographic = block.crs != "utm" and is_geographic(block.crs)
+    geographic = block.crs != UTM and is_geographic(block.crs)
     return reach if geographic else reach / _METRES_PER_DEGREE
 
 
-def _region_boxes(region: Region) -> Iterator[Box]:
-    """In degrees; two where its parts lie on both sides of the antimeridian."""
+def _region_boxes(region: Region) -> tuple[Box, ...]:
+    """Boxes around the region in degrees; two where its parts lie on both sides of the antimeridian."""
     if region.bbox is not None:
-        yield to_degrees(region.crs).transform_bounds(*region.bbox, densify_pts=21)
-        return
+        return (to_degrees(region.crs).transform_bounds(*region.bbox, densify_pts=21),)
     assert region.geometry is not None
-    geometry = shape(region.geometry)
-    parts = [part.bounds for part in getattr(geometry, "geoms", [geometry])]
-    if geometry.bounds[2] - geometry.bounds[0] <= 180:
-        parts = [geometry.bounds]
-    for side in ([p for p in parts if p[0] + p[2] < 0], [p for p in parts if p[0] + p[2] >= 0]):
-        if side:
-            wests, souths, easts, norths = zip(*side, strict=True)
-            yield min(wests), min(souths), max(easts), max(norths)
+    return around(shape(region.geometry))

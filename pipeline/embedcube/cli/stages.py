@@ -1,4 +1,4 @@
-"""Each stage with its progress and what is said of it, for `run`, `submit` and the verbs of the single stages."""
+"""The stages as the command line runs them: each with its progress bar and the lines that it prints."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -9,15 +9,50 @@ from embedcube.progress import Say, shown
 if TYPE_CHECKING:
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
+    from embedcube.cube.reader import Cube
     from embedcube.jobs.doctor import Examined
 
 
 _NAMED = 4
-"""windows, of many without any scene"""
+"""Number of windows without any scene that are printed."""
+
+
+def run(campaign: "Campaign", *, ranks: int | None = None, say: Say = print) -> "Cube":
+    """Run all stages on this machine, each resumed where it stopped, and open the cube.
+
+    `ranks` processes are used instead of how.ranks; `say` prints the progress.
+
+    Raises:
+        RequestError: the campaign cannot be run as it is; nothing was started.
+        WorkError: a stage failed, or `verify` found something wrong.
+    """
+    from embedcube.campaign.resolve import resolved, write_resolved
+    from embedcube.cube.reader import Cube
+
+    campaign, folder = resolved(campaign, ranks)
+    write_resolved(campaign, folder)
+    made = run_stages(campaign, folder, say)
+    fail_on(made["findings"])
+    return Cube(made["cube"])
+
+
+def run_stages(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Index, fit, plan, embed, consolidate, verify; the answer holds the findings of `verify`."""
+    prepare(campaign, folder, say)
+    embed(campaign, folder, say, None)
+    made = consolidate(campaign, folder, say)
+    return made | {"findings": verify(campaign, folder, say, recompute=1)}
+
+
+def prepare(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
+    """Index, fit, plan: all that is decided before anything is embedded."""
+    index_once(campaign, folder, say)
+    fit(campaign, folder, say)
+    return plan(campaign, folder, say)
 
 
 def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
-    """An archive is looked through once, and again for other windows or another region; or by `embedcube index`."""
+    """Index the archives if there is no inventory yet, or if the windows or the region have changed since."""
     from embedcube.campaign.inventory import made_for, read_inventory
 
     try:
@@ -26,15 +61,15 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
         index(campaign, folder, say, full_digests=False)
         return
     if made_for(campaign, folder):
-        say(f"index       {len(scenes)} scenes, there already; `embedcube index` looks for new ones")
+        say(f"index       {len(scenes)} scenes, from an earlier run; `embedcube index` looks for new ones")
         return
     say("index       again, as the windows or the region have changed")
-    # digests of another kind would be those of other scenes, and everything would be embedded again
+    # with digests of another kind, all scenes would count as changed, and every shard would be embedded again
     index(campaign, folder, say, full_digests=not any(scene.weak for scene in scenes))
 
 
 def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
-    """Archive -> inventory."""
+    """Index the archives; the answer counts scenes, and names those that cannot be used."""
     from embedcube.prepare.index import index as index_archives
 
     with shown("index", "scenes", say) as progress:
@@ -48,13 +83,13 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
 
 
 def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
-    """A sample -> frozen weights."""
+    """Fit or load the weights of each layer; the answer has their digests."""
     from embedcube.prepare.fit import fit as fit_layers
 
     with shown("fit", "chips", say) as progress:
         layers = fit_layers(campaign, folder, progress)
     for layer in layers:
-        say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', there already'}")
+        say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', from an earlier run'}")
         if layer.passed_over:
             say(f"            {layer.layer}: fitted without {len(layer.passed_over)} scenes that could not be read")
         for scene, reason in layer.passed_over.items():
@@ -64,12 +99,12 @@ def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 
 
 def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
-    """Inventory -> plan."""
+    """Make the plan, and print its price and the windows without any scene."""
     from embedcube.campaign.price import describe
     from embedcube.prepare.plan import plan as make_plan
 
     if compiled := [name for name, layer in campaign.layers.items() if layer.compile]:
-        say(f"plan        compiling {', '.join(compiled)}, where that is not done: a minute or so each")
+        say(f"plan        compiling {', '.join(compiled)} unless that is done already: about a minute for each layer")
     made = make_plan(campaign, folder)
     for i, line in enumerate(describe(made.price)):
         say(f"{'plan' if i == 0 else '':<12}{line}")
@@ -80,7 +115,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
             more = f" and {len(layer.empty) - _NAMED} more" if len(layer.empty) > _NAMED else ""
             say(
                 f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
-                "if the archive has them by now, `embedcube index` finds them"
+                "if the archive has got some since, run `embedcube index`"
             )
     if campaign.how.executor == "slurm":
         from embedcube.campaign.site import load_site
@@ -91,9 +126,9 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 
 
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
-    """Shards -> parts: one task here, or all of them where the campaign says.
+    """Embed the shards of one task here, or of all tasks with the campaign's executor.
 
-    The error budget is the campaign's: a task alone is not held against it.
+    `how.error_budget` limits the unreadable scenes of the whole campaign, so it is not checked for a single task.
     """
     from embedcube.campaign.inventory import read_inventory
     from embedcube.campaign.parts import Quarantined, best_documents, refuse_over_budget
@@ -104,7 +139,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     if task is not None and task >= made.tasks + folder.pilot.exists():
         raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
     tasks = list(range(made.tasks)) if task is None else [task]
-    # a task that is asked for by its number has been given its machine already
+    # --task is used inside a job: the task runs on the machine of this process
     executor = campaign.how.executor if task is None else "local"
     with shown("embed", "shards", say) as progress:
         plugin("executors", executor)().run(campaign, folder, tasks, progress)
@@ -121,7 +156,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
 
 
 def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:
-    """Some shards first, on the batch system; then the price of all as they turned out."""
+    """Embed some shards in a Slurm job, and estimate from them the price of the campaign."""
     from embedcube.campaign.site import load_site
     from embedcube.jobs.pilot import describe_measured, measured_price
     from embedcube.jobs.submit import embed_pilot
@@ -129,31 +164,31 @@ def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[
     with shown("pilot", "shards", say) as progress:
         embed_pilot(campaign, folder, count, progress)
     site = load_site(campaign)
-    found = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
-    for line in describe_measured(found):
+    price = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
+    for line in describe_measured(price):
         say(f"            {line}")
-    return asdict(found)
+    return asdict(price)
 
 
 def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
-    """Parts -> cube."""
+    """Make the cube from the parts; the answer has its path and version."""
     from embedcube.consolidate.consolidate import consolidate as make_cube
 
     with shown("consolidate", "shards", say) as progress:
         made = make_cube(campaign, folder, progress)
     counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
-    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "there already"
+    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "made in an earlier run"
     say(f"            version {made.version}: {made.shards} shards, {what}")
     if made.purged:
         say(
-            f"            the site deletes files by age, and links are as old as the parts: before {made.purged} copy "
-            f"{made.cube} to where nothing is deleted"
+            f"            the site deletes old files, and those of the cube are as old as the parts: before "
+            f"{made.purged} copy {made.cube} to a file system where nothing is deleted"
         )
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 
 
 def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
-    """Hold the cube against what was promised; returns what is wrong."""
+    """Verify the newest cube against the campaign's plan and records; returns the findings, one line for each."""
     from embedcube.consolidate.verify import verify_run
 
     if not folder.newest_cube.exists():
@@ -165,20 +200,20 @@ def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) 
 
 
 def say_findings(findings: list[str], say: Say) -> None:
-    """One line each."""
+    """Print one line for each finding, and their number."""
     for finding in findings:
         say(f"            {finding}")
     say(f"            {len(findings)} findings" if findings else "            nothing found wrong")
 
 
 def fail_on(findings: list[str]) -> None:
-    """Raise a WorkError when there are any."""
+    """Raise a WorkError if there is any finding."""
     if findings:
         raise WorkError(f"verify: {len(findings)} findings, the first: {findings[0]}")
 
 
 def say_examined(examined: "Examined", say: Say) -> None:
-    """What `doctor` found; raises a WorkError when anything is wrong."""
+    """Print the results of `doctor`; raises a WorkError if a check failed."""
     from embedcube.jobs.doctor import describe
 
     for line in describe(examined):

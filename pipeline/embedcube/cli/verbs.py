@@ -1,6 +1,6 @@
-"""The command line: one verb per stage. Parse, call one function, print, exit with 0, 1, 2 or 75.
+"""The command line: one function for each verb. It parses, calls one function, prints, and exits with 0, 1, 2 or 75.
 
-Heavy imports are inside the verbs: `embedcube --help` must answer at once.
+Heavy imports are inside the functions, so that `embedcube --help` answers at once.
 """
 
 import faulthandler
@@ -20,7 +20,7 @@ from embedcube.errors import EmbedcubeError, RequestError, StartAgain
 from embedcube.progress import Say, shown
 
 app = typer.Typer(
-    help="Earth observation archives -> one Zarr cube of embeddings, with the provenance of every vector.",
+    help="Turn Earth observation archives into one Zarr cube of embeddings, with the provenance of every vector.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,10 +29,15 @@ app = typer.Typer(
 )
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
-CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="A cube.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
-Ranks = Annotated[int | None, typer.Option(help="Processes, instead of how.ranks.", min=1)]
-Digest = Annotated[Literal["weak", "full"], typer.Option(help="Of files without a checksum: header and size, or all.")]
+CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Ranks = Annotated[int | None, typer.Option(help="Number of processes, instead of how.ranks.", min=1)]
+Digest = Annotated[
+    Literal["weak", "full"],
+    typer.Option(
+        help="What is digested of a file without a checksum: its header and size (weak), or all bytes (full)."
+    ),
+]
 
 
 def main() -> None:
@@ -61,19 +66,19 @@ def main() -> None:
         if debug:
             raise
         words = f"{type(error).__name__}: {error}"
-        print(f"embedcube: {words}; a fault of embedcube or of a plugin, --debug shows where", file=sys.stderr)
+        print(f"embedcube: {words}; this is a bug of embedcube or of a plugin, --debug shows where", file=sys.stderr)
         sys.exit(1)
 
 
 def _stop(number: int, _: object) -> None:
-    raise StartAgain(f"stopped by signal {number}; start the same command again, it goes on where it stopped")
+    raise StartAgain(f"stopped by signal {number}; start the same command again, it continues where it stopped")
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")], as_json: AsJson = False
 ) -> None:
-    """Write a small synthetic archive and its campaign.  Example: embedcube demo demo"""
+    """Write a small synthetic archive and its campaign file.  Example: embedcube demo demo"""
     from embedcube.testing.demo import write_demo
 
     try:
@@ -88,44 +93,38 @@ def demo(
 def run(
     campaign_file: CampaignFile,
     ranks: Ranks = None,
-    until: Annotated[Literal["plan", "verify"], typer.Option(help="The last stage.")] = "verify",
+    until: Annotated[Literal["plan", "verify"], typer.Option(help="The last stage to run.")] = "verify",
     as_json: AsJson = False,
 ) -> None:
-    """All stages on this machine, each resumed where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
+    """Run all stages here, each from where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
     campaign, folder = open_run(campaign_file, ranks)
     say = _teller(as_json)
-    stages.index_once(campaign, folder, say)
-    stages.fit(campaign, folder, say)
-    planned = stages.plan(campaign, folder, say)
     if until == "plan":
-        _print(planned, as_json)
+        _print(stages.prepare(campaign, folder, say), as_json)
         return
-    stages.embed(campaign, folder, say, None)
-    made = stages.consolidate(campaign, folder, say)
-    findings = stages.verify(campaign, folder, say, recompute=1)
-    if as_json:
-        print(json.dumps(made | {"findings": findings}))
-    stages.fail_on(findings)
+    made = stages.run_stages(campaign, folder, say)
+    _print(made, as_json)
+    stages.fail_on(made["findings"])
     say(f"cube        {made['cube']}")
 
 
 @app.command()
 def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
-    """Archive -> inventory.  Example: embedcube index campaign.yaml"""
+    """Find the scenes of the archives: the inventory.  Example: embedcube index campaign.yaml"""
     campaign, folder = open_run(campaign_file)
     _print(stages.index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
-    """A sample -> frozen weights.  Example: embedcube fit campaign.yaml"""
+    """Fit or load the weights of each layer.  Example: embedcube fit campaign.yaml"""
     campaign, folder = open_run(campaign_file)
     _print(stages.fit(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
-    """Inventory -> shards, recipes, tasks and the price.  Example: embedcube plan campaign.yaml"""
+    """Divide the work into shards and tasks, with a price.  Example: embedcube plan campaign.yaml"""
     campaign, folder = open_run(campaign_file, ranks)
     _print(stages.plan(campaign, folder, _teller(as_json)), as_json)
 
@@ -133,32 +132,32 @@ def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = Fal
 @app.command()
 def embed(
     campaign_file: CampaignFile,
-    task: Annotated[int | None, typer.Option(help="Only this task of the plan.", min=0)] = None,
+    task: Annotated[int | None, typer.Option(help="Number of the only task to run.", min=0)] = None,
     ranks: Ranks = None,
     retry_quarantined: Annotated[
-        bool, typer.Option("--retry-quarantined", help="Also shards of unreadable scenes.")
+        bool, typer.Option("--retry-quarantined", help="Embed also the shards whose scenes could not be read before.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Shards -> parts; only those without a record.  Example: embedcube embed campaign.yaml --ranks 3"""
+    """Embed the shards that have no record.  Example: embedcube embed campaign.yaml --ranks 3"""
     campaign, folder = open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
     _print(stages.embed(campaign, folder, _teller(as_json), task), as_json)
 
 
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
-    """Parts -> cube.  Example: embedcube consolidate campaign.yaml"""
-    campaign, folder = open_run(campaign_file)
+    """Make the cube from the embedded shards.  Example: embedcube consolidate campaign.yaml"""
+    campaign, folder = open_run(campaign_file, uses_plugins=False)
     _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml|CUBE.zarr", help="A campaign file, or a cube alone.")],
-    recompute: Annotated[int, typer.Option(help="Shards of each layer to embed again.", min=0)] = 1,
+    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml|CUBE.zarr", help="A campaign file or a cube.")],
+    recompute: Annotated[int, typer.Option(help="Shards of each layer to embed again and compare.", min=0)] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Check that the cube says what was promised.  Example: embedcube verify campaign.yaml"""
+    """Check every digest and claim of a cube.  Example: embedcube verify campaign.yaml"""
     say = _teller(as_json)
     if path.is_dir():
         from embedcube.consolidate.verify import verify_cube
@@ -176,11 +175,13 @@ def verify(
 @app.command()
 def status(
     campaign_file: CampaignFile,
-    watch: Annotated[bool, typer.Option(help="Again and again until all is done: after 2 s, with jobs 30 s.")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Where the time of each rank went.")] = False,
+    watch: Annotated[
+        bool, typer.Option(help="Repeat until all shards are done: every 2 s, or every 30 s with Slurm jobs.")
+    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show how each rank spent its time.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is done, how fast, what is left.  Example: embedcube status campaign.yaml --watch"""
+    """Show what is done, how fast, and the jobs.  Example: embedcube status campaign.yaml --watch"""
     from embedcube.jobs.profile import profile as profile_of
     from embedcube.jobs.profile import table
     from embedcube.jobs.status import describe
@@ -201,20 +202,24 @@ def status(
             print("\n".join(describe(now)))
         if finished:
             return
-        # a queue that a thousand people watch is not asked every moment
+        # Slurm's queue serves all users of a cluster: ask it rarely
         time.sleep(30 if now.jobs else 2)
 
 
 @app.command()
 def submit(
     campaign_file: CampaignFile,
-    site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, submit nothing.")] = False,
-    pilot: Annotated[int | None, typer.Option(help="So many shards first, and what all will cost.", min=1)] = None,
-    again: Annotated[bool, typer.Option("--again", help="As consolidation does it: bounded.")] = False,
+    site: Annotated[Path | None, typer.Option(help="File that describes the cluster, instead of how.site.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts and submit nothing.")] = False,
+    pilot: Annotated[
+        int | None, typer.Option(help="Embed only this many shards, and estimate the cost of all.", min=1)
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Used by the job of consolidation: resubmit a limited number of times.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is left of a campaign, as a chain of Slurm jobs.  Example: embedcube submit campaign.yaml"""
+    """Submit what is left as Slurm jobs.  Example: embedcube submit campaign.yaml"""
     from embedcube.campaign.site import load_site
     from embedcube.jobs import submit as submission
 
@@ -223,48 +228,47 @@ def submit(
     if dry_run:
         print(submission.dry_run(campaign, folder))
         return
-    # jobs that wait or run read the campaign and the plan that are there: first of all
+    # before anything is written: jobs in the queue read the campaign and the plan of the run folder
     submission.refuse_while_queued(folder)
     write_resolved(campaign, folder)
     if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
-        stages.index_once(campaign, folder, say)
-        stages.fit(campaign, folder, say)
-        stages.plan(campaign, folder, say)
+        stages.prepare(campaign, folder, say)
     if pilot is not None:
         _print(stages.pilot(campaign, folder, say, pilot), as_json)
         return
-    asked = submission.submit(campaign, folder, again=again)
-    for stage, ids in asked.jobs.items():
-        say(f"{stage:<12}job {', '.join(ids)}" + (f", {len(asked.tasks)} tasks" if stage == "embed" else ""))
-    _print(asdict(asked), as_json)
+    submitted = submission.submit(campaign, folder, again=again)
+    for stage, ids in submitted.jobs.items():
+        say(f"{stage:<12}job {', '.join(ids)}" + (f", {len(submitted.tasks)} tasks" if stage == "embed" else ""))
+    _print(asdict(submitted), as_json)
 
 
 @app.command()
 def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
-    """End the jobs of a campaign; what is recorded stays.  Example: embedcube cancel campaign.yaml"""
+    """Cancel the Slurm jobs; finished shards stay.  Example: embedcube cancel campaign.yaml"""
     from embedcube.jobs.submit import cancel as cancel_jobs
+    from embedcube.jobs.submit import describe_cancelled
 
     _, folder = open_campaign(campaign_file)
-    ended = cancel_jobs(folder)
-    _teller(as_json)(f"cancelled {', '.join(ended)}" if ended else "no job of this campaign is queued or running")
-    _print({"cancelled": ended}, as_json)
+    cancelled = cancel_jobs(folder)
+    _teller(as_json)(describe_cancelled(cancelled, folder))
+    _print({"cancelled": cancelled.jobs}, as_json)
 
 
 @app.command()
 def doctor(
     campaign_file: CampaignFile,
-    site: Annotated[Path | None, typer.Option(help="The file of the batch system, instead of how.site.")] = None,
-    here: Annotated[bool, typer.Option("--here", help="This machine, also where there is a site.")] = False,
+    site: Annotated[Path | None, typer.Option(help="File that describes the cluster, instead of how.site.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Check this machine, not a compute node of the site.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Whether a compute node can run a campaign.  Example: embedcube doctor campaign.yaml --site levante.yaml"""
-    from embedcube.jobs import doctor as look
+    """Check that a node can run the campaign.  Example: embedcube doctor campaign.yaml --site levante.yaml"""
+    from embedcube.jobs.doctor import examine, examine_node
 
     campaign, folder = resolve_campaign(campaign_file, executor="slurm" if site else None, site=site)
     on_node = campaign.how.executor == "slurm" and not here
-    found = look.examine_node(campaign, folder, campaign_file) if on_node else look.examine(campaign, folder)
-    _print(asdict(found), as_json)
-    stages.say_examined(found, _teller(as_json))
+    examined = examine_node(campaign, folder, campaign_file) if on_node else examine(campaign, folder)
+    _print(asdict(examined), as_json)
+    stages.say_examined(examined, _teller(as_json))
 
 
 @app.command()
@@ -272,11 +276,13 @@ def explain(
     cube: CubePath,
     lon: Annotated[float, typer.Option(help="Longitude in degrees.")],
     lat: Annotated[float, typer.Option(help="Latitude in degrees.")],
-    moment: Annotated[str, typer.Option("--time", help="A moment, for example 2023-06-15.")],
+    moment: Annotated[
+        str | None, typer.Option("--time", help="A day, month, year or moment; needed where there are several windows.")
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what made a vector.  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
+    """Show what made a vector.  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
     from embedcube.cube.reader import Cube
 
     opened = Cube(cube)
@@ -292,10 +298,12 @@ def explain(
 @app.command()
 def preview(
     cube: CubePath,
-    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; by default beside the cube.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; by default `report` beside the cube.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pictures of the principal components (PNG, GeoTIFF).  Example: embedcube preview cube.zarr"""
+    """Draw principal components as PNG and GeoTIFF.  Example: embedcube preview cube.zarr"""
     from embedcube.cube.preview import preview as draw
 
     files = draw(cube, out or cube.absolute().parent / "report")
@@ -306,7 +314,7 @@ def preview(
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """What backbones and models take and give.  Example: embedcube models"""
+    """List models: their inputs, cells and vectors.  Example: embedcube models"""
     from embedcube.campaign.plugins import names, plugin
 
     cards = [(name, asdict(card)) for name in names("backbones") for card in plugin("backbones", name).cards()]
@@ -315,24 +323,24 @@ def models(as_json: AsJson = False) -> None:
         for name, card in cards:
             print(f"{name} {card.pop('model')}".rstrip())
             hub = card.pop("hub")
-            for what, said in (card | ({"weights": "/".join(hub)} if hub else {})).items():
-                print(f"    {what:<15}{said}")
+            for key, text in (card | ({"weights": "/".join(hub)} if hub else {})).items():
+                print(f"    {key:<15}{text}")
 
 
 @app.command()
 def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
-    """Fetch published weights, on a node with internet.  Example: embedcube weights campaign.yaml"""
+    """Download published weights (needs internet).  Example: embedcube weights campaign.yaml"""
     from embedcube.prepare.fit import fetch
 
     fetched = fetch(*open_run(campaign_file))
     for layer, digest in fetched.items():
-        _teller(as_json)(f"{layer}: pin it with weights_sha256: {digest}")
+        _teller(as_json)(f"{layer}: to accept only this file, write in the layer: weights_sha256: {digest}")
     _print({"fetched": fetched}, as_json)
 
 
 @app.command()
 def schema() -> None:
-    """The JSON Schema of a campaign file, for editors.  Example: embedcube schema > campaign.schema.json"""
+    """Print the JSON Schema of a campaign file.  Example: embedcube schema > campaign.schema.json"""
     from embedcube.campaign.schema import Campaign
 
     print(json.dumps(Campaign.model_json_schema(), indent=2))

@@ -4,8 +4,9 @@ from typing import Any
 
 from pyproj import CRS
 
+from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
-from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS
+from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS, Encoding
 from embedcube.grid import Grid, PixelArea
 
 CONVENTIONS = [
@@ -43,19 +44,9 @@ def root_attributes(campaign: Campaign) -> dict[str, Any]:
     }
 
 
-def zone_attributes(
-    layer: Layer,
-    grid: Grid,
-    area: PixelArea,
-    *,
-    dimensions: int,
-    model: str,
-    source_data: list[str],
-    weights: str,
-    fitted_on: str,
-) -> dict[str, Any]:
-    """Of the group that holds a layer's arrays; `area` is what they span."""
-    step = layer.cell_px
+def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, Any]:
+    """Attributes of the group that holds a layer's arrays on one grid: `layer` is what the campaign asks for."""
+    grid, area, step = planned.grids[zone], planned.zones[zone].area(planned.layout), planned.layout.cell_px
     crs = CRS.from_user_input(grid.crs)
     authority = crs.to_authority()
     attributes: dict[str, Any] = {
@@ -69,15 +60,15 @@ def zone_attributes(
         "spatial:bbox": list(grid.bounds(area)),
         "spatial:registration": "pixel",
         "geoemb:type": "pixel" if step == 1 else "chip",
-        "geoemb:dimensions": dimensions,
-        "geoemb:model": model,
-        "geoemb:source_data": source_data,
-        "geoemb:data_type": layer.encoding,
+        "geoemb:dimensions": planned.dimensions,
+        "geoemb:model": planned.model,
+        "geoemb:source_data": list(planned.collections),
+        "geoemb:data_type": planned.encoding,
         "embedcube:backbone": layer.backbone,
-        "embedcube:weights_sha256": weights,
+        "embedcube:weights_sha256": planned.weights,
         "embedcube:precision": layer.precision,
-        "embedcube:fitted_on": fitted_on,
-        "embedcube:error_bound": ERROR_BOUNDS[layer.encoding],
+        "embedcube:fitted_on": planned.fitted_on,
+        "embedcube:error_bound": ERROR_BOUNDS[planned.encoding],
     }
     if layer.precision != "float32" or layer.compile:
         made = layer.precision + (" compiled" if layer.compile else "")
@@ -92,7 +83,7 @@ def zone_attributes(
             "chip_size": [step, step],
             "stride": [step, step],
         }
-    if layer.encoding == "int8":
+    if planned.encoding == "int8":
         attributes["geoemb:quantization"] = {
             "method": "per_pixel_scale",
             "original_dtype": "float32",
@@ -102,9 +93,9 @@ def zone_attributes(
     return attributes
 
 
-def array_attributes(name: str, layer: Layer) -> dict[str, Any]:
-    """Of one of a layer's arrays. CF has no standard name for an embedding, so none is given."""
-    scaled = layer.encoding == "int8"
+def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
+    """Attributes of one of a layer's arrays. CF has no standard name for an embedding, so none is given."""
+    scaled = encoding == "int8"
     own: dict[str, dict[str, Any]] = {
         "embedding": {
             "long_name": "embedding vector" + (", value = embedding * scale" if scaled else ""),

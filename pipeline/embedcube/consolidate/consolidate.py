@@ -76,7 +76,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
         _remove_abandoned(run)
         with _building(run, version) as building:
             write_template(campaign, plan, building)
-            linked, copied, rechunked = _fill(campaign, plan, made, building, client, progress)
+            linked, copied, rechunked = _fill(plan, made, building, client, progress)
             for unfinished in building.rglob(f"{TEMPORARY_PREFIX}*"):
                 unfinished.unlink()  # of a worker that was lost
             write_provenance(campaign, plan, scenes, made, building)
@@ -166,23 +166,21 @@ def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
     return [Made(shard=s, part=found[s.recipe][0], record=found[s.recipe][1]) for s in shards]
 
 
-def _fill(
-    campaign: Campaign, plan: Plan, made: list[Made], building: Path, client: Any, progress: Progress
-) -> tuple[int, int, int]:
+def _fill(plan: Plan, made: list[Made], building: Path, client: Any, progress: Progress) -> tuple[int, int, int]:
     """Bring every shard into the cube, one Dask task per object; returns (linked, copied, rechunked) objects."""
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
     futures = []
-    for name, layer in plan.layers.items():
-        mine = [m for m in made if m.shard.layer == name]
-        if campaign.layers[name].chunk_windows == 1:
-            columns = [(m.part, m.record.objects, m.targets(building)) for m in mine]
+    for name, planned in plan.layers.items():
+        of_layer = [m for m in made if m.shard.layer == name]
+        if planned.chunk_windows == 1:
+            columns = [(m.part, m.record.objects, m.targets(building)) for m in of_layer]
             futures += client.map(adopted, *zip(*columns, strict=True), pure=False)
         else:
-            specs = (f(campaign, name, layer.dimensions) for f in (part_specs, cube_specs))
-            series = series_of(mine, campaign.layers[name].chunk_windows, building)
-            futures += client.map(rechunked, series, *(list(repeat(s, len(series))) for s in specs), pure=False)
+            series = series_of(of_layer, planned.chunk_windows, building)
+            specs = (list(repeat(specs, len(series))) for specs in (part_specs(planned), cube_specs(planned)))
+            futures += client.map(rechunked, series, *specs, pure=False)
     counts, failures = [0, 0, 0], []
     try:
         for done, (_, found) in enumerate(as_completed(futures, with_results=True), start=1):

@@ -32,12 +32,11 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.parts import CONTRIBUTIONS, Record
 from embedcube.campaign.plan import Plan, Shard
+from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.campaign.schema import Campaign
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.errors import WorkError
-from embedcube.sources.base import counted_archives
-from embedcube.sources.resample import resampling_in_words
 
 _CHUNK = 1 << 20
 
@@ -58,10 +57,7 @@ class Made:
     def targets(self, cube: Path) -> tuple[Path, ...]:
         """Where its objects lie in `cube`: the plan's place, whatever plan the part was written for."""
         place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
-        return tuple(
-            zone / stored.array / object_key(place, 4 if stored.array == "embedding" else 3)
-            for stored in self.record.objects
-        )
+        return tuple(zone / stored.array / object_key(stored.array, place) for stored in self.record.objects)
 
 
 def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made], cube: Path) -> None:
@@ -74,7 +70,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "campaign_digest": campaign.digest,
             "plan_digest": plan.plan,
             "zones": zones,
-            "counted": {name: counted_archives(campaign, name) for name in plan.layers},
+            "counted": {name: layer.counted for name, layer in plan.layers.items()},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
             "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
@@ -92,8 +88,8 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
-    _write_resampling(group, campaign, scenes, made)
-    adopted = [m for m in made if campaign.layers[m.shard.layer].chunk_windows == 1]
+    _write_resampling(group, campaign, plan, scenes, made)
+    adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
@@ -122,10 +118,12 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
     _write_blobs(group, "contributions", [_read_contributions(m) for m in made])
 
 
-def _write_resampling(group: zarr.Group, campaign: Campaign, scenes: Sequence[Scene], made: list[Made]) -> None:
+def _write_resampling(
+    group: zarr.Group, campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made]
+) -> None:
     @cache
     def in_words(row: int, layer: str, zone: str) -> bytes:
-        scene, grid = scenes[row], make_grid(campaign, layer, zone)
+        scene, grid = scenes[row], plan.layers[layer].grids[zone]
         method_of = campaign.archives[scene.archive].resampling_of
         assets = () if scene.software else scene.assets
         words = {asset.band: resampling_in_words(asset, grid, method_of(asset.band)) for asset in assets}

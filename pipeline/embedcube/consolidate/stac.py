@@ -14,9 +14,8 @@ import pystac
 from pyproj import CRS, Transformer
 from shapely.geometry import mapping
 
-from embedcube.campaign.geojson import footprint, in_range
+from embedcube.campaign.boxes import Box, footprint, in_range
 from embedcube.campaign.run_folder import write_atomically
-from embedcube.campaign.scene import Box
 from embedcube.cube.reader import Cube
 
 EXTENSIONS = [

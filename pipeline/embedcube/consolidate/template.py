@@ -9,7 +9,7 @@ import zarr
 from numpy.typing import NDArray
 
 from embedcube.campaign.plan import LayerPlan, Plan
-from embedcube.campaign.schema import Campaign, make_grid, make_layout
+from embedcube.campaign.schema import Campaign, Layer
 from embedcube.consolidate.attributes import (
     array_attributes,
     coordinate_attributes,
@@ -18,8 +18,6 @@ from embedcube.consolidate.attributes import (
     zone_attributes,
 )
 from embedcube.cube.arrays import ArraySpec, array_specs
-from embedcube.grid import ShardRange
-from embedcube.sources.base import make_source
 from embedcube.windows import Window
 
 
@@ -31,47 +29,31 @@ def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
     """
     root = zarr.open_group(cube, mode="a", zarr_format=3, use_consolidated=False)
     root.update_attributes(root_attributes(campaign))
-    for name, layer_plan in plan.layers.items():
-        _write_layer(root.require_group(name), campaign, name, layer_plan)
+    for name, planned in plan.layers.items():
+        for zone in planned.zones:
+            group = root.require_group(name).require_group(zone)
+            _write_zone(group, campaign.layers[name], planned, campaign.all_windows)
     with warnings.catch_warnings():
         # zarr-python says that consolidated metadata is its own extension; readers without it ignore it
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(root.store, zarr_format=3)
 
 
-def _write_layer(group: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan) -> None:
-    for zone, place in plan.zones.items():
-        _write_zone(group.require_group(zone), campaign, name, plan, place)
-
-
-def _write_zone(zone: zarr.Group, campaign: Campaign, name: str, plan: LayerPlan, place: ShardRange) -> None:
-    layer, grid = campaign.layers[name], make_grid(campaign, name, zone.basename)
-    layout = make_layout(layer)
+def _write_zone(zone: zarr.Group, layer: Layer, planned: LayerPlan, windows: tuple[Window, ...]) -> None:
+    place, grid, layout = planned.zones[zone.basename], planned.grids[zone.basename], planned.layout
     area = place.area(layout)
-    zone.update_attributes(
-        zone_attributes(
-            layer,
-            grid,
-            area,
-            dimensions=plan.dimensions,
-            model=plan.model,
-            source_data=[make_source(campaign, archive).collection for archive in layer.archives],
-            weights=plan.weights,
-            fitted_on=plan.fitted_on,
-        )
-    )
-    windows = campaign.all_windows
+    zone.update_attributes(zone_attributes(layer, planned, zone.basename))
     cells = (place.rows * layout.shard_cells, place.cols * layout.shard_cells)
-    for spec in cube_specs(campaign, name, plan.dimensions):
+    for spec in cube_specs(planned):
         shape = (len(windows), *cells, *spec.shard[3:])
         if spec.name not in zone:
-            spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, layer))
-    for axis, centres in zip(("x", "y"), grid.centres(area, layer.cell_px), strict=True):
+            spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, planned.encoding))
+    for axis, centres in zip(("x", "y"), grid.centres(area, layout.cell_px), strict=True):
         _coordinate(zone, axis, (axis,), centres, coordinate_attributes(grid, axis))
     _write_times(zone, windows)
-    features = np.arange(plan.dimensions, dtype=np.int32)
+    features = np.arange(planned.dimensions, dtype=np.int32)
     _coordinate(zone, "feature", ("feature",), features, {"long_name": "number of the vector", "units": "1"})
-    mapping = spatial_ref_attributes(grid, area, layer.cell_px)
+    mapping = spatial_ref_attributes(grid, area, layout.cell_px)
     _coordinate(zone, "spatial_ref", (), np.array(0, dtype=np.int64), mapping)
 
 
@@ -97,18 +79,20 @@ def _coordinate(
     )
 
 
-def cube_specs(campaign: Campaign, layer_name: str, dimensions: int) -> tuple[ArraySpec, ...]:
-    """The layer's arrays as the cube holds them."""
-    layer = campaign.layers[layer_name]
+def cube_specs(planned: LayerPlan) -> tuple[ArraySpec, ...]:
+    """The layer's arrays as the cube holds them: `chunk_windows` windows in one object."""
+    return _specs(planned, planned.chunk_windows)
+
+
+def part_specs(planned: LayerPlan) -> tuple[ArraySpec, ...]:
+    """The layer's arrays as the parts hold them: one window in one object."""
+    return _specs(planned, windows=1)
+
+
+def _specs(planned: LayerPlan, windows: int) -> tuple[ArraySpec, ...]:
     return array_specs(
-        cells=make_layout(layer).shard_cells,
-        dimensions=dimensions,
-        encoding=layer.encoding,
-        windows=layer.chunk_windows,
+        cells=planned.layout.shard_cells,
+        dimensions=planned.dimensions,
+        encoding=planned.encoding,
+        windows=windows,
     )
-
-
-def part_specs(campaign: Campaign, layer_name: str, dimensions: int) -> tuple[ArraySpec, ...]:
-    """The layer's arrays as the parts hold them: a window an object."""
-    layer = campaign.layers[layer_name]
-    return array_specs(cells=make_layout(layer).shard_cells, dimensions=dimensions, encoding=layer.encoding)

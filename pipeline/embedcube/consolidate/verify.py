@@ -23,7 +23,7 @@ from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.grid import Grid, to_degrees
+from embedcube.grid import Grid, to_degrees, utm_zone_in
 from embedcube.progress import Progress
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
-    return cube.path / zone / array / object_key(place, cube.array(zone, array).ndim)
+    return cube.path / zone / array / object_key(array, place)
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
         crs=group.attrs["proj:wkt2"],
         pixel=asked["pixel"],
         origin_x=asked["origin"][0],
-        utm_zone=int(name[3:]) if name.startswith("utm") else None,
+        utm_zone=utm_zone_in(name),
     )
     if grid.utm_zone is None and not grid.geographic:
         return True
@@ -208,7 +208,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
     """Every file is one that was written, as it was written; objects of shards are looked at with their record."""
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
     objects = {
-        f"{zone}/{stored['array']}/{object_key((t, iy, ix), 4 if stored['array'] == 'embedding' else 3)}"
+        f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix))}"
         for (zone, t, iy, ix), row in cube.provenance.places.items()
         if cube.adopted(zone)
         for stored in cube.provenance.record(row)["objects"]
@@ -266,10 +266,8 @@ def _recomputed(
 
     from embedcube.backbones.weights import read_weights
     from embedcube.campaign.plan import read_plan, read_shards
-    from embedcube.cube.arrays import ShardEncoder, array_specs
     from embedcube.kernel.device import exact_arithmetic
-    from embedcube.kernel.embed import copied, embed_sample
-    from embedcube.kernel.sample import read_sample
+    from embedcube.kernel.embed import embed_stage, run_shard
     from embedcube.kernel.versions import versions_here
     from embedcube.sources.reader import RasterReader
 
@@ -289,19 +287,14 @@ def _recomputed(
             planned = plan.layers[name]
             context = _planned_kernel(campaign, run, name, planned, weights, device)
             exact = _exact(campaign, name, context, weights)
-            specs = array_specs(
-                cells=context.layout.shard_cells, dimensions=context.dimensions, encoding=context.encoding
-            )
-            encoder = ShardEncoder(specs)
             for shard, record in _witnesses([s for s in shards if s.layer == name], cube, count):
-                sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
-                pixels = copied(shard, sample, context)
-                cells = embed_sample(shard, sample, pixels, context)
-                yield from _same_bytes(shard, encoder.encode(cells.arrays), record)
-                given = embed_sample(shard, sample, pixels, replace(context, encoding="float32"))
-                yield from _bound(shard, cells, given)
+                again = run_shard(shard, [scenes[i] for i in shard.scenes], context, reader)
+                yield from _same_bytes(shard, again.objects, record)
+                # the same pixels again: the vectors before they are quantised, and those of the exact kernel
+                given = embed_stage(replace(again.read, context=replace(context, encoding="float32"))).cells
+                yield from _bound(shard, again.cells, given)
                 if exact is not None:
-                    full = embed_sample(shard, sample, pixels, exact)
+                    full = embed_stage(replace(again.read, context=exact)).cells
                     least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
                 made = context.precision + (" compiled" if campaign.layers[name].compile else "")

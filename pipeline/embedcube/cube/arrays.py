@@ -48,7 +48,7 @@ class ArraySpec:
 
     def key(self, t: int, iy: int, ix: int) -> str:
         """The object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
-        return object_key((t, iy, ix), len(self.shard))
+        return object_key(self.name, (t, iy, ix))
 
     def create(self, store: Any, path: str, shape: tuple[int, ...], attributes: dict[str, Any] | None = None) -> Any:
         """Write the array's metadata and return the empty array."""
@@ -67,9 +67,10 @@ class ArraySpec:
         )
 
 
-def object_key(place: tuple[int, int, int], axes: int) -> str:
-    """Name of the object of the shard at (window, shard row, shard column) in an array of `axes` axes."""
-    return KEY_SEPARATOR.join(["c", *map(str, place), *["0"] * (axes - len(place))])
+def object_key(array: str, place: tuple[int, int, int]) -> str:
+    """Name of the object of the shard at (window, shard row, shard column) in one of a layer's arrays."""
+    features = ("0",) if array == "embedding" else ()
+    return KEY_SEPARATOR.join(["c", *map(str, place), *features])
 
 
 def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int = 1) -> tuple[ArraySpec, ...]:

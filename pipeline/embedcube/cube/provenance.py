@@ -2,6 +2,7 @@
 
 import json
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
+
+_RUNS, _RUN = 16, 256
+"""A sample of records is so many runs of so many neighbours: they lie in few chunks."""
 
 
 class Provenance:
@@ -34,7 +39,7 @@ class Provenance:
 
     @cached_property
     def _shards(self) -> dict[tuple[str, int, int, int], int]:
-        zones = [self.attributes["zones"][i] for i in self.array("shard_zone")]
+        zones = [self.attributes["zones"][i] for i in self._zone_of_shard]
         places = (self.array(f"shard_{name}").tolist() for name in ("t", "iy", "ix"))
         return {key: row for row, key in enumerate(zip(zones, *places, strict=True))}
 
@@ -53,6 +58,37 @@ class Provenance:
     def places(self) -> dict[tuple[str, int, int, int], int]:
         """Row of every shard by (zone, t, iy, ix), the zone as "<layer>/<zone>"."""
         return self._shards
+
+    def shards_in(self, zone: str) -> int:
+        """How many shards were planned in a zone, "<layer>/<zone>"."""
+        return len(self._rows(zone))
+
+    def status_counts(self, zones: tuple[str, ...]) -> dict[str, int]:
+        """Cells by name of their status, from the records of some zones; of many records a sample is read."""
+        counts = dict.fromkeys(STATUS_MEANINGS, 0)
+        rows = np.concatenate([self._rows(zone) for zone in zones])
+        if len(rows) > _RUNS * _RUN:
+            firsts = np.linspace(0, len(rows) - _RUN, _RUNS).astype(np.int64)
+            rows = rows[(firsts[:, None] + np.arange(_RUN)).ravel()]
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            for record in self._records(int(run[0]), int(run[-1]) + 1):
+                for name in counts:
+                    counts[name] += record["counts"].get(name, 0)
+        return counts
+
+    def _rows(self, zone: str) -> NDArray[np.int64]:
+        names = self.attributes["zones"]
+        return np.flatnonzero(self._zone_of_shard == names.index(zone)) if zone in names else np.zeros(0, np.int64)
+
+    @cached_property
+    def _zone_of_shard(self) -> NDArray[Any]:
+        return self.array("shard_zone")
+
+    def _records(self, first: int, last: int) -> list[dict[str, Any]]:
+        """The records of shards `first` to `last` - 1, in one read."""
+        ends = self._firsts("shard_record")[first : last + 1]
+        data = bytes(self._group["shard_record"][int(ends[0]) : int(ends[-1])])
+        return [json.loads(data[a:b]) for a, b in pairwise((ends - ends[0]).tolist())]
 
     def record(self, shard: int) -> dict[str, Any]:
         """The record of a shard."""

@@ -3,7 +3,9 @@
 A cube is plain Zarr v3: `xarray.open_datatree` reads it without this module, which adds decoding and provenance.
 """
 
+import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
-from embedcube.grid import utm_zone_of
+from embedcube.grid import LATLON, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
+from embedcube.windows import Window, matching_windows, parse_period
 
 _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
 """What `explain` repeats of a record."""
+
+_NAMED = 3
+"""windows that an error lists"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,17 @@ class Cell:
     x: int
 
 
+def open_cube(path: str | Path) -> "Cube":
+    """Open a cube; a RequestError says what `path` is instead of a cube."""
+    return Cube(path)
+
+
 class Cube:
     """One version of a cube."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens the store; a RequestError says what `path` is instead of a cube."""
+    def __init__(self, path: str | Path) -> None:
+        """Open the store; a RequestError says what `path` is instead of a cube."""
+        path = Path(path)
         self.path = path
         try:
             self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
@@ -56,6 +68,77 @@ class Cube:
     def what(self) -> dict[str, Any]:
         """What the campaign asked for."""
         return dict(self._root.attrs["embedcube:what"])
+
+    @property
+    def version(self) -> str:
+        """Name of the version of the cube, which is that of its folder."""
+        return self.path.resolve().stem
+
+    @property
+    def campaign(self) -> str:
+        """Name of the campaign."""
+        return str(self._root.attrs["title"]).removeprefix("Embeddings of campaign ")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return tuple(dict.fromkeys(zone.split("/")[0] for zone in self.zones))
+
+    def zones_of(self, layer: str) -> tuple[str, ...]:
+        """Paths of the groups of a layer, "<layer>/<zone>"."""
+        return tuple(zone for zone in self.zones if zone.split("/")[0] == layer)
+
+    def windows(self, zone: str) -> tuple[Window, ...]:
+        """The windows of a zone, in order."""
+        bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
+        return tuple(Window(*(datetime.fromtimestamp(seconds, UTC) for seconds in pair)) for pair in bounds)
+
+    def model(self, zone: str) -> str:
+        """Name of the backbone, and of its model where it has several."""
+        backbone = self.group(zone).attrs["embedcube:backbone"]
+        return " ".join(str(backbone[key]) for key in ("name", "model") if key in backbone)
+
+    def status_shares(self, layer: str) -> dict[str, float]:
+        """Share of the cells of a layer that have each status, of the statuses that occur.
+
+        Counted from the records of the shards; in a layer of many shards from a sample of them.
+        """
+        zones = self.zones_of(layer)
+        cells = sum(math.prod(self.array(zone, "status").shape) for zone in zones)
+        planned = sum(self.provenance.shards_in(zone) * self.array(zone, "status").shards[1] ** 2 for zone in zones)
+        counts = self.provenance.status_counts(zones)
+        counted = sum(counts.values())
+        shares = {name: count / counted * planned / cells for name, count in counts.items()} if counted else {}
+        # cells outside of all planned shards
+        shares[STATUS_MEANINGS[NOT_PROCESSED]] = shares.get(STATUS_MEANINGS[NOT_PROCESSED], 0) + 1 - planned / cells
+        return {name: shares[name] for name in STATUS_MEANINGS if shares.get(name, 0) > 0}
+
+    def __repr__(self) -> str:
+        count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
+        lines = [f"Cube {self.path}", f"  version {self.version}, campaign {self.campaign}, {count}"]
+        return "\n".join([*lines, *(line for layer in self.layers for line in self._described(layer))])
+
+    def _described(self, layer: str) -> list[str]:
+        """The lines of `repr` about a layer."""
+        zones = self.zones_of(layer)
+        group, embedding = self.group(zones[0]), self.array(zones[0], "embedding")
+        windows = self.windows(zones[0])
+        crs = group.attrs.get("proj:code", "a CRS without a code")
+        size = f"{group.attrs['spatial:transform'][0]:g} {unit_of(group.attrs['proj:wkt2'])}"
+        named = zones[0].split("/")[1] if len(zones) == 1 else f"{len(zones)}, from {zones[0]} to {zones[-1]}"
+        cells = sum(math.prod(self.array(zone, "status").shape[1:]) for zone in zones)
+        spans = windows[0].days if len(windows) == 1 else f"{windows[0].days} ... {windows[-1].days}"
+        try:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in self.status_shares(layer).items())
+        except RequestError:
+            shares = "unknown, as the cube has no provenance"
+        return [
+            f"  {layer}: {embedding.shape[-1]} features as {embedding.dtype}, model {self.model(zones[0])}",
+            f"    zones     {named}; {crs}, cells of {size}",
+            f"    windows   {len(windows)}: {spans}",
+            f"    cells     {cells:,} in each window",
+            f"    status    {shares}",
+        ]
 
     def group(self, zone: str) -> Any:
         """The Zarr group of a zone."""
@@ -85,16 +168,19 @@ class Cube:
         status = self.array(zone, "status")[t, y, x]
         return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
 
-    def cell_at(self, lon: float, lat: float, time: str, layer: str | None = None) -> Cell:
-        """The cell that holds a point at a moment.
+    def cell_at(self, lon: float, lat: float, time: str | None = None, layer: str | None = None) -> Cell:
+        """The cell that holds a point in one window.
+
+        `time` is a moment ("2023-06-15T12:00"), a day, a month, a year or an interval ("2023-06-01/2023-07-01"). It may
+        be left out where the layer has one window, and `layer` where the cube has one layer.
 
         Raises:
-            RequestError: the place or the time lies outside of the cube, or there are several layers to choose from.
+            RequestError: the place or the time lies outside of the cube, or several windows or layers match.
         """
         zone = self._zone_at(lon, lat, layer)
         attributes = self.group(zone).attrs
         x, y = _project(lon, lat, attributes["proj:wkt2"])
-        if zone.endswith("/latlon"):
+        if zone.split("/")[1] == LATLON:
             first = attributes["spatial:bbox"][0]
             x = first + (x - first) % 360
         if not (np.isfinite(x) and np.isfinite(y)):
@@ -119,24 +205,37 @@ class Cube:
             raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
         if len(layers) > 1:
             raise RequestError(f"{self.path}: which layer? It has {', '.join(layers)}; name one with --layer")
-        if not zones[0].startswith(f"{layers[0]}/utm"):
+        if utm_zone_in(zones[0].split("/")[1]) is None:
             return zones[0]
-        wanted = f"{layers[0]}/utm{int(utm_zone_of(np.array(lon))):02d}"
+        wanted = f"{layers[0]}/{utm_grid_name(int(utm_zone_of(np.array(lon))))}"
         if wanted not in zones:
             raise RequestError(f"{self.path}: ({lon}, {lat}) is in {wanted}, the layer has {', '.join(zones)}")
         return wanted
 
-    def _window_at(self, zone: str, time: str) -> int:
-        try:
-            moment = np.datetime64(time.removesuffix("Z"), "s").astype(np.int64)
-        except ValueError:
-            raise RequestError(f'"{time}" is not a time; write for example 2023-06-15') from None
-        bounds = self.group(zone)["time_bnds"][:]
-        inside = np.nonzero((bounds[:, 0] <= moment) & (moment < bounds[:, 1]))[0]
-        if not len(inside):
-            first, last = (np.datetime64(int(b), "s") for b in (bounds.min(), bounds.max()))
-            raise RequestError(f"{zone}: no window holds {time}; the windows lie between {first} and {last}")
-        return int(inside[0])
+    def _window_at(self, zone: str, time: str | None) -> int:
+        windows = self.windows(zone)
+        if time is None:
+            chosen = list(range(len(windows)))
+            problem = f"{zone} has {len(windows)} windows"
+        else:
+            try:
+                chosen = matching_windows(windows, parse_period(time))
+            except (ValueError, OverflowError):
+                raise RequestError(
+                    f'"{time}" is not a time; write a moment, a day, a month or a year, for example 2023-06-15'
+                ) from None
+            problem = f"{zone}: {len(chosen)} windows match {time}"
+        if not chosen:
+            first, last = min(w.start for w in windows), max(w.end for w in windows)
+            around = Window(first, last).short.replace("/", " and ")
+            raise RequestError(f"{zone}: no window holds {time}; the windows lie between {around}")
+        if len(chosen) > 1:
+            listed = ", ".join(windows[t].short for t in chosen[:_NAMED])
+            more = f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else ""
+            raise RequestError(
+                f"{problem}: {listed}{more}; choose one with --time, for example --time {windows[chosen[0]].short}"
+            )
+        return chosen[0]
 
     @cached_property
     def provenance(self) -> "Provenance":

@@ -1,4 +1,4 @@
-"""What an executor must do: run tasks somewhere. `local.py` beside this file is the small one."""
+"""The contract of an executor: run tasks somewhere. `local.py` in this folder is the smallest example."""
 
 from typing import Protocol
 
@@ -8,13 +8,13 @@ from embedcube.progress import Progress
 
 
 class Executor(Protocol):
-    """Runs tasks; registered as an entry point of the group `embedcube.executors`."""
+    """A plugin that runs tasks, registered as an entry point of the group `embedcube.executors`."""
 
     def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
-        """Run each task until its shards have records.
+        """Run each task until all of its shards have a record.
 
         Raises:
-            StartAgain: some are undone for a reason that may pass.
-            WorkError: some cannot be done.
+            StartAgain: some shards have no record for a reason that may pass, such as a killed process.
+            WorkError: some shards cannot be computed.
         """
         ...

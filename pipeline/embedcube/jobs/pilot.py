@@ -1,7 +1,7 @@
-"""pilot: a few shards embedded first, and the price of the campaign as they turn out.
+"""pilot: embed a few shards first, and estimate from their measured times what the whole campaign costs.
 
-The pilot is one more task, after the last of the plan, whose shards belong to other tasks too: its records count, and
-nothing is embedded twice.
+The pilot is one more task, with the number after the last task of the plan. Its shards belong to other tasks too; these
+find the pilot's records and do not embed them again.
 """
 
 from collections import defaultdict
@@ -24,30 +24,31 @@ from embedcube.errors import WorkError
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The price of a campaign, from the shards that have a record."""
+    """The estimated price of a campaign, from the shards that have a record."""
 
     shards: int
-    """measured"""
+    """number of shards that were measured"""
     of_shards: int
+    """number of shards of the campaign"""
     rank_s: float
-    """of all ranks together, for all shards"""
+    """seconds of all ranks together, for all shards"""
     wall_s: float
-    """with all tasks that may run at once; without waiting in a queue and starting"""
+    """seconds from start to end if as many tasks run as may run at once; without the queue and the start of jobs"""
     core_hours: float
-    """of whole nodes"""
+    """core hours of whole nodes, as a site bills them"""
     stored_bytes: float
-    """of all shards, compressed"""
+    """compressed size of all shards"""
 
 
 def choose_pilot(campaign: Campaign, run: RunDir, count: int) -> int:
-    """Write the pilot's shards, evenly spread over layers, zones and prices; returns the number of its task."""
+    """Number of the pilot's task, after writing its shards: they are spread evenly over layers, zones and costs."""
     plan = read_plan(campaign, run)
     table = pyarrow.parquet.read_table(run.plan)
     order = np.lexsort((table["cost"].to_numpy(), *(_codes(table[name]) for name in ("zone", "layer"))))
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     chosen = table.take(order[places])
-    number = {"task": np.full(len(places), plan.tasks), "draw": np.arange(len(places))}
-    for name, values in number.items():
+    numbers = {"task": np.full(len(places), plan.tasks), "draw": np.arange(len(places))}
+    for name, values in numbers.items():
         chosen = chosen.set_column(chosen.schema.get_field_index(name), name, pyarrow.array(values))
     with replacing(run.pilot) as temporary:
         pyarrow.parquet.write_table(chosen, temporary)
@@ -55,10 +56,10 @@ def choose_pilot(campaign: Campaign, run: RunDir, count: int) -> int:
 
 
 def measured_price(campaign: Campaign, run: RunDir, *, at_once: int, cores_per_node: int) -> Measured:
-    """What the campaign costs, were all shards like those with a record, for their price in the plan.
+    """Estimate of the campaign's price from the shards that have a record.
 
-    Of each layer the sums are scaled by the planned costs (seconds) or the numbers of shards (bytes): the ratio
-    estimator (Cochran 1977, Sampling Techniques, chapter 6).
+    The measured sums of each layer are scaled by its planned costs (for seconds) or by its number of shards (for
+    bytes). This is the ratio estimator (Cochran 1977, Sampling Techniques, chapter 6).
 
     Raises:
         WorkError: no shard has a record yet.
@@ -67,15 +68,15 @@ def measured_price(campaign: Campaign, run: RunDir, *, at_once: int, cores_per_n
     table = pyarrow.parquet.read_table(run.plan, columns=["recipe", "layer", "cost"])
     recipes = table["recipe"].to_pylist()
     names = ("seconds", "started", "finished", "attempt", "rank", "objects")
-    found = best_documents(run, set(recipes), names)
-    if not found:
-        raise WorkError(f"no shard of the pilot has a record: see {run.logs} for why")
+    records = best_documents(run, set(recipes), names)
+    if not records:
+        raise WorkError(f"no shard of the pilot has a record: the logs in {run.logs} say why")
     layers, costs = table["layer"].to_pylist(), table["cost"].to_pylist()
-    seconds = rank_seconds(found)
-    stored = {recipe: float(sum(o["size"] for o in one["objects"])) for recipe, one in found.items()}
+    seconds = rank_seconds(records)
+    stored = {recipe: float(sum(o["size"] for o in one["objects"])) for recipe, one in records.items()}
     rank_s = scaled(seconds, dict(zip(recipes, zip(layers, costs, strict=True), strict=True)))
     return Measured(
-        shards=len(found),
+        shards=len(records),
         of_shards=len(recipes),
         rank_s=rank_s,
         wall_s=_wall_s(campaign, plan, rank_s, max(seconds.values()), at_once),
@@ -86,19 +87,20 @@ def measured_price(campaign: Campaign, run: RunDir, *, at_once: int, cores_per_n
 
 def _wall_s(campaign: Campaign, plan: Plan, rank_s: float, longest_s: float, at_once: int) -> float:
     ranks = min(plan.tasks, at_once) * campaign.how.nodes * campaign.how.ranks
-    # the last shard may begin just before all others are done
+    # the longest shard may be the last one, begun just before all others are done
     return rank_s / ranks + longest_s
 
 
 def rank_seconds(records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """What each shard took of its rank: the rank's time from first to last, shared out by the seconds of the steps.
+    """Seconds that each shard took of its rank: the rank's whole time, divided in proportion to the steps' seconds.
 
-    The steps of neighbouring shards overlap, so neither their sum nor the time from start to end is what one costs.
+    The steps of consecutive shards overlap. So the cost of a shard is neither the sum of its steps nor the time from
+    its start to its end.
     """
     of_rank: dict[tuple[str, int], list[str]] = defaultdict(list)
     for recipe, record in records.items():
         of_rank[record["attempt"], record["rank"]].append(recipe)
-    took: dict[str, float] = {}
+    cost: dict[str, float] = {}
     for members in of_rank.values():
         first, last = (
             edge(datetime.fromisoformat(records[m][name]) for m in members)
@@ -106,35 +108,37 @@ def rank_seconds(records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         )
         busy = {m: sum(records[m]["seconds"].values()) for m in members}
         share = (last - first).total_seconds() / (sum(busy.values()) or 1.0)
-        took |= {m: seconds * share for m, seconds in busy.items()}
-    return took
+        cost |= {m: seconds * share for m, seconds in busy.items()}
+    return cost
 
 
 def scaled(measured: Mapping[str, float], planned: Mapping[str, tuple[str, float]]) -> float:
-    """The sum over all that is planned; `planned` has the layer and the cost of each shard.
+    """Estimate of the sum over all planned shards; `planned` has the layer and the cost of each shard.
 
-    A layer of which nothing was measured is taken to be like the others.
+    A layer without any measured shard gets the ratio of all other layers together.
     """
     all_cost: dict[str, float] = defaultdict(float)
-    seen_cost: dict[str, float] = defaultdict(float)
-    seen: dict[str, float] = defaultdict(float)
+    measured_cost: dict[str, float] = defaultdict(float)
+    total: dict[str, float] = defaultdict(float)
     for recipe, (layer, cost) in planned.items():
         all_cost[layer] += cost
         if recipe in measured:
-            seen_cost[layer] += cost
-            seen[layer] += measured[recipe]
-    overall = sum(seen.values()) / sum(seen_cost.values())
-    return sum(cost * (seen[la] / seen_cost[la] if seen_cost[la] else overall) for la, cost in all_cost.items())
+            measured_cost[layer] += cost
+            total[layer] += measured[recipe]
+    overall = sum(total.values()) / sum(measured_cost.values())
+    ratio = {layer: total[layer] / cost if cost else overall for layer, cost in measured_cost.items()}
+    return sum(cost * ratio.get(layer, overall) for layer, cost in all_cost.items())
 
 
-def describe_measured(found: Measured) -> list[str]:
-    """The price in words."""
+def describe_measured(price: Measured) -> list[str]:
+    """Lines that say the price in words."""
     return [
-        f"of {found.shards} of {found.of_shards} shards: the campaign takes {duration(found.rank_s)} of a rank",
-        f"about {duration(found.wall_s)} once all tasks run, {found.core_hours:.2g} core hours of whole nodes",
-        f"{size(found.stored_bytes)} in the parts and, as links, in the cube",
+        f"measured {price.shards} of {price.of_shards} shards: one rank would take {duration(price.rank_s)}",
+        f"about {duration(price.wall_s)} once all tasks run, {price.core_hours:.2g} core hours of whole nodes",
+        f"{size(price.stored_bytes)} in the parts; the cube links to the same files",
     ]
 
 
 def _codes(column: pyarrow.ChunkedArray) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """A number for each value of a column of text, in the order of the texts."""
     return np.unique(np.asarray(column.to_pylist()), return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Where the time of a campaign went, rank by rank, and what it waited for. Reads records only."""
+"""profile: how long each rank spent in each step, and which step limits the speed. Reads records only."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,59 +12,60 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.timings import DEVICE, READING, WITHIN_READ, WRITING
 
-_ENOUGH = 0.9
-"""share of its time from which a device that works counts as what all else waits for"""
+_BUSY = 0.9
+"""A device that works for this share of the time is the bottleneck."""
 
 _IN_TURN = {"wait": READING, "held": WRITING}
-"""what the device waits for, each time, while nothing is done beside its work"""
+"""Waiting steps of the device, and the steps that it waits for when nothing overlaps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """The time of one rank in one attempt, or of several added up."""
+    """How one rank spent its time in one attempt, or the sum over several."""
 
     name: str
     """`<attempt>/<rank> <host>`, or "all" """
     shards: int
+    """number of shards with a record"""
     wall_s: float
-    """from the beginning of its first shard to the end of its last"""
+    """seconds from the start of the first shard to the end of the last"""
     seconds: dict[str, float]
-    """by step; those of the device's thread fill the wall but for the writing of the last shard"""
+    """by step; the steps of the device's thread add up to `wall_s`, but for the writing of the last shard"""
     read_bytes: int
     written_bytes: int
 
     @property
     def bottleneck(self) -> str:
-        """What all else waited for, in one line."""
+        """The step that all others wait for, and what would help, in one line."""
         share = {step: self.seconds.get(step, 0.0) / self.wall_s if self.wall_s else 0.0 for step in DEVICE}
         works = share["copy"] + share["forward"] + share["quantise"]
-        if works >= _ENOUGH or (works and not share["wait"] + share["held"]):
+        if works >= _BUSY or (works and not share["wait"] + share["held"]):
             return f"the device: it works {works:.0%} of the time, {share['forward']:.0%} in forward passes"
         steps = {name: sum(self.seconds.get(step, 0.0) for step in made) for name, made in _IN_TURN.items()}
-        if all(0 < _ENOUGH * seconds <= self.seconds.get(name, 0.0) for name, seconds in steps.items()):
+        if all(0 < _BUSY * seconds <= self.seconds.get(name, 0.0) for name, seconds in steps.items()):
             return (
-                f"the core, which does all in turn: forward passes take {share['forward']:.0%} of the time, reading "
-                f"{share['wait']:.0%}, writing {share['held']:.0%}"
+                f"the core, which does one step after the other: forward passes take {share['forward']:.0%} of the "
+                f"time, reading {share['wait']:.0%}, writing {share['held']:.0%}"
             )
         if share["wait"] >= share["held"]:
             within = ", ".join(f"{step} {self.seconds.get(step, 0.0):.1f} s" for step in WITHIN_READ)
             return (
-                f"reading: the device waits for it {share['wait']:.0%} of the time ({within} in all threads); larger "
-                "shards, more how.threads or a faster disk help"
+                f"reading: the device waits for it {share['wait']:.0%} of the time ({within}, added over all threads); "
+                "larger shards, more how.threads or a faster disk help"
             )
         return f"writing: the device waits for it {share['held']:.0%} of the time; a faster disk helps"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Of every rank that has a record in the cube, and of all together."""
+    """The time of each rank whose records the plan uses, and of all together."""
 
     ranks: tuple[Spent, ...]
     all: Spent
 
 
 def profile(campaign: Campaign, run: RunDir) -> Profile:
-    """What the records of the plan's shards say.
+    """The profile of the plan's shards that have a record.
 
     Raises:
         RequestError: there is no plan.
@@ -91,7 +92,7 @@ def profile(campaign: Campaign, run: RunDir) -> Profile:
 
 
 def table(made: Profile) -> list[str]:
-    """A line for each rank: shards, wall, and the share of it that each step took."""
+    """The profile as a table: one line for each rank with its shards, its wall time and the share of each step."""
     steps = (*DEVICE, READING[0], *WITHIN_READ, *READING[1:], *WRITING)
     width = max(len(one.name) for one in (*made.ranks, made.all))
     lines = [f"{'':<{width}} shards   wall s " + "".join(f"{step:>10}" for step in steps)]

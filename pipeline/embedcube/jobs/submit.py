@@ -1,18 +1,20 @@
-"""submit: a campaign as a chain of jobs. Array of tasks -> consolidation (whatever became of them) -> verification.
+"""submit and cancel: a campaign as a chain of Slurm jobs.
 
-`submit` again goes on with a campaign: only tasks with a shard that has no record are in the array. Consolidation
-calls it so, from its batch script, when it finds shards missing.
+The chain is: a job array of tasks, then consolidation, however the tasks ended, then verification. A second `submit`
+continues a campaign: its array has only the tasks with a shard that has no record. Consolidation does this itself,
+from its batch script, when it finds that shards have no record.
 """
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from embedcube.campaign.parts import recorded_recipes
-from embedcube.campaign.plan import Plan, read_plan, read_recipes
+from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_undone
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
@@ -25,23 +27,50 @@ from embedcube.progress import Progress, silent
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What one call of `submit` asked for: a line of submissions.jsonl."""
+    """The jobs of one call of `submit`: one line of submissions.jsonl."""
 
     time: str
-    """UTC"""
+    """of the call, in UTC"""
     again: bool
-    """by consolidation, which found shards missing"""
+    """whether consolidation called it, because shards had no record"""
     tasks: tuple[int, ...]
-    jobs: dict[str, list[str]] = field(default_factory=dict)
-    """ids for each stage"""
+    """tasks in the job array"""
+    jobs: dict[str, list[str]]
+    """ids of the jobs of each stage, in the order of submission"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One link of the chain: jobs that are submitted together, and the stage that they wait for."""
+
+    name: str
+    jobs: tuple[Job, ...]
+    after: str = ""
+    """name of the stage to wait for; empty for none"""
+    condition: Literal["afterok", "afterany"] = "afterok"
+    """`afterok`: start only if all of its jobs succeeded; `afterany`: start however they ended"""
+
+    def dependency(self, ids: Mapping[str, list[str]]) -> str:
+        """Value of Slurm's `--dependency`, from the job ids of the stages before; empty for none."""
+        return f"{self.condition}:{':'.join(ids[self.after])}" if self.after else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """What `cancel` did."""
+
+    submissions: int
+    """number of earlier calls of `submit`; 0 for a campaign that was never submitted"""
+    jobs: tuple[str, ...]
+    """ids of the jobs that were cancelled"""
 
 
 def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submission:
-    """Submit what is left of a campaign whose `how` is settled for its site.
+    """Submit the stages and tasks that are left; the campaign's `how` is already resolved for its site.
 
     Raises:
-        RequestError: the site would refuse or did refuse something.
-        WorkError: consolidation asks again more often than the site allows.
+        RequestError: the site refused a job, or would refuse it.
+        WorkError: consolidation has resubmitted as often as the site allows.
     """
     site = load_site(campaign)
     plan = planned(campaign, run)
@@ -49,135 +78,149 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
         refuse_at_site(plan.price, campaign, site)
     tasks = tasks_left(campaign, run, plan)
     if again:
-        _refuse_endless(run, site, tasks)
-    asked = _asked(tasks, {}, again=again)
+        _limit_resubmissions(run, site, tasks)
+    ids: dict[str, list[str]] = {}
+    submission = _submission(tasks, ids, again=again)
     try:
-        for stage, jobs in _chain(campaign, site, run, tasks, asked.jobs):
-            asked.jobs[stage] = submit_all(jobs, campaign, site, run)
+        for stage in _chain(campaign, site, run, tasks, plan):
+            ids[stage.name] = submit_all(stage.jobs, campaign, site, run, dependency=stage.dependency(ids))
     finally:
-        # also after a refusal in the middle: who cancels must know the jobs that are there
-        if asked.jobs:
-            _note(asked, run)
-    return asked
+        # also when sbatch refuses a later stage: `cancel` must know the jobs that exist already
+        if ids:
+            _note(submission, run)
+    return submission
 
 
 def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress) -> None:
-    """Submit a task of `count` shards of the plan, those of them without a record, and wait until it has ended.
+    """Embed `count` shards of the plan in a job of their own, and wait until it has ended.
 
-    Where the site wants the plan to be made in a job, that one comes first.
+    Shards that have a record already are not embedded again. Where the site says `prepare_in_job`, a job makes the
+    plan first.
 
     Raises:
-        RequestError: there is no plan, or the site refused.
-        StartAgain: some shards have no record.
+        RequestError: there is no plan, or the site refused the job.
+        StartAgain: some of these shards have no record.
+        WorkError: the job that should make the plan made none.
     """
     site = load_site(campaign)
     if site.prepare_in_job and not planned(campaign, run):
-        preparing = submit_all([_preparation(run)], campaign, site, run)
-        _note(_asked((), {"prepare": preparing}), run)
+        preparing = submit_all((_preparation(run),), campaign, site, run)
+        _note(_submission((), {"prepare": preparing}), run)
         wait_for(preparing, set(), run, silent, poll_s=site.poll_s)
         if not planned(campaign, run):
-            raise WorkError(f"job {', '.join(preparing)} has made no plan: see {run.job_logs} for why")
+            raise WorkError(f"job {', '.join(preparing)} has made no plan: the logs in {run.job_logs} say why")
     refuse_at_site(read_plan(campaign, run).price, campaign, site)
     task = choose_pilot(campaign, run, count)
-    wanted = set(read_recipes(run, task))
+    recipes = set(read_recipes(run, task))
     ids: list[str] = []
-    if not wanted <= recorded_recipes(run):
+    if not recipes <= recorded_recipes(run):
         ids = submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run)
-        _note(_asked((task,), {"embed": ids}), run)
-    wait_for(ids, wanted, run, progress, poll_s=site.poll_s)
+        _note(_submission((task,), {"embed": ids}), run)
+    wait_for(ids, recipes, run, progress, poll_s=site.poll_s)
 
 
 def _preparation(run: RunDir) -> Job:
     return Job(stage="prepare", command=("run", str(run.campaign), "--until", "plan"))
 
 
-def _asked(tasks: tuple[int, ...], jobs: dict[str, list[str]], *, again: bool = False) -> Submission:
+def _submission(tasks: tuple[int, ...], jobs: dict[str, list[str]], *, again: bool = False) -> Submission:
     return Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks, jobs=jobs)
 
 
-def _note(asked: Submission, run: RunDir) -> None:
+def _note(submission: Submission, run: RunDir) -> None:
+    """Append a line to submissions.jsonl; a line that was cut off by a crash is ended first."""
     torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
     with run.submissions.open("a") as file:
-        file.write("\n" * torn + json.dumps(asdict(asked)) + "\n")
+        file.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
 
 
 def dry_run(campaign: Campaign, run: RunDir) -> str:
-    """The batch scripts that `submit` would hand over, one after the other."""
+    """The batch scripts that `submit` would submit, as one text."""
     site = load_site(campaign)
-    tasks = tasks_left(campaign, run, planned(campaign, run))
-    ids: dict[str, list[str]] = {}
-    texts = []
-    for stage, jobs in _chain(campaign, site, run, tasks, ids):
-        ids[stage] = [f"<{stage}>"]
-        texts += [script(job, campaign, site, run) for job in jobs]
-    return "\n".join(texts)
+    plan = planned(campaign, run)
+    chain = _chain(campaign, site, run, tasks_left(campaign, run, plan), plan)
+    ids = {stage.name: [f"<{stage.name}>"] for stage in chain}
+    return "\n".join(
+        script(job, campaign, site, run, dependency=stage.dependency(ids)) for stage in chain for job in stage.jobs
+    )
 
 
 def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int, ...]:
-    """Tasks of a plan with a shard that has no record; all that there will be, while there is none."""
+    """Numbers of the tasks with a shard that has no record; before there is a plan, of all tasks."""
     if plan is None:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
-    return tuple(task for task in range(plan.tasks) if not done.issuperset(read_recipes(run, task)))
+    return tasks_undone(run, done)
 
 
 def submissions(run: RunDir) -> list[Submission]:
-    """All of a run folder, in order."""
+    """All submissions of a run folder, the oldest first."""
     if not run.submissions.exists():
         return []
-    found = []
+    noted = []
     for text in run.submissions.read_text().splitlines():
         try:
             line = json.loads(text)
         except ValueError:
-            continue  # torn by a kill or a full disk: `squeue` knows its jobs still
-        found.append(Submission(**(line | {"tasks": tuple(line["tasks"])})))
-    return found
+            continue  # cut off by a kill or a full disk; squeue still lists its jobs
+        noted.append(Submission(**(line | {"tasks": tuple(line["tasks"])})))
+    return noted
 
 
-def cancel(run: RunDir) -> list[str]:
-    """End the jobs that are still queued or running, newest stage first, so that none starts after the one before."""
-    ids = [one for s in submissions(run) for stage in reversed(s.jobs.values()) for one in stage]
+def cancel(run: RunDir) -> Cancelled:
+    """Cancel the jobs that are still queued or running.
+
+    The last stage comes first, so that no job starts because the one before it was cancelled.
+    """
+    noted = submissions(run)
+    ids = [one for submission in noted for stage in reversed(submission.jobs.values()) for one in stage]
     states = queued(ids)
-    there = [one for one in ids if one in states]
-    if there:
-        subprocess.run(["scancel", *there], check=True)
-    return there
+    active = tuple(one for one in ids if one in states)
+    if active:
+        subprocess.run(["scancel", *active], check=True)
+    return Cancelled(submissions=len(noted), jobs=active)
 
 
-def _chain(
-    campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], ids: dict[str, list[str]]
-) -> Iterator[tuple[str, list[Job]]]:
-    """Stages and their jobs in the order of submission; `ids` has those of the stages before."""
-    name = str(run.campaign)
-    after = ""
-    if site.prepare_in_job and not planned(campaign, run):
-        yield "prepare", [_preparation(run)]
-        after = f"afterok:{':'.join(ids['prepare'])}"
-    if tasks:
-        yield "embed", embed_jobs(campaign, site, run, tasks, after)
-        after = f"afterany:{':'.join(ids['embed'])}"
-    again = ("submit", name, "--again")
-    processes = processes_per_node(campaign.how.dask, campaign.how.nodes)
-    yield (
-        "consolidate",
-        [
-            Job(
-                stage="consolidate",
-                command=("consolidate", name),
-                nodes=campaign.how.nodes if processes > 1 else 1,
-                processes=processes,
-                needs_gpus=False,
-                after=after,
-                on_failure=again,
-            )
-        ],
+def describe_cancelled(cancelled: Cancelled, run: RunDir) -> str:
+    """What was cancelled, in words."""
+    if cancelled.jobs:
+        return f"cancelled jobs {', '.join(cancelled.jobs)}; finished shards keep their records, `submit` does the rest"
+    if cancelled.submissions:
+        return "no job of this campaign is queued or running: nothing to cancel"
+    return (
+        f"this campaign was never submitted (there is no {run.submissions}): nothing to cancel. `embedcube submit` "
+        "submits it; stop a run on this machine with Ctrl-C"
     )
-    yield "verify", [Job(stage="verify", command=("verify", name), after=f"afterok:{':'.join(ids['consolidate'])}")]
+
+
+def _chain(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], plan: Plan | None) -> list[Stage]:
+    """The stages that are left, in the order of submission."""
+    name = str(run.campaign)
+    chain = []
+    if site.prepare_in_job and not plan:
+        chain.append(Stage(name="prepare", jobs=(_preparation(run),)))
+    if tasks:
+        chain.append(Stage(name="embed", jobs=embed_jobs(campaign, site, run, tasks), after="prepare" if chain else ""))
+    processes = processes_per_node(campaign.how.dask, campaign.how.nodes)
+    consolidation = Job(
+        stage="consolidate",
+        command=("consolidate", name),
+        nodes=campaign.how.nodes if processes > 1 else 1,
+        processes=processes,
+        needs_gpus=False,
+        on_failure=("submit", name, "--again"),
+    )
+    verification = Job(stage="verify", command=("verify", name))
+    return [
+        *chain,
+        # afterany: consolidation counts the records itself, and submits again what failed tasks have left undone
+        Stage(name="consolidate", jobs=(consolidation,), after="embed" if tasks else "", condition="afterany"),
+        Stage(name="verify", jobs=(verification,), after="consolidate"),
+    ]
 
 
 def planned(campaign: Campaign, run: RunDir) -> Plan | None:
-    """The plan, where there is one of this campaign as it is now, in as many tasks."""
+    """The plan of the run folder; None where there is none, or it was made for another campaign or number of tasks."""
     try:
         plan = read_plan(campaign, run)
     except RequestError:
@@ -186,28 +229,28 @@ def planned(campaign: Campaign, run: RunDir) -> Plan | None:
 
 
 def refuse_while_queued(run: RunDir) -> None:
-    """To be called before anything is written that jobs of the campaign read.
+    """Refuse while jobs of the campaign are in the queue: they read files that the caller is about to write.
 
     Raises:
-        RequestError: some are still queued or running.
+        RequestError: some jobs are still queued or running.
     """
     earlier = submissions(run)
-    ids = {one for s in earlier for stage in s.jobs.values() for one in stage}
+    ids = {one for submission in earlier for stage in submission.jobs.values() for one in stage}
     own = {os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")}
-    # verification waits for a consolidation that failed: Slurm removes it by itself
-    verifying = {one for s in earlier for one in s.jobs.get("verify", [])} if own != {None} else set()
-    still = queued(sorted(ids - own - verifying))
-    if still:
+    # within a consolidation that failed, its verification still waits in the queue; Slurm removes it by itself
+    waiting = {one for submission in earlier for one in submission.jobs.get("verify", [])} if own != {None} else set()
+    active = queued(sorted(ids - own - waiting))
+    if active:
         raise RequestError(
-            f"jobs {', '.join(sorted(still))} of this campaign are still queued or running; wait for them "
-            "(`embedcube status`), or `embedcube cancel` first"
+            f"jobs {', '.join(sorted(active))} of this campaign are still queued or running; wait until they end "
+            "(`embedcube status` shows them), or run `embedcube cancel` first"
         )
 
 
-def _refuse_endless(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
-    """Consolidation asks again: a bounded number of times since a person did, and only for missing shards."""
+def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
+    """Refuse a resubmission by consolidation after as many as the site allows since the last `submit` by a person."""
     if not tasks:
-        raise WorkError("no shard is missing: what failed was consolidation itself, see its log")
+        raise WorkError(f"every shard has a record, so consolidation itself failed: its log in {run.job_logs} says why")
     times = 0
     for submission in reversed(submissions(run)):
         if not submission.again:
@@ -215,22 +258,22 @@ def _refuse_endless(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
         times += 1
     if times >= site.resubmissions:
         raise WorkError(
-            f"tasks {', '.join(map(str, tasks))} have shards without a record after {times} resubmissions: see "
-            f"{run.logs} for why, then `embedcube submit` again"
+            f"tasks {', '.join(map(str, tasks))} have shards without a record after {times} resubmissions: the logs "
+            f"in {run.logs} say why; then run `embedcube submit` again"
         )
 
 
 def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
-    """Refuse before submission what the site would refuse, or what would fail there, in words.
+    """Refuse before submission a plan that cannot work at the site: too long shards, or too many files.
 
     Raises:
-        RequestError: names the two figures.
+        RequestError: the message names the two figures and the key to change.
     """
     time_s = (campaign.how.time_min or site.time_min) * 60 - site.lead_s
     if price.longest_s > time_s:
         raise RequestError(
             f"how.time_min: the longest shard takes about {price.longest_s:.0f} s, a job has {time_s:.0f} s before "
-            f"{site.site} warns it; give it more time, or make shards smaller (layers.*.shard_chips)"
+            f"{site.site} sends its warning signal; write more minutes, or make shards smaller (layers.*.shard_chips)"
         )
     files = files_needed(price, campaign)
     if site.max_files is not None and files > site.max_files:
@@ -241,5 +284,5 @@ def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
 
 
 def files_needed(price: Price, campaign: Campaign) -> int:
-    """Objects and folders, at most, in the parts of one attempt of each task and in the cube."""
+    """Number of files and folders, at most, in the cube and in the parts if each task is started once."""
     return price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)

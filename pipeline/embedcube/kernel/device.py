@@ -127,6 +127,10 @@ class OnDevice:
                 tensor.record_stream(computing)
         return self._tensors
 
+    def free(self) -> None:
+        """Give the memory back; `tensors` must not be called after this."""
+        self._host, self._tensors = {}, {}
+
 
 class DeviceTimings:
     """Seconds of steps by the clock of the device that does them: a GPU has but queued a step when its call returns."""

@@ -1,17 +1,20 @@
-"""The kernel: one shard, from its scenes to its encoded cells. Laptop, Slurm task and test call these.
+"""The kernel: one shard, from its scenes to the bytes of its objects. Start reading here.
 
-    read_sample    scenes of the shard      -> Sample     (sample.py; a reading thread)
-    copied         pixels of the sample     -> OnDevice   (begun by the reading thread)
-    embed_sample   chips of the pixels      -> Cells      (the device)
-    embed_shard    all, one after the other
+    read_stage     scenes of the shard          -> ReadShard       `read_sample` (sample.py), copy to the device begun
+    embed_stage    chips of its pixels          -> EmbeddedShard   forward passes, vectors as stored numbers
+    encode_stage   arrays of its cells          -> EncodedShard    compressed, as they are written
+    run_shard      the three, one after the other
 
-Nothing here knows of processes, queues, records or the other shards: what a shard's bytes are depends only on
-its recipe.
+Everything that makes bytes calls these: a rank gives each stage a thread of its own (workers/pipeline.py), `verify`
+and the tests call `run_shard`. A stage takes what the stage before it returns, so there is one order only.
+
+Nothing here knows of processes, queues, records or other shards: the bytes of a shard depend on its recipe alone.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -35,23 +38,91 @@ KERNEL_VERSION = 3
 """Raised by every change of this package that changes a byte of any shard."""
 
 
+@dataclass(kw_only=True)
+class ReadShard:
+    """A shard whose scenes were read; its pixels are on their way to the device."""
+
+    shard: Shard
+    scenes: Sequence[Scene]
+    """the shard's, in its order"""
+    context: LayerContext
+    sample: Sample
+    pixels: OnDevice
+    """the sample's pixels and cells"""
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """when the reading began"""
+    timings: Timings = field(default_factory=Timings)
+    """each stage adds the seconds of its steps"""
+
+    def drop_pixels(self) -> None:
+        """Free the memory of the pixels; the shard cannot be embedded again after that."""
+        nothing = np.empty((0, 0, 0, 0), dtype=np.float32)
+        self.sample = replace(self.sample, x_tcyx=nothing, clear_tsyx=nothing.astype(bool))
+        self.pixels.free()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The encoded cells of a shard: what is written."""
+    """The cells of a shard, as stored numbers."""
 
     arrays: dict[str, NDArray[Any]]
     """embedding (y, x, feature), scale (y, x), status (y, x), n_obs (y, x)"""
     chips: int
-    """embedded; chips without any valid cell are not"""
+    """chips that were embedded; those without any valid cell are not"""
 
 
-def embed_shard(shard: Shard, scenes: Sequence[Scene], context: LayerContext, reader: RasterReader) -> Cells:
-    """Read and embed one shard. `scenes` are the shard's, in its order."""
-    sample = read_sample(shard, scenes, context, reader)
-    return embed_sample(shard, sample, copied(shard, sample, context), context)
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedShard:
+    """A shard whose vectors were computed."""
+
+    read: ReadShard
+    cells: Cells
 
 
-def copied(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
+@dataclass(frozen=True, kw_only=True)
+class EncodedShard:
+    """A shard as it is written."""
+
+    read: ReadShard
+    cells: Cells
+    objects: dict[str, bytes | None]
+    """by array; None where every value is the fill value: nothing is stored then"""
+
+
+def run_shard(
+    shard: Shard, scenes: Sequence[Scene], context: LayerContext, reader: RasterReader, refused: str = ""
+) -> EncodedShard:
+    """All stages of one shard, one after the other; arguments and errors are those of `read_stage`."""
+    return encode_stage(embed_stage(read_stage(shard, scenes, context, reader, refused)))
+
+
+def read_stage(
+    shard: Shard, scenes: Sequence[Scene], context: LayerContext, reader: RasterReader, refused: str = ""
+) -> ReadShard:
+    """Read the shard's `scenes` and begin to copy the pixels to the device.
+
+    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for that reason.
+
+    Raises:
+        OSError: a scene could not be read for a reason that may pass; the shard stays undone.
+    """
+    started, timings = datetime.now(UTC), Timings()
+    try:
+        sample = read_sample(shard, scenes, context, reader, refused, timings)
+    finally:
+        timings.seconds.update(reader.spent())
+    return ReadShard(
+        shard=shard,
+        scenes=scenes,
+        context=context,
+        sample=sample,
+        pixels=to_device(shard, sample, context),
+        started=started,
+        timings=timings,
+    )
+
+
+def to_device(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
     """The pixels and the cells of a sample, on their way to the layer's device."""
     layout = context.layout
     area = layout.shard_area(shard.row, shard.col)
@@ -61,80 +132,89 @@ def copied(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
     return OnDevice(arrays | {"mean_c": context.mean, "std_c": context.std}, context.device)
 
 
-def embed_sample(
-    shard: Shard, sample: Sample, pixels: OnDevice, context: LayerContext, timings: Timings | None = None
-) -> Cells:
-    """Cut the `pixels` of the sample into chips, embed them in batches of one fixed shape, and quantise the vectors.
+def embed_stage(read: ReadShard) -> EmbeddedShard:
+    """Cut the pixels into chips, embed these in batches of one fixed shape, and quantise the vectors.
 
     A batch holds chips of this shard only; the last one is padded. So nothing but the shard's own pixels can
-    reach its bytes. `timings` are told the seconds of `copy`, `forward` and `quantise`, which a GPU has all in its
-    queue before the host waits for the first of them.
+    reach its bytes. The seconds of `copy`, `forward` and `quantise` are added to the shard's timings; a GPU has all of
+    them in its queue before the host waits for the first.
     """
-    start_s, layout = time.perf_counter(), context.layout
-    spent = DeviceTimings(timings or Timings(), context.device)
-    cells, chip_cells = layout.shard_cells, layout.chip_cells
-    valid = sample.valid_yx
-    wanted = [
-        (i, j)
-        for i in range(layout.chips)
-        for j in range(layout.chips)
-        if valid[i * chip_cells : (i + 1) * chip_cells, j * chip_cells : (j + 1) * chip_cells].any()
-    ]
-    with spent.step("copy"):
-        on = pixels.tensors()
-        valid_yx = on["valid_yx"]
-        made = {
-            "embedding": torch.full(
-                (cells, cells, context.dimensions),
-                fill_value(context.encoding),
-                dtype=getattr(torch, context.encoding),
-                device=context.device,
-            ),
-            "scale": torch.full((cells, cells), torch.nan, device=context.device),
-            "finite": torch.ones((cells, cells), dtype=torch.bool, device=context.device),
-        }
-    for first in range(0, len(wanted), context.batch):
-        places = wanted[first : first + context.batch]
-        with spent.step("copy"):
-            chips = cut_chips(on, places, context)
-        with spent.step("forward"):
-            vectors = forward(context, chips)[: len(places)]
-        with spent.step("quantise"):
-            _keep(made, valid_yx, places, vectors, context)
-    with spent.step("quantise"):
-        arrays = {name: tensor.cpu().numpy() for name, tensor in made.items()}
-    spent.done(time.perf_counter() - start_s)
+    start_s, sample, context = time.perf_counter(), read.sample, read.context
+    steps = DeviceTimings(read.timings, context.device)
+    chips = _valid_chips(sample.valid_yx, context.layout)
+    with steps.step("copy"):
+        pixels = read.pixels.tensors()
+        stored = _empty_cells(context)
+    for first in range(0, len(chips), context.batch):
+        places = chips[first : first + context.batch]
+        with steps.step("copy"):
+            batch = cut_chips(pixels, places, context)
+        with steps.step("forward"):
+            vectors = forward(context, batch)[: len(places)]
+        with steps.step("quantise"):
+            _keep(stored, pixels["valid_yx"], places, vectors, context)
+    with steps.step("quantise"):
+        arrays = {name: tensor.cpu().numpy() for name, tensor in stored.items()}
+    steps.done(time.perf_counter() - start_s)
     finite = arrays.pop("finite")
-    arrays["status"] = np.where(valid & ~finite, np.uint8(FAILED), sample.status_yx)
+    arrays["status"] = np.where(sample.valid_yx & ~finite, np.uint8(FAILED), sample.status_yx)
     arrays["n_obs"] = sample.n_obs_yx
     if context.encoding != "int8":
         del arrays["scale"]
-    return Cells(arrays=arrays, chips=len(wanted))
+    return EmbeddedShard(read=read, cells=Cells(arrays=arrays, chips=len(chips)))
 
 
-def cut_chips(on: Mapping[str, torch.Tensor], places: Sequence[tuple[int, int]], context: LayerContext) -> Chips:
+def encode_stage(embedded: EmbeddedShard) -> EncodedShard:
+    """Compress the arrays of the cells; the seconds of `encode` are added to the shard's timings.
+
+    One thread at a time for the shards of one context, whose encoder it uses.
+    """
+    read, cells = embedded.read, embedded.cells
+    with read.timings.step("encode"):
+        objects = read.context.encoder.encode(cells.arrays)
+    return EncodedShard(read=read, cells=cells, objects=objects)
+
+
+def _valid_chips(valid_yx: NDArray[np.bool_], layout: ShardLayout) -> list[tuple[int, int]]:
+    """Row and column of each chip of the shard that has a valid cell."""
+    chips = [(i, j) for i in range(layout.chips) for j in range(layout.chips)]
+    return [(i, j) for i, j in chips if valid_yx[_cells_of(i, j, layout)].any()]
+
+
+def _empty_cells(context: LayerContext) -> dict[str, torch.Tensor]:
+    """Arrays of a shard on the device, without any vector yet."""
+    shape, device = (context.layout.shard_cells, context.layout.shard_cells), context.device
+    dtype = getattr(torch, context.encoding)
+    return {
+        "embedding": torch.full((*shape, context.dimensions), fill_value(context.encoding), dtype=dtype, device=device),
+        "scale": torch.full(shape, torch.nan, device=device),
+        "finite": torch.ones(shape, dtype=torch.bool, device=device),
+    }
+
+
+def cut_chips(pixels: Mapping[str, torch.Tensor], places: Sequence[tuple[int, int]], context: LayerContext) -> Chips:
     """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them.
 
-    They are cut where the pixels are: `on` is what `copied` has brought to the device.
+    They are cut on the device: `pixels` are the tensors of `to_device`.
     """
     layout, side, cells, device = context.layout, context.layout.keep_px, context.layout.chip_cells, context.device
-    x_tcyx, clear_tsyx, lonlat_yxn = on["x_tcyx"], on["clear_tsyx"], on["lonlat_yxn"]
-    mean, std = (on[name][:, None, None] for name in ("mean_c", "std_c"))
+    x_tcyx, clear_tsyx, lonlat_yxn = pixels["x_tcyx"], pixels["clear_tsyx"], pixels["lonlat_yxn"]
+    mean, std = (pixels[name][:, None, None] for name in ("mean_c", "std_c"))
     shape = (layout.chip_px, layout.chip_px)
     x_btcyx = torch.empty((context.batch, *x_tcyx.shape[:2], *shape), device=device)
     x_btcyx[len(places) :] = 0
     clear_btsyx = torch.zeros((context.batch, *clear_tsyx.shape[:2], *shape), dtype=torch.bool, device=device)
     lonlat_byxn = torch.zeros((context.batch, cells, cells, 2), device=device)
     for n, (i, j) in enumerate(places):
-        pixels = np.s_[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
-        torch.sub(x_tcyx[pixels], mean, out=x_btcyx[n]).div_(std).nan_to_num_(nan=0.0)
-        clear_btsyx[n] = clear_tsyx[pixels]
+        chip = np.s_[..., i * side : i * side + layout.chip_px, j * side : j * side + layout.chip_px]
+        torch.sub(x_tcyx[chip], mean, out=x_btcyx[n]).div_(std).nan_to_num_(nan=0.0)
+        clear_btsyx[n] = clear_tsyx[chip]
         lonlat_byxn[n] = lonlat_yxn[_cells_of(i, j, layout)]
-    return Chips(x_btcyx=x_btcyx, clear_btsyx=clear_btsyx, lonlat_byxn=lonlat_byxn, dates_tmd=on["dates_tmd"])
+    return Chips(x_btcyx=x_btcyx, clear_btsyx=clear_btsyx, lonlat_byxn=lonlat_byxn, dates_tmd=pixels["dates_tmd"])
 
 
 def blank_chips(context: LayerContext) -> Chips:
-    """A full batch of zeros that are seen everywhere: for who only wants to know how a module does."""
+    """A full batch of zeros, clear everywhere: to try or to measure a module without data."""
     layout, frames, device = context.layout, context.frames[0], context.device
     shape, side, cells = (context.batch, len(frames)), (layout.chip_px, layout.chip_px), layout.chip_cells
     return Chips(
@@ -161,7 +241,7 @@ def in_precision(context: LayerContext) -> torch.autocast:
 
 
 def _keep(
-    made: Mapping[str, torch.Tensor],
+    stored: Mapping[str, torch.Tensor],
     valid_yx: torch.Tensor,
     places: Sequence[tuple[int, int]],
     vectors: torch.Tensor,
@@ -172,13 +252,13 @@ def _keep(
     for n, (i, j) in enumerate(places):
         block = _cells_of(i, j, context.layout)
         kept = valid_yx[block] & quantised.finite[n]
-        made["finite"][block] = quantised.finite[n]
-        made["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], made["embedding"][block])
+        stored["finite"][block] = quantised.finite[n]
+        stored["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], stored["embedding"][block])
         if quantised.scale is not None:
-            made["scale"][block] = torch.where(kept, quantised.scale[n], torch.nan)
+            stored["scale"][block] = torch.where(kept, quantised.scale[n], torch.nan)
 
 
 def _cells_of(i: int, j: int, layout: ShardLayout) -> tuple[slice, slice]:
-    """The cells of a chip, by its row and column in the shard."""
+    """The cells of a chip, given its row and column in the shard."""
     cells = layout.chip_cells
     return slice(i * cells, (i + 1) * cells), slice(j * cells, (j + 1) * cells)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from embedcube.campaign.schema import Precision
+from embedcube.cube.arrays import ArraySpec, ShardEncoder, array_specs
 from embedcube.cube.encoding import Encoding
 from embedcube.grid import Grid, ShardLayout
 from embedcube.sources.base import Source
@@ -21,9 +23,17 @@ class LayerInput:
     archive: str
     source: Source
     channels: slice
-    """of the chips"""
+    """the archive's channels among those of the chips"""
     counts: bool
     """its scenes make a cell valid, and are counted: acquisitions, or fields in a layer that has none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """The mean and the standard deviation of each channel: chips are normalised with them."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +45,41 @@ class LayerContext:
     layout: ShardLayout
     inputs: tuple[LayerInput, ...]
     frames: tuple[tuple[Window, ...], ...]
-    """of every window"""
+    """for each window, its frames"""
     min_valid: float
+    """share of a cell's footprint that must be clear in some frame, or the cell is not valid"""
     batch: int
+    """chips in one forward pass"""
     encoding: Encoding
     precision: Precision
     dimensions: int
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    """numbers of one vector"""
+    normalisation: Normalisation
     module: torch.nn.Module
     """on the device"""
     device: torch.device
 
     @property
+    def mean(self) -> NDArray[np.float32]:
+        """The mean of each channel."""
+        return self.normalisation.mean
+
+    @property
+    def std(self) -> NDArray[np.float32]:
+        """The standard deviation of each channel."""
+        return self.normalisation.std
+
+    @property
     def counted(self) -> list[int]:
-        """The inputs that make a cell valid."""
-        return [s for s, one in enumerate(self.inputs) if one.counts]
+        """Indices of the inputs that make a cell valid."""
+        return [s for s, layer_input in enumerate(self.inputs) if layer_input.counts]
+
+    @cached_property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """The arrays that a shard of this layer fills."""
+        return array_specs(cells=self.layout.shard_cells, dimensions=self.dimensions, encoding=self.encoding)
+
+    @cached_property
+    def encoder(self) -> ShardEncoder:
+        """The encoder of `specs`. Not for several threads at once."""
+        return ShardEncoder(self.specs)

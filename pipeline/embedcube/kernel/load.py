@@ -8,7 +8,7 @@ import torch
 from embedcube.backbones.base import Weights, make_backbone
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.kernel.compile import Compiled
-from embedcube.kernel.layer import LayerContext, LayerInput
+from embedcube.kernel.layer import LayerContext, LayerInput, Normalisation
 from embedcube.sources.base import counted_archives, make_source
 
 
@@ -64,8 +64,7 @@ def make_context(
         encoding=layer.encoding,
         precision=layer.precision,
         dimensions=make_backbone(campaign, layer_name).dimensions(weights),
-        mean=weights.mean,
-        std=weights.std,
+        normalisation=Normalisation(mean=weights.mean, std=weights.std),
         module=module,
         device=device,
     )

@@ -1,6 +1,6 @@
-"""The scenes of a shard -> its sample: each read once on the shard and its halo, and the frames composited."""
+"""A shard's scenes -> its sample: each scene is read once, on the shard and its halo, and frames are composited."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,30 +20,44 @@ from embedcube.timings import Timings
 from embedcube.windows import Window
 
 _STRIP_BYTES = 1 << 19
-"""of one band of all scenes, which a composite compares: no more than a core has cache for"""
+"""bytes of one band, all scenes together, that are composited at once: no more than a core has cache for"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What reading a shard yields."""
+    """The pixels of a shard, the status of its cells, and which scenes they come from."""
 
     x_tcyx: NDArray[np.float32]
     """the composites on the shard's pixels and their halo; NaN where masked"""
     clear_tsyx: NDArray[np.bool_]
-    """where each archive of the layer shows each frame"""
+    """where each archive of the layer is clear in each frame"""
     status_yx: NDArray[np.uint8]
     """per cell"""
     n_obs_yx: NDArray[np.uint16]
     """per cell"""
     contributions: bytes
-    """per planned scene, packed: the cells in whose own footprint it gave a pixel"""
+    """for each planned scene, packed bits: the cells in whose own footprint it gave a pixel"""
     quarantined: tuple[tuple[int, str], ...]
     """(row of the inventory, reason)"""
 
     @property
     def valid_yx(self) -> NDArray[np.bool_]:
-        """The cells that get a vector."""
+        """Which cells get a vector."""
         return np.asarray((self.status_yx == VALID) | (self.status_yx == VALID_INCOMPLETE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Filled:
+    """Arrays that reading fills in, frame by frame and archive by archive."""
+
+    x_tcyx: NDArray[np.float32]
+    clear_tsyx: NDArray[np.bool_]
+    masked_yx: NDArray[np.bool_]
+    """where some scene of some frame is masked"""
+    contributions_nyx: NDArray[np.bool_]
+    """for each scene of the shard, the cells in whose own footprint it gave a pixel"""
+    reasons: dict[int, str]
+    """why a scene, by its place among the shard's, cannot be used"""
 
 
 def read_sample(
@@ -56,64 +70,72 @@ def read_sample(
 ) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and say what each cell rests on.
 
-    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for it.
-    `timings` are told the seconds of `read` and `composite`.
+    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for that reason.
+    The seconds of `read` and `composite` are added to `timings`.
 
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.
     """
-    layout, grid, timings = context.layout, context.grids[shard.zone], timings or Timings()
-    area = layout.shard_area(shard.row, shard.col)
-    sample_area = area.grown(layout.halo_px)
-    frames, shape = context.frames[shard.t], (sample_area.rows, sample_area.cols)
-    x_tcyx = host_empty((len(frames), context.mean.size, *shape), np.float32, context.device)
-    clear_tsyx = host_empty((len(frames), len(context.inputs), *shape), np.bool_, context.device)
-    masked_yx = np.zeros(shape, dtype=bool)
-    contributions = np.zeros((len(scenes), layout.shard_cells, layout.shard_cells), dtype=bool)
-    reasons = dict.fromkeys(range(len(scenes)), refused) if refused else {}
-    for t, frame in enumerate(frames):
-        for s, one in enumerate(context.inputs):
-            wanted = [
-                i
+    grid, timings = context.grids[shard.zone], timings or Timings()
+    area = context.layout.shard_area(shard.row, shard.col)
+    sample_area = area.grown(context.layout.halo_px)
+    filled = _nothing_filled(context, shard.t, sample_area, len(scenes))
+    if refused:
+        filled.reasons.update(dict.fromkeys(range(len(scenes)), refused))
+    for t, frame in enumerate(context.frames[shard.t]):
+        for s, layer_input in enumerate(context.inputs):
+            usable = {
+                i: scene
                 for i, scene in enumerate(scenes)
-                if scene.archive == one.archive and i not in reasons and scene.meets(frame)
-            ]
+                if scene.archive == layer_input.archive and i not in filled.reasons and scene.meets(frame)
+            }
             with timings.step("read"):
-                observe = partial(_observe, one.source, frame=frame, grid=grid, area=sample_area, reader=reader)
-                found = reader.together([partial(observe, scenes[i]) for i in wanted])
-            reasons |= {i: str(seen) for i, seen in zip(wanted, found, strict=True) if isinstance(seen, CorruptInput)}
-            observed = {i: seen for i, seen in zip(wanted, found, strict=True) if isinstance(seen, Observation)}
+                results = _observe(layer_input.source, usable, frame, grid, sample_area, reader)
+            filled.reasons.update({i: str(error) for i, error in results.items() if isinstance(error, CorruptInput)})
+            observed = {i: one for i, one in results.items() if isinstance(one, Observation)}
             with timings.step("composite"):
-                taken = [(scenes[i].acquisition, seen) for i, seen in observed.items()]
-                picture = x_tcyx[t, one.channels], clear_tsyx[t, s], masked_yx
-                for i, used_yx in zip(observed, _composite(one.source, taken, *picture, reader), strict=True):
-                    contributions[i] |= _per_cell(used_yx, layout) > 0
-    unreadable = np.zeros(contributions.shape[1:], dtype=bool)
-    for position in reasons:
-        unreadable |= _cells_covered(scenes[position], grid, area, layout.cell_px)
-    clear_yx = np.asarray(clear_tsyx[:, context.counted].any(axis=(0, 1)))
-    valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
-    empty = np.where(unreadable, FAILED, np.where(_per_cell(masked_yx, layout) > 0, MASKED, NO_DATA))
-    status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
-    acquisitions = {context.inputs[s].archive for s in context.counted}
+                taken = [(usable[i].acquisition, one) for i, one in observed.items()]
+                picture = filled.x_tcyx[t, layer_input.channels], filled.clear_tsyx[t, s], filled.masked_yx
+                used_oyx = _composite(layer_input.source, taken, *picture, reader)
+                for i, used_yx in zip(observed, used_oyx, strict=True):
+                    filled.contributions_nyx[i] |= _per_cell(used_yx, context.layout) > 0
     return Sample(
-        x_tcyx=x_tcyx,
-        clear_tsyx=clear_tsyx,
-        status_yx=np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8),
-        n_obs_yx=_acquisitions(contributions, [scene if scene.archive in acquisitions else None for scene in scenes]),
-        contributions=np.packbits(contributions.reshape(len(scenes), layout.shard_cells**2), axis=1).tobytes(),
-        quarantined=tuple((shard.scenes[position], reason) for position, reason in sorted(reasons.items())),
+        x_tcyx=filled.x_tcyx,
+        clear_tsyx=filled.clear_tsyx,
+        status_yx=_status(filled, scenes, context, grid, area),
+        n_obs_yx=_acquisitions(filled.contributions_nyx, scenes, context),
+        contributions=np.packbits(
+            filled.contributions_nyx.reshape(len(scenes), context.layout.shard_cells**2), axis=1
+        ).tobytes(),
+        quarantined=tuple((shard.scenes[i], reason) for i, reason in sorted(filled.reasons.items())),
+    )
+
+
+def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes: int) -> _Filled:
+    """Arrays of a sample of the pixels of `area`, before anything is read."""
+    shape, frames, cells = (area.rows, area.cols), len(context.frames[window]), context.layout.shard_cells
+    return _Filled(
+        x_tcyx=host_empty((frames, context.mean.size, *shape), np.float32, context.device),
+        clear_tsyx=host_empty((frames, len(context.inputs), *shape), np.bool_, context.device),
+        masked_yx=np.zeros(shape, dtype=bool),
+        contributions_nyx=np.zeros((scenes, cells, cells), dtype=bool),
+        reasons={},
     )
 
 
 def _observe(
-    source: Source, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader
-) -> Observation | CorruptInput:
-    """What a scene shows, or why it is to be quarantined."""
-    try:
-        return source.observe(scene, frame, grid, area, reader)
-    except CorruptInput as error:
-        return error
+    source: Source, scenes: Mapping[int, Scene], frame: Window, grid: Grid, area: PixelArea, reader: RasterReader
+) -> dict[int, Observation | CorruptInput]:
+    """For each scene what it shows, or why it must be quarantined; several are read at once."""
+
+    def observe(scene: Scene) -> Observation | CorruptInput:
+        try:
+            return source.observe(scene, frame, grid, area, reader)
+        except CorruptInput as error:
+            return error
+
+    results = reader.together([partial(observe, scene) for scene in scenes.values()])
+    return dict(zip(scenes, results, strict=True))
 
 
 def _composite(
@@ -124,9 +146,9 @@ def _composite(
     masked_yx: NDArray[np.bool_],
     reader: RasterReader,
 ) -> NDArray[np.bool_]:
-    """Write the picture of one frame, and where it is clear; add where it is masked.
+    """Write the picture of one frame and where it is clear; add where it is masked to `masked_yx`.
 
-    It is made in strips, several at once. Returns (observations, rows, columns): the pixels that each of them gave.
+    Strips are composited in parallel. Returns (observations, rows, columns): the pixels that each observation gave.
     """
     used_oyx = np.zeros((len(observed), *clear_yx.shape), dtype=bool)
     if not observed:
@@ -153,19 +175,40 @@ def _composite(
 
 
 def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.int64]:
-    """How many pixels of each cell are true; the halo is left out."""
+    """Number of true pixels in each cell; the halo is left out."""
     halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
     kept = pixels_yx[halo : halo + layout.shard_px, halo : halo + layout.shard_px]
     rows = kept.reshape(cells, cell, layout.shard_px).sum(axis=1, dtype=np.min_scalar_type(cell))
     return np.asarray(rows.reshape(cells, cells, cell).sum(axis=2, dtype=np.int64))
 
 
-def _acquisitions(contributions: NDArray[np.bool_], scenes: Sequence[Scene | None]) -> NDArray[np.uint16]:
-    """Distinct acquisitions that gave a pixel to each cell; those that are None do not count."""
-    count = np.zeros(contributions.shape[1:], dtype=np.uint16)
-    for acquisition in dict.fromkeys(scene.acquisition for scene in scenes if scene):
-        members = [i for i, scene in enumerate(scenes) if scene and scene.acquisition == acquisition]
-        count += contributions[members].any(axis=0)
+def _status(
+    filled: _Filled, scenes: Sequence[Scene], context: LayerContext, grid: Grid, area: PixelArea
+) -> NDArray[np.uint8]:
+    """The status of each cell of the shard's `area`."""
+    layout = context.layout
+    unreadable = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
+    for i in filled.reasons:
+        unreadable |= _cells_covered(scenes[i], grid, area, layout.cell_px)
+    clear_yx = np.asarray(filled.clear_tsyx[:, context.counted].any(axis=(0, 1)))
+    valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
+    empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
+    status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
+    return np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8)
+
+
+def _acquisitions(
+    contributions_nyx: NDArray[np.bool_], scenes: Sequence[Scene], context: LayerContext
+) -> NDArray[np.uint16]:
+    """Number of distinct acquisitions that gave a pixel to each cell, in archives that make a cell valid."""
+    counted = {context.inputs[s].archive for s in context.counted}
+    members: dict[str, list[int]] = {}
+    for i, scene in enumerate(scenes):
+        if scene.archive in counted:
+            members.setdefault(scene.acquisition, []).append(i)
+    count = np.zeros(contributions_nyx.shape[1:], dtype=np.uint16)
+    for places in members.values():
+        count += contributions_nyx[places].any(axis=0)
     return count
 
 

@@ -25,7 +25,7 @@ def best_batch(context: LayerContext, activations: Activations, memory_bytes: fl
         if batch > 2 and batch_bytes(tried, activations) > memory_bytes:
             break
         try:
-            seconds = min(seconds_per_batch(tried) for _ in range(2))
+            seconds = seconds_per_batch(tried, passes=2)
         except torch.cuda.OutOfMemoryError:
             break
         costs[batch] = seconds * -(-chips // batch)

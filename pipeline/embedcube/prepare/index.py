@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedcube.campaign.inventory import write_table
-from embedcube.campaign.plugins import plugin
+from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
@@ -27,9 +27,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
         found = []
         try:
             with raster_settings(), _nothing_to_collect():
-                for scene in plugin("sources", archive.source)(name, bounded(campaign, name)).scenes(
-                    full_digests=full_digests
-                ):
+                source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
+                for scene in source.scenes(full_digests=full_digests):
                     found.append(scene)
                     progress(len(scenes) + len(found), None)
         except OSError as error:

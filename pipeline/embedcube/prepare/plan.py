@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow
@@ -21,9 +20,9 @@ from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, digest_of, grid_names, make_grid, make_layout
+from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
 from embedcube.errors import RequestError
-from embedcube.grid import Grid
+from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.layer import LayerContext
@@ -31,13 +30,23 @@ from embedcube.kernel.load import make_context
 from embedcube.kernel.recipes import digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
-from embedcube.prepare.draw_groups import ReadCost, assign, draw_groups
-from embedcube.prepare.price import DECODE_BYTES_PER_S, price_layer, refuse_over_limit, seconds_per_batch, total_price
+from embedcube.prepare.draw_groups import assign, draw_groups
+from embedcube.prepare.price import (
+    DECODE_BYTES_PER_S,
+    Activations,
+    measure_activations,
+    price_layer,
+    refuse_over_limit,
+    seconds_per_batch,
+    total_price,
+)
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.steps import refuse_long_steps
 
 Ints = NDArray[np.int64]
+
+Measured = TypeVar("Measured")
 
 
 def plan(campaign: Campaign, run: RunDir) -> Plan:
@@ -47,52 +56,61 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
-    if campaign.how.device == "cuda" and not torch.cuda.is_available():
-        raise RequestError(
-            "how.device: there is no CUDA device here; plan where the ranks will run (at a batch system: "
-            "`prepare_in_job: true` in the site file), or write cpu"
-        )
-    versions = software_versions(torch.device(campaign.how.device))
+    _refuse_absent_device(campaign)
+    exact_arithmetic(campaign.how.threads_per_rank)
+    computing = software_versions(torch.device(campaign.how.device))
     readers = installed({package for scene in scenes for package in scene.software})
     encoders = installed({package for name in campaign.layers for package in make_backbone(campaign, name).software})
     as_read = b"".join(digest_as_read(scene, readers) for scene in scenes)
     digests = np.frombuffer(as_read, dtype=np.uint8).reshape(-1, 32)
-    exact_arithmetic(campaign.how.threads_per_rank)
-    tables, layers, prices = [], {}, []
-    groups = 0
+    layers, zones = {}, []
     for name in campaign.layers:
-        layers[name], priced = _plan_layer(campaign, run, name, scenes, digests, versions)
-        for one in priced:
-            tables.append(one.table.append_column("group", pyarrow.array(one.group + groups)))
-            prices.append(one.price)
-            groups += int(one.group.max()) + 1
-    table = _in_draw_order(pyarrow.concat_tables(tables, promote_options="permissive"), campaign.how.tasks)
+        layers[name], zones_of_layer = _plan_layer(campaign, run, name, scenes, digests, computing)
+        zones += zones_of_layer
+    table = _in_draw_order(_joined(zones), campaign.how.tasks)
     loaded = [_loaded_bytes(run, name, layers[name]) for name in campaign.layers]
-    price = total_price(prices, loaded, campaign.how, device_memory(torch.device(campaign.how.device)))
+    device_bytes = device_memory(torch.device(campaign.how.device))
+    price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
     refuse_over_limit(price)
     result = Plan(
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
         inventory=hashlib.sha256(run.inventory.read_bytes()).hexdigest(),
-        versions=versions | readers | encoders,
+        versions=computing | readers | encoders,
         layers=layers,
         shards=len(table),
         tasks=campaign.how.tasks,
         price=price,
     )
-    # the table is what is asked for, so it comes last: a killed `plan` leaves no half of one
+    _write(run, result, table)
+    return result
+
+
+def _refuse_absent_device(campaign: Campaign) -> None:
+    if campaign.how.device == "cuda" and not torch.cuda.is_available():
+        raise RequestError(
+            "how.device: there is no CUDA device here; plan where the ranks will run (at a batch system: "
+            "`prepare_in_job: true` in the site file), or write cpu"
+        )
+
+
+def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> None:
+    """Write plan.json, then plan.parquet, which completes the plan: a killed `plan` leaves no half of one."""
     for path in (run.plan, run.pilot):
         path.unlink(missing_ok=True)
     write_atomically(run.plan_summary, json.dumps(asdict(result), indent=1).encode())
     with replacing(run.plan) as temporary:
         pyarrow.parquet.write_table(table, temporary)
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PlannedZone:
+    """The shards of a layer on one grid."""
+
     table: pyarrow.Table
+    """one row per shard, without its group, task and place in the order of drawing"""
     group: Ints
+    """draw group of each shard, counted from 0"""
     price: Price
 
 
@@ -104,71 +122,143 @@ def _plan_layer(
     digests: NDArray[np.uint8],
     versions: dict[str, str],
 ) -> tuple[LayerPlan, list[_PlannedZone]]:
+    """The plan of one layer; `digests` are those of the scenes as they are read."""
+    layer = campaign.layers[name]
+    refuse_long_steps(campaign, name, _own(layer, scenes))
+    cuts = _cut_all(campaign, name, scenes)
+    forward = _decide_forward(campaign, run, name, list(cuts), versions)
+    zones = [_plan_zone(campaign, name, zone, shards, scenes, digests, forward) for zone, (shards, _) in cuts.items()]
+    backbone, context = make_backbone(campaign, name), forward.context
+    planned = LayerPlan(
+        zones={zone: place for zone, (_, place) in cuts.items()},
+        grids=dict(context.grids),
+        layout=context.layout,
+        encoding=context.encoding,
+        dimensions=context.dimensions,
+        chunk_windows=layer.chunk_windows,
+        collections=tuple(one.source.collection for one in context.inputs),
+        counted=tuple(one.archive for one in context.inputs if one.counts),
+        weights=forward.weights,
+        fitted_on=fitted_on(run, name),
+        model=backbone.model,
+        batch=context.batch,
+        batch_for=forward.batch_for,
+        program=forward.program.digest,
+        compiled_for=forward.program.compiled_for,
+        empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
+    )
+    return planned, zones
+
+
+def _own(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
+    """The scenes of the layer's archives."""
+    return [scene for scene in scenes if scene.archive in layer.archives]
+
+
+def _cut_all(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> dict[str, tuple[Shards, ShardRange]]:
+    """For each grid that holds any of the region, its shards and the rectangle that they span."""
+    cuts = {}
+    for zone in grid_names(campaign, name, _own(campaign.layers[name], scenes)):
+        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is not None:
+            cuts[zone] = found
+    if not cuts:
+        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
+    return cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Forward:
+    """The forward pass of a layer as every rank will run it, and its cost on this device."""
+
+    context: LayerContext
+    """with the batch, and the compiled module where the layer asks for one"""
+    activations: Activations
+    weights: str
+    """SHA-256"""
+    versions: dict[str, str]
+    batch_for: str
+    """as in LayerPlan"""
+    program: "_Program"
+    batch_s: float
+    """seconds of one batch"""
+
+
+def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
+    """Load the weights, then settle batch and program, as the last plan did or anew; and measure one batch."""
     layer, how = campaign.layers[name], campaign.how
-    mine = [scene for scene in scenes if scene.archive in layer.archives]
-    refuse_long_steps(campaign, name, mine)
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
     versions = versions | installed(set(backbone.software))
+    made_of = forward_digest(campaign, name, weights_digest, versions)
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
-    activations = partial(backbone.activation_bytes, weights)
-    zones, planned = {}, []
-    made_of = forward_digest(campaign, name, weights_digest, versions)
-    probed_for = made_of if layer.batch == "auto" else ""
-    batch = layer.batch if layer.batch != "auto" else _probed_before(run, name, probed_for)
-    batch_s, program = 0.0, _Program()
-    for zone in grid_names(campaign, name, mine):
-        grid = make_grid(campaign, name, zone)
-        found = cut(campaign, name, grid, scenes)
-        if found is None:
-            continue
-        shards, zones[zone] = found
-        reading = _reading(campaign, name, shards, scenes, grid)
-        context = make_context(campaign, name, [zone], weights, module, device, batch or 2)
-        if not batch:
-            batch = best_batch(context, activations, (device_memory(device) or how.mem_bytes_per_rank / 2) / 2)
-            context = replace(context, batch=batch)
-        if layer.compile and not program.data:
-            program = _program(run, name, context, digest_of([made_of, context.batch]))
-            module = Compiled(program.data, device)
-        context = replace(context, module=module)
-        batch_s = batch_s or _seconds_per_batch(name, context)
-        price = price_layer(layer, shards, mine, reading, batch_s, how.threads_per_rank, context, activations)
-        recipes = recipes_of(campaign, name, zone, batch, weights_digest, program.digest, versions, shards, digests)
-        cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
-        planned.append(_PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price))
-    if not planned:
-        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
-    return (
-        LayerPlan(
-            zones=zones,
-            dimensions=backbone.dimensions(weights),
-            weights=weights_digest,
-            fitted_on=fitted_on(run, name),
-            model=backbone.model,
-            batch=batch,
-            probed_for=probed_for,
-            program=program.digest,
-            compiled_for=program.compiled_for,
-            empty=_empty_windows(campaign, name, scenes, [zone.table for zone in planned]),
-        ),
-        planned,
+    batch_for = made_of if layer.batch == "auto" else ""
+    batch = layer.batch if layer.batch != "auto" else _batch_of_last_plan(run, name, batch_for)
+    context = make_context(campaign, name, zones, weights, module, device, batch or 2)
+    activations = _measured(name, replace(context, batch=batch or 4), measure_activations)
+    if not batch:
+        memory_bytes = (device_memory(device) or how.mem_bytes_per_rank / 2) / 2
+        context = replace(context, batch=best_batch(context, activations, memory_bytes))
+    program = _Program()
+    if layer.compile:
+        program = _program(run, name, context, digest_of([made_of, context.batch]))
+        context = replace(context, module=Compiled(program.data, device))
+    return _Forward(
+        context=context,
+        activations=activations,
+        weights=weights_digest,
+        versions=versions,
+        batch_for=batch_for,
+        program=program,
+        batch_s=_measured(name, context, seconds_per_batch),
     )
 
 
-def _reading(campaign: Campaign, name: str, shards: Shards, scenes: Sequence[Scene], grid: Grid) -> ReadCost:
-    """What the shards cost to read, and in which groups least."""
-    how = campaign.how
-    return draw_groups(
+def _plan_zone(
+    campaign: Campaign,
+    name: str,
+    zone: str,
+    shards: Shards,
+    scenes: Sequence[Scene],
+    digests: NDArray[np.uint8],
+    forward: _Forward,
+) -> _PlannedZone:
+    """The shards of one grid: their draw groups, price, recipes and cost."""
+    layer, how = campaign.layers[name], campaign.how
+    grid = forward.context.grids[zone]
+    context = replace(forward.context, grids={zone: grid})
+    reading = draw_groups(
         shards,
         scenes,
         campaign.all_windows,
         grid,
-        make_layout(campaign.layers[name]),
+        context.layout,
         ranks=how.tasks * how.nodes * how.ranks,
         cache_bytes=how.cache_mb << 20,
     )
+    price = price_layer(
+        layer,
+        shards,
+        _own(layer, scenes),
+        reading,
+        forward.batch_s,
+        how.threads_per_rank,
+        context,
+        forward.activations,
+    )
+    recipes = recipes_of(
+        campaign,
+        name,
+        zone,
+        context.batch,
+        forward.weights,
+        forward.program.digest,
+        forward.versions,
+        shards,
+        digests,
+    )
+    cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
+    return _PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +295,10 @@ def _program(run: RunDir, name: str, context: LayerContext, compiled_for: str) -
     return program
 
 
-def _seconds_per_batch(name: str, context: LayerContext) -> float:
+def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext], Measured]) -> Measured:
+    """The result of `measure`; a RequestError where the device has too little memory for it."""
     try:
-        return seconds_per_batch(context)
+        return measure(context)
     except torch.cuda.OutOfMemoryError:
         raise RequestError(
             f"layers.{name}: a batch of {context.batch} does not fit into the device's memory; lower batch or chip_px"
@@ -234,20 +325,21 @@ def _empty_windows(
     return tuple(np.nonzero(empty)[0].tolist())
 
 
-def _probed_before(run: RunDir, name: str, probed_for: str) -> int:
-    """The batch of the last plan, if it was found for the same weights, software and layer, else 0.
+def _batch_of_last_plan(run: RunDir, name: str, batch_for: str) -> int:
+    """The batch of the last plan, if it was measured for the same weights, software and layer, else 0.
 
-    Probed again it might come out otherwise, and every shard would have to be embedded again.
+    Measured again it might differ, and every shard would have to be embedded again.
     """
     layer = _of_last_plan(run, name)
-    return int(layer["batch"]) if layer.get("probed_for") == probed_for else 0
+    return int(layer["batch"]) if layer.get("batch_for") == batch_for else 0
 
 
 def _of_last_plan(run: RunDir, name: str) -> dict[str, Any]:
-    """What plan.json says of a layer; nothing where there was no plan, or none of the layer."""
-    if not run.plan_summary.exists():
+    """The part of plan.json about a layer; empty where there is no plan, a damaged one, or one without the layer."""
+    try:
+        layer: dict[str, Any] = json.loads(run.plan_summary.read_bytes())["layers"][name]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
-    layer: dict[str, Any] = json.loads(run.plan_summary.read_text())["layers"].get(name, {})
     return layer
 
 
@@ -266,6 +358,15 @@ def _table(
             "cost": cost,
         }
     )
+
+
+def _joined(zones: list[_PlannedZone]) -> pyarrow.Table:
+    """All shards, with the number of their draw group among the groups of all zones."""
+    tables, groups = [], 0
+    for zone in zones:
+        tables.append(zone.table.append_column("group", pyarrow.array(zone.group + groups)))
+        groups += int(zone.group.max()) + 1
+    return pyarrow.concat_tables(tables, promote_options="permissive")
 
 
 def _in_draw_order(table: pyarrow.Table, tasks: int) -> pyarrow.Table:

@@ -1,13 +1,17 @@
 """What a campaign will cost, before anything runs: memory, bytes, files, time. Upper bounds, not hopes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from embedcube.backbones.live_bytes import LiveBytes
 from embedcube.campaign.how import How
 from embedcube.campaign.plan import Shards
 from embedcube.campaign.price import Price
+from embedcube.campaign.resampling import nesting
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Layer
 from embedcube.cube.arrays import array_specs
@@ -16,7 +20,6 @@ from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
-from embedcube.sources.resample import nesting
 
 DECODE_BYTES_PER_S = 100e6
 """decoded bytes of deflate or zstd GeoTIFF per second and core (FACTS); only balances tasks and guesses times"""
@@ -27,8 +30,23 @@ PROCESS_BYTES = 700 << 20
 WARP_BYTES = 140
 """for each pixel of a sample while a reading thread warps a band onto it (132 were measured)"""
 
-Activations = Callable[[int], int]
-"""memory that the forward pass of a batch takes: a backbone's `activation_bytes` with its weights"""
+TENSORS_TO_MEMORY = 2
+"""memory of a forward pass on a CPU, relative to the tensors that it makes: kernels take memory of their own, and
+oneDNN's convolutions hold their result in a second layout (1.0 to 2.0 were measured)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Memory of one forward pass, without weights and chips; made by `measure_activations`."""
+
+    pass_bytes: float
+    """part that does not depend on the batch"""
+    chip_bytes: float
+    """part of each chip of the batch"""
+
+    def of_batch(self, batch: int) -> float:
+        """Bytes of a forward pass of `batch` chips."""
+        return self.pass_bytes + batch * self.chip_bytes
 
 
 def price_layer(
@@ -113,16 +131,47 @@ def batch_bytes(context: LayerContext, activations: Activations) -> float:
     """Memory of the chips of one batch, of their forward pass, and of their vectors while they are quantised."""
     chip = len(context.frames[0]) * (3 * context.mean.size * 4 + len(context.inputs)) * context.layout.chip_px**2
     vectors = 3 * 4 * context.layout.chip_cells**2 * context.dimensions
-    return context.batch * (chip + vectors) + activations(context.batch)
+    return context.batch * (chip + vectors) + activations.of_batch(context.batch)
 
 
-def seconds_per_batch(context: LayerContext) -> float:
-    """Of one forward pass, measured now."""
+def measure_activations(context: LayerContext) -> Activations:
+    """Memory of the layer's forward pass, measured over 2 and over 4 blank chips; other batches lie on that line.
+
+    The context's batch itself is never run: it may not fit. A context with a batch of 2 is measured with 2 chips alone.
+    The context's module must not be compiled.
+    """
+    module, device = context.module, context.device
+    base_bytes: int = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+    def measure(batch: int) -> float:
+        few = replace(context, batch=batch)
+        chips = blank_chips(few)
+        inputs: tuple[torch.Tensor, ...] = tuple(vars(chips).values())
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            forward(few, chips)
+            peak_bytes: int = torch.cuda.max_memory_allocated(device)
+            return peak_bytes - base_bytes - sum(tensor.nbytes for tensor in inputs)
+        live = LiveBytes((*module.parameters(), *module.buffers(), *inputs))
+        with live:
+            forward(few, chips)
+        return TENSORS_TO_MEMORY * live.peak
+
+    two_bytes = measure(2)
+    chip_bytes = max(0, measure(4) - two_bytes) / 2 if context.batch > 2 else two_bytes / 2
+    return Activations(pass_bytes=max(0, two_bytes - 2 * chip_bytes), chip_bytes=chip_bytes)
+
+
+def seconds_per_batch(context: LayerContext, passes: int = 1) -> float:
+    """Seconds of one forward pass of a full batch, measured now: the fastest of `passes`, after one to warm up."""
     chips = blank_chips(context)
     forward(context, chips).cpu()
-    start = time.perf_counter()
-    forward(context, chips).cpu()
-    return time.perf_counter() - start
+    seconds = []
+    for _ in range(passes):
+        start_s = time.perf_counter()
+        forward(context, chips).cpu()
+        seconds.append(time.perf_counter() - start_s)
+    return min(seconds)
 
 
 def total_price(prices: list[Price], weights_bytes: list[int], how: How, device_limit_bytes: float) -> Price:

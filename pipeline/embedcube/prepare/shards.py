@@ -1,19 +1,23 @@
 """Region x windows x scenes -> the shards of a layer, as columns."""
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import shapely
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from pyproj import Transformer
 from shapely import affinity
 
+from embedcube.campaign.boxes import Box
 from embedcube.campaign.plan import Ints, Shards
-from embedcube.campaign.scene import Box, Scene
+from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Region, make_layout
 from embedcube.errors import RequestError
-from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, shards_touching, to_degrees
+from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, same_crs, shards_touching, to_degrees
 from embedcube.prepare.draw_groups import Floats, distinct
 from embedcube.sources.base import counted_archives
 
@@ -89,12 +93,20 @@ def _refuse_poles(region: Region | None, places: list[Box]) -> None:
         )
 
 
-def _degrees(region: Region) -> Box:
+def _geometry(region: Region) -> tuple[Any, str]:
+    """The region as a geometry, and the CRS of its coordinates."""
     if region.bbox is not None:
-        west, south, east, north = to_degrees(region.crs).transform_bounds(*region.bbox, densify_pts=21)
-    else:
-        assert region.geometry is not None
-        west, south, east, north = shapely.geometry.shape(region.geometry).bounds
+        return shapely.box(*region.bbox), region.crs
+    assert region.geometry is not None
+    return shapely.geometry.shape(region.geometry), "EPSG:4326"
+
+
+def _degrees(region: Region) -> Box:
+    """Box around the region in degrees."""
+    shape, crs = _geometry(region)
+    west, south, east, north = shape.bounds
+    if region.bbox is not None:
+        west, south, east, north = to_degrees(crs).transform_bounds(west, south, east, north, densify_pts=21)
     return west, south, east, north
 
 
@@ -172,29 +184,58 @@ def _trimmed(wanted: NDArray[np.bool_], place: ShardRange) -> tuple[NDArray[np.b
 
 
 def _region_shape(region: Region, grid: Grid) -> Any:
-    from odc.geo.geom import Geometry  # brings Dask along, which ranks do not need
-
-    if region.bbox is not None:
-        shape = Geometry(shapely.box(*region.bbox), region.crs)
-    else:
-        assert region.geometry is not None
-        shape = Geometry(region.geometry, "EPSG:4326")
+    """The region as a geometry in the grid's CRS; empty where a UTM zone holds none of it."""
+    shape, crs = _geometry(region)
     if grid.utm_zone is not None:
         # what lies far outside of a zone has no place in its coordinates, and all of it belongs to others
         first = -180 + 6 * (grid.utm_zone - 1)
         strip = shapely.box(first - _MARGIN, UTM_SOUTH, first + 6 + _MARGIN, UTM_NORTH)
-        shape = Geometry(shapely.intersection(shape.to_crs("EPSG:4326", resolution="auto").geom, strip), "EPSG:4326")
+        # about a hundred points along each side of a square
+        degrees = projected(shape, crs, "EPSG:4326", step=math.sqrt(shape.area) * 4 / 100)
+        shape, crs = shapely.intersection(degrees, strip), "EPSG:4326"
         if shape.is_empty:
             return shapely.Polygon()
-    west, south, east, north = shape.boundingbox.bbox
-    # straight edges are curves in another CRS: a point every hundredth of the extent follows them
-    projected: Any = shape.to_crs(grid.crs, resolution=max(east - west, north - south) / 100).geom
+    west, south, east, north = shape.bounds
+    in_grid = projected(shape, crs, grid.crs, step=max(east - west, north - south) / 100)
     if not grid.geographic:
-        return projected
+        return in_grid
     # in the longitudes of the grid, which may begin anywhere
-    around: list[Any] = [affinity.translate(projected, xoff=360 * k) for k in range(-2, 3)]
+    around: list[Any] = [affinity.translate(in_grid, xoff=360 * k) for k in range(-2, 3)]
     turned = shapely.union_all(around)
     return shapely.intersection(turned, shapely.box(grid.origin_x, -90, grid.origin_x + 360, 90))
+
+
+@lru_cache(maxsize=256)
+def _transformer(crs: str, target: str) -> Transformer:
+    return Transformer.from_crs(crs, target, always_xy=True)
+
+
+def projected(shape: Any, crs: str, target: str, step: float) -> Any:
+    """A geometry in another CRS: straight edges become curves, which a point every `step` units of `crs` follows."""
+    if same_crs(crs, target):
+        return shape
+    transformer = _transformer(crs, target)
+
+    def ring(line: Any) -> Floats:
+        return np.column_stack(transformer.transform(*_with_points(shapely.get_coordinates(line), step).T))
+
+    parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+    polygons = [shapely.Polygon(ring(part.exterior), [ring(hole) for hole in part.interiors]) for part in parts]
+    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+
+
+def _with_points(coordinates: Floats, step: float) -> Floats:
+    """The vertices of a line, and between each two a point every `step` units."""
+    edges: Any = shapely.linestrings(np.stack([coordinates[:-1], coordinates[1:]], axis=1))
+    lengths = shapely.length(edges)
+    distances = np.cumsum(np.full(math.ceil(lengths.max() / step) + 1, step))
+    counts = np.searchsorted(distances, lengths)
+    # an edge along x = 0 stays straight: plans have always been made so, and a region keeps its shards
+    counts[coordinates[:-1, 0] ** 2 + coordinates[1:, 0] ** 2 < step**2] = 0
+    edge = np.repeat(np.arange(len(edges)), counts)
+    along = distances[np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)]
+    points = shapely.get_coordinates(shapely.line_interpolate_point(edges[edge], along))
+    return np.insert(coordinates, edge + 1, points, axis=0)
 
 
 def _boxes(bounds: NDArray[np.float64]) -> NDArray[Any]:

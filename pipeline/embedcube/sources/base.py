@@ -1,4 +1,4 @@
-"""What a source of scenes must do. `sentinel2.py` beside this file is a small real one."""
+"""The contract of a source of scenes. `fields.py` beside this file is a small real one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.plugins import plugin
+from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.grid import Grid, PixelArea
@@ -18,75 +18,90 @@ from embedcube.windows import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What one scene shows of an area."""
+    """The pixels of one scene on an area of the grid."""
 
     values_cyx: NDArray[Any]
-    """bands in the campaign's order; meaningless where not `seen`"""
+    """bands in the campaign's order; meaningless where `seen_yx` is False"""
     seen_yx: NDArray[np.bool_]
-    """every band has data"""
+    """whether every band has data"""
     clear_yx: NDArray[np.bool_]
-    """seen, and not masked: only these pixels enter a composite"""
+    """whether a pixel is seen and not masked; only clear pixels enter a composite"""
     share_c: tuple[float, ...] = ()
-    """of a series: the share of the frame that the steps of each band fill; values mean nothing where it is 0"""
+    """for a series: share of the frame that the time steps of each band fill; where it is 0, the values mean nothing"""
 
 
 class Source(Protocol):
-    """One archive of a campaign: finds its scenes, reads one scene on one area, and makes one picture of several.
+    """One archive of a campaign: finds its scenes, reads a scene on an area of the grid, and composites several scenes.
 
-    Made by `Source(name, archive)`, which refuses wrong options with a RequestError; registered as an entry point
-    of the group `embedcube.sources`.
+    A source is registered as an entry point of the group `embedcube.sources`. The constructor refuses wrong options
+    with a ValueError, or with a RequestError that names the key (exit 2). Any other exception but an OSError is a bug
+    of the plugin and is reported as one (exit 1).
     """
 
     def __init__(self, name: str, archive: Archive) -> None:
-        """`name` is the archive's name in the campaign."""
+        """`name` is the archive's name in the campaign.
+
+        Raises:
+            RequestError: an option or a key of the archive is wrong for this source.
+        """
         ...
 
     @property
     def collection(self) -> str:
-        """A URI of what the scenes are."""
+        """URI of the data set, for the cube's metadata."""
         ...
 
     @property
     def counted(self) -> bool:
-        """Whether scenes are looks at a place, which clouds or a swath's edge may miss.
+        """Whether scenes are acquisitions, which may miss a place because of clouds or the edge of a swath.
 
-        Else they are fields that are everywhere (weather, terrain): beside acquisitions they make no cell valid.
+        If False, scenes are fields that cover every place (weather, terrain). In a layer that also has acquisitions,
+        fields make no cell valid.
         """
         ...
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
-        """Every scene of the archive, each one once, in a fixed order.
+        """Every scene of the archive, each once, in a fixed order.
 
-        One that cannot be used comes with the reason as its `verdict`; nothing that was found is left out.
-        `full_digests` asks for the digest of every byte where the catalogue has no checksum.
+        A scene that cannot be used has the reason as its `verdict`; no scene that was found is left out.
+        `full_digests` asks for digests over every byte where the catalogue has no checksum.
+
+        Raises:
+            RequestError: the archive is not what the campaign says.
+            OSError: a file could not be read for a reason that may pass.
         """
         ...
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """What `scene` shows of `area` within `frame`. Several threads ask at once, for several scenes.
+        """Read `scene` on `area`, for the time of `frame`. Several threads call this at once, for different scenes.
 
         Raises:
-            CorruptInput: the scene is wrong in its bytes.
-            OSError: it could not be read for a reason that may pass.
+            CorruptInput: the bytes of the scene are wrong.
+            OSError: the scene could not be read for a reason that may pass.
         """
         ...
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """One picture of (acquisition, observation) of one frame, neighbours where the acquisition is the same.
+        """Composite the observations of one frame, given as pairs (acquisition, observation).
 
-        Each pixel on its own: several threads ask at once, for several strips of a shard.
+        Observations of one acquisition stand next to each other. Each pixel must depend on its own values only:
+        several threads call this at once, for different strips of a shard.
         """
         ...
 
 
 def make_source(campaign: Campaign, archive: str) -> Source:
-    """The source of one archive."""
+    """Make the source of one archive.
+
+    Raises:
+        RequestError: no such source is installed, or it refuses the archive.
+    """
     block = campaign.archives[archive]
-    source: Source = plugin("sources", block.source)(archive, block)
+    source: Source = make_plugin("sources", block.source, f"archives.{archive}", archive, block)
     return source
 
 
 def counted_archives(campaign: Campaign, layer_name: str) -> tuple[str, ...]:
-    """Those of a layer whose scenes make a cell valid and are counted: acquisitions, or fields where it has none."""
+    """Archives of a layer whose scenes are counted and make cells valid: acquisitions, or fields if there are none."""
     names = campaign.layers[layer_name].archives
     return tuple(name for name in names if make_source(campaign, name).counted) or names

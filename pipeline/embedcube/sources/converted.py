@@ -1,4 +1,4 @@
-"""Rasters whose numbers are converted before anything else: what radar and fields look like on an area."""
+"""Rasters whose stored numbers are converted to values before they are resampled: radar and fields."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -17,27 +17,27 @@ from embedcube.sources.resample import Conversion, Pixels
 
 
 class Numbers(Block):
-    """The options of such an archive: what its files call a band, and what their numbers stand for."""
+    """Options of an archive with converted numbers: names of bands in its files, and how numbers become values."""
 
     variables: dict[str, str] = Field(default_factory=dict)
-    """what the files or their catalogue call a band, where it is not its name"""
+    """name of a band in the files or their catalogue, where it differs from the band's own"""
     nodata: float | None = None
-    """of the files, whatever they declare; where each number is a value, one that never occurs"""
+    """number that means no data in the files, instead of what they declare; one that never occurs, if all are values"""
     packing: Literal["declared", "ignored"] = "declared"
-    """whether the scale and offset that a file declares (GeoTIFF, NetCDF) are applied to its numbers before all else"""
+    """whether the scale and offset that a file declares (GeoTIFF, NetCDF) are applied first"""
     scale: dict[str, float] = Field(default_factory=dict)
-    """of a band, where it is not 1; on top of what the file declares"""
+    """factor for a band, default 1; applied after what the file declares"""
     add: dict[str, float] = Field(default_factory=dict)
-    """to a band after scaling, where it is not 0"""
+    """added to a band after scaling, default 0"""
 
     def steps(self, asset: Asset) -> Iterator[tuple[str, float, float]]:
-        """What is done to the numbers of a file, in order: (who says so, scale, add)."""
+        """The conversions of a file's numbers in order, as (who says so, scale, add)."""
         if asset.packed and self.packing == "declared":
             yield "the file", asset.scale, asset.add
         yield "the campaign", self.scale.get(asset.band, 1.0), self.add.get(asset.band, 0.0)
 
     def unpacked(self, asset: Asset) -> Conversion:
-        """From what is in a file to the values that it stands for, float64."""
+        """Conversion of a file's numbers to values, in float64."""
         steps = list(self.steps(asset))
 
         def convert(pixels: Pixels) -> Pixels:
@@ -48,8 +48,8 @@ class Numbers(Block):
 
         return convert
 
-    def said(self, assets: Sequence[Asset]) -> list[str]:
-        """The same in words, for each band that is not as it is stored."""
+    def formulas(self, assets: Sequence[Asset]) -> list[str]:
+        """The conversion of each band in words; bands that stay as they are stored are left out."""
         return [
             f"{asset.band} = {formula}" for asset in assets if (formula := _formula(list(self.steps(asset)))) != "DN"
         ]
@@ -72,10 +72,10 @@ def observe_converted(
     reader: RasterReader,
     convert_of: Callable[[Asset], Conversion],
 ) -> Observation:
-    """The bands of a scene, float32, each pixel converted before any is resampled; seen where all have a value.
+    """Read the bands of a scene as float32, converted before they are resampled; seen where all bands have a value.
 
     Raises:
-        CorruptInput, OSError: as `Source.observe` says.
+        CorruptInput, OSError: see `Source.observe`.
     """
     if scene.verdict:
         raise CorruptInput(scene.verdict)

@@ -1,7 +1,7 @@
-"""Rasters that are fields rather than acquisitions: terrain, and weather that others have put on a raster.
+"""Rasters that are fields rather than acquisitions: terrain, or weather that was already put on a raster.
 
-They are everywhere, so that beside acquisitions they make no cell valid. A value is what the file declares its number
-to stand for, times the campaign's scale, plus what it adds.
+Fields cover every place, so in a layer that also has acquisitions they make no cell valid. A value is the file's number
+with the scale and offset that the file declares, then with those of the campaign.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,9 @@ from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import Product, by_time, describe, place_of
+from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -24,21 +25,21 @@ from embedcube.sources.resample import Conversion
 from embedcube.windows import Window
 
 ALWAYS = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
-"""First and last moment of a field without time: all that can be told in nanoseconds, as readers of tables do."""
+"""First and last moment of a field without time: the range of dates that fits in nanoseconds (pandas, Parquet)"""
 
 
 class Options(Numbers):
     """The options of the YAML block."""
 
     static: bool = False
-    """the fields hold at all times, and what the files say of time does not count"""
+    """the fields are valid at all times; dates in the files are ignored"""
 
 
 class Fields:
-    """Finds rasters, scales them, and averages those of a frame."""
+    """A source of rasters that are scaled and averaged over a frame."""
 
     def __init__(self, name: str, archive: Archive) -> None:
-        """Refuses options of bands that are not wanted, and what has no meaning for fields."""
+        """Raises a RequestError for unknown options, and for keys that have no meaning for fields."""
         self._name = name
         self._archive = archive
         self._options = read_options(Options, name, archive)
@@ -46,18 +47,18 @@ class Fields:
 
     @property
     def collection(self) -> str:
-        """What a field is, in the words of CF."""
+        """The CF conventions, which say what a field is."""
         return "https://cfconventions.org/cf-conventions/cf-conventions.html"
 
     @property
     def counted(self) -> bool:
-        """They are not."""
+        """False: fields cover every place."""
         return False
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products, ordered by time and id.
 
-        Integers of which 0 may be a value or none are a scene that says so.
+        A scene of integers for which it is not known whether 0 is a value gets a verdict that asks.
         """
         found = by_time(self._products())
         assets_of = describe(found, self._archive.root, full_digests=full_digests)
@@ -68,11 +69,11 @@ class Fields:
                 archive=self._name,
                 time=product.time,
                 end=ALWAYS[1] if self._options.static else None,
-                # the fields of one moment are one picture
+                # all fields of one moment are one acquisition
                 acquisition=f"{product.time:%Y%m%dT%H%M%S}",
                 bbox=place_of(product, assets),
                 assets=tuple(self._with_nodata(asset) for asset in assets),
-                processing="; ".join(self._options.said(assets)),
+                processing="; ".join(self._options.formulas(assets)),
                 verdict="; ".join(filter(None, (faults, *unclear))),
             )
 
@@ -88,7 +89,7 @@ class Fields:
         return asset if self._options.nodata is None else replace(asset, nodata=self._options.nodata)
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """The scaled values, float32; seen where every band has one."""
+        """The scaled values in float32; seen where every band has one."""
         return observe_converted(scene, self._archive, grid, area, reader, self._value)
 
     def _value(self, asset: Asset) -> Conversion:
@@ -96,12 +97,12 @@ class Fields:
         return lambda pixels: np.asarray(unpacked(pixels).astype(np.float32))
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """The mean, unless the archive says otherwise."""
+        """The mean, or the median if the archive says so."""
         return composite(observations, self._archive.composite or "mean")
 
 
 def _unclear(asset: Asset) -> str:
-    """Why its "no data" is not known."""
+    """Why an asset's no-data number is not known; empty if it is."""
     if asset.nodata != 0 or np.dtype(asset.dtype).kind == "f":
         return ""
     return (

@@ -1,4 +1,4 @@
-"""How long a NetCDF file of the classic format must be: its library reads what was cut off as zeros.
+"""The length that a classic NetCDF file must have: the NetCDF library reads a missing end as zeros.
 
 The format is that of the NetCDF User's Guide, appendix "File Format Specifications": CDF-1, CDF-2 and CDF-5.
 """
@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
-"""Of a value, by the number of its type: byte, char, short, int, float, double, and five more of CDF-5"""
+"""Bytes of a value, by the number of its type: byte, char, short, int, float, double, and five more of CDF-5"""
 
 
 def refuse_cut_short(path: Path) -> None:
-    """Raise a ValueError where a file of the classic format ends before its data do; others are passed over.
+    """Refuse a file of the classic NetCDF format that is shorter than its header says; other files are not checked.
 
     Raises:
+        ValueError: the file is too short.
         OSError: it could not be read for a reason that may pass.
     """
     with path.open("rb") as file:
         if file.read(3) != b"CDF":
             return
-        promised, size = _Header(file).file_bytes(), path.stat().st_size
-    if size < promised:
-        raise ValueError(f"it has {size} bytes, its header promises {promised}")
+        expected, size = _Header(file).file_bytes(), path.stat().st_size
+    if size < expected:
+        raise ValueError(f"it has {size} bytes, its header promises {expected}")
 
 
 class _Header:
-    """Reads the header from behind its first three bytes on."""
+    """The header of a classic NetCDF file, read from its fourth byte on."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -34,10 +35,10 @@ class _Header:
         self._count_bytes, self._offset_bytes = 8 if version == 5 else 4, 4 if version == 1 else 8
 
     def file_bytes(self) -> int:
-        """Where the last value of all variables ends."""
+        """Bytes from the beginning of the file to the end of the last value."""
         records = self._count()
         if records == 2 ** (8 * self._count_bytes) - 1:
-            records = 0  # written as a stream, and never told how many came
+            records = 0  # the file was written as a stream, and the count was never filled in
         self._number(4)
         dimensions = [self._dimension() for _ in range(self._count())]
         self._attributes()
@@ -48,7 +49,7 @@ class _Header:
             shape = [dimensions[self._count()] for _ in range(self._count())]
             self._attributes()
             size = _TYPE_BYTES.get(self._number(4), 0)
-            self._count()  # the size that it states does not hold that of a large variable
+            self._count()  # the stated size: too small a field for a large variable
             begin = self._number(self._offset_bytes)
             if shape and shape[0] == 0:  # the dimension that grows
                 record_bytes.append(prod(shape[1:]) * size)
@@ -90,5 +91,5 @@ class _Header:
 
 
 def _padded(count: int) -> int:
-    """To whole words of four bytes."""
+    """A number of bytes, rounded up to a multiple of four."""
     return -(-count // 4) * 4

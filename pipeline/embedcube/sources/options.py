@@ -1,59 +1,49 @@
-"""The block `options` of an archive: what its source alone knows, checked like the rest of the campaign file."""
+"""The block `options` of an archive: keys that only its source knows, checked like the rest of the campaign file."""
 
 from collections.abc import Container
-from typing import TypeVar
 
-from pydantic import ValidationError
-
-from embedcube.campaign.fields import Block, nearest
+from embedcube.campaign.fields import nearest
+from embedcube.campaign.options import Checked, check_options
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
 from embedcube.sources.catalog.products import Names
 
-Options = TypeVar("Options", bound=Block)
 
+def read_options(kind: type[Checked], name: str, archive: Archive, *, free: Container[str] = ()) -> Checked:
+    """The options of archive `name`, as an instance of `kind`.
 
-def read_options(kind: type[Options], name: str, archive: Archive, *, free: Container[str] = ()) -> Options:
-    """The options of archive `name` as a `kind`; those that are mappings, but the `free`, have bands for keys.
+    Options that are mappings have bands of the archive as keys, unless they are named in `free`.
 
     Raises:
-        RequestError: naming the option that is unknown, missing or wrong, and those that there are; or the band that
-            is not wanted.
+        RequestError: an option is unknown, missing or wrong, or names a band that the archive does not read.
     """
     place = f"archives.{name}.options"
-    for key in archive.options:
-        if key not in kind.model_fields:
-            known = ", ".join(kind.model_fields)
-            raise RequestError(f'{place}: the source {archive.source} has no option "{key}"; it has {known}')
-        for band in archive.options[key] if isinstance(archive.options[key], dict) and key not in free else ():
+    try:
+        options = check_options(kind, archive.options, place)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    for key, value in archive.options.items():
+        for band in value if isinstance(value, dict) and key not in free else ():
             if band not in archive.read_bands:
                 raise RequestError(
-                    f'{place}.{key}: band "{band}" is not wanted{nearest(str(band), archive.read_bands)}'
+                    f'{place}.{key}: band "{band}" is not one of the bands of the archive'
+                    f"{nearest(str(band), archive.read_bands)}"
                 )
-    try:
-        return kind.model_validate(archive.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            message = f"is needed: {kind.model_fields[key].description}"
-        elif first["type"] != "value_error":
-            message = f"{message} (found {first['input']!r})"
-        raise RequestError(f"{place}.{key}: {message}") from None
+    return options
 
 
 def band_names(archive: Archive, variables: dict[str, str]) -> Names:
-    """By what names files or their catalogue may call each band: its own, and the one that `variables` gives it."""
+    """Names of each band in files or their catalogue (lower case): its own, and the one that `variables` gives it."""
     return {band: frozenset({band.lower(), variables.get(band, band).lower()}) for band in archive.bands}
 
 
 def refuse_keys(name: str, archive: Archive, instead: dict[str, str]) -> None:
-    """Refuse keys of an archive that mean nothing to its source; `instead` says for each what to do.
+    """Refuse keys of an archive that have no meaning for its source; `instead` says for each what to do.
 
     Raises:
-        RequestError: one of them is not at its default.
+        RequestError: one of these keys is set.
     """
     for key, advice in instead.items():
-        if (found := getattr(archive, key)) != Archive.model_fields[key].default:
-            said = f": {found}" if isinstance(found, str | float) else ""
-            raise RequestError(f"archives.{name}.{key}{said} means nothing to the source {archive.source}; {advice}")
+        if (value := getattr(archive, key)) != Archive.model_fields[key].default:
+            shown = f": {value}" if isinstance(value, str | float) else ""
+            raise RequestError(f"archives.{name}.{key}{shown} means nothing to the source {archive.source}; {advice}")

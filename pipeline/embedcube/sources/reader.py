@@ -1,4 +1,4 @@
-"""Reading raster files, each block decoded once, and telling a broken file from a broken moment."""
+"""Read raster files, decode each block once, and tell wrong bytes from failures that may pass."""
 
 import os
 import resource
@@ -15,13 +15,14 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
+from embedcube.campaign.resampling import Method
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.sources.resample import Conversion, Method, Pixels, read_onto
+from embedcube.sources.resample import Conversion, Pixels, read_onto
 from embedcube.timings import WITHIN_READ, Timings
 
-# a file that does not say where it lies becomes a verdict
+# a file without georeferencing gets a verdict
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 
 def raster_settings() -> Any:
-    """Of GDAL while files are opened: no folder is listed; files beside them, as .aux.xml, are found by their names."""
+    """GDAL's settings for opening files: folders are not listed; sidecar files (.aux.xml) are found by their names."""
     return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
 
 
@@ -39,7 +40,7 @@ class Opened(Protocol):
     """An open file of any kind."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         ...
 
 
@@ -54,12 +55,12 @@ def open_raster(path: Path, inner: str) -> Any:
 
 
 def is_netcdf(path: Path) -> bool:
-    """By its suffix."""
+    """Whether a file is NetCDF, by its suffix."""
     return path.suffix in (".nc", ".nc4")
 
 
 _MOST_FILES = 1024
-"""of a rank; each takes some 20 kB"""
+"""files that a rank keeps open at most; each takes some 20 kB"""
 
 
 class RasterReader:
@@ -70,11 +71,11 @@ class RasterReader:
     """
 
     def __init__(self, threads: int, attempts: int = 4, wait_s: float = 0.5) -> None:
-        """`attempts` tries of a read that fails for a passing reason, `wait_s`, twice that, ... apart."""
+        """A read that fails for the moment is tried `attempts` times; it waits `wait_s`, twice that, ... seconds."""
         self._pools = [ThreadPoolExecutor(1, thread_name_prefix=f"read-{i}") for i in range(threads)]
         self._callers = ThreadPoolExecutor(threads, thread_name_prefix="observe")
         self._files: list[OrderedDict[Hashable, Opened]] = [OrderedDict() for _ in range(threads)]
-        # as many as may be: the neighbouring shards of a group find their files and decoded blocks again
+        # as many as possible, so that neighbouring shards of a group reuse open files and decoded blocks
         self._open_files = max(16, min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2) // threads)
         self._spent = [Timings() for _ in range(threads)]
         self._attempts = attempts
@@ -90,10 +91,10 @@ class RasterReader:
         lane: int,
         convert: Conversion | None = None,
     ) -> Future[Pixels]:
-        """Start reading `asset` onto `area`; equal lanes are read by one thread, one after the other.
+        """Start reading `asset` onto `area`; reads of one lane run in one thread, one after the other.
 
-        The result is as `onto.read_onto` says. It raises CorruptInput when the file is wrong in its bytes, and OSError
-        when it could not be read for a reason that may pass.
+        The result is that of `resample.read_onto`. It raises CorruptInput where the bytes of the file are wrong, and
+        OSError where it could not be read for a reason that may pass.
         """
 
         def opened() -> Any:
@@ -118,14 +119,14 @@ class RasterReader:
         method_of: Callable[[str], Method],
         convert_of: Callable[[Asset], Conversion],
     ) -> Pixels:
-        """All bands of a scene, converted, each in a lane of its own: (band, y, x) float32, NaN where there is none.
+        """Read all bands of a scene, converted, each in its own lane: (band, y, x) float32, NaN where there is no data.
 
         Raises:
-            CorruptInput, OSError: as `submit` says.
+            CorruptInput, OSError: see `submit`.
         """
         futures = [
-            self.submit(root / one.path, one, grid, area, method_of(one.band), lane, convert_of(one))
-            for lane, one in enumerate(assets)
+            self.submit(root / asset.path, asset, grid, area, method_of(asset.band), lane, convert_of(asset))
+            for lane, asset in enumerate(assets)
         ]
         return np.stack([future.result() for future in futures])
 
@@ -140,8 +141,8 @@ class RasterReader:
     ) -> "Future[T]":
         """Start `decode` on the file that `opened` opens, in the thread of `lane`.
 
-        The file stays open there for later calls with an equal `key`. A read that fails (OSError, ValueError) is
-        tried again on a file opened afresh, unless `judged` blames the bytes (CorruptInput).
+        The file stays open for later calls with an equal `key`. A read that fails (OSError, ValueError) is repeated
+        with the file opened again, unless `judged` returns CorruptInput: then the bytes are wrong.
         """
         place = lane % len(self._pools)
 
@@ -161,15 +162,15 @@ class RasterReader:
                     wait_s=self._wait_s,
                 )
             finally:
-                # what `decode` has not told itself
+                # time that `decode` has not counted itself
                 spent.add("decode", time.perf_counter() - began_s - (sum(spent.seconds.values()) - known_s))
 
         return self._pools[place].submit(read)
 
     def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """What the calls return, in their order. They run at once, and may wait for what they `submit`.
+        """Run the calls in parallel and return their results in order; they may wait for reads that they `submit`.
 
-        None of them runs any more when this returns or raises: the first error in their order.
+        If any call fails, the first error in their order is raised, after all calls have ended.
         """
         if len(self._pools) == 1:
             return [call() for call in calls]
@@ -178,12 +179,12 @@ class RasterReader:
         return [future.result() for future in futures]
 
     def spent(self) -> dict[str, float]:
-        """Seconds of `decode` and `warp` of all threads together, since this was asked last."""
+        """Seconds that all threads spent on "decode" and "warp" since the last call."""
         spent, self._spent = self._spent, [Timings() for _ in self._pools]
-        return {step: sum(one.seconds.get(step, 0.0) for one in spent) for step in WITHIN_READ}
+        return {step: sum(timings.seconds.get(step, 0.0) for timings in spent) for step in WITHIN_READ}
 
     def close(self) -> None:
-        """Stop the threads and close their files; what they have not begun is dropped."""
+        """Stop the threads and close their files; reads that have not started are dropped."""
         self._callers.shutdown(wait=True, cancel_futures=True)
         for pool, files in zip(self._pools, self._files, strict=True):
             pool.shutdown(wait=True, cancel_futures=True)
@@ -225,10 +226,10 @@ def retried(
 def judge(
     path: Path, inner: str, band: str, name: str, decode: Callable[[Any], object], *, size: int | None = None
 ) -> CorruptInput | OSError:
-    """Why a file could not be decoded: wrong bytes (CorruptInput) or a passing failure to get them (OSError).
+    """Why a file could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
-    GDAL reports both alike. So the bytes are read plainly, and decoded from memory: what fails there is wrong.
-    `name` is the file's path below the archive, `size` what it had when it was indexed.
+    GDAL reports both alike. So all bytes are read without GDAL and then decoded from memory: if that fails, the bytes
+    are wrong. `name` is the file's path below the archive, `size` its bytes when it was indexed.
     """
     try:
         data = path.read_bytes()
@@ -239,10 +240,10 @@ def judge(
     if size is not None and len(data) != size:
         return CorruptInput(f"{band}: {name} has {len(data)} bytes, {size} when it was indexed")
     try:
-        # the library of NetCDF cannot read from memory; all bytes of the file have just come in, so that is as good
+        # the NetCDF library cannot read from memory, so it reads the file, all of which was just read without an error
         with MemoryFile(data, ext=path.suffix) as memory:
-            there = path if is_netcdf(path) else Path(memory.name)
-            with open_raster(there, inner) as dataset:
+            readable = path if is_netcdf(path) else Path(memory.name)
+            with open_raster(readable, inner) as dataset:
                 decode(dataset)
     except (RasterioError, ValueError) as error:
         reason = (
@@ -253,9 +254,10 @@ def judge(
 
 
 def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) -> CorruptInput | OSError:
-    """A file that is gone from its archive has been deleted; an archive that is gone or empty is not mounted.
+    """Why a file is missing: deleted (CorruptInput), or its archive is not mounted (OSError).
 
-    Of a file outside of the archive's folder its own folder must be there.
+    An archive whose folder is missing or empty is not mounted. For a file outside of the archive's folder, its own
+    folder decides.
     """
     inside = len(Path(name).parts) if ".." not in Path(name).parts else 1
     archive = path.parents[inside - 1]

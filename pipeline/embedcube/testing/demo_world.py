@@ -300,11 +300,6 @@ def sky(xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> Sky:
     return Sky(opacity=opacity, bright=bright, shadow=thick[down:, right:] * (1 - opacity), seen=seen)
 
 
-def cloud_mask(xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> NDArray[np.bool_]:
-    """Where the scene classification says cloud or cirrus, at pixel centres ys x xs."""
-    return np.asarray(sky(xs, ys, take=take, seed=seed).opacity > 0.02)
-
-
 def reflectance(land: Ground, above: Sky, xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> NDArray[np.uint16]:
     """What the satellite sees, (band, y, x) in reflectance x 10000, 0 outside the swath."""
     colours = palette(take.start.timetuple().tm_yday)

@@ -1,62 +1,173 @@
-"""Which shards a rank does: drawn from counters that all ranks of a task share, so that each is drawn once."""
+"""Which shards a rank embeds, in which order, and when it stops drawing more.
 
-from collections.abc import Callable, Iterator, Sequence
+All ranks of a task share counters in the store, so that each shard is drawn once.
+"""
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
 
 from embedcube.campaign.plan import Shard
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
+from embedcube.workers.crashes import CrashHistory
+from embedcube.workers.protocol import GROUPS_DRAWN, SHARDS_DRAWN, Place, drawn_key, group_key
+
+log = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """The store of parent 0 (a TCPStore), as drawing needs it; both raise a RuntimeError when the parent is gone."""
+
+    def add(self, key: str, number: int, /) -> int:
+        """Add to a counter, atomically among all ranks, and return it."""
+        ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Write a text."""
+        ...
 
 
 class ShardQueue:
     """The shards of a task that have no record, as one of its ranks draws them.
 
-    At first groups, largest first, whose shards read the same blocks; when all are drawn, what is left of any, so that
-    no rank ends a group later than the others, and what a dead one has not begun is done. Near the end single shards.
+    First whole draw groups, largest first, whose shards read the same blocks. When all groups are drawn, the rest of
+    any group: so no rank ends much later than the others, and what a dead rank has not begun is done. Near the end
+    shards are drawn one at a time.
     """
 
     def __init__(
         self,
         groups: Sequence[Sequence[Shard]],
-        wanted: Callable[[Shard], bool],
+        to_do: Callable[[Shard], bool],
         ranks: int,
         count: Callable[[str], int],
     ) -> None:
-        """`count` adds one to the counter of a name, atomically among all ranks, and returns it."""
-        self._groups, self._wanted, self._count = groups, wanted, count
-        self._shards = sum(wanted(shard) for group in groups for shard in group)
-        # what ranks hold that wait for their devices, when they see that it is near the end; but of few shards half are
-        # drawn while others are in hand, and one rank has nobody to wait for
+        """`count` adds 1 to the counter of a name, atomically among all ranks, and returns it."""
+        self._groups, self._to_do, self._count = groups, to_do, count
+        self._shards = sum(to_do(shard) for group in groups for shard in group)
+        # as many as ranks hold ready for their devices when the end is near; of few shards at most half, as those are
+        # drawn while others are computed; and a lone rank waits for nobody
         self._last = min(ranks * SAMPLES_IN_FLIGHT, self._shards // 2) if ranks > 1 else 0
         self._left = self._shards
         self._order = self._numbers()
         self._group = 0
 
     def ahead(self) -> Iterator[Shard]:
-        """Until so few are left that they are better drawn singly; may be drawn while others are in hand."""
+        """The shards that may be drawn while others are computed: all but the last few."""
         while self._left > self._last and (number := next(self._order, 0)):
             self._group = number
-            for shard in self._of(number):
+            for shard in self._rest_of(number):
                 yield shard
                 if self._left <= self._last:
                     return
 
     def singly(self) -> Iterator[Shard]:
-        """The rest, each to be drawn when the one before it is done: then ranks end about a shard apart at most."""
-        yield from self._of(self._group)
+        """The last shards; draw each when the one before it is written: then all ranks end about a shard apart."""
+        yield from self._rest_of(self._group)
         for number in self._order:
-            yield from self._of(number)
+            yield from self._rest_of(number)
 
     def _numbers(self) -> Iterator[int]:
-        """The groups that this rank draws, 1 being the first; then all, of which others may have left something."""
-        while (number := self._count("groups")) <= len(self._groups):
+        """The groups that this rank draws, from 1 on; then all groups, as another rank may have left something."""
+        while (number := self._count(GROUPS_DRAWN)) <= len(self._groups):
             yield number
         yield from range(1, len(self._groups) + 1)
 
-    def _of(self, number: int) -> Iterator[Shard]:
-        """What is left of a group; nothing of number 0."""
+    def _rest_of(self, number: int) -> Iterator[Shard]:
+        """The shards of a group that nobody has drawn; none for number 0."""
         group = self._groups[number - 1] if number else ()
-        last = max((place for place, shard in enumerate(group, start=1) if self._wanted(shard)), default=0)
-        # no counter is asked for a group that has its records
-        while last and (place := self._count(f"group {number}")) <= last:
-            if self._wanted(group[place - 1]):
-                self._left = self._shards - self._count("shards")
+        last = max((place for place, shard in enumerate(group, start=1) if self._to_do(shard)), default=0)
+        # a group whose shards all have records costs no request to the store
+        while last and (place := self._count(group_key(number))) <= last:
+            if self._to_do(group[place - 1]):
+                self._left = self._shards - self._count(SHARDS_DRAWN)
                 yield group[place - 1]
+
+
+class RankDraws:
+    """The shards of one rank, until none is left, a signal comes, parent 0 is gone, or the job's time is nearly over.
+
+    Each shard is reported to the store before it is begun, so that a parent knows what a killed rank held.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Shard]],
+        done: Collection[str],
+        history: CrashHistory,
+        store: Store,
+        place: Place,
+        ranks_per_node: int,
+        stop: threading.Event,
+        end_time_s: float,
+    ) -> None:
+        """`done` are recipes with a record; `stop` ends the drawing; the job ends at `end_time_s` (since 1970)."""
+        shards = [shard for group in groups for shard in group]
+        self._store, self._rank, self._stop, self._end_time_s = store, place.rank, stop, end_time_s
+        self._queue = ShardQueue(
+            groups, lambda shard: shard.recipe not in done and not history.suspect(shard), place.world, self._count
+        )
+        self._suspects = history.suspects(shards, place, ranks_per_node)
+        self._reported: deque[str] = deque(maxlen=2 * SAMPLES_IN_FLIGHT)
+        self._longest_s = 0.0
+
+    def ahead(self) -> Iterator[Shard]:
+        """The shards that may be drawn while others are computed."""
+        return self._until_stop(self._queue.ahead())
+
+    def singly(self) -> Iterator[Shard]:
+        """The last shards, and suspects of earlier crashes; draw each when the one before it is written."""
+        yield from self._until_stop(self._queue.singly())
+        for shard in self._until_stop(iter(self._suspects)):
+            log.warning("%s: embedded alone, as an earlier rank was killed while it held this shard", shard)
+            yield shard
+
+    def note_time(self, shard_s: float) -> None:
+        """A shard took so long from the begin of its reading to its record."""
+        self._longest_s = max(self._longest_s, shard_s)
+
+    def _until_stop(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        for shard in shards:
+            self._report(shard)
+            if self._stop.is_set() or self._time_is_up(shard):
+                return
+            yield shard
+
+    def _report(self, shard: Shard) -> None:
+        """Tell the parent which shards this rank holds; a rank whose parent is gone begins no other shard.
+
+        Another parent may have started the same task again, and its ranks draw the rest of the group.
+        """
+        self._reported.append(shard.recipe)
+        try:
+            self._store.set(drawn_key(self._rank), " ".join(self._reported))
+        except RuntimeError as error:
+            self._parent_is_gone(error)
+
+    def _time_is_up(self, shard: Shard) -> bool:
+        """The job would end before this shard and those before it in the pipeline were written."""
+        needed_s, left_s = SAMPLES_IN_FLIGHT * self._longest_s, self._end_time_s - time.time()
+        if needed_s < left_s:
+            return False
+        log.warning(
+            "%s: not begun, the job ends in %.0f s and the longest shard took %.0f s", shard, left_s, self._longest_s
+        )
+        self._stop.set()
+        return True
+
+    def _count(self, counter: str) -> int:
+        """Add 1 to a counter and return it; after a stop, a number beyond all shards."""
+        if not self._stop.is_set():
+            try:
+                return self._store.add(counter, 1)
+            except RuntimeError as error:
+                self._parent_is_gone(error)
+        return sys.maxsize
+
+    def _parent_is_gone(self, error: RuntimeError) -> None:
+        log.warning("the store does not answer, parent 0 is gone; no more shards: %s", str(error).splitlines()[0])
+        self._stop.set()

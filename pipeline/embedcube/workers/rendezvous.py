@@ -1,7 +1,7 @@
-"""Where the parents of one task meet: one on each of its nodes, started by srun, torchrun or mpiexec.
+"""How the parents of one task find each other: one on each node, started by srun, torchrun or mpiexec.
 
-The first parent holds the counter that all ranks draw from, and tells the others where. Ranks are started by the
-parents, never by the launcher: so a dead rank costs its shard and nothing else, and a node needs one container.
+Parent 0 opens the store that all ranks draw from, and announces its address to the others. Ranks are started by the
+parents, never by the launcher: so a dead rank costs its shards and nothing else, and a node needs one container.
 """
 
 import json
@@ -16,39 +16,39 @@ from typing import Any, Protocol
 
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.errors import StartAgain, WorkError
-from embedcube.workers.protocol import HOST_SUFFIX, LAUNCHER, MEETING_S
+from embedcube.workers.protocol import HOST_SUFFIX, LAUNCHER, START_TIMEOUT_S, Place, announcement_key
 
 
 @dataclass(frozen=True, kw_only=True)
 class Announcement:
-    """What the first parent tells the others."""
+    """What parent 0 tells the other parents."""
 
     attempt: str
-    """of the task"""
+    """the name of this start of the task"""
     host: str
     port: int
-    """of the counter"""
+    """of the store"""
     work: bool
     """some shards have no record yet"""
 
 
-class Meeting(Protocol):
+class Rendezvous(Protocol):
     """The parents of a task, as their launcher numbers them."""
 
     number: int
-    """of this one"""
+    """of this parent"""
     count: int
-    """of all"""
+    """of all parents"""
     attempt: str
-    """a new one for each start of the task; what another parent than the first has here may differ"""
+    """a new name for each start of the task; only that of parent 0 counts"""
 
-    def share(self, said: Announcement | None) -> Announcement:
-        """Hand on what the first parent says; the others give None and wait for it."""
+    def share(self, announcement: Announcement | None) -> Announcement:
+        """Parent 0 gives its announcement; the others give None and wait for it. All get it back."""
         ...
 
 
-def meet(run: RunDir, task: int, environment: Mapping[str, str] = os.environ) -> Meeting:
-    """The meeting that the environment of this process speaks of; a parent that nobody launched is alone.
+def find_parents(run: RunDir, task: int, environment: Mapping[str, str] = os.environ) -> Rendezvous:
+    """The rendezvous that this process was launched for; a process without a launcher is the only parent.
 
     Raises:
         WorkError: the launcher started another number of parents than there are nodes.
@@ -63,71 +63,75 @@ def meet(run: RunDir, task: int, environment: Mapping[str, str] = os.environ) ->
 
 
 def own_host() -> str:
-    """The name under which other nodes reach this one: of its fast network, where the job script knows it."""
+    """The name under which other nodes reach this one: that of the fast network, where the job script gives it."""
     name, suffix = socket.gethostname(), os.environ.get(HOST_SUFFIX, "")
     return name.split(".")[0] + suffix if suffix else name
 
 
 class _Alone:
+    """The only parent."""
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.number, self.count = 0, 1
-        job = f"{_job(environment)}-" if "SLURM_JOB_ID" in environment else f"{datetime.now(UTC):%Y%m%dT%H%M%S}-"
-        self.attempt = job + secrets.token_hex(3)
+        self.attempt = _random_attempt(environment)
 
-    def share(self, said: Announcement | None) -> Announcement:
-        assert said is not None
-        return said
+    def share(self, announcement: Announcement | None) -> Announcement:
+        assert announcement is not None
+        return announcement
 
 
 class _Srun:
-    """Through a file in the folder of the attempt, whose name no two starts share."""
+    """By a file in the folder of the attempt, whose name no two starts share."""
 
     def __init__(self, run: RunDir, task: int, environment: Mapping[str, str]) -> None:
         self.number, self.count = int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
         nodes = int(environment["SLURM_JOB_NUM_NODES"])
         if self.count != nodes:
             raise WorkError(
-                f"srun started {self.count} processes on the {nodes} nodes of job {environment['SLURM_JOB_ID']}: it is "
-                "to start one on each (--ntasks-per-node=1), which starts the node's ranks itself"
+                f"srun started {self.count} processes on the {nodes} nodes of job {environment['SLURM_JOB_ID']}: let "
+                "it start one on each node (--ntasks-per-node=1); that one starts the ranks of its node"
             )
         self.attempt = f"{_job(environment)}-{environment['SLURM_STEP_ID']}"
         self._file = run.task(task) / self.attempt / "counter.json"
 
-    def share(self, said: Announcement | None) -> Announcement:
-        if said is not None:
+    def share(self, announcement: Announcement | None) -> Announcement:
+        if announcement is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._file, json.dumps(vars(said)).encode())
-            return said
-        waited_until = time.monotonic() + MEETING_S
+            write_atomically(self._file, json.dumps(vars(announcement)).encode())
+            return announcement
+        waited_until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < waited_until:
             if self._file.exists():
                 return Announcement(**json.loads(self._file.read_text()))
             time.sleep(0.2)
-        raise StartAgain(f"{self._file}: the first parent of the task did not come within {MEETING_S:.0f} s")
+        raise StartAgain(f"{self._file}: parent 0 of the task did not write it within {START_TIMEOUT_S:.0f} s")
 
 
 class _Torchrun:
-    """Through the store that torchrun keeps for its workers (torch.distributed.elastic)."""
+    """By the store that torchrun keeps for its workers (torch.distributed.elastic)."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         if int(environment["LOCAL_WORLD_SIZE"]) > 1:
-            raise WorkError("torchrun is to start one process on each node (--nproc-per-node 1); it starts the ranks")
-        self.number, self.count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        self.attempt = _Alone(environment).attempt
-        self._place = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-        self._key = f"embedcube/{environment['TORCHELASTIC_RESTART_COUNT']}"
+            raise WorkError(
+                "let torchrun start one process on each node (--nproc-per-node 1): that one starts the ranks"
+            )
+        # torchrun takes each parent for a rank
+        self._place = Place.from_variables(environment)
+        self.number, self.count = self._place.rank, self._place.world
+        self.attempt = _random_attempt(environment)
+        self._key = announcement_key(environment["TORCHELASTIC_RESTART_COUNT"])
 
-    def share(self, said: Announcement | None) -> Announcement:
+    def share(self, announcement: Announcement | None) -> Announcement:
         from torch.distributed import TCPStore
 
-        store = TCPStore(*self._place, is_master=False)
-        if said is not None:
-            store.set(self._key, json.dumps(vars(said)))
+        store = TCPStore(self._place.host, self._place.port, is_master=False)
+        if announcement is not None:
+            store.set(self._key, json.dumps(vars(announcement)))
         return Announcement(**json.loads(store.get(self._key)))
 
 
 class _Mpi:
-    """By a broadcast; then MPI is left, so that a dead parent cannot take the others along."""
+    """By a broadcast; then MPI is left, so that a dead parent cannot end the others."""
 
     def __init__(self) -> None:
         from mpi4py import MPI
@@ -137,15 +141,21 @@ class _Mpi:
         nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", self.count))
         if self.count != nodes:
             raise WorkError(
-                f"MPI sees {self.count} processes on {nodes} nodes: a launcher and an MPI that do not know each other "
-                "make worlds of one; is srun's --mpi the one that mpi4py was built for?"
+                f"MPI sees {self.count} processes on {nodes} nodes: the launcher and the MPI library do not know each "
+                "other, and each process believes that it is alone; give srun the --mpi that mpi4py was built for"
             )
-        self.attempt = _Alone(os.environ).attempt
+        self.attempt = _random_attempt(os.environ)
 
-    def share(self, said: Announcement | None) -> Announcement:
-        text = self._mpi.COMM_WORLD.bcast(None if said is None else json.dumps(vars(said)))
+    def share(self, announcement: Announcement | None) -> Announcement:
+        text = self._mpi.COMM_WORLD.bcast(None if announcement is None else json.dumps(vars(announcement)))
         self._mpi.Finalize()
         return Announcement(**json.loads(text))
+
+
+def _random_attempt(environment: Mapping[str, str]) -> str:
+    """A name that no other start has: the Slurm job or the UTC time, and a random suffix."""
+    start = _job(environment) if "SLURM_JOB_ID" in environment else f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    return f"{start}-{secrets.token_hex(3)}"
 
 
 def _job(environment: Mapping[str, str]) -> str:

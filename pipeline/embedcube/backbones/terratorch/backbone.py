@@ -5,7 +5,6 @@ and is dropped. TerraTorch builds and computes, always with `pretrained=False`: 
 layer, and no hub is ever asked.
 """
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
 from embedcube.backbones.checkpoint import as_arrays, refuse_other_normalisation, state_dict_of
-from embedcube.backbones.terratorch.families import CHOICES, Family, Image, Options, Prithvi, TerraMind
+from embedcube.backbones.terratorch.families import Family, Image, Options, Prithvi, TerraMind
 from embedcube.backbones.terratorch.models import KNOWN, model_cards
 from embedcube.backbones.tokens import kept_cells, refuse_other_cells
 from embedcube.campaign.fields import nearest
+from embedcube.campaign.options import check_options
 from embedcube.grid import ShardLayout
 
 
@@ -33,8 +33,8 @@ class TerraTorch:
         return model_cards()
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """Refuses unknown options, bands that the model lacks or wants, and cells that are not its tokens."""
-        self._options = _checked(options)
+        """Refuse wrong options, bands that are not those of the model, and cells that are not its tokens."""
+        self._options = check_options(Options, options, "terratorch")
         self._layout = layout
         self._inputs = inputs
         name = self._options.model
@@ -79,11 +79,6 @@ class TerraTorch:
         if known is None or known.hub is None:
             return "https://github.com/terrastackai/terratorch"
         return f"https://huggingface.co/{known.hub[0]}"
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """The outputs of all blocks, which TerraTorch keeps, what the widest block holds, and the batch's vectors."""
-        vectors = 4 * self._layout.chip_cells**2 * self._dimensions
-        return batch * (self._model.chip_bytes(self._layout.chip_px) + vectors)
 
     @property
     def fit_chips(self) -> int:
@@ -147,22 +142,3 @@ class _Tokens(nn.Module):
         outputs = self._call(self.model, chips)
         cells = [kept_cells(*outputs[layer], self._pooling, self._layout) for layer in self._layers]
         return torch.cat(cells, dim=-1).float()
-
-
-def _checked(options: dict[str, Any]) -> Options:
-    """The options of the YAML block, refused where they are none."""
-    known = sorted(field.name for field in fields(Options))
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f'terratorch has no option "{unknown[0]}"; it has {", ".join(known)}')
-    if not isinstance(options.get("model"), str):
-        raise ValueError("terratorch needs a model: `embedcube models` lists them")
-    for name in ("modalities", "without", "layers", "mean", "std"):
-        if not isinstance(options.get(name, []), list | tuple):
-            raise ValueError(f"terratorch: {name} is a list, not {options[name]!r}")
-    for name, choices in CHOICES.items():
-        if options.get(name, choices[0]) not in choices:
-            raise ValueError(f'terratorch: {name} is one of {", ".join(choices)}, not "{options[name]}"')
-    checked = Options(**options)
-    if not checked.layers or len(set(checked.layers)) < len(checked.layers):
-        raise ValueError(f"terratorch: layers {list(checked.layers)} are none, or one is named twice")
-    return checked

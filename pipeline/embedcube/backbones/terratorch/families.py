@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from embedcube.backbones.base import Chips, Inputs
@@ -13,7 +14,8 @@ from embedcube.backbones.checkpoint import taken
 from embedcube.backbones.normalisation import MODALITIES, Normalisation, spelled
 from embedcube.backbones.terratorch.models import MOST_FRAMES, TERRATORCH_BAND, KnownModel
 from embedcube.backbones.terratorch.registry import build
-from embedcube.backbones.tokens import POOLINGS
+from embedcube.backbones.tokens import Pooling
+from embedcube.campaign.options import PluginOptions
 
 _MODALITY_KEY = {
     "S2L2A": "untok_sen2l2a@224",
@@ -25,32 +27,37 @@ _MODALITY_KEY = {
 """what TerraMind calls them inside"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the YAML block."""
+class Options(PluginOptions):
+    """Options of the backbone `terratorch`."""
 
     model: str
-    """a name of BACKBONE_REGISTRY"""
-    modalities: Sequence[str] = ()
-    """TerraMind: what each archive of the layer is, in their order"""
-    without: Sequence[str] = ()
-    """bands of the model that it is to do without; its patch embedding then has no weights for them"""
-    layers: Sequence[int] = (-1,)
-    """whose outputs are wanted, side by side in a vector; -1 is the last"""
-    pooling: str = "none"
-    """none: a vector a token; mean, max (of the tokens that the halo does not cover) or cls: a vector a chip"""
-    merge: str = "mean"
-    """TerraMind: how the tokens of several modalities become one: mean, max, concat"""
-    frames: str = "concat"
-    """Prithvi: how the tokens of several frames become one: concat, as TerraTorch has it, or mean"""
-    mean: Sequence[float] = ()
-    """of each band of the layer, in their order, instead of the model's own"""
-    std: Sequence[float] = ()
+    """name of a model in TerraTorch's BACKBONE_REGISTRY; `embedcube models` lists them"""
+    modalities: tuple[str, ...] = ()
+    """TerraMind only: the modality of each archive of the layer, in their order"""
+    without: tuple[str, ...] = ()
+    """bands of the model that the layer does not have; the patch embedding then has no weights for them"""
+    layers: tuple[int, ...] = Field((-1,), min_length=1)
+    """layers of the model whose outputs are concatenated into a vector; -1 is the last"""
+    pooling: Pooling = "none"
+    """none: one vector per token; mean, max (over the tokens outside of the halo) or cls: one vector per chip"""
+    merge: Literal["mean", "max", "concat"] = "mean"
+    """TerraMind only: how the tokens of several modalities are combined"""
+    frames: Literal["concat", "mean"] = "concat"
+    """Prithvi only: how the tokens of several frames are combined; TerraTorch itself concatenates them"""
+    mean: tuple[float, ...] = ()
+    """mean of each band of the layer, in their order, in place of the model's own"""
+    std: tuple[float, ...] = ()
+    """standard deviation of each band of the layer, in their order, in place of the model's own"""
     random_seed: int | None = None
-    """weights of a random start, for those who test a campaign; without it there are none but `weights`"""
+    """seed of random weights, to test a campaign; without it the layer must name `weights`"""
 
+    @field_validator("layers")
+    @classmethod
+    def _once(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(layers)) < len(layers):
+            raise ValueError(f"{list(layers)} names a layer twice")
+        return layers
 
-CHOICES = {"pooling": POOLINGS, "merge": ("mean", "max", "concat"), "frames": ("concat", "mean")}
 
 Outputs = list[tuple[Tensor, Tensor | None]]
 """of each layer, tokens (b, y, x, d) and, where the model has one, the vector of the whole chip (b, d)"""
@@ -79,10 +86,6 @@ class Family(Protocol):
 
     def call(self, model: nn.Module, chips: Chips) -> Outputs:
         """What the model says of some chips."""
-        ...
-
-    def chip_bytes(self, chip_px: int) -> int:
-        """Memory that a chip takes on its way through."""
         ...
 
 
@@ -153,10 +156,6 @@ class TerraMind:
         side = x_bcyx.shape[-1] // self._known.patch_px
         return [(tokens.unflatten(1, (side, side)), None) for tokens in outputs]
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """Of its tokens."""
-        return _vit_bytes(self._known, len(self._bands), chip_px)
-
 
 class Prithvi:
     """Six bands in 1 to 4 frames."""
@@ -210,10 +209,6 @@ class Prithvi:
             outputs.append((tokens_byxd, all_bnd[:, 0]))
         return outputs
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """Of its tokens."""
-        return _vit_bytes(self._known, self._frames, chip_px)
-
 
 class Image:
     """A model of one image that gives feature maps: a CNN, or a transformer that says its tokens so.
@@ -236,10 +231,11 @@ class Image:
                 f"terratorch: no table here knows the normalisation of {options.model}: say mean and std, a number for "
                 f"each of the layer's {inputs.channels} bands; `embedcube models` lists those that are known"
             )
-        self.mean, self.std = options.mean, options.std
+        self.mean: Sequence[float] = options.mean
+        self.std: Sequence[float] = options.std
         self._model, self._channels = options.model, inputs.channels
         shown = _shown(options.model, inputs.channels, chip_px)
-        self.widths, self.patch_px, self._bytes = list(shown.widths), list(shown.patch_px), shown.bytes
+        self.widths, self.patch_px = list(shown.widths), list(shown.patch_px)
 
     def build(self) -> nn.Module:
         """With as many input channels as the layer has bands."""
@@ -255,31 +251,17 @@ class Image:
         x_bcyx = chips.x_btcyx[:, 0].contiguous(memory_format=torch.channels_last)
         return [(maps.permute(0, 2, 3, 1), None) for maps in model(x_bcyx)]
 
-    def chip_bytes(self, chip_px: int) -> int:
-        """As if every operation kept its result."""
-        return self._bytes
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
     widths: tuple[int, ...]
     patch_px: tuple[int, ...]
-    bytes: int
 
 
 @lru_cache(maxsize=16)
 def _shown(name: str, channels: int, chip_px: int) -> _Shown:
     """What an image model gives for a chip of zeros."""
     model = _image_model(name, channels).eval()
-    kept = 0
-
-    def count(_: nn.Module, __: Any, result: Any) -> None:
-        nonlocal kept
-        kept += 4 * result.numel() if isinstance(result, Tensor) else 0
-
-    for part in model.modules():
-        if not list(part.children()):
-            part.register_forward_hook(count)
     with torch.inference_mode():
         maps = model(torch.zeros(1, channels, chip_px, chip_px))
     if not isinstance(maps, list | tuple) or any(not isinstance(one, Tensor) or one.ndim != 4 for one in maps):
@@ -290,7 +272,6 @@ def _shown(name: str, channels: int, chip_px: int) -> _Shown:
     return _Shown(
         widths=tuple(one.shape[1] for one in maps),
         patch_px=tuple(chip_px // one.shape[2] for one in maps),
-        bytes=kept,
     )
 
 
@@ -354,12 +335,6 @@ def _refuse_modalities(options: Options) -> None:
 def _refuse_cls(options: Options) -> None:
     if options.pooling == "cls":
         raise ValueError(f"terratorch: {options.model} has no class token; pooling may be none, mean or max")
-
-
-def _vit_bytes(known: KnownModel, pictures: int, chip_px: int) -> int:
-    """Tokens as every block leaves them, and what one block holds: its hidden layer thrice, and its attention."""
-    tokens = pictures * (chip_px // known.patch_px) ** 2 + 1
-    return 4 * tokens * (known.width * (2 * known.blocks + 24) + known.heads * tokens)
 
 
 def _dates(chips: Chips) -> Tensor:

@@ -40,7 +40,6 @@ class KnownModel:
     width: int
     """numbers in a token"""
     blocks: int
-    heads: int
     patch_px: int = 16
     normalisation: Normalisation | None = None
     """None where it depends on the modalities"""
@@ -50,15 +49,14 @@ class KnownModel:
     """repository and file of the published weights"""
 
 
-def _terramind_model(size: str, width: int, blocks: int, heads: int) -> KnownModel:
+def _terramind_model(size: str, width: int, blocks: int) -> KnownModel:
     hub = (f"ibm-esa-geospatial/TerraMind-1.0-{size}", f"TerraMind_v1_{size}.pt")
-    return KnownModel(family="terramind", width=width, blocks=blocks, heads=heads, hub=hub)
+    return KnownModel(family="terramind", width=width, blocks=blocks, hub=hub)
 
 
 def _prithvi_model(
     width: int,
     blocks: int,
-    heads: int,
     hub: tuple[str, str] | None,
     *,
     patch_px: int = 16,
@@ -69,7 +67,6 @@ def _prithvi_model(
         family="prithvi",
         width=width,
         blocks=blocks,
-        heads=heads,
         patch_px=patch_px,
         normalisation=normalisation,
         coordinates=coordinates,
@@ -82,20 +79,20 @@ def _v2(size: str) -> tuple[str, str]:
 
 
 KNOWN = {
-    "terramind_v1_tiny": _terramind_model("tiny", 192, 12, 3),
-    "terramind_v1_small": _terramind_model("small", 384, 12, 6),
-    "terramind_v1_base": _terramind_model("base", 768, 12, 12),
-    "terramind_v1_large": _terramind_model("large", 1024, 24, 16),
+    "terramind_v1_tiny": _terramind_model("tiny", 192, 12),
+    "terramind_v1_small": _terramind_model("small", 384, 12),
+    "terramind_v1_base": _terramind_model("base", 768, 12),
+    "terramind_v1_large": _terramind_model("large", 1024, 24),
     "prithvi_eo_v1_100": _prithvi_model(
-        768, 12, 12, ("ibm-nasa-geospatial/Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt"), normalisation=PRITHVI_V1
+        768, 12, ("ibm-nasa-geospatial/Prithvi-EO-1.0-100M", "Prithvi_EO_V1_100M.pt"), normalisation=PRITHVI_V1
     ),
-    "prithvi_eo_v2_tiny_tl": _prithvi_model(192, 12, 3, _v2("tiny-TL"), coordinates=True),
-    "prithvi_eo_v2_100": _prithvi_model(768, 12, 12, None),
-    "prithvi_eo_v2_100_tl": _prithvi_model(768, 12, 12, _v2("100M-TL"), coordinates=True),
-    "prithvi_eo_v2_300": _prithvi_model(1024, 24, 16, _v2("300M")),
-    "prithvi_eo_v2_300_tl": _prithvi_model(1024, 24, 16, _v2("300M-TL"), coordinates=True),
-    "prithvi_eo_v2_600": _prithvi_model(1280, 32, 16, _v2("600M"), patch_px=14),
-    "prithvi_eo_v2_600_tl": _prithvi_model(1280, 32, 16, _v2("600M-TL"), patch_px=14, coordinates=True),
+    "prithvi_eo_v2_tiny_tl": _prithvi_model(192, 12, _v2("tiny-TL"), coordinates=True),
+    "prithvi_eo_v2_100": _prithvi_model(768, 12, None),
+    "prithvi_eo_v2_100_tl": _prithvi_model(768, 12, _v2("100M-TL"), coordinates=True),
+    "prithvi_eo_v2_300": _prithvi_model(1024, 24, _v2("300M")),
+    "prithvi_eo_v2_300_tl": _prithvi_model(1024, 24, _v2("300M-TL"), coordinates=True),
+    "prithvi_eo_v2_600": _prithvi_model(1280, 32, _v2("600M"), patch_px=14),
+    "prithvi_eo_v2_600_tl": _prithvi_model(1280, 32, _v2("600M-TL"), patch_px=14, coordinates=True),
 }
 """by their names in BACKBONE_REGISTRY"""
 

@@ -5,21 +5,22 @@ taken in, together with how much memory that takes and whether it treats each ch
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from embedcube.backbones.base import FitSample, Inputs, ModelCard, Weights
 from embedcube.backbones.checkpoint import as_arrays, refuse_other_normalisation, state_dict_of, taken
 from embedcube.backbones.normalisation import MODALITIES, spelled
-from embedcube.backbones.tokens import POOLINGS
+from embedcube.backbones.tokens import Pooling
 from embedcube.backbones.torch_module.exported import Program
 from embedcube.backbones.torch_module.outputs import Reading, Vectors
 from embedcube.backbones.torch_module.trial import Found, tried
 from embedcube.campaign import plugins as registry
+from embedcube.campaign.options import PluginOptions, check_options
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
@@ -30,29 +31,42 @@ PROGRAM, FOUND, STATE = "program", "found", "state."
 """tensors of the weights: the bytes of an exported program; what was found of the module; its state dict"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the YAML block."""
+class Options(PluginOptions):
+    """Options of the backbone `torch`."""
 
     factory: str = ""
-    """an entry point of the group embedcube.models that makes the module; without it `weights` is a program"""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """that the factory is called with"""
-    normalisation: str | Sequence[str] = ()
-    """none, or whose table (S2L2A, S1GRD ...) says mean and std; one for each archive, or one for all"""
-    mean: Sequence[float] = ()
-    """of each band of the layer, in their order"""
-    std: Sequence[float] = ()
-    takes: str = ""
-    """bcyx, btcyx or bctyx; by default bcyx for one frame"""
+    """entry point of the group embedcube.models that makes the module; without it, `weights` is an exported program"""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """keyword arguments of the factory"""
+    normalisation: str | tuple[str, ...] = ()
+    """none, or the table that gives mean and std (S2L2A, S1GRD ...); one for each archive, or one for all"""
+    mean: tuple[float, ...] = ()
+    """mean of each band of the layer, in their order"""
+    std: tuple[float, ...] = ()
+    """standard deviation of each band of the layer, in their order"""
+    takes: Literal["bcyx", "btcyx", "bctyx"] | None = None
+    """axes of the module's input (batch, time, channel, y, x); bcyx is the default for one frame"""
     output: int | str | None = None
-    """which one, where the module gives several"""
-    prefix_tokens: int | None = None
-    """tokens before those of the grid; by default what is left over of the largest square"""
-    pooling: str = "none"
-    """none: a vector a token; mean, max (of the tokens that the halo does not cover) or cls: a vector a chip"""
+    """index or key of the output to use, where the module gives several"""
+    prefix_tokens: int | None = Field(None, ge=0)
+    """number of tokens before those of the grid; by default, what is left over of the largest square"""
+    pooling: Pooling = "none"
+    """none: one vector per token; mean, max (over the tokens outside of the halo) or cls: one vector per chip"""
     card: str = "https://pytorch.org"
-    """a URI where the model is described, which the cube names"""
+    """URI of a page that describes the model; the cube names it"""
+
+    @field_validator("card")
+    @classmethod
+    def _is_uri(cls, card: str) -> str:
+        if "://" not in card:
+            raise ValueError(f'"{card}" is not a URI')
+        return card
+
+    @model_validator(mode="after")
+    def _arguments_of_a_factory(self) -> Self:
+        if self.arguments and not self.factory:
+            raise ValueError("arguments are for a `factory`; an exported program takes none")
+        return self
 
 
 class Torch:
@@ -75,8 +89,9 @@ class Torch:
         )
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
-        """Refuses unknown options and factories, and a campaign that does not say the normalisation."""
-        self._options = _checked(options, inputs)
+        """Refuse wrong options, unknown factories, and a campaign that does not say how bands are normalised."""
+        self._options = check_options(Options, options, "torch")
+        self._takes = _takes(self._options, inputs)
         self._layout, self._inputs = layout, inputs
         self._mean, self._std = _normalisation(self._options, inputs)
         self._name = self._options.factory or "the program"
@@ -98,10 +113,6 @@ class Torch:
     def model(self) -> str:
         """What the campaign says."""
         return self._options.card
-
-    def activation_bytes(self, weights: Weights, batch: int) -> int:
-        """As found when the weights were taken in, and half again for what the kernels of torch take for themselves."""
-        return batch * self._found(weights).chip_bytes * 3 // 2
 
     @property
     def fit_chips(self) -> int:
@@ -179,7 +190,7 @@ class Torch:
         reading = Reading(
             name=self._name, output=options.output, prefix_tokens=options.prefix_tokens, pooling=options.pooling
         )
-        return Vectors(inner, LAYOUTS[options.takes], reading, self._layout)
+        return Vectors(inner, LAYOUTS[self._takes], reading, self._layout)
 
     def _made(self) -> nn.Module:
         """The factory's module, at whatever start; the process's random numbers are left as they were."""
@@ -196,48 +207,28 @@ class Torch:
     def _refuse_other_chips(self, program: Program) -> None:
         side, inputs = self._layout.chip_px, self._inputs
         sizes = (None, inputs.frames, inputs.channels, side, side)
-        given = tuple(sizes[axis] for axis in LAYOUTS[self._options.takes])
+        given = tuple(sizes[axis] for axis in LAYOUTS[self._takes])
         if len(program.takes) != len(given):
             raise ValueError(
-                f"the program takes a tensor of {len(program.takes)} axes, it would be given {self._options.takes}; "
+                f"the program takes a tensor of {len(program.takes)} axes, it would be given {self._takes}; "
                 f"say `takes`, one of {', '.join(LAYOUTS)}"
             )
-        for axis, wanted, size in list(zip(self._options.takes, program.takes, given, strict=True))[1:]:
+        for axis, wanted, size in list(zip(self._takes, program.takes, given, strict=True))[1:]:
             if wanted not in (None, size):
                 what = {"t": "frames", "c": "bands", "y": "px", "x": "px"}[axis]
                 raise ValueError(
-                    f"the program takes chips of {wanted} {what} ({axis} of {self._options.takes}), the layer's have "
+                    f"the program takes chips of {wanted} {what} ({axis} of {self._takes}), the layer's have "
                     f"{size}: change the layer, or export the module for {size}"
                 )
 
 
-def _checked(options: dict[str, Any], inputs: Inputs) -> Options:
-    """The options of the YAML block, refused where they are none."""
-    known = sorted(one.name for one in fields(Options))
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f'torch has no option "{unknown[0]}"; it has {", ".join(known)}')
-    for name in ("mean", "std"):
-        if not isinstance(options.get(name, []), list | tuple):
-            raise ValueError(f"torch: {name} is a list, not {options[name]!r}")
-    before = options.get("prefix_tokens")
-    if before is not None and (not isinstance(before, int) or before < 0):
-        raise ValueError(f"torch: prefix_tokens is a number of tokens, not {before!r}")
-    if not isinstance(options.get("arguments", {}), dict):
-        raise ValueError(f"torch: arguments are a mapping, not {options['arguments']!r}")
-    if options.get("arguments") and not options.get("factory"):
-        raise ValueError("torch: arguments are for a `factory`; an exported program takes none")
-    if inputs.frames > 1 and not options.get("takes"):
-        raise ValueError(f"torch: a window has {inputs.frames} frames; say `takes: btcyx` or `takes: bctyx`")
-    checked = Options(**{"takes": "bcyx", **options})
-    if checked.takes not in LAYOUTS:
-        raise ValueError(f'torch: takes is one of {", ".join(LAYOUTS)}, not "{checked.takes}"')
-    if checked.takes == "bcyx" and inputs.frames > 1:
-        raise ValueError(f"torch: bcyx has one frame, a window has {inputs.frames}; say `takes: btcyx` or bctyx")
-    if checked.pooling not in POOLINGS:
-        raise ValueError(f'torch: pooling is one of {", ".join(POOLINGS)}, not "{checked.pooling}"')
-    if "://" not in checked.card:
-        raise ValueError(f'torch: card is a URI, not "{checked.card}"')
-    return checked
+def _takes(options: Options, inputs: Inputs) -> str:
+    """The axes of the module's input."""
+    if inputs.frames > 1 and options.takes in (None, "bcyx"):
+        raise ValueError(
+            f"torch.takes: a window has {inputs.frames} frames, bcyx has one; say `takes: btcyx` or `takes: bctyx`"
+        )
+    return options.takes or "bcyx"
 
 
 def _normalisation(options: Options, inputs: Inputs) -> tuple[Any, Any]:

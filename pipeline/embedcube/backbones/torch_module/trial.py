@@ -1,18 +1,14 @@
 """A few chips are shown to somebody's module, to see what it gives, what that takes, and that it sees each alone."""
 
-import weakref
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedcube.backbones.base import Chips, Inputs
+from embedcube.backbones.live_bytes import LiveBytes
 from embedcube.grid import ShardLayout
 from embedcube.windows import dates_of
 
@@ -29,7 +25,8 @@ class Found:
     dimensions: int
     """numbers in a vector"""
     chip_bytes: int
-    """most that was held at once of what it made, by chip"""
+    """largest memory of its tensors, per chip; not read any more, but part of the weights' digest and so of recipes: it
+    stays until KERNEL_VERSION is raised"""
 
     def as_array(self) -> NDArray[np.int64]:
         """As `Weights` hold it."""
@@ -58,8 +55,8 @@ def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, bat
     )
     others = replace(chips, x_btcyx=torch.cat([x_btcyx[:1], x_btcyx[batch:]]))
     with torch.inference_mode():
-        held = _Held(module)
-        with held:
+        live = LiveBytes((*module.parameters(), *module.buffers()))
+        with live:
             vectors = _vectors(module, name, chips)
         again, among = _vectors(module, name, chips), _vectors(module, name, others)
     if not _equal(vectors, again):
@@ -78,7 +75,7 @@ def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, bat
         cell_px=layout.cell_px,
         frames=inputs.frames,
         dimensions=vectors.shape[-1],
-        chip_bytes=-(-held.most // batch),
+        chip_bytes=-(-live.peak // batch),
     )
 
 
@@ -100,34 +97,3 @@ def _brief(error: Exception) -> str:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-class _Held(TorchDispatchMode):
-    """Counts the bytes that are held at once of all that operators make; parameters are not counted."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        own: Iterable[Tensor] = (*module.parameters(), *module.buffers())
-        self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
-        self._users: Counter[int] = Counter()
-        self._now = self.most = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = operator(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, list | tuple) else (made,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self._own:
-                self._hold(tensor)
-        return made
-
-    def _hold(self, tensor: Tensor) -> None:
-        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
-        if not self._users[place]:
-            self._now += size
-            self.most = max(self.most, self._now)
-        self._users[place] += 1
-        weakref.finalize(tensor, self._release, place, size)
-
-    def _release(self, place: int, size: int) -> None:
-        self._users[place] -= 1
-        if not self._users[place]:
-            self._now -= size

@@ -1,1 +1,1 @@
-"""Finding the products of an archive: STAC, SAFE folders, plain folders, NetCDF stacks."""
+"""Find and describe the products of an archive: STAC, SAFE folders, plain folders, NetCDF stacks."""

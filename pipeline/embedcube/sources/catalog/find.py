@@ -1,4 +1,4 @@
-"""All products of an archive, in whatever way it describes them."""
+"""Find all products of an archive, whatever its layout."""
 
 import logging
 import os
@@ -20,21 +20,21 @@ from embedcube.sources.catalog.stac_api import searched_items
 from embedcube.sources.reader import is_netcdf
 
 _PACKED = (".SAFE", ".zip", ".nc", ".nc4")
-"""Suffixes of what may hold a whole product."""
+"""Suffixes of folders and files that may hold a whole product"""
 
-_WHAT_IS_A_SCENE = (
-    "an image is of a scene where a STAC Item names it, or, without an Item of that day beside it, its name has a date "
-    "and ends in a band that is wanted, as X_20230815_B02.tif (options.variables says what the files call a band)"
+_IMAGES_OF_A_SCENE = (
+    "an image belongs to a scene if a STAC Item names it, or, where no Item of that day lies beside it, if its name "
+    "has a date and ends in a band of the archive, as X_20230815_B02.tif (options.variables gives bands other names)"
 )
 
 log = logging.getLogger(__name__)
 
 
 def archive_products(archive: Archive, names: Names, undated: datetime | None = None) -> Iterator[Product]:
-    """The products of an archive: those that a STAC API tells of, where it is asked, else those that lie there.
+    """The products of an archive: from a STAC API if the archive has a search, else from its files.
 
     Raises:
-        EmbedcubeError, OSError: as `searched_items` and `find_products` say.
+        EmbedcubeError, OSError: see `searched_items` and `find_products`.
     """
     if archive.search is None:
         yield from find_products(archive.path, names, undated)
@@ -43,15 +43,15 @@ def archive_products(archive: Archive, names: Names, undated: datetime | None = 
 
 
 def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
-    """The products of a file or of all below a folder, in a fixed order.
+    """The products of a file, or of all files below a folder, in a fixed order.
 
-    A file is an image, a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder STAC Items come first;
-    then SAFE, NetCDF and the images of plain folders, where no Item has told of them already. What is left is said.
-    `undated` is the time of images that have no date in their name, which are left out otherwise.
+    A file is an image, a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder, STAC Items come first;
+    then SAFE, NetCDF and images that no Item names. A warning counts the images that belong to no product. `undated`
+    is the time of images without a date in their name; without it they are left out.
 
     Raises:
-        RequestError: a catalogue file is none, or there are images of which none is of a scene.
-        OSError: something could not be read for a reason that may pass.
+        RequestError: a file is not a catalogue, or there are images and none belongs to a product.
+        OSError: a file or folder could not be read for a reason that may pass.
     """
     if is_safe(root):
         yield from safe_products(root, names)
@@ -74,18 +74,18 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         packed.extend(folder / name for name in files if _is_product(name))
         if images := list(filter(is_image, files)):
             folders.append((folder, images))
-    # as text: of many thousand files, to hash a Path costs more than all else here
-    told: set[str] = set()
-    told_in: dict[str, list[Product]] = {}
+    # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
+    named: set[str] = set()
+    named_in: dict[str, list[Product]] = {}
     for product in spread(partial(item_products, names=names), items):
         paths = _paths(product)
         for place in set(map(os.path.dirname, paths)):
-            told.update(_packed_around(place))
-            told_in.setdefault(place, []).append(product)
-        told.update(path for path in paths if path.endswith(_PACKED))
+            named.update(_packed_around(place))
+            named_in.setdefault(place, []).append(product)
+        named.update(path for path in paths if path.endswith(_PACKED))
         yield product
     for path in packed:
-        if str(path) in told:
+        if str(path) in named:
             continue
         if is_safe(path):
             yield from safe_products(path, names)
@@ -95,35 +95,36 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
             yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
     left: list[Path] = []
     for folder, images in folders:
-        new, others = _beside(folder, images, told_in.get(str(folder), []), names, undated)
-        left += others
-        yield from new
+        unnamed, unused = _not_named(folder, images, named_in.get(str(folder), []), names, undated)
+        left += unused
+        yield from unnamed
     if left:
-        words = f"{len(left)} images are of no scene, the first is {left[0].relative_to(root)}; {_WHAT_IS_A_SCENE}"
-        if len(left) == sum(len(images) for _, images in folders) and not packed and not told_in:
+        words = f"{len(left)} images are of no scene, the first is {left[0].relative_to(root)}; {_IMAGES_OF_A_SCENE}"
+        if len(left) == sum(len(images) for _, images in folders) and not packed and not named_in:
             raise RequestError(f"no scene found in {root}: {words}")
         log.warning("%s: %s", root, words)
 
 
-def _beside(
-    folder: Path, images: list[str], told: list[Product], names: Names, undated: datetime | None
+def _not_named(
+    folder: Path, images: list[str], named: list[Product], names: Names, undated: datetime | None
 ) -> tuple[list[Product], list[Path]]:
-    """The products of the images of a folder of which no Item has told; and images that are of no product.
+    """The products of images in a folder that no Item names, and the images that belong to no product.
 
-    What lies beside an Item of its day may be the same picture once more, and is left out.
+    `named` are the products that Items name in this folder. An image of the same day as one of them may be a copy, and
+    is left out.
     """
-    paths = {path for product in told for path in _paths(product)}
+    paths = {path for product in named for path in _paths(product)}
     if all(f"{folder}{os.sep}{image}" in paths for image in images):
         return [], []
     found = folder_products(folder, images, names, undated)
-    untold = [product for product in found if paths.isdisjoint(_paths(product))]
-    days = {product.time.date() for product in told}
-    new = [product for product in untold if product.time.date() not in days]
+    unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
+    days = {product.time.date() for product in named}
+    new = [product for product in unnamed if product.time.date() not in days]
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
-    twice = {file.path.name for product in untold for file in product.files.values()} - used
-    # further bands and resolutions of a product have its date
+    copies = {file.path.name for product in unnamed for file in product.files.values()} - used
+    # other bands and resolutions of a product have its date
     dates = {None, *map(time_in, used)}
-    left = [name for name in images if name not in used and (not used or name in twice or time_in(name) not in dates)]
+    left = [name for name in images if name not in used and (not used or name in copies or time_in(name) not in dates)]
     return new, [folder / name for name in left]
 
 
@@ -132,20 +133,20 @@ def _paths(product: Product) -> list[str]:
 
 
 def _is_product(name: str) -> bool:
-    """Whether a folder or file is one as a whole, by its name."""
-    # most are not, and a Path costs ten times what their last letters do
+    """Whether a folder or file holds a whole product, by its name."""
+    # the suffix is tested first because making a Path costs ten times as much
     return name.endswith(_PACKED) and (is_safe(Path(name)) or is_radar_safe(Path(name)) or is_netcdf(Path(name)))
 
 
 def _packed_around(folder: str) -> list[str]:
-    """What need not be looked at again once an Item has told of a file in a folder: the SAFE it is in."""
+    """SAFE folders around a folder: once an Item names a file inside, they need not be read themselves."""
     if not any(suffix in folder for suffix in _PACKED):
         return []
     return [str(place) for place in (Path(folder), *Path(folder).parents) if _is_product(place.name)]
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder and its files, in a fixed order; a SAFE folder is a file of its parent."""
+    """Every folder and its files, in a fixed order; a SAFE folder counts as a file of its parent."""
 
     def fail(error: OSError) -> None:
         raise error

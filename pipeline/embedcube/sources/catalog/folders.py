@@ -9,7 +9,7 @@ from typing import Any
 
 from rasterio.errors import RasterioError
 
-from embedcube.sources.catalog.products import File, Names, Product, called, time_in
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, time_in
 from embedcube.sources.reader import open_raster
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
@@ -17,39 +17,38 @@ log = logging.getLogger(__name__)
 
 
 def is_image(name: str) -> bool:
-    """By its suffix, however that is written."""
+    """Whether a file is an image, by its suffix in lower or upper case."""
     return name.lower().endswith(_SUFFIXES)
 
 
 def image_products(path: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
-    """The product of a single image: a band by its description in the file, by the file's name, or the only one.
+    """The product of a single image.
 
-    A band without a description goes by its number, from 1.
-
-    Its time is that of `folder_products`.
+    A band is found by its description in the file (its number, from 1, if it has none), by the name of the file, or
+    because the archive and the file have one band each. The time is found as in `folder_products`.
 
     Raises:
         OSError: the file could not be read for a reason that may pass.
     """
-    wanted = list(names)
+    bands = list(names)
     try:
         with open_raster(path, "") as image:
             described = [str(text or i).lower() for i, text in enumerate(image.descriptions, start=1)]
     except RasterioError:
-        path.read_bytes()  # a disk that fails raises; wrong bytes are found again when the file is described
+        path.read_bytes()  # raises if the disk fails; wrong bytes are reported when the file is described
         described = [""]
-    found = {band: i for i, text in enumerate(described, start=1) for band in wanted if text in names[band]}
+    found = {band: i for i, text in enumerate(described, start=1) for band in bands if text in names[band]}
     if not found and len(described) > 1:
-        example = f'{{{wanted[0]}: "{described[0]}"}}'
+        example = f'{{{bands[0]}: "{described[0]}"}}'
         missing = (
             f"{path.name} has {len(described)} bands, {', '.join(described)}; "
             f"options.variables says which is this one, as {example}"
         )
-    elif not found and len(wanted) > 1:
+    elif not found and len(bands) > 1:
         yield from folder_products(path.parent, [path.name], names, undated)
         return
     else:
-        found, missing = found or {wanted[0]: 1}, f"{path.name} has no band of this name"
+        found, missing = found or {bands[0]: 1}, f"{path.name} has no band of this name"
     time = time_in(path.stem) or time_in(path.parent.name) or undated
     if time is None:
         log.warning("%s: no date in its name; it is left out", path)
@@ -57,8 +56,8 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
     yield Product(
         id=path.stem,
         time=time,
-        files={band: File(path=path, index=found[band]) for band in wanted if band in found},
-        missing={band: missing for band in wanted if band not in found},
+        files={band: File(path=path, index=found[band]) for band in bands if band in found},
+        missing={band: missing for band in bands if band not in found},
         properties={},
     )
 
@@ -66,18 +65,19 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
 def folder_products(
     folder: Path, files: Sequence[str], names: Names, undated: datetime | None = None
 ) -> Iterator[Product]:
-    """The products of the `files` of one folder, each band at the finest resolution that there is.
+    """The products of the `files` of one folder, each band at its finest resolution.
 
-    `B02.tif` is of the product that the folder is named after, `S2A_..._T33UUP_75_43_B02.tif` of the one that its own
-    name begins with. The first date in a product's name, else in the folder's, is its time; one that has none is
-    of the time `undated`, or left out with a warning. A `metadata.json` in the folder becomes the properties.
+    `B02.tif` belongs to the product that the folder is named after, `S2A_..._T33UUP_75_43_B02.tif` to the product that
+    its own name begins with. The time is the first date in the product's name, else in the folder's name, else
+    `undated`; without any, the product is left out with a warning. A `metadata.json` in the folder becomes the
+    properties.
 
     Raises:
         OSError: the metadata could not be read for a reason that may pass.
     """
     found: dict[str, dict[str, tuple[int, Path]]] = {}
     for file in sorted(files):
-        stem, pixel_m = called(Path(file).stem)
+        stem, pixel_m = split_pixel_size(Path(file).stem)
         for band, known in names.items():
             for name in known:
                 if stem == name or stem.endswith(f"_{name}"):
@@ -103,7 +103,7 @@ def folder_products(
 
 
 def _properties(folder: Path) -> tuple[dict[str, Any], str]:
-    """Of a metadata file, if there is one; and why it cannot be used."""
+    """The content of `metadata.json`, and why it cannot be used; both empty where there is none."""
     path = folder / "metadata.json"
     if not path.is_file():
         return {}, ""

@@ -1,4 +1,4 @@
-"""Products of NetCDF files that hold a series: a variable for each band, with the dimensions (time, y, x)."""
+"""Products of NetCDF files that hold a series of images: one variable (time, y, x) for each band."""
 
 import logging
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
-    """The products of one file, in the order of its steps; ids are `<id_prefix>_20190127T000000`."""
+    """The products of one file, one for each time step, with ids as `<id_prefix>_20190127T000000`."""
     try:
-        layers, times = _wanted(path, names)
+        layers, times = _variables(path, names)
     except (OSError, ValueError, KeyError) as error:
-        # the library reports wrong bytes and a failing disk alike; reading them plainly tells them apart
+        # the library reports wrong bytes and a failing disk alike; this read raises only if the disk fails
         path.read_bytes()
         log.warning("%s is not a usable NetCDF file and is left out: %s", path, error)
         return
@@ -39,8 +39,8 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
         )
 
 
-def _wanted(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
-    """The variable of each band and whether it has steps; and the times of the steps."""
+def _variables(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
+    """For each band its variable and whether it has time steps; and the times of the steps."""
     import xarray
 
     refuse_cut_short(path)
@@ -61,5 +61,5 @@ def _wanted(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list
 
 def _utc(moment: Any) -> datetime:
     if not isinstance(moment, np.datetime64) or np.isnat(moment):
-        raise ValueError(f"{moment!r} on the axis of time is no date")
+        raise ValueError(f"{moment!r} on the axis of time is not a date")
     return datetime.fromtimestamp(int(moment.astype("datetime64[s]").astype(int)), UTC)

@@ -1,4 +1,4 @@
-"""Work over the many products of an archive, on all cores of this machine."""
+"""Spread work over the products of an archive on all cores of this machine."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -9,25 +9,25 @@ from typing import TypeVar
 from embedcube.machine import cores
 
 _AT_ONCE = 128
-"""items that a core takes"""
+"""items in one piece of work"""
 
 _MANY = 1 << 13
-"""items from which processes, which take a second to start, pay; threads share one interpreter's lock"""
+"""from this many items on processes are used, which take a second to start; threads share one interpreter lock"""
 
 _PROCESSES = 16
-"""at most, on a login node shared with others"""
+"""most processes, because a login node is shared"""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def spread(work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Iterator[R]:
-    """What `work` makes of some items at a time, in their order.
+    """Results of `work` over pieces of `items`, in order.
 
-    `work` and what it takes and gives can be pickled.
+    `work`, the items and the results must be picklable.
 
     Raises:
-        Exception: what `work` raises.
+        Exception: any error of `work`.
     """
     chunks = [items[i : i + _AT_ONCE] for i in range(0, len(items), _AT_ONCE)]
     with _pool(len(items)) as pool:
@@ -37,5 +37,5 @@ def spread(work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Iterat
 def _pool(items: int) -> Executor:
     if items < _MANY:
         return ThreadPoolExecutor(cores(), thread_name_prefix="index")
-    # a fork would take locks of threads along
+    # a fork would copy locks held by other threads
     return ProcessPoolExecutor(min(cores(), _PROCESSES), multiprocessing.get_context("spawn"))

@@ -1,53 +1,33 @@
-"""Products: what an archive of raster files holds, however it is laid out, and the assets that its bands become."""
+"""Products: what an archive of raster files holds, however it is laid out."""
 
-import hashlib
-import os
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pyproj.exceptions import ProjError
-
-from embedcube.campaign.scene import NOWHERE, Asset, Box
-from embedcube.errors import CorruptInput
-from embedcube.grid import to_degrees
-from embedcube.sources.catalog.pool import spread
-from embedcube.sources.catalog.tiff_header import described
-from embedcube.sources.reader import is_netcdf, judge, open_raster, raster_settings, retried
 from embedcube.windows import utc
-
-_WEAK_BYTES = 1 << 15
-"""How much of a file's beginning a weak digest covers: all header and most block offsets of a COG, even of 10980 x
-10980 pixels in blocks of 256 x 256. More would cost more than all else that is done to index a file."""
 
 _SIZED = re.compile(r"(.+)_(10|20|60)m")
 
-_TILES = 1 << 15
-"""whose geometry is kept in mind: more than there are, in several pixel sizes, in any archive but a global one"""
-
 Names = Mapping[str, frozenset[str]]
-"""Each wanted band, and all names (lower case) by which files or catalogues may call it"""
+"""For each band to be read, all names (lower case) that files or catalogues may use for it"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """Where one band of a product lies."""
+    """The file of one band of a product."""
 
     path: Path
     inner: str = ""
     """member of a zip archive, or variable of a NetCDF file"""
     index: int = 1
-    """of the band among those of the raster"""
+    """number of the band in the raster, from 1"""
     size: int | None = None
-    """of the file or member, as the catalogue says"""
+    """bytes of the file or member, as the catalogue states"""
     digest: str = ""
-    """"<algorithm>:<hex>", as the catalogue says"""
+    """"<algorithm>:<hex>", as the catalogue states; empty if it does not"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +38,21 @@ class Product:
     time: datetime
     """UTC"""
     files: dict[str, File]
-    """of the wanted bands that there are"""
+    """by band, for the bands that the product has"""
     missing: dict[str, str] = field(default_factory=dict)
-    """of the other wanted bands, why there is no file"""
+    """by band, why the other bands have no file"""
     fault: str = ""
-    """why it cannot be used as a whole"""
+    """why the whole product cannot be used"""
     properties: dict[str, Any]
-    """by the names of STAC and its extensions"""
+    """metadata, under the names of STAC and its extensions"""
     bbox: tuple[float, float, float, float] | None = None
-    """west, south, east, north as described; only used where no file can be opened"""
+    """west, south, east, north as the catalogue states; only used where no file can be opened"""
     radar_safe: Path | None = None
-    """the SAFE folder of a GRD of Sentinel-1, whose pixels are where the radar saw them"""
+    """SAFE folder of a Sentinel-1 GRD product, whose pixels are in radar geometry"""
 
 
 def by_time(products: Iterable[Product]) -> list[Product]:
-    """In the order of time and id; of several with one id, all but the first have a number behind theirs."""
+    """Products ordered by time and id; a repeated id gets a number appended."""
     ordered, ids = [], set[str]()
     for product in sorted(products, key=lambda p: (p.time, p.id)):
         number, unique = 1, product.id
@@ -84,225 +64,8 @@ def by_time(products: Iterable[Product]) -> list[Product]:
     return ordered
 
 
-def describe(
-    products: Sequence[Product], root: Path, *, full_digests: bool, nodata: float | None = None
-) -> Iterator[tuple[tuple[Asset, ...], str]]:
-    """Of each product the assets in the order of its files, by their headers; and why others are not there.
-
-    `nodata` is what stands for "no data" in all files whose type can hold it, whatever they say; by default it is
-    what they declare, else NaN or 0. Each core reads files of other products.
-
-    Raises:
-        OSError: a file could not be read for a reason that may pass.
-    """
-    wanted = [_Wanted(files=product.files, faults=_faults(product)) for product in products]
-    yield from spread(partial(_describe, root=str(root), nodata=nodata, full_digests=full_digests), wanted)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """Of a product what its description needs."""
-
-    files: dict[str, File]
-    faults: list[str]
-
-
-def _faults(product: Product) -> list[str]:
-    return [product.fault] if product.fault else [f"{band}: {reason}" for band, reason in product.missing.items()]
-
-
-def _describe(
-    products: Sequence[_Wanted], *, root: str, nodata: float | None, full_digests: bool
-) -> list[tuple[tuple[Asset, ...], str]]:
-    with raster_settings():  # they hold for one thread
-        return [_described(product, root, nodata, full_digests) for product in products]
-
-
-def _described(product: _Wanted, root: str, nodata: float | None, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
-    assets, faults = [], list(product.faults)
-    for band, file in product.files.items():
-        path = str(file.path)
-        inside = path.startswith(f"{root}{os.sep}")
-        name = path[len(root) + 1 :] if inside else os.path.relpath(path, root)
-        try:
-            assets.append(_asset(file, band, name, nodata, full_digests=full_digests))
-        except CorruptInput as error:
-            faults.append(str(error))
-    return tuple(assets), "; ".join(faults)
-
-
-def place_of(product: Product, assets: Sequence[Asset]) -> Box:
-    """West, south, east, north: by the header of the first file; as described, or NOWHERE, where none can be opened."""
-    return _degrees(assets[0].crs, assets[0].bounds) if assets else product.bbox or NOWHERE
-
-
-# files of one tile have the same bounds
-@lru_cache(maxsize=_TILES)
-def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """ValueError where there is no such place on the Earth."""
-    try:
-        west, south, east, north = to_degrees(crs).transform_bounds(*bounds, densify_pts=21)
-    except ProjError as error:
-        raise ValueError(str(error)) from None
-    if not np.isfinite([west, south, east, north]).all():
-        raise ValueError(f"{bounds} is nowhere on the Earth")
-    return west, south, east, north
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Header:
-    """A file to be opened; equal to every other one whose header says the same."""
-
-    said: bytes
-    index: int
-    nodata: float | None
-    file: File = field(compare=False)
-    band: str = field(compare=False)
-    name: str = field(compare=False)
-
-
-def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
-    def read() -> Asset:
-        head, size = _beginning(file.path)
-        if file.size not in (None, found := _member_size(file) or size):
-            raise CorruptInput(f"{band}: {file.inner or name} has {found} bytes, its catalogue says {file.size}")
-        if full_digests:
-            refuse_other_bytes(file, band, name)
-        digest = file.digest or (digest_of_file(file.path, True) if full_digests else _weak(head, size))
-        said = None if file.inner or _has_sidecar(file.path) else described(head)
-        header = _Header(said=said or b"", index=file.index, nodata=nodata, file=file, band=band, name=name)
-        asset = _like_another(header) if said else _opened(header)
-        return replace(asset, band=band, path=name, inner=file.inner, size=size, digest=digest)
-
-    def judged(_: Exception) -> CorruptInput | OSError:
-        def decode(dataset: Any) -> Asset:
-            return _by_header(dataset, file, band, name, nodata)
-
-        return judge(file.path, file.inner, band, name, decode)
-
-    return retried(read, judged)
-
-
-def _has_sidecar(path: Path) -> bool:
-    """Whether a file beside it may say where it lies, in GDAL's way or its forerunner's."""
-    text = str(path)
-    others = (f"{text}.aux.xml", f"{text}.aux", f"{text.removesuffix(path.suffix)}.aux")
-    return any(os.access(other, os.F_OK) for other in others)
-
-
-def _opened(header: _Header) -> Asset:
-    with open_raster(header.file.path, header.file.inner) as dataset:
-        return _by_header(dataset, header.file, header.band, header.name, header.nodata)
-
-
-# opening a file takes a millisecond, and the dates of a tile have one header
-_like_another = lru_cache(maxsize=_TILES)(_opened)
-
-
-def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None) -> Asset:
-    if dataset.crs is None:
-        points = "ground control points only; geocode it first"
-        raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
-    if dataset.transform.is_identity:
-        raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
-    if file.index > dataset.count:
-        raise CorruptInput(f"{band}: {name} has {dataset.count} bands, its catalogue speaks of number {file.index}")
-    try:
-        dtype = np.dtype(dataset.dtypes[file.index - 1])
-    except TypeError:
-        raise CorruptInput(f"{band}: {name} holds {dataset.dtypes[file.index - 1]}, which is no plain number") from None
-    declared = dataset.nodatavals[file.index - 1]
-    if dataset.driver == "netCDF" and not {"_FillValue", "missing_value"} & set(dataset.tags(file.index)):
-        declared = None  # GDAL invents one
-    fallback = float("nan") if dtype.kind == "f" else 0.0
-    asset = Asset(
-        band=band,
-        path=name,
-        inner=file.inner,
-        index=file.index,
-        crs=dataset.crs.to_string(),
-        transform=tuple(dataset.transform)[:6],
-        rows=dataset.height,
-        cols=dataset.width,
-        block_rows=dataset.block_shapes[file.index - 1][0],
-        block_cols=dataset.block_shapes[file.index - 1][1],
-        dtype=dtype.name,
-        nodata=next(value for value in (nodata, declared, fallback) if value is not None and _fits(value, dtype)),
-        scale=dataset.scales[file.index - 1],
-        add=dataset.offsets[file.index - 1],
-        size=0,
-        digest="",
-    )
-    try:
-        _degrees(asset.crs, asset.bounds)
-    except ValueError as error:
-        raise CorruptInput(f"{band}: {name} has a CRS that leads nowhere: {error}") from None
-    return asset
-
-
-def _fits(value: float, dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
-
-
-def _member_size(file: File) -> int | None:
-    if not file.inner or is_netcdf(file.path):
-        return None
-    try:
-        with zipfile.ZipFile(file.path) as archive:
-            return archive.getinfo(file.inner).file_size
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{file.path} does not hold {file.inner}: {error}") from None
-
-
-def digest_of_file(path: Path, full: bool) -> str:
-    """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
-    if not full:
-        return _weak(*_beginning(path))
-    status = path.stat()
-    return _whole(File(path=path), "sha256", status.st_size, status.st_mtime_ns)
-
-
-def refuse_other_bytes(file: File, band: str, name: str) -> None:
-    """Read a file or member whole and hold it against the digest that its catalogue states, if it does.
-
-    Raises:
-        CorruptInput: it has another one.
-        OSError: it could not be read.
-    """
-    if file.digest:
-        status = file.path.stat()
-        found = _whole(file, file.digest.partition(":")[0], status.st_size, status.st_mtime_ns)
-        if found != file.digest:
-            raise CorruptInput(f"{band}: {file.inner or name} is {found}, its catalogue says {file.digest}")
-
-
-# a file of many bands or steps is read once; its time of modification only says whether that still holds
-@lru_cache(maxsize=256)
-def _whole(file: File, algorithm: str, size: int, modified_ns: int) -> str:
-    def hashed(opened: Any) -> str:
-        return f"{algorithm}:{hashlib.file_digest(opened, algorithm.replace('-', '_')).hexdigest()}"
-
-    if file.inner and not is_netcdf(file.path):
-        with zipfile.ZipFile(file.path) as archive, archive.open(file.inner) as member:
-            return hashed(member)
-    with file.path.open("rb") as whole:
-        return hashed(whole)
-
-
-def _weak(head: bytes, size: int) -> str:
-    digest = hashlib.sha256(head)
-    digest.update(str(size).encode())
-    return "weak:" + digest.hexdigest()
-
-
-def _beginning(path: Path) -> tuple[bytes, int]:
-    """Of a file: its first bytes, and how many it has in all."""
-    with path.open("rb", buffering=0) as file:
-        return file.read(_WEAK_BYTES), os.fstat(file.fileno()).st_size
-
-
-def called(name: str) -> tuple[str, int]:
-    """A name in lower case, and the pixel size (m) that it ends in or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
+def split_pixel_size(name: str) -> tuple[str, int]:
+    """A name in lower case without its pixel size, and that size (m) or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
     match = _SIZED.fullmatch(name.lower())
     return (match[1], int(match[2])) if match else (name.lower(), 0)
 
@@ -313,5 +76,5 @@ def time_in(name: str) -> datetime | None:
         try:
             return utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000"))))
         except ValueError:
-            continue  # eight digits that are no date
+            continue  # eight digits that are not a date
     return None

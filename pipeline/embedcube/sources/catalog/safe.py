@@ -1,6 +1,6 @@
-"""Products of Sentinel-2 SAFE folders and zips: Level-1C and 2A, in the naming of today and that before December 2016.
+"""Products of Sentinel-2 SAFE folders and zips: Level-1C and 2A, in today's naming and the one before December 2016.
 
-A product of the old naming may hold several tiles; each one is a product here.
+A SAFE of the old naming may hold several tiles; each tile becomes a product.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from embedcube.sources.catalog.products import File, Names, Product, called, time_in
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, time_in
 from embedcube.windows import utc
 
 _METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")
@@ -22,31 +22,31 @@ _IMAGE = re.compile(r"^GRANULE/([^/]+)/IMG_DATA/(?:R\d0m/)?[^/]+\.(jp2|tif)$")
 _TILE = re.compile(r"_T(\d\d[A-Z]{3})(?:_|$)")
 
 _KIND = re.compile(r"^s2\w_\w{4}_(?!msi)(\w{3})_l2a_tl_")
-"""Of images in the old naming of Level-2A, those that are no band of the sensor: S2A_USER_SCL_L2A_TL_..._T33TWL_20m"""
+"""Images in the old naming of Level-2A that are not bands of the sensor: S2A_USER_SCL_L2A_TL_..._T33TWL_20m"""
 
 _OFFSETS = ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
-"""Elements, one for each band, of Level-1C and 2A since baseline 04.00"""
+"""XML elements with the offset of each band, in Level-1C and 2A since baseline 04.00"""
 
 _ALGORITHMS = {"MD5": "md5", "SHA3-256": "sha3-256", "SHA-256": "sha256"}
-"""What manifests call them, and what digests are called here."""
+"""Names of checksum algorithms in manifests, and in digests"""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Safe:
-    """A product's files, in a folder or a zip."""
+    """An open SAFE: its files, in a folder or a zip."""
 
     path: Path
     """the folder, or the zip"""
     inside: str | None
-    """of a zip, what stands before the names of its members: the product's folder and a slash"""
+    """prefix of the members' names in a zip: the product's folder and a slash; None for a folder"""
     members: list[str]
-    """sorted, as paths from the product's folder on"""
+    """paths below the product's folder, sorted"""
     read: Callable[[str], bytes]
 
     def file(self, member: str, stated: dict[str, tuple[int, str]]) -> File:
-        """A member, with the size and digest that the manifest states."""
+        """The file of a member, with the size and digest that the manifest states."""
         size, digest = stated.get(member, (None, ""))
         if self.inside is None:
             return File(path=self.path / member, size=size, digest=digest)
@@ -54,18 +54,18 @@ class _Safe:
 
 
 def is_safe(path: Path) -> bool:
-    """Whether a folder or zip is named as a product of Sentinel-2; a zip may also be something else."""
+    """Whether a folder or zip may be a product of Sentinel-2, by its name."""
     return path.name.startswith("S2") and path.suffix in (".SAFE", ".zip")
 
 
 def safe_products(path: Path, names: Names) -> Iterator[Product]:
-    """The products of a SAFE folder or zip, one for each tile, each band at the finest resolution that there is.
+    """The products of a SAFE folder or zip, one for each tile, each band at its finest resolution.
 
-    Size and digest of a file are those of the manifest. What the product's metadata says is in the properties, by the
-    names of STAC; `s2:add_offset` is the RADIO_ADD_OFFSET or BOA_ADD_OFFSET (0 where it has none).
+    Sizes and digests of files are those of the manifest. The properties hold the product's metadata under the names of
+    STAC; `s2:add_offset` is the RADIO_ADD_OFFSET or BOA_ADD_OFFSET (0 where there is none).
 
     Raises:
-        OSError: it could not be read for a reason that may pass.
+        OSError: a file could not be read for a reason that may pass.
     """
     name = path.name.removesuffix(".zip").removesuffix(".SAFE")
     try:
@@ -119,10 +119,10 @@ def _products(name: str, safe: _Safe, names: Names) -> Iterator[Product]:
 
 
 def _finest(images: list[str], known: frozenset[str]) -> str:
-    """The image of a band, T33TWL_20230815T100031_B02_10m.jp2; empty where there is none."""
+    """The finest image of a band, as T33TWL_20230815T100031_B02_10m.jp2; empty where there is none."""
     found = []
     for member in images:
-        name, pixel_m = called(PurePosixPath(member).stem)
+        name, pixel_m = split_pixel_size(PurePosixPath(member).stem)
         kind = _KIND.match(name)
         if (kind[1] if kind else name.rpartition("_")[2]) in known:
             found.append((pixel_m, member))
@@ -130,7 +130,7 @@ def _finest(images: list[str], known: frozenset[str]) -> str:
 
 
 def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
-    """Time of the datatake, and what the product's metadata says."""
+    """The start of the datatake, and the product's metadata."""
     member = next((member for member in safe.members if _METADATA.match(member)), None)
     if member is None:
         raise ValueError("it has no MTD_MSIL1C.xml or MTD_MSIL2A.xml")
@@ -159,7 +159,7 @@ def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
 
 
 def stated_files(manifest: bytes) -> dict[str, tuple[int, str]]:
-    """Size and digest of every file, as `manifest.safe` states them."""
+    """Size and digest of every file that `manifest.safe` lists, by path; the digest is empty for unknown algorithms."""
     stated = {}
     for stream in ElementTree.fromstring(manifest).iter("byteStream"):
         place, checksum = stream.find("fileLocation"), stream.find("checksum")

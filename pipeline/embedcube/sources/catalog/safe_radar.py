@@ -1,7 +1,7 @@
-"""Products of Sentinel-1 SAFE folders and zips: found, and not read. They are in the geometry of the radar.
+"""Products of Sentinel-1 SAFE folders and zips: listed, not read, because their pixels are in radar geometry.
 
-To calibrate and terrain-correct them is the work of others (sarsen, pyroSAR, SNAP). Of GRD in folders
-`sentinel1_grd.py` lets sarsen do it, where the archive names the terrain.
+Other software calibrates and terrain-corrects them (sarsen, pyroSAR, SNAP). For GRD in folders
+`sources/sentinel1/grd.py` calls sarsen, if the archive names a DEM.
 """
 
 import re
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from embedcube.campaign.scene import Box
+from embedcube.campaign.boxes import Box
 from embedcube.sources.catalog.products import Names, Product, time_in
 
 _NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\w+)(?:\.SAFE|\.zip|\.SAFE\.zip)$")
 
 _POLARISATIONS = {"SH": {"hh"}, "SV": {"vv"}, "DH": {"hh", "hv"}, "DV": {"vv", "vh"}}
-"""By the letters in a product's name"""
+"""Polarisations, by the letters in a product's name"""
 
 _FAULT = (
     "it is Sentinel-1 as the radar saw it: calibrate and terrain-correct it first, for example with sarsen, and give "
@@ -31,12 +31,14 @@ _GRD_FAULT = (
 
 
 def is_radar_safe(path: Path) -> bool:
-    """Whether a folder or zip is named as a product of Sentinel-1."""
+    """Whether a folder or zip is a product of Sentinel-1, by its name."""
     return _NAME.match(path.name) is not None
 
 
 def radar_products(path: Path, names: Names) -> Iterator[Product]:
-    """The product of a SAFE folder or zip, which says what to do first; none where it has no wanted polarisation.
+    """The product of a SAFE folder or zip, with a fault that says what to do first.
+
+    There is none if the SAFE has no polarisation of the archive.
 
     Raises:
         OSError: its manifest could not be read for a reason that may pass.
@@ -60,7 +62,7 @@ def radar_products(path: Path, names: Names) -> Iterator[Product]:
 
 
 def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:
-    """Where it lies and in which pass it was taken, as far as its manifest can be read and says so."""
+    """Footprint and orbit state of a product, as far as its manifest states them."""
     try:
         root = ElementTree.fromstring(_manifest(path))
         texts = {element.tag.rpartition("}")[2]: (element.text or "").strip() for element in root.iter()}

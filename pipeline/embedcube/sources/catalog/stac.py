@@ -1,4 +1,4 @@
-"""Products of STAC: a static catalogue, a saved result of a search, or single Item files."""
+"""Products of STAC: a static catalogue, the saved result of a search, or single Item files."""
 
 import json
 import logging
@@ -11,26 +11,26 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from embedcube.errors import RequestError
-from embedcube.sources.catalog.products import File, Names, Product, called
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size
 from embedcube.windows import utc
 
 _LINES = (".ndjson", ".jsonl", ".geojsonl")
-"""Suffixes of files that hold an Item in each line."""
+"""Suffixes of files with one Item on each line"""
 
-_PICTURES = {"thumbnail", "overview", "visual"}
-"""Roles and keys of assets that are for looking at, whatever bands they name."""
+_PREVIEWS = {"thumbnail", "overview", "visual"}
+"""Roles and keys of assets that are pictures for people, whatever bands they name"""
 
 log = logging.getLogger(__name__)
 
 
 def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
-    """A product for every Item of a Catalog, Collection, Item or ItemCollection (also one Item a line).
+    """A product for every Item of a Catalog, Collection, Item or ItemCollection (also with one Item on each line).
 
-    Catalogues are followed by their links, in their order. An Item with an id and a time that cannot be used is a
-    product that says so; a link or an Item that has not even those is left out with a warning.
+    The links of catalogues are followed in order. An unusable Item with an id and a time becomes a product with a
+    fault; without them it is left out with a warning, and so is a link to a missing file.
 
     Raises:
-        RequestError: the file is none of these.
+        RequestError: the file is not STAC.
         OSError: a file could not be read for a reason that may pass.
     """
     if path.suffix in _LINES:
@@ -44,10 +44,10 @@ def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
 
 
 def item_products(paths: Sequence[Path], names: Names) -> list[Product]:
-    """The products of those files that are Items.
+    """The products of Item files; other files are ignored.
 
     Raises:
-        OSError: one could not be read for a reason that may pass.
+        OSError: a file could not be read for a reason that may pass.
     """
     documents = ((path, _parsed(path, path.read_bytes())) for path in paths)
     items = ((p, d) for p, d in documents if isinstance(d, dict) and d.get("type") == "Feature" and "assets" in d)
@@ -56,14 +56,14 @@ def item_products(paths: Sequence[Path], names: Names) -> list[Product]:
 
 
 def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
-    """A product for every Item that somebody else has found; relative links begin at `folder`."""
+    """A product for every Item in the result of a search; relative links begin at `folder`."""
     for item in items:
         if (product := _product(folder / "search.json", item, names)) is not None:
             yield product
 
 
 def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
-    """Every Item that a file is or leads to, and the file that holds it."""
+    """Every Item in a file or linked from it, with the file that holds it."""
     document = _parsed(root, root.read_bytes())
     kind = document.get("type") if isinstance(document, dict) else None
     if kind == "Feature":
@@ -83,7 +83,7 @@ def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
 def _followed(root: Path, href: str, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
     place = _local(str(root.parent), href)
     if place is None or not (path := Path(place)).is_file():
-        log.warning("%s: the link to %s leads nowhere and is left out", root, href)
+        log.warning("%s: there is no file at the link %s, which is left out", root, href)
     elif path not in seen:
         seen.add(path)
         yield from _linked(path, seen)
@@ -102,41 +102,41 @@ def _product(path: Path, item: Any, names: Names) -> Product | None:
     try:
         properties = item["properties"]
         moment = str(properties.get("datetime") or properties.get("start_datetime") or "")
-        known = {"id": str(item["id"]), "time": utc(datetime.fromisoformat(moment)), "properties": properties}
+        basics = {"id": str(item["id"]), "time": utc(datetime.fromisoformat(moment)), "properties": properties}
     except wrong as error:
         log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
         return None
     try:
         offered = _offered(path, item)
-        found = {band: _file(offered, called_so) for band, called_so in names.items()}
+        found = {band: _file(offered, known) for band, known in names.items()}
         files = {band: file for band, file in found.items() if isinstance(file, File)}
         missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
-        return Product(files=files, missing=missing, bbox=_bbox(item), **known)
+        return Product(files=files, missing=missing, bbox=_bbox(item), **basics)
     except wrong as error:
-        return Product(files={}, fault=f"{path.name} is not a STAC item: {type(error).__name__}: {error}", **known)
+        return Product(files={}, fault=f"{path.name} is not a STAC item: {type(error).__name__}: {error}", **basics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Offered:
-    """A file that an Item names, and what it may be called."""
+    """A file that an Item names, and the names by which a band may find it."""
 
     href: str
     path: str | None
-    """None where it is not on this machine"""
+    """None if it is not on this machine"""
     names: frozenset[str]
     described: tuple[frozenset[str], ...]
-    """the names of each of its bands, where the Item describes them"""
+    """names of each of its bands, if the Item describes them"""
     pixel_m: int
-    """0 where no name says so"""
+    """0 if no name says it"""
     asset: dict[str, Any]
 
 
 def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
-    """By an Item; pictures do not count."""
+    """All files of an Item that are not previews."""
     offered, folder = [], str(item_path.parent)
     for key, asset in item["assets"].items():
         href = str(asset.get("href", ""))
-        if not href or not _PICTURES.isdisjoint((key.lower(), *(asset.get("roles") or ()))):
+        if not href or not _PREVIEWS.isdisjoint((key.lower(), *(asset.get("roles") or ()))):
             continue
         path = _local(folder, href)
         described = tuple(
@@ -144,7 +144,7 @@ def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
             for band in asset.get("eo:bands") or asset.get("bands") or ()
         )
         stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
-        (name, pixel_m), (stem, stem_m) = called(key), called(stem)
+        (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
         names = frozenset((name, stem))
         offered.append(
             _Offered(href=href, path=path, names=names, described=described, pixel_m=pixel_m or stem_m, asset=asset)
@@ -153,31 +153,31 @@ def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
 
 
 def _file(offered: list[_Offered], known: frozenset[str]) -> File | str:
-    """The file of a band: by asset key, file name or band name; or why there is none on this machine.
+    """The file of a band, found by asset key, file name or band name; or the reason why there is none.
 
-    A file of one band is preferred to one of several, and the finest to coarser ones.
+    A file with one band is preferred to one with several bands, and a finer one to a coarser one.
     """
     found: list[tuple[bool, int, int, File]] = []
     gone = remote = ""
-    for order, one in enumerate(offered):
-        index = next((i for i, names in enumerate(one.described, start=1) if known & names), 0)
-        if not index and not (len(one.described) <= 1 and known & one.names):
+    for order, offer in enumerate(offered):
+        index = next((i for i, names in enumerate(offer.described, start=1) if known & names), 0)
+        if not index and not (len(offer.described) <= 1 and known & offer.names):
             continue
-        if one.path is None:
-            remote = remote or f"{one.href} is not on this machine; stage it first"
+        if offer.path is None:
+            remote = remote or f"{offer.href} is not on this machine; stage it first"
         else:
-            path = Path(one.path)
-            gone = gone or ("" if path.is_file() else f"{one.href} does not exist")
-            size, digest = one.asset.get("file:size"), _digest(one.asset)
+            path = Path(offer.path)
+            gone = gone or ("" if path.is_file() else f"{offer.href} does not exist")
+            size, digest = offer.asset.get("file:size"), _digest(offer.asset)
             file = File(path=path, index=index or 1, size=size, digest=digest)
-            found.append((len(one.described) > 1, one.pixel_m, order, file))
+            found.append((len(offer.described) > 1, offer.pixel_m, order, file))
     if gone:
         return gone
     return min(found)[-1] if found else remote or "the item has no file of this band"
 
 
 def _local(folder: str, href: str) -> str | None:
-    """The file that a link in a folder's file means; None where it is elsewhere."""
+    """The local path of a link in a file of `folder`; None if it is not on this machine."""
     if href.startswith("file://"):
         href = unquote(urlsplit(href).path)
     if "://" in href or not href:

@@ -1,4 +1,4 @@
-"""The Items of a STAC API, asked for page by page within the boxes and times of a search."""
+"""Search a STAC API for the Items within the boxes and times of a search, page by page."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -8,20 +8,20 @@ from embedcube.campaign.schema import Search
 from embedcube.errors import RequestError, StartAgain
 
 _PAGE = 250
-"""Items asked for at once; an API may give fewer"""
+"""Items in one page; an API may return fewer"""
 
 _TIMEOUT_S = 60.0
 
 _PASSING = (408, 429)
-"""Refusals of HTTP that pass: too late, too many questions"""
+"""HTTP errors below 500 that may pass: request timeout, too many requests"""
 
 
 def searched_items(search: Search) -> Iterator[dict[str, Any]]:
-    """Every Item that is found, once, as the API describes it.
+    """Every Item that the search finds, each once, as the API returns it.
 
     Raises:
-        RequestError: there is no STAC API with a search at the URL, or it refuses the question.
-        StartAgain: it could not be reached, or failed.
+        RequestError: the URL is not a STAC API with a search, or the API refuses the request.
+        StartAgain: the API could not be reached, or failed.
     """
     try:
         from pystac_client import Client
@@ -31,22 +31,22 @@ def searched_items(search: Search) -> Iterator[dict[str, Any]]:
         raise RequestError(f"{search.api}: install embedcube[stac-api] to ask a STAC API") from None
     from pystac.errors import STACError
 
-    given: set[tuple[str, str]] = set()
+    found: set[tuple[str, str]] = set()
     try:
         client = Client.open(search.api, timeout=_TIMEOUT_S)
         for box, times in product(search.boxes or (None,), search.times or (None,)):
-            found = client.search(collections=list(search.collections), bbox=box, datetime=times, limit=_PAGE)
-            for item in found.items_as_dicts():
+            results = client.search(collections=list(search.collections), bbox=box, datetime=times, limit=_PAGE)
+            for item in results.items_as_dicts():
                 key = str(item.get("collection")), str(item.get("id"))
-                if key not in given:
-                    given.add(key)
+                if key not in found:
+                    found.add(key)
                     yield item
     except APIError as error:
-        said = " ".join(str(error).split())
-        # it has none where nothing answered
+        text = " ".join(str(error).split())
+        # absent if no answer came
         status = getattr(error, "status_code", None)
         if status is not None and status < 500 and status not in _PASSING:
-            raise RequestError(f"{search.api} answered {status}: {said}") from None
-        raise StartAgain(f"{search.api} could not be asked: {said}; start again when it can be reached") from None
+            raise RequestError(f"{search.api} answered {status}: {text}") from None
+        raise StartAgain(f"{search.api} could not be searched: {text}; start again when it answers") from None
     except (DoesNotConformTo, STACError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{search.api} is no STAC API with a search: {type(error).__name__}: {error}") from None
+        raise RequestError(f"{search.api} is not a STAC API with a search: {type(error).__name__}: {error}") from None

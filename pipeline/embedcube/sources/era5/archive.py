@@ -1,4 +1,4 @@
-"""What an archive of fields holds: its files and stores as scenes, opened one by one or expanded from a pattern."""
+"""Find the scenes of an archive of weather fields: every file is opened, or a pattern of names describes them all."""
 
 import os
 import re
@@ -22,33 +22,33 @@ from embedcube.sources.era5.steps import Method, averaged, spacing, stamped_at_e
 from embedcube.sources.reader import retried
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
-"""The times of a file that does not tell them: what it would have fed must say so"""
+"""Times of a file whose times are unknown: every cell may have needed it"""
 
 _GLOBE = (-180.0, -90.0, 180.0, 90.0)
 
 BEFORE = timedelta(seconds=1)
-"""what is stamped with its end belongs to the time before"""
+"""subtracted from stamps at the end of a step, so that a step up to midnight belongs to the day before"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is wanted of an archive."""
+    """The archive as the campaign describes it."""
 
     archive: str
-    """its name"""
+    """name of the archive in the campaign"""
     path: Path
     """a folder, a file or a store"""
     root: Path
-    """that assets' paths are relative to"""
+    """folder to which the paths of assets are relative"""
     pattern: str
     bands: tuple[str, ...]
     methods: tuple[Method, ...]
-    """what steps of each band are of their time"""
+    """method of each band: what a step's value says of its time interval"""
     decided: Container[str]
-    """bands of which the campaign says it; of others, ERA5's table"""
+    """bands whose method the campaign states; others have that of ERA5's table"""
     select: Mapping[str, Any]
     reduced_gaussian: bool
-    """may be read by the nearest point"""
+    """whether reduced Gaussian grids may be read, by the nearest point"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,26 +62,26 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _Contents:
-    """What a file has of what is wanted."""
+    """The bands of the archive that a file holds."""
 
     parts: tuple[_Part, ...]
     faults: tuple[str, ...]
-    """of wanted bands that are there and cannot be used"""
+    """why bands that the file holds cannot be used"""
     holds: str
-    """all its variables, in words"""
+    """all variables of the file, in words"""
 
 
 def match(series: Series, band: str) -> Variable | None:
-    """The variable that `band` names by parameter id, short name, variable or standard name; None where it is not in.
+    """The variable that `band` names by parameter id, short name, variable name or standard name, or None.
 
-    Capitals count only where a file has the name in both ways.
+    Upper and lower case are told apart only where a file has both spellings.
 
     Raises:
-        ValueError: it names several, or one that cannot be read.
+        ValueError: `band` names several variables, or one that cannot be read.
     """
     names = names_of(band)
     found = [variable for variable in series.variables if variable.names & names]
-    if faults := [text for said, text in series.faults.values() if said & names]:
+    if faults := [text for spellings, text in series.faults.values() if spellings & names]:
         raise ValueError(faults[0])
     found = found or [variable for variable in series.variables if variable.standard_name == band]
     found = found or [variable for variable in series.variables if _lower(variable.names) & _lower(names)]
@@ -95,17 +95,17 @@ def _lower(names: Iterable[str]) -> set[str]:
 
 
 def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
-    """Every scene, ordered by time and id; files without any wanted band are none.
+    """Every scene, ordered by time and id; files without any band of the archive are left out.
 
     Raises:
-        RequestError: no file holds any wanted band.
+        RequestError: no file holds any band of the archive.
         OSError: a file could not be read for a reason that may pass.
     """
     digests = Digests(request.root, full=full_digests, by_name=bool(request.pattern))
     found, unusable = (_by_pattern if request.pattern else _by_opening)(request, digests)
     good = _without_overlaps(sorted(found, key=lambda scene: (scene.time, scene.id)))
     boxes = np.array([scene.bbox for scene in good if not scene.verdict])
-    around = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()) if len(boxes) else _GLOBE
+    all_scenes = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()) if len(boxes) else _GLOBE
     for name, reason in unusable:
         good.append(
             Scene(
@@ -114,7 +114,7 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
                 time=_EVER[0],
                 end=_EVER[1],
                 acquisition=name,
-                bbox=around,
+                bbox=all_scenes,
                 verdict=reason,
             )
         )
@@ -122,10 +122,10 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
 
 
 def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
-    """Scenes of files that were all opened: bands that share their times and points are one scene."""
+    """Scenes found by opening every file, one for equal times and points; and (name, reason) of unusable files."""
     together: dict[tuple[bytes, Points], list[_Part]] = defaultdict(list)
     unusable: list[tuple[str, str]] = []
-    there: dict[str, str] = {}
+    contents_of: dict[str, str] = {}
     for path in _files(request):
         name = os.path.relpath(path, request.root)
         try:
@@ -133,19 +133,19 @@ def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[t
         except CorruptInput as error:
             unusable.append((name, str(error)))
             continue
-        there[name] = contents.holds
+        contents_of[name] = contents.holds
         if contents.faults:
             unusable.append((name, "; ".join(contents.faults)))
         for part in contents.parts:
             together[part.variable.times.tobytes(), part.variable.points].append(part)
-    if there and not together and not unusable:
-        shown = "; ".join(f"{name} has {holds}" for name, holds in list(there.items())[:3])
+    if contents_of and not together and not unusable:
+        shown = "; ".join(f"{name} has {holds}" for name, holds in list(contents_of.items())[:3])
         raise RequestError(f"archives.{request.archive}: no file holds any of {', '.join(request.bands)}; {shown}")
     return _scenes(request, together.values(), digests), unusable
 
 
 def _files(request: Request) -> Iterator[Path]:
-    """Files and stores of an archive in a fixed order; a store is not looked into."""
+    """Files and stores of an archive, in a fixed order; files inside of a store are not listed."""
     if is_series(request.path):
         yield request.path
         return
@@ -182,14 +182,14 @@ def _opened(request: Request, path: Path) -> _Contents:
 
 
 def _label(variable: Variable) -> str:
-    said = sorted(variable.names | ({variable.standard_name} if variable.standard_name else set()))
-    return said[0] if len(said) == 1 else f"{said[-1]} ({', '.join(said[:-1])})"
+    names = sorted(variable.names | ({variable.standard_name} if variable.standard_name else set()))
+    return names[0] if len(names) == 1 else f"{names[-1]} ({', '.join(names[:-1])})"
 
 
 def _scenes(request: Request, groups: Iterable[list[_Part]], digests: Digests) -> list[Scene]:
-    """A scene of the parts of each group, which share their times and points."""
+    """One scene for each group of parts, which share their times and points."""
     together = list(groups)
-    # how far apart the steps of files are that hold a single one
+    # seconds between steps, for files that hold a single step
     apart = {
         band: spacing(
             np.concatenate([part.variable.times for parts in together for part in parts if part.band == band])
@@ -203,31 +203,26 @@ def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], diges
     times = parts[0].variable.times
     first, last = (time.replace(tzinfo=UTC) for time in times[[0, -1]].tolist())
     name = os.path.relpath(parts[0].path, request.root)
-    assets, faults, processing = [], [], []
+    assets: list[Asset] = []
+    faults: list[str] = []
+    processing: list[str] = []
     for band, method in zip(request.bands, request.methods, strict=True):
-        mine = [part for part in parts if part.band == band]
-        if len(mine) != 1:
-            both = " and in ".join(os.path.relpath(part.path, request.root) for part in mine)
-            nowhere = (
-                f"in no file of the times and points of {name}; bands that are cut otherwise need archives of their own"
-            )
-            faults.append(f"{band}: in {both}" if mine else f"{band}: {nowhere}")
+        of_band = [part for part in parts if part.band == band]
+        if len(of_band) != 1:
+            faults.append(f"{band}: {_not_in_one_file(of_band, name, request.root)}")
             continue
-        variable = mine[0].variable
+        variable = of_band[0].variable
         faults.extend(_refused(request, band, method, variable))
-        step_s = spacing(times) or apart[band]
-        of = variable.method if method == "point" and variable.method == "mean" else method
-        ends = stamped_at_end(of, step_s, variable.ends)
-        processing.append(f"{band}: {_over_a_frame(of, step_s, ends)}")
-        processing.extend(f"{band}: {note}" for note in [variable.processing] if note)
-        assets.append(replace(_asset(request, mine[0], digests), step_s=step_s, ends=ends))
+        asset, notes = _asset(request, of_band[0], method, spacing(times) or apart[band], digests)
+        assets.append(asset)
+        processing.extend(f"{band}: {note}" for note in notes)
     ends_at_stamp = [asset.ends for asset in assets]
     return Scene(
         id=f"{first:%Y-%m-%dT%H:%M}/{last:%Y-%m-%dT%H:%M} {name}",
         archive=request.archive,
         time=first - any(ends_at_stamp) * BEFORE,
         end=last - (bool(assets) and all(ends_at_stamp)) * BEFORE,
-        # of the same times: tiles of one field, or the same field twice
+        # files of the same times are one acquisition: tiles of one field, or the same field twice
         acquisition=f"{first.isoformat()}/{last.isoformat()}",
         bbox=_bbox(parts[0].variable.points),
         assets=tuple(assets),
@@ -237,14 +232,21 @@ def _scene(request: Request, parts: list[_Part], apart: Mapping[str, int], diges
     )
 
 
+def _not_in_one_file(parts: list[_Part], name: str, root: Path) -> str:
+    """Why a band has no file of its own among those that share the times and points of file `name`."""
+    if not parts:
+        return f"in no file of the times and points of {name}; bands that are cut otherwise need archives of their own"
+    return "in " + " and in ".join(os.path.relpath(part.path, root) for part in parts)
+
+
 def stamps(scene: Scene) -> tuple[datetime, datetime]:
-    """Of the first and the last step of a scene, as its file has them."""
+    """Stamps of the first and the last step of a scene, as in its file."""
     ends = [asset.ends for asset in scene.assets]
     return scene.time + any(ends) * BEFORE, (scene.end or scene.time) + all(ends) * BEFORE
 
 
 def _over_a_frame(method: Method, step_s: int, ends: bool) -> str:
-    """What is done to the steps of a frame, in words."""
+    """How the steps of a frame are combined, in words."""
     often = f", one every {step_s / 3600:g} h" if step_s else ""
     stamped = f", stamped with the {'end' if ends else 'beginning'} of their time" if method != "point" else ""
     if averaged(method):
@@ -253,47 +255,56 @@ def _over_a_frame(method: Method, step_s: int, ends: bool) -> str:
 
 
 def _refused(request: Request, band: str, method: Method, variable: Variable) -> Iterator[str]:
-    """Why a variable cannot be used though it can be read."""
+    """Reasons why a variable that can be read cannot be used."""
     if isinstance(variable.points, ReducedGaussian) and not request.reduced_gaussian:
         yield f"{band}: it lies on a reduced Gaussian grid; to read the nearest point, say reduced_gaussian: nearest"
-    said = variable.method
-    if said is None and parameter(band) is None:
-        # a standard name: the file's own names may be in the table
-        said = next((known.method for known in map(parameter, sorted(variable.names)) if known), None)
-    if said is None and parameter(band) is None and band not in request.decided:
+    stated = variable.method
+    if stated is None and parameter(band) is None:
+        # the band is a standard name: the file's own names may be in the table
+        stated = next((known.method for known in map(parameter, sorted(variable.names)) if known), None)
+    if stated is None and parameter(band) is None and band not in request.decided:
         yield (
             f"{band}: neither its file nor the table of ERA5's parameters says what a step is of its time; say it: "
             f"methods: {{{band}: sum}}, or one of {', '.join(get_args(Method))}"
         )
-    if said is None or said == method or band in request.decided or (averaged(said) and averaged(method)):
+    if stated is None or stated == method or band in request.decided or (averaged(stated) and averaged(method)):
         return
-    yield f"{band}: its file calls each step a {said}, it is taken for a {method}; say which: methods: {{{band}: ...}}"
+    yield (
+        f"{band}: its file calls each step a {stated}, it is taken for a {method}; say which: methods: {{{band}: ...}}"
+    )
 
 
-def _asset(request: Request, part: _Part, digests: Digests) -> Asset:
-    transform, rows, cols = part.variable.points.raster
+def _asset(request: Request, part: _Part, method: Method, step_s: int, digests: Digests) -> tuple[Asset, list[str]]:
+    """The asset of one band, and how its steps are processed, in words."""
+    variable = part.variable
+    of_steps = variable.method if method == "point" and variable.method == "mean" else method
+    ends = stamped_at_end(of_steps, step_s, variable.ends)
+    transform, rows, cols = variable.points.raster
     size, digest = digests.of(part.path)
-    return Asset(
+    asset = Asset(
         band=part.band,
         path=os.path.relpath(part.path, request.root),
-        inner=part.variable.name,
+        inner=variable.name,
         crs=CRS,
         transform=transform,
         rows=rows,
         cols=cols,
-        block_rows=part.variable.block[0],
-        block_cols=part.variable.block[1],
-        # in which frames are averaged and summed
+        block_rows=variable.block[0],
+        block_cols=variable.block[1],
+        # frames are averaged and summed in float64
         dtype="float64",
         nodata=None,
         size=size,
-        steps=len(part.variable.times),
+        steps=len(variable.times),
+        step_s=step_s,
+        ends=ends,
         digest=digest,
     )
+    return asset, [_over_a_frame(of_steps, step_s, ends), *filter(None, [variable.processing])]
 
 
 def _bbox(points: Points) -> tuple[float, float, float, float]:
-    """West, south, east, north in degrees, west of east unless it crosses the antimeridian."""
+    """West, south, east, north in degrees; west is the larger number where the box crosses the antimeridian."""
     (dx, _, left, _, dy, top), rows, cols = points.raster
     south, north = max(-90.0, top + rows * dy), min(90.0, top)
     if cols * dx >= 360 - dx / 2:
@@ -303,21 +314,21 @@ def _bbox(points: Points) -> tuple[float, float, float, float]:
 
 
 def _without_overlaps(scenes: list[Scene]) -> list[Scene]:
-    """The same scenes; one whose times are partly another's gets a verdict: its steps would count twice."""
+    """The scenes, with a verdict for each whose times overlap another's: its steps would count twice."""
     result: list[Scene] = []
-    lasting: list[Scene] = []
+    current: list[Scene] = []
     for scene in scenes:
-        lasting = [other for other in lasting if (other.end or other.time) >= scene.time]
-        twice = [o for o in lasting if o.acquisition != scene.acquisition and _meet(o, scene)]
+        current = [other for other in current if (other.end or other.time) >= scene.time]
+        twice = [o for o in current if o.acquisition != scene.acquisition and _may_overlap(o, scene)]
         if twice and not scene.verdict:
             scene = replace(scene, verdict=f"its times are also in {twice[0].id}; take one of them away")
         result.append(scene)
-        lasting += [] if scene.verdict else [scene]
+        current += [] if scene.verdict else [scene]
     return result
 
 
-def _meet(one: Scene, other: Scene) -> bool:
-    """Whether the points of two scenes may be the same; across the antimeridian they may."""
+def _may_overlap(one: Scene, other: Scene) -> bool:
+    """Whether two scenes may share points; boxes across the antimeridian count as overlapping in longitude."""
     west, south, east, north = one.bbox
     left, bottom, right, top = other.bbox
     wraps = west > east or left > right
@@ -325,7 +336,7 @@ def _meet(one: Scene, other: Scene) -> bool:
 
 
 def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
-    """Scenes by the names of files alone; the first file of each band that opens stands for all others."""
+    """Scenes found by the names of files, and unusable bands; one file of each band is opened and stands for all."""
     named = _named(request)
     if not named:
         raise RequestError(
@@ -338,7 +349,7 @@ def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[t
                 try:
                     contents = _opened(replace(request, bands=(band,)), path)
                 except CorruptInput:
-                    continue  # it is in the inventory all the same, and is judged when it is read
+                    continue  # it stays in the inventory, and gets its verdict when it is read
                 if contents.faults or not contents.parts:
                     reason = "; ".join(contents.faults) or f"it has {contents.holds}"
                     raise RequestError(f"archives.{request.archive}: {path.name} is not usable for {band}: {reason}")
@@ -357,20 +368,24 @@ def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[t
 
 
 def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]:
-    """The files of each band by the time that the date in their names spans, in order.
+    """Files of each band, by the time span of the date in their names, in order.
 
     Raises:
-        RequestError: two files are of one band and date.
+        RequestError: two files have the same band and date, or a name has a date that does not exist.
     """
     named = expression(request.pattern)
     bands = {name: band for band in request.bands for name in names_of(band)}
     found: dict[tuple[datetime, datetime], dict[str, Path]] = defaultdict(dict)
     for path in _files(request):
-        place = re.fullmatch(named, path.relative_to(request.root).as_posix())
-        band = bands.get(place["param"].lstrip("0")) if place else None
-        if place is None or band is None:
+        match_ = re.fullmatch(named, path.relative_to(request.root).as_posix())
+        band = bands.get(match_["param"].lstrip("0")) if match_ else None
+        if match_ is None or band is None:
             continue
-        files = found[span_of(place["date"])]
+        try:
+            files = found[span_of(match_["date"])]
+        except ValueError as error:
+            date = match_["date"]
+            raise RequestError(f"archives.{request.archive}: {path} has the date {date} in its name: {error}") from None
         if band in files:
             raise RequestError(f"archives.{request.archive}: {files[band]} and {path} are both {band} of one date")
         files[band] = path

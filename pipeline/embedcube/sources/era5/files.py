@@ -1,4 +1,4 @@
-"""The files and stores that are series: known by their names, and judged when they cannot be read."""
+"""Files and Zarr stores of time series: recognise, open and digest them, and say why they cannot be read."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.errors import CorruptInput
-from embedcube.sources.catalog.products import digest_of_file
+from embedcube.sources.catalog.digests import digest_of_file
 from embedcube.sources.era5.grib import GribSeries
 from embedcube.sources.era5.series import Series
 from embedcube.sources.era5.xarray_series import XarraySeries
@@ -17,17 +17,17 @@ NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
 GRIB = frozenset((".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2"))
 
 ZARR = ".zarr"
-"""The suffix of a folder that is a store, whatever is in it"""
+"""Suffix of a folder that is a store"""
 
 _STORES = (".zmetadata", ".zgroup", "zarr.json")
-"""Files that make a folder a store, whatever its name: ARCO-ERA5's end in .zarr-v3"""
+"""Files that make any folder a store: the names of ARCO-ERA5's stores end in .zarr-v3"""
 
 _XARRAY = ("cf-xarray", "cftime", "xarray")
-"""What makes coordinates and times of a file's numbers"""
+"""Packages that decode coordinates and times"""
 
 
 def is_series(path: Path) -> bool:
-    """A file by its suffix, a folder by what is in it."""
+    """Whether a file (by its suffix) or a folder (by its content) is a time series."""
     return path.suffix.lower() in NETCDF | GRIB or (path.is_dir() and is_store(path))
 
 
@@ -37,11 +37,12 @@ def is_store(folder: Path) -> bool:
 
 
 def open_series(path: Path, select: Mapping[str, Any]) -> Series:
-    """Open a file by its suffix, or a store; `select` picks one place of each further dimension.
+    """Open a file or a store; `select` picks one coordinate of each further dimension, as a level.
 
     Raises:
-        ValueError: its bytes do not decode.
-        OSError: it could not be read.
+        RequestError: the extra for this format is not installed.
+        ValueError: the bytes do not decode.
+        OSError: the file could not be read.
     """
     if path.suffix.lower() in GRIB:
         return GribSeries(path, select)
@@ -61,23 +62,23 @@ def software_of(path: Path) -> tuple[str, ...]:
 def judge_series(
     path: Path, name: str, select: Mapping[str, Any], decode: Callable[[Series], object], *, size: int | None
 ) -> CorruptInput | OSError:
-    """Why a series could not be decoded, as `raster.judge` has it: wrong bytes or a passing failure to get them.
+    """Why a series could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
-    Its bytes are read plainly, and it is decoded once more: what fails then is wrong. `name` is its path below the
-    archive, `size` what it had when it was indexed.
+    As in `reader.judge`, all bytes are read without a decoder, then decoded again: if that fails, the bytes are wrong.
+    `name` is the path below the archive, `size` the bytes when it was indexed.
     """
     try:
         if not path.is_dir():
             with path.open("rb") as file:
                 while file.read(1 << 24):
                     pass
-        found = size_of(path)
+        actual = size_of(path)
     except FileNotFoundError as missing:
         return judge_missing(path, "series", name, missing)
     except OSError as passing:
         return passing
-    if size is not None and found != size:
-        return CorruptInput(f"{name} has {found} bytes, {size} when it was indexed")
+    if size is not None and actual != size:
+        return CorruptInput(f"{name} has {actual} bytes, {size} when it was indexed")
     try:
         series = open_series(path, select)
         try:
@@ -85,18 +86,18 @@ def judge_series(
         finally:
             series.close()
     except (ValueError, OSError) as error:
-        # the bytes have just come in whole: what the library calls an I/O error now is its word for wrong ones
+        # all bytes were just read without an error: an I/O error of the library now means wrong bytes
         return CorruptInput(f"{name} does not decode: {' '.join(str(error).split())}")
     return OSError(f"{name} could not be read whole, though its bytes are right")
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of a store's metadata: chunks of a store that grows are not counted over and over."""
+    """Size in bytes of a file, or of a store's metadata: counting every chunk of a large store would take too long."""
     return sum(part.stat().st_size for part in metadata_of(path)) if path.is_dir() else path.stat().st_size
 
 
 def metadata_of(store: Path) -> list[Path]:
-    """The metadata files of a Zarr store, in a fixed order: the consolidated one, else those of all arrays."""
+    """Metadata files of a Zarr store, in a fixed order: the consolidated one, else those of all arrays."""
     if (one := _consolidated(store)) is not None:
         return [one]
     names = (".zgroup", ".zattrs", ".zarray", "zarr.json")
@@ -107,15 +108,15 @@ def metadata_of(store: Path) -> list[Path]:
 
 
 class Digests:
-    """Size and digest of files, each looked at once."""
+    """Sizes and digests of files and stores; each is computed once."""
 
     def __init__(self, root: Path, *, full: bool, by_name: bool) -> None:
-        """`by_name`: weak ones are of what a listing tells, so that no file is opened for them."""
+        """With `by_name`, weak digests are over names and sizes only, so that no file has to be opened."""
         self._root, self._full, self._by_name = root, full, by_name
         self._known: dict[Path, tuple[int, str]] = {}
 
     def of(self, path: Path) -> tuple[int, str]:
-        """Bytes, and "sha256:<hex>" of all of them or "weak:<hex>"."""
+        """Size in bytes, and digest: "sha256:<hex>" over all bytes, or "weak:<hex>"."""
         if path not in self._known:
             self._known[path] = (size_of(path), self._digest(path))
         return self._known[path]
@@ -126,7 +127,7 @@ class Digests:
                 named = f"{path.relative_to(self._root).as_posix()} {size_of(path)}"
                 return f"weak:{hashlib.sha256(named.encode()).hexdigest()}"
             return digest_of_file(path, self._full)
-        # of a store: its metadata, or every byte of it
+        # a store: all its files, or its metadata for a weak digest
         files = sorted(part for part in path.rglob("*") if part.is_file()) if self._full else metadata_of(path)
         together = hashlib.sha256()
         for part in files:
@@ -135,7 +136,7 @@ class Digests:
 
 
 def _consolidated(store: Path) -> Path | None:
-    """The file that holds the metadata of all arrays."""
+    """The file that holds the metadata of all arrays; None if there is none."""
     if (store / ".zmetadata").exists():
         return store / ".zmetadata"
     root = store / "zarr.json"

@@ -1,7 +1,7 @@
-"""GRIB 1 and 2 as series, through eccodes: messages are found once by their headers, and decoded one by one.
+"""GRIB 1 and 2 as series, through eccodes: messages are indexed once by their headers, and decoded one by one.
 
-Not through cfgrib: it leaves out what it cannot arrange in a hypercube (analyses beside forecasts, heights that
-differ) and fills with NaN what is not there, so that a torn file looks like one with gaps.
+cfgrib is not used: it leaves out messages that do not fit in a hypercube (analyses beside forecasts, different
+heights), and fills missing ones with NaN, so that a damaged file looks like one with gaps.
 """
 
 from collections import defaultdict
@@ -23,23 +23,23 @@ from embedcube.sources.era5.series import Variable
 from embedcube.sources.era5.steps import Method, method_of
 
 _PADDING = 256
-"""bytes of zeros that may follow a message, at most: archives fill records of 120 bytes and the like"""
+"""most bytes between messages: archives pad records with zeros, to 120 bytes and the like"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Message:
-    """The place of one field in the file."""
+    """One field in the file, by its header."""
 
     offset: int
     time: np.datetime64
     version: int
-    """of ERA5: 1 for final data, 5 for preliminary ones"""
+    """ERA5's experiment version: 1 for final data, 5 for preliminary data"""
     others: tuple[tuple[str, int], ...]
-    """keys that fields of one parameter and time may differ in, and their values"""
+    """further keys and their values: fields of one parameter and time may differ in them"""
     grid: str
-    """digest of the section that describes it"""
+    """digest of the section that describes the grid"""
     hours: int
-    """that it accumulates"""
+    """hours over which the field accumulates; 0 for an instant"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,12 @@ class GribSeries:
     """A GRIB file."""
 
     def __init__(self, path: Path, select: Mapping[str, Any]) -> None:
-        """Reads the headers of all messages."""
+        """Index the file: read the headers of all messages.
+
+        Raises:
+            RequestError: the extra `grib` is not installed.
+            ValueError: the bytes do not decode.
+        """
         try:
             import eccodes
         except ImportError:
@@ -84,7 +89,7 @@ class GribSeries:
         self.variables = tuple(found)
 
     def _scan(self) -> Iterator[tuple[int, _Message]]:
-        """Every message; a ValueError where bytes between them are not."""
+        """Every message, with its parameter; a ValueError where bytes belong to no message."""
         codes, end = self._codes, 0
         while (handle := codes.codes_grib_new_from_file(self._file)) is not None:
             try:
@@ -103,7 +108,7 @@ class GribSeries:
         self._refuse_junk(end, self._file.seek(0, 2))
 
     def _refuse_junk(self, start: int, stop: int) -> None:
-        """What is no message may only be padding: a message whose beginning is lost is passed over by eccodes."""
+        """Refuse more than padding between messages: eccodes skips a message whose beginning is damaged."""
         if stop - start > _PADDING:
             raise ValueError(f"bytes {start} to {stop} hold no message")
 
@@ -132,7 +137,7 @@ class GribSeries:
         short, netcdf, standard, step_type = (
             str(self._codes.codes_get(handle, key)) for key in ("shortName", "cfVarName", "cfName", "stepType")
         )
-        # GRIB 1 has no extremes, and some of its sums have no range of time: then the parameter itself says it
+        # GRIB 1 cannot mark extremes, and some of its sums have no range of time: the parameter itself then tells
         if step_type == "instant" and self._codes.codes_is_defined(handle, "stepTypeForConversion"):
             known = str(self._codes.codes_get(handle, "stepTypeForConversion"))
             step_type = step_type if known == "unknown" else known
@@ -143,7 +148,7 @@ class GribSeries:
         )
 
     def _placed(self, handle: int) -> Points | str:
-        """The points of a message, or why it cannot be used."""
+        """The points of a message, or why they cannot be used."""
         codes, kind = self._codes, str(self._codes.codes_get(handle, "gridType"))
         if kind == "reduced_gg":
             counts = tuple(codes.codes_get_array(handle, "pl").tolist())
@@ -189,7 +194,7 @@ class GribSeries:
             points=points,
             times=np.array(list(steps)),
             method=described.method,
-            # the validity of a range of time is its end
+            # the validity time of a range is its end
             ends=True if all(m.hours for m in steps.values()) else None,
             block=points.raster[1:],
             whole=True,
@@ -197,7 +202,7 @@ class GribSeries:
         )
 
     def _refuse_running_sums(self, described: _Parameter, steps: list[_Message]) -> None:
-        """Sums since the start of a forecast (ERA5-Land) hold each hour many times over."""
+        """Refuse sums since the start of a forecast (ERA5-Land): they count each hour many times."""
         times = np.array([message.time for message in steps])
         if described.method == "sum" and len(steps) > 1:
             between = np.diff(times).min() / np.timedelta64(1, "h")
@@ -205,7 +210,7 @@ class GribSeries:
                 raise ValueError(f"it accumulates over {longest} h at steps of {between:g} h: its sums overlap")
 
     def fields(self, variable: Variable, steps: range, rows: slice, cols: list[slice]) -> Iterator[NDArray[np.float64]]:
-        """See `Series`. Each message is decoded whole."""
+        """Values at each step, as `Series.fields` describes; each message is decoded whole."""
         for step in steps:
             message = self._steps[variable.name][step]
             try:
@@ -217,7 +222,7 @@ class GribSeries:
             yield np.concatenate([whole[rows, run] for run in cols], axis=1)
 
     def _decoded(self, message: _Message, shape: tuple[int, int]) -> NDArray[np.float64]:
-        """Rows go south, columns east, however the message scans."""
+        """The values of a message, with rows from north to south and columns from west to east."""
         codes = self._codes
         self._file.seek(message.offset)
         handle = codes.codes_grib_new_from_file(self._file)

@@ -1,4 +1,4 @@
-"""The parameters of ERA5 by all their names: none is found by luck of spelling."""
+"""The parameters of ERA5, with all names under which files hold them."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,25 @@ from embedcube.sources.era5.steps import Method
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """A parameter of ECMWF's, https://codes.ecmwf.int/grib/param-db.
+    """A parameter in ECMWF's database, https://codes.ecmwf.int/grib/param-db.
 
-    Those of ERA5, with their names in the Climate Data Store, are listed in https://confluence.ecmwf.int/x/VAegBg,
-    those of ERA5-Land in https://confluence.ecmwf.int/x/5ArDCg.
+    Names in the Climate Data Store are listed in https://confluence.ecmwf.int/x/VAegBg for ERA5, and in
+    https://confluence.ecmwf.int/x/5ArDCg for ERA5-Land.
     """
 
     id: int
     short: str
-    """in MARS and GRIB"""
+    """short name in MARS and GRIB"""
     netcdf: str
-    """of the variable, as ECMWF's tools write it"""
+    """name of the NetCDF variable that ECMWF's tools write"""
     long: str
-    """of the variable in the Climate Data Store's requests and in ARCO-ERA5"""
+    """name in requests to the Climate Data Store, and in ARCO-ERA5"""
     method: Method
-    """what it is of the hour that ends at its time, or that it is of this point (https://confluence.ecmwf.int/x/vAegBg)"""
+    """an instant, or a statistic of the hour that ends at the time (https://confluence.ecmwf.int/x/vAegBg)"""
 
     @property
     def names(self) -> frozenset[str]:
-        """All that name it and nothing else; standard names do not (2t and t are both an air_temperature)."""
+        """Names of this parameter alone; standard names are not unique (2t and t are both air_temperature)."""
         return frozenset((str(self.id), self.short, self.netcdf, self.long))
 
 
@@ -194,7 +194,7 @@ _MEANS = """
 235069 avg_sdlwrfcs msdwlwrfcs mean_surface_downward_long_wave_radiation_flux_clear_sky
 235070 avg_pevr mper mean_potential_evaporation_rate
 """
-"""Of the hour, by the names of eccodes today and by those of before, which files from the Climate Data Store have"""
+"""Mean rates of the hour, with short names of today's eccodes and older variable names, as in the Climate Data Store"""
 
 _MAXIMA = """
 49 10fg fg10 10m_wind_gust_since_previous_post_processing
@@ -223,12 +223,12 @@ PARAMETERS = tuple(
 
 
 def parameter(name: str) -> Parameter | None:
-    """The parameter of any of its names but the standard name."""
+    """The parameter with this id or name (not a standard name); None if the table does not have it."""
     name = name.lstrip("0") or name
     return next((known for known in PARAMETERS if name in known.names), None)
 
 
 def names_of(band: str) -> frozenset[str]:
-    """All names of the parameter that `band` names; itself alone where the table lacks it."""
+    """All names of the parameter that `band` names; `band` alone if the table does not have it."""
     known = parameter(band)
     return known.names if known else frozenset((band,))

@@ -1,4 +1,4 @@
-"""Patterns: names of files that tell a parameter and a date, and the times of a file that follow from its date."""
+"""Patterns of file names with a parameter and a date, and the times of a file that follow from its date."""
 
 import re
 from dataclasses import replace
@@ -11,11 +11,11 @@ from embedcube.sources.era5.steps import seconds
 from embedcube.windows import Duration
 
 _DATE = r"\d{4}(?:-?\d{2}(?:-?\d{2})?)?"
-"""A year, month or day in a name"""
+"""Regular expression of a year, month or day in a name"""
 
 
 def expression(pattern: str) -> str:
-    """The pattern as a regular expression; what it names again must be the same again."""
+    """The pattern as a regular expression; a repeated {param} or {date} must match the same text."""
     groups = {"{param}": r"(?P<param>[^/]+?)", "{date}": f"(?P<date>{_DATE})"}
     result = ""
     for piece in re.split(r"(\{param\}|\{date\}|\*)", pattern):
@@ -27,7 +27,7 @@ def expression(pattern: str) -> str:
 
 
 def span_of(date: str) -> tuple[datetime, datetime]:
-    """The year, month or day of a name: from its beginning to that of the next."""
+    """The start and the end of the year, month or day in a name."""
     digits = date.replace("-", "")
     unit = {4: "1 year", 6: "1 month", 8: "1 day"}[len(digits)]
     start = datetime(int(digits[:4]), int(digits[4:6] or 1), int(digits[6:] or 1), tzinfo=UTC)
@@ -35,14 +35,14 @@ def span_of(date: str) -> tuple[datetime, datetime]:
 
 
 def moved(variable: Variable, start: datetime, end: datetime, span: tuple[datetime, datetime]) -> Variable:
-    """The variable of the file that spans `start` to `end`, as it must be in the one of another `span`."""
+    """The variable of a file of `start` to `end`, with its times moved to a file of another `span`."""
     times, (first, last) = variable.times, seconds([start, end])
     new_first, new_last = seconds(span)
     steps = np.unique(np.diff(times))
     if len(steps) <= 1:
         step = steps[0] if len(steps) else last - first
         new = np.arange(new_first + (times[0] - first), new_last + (times[-1] - last) + np.timedelta64(1, "s"), step)
-    else:  # steps of months: as far into each month
+    else:  # monthly steps: at the same place in each month
         into = times - times.astype("datetime64[M]")
         months = times.astype("datetime64[M]") - first.astype("datetime64[M]")
         new = (new_first.astype("datetime64[M]") + months).astype("datetime64[s]") + into

@@ -1,4 +1,4 @@
-"""Where the points of a weather field lie, and which of them make the value of a place."""
+"""The points of weather fields, and the weights with which they make the value at a location."""
 
 import math
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CRS = "EPSG:4326"
-"""Of all lattices here."""
+"""CRS of all points in this module"""
 
 _SNAP = 1e-6
-"""spacings by which a place may miss a point and still have its value: files round their coordinates"""
+"""tolerance (in spacings) within which a location lies on a point: files round their coordinates"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """The k points that make the value of each place, by row and column of the field, and the share of each."""
+    """For each location, the k points that make its value: row and column in the field, and weight."""
 
     row_kyx: Ints
     col_kyx: Ints
     share_kyx: Floats
-    """0 for a point that does not count; all 0 where the field has nothing to say"""
+    """weight; 0 for a point that does not count, all 0 outside of the field"""
 
 
 class Points(Protocol):
@@ -35,16 +35,16 @@ class Points(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the fields that lie on them: rows and columns."""
+        """Rows and columns of fields on these points."""
         ...
 
     @property
     def raster(self) -> tuple[tuple[float, float, float, float, float, float], int, int]:
-        """Affine transform, rows and columns of the raster, north up in `CRS`, whose pixels hold one point each."""
+        """Affine transform, rows and columns of a north-up raster in `CRS` with one point in each pixel."""
         ...
 
     def neighbours(self, lon_yx: Floats, lat_yx: Floats, method: Resampling) -> Neighbours:
-        """Of places in degrees; latitudes beyond a pole lie on its other side."""
+        """Neighbours of locations in degrees; a latitude beyond a pole means the other side of the pole."""
         ...
 
 
@@ -58,16 +58,16 @@ class Lattice:
     """latitude of the first row (degrees)"""
     dx: float
     dy: float
-    """between points (degrees, positive)"""
+    """with `dx`, the spacing of points (degrees, positive)"""
     rows: int
     cols: int
 
     @classmethod
     def of(cls, lon: Floats, lat: Floats) -> Self:
-        """From the coordinates of columns and rows; longitudes may jump by 360, either may rise or fall.
+        """Make a lattice from the coordinates of columns and rows, rising or falling; longitudes may jump by 360.
 
         Raises:
-            ValueError: they are not at regular steps.
+            ValueError: the coordinates are not regular.
         """
         lon = np.sort(np.unwrap(np.asarray(lon, dtype=np.float64), period=360))
         lat = np.sort(np.asarray(lat, dtype=np.float64))[::-1]
@@ -87,14 +87,15 @@ class Lattice:
 
     @property
     def raster(self) -> tuple[tuple[float, float, float, float, float, float], int, int]:
-        """Pixels with the points at their centres."""
+        """A raster with the points at the centres of its pixels."""
         transform = (self.dx, 0.0, self.west - self.dx / 2, 0.0, -self.dy, self.north + self.dy / 2)
         return transform, self.rows, self.cols
 
     def neighbours(self, lon_yx: Floats, lat_yx: Floats, method: Resampling) -> Neighbours:
-        """The nearest point, or the four around a place with their bilinear shares.
+        """The nearest point, or the four points around a location with bilinear weights.
 
-        A field reaches half a step beyond its outer points. There, and where a point lies on a place, fewer count.
+        A field reaches half a step beyond its outer points. There, and where a location lies on a point, fewer than
+        four points have a weight.
         """
         lon_yx, lat_yx = _this_side(lon_yx, lat_yx)
         x = _snapped(np.mod((lon_yx - self.west) / self.dx + 0.5, 360 / self.dx) - 0.5)
@@ -115,9 +116,9 @@ class Lattice:
         return Neighbours(row_kyx=row_kyx.astype(np.int64), col_kyx=col_kyx.astype(np.int64), share_kyx=share_kyx)
 
     def _point(self, row: Floats, col: Floats, share: Floats) -> tuple[Floats, Floats, Floats]:
-        """A row and column that may lie beyond an edge: around the globe, over a pole, or nowhere (share 0).
+        """Row, column and weight of a point that may lie beyond an edge of the field.
 
-        Also of a region: what it has on the other side of a pole is as near as it is on the globe.
+        It is moved around the globe or over a pole, also in a regional field; outside of the field its weight is 0.
         """
         around = round(360 / self.dx)
         if math.isclose(around * self.dx, 360, rel_tol=1e-6):
@@ -126,27 +127,27 @@ class Lattice:
                 crosses = beyond & (around % 2 == 0) & (over >= 0) & (over <= self.rows - 1)
                 row, col = np.where(crosses, over, row), np.where(crosses, col + around // 2, col)
             col = np.mod(col, around)
-        there = (row >= 0) & (row <= self.rows - 1) & (col >= 0) & (col <= self.cols - 1)
-        return np.where(there, row, 0), np.where(there, col, 0), np.where(there, share, 0)
+        inside = (row >= 0) & (row <= self.rows - 1) & (col >= 0) & (col <= self.cols - 1)
+        return np.where(inside, row, 0), np.where(inside, col, 0), np.where(inside, share, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReducedGaussian:
-    """Points on circles of latitude, fewer of them towards the poles: a list, circle by circle, each from 0 E."""
+    """Points on circles of latitude, with fewer points towards the poles; listed circle by circle, each from 0 E."""
 
     latitudes: tuple[float, ...]
-    """of the circles, from north to south (degrees)"""
+    """latitudes of the circles, from north to south (degrees)"""
     counts: tuple[int, ...]
-    """points on each circle"""
+    """number of points on each circle"""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """One row of points."""
+        """One row with all points."""
         return 1, sum(self.counts)
 
     @property
     def raster(self) -> tuple[tuple[float, float, float, float, float, float], int, int]:
-        """A raster of the globe as fine as the points are at the equator."""
+        """A raster of the globe, as fine as the points at the equator."""
         rows, cols = len(self.counts), max(self.counts)
         return (360 / cols, 0.0, -180 / cols, 0.0, -180 / rows, 90.0), rows, cols
 
@@ -155,7 +156,7 @@ class ReducedGaussian:
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
 
     def neighbours(self, lon_yx: Floats, lat_yx: Floats, method: Resampling) -> Neighbours:
-        """The nearest point on the sphere, whatever the method: a list of points has no cells to interpolate in."""
+        """The nearest point on the sphere, for any method: these points have no cells for interpolation."""
         lon_yx, lat_yx = _this_side(lon_yx, lat_yx)
         circles, counts = np.array(self.latitudes), np.array(self.counts)
         above = np.searchsorted(-circles, -lat_yx) - 1
@@ -165,9 +166,9 @@ class ReducedGaussian:
             circle = np.clip(above + offset, 0, len(circles) - 1)
             step = 360 / counts[circle]
             nearest = np.mod(np.rint(lon_yx / step), counts[circle])
-            here, there = np.radians(lat_yx), np.radians(circles[circle])
+            lat, circle_lat = np.radians(lat_yx), np.radians(circles[circle])
             apart = np.radians(lon_yx - nearest * step)
-            cosine = np.sin(here) * np.sin(there) + np.cos(here) * np.cos(there) * np.cos(apart)
+            cosine = np.sin(lat) * np.sin(circle_lat) + np.cos(lat) * np.cos(circle_lat) * np.cos(apart)
             closer = cosine > best
             best = np.where(closer, cosine, best)
             index = np.where(closer, self._first[circle] + nearest.astype(np.int64), index)
@@ -177,7 +178,7 @@ class ReducedGaussian:
 
 
 def _this_side(lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
-    """The same places with latitudes within the poles: 91 N is 89 N on the other side."""
+    """Locations with latitudes between the poles: 91 N becomes 89 N on the other side of the pole."""
     over = np.abs(lat) > 90
     return np.where(over, lon + 180, lon), np.where(over, np.copysign(180, lat) - lat, lat)
 
@@ -188,7 +189,7 @@ def _snapped(index: Floats) -> Floats:
 
 
 def _step(what: str, rising: Floats) -> float:
-    """The step of coordinates, exact where a whole number of them makes 360 degrees; 0 for a single one."""
+    """The spacing of coordinates, exactly 360 / n where it is close to that; 0 for a single coordinate."""
     if len(rising) == 1:
         return 0.0
     step = float(rising[-1] - rising[0]) / (len(rising) - 1)
@@ -199,6 +200,6 @@ def _step(what: str, rising: Floats) -> float:
 
 
 def _multiple(value: float, step: float) -> float:
-    """`value` as the multiple of half a step that it is but for rounding."""
+    """`value` as a multiple of half a step, if it is close to one."""
     exact = round(2 * value / step) * (step / 2)
     return exact if abs(exact - value) < 1e-3 * step else value

@@ -1,4 +1,4 @@
-"""Series: files and stores that hold fields over time, described by their headers and read step by step."""
+"""The contract of a series: a file or store of fields over time, described by its header and read step by step."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,47 +16,47 @@ class Variable:
     """One parameter of a series, as the file describes it."""
 
     name: str
-    """what the series calls it"""
+    """name of the variable in the series"""
     names: frozenset[str]
-    """all that the file says it is: parameter id and short names, and its variable's name unless they deny it"""
+    """names that the file gives it: parameter id, short names, and the variable's name unless they contradict it"""
     standard_name: str
-    """of CF; empty where there is none"""
+    """CF standard name; empty if there is none"""
     points: Points
     times: Times
-    """of its steps, rising"""
+    """times of its steps, rising"""
     method: Method | None
-    """what a step is of its time; None where the file does not say"""
+    """what a step's value says of its time interval; None if the file does not state it"""
     ends: bool | None
-    """whether that time ends at the step's stamp; None where the file does not say"""
+    """whether that interval ends at the step's stamp; None if the file does not state it"""
     block: tuple[int, int]
-    """rows and columns that are decoded at once"""
+    """rows and columns that are decoded together"""
     whole: bool
-    """any part of a field costs all of it: it is one block"""
+    """whether a field is one block, so that reading a part of it decodes all of it"""
     processing: str = ""
-    """what reading decides, in words"""
+    """decisions of reading, in words"""
 
 
 class Series(Protocol):
-    """An open file or store. Not for two threads at once: neither HDF5 nor eccodes can bear that."""
+    """An open file or store, for one thread at a time: neither HDF5 nor eccodes is thread-safe."""
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """Those that can be read."""
+        """The variables that can be read."""
         ...
 
     @property
     def faults(self) -> Mapping[str, tuple[frozenset[str], str]]:
-        """Of the variables that cannot: their names, and why."""
+        """The variables that cannot be read, each with its names and the reason."""
         ...
 
     def fields(self, variable: Variable, steps: range, rows: slice, cols: list[slice]) -> Iterator[NDArray[np.float64]]:
-        """The values at each step in turn, on some rows and the runs `cols` of columns; NaN where missing.
+        """Values at each step in turn, on `rows` and the runs of columns `cols`; NaN where missing.
 
         Raises:
-            ValueError: a field holds nothing where the series promises one, or its bytes do not decode.
+            ValueError: a field has no value at all, or its bytes do not decode.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         ...

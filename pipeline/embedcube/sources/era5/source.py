@@ -1,8 +1,8 @@
-"""ERA5 and its like as NetCDF, GRIB or Zarr: fields over time, averaged, summed or searched for their extremes.
+"""ERA5 and similar weather data as NetCDF, GRIB or Zarr: fields over time, reduced to a mean, sum or extreme per frame.
 
-A frame takes the steps of its time: instants whose stamps lie in [start, end), and of sums, mean rates and extremes,
-which ERA5 stamps with the end of their hour, those in (start, end]. A pixel is seen where every step has a value. A
-frame shows nothing where half of the steps of a mean are missing, or any step of a sum or extreme.
+A frame takes the instants with stamps in [start, end). ERA5 stamps sums, mean rates and extremes with the end of their
+hour; of these a frame takes stamps in (start, end]. A pixel is seen where every step has a value. A frame has no value
+where more than half of the steps of a mean are missing, or any step of a sum or extreme.
 """
 
 from collections import OrderedDict
@@ -34,27 +34,27 @@ from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
 _LANE = 0
-"""of the reader, for every series: neither HDF5 nor eccodes bears two threads"""
+"""the reader's lane for every series: neither HDF5 nor eccodes is thread-safe"""
 
 _KEPT_BYTES = 64 << 20
-"""of fields that are decoded whole, kept between shards"""
+"""most bytes of totals of whole fields that are kept for neighbouring shards"""
 
 _DAYS, _STEPS_OF_A_DAY, _HOURS_OF_A_DAY = 3, 6, 18
-"""that show running sums, at least; of mornings alone, each grows"""
+"""fewest days, and steps and hours in each, that show running sums: within a morning, any sum may grow"""
 
 
 class Options(Block):
-    """The archive's `options`."""
+    """The options of the YAML block."""
 
     pattern: str = ""
-    """where files lie below the archive, "{param}/E5sf00_1H_{date}_{param}.grb": times are then taken from the names,
-    and one file of each parameter stands for the others' steps and points"""
+    """paths of files below the archive, as "{param}/E5sf00_1H_{date}_{param}.grb": times are then taken from the names,
+    and one file of each parameter gives the steps and points of all others"""
     select: dict[str, Any] = Field(default_factory=dict)
-    """one place of each further dimension, as {level: 137}"""
+    """one coordinate of each further dimension, as {level: 137}"""
     methods: dict[str, Method] = Field(default_factory=dict)
-    """what the steps of a band are of their time, where ERA5's table does not have it"""
+    """method of a band's steps (point, mean, sum, maximum or minimum), if ERA5's table does not have the band"""
     reduced_gaussian: Literal["nearest"] | None = None
-    """"nearest": of a reduced Gaussian grid, the point nearest to each pixel"""
+    """"nearest": read reduced Gaussian grids by the point nearest to each pixel"""
 
     @field_validator("pattern")
     @classmethod
@@ -64,19 +64,19 @@ class Options(Block):
         return pattern
 
     def method(self, band: str) -> Method:
-        """What the steps of a band are of their time."""
+        """The method of a band's steps: what their values say of their time interval."""
         known = parameter(band)
         return self.methods.get(band) or (known.method if known else "point")
 
 
 class Era5:
-    """Finds fields, reads them on any grid, and makes one picture of a frame."""
+    """A source of weather fields: reads them on any grid, and reduces the steps of a frame."""
 
     counted = False
-    """fields are everywhere"""
+    """fields cover every place"""
 
     def __init__(self, name: str, archive: Archive) -> None:
-        """Refuses unknown options, and what only pictures of the ground can have."""
+        """Raises a RequestError for unknown options, and for keys that have no meaning for weather fields."""
         options = read_options(Options, name, archive, free=("select",))
         instead = {
             "mask": "fields are everywhere",
@@ -107,17 +107,17 @@ class Era5:
 
     @property
     def collection(self) -> str:
-        """The data set's page."""
+        """The page of the data set."""
         return "https://doi.org/10.24381/cds.adbb2d47"
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
-        """The fields of all files, ordered by time and id."""
+        """The scenes of all files, ordered by time and id."""
         return find_scenes(self._request, full_digests=full_digests)
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The mean, sum or extreme of the steps within the frame, in float64; seen where every step has a value.
 
-        A place is read where it is: around the globe, and beyond a pole on its other side.
+        Locations may lie beyond the antimeridian or a pole.
         """
         if scene.verdict:
             raise CorruptInput(scene.verdict)
@@ -133,9 +133,10 @@ class Era5:
         return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen, share_c=share_c)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """Over all steps of the frame, where they are enough for every band; means are weighed by what they fill of it.
+        """Reduce the observations of a frame; clear where the steps suffice for every band.
 
-        Files of the same times are one acquisition: where they overlap, the first one counts.
+        Means are weighted by the share of the frame that their steps fill. Files of the same times are one acquisition:
+        where they overlap, the first one counts.
         """
         shape = observations[0][1].values_cyx.shape
         total = np.stack([np.full(shape[1:], NOTHING[method]) for method in self._methods])
@@ -143,11 +144,12 @@ class Era5:
         used: list[NDArray[np.bool_]] = []
         for _, members in groupby(observations, key=lambda item: item[0]):
             taken = np.zeros(shape[1:], dtype=bool)
-            for _, one in members:
-                new = one.clear_yx & ~taken
+            for _, observation in members:
+                new = observation.clear_yx & ~taken
                 used.append(new)
-                for band, (method, share) in enumerate(zip(self._methods, one.share_c, strict=True)):
-                    values = one.values_cyx[band] * share if averaged(method) else one.values_cyx[band]
+                for band, (method, share) in enumerate(zip(self._methods, observation.share_c, strict=True)):
+                    values = observation.values_cyx[band]
+                    values = values * share if averaged(method) else values
                     JOIN[method](total[band], values, out=total[band], where=new & (share > 0))
                     share_cyx[band] += new * share
                 taken |= new
@@ -160,7 +162,7 @@ class Era5:
             x_cyx=np.where(clear, total, np.nan).astype(np.float32),
             clear_yx=clear,
             masked_yx=nothing,
-            used_yx=tuple(one & clear for one in used),
+            used_yx=tuple(new & clear for new in used),
         )
 
     def _start(
@@ -172,9 +174,9 @@ class Era5:
         places: tuple[Floats, Floats],
         reader: RasterReader,
     ) -> "Future[tuple[Floats, float]]":
-        """Start reading one band: its values on the places, and the share of the frame that its steps fill.
+        """Start reading one band: its values at the locations, and the share of the frame that its steps fill.
 
-        NaN where the field has none, anything finite where no step lies in the frame.
+        Values are NaN outside of the field, and zeros where no step lies in the frame.
         """
         path, select = self._request.root / asset.path, self._options.select
 
@@ -205,7 +207,7 @@ class Era5:
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
 
     def _kept(self, path: Path, series: Series, variable: Variable, steps: range, method: Method) -> Floats:
-        """The total of whole fields, kept for the neighbouring shards, which need it too."""
+        """The total of whole fields, kept for neighbouring shards."""
         key = (path, variable.name, steps)
         if key not in self._totals:
             self._totals[key] = _total(series, variable, steps, *_whole(variable), method)
@@ -216,19 +218,20 @@ class Era5:
 
 
 def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
-    """The variable of an asset; a ValueError where the file is another than the inventory says."""
+    """The variable of an asset; a ValueError where the file differs from the inventory."""
     variable = match(series, asset.band)
     if variable is None:
         raise ValueError(f"{asset.band} is not in it, it was when it was indexed")
     if variable.points.raster != (asset.transform, asset.rows, asset.cols):
         raise ValueError(f"{asset.band} lies on other points than when it was indexed")
-    found = (*variable.times[[0, -1]].tolist(), len(variable.times))
+    actual = (*variable.times[[0, -1]].tolist(), len(variable.times))
     expected = (*seconds(stamps(scene)).tolist(), asset.steps)
-    if found != expected:
-        text = [f"{first:%Y-%m-%dT%H:%M} to {last:%Y-%m-%dT%H:%M} in {n} steps" for first, last, n in (found, expected)]
+    if actual != expected:
+        spans = (actual, expected)
+        text = [f"{first:%Y-%m-%dT%H:%M} to {last:%Y-%m-%dT%H:%M} in {n} steps" for first, last, n in spans]
         raise ValueError(f"{asset.band} has {text[0]}, expected {text[1]}")
-    said = [note for note in scene.processing.split("; ") if note.startswith(f"{asset.band}: expver")]
-    if said != [f"{asset.band}: {note}" for note in [variable.processing] if note]:
+    versions = [note for note in scene.processing.split("; ") if note.startswith(f"{asset.band}: expver")]
+    if versions != [f"{asset.band}: {note}" for note in [variable.processing] if note]:
         raise ValueError(
             f"{asset.band} is of {variable.processing or 'no expver but the final one'}, "
             f"by its inventory it is not; where a pattern lets one file stand for others, index without it"
@@ -243,17 +246,17 @@ def _whole(variable: Variable) -> tuple[slice, list[slice]]:
 
 
 def _needed(neighbours: Neighbours) -> tuple[slice, list[slice]]:
-    """The rows, and the columns in runs, that hold all points that count."""
+    """Rows, and columns in runs, that hold all points with a weight."""
     counts = neighbours.share_kyx > 0
     rows = neighbours.row_kyx[counts]
     return slice(int(rows.min()), int(rows.max()) + 1), _runs(np.unique(neighbours.col_kyx[counts]))
 
 
 def _total(series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice], method: Method) -> Floats:
-    """The sum or extreme over steps, one after the other, so that a point has the same bits whatever is read with it.
+    """The sum or extreme over steps, one by one, so that a point has the same bits whatever is read with it.
 
     Raises:
-        ValueError: what is to be summed are sums already.
+        ValueError: the steps are running sums, which must not be summed again.
     """
     total = np.full((rows.stop - rows.start, sum(run.stop - run.start for run in runs)), NOTHING[method])
     means = []
@@ -262,17 +265,18 @@ def _total(series: Series, variable: Variable, steps: range, rows: slice, runs: 
         if method == "sum":
             finite = values[np.isfinite(values)]
             means.append(abs(float(finite.mean())) if finite.size else 0.0)
-    if means and _run_on(variable.times[steps.start : steps.stop], np.array(means)):
+    if means and _are_running_sums(variable.times[steps.start : steps.stop], np.array(means)):
         raise ValueError(f"{variable.name} grows through each day and begins anew: its sums overlap")
     return total
 
 
-def _run_on(times: Times, means: Floats) -> bool:
-    """Whether means are of sums since midnight, as ERA5-Land has them: they never fall in any of three days or more.
+def _are_running_sums(times: Times, means: Floats) -> bool:
+    """Whether the means of fields are those of running sums since midnight, as in ERA5-Land.
 
-    What falls once a day, or grows for an hour or two alone, is of each step: weather's days are no saw teeth.
+    Running sums never fall within a day, in any of three days or more. Sums of single steps do fall, or grow for a few
+    hours only.
     """
-    # 00:00 ends the day before
+    # the stamp 00:00 belongs to the day before
     days = (times - np.timedelta64(1, "s")).astype("datetime64[D]")
     little = 1e-3 * means.max(initial=0)
     count = 0
@@ -288,7 +292,7 @@ def _run_on(times: Times, means: Floats) -> bool:
 
 
 def _placed(values: Floats, rows: slice, runs: list[slice], neighbours: Neighbours) -> Floats:
-    """The values of the neighbours of each place by their shares; NaN where none has one."""
+    """The weighted mean of the neighbours of each location; NaN where no neighbour has a value."""
     columns = np.concatenate([np.arange(run.start, run.stop) for run in runs])
     shape = neighbours.share_kyx.shape[1:]
     result, weight = np.zeros(shape), np.zeros(shape)
@@ -298,12 +302,12 @@ def _placed(values: Floats, rows: slice, runs: list[slice], neighbours: Neighbou
         share = np.where(counts & np.isfinite(picked), share_yx, 0)
         result += np.where(share > 0, picked, 0) * share
         weight += share
-    # what little rounding leaves of a share is no value
+    # a weight this small is a rounding error
     return np.asarray(np.divide(result, weight, out=np.full(shape, np.nan), where=weight > 1e-5))
 
 
 def _runs(needed: NDArray[np.int64]) -> list[slice]:
-    """Columns as runs that are read at once: those at both ends of a field do not bring all between them along."""
+    """Columns in runs that are read together; columns at both ends of a field are read without those between them."""
     gaps = np.nonzero(np.diff(needed) > max(16, len(needed)))[0]
     firsts, lasts = [0, *(gaps + 1).tolist()], [*gaps.tolist(), len(needed) - 1]
     return [slice(int(needed[a]), int(needed[b]) + 1) for a, b in zip(firsts, lasts, strict=True)]

@@ -1,4 +1,4 @@
-"""Steps of time: what their values are of it, which of them a frame takes, and how much of the frame they fill."""
+"""Time steps of a series: the method of their values, which steps belong to a frame, and how much of it they fill."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,23 +18,23 @@ Times = NDArray[np.datetime64]
 """datetime64[s], UTC"""
 
 Method = Literal["point", "mean", "sum", "maximum", "minimum"]
-"""What the value of a step is of its time, in the words of CF's `cell_methods`"""
+"""What a step's value says of its time interval, in the words of CF's `cell_methods`"""
 
 JOIN = {"point": np.add, "mean": np.add, "sum": np.add, "maximum": np.maximum, "minimum": np.minimum}
-"""Two steps -> one; of means, their weighed values"""
+"""Reduction that joins two steps; means are weighted before"""
 
 NOTHING = {"point": 0.0, "mean": 0.0, "sum": 0.0, "maximum": -np.inf, "minimum": np.inf}
-"""What leaves any value as it is"""
+"""Identity element of each reduction"""
 
 _STEP_TYPES: dict[str, Method] = {"instant": "point", "accum": "sum", "max": "maximum", "min": "minimum"}
 _DAY_S, _MONTH_S, _YEAR_S = 86400, 28 * 86400, 365.25 * 86400
 
 _WHOLE = 1e-6
-"""share of a frame by which steps may miss it and still fill it: rounding"""
+"""tolerance (share of a frame) within which steps fill a frame: rounding"""
 
 
 def method_of(step_type: str) -> Method | None:
-    """Of a `stepType` of GRIB; those of averages have many names. None where it says nothing of this."""
+    """The method of a `stepType` of GRIB, where averages have several names; None for other types."""
     return "mean" if step_type.startswith("avg") else _STEP_TYPES.get(step_type)
 
 
@@ -49,12 +49,12 @@ def seconds(times: Sequence[datetime]) -> Times:
 
 
 def spacing(times: Times) -> int:
-    """Seconds from a step to the next, where none is missing; 0 for a lone one."""
+    """Smallest number of seconds between two steps; 0 for a single step."""
     return int(np.diff(np.unique(times)).min().astype(int)) if len(times) > 1 else 0
 
 
-def stamped_at_end(method: Method, step_s: int, said: bool | None) -> bool:
-    """Whether a step's time ends at its stamp, else begins there. What the file has `said` counts.
+def stamped_at_end(method: Method, step_s: int, stated: bool | None) -> bool:
+    """Whether a step's interval ends at its stamp, instead of beginning there. `stated` by the file takes precedence.
 
     ERA5's sums, mean rates and extremes are of the hour (three hours for its ensemble) that ends at the stamp; its
     daily statistics and monthly means carry the beginning of their day or month
@@ -62,7 +62,7 @@ def stamped_at_end(method: Method, step_s: int, said: bool | None) -> bool:
     """
     if method == "point":
         return False
-    return step_s < _DAY_S if said is None else said
+    return step_s < _DAY_S if stated is None else stated
 
 
 def within(times: Times, frame: Window, ends: bool) -> range:
@@ -72,9 +72,9 @@ def within(times: Times, frame: Window, ends: bool) -> range:
 
 
 def share_of(frame: Window, times: Times, step_s: int, ends: bool) -> float:
-    """The share of a frame that its steps at `times` fill; a lone step, of unknown length, fills it.
+    """Share of a frame that the steps at `times` fill; a single step, whose length is unknown, fills it.
 
-    Steps of 28 days and more are months of the calendar.
+    Steps of 28 days or more are calendar months.
     """
     if not step_s or not len(times):
         return float(len(times))
@@ -87,14 +87,17 @@ def share_of(frame: Window, times: Times, step_s: int, ends: bool) -> float:
 
 
 def enough(method: Method, share: Floats) -> NDArray[np.bool_]:
-    """Whether steps that fill a share of a frame make its value: half for a mean, all and no more for the rest."""
+    """Whether steps that fill a share of a frame suffice for its value: half for means, exactly all for others."""
     return np.asarray(share >= 0.5 - _WHOLE if averaged(method) else np.abs(share - 1) <= _WHOLE)
 
 
 def refuse_long_steps(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
-    """Raise a RequestError where a step is of more time than any frame: one would be given all, and others nothing.
+    """Refuse steps that are longer than every frame: one frame would get the whole step, and others none.
 
-    Instants within a day are of no time.
+    Instants that are less than a day apart have no length.
+
+    Raises:
+        RequestError: an archive of the layer has such steps.
     """
     frames = [frame for frames in campaign.frames(name) for frame in frames]
     steps = {(scene.archive, asset.step_s, asset.ends) for scene in scenes for asset in scene.assets}
@@ -104,6 +107,6 @@ def refuse_long_steps(campaign: Campaign, name: str, scenes: Sequence[Scene]) ->
         shares = (share_of(frame, seconds([frame.end if ends else frame.start]), step_s, ends) for frame in frames)
         if all(share > 1 for share in shares):
             raise RequestError(
-                f"layers.{name}: a step of archive {archive} is of {step_s / 3600:g} h, longer than any frame (the "
-                f"first is {frames[0]}); write longer windows or frames, or take an archive of shorter steps"
+                f"layers.{name}: a step of archive {archive} is {step_s / 3600:g} h long, longer than any frame (the "
+                f"first is {frames[0]}); write longer windows or frames, or use an archive with shorter steps"
             )

@@ -1,4 +1,4 @@
-"""NetCDF and Zarr as series, through xarray; what a coordinate is, CF says (cf-xarray)."""
+"""NetCDF and Zarr as series, through xarray; coordinates are recognised by the CF conventions (cf-xarray)."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,25 +18,25 @@ from embedcube.sources.era5.series import Variable
 from embedcube.sources.era5.steps import Method, Times, method_of
 
 _SLAB_BYTES = 1 << 26
-"""that are read at once, at most, where one step does not need more"""
+"""most bytes that are read at once, unless a single step has more"""
 
 _ID_ATTRIBUTES = ("GRIB_paramId", "GRIB_shortName", "GRIB_cfVarName", "short_name", "shortName", "param", "code")
 
 _NUMBERED = re.compile(r"\d+(\.\d+)+")
-"""Discipline, category and number, which CDO writes as `param`: no name of ours"""
+"""Discipline, category and number, which CDO writes as `param`: not a name in our table"""
 
 _HAS_DATA = ("valid_time_start", "valid_time_stop")
-"""of a store: the days within which its time axis has data (ARCO-ERA5 reserves decades more)"""
+"""attributes of a store with the days that have data (ARCO-ERA5's time axis is decades longer)"""
 
 
 class XarraySeries:
     """A NetCDF file or a Zarr store."""
 
     def __init__(self, path: Path, engine: str, select: Mapping[str, Any], *, consolidated: bool | None = None) -> None:
-        """Reads headers and coordinates; `consolidated` says whether a Zarr store has all its metadata in one place."""
+        """Read headers and coordinates; `consolidated` says whether a Zarr store has consolidated metadata."""
         only_zarr = {} if consolidated is None else {"consolidated": consolidated}
         try:
-            # the packed numbers as they are: they are unpacked in float64 here; and no cache, a field is read once
+            # numbers stay packed: they are unpacked in float64 here; no cache: a field is read once
             self._data = xarray.open_dataset(
                 path, engine=engine, mask_and_scale=False, cache=False, chunks=None, backend_kwargs=only_zarr
             )
@@ -59,27 +59,27 @@ class XarraySeries:
         self.variables = tuple(found)
 
     def fields(self, variable: Variable, steps: range, rows: slice, cols: list[slice]) -> Iterator[NDArray[np.float64]]:
-        """See `Series`. Steps that share a chunk are read at once."""
+        """Values at each step, as `Series.fields` describes; steps that share a chunk are read together."""
         array, axes = self._data[variable.name], self._axes[variable.name]
         width = sum(run.stop - run.start for run in cols)
         most = max(1, _SLAB_BYTES // (8 * width * (rows.stop - rows.start)))
         chunks = array.encoding.get("preferred_chunks") or {}
         slab = min(most, int(chunks.get(axes.time, most)))
         for first in range(steps.start, steps.stop, slab):
-            these = range(first, min(first + slab, steps.stop))
-            values_tyx, raw_zero_t = self._read(array, axes, these, rows, cols)
-            for step, values, zero in zip(these, values_tyx, raw_zero_t, strict=True):
+            together = range(first, min(first + slab, steps.stop))
+            values_tyx, raw_zero_t = self._read(array, axes, together, rows, cols)
+            for step, values, zero in zip(together, values_tyx, raw_zero_t, strict=True):
                 if zero or np.isnan(values).all():
                     self._refuse_empty(array, axes, variable, step)
                 yield values
 
     def _refuse_empty(self, array: Any, axes: "_Axes", variable: Variable, step: int) -> None:
-        """Raise a ValueError where a whole field has no value, or is made of zero bytes."""
+        """Raise a ValueError if a whole field has no value, or consists of zero bytes."""
         rows, cols = variable.points.shape
         (values,), (zero,) = self._read(array, axes, range(step, step + 1), slice(0, rows), [slice(0, cols)])
         if zero or np.isnan(values).all():
-            what = "nothing but zero bytes" if zero else "no value at all"
-            raise ValueError(f"{variable.name} has {what} at {variable.times[step]}")
+            content = "nothing but zero bytes" if zero else "no value at all"
+            raise ValueError(f"{variable.name} has {content} at {variable.times[step]}")
 
     def _read(
         self, array: Any, axes: "_Axes", steps: range, rows: slice, cols: list[slice]
@@ -103,12 +103,12 @@ class XarraySeries:
         raw = np.concatenate(parts, axis=-1)
         raw = raw[..., ::-1, :] if axes.lat_rises else raw
         raw = raw if axes.time else raw[None]
-        # where there is no offset, zeros may be a dry hour
+        # without an offset, zeros may be an hour without rain
         packed = raw.dtype.kind in "iu" and array.attrs.get("add_offset", 0) != 0
         zero = [packed and not part.any() for part in raw]
         values = _unpacked(raw, array.attrs)
         if axes.expver:
-            # final data where there are any, else the preliminary ones (ERA5T)
+            # final data where they exist, else preliminary data (ERA5T)
             merged = values[:, axes.versions[0]]
             for version in axes.versions[1:]:
                 merged = np.where(np.isnan(merged), values[:, version], merged)
@@ -121,33 +121,38 @@ class XarraySeries:
 
 
 class _NoField(ValueError):
-    """A variable that has no longitudes and latitudes: not meant to be a field."""
+    """The variable has no longitudes and latitudes, so it is not a field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Axes:
-    """Which dimension of a variable is what."""
+    """The dimensions of a variable, by their meaning."""
 
     lat: str
     lon: str
     lat_rises: bool
     lon_falls: bool
     time: str
-    """empty for a single time"""
+    """dimension of time; empty for a single time"""
     times: Times
-    """that hold data"""
+    """times that hold data"""
     first_step: int
-    """of them, along `time`"""
+    """index along `time` of the first of `times`"""
     expver: str
-    """empty unless ERA5 and ERA5T lie in one variable side by side"""
+    """dimension of the experiment version, if ERA5 and ERA5T share a variable; else empty"""
     versions: tuple[int, ...]
-    """places along `expver`, final data first"""
+    """indices along `expver`, final data first"""
     selected: dict[str, int]
-    """places along all other dimensions"""
+    """index along each other dimension"""
 
     @classmethod
     def of(cls, array: Any, select: Mapping[str, Any], attributes: Mapping[str, Any]) -> Self:
-        """Raises a ValueError naming a dimension that is too many; `attributes` are those of the whole file."""
+        """Find the dimensions of a variable; `attributes` are those of the whole file.
+
+        Raises:
+            _NoField: it has no longitudes and latitudes.
+            ValueError: it has no points or times, or a dimension for which `select` has no coordinate.
+        """
         lat, lon = _coordinate(array, "latitude"), _coordinate(array, "longitude")
         rises, turns = array[lat].values, np.unwrap(array[lon].values.astype(np.float64), period=360)
         if not rises.size or not turns.size:
@@ -170,12 +175,12 @@ class _Axes:
             first_step=first_step,
             expver=expver,
             versions=tuple(np.argsort(versions, kind="stable").tolist()),
-            selected={name: _place(array, name, select) for name in others if name != expver},
+            selected={name: _index(array, name, select) for name in others if name != expver},
         )
 
     @property
     def leading(self) -> list[str]:
-        """The dimensions that are left before latitude and longitude."""
+        """The dimensions before latitude and longitude in what is read."""
         return [name for name in (self.time, self.expver) if name]
 
 
@@ -199,7 +204,7 @@ def _described(array: Any, axes: _Axes, ends: bool | None) -> Variable:
 
 
 def _with_data(times: Times, attributes: Mapping[str, Any]) -> tuple[int, Times]:
-    """The first of the times that hold data, and all of them."""
+    """The index of the first time that holds data, and all such times."""
     first = 0
     if all(key in attributes for key in _HAS_DATA):
         start, stop = (np.datetime64(str(attributes[key])[:10]) for key in _HAS_DATA)
@@ -212,16 +217,16 @@ def _with_data(times: Times, attributes: Mapping[str, Any]) -> tuple[int, Times]
 
 
 def _names(array: Any) -> frozenset[str]:
-    """What the attributes say, and the variable's own name unless they say that it is another parameter."""
-    said = {str(array.attrs[key]) for key in _ID_ATTRIBUTES if key in array.attrs} - {"unknown", "~"}
-    said = {name for name in said if not _NUMBERED.fullmatch(name)}
-    own, known = parameter(str(array.name)), {parameter(name) for name in said} - {None}
-    denied = own is not None and known and own not in known
-    return frozenset(said if denied else said | {str(array.name)})
+    """Names from the attributes, and the variable's own name unless they say that it is another parameter."""
+    stated = {str(array.attrs[key]) for key in _ID_ATTRIBUTES if key in array.attrs} - {"unknown", "~"}
+    stated = {name for name in stated if not _NUMBERED.fullmatch(name)}
+    own, known = parameter(str(array.name)), {parameter(name) for name in stated} - {None}
+    contradicted = own is not None and known and own not in known
+    return frozenset(stated if contradicted else stated | {str(array.name)})
 
 
 def _coordinate(array: Any, key: str) -> str:
-    """The one-dimensional coordinate that CF's attributes, or failing them its name, make a latitude or longitude."""
+    """The one-dimensional latitude or longitude of a variable, by CF attributes, else by its name."""
     found = array.cf.coordinates.get(key) or array.cf.guess_coord_axis().cf.coordinates.get(key, [])
     along = [str(name) for name in found if array[name].dims == (name,)]
     if len(along) != 1:
@@ -230,16 +235,16 @@ def _coordinate(array: Any, key: str) -> str:
 
 
 def _valid_time(array: Any) -> str:
-    """The coordinate of the times that the values are of, not of the forecast that made them."""
+    """The coordinate of validity times, as opposed to the times of the forecast."""
     found = [str(name) for name, c in array.coords.items() if np.issubdtype(c.dtype, np.datetime64)]
-    said = [name for name in found if array[name].attrs.get("standard_name") == "time"]
-    if len(said or found) != 1:
-        raise ValueError(f"its times are {said or found or 'none'}; one coordinate must have the standard name time")
-    return (said or found)[0]
+    by_name = [name for name in found if array[name].attrs.get("standard_name") == "time"]
+    if len(by_name or found) != 1:
+        raise ValueError(f"its times are {by_name or found or 'none'}; one coordinate must have the standard name time")
+    return (by_name or found)[0]
 
 
-def _place(array: Any, dimension: str, select: Mapping[str, Any]) -> int:
-    """The place along a dimension that the archive selects, or the only one."""
+def _index(array: Any, dimension: str, select: Mapping[str, Any]) -> int:
+    """The index along a dimension that `select` gives, or 0 if there is only one coordinate."""
     values = array[dimension].values.tolist() if dimension in array.coords else list(range(array.sizes[dimension]))
     if dimension not in select:
         if len(values) == 1:
@@ -253,16 +258,16 @@ def _place(array: Any, dimension: str, select: Mapping[str, Any]) -> int:
 def _method(attributes: Mapping[str, Any]) -> Method | None:
     if "GRIB_stepType" in attributes:
         return method_of(str(attributes["GRIB_stepType"]))
-    said = str(attributes.get("cell_methods", "")).split()
+    words = str(attributes.get("cell_methods", "")).split()
     # "time: sum", "area: mean time: maximum (interval: 1 hour)"
-    for axis, method in pairwise(said):
+    for axis, method in pairwise(words):
         if axis in ("time:", "valid_time:"):
             return next((known for known in get_args(Method) if known == method), None)
     return None
 
 
 def _ends(data: Any, array: Any, axes: _Axes) -> bool | None:
-    """Whether the bounds of the times, where there are any, end at their stamps."""
+    """Whether the bounds of the times end at their stamps; None if there are no bounds."""
     bounds = data.get(array[_valid_time(array)].attrs.get("bounds"))
     if bounds is None or not np.issubdtype(bounds.dtype, np.datetime64):
         return None
@@ -280,12 +285,12 @@ def _versions(array: Any, axes: _Axes) -> str:
 
 
 def _turned(run: slice, size: int) -> slice:
-    """The same places counted from the other end."""
+    """The slice that selects the same indices on a reversed axis."""
     return slice(size - run.stop, size - run.start)
 
 
 def _unpacked(raw: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.float64]:
-    """CF packing, in float64; NaN where missing."""
+    """Unpack numbers by the CF conventions, in float64; NaN where missing."""
     values = raw.astype(np.float64)
     for key in ("_FillValue", "missing_value"):
         if key in attributes:

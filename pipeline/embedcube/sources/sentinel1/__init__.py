@@ -1,1 +1,1 @@
-"""Sentinel-1: ground range detected products, calibrated or as processed by others."""
+"""Sentinel-1: backscatter that is already calibrated, or GRD products that are calibrated and geocoded on reading."""

@@ -1,7 +1,7 @@
-"""Sentinel-1 GRD in SAFE folders: calibrated by xarray-sentinel, geocoded by sarsen onto the grid's own pixels.
+"""Sentinel-1 GRD in SAFE folders: calibrated by xarray-sentinel, geocoded by sarsen onto the pixels of the grid.
 
-The values are sigma nought by the product's own table, as linear power. Each pixel is looked up where its place and
-height were in range and Doppler; nothing is flattened for the slopes around it, and thermal noise is left in.
+The values are sigma nought from the product's own table, as linear power. A pixel is looked up at the range and Doppler
+of its position and height. Radiometry is not corrected for slopes, and thermal noise is not removed.
 """
 
 import hashlib
@@ -16,18 +16,21 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from embedcube.campaign.scene import Asset, Box, Scene
+from embedcube.campaign.boxes import Box
+from embedcube.campaign.resampling import Method
+from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.catalog.products import File, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.digests import digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
 from embedcube.sources.reader import RasterReader, judge, judge_missing, open_raster, retried
-from embedcube.sources.resample import Method, Pixels
+from embedcube.sources.resample import Pixels
 
 SOFTWARE = ("sarsen", "scipy", "xarray", "xarray-sentinel")
-"""What makes power on a grid of a product's numbers"""
+"""Packages that turn a product's numbers into power on the grid"""
 
 PROCESSING = (
     "sigma nought by the product's table (xarray-sentinel), geocoded by range and Doppler on the heights of the DEM "
@@ -35,35 +38,35 @@ PROCESSING = (
 )
 
 _BLOCK = 128
-"""Places along a side of what is geocoded at once. sarsen's search ends for all places of a call together, within a
-metre, so that each depends on the others: blocks lie on the grid, and are whole whatever area is asked with"""
+"""pixels along a side of a block that is geocoded at once. sarsen's iteration stops for all pixels of a call together,
+so each result depends on the others, within a metre: blocks lie on the grid, and are geocoded whole for any area"""
 
 _PIECE = 512
-"""Pixels along a side of what is read of an image at once, at least"""
+"""pixels along a side of a piece of an image that is read at once, at least"""
 
 _LANE, _DEM_LANE = 0, 1
-"""of the reader: the XML schemas of xarray-sentinel are not made for two threads"""
+"""lanes of the reader: one for all images, because the XML schemas of xarray-sentinel are not thread-safe"""
 
 _BEYOND = 0.05
-"""degrees around a product's own points to which other terrain than theirs may move its pixels"""
+"""margin (degrees) around a product's control points within which terrain may move its pixels"""
 
 _DEGREE_M = 111_320.0
-"""metres of a degree of latitude"""
+"""metres in a degree of latitude"""
 
 
 def can_geocode() -> bool:
-    """Whether the extra is installed."""
+    """Whether the extra `s1-safe` is installed."""
     return find_spec("sarsen") is not None and find_spec("xarray_sentinel") is not None
 
 
 def images_of(safe: Path, root: Path, bands: Sequence[str], *, full_digests: bool) -> tuple[Asset, ...]:
-    """The measurement of each band; its geometry is a box around the product's control points.
+    """The measurement file of each band as an asset, with a box around the product's control points as its geometry.
 
-    Its digest stands for all three files of a band: measurement, annotation and calibration.
+    The digest covers all three files of a band: measurement, annotation and calibration.
 
     Raises:
-        CorruptInput: a file is missing, or not as the manifest says.
-        OSError: it could not be read for a reason that may pass.
+        CorruptInput: a file is missing, or differs from the manifest.
+        OSError: a file could not be read for a reason that may pass.
     """
     try:
         stated = stated_files((safe / "manifest.safe").read_bytes())
@@ -77,8 +80,8 @@ def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]]
     digests = []
     for path in (image, *texts):
         size, digest = stated.get(path.relative_to(safe).as_posix(), (None, ""))
-        if size not in (None, found := path.stat().st_size):
-            raise CorruptInput(f"{band}: {path.name} has {found} bytes, its manifest says {size}")
+        if size not in (None, actual := path.stat().st_size):
+            raise CorruptInput(f"{band}: {path.name} has {actual} bytes, its manifest says {size}")
         if full_digests:
             refuse_other_bytes(File(path=path, digest=digest), band, path.name)
         digests.append(digest or digest_of_file(path, full_digests or path in texts))
@@ -86,7 +89,7 @@ def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]]
     name = os.path.relpath(image, root)
 
     def by_header(dataset: Any) -> Asset:
-        return _by_points(dataset, band)
+        return _around_points(dataset, band)
 
     def read() -> Asset:
         with open_raster(image, "") as dataset:
@@ -101,7 +104,7 @@ def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]]
 
 
 def _files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
-    """Measurement, annotation and calibration of a band."""
+    """The files of a band: measurement, annotation and calibration."""
     kinds = {
         "measurement": f"measurement/s1?-*-grd-{band.lower()}-*.tif*",
         "annotation": f"annotation/s1?-*-grd-{band.lower()}-*.xml",
@@ -116,8 +119,8 @@ def _files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
     return found[0], found[1], found[2]
 
 
-def _by_points(dataset: Any, band: str) -> Asset:
-    """A measurement, in longitudes that go on beyond 180 where its points cross the antimeridian."""
+def _around_points(dataset: Any, band: str) -> Asset:
+    """The asset of an open measurement file; longitudes go beyond 180 where its points cross the antimeridian."""
     points, crs = dataset.gcps
     if not points or crs is None or not crs.is_geographic:
         raise ValueError("no ground control points in degrees")
@@ -135,7 +138,7 @@ def _by_points(dataset: Any, band: str) -> Asset:
         cols=dataset.width,
         block_rows=dataset.block_shapes[0][0],
         block_cols=dataset.block_shapes[0][1],
-        # in which power is
+        # the type of power
         dtype="float32",
         nodata=0.0,
         size=0,
@@ -144,17 +147,17 @@ def _by_points(dataset: Any, band: str) -> Asset:
 
 
 def observe_geocoded(scene: Scene, archive: Archive, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-    """Power of the images of a scene, whose last asset is the DEM; seen where all bands have some.
+    """Read the power of a scene's images on an area; seen where all bands have power. The last asset is the DEM.
 
-    Where the grid is coarser than the image, a pixel is the mean power of places as far apart as the image's pixels.
+    Where the grid is coarser than the image, a pixel is the mean power of points as far apart as the image's pixels.
 
     Raises:
-        CorruptInput, OSError: as `Source.observe` says.
+        CorruptInput, OSError: see `Source.observe`.
     """
     *images, dem = scene.assets
-    looker = _Looker(archive.root, images, reader, [archive.resampling_of(image.band) for image in images])
+    radar = _Images(archive.root, images, reader, [archive.resampling_of(image.band) for image in images])
     values_cyx = np.full((len(images), area.rows, area.cols), np.nan, dtype=np.float32)
-    times = max(1, round(_metres(grid) / looker.spacing_m()))
+    times = max(1, round(_metres(grid) / radar.spacing_m()))
     fine = replace(grid, pixel=grid.pixel / times)
     side = max(1, _BLOCK // times)
     boxes = scene.boxes_in(grid)
@@ -163,7 +166,7 @@ def observe_geocoded(scene: Scene, archive: Archive, grid: Grid, area: PixelArea
             continue
         places = PixelArea(row=block.row * times, col=block.col * times, rows=side * times, cols=side * times)
         heights = reader.submit(archive.root / dem.path, dem, fine, places, "bilinear", _DEM_LANE, _as_height)
-        power_cyx = looker.power(fine, places, heights.result())
+        power_cyx = radar.power(fine, places, heights.result())
         mean_cyx = power_cyx.reshape(len(images), side, times, side, times).mean(axis=(2, 4))
         rows, cols = _common(area.row, area.rows, block.row, side), _common(area.col, area.cols, block.col, side)
         values_cyx[:, rows[0], cols[0]] = mean_cyx[:, rows[1], cols[1]]
@@ -180,14 +183,14 @@ def _metres(grid: Grid) -> float:
 
 
 def _blocks(area: PixelArea, side: int) -> Iterator[PixelArea]:
-    """The blocks of the grid that an area has pixels of."""
+    """The blocks of the grid that overlap an area."""
     for row in range(area.row // side * side, area.row + area.rows, side):
         for col in range(area.col // side * side, area.col + area.cols, side):
             yield PixelArea(row=row, col=col, rows=side, cols=side)
 
 
 def _common(first: int, count: int, other: int, side: int) -> tuple[slice, slice]:
-    """What an area has in common with a block along one axis: within the area, and within the block."""
+    """The overlap of an area and a block along one axis, as slices of the area and of the block."""
     low, high = max(first, other), min(first + count, other + side)
     return slice(low - first, high - first), slice(low - other, high - other)
 
@@ -196,8 +199,8 @@ def _meet(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-class _Looker:
-    """Looks places up in the images of a scene, in the reader's thread."""
+class _Images:
+    """The images of a scene; every call runs in the reader's thread for them."""
 
     def __init__(self, root: Path, images: list[Asset], reader: RasterReader, methods: list[Method]) -> None:
         self._root = root
@@ -206,12 +209,12 @@ class _Looker:
         self._methods = methods
 
     def spacing_m(self) -> float:
-        """Of the images' pixels."""
+        """Spacing of the images' pixels in range (m)."""
         spacing: float = self._run(lambda acquisition: acquisition.spacing_m)
         return spacing
 
     def power(self, grid: Grid, places: PixelArea, heights_yx: Pixels) -> Pixels:
-        """Of each band on all of `places`: (band, y, x) float32, NaN where there is none."""
+        """Power of each band on `places`: (band, y, x) float32, NaN where there is none."""
         power: Pixels = self._run(lambda acquisition: acquisition.power(grid, places, heights_yx, self._methods))
         return power
 
@@ -227,7 +230,10 @@ class _Looker:
 
 
 def _judge(root: Path, images: list[Asset], look: "Callable[[_Acquisition], Any]") -> CorruptInput | OSError:
-    """As `raster.judge` has it: all bytes are read plainly, then looked at once more; what fails then is wrong."""
+    """Why images could not be decoded: wrong bytes (CorruptInput) or a failure that may pass (OSError).
+
+    As in `reader.judge`, all bytes are read without a decoder, then decoded again: if that fails, the bytes are wrong.
+    """
     name = images[0].path
     for image in images:
         path = root / image.path
@@ -257,10 +263,10 @@ def _read_through(path: Path) -> int:
 
 
 class _Acquisition:
-    """The images of one SAFE folder, open, and the orbit from which they were taken."""
+    """The open images of one SAFE folder, and the orbit of the satellite."""
 
     def __init__(self, root: Path, images: list[Asset]) -> None:
-        """ValueError where the libraries cannot make anything of the files."""
+        """Raises a ValueError where the libraries cannot decode the files."""
         from sarsen import Sentinel1SarProduct
         from sarsen.orbit import OrbitPolyfitInterpolator
 
@@ -268,7 +274,7 @@ class _Acquisition:
             if (size := (root / image.path).stat().st_size) != image.size:
                 raise ValueError(f"{size} bytes")
         try:
-            # {} keeps to the pieces
+            # {} keeps the chunks of `_pieces`
             self._products = [
                 Sentinel1SarProduct(str((root / image.path).parents[1]), _group(image), {}, _pieces(image))
                 for image in images
@@ -279,16 +285,16 @@ class _Acquisition:
             self.spacing_m = float(self._images[0].attrs["range_pixel_spacing"])
         except OSError:
             raise
-        except Exception as error:  # the parsers may raise anything on what is not for them
+        except Exception as error:  # on wrong bytes the parsers may raise anything
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """Let go of the images."""
+        """Close the images."""
         for image in self._images:
             image.close()
 
     def power(self, grid: Grid, places: PixelArea, heights_yx: Pixels, methods: list[Method]) -> Pixels:
-        """Of each band on all of `places`: (band, y, x) float32, NaN where there is none."""
+        """Power of each band on `places`: (band, y, x) float32, NaN where there is none."""
         import xarray
         from sarsen.apps import simulate_acquisition
         from sarsen.scene import convert_to_dem_ecef
@@ -300,40 +306,40 @@ class _Acquisition:
         x, y = grid.centres(places, 1)
         dem = xarray.DataArray(np.where(known, heights_yx, 0), coords={"y": y, "x": x}, dims=("y", "x"))
         ecef = convert_to_dem_ecef(dem, source_crs=grid.crs)
-        seen = simulate_acquisition(ecef, self._orbit, ("azimuth_time", "slant_range_time"))
+        acquired = simulate_acquisition(ecef, self._orbit, ("azimuth_time", "slant_range_time"))
         for band, method in enumerate(methods):
-            result[band] = np.where(known, self._look_up(band, seen, method), np.nan)
+            result[band] = np.where(known, self._look_up(band, acquired, method), np.nan)
         return result
 
-    def _look_up(self, band: int, seen: Any, method: Method) -> Pixels:
-        """Power of a band, where the places of `seen` are in range and Doppler."""
+    def _look_up(self, band: int, acquired: Any, method: Method) -> Pixels:
+        """Power of a band at the range and Doppler of the points in `acquired`."""
         from xarray_sentinel import calibrate_intensity
 
-        image, when = self._images[band], seen.azimuth_time
-        far = self._products[band].slant_range_time_to_ground_range(when, seen.slant_range_time)
+        image, when = self._images[band], acquired.azimuth_time
+        far = self._products[band].slant_range_time_to_ground_range(when, acquired.slant_range_time)
         if not np.isfinite(far).any():
             return np.full(far.shape, np.nan)
         around = {"azimuth_time": _around(image.azimuth_time, when), "ground_range": _around(image.ground_range, far)}
         numbers = image.isel(around).compute(scheduler="synchronous")
-        # 0 is what lies outside of the swath; it becomes no data before any pixel is mixed with its neighbours
+        # 0 means outside of the swath; it becomes no data before pixels are interpolated
         power = calibrate_intensity(numbers.where(numbers > 0), self._tables[band]).drop_vars(["line", "pixel"])
         kernel: Literal["linear", "nearest"] = "nearest" if method == "nearest" else "linear"
         return np.asarray(power.interp(azimuth_time=when, ground_range=far, method=kernel).values)
 
 
-def _around(coordinates: Any, wanted: Any) -> slice:
-    """The pixels of an image's axis around places on it, with two to spare for the kernel."""
-    low, high = np.searchsorted(coordinates.values, [wanted.min().values, wanted.max().values])
+def _around(coordinates: Any, points: Any) -> slice:
+    """The pixels along an image's axis that hold all points, two pixels wider for the kernel."""
+    low, high = np.searchsorted(coordinates.values, [points.min().values, points.max().values])
     return slice(max(0, int(low) - 2), int(high) + 2)
 
 
 def _group(image: Asset) -> str:
-    """What xarray-sentinel calls an image, by its name: s1a-iw-grd-vv-... is IW/VV."""
+    """xarray-sentinel's name of an image, from the file's name: s1a-iw-grd-vv-... is IW/VV."""
     _, swath, _, polarisation, *_ = Path(image.path).name.upper().split("-")
     return f"{swath}/{polarisation}"
 
 
 def _pieces(image: Asset) -> dict[str, dict[str, int]]:
-    """In which xarray-sentinel reads an image: whole blocks of the file, which may be as small as a line."""
+    """Chunks in which xarray-sentinel reads an image: whole blocks of the file, which may be as small as a line."""
     down, across = (-(-_PIECE // block) * block for block in (image.block_rows, image.block_cols))
     return {"rasterio_chunks": {"y": down, "x": across}}

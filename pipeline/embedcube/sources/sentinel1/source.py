@@ -1,10 +1,10 @@
-"""Sentinel-1 backscatter, terrain-corrected (RTC) or ground range (GRD), calibrated by others: one band a polarisation.
+"""Sentinel-1 backscatter, calibrated before (RTC or GRD) or on reading (GRD in SAFE); one band per polarisation.
 
-GRD as the ground segment has it is calibrated and geocoded as it is read, where the archive names a DEM.
+GRD in SAFE folders is calibrated and geocoded on reading, if the archive names a DEM.
 
-Decibels are a logarithm: the mean of decibels is not the decibels of the mean, and speckle makes it about 2.5 dB too
-low for single looks. So files are brought to linear power pixel by pixel as they are read; resampling and
-compositing average power, and the composite becomes decibels.
+Decibels are a logarithm: the mean of decibels is not the decibels of the mean, and for single looks speckle makes it
+about 2.5 dB too low. So each pixel is converted to linear power when it is read, resampling and compositing average
+power, and the composite is converted to decibels.
 """
 
 import re
@@ -24,8 +24,9 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import File, Product, by_time, describe, place_of
+from embedcube.sources.catalog.products import File, Product, by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -39,15 +40,15 @@ Values = Literal["linear", "amplitude", "db", "worldcereal"]
 
 _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
     "linear": ("power is the value", lambda x: x),
-    # an amplitude below zero is none: its power becomes zero, which is no data
+    # a negative amplitude is invalid: its power becomes zero, which is no data
     "amplitude": ("power is the value squared", lambda x: x * np.maximum(x, 0)),
     "db": ("power is 10^(value / 10)", lambda x: 10 ** (x / 10)),
     # dB = 20 log10(DN) - 83
     "worldcereal": ("power is 10^-8.3 times the value squared", lambda x: x * x * 10**-8.3),
 }
-"""What the numbers in files mean, and their power."""
+"""For each meaning of the numbers in files: the formula of power in words, and the formula"""
 
-_SAY = f"say what the numbers in the files are: {', '.join(_POWER)}"
+_VALUES_ARE = f"say what the numbers in the files are: {', '.join(_POWER)}"
 _WORLDCEREAL_NODATA = 65535
 
 _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:[_#]|$)", re.IGNORECASE)
@@ -57,37 +58,38 @@ _START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
 """mission and start of sensing in any product id"""
 
 _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
-"""of STAC, and of Earth Engine"""
+"""properties with the orbit state, in STAC and in Earth Engine"""
 
 
 class Options(Numbers):
     """The options of the YAML block."""
 
-    values: Values = Field(description=_SAY)
-    """what the numbers are, once unpacked and scaled: `db` 10 log10 of power, `worldcereal` dB = 20 log10(DN) - 83,
-    with 65535 for no data"""
+    values: Values = Field(description=_VALUES_ARE)
+    """meaning of the numbers after unpacking and scaling: `db` is 10 log10 of power; `worldcereal` is
+    dB = 20 log10(DN) - 83, with 65535 for no data"""
     orbit: Literal["ascending", "descending", "both"] = "both"
-    """which passes are taken; two archives with one each give them to a layer as separate inputs"""
+    """passes to be used; for both as separate inputs of a layer, write two archives"""
     dem: Path | None = None
-    """heights above the ellipsoid of WGS 84 (m), a raster: with it GRD in SAFE folders is geocoded. Below the archive,
-    or absolute"""
+    """raster of heights above the WGS 84 ellipsoid (m), as a path below the archive or an absolute one: with it, GRD in
+    SAFE folders is geocoded"""
 
     @model_validator(mode="before")
     @classmethod
     def _geocoded_to_power(cls, options: dict[str, Any]) -> dict[str, Any]:
-        # of other files that lie beside them each one then says that it is missing
+        # if `values` is missing, files that are not geocoded here get a verdict that asks for it
         return {"values": "linear", **options} if "dem" in options else options
 
 
 class Sentinel1:
-    """Finds products, reads them as linear power, and composites them to decibels. Nothing is masked."""
+    """A source of Sentinel-1: reads linear power and composites it to decibels. Nothing is masked."""
 
     def __init__(self, name: str, archive: Archive) -> None:
-        """Refuses bands that are no polarisations, and what has no meaning for radar."""
+        """Raises a RequestError for bands that are not polarisations, and for keys that have no meaning for radar."""
         self._name = name
         self._archive = archive
         self._options = read_options(Options, name, archive)
-        refuse_keys(name, archive, {"mask": "clouds do not matter to it", "offset": "options.values says what is"})
+        instead = {"mask": "radar sees through clouds", "offset": "use options.values and options.add"}
+        refuse_keys(name, archive, instead)
         for band in archive.bands:
             if band not in POLARISATIONS:
                 raise RequestError(
@@ -99,18 +101,18 @@ class Sentinel1:
 
     @property
     def collection(self) -> str:
-        """The product's page."""
+        """The page of the products."""
         return "https://sentiwiki.copernicus.eu/web/s1-products"
 
     @property
     def counted(self) -> bool:
-        """They are."""
+        """True: scenes are acquisitions."""
         return True
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
-        """The scenes of the products of the orbit that is asked for, ordered by time and id.
+        """The scenes of all products of the requested orbit state, ordered by time and id.
 
-        Where one is asked for, a product that does not say what its own is is a scene that says so.
+        A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested.
         """
         names = band_names(self._archive, self._options.variables)
         found = by_time(archive_products(self._archive, names))
@@ -127,10 +129,10 @@ class Sentinel1:
             elif "values" in self._archive.options:
                 yield self._scene(product, orbit, assets, faults)
             else:
-                yield self._scene(product, orbit, assets, faults or f"options.values: {_SAY}")
+                yield self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
 
     def _dem(self, full_digests: bool) -> Asset | None:
-        """The DEM that the archive names."""
+        """The DEM that the archive names; None if it names none."""
         if self._options.dem is None:
             return None
         path = self._archive.root / self._options.dem
@@ -147,16 +149,16 @@ class Sentinel1:
             raise RequestError(f"{place} cannot be used: {fault}")
         if CRS.from_user_input(assets[0].crs).is_compound:
             raise RequestError(f"{place} has heights of another kind than above the ellipsoid; bring them to EPSG:4979")
-        # 0 is a height, whoever takes it for none
+        # 0 is a valid height, even where the file declares it as no data
         return replace(assets[0], nodata=float("nan")) if assets[0].nodata == 0 else assets[0]
 
     def _geocoded(self, product: Product, safe: Path, orbit: str, dem: Asset, full_digests: bool) -> Scene:
         try:
             images = images_of(safe, self._archive.root, self._archive.bands, full_digests=full_digests)
-        except CorruptInput as fault:
-            return self._scene(product, orbit, (), str(fault))
+        except CorruptInput as error:
+            return self._scene(product, orbit, (), str(error))
         scene = self._scene(product, orbit, (*images, dem), "")
-        processing = f"{_said(orbit)}; {PROCESSING}; the composite is 10 log10 of power"
+        processing = f"{_orbit_in_words(orbit)}; {PROCESSING}; the composite is 10 log10 of power"
         return replace(scene, bbox=product.bbox or scene.bbox, processing=processing, software=SOFTWARE)
 
     def _unknown_orbit(self) -> str:
@@ -176,8 +178,8 @@ class Sentinel1:
             assets=assets,
             processing="; ".join(
                 [
-                    _said(orbit),
-                    *self._options.said(assets),
+                    _orbit_in_words(orbit),
+                    *self._options.formulas(assets),
                     f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
                     "the composite is 10 log10 of power",
                 ]
@@ -186,13 +188,13 @@ class Sentinel1:
         )
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """Linear power, float32; seen where every band is a power above zero."""
+        """Linear power in float32; seen where every band has power above zero."""
         if scene.software:
             return observe_geocoded(scene, self._archive, grid, area, reader)
         return observe_converted(scene, self._archive, grid, area, reader, self._to_power)
 
     def _to_power(self, asset: Asset) -> Conversion:
-        """To linear power, float32; what is not above zero, or overflows, is no data (NaN)."""
+        """Conversion of numbers to linear power in float32; NaN where power is not above zero, or overflows."""
         _, formula = _POWER[self._options.values]
         unpacked = self._options.unpacked(asset)
 
@@ -204,32 +206,32 @@ class Sentinel1:
         return convert
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """Decibels of the mean power, or of the median where the archive says so."""
-        picture = composite(observations, self._archive.composite or "mean")
-        decibels = 10 * np.log10(picture.x_cyx.astype(np.float64))
-        return replace(picture, x_cyx=decibels.astype(np.float32))
+        """Decibels of the mean power, or of the median if the archive says so."""
+        power = composite(observations, self._archive.composite or "mean")
+        decibels = 10 * np.log10(power.x_cyx.astype(np.float64))
+        return replace(power, x_cyx=decibels.astype(np.float32))
 
 
 def acquisition(product_id: str, properties: dict[str, Any]) -> str:
-    """What was taken at once: the datatake, so that the slices of one pass are one acquisition.
+    """The acquisition of a product: its datatake, so that all slices of one pass are one acquisition.
 
-    Where neither the id nor the catalogue names it, the mission and the start of sensing; else the product itself,
-    as radar: a stack of several sensors gives their products one id, and its acquisitions are not theirs.
+    If neither the id nor the catalogue names the datatake, mission and start of sensing; else "S1" and the product's
+    id. The prefix matters where a stack gives products of several sensors the same id.
     """
-    if found := _DATATAKE.match(product_id):
-        return "_".join(found.groups()).upper()
+    if match := _DATATAKE.match(product_id):
+        return "_".join(match.groups()).upper()
     if orbit := properties.get("sat:absolute_orbit"):
         return f"{properties.get('platform', '')}_{orbit}_{properties.get('sat:orbit_state', '')}"
-    if found := _START.match(product_id):
-        return "_".join(found.groups())
+    if match := _START.match(product_id):
+        return "_".join(match.groups())
     return f"S1 {product_id}"
 
 
 def _orbit(product: Product) -> str:
-    """The pass; empty where it is not known."""
-    told = (product.properties.get(key) for key in _ORBIT_KEYS)
-    return next((str(state).lower() for state in told if state), "")
+    """The orbit state of a product, ascending or descending; empty if it is unknown."""
+    states = (product.properties.get(key) for key in _ORBIT_KEYS)
+    return next((str(state).lower() for state in states if state), "")
 
 
-def _said(orbit: str) -> str:
+def _orbit_in_words(orbit: str) -> str:
     return f"orbit {orbit or 'unknown'}"

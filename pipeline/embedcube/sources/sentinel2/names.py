@@ -1,4 +1,4 @@
-"""Which acquisition, level, tile and baseline a Sentinel-2 product is of, by its names and metadata."""
+"""Identify Sentinel-2 products: acquisition, level, tile and processing baseline, from names and metadata."""
 
 import re
 from collections import defaultdict
@@ -23,22 +23,22 @@ _OF_DATATAKE = re.compile(r"_N\d\d\.\d\d$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """What a product's name and metadata say of it."""
+    """The identity of a product, from its name and metadata."""
 
     acquisition: str
-    """the datatake, at whatever processing baseline; else the satellite and moment in its name; else the id"""
+    """the datatake, without its processing baseline; else satellite and time from the name; else the id"""
     level: str
-    """1C or 2A; empty where no name says it"""
-    shows: tuple[str, ...]
-    """what two products show alike but for parts of it: datatake, level, tile"""
+    """1C or 2A; empty if unknown"""
+    subject: tuple[str, ...]
+    """datatake, level and tile: products with the same subject show the same, or parts of it"""
     strip: str
-    """the moment at which the datastrip begins; empty where no name says it"""
+    """time at which the datastrip begins; empty if unknown"""
     baseline: float | None
-    """of processing; None where it is not known"""
+    """processing baseline; None if unknown"""
 
 
 def identify(product: Product) -> Identity:
-    """Read the names once."""
+    """Identify a product."""
     properties = product.properties
     tiles = (f"_T{properties.get(key)}" for key in _TILES)
     text = " ".join([product.id, *tiles, *(str(properties.get(key, "")).removesuffix(".SAFE") for key in _NAMES)])
@@ -47,22 +47,22 @@ def identify(product: Product) -> Identity:
     return Identity(
         acquisition=acquisition,
         level=level,
-        # a patch of a tile is another place than the next one
-        shows=(acquisition, level, tile, _first(_PATCH, product.id)) if tile else (product.id,),
+        # patches of one tile are different places
+        subject=(acquisition, level, tile, _first(_PATCH, product.id)) if tile else (product.id,),
         strip=_first(_STRIP, text),
         baseline=_baseline(properties, text),
     )
 
 
 def superseded(products: Sequence[Product], identities: Sequence[Identity]) -> dict[int, int]:
-    """Positions of products that are not used, and that of the newer or equal one that is used instead.
+    """Positions of products that are not used, each with the position of the newer or equal one that replaces it.
 
-    One tile of one datatake may lie in two products of one baseline, each with a part (a datastrip) of it: both stay.
-    A product that does not name its datastrip may be of any.
+    A tile of a datatake may lie in two products of one baseline, each with one datastrip of it: both are used. A
+    product that does not name its datastrip may hold any.
     """
     alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, identity in enumerate(identities):
-        alike[identity.shows].append(place)
+    for i, identity in enumerate(identities):
+        alike[identity.subject].append(i)
     versions = [
         _Version(product.id, identity.strip, identity.baseline or 0.0, not (product.fault or product.missing))
         for product, identity in zip(products, identities, strict=True)
@@ -83,12 +83,13 @@ class _Version:
     id: str
     strip: str
     baseline: float
-    """0 where it is not known"""
+    """0 if unknown"""
     whole: bool
+    """no band is missing"""
 
 
 def _rivals(versions: Sequence[_Version], alike: list[int]) -> list[list[int]]:
-    """Those of each datastrip; and those that name none, with the newest of all."""
+    """Groups of products that may replace each other: one per datastrip; those without a datastrip with the newest."""
     if len(alike) == 1:
         return []
     newest = _newest(versions, alike)
@@ -104,7 +105,7 @@ def _newest(versions: Sequence[_Version], places: list[int]) -> int:
 
 
 def _usable(versions: Sequence[_Version], places: list[int]) -> list[int]:
-    """Those that are whole; all where none is."""
+    """The products that are whole; all of them if none is."""
     return [i for i in places if versions[i].whole] or places
 
 
@@ -117,7 +118,7 @@ def _acquisition(product: Product, text: str) -> str:
 
 
 def _baseline(properties: Mapping[str, Any], text: str) -> float | None:
-    """Catalogues write "04.00", 4.0, "N0400"; N9999 stands for "by a user", which says nothing of the offset."""
+    """The processing baseline. Catalogues write "04.00", 4.0 or "N0400"; N9999 (by a user) counts as unknown."""
     for stated in (*(properties.get(key) for key in _BASELINES), *_BASELINE.findall(text)):
         match = _NUMBER.fullmatch(str(stated).strip())
         if match:

@@ -1,4 +1,4 @@
-"""Sentinel-2 L1C and L2A: as SAFE, as COG, GeoTIFF or JPEG 2000 files with or without STAC, as series in NetCDF."""
+"""Sentinel-2 L1C and L2A: SAFE; COG, GeoTIFF or JPEG 2000 files with or without STAC; series in NetCDF."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,9 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import Product, by_time, describe, place_of
+from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.options import read_options
 from embedcube.sources.reader import RasterReader
@@ -27,39 +28,39 @@ BAND_NAMES = {
     "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16",
     "B12": "swir22", "SCL": "scl",
 }  # fmt: skip
-"""Every band, and the name that STAC catalogues give it."""
+"""Every band, and its name in STAC catalogues"""
 
 _CODES = {name: band for band, name in BAND_NAMES.items()}
 
 OFFSET_SINCE_BASELINE = 4.0
-"""From this processing baseline on, in use since this day, pixels are reflectance x 10000 + 1000."""
+"""from this processing baseline on, pixels are reflectance x 10000 + 1000"""
 
 NOT_REFLECTANCE = frozenset(("SCL", "AOT", "WVP", "CLD", "CLDPRB", "SNW", "SNWPRB", "CLM", "CLOUD_MASK"))
-"""What products hold beside bands: classes, probabilities, depths. They have no offset."""
+"""Layers of products that are not bands: classes, probabilities, depths. They have no offset."""
 
 _EMPTY_SHARE = 0.5
-"""A band that is empty on more than this share of what the mask calls data was not decoded, whatever GDAL says."""
+"""a band without data on more than this share of the mask's data was not decoded, though GDAL reports no error"""
 
 _EVIDENCE_SHARE = 0.1
-"""The mask must call at least this share of an area data to be a witness: lossy masks ring at a swath's edge."""
+"""the mask must have data on at least this share of an area to be compared: lossy masks ring at a swath's edge"""
 
 
 class Options(Block):
-    """The options of the archive."""
+    """The options of the YAML block."""
 
     variables: dict[str, str] = Field(default_factory=dict)
-    """what the files call a band, where it is neither B04, B4 nor red: {B04: S2-L2A-B04}"""
+    """name of a band in the files, if it is none of B04, B4 and red: {B04: S2-L2A-B04}"""
     nodata: float | None = None
-    """the value that is no data in all files that can hold it, whatever they declare"""
+    """number that means no data in all files whose type can hold it, instead of what they declare"""
     stated: Literal["checked", "ignore"] = "checked"
-    """whether sizes and checksums of a catalogue or manifest are of these files"""
+    """whether the sizes and checksums in catalogues or manifests are those of these files"""
 
 
 class Sentinel2:
-    """Finds products, reads them, and decides offset, mask and acquisition of each."""
+    """A source of Sentinel-2: decides the offset and the acquisition of each product, and masks clouds."""
 
     def __init__(self, name: str, archive: Archive) -> None:
-        """Refuses bands that Sentinel-2 does not have, and unknown options."""
+        """Raises a RequestError for bands that Sentinel-2 does not have, and for unknown options."""
         self._name = name
         self._archive = archive
         self._options = read_options(Options, name, archive)
@@ -70,18 +71,18 @@ class Sentinel2:
 
     @property
     def collection(self) -> str:
-        """The product's page."""
+        """The page of the products."""
         return "https://sentiwiki.copernicus.eu/web/s2-products"
 
     @property
     def counted(self) -> bool:
-        """They are."""
+        """True: scenes are acquisitions."""
         return True
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products, ordered by time and id.
 
-        Of one tile of one datatake at several processing baselines the newest is used; the others say so.
+        If a tile of a datatake exists at several processing baselines, the newest is used; the others name it.
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
@@ -109,7 +110,7 @@ class Sentinel2:
             )
 
     def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
-        """Radiance at the sensor and reflectance on the ground are not one archive."""
+        """Refuse an archive with both L1C (at the sensor) and L2A (at the ground)."""
         pairs = list(zip(products, identities, strict=True))
         first = {identity.level: product for product, identity in reversed(pairs) if identity.level}
         if len(first) > 1:
@@ -117,7 +118,7 @@ class Sentinel2:
             raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """The bands with the offset applied (0 stays "no data", data is floored at 1), and what the mask keeps."""
+        """The bands with the offset applied (0 stays no data, data are at least 1); clear where the mask says so."""
         if scene.verdict:
             raise CorruptInput(scene.verdict)
         futures = [
@@ -135,7 +136,7 @@ class Sentinel2:
             seen = clear = np.logical_and.reduce(seen_per_band)
         else:
             labelled = _has_data(pixels[mask.band], assets[mask.band])
-            # a class of 0 is also what a flag is that was stored as 1 or NaN
+            # a flag stored as 1 or NaN has the class 0 where it is NaN
             kept = np.isin(np.nan_to_num(pixels[mask.band], nan=0.0), mask.clear)
             if 0 in mask.clear:
                 labelled = np.ones_like(kept)
@@ -147,45 +148,48 @@ class Sentinel2:
         return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
-        """The median, unless the archive says otherwise."""
+        """The median, or the mean if the archive says so."""
         return composite(observations, self._archive.composite or "median")
 
     def _names(self, band: str) -> frozenset[str]:
-        """All that files and catalogues may call a band, in lower case: of B04, as of red, B04, B4 and red."""
+        """All names of a band in files and catalogues, in lower case: b04, b4 and red, for both B04 and red."""
         code = _CODES.get(band, band)
         names = {code, BAND_NAMES.get(code, code), re.sub(r"^B0", "B", code)}
         variable = self._options.variables.get(band)
         return frozenset(name.lower() for name in ({variable} if variable else names))
 
     def _offset(self, product: Product, identity: Identity) -> tuple[float | None, str]:
-        """What is to be added to a product's values and why; None where that cannot be told."""
+        """The offset to add to a product's values, and the reason; None and the reason if it is unknown."""
         asked, properties = self._archive.offset, product.properties
         if asked != "auto":
             return asked, f"offset {asked:+g}: the campaign says so"
         if properties.get("earthsearch:boa_offset_applied"):
             return 0.0, "offset +0: the catalogue says it has been applied"
-        if "s2:add_offset" in properties:
-            offset = float(properties["s2:add_offset"])
+        if (stated := properties.get("s2:add_offset")) is not None:
+            try:
+                offset = float(stated)
+            except (TypeError, ValueError):
+                return None, f"its metadata has s2:add_offset {stated!r}, which is not a number"
             return offset, f"offset {offset:+g}: the product's metadata"
         if identity.baseline is not None:
             offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
             return offset, f"offset {offset:+g}: processing baseline {identity.baseline:05.2f}"
-        # the date of the acquisition says nothing: the years before 2022 have been processed again at later baselines
+        # the date of the acquisition does not help: products of before 2022 were reprocessed at later baselines
         return None, (
             "no processing baseline is known, so its values may or may not hold the offset of +1000: look at them, and "
             'write "offset: -1000" or "offset: 0"'
         )
 
     def _with_offset(self, values: Any, band: str, offset: float) -> Any:
-        """Reflectances have it, whatever they are called; classes and the like have not."""
-        called = self._options.variables.get(band, band)
-        if not offset or called.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
+        """Add the offset to reflectances; classes and the like stay as they are."""
+        name = self._options.variables.get(band, band)
+        if not offset or name.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
             return values
         return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
 
 
 def _as_stored(assets: Sequence[Asset]) -> str:
-    """What files declare of their numbers says what reflectance they are, offset and all: it would count twice."""
+    """Note that a scale declared by files is not applied: it already contains the offset, which would count twice."""
     packings = {f"DN * {asset.scale!r} + {asset.add!r}": None for asset in assets if asset.packed}
     return f"numbers as they are stored, without {', '.join(packings)} as the files declare" if packings else ""
 
@@ -193,12 +197,12 @@ def _as_stored(assets: Sequence[Asset]) -> str:
 def _has_data(pixels: Any, asset: Asset) -> Any:
     if pixels.dtype.kind == "f":
         return np.isfinite(pixels) & (pixels != asset.nodata)
-    # compared as integers: a float would have numpy convert every pixel
+    # compared as integers, because numpy would convert every pixel to compare it with a float
     return pixels != int(asset.nodata or 0)
 
 
 def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, bands: list[Asset], mask: Asset) -> None:
-    """A truncated JPEG 2000 reads as zeros without an error: mask and bands tell of each other where data should be."""
+    """Refuse bands or masks that are empty where the others have data: a truncated JPEG 2000 reads as zeros."""
     expected = int(labelled.sum())
     for seen, asset in zip(seen_per_band, bands, strict=True):
         if expected > _EVIDENCE_SHARE * labelled.size and int((labelled & ~seen).sum()) > _EMPTY_SHARE * expected:

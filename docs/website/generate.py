@@ -1,0 +1,133 @@
+"""Pages of the reference that are made from the code each time the site is built."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from embedcube.campaign.schema import Campaign
+from embedcube.campaign.site import Site
+
+Json = dict[str, Any]
+
+CAMPAIGN_HEAD = """# Campaign file
+
+One YAML file says what is asked. `embedcube schema` prints the same as JSON Schema, for your editor.
+All but `how` and the paths is *what*: it makes the campaign's digest and decides the bytes of the cube.
+
+A time is an ISO date or time (`2023-06-01`, `2023-06-01T12:00:00`), in UTC if it names no zone.
+A duration is a number and a unit: `1 hour`, `14 days`, `2 weeks`, `1 month`, `1 year`.
+"""
+
+SITE_HEAD = """# Site file
+
+One YAML file describes a batch system. `how.site` of a campaign names it, or `--site` of the command line.
+`configs/sites/` holds some; [Slurm](../slurm.md) says how they are used.
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to those that are written by hand."""
+    pages = {
+        "reference/campaign.md": CAMPAIGN_HEAD + schema_page(Campaign.model_json_schema()),
+        "reference/site.md": SITE_HEAD + schema_page(Site.model_json_schema()),
+        "reference/command-line.md": command_line_page(),
+    }
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def schema_page(schema: Json) -> str:
+    """A table of keys for the outermost block, then one for each block within it, in the order they are first named."""
+    blocks: Json = schema.get("$defs", {})
+    order = [schema["title"]]
+    blocks |= {schema["title"]: schema}
+    for title in order:
+        order += [name for name in _blocks_named(blocks[title]["properties"]) if name not in order]
+    return "\n".join(f"\n## {title} {{ #{title.lower()} }}\n\n{_table(title, blocks[title])}" for title in order)
+
+
+def command_line_page() -> str:
+    """What Typer's own generator says of the command `embedcube`."""
+    command = [sys.executable, "-m", "typer", "embedcube.cli.verbs", "utils", "docs", "--name", "embedcube"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = re.sub(r"\A# .*\n", "# Command line\n", text)
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text)
+    text = re.sub(r"^\* `--help`.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Options\*\*:\n\n(?=\n|\Z|#)", "", text)
+    return re.sub(r"  Example: (.*)", r"\n\n```console\n$ \1\n```", text)
+
+
+def _blocks_named(part: Any) -> Iterator[str]:
+    """Names of the blocks that a part of a JSON Schema refers to."""
+    if isinstance(part, dict):
+        if "$ref" in part:
+            yield part["$ref"].rpartition("/")[2]
+        for value in part.values():
+            yield from _blocks_named(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _blocks_named(value)
+
+
+def _table(title: str, block: Json) -> str:
+    meanings = _field_docstrings(title)
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, value in block["properties"].items():
+        required = key in block.get("required", ())
+        default = "required" if required else _default(value)
+        rows.append(f"| `{key}` | {_value(value)} | {default} | {meanings.get(key, '')} |")
+    description = str(block.get("description", "")).partition("\n")[0]
+    return description + "\n\n" + "\n".join(rows) + "\n"
+
+
+def _field_docstrings(title: str) -> dict[str, str]:
+    """The docstring under each field of a block, on one line."""
+    for module in ("schema", "how", "site"):
+        members = griffe.load(f"embedcube.campaign.{module}").members
+        if title in members and members[title].is_class and not members[title].is_alias:
+            fields = members[title].members.items()
+            return {
+                name: " ".join(field.docstring.value.split()).replace("|", "\\|")
+                for name, field in fields
+                if field.docstring
+            }
+    raise LookupError(f"no class {title} among the blocks of a campaign")
+
+
+def _default(value: Json) -> str:
+    default = value.get("default")
+    if isinstance(default, dict):
+        return "see there"
+    return "" if default in (None, [], {}) else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _value(value: Json) -> str:
+    """A JSON Schema type in words."""
+    if "$ref" in value:
+        title = value["$ref"].rpartition("/")[2]
+        return f"[{title}](#{title.lower()})"
+    if "anyOf" in value:
+        options = [_value(option) for option in value["anyOf"] if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(options))
+    if "enum" in value:
+        return ", ".join(f"`{option}`" for option in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if value.get("format") in ("date-time", "path"):
+        return {"date-time": "time", "path": "path"}[value["format"]]
+    kind = value.get("type")
+    if kind == "array":
+        if "prefixItems" in value:
+            return "[" + ", ".join(_value(item) for item in value["prefixItems"]) + "]"
+        return f"list of {_value(value['items'])}"
+    if kind == "object":
+        inner = value.get("additionalProperties") or next(iter(value.get("patternProperties", {}).values()), None)
+        return f"name: {_value(inner)}" if isinstance(inner, dict) else "keys and values"
+    return {"string": "text", "boolean": "`true`, `false`", "integer": "whole number"}.get(kind or "", "number")

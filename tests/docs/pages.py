@@ -1,0 +1,37 @@
+"""The pages that a user reads, the blocks in them, and how a test runs these as they stand there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+EMBEDCUBE = ".venv/bin/embedcube"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language; of none where it is empty."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [text for named, text in fenced if named == language]
+
+
+def run_line(line: str, folder: Path) -> str:
+    """What a shown command of embedcube prints in `folder`, which holds `demo/`; it must succeed."""
+    program, *arguments = shlex.split(line)
+    assert program == EMBEDCUBE, line
+    return _run([str(Path(sys.executable).parent / "embedcube"), *arguments], folder)
+
+
+def run_python(blocks: list[str], folder: Path) -> str:
+    """What shown Python prints in `folder`, one block after the other, without a warning."""
+    return _run([sys.executable, "-W", "error", "-c", "\n".join(blocks)], folder)
+
+
+def _run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
