@@ -12,7 +12,7 @@ TERRATORCH_STAMP := $(VENV)/.installed-terratorch
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help quickstart test test-all test-terratorch lint bench docs clean
+.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch lint bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -21,11 +21,24 @@ quickstart: demo/campaign.yaml ## install, write a small synthetic archive to de
 	@echo "run         demo/campaign.yaml"
 	@$(BIN)/embedcube run demo/campaign.yaml
 
-test: lint ## install with the developers' tools; lint; all tests but the slow ones
-	@$(BIN)/python -m pytest --no-header -m "not slow"
+# Three test processes for two cores: the one that brings up the cluster of tests/slurm mostly waits.
+PROCESSES := 3
+PYTEST := $(BIN)/python -m pytest --no-header --durations 10
+SPREAD := --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+COVERAGE := --cov --cov-report json:.coverage.json
 
-test-all: lint ## as test, with the slow ones: half an hour on two cores
-	@$(BIN)/python -m pytest --no-header
+test: lint ## install with the developers' tools; lint; all tests but the slow ones
+	@$(PYTEST) $(SPREAD) $(COVERAGE) -m "not slow"
+
+test-all: lint test-oldest test-newest ## as test, with the slow ones and with other versions: an hour on two cores
+	@$(PYTEST) -m alone
+	@$(PYTEST) $(SPREAD) $(COVERAGE) -m "not alone"
+
+test-oldest: demo/runs/demo/cube.zarr ## the tests that need no torch, at the oldest versions that pyproject.toml allows
+	@$(BIN)/python -m tests.lane oldest
+
+test-newest: demo/runs/demo/cube.zarr ## the same at the newest versions, on a newer Python where there is one
+	@$(BIN)/python -m tests.lane newest
 
 # Not a part of test: it installs 69 packages more, 0.7 GB, in two minutes and a half on two busy cores.
 test-terratorch: $(TERRATORCH_STAMP) ## install TerraTorch too; the tests of its models, which the others skip without it
@@ -47,8 +60,11 @@ docs: $(DEV_STAMP) ## the documentation as a site in build/docs
 
 clean: ## remove the demo and the tools' caches; .venv stays
 	@echo "clean       demo, caches"
-	@rm -rf demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf demo build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+demo/runs/demo/cube.zarr: demo/campaign.yaml | $(USER_STAMP)
+	@$(BIN)/embedcube run demo/campaign.yaml
 
 demo/campaign.yaml: | $(USER_STAMP)
 	@echo "demo        demo/"

@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import fcntl
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ sys.path.insert(0, str(PLUGINS))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
 
 
+TORCH = importlib.util.find_spec("torch") is not None
+"""False under `tests/lane.py`, which tries the rooms that need no torch with other versions."""
+
 COVERAGE = ROOT / ".coverage.json"
 """Lines that ran, file by file: written where pytest is called with `--cov-report=json:.coverage.json`."""
 
@@ -49,14 +53,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Among several processes, one brings up the cluster at once and mostly waits, while the others compute.
     # In one process the cluster comes last, and is up no longer than its tests need it.
     items.sort(key=lambda item: (item.get_closest_marker("slurm") is not None) != several)
-    for item in items:
-        # a file's tests stay together: they share what its fixtures make
-        group = "slurm" if item.get_closest_marker("slurm") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    if several:
+        for item in items:
+            # a file's tests stay together: they share what its fixtures make
+            group = "slurm" if item.get_closest_marker("slurm") else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("realdata"):
                 item.add_marker(pytest.mark.skip(reason=f"no real data in {REAL_DATA}"))
+
+
+def skip_without_torch() -> Generator[None]:
+    """Body of a hook around a step of a test: where torch is not installed, a test that needs it is skipped."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if TORCH or error.name != "torch":
+            raise
+        pytest.skip("needs torch")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """Skip a test whose fixtures need torch."""
+    return (yield from skip_without_torch())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Skip a test that needs torch."""
+    return (yield from skip_without_torch())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -104,6 +131,8 @@ def call_cli(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+    if not TORCH and "No module named 'torch'" in err.getvalue():
+        pytest.skip("needs torch")
     return subprocess.CompletedProcess(sys.argv, int(code or 0), out.getvalue(), err.getvalue())
 
 
@@ -166,23 +195,32 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 @pytest.fixture(scope="session")
 def demo_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's folder, written once. Do not change anything in it: copy."""
+    if finished := os.environ.get("EMBEDCUBE_DEMO"):
+        return Path(finished)
     from embedcube.testing.demo import write_demo
 
     return made_once(tmp_path_factory, "demo", write_demo)
 
 
-@pytest.fixture
-def demo(demo_archive: Path, tmp_path: Path) -> Campaign:
+def demo_in(folder: Path, demo_archive: Path) -> Campaign:
     """A fresh campaign on the shared demo archive; nothing has been run yet."""
-    campaign = Campaign(tmp_path / "campaign.yaml")
+    campaign = Campaign(folder / "campaign.yaml")
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
     campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
     return campaign
+
+
+@pytest.fixture
+def demo(demo_archive: Path, tmp_path: Path) -> Campaign:
+    """A fresh campaign on the shared demo archive; nothing has been run yet."""
+    return demo_in(tmp_path, demo_archive)
 
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> Campaign:
     """The demo as a user runs it, finished. Do not change anything in it: copy."""
     campaign = Campaign(demo_archive / "campaign.yaml")
+    if "EMBEDCUBE_DEMO" in os.environ:
+        return campaign
     made_once(tmp_path_factory, "finished-demo", lambda _: campaign.cli("run"))
     return campaign

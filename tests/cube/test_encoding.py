@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, Encoding, decode, fill_value, int8_bound
-from embedcube.kernel.quantise import quantise
 
 steady = settings(deadline=None, max_examples=60)
 
@@ -36,6 +34,10 @@ class Encoded:
 
 
 def encode(vectors: Vectors, encoding: Encoding) -> Encoded:
+    import torch
+
+    from embedcube.kernel.quantise import quantise
+
     quantised = quantise(torch.from_numpy(vectors), encoding)
     return Encoded(quantised.stored.numpy(), None if quantised.scale is None else quantised.scale.numpy())
 

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import Campaign, cube_bytes
+from tests.conftest import Campaign, cube_bytes, demo_in
 
 from embedcube.consolidate.verify import _least_cosine
 from embedcube.cube.reader import Cube
@@ -38,11 +39,19 @@ def vectors(campaign: Campaign) -> np.ndarray[Any, Any]:
     return np.asarray(cube.array(cube.zones[0], "embedding")[...])
 
 
+@pytest.fixture(scope="module")
+def full(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray[Any, Any]:
+    """Vectors in float32."""
+    campaign = demo_in(tmp_path_factory.mktemp("full"), demo_archive)
+    ask(campaign, "float32")
+    campaign.cli("run")
+    return vectors(campaign)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_reduced_precision_is_near_float32_and_says_how_near(demo: Campaign, precision: str) -> None:
-    ask(demo, "float32")
-    demo.cli("run")
-    full = vectors(demo)
+def test_reduced_precision_is_near_float32_and_says_how_near(
+    demo: Campaign, full: np.ndarray[Any, Any], precision: str
+) -> None:
     ask(demo, precision)
     demo.cli("run")
     reduced = vectors(demo)

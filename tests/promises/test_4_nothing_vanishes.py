@@ -1,4 +1,4 @@
-"""Show 8: input that is wrong in its bytes is quarantined and its cells say so; a passing failure leaves no trace."""
+"""Nothing vanishes: wrong bytes are quarantined and their cells say so; a failure that passes leaves no trace."""
 
 import hashlib
 import json

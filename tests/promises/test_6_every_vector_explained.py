@@ -1,4 +1,4 @@
-"""Show 7: from a place and a time to exactly the scenes behind the vector, held against the rasters themselves."""
+"""Every vector explained: a place and a time lead to exactly the scenes behind the vector, as the rasters show."""
 
 import hashlib
 import json

@@ -52,7 +52,9 @@ def test_workers_that_the_client_starts(embedded: Campaign, finished_demo: Campa
     assert not re.search(r"<script[^>]*\bsrc=", report)  # the report opens without internet
 
 
-@pytest.mark.parametrize(("kind", "mpi"), [("slurm_runner", "none"), ("mpi", "pmi2")])
+@pytest.mark.parametrize(
+    ("kind", "mpi"), [("slurm_runner", "none"), pytest.param("mpi", "pmi2", marks=pytest.mark.slow)]
+)
 def test_workers_that_are_started_beside_the_client(
     cluster: Cluster, embedded: Campaign, finished_demo: Campaign, kind: str, mpi: str
 ) -> None:

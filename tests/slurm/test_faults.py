@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.conftest import Campaign, cube_bytes
+from tests.conftest import Campaign, cube_bytes, demo_in
 from tests.slurm.cluster import Cluster, wait_until
 
 from embedcube.campaign.load import load_campaign
@@ -49,10 +49,8 @@ def sleepy(campaign: Campaign) -> Campaign:
 @pytest.fixture(scope="session")
 def quiet_cube(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Digests of the cube's files as a run without faults makes them."""
-    campaign = Campaign(tmp_path_factory.mktemp("quiet") / "campaign.yaml")
-    campaign.file.write_text((demo_archive / "campaign.yaml").read_text())
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
-    sleepy(campaign).cli("run")
+    campaign = sleepy(demo_in(tmp_path_factory.mktemp("quiet"), demo_archive))
+    campaign.cli("run")
     return cube_bytes(campaign.run.newest_cube)
 
 
@@ -119,6 +117,7 @@ def test_nothing_happens(cluster: Cluster, started: Callable[..., Started], quie
     assert len({record.attempt for record in begun.records}) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_rank_costs_what_it_had_drawn(
     cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
 ) -> None:
@@ -149,6 +148,7 @@ def test_a_warning_before_the_time_limit_stops_the_task_cleanly(
     assert len(begun.records) == SHARDS  # the shards that were begun were finished, and no shard was embedded twice
 
 
+@pytest.mark.slow
 def test_preemption(cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]) -> None:
     begun = started("low")
     assert_struck_amid(begun)

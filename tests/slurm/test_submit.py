@@ -80,7 +80,7 @@ def test_the_chain_makes_the_same_cube(
     ("plugin", "environment"),
     [
         ("pmi2", {"MPIR_CVAR_CH4_NETMOD": "ofi"}),  # as docs/slurm.md says
-        ("pmix", {"MPI4PY_MPIABI": "openmpi", "LD_LIBRARY_PATH": str(OPEN_MPI)}),
+        pytest.param("pmix", {"MPI4PY_MPIABI": "openmpi", "LD_LIBRARY_PATH": str(OPEN_MPI)}, marks=pytest.mark.slow),
     ],
     ids=["MPICH by pmi2", "Open MPI by pmix"],
 )
@@ -126,6 +126,7 @@ def test_a_real_archive(cluster: Cluster, site: Path, tmp_path: Path, monkeypatc
     assert len(hosts) > 1
 
 
+@pytest.mark.slow
 def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Campaign, finished_demo: Campaign) -> None:
     spread.cli("run", "--until", "plan")
 

@@ -102,6 +102,8 @@ def computing(demo: Campaign) -> Campaign:
     return demo
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("one_core")
 def test_a_rank_that_waits_for_its_disk_reads_ahead(computing: Campaign) -> None:
     first, *others = begun_ahead(computing, shim.delaying(Path("/archive"), 20))
@@ -111,6 +113,8 @@ def test_a_rank_that_waits_for_its_disk_reads_ahead(computing: Campaign) -> None
     assert "reading ahead from now on" in log.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("one_core")
 def test_a_core_that_computes_all_the_time_is_not_disturbed(computing: Campaign) -> None:
     # another process on its core looks like waiting, and then it reads ahead
@@ -118,6 +122,6 @@ def test_a_core_that_computes_all_the_time_is_not_disturbed(computing: Campaign)
 
 
 @pytest.mark.skipif(cores() < 2, reason="no core is left over")
-def test_a_rank_beside_an_idle_core_reads_ahead_from_the_first_shard_on(computing: Campaign) -> None:
-    first, *_ = begun_ahead(computing)
+def test_a_rank_beside_an_idle_core_reads_ahead_from_the_first_shard_on(planned: Campaign) -> None:
+    first, *_ = begun_ahead(planned)
     assert first
