@@ -163,7 +163,7 @@ class Cube:
         scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None
         return decode(self.array(zone, "embedding")[t, y, x], scale)
 
-    def valid(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.bool_]:
+    def valid(self, zone: str, t: int | slice, y: slice, x: slice) -> NDArray[np.bool_]:
         """Which cells hold a vector."""
         status = self.array(zone, "status")[t, y, x]
         return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
