@@ -18,9 +18,6 @@ LEAST_WIDTH = 900
 MAP_SIDE = 1200
 """pixels of the longer side of a map, at most"""
 
-SHEET_SIDE = 290
-"""pixels of the longer side of a map on a sheet, at most"""
-
 _GAP = 12
 """pixels between the maps of a sheet"""
 
@@ -94,6 +91,11 @@ def enlargement(shape: tuple[int, ...], side: int) -> int:
     return max(1, side // max(shape))
 
 
+def sheet_side(windows: int) -> int:
+    """Pixels of the longer side of a map on a sheet, at most: up to four maps lie beside one another."""
+    return MAP_SIDE // min(4, windows) - _GAP
+
+
 def scale_bar(length_of_pixel: float, unit: str, longest_px: int) -> ScaleBar:
     """The longest of 1, 2 and 5 times a power of ten that fits into `longest_px`."""
     most = length_of_pixel * longest_px
@@ -149,7 +151,7 @@ def draw_map(panel: Panel, caption: Caption, step: int) -> Image.Image:
 
 def draw_sheet(panels: list[Panel], caption: Caption, step: int, note: str) -> Image.Image:
     """Small maps of many windows on one picture; `note` says which windows they are."""
-    factor = enlargement(panels[0].status.shape, SHEET_SIDE)
+    factor = enlargement(panels[0].status.shape, sheet_side(len(panels)))
     columns = panels[0].status.shape[1] * factor
     # a label needs some width too
     pitch = max(columns, 165) + _GAP

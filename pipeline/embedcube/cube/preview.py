@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
-from embedcube.cube.picture import MAP_SIDE, SHEET_SIDE, Caption, Panel, draw_map, draw_sheet, thinning
+from embedcube.cube.picture import MAP_SIDE, Caption, Panel, draw_map, draw_sheet, sheet_side, thinning
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import is_geographic, to_degrees, unit_of
@@ -68,12 +68,12 @@ def _draw_zone(cube: Cube, zone: str, basis: Basis, folder: Path) -> list[Path]:
             draw_map(panel, caption, step).save(png)
             files += [png, tif]
             if t in shown:
-                small.append(panel.thinned(SHEET_SIDE))
+                small.append(panel.thinned(sheet_side(len(shown))))
     if len(windows) > 1:
         sheet = folder / f"{stem}_windows.png"
         of_all = f"{len(shown)} of {len(windows)} windows, evenly chosen"
         note = of_all if len(shown) < len(windows) else f"{len(windows)} windows"
-        thinned = step * thinning(panels[0].status.shape, SHEET_SIDE)
+        thinned = step * thinning(panels[0].status.shape, sheet_side(len(shown)))
         draw_sheet(small, caption, thinned, note).save(sheet)
         files.append(sheet)
     return files
