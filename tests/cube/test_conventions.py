@@ -1,4 +1,4 @@
-"""Show 6: the cube opens without embedcube and without a warning, and says what it is in words that others know."""
+"""The cube opens without embedcube and without a warning; its metadata follow CF and the Zarr conventions."""
 
 import copy
 import hashlib

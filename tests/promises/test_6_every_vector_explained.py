@@ -1,4 +1,4 @@
-"""Show 7: from a place and a time to exactly the scenes behind the vector, held against the rasters themselves."""
+"""`explain` leads from a place and a time to exactly the scenes behind the vector; compared with the rasters."""
 
 import hashlib
 import json

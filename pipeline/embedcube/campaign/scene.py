@@ -100,7 +100,7 @@ class Scene:
 
     def meets(self, window: Window) -> bool:
         """Whether it falls in a window, at least in part."""
-        return window.meets(self.time, self.end or self.time)
+        return window.overlaps(self.time, self.end or self.time)
 
     def boxes_in(self, grid: Grid) -> tuple[Box, ...]:
         """The footprint in the grid's CRS: exact in the files' own, else a box around it.

@@ -93,10 +93,10 @@ def fit_basis(cube: Cube, layer: str) -> Basis | None:
     mean = vectors.mean(axis=0)
     centred = vectors - mean
     variance, directions = np.linalg.eigh(centred.T @ centred)
-    wanted = min(3, len(variance))
+    count = min(3, len(variance))
     components, along = np.zeros((3, len(variance))), np.zeros(3)
-    components[:wanted] = directions.T[::-1][:wanted]
-    along[:wanted] = variance[::-1][:wanted]
+    components[:count] = directions.T[::-1][:count]
+    along[:count] = variance[::-1][:count]
     largest = np.abs(components).argmax(axis=1)
     components *= np.where(components[np.arange(3), largest] < 0, -1, 1)[:, None]
     low, high = np.percentile(centred @ components.T, (2, 98), axis=0)

@@ -107,9 +107,9 @@ def _draw_block(cube: Cube, zone: str, basis: Basis, block: range, tifs: list[Pa
                     output.write(np.moveaxis(colours[i], -1, 0), window=place)
                     counts[i] += np.bincount(tile[i].ravel(), minlength=len(STATUS_MEANINGS))
                 from_y, from_x = -y.start % step, -x.start % step
-                there = (slice(-(-y.start // step), -(-y.stop // step)), slice(-(-x.start // step), -(-x.stop // step)))
-                rgb[:, *there] = colours[:, from_y::step, from_x::step]
-                statuses[:, *there] = tile[:, from_y::step, from_x::step]
+                part = (slice(-(-y.start // step), -(-y.stop // step)), slice(-(-x.start // step), -(-x.stop // step)))
+                rgb[:, *part] = colours[:, from_y::step, from_x::step]
+                statuses[:, *part] = tile[:, from_y::step, from_x::step]
         for file, tif in zip(raw, tifs, strict=True):
             copy(file, tif, driver="COG", compress="deflate", level=1)
             file.unlink()
