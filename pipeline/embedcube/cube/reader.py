@@ -221,9 +221,7 @@ class Cube:
             try:
                 chosen = matching_windows(windows, parse_period(time))
             except (ValueError, OverflowError):
-                raise RequestError(
-                    f'"{time}" is not a time; write a moment, a day, a month or a year, for example 2023-06-15'
-                ) from None
+                raise RequestError(f'"{time}" is not a time; write for example 2023-06-15, 2023-06 or 2023') from None
             problem = f"{zone}: {len(chosen)} windows match {time}"
         if not chosen:
             first, last = min(w.start for w in windows), max(w.end for w in windows)
