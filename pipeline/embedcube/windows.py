@@ -120,13 +120,12 @@ def _ordered(start: datetime, end: datetime) -> Window:
 def matching_windows(windows: Sequence[Window], period: Window) -> list[int]:
     """Indices of the windows that a period selects.
 
-    The first of these that gives any: the window equal to the period, windows that contain all of it, windows that
-    overlap it.
+    The window equal to the period; else the first window that contains all of it; else all windows that overlap it.
     """
     equal = [i for i, window in enumerate(windows) if window == period]
     holding = [i for i, window in enumerate(windows) if window.start <= period.start and period.end <= window.end]
     overlapping = [i for i, window in enumerate(windows) if window.start < period.end and period.start < window.end]
-    return equal or holding or overlapping
+    return equal or holding[:1] or overlapping
 
 
 def dates_of(windows: Sequence[Window]) -> NDArray[np.int64]:

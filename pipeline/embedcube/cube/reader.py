@@ -172,7 +172,8 @@ class Cube:
         """The cell that holds a point in one window.
 
         `time` is a moment ("2023-06-15T12:00"), a day, a month, a year or an interval ("2023-06-01/2023-07-01"). It may
-        be left out where the layer has one window, and `layer` where the cube has one layer.
+        be left out where the layer has one window, and `layer` where the cube has one layer. Of several windows that
+        contain the time, which campaigns with overlapping windows have, it is the first; an interval names another.
 
         Raises:
             RequestError: the place or the time lies outside of the cube, or several windows or layers match.
