@@ -1,7 +1,7 @@
-"""Grid, chip and shard arithmetic: which pixels, chips and cells lie where. Values only, no input or output.
+"""Arithmetic of grids, chips and shards: which pixels, chips and cells lie where. No input or output.
 
-Three lattices, all anchored at the grid's origin and counted in whole pixels from there, so that a place
-falls in the same pixel, chip and cell whatever the region and the shard size:
+There are three lattices. All begin at the grid's origin and are counted in whole pixels from there, so that a place
+is in the same pixel, chip and cell whatever the region and the shard size:
 
 - pixel (row, col): row 0 is the row just below the origin; rows grow southward, columns eastward; both may be negative.
 - chip: a kept centre of `keep_px` x `keep_px` pixels, read with `halo_px` more on each side.
@@ -44,13 +44,13 @@ class Grid:
     """A coordinate reference system, a pixel size and an origin: north up, x to the right."""
 
     crs: str
-    """as an authority code or WKT"""
+    """authority code ("EPSG:32632") or WKT"""
     pixel: float
     """side of a pixel in units of the CRS (metres for UTM, degrees for EPSG:4326)"""
     origin_x: float = 0.0
     origin_y: float = 0.0
     utm_zone: int | None = None
-    """where it is one of many, the zone whose places it holds"""
+    """number of the UTM zone whose places it holds; None for a campaign with one grid"""
 
     @classmethod
     def of_zone(cls, zone: int, pixel: float, origin: tuple[float, float]) -> "Grid":
@@ -66,11 +66,11 @@ class Grid:
 
     @property
     def geographic(self) -> bool:
-        """Whether its coordinates are longitudes and latitudes."""
+        """Whether the coordinates are longitudes and latitudes."""
         return is_geographic(self.crs)
 
     def affine(self, area: PixelArea, step_px: int = 1) -> Affine:
-        """The transform from (column, row) in units of `step_px` pixels inside `area` to CRS coordinates."""
+        """Transform from (column, row) inside `area`, in steps of `step_px` pixels, to coordinates of the CRS."""
         x = self.origin_x + area.col * self.pixel
         y = self.origin_y - area.row * self.pixel
         return Affine(self.pixel * step_px, 0.0, x, 0.0, -self.pixel * step_px, y)
@@ -82,13 +82,13 @@ class Grid:
         return (x, y - area.rows * self.pixel, x + area.cols * self.pixel, y)
 
     def rows_cols(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The pixel that holds each point."""
+        """Row and column of the pixel that holds each point."""
         rows = np.floor((self.origin_y - np.asarray(y)) / self.pixel).astype(np.int64)
         cols = np.floor((np.asarray(x) - self.origin_x) / self.pixel).astype(np.int64)
         return rows, cols
 
     def degrees(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Longitude and latitude (y, x) of the centres of the cells of `area`."""
+        """Longitudes and latitudes (y, x) of the centres of the cells of `area`."""
         x, y = np.meshgrid(*self.centres(area, cell_px))
         if self.geographic:
             return x, y
@@ -96,10 +96,10 @@ class Grid:
         return np.asarray(lon), np.asarray(lat)
 
     def centres(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Coordinates of the columns (x) and rows (y) of cells of `area`, in the CRS; y descends.
+        """Coordinates x of the columns and y of the rows of cells of `area`, at their centres; y descends.
 
-        Each is one multiplication and one addition of exact integers and the pixel size, so that equal places
-        get equal bits whatever the area.
+        Each is computed from whole numbers by one multiplication and one addition, so that a place has the same bits
+        whatever the area.
         """
         right = 2 * area.col + cell_px * (2 * np.arange(area.cols // cell_px) + 1)
         down = 2 * area.row + cell_px * (2 * np.arange(area.rows // cell_px) + 1)
@@ -107,14 +107,14 @@ class Grid:
         return x.astype(np.float64), y.astype(np.float64)
 
     def owns(self, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
-        """Which cells (y, x) of `area` are this grid's: a place is in one UTM zone, and once around the globe."""
+        """Which cells (y, x) of `area` belong to this grid: each place belongs to one UTM zone, or to one longitude."""
         shape = (area.rows // cell_px, area.cols // cell_px)
         if self.utm_zone is None and not self.geographic:
             return np.ones(shape, dtype=bool)
         return self.owns_degrees(*self.degrees(area, cell_px))
 
     def owns_degrees(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """As `owns`, for longitudes and latitudes of a grid of them or of a zone."""
+        """Which places belong to this grid, by longitude and latitude; the grid is geographic or of a UTM zone."""
         if self.utm_zone is None:
             return np.asarray((np.abs(lat) <= 90) & (lon >= self.origin_x) & (lon < self.origin_x + 360))
         return np.asarray((utm_zone_of(lon) == self.utm_zone) & (lat >= UTM_SOUTH) & (lat < UTM_NORTH))
@@ -141,16 +141,16 @@ def utm_zone_in(name: str) -> int | None:
 
 
 def utm_zone_of(lon: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of the zone, six degrees wide from 180 W on; no exceptions around Norway, as in tiled products."""
+    """Numbers of the UTM zones, each six degrees wide, from 180 W on. Norway and Svalbard are no exceptions here."""
     return np.asarray(np.floor((lon + 180) / 6).astype(np.int64) % 60 + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardLayout:
-    """How a layer cuts the grid into chips, cells and shards."""
+    """How a layer divides the grid into chips, cells and shards."""
 
     chip_px: int
-    """side of what the backbone sees at once, halo included"""
+    """side of a chip, which is what the backbone gets at once, halo included"""
     halo_px: int
     """pixels read around the kept centre on each side"""
     cell_px: int
@@ -160,7 +160,9 @@ class ShardLayout:
 
     def __post_init__(self) -> None:
         if self.keep_px <= 0:
-            raise ValueError(f"a chip of {self.chip_px} px has nothing left within a halo of {self.halo_px} px")
+            raise ValueError(
+                f"a chip of {self.chip_px} px is not larger than two halos of {self.halo_px} px; use a larger chip_px"
+            )
         if self.keep_px % self.cell_px:
             raise ValueError(
                 f"the kept centre of {self.keep_px} px (chip_px {self.chip_px} - 2 x halo_px {self.halo_px}) "
@@ -189,18 +191,18 @@ class ShardLayout:
 
     @property
     def sample_px(self) -> int:
-        """Pixels along one side of what is read for a shard, halo included."""
+        """Pixels along one side of the square that is read for a shard, halo included."""
         return self.shard_px + 2 * self.halo_px
 
     def shard_area(self, row: int, col: int) -> PixelArea:
-        """The pixels of shard (row, col) of the shard lattice, halo excluded."""
+        """Pixels of the shard at (row, col) of the shard lattice, halo excluded."""
         side = self.shard_px
         return PixelArea(row=row * side, col=col * side, rows=side, cols=side)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRange:
-    """The rectangle of shards that a cube's arrays span: rows and columns of the shard lattice."""
+    """Rectangle of shards that the arrays of a cube span, in rows and columns of the shard lattice."""
 
     row: int
     col: int
@@ -208,7 +210,7 @@ class ShardRange:
     cols: int
 
     def area(self, layout: ShardLayout) -> PixelArea:
-        """The pixels of the rectangle."""
+        """Pixels of the rectangle."""
         side = layout.shard_px
         return PixelArea(row=self.row * side, col=self.col * side, rows=self.rows * side, cols=self.cols * side)
 
@@ -218,13 +220,13 @@ def shards_touching(
 ) -> NDArray[np.int64]:
     """First row, first column, last row + 1, last column + 1 of the shards that each rectangle touches.
 
-    `bounds` is (n, 4): xmin, ymin, xmax, ymax in the grid's CRS. A rectangle that only shares an edge with a
-    shard does not touch it. With `halo_px` a shard reaches that many pixels further on each side.
+    `bounds` is (n, 4): xmin, ymin, xmax, ymax in the CRS of the grid. A rectangle that only shares an edge with a
+    shard does not touch it. `halo_px` widens each shard by so many pixels on each side.
     """
     side, reach = layout.shard_px, halo_px * grid.pixel
     xmin, ymin, xmax, ymax = np.asarray(bounds, dtype=np.float64).T
     unit = side * grid.pixel
-    # a millionth of a pixel of tolerance: coordinates in float64 metres are good to far less than that
+    # a tolerance of a millionth of a pixel, far more than the rounding of coordinates in float64
     slack = 1e-6 * grid.pixel
     first_row = np.floor((grid.origin_y - ymax - reach + slack) / unit)
     last_row = np.ceil((grid.origin_y - ymin + reach - slack) / unit)
@@ -235,7 +237,7 @@ def shards_touching(
 
 @lru_cache(maxsize=1024)
 def same_crs(one: str, other: str) -> bool:
-    """Whether two descriptions name one coordinate reference system."""
+    """Whether two descriptions name the same coordinate reference system."""
     return one == other or CRS.from_user_input(one) == CRS.from_user_input(other)
 
 
@@ -253,18 +255,18 @@ def unit_of(crs: str) -> str:
 
 
 _NEIGHBOURHOOD = 20.0
-"""degrees around the area that a projected CRS is made for, within which its coordinates still mean something"""
+"""degrees around the area of use of a projected CRS within which its coordinates are still usable"""
 
 
 @lru_cache(maxsize=1024)
 def neighbourhood(crs: str) -> tuple[float, float, float, float]:
-    """West, south, east, north of where a projected CRS may be used, generously; west may be below -180."""
+    """West, south, east, north of the area in which a projected CRS is usable; west may be below -180."""
     known = CRS.from_user_input(crs)
     area = known.area_of_use
     if area is None:
         return (-180.0, -90.0, 180.0, 90.0)
     east = area.east if area.east > area.west else area.east + 360
-    # a zone's grid holds both hemispheres, whichever its CRS names
+    # the grid of a UTM zone holds both hemispheres, whichever of them its CRS is made for
     south, north = (UTM_SOUTH, UTM_NORTH) if known.utm_zone else (area.south, area.north)
     return (
         area.west - _NEIGHBOURHOOD,
@@ -276,9 +278,9 @@ def neighbourhood(crs: str) -> tuple[float, float, float, float]:
 
 @lru_cache(maxsize=1024)
 def shift_between(one: str, other: str) -> tuple[float, float] | None:
-    """What to add to x and y in CRS `one` to have them in `other`, where that is all; else None.
+    """Numbers to add to x and y in CRS `one` to get those in `other`; None where a sum is not enough.
 
-    The two halves of a UTM zone differ by a false northing of 10,000 km.
+    North and south of one UTM zone differ by a false northing of 10,000 km.
     """
     if same_crs(one, other):
         return 0.0, 0.0
@@ -290,5 +292,5 @@ def shift_between(one: str, other: str) -> tuple[float, float] | None:
 
 @lru_cache(maxsize=64)
 def to_degrees(crs: str) -> Transformer:
-    """From a CRS to longitude and latitude."""
+    """Transformer from a CRS to longitude and latitude."""
     return Transformer.from_crs(crs, "EPSG:4326", always_xy=True)

@@ -1,4 +1,4 @@
-"""How a stage tells how far it is."""
+"""Progress of a stage: a bar on a terminal, else lines of text."""
 
 import sys
 import time
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int | None], None]
-"""(done, in all); None while nobody knows how many there will be"""
+"""Called with (done, total); the total is None while it is unknown."""
 
 Say = Callable[[str], None]
-"""prints a line, or not"""
+"""Called with a line of text: `print`, or a function that drops it."""
 
 
 def silent(done: int, total: int | None) -> None:
-    """Tells nobody."""
+    """Progress that is not shown."""
 
 
 @contextmanager
 def shown(stage: str, unit: str, say: Say) -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere one line at the end, and one every half minute."""
+    """Give a progress function: a bar on a terminal; else one line every half minute and one at the end."""
     start = last = time.monotonic()
     seen: tuple[int, int | None] | None = None
     if sys.stdout.isatty() and say is print:
@@ -44,7 +44,8 @@ def shown(stage: str, unit: str, say: Say) -> Iterator[Progress]:
             say(f"{stage:<12}{_so_far(done, total)} {unit} after {last - start:.0f} s")
 
     yield report
-    if seen is not None:  # another node tells
+    # a stage that does its work on other nodes reports nothing here
+    if seen is not None:
         say(f"{stage:<12}{_so_far(*seen)} {unit} in {time.monotonic() - start:.1f} s")
 
 

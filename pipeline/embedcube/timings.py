@@ -1,4 +1,4 @@
-"""Where the time of a shard went: wall seconds of each step of its way through a rank."""
+"""Wall time in seconds of each step of a shard in a rank."""
 
 import time
 from collections.abc import Iterator
@@ -6,30 +6,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 READING = ("read", "composite")
-"""Steps of the reading thread: open, decode, warp and mask the scenes; make one picture of them."""
+"""Steps of the reading thread: open, decode, warp and mask the scenes; make one composite of them."""
 
 WITHIN_READ = ("decode", "warp")
-"""What the threads do that the reading thread waits for, each for a band, all added up: open files and decode their
-blocks, again where that failed; bring the pixels onto the grid, which radar's terrain correction and ERA5 do while
-they decode."""
+"""Steps of the threads that each read one band, summed over them; the reading thread waits for them. "decode": open the
+files and decode their blocks, with repeated tries. "warp": bring the pixels onto the grid; radar with terrain
+correction and ERA5 do that within "decode"."""
 
 DEVICE = ("wait", "copy", "forward", "quantise", "held")
-"""Steps of the device's thread, which together are its whole time: wait for a sample, cut and copy its chips, the
-forward pass and the way back, vectors to stored numbers, wait for the writer."""
+"""Steps of the thread that uses the device; together they are its whole time. "wait": for a sample from the reader.
+"copy": cut the chips and copy them to the device. "forward": the forward pass and the copy of its result. "quantise":
+vectors to stored numbers. "held": wait for the writer."""
 
 WRITING = ("encode", "write")
-"""Steps of the writing thread: compress the objects, bring them safely to disk."""
+"""Steps of the writing thread: compress the objects; write and fsync them."""
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds by step; a step that comes again is added. One thread at a time."""
+    """Seconds by name of the step; repeated steps are added. For one thread at a time."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time the block, also one that raises."""
+        """Measure the block, also when it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -37,5 +38,5 @@ class Timings:
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Time that was measured otherwise."""
+        """Add time that was measured elsewhere."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds

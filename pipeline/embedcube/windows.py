@@ -1,4 +1,4 @@
-"""Windows: the intervals of time that the steps of the cube's time axis stand for."""
+"""Windows: the intervals of time that the steps of a cube's time axis stand for."""
 
 import re
 from calendar import monthrange
@@ -24,8 +24,8 @@ class Window:
     def __contains__(self, time: datetime) -> bool:
         return self.start <= time < self.end
 
-    def meets(self, first: datetime, last: datetime) -> bool:
-        """Whether something that lasts from `first` to `last`, both included, falls in it at least in part."""
+    def overlaps(self, first: datetime, last: datetime) -> bool:
+        """Whether a part of the time from `first` to `last`, both included, lies in the window."""
         return first < self.end and last >= self.start
 
     def __str__(self) -> str:
@@ -49,14 +49,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of time on the calendar: months and years are as long as they are."""
+    """A length of time on the calendar: a month has 28 to 31 days, a year 365 or 366."""
 
     months: int
     hours: int
 
     @classmethod
     def parse(cls, text: str) -> "Duration":
-        """Read "14 days", "1 month", "1 year", "6 hours"; a ValueError says what is allowed."""
+        """Duration of a text such as "14 days", "1 month", "1 year", "6 hours"; a ValueError says what is allowed."""
         match = _DURATION.match(text)
         if match is None or int(match[1]) == 0:
             raise ValueError(f'"{text}" is not a length of time; write for example "14 days", "1 month" or "1 year"')
@@ -66,7 +66,7 @@ class Duration:
         return cls(months=months, hours=hours)
 
     def after(self, time: datetime, times: int = 1) -> datetime:
-        """The moment `times` such lengths after `time`; a day that the month lacks becomes its last day."""
+        """Moment that is `times` such lengths after `time`; a day that the month does not have becomes its last day."""
         month_index = time.year * 12 + time.month - 1 + self.months * times
         year, month = divmod(month_index, 12)
         if year > MAXYEAR:
@@ -76,9 +76,9 @@ class Duration:
 
 
 def windows_every(start: datetime, end: datetime, step: Duration, length: Duration | None = None) -> tuple[Window, ...]:
-    """Windows that begin at start, start + step, ... before `end`, each `length` (default: a step) long.
+    """Windows that begin at start, start + step, ... before `end`. Each is `length` long, by default one step.
 
-    Every start is counted from the first one, so that months keep their day. The last window is cut at `end`.
+    Every start is counted from the first one, so that months keep their day. The last window ends at `end`.
     """
     windows = []
     for i in count():
@@ -120,17 +120,16 @@ def _ordered(start: datetime, end: datetime) -> Window:
 def matching_windows(windows: Sequence[Window], period: Window) -> list[int]:
     """Indices of the windows that a period selects.
 
-    The first of these that gives any: the window equal to the period, windows that contain all of it, windows that
-    overlap it.
+    The window equal to the period; else the first window that contains all of it; else all windows that overlap it.
     """
     equal = [i for i, window in enumerate(windows) if window == period]
     holding = [i for i, window in enumerate(windows) if window.start <= period.start and period.end <= window.end]
     overlapping = [i for i, window in enumerate(windows) if window.start < period.end and period.start < window.end]
-    return equal or holding or overlapping
+    return equal or holding[:1] or overlapping
 
 
 def dates_of(windows: Sequence[Window]) -> NDArray[np.int64]:
-    """(n, 2, 3): year, month and day of the year (all from 1) of the beginning and of the middle of each window."""
+    """Dates (window, 2, 3): year, month and day of the year, counted from 1, of the start and the middle of each."""
     moments = [(one.start, one.start + (one.end - one.start) / 2) for one in windows]
     numbers = [[(time.year, time.month, time.timetuple().tm_yday) for time in both] for both in moments]
     return np.array(numbers, dtype=np.int64).reshape(-1, 2, 3)

@@ -157,7 +157,7 @@ WRONG = [
     Wrong(
         name="halo too big",
         change=setting(layers__s2_mosaiks__halo_px=65),
-        line="FILE: layers.s2_mosaiks: a chip of 130 px has nothing left within a halo of 65 px",
+        line="FILE: layers.s2_mosaiks: a chip of 130 px is not larger than two halos of 65 px; use a larger chip_px",
     ),
     Wrong(
         name="chip that does not divide",

@@ -418,7 +418,10 @@ def test_preview_draws_every_window(finished_demo: Campaign, tmp_path: Path) -> 
     done = call_cli("preview", finished_demo.run.newest_cube, "--out", tmp_path / "pictures", "--json")
     drawn = [Path(file) for file in one_object(done)["files"]]
     names = sorted(file.name for file in drawn)
-    windows = ("s2_mosaiks_grid_20230601", "s2_mosaiks_grid_20230701")
-    assert [name[:24] for name in names] == [window for window in windows for _ in (".png", ".tif")]
-    assert [name[-4:] for name in names] == [".png", ".tif"] * 2
+    windows = ("s2_mosaiks_grid_20230601T0000", "s2_mosaiks_grid_20230701T0000")
+    assert names == [
+        *(f"{window}{suffix}" for window in windows for suffix in (".png", ".tif")),
+        "s2_mosaiks_grid_windows.png",
+    ]
+    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == names
     assert all(file.stat().st_size > 1000 for file in drawn)

@@ -1,4 +1,4 @@
-"""The cube opens without embedcube and without a warning, and its metadata follow conventions that others know."""
+"""The cube opens without embedcube and without a warning; its metadata follow CF and the Zarr conventions."""
 
 import copy
 import hashlib

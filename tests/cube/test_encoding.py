@@ -1,4 +1,4 @@
-"""Numbers in, numbers out: no more is lost than is said, at any magnitude that float32 has."""
+"""Encoding and decoding: the error bounds hold for all magnitudes of float32."""
 
 import math
 from dataclasses import dataclass

@@ -97,8 +97,11 @@ def test_a_place_falls_in_the_same_chip_whatever_the_shard_size(
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        ({"chip_px": 32, "halo_px": 16, "cell_px": 16, "chips": 1}, "a chip of 32 px has nothing left within a halo"),
-        ({"chip_px": 32, "halo_px": 20, "cell_px": 1, "chips": 1}, "nothing left within a halo of 20 px"),
+        (
+            {"chip_px": 32, "halo_px": 16, "cell_px": 16, "chips": 1},
+            "a chip of 32 px is not larger than two halos of 16 px",
+        ),
+        ({"chip_px": 32, "halo_px": 20, "cell_px": 1, "chips": 1}, "not larger than two halos of 20 px"),
         ({"chip_px": 100, "halo_px": 1, "cell_px": 16, "chips": 1}, r"98 px .* does not divide into cells of 16 px"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedcube.windows import Duration, Window, utc, windows_every
+from embedcube.windows import Duration, Window, matching_windows, parse_period, utc, windows_every
 
 steady = settings(deadline=None)
 
@@ -147,3 +147,69 @@ def test_times_are_utc() -> None:
 def test_other_lengths_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match='is not a length of time; write for example "14 days"'):
         Duration.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "period"),
+    [
+        ("2023", "2023-01-01/2024-01-01"),
+        ("2023-12", "2023-12-01/2024-01-01"),
+        ("2024-02", "2024-02-01/2024-03-01"),
+        (" 2024-02-29 ", "2024-02-29/2024-03-01"),
+        ("2023-06-01/2023-07-01", "2023-06-01/2023-07-01"),
+        ("2023-06/2024", "2023-06-01/2024-01-01"),
+        ("2022-08-31T03:00:00Z/2022-08-31T06:00Z", "2022-08-31T03:00:00Z/2022-08-31T06:00:00Z"),
+    ],
+)
+def test_a_partial_date_is_a_period(text: str, period: str) -> None:
+    assert parse_period(text).short == period
+    assert parse_period(period) == parse_period(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["2023-06-15T12:00", "2023-06-15T12:00:00Z", "2023-06-15T14:00+02:00", "2023-06-15 12:00"]
+)
+def test_a_moment_is_in_utc_unless_it_says_otherwise(text: str) -> None:
+    noon = datetime(2023, 6, 15, 12, tzinfo=UTC)
+    assert parse_period(text) == Window(noon, noon + timedelta(microseconds=1))
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "2023-13", "2023-02-30", "202", "2024/2023", "2023/2023", "2023/"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_period(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "matching"),
+    [
+        ("2023-08", [0]),
+        ("2023-08-09/2023-08-16", [1]),
+        ("2023-08-08", [0]),
+        ("2023-08-10", [0]),
+        ("2023-08-31T23:59:59", [0]),
+        ("2023-09-01", []),
+        ("2023-08-14/2023-08-18", [0]),
+        ("2023", [0, 1, 2]),
+        ("2022", []),
+    ],
+)
+def test_a_period_selects_windows(text: str, matching: list[int]) -> None:
+    """The equal window, else the first that contains the period, else all that overlap it."""
+    august = ("2023-08-01/2023-09-01", "2023-08-09/2023-08-16", "2023-08-16/2023-08-31")
+    assert matching_windows([parse_period(window) for window in august], parse_period(text)) == matching
+
+
+def test_days_of_windows() -> None:
+    texts = (
+        "2023-06-01/2023-07-01",
+        "2023-06-01/2023-06-02",
+        "2022-08-31T00:00Z/2022-08-31T03:00Z",
+        "2022-08-31T21:00Z/2022-09-01",
+    )
+    assert [parse_period(text).days for text in texts] == [
+        "2023-06-01 to 2023-06-30",
+        "2023-06-01",
+        "2022-08-31 00:00 to 03:00 UTC",
+        "2022-08-31 21:00 to 2022-09-01 00:00 UTC",
+    ]

@@ -1,4 +1,4 @@
-"""Every vector explained: a place and a time lead to exactly the scenes behind the vector, as the rasters show."""
+"""`explain` leads from a place and a time to exactly the scenes behind the vector; compared with the rasters."""
 
 import hashlib
 import json

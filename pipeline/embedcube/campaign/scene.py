@@ -98,7 +98,7 @@ class Scene:
 
     def meets(self, window: Window) -> bool:
         """Whether the scene lies in a window, at least in part."""
-        return window.meets(self.time, self.end or self.time)
+        return window.overlaps(self.time, self.end or self.time)
 
     def boxes_in(self, grid: Grid) -> tuple[Box, ...]:
         """Boxes of the footprint in the grid's CRS: exact where the files have the same CRS, else a box around it.

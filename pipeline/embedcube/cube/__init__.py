@@ -1,1 +1,1 @@
-"""The finished cube: its format, reader, provenance and pictures."""
+"""The finished cube: format, reader, provenance and pictures."""

@@ -1,4 +1,4 @@
-"""The arrays of a layer: their shapes, chunks and codecs, and one shard of each as bytes (Zarr v3, sharded)."""
+"""Arrays of a layer: shapes, chunks and codecs, and the bytes of one shard of each (Zarr v3, sharded)."""
 
 import math
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from zarr.storage import MemoryStore
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
 
 CHUNK_BYTES = 1 << 19
-"""An inner chunk holds at most this much before compression: what a point read costs (docs/adr/0001)."""
+"""Most bytes of an inner chunk before compression: reading one point costs as much (docs/adr/0001)."""
 
 COMPRESSION_LEVEL = 1
-"""of zstd (docs/adr/0001)"""
+"""level of zstd (docs/adr/0001)"""
 
 KEY_SEPARATOR = "."
-"""Objects of an array lie in one folder: with "/" every shard costs a folder too (docs/adr/0002)."""
+"""All objects of an array lie in one folder: with "/" every shard would need a folder too (docs/adr/0002)."""
 
 FILES = "files"
-"""The array of `provenance/` that holds the digest of every file that no record covers, but its own."""
+"""Array of `provenance/` with the digests of all files that no record covers, except the files of this array."""
 
 
 def file_names(cube: Path) -> set[str]:
-    """Relative paths of all files of a cube, but those of the array FILES."""
+    """Relative paths of all files of a cube, except those of the array FILES."""
     names = {str(path.relative_to(cube)) for path in cube.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith(f"provenance/{FILES}/")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One array of a layer, cut so that one object is one shard of work."""
+    """One array of a layer, divided so that one object is one shard of work."""
 
     name: str
     dimensions: tuple[str, ...]
@@ -47,7 +47,7 @@ class ArraySpec:
     """shape of an inner chunk"""
 
     def key(self, t: int, iy: int, ix: int) -> str:
-        """The object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
+        """Name of the object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
         return object_key(self.name, (t, iy, ix))
 
     def create(self, store: Any, path: str, shape: tuple[int, ...], attributes: dict[str, Any] | None = None) -> Any:
@@ -74,7 +74,7 @@ def object_key(array: str, place: tuple[int, int, int]) -> str:
 
 
 def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int = 1) -> tuple[ArraySpec, ...]:
-    """The arrays of a layer whose shards are `cells` x `cells` cells of `dimensions` numbers in `windows` windows."""
+    """Arrays of a layer whose shards are `cells` x `cells` cells of `dimensions` numbers in `windows` windows."""
     map_dimensions = ("time", "y", "x")
 
     def flat(name: str, dtype: str, fill: float | int) -> ArraySpec:
@@ -102,13 +102,13 @@ def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int
 
 
 def chunk_cells(cells: int, cell_bytes: int) -> int:
-    """Cells along a chunk: the largest divisor of the shard's that keeps a chunk within CHUNK_BYTES."""
+    """Cells along one side of a chunk: the largest divisor of `cells` with which a chunk has at most CHUNK_BYTES."""
     fitting = [side for side in range(1, cells + 1) if cells % side == 0 and side * side * cell_bytes <= CHUNK_BYTES]
     return max(fitting, default=1)
 
 
 class ShardEncoder:
-    """Turns one shard of each array into the bytes of its object. Not for several threads at once."""
+    """Encodes one shard of each array into the bytes of its object. For one thread at a time."""
 
     def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
         """`specs` are the arrays of one layer."""
@@ -117,14 +117,14 @@ class ShardEncoder:
         self._keys = {spec.name: spec.key(0, 0, 0) for spec in specs}
 
     def encode(self, values: dict[str, NDArray[Any]]) -> dict[str, bytes | None]:
-        """The object of each array; None where every value is the fill value, as Zarr stores nothing then.
+        """Bytes of the object of each array; None where all values are the fill value (Zarr stores nothing then).
 
-        The bytes are those that zarr-python itself would write for this shard in an array of any size.
+        They are the bytes that zarr-python writes for this shard in an array of any size.
         """
         objects: dict[str, bytes | None] = {}
         for name, array in self._arrays.items():
             held = self._stores[name]._store_dict
-            # an object left here would be read before it is overwritten
+            # zarr would read an object that is still here before it overwrites it
             held.pop(self._keys[name], None)
             array[...] = values[name].reshape(array.shape)
             buffer = held.pop(self._keys[name], None)
@@ -133,7 +133,7 @@ class ShardEncoder:
 
 
 class ShardDecoder:
-    """The inverse of `ShardEncoder`. Not for several threads at once."""
+    """Decodes what `ShardEncoder` has encoded. For one thread at a time."""
 
     def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
         """`specs` are the arrays of one layer."""
@@ -142,7 +142,7 @@ class ShardDecoder:
         self._keys = {spec.name: spec.key(0, 0, 0) for spec in specs}
 
     def decode(self, objects: dict[str, bytes | None]) -> dict[str, NDArray[Any]]:
-        """The values of each array; the fill value where there is no object."""
+        """Values of each array; the fill value where there is no object."""
         values = {}
         for name, data in objects.items():
             held = self._stores[name]._store_dict

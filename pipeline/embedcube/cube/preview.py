@@ -1,128 +1,190 @@
-"""Pictures of a cube: the first three principal components as red, green and blue."""
+"""Pictures of a cube: for each layer, zone and window a PNG to look at and a GeoTIFF, and one sheet of all windows.
+
+<layer>_<zone>_<start>.png     map with title, scale bar and legend
+<layer>_<zone>_<start>.tif     the colours of all cells, georeferenced (COG; 0 is no vector)
+<layer>_<zone>_windows.png     small maps of the windows, where there are several
+"""
 
 import logging
-from dataclasses import dataclass
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.basis import Basis, fit_basis
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.picture import MAP_SIDE, Caption, Panel, draw_map, draw_sheet, sheet_side, thinning
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+from embedcube.grid import is_geographic, to_degrees, unit_of
 
 log = logging.getLogger(__name__)
 
-SAMPLE_CELLS = 20_000
-"""cells that the basis is fitted on, spread over the whole cube"""
+_TILE_NUMBERS = 1 << 23
+"""stored numbers that are read at once"""
 
-_STRIPE_NUMBERS = 1 << 24
-"""that are decoded at once"""
+_LEAST_FEATURES = 16
+"""a cell counts as so many numbers at least: its colours and status take memory too"""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """Principal components of a zone's vectors, and the range of each."""
-
-    mean: NDArray[np.float64]
-    components: NDArray[np.float64]
-    """(3, D)"""
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    """2nd and 98th percentile of the sample along each component"""
-
-    def colours(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """(..., D) -> (..., 3), 1 to 255; 0 where there is no vector."""
-        along = (vectors - self.mean) @ self.components.T
-        share = np.clip((along - self.low) / np.maximum(self.high - self.low, 1e-12), 0, 1)
-        missing = ~np.isfinite(share)
-        share[missing] = 0
-        colours: NDArray[np.uint8] = (1 + np.rint(share * 254)).astype(np.uint8)
-        colours[missing] = 0
-        return colours
+_SHEET_WINDOWS = 100
+"""maps on a sheet, at most"""
 
 
 def preview(path: Path, folder: Path) -> list[Path]:
-    """Draw every zone and window as PNG and GeoTIFF into `folder`; returns the files.
-
-    One basis for all windows of a zone, so that equal colours are equal vectors in all its pictures.
-    """
+    """Draw every layer, zone and window into `folder`; returns the files."""
     cube = Cube(path)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for zone in cube.zones:
-        try:
-            basis = fit_basis(cube, zone)
-        except RequestError as error:
-            log.warning("%s", error)
+    for layer in cube.layers:
+        basis = fit_basis(cube, layer)
+        if basis is None:
+            log.warning("%s: layer %s has no vectors to draw", path, layer)
             continue
-        for t, start in enumerate(cube.group(zone)["time"][...].tolist()):
-            name = f"{zone.replace('/', '_')}_{np.datetime64(start, 's').item():%Y%m%dT%H%M}"
-            files += _write(cube, zone, _picture(cube, zone, t, basis), folder / name)
+        for zone in cube.zones_of(layer):
+            files += _draw_zone(cube, zone, basis, folder)
     if not files:
         raise RequestError(f"{path}: no layer has vectors to draw")
     return files
 
 
-def fit_basis(cube: Cube, zone: str) -> Basis:
-    """PCA (Pearson 1901) of valid cells from stripes spread over every window; signs fixed, so that it repeats."""
-    windows, rows, columns, _ = cube.group(zone)["embedding"].shape
-    stripes = [(t, y) for t in range(windows) for y in range(0, rows, max(1, rows // 16))]
-    share = max(1, SAMPLE_CELLS // len(stripes))
-    rng = np.random.default_rng(0)
-    sample = []
-    for t, y in stripes:
-        vectors = cube.vectors(zone, t, slice(y, y + 1), slice(0, columns))[0]
-        vectors = vectors[cube.valid(zone, t, slice(y, y + 1), slice(0, columns))[0]]
-        sample.append(vectors[rng.permutation(len(vectors))[:share]])
-    cells = np.concatenate(sample).astype(np.float64)
-    if len(cells) < 3:
-        raise RequestError(f"{cube.path}: {zone} has no vectors to draw")
-    mean = cells.mean(axis=0)
-    _, _, components = np.linalg.svd(cells - mean, full_matrices=False)
-    components = np.pad(components[:3], ((0, max(0, 3 - len(components))), (0, 0)))
-    largest = np.abs(components).argmax(axis=1)
-    components *= np.where(components[np.arange(3), largest] < 0, -1, 1)[:, None]
-    along = (cells - mean) @ components.T
-    return Basis(
-        mean=mean,
-        components=components,
-        low=np.percentile(along, 2, axis=0),
-        high=np.percentile(along, 98, axis=0),
+def _draw_zone(cube: Cube, zone: str, basis: Basis, folder: Path) -> list[Path]:
+    windows, caption = cube.windows(zone), _caption(cube, zone, basis)
+    shown = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _SHEET_WINDOWS)).astype(int)).tolist()
+    stem = zone.replace("/", "_")
+    files, small = [], []
+    depth, cells = cube.array(zone, "embedding").chunks[0], cube.array(zone, "status").shape[1:]
+    step = thinning(cells, MAP_SIDE)
+    for first in range(0, len(windows), depth):
+        block = range(first, min(first + depth, len(windows)))
+        tifs = [folder / f"{stem}_{windows[t].start:%Y%m%dT%H%M}.tif" for t in block]
+        panels = _draw_block(cube, zone, basis, block, tifs)
+        for t, tif, panel in zip(block, tifs, panels, strict=True):
+            png = tif.with_suffix(".png")
+            draw_map(panel, caption, step).save(png)
+            files += [png, tif]
+            if t in shown:
+                small.append(panel.thinned(sheet_side(len(shown))))
+    if len(windows) > 1:
+        sheet = folder / f"{stem}_windows.png"
+        of_all = f"{len(shown)} of {len(windows)} windows, evenly chosen"
+        note = of_all if len(shown) < len(windows) else f"{len(windows)} windows"
+        thinned = step * thinning(panels[0].status.shape, sheet_side(len(shown)))
+        draw_sheet(small, caption, thinned, note).save(sheet)
+        files.append(sheet)
+    return files
+
+
+def _draw_block(cube: Cube, zone: str, basis: Basis, block: range, tifs: list[Path]) -> list[Panel]:
+    """Write the GeoTIFFs of the windows that share chunks, and return their panels; one tile is held at a time."""
+    import rasterio
+    from affine import Affine
+    from rasterio.shutil import copy
+
+    attributes, status = cube.group(zone).attrs, cube.array(zone, "status")
+    _, rows, columns = status.shape
+    step = thinning((rows, columns), MAP_SIDE)
+    shape = (len(block), -(-rows // step), -(-columns // step))
+    rgb, statuses = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
+    counts = np.zeros((len(block), len(STATUS_MEANINGS)), np.int64)
+    profile: dict[str, Any] = {
+        "driver": "GTiff", "width": columns, "height": rows, "count": 3, "dtype": "uint8", "nodata": 0,
+        "crs": attributes["proj:wkt2"], "transform": Affine(*attributes["spatial:transform"]), "photometric": "RGB",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=tifs[0].parent, prefix=".tmp-") as scratch:
+        raw = [Path(scratch) / tif.name for tif in tifs]
+        with ExitStack() as stack:
+            outputs = [stack.enter_context(rasterio.open(file, "w", **profile)) for file in raw]
+            for y, x in _tiles(cube, zone):
+                tile = status[block.start : block.stop, y, x]
+                colours = _colours(cube, zone, basis, (slice(block.start, block.stop), y, x), tile)
+                place = rasterio.windows.Window.from_slices(y, x)
+                for i, output in enumerate(outputs):
+                    output.write(np.moveaxis(colours[i], -1, 0), window=place)
+                    counts[i] += np.bincount(tile[i].ravel(), minlength=len(STATUS_MEANINGS))
+                from_y, from_x = -y.start % step, -x.start % step
+                part = (slice(-(-y.start // step), -(-y.stop // step)), slice(-(-x.start // step), -(-x.stop // step)))
+                rgb[:, *part] = colours[:, from_y::step, from_x::step]
+                statuses[:, *part] = tile[:, from_y::step, from_x::step]
+        for file, tif in zip(raw, tifs, strict=True):
+            copy(file, tif, driver="COG", compress="deflate", level=1)
+            file.unlink()
+    windows = cube.windows(zone)
+    return [
+        Panel(
+            rgb=rgb[i],
+            status=statuses[i],
+            label=windows[t].days,
+            shares=dict(enumerate((counts[i] / counts[i].sum()).tolist())),
+        )
+        for i, t in enumerate(block)
+    ]
+
+
+def _tiles(cube: Cube, zone: str) -> Iterator[tuple[slice, slice]]:
+    """Rectangles (y, x) of whole chunks, or of whole objects where these are small, that cover a zone."""
+    array = cube.array(zone, "embedding")
+    _, rows, columns, features = array.shape
+    features = max(features, _LEAST_FEATURES)
+    fits = math.prod(array.shards) <= _TILE_NUMBERS
+    depth, height, width = (array.shards if fits else array.chunks)[:3]
+    across = max(1, _TILE_NUMBERS // (depth * height * width * features)) * width
+    if across >= columns:
+        height *= max(1, _TILE_NUMBERS // (depth * height * columns * features))
+    for y in range(0, rows, height):
+        for x in range(0, columns, across):
+            yield slice(y, min(y + height, rows)), slice(x, min(x + across, columns))
+
+
+def _colours(
+    cube: Cube, zone: str, basis: Basis, region: tuple[slice, slice, slice], status: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    valid = (status == VALID) | (status == VALID_INCOMPLETE)
+    if not valid.any():
+        return np.zeros((*status.shape, 3), np.uint8)
+    scale = cube.array(zone, "scale")[region] if cube.has_scale(zone) else None
+    return basis.colours(cube.array(zone, "embedding")[region], scale, valid)
+
+
+def _caption(cube: Cube, zone: str, basis: Basis) -> Caption:
+    from pyproj import CRS
+
+    attributes = cube.group(zone).attrs
+    layer, name = zone.split("/")
+    crs = attributes["proj:wkt2"]
+    unit, side = unit_of(crs), attributes["spatial:transform"][0]
+    xmin, ymin, xmax, ymax = attributes["spatial:bbox"]
+    names = dict.fromkeys((attributes.get("proj:code", ""), CRS.from_wkt(crs).name))
+    latitude, metres = _ground((xmin + xmax) / 2, (ymin + ymax) / 2, side, crs)
+    variance = ", ".join(f"{share:.0%}" for share in basis.variance)
+    west, east, south, north = (f"{edge:,.0f}" if unit == "m" else f"{edge:g}" for edge in (xmin, xmax, ymin, ymax))
+    return Caption(
+        title=f"{cube.campaign}, layer {layer}, zone {name}",
+        lines=(
+            f"model {cube.model(zone)}, {cube.array(zone, 'embedding').shape[-1]} features, cube {cube.version}",
+            f"{' '.join(filter(None, names))}, cells of {side:g} {unit}, x {west} to {east}, y {south} to {north}",
+        ),
+        colours=(
+            "Colours: principal components 1, 2 and 3 of the vectors as red, green and blue "
+            f"({variance} of the variance). One basis for all windows and zones of the layer: equal vectors have "
+            "equal colours."
+        ),
+        cell=metres or side,
+        unit="m" if metres else unit,
+        where=f"at {abs(latitude):.1f}° {'N' if latitude >= 0 else 'S'}" if metres and is_geographic(crs) else "",
     )
 
 
-def _picture(cube: Cube, zone: str, t: int, basis: Basis) -> NDArray[np.uint8]:
-    _, rows, columns, dimensions = cube.array(zone, "embedding").shape
-    step = max(1, _STRIPE_NUMBERS // (columns * dimensions))
-    stripes = []
-    for y in range(0, rows, step):
-        place = (slice(y, min(y + step, rows)), slice(0, columns))
-        vectors = cube.vectors(zone, t, *place)
-        vectors[~cube.valid(zone, t, *place)] = np.nan
-        stripes.append(basis.colours(vectors))
-    return np.moveaxis(np.concatenate(stripes), -1, 0)
+def _ground(x: float, y: float, side: float, crs: str) -> tuple[float, float | None]:
+    """Latitude of a place, and metres on the ground of `side` along x there; None where the CRS gives none."""
+    from pyproj import Geod
 
-
-def _write(cube: Cube, zone: str, picture_cyx: NDArray[np.uint8], stem: Path) -> list[Path]:
-    import warnings
-
-    import rasterio
-    from affine import Affine
-    from rasterio.errors import NotGeoreferencedWarning
-
-    attributes = cube.group(zone).attrs
-    _, rows, columns = picture_cyx.shape
-    tif, png = stem.with_suffix(".tif"), stem.with_suffix(".png")
-    shape: dict[str, Any] = {"width": columns, "height": rows, "dtype": "uint8"}
-    with rasterio.open(
-        tif, "w", driver="COG", count=3, nodata=0, compress="deflate",
-        crs=attributes["proj:wkt2"], transform=Affine(*attributes["spatial:transform"]), **shape,
-    ) as out:  # fmt: skip
-        out.write(picture_cyx)
-    opaque = np.where((picture_cyx == 0).all(axis=0), 0, 255).astype(np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(png, "w", driver="PNG", count=4, **shape) as out:
-            out.write(np.concatenate([picture_cyx, opaque[None]]))
-    return [tif, png]
+    lon, lat = to_degrees(crs).transform([x - side / 2, x + side / 2], [y, y])
+    if not np.isfinite([*lon, *lat]).all():
+        return 0.0, None
+    metres = abs(Geod(ellps="WGS84").inv(lon[0], lat[0], lon[1], lat[1])[2])
+    return float(np.mean(lat)), metres or None

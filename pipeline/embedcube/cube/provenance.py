@@ -18,10 +18,10 @@ _RUNS, _RUN = 16, 256
 
 
 class Provenance:
-    """The group `provenance/` of a cube; `provenance.py` says what its arrays are."""
+    """The group `provenance/` of a cube; `consolidate/provenance.py` describes its arrays."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the group; a RequestError says that there is none."""
+        """Open the group; a RequestError says that there is none."""
         try:
             self._group: Any = zarr.open_group(path, mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
@@ -30,11 +30,11 @@ class Provenance:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What holds for all shards."""
+        """Attributes that hold for all shards."""
         return dict(self._group.attrs)
 
     def array(self, name: str) -> NDArray[Any]:
-        """One of the arrays, whole."""
+        """One of the arrays, read whole."""
         return np.asarray(self._group[name][...])
 
     @cached_property
@@ -44,7 +44,7 @@ class Provenance:
         return {key: row for row, key in enumerate(zip(zones, *places, strict=True))}
 
     def shard(self, zone: str, t: int, iy: int, ix: int) -> int:
-        """The row of a shard.
+        """Row of a shard in the arrays of shards.
 
         Raises:
             RequestError: nothing was planned there.
@@ -91,27 +91,27 @@ class Provenance:
         return [json.loads(data[a:b]) for a, b in pairwise((ends - ends[0]).tolist())]
 
     def record(self, shard: int) -> dict[str, Any]:
-        """The record of a shard."""
+        """Record of a shard."""
         return dict(json.loads(self._blob("shard_record", shard)))
 
     def scene(self, row: int) -> dict[str, Any]:
-        """What is known of a scene."""
+        """Facts of a scene, from its row."""
         return dict(json.loads(self._blob("scene", row)))
 
     def contributions(self, shard: int) -> NDArray[np.uint8]:
-        """Packed cells, one row for each link of the shard."""
+        """Packed bits of the cells to which each scene contributed, one row for each link of the shard."""
         first, last = self._firsts("link")[shard : shard + 2].tolist()
         packed = np.frombuffer(self._blob("contributions", shard), dtype=np.uint8)
         return packed.reshape(last - first, -1) if last > first else packed.reshape(0, 0)
 
     def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Rows of the shard's scenes, and which of them could not be read."""
+        """Rows of the scenes of a shard, and whether each could not be read."""
         first, last = self._firsts("link")[shard : shard + 2].tolist()
         quarantined = self._group["link_quarantined"][first:last].astype(bool)
         return np.asarray(self._group["link_scene"][first:last]), quarantined
 
     def scenes_of(self, shard: int, cell: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The scenes that fed cell number `cell` of a shard, and the other planned ones."""
+        """Scenes that contributed to cell number `cell` of a shard, and the other scenes that were planned for it."""
         used, others = [], []
         rows, quarantined = self.links(shard)
         contributions = self.contributions(shard)
@@ -140,7 +140,7 @@ class Provenance:
         return bytes(self._group[name][first:last])
 
     def _firsts(self, name: str) -> NDArray[np.int64]:
-        """Where each row begins, read once: a chunk of offsets costs far more than one row."""
+        """Offset of the first byte of each row. Read once: a chunk of offsets costs far more than one row."""
         if name not in self._offsets:
             self._offsets[name] = self.array(f"{name}_first")
         return self._offsets[name]

@@ -1,6 +1,6 @@
-"""Open a cube, select from it, explain a cell. Needs numpy, zarr and xarray only; no torch, no GDAL.
+"""Open a cube, select from it, explain a cell. Needs numpy, zarr and pyproj; neither torch nor GDAL.
 
-A cube is plain Zarr v3: `xarray.open_datatree` reads it without this module, which adds decoding and provenance.
+A cube is plain Zarr v3, which `xarray.open_datatree` reads too. This module adds decoding, places and provenance.
 """
 
 import math
@@ -21,7 +21,7 @@ from embedcube.grid import LATLON, unit_of, utm_grid_name, utm_zone_in, utm_zone
 from embedcube.windows import Window, matching_windows, parse_period
 
 _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
-"""What `explain` repeats of a record."""
+"""fields of a record that `explain` repeats"""
 
 _NAMED = 3
 """windows that an error lists"""
@@ -44,7 +44,7 @@ def open_cube(path: str | Path) -> "Cube":
 
 
 class Cube:
-    """One version of a cube."""
+    """One version of a cube. `print(cube)` shows its layers, zones, windows and shares of status."""
 
     def __init__(self, path: str | Path) -> None:
         """Open the store; a RequestError says what `path` is instead of a cube."""
@@ -66,7 +66,7 @@ class Cube:
 
     @property
     def what(self) -> dict[str, Any]:
-        """What the campaign asked for."""
+        """The part of the campaign that decides the bytes of the cube: archives, grid, windows, layers."""
         return dict(self._root.attrs["embedcube:what"])
 
     @property
@@ -145,26 +145,26 @@ class Cube:
         return self._root[zone]
 
     def array(self, zone: str, name: str) -> Any:
-        """One of a zone's arrays; its metadata is read once."""
+        """One of the arrays of a zone; its metadata are read once."""
         if (zone, name) not in self._arrays:
             self._arrays[zone, name] = self._root[f"{zone}/{name}"]
         return self._arrays[zone, name]
 
     def has_scale(self, zone: str) -> bool:
-        """Whether the vectors are int8 with a scale each."""
+        """Whether the vectors are int8, each with its scale."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
 
     def adopted(self, zone: str) -> bool:
-        """Whether its objects are those that the ranks wrote; else several windows were put into one."""
+        """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""
         return bool(self.array(zone, "embedding").shards[0] == 1)
 
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
-        """Decoded vectors (y, x, feature) of one window; NaN where there is none."""
+        """Decoded vectors (y, x, feature) of one window; NaN where a cell has no vector."""
         scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None
         return decode(self.array(zone, "embedding")[t, y, x], scale)
 
-    def valid(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.bool_]:
-        """Which cells hold a vector."""
+    def valid(self, zone: str, t: int | slice, y: slice, x: slice) -> NDArray[np.bool_]:
+        """Whether each cell has a vector."""
         status = self.array(zone, "status")[t, y, x]
         return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
 
@@ -172,7 +172,8 @@ class Cube:
         """The cell that holds a point in one window.
 
         `time` is a moment ("2023-06-15T12:00"), a day, a month, a year or an interval ("2023-06-01/2023-07-01"). It may
-        be left out where the layer has one window, and `layer` where the cube has one layer.
+        be left out where the layer has one window, and `layer` where the cube has one layer. Of several windows that
+        contain the time, which campaigns with overlapping windows have, it is the first; an interval names another.
 
         Raises:
             RequestError: the place or the time lies outside of the cube, or several windows or layers match.
@@ -198,7 +199,7 @@ class Cube:
         return Cell(zone=zone, t=self._window_at(zone, time), y=row, x=column)
 
     def _zone_at(self, lon: float, lat: float, layer: str | None) -> str:
-        """The only zone of a layer, or the UTM zone that a place is in."""
+        """Zone that holds a place: the only one of the layer, or the UTM zone of its longitude."""
         zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
         layers = sorted({zone.split("/")[0] for zone in zones})
         if not zones:
@@ -221,9 +222,7 @@ class Cube:
             try:
                 chosen = matching_windows(windows, parse_period(time))
             except (ValueError, OverflowError):
-                raise RequestError(
-                    f'"{time}" is not a time; write a moment, a day, a month or a year, for example 2023-06-15'
-                ) from None
+                raise RequestError(f'"{time}" is not a time; write for example 2023-06-15, 2023-06 or 2023') from None
             problem = f"{zone}: {len(chosen)} windows match {time}"
         if not chosen:
             first, last = min(w.start for w in windows), max(w.end for w in windows)
@@ -239,14 +238,14 @@ class Cube:
 
     @cached_property
     def provenance(self) -> "Provenance":
-        """Who made which shard of what."""
+        """Provenance of the cube: which process made which shard from which scenes."""
         return Provenance(self.path / "provenance")
 
     def explain(self, cell: Cell) -> dict[str, Any]:
-        """All that the cube knows of a cell: value, scenes with digests, preprocessing, weights, record.
+        """Everything that the cube knows of a cell: value, scenes with digests, preprocessing, weights, record.
 
-        `scenes` are those that gave at least one pixel to the cell's own footprint; `scenes_not_used` are the others
-        that were planned for its shard, with the reason where one could not be read.
+        `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
+        each with the reason why it gave none.
         """
         group = self.group(cell.zone)
         layer = cell.zone.split("/")[0]

@@ -1,0 +1,133 @@
+"""Colours of vectors: the first three principal components of a layer as red, green and blue.
+
+One basis holds for all windows and zones of a layer: equal colours are equal vectors in all its pictures.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.cube.encoding import decode
+from embedcube.cube.reader import Cube
+
+SAMPLE_CELLS = 20_000
+"""cells that a basis is fitted on"""
+
+_SAMPLE_CHUNKS = 64
+"""chunks, spread over all windows and zones, that give a sample when all of their cells are valid"""
+
+_BLOCK_NUMBERS = 1 << 16
+"""Stored numbers that are converted to float32 and multiplied at once. They stay in the processor's cache, and the
+product is too small for OpenBLAS to use several threads, which cost ten times as much CPU time where cores are busy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Principal components of a layer's vectors, and the range of each that the colours span."""
+
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    """(3, feature)"""
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    """2nd and 98th percentile of the sample along each component"""
+    variance: NDArray[np.float64]
+    """share of the variance of the sample along each component"""
+
+    @cached_property
+    def _to_colour(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Factors (feature, 3) and offsets (3) that lead from vectors to 0 ... 254."""
+        span = self.high - self.low
+        spread = span > 1e-12 * np.maximum(1, np.abs(self.high))
+        factors = np.divide(254, span, out=np.zeros(3), where=spread)
+        offsets = np.where(spread, -(self.components @ self.mean + self.low) * factors, 127)
+        return (self.components * factors[:, None]).T.astype(np.float32), offsets.astype(np.float32)
+
+    def colours(
+        self, stored: NDArray[Any], scale: NDArray[np.float32] | None, valid: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        """Colours (..., 3) of stored vectors (..., feature), 1 to 255; 0 where `valid` (...) is false.
+
+        The stored numbers are multiplied as they are: `scale` is applied to the three products.
+        """
+        features = stored.shape[-1]
+        factors, offsets = self._to_colour
+        rows = stored.reshape(-1, features)
+        # always the same shape: a row gives the same bits wherever it stands
+        block = np.zeros((max(1, _BLOCK_NUMBERS // features), features), np.float32)
+        along = np.empty((len(rows), 3), np.float32)
+        for first in range(0, len(rows), len(block)):
+            count = min(len(block), len(rows) - first)
+            block[:count] = rows[first : first + count]
+            along[first : first + count] = (block @ factors)[:count]
+        if scale is not None:
+            along *= scale.reshape(-1, 1)
+        along += offsets
+        missing = ~valid.reshape(-1)
+        along[missing] = 0
+        np.rint(np.clip(along, 0, 254, out=along), out=along)
+        colours = along.astype(np.uint8) + np.uint8(1)
+        colours[missing] = 0
+        return colours.reshape(*stored.shape[:-1], 3)
+
+
+def fit_basis(cube: Cube, layer: str) -> Basis | None:
+    """Principal component analysis of a sample of a layer's vectors; None where the layer has no vector.
+
+    Chunks are drawn at random from all zones and windows, always the same ones, until they have given SAMPLE_CELLS
+    cells. The sign of a component makes its largest number positive, so that colours repeat.
+    """
+    sample, cells = [], 0
+    for vectors in _sampled(cube, layer):
+        sample.append(vectors)
+        cells += len(vectors)
+        if cells >= SAMPLE_CELLS:
+            break
+    if not cells:
+        return None
+    vectors = np.concatenate(sample).astype(np.float64)
+    mean = vectors.mean(axis=0)
+    centred = vectors - mean
+    variance, directions = np.linalg.eigh(centred.T @ centred)
+    count = min(3, len(variance))
+    components, along = np.zeros((3, len(variance))), np.zeros(3)
+    components[:count] = directions.T[::-1][:count]
+    along[:count] = variance[::-1][:count]
+    largest = np.abs(components).argmax(axis=1)
+    components *= np.where(components[np.arange(3), largest] < 0, -1, 1)[:, None]
+    low, high = np.percentile(centred @ components.T, (2, 98), axis=0)
+    return Basis(
+        mean=mean,
+        components=components,
+        low=low,
+        high=high,
+        variance=along / max(variance.sum(), np.finfo(np.float64).tiny),
+    )
+
+
+def _sampled(cube: Cube, layer: str) -> Iterator[NDArray[np.float32]]:
+    """Valid vectors (cell, feature) of one chunk after the other, at most an equal share of the sample of each."""
+    grids = [
+        (zone, [-(-size // chunk) for size, chunk in zip(array.shape[:3], array.chunks[:3], strict=True)])
+        for zone in cube.zones_of(layer)
+        for array in (cube.array(zone, "embedding"),)
+    ]
+    ends = np.cumsum([int(np.prod(grid)) for _, grid in grids])
+    rng = np.random.default_rng(0)
+    share = SAMPLE_CELLS // min(_SAMPLE_CHUNKS, int(ends[-1]))
+    for number in rng.permutation(int(ends[-1])).tolist():
+        which = int(np.searchsorted(ends, number, side="right"))
+        zone, grid = grids[which]
+        place = np.unravel_index(number - (int(ends[which - 1]) if which else 0), grid)
+        size = cube.array(zone, "embedding").chunks
+        region = tuple(slice(int(i) * step, (int(i) + 1) * step) for i, step in zip(place, size[:3], strict=True))
+        valid = cube.valid(zone, *region)
+        if valid.any():
+            stored = cube.array(zone, "embedding")[region][valid]
+            scale = cube.array(zone, "scale")[region][valid] if cube.has_scale(zone) else None
+            chosen = rng.permutation(len(stored))[:share]
+            yield decode(stored[chosen], None if scale is None else scale[chosen])
