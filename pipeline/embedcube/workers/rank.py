@@ -30,7 +30,7 @@ from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
 from embedcube.kernel.versions import versions_here
-from embedcube.machine import cores
+from embedcube.machine import cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.broadcast import broadcast_files
 from embedcube.workers.crashes import CrashHistory
@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 
 def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
     """Embed shards until none is left or a signal comes; returns the exit code."""
-    place, how = Place.from_variables(os.environ), campaign.how
+    # the first record says what the start has read, weights among it
+    place, how, read_so_far = Place.from_variables(os.environ), campaign.how, read_bytes()
     store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=timedelta(seconds=START_TIMEOUT_S))
     stop = _stop_on_signals()
     plan = read_plan(campaign, run)
@@ -67,10 +68,11 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
     groups = read_shards(run, plan, task)
     undone = {shard.recipe for group in groups for shard in group} - done
     history = CrashHistory.read(run, undone, retry_quarantined=how.retry_quarantined)
-    end_time_s = float(os.environ.get(END_TIME) or "inf")
-    draws = RankDraws(groups, done, history, store, place, how.ranks, stop, end_time_s)
+    draws = RankDraws(groups, done, history, store, place, how.ranks, stop, float(os.environ.get(END_TIME) or "inf"))
     part = PartWriter(run.part(task, attempt, place.rank))
-    recorder = Recorder(part, EnergyMeter(device), device=plan.versions["device"], attempt=attempt, rank=place.rank)
+    recorder = Recorder(
+        part, EnergyMeter(device), read_so_far, device=plan.versions["device"], attempt=attempt, rank=place.rank
+    )
     scenes = read_inventory(campaign, run)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
     pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder)
