@@ -186,7 +186,7 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
     device, store, part = torch.device("cpu"), Counters(), tmp_path / "parts" / "0" / "attempt" / "0"
     place = Place(rank=0, local_rank=0, world=1, host="", port=0)
     draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), store, place, 1, Event(), float("inf"))
-    recorder = Recorder(PartWriter(part), EnergyMeter(device), device="cpu", attempt="attempt", rank=0)
+    recorder = Recorder(PartWriter(part), EnergyMeter(device), 0, device="cpu", attempt="attempt", rank=0)
     Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder).run(draws, busy_core=busy_core)
     records = [json.loads(line) for line in (part / "records.jsonl").read_text().splitlines()]
     assert {r["recipe"]: {o["array"]: o["sha256"] for o in r["objects"]} for r in records} == expected

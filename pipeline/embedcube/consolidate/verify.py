@@ -259,7 +259,7 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
 def _recomputed(
     campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
 ) -> Iterator[Finding]:
-    """Shards embedded again in this process give the same bytes; those with most valid cells are the best witnesses."""
+    """Embed `count` shards of each layer again, in this process: their bytes must be the recorded ones."""
     if not count:
         return
     import torch
@@ -273,9 +273,11 @@ def _recomputed(
 
     plan = read_plan(campaign, run)
     device = torch.device(campaign.how.device)
-    here = versions_here(plan, device)
-    if here != plan.versions:
-        log.warning("no shard is embedded again: this machine has %s, the plan was made for %s", here, plan.versions)
+    versions = versions_here(plan, device)
+    if versions != plan.versions:
+        log.warning(
+            "no shard is embedded again: this machine has %s, the plan was made for %s", versions, plan.versions
+        )
         return
     exact_arithmetic(campaign.how.threads_per_rank)
     scenes = read_inventory(campaign, run)
@@ -285,9 +287,9 @@ def _recomputed(
         for name in campaign.layers:
             weights = read_weights(campaign, run, name)[0]
             planned = plan.layers[name]
-            context = _planned_kernel(campaign, run, name, planned, weights, device)
+            context = _planned_context(campaign, run, name, planned, weights, device)
             exact = _exact(campaign, name, context, weights)
-            for shard, record in _witnesses([s for s in shards if s.layer == name], cube, count):
+            for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
                 again = run_shard(shard, [scenes[i] for i in shard.scenes], context, reader)
                 yield from _same_bytes(shard, again.objects, record)
                 # the same pixels again: the vectors before they are quantised, and those of the exact kernel
@@ -297,38 +299,41 @@ def _recomputed(
                     full = embed_stage(replace(again.read, context=exact)).cells
                     least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
-                made = context.precision + (" compiled" if campaign.layers[name].compile else "")
-                found = f"a cosine of {least_cosine[name]:.5f} between {made} and float32"
+                kind = context.precision + (" compiled" if campaign.layers[name].compile else "")
+                found = f"a cosine of {least_cosine[name]:.5f} between {kind} and float32"
                 yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
     finally:
         reader.close()
 
 
-def _witnesses(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
-    """The best of some, with their records: those with most chips."""
+def _most_embedded(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
+    """The `count` shards with most embedded chips, of a sample of some 64, with their records."""
     places = cube.provenance.places
-    there = [shard for shard in shards if shard.place in places]
-    records = [(shard, cube.provenance.record(places[shard.place])) for shard in there[:: max(1, len(there) // 64)]]
+    in_cube = [shard for shard in shards if shard.place in places]
+    sample = in_cube[:: max(1, len(in_cube) // 64)]
+    records = [(shard, cube.provenance.record(places[shard.place])) for shard in sample]
     return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
 
 
-def _planned_kernel(
+def _planned_context(
     campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
 ) -> "LayerContext":
-    """What the ranks computed with; to load a program is to run it, so these very bytes are compared with the plan."""
+    """The context that the ranks had; loading a program runs it, so its bytes are compared with the plan first."""
     from embedcube.kernel.load import load_context
 
     program = b""
     if planned.program:
         path = run.program(name, planned.compiled_for, planned.program)
         program = path.read_bytes()
-        if (found := hashlib.sha256(program).hexdigest()) != planned.program:
-            raise WorkError(f"{path}: its SHA-256 is {found}, the plan was made with {planned.program}")
+        if (digest := hashlib.sha256(program).hexdigest()) != planned.program:
+            raise WorkError(
+                f"{path}: its SHA-256 is {digest}, the plan was made with {planned.program}: restore it, or plan again"
+            )
     return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program)
 
 
 def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Weights") -> "LayerContext | None":
-    """The kernel that a reduced or compiled one is held against: in float32, not compiled."""
+    """The context in float32, not compiled, to compare with; None where the layer's own is that already."""
     from embedcube.backbones.base import make_backbone
 
     compiled = campaign.layers[name].compile
@@ -341,15 +346,18 @@ def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Wei
 def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
     """The objects made again are the recorded ones."""
     for array, data in objects.items():
-        again = hashlib.sha256(data or b"").hexdigest()
-        first = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
-        if again != first:
-            yield Finding(check="same bytes", place=f"{shard} {array}", found=again[:12], expected=first[:12])
+        digest = hashlib.sha256(data or b"").hexdigest()
+        recorded = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
+        if digest != recorded:
+            yield Finding(check="same bytes", place=f"{shard} {array}", found=digest[:12], expected=recorded[:12])
 
 
 def _least_cosine(cells: "Cells", others: "Cells") -> float:
-    """Between the vectors of one shard; 1 where there is none, and -1 where only `others` has one that is finite."""
-    x, y = (made.arrays["embedding"].astype(np.float64) for made in (cells, others))
+    """The least cosine between two vectors of a cell.
+
+    1 where the shard has no vector; -1 where a cell has a finite vector in `others` only.
+    """
+    x, y = (one.arrays["embedding"].astype(np.float64) for one in (cells, others))
     if (np.isfinite(y).all(axis=-1) & ~np.isfinite(x).all(axis=-1)).any():
         return -1.0
     lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
@@ -358,7 +366,7 @@ def _least_cosine(cells: "Cells", others: "Cells") -> float:
 
 
 def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
-    """What is stored differs from what the backbone gave by no more than the layer states."""
+    """Stored numbers differ from the vectors of the backbone by no more than the layer states."""
     x, q = exact.arrays["embedding"], stored.arrays["embedding"]
     kept = np.isfinite(x).all(axis=-1)
     if q.dtype == np.int8:

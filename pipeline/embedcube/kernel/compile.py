@@ -1,7 +1,7 @@
-"""A layer's forward pass, compiled ahead of time: `plan` makes one program, and every rank runs that and no other.
+"""A layer's forward pass, compiled ahead of time: `plan` makes one program, and every rank runs that one.
 
-torch.compile in each rank could choose otherwise from one to the next, and then bytes would differ. AOTInductor's
-package (torch.export, then a compiler of C++ or, for a GPU, of Triton) is one file with one digest.
+torch.compile in each rank could choose other kernels from rank to rank, and then bytes would differ. A package of
+AOTInductor (torch.export, then a compiler for C++ or, on a GPU, Triton) is one file with one digest.
 """
 
 import errno
@@ -24,17 +24,17 @@ _FOR_CLASS: dict[str, dict[str, Any]] = {
     "cpu-avx512": {"cpp.simdlen": 512, "cpp.march": "x86-64-v4"},
     "cpu-avx2": {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"},
 }
-"""Inductor compiles for the very processor it runs on; the program must run on every one of the class."""
+"""Options by device class: Inductor compiles for the processor it runs on, the program must run on all of the class"""
 
 _FOR_GPU: dict[str, Any] = {
-    # its kernels are loaded when they are first called, and the folder that it was unpacked into is gone by then
+    # kernels are loaded at their first call, when the folder that the package was unpacked into is gone
     "aot_inductor.embed_kernel_binary": True,
 }
 
 _OPTIONS: dict[str, Any] = {
-    # otherwise the number of threads that plan has is built in, and sums are split by it
+    # otherwise the number of threads of `plan` is compiled in, and sums are split by it
     "cpp.threads": 1,
-    # weights are laid out once, as the library of matrix products likes them best
+    # weights are laid out once, in the order that is fastest for matrix products
     "freezing": True,
 }
 
@@ -42,11 +42,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 def compile_forward(context: LayerContext, layer: str) -> bytes:
-    """The program of the kernel's forward pass: of its batch, its precision, on its device, weights included.
+    """The compiled forward pass for the context's batch, precision and device; the weights are included.
 
     Raises:
-        RequestError: the module cannot be exported, or this machine has no compiler, or is of an unknown class.
-        OSError: there is no room for its files.
+        RequestError: the module cannot be exported, or this machine has no compiler, or its class is unknown.
+        OSError: the disk is full.
     """
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.exc import InductorError
@@ -63,13 +63,13 @@ def compile_forward(context: LayerContext, layer: str) -> bytes:
         blank = blank_chips(context)
         inputs = blank.x_btcyx, blank.clear_btsyx, blank.lonlat_byxn, blank.dates_tmd
         with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")  # torch, of itself
+            warnings.simplefilter("ignore")  # torch warns about its own code
             exported = torch.export.export(_OfTensors(context).eval(), inputs, strict=False)
-            # its cache is one for all of a user's programs, and holds pickles
+            # Inductor's usual cache is shared by all programs of a user, and holds pickles
             with fresh_cache(dir=folder):
                 aoti_compile_and_package(exported, package_path=package, inductor_configs=options)
-    except Exception as error:  # of a module that cannot be exported, or of a compiler
-        # the compiler of graphs wraps whatever is raised in it
+    except Exception as error:  # a module that cannot be exported, or a compiler, may raise anything
+        # the compiler of graphs wraps the error
         within = error.inner_exception if isinstance(error, InductorError) else error
         if isinstance(within, torch.OutOfMemoryError):
             raise RequestError(
@@ -87,19 +87,19 @@ def compile_forward(context: LayerContext, layer: str) -> bytes:
 
 
 class Compiled(nn.Module):
-    """A program of `compile_forward` in place of the module that it was made of."""
+    """A program of `compile_forward`, in place of the module that it was made from."""
 
     def __init__(self, program: bytes, device: torch.device) -> None:
-        """Loading it runs code: `program` must be what `plan` has made, its digest compared."""
+        """Loading runs code: `program` must be the plan's, with its digest compared."""
         super().__init__()
         from torch._inductor import aoti_load_package
 
-        # what it unpacks it removes when it ends well; a rank is also killed
+        # torch removes what it unpacks only at a normal end, and a rank may be killed
         with tempfile.TemporaryDirectory() as folder:
             elsewhere = os.environ.get("TMPDIR")
             os.environ["TMPDIR"] = folder
             try:
-                # -1 is the current one
+                # -1 is the current device
                 index = int(str(device).partition(":")[2] or -1)
                 self._run = aoti_load_package(io.BytesIO(program), device_index=index)
             finally:

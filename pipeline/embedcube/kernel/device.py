@@ -1,6 +1,6 @@
-"""The device of a rank: how exactly it computes, how arrays come to it, and how long it takes for what.
+"""The device of a rank: exact arithmetic, copies to the device, and the time of each step on its own clock.
 
-On a GPU nothing here waits: copies go beside what it computes, work is queued, and times are taken by its own clock.
+On a GPU no call here waits: copies run beside the computing, work is queued, and the GPU's clock takes the times.
 On a CPU the same calls do the same at once.
 """
 
@@ -22,24 +22,24 @@ from embedcube.timings import Timings
 _CPU = processor()
 
 
-# MKL splits sums by the number of threads unless told not to, before its first call (docs/adr/0004)
+# MKL splits sums by the number of threads unless this is set before its first call (docs/adr/0004)
 os.environ.setdefault("MKL_CBWR", "AVX512,STRICT" if "avx512f" in _CPU.get("flags", "") else "AVX2,STRICT")
 
 
-# oneDNN's kernels for AMX round otherwise than for AVX-512, and some are wrong in bfloat16 (the same ADR)
+# oneDNN's kernels for AMX round differently from those for AVX-512, and some are wrong in bfloat16 (the same ADR)
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 
-# without it cuBLAS may sum otherwise from run to run (CUDA Toolkit, cuBLAS, Results Reproducibility)
+# without this the order of cuBLAS's sums may change from run to run (CUDA Toolkit, cuBLAS, Results Reproducibility)
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 _copying: dict[torch.device, torch.cuda.Stream] = {}
-"""the stream of each GPU that copies run in, beside its computing"""
+"""for each GPU, the stream in which copies run beside its computing"""
 
 
 def device_class(device: torch.device) -> str:
-    """What must be equal for equal bytes: `cpu-avx512`, `cuda-sm80`."""
+    """The device class, such as `cpu-avx512` or `cuda-sm80`: bytes are equal within one class."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda-sm{major}{minor}"
@@ -47,37 +47,37 @@ def device_class(device: torch.device) -> str:
 
 
 def mkl_branch() -> str:
-    """The code path that MKL takes: the named one, on other processors than Intel's what it thinks best for them."""
+    """The code path that MKL takes: the one in MKL_CBWR, but on processors not made by Intel it chooses its own."""
     fields = ("vendor_id", "cpu family", "model")
     own = "" if _heeds_mkl_cbwr() else f" on {' '.join(_CPU.get(field, '?') for field in fields)}"
     return os.environ["MKL_CBWR"] + own
 
 
 def device_memory(device: torch.device) -> float:
-    """Bytes that a process may fill on a GPU: nine tenths, as libraries take their share; 0 for a CPU."""
+    """Bytes of a GPU that a process may fill: nine tenths, as libraries take the rest; 0 for a CPU."""
     return 0.9 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0.0
 
 
 def exact_arithmetic(threads: int) -> None:
-    """Settings of this process under which a device class always gives the same bytes."""
+    """Set this process up so that one device class always gives the same bytes."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    # use_deterministic_algorithms does this and imports the compiler, 2.6 s, to tell it too
+    # use_deterministic_algorithms would also import the compiler, which takes 2.6 s
     torch.set_deterministic_debug_mode("error")
-    # in deterministic mode torch fills all memory that it hands out; nothing here reads what it has not written
+    # in deterministic mode torch fills all memory that it allocates; nothing here reads memory before it is written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     exact_products()
 
 
 def exact_products() -> None:
-    """Give MKL one thread where it does not heed MKL_CBWR, as it splits sums by their number (docs/adr/0004).
+    """Give MKL one thread where it ignores MKL_CBWR, as it splits sums by the number of threads (docs/adr/0004).
 
-    The setting is of the calling thread: each that multiplies matrices calls this.
+    The setting holds for the calling thread: every thread that multiplies matrices calls this.
     """
     if torch.backends.mkl.is_available() and not _heeds_mkl_cbwr() and torch.get_num_threads() > 1:
-        # after torch has set it for this thread, which it does when it is asked for the first time
+        # torch sets it too, at the first get_num_threads of a thread: this must come later
         _torch_library().MKL_Set_Num_Threads_Local(1)
 
 
@@ -87,12 +87,12 @@ def _heeds_mkl_cbwr() -> bool:
 
 @cache
 def _torch_library() -> ctypes.CDLL:
-    """The one that MKL is in, or that loads it."""
+    """The library that holds MKL, or loads it."""
     return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
 
 
 def host_empty(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:
-    """An array to be filled; for a GPU in pinned memory, which alone can be copied while the host goes on."""
+    """An array to be filled; for a GPU in pinned memory, so that it can be copied while the host goes on."""
     if device.type == "cpu":
         return np.empty(shape, dtype)
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -100,11 +100,11 @@ def host_empty(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -
 
 
 class OnDevice:
-    """Arrays on their way to a device. They begin the way at once, from whatever thread."""
+    """Arrays that are being copied to a device; the copy begins at once, in any thread."""
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """`arrays` must stay as they are; on a CPU they are not even copied."""
-        # what is copied from must live until the copy is done, and that is later
+        """`arrays` must not change; on a CPU they are not copied at all."""
+        # the source must live until the copy is done
         self._host = dict(arrays)
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cpu":
@@ -118,12 +118,12 @@ class OnDevice:
             self._arrived = stream.record_event()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """For what is queued by this thread from now on, which waits for them; the thread does not."""
+        """The arrays; work that this thread queues from now on waits for the copy, the thread itself does not."""
         if self._arrived is not None:
             computing = torch.cuda.current_stream(next(iter(self._tensors.values())).device)
             computing.wait_event(self._arrived)
             for tensor in self._tensors.values():
-                # their memory belongs to the copying stream, which must not take it back before these uses
+                # the copying stream owns their memory, and must not reuse it before this stream has used it
                 tensor.record_stream(computing)
         return self._tensors
 
@@ -133,16 +133,16 @@ class OnDevice:
 
 
 class DeviceTimings:
-    """Seconds of steps by the clock of the device that does them: a GPU has but queued a step when its call returns."""
+    """Seconds of steps on the clock of the device: a GPU has only queued a step when its call returns."""
 
     def __init__(self, timings: Timings, device: torch.device) -> None:
-        """The seconds come to `timings`, at the latest with `done`."""
+        """The seconds are added to `timings`, at the latest in `done`."""
         self._timings, self._device = timings, device
         self._queued: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time what is queued in the block."""
+        """Time the work that is queued in the block."""
         if self._device.type == "cpu":
             with self._timings.step(name):
                 yield
@@ -157,8 +157,8 @@ class DeviceTimings:
     def done(self, wall_s: float) -> None:
         """All steps are done, and the host waited for them: they took `wall_s` in all.
 
-        What is left of that is time between steps, in which the host was too slow to queue the next: `wait`. Gaps in a
-        step are in its seconds.
+        The rest of `wall_s` is time between steps, in which the host was too slow to queue the next: `wait`. Gaps
+        within a step count as its seconds.
         """
         if self._device.type == "cpu":
             return

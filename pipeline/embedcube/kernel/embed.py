@@ -1,14 +1,15 @@
 """The kernel: one shard, from its scenes to the bytes of its objects. Start reading here.
 
-    read_stage     scenes of the shard          -> ReadShard       `read_sample` (sample.py), copy to the device begun
-    embed_stage    chips of its pixels          -> EmbeddedShard   forward passes, vectors as stored numbers
-    encode_stage   arrays of its cells          -> EncodedShard    compressed, as they are written
-    run_shard      the three, one after the other
+    read_stage     the shard's scenes  -> ReadShard       its sample (sample.py), on the way to the device
+    embed_stage    its sample          -> EmbeddedShard   chips, forward passes, vectors as stored numbers
+    encode_stage   its cells           -> EncodedShard    one compressed object for each array
+    run_shard      all three, one after the other
 
-Everything that makes bytes calls these: a rank gives each stage a thread of its own (workers/pipeline.py), `verify`
-and the tests call `run_shard`. A stage takes what the stage before it returns, so there is one order only.
+Whatever makes the bytes of a shard calls these: a rank gives each stage a thread of its own (workers/pipeline.py),
+`verify` and the tests call `run_shard`. A stage takes what the stage before it returns: no other order is possible.
 
-Nothing here knows of processes, queues, records or other shards: the bytes of a shard depend on its recipe alone.
+This module does not know of processes, queues, records or other shards: the bytes of a shard depend on its recipe
+alone.
 """
 
 import time
@@ -226,7 +227,7 @@ def blank_chips(context: LayerContext) -> Chips:
 
 
 def forward(context: LayerContext, chips: Chips) -> torch.Tensor:
-    """One forward pass of a full batch: (B, chip_cells, chip_cells, dimensions), float32 whatever the precision."""
+    """The vectors of a full batch, (B, chip_cells, chip_cells, dimensions); float32, whatever the precision."""
     exact_products()
     with torch.inference_mode(), in_precision(context):
         vectors: torch.Tensor = context.module(chips).float()

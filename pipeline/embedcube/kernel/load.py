@@ -1,4 +1,4 @@
-"""A campaign's names and numbers -> the objects they stand for."""
+"""A layer of a campaign -> its context: sources, grids, and the module on the device."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -21,9 +21,9 @@ def load_context(
     batch: int,
     program: bytes = b"",
 ) -> LayerContext:
-    """The kernel of one layer on its `grids`, its module, or the compiled `program` of it, brought to the device.
+    """The context of one layer on these `grids`, with its module on the device.
 
-    `batch` and `program` are the plan's.
+    `batch` and `program` are the plan's; with a compiled `program`, that is the module.
     """
     if program:
         module: torch.nn.Module = Compiled(program, device)
@@ -41,7 +41,7 @@ def make_context(
     device: torch.device,
     batch: int,
 ) -> LayerContext:
-    """The kernel of one layer on its `grids`; the module lies on the `device` already."""
+    """The context of one layer on these `grids`; the module is on the `device` already."""
     layer = campaign.layers[layer_name]
     counted = counted_archives(campaign, layer_name)
     ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)

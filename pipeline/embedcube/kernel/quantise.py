@@ -1,6 +1,6 @@
-"""Vectors -> stored numbers, on the device that made them: what is copied back is four times smaller.
+"""Vectors -> stored numbers, on the device: int8 is a quarter of the bytes to copy back.
 
-The way back, `decode`, is in `encode.py`, and needs nothing but NumPy.
+`decode` in cube/encoding.py is the inverse; it needs nothing but NumPy.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from embedcube.cube.encoding import Encoding
 
 _LARGEST_SCALE = float(np.nextafter(np.float32(np.finfo(np.float32).max / 127), np.float32(0)))
-"""127 times this is still finite"""
+"""the largest scale whose product with 127 is finite"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class Quantised:
     scale: torch.Tensor | None
     """(...) float32; None where the encoding has no scale"""
     finite: torch.Tensor
-    """(...) bool: every number of the vector is; what is stored of others has no meaning"""
+    """(...) bool: every number of the vector is finite; what is stored for other vectors has no meaning"""
 
 
 def quantise(vectors: torch.Tensor, encoding: Encoding) -> Quantised:
     """Float32 vectors (..., D) as stored numbers; the same on every device that divides as IEEE 754 says.
 
     `int8` is per-vector absmax: s = max|x| / 127, q = round(x / s), half to even. The norm survives; no number is
-    off by more than `encode.int8_bound(s)`. A vector of zeros has s = 0. float16 saturates at its largest number.
+    off by more than `encoding.int8_bound(s)`. A vector of zeros has s = 0. float16 saturates at its largest number.
     """
     # the largest number of a vector that holds NaN is NaN
     largest = vectors.abs().amax(dim=-1)

@@ -38,7 +38,7 @@ class Sample:
     contributions: bytes
     """for each planned scene, packed bits: the cells in whose own footprint it gave a pixel"""
     quarantined: tuple[tuple[int, str], ...]
-    """(row of the inventory, reason)"""
+    """(row of the inventory, reason) of each scene that could not be used"""
 
     @property
     def valid_yx(self) -> NDArray[np.bool_]:
@@ -57,7 +57,7 @@ class _Filled:
     contributions_nyx: NDArray[np.bool_]
     """for each scene of the shard, the cells in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
-    """why a scene, by its place among the shard's, cannot be used"""
+    """why a scene cannot be used, by its position among the shard's scenes"""
 
 
 def read_sample(
@@ -95,8 +95,14 @@ def read_sample(
             observed = {i: one for i, one in results.items() if isinstance(one, Observation)}
             with timings.step("composite"):
                 taken = [(usable[i].acquisition, one) for i, one in observed.items()]
-                picture = filled.x_tcyx[t, layer_input.channels], filled.clear_tsyx[t, s], filled.masked_yx
-                used_oyx = _composite(layer_input.source, taken, *picture, reader)
+                used_oyx = _composite(
+                    layer_input.source,
+                    taken,
+                    filled.x_tcyx[t, layer_input.channels],
+                    filled.clear_tsyx[t, s],
+                    filled.masked_yx,
+                    reader,
+                )
                 for i, used_yx in zip(observed, used_oyx, strict=True):
                     filled.contributions_nyx[i] |= _per_cell(used_yx, context.layout) > 0
     return Sample(
@@ -213,7 +219,7 @@ def _acquisitions(
 
 
 def _cells_covered(scene: Scene, grid: Grid, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
-    """The cells of `area` that a scene's footprint touches, known from its headers alone."""
+    """Which cells of `area` a scene's footprint touches; only the inventory is needed for that."""
     covered = np.zeros((area.rows // cell_px, area.cols // cell_px), dtype=bool)
     rows, cols = np.arange(covered.shape[0]), np.arange(covered.shape[1])
     left, _, _, top = grid.bounds(area)

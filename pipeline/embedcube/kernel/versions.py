@@ -1,4 +1,4 @@
-"""The versions of all software that may change a byte of a shard."""
+"""Versions of all software that may change a byte of a shard."""
 
 import os
 from collections.abc import Set
@@ -13,13 +13,13 @@ from embedcube.kernel.embed import KERNEL_VERSION
 
 
 def versions_here(plan: Plan, device: torch.device) -> dict[str, str]:
-    """What this process has of all that `plan.versions` names."""
-    here = software_versions(device)
-    return here | installed(plan.versions.keys() - here.keys())
+    """This process's versions of everything that `plan.versions` names."""
+    versions = software_versions(device)
+    return versions | installed(plan.versions.keys() - versions.keys())
 
 
 def software_versions(device: torch.device) -> dict[str, str]:
-    """Of all that may change a byte of any shard."""
+    """The versions that may change a byte of any shard; packages of plugins come on top (`installed`)."""
     import numcodecs
     import pyproj
     import rasterio
@@ -41,7 +41,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
 
 
 def installed(packages: Set[str]) -> dict[str, str]:
-    """The versions of packages; "none" of one that is not there."""
+    """The versions of packages; "none" for one that is not installed."""
 
     def version(package: str) -> str:
         try:

@@ -1,1 +1,1 @@
-"""embed: the parents of a task, their ranks, the queue of shards, and what happens when one crashes."""
+"""embed: the parents of a task, their ranks, the queue of shards, and crashes. Start reading at `protocol.py`."""

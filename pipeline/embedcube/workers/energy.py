@@ -1,6 +1,6 @@
-"""What a GPU has used, by its own meter (NVML, nvmlDeviceGetTotalEnergyConsumption; the extra `energy`).
+"""Energy of a GPU, from its own meter (NVML, nvmlDeviceGetTotalEnergyConsumption; the extra `energy`).
 
-A CPU's meter (RAPL) is for the whole socket and, on most machines, for administrators alone: none is read.
+A CPU's meter (RAPL) counts the whole socket and, on most machines, only administrators may read it: it is not used.
 """
 
 from typing import Any
@@ -9,15 +9,15 @@ import torch
 
 
 class EnergyMeter:
-    """The meter of one device; a rank has its GPU for itself."""
+    """The energy meter of one device; no other rank uses this GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        """Begins to count now; a device without a meter that may be read is no error."""
+        """Begins to count now; a device without a readable meter is no error."""
         self._nvml, self._handle = _opened(device)
         self._before_j = self._total_j()
 
     def joules(self) -> float | None:
-        """Used since this was asked last; None where nothing tells."""
+        """Joules used since the last call; None where there is no readable meter."""
         now_j = self._total_j()
         if now_j is None or self._before_j is None:
             return None
@@ -34,7 +34,7 @@ class EnergyMeter:
 
 
 def _opened(device: torch.device) -> tuple[Any, Any]:
-    """NVML and the handle of a GPU in it: by UUID, as CUDA_VISIBLE_DEVICES renumbers."""
+    """NVML and its handle of the GPU, found by UUID, as CUDA_VISIBLE_DEVICES renumbers GPUs; None twice without."""
     if device.type != "cuda":
         return None, None
     try:

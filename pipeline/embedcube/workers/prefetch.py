@@ -1,4 +1,4 @@
-"""Run an iterator in a thread, a little ahead of its consumer: how reading, device and writing overlap."""
+"""Run an iterator in a thread, a little ahead of its consumer: this is how reading, device and writing overlap."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -12,8 +12,8 @@ _END = object()
 def prefetched(items: Generator[T, None, None], ahead: int = 1) -> Iterator[T]:
     """The same items in the same order, made by a thread that keeps `ahead` of them ready.
 
-    An exception of `items` is raised here, after the items before it. When the consumer leaves early, `items` is
-    closed and the thread ends before this does: nothing goes on in the background.
+    An exception of `items` is raised in the consumer, after the items before it. When the consumer leaves early,
+    `items` is closed and the thread ends first: nothing goes on in the background.
     """
     ready: Queue[Any] = Queue(ahead)
     left = threading.Event()

@@ -1,4 +1,4 @@
-"""embed: the set-up of one rank, that is one process with one device; then pipeline.py does the work.
+"""embed: the set-up of one rank, which is one process with one device; then pipeline.py does the work.
 
 `python -m embedcube.workers.rank RUN TASK ATTEMPT` is started by a parent (task.py), which says in environment
 variables which rank it is and where the store is (protocol.py).
@@ -30,7 +30,7 @@ from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
 from embedcube.kernel.versions import versions_here
-from embedcube.machine import cores
+from embedcube.machine import cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.broadcast import broadcast_files
 from embedcube.workers.crashes import CrashHistory
@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 
 def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
     """Embed shards until none is left or a signal comes; returns the exit code."""
-    place, how = Place.from_variables(os.environ), campaign.how
+    # the first record says what the start has read, weights among it
+    place, how, read_so_far = Place.from_variables(os.environ), campaign.how, read_bytes()
     store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=timedelta(seconds=START_TIMEOUT_S))
     stop = _stop_on_signals()
     plan = read_plan(campaign, run)
@@ -63,15 +64,15 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
     _allow_most_open_files()
     _refuse_other_versions(plan, device)
     contexts = _load_contexts(campaign, run, plan, store, place, device)
-    meter = EnergyMeter(device)
     done = recorded_recipes(run, whole=how.retry_quarantined)
     groups = read_shards(run, plan, task)
     undone = {shard.recipe for group in groups for shard in group} - done
     history = CrashHistory.read(run, undone, retry_quarantined=how.retry_quarantined)
-    end_time_s = float(os.environ.get(END_TIME) or "inf")
-    draws = RankDraws(groups, done, history, store, place, how.ranks, stop, end_time_s)
+    draws = RankDraws(groups, done, history, store, place, how.ranks, stop, float(os.environ.get(END_TIME) or "inf"))
     part = PartWriter(run.part(task, attempt, place.rank))
-    recorder = Recorder(part, meter, device=plan.versions["device"], attempt=attempt, rank=place.rank)
+    recorder = Recorder(
+        part, EnergyMeter(device), read_so_far, device=plan.versions["device"], attempt=attempt, rank=place.rank
+    )
     scenes = read_inventory(campaign, run)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
     pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder)
@@ -98,12 +99,13 @@ def _allow_most_open_files() -> None:
 
 
 def _refuse_other_versions(plan: Plan, device: torch.device) -> None:
+    """Raise a WorkError when this process would compute other bytes than the plan's."""
     versions = versions_here(plan, device)
     for name, planned in plan.versions.items():
         if versions[name] != planned:
             raise WorkError(
                 f"{socket.gethostname()} has {name} {versions[name]}, the plan was made for {planned}: the bytes "
-                "would differ; run there what the plan was made with, or `embedcube plan` again"
+                "would differ; install those versions there, or run `embedcube plan` again"
             )
 
 
@@ -143,7 +145,7 @@ def main(arguments: list[str]) -> int:
         log.error("%s", error)
         return EXIT_FAILED
     except Exception as error:
-        log.exception("%s", "this is a fault of embedcube or of a plugin")
+        log.exception("%s", "this is a bug in embedcube or in a plugin")
         log.error("%s: %s", type(error).__name__, error)
         return EXIT_FAILED
 

@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 class Recorder:
     """Writes the shards of one rank, and one line of log for each."""
 
-    def __init__(self, part: PartWriter, meter: EnergyMeter, *, device: str, attempt: str, rank: int) -> None:
-        """`device` is the device class; `meter` is read once a shard."""
-        self._part, self._meter = part, meter
-        self._read_bytes = read_bytes()
+    def __init__(
+        self, part: PartWriter, meter: EnergyMeter, read_so_far: int, *, device: str, attempt: str, rank: int
+    ) -> None:
+        """`device` is the device class. The first record counts the bytes read beyond `read_so_far`."""
+        self._part, self._meter, self._read_bytes = part, meter, read_so_far
         self._record = partial(
             Record,
             host=socket.gethostname(),
@@ -70,7 +71,7 @@ class Recorder:
         return took_s
 
     def _read_since(self) -> int:
-        """Bytes that this process has read since the last shard."""
+        """Bytes that this process has read since the last record."""
         before, self._read_bytes = self._read_bytes, read_bytes()
         return self._read_bytes - before
 
