@@ -23,6 +23,9 @@ def read_columns(
             return pyarrow.parquet.read_table(path, columns=list(names), filters=filters)
         # not read_table: its datasets import pandas
         with pyarrow.parquet.ParquetFile(path) as file:
+            # `read` leaves out a column that is not there without a word
+            if absent := sorted(set(names) - set(file.schema_arrow.names)):
+                raise pyarrow.ArrowInvalid(f"no column {', '.join(absent)}")
             return file.read(columns=list(names))
     except pyarrow.ArrowException as error:
         raise refused(path, error, again) from None
