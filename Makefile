@@ -24,7 +24,7 @@ quickstart: demo/campaign.yaml ## install, write a small synthetic archive to de
 # Three test processes for two cores: the one that brings up the cluster of tests/slurm mostly waits.
 PROCESSES := 3
 PYTEST := $(BIN)/python -m pytest --no-header --durations 10
-SPREAD := --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+SPREAD := --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 COVERAGE := --cov --cov-report json:.coverage.json
 
 test: lint ## install with the developers' tools; lint; all tests but the slow ones

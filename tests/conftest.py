@@ -46,18 +46,28 @@ COVERAGE = ROOT / ".coverage.json"
 """Lines that ran, file by file: written where pytest is called with `--cov-report=json:.coverage.json`."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group and order the tests for the worker processes; skip what this machine cannot show, and say why."""
-    several = config.getoption("dist", "no") != "no"
+SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+"""This is one of several test processes."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one process, as they share what its fixtures make; the cluster is in one process, too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/slurm" if file.startswith("tests/slurm/") else file
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests; skip what this machine cannot show, and say why."""
     # Among several processes, one brings up the cluster at once and mostly waits, while the others compute.
     # In one process the cluster comes last, and is up no longer than its tests need it.
-    items.sort(key=lambda item: (item.get_closest_marker("slurm") is not None) != several)
-    if several:
-        for item in items:
-            # a file's tests stay together: they share what its fixtures make
-            group = "slurm" if item.get_closest_marker("slurm") else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (item.get_closest_marker("slurm") is not None) != SEVERAL)
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("realdata"):
