@@ -16,9 +16,6 @@ from embedcube.windows import Window
 NOWHERE = GLOBE
 """Box of a scene that cannot be used and whose place is unknown: it belongs to no cell"""
 
-_MARGIN = 3.0
-"""degrees beyond the area of use of a projection to which it is good: half a UTM zone"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:

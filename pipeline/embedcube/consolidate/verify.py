@@ -159,7 +159,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
     yield from breach(
         "provenance",
         _acquisitions(cube, zone, row, contributions).reshape(side, side) != n_obs,
-        "n_obs = acquisitions that fed the cell",
+        "n_obs = acquisitions that contributed to the cell",
     )
     _, quarantined = cube.provenance.links(row)
     if not quarantined.any():
