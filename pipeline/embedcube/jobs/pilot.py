@@ -19,6 +19,7 @@ from embedcube.campaign.plan import Plan, read_plan
 from embedcube.campaign.price import duration, size
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.tables import read_columns
 from embedcube.errors import WorkError
 
 
@@ -65,7 +66,7 @@ def measured_price(campaign: Campaign, run: RunDir, *, at_once: int, cores_per_n
         WorkError: no shard has a record yet.
     """
     plan = read_plan(campaign, run)
-    table = pyarrow.parquet.read_table(run.plan, columns=["recipe", "layer", "cost"])
+    table = read_columns(run.plan, ("recipe", "layer", "cost"), "plan")
     recipes = table["recipe"].to_pylist()
     names = ("seconds", "started", "finished", "attempt", "rank", "objects")
     records = best_documents(run, set(recipes), names)

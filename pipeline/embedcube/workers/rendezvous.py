@@ -81,7 +81,7 @@ class _Alone:
 
 
 class _Srun:
-    """By a file in the folder of the attempt, whose name no two starts share."""
+    """Parents started by srun find each other by a file in the attempt's folder, whose name no two starts share."""
 
     def __init__(self, run: RunDir, task: int, environment: Mapping[str, str]) -> None:
         self.number, self.count = int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
@@ -108,7 +108,7 @@ class _Srun:
 
 
 class _Torchrun:
-    """By the store that torchrun keeps for its workers (torch.distributed.elastic)."""
+    """Parents started by torchrun use the store that it keeps for its workers (torch.distributed.elastic)."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         if int(environment["LOCAL_WORLD_SIZE"]) > 1:
@@ -131,7 +131,7 @@ class _Torchrun:
 
 
 class _Mpi:
-    """By a broadcast; then MPI is left, so that a dead parent cannot end the others."""
+    """Parents started by MPI use one broadcast, then leave MPI, so that a dead parent cannot end the others."""
 
     def __init__(self) -> None:
         from mpi4py import MPI
