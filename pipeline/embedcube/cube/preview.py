@@ -26,13 +26,13 @@ from embedcube.grid import is_geographic, to_degrees, unit_of
 log = logging.getLogger(__name__)
 
 _TILE_NUMBERS = 1 << 23
-"""stored numbers that are read at once"""
+"""number of stored numbers that are read at once"""
 
 _LEAST_FEATURES = 16
-"""a cell counts as so many numbers at least: its colours and status take memory too"""
+"""a cell counts as at least this many numbers, because its colours and status take memory too"""
 
 _SHEET_WINDOWS = 100
-"""maps on a sheet, at most"""
+"""number of maps on a sheet, at most"""
 
 
 def preview(path: Path, folder: Path) -> list[Path]:

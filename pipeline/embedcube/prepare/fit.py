@@ -97,7 +97,7 @@ def _downloaded(repository: str, file: str) -> Path:
 
 
 def _taken(campaign: Campaign, name: str) -> bytes:
-    """The weights file that the layer names: one of embedcube unchanged, or a checkpoint converted by its backbone."""
+    """Weights file for the layer, from the file that it names: one of embedcube unchanged, a checkpoint converted."""
     layer = campaign.layers[name]
     assert layer.weights is not None
     try:

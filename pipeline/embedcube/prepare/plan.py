@@ -184,7 +184,7 @@ class _Forward:
 
 
 def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
-    """Load the weights; decide batch and program, as the last plan did if it can be; and time one batch."""
+    """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
