@@ -109,6 +109,17 @@ def test_the_geotiff_lies_where_the_cube_lies(tmp_path: Path) -> None:
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
+def test_overviews_of_the_geotiff_show_colours_of_vectors_only(tmp_path: Path) -> None:
+    """A mixture of two colours would be the colour of a vector that no cell has."""
+    write_zone(tmp_path / "cube.zarr", "layer/grid", vectors(1, 640, 640, 4), shard=128)
+    preview(tmp_path / "cube.zarr", tmp_path)
+    tif = tmp_path / "layer_grid_20230601T0000.tif"
+    whole = {tuple(colour) for colour in colours(tif).reshape(-1, 3).tolist()}
+    with rasterio.open(tif, overview_level=0) as file:
+        assert file.shape == (320, 320)
+        assert {tuple(colour) for colour in file.read().reshape(3, -1).T.tolist()} <= whole
+
+
 def test_cells_without_a_vector_are_told_apart(tmp_path: Path) -> None:
     """Each status has a pattern of its own in the map and in the legend."""
     kinds = (NO_DATA, MASKED, FAILED, NOT_PROCESSED)

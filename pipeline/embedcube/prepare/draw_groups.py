@@ -150,24 +150,17 @@ class _BlockGeometry:
     def of(cls, scenes: Sequence[Scene], grid: Grid, layout: ShardLayout) -> "_BlockGeometry":
         """The blocks of all scenes on a grid, from the inventory."""
         kinds = [_kinds(scene) for scene in scenes]
-        facts = np.zeros((5, len(scenes), max(map(len, kinds), default=0)))
-        facts[:4] = 1
-        box = np.zeros((4, len(scenes), 1))
-        box[2:] = 1
+        files = np.zeros((5, len(scenes), max(map(len, kinds), default=0)))
+        files[:4] = 1
         for i, scene in enumerate(scenes):
-            if not (pieces := scene.boxes_in(grid)):
-                continue
-            # where a footprint is in two pieces, the wider one stands for both: the result only balances work
-            xmin, ymin, xmax, ymax = max(pieces, key=lambda piece: piece[2] - piece[0])
-            box[:, i, 0] = (xmin - grid.origin_x, grid.origin_y - ymax, xmax - xmin, ymax - ymin)
             for k, (kind, size) in enumerate(kinds[i].items()):
-                facts[:, i, k] = (*kind, 0 if scene.verdict else size)
-        left, top, wide, high = box / grid.pixel
-        cols, rows, block_cols, block_rows, itemsize = facts
+                files[:, i, k] = (*kind, 0 if scene.verdict else size)
+        left, top, wide, high = _footprints(scenes, grid)
+        cols, rows, block_cols, block_rows, pixel_bytes = files
         return cls(
             across=_Axis(start=left, blocks_per_px=cols / wide / block_cols, blocks=cols / block_cols),
             down=_Axis(start=top, blocks_per_px=rows / high / block_rows, blocks=rows / block_rows),
-            bytes=block_rows * block_cols * itemsize,
+            bytes=block_rows * block_cols * pixel_bytes,
             series=_Series.of(scenes),
             layout=layout,
         )
@@ -194,6 +187,21 @@ class _BlockGeometry:
                 down = self.down.needed(one, top * px - halo, bottom * px + halo)
                 total[groups] += np.bincount(members - members[0], (down * across).sum(axis=1))
         return totals[0], totals[-side:].max(axis=0)
+
+
+def _footprints(scenes: Sequence[Scene], grid: Grid) -> Floats:
+    """Left, top, width and height of each scene in pixels from the grid's origin, downward: (4, scene, 1).
+
+    A scene that does not lie on the grid, which no shard is linked to, has any place.
+    """
+    box = np.zeros((4, len(scenes), 1))
+    box[2:] = 1
+    for i, scene in enumerate(scenes):
+        if pieces := scene.boxes_in(grid):
+            # where a footprint is in two pieces, the wider one stands for both: the result only balances work
+            xmin, ymin, xmax, ymax = max(pieces, key=lambda piece: piece[2] - piece[0])
+            box[:, i, 0] = (xmin - grid.origin_x, grid.origin_y - ymax, xmax - xmin, ymax - ymin)
+    return box / grid.pixel
 
 
 def _kinds(scene: Scene) -> Counter[tuple[int, int, int, int]]:
