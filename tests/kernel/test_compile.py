@@ -20,6 +20,7 @@ from torch._inductor.exc import InductorError
 from embedcube.backbones.base import Chips, FitSample, make_backbone
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import write_sealed
 from embedcube.consolidate.verify import _exact
 from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError, WorkError
@@ -160,7 +161,7 @@ def test_of_two_programs_that_were_made_at_once_the_one_of_the_last_plan_stays(t
     context = kernel_of(Undecided())
     assert _program(run, "a", context, "key").digest == digests[0]
     for digest in digests:
-        run.plan_summary.write_text(json.dumps({"layers": {"a": {"program": digest}}}))
+        write_sealed(run.plan_summary, {"layers": {"a": {"program": digest}}})
         assert _program(run, "a", context, "key").digest == digest
     run.program("a", "key", digests[1]).write_bytes(b"three")
     with pytest.raises(RequestError, match=r"has been changed: its SHA-256 is"):

@@ -10,7 +10,8 @@ from tests.conftest import Campaign
 from tests.edge.contexts import bare_context
 
 from embedcube.backbones.base import Chips
-from embedcube.campaign.plan import read_recipes
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.grid import ShardLayout
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.batch_size import best_batch
@@ -83,7 +84,7 @@ def batch_of(campaign: Campaign) -> int:
 
 
 def recipes(campaign: Campaign) -> set[str]:
-    return set(read_recipes(campaign.run))
+    return set(read_recipes(campaign.run, read_plan(load_campaign(campaign.file), campaign.run)))
 
 
 def test_a_campaign_keeps_the_batch_that_was_found_for_it(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:

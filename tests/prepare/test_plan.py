@@ -542,9 +542,9 @@ def test_who_only_counts_reads_the_same_plan(mine: Campaign, prepared: Prepared)
     made = planned(mine)
     for task in (None, 0, 1, 2):
         shards = [shard for group in read_shards(mine.run, made, task) for shard in group]
-        assert read_recipes(mine.run, task) == [shard.recipe for shard in shards]
+        assert read_recipes(mine.run, made, task) == [shard.recipe for shard in shards]
         needed = {i for shard in shards for i in shard.scenes}
-        found = [scene.id for scene in planned_scenes(mine.run, prepared.scenes, task)]
+        found = [scene.id for scene in planned_scenes(mine.run, made, prepared.scenes, task)]
         assert found == [prepared.scenes[i].id for i in sorted(needed)]
         assert 0 < len(found) < len(prepared.scenes), "those of July are not needed"
 
@@ -776,6 +776,6 @@ def test_plans_are_written_whole(mine: Campaign, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pyarrow.parquet, "write_table", fails)
     with pytest.raises(OSError, match="disk full"):
         planned(mine)
-    with pytest.raises(RequestError, match="there is no plan yet"):
-        read_plan(load_campaign(mine.file), mine.run)
+    assert read_plan(load_campaign(mine.file), mine.run) == first, "the last plan is as it was"
+    assert len(read_recipes(mine.run, first)) == first.shards
     assert not [path for path in mine.run.root.iterdir() if path.name.startswith(".tmp-")]

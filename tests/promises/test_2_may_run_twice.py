@@ -30,6 +30,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import RECORDS, Record, recorded_recipes, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
+from embedcube.campaign.seals import from_line, to_line
 from embedcube.consolidate.consolidate import consolidate
 from embedcube.consolidate.verify import verify_cube
 from embedcube.errors import WorkError
@@ -563,7 +564,8 @@ def test_two_results_of_one_recipe_must_be_equal(embedded: Campaign, finished_de
     part = some_part(embedded)
     again = part.parents[1] / "20990101T000000-again" / part.name
     shutil.copytree(part, again)
-    records = [json.loads(line) | {"attempt": again.parent.name, "host": "node42"} for line in complete_lines(again)]
+    found = [document for line in complete_lines(again) if (document := from_line(line)) is not None]
+    records = [document | {"attempt": again.parent.name, "host": "node42"} for document in found]
     write_records(again, records)
     embedded.cli("consolidate")
     assert_same_cube(embedded, finished_demo)
@@ -580,4 +582,4 @@ def test_two_results_of_one_recipe_must_be_equal(embedded: Campaign, finished_de
 
 
 def write_records(part: Path, documents: list[dict[str, Any]]) -> None:
-    (part / RECORDS).write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (part / RECORDS).write_bytes(b"".join(to_line(document) for document in documents))

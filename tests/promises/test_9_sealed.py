@@ -31,8 +31,8 @@ def test_an_inventory_that_has_changed_is_refused(finished: Campaign, verb: str)
     flip_a_byte(finished.run.inventory)
     done = call_cli(verb, finished.file)
     assert done.returncode == 2
-    assert str(finished.run.plan) in done.stderr
-    assert "inventory" in done.stderr
+    assert f"{finished.run.inventory}: damaged or replaced" in done.stderr
+    assert done.stderr.endswith("; run `embedcube index` again\n")
 
 
 def test_weights_that_have_changed_embed_nothing_and_are_a_finding(finished: Campaign) -> None:

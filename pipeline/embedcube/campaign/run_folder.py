@@ -4,10 +4,11 @@ The run folder is the architecture: each stage reads files here and writes files
 
     runs/<campaign>/
       campaign.yaml                      the campaign as resolved, with its digest
-      inventory.parquet                  index        archive   -> inventory
+      inventory.parquet, inventory.json  index        archive   -> inventory, and its digest
       weights/<layer>.safetensors        fit          a sample  -> frozen weights
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
-      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price
+      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
+      pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
       cubes/<version>.zarr               consolidate  parts     -> cube
       cube.zarr                          a relative symlink to the newest version
@@ -45,6 +46,11 @@ class RunDir:
         """The table of all scenes (STAC-GeoParquet)."""
         return self.root / "inventory.parquet"
 
+    @property
+    def inventory_seal(self) -> Path:
+        """The digest of the inventory."""
+        return self.root / "inventory.json"
+
     def weights(self, layer: str) -> Path:
         """The frozen weights of a layer."""
         return self.root / "weights" / f"{layer}.safetensors"
@@ -64,12 +70,12 @@ class RunDir:
 
     @property
     def pilot(self) -> Path:
-        """Rows of the plan that are embedded first, as one more task."""
-        return self.root / "pilot.parquet"
+        """The numbers of the rows of the plan that are embedded first, as one more task."""
+        return self.root / "pilot.json"
 
     @property
     def plan_summary(self) -> Path:
-        """The facts of all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
+        """The facts of all rows of the plan: layers, versions, price; and the digest of `plan`."""
         return self.root / "plan.json"
 
     @property

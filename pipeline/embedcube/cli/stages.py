@@ -145,10 +145,11 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
         plugin("executors", executor)().run(campaign, folder, tasks, progress)
     if task is not None:
         return {"task": task}
-    recipes = read_recipes(folder)
+    recipes = read_recipes(folder, made)
     records = best_documents(folder, set(recipes), ())
     quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
-    refuse_over_budget(campaign, planned_scenes(folder, read_inventory(campaign, folder)), quarantined)
+    scenes = read_inventory(campaign, folder, made.inventory)
+    refuse_over_budget(campaign, planned_scenes(folder, made, scenes), quarantined)
     bad = {one.scene: one.reason for one in quarantined}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")

@@ -68,8 +68,8 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     shards = [shard for group in read_shards(run, plan) for shard in group]
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
-    scenes = read_inventory(campaign, run)
-    refuse_over_budget(campaign, planned_scenes(run, scenes), [q for m in made for q in m.record.quarantined])
+    scenes = read_inventory(campaign, run, plan.inventory)
+    refuse_over_budget(campaign, planned_scenes(run, plan, scenes), [q for m in made for q in m.record.quarantined])
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     linked = copied = rechunked = 0

@@ -225,11 +225,16 @@ def _files(cube: Cube) -> Iterator[Finding]:
 def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
     """Check that the cube has the shards of the plan, with the same recipes; and the error budget and weights."""
     from embedcube.campaign.plan import digest_of_recipes, planned_scenes, read_plan, read_shards
+    from embedcube.kernel.recipes import PlannedRecipes
 
     plan = read_plan(campaign, run)
-    provenance = cube.provenance
+    scenes, provenance = read_inventory(campaign, run, plan.inventory), cube.provenance
     recipes = [bytes(recipe).hex() for recipe in provenance.array("shard_recipe")]
     planned = {s.place: s for group in read_shards(run, plan) for s in group}
+    derived = PlannedRecipes(campaign, plan, scenes)
+    for shard in planned.values():
+        if (recipe := derived.derive(shard)) != shard.recipe:
+            yield Finding(check="recipe", place=f"{shard} in the plan", found=shard.recipe[:12], expected=recipe[:60])
     for place in sorted(planned.keys() ^ provenance.places.keys()):
         found, expected = ("planned", "in the cube") if place in planned else ("in the cube", "planned")
         yield Finding(check="plan", place=str(place), found=f"only {found}", expected=f"also {expected}")
@@ -243,7 +248,7 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
     records = (provenance.record(row) for row in provenance.places.values())
     quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
     try:
-        refuse_over_budget(campaign, planned_scenes(run, read_inventory(campaign, run)), quarantined)
+        refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined)
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
     for name, layer in plan.layers.items():
@@ -280,7 +285,7 @@ def _recomputed(
         )
         return
     exact_arithmetic(campaign.how.threads_per_rank)
-    scenes = read_inventory(campaign, run)
+    scenes = read_inventory(campaign, run, plan.inventory)
     shards = [s for group in read_shards(run, plan) for s in group]
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
     try:

@@ -4,7 +4,6 @@ A job runs a command that a person could type, `embedcube embed CAMPAIGN.yaml --
 any job can be run again by hand, inside or outside of a container, and no file that we write holds code.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -22,8 +21,9 @@ from submitit.slurm.slurm import SlurmExecutor as Submitit
 
 from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import read_plan, read_recipes
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.site import Container, Site, load_site
 from embedcube.errors import RequestError, StartAgain
 from embedcube.progress import Progress
@@ -68,9 +68,9 @@ class SlurmExecutor:
     def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
         """Submit the tasks that have a shard without a record, and wait until these jobs have ended."""
         site = load_site(campaign)
-        read_plan(campaign, run)
+        plan = read_plan(campaign, run)
         done = recorded_recipes(run)
-        recipes = {task: set(read_recipes(run, task)) for task in tasks}
+        recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
         left = tuple(task for task in tasks if not recipes[task] <= done)
         ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
         wait_for(ids, set().union(*recipes.values()), run, progress, poll_s=site.poll_s)
@@ -350,12 +350,20 @@ def image_digest(container: Container | None, run: RunDir) -> str:
         return ""
     state = image.stat()
     facts = {"image": str(image), "size": state.st_size, "changed_ns": state.st_mtime_ns}
-    if run.image.exists() and (noted := json.loads(run.image.read_text())) | facts == noted:
+    if (noted := _noted_image(run)) | facts == noted:
         return str(noted["digest"])
     with image.open("rb") as file:
         digest = "sha256:" + file_digest(file, "sha256").hexdigest()
-    write_atomically(run.image, json.dumps(facts | {"digest": digest}).encode())
+    write_sealed(run.image, facts | {"digest": digest})
     return digest
+
+
+def _noted_image(run: RunDir) -> dict[str, Any]:
+    """What image.json says; nothing where there is none or it is damaged, and then the image is read again."""
+    try:
+        return read_sealed(run.image, "submit")
+    except (FileNotFoundError, RequestError):
+        return {}
 
 
 def forget_own_job() -> None:

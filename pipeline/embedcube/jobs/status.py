@@ -62,7 +62,7 @@ def status(campaign: Campaign, run: RunDir) -> Status:
         if not submissions(run):
             raise
         plan = None
-    recipes = set(read_recipes(run)) if plan else set()
+    recipes = set(read_recipes(run, plan)) if plan else set()
     records = best_documents(run, recipes, ("counts", "attempt", "finished"))
     cells: Counter[str] = Counter()
     quarantined: dict[str, str] = {}

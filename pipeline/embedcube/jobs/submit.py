@@ -6,23 +6,27 @@ from its batch script, when it finds that shards have no record.
 """
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_undone
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.site import Site, load_site, processes_per_node
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.pilot import choose_pilot
 from embedcube.jobs.slurm import Job, embed_jobs, queued, script, submit_all, wait_for
 from embedcube.progress import Progress, silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +113,10 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
         wait_for(preparing, set(), run, silent, poll_s=site.poll_s)
         if not planned(campaign, run):
             raise WorkError(f"job {', '.join(preparing)} has made no plan: the logs in {run.job_logs} say why")
-    refuse_at_site(read_plan(campaign, run).price, campaign, site)
-    task = choose_pilot(campaign, run, count)
-    recipes = set(read_recipes(run, task))
+    plan = read_plan(campaign, run)
+    refuse_at_site(plan.price, campaign, site)
+    task = choose_pilot(run, plan, count)
+    recipes = set(read_recipes(run, plan, task))
     ids: list[str] = []
     if not recipes <= recorded_recipes(run):
         ids = submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run)
@@ -130,8 +135,8 @@ def _submission(tasks: tuple[int, ...], jobs: dict[str, list[str]], *, again: bo
 def _note(submission: Submission, run: RunDir) -> None:
     """Append a line to submissions.jsonl; a line that was cut off by a crash is ended first."""
     torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
-    with run.submissions.open("a") as file:
-        file.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
+    with run.submissions.open("ab") as file:
+        file.write(b"\n" * torn + to_line(asdict(submission)))
 
 
 def dry_run(campaign: Campaign, run: RunDir) -> str:
@@ -150,21 +155,28 @@ def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int,
     if plan is None:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
-    return tasks_undone(run, done)
+    return tasks_undone(run, plan, done)
 
 
 def submissions(run: RunDir) -> list[Submission]:
-    """All submissions of a run folder, the oldest first."""
+    """All submissions of a run folder, the oldest first. A damaged line is passed over: squeue still lists its jobs."""
     if not run.submissions.exists():
         return []
     noted = []
-    for text in run.submissions.read_text().splitlines():
+    for number, line in enumerate(run.submissions.read_bytes().splitlines(keepends=True), start=1):
         try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # cut off by a kill or a full disk; squeue still lists its jobs
-        noted.append(Submission(**(line | {"tasks": tuple(line["tasks"])})))
+            fields = from_line(line) or _of_older_version(line)
+            noted.append(Submission(**(fields | {"tasks": tuple(fields["tasks"])})))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if line.strip():
+                log.warning("%s: line %d is damaged and passed over; squeue lists its jobs", run.submissions, number)
     return noted
+
+
+def _of_older_version(line: bytes) -> dict[str, Any]:
+    """The fields of a line without a checksum, as older versions of embedcube wrote it; its jobs may still run."""
+    fields: dict[str, Any] = json.loads(line)
+    return fields
 
 
 def cancel(run: RunDir) -> Cancelled:

@@ -4,9 +4,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embedcube.campaign.inventory import write_table
+from embedcube.campaign.inventory import write_inventory
 from embedcube.campaign.plugins import make_plugin
-from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.search_extent import bounded
@@ -41,8 +41,7 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
                 f"the first one, {found[0].id}: {found[0].verdict}"
             )
         scenes.extend(found)
-    with replacing(run.inventory) as temporary:
-        write_table(campaign, scenes, temporary)
+    write_inventory(campaign, scenes, run)
     return scenes
 
 

@@ -6,7 +6,7 @@ that has killed its rank alone on two hosts is quarantined: its input is at faul
 together with its ranks (a power cut, the end of the job's time) writes no crash, so those never count.
 """
 
-import json
+import logging
 import signal
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedcube.campaign.plan import Shard
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.errors import RequestError
 from embedcube.workers.protocol import Place
+
+log = logging.getLogger(__name__)
 
 _FILE = "crash.json"
 
@@ -36,15 +40,19 @@ class Crash:
 def write_crash(part: Path, crash: Crash) -> None:
     """Write a crash beside what the dead rank wrote; its parent does that."""
     part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / _FILE, json.dumps(asdict(crash)).encode())
+    write_sealed(part / _FILE, asdict(crash))
 
 
 def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Crash]]:
-    """The crashes of each of these recipes that has any."""
+    """The crashes of each of these recipes that has any. A damaged file is no crash: the next one counts again."""
     crashes = defaultdict(list)
     asked = set(recipes)
     for path in sorted(run.parts.glob(f"*/*/*/{_FILE}")):
-        document = json.loads(path.read_text())
+        try:
+            document = read_sealed(path, "embed")
+        except RequestError as error:
+            log.warning("%s; this crash does not count", error)
+            continue
         crash = Crash(host=document["host"], signal=document["signal"], shards=tuple(document["shards"]))
         for recipe in asked & set(crash.shards):
             crashes[recipe].append(crash)

@@ -29,6 +29,7 @@ from embedcube.errors import EmbedcubeError, WorkError
 from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
+from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.versions import versions_here
 from embedcube.machine import cores, read_bytes
 from embedcube.sources.reader import RasterReader
@@ -73,9 +74,10 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
     recorder = Recorder(
         part, EnergyMeter(device), read_so_far, device=plan.versions["device"], attempt=attempt, rank=place.rank
     )
-    scenes = read_inventory(campaign, run)
+    scenes = read_inventory(campaign, run, plan.inventory)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
-    pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder)
+    recipes = PlannedRecipes(campaign, plan, scenes)
+    pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder, recipes)
     try:
         busy_core = device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores()
         pipeline.run(draws, busy_core=busy_core)
