@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from tests.conftest import cube_bytes
@@ -18,11 +18,10 @@ from embedcube.campaign.run_folder import RunDir
 Stage = Literal["index", "fit", "plan", "embed", "consolidate", "verify"]
 
 SIDE_PX, CHIP_PX = 384, 64
-NAME = "small"
 EMBEDCUBE = Path(sys.executable).parent / "embedcube"
 
-CAMPAIGN = {
-    "campaign": NAME,
+CAMPAIGN: dict[str, Any] = {
+    "campaign": "small",
     "grid": {"crs": CRS, "pixel": 10, "origin": [WEST, NORTH]},
     "region": {"bbox": [WEST, NORTH - SIDE_PX * 10, WEST + SIDE_PX * 10, NORTH], "crs": CRS},
     "windows": [["2023-06-01", "2023-07-01"], ["2023-07-01", "2023-08-01"]],
@@ -40,11 +39,12 @@ CAMPAIGN = {
 class Reference:
     """The campaign undisturbed."""
 
-    archive: Path
+    document: dict[str, Any]
+    """of the campaign file; paths of archives are absolute"""
     stations: Path
     """for each stage a folder: the run folder as that stage finds it"""
     seconds: dict[Stage, float]
-    """that each stage took"""
+    """that each stage takes"""
     cube: dict[str, str]
     """digests of the cube's files, without provenance"""
 
@@ -63,7 +63,7 @@ class Trial:
     @property
     def run(self) -> RunDir:
         """The run folder."""
-        return RunDir(self.folder / "runs" / NAME)
+        return RunDir(self.folder / "runs" / yaml.safe_load(self.file.read_text())["campaign"])
 
     def start(self, verb: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         """Start a verb in a process group of its own."""
@@ -85,9 +85,9 @@ def make_reference(folder: Path) -> Reference:
         for place, band in enumerate(BANDS):
             name = f"T32ULB_{day}T103629"
             write_band(archive / name / f"{name}_{band}.tif", texture(2 * number + place, SIDE_PX), **TIFF)
-    undisturbed = Trial(folder=folder / "undisturbed")
-    undisturbed.folder.mkdir()
-    _write_campaign(undisturbed, archive)
+    source = {"source": "sentinel2", "path": str(archive), "bands": list(BANDS), "offset": 0}
+    document = CAMPAIGN | {"archives": {"s2": source}}
+    undisturbed = _placed(document, folder / "undisturbed")
     seconds: dict[Stage, float] = {}
     for stage in get_args(Stage):
         if undisturbed.run.root.exists():
@@ -98,20 +98,23 @@ def make_reference(folder: Path) -> Reference:
             raise RuntimeError(f"{stage} of the undisturbed campaign ended with {process.returncode}: {said}")
         seconds[stage] = time.monotonic() - began_s
     return Reference(
-        archive=archive, stations=folder / "stations", seconds=seconds, cube=cube_bytes(undisturbed.run.newest_cube)
+        document=document,
+        stations=folder / "stations",
+        seconds=seconds,
+        cube=cube_bytes(undisturbed.run.newest_cube),
     )
 
 
 def trial_at(reference: Reference, stage: Stage, folder: Path) -> Trial:
-    """A campaign in `folder` whose next stage is `stage`."""
-    folder.mkdir(parents=True)
-    trial = Trial(folder=folder)
-    _write_campaign(trial, reference.archive)
+    """A campaign in a new folder whose next stage is `stage`."""
+    trial = _placed(reference.document, folder)
     if (station := reference.stations / stage).exists():
         shutil.copytree(station, trial.run.root, symlinks=True)
     return trial
 
 
-def _write_campaign(trial: Trial, archive: Path) -> None:
-    source = {"source": "sentinel2", "path": str(archive), "bands": list(BANDS), "offset": 0}
-    trial.file.write_text(yaml.safe_dump(CAMPAIGN | {"archives": {"s2": source}}, sort_keys=False))
+def _placed(document: dict[str, Any], folder: Path) -> Trial:
+    folder.mkdir(parents=True)
+    trial = Trial(folder=folder)
+    trial.file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return trial

@@ -60,7 +60,7 @@ def tried(seed: int, reference: Reference, folder: Path) -> Result:
     outcome, words = _judged(trial, reference, fault, disturbed)
     if outcome not in FORBIDDEN:
         shutil.rmtree(trial.folder)
-    words = words.replace(f"{trial.folder}/", "").replace(f"{reference.archive.parent}/", "")
+    words = words.replace(f"{trial.folder}/", "")
     return Result(
         seed=seed, stage=fault.stage, kind=fault.kind, fault=disturbed.words, outcome=outcome, words=words[:300]
     )
@@ -70,7 +70,7 @@ def _judged(trial: Trial, reference: Reference, fault: Fault, disturbed: Disturb
     if disturbed.late:
         return "late", disturbed.said[-1].strip()[-300:]
     for code, said in zip(disturbed.codes, disturbed.said, strict=True):
-        if code >= 0 and (wrong := _speechless(code, said)):
+        if code >= 0 and (wrong := speechless(code, said)):
             return "mute", wrong
     if fault.kind == "two submits" and disturbed.codes.count(0) != 1:
         return "wrong", f"exit codes {disturbed.codes}: {disturbed.said[-1].strip()[-200:]}"
@@ -82,16 +82,17 @@ def _judged(trial: Trial, reference: Reference, fault: Fault, disturbed: Disturb
         (code,), (said,) = again.codes, again.said
         if again.late:
             return "late", f"start {begun} of `run`: {said.strip()[-300:]}"
-    if wrong := _speechless(code, said):
+    if wrong := speechless(code, said):
         return "mute", wrong
     if code == StartAgain.exit_code:
         return "endless", _last_line(said)
     if code:
         return ("stuck" if fault.kind in _TRANSIENT else "said"), _last_line(said)
-    return _compared(trial, reference, disturbed, begun)
+    return compared(trial, reference, disturbed, begun)
 
 
-def _compared(trial: Trial, reference: Reference, disturbed: Disturbed, begun: int) -> tuple[Outcome, str]:
+def compared(trial: Trial, reference: Reference, disturbed: Disturbed, begun: int) -> tuple[Outcome, str]:
+    """The outcome where the last of `begun` starts ended with 0."""
     if cube_bytes(trial.run.newest_cube) != reference.cube:
         return "wrong", f"another cube after {begun} starts"
     if torn := _tracebacks(trial):
@@ -103,7 +104,7 @@ def _compared(trial: Trial, reference: Reference, disturbed: Disturbed, begun: i
     return "right", f"{begun} start{'s' if begun > 1 else ''} of `run`"
 
 
-def _speechless(code: int, said: str) -> str:
+def speechless(code: int, said: str) -> str:
     """Why an end is no answer; empty if it is one."""
     if "Traceback (most recent call last)" in said or "this is a bug" in said:
         return _last_line(said)

@@ -3,7 +3,7 @@
     python -m tests.fuzz                           1,000 inputs for each format, on two processes, for an hour at most
     python -m tests.fuzz --inputs 20               fewer
     python -m tests.fuzz --formats grib1,grib2     some formats
-    python -m tests.fuzz --seed grib2:236          one seed again, with all that is known of it
+    python -m tests.fuzz --seeds grib2:236 jp2:4   some seeds again, with all that is known of them
     python -m tests.fuzz --page                    write the table into docs/faults.md too
 
 Results are kept in build/fuzz/<digest of the code>: the same command goes on where it stopped. It ends with 1 if any
@@ -21,24 +21,21 @@ from pathlib import Path
 
 from tests.fuzz.formats import FORMATS
 from tests.fuzz.results import ROOT, Results, code_digest, forbidden, table, write_page
+from tests.fuzz.sandbox import ONE_THREAD
 from tests.fuzz.trial import Bench
 
 _ROUND = 50
 """seeds of a format that are tried before those of the next: a run that is stopped has tried all formats alike"""
 
 
-_ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-"""A process that is forked for each input must not have started threads when it imported its libraries."""
-
-
 def main() -> int:
     """The command; returns its exit code."""
     asked = _parsed()
-    if not _ONE_THREAD.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]], os.environ | _ONE_THREAD)
-    if asked.seed:
-        return _try_one(asked.seed)
+    if not ONE_THREAD.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]], os.environ | ONE_THREAD)
     results = Results(asked.results or ROOT / "build" / "fuzz" / code_digest("fuzz"))
+    if asked.seeds:
+        return _try_again(asked.seeds, results if asked.results else None)
     if asked.share is not None:
         _work(asked, results)
         return 0
@@ -64,7 +61,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="stop after so long; the next start goes on")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--formats", type=lambda text: text.split(","), default=list(FORMATS))
-    parser.add_argument("--seed", default="", help="format:number")
+    parser.add_argument("--seeds", nargs="+", default=[], help="format:number")
     parser.add_argument("--results", type=Path, help="folder of the results")
     parser.add_argument("--page", action="store_true", help="write the table into docs/faults.md")
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
@@ -92,12 +89,17 @@ def _in_rounds(formats: list[str], inputs: int) -> Iterator[tuple[str, int]]:
                 yield name, seed
 
 
-def _try_one(which: str) -> int:
-    name, _, seed = which.partition(":")
+def _try_again(seeds: list[str], results: Results | None) -> int:
+    """Try single seeds; the exit code is 1 if an outcome of any must not be."""
+    tried = []
     with tempfile.TemporaryDirectory(prefix="embedcube-fuzz-") as folder:
-        result = Bench(Path(folder)).tried(name, int(seed))
-    print(f"{result.outcome}: {result}\n{result.stack}\n{result.seconds} s, {result.peak_mib} MiB")
-    return 1 if forbidden([result]) else 0
+        bench = Bench(Path(folder))
+        for name, _, number in (seed.partition(":") for seed in seeds):
+            tried.append(result := bench.tried(name, int(number)))
+            print(f"{result.outcome}: {result}\n{result.stack}\n{result.seconds} s, {result.peak_mib} MiB", flush=True)
+            if results:
+                results.add(result, 0)
+    return 1 if forbidden(tried) else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,10 +33,6 @@ from embedcube.prepare.fit import fit
 from embedcube.prepare.index import index
 from embedcube.prepare.plan import plan
 from embedcube.sources.reader import RasterReader
-
-# both look at every installed package: done once, before this process is forked, they cost no input anything
-vars(plugins)["entry_points"] = functools.cache(entry_points)
-xarray.backends.list_engines()
 
 LAYER = "layer"
 
@@ -74,6 +70,14 @@ class Reading:
     windows: dict[str, dict[str, str]]
     """for each shard that was read, digests of its values, of where it is clear, and of the status of its cells"""
     warnings: list[str] = field(default_factory=list)
+
+
+def load_plugins() -> None:
+    """Look at every installed package once, which takes long, before the process is forked for each input."""
+    vars(plugins)["entry_points"] = functools.cache(entry_points)
+    for room in get_args(plugins.Room):
+        plugins.names(room)
+    xarray.backends.list_engines()
 
 
 def prepare(campaign_file: Path) -> None:

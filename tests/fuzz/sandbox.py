@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+"""Environment of a process that is to be forked: its libraries start no threads when they are imported."""
+
 Death = Literal["", "crash", "hang", "memory"]
 
 _LOOK_S = 0.02

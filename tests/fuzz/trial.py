@@ -15,7 +15,7 @@ import yaml
 from tests.fuzz.formats import FORMATS
 from tests.fuzz.inputs import MEMORY_GB, Format
 from tests.fuzz.mutations import damaged
-from tests.fuzz.reading import Outcome, Reading, When, outcome_of, prepare, reference_of
+from tests.fuzz.reading import Outcome, Reading, When, load_plugins, outcome_of, prepare, reference_of
 from tests.fuzz.sandbox import Limits, run_apart
 from tests.fuzz.weather import load_definitions
 
@@ -67,6 +67,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._prepared: dict[tuple[str, str], _Prepared] = {}
+        load_plugins()
 
     def tried(self, format_name: str, seed: int) -> Result:
         """The result of a seed."""
