@@ -131,7 +131,7 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 def walk(root: Path, is_product: Callable[[str], bool]) -> Iterator[Folder]:
     """Every folder below `root` and what is in it, in a fixed order.
 
-    A folder for whose name `is_product` is true counts as a file of its parent. A link to a folder is followed once,
+    A folder for whose path `is_product` is true counts as a file of its parent. A link to a folder is followed once,
     and not at all where the folder lies below `root` too.
 
     Raises:
@@ -161,7 +161,7 @@ def _below(root: str, is_product: Callable[[str], bool], seen: list[str], links:
         for entry in _entries(place, folder):
             try:
                 if entry.is_dir():
-                    if is_product(entry.name):
+                    if is_product(entry.path):
                         folder.files.append(entry.name)
                     else:
                         (links if entry.is_symlink() else below).append(entry.path)
