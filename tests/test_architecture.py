@@ -18,7 +18,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pipeline" / "embedcube"
 
-GROUND = {"errors", "grid", "windows", "timings", "progress", "machine"}
+GROUND = {"errors", "grid", "windows", "timings", "progress", "machine", "printable"}
 """Single files. All else is in a room."""
 
 ABOVE: dict[str, set[str]] = {

@@ -10,11 +10,13 @@ from typing import overload
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 import shapely
 from pyproj import CRS
 
 from embedcube.campaign.boxes import footprint, in_range
+from embedcube.campaign.parts import Unplaced
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign, digest_of
@@ -57,6 +59,22 @@ def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequen
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
     return scenes
+
+
+def unplaced_scenes(run: RunDir) -> Unplaced:
+    """The scenes that cannot be used and whose place is unknown, among those of the inventory.
+
+    Raises:
+        RequestError: the inventory is damaged or of another version of embedcube.
+    """
+    digest = inventory_digest(run)
+    verdicts = read_columns(run.inventory, digest, ("embedcube:verdict",), "index")["embedcube:verdict"]
+    if not pyarrow.compute.any(pyarrow.compute.not_equal(verdicts, "")).as_py():
+        return Unplaced(scenes=[], of=len(verdicts))  # spares reading them
+    with_verdict = [("embedcube:verdict", "!=", "")]
+    table = read_columns(run.inventory, digest, ("embedcube:scene",), "index", with_verdict)
+    found = [scene for scene in _Scenes(table["embedcube:scene"], run.inventory) if not scene.placed]
+    return Unplaced(scenes=[scene for scene in found if not scene.superseded_by], of=len(verdicts))
 
 
 def made_for(campaign: Campaign, run: RunDir) -> bool:

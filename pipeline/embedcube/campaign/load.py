@@ -9,9 +9,11 @@ import yaml
 from pydantic import ValidationError
 
 from embedcube.campaign import schema
+from embedcube.campaign.fields import parse_yaml, read_text
 from embedcube.campaign.geojson import read_geojson
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -49,15 +51,13 @@ def load_campaign(path: Path) -> Campaign:
         RequestError: the file is wrong; one line names the key, the value found, and a right one.
     """
     try:
-        text = path.read_text()
+        text = read_text(path)
         sealed = _refuse_changed(path, text)
-        document = yaml.safe_load(text)
+        document = parse_yaml(path, text)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
     try:
@@ -103,7 +103,7 @@ def first_error(error: ValidationError) -> str:
     # pydantic names the branch of a union in the place: "windows.tuple[...]"
     place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|constrained-|\[", str(part)))
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if first["type"] in ("value_error", "missing") else f" (found {first['input']!r})"
+    found = "" if first["type"] in ("value_error", "missing") else f" (found {printable(repr(first['input']))})"
     return f"{place}: {message}{found}" if place else message
 
 

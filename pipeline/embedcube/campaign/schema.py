@@ -21,6 +21,7 @@ from embedcube.campaign.periods import Period, WindowSteps
 from embedcube.campaign.scene import Scene
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, utm_grid_name, utm_zone_in, utm_zone_of
+from embedcube.printable import printable, without_credentials
 from embedcube.windows import Duration, Window, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -49,6 +50,15 @@ class Search(Block):
     """boxes (west, south, east, north in degrees); an Item must touch one. By default those of the region's shards"""
     times: tuple[tuple[Time, Time], ...] = ()
     """intervals of time; an Item must lie in one. By default the windows"""
+
+    @field_validator("api")
+    @classmethod
+    def _without_credentials(cls, api: str) -> str:
+        # the campaign is published with the cube
+        if without_credentials(api) != api:
+            words = "a campaign is published with its cube: write the plain URL here, a password into ~/.netrc"
+            raise ValueError(f"{printable(api)} holds a user name, a password or parameters; {words}")
+        return api
 
 
 class Archive(Block):
@@ -328,7 +338,7 @@ def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple
     if campaign.grid_of(layer).crs != UTM:
         return (make_grid(campaign, layer, "").name,)
     zones: set[int] = set()
-    for west, _, east, _ in (scene.bbox for scene in scenes):
+    for west, _, east, _ in (scene.bbox for scene in scenes if scene.placed):
         if east - west >= _AROUND:
             zones.update(range(1, 61))
             continue

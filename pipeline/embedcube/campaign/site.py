@@ -4,10 +4,9 @@ import re
 from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from embedcube.campaign.fields import Block
+from embedcube.campaign.fields import Block, read_yaml
 from embedcube.campaign.how import Dask, How
 from embedcube.campaign.load import first_error
 from embedcube.campaign.schema import Campaign, Name
@@ -151,13 +150,9 @@ def load_site(campaign: Campaign) -> Site:
     if path is None:
         raise RequestError("how.site: a batch system is described by a file, for example ../sites/levante.yaml")
     try:
-        return Site.model_validate(yaml.safe_load(path.read_text()))
+        return Site.model_validate(read_yaml(path))
     except OSError as error:
         raise RequestError(f"how.site: {error}") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise RequestError(f"{path}: {first_error(error)}") from None
 

@@ -13,7 +13,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes
 from embedcube.campaign.parts import Record, best_records, refuse_over_budget
 from embedcube.campaign.plan import Plan, Shard, planned_scenes, read_plan, read_shards
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir, fsync_folder, point_symlink
@@ -69,7 +69,8 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
     scenes = read_inventory(campaign, run, plan.inventory)
-    refuse_over_budget(campaign, planned_scenes(run, plan, scenes), [q for m in made for q in m.record.quarantined])
+    quarantined = [q for m in made for q in m.record.quarantined]
+    refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined, unplaced_scenes(run))
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     linked = copied = rechunked = 0

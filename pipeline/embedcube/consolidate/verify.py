@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes
 from embedcube.campaign.parts import Quarantined, refuse_over_budget
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
@@ -248,7 +248,7 @@ def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findi
     records = (provenance.record(row) for row in provenance.places.values())
     quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
     try:
-        refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined)
+        refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined, unplaced_scenes(run))
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
     for name, layer in plan.layers.items():

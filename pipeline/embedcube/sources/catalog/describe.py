@@ -1,5 +1,6 @@
 """Describe products: the geometry, type and digest of each band's file, read from its header."""
 
+import logging
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,12 @@ import numpy as np
 from pyproj.exceptions import ProjError
 
 from embedcube.campaign.boxes import Box
-from embedcube.campaign.scene import NOWHERE, Asset
+from embedcube.campaign.scene import NOWHERE, Asset, unforeseen
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
+from embedcube.printable import printable
 from embedcube.sources.catalog.digests import beginning_of, digest_of_file, refuse_other_bytes, weak_digest
+from embedcube.sources.catalog.files import lasting, unusable_name
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Product
 from embedcube.sources.catalog.tiff_header import geometry_of
@@ -23,6 +26,8 @@ from embedcube.sources.reader import is_netcdf, judge, open_raster, raster_setti
 
 _TILES = 1 << 15
 """headers and bounds that are cached: more than the tiles and pixel sizes of any archive but a global one"""
+
+log = logging.getLogger(__name__)
 
 
 def describe(
@@ -69,6 +74,11 @@ def _described(product: _Request, root: str, nodata: float | None, full_digests:
             assets.append(_asset(file, band, name, nodata, full_digests=full_digests))
         except CorruptInput as error:
             faults.append(str(error))
+        except OSError:
+            raise
+        except Exception as error:
+            log.debug("%s", printable(path), exc_info=True)
+            faults.append(f"{band}: {printable(name)}: {unforeseen(error)}")
     return tuple(assets), "; ".join(faults)
 
 
@@ -104,6 +114,9 @@ class _Unopened:
 
 
 def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
+    if words := unusable_name(name):
+        raise CorruptInput(f"{band}: {name} {words}")
+
     def read() -> Asset:
         head, size = beginning_of(file.path)
         if file.size not in (None, actual := _member_size(file) or size):
@@ -116,7 +129,10 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
         asset = _like_another(unopened) if header else _opened(unopened)
         return replace(asset, band=band, path=name, inner=file.inner, size=size, digest=digest)
 
-    def judged(_: Exception) -> CorruptInput | OSError:
+    def judged(error: Exception) -> CorruptInput | OSError:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and (words := lasting(error)):
+            return CorruptInput(f"{band}: {name} {words}")
+
         def decode(dataset: Any) -> Asset:
             return _by_header(dataset, file, band, name, nodata)
 
