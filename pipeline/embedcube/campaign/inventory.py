@@ -15,7 +15,7 @@ from pyproj import CRS
 
 from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.scene import Asset, Noted, Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.search_extent import bounded
 from embedcube.campaign.tables import read_columns, refused
@@ -43,10 +43,10 @@ def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
     """
     if not run.inventory.exists():
         raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
-    table = read_columns(run.inventory, ("embedcube:scene", "embedcube:asked"), "index")
+    table = read_columns(run.inventory, ("embedcube:scene", "embedcube:noted", "embedcube:asked"), "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    scenes = _Scenes(table["embedcube:scene"], run.inventory)
+    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
     return scenes
@@ -65,9 +65,25 @@ def made_for(campaign: Campaign, run: RunDir) -> bool:
     return set(extents) == {_extent(campaign)}
 
 
+def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
+    """For each scene of the inventory, by archive and id: its digest, and what was noted of its files.
+
+    Empty where there is no inventory that can be read.
+    """
+    names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:noted")
+    try:
+        table = read_columns(run.inventory, names, "index") if run.inventory.exists() else None
+    except RequestError:
+        table = None
+    if table is None:
+        return {}
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return {(archive, id_): (digest, _notes(noted)) for archive, id_, digest, noted in rows}
+
+
 class _Scenes(Sequence[Scene]):
-    def __init__(self, texts: pyarrow.ChunkedArray, path: Path) -> None:
-        self._texts = texts.combine_chunks()
+    def __init__(self, texts: pyarrow.ChunkedArray, noted: pyarrow.ChunkedArray, path: Path) -> None:
+        self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
         self._path = path
         self._made: dict[int, Scene] = {}
 
@@ -85,7 +101,7 @@ class _Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                self._made[place] = _scene_of(self._texts[place].as_py())
+                self._made[place] = _scene_of(self._texts[place].as_py(), self._noted[place].as_py())
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
         return self._made[place]
@@ -143,9 +159,11 @@ def _rows(
         "embedcube:made_for": [extent] * len(scenes),
         "embedcube:digest": [scene.digest for scene in scenes],
         "embedcube:weak": [scene.weak for scene in scenes],
+        "embedcube:declared": [scene.declared for scene in scenes],
         "embedcube:verdict": [scene.verdict for scene in scenes],
         "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
         "embedcube:scene": [scene.to_json() for scene in scenes],
+        "embedcube:noted": [_noted(scene) for scene in scenes],
     }
     if lasting:
         columns["start_datetime"] = pyarrow.array([scene.time if scene.end else None for scene in scenes], _MOMENT)
@@ -162,13 +180,23 @@ def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:
     return pyarrow.array(rows, pyarrow.struct([(band, of_band) for band in bands]))
 
 
-def _scene_of(text: str) -> Scene:
+def _noted(scene: Scene) -> str:
+    """What was noted of each file of a scene, as JSON."""
+    return json.dumps([list(vars(asset.noted).values()) for asset in scene.assets])
+
+
+def _notes(text: str) -> list[Noted]:
+    return [Noted(**dict(zip(vars(Noted()), note, strict=True))) for note in json.loads(text)]
+
+
+def _scene_of(text: str, noted: str) -> Scene:
     document = json.loads(text)
     document["time"] = utc(datetime.fromisoformat(document["time"]))
     document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
     document["software"] = tuple(document["software"])
-    for asset in document["assets"]:
+    for asset, note in zip(document["assets"], _notes(noted), strict=True):
         asset["transform"] = tuple(asset["transform"])
+        asset["noted"] = note
     document["assets"] = tuple(Asset(**asset) for asset in document["assets"])
     return Scene(**document)

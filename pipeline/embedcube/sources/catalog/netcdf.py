@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedcube.sources.catalog.products import File, Names, Product
-from embedcube.sources.netcdf3 import refuse_cut_short
+from embedcube.sources.netcdf import open_netcdf
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,7 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
 
 def _variables(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
     """For each band its variable and whether it has time steps; and the times of the steps."""
-    import xarray
-
-    refuse_cut_short(path)
-    with xarray.open_dataset(path, engine="netcdf4", mask_and_scale=False, cache=False) as dataset:
+    with open_netcdf(path) as dataset:
         axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
         layers = {}
         for band, known in names.items():

@@ -119,7 +119,9 @@ class Sentinel1:
         orbits = [(product, _orbit(product)) for product in found]
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
-        assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        assets_of = describe(
+            products, self._archive.root, full_digests=full_digests, nodata=self._nodata, one_footprint=True
+        )
         dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
             if not orbit and self._options.orbit != "both":
