@@ -70,8 +70,8 @@ def _refuse_unseen_changes(run: RunDir, scenes: list[Scene]) -> None:
         (changed if any(one and other and one != other for one, other in samples) else touched).append(scene)
     if changed:
         raise RequestError(
-            f"{len(changed)} scenes have other bytes than at the last `embedcube index`, and the same digests, which do "
-            f"not cover all bytes; the first is {changed[0].id}. Run `embedcube index --digest full`"
+            f"{len(changed)} scenes have other bytes than at the last `embedcube index`, and the same digests, which "
+            f"do not cover all bytes; the first is {changed[0].id}. Run `embedcube index --digest full`"
         )
     if touched:
         log.warning(

@@ -11,35 +11,32 @@ from functools import lru_cache
 from pathlib import Path
 
 from embedcube.campaign.scene import Asset, Noted
-from embedcube.errors import CorruptInput
 from embedcube.sources.catalog.digests import Look, noted, whole_digest
 from embedcube.sources.catalog.products import File
 
 log = logging.getLogger(__name__)
 
 
-def refuse_changed(
+def change_of(
     path: Path,
     asset: Asset,
     status: os.stat_result,
     compare: Callable[[Path, Asset], str] | None = None,
-) -> None:
-    """Refuse a file that has the size which was indexed, but other bytes. A file that looks untouched is not read.
+) -> str:
+    """In what a file differs from the one that was indexed, in words; empty if it does not, or if that is not known.
 
-    `compare` looks at the bytes and says why they are others, or nothing; without it that is `compare_file`. Its answer
+    A file that looks untouched is not read. `compare` looks at the bytes; without it that is `compare_file`. Its answer
     is kept as long as the file looks the same.
 
     Raises:
-        CorruptInput: the bytes differ.
         OSError: the file could not be read.
     """
     now = noted(status, asset.noted.sample)
     if not asset.noted.inode or now == asset.noted:
-        return
-    if reason := _answer(compare or compare_file, path, asset, asset.noted, now):
-        raise CorruptInput(
-            f"{asset.band}: {asset.path} has not the bytes that were indexed ({reason}); run `embedcube index` again"
-        )
+        return ""
+    if not (reason := _answer(compare or compare_file, path, asset, asset.noted, now)):
+        return ""
+    return f"{asset.band}: {asset.path} has not the bytes that were indexed ({reason}); run `embedcube index` again"
 
 
 # `before` and `now` are arguments so that a file that is touched again is compared again

@@ -19,7 +19,7 @@ from embedcube.campaign.resampling import Method
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.sources.changed import refuse_changed
+from embedcube.sources.changed import change_of
 from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.resample import Conversion, Pixels, read_onto
 from embedcube.timings import WITHIN_READ, Timings
@@ -121,14 +121,18 @@ class RasterReader:
         def opened() -> Any:
             if (status := path.stat()).st_size != asset.size:
                 raise ValueError(f"{status.st_size} bytes")
-            refuse_changed(path, asset, status)
+            if other := change_of(path, asset, status):
+                raise ValueError(other)
             return open_raster(path, asset.inner, sidecars=False)
 
         def decode(dataset: Any) -> Pixels:
             return read_onto(dataset, asset, grid, area, method, convert, self._spent[lane % len(self._pools)])
 
         def judged() -> CorruptInput | OSError:
-            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+            found = judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+            if isinstance(found, CorruptInput) or not (other := change_of(path, asset, path.stat())):
+                return found
+            return CorruptInput(other)
 
         return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
 

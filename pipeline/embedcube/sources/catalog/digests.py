@@ -44,12 +44,12 @@ def whole_digest(file: File, algorithm: str) -> str:
         OSError: the file could not be read.
     """
     status = file.path.stat()
-    return _whole(file, algorithm, status.st_size, status.st_mtime_ns)
+    return _whole(file, algorithm, status.st_size, noted(status))
 
 
-# a file of many bands or steps is read once; the time of modification only invalidates this cache
+# a file of many bands or steps is read once; size and times only invalidate this cache
 @lru_cache(maxsize=256)
-def _whole(file: File, algorithm: str, size: int, modified_ns: int) -> str:
+def _whole(file: File, algorithm: str, size: int, now: Noted) -> str:
     def hashed(opened: Any) -> str:
         return f"{algorithm}:{hashlib.file_digest(opened, algorithm.replace('-', '_')).hexdigest()}"
 

@@ -59,7 +59,8 @@ def _refuse_other_place(one: Asset, other: Asset, degrees: Callable[[str, Box], 
 
 def _overlap(one: Box, other: Box) -> bool:
     """Whether two boxes in degrees have a large part of the smaller one in common."""
-    shared = sum(width(part) * (part[3] - part[1]) for part in overlaps(one, other))
+    eastward = (other[0], other[1], other[0] + width(other), other[3])
+    shared = sum(width(part) * (part[3] - part[1]) for part in overlaps(one, eastward))
     smaller = min(width(box) * (box[3] - box[1]) for box in (one, other))
     return shared >= _SHARED * smaller
 

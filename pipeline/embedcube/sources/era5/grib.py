@@ -183,12 +183,13 @@ class GribSeries:
                 if self._select.get(key) not in values:
                     raise ValueError(f"it has several values of {key} ({values}); pick one: select: {{{key}: ...}}")
                 messages = [message for message in messages if message.others[i][1] == self._select[key]]
-        grids = [self._points[grid] for grid in dict.fromkeys(message.grid for message in messages)]
-        for points in grids:
-            if isinstance(points, str):
-                raise ValueError(points)
+        grids = dict.fromkeys(message.grid for message in messages)
+        if unusable := [reason for grid in grids if isinstance(reason := self._points[grid], str)]:
+            raise ValueError(unusable[0])
         if len(grids) > 1:
             raise ValueError("its messages lie on several grids")
+        points = self._points[messages[0].grid]
+        assert not isinstance(points, str)
         steps = {m.time: m for m in sorted(messages, key=lambda m: (m.time, -m.version))}
         if len({(m.time, m.version) for m in messages}) < len(messages):
             raise ValueError("two messages are of one time")
