@@ -22,6 +22,22 @@ UNKNOWN_TIME = datetime(1678, 1, 1, tzinfo=UTC)
 """Time of a scene that cannot be used and whose time is unknown: the first year that fits in nanoseconds"""
 
 _UNFORESEEN = re.compile(r"unforeseen (\w+)\b")
+_IN_NO_DIGEST = frozenset(("path", "inner", "noted", "declared", "block_bytes"))
+"""Facts of an asset that cannot change a cube: where it lies, and what is known about its digest and its price"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted:
+    """What `index` noted of a file beside its digest. A difference is a reason to look at the bytes again, no more."""
+
+    modified_ns: int = 0
+    """time of the last change of the bytes, as the file system has it (ns since 1970)"""
+    changed_ns: int = 0
+    """time of the last change of the file's entry (ns since 1970)"""
+    inode: int = 0
+    """number of the file in its file system; 0 where nothing was noted"""
+    sample: str = ""
+    """digest of some blocks beyond the beginning of the file; empty where they were not read"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +73,12 @@ class Asset:
     """whether the time that a step stands for ends at its time stamp; else it begins there"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its size and its first bytes, behind a pattern its name"""
+    declared: bool = False
+    """whether the digest is a checksum of the catalogue that was not compared with the bytes"""
+    block_bytes: int = 0
+    """memory of one block as decoded, with all bands that are stored together"""
+    noted: Noted = field(default=Noted(), compare=False)
+    """what `index` noted of the file; only the inventory keeps it"""
 
     @property
     def packed(self) -> bool:
@@ -141,13 +163,14 @@ class Scene:
             "processing": self.processing,
             "verdict": self.verdict,
             "bbox": None if self.assets else self.bbox,
-            "assets": [{k: v for k, v in vars(asset).items() if k not in ("path", "inner")} for asset in self.assets],
+            "assets": [{k: v for k, v in vars(asset).items() if k not in _IN_NO_DIGEST} for asset in self.assets],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All facts of the scene as JSON, as the inventory keeps them."""
-        facts = vars(self) | {"assets": [vars(asset) for asset in self.assets]}
+        """All facts of the scene as JSON, without what was noted of its files."""
+        assets = [{key: value for key, value in vars(asset).items() if key != "noted"} for asset in self.assets]
+        facts = vars(self) | {"assets": assets}
         # ten times faster than Python's json, which reads it again with its NaN
         return to_json(facts, inf_nan_mode="constants").decode()
 
@@ -166,6 +189,11 @@ class Scene:
     def weak(self) -> bool:
         """Whether the digest of any file covers its first bytes only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
+
+    @property
+    def declared(self) -> bool:
+        """Whether the digest of any file is a checksum of the catalogue that was not compared with the bytes."""
+        return any(asset.declared for asset in self.assets)
 
 
 def unforeseen(error: Exception) -> str:

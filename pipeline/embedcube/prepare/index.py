@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from embedcube.campaign.inventory import write_inventory
+from embedcube.campaign.inventory import noted_before, write_inventory
 from embedcube.campaign.plugins import distribution, make_plugin
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene, unforeseen
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
+from embedcube.prepare.blocks import too_large
 from embedcube.printable import printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, unusable_name
@@ -30,7 +31,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     """Find the scenes of every archive, write the inventory, and return the scenes in its order.
 
     Raises:
-        RequestError: an archive has no usable scene, or a part of it may not be read.
+        RequestError: an archive has no usable scene, a part of it may not be read, or scenes have changed in a way that
+            their digests do not show.
         WorkError: no scene of an archive can be used because of one error that was not meant to happen.
         StartAgain: an archive cannot be read for a reason that may pass.
     """
@@ -40,8 +42,10 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
         try:
             with raster_settings(), _without_garbage_collection():
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
-                for scene in source.scenes(full_digests=full_digests):
-                    found.append(_storable(scene))
+                for one in source.scenes(full_digests=full_digests):
+                    scene = _storable(one)
+                    large = "" if scene.verdict else too_large(scene, campaign.how)
+                    found.append(replace(scene, verdict=large) if large else scene)
                     progress(len(scenes) + len(found), None)
         except OSError as error:
             if words := lasting(error):
@@ -55,6 +59,7 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
             raise WorkError(f"archives.{name}: {after}; {_perhaps_a_bug(archive)}") from error
         _refuse_without_scenes(name, archive, found)
         scenes.extend(found)
+    _refuse_unseen_changes(run, scenes)
     write_inventory(campaign, scenes, run)
     return scenes
 
@@ -103,6 +108,35 @@ def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) 
 def _perhaps_a_bug(archive: Archive) -> str:
     package = distribution("sources", archive.source) or "embedcube"
     return f"this may be a bug of the source {archive.source} (package {package}): --debug shows where"
+
+
+def _refuse_unseen_changes(run: RunDir, scenes: list[Scene]) -> None:
+    """Refuse scenes with other bytes than in the inventory before this one, if their digests are the same.
+
+    Their shards would count as done. Scenes that were touched, and may have changed, are counted in a warning.
+    """
+    changed: list[Scene] = []
+    touched: list[Scene] = []
+    before = noted_before(run)
+    for scene in scenes:
+        digest, notes = before.get((scene.archive, scene.id), ("", []))
+        noted = [asset.noted for asset in scene.assets]
+        if digest != scene.digest or notes == noted or not (scene.weak or scene.declared):
+            continue
+        samples = [(one.sample, other.sample) for one, other in zip(notes, noted, strict=True)]
+        (changed if any(one and other and one != other for one, other in samples) else touched).append(scene)
+    if changed:
+        raise RequestError(
+            f"{len(changed)} scenes have other bytes than at the last `embedcube index`, and the same digests, which "
+            f"do not cover all bytes; the first is {changed[0].id}. Run `embedcube index --digest full`"
+        )
+    if touched:
+        log.warning(
+            "%d scenes were touched since the last `embedcube index`, %s is the first one; their digests, which do not "
+            "cover all bytes, are the same. `embedcube index --digest full` looks at all bytes",
+            len(touched),
+            touched[0].id,
+        )
 
 
 @contextmanager

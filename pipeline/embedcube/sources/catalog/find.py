@@ -21,7 +21,7 @@ from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.catalog.stac import catalogue_products, found_products, item_products
 from embedcube.sources.catalog.stac_api import searched_items
-from embedcube.sources.reader import is_netcdf
+from embedcube.sources.netcdf3 import is_netcdf
 
 _PACKED = (".SAFE", ".zip", ".nc", ".nc4")
 """Suffixes of folders and files that may hold a whole product"""

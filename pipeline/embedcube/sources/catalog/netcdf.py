@@ -10,7 +10,7 @@ import numpy as np
 from embedcube.campaign.scene import unforeseen
 from embedcube.printable import printable
 from embedcube.sources.catalog.products import File, Names, Product, product_id, time_in, unusable
-from embedcube.sources.netcdf3 import refuse_cut_short
+from embedcube.sources.netcdf import open_netcdf
 
 _PIECE = 1 << 24
 """bytes that are read at once"""
@@ -50,10 +50,7 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
 
 def _variables(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
     """For each band its variable and whether it has time steps; and the times of the steps."""
-    import xarray
-
-    refuse_cut_short(path)
-    with xarray.open_dataset(path, engine="netcdf4", mask_and_scale=False, cache=False) as dataset:
+    with open_netcdf(path) as dataset:
         axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
         layers = {}
         for band, known in names.items():

@@ -279,7 +279,7 @@ def _asset(request: Request, part: _Part, method: Method, step_s: int, digests: 
     of_steps = variable.method if method == "point" and variable.method == "mean" else method
     ends = stamped_at_end(of_steps, step_s, variable.ends)
     transform, rows, cols = variable.points.raster
-    size, digest = digests.of(part.path)
+    size, digest, notes = digests.of(part.path)
     asset = Asset(
         band=part.band,
         path=os.path.relpath(part.path, request.root),
@@ -298,6 +298,8 @@ def _asset(request: Request, part: _Part, method: Method, step_s: int, digests: 
         step_s=step_s,
         ends=ends,
         digest=digest,
+        block_bytes=variable.block_bytes,
+        noted=notes,
     )
     return asset, [_over_a_frame(of_steps, step_s, ends), *filter(None, [variable.processing])]
 

@@ -35,6 +35,7 @@ from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
 from embedcube.sources.sentinel1.grd import PROCESSING, SOFTWARE, can_geocode, images_of, observe_geocoded
+from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -49,6 +50,9 @@ _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float
     "worldcereal": ("power is 10^-8.3 times the value squared", lambda x: x * x * 10**-8.3),
 }
 """For each meaning of the numbers in files: the formula of power in words, and the formula"""
+
+MOST_POWER = 1e6
+"""largest power that is believed, 60 dB: the strongest reflectors have some 40 dB"""
 
 _VALUES_ARE = f"say what the numbers in the files are: {', '.join(_POWER)}"
 _WORLDCEREAL_NODATA = 65535
@@ -122,7 +126,9 @@ class Sentinel1:
         orbits = [(product, _orbit(product)) for product in found]
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
-        assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        assets_of = describe(
+            products, self._archive.root, full_digests=full_digests, nodata=self._nodata, one_footprint=True
+        )
         dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
             make = partial(self._scene_of, product, orbit, assets, faults, dem, full_digests)
@@ -208,13 +214,18 @@ class Sentinel1:
         return observe_converted(scene, self._archive, grid, area, reader, self._to_power)
 
     def _to_power(self, asset: Asset) -> Conversion:
-        """Conversion of numbers to linear power in float32; NaN where power is not above zero, or overflows."""
+        """Conversion of numbers to linear power in float32; NaN where power is not above zero, or overflows.
+
+        It raises CorruptInput for power that no surface has.
+        """
         _, formula = _POWER[self._options.values]
         unpacked = self._options.unpacked(asset)
 
         def convert(pixels: Pixels) -> Pixels:
             with np.errstate(over="ignore"):
                 power = formula(unpacked(pixels)).astype(np.float32)
+            if power.max(initial=0) > MOST_POWER:
+                _refuse_no_backscatter(pixels, power, asset, self._options.values)
             return np.where((power > 0) & (power < np.inf), power, np.float32(np.nan))
 
         return convert
@@ -224,6 +235,16 @@ class Sentinel1:
         power = composite(observations, self._archive.composite or "mean")
         decibels = 10 * np.log10(power.x_cyx.astype(np.float64))
         return replace(power, x_cyx=decibels.astype(np.float32))
+
+
+def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: Values) -> None:
+    """Refuse an image with power that no surface scatters, where it has data: other numbers, or damaged ones."""
+    wrong = (power > MOST_POWER) & has_data(pixels, asset)
+    if wrong.any():
+        raise CorruptInput(
+            f"{asset.band}: {asset.path} has {pixels[wrong][0]:.6g}, which as `values: {values}` is no backscatter "
+            f"(more than {10 * np.log10(MOST_POWER):.0f} dB): it is damaged, or its numbers mean something else"
+        )
 
 
 def acquisition(product_id: str, properties: dict[str, Any]) -> str:

@@ -100,7 +100,13 @@ class Sentinel2:
         replaced = superseded(found, identities)
         if self._options.stated == "ignore":
             found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
-        assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=self._options.nodata)
+        assets_of = describe(
+            found,
+            self._archive.root,
+            full_digests=full_digests,
+            nodata=self._options.nodata,
+            one_footprint=True,
+        )
         ids = [product.id for product in by_time(found)]
         described = zip(found, identities, assets_of, strict=True)
         for place, (product, identity, (assets, faults)) in enumerate(described):
