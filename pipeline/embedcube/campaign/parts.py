@@ -187,8 +187,8 @@ def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict
 def _warn_of_lines(path: Path, count: int, first: int) -> None:
     """Say it once: a process that waits for others scans the records again and again."""
     log.warning(
-        "%s: %d lines (the first is line %d) are no records: damaged, or written by another version of embedcube; their "
-        "shards are embedded again",
+        "%s: %d lines (the first is line %d) are no records: damaged, or written by another version of embedcube; "
+        "their shards are embedded again",
         path,
         count,
         first,
