@@ -504,7 +504,9 @@ def test_a_dumped_campaign_loads_as_itself(
     monkeypatch.setenv("EMBEDCUBE_HERE", str(tmp_path))
     campaign = load(demo, **values)
     text = dump_campaign(campaign)
-    assert text.startswith(f"# digest of what is asked: {campaign.digest}\n")
+    seal, digest, _ = text.split("\n", 2)
+    assert seal.startswith("# SHA-256 of the lines below: ")
+    assert digest == f"# digest of what is asked: {campaign.digest}"
     (tmp_path / "other").mkdir()
     copy = tmp_path / "other" / "resolved.yaml"
     copy.write_text(text)

@@ -59,7 +59,7 @@ def test_the_pilot_is_spread_over_the_price_range(demo: Campaign) -> None:
     assert set(read_recipes(demo.run, plan, 3)) == set(cost)
     # another plan has no pilot yet
     demo.cli("plan")
-    assert read_recipes(demo.run, plan, 3) == []
+    assert read_recipes(demo.run, read_plan(campaign, demo.run), 3) == []
 
 
 def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> None:

@@ -58,6 +58,7 @@ def sentinel2(archive: Path) -> Sentinel2:
 
 def only(source: Any, *, full: bool = False) -> Scene:
     with raster_settings():
+        scene: Scene
         (scene,) = source.scenes(full_digests=full)
     assert not scene.verdict
     return scene

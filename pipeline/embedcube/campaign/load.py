@@ -137,5 +137,6 @@ def _resolved(campaign: Campaign, folder: Path) -> Campaign:
 
 def dump_campaign(campaign: schema.Campaign) -> str:
     """The campaign as YAML that `load_campaign` reads back to an equal value, with the digest of its lines."""
-    body = yaml.safe_dump(campaign.model_dump(mode="json", exclude_none=True), sort_keys=False)
-    return f"# digest of what is asked: {campaign.digest}\n{_SEAL}{_digest(body)}\n{body}"
+    document = campaign.model_dump(mode="json", exclude_none=True)
+    body = f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)
+    return f"{_SEAL}{_digest(body)}\n{body}"
