@@ -1,12 +1,14 @@
 """Crashes: which shards a rank held when a signal killed it, and which of them is the cause.
 
 Any shard may be the cause, or none (memory, a library, an administrator). So every shard that the rank held becomes a
-suspect: from then on it is embedded alone, one shard at a time, on another node of the task where there is one. A shard
-that has killed its rank alone on two hosts is quarantined: its input is at fault, not a machine. A parent that dies
-together with its ranks (a power cut, the end of the job's time) writes no crash, so those never count.
+suspect: from then on it is embedded alone, one shard at a time, on another node of the task where there is one. A
+suspect that has killed its rank, alone, on two hosts is quarantined: its input is at fault, not a machine. A shard that
+happened to be the only one in hand is no suspect yet: its first crash does not count. A parent that dies together with
+its ranks (a power cut, the end of the job's time) writes no crash, so those never count either.
 """
 
 import json
+import logging
 import signal
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +19,23 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.workers.protocol import Place
 
+log = logging.getLogger(__name__)
+
 _FILE = "crash.json"
 
 _HOSTS = 2
-"""hosts on which a shard must have killed its rank, held alone, before it is quarantined"""
+"""hosts on which a suspect must have killed its rank before it is quarantined"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A shard that a rank has drawn and not recorded, as the rank tells its parent."""
+
+    recipe: str
+    shard: str
+    """layer, window and place, for people"""
+    suspect: bool
+    """it was drawn as a suspect of an earlier crash, to be embedded alone"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +46,14 @@ class Crash:
     signal: int
     shards: tuple[str, ...]
     """recipes of the shards that it held"""
+    alone: bool
+    """it held one shard, a suspect of an earlier crash"""
+
+    @classmethod
+    def of(cls, host: str, number: int, held: Sequence[Held]) -> "Crash":
+        """The crash of a rank that held these shards when a signal of this number killed it."""
+        alone = len(held) == 1 and held[0].suspect
+        return cls(host=host, signal=number, shards=tuple(one.recipe for one in held), alone=alone)
 
 
 def write_crash(part: Path, crash: Crash) -> None:
@@ -44,16 +67,31 @@ def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Cras
     crashes = defaultdict(list)
     asked = set(recipes)
     for path in sorted(run.parts.glob(f"*/*/*/{_FILE}")):
-        document = json.loads(path.read_text())
-        crash = Crash(host=document["host"], signal=document["signal"], shards=tuple(document["shards"]))
-        for recipe in asked & set(crash.shards):
-            crashes[recipe].append(crash)
+        if (crash := _read_crash(path)) is not None:
+            for recipe in asked & set(crash.shards):
+                crashes[recipe].append(crash)
     return dict(crashes)
+
+
+def _read_crash(path: Path) -> Crash | None:
+    """The crash of a file; None where the file is damaged: it accuses nobody then."""
+    try:
+        document = json.loads(path.read_bytes())
+        return Crash(
+            host=str(document["host"]),
+            signal=signal.Signals(document["signal"]),
+            shards=tuple(map(str, document["shards"])),
+            # files of earlier versions do not say it
+            alone=document.get("alone") is True,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        log.warning("%s is damaged and is passed over", path)
+        return None
 
 
 def blame(crashes: Sequence[Crash]) -> str:
     """Why a shard with these crashes must not be read any more; empty while it may be innocent."""
-    alone = {crash.host: crash.signal for crash in crashes if len(crash.shards) == 1}
+    alone = {crash.host: crash.signal for crash in crashes if crash.alone}
     if len(alone) < _HOSTS:
         return ""
     signals = ", ".join(f"{signal.Signals(number).name} on {host}" for host, number in sorted(alone.items()))
