@@ -73,6 +73,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
             with building(run, version) as unfinished:
                 counts = _fill(campaign, run, plan, made, unfinished, client, progress)
                 write_provenance(campaign, plan, scenes, made, unfinished.path)
+                unfinished.remove_temporary()
                 _fsync_all(unfinished.path)
                 unfinished.publish(cube)
         except TakenOver:
@@ -168,7 +169,6 @@ def _fill(
         done(number, len(futures))
     if failures:
         raise in_words(failures[0], campaign)
-    unfinished.remove_temporary()
     for folder in {target.parent for m in made for target in m.targets(cube)}:
         fsync_folder(folder)
     return counts

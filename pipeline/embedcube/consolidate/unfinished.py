@@ -17,8 +17,8 @@ _ABANDONED_S = 24 * 3600.0
 """Seconds without a change, after which an unfinished cube of another version was left by a killed process."""
 
 _JOURNAL = f"{TEMPORARY_PREFIX}rechunked.jsonl"
-"""Digests of the objects that were made of several windows: no record has them. It is removed with the last
-unfinished file, before the cube is published."""
+"""Digests of the objects that were made of several windows: no record has them. It is removed when all else
+is written."""
 
 
 class TakenOver(WorkError):
