@@ -340,7 +340,7 @@ def test_records_of_another_version_are_told_and_not_believed(
 def test_a_damaged_crash_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunDir(tmp_path)
     part = run.part(0, "attempt", 0)
-    write_crash(part, Crash(host="node1", signal=9, shards=("a" * 64,, alone=True)))
+    write_crash(part, Crash(host="node1", signal=9, shards=("a" * 64,), alone=True))
     assert len(crashes_by_shard(run, ["a" * 64])) == 1
     for _ in damaged(part / "crash.json", flip, 30):
         assert crashes_by_shard(run, ["a" * 64]) == {}

@@ -16,9 +16,11 @@ class Dask(Block):
     """kind of the workers: threads of this process; processes on this machine; Slurm jobs (dask-jobqueue); or the
     processes that one `srun` or `mpiexec` started, of which one is the scheduler and one the client"""
     workers: int = Field(2, gt=0)
-    """number of workers, all nodes together"""
+    """number of workers, all nodes together; `slurm_cluster` on whole nodes rounds it up, so that it fills the last"""
     threads: int = Field(2, gt=0)
     """threads of one worker"""
+    wait_min: int = Field(60, gt=0)
+    """minutes without any worker after which consolidation ends; jobs of `slurm_cluster` may wait in the queue"""
 
 
 class How(Block):
