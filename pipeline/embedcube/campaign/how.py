@@ -29,6 +29,8 @@ class How(Block):
     site: Path | None = None
     """the file that describes the batch system; relative to the campaign file"""
     tasks: int = Field(1, gt=0)
+    parallel: int | None = Field(None, gt=0)
+    """tasks that may run at once on a batch system; by default those of the site"""
     nodes: int = Field(1, gt=0)
     """nodes of one task on a batch system"""
     time_min: int | None = Field(None, gt=0)

@@ -195,9 +195,13 @@ def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
 
 def tasks_undone(run: RunDir, done: Container[str]) -> tuple[int, ...]:
     """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
+    return tuple(sorted({task for task, recipe in tasks_of_recipes(run) if recipe not in done}))
+
+
+def tasks_of_recipes(run: RunDir) -> list[tuple[int, str]]:
+    """For each shard of the plan the number of its task and its recipe."""
     table = _columns(run, ("task", "recipe"), None)
-    tasks, recipes = table["task"].to_pylist(), table["recipe"].to_pylist()
-    return tuple(sorted({task for task, recipe in zip(tasks, recipes, strict=True) if recipe not in done}))
+    return list(zip(table["task"].to_pylist(), table["recipe"].to_pylist(), strict=True))
 
 
 def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:

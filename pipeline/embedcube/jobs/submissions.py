@@ -1,0 +1,70 @@
+"""submissions.jsonl: the jobs that were given to the batch system for a campaign, each noted as soon as it exists."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from embedcube.campaign.run_folder import RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """The jobs of one call of `submit`, or of another command with the executor `slurm`."""
+
+    time: str
+    """of the call, in UTC"""
+    again: bool
+    """whether consolidation called it, because shards had no record"""
+    tasks: tuple[int, ...]
+    """tasks in the job array"""
+    jobs: dict[str, list[str]]
+    """ids of the jobs of each stage, in the order of submission"""
+    records: int | None = None
+    """number of shards that had a record at that time; None where an older version submitted"""
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all jobs, in the order of submission."""
+        return [one for stage in self.jobs.values() for one in stage]
+
+    def continues(self, earlier: "Submission") -> bool:
+        """Whether it is the same call as `earlier`, noted again after one more job."""
+        same = all(self.jobs.get(stage, [])[: len(ids)] == ids for stage, ids in earlier.jobs.items())
+        return self.time == earlier.time and same
+
+
+def new_submission(tasks: tuple[int, ...], *, again: bool = False, records: int | None = None) -> Submission:
+    """A submission of now, without any job yet: the caller adds the jobs, and notes each."""
+    time = datetime.now(UTC).isoformat(timespec="microseconds")
+    return Submission(time=time, again=again, tasks=tasks, jobs={}, records=records)
+
+
+def note(submission: Submission, run: RunDir) -> None:
+    """Append a submission to submissions.jsonl; its last line counts.
+
+    It is noted after each job, so that `cancel` knows those of a call that is killed. A line that was cut off by a
+    crash is ended first.
+    """
+    torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
+    with run.submissions.open("a") as file:
+        file.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def submissions(run: RunDir) -> list[Submission]:
+    """All submissions of a run folder, the oldest first."""
+    if not run.submissions.exists():
+        return []
+    noted: list[Submission] = []
+    for text in run.submissions.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            one = Submission(**(line | {"tasks": tuple(line["tasks"])}))
+        except (ValueError, TypeError, KeyError):
+            continue  # cut off by a kill or a full disk; squeue still lists its jobs
+        if noted and one.continues(noted[-1]):
+            noted.pop()
+        noted.append(one)
+    return noted
