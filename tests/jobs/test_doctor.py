@@ -14,7 +14,8 @@ from tests.conftest import Campaign, change_plan
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import WorkError
-from embedcube.jobs.doctor import Check, describe, examine
+from embedcube.jobs.check import Check
+from embedcube.jobs.doctor import describe, examine
 
 HERE: dict[str, Any] = {"site": "here", "cpus_per_node": 1, "mem_gb_per_node": 1, "max_time_min": 60}
 

@@ -32,7 +32,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import to_line
 from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError, WorkError
-from embedcube.jobs.submit import Submission, submissions
+from embedcube.jobs.submissions import Submission, submissions
 from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.workers.crashes import Crash, crashes_by_shard, write_crash
 

@@ -34,6 +34,8 @@ class How(Block):
     """the file that describes the batch system; relative to the campaign file"""
     tasks: int = Field(1, gt=0)
     """number of tasks that the shards are divided into; with Slurm each is one element of a job array"""
+    parallel: int | None = Field(None, gt=0)
+    """number of tasks that may run at once on a batch system; by default that of the site"""
     nodes: int = Field(1, gt=0)
     """nodes of one task on a batch system"""
     time_min: int | None = Field(None, gt=0)

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -44,24 +46,17 @@ class Campaign(schema.Campaign):
         )
 
 
-def load_campaign(path: Path) -> Campaign:
+def load_campaign(path: Path, *, mounted: bool = True) -> Campaign:
     """Read, validate and resolve a campaign file: paths absolute, declared variables expanded, GeoJSON inlined.
+
+    With `mounted` false the archives need not be on this machine.
 
     Raises:
         RequestError: the file is wrong; one line names the key, the value found, and a right one.
     """
+    document, sealed = _document(path)
     try:
-        text = read_text(path)
-        sealed = _refuse_changed(path, text)
-        document = parse_yaml(path, text)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
-    try:
-        campaign = _resolved(Campaign.model_validate(document), path.resolve().parent)
+        campaign = _resolved(Campaign.model_validate(document), path.resolve().parent, mounted=mounted)
     except ValidationError as error:
         raise RequestError(f"{path}: {first_error(error)}") from None
     except ValueError as error:
@@ -72,6 +67,39 @@ def load_campaign(path: Path) -> Campaign:
             "embedcube; run a command with your own campaign file, for example `embedcube plan`, which writes it again"
         )
     return campaign
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run folder that a campaign file names, even where other keys of it are wrong; None where it names none.
+
+    Raises:
+        RequestError: the file cannot be read.
+    """
+    document, _ = _document(path)
+    how, env = document.get("how") or {}, document.get("env") or ()
+    runs = how.get("runs", "runs") if isinstance(how, dict) else None
+    name = document.get("campaign")
+    if not (isinstance(name, str) and isinstance(runs, str) and isinstance(env, list | tuple)):
+        return None
+    try:
+        return _absolute(Path(runs), path.resolve().parent, env) / name
+    except ValueError:
+        return None  # a variable that is not set
+
+
+def _document(path: Path) -> tuple[dict[str, Any], bool]:
+    """The mapping of a campaign file, and whether it is one as resolved, whose digest agrees."""
+    try:
+        text = read_text(path)
+        sealed = _refuse_changed(path, text)
+        document = parse_yaml(path, text)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
+    return document, sealed
 
 
 def _refuse_changed(path: Path, text: str) -> bool:
@@ -107,21 +135,25 @@ def first_error(error: ValidationError) -> str:
     return f"{place}: {message}{found}" if place else message
 
 
-def _resolved(campaign: Campaign, folder: Path) -> Campaign:
-    def absolute(path: Path) -> Path:
-        def expand(match: re.Match[str]) -> str:
-            if match[1] not in campaign.env:
-                raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
-            if match[1] not in os.environ:
-                raise ValueError(f"path {path}: variable {match[1]} is not set")
-            return os.environ[match[1]]
+def _absolute(path: Path, folder: Path, env: Collection[str]) -> Path:
+    def expand(match: re.Match[str]) -> str:
+        if match[1] not in env:
+            raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
+        if match[1] not in os.environ:
+            raise ValueError(f"path {path}: variable {match[1]} is not set")
+        return os.environ[match[1]]
 
-        return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
+    return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
+
+
+def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
+    def absolute(path: Path) -> Path:
+        return _absolute(path, folder, campaign.env)
 
     archives = {}
     for name, archive in campaign.archives.items():
         archives[name] = archive.model_copy(update={"path": absolute(archive.path)})
-        if not archives[name].path.exists():
+        if mounted and not archives[name].path.exists():
             raise ValueError(f"archives.{name}.path: {archives[name].path} does not exist")
     layers = {
         name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer

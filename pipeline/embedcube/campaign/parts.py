@@ -252,6 +252,12 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
     return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
 
 
+def version_of(campaign: Campaign, records: Iterable[Record]) -> str:
+    """Name of the version: 12 hex digits of SHA-256 over the campaign's digest, every recipe, and every object."""
+    lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
+    return sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def read_verified(part: Path, stored: StoredObject) -> bytes:
     """The bytes of an object, after their size and SHA-256 were checked.
 

@@ -15,6 +15,7 @@ The run folder is the architecture: each stage reads files here and writes files
       report/                            verify, preview
       image.json                         submit       the digest of the container's image
       submissions.jsonl                  submit       the jobs given to the batch system
+      submit.lock                        submit       exists while one `submit` is at work
       logs/                              logs of the ranks; in slurm/ scripts and output of the jobs
 """
 
@@ -124,6 +125,11 @@ class RunDir:
     def submissions(self) -> Path:
         """One line per call of `submit`: its options and the ids of its jobs."""
         return self.root / "submissions.jsonl"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Exists while a `submit` is at work; says which."""
+        return self.root / "submit.lock"
 
     @property
     def image(self) -> Path:
