@@ -70,8 +70,9 @@ SCHEMAS = {
     "campaign.scene": {"Asset"},
     "campaign.schema": {"Layer"},
     "campaign.site": {"Site"},
+    "jobs.status": {"Status"},
 }
-"""Schemas of files and of YAML, which have as many fields as the file has: module, and classes."""
+"""Schemas of files, of YAML and of `--json`, which have as many fields as these have: module, and classes."""
 
 YAML_BLOCKS = {"Block", "PluginOptions"}
 """Base classes of the blocks of YAML files."""
