@@ -5,6 +5,7 @@ tests/consolidate/test_verify.py has dozens of ways to change a cube that `verif
 """
 
 import dataclasses
+import json
 import logging
 import random
 import shutil
@@ -30,7 +31,7 @@ from embedcube.campaign.plan import (
 )
 from embedcube.campaign.resolve import write_resolved
 from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.seals import to_line
+from embedcube.campaign.seals import from_line, to_line
 from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.submit import Submission, submissions
@@ -330,12 +331,14 @@ def test_records_of_another_version_are_told_and_not_believed(
     finished: Campaign, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = next(iter(sorted(finished.run.parts.rglob(RECORDS))))
-    documents = [dataclasses.asdict(record) for record in records_of(finished.run).values()]
-    older = {name: value for name, value in documents[0].items() if name != "container"}
-    newer = documents[1] | {"objects": [stored | {"codec": "zstd"} for stored in documents[1]["objects"]]}
-    path.write_bytes(to_line(older) + to_line(newer) + to_line(documents[2]))
+    first, second, third = [record.to_line() for record in records_of(finished.run).values()][:3]
+    without_checksum = first.partition(b',"checksum"')[0] + b"}\n"
+    other = from_line(second)
+    assert other is not None
+    path.write_bytes(without_checksum + to_line(other | {"format": "0" * 8}) + third)
     with caplog.at_level(logging.WARNING):
-        assert recorded_recipes(finished.run) == {documents[2]["recipe"]}
+        found = recorded_recipes(finished.run)
+    assert found == records_of(finished.run).keys() == {json.loads(third)["recipe"]}
     assert "2 lines (the first is line 1) are no records: damaged, or written by another version" in caplog.text
 
 

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.errors import RequestError
 
@@ -22,16 +24,16 @@ def to_line(document: dict[str, Any]) -> bytes:
     return body[:-1] + _tail(body)
 
 
-def from_line(line: bytes) -> dict[str, Any] | None:
-    """The fields of a line that `to_line` made, without the checksum; None where the checksum is not that of the line.
-
-    Only the bytes are hashed, so a line costs little more than its parsing.
-    """
+def checked_line(line: bytes) -> bytes | None:
+    """The canonical JSON of a line that `to_line` made, without the checksum; None where that is not the line's own."""
     body, tail = line[:-_TAIL_BYTES] + b"}", line[-_TAIL_BYTES:]
-    if tail != _tail(body):
-        return None
-    document: dict[str, Any] = json.loads(body)
-    return document
+    return body if tail == _tail(body) else None
+
+
+def from_line(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line that `to_line` made, without the checksum; None where that is not the line's own."""
+    body = checked_line(line)
+    return None if body is None else dict(from_json(body))
 
 
 def to_file(document: dict[str, Any]) -> bytes:
