@@ -10,6 +10,7 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow
 import pytest
 from tests.conftest import Campaign, call_cli, change_plan, change_rows, demo_in
 
+from embedcube.backbones.weights import read_weights, write_weights
 from embedcube.campaign.inventory import made_for, read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import RECORDS, Record, best_records, recorded_recipes, scan_records
@@ -375,6 +377,38 @@ def test_weights_that_have_changed_embed_nothing_and_are_a_finding(finished: Cam
     assert done.returncode == 1
     assert f"{finished.run.weights('s2_mosaiks').name}: its SHA-256 is" in done.stderr
     assert not list(finished.run.parts.rglob("records.jsonl"))
+
+
+@damages
+def test_weights_damaged_before_there_is_a_plan_are_refused(finished: Campaign, damage: Damage) -> None:
+    loaded, path = load_campaign(finished.file), finished.run.weights("s2_mosaiks")
+    write_weights(finished.run, "s2_mosaiks", path.read_bytes())
+    assert read_weights(loaded, finished.run, "s2_mosaiks")
+    for seed in damaged(path, damage, 20):
+        with pytest.raises(RequestError, match=r"run `embedcube fit` again") as refused:
+            read_weights(loaded, finished.run, "s2_mosaiks")
+        assert f"{path}: damaged or replaced" in str(refused.value), seed
+
+
+def test_weights_that_are_none_are_refused_in_words(finished: Campaign) -> None:
+    """A file that somebody has put there has no digest beside it: its header is read, whatever it says."""
+    loaded, path = load_campaign(finished.file), finished.run.weights("s2_mosaiks")
+    finished.run.weights_seal("s2_mosaiks").unlink(missing_ok=True)
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    headers = [b"", b"[]", b"null", b'{"__metadata__":null}', b'{"__metadata__":{"embedcube":"[1]"}}', b"[" * 9000]
+    headers += [bytes(header) for header in _flipped(whole[8 : 8 + size], 60)]
+    for header in headers:
+        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
+        with suppress(RequestError):
+            read_weights(loaded, finished.run, "s2_mosaiks")
+
+
+def _flipped(data: bytes, count: int) -> Iterator[bytearray]:
+    for seed in range(count):
+        other = bytearray(data)
+        flip(random.Random(seed), other)
+        yield other
 
 
 @pytest.mark.parametrize("name", ["embedding/c.*", "contributions.bin"])
