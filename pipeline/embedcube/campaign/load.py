@@ -1,6 +1,5 @@
 """Read and write campaign files: YAML to a validated and resolved `Campaign`, and back."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -11,12 +10,10 @@ from pydantic import ValidationError
 from embedcube.campaign import schema
 from embedcube.campaign.geojson import read_geojson
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import has_seal, sealed_text
 from embedcube.errors import RequestError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-_SEAL = "# SHA-256 of the lines below: "
-"""Begins the line of a campaign as resolved that the digest of its content stands in."""
 
 
 class Campaign(schema.Campaign):
@@ -48,15 +45,14 @@ def load_campaign(path: Path) -> Campaign:
     Raises:
         RequestError: the file is wrong; one line names the key, the value found, and a right one.
     """
+    sealed = has_seal(path)
     try:
-        text = path.read_text()
-        sealed = _refuse_changed(path, text)
-        document = yaml.safe_load(text)
+        document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
@@ -68,31 +64,10 @@ def load_campaign(path: Path) -> Campaign:
         raise RequestError(f"{path}: {error}") from None
     if not sealed and path.resolve() == RunDir(campaign.run_folder.resolve()).campaign:
         raise RequestError(
-            f"{path}: no line of it begins with '{_SEAL.strip()}': damaged, or written by another version of "
-            "embedcube; run a command with your own campaign file, for example `embedcube plan`, which writes it again"
+            f"{path}: its first line is not that of embedcube: damaged, or written by another version; run `embedcube "
+            "plan` with your own campaign file, which writes it again"
         )
     return campaign
-
-
-def _refuse_changed(path: Path, text: str) -> bool:
-    """Whether the file is a campaign as resolved, with the digest of its lines.
-
-    Raises:
-        RequestError: it is, and its lines have another digest.
-    """
-    _, seal, rest = text.partition(_SEAL)
-    stated, _, body = rest.partition("\n")
-    if seal and stated != (found := _digest(body)):
-        raise RequestError(
-            f"{path}: changed since embedcube wrote it (the SHA-256 of its lines is {found[:12]}, it says "
-            f"{stated[:12]}); run a command with your own campaign file, which writes it again, or remove that line to "
-            "make this one a campaign of your own"
-        )
-    return bool(seal)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def first_error(error: ValidationError) -> str:
@@ -138,5 +113,4 @@ def _resolved(campaign: Campaign, folder: Path) -> Campaign:
 def dump_campaign(campaign: schema.Campaign) -> str:
     """The campaign as YAML that `load_campaign` reads back to an equal value, with the digest of its lines."""
     document = campaign.model_dump(mode="json", exclude_none=True)
-    body = f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)
-    return f"{_SEAL}{_digest(body)}\n{body}"
+    return sealed_text(f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False))

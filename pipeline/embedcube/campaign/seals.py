@@ -18,6 +18,36 @@ CHECKSUM = "checksum"
 """Field of a JSON object: SHA-256 (hex) over the canonical JSON (keys sorted, no blanks) of all other fields."""
 
 
+_LINES = "# SHA-256 of the lines below: "
+"""Begins the first line of a campaign as resolved."""
+
+
+def sealed_text(lines: str) -> str:
+    """These lines below a comment with their SHA-256."""
+    return f"{_LINES}{hashlib.sha256(lines.encode()).hexdigest()}\n{lines}"
+
+
+def has_seal(path: Path) -> bool:
+    """Whether a file is one that `sealed_text` made; False for a file that cannot be read.
+
+    Raises:
+        RequestError: it is, and its lines have another SHA-256.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    _, seal, rest = data.partition(_LINES.encode())
+    stated, _, lines = rest.partition(b"\n")
+    if seal and stated != (found := hashlib.sha256(lines).hexdigest().encode()):
+        raise RequestError(
+            f"{path}: changed since embedcube wrote it (the SHA-256 of its lines is {found[:12].decode()}, it says "
+            f"{stated[:12].decode(errors='replace')}); run `embedcube plan` with your own campaign file, which writes "
+            "it again, or remove that line to make this one a campaign of your own"
+        )
+    return bool(seal)
+
+
 def to_line(document: dict[str, Any]) -> bytes:
     """A line of a .jsonl file: canonical JSON, with the checksum as its last field."""
     body = _canonical(document)

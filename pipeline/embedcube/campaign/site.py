@@ -142,9 +142,7 @@ def load_site(campaign: Campaign) -> Site:
         return Site.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise RequestError(f"how.site: {error}") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise RequestError(f"{path}: {first_error(error)}") from None
