@@ -152,13 +152,20 @@ def test_an_inventory_that_is_damaged_was_made_for_nothing(finished: Campaign) -
     assert not made_for(loaded, finished.run)
 
 
-@pytest.mark.parametrize("verb", ["embed", "consolidate", "verify", "status"])
+@pytest.mark.parametrize("verb", ["embed", "consolidate", "verify"])
 def test_a_damaged_plan_is_named_by_each_command(finished: Campaign, verb: str) -> None:
     flip_a_byte(finished.run.plan)
     done = call_cli(verb, finished.file)
     assert done.returncode == 2
     assert done.stderr.startswith(f"embedcube: {finished.run.plan}: damaged or replaced, its SHA-256 is ")
     assert done.stderr.endswith("; run `embedcube plan` again\n")
+
+
+def test_a_damaged_plan_is_named_by_status(finished: Campaign) -> None:
+    flip_a_byte(finished.run.plan)
+    said = finished.cli("status")
+    assert f"  {finished.run.plan}: damaged or replaced, its SHA-256 is " in said
+    assert "; run `embedcube plan` again\n" in said
 
 
 @pytest.mark.parametrize("verb", ["embed", "consolidate", "verify"])

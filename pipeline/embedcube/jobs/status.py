@@ -211,8 +211,10 @@ def _tasks(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool
         plan = None
     try:
         return tasks_of_recipes(run, plan or stored_plan(run)) if run.plan.exists() else []
-    except RequestError:
-        return []  # damaged: the note says so
+    except RequestError as error:
+        # damaged: what the queue says is told all the same
+        notes += [str(error)] if str(error) not in notes else []
+        return []
 
 
 def _jobs(submission: Submission, queue: Queue, run: RunDir) -> tuple[SubmittedJob, ...]:
