@@ -205,7 +205,7 @@ def test_a_campaign_as_resolved_that_was_edited_says_what_to_do(finished: Campai
     path = finished.run.campaign
     text = path.read_text()
     path.write_text(text.replace("min_valid: 0.5", "min_valid: 0.6"))
-    with pytest.raises(RequestError, match=r"changed since embedcube wrote it .* remove that line"):
+    with pytest.raises(RequestError, match=r"changed since embedcube wrote it, .* remove that line"):
         load_campaign(path)
     # without the line it is a campaign like any other, but not the one that jobs read
     mine = tmp_path / "mine.yaml"
