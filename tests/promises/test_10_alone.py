@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT, Campaign
 from tests.edge.sockets import listening
-from tests.workers.parents import embedding, parent, sleepy, wait_until
+from tests.workers.parents import embedding, sleepy, two_parents, wait_until
 
 from embedcube.campaign.parts import RECORDS, scan_records
 
@@ -117,31 +117,32 @@ def test_embed_on_one_node_listens_nowhere_once_the_weights_are_handed_out(demo:
 def test_another_user_moves_nothing_between_two_parents(demo: Campaign) -> None:
     """Who has not the key is not listened to, and the key is in a file that nobody else can read."""
     sleepy(demo, ranks=1).cli("run", "--until", "plan")
-    first, second = (parent(demo, number, SLEEPY_S="0.1") for number in (0, 1))
-    wait_until(lambda: has_records(demo))
-    ports = listening(first.pid)
-    assert [address for address, _ in ports] == [socket.gethostbyname(socket.gethostname())]
-    assert listening(second.pid) == []
-    (announced,) = demo.run.parts.glob("*/*/parents.json")
-    assert stat.S_IMODE(announced.stat().st_mode) == 0o600
+    slowly = {"SLEEPY_S": "0.1"}
+    with two_parents(demo, slowly, slowly) as (first, second):
+        wait_until(lambda: has_records(demo))
+        ports = listening(first.pid)
+        assert [address for address, _ in ports] == [socket.gethostbyname(socket.gethostname())]
+        assert listening(second.pid) == []
+        (announced,) = demo.run.parts.glob("*/*/parents.json")
+        assert stat.S_IMODE(announced.stat().st_mode) == 0o600
 
-    def guess() -> None:
-        Client(ports[0], authkey=b"a guess")
+        def guess() -> None:
+            Client(ports[0], authkey=b"a guess")
 
-    def without_a_proof() -> None:
-        """As a parent asks that has proven itself."""
-        with socket.create_connection(ports[0], timeout=10) as connected:
-            asked = json.dumps(["count", "groups drawn"]).encode()
-            for _ in range(100):
-                connected.sendall(len(asked).to_bytes(4, "big") + asked)
-            while connected.recv(1000):
-                pass
+        def without_a_proof() -> None:
+            """As a parent asks that has proven itself."""
+            with socket.create_connection(ports[0], timeout=10) as connected:
+                asked = json.dumps(["count", "groups drawn"]).encode()
+                for _ in range(100):
+                    connected.sendall(len(asked).to_bytes(4, "big") + asked)
+                while connected.recv(1000):
+                    pass
 
-    assert become(NOBODY, lambda: print(announced.read_bytes())) == 1
-    assert become(NOBODY, guess) == 1
-    become(NOBODY, without_a_proof)
-    said = [process.communicate(timeout=300) for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), said
+        assert become(NOBODY, lambda: print(announced.read_bytes())) == 1
+        assert become(NOBODY, guess) == 1
+        become(NOBODY, without_a_proof)
+        said = [process.communicate(timeout=300) for process in (first, second)]
+        assert (first.returncode, second.returncode) == (0, 0), said
     records = [record for _, record in scan_records(demo.run)]
     assert len(records) == len({record.recipe for record in records}) == 30
     assert {record.rank for record in records} == {0, 1}

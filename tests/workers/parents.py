@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +26,29 @@ def sleepy(campaign: Campaign, **how: Any) -> Campaign:
     return campaign
 
 
-def parent(campaign: Campaign, number: int, **environment: str) -> "subprocess.Popen[str]":
-    """One of two."""
-    step = {
-        "SLURM_JOB_ID": "7",
-        "SLURM_STEP_ID": "0",
-        "SLURM_PROCID": str(number),
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_JOB_NUM_NODES": "2",
-    }
-    return subprocess.Popen(
-        (EMBEDCUBE, "embed", campaign.file, "--task", "0"),
-        env=os.environ | step | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    )
+@contextmanager
+def two_parents(campaign: Campaign, *changes: dict[str, str]) -> Iterator[list["subprocess.Popen[str]"]]:
+    """Both parents of the first task; each may have variables of its own. Nothing is left of them after the block."""
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_NUM_NODES": "2"}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(_started(campaign, "--task", "0", **step, SLURM_PROCID=str(number), **change))
+            for number, change in enumerate(changes)
+        ]
 
 
 @contextmanager
 def embedding(campaign: Campaign, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """`embed` in a process group of its own, of which nothing is left after the block."""
+    """`embed`; nothing is left of it after the block."""
+    with _started(campaign, **environment) as process:
+        yield process
+
+
+@contextmanager
+def _started(campaign: Campaign, *options: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """`embed` in a process group of its own."""
     process = subprocess.Popen(
-        (EMBEDCUBE, "embed", campaign.file),
+        (EMBEDCUBE, "embed", campaign.file, *options),
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -61,7 +60,8 @@ def embedding(campaign: Campaign, **environment: str) -> Iterator["subprocess.Po
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        with suppress(ValueError):  # the test has read all that it says
+            process.communicate(timeout=60)
 
 
 def wait_until(done: Callable[[], object], timeout_s: float = 200) -> None:

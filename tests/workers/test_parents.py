@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from tests.conftest import Campaign
-from tests.workers.parents import parent
+from tests.workers.parents import two_parents
 
 from embedcube.errors import StartAgain, WorkError
 from embedcube.workers import parents
@@ -25,8 +25,8 @@ def test_a_rank_that_cannot_start_on_another_node_fails_the_task_by_name(demo: C
     """Far sooner than the ten minutes in which ranks must meet, and for good: to start again would not help."""
     demo.change(lambda document: document["how"].update(ranks=1, threads=1))
     demo.cli("run", "--until", "plan")
-    first, second = parent(demo, 0), parent(demo, 1, MKL_CBWR="COMPATIBLE")
-    said = [process.communicate(timeout=400)[1] for process in (first, second)]
+    with two_parents(demo, {}, {"MKL_CBWR": "COMPATIBLE"}) as (first, second):
+        said = [process.communicate(timeout=400)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (1, 0), said
     assert "30 of 30 shards are undone; a rank failed: " in said[0]
     assert re.search("has mkl COMPATIBLE.*, the plan was made for ", said[0])
