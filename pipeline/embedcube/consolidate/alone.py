@@ -35,7 +35,6 @@ def settings(campaign: Campaign, run: RunDir) -> dict[str, Any]:
     """The configuration of Dask in all processes of a consolidation."""
     return {
         "distributed.comm.require-encryption": True,
-        "distributed.comm.timeouts.connect": "60s",
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
         "distributed.scheduler.preload": [__name__],
