@@ -37,7 +37,8 @@ def searched_items(search: Search) -> Iterator[Any]:
         client = Client.open(search.api, timeout=_TIMEOUT_S)
         for box, times in product(search.boxes or (None,), search.times or (None,)):
             results = client.search(collections=list(search.collections), bbox=box, datetime=times, limit=_PAGE)
-            for item in results.items_as_dicts():
+            items: Iterator[Any] = results.items_as_dicts()
+            for item in items:
                 # an Item that is none gets its verdict like those of files
                 key = (str(item.get("collection")), str(item.get("id"))) if isinstance(item, dict) else ("", repr(item))
                 if key not in found:
