@@ -49,7 +49,9 @@ def links(draw: st.DrawFn) -> str:
     link = link[:place] + draw(breaks) + link[place:]
     # a break inside the secret would only make it unknown to this test
     assume(SECRET in link)
-    return draw(st.sampled_from([link, quote(link), quote(quote(link), safe=""), f"/vsicurl?url={quote(link, safe='')}"]))
+    return draw(
+        st.sampled_from([link, quote(link), quote(quote(link), safe=""), f"/vsicurl?url={quote(link, safe='')}"])
+    )
 
 
 @given(links(), words)
@@ -69,7 +71,13 @@ def test_no_credential_is_left_in_a_link(link: str, word: str) -> None:
 
 @given(paths, words)
 def test_a_text_without_a_credential_stays_as_it_is(path: str, word: str) -> None:
-    for text in (path, f"https://{word}.org/{path}/icon@2x.png", f"./{path}", f"date=2023/{path}#2", f"{word}%20{path}"):
+    for text in (
+        path,
+        f"https://{word}.org/{path}/icon@2x.png",
+        f"./{path}",
+        f"date=2023/{path}#2",
+        f"{word}%20{path}",
+    ):
         assert without_credentials(text) == text
     message = f"{path} has 3 bands, its catalogue names band number {word}; write offset: -1000?"
     assert printable(message) == message

@@ -140,28 +140,31 @@ def walk(root: Path, is_product: Callable[[str], bool]) -> Iterator[Folder]:
     """
     seen: list[str] = []
     links: list[str] = []
-    yield from _below(str(root), is_product, seen, links)
-    known: set[tuple[int, int]] = set()
+    for place in _folders(str(root), is_product, links, None):
+        seen.append(str(place.path))
+        yield place
+    # folders are compared only where there are links at all: it is one more question to the file system for each
+    known = {identity(Path(place)) for place in seen} if links else set()
     while links:
-        # only where there are links at all: one more question to the file system for each folder
-        known.update(identity(Path(place)) for place in seen)
-        seen.clear()
-        link = links.pop(0)
-        if identity(Path(link)) not in known:
-            yield from _below(link, is_product, seen, links)
+        yield from _folders(links.pop(0), is_product, links, known)
 
 
-def _below(root: str, is_product: Callable[[str], bool], seen: list[str], links: list[str]) -> Iterator[Folder]:
-    """The folders from `root` on, without following links, which are added to `links`, the folders to `seen`."""
+def _folders(
+    root: str, is_product: Callable[[str], bool], links: list[str], known: set[tuple[int, int]] | None
+) -> Iterator[Folder]:
+    """The folders from `root` on that are not `known`, to which they are added; `links` to folders are noted."""
     waiting = [root]
     while waiting:
         place = waiting.pop()
-        seen.append(place)
+        if known is not None:
+            if (found := identity(Path(place))) in known:
+                continue
+            known.add(found)
         folder, below = Folder(path=Path(place)), list[str]()
         for entry in _entries(place, folder):
             try:
                 if entry.is_dir():
-                    if is_product(entry.path):
+                    if _is_product(entry.path, is_product):
                         folder.files.append(entry.name)
                     else:
                         (links if entry.is_symlink() else below).append(entry.path)
@@ -178,20 +181,29 @@ def _below(root: str, is_product: Callable[[str], bool], seen: list[str], links:
         waiting += sorted(below, reverse=True)
 
 
+def _is_product(path: str, is_product: Callable[[str], bool]) -> bool:
+    try:
+        return is_product(path)
+    except PermissionError as error:
+        raise _may_not_be_listed(path, error) from None
+
+
 def _entries(place: str, folder: Folder) -> "list[os.DirEntry[str]]":
     try:
         with os.scandir(place) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except PermissionError as error:
-        raise RequestError(
-            f"the folder {printable(place)} may not be listed: {error.strerror}; let it be read, or take it out of the "
-            "archive"
-        ) from None
+        raise _may_not_be_listed(place, error) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         folder.others[""] = "lies so deep that its path is too long"
         return []
+
+
+def _may_not_be_listed(folder: str, error: PermissionError) -> RequestError:
+    words = f"may not be listed: {error.strerror}; let it be read, or take it out of the archive"
+    return RequestError(f"the folder {printable(folder)} {words}")
 
 
 def identity(path: Path) -> tuple[int, int]:
