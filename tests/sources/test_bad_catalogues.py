@@ -389,9 +389,9 @@ ENTRIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a socket": (socketed, "s.json is a socket, not a file"),
     "a link to a device": (lambda a: (a / "z.json").symlink_to("/dev/zero"), "z.json is a device, not a file"),
     "a dangling link": (lambda a: (a / "gone.json").symlink_to("/nowhere"), "gone.json is a link that leads nowhere"),
-    "a dangling image": (image_of(lambda p: p.symlink_to("/nowhere/B02.tif")), "20230604_B02.tif is a link that leads nowhere"),
+    "a dangling image": (image_of(lambda p: p.symlink_to("/nowhere/B02.tif")), "B02.tif is a link that leads nowhere"),
     "a link to itself": (lambda a: (a / "me.json").symlink_to("me.json"), "me.json is a link that leads back to"),
-    "an image that is itself": (image_of(lambda p: p.symlink_to("20230604_B02.tif")), "20230604_B02.tif is a link that leads back"),
+    "an image that is itself": (image_of(lambda p: p.symlink_to("20230604_B02.tif")), "is a link that leads back"),
     "a zip that is itself": (
         lambda a: (a / "S2A_x_20230604T1.zip").symlink_to("S2A_x_20230604T1.zip"), "leads back to itself",
     ),
@@ -443,9 +443,8 @@ def test_links_to_folders_are_followed_once(tmp_path: Path, caplog: pytest.LogCa
     write_scene(tmp_path / "elsewhere", scene("linked", 4))
     (tmp_path / "elsewhere" / "back").symlink_to(archive)
     (archive / "a" / "b").mkdir(parents=True)
-    for place, target in {
-        "a/loop": str(archive), "a/b/up": "..", "a/b/over": str(tmp_path), "twin": "good", "out": "../elsewhere", "z": "out",
-    }.items():  # fmt: skip
+    targets = {"a/loop": "..", "a/b/up": "..", "twin": "good", "out": "../elsewhere", "z": "out"}
+    for place, target in (targets | {"a/b/over": str(tmp_path), "a/b/whole": str(archive)}).items():
         (archive / place).symlink_to(target)
     found = indexed(tmp_path, caplog).scenes
     assert found.keys() == {"good", "linked"}

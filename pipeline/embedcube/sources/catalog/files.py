@@ -18,7 +18,6 @@ from embedcube.printable import printable, without_credentials
 ABSENT = "does not exist"
 
 _LASTING = {
-    errno.ENOENT: ABSENT,
     errno.ENOTDIR: "lies below a file as if that were a folder",
     errno.EISDIR: "is a folder, not a file",
     errno.ELOOP: "is a link that leads back to itself",
@@ -58,7 +57,10 @@ class Folder:
 
 
 def lasting(error: OSError) -> str:
-    """What is wrong, in words that follow a file's name, where the error will not pass; else empty."""
+    """What is wrong, in words that follow a file's name, where the error will not pass; else empty.
+
+    That a file is gone which was just listed may pass: a file system that is not mounted says so of all its files.
+    """
     return _LASTING.get(error.errno or 0, "")
 
 
