@@ -1,9 +1,10 @@
 """Reading areas from GeoJSON (RFC 7946)."""
 
 import json
-from math import isfinite
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from embedcube.printable import printable
 
@@ -23,8 +24,9 @@ def read_geojson(path: Path) -> dict[str, Any]:
     try:
         document = _parsed(path)
         features = document["features"] if document["type"] == "FeatureCollection" else [document]
-        shapes = [shape(f["geometry"] if f["type"] == "Feature" else f) for f in features]
-        if not all(map(isfinite, shapely.get_coordinates(shapes).flat)):
+        with np.errstate(invalid="ignore"):
+            shapes = [shape(f["geometry"] if f["type"] == "Feature" else f) for f in features]
+        if not np.isfinite(shapely.get_coordinates(shapes)).all():
             raise ValueError("a corner is not a finite number")
         area = shapely.union_all(shapes)
     except Exception as error:  # whatever stands in it

@@ -68,15 +68,14 @@ def _storable(scene: Scene) -> Scene:
     """
     wrong = [f"{asset.path} {words}" for asset in scene.assets if (words := unusable_name(asset.path + asset.inner))]
     verdict = printable("; ".join(filter(None, (scene.verdict, *wrong))), _VERDICT)
-    return replace(
-        scene,
-        id=product_id(scene.id),
-        acquisition=product_id(scene.acquisition),
-        processing=printable(scene.processing, _VERDICT),
-        verdict=verdict,
-        superseded_by=product_id(scene.superseded_by),
-        assets=() if wrong else scene.assets,
-    )
+    ids = product_id(scene.id), product_id(scene.acquisition), product_id(scene.superseded_by)
+    processing = printable(scene.processing, _VERDICT)
+    if (*ids, verdict, processing) == (
+        scene.id, scene.acquisition, scene.superseded_by, scene.verdict, scene.processing,
+    ):  # fmt: skip
+        return scene  # as nearly all are
+    changed = replace(scene, id=ids[0], acquisition=ids[1], superseded_by=ids[2], verdict=verdict)
+    return replace(changed, processing=processing, assets=() if wrong else scene.assets)
 
 
 def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) -> None:

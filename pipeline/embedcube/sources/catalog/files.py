@@ -108,10 +108,13 @@ def read_bounded(path: Path, most: int) -> bytes:
         OSError: it could not be read.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise NotReadable(f"{printable(path.name)} is {_kind(mode)}, not a file")
-        data = file.read(most + 1)
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise NotReadable(f"{printable(path.name)} is {_kind(status.st_mode)}, not a file")
+        # `most` bytes are reserved only for a file that is larger than it says
+        data = file.read(min(status.st_size, most) + 1)
+        if len(data) > status.st_size:
+            data += file.read(most + 1 - len(data))
     if len(data) > most:
         raise NotReadable(f"{printable(path.name)} has more than {most:,} bytes")
     return data

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,15 @@ def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Produ
     """
     found: list[Product | Path] = []
     for path in paths:
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = partial(_name, path, root)
         try:
             document = read_json(path)
         except ValueError as error:
-            found.append(unusable(name, str(error), time_in(name)))
+            found.append(unusable(name(), str(error), time_in(name())))
         except OSError as error:
             if not (words := lasting(error)):
                 raise
-            found.append(unusable(name, f"{printable(path.name)} {words}", time_in(name)))
+            found.append(unusable(name(), f"{printable(path.name)} {words}", time_in(name())))
         else:
             if is_item(document):
                 found.append(item_product(path, name, document, names))
@@ -64,7 +65,7 @@ def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Produ
 def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
     """A product for every Item in the result of a search; relative links begin at `folder`."""
     for number, item in enumerate(items, start=1):
-        yield item_product(folder / "search.json", f"Item {number} of the search", item, names)
+        yield item_product(folder / "search.json", partial(str, f"Item {number} of the search"), item, names)
 
 
 def _lines(path: Path, names: Names) -> Iterator[Product]:
@@ -83,7 +84,7 @@ def _lines(path: Path, names: Names) -> Iterator[Product]:
                 except ValueError as error:
                     yield unusable(name, f"line {number} of {printable(path.name)} {error}")
                 else:
-                    yield item_product(path, name, item, names)
+                    yield item_product(path, partial(str, name), item, names)
 
 
 def _linked(root: Path, names: Names) -> Iterator[Product]:
@@ -93,7 +94,7 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
     gone: list[str] = []
     while waiting:
         path = waiting.pop()
-        name = str(Path(os.path.relpath(path, root.parent)).with_suffix(""))
+        name = _name(path, root.parent)
         try:
             document = read_json(path, CATALOGUE_BYTES if path == root else ITEM_BYTES)
         except ValueError as error:
@@ -103,10 +104,10 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
             continue
         kind = document.get("type") if isinstance(document, dict) else None
         if kind == "Feature":
-            yield item_product(path, name, document, names)
+            yield item_product(path, partial(str, name), document, names)
         elif kind == "FeatureCollection":
             for number, feature in enumerate(_listed(document, "features"), start=1):
-                yield item_product(path, f"{name} {number}", feature, names)
+                yield item_product(path, partial(str, f"{name} {number}"), feature, names)
         elif kind in _CATALOGUES:
             links = [_followed(path, link, seen, gone) for link in _listed(document, "links")]
             yield from (found for found in links if isinstance(found, Product))
@@ -119,6 +120,11 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
     if gone:
         words = "%s: there is no file at the link %s; %d such links are left out"
         log.warning(words, printable(root), gone[0], len(gone))
+
+
+def _name(path: Path, root: Path) -> str:
+    """What the Item of a file is called if it has no id: the file's place, without the suffix."""
+    return str(Path(os.path.relpath(path, root)).with_suffix(""))
 
 
 def _listed(document: dict[str, Any], key: str) -> list[Any]:
