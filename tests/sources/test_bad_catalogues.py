@@ -295,7 +295,7 @@ def test_json_that_is_no_item_is_counted_and_named(tmp_path: Path, caplog: pytes
     (archive / "catalog.json").write_text(json.dumps({"type": "Catalog", "links": []}))
     found = indexed(tmp_path, caplog)
     assert found.scenes.keys() == {"good"}
-    assert "3 JSON files are no STAC and are left out, the first is a.json" in found.text
+    assert "3 JSON files are no STAC Items and are left out, the first is a.json" in found.text
 
 
 def test_lines_and_links_of_catalogues_are_judged_one_by_one(tmp_path: Path) -> None:

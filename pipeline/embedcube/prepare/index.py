@@ -16,7 +16,7 @@ from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable
 from embedcube.progress import Progress, silent
-from embedcube.sources.catalog.files import lasting, unusable_name
+from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
 from embedcube.sources.catalog.products import product_id
 from embedcube.sources.reader import raster_settings
 
@@ -37,6 +37,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     scenes: list[Scene] = []
     for name, archive in campaign.archives.items():
         found: list[Scene] = []
+        if words := not_utf_8(str(archive.path)):
+            raise RequestError(f"archives.{name}: {printable(archive.path)} {words}")
         try:
             with raster_settings(), _without_garbage_collection():
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))

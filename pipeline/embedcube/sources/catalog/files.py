@@ -91,12 +91,19 @@ def unusable_name(name: str) -> str:
     """Why no raster can be opened by this name, in words that follow it; empty if one can."""
     if name.isascii() and name.isprintable() and without_credentials(name) == name:
         return ""
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in name):
-        return "has a name that is not UTF-8, which the libraries of rasters cannot open; rename it"
+    if words := not_utf_8(name):
+        return words
     if any(unicodedata.category(char) == "Cc" for char in name):
         return "has control characters in its name; rename it"
     if without_credentials(name) != name:
         return "has what looks like a credential in its name; rename it"
+    return ""
+
+
+def not_utf_8(name: str) -> str:
+    """Why no raster can be opened by a name that is not UTF-8, in words that follow it; empty if it is."""
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in name):
+        return "has a name that is not UTF-8, which the libraries of rasters cannot open; rename it"
     return ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_href
-from embedcube.sources.catalog.files import ABSENT, identity, lasting, not_a_file
+from embedcube.sources.catalog.files import ABSENT, NotReadable, identity, lasting, not_a_file
 from embedcube.sources.catalog.json_text import CATALOGUE_BYTES, ITEM_BYTES, kind_of, parsed, read_json
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 from embedcube.sources.catalog.stac_item import is_item, item_product, local_path
@@ -18,6 +18,8 @@ _LINES = (".ndjson", ".jsonl", ".geojsonl")
 """Suffixes of files with one Item on each line"""
 
 _CATALOGUES = ("Catalog", "Collection")
+
+_LARGE = "a large result of a search is read with one Item on each line (.ndjson)"
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,9 @@ def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Produ
     for path in paths:
         name = partial(_name, path, root)
         try:
-            document = read_json(path)
+            document = _read(path, ITEM_BYTES)
         except ValueError as error:
             found.append(unusable(name(), str(error), time_in(name())))
-        except OSError as error:
-            if not (words := lasting(error)):
-                raise
-            found.append(unusable(name(), f"{printable(path.name)} {words}", time_in(name())))
         else:
             if is_item(document):
                 found.append(item_product(path, name, document, names))
@@ -96,10 +94,11 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
         path = waiting.pop()
         name = _name(path, root.parent)
         try:
-            document = read_json(path, CATALOGUE_BYTES if path == root else ITEM_BYTES)
+            document = _read(path, CATALOGUE_BYTES if path == root else ITEM_BYTES)
         except ValueError as error:
             if path == root:
-                raise RequestError(f"{root} is not a STAC catalogue: {error}") from None
+                advice = f"; {_LARGE}" if isinstance(error, NotReadable) else ""
+                raise RequestError(f"{printable(root)} is not a STAC catalogue: {error}{advice}") from None
             yield unusable(name, str(error), time_in(name))
             continue
         kind = document.get("type") if isinstance(document, dict) else None
@@ -120,6 +119,21 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
     if gone:
         words = "%s: there is no file at the link %s; %d such links are left out"
         log.warning(words, printable(root), gone[0], len(gone))
+
+
+def _read(path: Path, most: int) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: it cannot be used; the message begins with its name.
+        OSError: it could not be read for a reason that may pass.
+    """
+    try:
+        return read_json(path, most)
+    except OSError as error:
+        if not (words := lasting(error)):
+            raise
+        raise ValueError(f"{printable(path.name)} {words}") from None
 
 
 def _name(path: Path, root: Path) -> str:
