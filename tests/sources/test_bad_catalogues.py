@@ -6,6 +6,7 @@ Each archive holds one good scene and one thing that is wrong.
 import json
 import logging
 import os
+import random
 import re
 import shutil
 import socket
@@ -225,6 +226,7 @@ WRONG = {
     "another file of this machine": (lambda i: asset(i).update(href="file:///etc/passwd"), "does not decode"),
     "far above": (lambda i: asset(i).update(href="../" * 40 + "etc/passwd"), "does not decode"),
     "a device": (lambda i: asset(i).update(href="/dev/zero"), "/dev/zero is a device, not a file"),
+    "a process": (lambda i: asset(i).update(href="/proc/self/environ"), "a window into this machine's kernel"),
     "a folder": (lambda i: asset(i).update(href="../good"), r"\.\./good is a folder, not a file"),
     "below a file": (lambda i: asset(i).update(href="./B02.tif/x"), "lies below a file"),
     "a server by a path of GDAL": (
@@ -328,6 +330,46 @@ def test_catalogues_may_be_nested_deeper_than_functions(tmp_path: Path) -> None:
         below = {"rel": "child", "href": f"{i + 1}.json"} if i < 1499 else {"rel": "item", "href": "good/good.json"}
         (tmp_path / f"{i}.json").write_text(json.dumps({"type": "Catalog", "links": [below]}))
     assert [product.id for product in find_products(tmp_path / "0.json", NAMES)] == ["good"]
+
+
+ODD: list[Any] = [
+    None, True, -1, 1e308, float("nan"), float("inf"), 10**400, "", "\0", "\ud800", "x" * 5000, "https://u:S3CRET@h/x?sig=y",
+    "../../x", "1220", [], {}, [[[]]], {"": {}}, [None] * 200, "9999-12-31T23:59:59-14:00", "0000", "\n\x1b[2J",
+]  # fmt: skip
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a JSON value with each of its keys."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from places(value[key])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_change_of_an_item_makes_it_vanish_or_costs_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    """Items with a random value at a random place, or with random bytes: each is a scene, or counted as no Item."""
+    rng = random.Random(seed)
+    archive = archive_in(tmp_path)
+    data = (archive / "good" / "good.json").read_bytes().replace(b"./B02.tif", b"good/B02.tif")
+    data = data.replace(b'"id": "good"', b'"id": "other"')
+    for i in range(250):
+        document = json.loads(data)
+        for container, key in rng.sample(list(places(document)), rng.choice([1, 1, 2, 5])):
+            container[key] = rng.choice(ODD)
+        changed = bytearray(json.dumps(document).encode())
+        if i % 3 == 0:
+            changed = bytearray(data)
+            for _ in range(rng.choice([1, 1, 5])):
+                changed[rng.randrange(len(changed))] = rng.randrange(256)
+            del changed[rng.choice([len(changed), rng.randrange(len(changed))]) :]
+        (archive / f"i{i:03d}.json").write_bytes(changed)
+    found = indexed(tmp_path, caplog)
+    ignored = re.search(r"(\d+) JSON files are no STAC Items", found.text)
+    assert len(found.scenes) + (int(ignored[1]) if ignored else 0) == 251
+    assert SECRET not in found.text
+    assert not any(scene.unforeseen for scene in found.scenes.values())
 
 
 # --- names and links of the file system -------------------------------------------------------------------

@@ -10,6 +10,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from embedcube.errors import RequestError
@@ -71,7 +72,7 @@ def not_a_file(path: Path) -> str:
         OSError: this could not be found out, for a reason that may pass.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except ValueError:
         return "cannot be the name of a file"
     except FileNotFoundError:
@@ -80,7 +81,15 @@ def not_a_file(path: Path) -> str:
         if words := lasting(error):
             return words
         raise
-    return "" if stat.S_ISREG(mode) else f"is {_kind(mode)}, not a file"
+    if not stat.S_ISREG(status.st_mode):
+        return f"is {_kind(status.st_mode)}, not a file"
+    return "is a window into this machine's kernel, not a file" if status.st_dev in _kernel_devices() else ""
+
+
+@cache
+def _kernel_devices() -> frozenset[int]:
+    """The file systems whose files are no files: to read one may wait for ever."""
+    return frozenset(place.stat().st_dev for place in map(Path, ("/proc", "/sys")) if place.exists())
 
 
 def _kind(mode: int) -> str:

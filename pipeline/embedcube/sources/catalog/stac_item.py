@@ -82,7 +82,7 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Pr
     basics: dict[str, Any] = {"id": product_id(_id(item) or name()), "time": time, "properties": bounded(properties)}
     try:
         if not _id(item):
-            raise ValueError(f"its id is {kind_of(item.get('id'))}")
+            raise ValueError(f"its id is {kind_of(item.get('id')) if item.get('id') != '' else 'empty'}")
         offered = _offered(path, _object(item.get("assets"), "its assets"))
     except ValueError as error:
         return Product(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -190,6 +191,8 @@ class Sentinel2:
                 offset = float(stated)
             except (TypeError, ValueError):
                 return None, f"its metadata has s2:add_offset {stated!r}, which is not a number"
+            if not isfinite(offset):
+                return None, f"its metadata has s2:add_offset {stated!r}, which is not a finite number"
             return offset, f"offset {offset:+g}: the product's metadata"
         if identity.baseline is not None:
             offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
