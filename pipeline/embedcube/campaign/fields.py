@@ -46,8 +46,9 @@ def read_yaml(path: Path) -> Any:
         raise RequestError(f"{path}: nested too deeply for a YAML file") from None
     except UnicodeDecodeError as error:
         raise RequestError(f"{path}: cannot be read: {error}") from None
-    # a value that has the form of a time and is none raises no error of YAML
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
+    except RequestError:
+        raise
+    except Exception as error:  # a value that has the form of a time and is none raises no error of YAML
         raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
