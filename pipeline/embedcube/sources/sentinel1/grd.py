@@ -127,7 +127,7 @@ def _compared(path: Path, asset: Asset) -> str:
         return str(error)
     if found.digest == asset.digest and found.noted.sample == asset.noted.sample:
         return ""
-    return f"{found.digest} now, {asset.digest} then"
+    return f"{found.digest[:19]} now, {asset.digest[:19]} then"
 
 
 def _files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
