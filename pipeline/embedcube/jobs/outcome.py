@@ -110,7 +110,7 @@ def failures(stage: str, job: str, ended: Sequence[Ended], run: RunDir, *, known
 
 def next_move(facts: Facts, run: RunDir, campaign_file: str) -> str:
     """What to do next, in one sentence."""
-    if facts.made and facts.findings == 0 and not facts.at_work:
+    if facts.made and facts.findings == 0:
         return f"nothing is left to do; the cube {run.newest_cube} is verified"
     if facts.answer == "silent":
         return f"look again when Slurm answers ({facts.said})"

@@ -6,6 +6,7 @@ any job can be run again by hand, inside or outside of a container, and no file 
 
 import json
 import os
+import secrets
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor as Submitit
 
 from embedcube.campaign.parts import recorded_recipes
@@ -125,15 +125,7 @@ def submit_all(
     forget_own_job()
     digest = image_digest(site.container, run)
     for job in jobs:
-        try:
-            submitter = _submitter(job, campaign, site, run, digest, dependency)
-            number = str(submitter._submit_command(_command(job, campaign, site)).job_id)
-        except (FailedJobError, OSError) as error:
-            answer = " ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
-            raise RequestError(
-                f"{site.site}: the {job.stage} job was refused: {answer}; correct partition, account and limits in "
-                f"{campaign.how.site}, or how.account and how.time_min in the campaign"
-            ) from None
+        number = _submitted(script(job, campaign, site, run, digest, dependency), job, campaign, site, run)
         submission.jobs.setdefault(job.stage, []).append(number)
         note(submission, run)
 
@@ -205,9 +197,39 @@ def _given(options: Mapping[str, str | bool | None]) -> list[str]:
     ]
 
 
-def script(job: Job, campaign: Campaign, site: Site, run: RunDir, *, dependency: str = "") -> str:
-    """The batch script of a job, as text to read; nothing is submitted and no image is read."""
-    digest = f"<sha256 of {site.container.image}>" if site.container else ""
+def _submitted(text: str, job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
+    """The id of the job of a batch script, which is kept beside the job's log."""
+    path = run.job_logs / f".submission-{secrets.token_hex(4)}.sh"
+    path.write_text(text)
+    try:
+        # not by submitit, which takes a signal to this process for an answer of sbatch
+        done = subprocess.run(
+            ["sbatch", str(path)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        said = done.stderr
+        if done.returncode == 0:
+            number = _Submitit._get_job_id_from_submission_command(done.stdout)
+            path.rename(run.job_logs / f"{number}_submission.sh")
+            return str(number)
+    except FileNotFoundError as error:
+        if error.filename != "sbatch":
+            raise
+        said = "there is no sbatch here; run this on a machine of the cluster, such as a login node"
+    finally:
+        path.unlink(missing_ok=True)
+    answer = " ".join(line for line in said.splitlines() if "error" in line.lower()) or " ".join(said.split())
+    raise RequestError(
+        f"{site.site}: the {job.stage} job was refused: {answer}; correct partition, account and limits in "
+        f"{campaign.how.site}, or how.account and how.time_min in the campaign"
+    )
+
+
+def script(
+    job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str | None = None, dependency: str = ""
+) -> str:
+    """The batch script of a job. Without `digest`, that of the container's image, it is one to read only."""
+    if digest is None:
+        digest = f"<sha256 of {site.container.image}>" if site.container else ""
     submitter = _submitter(job, campaign, site, run, digest, dependency)
     return str(submitter._make_submission_file_text(_command(job, campaign, site), job.stage))
 
