@@ -123,7 +123,7 @@ def test_missing_commands_and_groups_hide_nothing(demo: Campaign, monkeypatch: p
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("os.getegid", lambda: 3_999_999)
     monkeypatch.setitem(sys.modules, "torch", None)
-    demo.change(lambda document: document["how"].update(device="cuda", ranks=1))
+    demo.change(lambda document: document["how"].update(device="cuda", ranks=1, executor="slurm"))
     found = checks(demo, group="users", quota=["no-such-quota", "-u"], umask="0022")
     for what, words in {
         "group": "this machine has no name for group 3999999",
@@ -167,7 +167,7 @@ def test_without_slurm_the_next_move_is_another_machine(demo: Campaign, monkeypa
 
 def test_a_site_needs_no_campaign(tmp_path: Path, stand_in: Callable[[str, str], None]) -> None:
     file = tmp_path / "here.yaml"
-    file.write_text(yaml.safe_dump(HERE | {"interface": "lo", "quota": ["echo", "7 left"]}))
+    file.write_text(yaml.safe_dump(HERE | {"interface": "lo", "quota": ["echo", "7", "left"]}))
     stand_in("sbatch", f'echo "$@" > {tmp_path}/asked; echo "sbatch: Job 5 to start at 2026-01-01" >&2')
     done = call_cli("doctor", "--site", file, "--here", "--json")
     found = {check["what"]: check["found"] for check in json.loads(done.stdout)["checks"]}
