@@ -11,8 +11,9 @@ import pytest
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.site import Site
-from embedcube.jobs import script
-from embedcube.jobs.script import Job, after, before, given_environment, setup_lines
+from embedcube.jobs import slurm
+from embedcube.jobs.script import Job, after, before
+from embedcube.jobs.slurm import given_environment, setup_lines
 
 Put = Callable[[str, str], None]
 
@@ -34,7 +35,7 @@ def site(**keys: Any) -> Site:
 def start(job: Job, run: RunDir, command: str, restarts: int, lab: Site | None = None, left_s: int = 3000) -> Any:
     """Run the batch script of a job whose command is `command`."""
     lab = lab or site()
-    lines = before(job, lab, run, first=0, digest="", gpus=0)
+    lines = before(job, lab, run, first=0, host=[])
     lines += [command, *after(job, lab, lead_s=60, minutes="how.time_min")]
     numbers = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
     numbers |= {"SLURM_RESTART_COUNT": f"{restarts}"} if restarts else {}
@@ -127,7 +128,7 @@ def test_what_embedcube_sets_for_one_processor_does_not_travel(tmp_path: Path, m
     """sbatch hands its environment on: a value for the login node's processor would reach all others."""
     (tmp_path / "environ").write_bytes(b"A=1\0MKL_CBWR=AVX2\0B=\0")
     assert given_environment(tmp_path / "environ") == {"A": "1", "MKL_CBWR": "AVX2", "B": ""}
-    monkeypatch.setattr(script, "given_environment", lambda: {"A": "1"})
+    monkeypatch.setattr(slurm, "given_environment", lambda: {"A": "1"})
     assert setup_lines(site(environment={"MKL_CBWR": "AVX2"})) == ["unset MKL_CBWR", "export MKL_CBWR=AVX2"]
-    monkeypatch.setattr(script, "given_environment", lambda: {"MKL_CBWR": "COMPATIBLE"})
+    monkeypatch.setattr(slurm, "given_environment", lambda: {"MKL_CBWR": "COMPATIBLE"})
     assert setup_lines(site()) == []

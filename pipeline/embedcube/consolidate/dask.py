@@ -17,8 +17,7 @@ from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
 from embedcube.errors import RequestError
-from embedcube.jobs.script import setup_lines
-from embedcube.jobs.slurm import forget_own_job
+from embedcube.jobs.slurm import forget_own_job, setup_lines
 
 _DASHBOARD = "127.0.0.1:0"
 """any free port, as several campaigns may be consolidated on one machine; not reachable from other machines"""

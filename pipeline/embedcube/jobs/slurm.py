@@ -26,16 +26,20 @@ from embedcube.campaign.site import Container, Site, load_site, resources, tasks
 from embedcube.errors import RequestError, StartAgain
 from embedcube.jobs.lock import only_submit
 from embedcube.jobs.queue import queued
-from embedcube.jobs.script import Job, after, before, setup_host
+from embedcube.jobs.script import Job, after, before
 from embedcube.jobs.submissions import Submission, new_submission, note, submissions
 from embedcube.progress import Progress
-from embedcube.workers.protocol import TASK
+from embedcube.workers.protocol import HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
 
 _FAILED_QUERIES = 20
 """Number of calls of squeue in a row that may fail before `wait_for` gives up: Slurm's controller may be restarting."""
 
 _NODE_CHECK_MIN = 5
 """Minutes that a command on one node may take. It takes less than one; on a busy file system, Python may need two."""
+
+
+_OF_MACHINE = ("MKL_CBWR",)
+"""Variables that embedcube sets for the processor that it runs on. sbatch and srun hand them to nodes with another."""
 
 
 class SlurmExecutor:
@@ -257,6 +261,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: st
     }
     options |= node_options(site, asked.gpus, asked.mem_gb)
     options |= {"partition": asked.partition, "constraint": asked.constraint}
+    variables = ({LAUNCHER: "mpi"} if site.mpi else {}) | ({IMAGE_DIGEST: digest} if digest else {})
     submitter = _Submitit(run.job_logs)
     submitter.update_parameters(
         job_name=f"{campaign.campaign}-{job.stage}",
@@ -270,7 +275,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: st
         stderr_to_stdout=True,
         srun_args=_srun_options(job, site, asked.cpus),
         additional_parameters={name: value for name, value in options.items() if value is not None},
-        setup=before(job, site, run, first=first, digest=digest, gpus=asked.gpus),
+        setup=before(job, site, run, first=first, host=setup_host(site, asked.gpus) + _exports(variables)),
         teardown=after(job, site, lead_s=lead_s, minutes=time_key(job.stage, site)),
     )
     return submitter
@@ -309,6 +314,35 @@ def _words(command: tuple[str, ...], site: Site, gpus: int) -> str:
         nvidia = ["--nv"] if site.container.nvidia and gpus else []
         words = ["apptainer", "exec", *nvidia, *binds, site.container.image, "python3", "-m", "embedcube"]
     return shlex.join([*words, *command])
+
+
+def setup_host(site: Site, gpus: int) -> list[str]:
+    """Lines that every job of the site begins with, on its host."""
+    variables = {HOST_SUFFIX: site.host_suffix} if site.host_suffix else {}
+    if site.name_gpus and gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    return setup_lines(site) + _exports(variables)
+
+
+def setup_lines(site: Site) -> list[str]:
+    """Lines that every batch script of the site begins with: modules and environment variables."""
+    network = {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface} if site.interface else {}
+    modules = [shlex.join(["module", "load", *site.modules])] if site.modules else []
+    own = [name for name in _OF_MACHINE if name not in given_environment()]
+    return ([f"unset {' '.join(own)}"] if own else []) + modules + _exports(site.environment | network)
+
+
+def given_environment(environ: Path = Path("/proc/self/environ")) -> Mapping[str, str]:
+    """The environment that this process was started with, without what it has set for itself since."""
+    try:
+        words = environ.read_bytes().decode(errors="surrogateescape").split("\0")
+    except OSError:
+        return os.environ
+    return dict(word.partition("=")[::2] for word in words if word)
+
+
+def _exports(variables: dict[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def image_digest(container: Container | None, run: RunDir) -> str:

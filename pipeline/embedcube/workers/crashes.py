@@ -17,7 +17,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.workers.protocol import Place
 
-CRASH = "crash.json"
+_FILE = "crash.json"
 
 _HOSTS = 2
 """hosts on which a shard must have killed its rank, held alone, before it is quarantined"""
@@ -36,14 +36,14 @@ class Crash:
 def write_crash(part: Path, crash: Crash) -> None:
     """Write a crash beside what the dead rank wrote; its parent does that."""
     part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / CRASH, json.dumps(asdict(crash)).encode())
+    write_atomically(part / _FILE, json.dumps(asdict(crash)).encode())
 
 
 def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Crash]]:
     """The crashes of each of these recipes that has any."""
     crashes = defaultdict(list)
     asked = set(recipes)
-    for path in sorted(run.parts.glob(f"*/*/*/{CRASH}")):
+    for path in sorted(run.parts.glob(f"*/*/*/{_FILE}")):
         document = json.loads(path.read_text())
         crash = Crash(host=document["host"], signal=document["signal"], shards=tuple(document["shards"]))
         for recipe in asked & set(crash.shards):

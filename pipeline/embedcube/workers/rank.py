@@ -30,7 +30,7 @@ from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
 from embedcube.kernel.versions import versions_here
-from embedcube.machine import cores, read_bytes
+from embedcube.machine import bind_near_gpu, cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.broadcast import broadcast_files
 from embedcube.workers.crashes import CrashHistory
@@ -58,6 +58,8 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
     place, how, read_so_far = Place.from_variables(os.environ), campaign.how, read_bytes()
     store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=timedelta(seconds=START_TIMEOUT_S))
     stop = _stop_on_signals()
+    if how.device == "cuda":
+        bind_near_gpu(place.local_rank, how.ranks)
     plan = read_plan(campaign, run)
     device = torch.device("cuda", place.local_rank) if how.device == "cuda" else torch.device(how.device)
     exact_arithmetic(how.threads_per_rank)
