@@ -52,7 +52,8 @@ def submit(campaign: Campaign) -> dict[str, str]:
 def watch(campaign: Campaign) -> tuple[int, str]:
     """The exit code of `status --watch`, and the last status that it printed."""
     ended = call_cli("status", campaign.file, "--watch")
-    last = ended.stdout[ended.stdout.rindex("shards, ") :]
+    *_, words, move = ("\n" + ended.stdout).split("\nnext: ")
+    last = "\n".join(words.splitlines()[-12:]) + f"\nnext: {move}"
     print(last)
     return ended.returncode, last
 
