@@ -128,12 +128,7 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is no plan, it is damaged, or it was made for another version of the campaign, for another
             inventory, or by another version of embedcube.
     """
-    if not (run.plan.exists() and run.plan_summary.exists()):
-        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
-    try:
-        plan = _plan_of(json.loads(run.plan_summary.read_bytes()))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise refused(run.plan_summary, error, "plan") from None
+    plan = read_any_plan(run)
     if plan.campaign != campaign.digest:
         raise RequestError(
             f"{run.plan} was made for another version of the campaign ({plan.campaign[:12]}, the file now "
@@ -144,6 +139,20 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     if plan.inventory != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
     return plan
+
+
+def read_any_plan(run: RunDir) -> Plan:
+    """The summary of the plan, whatever campaign and inventory it was made for: to tell what is there, not to work.
+
+    Raises:
+        RequestError: there is no plan, it is damaged, or another version of embedcube made it.
+    """
+    if not (run.plan.exists() and run.plan_summary.exists()):
+        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
+    try:
+        return _plan_of(json.loads(run.plan_summary.read_bytes()))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise refused(run.plan_summary, error, "plan") from None
 
 
 def _plan_of(document: dict[str, Any]) -> Plan:
