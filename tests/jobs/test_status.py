@@ -233,14 +233,22 @@ def test_watching_outlasts_consolidation(done: Campaign, stand_in: Put, tmp_path
             "",
             "job 7: out of memory; write",
         ),
-        ("7|CANCELLED by 0|0:0|7", "slurmstepd: error: StepId=7.0 exceeded memory limit (9 > 8)", "out of memory"),
+        (
+            "7|CANCELLED by 0|0:0|7",
+            "slurmstepd: error: StepId=7.0 exceeded memory limit (9 > 8)",
+            "out of memory; write",
+        ),
         ("7|TIMEOUT|0:0|7", "", "ended by Slurm as the time was up; write more minutes"),
         ("7|NODE_FAIL|1:0|7", "", "lost as a node failed"),
         ("7|PREEMPTED|0:15|7", "", "ended by Slurm for another job (preempted)"),
         ("7|FAILED|1:0|7", "embedcube: 3 of 30 shards have no record", "failed: 3 of 30 shards have no record"),
         ("7|FAILED", "", "failed"),
         # no accounts: the log still says why
-        ("", "embedcube: consolidate was killed by signal 9", "unknown: consolidate was killed by signal 9"),
+        (
+            "",
+            "embedcube: consolidate was killed by signal 9",
+            "unknown: consolidate was killed by signal 9; if it was out of memory, write more",
+        ),
     ],
 )
 def test_watching_ends_with_jobs_that_failed(

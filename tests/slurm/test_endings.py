@@ -109,7 +109,7 @@ def test_a_consolidation_that_is_out_of_memory_is_named(
     code, said = watch(recorded)
     assert code == 1
     print(cluster.run("sacct", f"--jobs={jobs['consolidate']}", "--format=JobID,State,ExitCode"))
-    assert f"consolidate job {jobs['consolidate']}: out of memory" in said
+    assert f"consolidate job {jobs['consolidate']}: out of memory; write more memory in the site's file" in said
     assert "next: write more memory in the site's file (cpu_nodes.mem_gb_per_node, or mem_gb_per_node); then" in said
     monkeypatch.setenv("PYTHONPATH", before)
     site.write_text(enough)

@@ -12,6 +12,7 @@ from embedcube.campaign.parts import RECORDS
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.site import Site
 from embedcube.errors import StartAgain
+from embedcube.jobs.outcome import KILLED
 from embedcube.workers.protocol import END_TIME, TASK
 
 _OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
@@ -91,7 +92,7 @@ def after(job: Job, site: Site, *, lead_s: int, minutes: str) -> list[str]:
         ]
     lines += [
         "if [ $code -gt 128 ]; then",
-        f'    echo "embedcube: {job.stage} was killed by signal $((code - 128)): out of memory, or ended by somebody"',
+        f'    echo "embedcube: {job.stage} {KILLED} $((code - 128))"',
         "fi",
     ]
     if job.on_failure:
