@@ -88,7 +88,7 @@ def test_a_consolidation_that_is_killed_is_named(
     assert code == 1
     job = jobs["consolidate"]
     assert (
-        f"consolidate job {job}: failed: consolidate was killed by signal 9: out of memory, or ended by somebody"
+        f"consolidate job {job}: failed: consolidate was killed by signal 9; if it was out of memory, write more memory"
         in said
     )
     assert said.splitlines()[-1].endswith("makes the cube: every shard has a record")
