@@ -35,8 +35,7 @@ from embedcube.consolidate.alone import (
 )
 from embedcube.consolidate.endings import nobody, opened, within
 from embedcube.errors import RequestError, StartAgain
-from embedcube.jobs.script import setup_lines
-from embedcube.jobs.slurm import forget_own_job
+from embedcube.jobs.slurm import forget_own_job, setup_lines
 
 _LATE_S = 60.0
 """Seconds that a job step waits for its last workers, when there is one already."""
