@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import Campaign
+from tests.conftest import Campaign, change_plan
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import WorkError
-from embedcube.jobs.doctor import Check, describe, examine
+from embedcube.jobs.check import Check
+from embedcube.jobs.doctor import describe, examine
 
 HERE: dict[str, Any] = {"site": "here", "cpus_per_node": 1, "mem_gb_per_node": 1, "max_time_min": 60}
 
@@ -104,9 +105,7 @@ def test_the_next_move_stands_below_what_is_wrong(demo: Campaign) -> None:
 
 def test_versions_other_than_the_plans_are_named(demo: Campaign) -> None:
     demo.cli("run", "--until", "plan")
-    summary = json.loads(demo.run.plan_summary.read_text())
-    summary["versions"]["torch"] = "1.0"
-    demo.run.plan_summary.write_text(json.dumps(summary))
+    change_plan(demo.run, lambda document: document["versions"].update(torch="1.0"))
     wrong = checks(demo)["software"]
     assert not wrong.ok
     assert "planned 1.0" in wrong.found

@@ -19,7 +19,8 @@ from embedcube.campaign.plan import read_plan
 from embedcube.campaign.site import Container, Site
 from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.jobs.slurm import image_digest, wait_for
-from embedcube.jobs.submit import planned, refuse_at_site, submissions
+from embedcube.jobs.submissions import submissions
+from embedcube.jobs.submit import planned, refuse_at_site
 from embedcube.prepare.price import DECODE_BYTES_PER_S
 from embedcube.progress import silent
 from embedcube.workers.protocol import END_TIME

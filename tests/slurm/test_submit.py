@@ -15,7 +15,7 @@ from tests.slurm.cluster import Cluster, wait_until
 
 from embedcube.campaign.parts import scan_records
 from embedcube.errors import RequestError
-from embedcube.jobs.submit import submissions
+from embedcube.jobs.submissions import submissions
 
 pytestmark = pytest.mark.slurm
 

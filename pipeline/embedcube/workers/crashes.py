@@ -7,7 +7,6 @@ happened to be the only one in hand is no suspect yet: its first crash does not 
 its ranks (a power cut, the end of the job's time) writes no crash, so those never count either.
 """
 
-import json
 import logging
 import signal
 from collections import defaultdict
@@ -16,12 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedcube.campaign.plan import Shard
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.errors import RequestError
 from embedcube.workers.protocol import Place
 
 log = logging.getLogger(__name__)
 
-_FILE = "crash.json"
+CRASH = "crash.json"
 
 _HOSTS = 2
 """hosts on which a suspect must have killed its rank before it is quarantined"""
@@ -59,14 +60,14 @@ class Crash:
 def write_crash(part: Path, crash: Crash) -> None:
     """Write a crash beside what the dead rank wrote; its parent does that."""
     part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / _FILE, json.dumps(asdict(crash)).encode())
+    write_sealed(part / CRASH, asdict(crash))
 
 
 def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Crash]]:
-    """The crashes of each of these recipes that has any."""
+    """The crashes of each of these recipes that has any. A damaged file is no crash: the next one counts again."""
     crashes = defaultdict(list)
     asked = set(recipes)
-    for path in sorted(run.parts.glob(f"*/*/*/{_FILE}")):
+    for path in sorted(run.parts.glob(f"*/*/*/{CRASH}")):
         if (crash := _read_crash(path)) is not None:
             for recipe in asked & set(crash.shards):
                 crashes[recipe].append(crash)
@@ -76,16 +77,15 @@ def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Cras
 def _read_crash(path: Path) -> Crash | None:
     """The crash of a file; None where the file is damaged: it accuses nobody then."""
     try:
-        document = json.loads(path.read_bytes())
+        document = read_sealed(path, "embed")
         return Crash(
-            host=str(document["host"]),
-            signal=signal.Signals(document["signal"]),
-            shards=tuple(map(str, document["shards"])),
-            # files of earlier versions do not say it
-            alone=document.get("alone") is True,
+            host=document["host"],
+            signal=document["signal"],
+            shards=tuple(document["shards"]),
+            alone=document["alone"],
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        log.warning("%s is damaged and is passed over", path)
+    except (RequestError, KeyError) as error:
+        log.warning("%s; this crash does not count", error)
         return None
 
 

@@ -17,6 +17,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
 from embedcube.kernel.embed import EmbeddedShard, ReadShard, embed_stage, encode_stage, read_stage
 from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.failures import named
 from embedcube.workers.prefetch import prefetched
@@ -42,10 +43,14 @@ class Pipeline:
         refused: Mapping[str, str],
         reader: RasterReader,
         recorder: Recorder,
+        recipes: PlannedRecipes,
     ) -> None:
-        """`scenes` is the inventory; `refused` says why the scenes of some shards, by recipe, are not to be read."""
+        """`scenes` is the inventory; `refused` says why the scenes of some shards, by recipe, are not to be read.
+
+        `recipes` derives the recipe of each shard again, before it is read.
+        """
         self._contexts, self._scenes, self._refused = contexts, scenes, refused
-        self._reader, self._recorder = reader, recorder
+        self._reader, self._recorder, self._recipes = reader, recorder, recipes
         self.undone = 0
         """shards that could not be read for a reason that may pass"""
         self.last_error = ""
@@ -83,6 +88,7 @@ class Pipeline:
     def _read(self, shards: Iterator[Shard], draws: RankDraws) -> Generator[ReadShard, None, None]:
         """Shards that were read; one that cannot be read for a passing reason is counted, and left out."""
         for shard in shards:
+            self._recipes.refuse_other(shard)
             scenes, refused = [self._scenes[i] for i in shard.scenes], self._refused.get(shard.recipe, "")
             try:
                 with named(shard, "read"):

@@ -29,6 +29,7 @@ from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
+from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.versions import versions_here
 from embedcube.machine import cores, read_bytes
 from embedcube.sources.reader import RasterReader
@@ -77,9 +78,10 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
     recorder = Recorder(
         part, EnergyMeter(device), read_so_far, device=plan.versions["device"], attempt=attempt, rank=place.rank
     )
-    scenes = read_inventory(campaign, run)
+    scenes = read_inventory(campaign, run, plan.inventory)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
-    pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder)
+    recipes = PlannedRecipes(campaign, plan, scenes)
+    pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder, recipes)
     busy_core = device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores()
     me.guard.working(draws.finish_s)
     # neither threads nor files are closed at the end: the process ends, and one that hangs would keep it

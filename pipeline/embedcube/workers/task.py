@@ -102,8 +102,7 @@ def _announced(parents: Rendezvous, coordinator: OwnCoordinator) -> Iterator[Non
 
 def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[str]]:
     """How many shards a task has, and the recipes of those without a record."""
-    read_plan(campaign, run)
-    recipes = read_recipes(run, task)
+    recipes = read_recipes(run, read_plan(campaign, run), task)
     return len(recipes), set(recipes) - recorded_recipes(run, whole=campaign.how.retry_quarantined)
 
 
