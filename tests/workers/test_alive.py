@@ -128,7 +128,8 @@ def test_no_memory_in_any_thread_ends_the_work_and_names_the_shard(
         monkeypatch.setattr(pipeline, name, function)
     recorder: Any = SimpleNamespace(write=lambda _: 0.1)
     reader: Any = None
-    work = Pipeline({"l": None}, [], {}, reader, recorder)  # type: ignore[dict-item]
+    recipes: Any = SimpleNamespace(refuse_other=lambda _: None)
+    work = Pipeline({"l": None}, [], {}, reader, recorder, recipes)  # type: ignore[dict-item]
     began_s = time.monotonic()
     with pytest.raises(WorkError, match=rf"l/z t0 y0 x0: no memory while it was {doing}: .*allocate") as said:
         work.run(draws_of(LoneParent(), 5), busy_core=False)
