@@ -162,10 +162,15 @@ class PartWriter:
 
 def _append(path: Path, data: bytes) -> None:
     new = not path.exists()
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk does not say what it had no room for
+        raise
     if new:
         fsync_folder(path.parent)
 
