@@ -1,4 +1,4 @@
-"""`batch: auto`: what the device does fastest is measured once, and then it is a part of every recipe."""
+"""`batch: auto`: the fastest batch is measured once, and is then part of every recipe."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from embedcube.prepare.price import Activations
 
 
 class Takes(torch.nn.Module):
-    """A pass takes `pass_ms` and `chip_ms` more for every chip: what it costs is a closed formula."""
+    """A module whose pass takes `pass_ms` ms, and `chip_ms` ms more for each chip, so that the best batch is known."""
 
     def __init__(self, pass_ms: float, chip_ms: float) -> None:
         super().__init__()

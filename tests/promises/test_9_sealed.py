@@ -36,7 +36,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError, WorkError
-from embedcube.jobs.submit import Submission, submissions
+from embedcube.jobs.submissions import Submission, submissions
 from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.workers.crashes import Crash, crashes_by_shard, write_crash
 
@@ -152,13 +152,20 @@ def test_an_inventory_that_is_damaged_was_made_for_nothing(finished: Campaign) -
     assert not made_for(loaded, finished.run)
 
 
-@pytest.mark.parametrize("verb", ["embed", "consolidate", "verify", "status"])
+@pytest.mark.parametrize("verb", ["embed", "consolidate", "verify"])
 def test_a_damaged_plan_is_named_by_each_command(finished: Campaign, verb: str) -> None:
     flip_a_byte(finished.run.plan)
     done = call_cli(verb, finished.file)
     assert done.returncode == 2
     assert done.stderr.startswith(f"embedcube: {finished.run.plan}: damaged or replaced, its SHA-256 is ")
     assert done.stderr.endswith("; run `embedcube plan` again\n")
+
+
+def test_a_damaged_plan_is_named_by_status(finished: Campaign) -> None:
+    flip_a_byte(finished.run.plan)
+    said = finished.cli("status")
+    assert f"  {finished.run.plan}: damaged or replaced, its SHA-256 is " in said
+    assert "; run `embedcube plan` again\n" in said
 
 
 @pytest.mark.parametrize("verb", ["embed", "consolidate", "verify"])
@@ -347,7 +354,7 @@ def test_records_of_another_version_are_told_and_not_believed(
 def test_a_damaged_crash_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunDir(tmp_path)
     part = run.part(0, "attempt", 0)
-    write_crash(part, Crash(host="node1", signal=9, shards=("a" * 64,)))
+    write_crash(part, Crash(host="node1", signal=9, shards=("a" * 64,), alone=True))
     assert len(crashes_by_shard(run, ["a" * 64])) == 1
     for _ in damaged(part / "crash.json", flip, 30):
         assert crashes_by_shard(run, ["a" * 64]) == {}

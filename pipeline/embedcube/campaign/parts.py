@@ -256,6 +256,12 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
     return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
 
 
+def version_of(campaign: Campaign, records: Iterable[Record]) -> str:
+    """Name of the version: 12 hex digits of SHA-256 over the campaign's digest, every recipe, and every object."""
+    lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
+    return sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def read_verified(part: Path, stored: StoredObject) -> bytes:
     """The bytes of an object, after their size and SHA-256 were checked.
 
@@ -278,6 +284,15 @@ def read_verified(part: Path, stored: StoredObject) -> bytes:
     return data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unplaced:
+    """The scenes that cannot be used and whose place is unknown, so that no shard is known to need them."""
+
+    scenes: list[Scene]
+    of: int
+    """number of scenes in the inventory"""
+
+
 def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict[tuple[str, str], str]:
     """Archive, id and reason of every planned scene that `index` or a shard could not read."""
     found = {(scene.archive, scene.id): scene.verdict for scene in planned if scene.verdict}
@@ -286,14 +301,23 @@ def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict
     return found
 
 
-def refuse_over_budget(campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined]) -> None:
-    """Raise a WorkError when more of the planned scenes are unreadable than `how.error_budget` allows."""
+def refuse_over_budget(
+    campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
+) -> None:
+    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows.
+
+    It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
+    inventory is added.
+    """
     found = unreadable(planned, quarantined)
     budget = campaign.how.error_budget
-    if len(found) > budget * len(planned):
-        (archive, scene), reason = min(found.items())
+    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) > budget:
+        counts = f"{len(found)} of {len(planned)} scenes cannot be read"
+        if unplaced.scenes:
+            counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
+        (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
         raise WorkError(
-            f"{len(found)} of {len(planned)} scenes cannot be read, how.error_budget allows {budget:.0%}; "
-            f"the first is {archive}/{scene}: {reason}. Replace the files and index again, or where they have only "
-            "come back `embedcube embed --retry-quarantined`; or raise the budget"
+            f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace "
+            "the files and index again, or where they have only come back `embedcube embed --retry-quarantined`; or "
+            "raise the budget"
         )

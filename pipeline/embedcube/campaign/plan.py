@@ -130,12 +130,7 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is no plan, it is damaged, or it was made for another version of the campaign, for another
             inventory, or by another version of embedcube.
     """
-    if not (run.plan.exists() and run.plan_summary.exists()):
-        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
-    try:
-        plan = _plan_of(read_sealed(run.plan_summary, "plan"))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise refused(run.plan_summary, error, "plan") from None
+    plan = read_any_plan(run)
     if plan.campaign != campaign.digest:
         raise RequestError(
             f"{run.plan} was made for another version of the campaign ({plan.campaign[:12]}, the file now "
@@ -147,6 +142,20 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
     read_digested(run.inventory, plan.inventory, "index")
     return plan
+
+
+def read_any_plan(run: RunDir) -> Plan:
+    """The summary of the plan, whatever campaign and inventory it was made for: to tell what is there, not to work.
+
+    Raises:
+        RequestError: there is no plan, it is damaged, or another version of embedcube made it.
+    """
+    if not (run.plan.exists() and run.plan_summary.exists()):
+        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
+    try:
+        return _plan_of(read_sealed(run.plan_summary, "plan"))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise refused(run.plan_summary, error, "plan") from None
 
 
 def _plan_of(document: dict[str, Any]) -> Plan:
@@ -198,9 +207,13 @@ def read_recipes(run: RunDir, plan: Plan, task: int | None = None) -> list[str]:
 
 def tasks_undone(run: RunDir, plan: Plan, done: Container[str]) -> tuple[int, ...]:
     """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
+    return tuple(sorted({task for task, recipe in tasks_of_recipes(run, plan) if recipe not in done}))
+
+
+def tasks_of_recipes(run: RunDir, plan: Plan) -> list[tuple[int, str]]:
+    """For each shard of the plan the number of its task and its recipe."""
     table = _columns(run, plan, ("task", "recipe"), None)
-    tasks, recipes = table["task"].to_pylist(), table["recipe"].to_pylist()
-    return tuple(sorted({task for task, recipe in zip(tasks, recipes, strict=True) if recipe not in done}))
+    return list(zip(table["task"].to_pylist(), table["recipe"].to_pylist(), strict=True))
 
 
 def planned_scenes(run: RunDir, plan: Plan, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:

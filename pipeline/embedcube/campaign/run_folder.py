@@ -15,6 +15,7 @@ The run folder is the architecture: each stage reads files here and writes files
       report/                            verify, preview
       image.json                         submit       the digest of the container's image
       submissions.jsonl                  submit       the jobs given to the batch system
+      submit.lock                        submit       exists while one `submit` is at work
       logs/                              logs of the ranks; in slurm/ scripts and output of the jobs
 """
 
@@ -108,13 +109,16 @@ class RunDir:
         """The folder of the STAC Collection and Items that describe a version of the cube."""
         return self.cubes / f"{version}-stac"
 
-    def cube_under_construction(self, version: str, job: str) -> Path:
-        """A new place where `consolidate` builds a version before it is renamed; two calls never share one."""
-        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{job}-{secrets.token_hex(4)}.zarr"
+    def cube_under_construction(self, version: str, owner: str) -> Path:
+        """A new place where `consolidate` builds a version before it is renamed; two calls never share one.
 
-    def cubes_under_construction(self, version: str, job: str) -> list[Path]:
-        """Unfinished cubes of a version, left by earlier starts of `job`."""
-        return list(self.cubes.glob(f"{TEMPORARY_PREFIX}{version}.{job}-*.zarr"))
+        `owner` says which process builds it, for people to read.
+        """
+        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{owner}-{secrets.token_hex(4)}.zarr"
+
+    def cubes_under_construction(self, version: str = "*") -> list[Path]:
+        """Unfinished cubes of one version, or of all, whoever began them."""
+        return sorted(self.cubes.glob(f"{TEMPORARY_PREFIX}{version}.*.zarr"))
 
     @property
     def newest_cube(self) -> Path:
@@ -125,6 +129,11 @@ class RunDir:
     def submissions(self) -> Path:
         """One line per call of `submit`: its options and the ids of its jobs."""
         return self.root / "submissions.jsonl"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Exists while a `submit` is at work; says which."""
+        return self.root / "submit.lock"
 
     @property
     def image(self) -> Path:
@@ -140,6 +149,15 @@ class RunDir:
     def dask_report(self) -> Path:
         """Dask's report on the time of consolidation."""
         return self.report / "dask.html"
+
+    def dask_log(self, process: str) -> Path:
+        """Warnings of Dask in one process of consolidation; no file where there are none."""
+        return self.logs / f"dask-{process}.log"
+
+    def dask_secrets(self, start: str = "*") -> list[Path]:
+        """The private folder of one start of consolidation, with its certificate; or of all starts that have one."""
+        name = f"{TEMPORARY_PREFIX}dask-{start}"
+        return sorted(self.job_logs.glob(name)) if start == "*" else [self.job_logs / name]
 
     @property
     def logs(self) -> Path:

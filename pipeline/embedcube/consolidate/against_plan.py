@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes
 from embedcube.campaign.parts import Quarantined, refuse_over_budget
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_shards
 from embedcube.campaign.plugins import refuse_unknown_plugins
@@ -28,7 +28,7 @@ def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findin
     yield from _recipes(campaign, plan, scenes, planned.values())
     yield from _zones(plan, planned.values())
     yield from _shards(run, plan, cube, planned)
-    yield from _budget(campaign, cube, planned_scenes(run, plan, scenes))
+    yield from _budget(campaign, run, cube, planned_scenes(run, plan, scenes))
     yield from _weights(run, plan)
 
 
@@ -80,12 +80,12 @@ def _shards(run: RunDir, plan: Plan, cube: Cube, planned: dict[tuple[str, int, i
         yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
 
 
-def _budget(campaign: Campaign, cube: Cube, planned: list[Scene]) -> Iterator[Finding]:
+def _budget(campaign: Campaign, run: RunDir, cube: Cube, planned: list[Scene]) -> Iterator[Finding]:
     """Check that no more scenes are unreadable than the campaign allows."""
     records = (cube.provenance.record(row) for row in cube.provenance.places.values())
     quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
     try:
-        refuse_over_budget(campaign, planned, quarantined)
+        refuse_over_budget(campaign, planned, quarantined, unplaced_scenes(run))
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
 

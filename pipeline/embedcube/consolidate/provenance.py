@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.parts import CONTRIBUTIONS, Record
 from embedcube.campaign.plan import Plan, Shard
 from embedcube.campaign.resampling import resampling_in_words
+from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.cube.arrays import FILES, file_names, object_key
@@ -93,7 +94,8 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_resampling(group, campaign, plan, scenes, made)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
-    files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
+    names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}
+    files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in names}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
 
 

@@ -31,6 +31,7 @@ from embedcube.kernel.load import make_context
 from embedcube.kernel.recipes import digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
+from embedcube.prepare.blocks import refuse_too_large
 from embedcube.prepare.draw_groups import assign, draw_groups
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
@@ -57,6 +58,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
+    refuse_too_large(scenes, campaign.how)
     _refuse_absent_device(campaign)
     exact_arithmetic(campaign.how.threads_per_rank)
     computing = software_versions(torch.device(campaign.how.device))
@@ -192,7 +194,7 @@ class _Forward:
 
 
 def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
-    """Load the weights; decide batch and program, as the last plan did if it can be; and time one batch."""
+    """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
