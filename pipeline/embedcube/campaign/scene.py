@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from math import isfinite
 
 from pydantic_core import to_json
@@ -11,11 +12,16 @@ from pyproj import Transformer
 
 from embedcube.campaign.boxes import GLOBE, Box, overlaps, width
 from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
+from embedcube.printable import printable
 from embedcube.windows import Window
 
 NOWHERE = GLOBE
 """Box of a scene that cannot be used and whose place is unknown: it belongs to no cell"""
 
+UNKNOWN_TIME = datetime(1678, 1, 1, tzinfo=UTC)
+"""Time of a scene that cannot be used and whose time is unknown: the first year that fits in nanoseconds"""
+
+_UNFORESEEN = re.compile(r"unforeseen (\w+)\b")
 _IN_NO_DIGEST = frozenset(("path", "inner", "noted", "declared", "block_bytes"))
 """Facts of an asset that cannot change a cube: where it lies, and what is known about its digest and its price"""
 
@@ -133,7 +139,7 @@ class Scene:
         return tuple(boxes)
 
     def _boxes_in(self, grid: Grid) -> list[Box]:
-        if not self.assets and self.bbox == NOWHERE:
+        if not self.placed:
             return []
         source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
         if (shift := shift_between(source, grid.crs)) is not None:
@@ -169,6 +175,17 @@ class Scene:
         return to_json(facts, inf_nan_mode="constants").decode()
 
     @property
+    def placed(self) -> bool:
+        """Whether it is known where the scene lies; one that cannot be used may lie anywhere."""
+        return bool(self.assets) or self.bbox != NOWHERE
+
+    @property
+    def unforeseen(self) -> str:
+        """Name of the error, not meant to happen, because of which the scene cannot be used; empty if there is none."""
+        named = _UNFORESEEN.search(self.verdict)
+        return named[1] if named else ""
+
+    @property
     def weak(self) -> bool:
         """Whether the digest of any file covers its first bytes only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
@@ -177,6 +194,11 @@ class Scene:
     def declared(self) -> bool:
         """Whether the digest of any file is a checksum of the catalogue that was not compared with the bytes."""
         return any(asset.declared for asset in self.assets)
+
+
+def unforeseen(error: Exception) -> str:
+    """The verdict for a product on which an error occurred that was not meant to happen."""
+    return f"unforeseen {type(error).__name__}: {printable(error)}"
 
 
 def _transformed(source: str, target: str, bounds: Box) -> Box:

@@ -6,7 +6,8 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -199,12 +200,16 @@ class RasterReader:
     def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """Run the calls in parallel and return their results in order; they may wait for reads that they `submit`.
 
-        If any call fails, the first error in their order is raised, after all calls have ended.
+        If any call fails, the first error in their order is raised, after all calls have ended. Calls that have not
+        begun when the reader is closed fail with a CancelledError.
         """
         if len(self._pools) == 1:
             return [call() for call in calls]
         futures = [self._callers.submit(call) for call in calls]
-        wait(futures)
+        for future in futures:
+            # `concurrent.futures.wait` would never return: `shutdown` cancels futures without telling who waits
+            with suppress(CancelledError):
+                future.exception()
         return [future.result() for future in futures]
 
     def spent(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Describe products: the geometry, type and digest of each band's file, read from its header."""
 
+import logging
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ from pyproj.exceptions import ProjError
 from rasterio.enums import Interleaving
 
 from embedcube.campaign.boxes import Box
-from embedcube.campaign.scene import NOWHERE, Asset
+from embedcube.campaign.scene import NOWHERE, Asset, unforeseen
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
+from embedcube.printable import printable
 from embedcube.sources.catalog.checksums import refuse_flipped
 from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.files import lasting, unusable_name
 from embedcube.sources.catalog.footprints import refuse_apart
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Product
@@ -30,6 +33,8 @@ _DEFLATE_MOST = 1040
 
 _TILES = 1 << 15
 """headers and bounds that are cached: more than the tiles and pixel sizes of any archive but a global one"""
+
+log = logging.getLogger(__name__)
 
 
 def describe(
@@ -87,6 +92,11 @@ def _described(product: _Request, root: str, nodata: float | None, full_digests:
             assets.append(_asset(file, band, name, nodata, full_digests=full_digests))
         except CorruptInput as error:
             faults.append(str(error))
+        except OSError:
+            raise
+        except Exception as error:
+            log.debug("%s", printable(path), exc_info=True)
+            faults.append(f"{band}: {printable(name)}: {unforeseen(error)}")
     if product.one_footprint:
         try:
             refuse_apart(assets, product.bbox, _degrees)
@@ -127,6 +137,9 @@ class _Unopened:
 
 
 def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
+    if words := unusable_name(name):
+        raise CorruptInput(f"{band}: {name} {words}")
+
     def read() -> Asset:
         look = Look.at(file.path)
         if file.size not in (None, actual := _member_size(file) or look.size):
@@ -150,7 +163,10 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
             noted=look.noted,
         )
 
-    def judged(_: Exception) -> CorruptInput | OSError:
+    def judged(error: Exception) -> CorruptInput | OSError:
+        if isinstance(error, OSError) and (words := lasting(error)):
+            return CorruptInput(f"{band}: {name} {words}")
+
         def decode(dataset: Any) -> Asset:
             return _by_header(dataset, file, band, name, nodata)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import xarray
 from embedcube.campaign.scene import Asset, Noted
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.sources.catalog.digests import Look, digest_of_file, noted
+from embedcube.sources.catalog.files import not_a_file, unusable_name, walk
 from embedcube.sources.changed import compare_file
 from embedcube.sources.era5.grib import GribSeries
 from embedcube.sources.era5.series import Series
@@ -41,6 +42,24 @@ def is_series(path: Path) -> bool:
 def is_store(folder: Path) -> bool:
     """Whether a folder is a Zarr store."""
     return folder.suffix.lower() == ZARR or any((folder / name).exists() for name in _STORES)
+
+
+def listed(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """Series at or below a path, in a fixed order, each with the reason why it cannot be opened, or an empty text.
+
+    What lies inside a store is not listed. `root` is the folder that names are relative to.
+
+    Raises:
+        RequestError: a folder may not be listed.
+        OSError: a folder could not be listed for a reason that may pass.
+    """
+    if is_series(path):
+        yield path, "" if path.is_dir() else not_a_file(path)
+        return
+    for folder in walk(path, lambda below: is_store(Path(below))):
+        for name in sorted((*folder.files, *folder.others)):
+            if is_series(series := folder.path / name):
+                yield series, folder.others.get(name, "") or unusable_name(os.path.relpath(series, root))
 
 
 def open_series(path: Path, select: Mapping[str, Any]) -> Series:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import File, Product, by_time
+from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -114,7 +116,8 @@ class Sentinel1:
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products of the requested orbit state, ordered by time and id.
 
-        A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested.
+        A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested. An
+        error on one product is the verdict of its scene, too.
         """
         names = band_names(self._archive, self._options.variables)
         found = by_time(archive_products(self._archive, names))
@@ -126,14 +129,25 @@ class Sentinel1:
         )
         dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
-            if not orbit and self._options.orbit != "both":
-                yield self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
-            elif product.radar_safe is not None and dem is not None:
-                yield self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
-            elif "values" in self._archive.options:
-                yield self._scene(product, orbit, assets, faults)
-            else:
-                yield self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
+            make = partial(self._scene_of, product, orbit, assets, faults, dem, full_digests)
+            yield scene_or_verdict(self._name, product, make)
+
+    def _scene_of(
+        self,
+        product: Product,
+        orbit: str,
+        assets: tuple[Asset, ...],
+        faults: str,
+        dem: Asset | None,
+        full_digests: bool,
+    ) -> Scene:
+        if not orbit and self._options.orbit != "both":
+            return self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
+        if product.radar_safe is not None and dem is not None:
+            return self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
+        if "values" in self._archive.options:
+            return self._scene(product, orbit, assets, faults)
+        return self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
 
     def _dem(self, full_digests: bool) -> Asset | None:
         """The DEM that the archive names; None if it names none."""
