@@ -65,7 +65,7 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
         return
     say("index       again, as the windows or the region have changed")
     # with digests of another kind, all scenes would count as changed, and every shard would be embedded again
-    index(campaign, folder, say, full_digests=not any(scene.weak for scene in scenes))
+    index(campaign, folder, say, full_digests=not any(scene.weak or scene.declared for scene in scenes))
 
 
 def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
@@ -75,8 +75,9 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
     with shown("index", "scenes", say) as progress:
         scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
-    weak = sum(scene.weak for scene in scenes)
-    say(f"            {len(bad)} unusable, {weak} with weak digests")
+    weak, declared = sum(scene.weak for scene in scenes), sum(scene.declared for scene in scenes)
+    unchecked = f", {declared} with checksums that were not compared with their bytes" if declared else ""
+    say(f"            {len(bad)} unusable, {weak} with weak digests{unchecked}")
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
     return {"scenes": len(scenes), "unusable": bad, "weak": weak}
