@@ -266,7 +266,10 @@ def load(campaign: Campaign, /, **values: Any) -> Document:
         ({"windows__start": 20230601}, r"windows\.start: 20230601 is not a date; write for example 2023-06-01"),
         ({"region": {}}, "region: a region is either a bbox or a geojson file"),
         ({"region__bbox": [7, 50, float("nan"), 51]}, r"region\.bbox\.2: Input should be a finite number"),
-        ({"archives__s2__resampling": {"B05": "nearest"}}, r'archives\.s2: resampling: band "B05" is not wanted, did'),
+        (
+            {"archives__s2__resampling": {"B05": "nearest"}},
+            r'archives\.s2: resampling: "B05" is not among the bands to read, did',
+        ),
         ({"layers__s2_mosaiks__archives": []}, r"layer s2_mosaiks: archives \[\] are none, or one is named twice"),
         ({"layers__s2_mosaiks__archives": ["s2", "s2"]}, r"archives \['s2', 's2'\] are none, or one is named twice"),
         ({"layers__s2_mosaiks__frames": "1 fortnight"}, r'layers\.s2_mosaiks\.frames: "1 fortnight" is not a length'),
@@ -501,7 +504,9 @@ def test_a_dumped_campaign_loads_as_itself(
     monkeypatch.setenv("EMBEDCUBE_HERE", str(tmp_path))
     campaign = load(demo, **values)
     text = dump_campaign(campaign)
-    assert text.startswith(f"# digest of what is asked: {campaign.digest}\n")
+    seal, digest, _ = text.split("\n", 2)
+    assert seal.startswith("# SHA-256 of the lines below: ")
+    assert digest == f"# digest of what is asked: {campaign.digest}"
     (tmp_path / "other").mkdir()
     copy = tmp_path / "other" / "resolved.yaml"
     copy.write_text(text)

@@ -1,4 +1,4 @@
-"""What the machine lets a process use."""
+"""Cores, GPUs and memory that a process may use, as the machine or its batch system limits them."""
 
 import os
 from pathlib import Path

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import Campaign, call_cli
+from tests.conftest import Campaign, call_cli, change_plan
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
@@ -108,9 +108,7 @@ def test_the_next_move_stands_below_what_is_wrong(demo: Campaign) -> None:
 
 def test_versions_other_than_the_plans_are_named(demo: Campaign) -> None:
     demo.cli("run", "--until", "plan")
-    summary = json.loads(demo.run.plan_summary.read_text())
-    summary["versions"]["torch"] = "1.0"
-    demo.run.plan_summary.write_text(json.dumps(summary))
+    change_plan(demo.run, lambda document: document["versions"].update(torch="1.0"))
     wrong = checks(demo)["software"]
     assert not wrong.ok
     assert "planned 1.0" in wrong.found

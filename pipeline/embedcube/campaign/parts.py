@@ -1,11 +1,11 @@
 """Parts: the files of one rank in one attempt. Schema, writer and readers of records; quarantine; error budget."""
 
-import json
 import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.seals import from_line, to_line
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class Record:
         return tuple((stored.array, stored.sha256) for stored in self.objects)
 
     def to_line(self) -> bytes:
-        """The record as one line of records.jsonl."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        """The record as one line of records.jsonl, with its checksum."""
+        return to_line(asdict(self))
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Record":
@@ -136,7 +137,7 @@ class PartWriter:
         """Append the record, after everything that it names is on disk."""
         for quarantined in record.quarantined:
             line = {"shard": record.shard, "recipe": record.recipe, **asdict(quarantined)}
-            _append(self._folder / QUARANTINE, json.dumps(line).encode() + b"\n")
+            _append(self._folder / QUARANTINE, to_line(line))
         _append(self._folder / RECORDS, record.to_line())
 
     def _make_folder(self, folder: Path) -> None:
@@ -160,7 +161,10 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
-    """Every record of every part, with the part's folder, in a fixed order; torn lines are passed over."""
+    """Every record of every part, with the part's folder, in a fixed order.
+
+    A line that is torn, or whose checksum is wrong, is no record, whatever it says: its shard is embedded again.
+    """
     for part, document in scan_documents(run):
         yield part, Record.from_document(document)
 
@@ -169,16 +173,40 @@ def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict
     """Every record as plain JSON, in the order of `scan_records`; quicker where records are only counted."""
     for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
         with path.open("rb") as lines:
+            wrong = []
             for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    document = json.loads(line)
-                except ValueError:
-                    # a power cut may leave a line of zeros: not a record, and its shard is embedded again
-                    log.warning("%s: line %d is not a record and is passed over", path, number)
-                    continue
-                yield path.parent, document
+                if (document := from_line(line)) is not None and _is_record(document):
+                    yield path.parent, document
+                elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
+                    wrong.append(number)
+        if wrong:
+            _warn_of_lines(path, len(wrong), wrong[0])
+
+
+@cache
+def _warn_of_lines(path: Path, count: int, first: int) -> None:
+    """Say it once: a process that waits for others scans the records again and again."""
+    log.warning(
+        "%s: %d lines (the first is line %d) are no records: damaged, or written by another version of embedcube; "
+        "their shards are embedded again",
+        path,
+        count,
+        first,
+    )
+
+
+_KEYS, _OBJECT_KEYS, _QUARANTINED_KEYS = (
+    {field.name for field in fields(schema)} for schema in (Record, StoredObject, Quarantined)
+)
+
+
+def _is_record(document: dict[str, Any]) -> bool:
+    """Whether the fields are those of this version's records."""
+    return (
+        document.keys() == _KEYS
+        and all(stored.keys() == _OBJECT_KEYS for stored in document["objects"])
+        and all(one.keys() == _QUARANTINED_KEYS for one in document["quarantined"])
+    )
 
 
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
@@ -252,6 +280,15 @@ def read_verified(part: Path, stored: StoredObject) -> bytes:
     return data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unplaced:
+    """The scenes that cannot be used and whose place is unknown, so that no shard is known to need them."""
+
+    scenes: list[Scene]
+    of: int
+    """number of scenes in the inventory"""
+
+
 def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict[tuple[str, str], str]:
     """Archive, id and reason of every planned scene that `index` or a shard could not read."""
     found = {(scene.archive, scene.id): scene.verdict for scene in planned if scene.verdict}
@@ -260,14 +297,23 @@ def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict
     return found
 
 
-def refuse_over_budget(campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined]) -> None:
-    """Raise a WorkError when more of the planned scenes are unreadable than `how.error_budget` allows."""
+def refuse_over_budget(
+    campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
+) -> None:
+    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows.
+
+    It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
+    inventory is added.
+    """
     found = unreadable(planned, quarantined)
     budget = campaign.how.error_budget
-    if len(found) > budget * len(planned):
-        (archive, scene), reason = min(found.items())
+    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) > budget:
+        counts = f"{len(found)} of {len(planned)} scenes cannot be read"
+        if unplaced.scenes:
+            counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
+        (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
         raise WorkError(
-            f"{len(found)} of {len(planned)} scenes cannot be read, how.error_budget allows {budget:.0%}; "
-            f"the first is {archive}/{scene}: {reason}. Replace the files and index again, or where they have only "
-            "come back `embedcube embed --retry-quarantined`; or raise the budget"
+            f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace "
+            "the files and index again, or where they have only come back `embedcube embed --retry-quarantined`; or "
+            "raise the budget"
         )

@@ -4,10 +4,11 @@ The run folder is the architecture: each stage reads files here and writes files
 
     runs/<campaign>/
       campaign.yaml                      the campaign as resolved, with its digest
-      inventory.parquet                  index        archive   -> inventory
+      inventory.parquet, inventory.json  index        archive   -> inventory, and its digest
       weights/<layer>.safetensors        fit          a sample  -> frozen weights
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
-      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price
+      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
+      pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
       cubes/<version>.zarr               consolidate  parts     -> cube
       cube.zarr                          a relative symlink to the newest version
@@ -46,6 +47,11 @@ class RunDir:
         """The table of all scenes (STAC-GeoParquet)."""
         return self.root / "inventory.parquet"
 
+    @property
+    def inventory_seal(self) -> Path:
+        """The digest of the inventory."""
+        return self.root / "inventory.json"
+
     def weights(self, layer: str) -> Path:
         """The frozen weights of a layer."""
         return self.root / "weights" / f"{layer}.safetensors"
@@ -65,12 +71,12 @@ class RunDir:
 
     @property
     def pilot(self) -> Path:
-        """Rows of the plan that are embedded first, as one more task."""
-        return self.root / "pilot.parquet"
+        """The numbers of the rows of the plan that are embedded first, as one more task."""
+        return self.root / "pilot.json"
 
     @property
     def plan_summary(self) -> Path:
-        """The facts of all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
+        """The facts of all rows of the plan: layers, versions, price; and the digest of `plan`."""
         return self.root / "plan.json"
 
     @property
@@ -99,13 +105,16 @@ class RunDir:
         """The folder of the STAC Collection and Items that describe a version of the cube."""
         return self.cubes / f"{version}-stac"
 
-    def cube_under_construction(self, version: str, job: str) -> Path:
-        """A new place where `consolidate` builds a version before it is renamed; two calls never share one."""
-        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{job}-{secrets.token_hex(4)}.zarr"
+    def cube_under_construction(self, version: str, owner: str) -> Path:
+        """A new place where `consolidate` builds a version before it is renamed; two calls never share one.
 
-    def cubes_under_construction(self, version: str, job: str) -> list[Path]:
-        """Unfinished cubes of a version, left by earlier starts of `job`."""
-        return list(self.cubes.glob(f"{TEMPORARY_PREFIX}{version}.{job}-*.zarr"))
+        `owner` says which process builds it, for people to read.
+        """
+        return self.cubes / f"{TEMPORARY_PREFIX}{version}.{owner}-{secrets.token_hex(4)}.zarr"
+
+    def cubes_under_construction(self, version: str = "*") -> list[Path]:
+        """Unfinished cubes of one version, or of all, whoever began them."""
+        return sorted(self.cubes.glob(f"{TEMPORARY_PREFIX}{version}.*.zarr"))
 
     @property
     def newest_cube(self) -> Path:
@@ -136,6 +145,15 @@ class RunDir:
     def dask_report(self) -> Path:
         """Dask's report on the time of consolidation."""
         return self.report / "dask.html"
+
+    def dask_log(self, process: str) -> Path:
+        """Warnings of Dask in one process of consolidation; no file where there are none."""
+        return self.logs / f"dask-{process}.log"
+
+    def dask_secrets(self, start: str = "*") -> list[Path]:
+        """The private folder of one start of consolidation, with its certificate; or of all starts that have one."""
+        name = f"{TEMPORARY_PREFIX}dask-{start}"
+        return sorted(self.job_logs.glob(name)) if start == "*" else [self.job_logs / name]
 
     @property
     def logs(self) -> Path:

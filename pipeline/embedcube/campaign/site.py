@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from embedcube.campaign.fields import Block
+from embedcube.campaign.fields import Block, read_yaml
 from embedcube.campaign.how import Dask, How
 from embedcube.campaign.load import first_error
 from embedcube.campaign.schema import Campaign, Name
@@ -35,6 +34,7 @@ class Container(Block):
     image: Word
     """path of a .sif file or sandbox, as seen from the compute nodes"""
     binds: tuple[Word, ...] = ()
+    """folders that the container sees too: every folder that a campaign names, for example [/data, /scratch]"""
     nvidia: bool = False
     """whether the container gets the GPUs of the node (--nv)"""
 
@@ -43,8 +43,11 @@ class CpuNodes(Block):
     """Nodes without GPUs."""
 
     partition: Word
+    """partition of these nodes"""
     cpus_per_node: int = Field(gt=0)
+    """cores of a node"""
     mem_gb_per_node: float = Field(gt=0)
+    """memory of a node that jobs may use (GB)"""
     time_min: int = Field(60, gt=0)
     """time limit of a job on these nodes (minutes)"""
 
@@ -66,21 +69,29 @@ class Site(Block):
     """A batch system."""
 
     site: Name
+    """name of the site, shown in messages, for example levante"""
     partition: Word | None = None
+    """partition that jobs are submitted to; by default that of Slurm"""
     account: Word | None = None
     """account that is billed, unless the campaign names another"""
     cpus_per_node: int = Field(gt=0)
+    """cores of a node"""
     mem_gb_per_node: float = Field(gt=0)
+    """memory of a node that jobs may use (GB)"""
     gpus_per_node: int = Field(0, ge=0)
+    """GPUs of a node; 0 where it has none"""
     gpu_option: Literal["gres", "gpus-per-node"] = "gres"
     """option of Slurm that requests GPUs"""
     constraint: Word | None = None
+    """value of sbatch --constraint, for example a kind of GPU; by default none"""
     exclusive: bool = True
     """whether jobs get whole nodes, with all of their memory"""
     hint: Literal["nomultithread"] | None = None
+    """value of sbatch --hint: nomultithread uses one hardware thread of each core; by default none"""
     time_min: int = Field(60, gt=0)
     """time limit of a task (minutes), unless the campaign sets another"""
     max_time_min: int = Field(gt=0)
+    """longest time that the site allows for a job (minutes)"""
     lead_s: int = Field(300, ge=60, lt=65536)
     """seconds before the end of its time at which a job gets a signal, to finish and write the shards in work"""
     requeue: bool = True
@@ -179,11 +190,9 @@ def read_site(path: Path) -> Site:
         RequestError: the file does not describe one.
     """
     try:
-        return Site.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError) as error:
+        return Site.model_validate(read_yaml(path))
+    except OSError as error:
         raise RequestError(f"how.site: {error}") from None
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise RequestError(f"{path}: {first_error(error)}") from None
 

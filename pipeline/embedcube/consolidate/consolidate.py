@@ -1,34 +1,29 @@
 """consolidate: parts to cube. Records are counted, objects verified and hard-linked; the cube appears whole."""
 
 import os
-import shutil
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes
 from embedcube.campaign.parts import best_records, refuse_over_budget, version_of
 from embedcube.campaign.plan import Plan, Shard, planned_scenes, read_plan, read_shards
-from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir, fsync_folder, point_symlink
+from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
 from embedcube.consolidate.dask import dask_client
-from embedcube.consolidate.link import adopted, rechunked
+from embedcube.consolidate.endings import in_words, results
+from embedcube.consolidate.link import Brought, adopted, rechunked
 from embedcube.consolidate.provenance import Made, write_provenance
 from embedcube.consolidate.rechunk import Series
 from embedcube.consolidate.stac import write_catalogue
 from embedcube.consolidate.template import cube_specs, part_specs, write_template
-from embedcube.errors import StartAgain, WorkError
+from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
+from embedcube.errors import WorkError
 from embedcube.progress import Progress
-
-_ABANDONED_S = 24 * 3600.0
-"""seconds without a change, after which an unfinished cube was left by a killed process"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,27 +62,25 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     shards = [shard for group in read_shards(run, plan) for shard in group]
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
-    scenes = read_inventory(campaign, run)
-    refuse_over_budget(campaign, planned_scenes(run, scenes), [q for m in made for q in m.record.quarantined])
+    scenes = read_inventory(campaign, run, plan.inventory)
+    quarantined = [q for m in made for q in m.record.quarantined]
+    refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined, unplaced_scenes(run))
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
-    linked = copied = rechunked = 0
+    counts = {"linked": 0, "copied": 0, "rechunked": 0}
     if not cube.exists():
-        _remove_abandoned(run)
-        with _building(run, version) as building:
-            write_template(campaign, plan, building)
-            linked, copied, rechunked = _fill(plan, made, building, client, progress)
-            for unfinished in building.rglob(f"{TEMPORARY_PREFIX}*"):
-                unfinished.unlink()  # left by a worker that was lost
-            write_provenance(campaign, plan, scenes, made, building)
-            _fsync_all(building)
-            try:
-                building.rename(cube)
-            except OSError:
-                if not cube.exists():
-                    raise
-                shutil.rmtree(building)  # another consolidation was first, with the same bytes
-        fsync_folder(cube.parent)
+        try:
+            with building(run, version) as unfinished:
+                counts = _fill(campaign, run, plan, made, unfinished, client, progress)
+                write_provenance(campaign, plan, scenes, made, unfinished.path)
+                unfinished.remove_temporary()
+                _fsync_all(unfinished.path)
+                unfinished.publish(cube)
+        except TakenOver:
+            if not cube.exists():
+                raise
+    fsync_folder(cube.parent)
+    remove_abandoned(run, version)
     if not (run.catalogue(version) / "collection.json").exists():
         write_catalogue(cube, run.catalogue(version))
     point_symlink(run.newest_cube, cube)
@@ -95,9 +88,9 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
         cube=cube,
         version=version,
         shards=len(shards),
-        linked=linked,
-        copied=copied,
-        rechunked=rechunked,
+        linked=counts["linked"],
+        copied=counts["copied"],
+        rechunked=counts["rechunked"],
         purged=_purged(campaign, made),
     )
 
@@ -107,34 +100,6 @@ def _purged(campaign: Campaign, made: list[Made]) -> date | None:
     if days is None:
         return None
     return datetime.fromisoformat(min(m.record.finished for m in made)).date() + timedelta(days=days)
-
-
-@contextmanager
-def _building(run: RunDir, version: str) -> Iterator[Path]:
-    """The folder of a cube under construction: a new one, or the unfinished one of an earlier start of this job.
-
-    The unfinished one is renamed first: processes of the earlier start that still run, on a node believed to be dead,
-    then fail. The folder is kept for the next start of the job when the time is up, and removed on any other error.
-    """
-    job = os.environ.get("SLURM_JOB_ID", "")
-    building = run.cube_under_construction(version, job)
-    if int(os.environ.get("SLURM_RESTART_COUNT") or 0):
-        for earlier in run.cubes_under_construction(version, job)[:1]:
-            earlier.rename(building)
-    building.mkdir(parents=True, exist_ok=True)
-    try:
-        yield building
-    except BaseException as error:
-        if not (job and isinstance(error, StartAgain)):
-            shutil.rmtree(building, ignore_errors=True)
-        raise
-
-
-def _remove_abandoned(run: RunDir) -> None:
-    for folder in run.cubes.glob(f"{TEMPORARY_PREFIX}*"):
-        changed = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")) if path.is_dir())
-        if time.time() - changed > _ABANDONED_S:
-            shutil.rmtree(folder)
 
 
 def _fsync_all(folder: Path) -> None:
@@ -160,36 +125,47 @@ def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
     return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1]) for s in shards]
 
 
-def _fill(plan: Plan, made: list[Made], building: Path, client: Any, progress: Progress) -> tuple[int, int, int]:
-    """Bring every shard into the cube by Dask tasks; returns the numbers of objects linked, copied and rechunked."""
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
-
+def _fill(
+    campaign: Campaign, run: RunDir, plan: Plan, made: list[Made], unfinished: Unfinished, client: Any, done: Progress
+) -> dict[str, int]:
+    """Write metadata, and bring every object into the cube by Dask tasks; returns their numbers by how it was done."""
+    cube = unfinished.path
+    series = {
+        name: series_of([m for m in made if m.shard.layer == name], layer.chunk_windows, cube)
+        for name, layer in plan.layers.items()
+        if layer.chunk_windows > 1
+    }
+    links = [m for m in made if m.shard.layer not in series]
+    known = unfinished.rechunked()
+    unfinished.keep_only(
+        [target for m in links for target in m.targets(cube)]
+        + [path for name, group in series.items() for one in group for path in one.paths(cube_specs(plan.layers[name]))]
+    )
+    write_template(campaign, plan, cube)
+    unfinished.check_owned()  # zarr makes folders that are gone again, and a worker must not write into those
     futures = []
-    for name, planned in plan.layers.items():
-        of_layer = [m for m in made if m.shard.layer == name]
-        if planned.chunk_windows == 1:
-            columns = [(m.part, m.record.objects, m.targets(building)) for m in of_layer]
-            futures += client.map(adopted, *zip(*columns, strict=True), pure=False)
-        else:
-            series = series_of(of_layer, planned.chunk_windows, building)
-            specs = (list(repeat(specs, len(series))) for specs in (part_specs(planned), cube_specs(planned)))
-            futures += client.map(rechunked, series, *specs, pure=False)
-    counts, failures = [0, 0, 0], []
-    try:
-        for done, (_, result) in enumerate(as_completed(futures, with_results=True), start=1):
-            if isinstance(result, WorkError):
-                failures.append(result)
-                continue
-            counts = [total + count for total, count in zip(counts, result, strict=True)]
-            progress(done, len(futures))
-    except KilledWorker as error:
-        raise StartAgain(f"workers were lost too often: {error}") from None
+    if links:
+        columns = [(m.part, m.record.objects, m.targets(cube)) for m in links]
+        futures += client.map(adopted, *zip(*columns, strict=True), pure=False)
+    for name, group in series.items():
+        specs = (list(repeat(s, len(group))) for s in (part_specs(plan.layers[name]), cube_specs(plan.layers[name])))
+        futures += client.map(rechunked, group, [known.get(one.name, {}) for one in group], *specs, pure=False)
+    counts, failures = dict.fromkeys(("linked", "copied", "rechunked"), 0), []
+    for number, brought in enumerate(results(futures, campaign, run), start=1):
+        if not isinstance(brought, Brought):
+            failures.append(brought)
+            continue
+        if brought.series:
+            unfinished.note_rechunked(brought.series, brought.rechunked)
+        counts["linked"] += brought.linked
+        counts["copied"] += brought.copied
+        counts["rechunked"] += sum(map(bool, brought.rechunked.values()))
+        done(number, len(futures))
     if failures:
-        raise failures[0]
-    for folder in {target.parent for m in made for target in m.targets(building)}:
+        raise in_words(failures[0], campaign)
+    for folder in {target.parent for m in made for target in m.targets(cube)}:
         fsync_folder(folder)
-    return counts[0], counts[1], counts[2]
+    return counts
 
 
 def series_of(made: list[Made], windows: int, building: Path) -> list[Series]:

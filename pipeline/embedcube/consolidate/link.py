@@ -3,54 +3,71 @@
 import errno
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedcube.campaign.parts import StoredObject, read_verified
 from embedcube.campaign.run_folder import replacing
-from embedcube.consolidate.rechunk import Series, rechunk
+from embedcube.consolidate.rechunk import Series, digest_of, rechunk
 from embedcube.cube.arrays import ArraySpec
 from embedcube.errors import WorkError
 
 _CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
 """errors of a file system that cannot link: the object is copied"""
 
+Failure = WorkError | OSError | MemoryError
+"""Errors that a task gives back as its result: if they were raised, Dask would log a traceback beside our one line."""
 
-def adopted(
-    part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]
-) -> tuple[int, int, int] | WorkError:
-    """Call `adopt_shard`; returns the numbers of objects linked, copied and rechunked (0), or the error.
 
-    The error is a value: if it were raised, Dask would log its traceback beside our one line.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """What a task has brought into the cube."""
+
+    linked: int = 0
+    """number of objects that share their bytes with the part"""
+    copied: int = 0
+    """number of objects that could not be linked"""
+    series: str = ""
+    """name of the series that was made of several windows; empty for linked objects"""
+    rechunked: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the object of each array that was made of several windows; empty where nothing is stored"""
+
+
+def adopted(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> Brought | Failure:
+    """Call `adopt_shard`; returns what it brought, or its error as a value."""
     try:
-        return (*adopt_shard(part, objects, targets), 0)
-    except WorkError as error:
+        linked, copied = adopt_shard(part, objects, targets)
+        return Brought(linked=linked, copied=copied)
+    except (WorkError, OSError, MemoryError) as error:
         return error
 
 
 def rechunked(
-    series: Series, sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]
-) -> tuple[int, int, int] | WorkError:
-    """Call `rechunk`; returns the same three numbers as `adopted` (0, 0 and the objects written), or the error."""
+    series: Series, known: Mapping[str, str], sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]
+) -> Brought | Failure:
+    """Call `rechunk`; returns what it brought, or its error as a value."""
     try:
-        return 0, 0, rechunk(series, sources, targets)
-    except WorkError as error:
+        return Brought(series=series.name, rechunked=rechunk(series, known, sources, targets))
+    except (WorkError, OSError, MemoryError) as error:
         return error
 
 
 def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int]:
     """Verify the objects of one shard and link them into the cube; returns the numbers of objects linked and copied.
 
-    Objects are made read-only, as from then on the cube and the part share them.
+    An object that is in the cube already, from an interrupted start, counts only if its bytes have the digest of the
+    record; otherwise it is made again. Objects are made read-only, as from then on the cube and the part share them.
     """
     linked = copied = 0
     for stored, target in zip(objects, targets, strict=True):
         if not stored.path:
             continue
-        # links and renamed copies are whole: this one is of an earlier start, or of a worker that was lost
-        if target.exists():
-            linked += 1
-            continue
+        if found := digest_of(target):
+            if found == stored.sha256:
+                linked += 1
+                continue
+            target.unlink()
         source = part / stored.path
         read_verified(part, stored)
         source.chmod(0o444)

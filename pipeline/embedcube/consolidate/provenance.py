@@ -22,6 +22,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.parts import CONTRIBUTIONS, Record
 from embedcube.campaign.plan import Plan, Shard
 from embedcube.campaign.resampling import resampling_in_words
+from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.cube.arrays import FILES, file_names, object_key
@@ -92,7 +94,8 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_resampling(group, campaign, plan, scenes, made)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
-    files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in file_names(cube) - objects}
+    names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}
+    files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in names}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
 
 
@@ -137,7 +140,8 @@ def _write_resampling(
 
 
 def _read_contributions(made: Made) -> bytes:
-    with (made.part / CONTRIBUTIONS).open("rb") as file:
+    packed = b""
+    with suppress(FileNotFoundError), (made.part / CONTRIBUTIONS).open("rb") as file:
         file.seek(made.record.contributions_offset)
         packed = file.read(made.record.contributions_size)
     if hashlib.sha256(packed).hexdigest() != made.record.contributions_sha256:

@@ -38,6 +38,9 @@ _IN_LOG = (
 KILLED = "was killed by signal"
 """Words of a batch script whose command was killed; Slurm's own line, where there is one, says why."""
 
+VAIN = "the time of the job ends before anything is done"
+"""Words of a batch script whose job has two starts behind it that made nothing, and each lasted until the end."""
+
 _OWN = "embedcube: "
 """Begins the line in which a command, or a batch script, says why it failed."""
 
@@ -158,6 +161,8 @@ def _move(stage: str, state: str, said: str) -> str:
         return more
     if KILLED in said:
         return f"if it was out of memory, {more}"
+    if VAIN in said:
+        return _TIME.get(stage, f"write more minutes in {stage}.time_min of the site's file")
     if state == "TIMEOUT":
         return _TIME.get(stage, f"write more minutes in {stage}.time_min of the site's file")
     return ""

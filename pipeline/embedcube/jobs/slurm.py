@@ -4,7 +4,6 @@ A job runs a command that a person could type, `embedcube embed CAMPAIGN.yaml --
 any job can be run again by hand, inside or outside of a container, and no file that we write holds code.
 """
 
-import json
 import os
 import secrets
 import shlex
@@ -20,8 +19,9 @@ from submitit.slurm.slurm import SlurmExecutor as Submitit
 
 from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import read_plan, read_recipes
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.site import Container, Site, load_site, resources, tasks_at_once, time_key
 from embedcube.errors import RequestError, StartAgain
 from embedcube.jobs.lock import only_submit
@@ -53,11 +53,11 @@ class SlurmExecutor:
             StartAgain: some shards have no record.
         """
         site = load_site(campaign)
-        read_plan(campaign, run)
+        plan = read_plan(campaign, run)
         with only_submit(run):
             refuse_while_queued(run)
             done = recorded_recipes(run)
-            recipes = {task: set(read_recipes(run, task)) for task in tasks}
+            recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
             left = tuple(task for task in tasks if not recipes[task] <= done)
             submission = new_submission(left, records=len(done))
             submit_all(embed_jobs(campaign, site, run, left), campaign, site, run, submission)
@@ -355,12 +355,20 @@ def image_digest(container: Container | None, run: RunDir) -> str:
         return ""
     state = image.stat()
     facts = {"image": str(image), "size": state.st_size, "changed_ns": state.st_mtime_ns}
-    if run.image.exists() and (noted := json.loads(run.image.read_text())) | facts == noted:
+    if (noted := _noted_image(run)) | facts == noted:
         return str(noted["digest"])
     with image.open("rb") as file:
         digest = "sha256:" + file_digest(file, "sha256").hexdigest()
-    write_atomically(run.image, json.dumps(facts | {"digest": digest}).encode())
+    write_sealed(run.image, facts | {"digest": digest})
     return digest
+
+
+def _noted_image(run: RunDir) -> dict[str, Any]:
+    """What image.json says; nothing where there is none or it is damaged, and then the image is read again."""
+    try:
+        return read_sealed(run.image, "submit")
+    except (FileNotFoundError, RequestError):
+        return {}
 
 
 def forget_own_job() -> None:

@@ -1,11 +1,16 @@
 """submissions.jsonl: the jobs that were given to the batch system for a campaign, each noted as soon as it exists."""
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import from_line, to_line
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +52,32 @@ def note(submission: Submission, run: RunDir) -> None:
     crash is ended first.
     """
     torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
-    with run.submissions.open("a") as file:
-        file.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
+    with run.submissions.open("ab") as file:
+        file.write(b"\n" * torn + to_line(asdict(submission)))
         file.flush()
         os.fsync(file.fileno())
 
 
 def submissions(run: RunDir) -> list[Submission]:
-    """All submissions of a run folder, the oldest first."""
+    """All submissions of a run folder, the oldest first. A damaged line is passed over: squeue still lists its jobs."""
     if not run.submissions.exists():
         return []
     noted: list[Submission] = []
-    for text in run.submissions.read_text(errors="replace").splitlines():
+    for number, line in enumerate(run.submissions.read_bytes().splitlines(keepends=True), start=1):
         try:
-            line = json.loads(text)
-            one = Submission(**(line | {"tasks": tuple(line["tasks"])}))
-        except (ValueError, TypeError, KeyError):
-            continue  # cut off by a kill or a full disk; squeue still lists its jobs
+            fields = from_line(line) or _of_older_version(line)
+            one = Submission(**(fields | {"tasks": tuple(fields["tasks"])}))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if line.strip():
+                log.warning("%s: line %d is damaged and passed over; squeue lists its jobs", run.submissions, number)
+            continue
         if noted and one.continues(noted[-1]):
             noted.pop()
         noted.append(one)
     return noted
+
+
+def _of_older_version(line: bytes) -> dict[str, Any]:
+    """The fields of a line without a checksum, as older versions of embedcube wrote it; its jobs may still run."""
+    fields: dict[str, Any] = json.loads(line)
+    return fields

@@ -87,9 +87,10 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
         wait_for(preparing.ids, set(), run, silent, poll_s=site.poll_s)
         if not planned(campaign, run):
             raise WorkError(f"job {', '.join(preparing.ids)} has made no plan: the logs in {run.job_logs} say why")
-    refuse_at_site(read_plan(campaign, run).price, campaign, site)
-    task = choose_pilot(campaign, run, count)
-    recipes = set(read_recipes(run, task))
+    plan = read_plan(campaign, run)
+    refuse_at_site(plan.price, campaign, site)
+    task = choose_pilot(run, plan, count)
+    recipes = set(read_recipes(run, plan, task))
     submission = new_submission((task,), records=len(done := recorded_recipes(run)))
     if not recipes <= done:
         submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run, submission)
@@ -116,7 +117,7 @@ def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int,
     if plan is None:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
-    return tasks_undone(run, done)
+    return tasks_undone(run, plan, done)
 
 
 def cancel(run: RunDir) -> Cancelled:

@@ -11,6 +11,7 @@ from embedcube.campaign.plugins import plugin
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.errors import RequestError, WorkError
+from embedcube.prepare.blocks import refuse_too_large
 from embedcube.prepare.fit_sample import fit_sample
 from embedcube.progress import Progress, silent
 
@@ -97,7 +98,7 @@ def _downloaded(repository: str, file: str) -> Path:
 
 
 def _taken(campaign: Campaign, name: str) -> bytes:
-    """The weights file that the layer names: one of embedcube unchanged, or a checkpoint converted by its backbone."""
+    """Weights file for the layer, from the file that it names: one of embedcube unchanged, a checkpoint converted."""
     layer = campaign.layers[name]
     assert layer.weights is not None
     try:
@@ -122,6 +123,7 @@ def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> t
     backbone = make_backbone(campaign, name)
     try:
         scenes = read_inventory(campaign, run)
+        refuse_too_large(scenes, campaign.how)
         sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
         return packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name)), passed_over
     except ValueError as error:

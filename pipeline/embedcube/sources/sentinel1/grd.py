@@ -23,9 +23,11 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.catalog.digests import digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.describe import block_bytes_of
+from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
 from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
+from embedcube.sources.changed import change_of
 from embedcube.sources.reader import RasterReader, judge, judge_missing, open_raster, retried
 from embedcube.sources.resample import Pixels
 
@@ -68,24 +70,29 @@ def images_of(safe: Path, root: Path, bands: Sequence[str], *, full_digests: boo
         CorruptInput: a file is missing, or differs from the manifest.
         OSError: a file could not be read for a reason that may pass.
     """
+    stated = _stated(safe)
+    return tuple(_image(safe, root, band, stated, full_digests) for band in bands)
+
+
+def _stated(safe: Path) -> dict[str, tuple[int, str]]:
+    """Sizes and digests of the files of a product, by its manifest."""
     try:
-        stated = stated_files((safe / "manifest.safe").read_bytes())
+        return stated_files((safe / "manifest.safe").read_bytes())
     except (FileNotFoundError, ElementTree.ParseError, ValueError) as error:
         raise CorruptInput(f"{safe.name}: its manifest cannot be read: {error}") from None
-    return tuple(_image(safe, root, band, stated, full_digests) for band in bands)
 
 
 def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]], full_digests: bool) -> Asset:
     image, *texts = _files_of(safe, band)
-    digests = []
+    digests, declared = [], False
     for path in (image, *texts):
         size, digest = stated.get(path.relative_to(safe).as_posix(), (None, ""))
         if size not in (None, actual := path.stat().st_size):
             raise CorruptInput(f"{band}: {path.name} has {actual} bytes, its manifest says {size}")
         if full_digests:
             refuse_other_bytes(File(path=path, digest=digest), band, path.name)
+        declared |= bool(digest) and not full_digests
         digests.append(digest or digest_of_file(path, full_digests or path in texts))
-    kind = "weak" if digests[0].startswith("weak:") else "sha256"
     name = os.path.relpath(image, root)
 
     def by_header(dataset: Any) -> Asset:
@@ -99,8 +106,28 @@ def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]]
         retried(read, lambda _: judge(image, "", band, name, by_header)),
         path=name,
         size=image.stat().st_size,
-        digest=f"{kind}:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}",
+        digest=_digest_of_all(digests),
+        declared=declared,
+        noted=Look.at(image).noted,
     )
+
+
+def _digest_of_all(digests: Sequence[str]) -> str:
+    """The digest of an image with its annotation and calibration, from theirs."""
+    kind = "weak" if digests[0].startswith("weak:") else "sha256"
+    return f"{kind}:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+
+
+def _compared(path: Path, asset: Asset) -> str:
+    """Why an image, its annotation or calibration has other bytes than when it was indexed; empty if not known."""
+    safe = path.parents[1]
+    try:
+        found = _image(safe, safe, asset.band, _stated(safe), not asset.digest.startswith("weak:"))
+    except CorruptInput as error:
+        return str(error)
+    if found.digest == asset.digest and found.noted.sample == asset.noted.sample:
+        return ""
+    return f"{found.digest} now, {asset.digest} then"
 
 
 def _files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
@@ -143,6 +170,7 @@ def _around_points(dataset: Any, band: str) -> Asset:
         nodata=0.0,
         size=0,
         digest="",
+        block_bytes=block_bytes_of(dataset, 1),
     )
 
 
@@ -271,8 +299,14 @@ class _Acquisition:
         from sarsen.orbit import OrbitPolyfitInterpolator
 
         for image in images:
-            if (size := (root / image.path).stat().st_size) != image.size:
-                raise ValueError(f"{size} bytes")
+            path = root / image.path
+            if (status := path.stat()).st_size != image.size:
+                raise ValueError(f"{status.st_size} bytes")
+            if other := change_of(path, image, status, _compared):
+                raise ValueError(other)
+            # xarray-sentinel opens it with whatever driver GDAL takes for its content
+            with open_raster(path, "", sidecars=False):
+                pass
         try:
             # {} keeps the chunks of `_pieces`
             self._products = [

@@ -1,0 +1,162 @@
+"""Alone: no port of a consolidation lets another user in, and none is open on all interfaces."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.conftest import ROOT, Campaign, cube_bytes
+
+HERE = Path(__file__).parent
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+ANY = {"00000000", "0" * 32}
+"""The addresses 0.0.0.0 and :: in /proc/net."""
+
+
+def listening(processes: list[psutil.Process]) -> dict[int, str]:
+    """Ports on which any of the processes listens, with the address as /proc/net/tcp has it."""
+    inodes = set()
+    for process in processes:
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            with suppress(OSError):
+                inodes.add(str(descriptor.readlink()))
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
+                address, port = local.split(":")
+                found[int(port, 16)] = address
+    return found
+
+
+def intruded(ports: dict[int, str]) -> list[str]:
+    """What another user could do with the ports."""
+    command = [sys.executable, str(HERE / "intruding.py"), *map(str, ports)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd="/tmp")
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert last == "intruded as 65534"
+    return lines
+
+
+@pytest.fixture
+def embedded(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> Campaign:
+    """The demo with all of its records, and no cube."""
+    campaign = Campaign(tmp_path / "campaign.yaml")
+    shutil.copy(finished_demo.file, campaign.file)
+    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
+    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
+    shutil.rmtree(campaign.run.cubes)
+    campaign.run.newest_cube.unlink()
+    return campaign
+
+
+def use(campaign: Campaign, kind: str, **dask: int) -> None:
+    """Let the campaign be consolidated by workers of this kind."""
+    how = {"ranks": 1, "threads": 1, "dask": {"kind": kind, "workers": 1, "threads": 1} | dask}
+    if kind in ("slurm_runner", "mpi"):
+        how["site"] = str(ROOT / "configs" / "sites" / "local.yaml")
+    campaign.change(lambda document: document.update(how=how))
+
+
+def commands(kind: str, *words: str) -> list[tuple[list[str], dict[str, str]]]:
+    """Commands, with their environment, that run `words` as this kind is run."""
+    if kind == "slurm_runner":  # srun gives every process of its step these variables
+        step = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_STEP_ID": "0"}
+        return [([*words], step | {"SLURM_PROCID": f"{process}"}) for process in range(3)]
+    return [([*(["mpiexec", "-n", "3"] if kind == "mpi" else []), *words], {})]
+
+
+@contextmanager
+def held(campaign: Campaign, kind: str) -> Iterator[list[psutil.Process]]:
+    """The processes of a consolidation whose scheduler and workers are up, and do nothing."""
+    words = (sys.executable, str(HERE / "holding.py"), str(campaign.file), "600")
+    out = campaign.file.parent / "address.txt"
+    with out.open("w") as file:
+        started = [
+            subprocess.Popen(command, env=os.environ | extra, stdout=file, start_new_session=True)
+            for command, extra in commands(kind, *words)
+        ]
+    try:
+        end = time.monotonic() + 180
+        while not out.read_text().endswith("\n"):
+            assert time.monotonic() < end
+            assert None in [one.poll() for one in started]
+            time.sleep(0.2)
+        tree = [psutil.Process(one.pid) for one in started]
+        tree += [child for one in list(tree) for child in one.children(recursive=True)]
+        # the port of mpiexec itself is in every process that it starts
+        yield [one for one in tree if "python" in one.name()]
+    finally:
+        for one in started:
+            os.killpg(one.pid, signal.SIGKILL)
+            one.wait()
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("kind", ["processes", "slurm_runner", "mpi"])
+def test_nobody_else_comes_in(embedded: Campaign, kind: str) -> None:
+    use(embedded, kind)
+    with held(embedded, kind) as processes:
+        ports = listening(processes)
+        if kind == "mpi":
+            launcher = processes[0].parents()[1]
+            ports = {port: at for port, at in ports.items() if port not in listening([launcher])}
+        assert ports
+        assert not ANY & set(ports.values())
+        assert intruded(ports) == []
+
+
+@ROOT_ONLY
+def test_the_intruder_comes_in_where_nothing_keeps_it_out() -> None:
+    """Else the tests above would show nothing."""
+    program = """if True:
+        from distributed import LocalCluster
+        if __name__ == "__main__":
+            with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0"):
+                print("up", flush=True)
+                input()
+    """
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as unguarded:
+        assert unguarded.stdout
+        assert unguarded.stdin
+        assert unguarded.stdout.readline() == "up\n"
+        tree = [psutil.Process(unguarded.pid), *psutil.Process(unguarded.pid).children(recursive=True)]
+        lines = intruded(listening(tree))
+        unguarded.stdin.write("\n")
+    assert sum("tcp://" in line and "'type': 'Scheduler'" in line for line in lines) == 1
+    assert sum("'type': 'Worker'" in line for line in lines) == 1
+    assert sum("/health 200" in line for line in lines) == 2
+
+
+def test_threads_have_no_port(embedded: Campaign) -> None:
+    use(embedded, "threads")
+    with held(embedded, "threads") as processes:
+        assert listening(processes) == {}
+
+
+@pytest.mark.parametrize("kind", ["processes", "slurm_runner", "mpi"])
+def test_the_cube_is_the_same_and_the_screen_is_quiet(embedded: Campaign, finished_demo: Campaign, kind: str) -> None:
+    use(embedded, kind)
+    words = (str(Path(sys.executable).parent / "embedcube"), "consolidate", str(embedded.file))
+    started = [
+        subprocess.Popen(command, env=os.environ | extra, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command, extra in commands(kind, *words)
+    ]
+    said = [one.communicate(timeout=300) for one in started]
+    assert [one.returncode for one in started] == [0] * len(started)
+    assert "".join(err for _, err in said) == ""
+    assert "".join(out for out, _ in said).count("version") == 1
+    assert cube_bytes(embedded.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+    # no certificate stays, nor a log without a line
+    assert [path for path in embedded.run.logs.rglob("*") if "dask" in path.name] == []
+    assert "PRIVATE KEY" not in embedded.run.dask_report.read_text()
