@@ -13,8 +13,8 @@ import pytest
 import yaml
 from tests.conftest import Campaign, call_cli
 
-from embedcube.campaign.parts import Record, scan_records
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import Record, scan_records
 from embedcube.campaign.resolve import open_submitted, write_resolved
 from embedcube.jobs import at_work
 from embedcube.jobs.queue import Element
