@@ -267,6 +267,21 @@ def test_watching_ends_with_jobs_that_failed(
     assert json.loads(call_cli("status", done.file, "--json").stdout)["verified"] is False
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["7 7 PENDING N/A JobHeldAdmin", "7 7 PENDING N/A launch failed requeued held", "7 7 REQUEUE_HOLD N/A None"],
+)
+def test_watching_ends_with_jobs_that_are_held(done: Campaign, stand_in: Put, line: str) -> None:
+    without_cube(done)
+    submitted(done, consolidate=["7"], verify=["8"])
+    stand_in("squeue", f"echo '{line}'; echo '8 8 PENDING N/A Dependency'")
+    code, out, _ = watch(done)
+    assert code == 1
+    assert "next: job 7 does not start by itself (" in out
+    stand_in("squeue", "echo '7 7 PENDING N/A Priority'; echo '8 8 PENDING N/A Dependency'")
+    assert now_of(done).at_work == "2 jobs are queued or running"
+
+
 def test_watching_ends_where_nothing_runs_on_this_machine(done: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_work, "_RECENT_S", -1e9)
     shutil.rmtree(done.run.parts)

@@ -46,9 +46,6 @@ _OWN = "embedcube: "
 
 _TAIL_BYTES = 1 << 16
 
-_HOPELESS = "DependencyNeverSatisfied"
-"""Slurm's reason for a job that waits for one that has failed."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -122,8 +119,13 @@ def next_move(facts: Facts, run: RunDir, campaign_file: str) -> str:
         return f"nothing is left to do; the cube {run.newest_cube} is verified"
     if facts.answer == "silent":
         return f"look again when Slurm answers ({facts.said})"
-    if any(element.reason == _HOPELESS for element in facts.waiting):
-        return f"some jobs wait for one that has failed: `embedcube cancel {campaign_file}`, then submit again"
+    stuck = [element for element in facts.waiting if element.stuck]
+    if stuck and not facts.at_work:
+        reason = stuck[0].reason or stuck[0].state
+        return (
+            f"job {stuck[0].id} does not start by itself ({reason}): change or release it (scontrol update, scontrol "
+            f"release), or `embedcube cancel {campaign_file}`, and submit again"
+        )
     if facts.at_work:
         return f"wait ({facts.at_work}); `embedcube status {campaign_file} --watch` ends when the cube is verified"
     if facts.answer == "absent" and facts.submitted:

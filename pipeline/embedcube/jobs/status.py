@@ -277,8 +277,11 @@ def _findings(run: RunDir) -> int | None:
 
 def _at_work(run: RunDir, campaign_file: Path, queue: Queue, elements: list[Element]) -> str:
     """Who works on the campaign, in words; empty where nobody is known to."""
-    if elements:
+    # those that wait for a job of the chain are as stuck as that one
+    if elements and not all(element.stuck or element.reason == "Dependency" for element in elements):
         return f"{len(queue.elements)} jobs are queued or running"
+    if elements and not any(element.stuck for element in elements):
+        return f"{len(queue.elements)} jobs are queued"
     if (pid := process_here(run, campaign_file)) is not None:
         return f"process {pid} of this machine works on it"
     if (holder := held_by(run.submit_lock)) and holder.at_work:
