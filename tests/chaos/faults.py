@@ -27,8 +27,8 @@ KINDS: tuple[Kind, ...] = (
 
 _PAUSE_S = (1.0, 4.0)
 _DAY_S = 86_400
-_MOST_CALLS = 120
-"""changes of files that a process makes in a stage, at most; a fault is drawn among them"""
+_MOST_CALLS = (6, 30, 300)
+"""changes of files that a process makes in a stage, at most: few in `index`, many in `consolidate`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,10 @@ class Fault:
         stage = stages[(stages.index(stage) + seed) % len(stages)]
         if kind == "two submits":
             stage = "embed"
-        elif kind in ("damage", "older") and stage == "index":
+        elif kind == "damage" and stage == "index":
             stage = "verify"  # there is nothing yet
+        elif kind == "older" and stage in ("index", "fit", "plan"):
+            stage = "consolidate"  # there is no JSON yet
         return cls(seed=seed, stage=stage, kind=kind)
 
     def happen(self, trial: Trial, reference: Reference) -> Disturbed:
@@ -109,8 +111,8 @@ def _meant(parent: int, whom: str, random: Random) -> list[int]:
 
 def _error(fault: Fault, trial: Trial, reference: Reference, random: Random) -> Disturbed:
     """Some changes of files of the run folder fail, once, a few times, or from a moment on."""
-    error, first, count = random.choice(list(ERRORS)), random.randrange(_MOST_CALLS), random.choice((1, 4, -1))
-    first = random.choice((first, first // 10))
+    error, count = random.choice(list(ERRORS)), random.choice((1, 4, -1))
+    first = random.randrange(random.choice(_MOST_CALLS))
     times = {1: "once", -1: "from there on"}.get(count, f"{count} times")
     disturbed = Disturbed(words=f"{error} at change {first} of a file by each process, {times}")
     trial.run.root.mkdir(parents=True, exist_ok=True)
@@ -172,8 +174,6 @@ def _older(fault: Fault, trial: Trial, reference: Reference, random: Random) -> 
         path for path in trial.run.root.rglob("*.json*")
         if trial.run.cubes not in path.parents and path.is_file() and path.stat().st_size
     )  # fmt: skip
-    if not found:
-        return Disturbed(words="there is no JSON file yet")
     path = random.choice(found)
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     documents = [json.loads(line) for line in lines]

@@ -228,6 +228,26 @@ def test_cancel_finds_the_jobs_of_embed(placed: Campaign, stand_in: Callable[[st
     assert (tmp_path / "cancelled").read_text() == "8\n"
 
 
+def test_the_last_stage_is_cancelled_first(
+    placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """No job starts because the one before it was cancelled."""
+    numbers = tmp_path / "numbers"
+    stand_in("sbatch", f"echo >> {numbers}; echo Submitted batch job $(wc -l < {numbers})")
+    stand_in("squeue", "exit 0")
+    placed.cli("run", "--until", "plan")
+    assert json.loads(placed.cli("submit", "--json"))["jobs"] == {"embed": ["1"], "consolidate": ["2"], "verify": ["3"]}
+    stand_in("squeue", "for i in 1 2 3; do echo $i $i PENDING; done")
+    assert [job["stage"] for job in json.loads(placed.cli("status", "--json"))["jobs"]] == [
+        "embed",
+        "consolidate",
+        "verify",
+    ]
+    stand_in("scancel", f'echo "$@" > {tmp_path}/cancelled')
+    placed.cli("cancel")
+    assert (tmp_path / "cancelled").read_text() == "3 2 1\n"
+
+
 def test_a_resubmission_in_vain_is_the_last(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
     """Consolidation submits what is missing, until a resubmission has made no record."""
     stand_in("squeue", "exit 0")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.parts import best_documents, best_records, version_of
-from embedcube.campaign.plan import read_plan, stored_plan, tasks_of_recipes
+from embedcube.campaign.plan import read_any_plan, read_plan, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
@@ -209,9 +209,11 @@ def _tasks(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool
             raise
         notes += [str(error)] * there
     try:
-        return tasks_of_recipes(run, stored_plan(run))
-    except RequestError:
-        return []  # none, or damaged: the note says so
+        return tasks_of_recipes(run, read_any_plan(run))
+    except RequestError as error:
+        # none, or damaged: what the queue says is told all the same
+        notes += [str(error)] if there and str(error) not in notes else []
+        return []
 
 
 def _jobs(submission: Submission, queue: Queue, run: RunDir) -> tuple[SubmittedJob, ...]:

@@ -116,6 +116,8 @@ class _Started:
             parent = Channel(Connection(place.parent))
         except OSError as error:
             raise StartAgain(f"the parent of the rank is gone: {error}") from None
+        if parent.gone():
+            raise StartAgain("the parent of the rank is gone")
         stop = Stop()
         return cls(parent=parent, stop=stop, guard=Guard(place.parent, stop))
 
