@@ -159,14 +159,14 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
 
 def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:
     """Embed some shards in a Slurm job, and estimate from them the price of the campaign."""
-    from embedcube.campaign.site import load_site
+    from embedcube.campaign.site import load_site, tasks_at_once
     from embedcube.jobs.pilot import describe_measured, measured_price
     from embedcube.jobs.submit import embed_pilot
 
     with shown("pilot", "shards", say) as progress:
         embed_pilot(campaign, folder, count, progress)
     site = load_site(campaign)
-    price = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
+    price = measured_price(campaign, folder, at_once=tasks_at_once(campaign, site), cores_per_node=site.cpus_per_node)
     for line in describe_measured(price):
         say(f"            {line}")
     return asdict(price)
