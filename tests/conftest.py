@@ -128,9 +128,8 @@ def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -
 def call_cli(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run `embedcube` as `run_cli` does, but in this process, which has paid for importing torch already."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    }
+    caught = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in caught}
     code: int | str | None = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["embedcube", *map(str, arguments)])

@@ -81,12 +81,11 @@ def printable(text: object, most: int = 300) -> str:
     if len(whole) <= most and whole.isprintable() and not _MARKS.intersection(whole):
         return whole  # as nearly all are
     bound = max(_MOST_LOOKED_AT, most)
-    words = whole[:bound]
-    if not words.isprintable():
-        words = "".join(char if char.isprintable() else _escaped(char) for char in words)
+    words = _escaped(whole[:bound])
     if len(whole) > bound:
         words = _without_torn_link(words)
-    words = _WORD.sub(lambda word: without_credentials(word[0]), words)
+    # a link that was percent-encoded may hold anything
+    words = _escaped(_WORD.sub(lambda word: without_credentials(word[0]), words))
     return words if len(words) <= most and len(whole) <= bound else f"{words[:most]}... ({len(whole)} characters)"
 
 
@@ -103,7 +102,13 @@ def _without_torn_link(words: str) -> str:
     return words[:start] if ":" in words[start:] or _LINK.search(words, start) else words
 
 
-def _escaped(char: str) -> str:
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
     code = ord(char)
     # Python's name for a byte of a file name that is not UTF-8
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else char.encode("unicode_escape").decode()

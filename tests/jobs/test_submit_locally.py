@@ -29,20 +29,6 @@ CLUSTER: dict[str, Any] = {"site": "lab", "cpus_per_node": 2, "mem_gb_per_node":
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """A function that puts a script first on the PATH, under the name of a command."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}", prepend=":")
-
-    def put(name: str, script: str) -> None:
-        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
-        (folder / name).chmod(0o755)
-
-    return put
-
-
-@pytest.fixture
 def placed(demo: Campaign, tmp_path: Path) -> Campaign:
     """The demo campaign with a site file."""
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER))

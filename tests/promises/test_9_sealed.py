@@ -5,10 +5,12 @@ tests/consolidate/test_verify.py has dozens of ways to change a cube that `verif
 """
 
 import dataclasses
+import json
 import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pyarrow
 import pytest
 from tests.conftest import Campaign, call_cli, change_plan, change_rows, demo_in
 
+from embedcube.backbones.weights import read_weights, write_weights
 from embedcube.campaign.inventory import made_for, read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import RECORDS, Record, best_records, recorded_recipes, scan_records
@@ -28,8 +31,9 @@ from embedcube.campaign.plan import (
     tasks_undone,
     write_pilot,
 )
+from embedcube.campaign.resolve import write_resolved
 from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.seals import to_line
+from embedcube.campaign.seals import from_line, to_line
 from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.submissions import Submission, submissions
@@ -44,6 +48,7 @@ def finished(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> Cam
     """A copy of the finished demo, of real files, on the shared archive."""
     campaign = demo_in(tmp_path, demo_archive)
     shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
+    write_resolved(load_campaign(campaign.file), campaign.run)
     return campaign
 
 
@@ -134,7 +139,7 @@ def test_a_damaged_file_is_refused_by_its_readers(finished: Campaign, name: str,
     write_pilot(finished.run, read_plan(load_campaign(finished.file), finished.run), [3, 1, 2])
     FILES[name](finished)
     for seed in damaged(finished.run.root / name, damage, 25):
-        with pytest.raises(RequestError, match=r"run `embedcube |campaign file|campaign\.yaml: ") as refused:
+        with pytest.raises(RequestError, match=r"run `embedcube |campaign\.yaml: ") as refused:
             FILES[name](finished)
         assert f"{finished.run.root / name}: " in str(refused.value) or name.startswith("inventory"), seed
     FILES[name](finished)
@@ -147,13 +152,20 @@ def test_an_inventory_that_is_damaged_was_made_for_nothing(finished: Campaign) -
     assert not made_for(loaded, finished.run)
 
 
-@pytest.mark.parametrize("verb", ["embed", "consolidate", "verify", "status", "profile"])
+@pytest.mark.parametrize("verb", ["embed", "consolidate", "verify"])
 def test_a_damaged_plan_is_named_by_each_command(finished: Campaign, verb: str) -> None:
     flip_a_byte(finished.run.plan)
     done = call_cli(verb, finished.file)
     assert done.returncode == 2
     assert done.stderr.startswith(f"embedcube: {finished.run.plan}: damaged or replaced, its SHA-256 is ")
     assert done.stderr.endswith("; run `embedcube plan` again\n")
+
+
+def test_a_damaged_plan_is_named_by_status(finished: Campaign) -> None:
+    flip_a_byte(finished.run.plan)
+    said = finished.cli("status")
+    assert f"  {finished.run.plan}: damaged or replaced, its SHA-256 is " in said
+    assert "; run `embedcube plan` again\n" in said
 
 
 @pytest.mark.parametrize("verb", ["embed", "consolidate", "verify"])
@@ -193,7 +205,7 @@ def test_a_campaign_as_resolved_that_was_edited_says_what_to_do(finished: Campai
     path = finished.run.campaign
     text = path.read_text()
     path.write_text(text.replace("min_valid: 0.5", "min_valid: 0.6"))
-    with pytest.raises(RequestError, match=r"changed since embedcube wrote it .* remove that line"):
+    with pytest.raises(RequestError, match=r"changed since embedcube wrote it, .* remove that line"):
         load_campaign(path)
     # without the line it is a campaign like any other, but not the one that jobs read
     mine = tmp_path / "mine.yaml"
@@ -328,12 +340,14 @@ def test_records_of_another_version_are_told_and_not_believed(
     finished: Campaign, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = next(iter(sorted(finished.run.parts.rglob(RECORDS))))
-    documents = [dataclasses.asdict(record) for record in records_of(finished.run).values()]
-    older = {name: value for name, value in documents[0].items() if name != "container"}
-    newer = documents[1] | {"objects": [stored | {"codec": "zstd"} for stored in documents[1]["objects"]]}
-    path.write_bytes(to_line(older) + to_line(newer) + to_line(documents[2]))
+    first, second, third = [record.to_line() for record in records_of(finished.run).values()][:3]
+    without_checksum = first.partition(b',"checksum"')[0] + b"}\n"
+    other = from_line(second)
+    assert other is not None
+    path.write_bytes(without_checksum + to_line(other | {"format": "0" * 8}) + third)
     with caplog.at_level(logging.WARNING):
-        assert recorded_recipes(finished.run) == {documents[2]["recipe"]}
+        found = recorded_recipes(finished.run)
+    assert found == records_of(finished.run).keys() == {json.loads(third)["recipe"]}
     assert "2 lines (the first is line 1) are no records: damaged, or written by another version" in caplog.text
 
 
@@ -370,6 +384,38 @@ def test_weights_that_have_changed_embed_nothing_and_are_a_finding(finished: Cam
     assert done.returncode == 1
     assert f"{finished.run.weights('s2_mosaiks').name}: its SHA-256 is" in done.stderr
     assert not list(finished.run.parts.rglob("records.jsonl"))
+
+
+@damages
+def test_weights_damaged_before_there_is_a_plan_are_refused(finished: Campaign, damage: Damage) -> None:
+    loaded, path = load_campaign(finished.file), finished.run.weights("s2_mosaiks")
+    write_weights(finished.run, "s2_mosaiks", path.read_bytes())
+    assert read_weights(loaded, finished.run, "s2_mosaiks")
+    for seed in damaged(path, damage, 20):
+        with pytest.raises(RequestError, match=r"run `embedcube fit` again") as refused:
+            read_weights(loaded, finished.run, "s2_mosaiks")
+        assert f"{path}: damaged or replaced" in str(refused.value), seed
+
+
+def test_weights_that_are_none_are_refused_in_words(finished: Campaign) -> None:
+    """A file that somebody has put there has no digest beside it: its header is read, whatever it says."""
+    loaded, path = load_campaign(finished.file), finished.run.weights("s2_mosaiks")
+    finished.run.weights_seal("s2_mosaiks").unlink(missing_ok=True)
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    headers = [b"", b"[]", b"null", b'{"__metadata__":null}', b'{"__metadata__":{"embedcube":"[1]"}}', b"[" * 9000]
+    headers += [bytes(header) for header in _flipped(whole[8 : 8 + size], 60)]
+    for header in headers:
+        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
+        with suppress(RequestError):
+            read_weights(loaded, finished.run, "s2_mosaiks")
+
+
+def _flipped(data: bytes, count: int) -> Iterator[bytearray]:
+    for seed in range(count):
+        other = bytearray(data)
+        flip(random.Random(seed), other)
+        yield other
 
 
 @pytest.mark.parametrize("name", ["embedding/c.*", "contributions.bin"])

@@ -58,10 +58,9 @@ def sentinel2(archive: Path) -> Sentinel2:
 
 def only(source: Any, *, full: bool = False) -> Scene:
     with raster_settings():
-        scene: Scene
-        (scene,) = source.scenes(full_digests=full)
-    assert not scene.verdict
-    return scene
+        found: list[Scene] = list(source.scenes(full_digests=full))
+    assert [scene.verdict for scene in found] == [""]
+    return found[0]
 
 
 def observe(source: Sentinel2, scene: Scene, reader: RasterReader) -> Observation:

@@ -111,6 +111,17 @@ def test_a_file_far_from_its_item_is_a_verdict(box: list[float], good: bool, tmp
     assert not verdict if good else "its catalogue says" in verdict
 
 
+def test_a_file_much_larger_than_its_item_is_a_verdict(tmp_path: Path) -> None:
+    """A tile may have data in one corner only; no scene is 1,000 km wider than its data."""
+    folder = write(tmp_path)
+    for pixel, good in ((1_000, True), (10_000, False)):
+        for band, side in (("B02", SIDE), ("B05", SIDE // 2), ("B01", SIDE // 6)):
+            size = pixel * SIDE / side
+            rewrite(folder / f"{band}.tif", pixels(side), WEST, NORTH, size)
+        verdict = scene_of(tmp_path).verdict
+        assert not verdict if good else "its catalogue says" in verdict
+
+
 # --- the checksum of deflate ---------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """Input that asks for more than to be read: other files, servers, code, memory. docs/bad-input.md lists the cases."""
 
+import ctypes
 import http.server
 import json
+import os
 import pickle
 import struct
 import threading
@@ -9,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +178,60 @@ def test_a_name_that_gdal_looks_up_elsewhere_is_not_opened(server: Server) -> No
     with pytest.raises(rasterio.errors.RasterioError, match="is a name that GDAL looks up elsewhere"):
         open_raster(Path(f"/vsicurl/{server.url}/x.tif"), "")
     assert server.asked[asked:] == []
+
+
+ID = ctypes.c_int64
+
+
+def hdf5() -> Any:
+    """The HDF5 library of netCDF4, for files that netCDF4 does not write."""
+    library = ctypes.CDLL(str(import_module("netCDF4._netCDF4").__file__))
+    library.H5open()
+    for name in ("H5Fopen", "H5Pcreate", "H5Screate_simple", "H5Dcreate2", "H5Gcreate2"):
+        getattr(library, name).restype = ID
+    return library
+
+
+def refer_elsewhere(path: Path, kind: str, other: Path) -> None:
+    """Add `sp`, or a variable of a group, to a NetCDF file: one whose values are in `other`."""
+    library = hdf5()
+    size = (ctypes.c_uint64 * 1)(96)
+    file = library.H5Fopen(os.fsencode(path), 1, ID(0))
+    assert file >= 0
+    try:
+        if kind == "link":
+            target = (os.fsencode(other), b"/sp", ID(file), b"sp", ID(0), ID(0))
+            assert library.H5Lcreate_external(*target) >= 0
+            return
+        space = library.H5Screate_simple(1, size, None)
+        properties = library.H5Pcreate(ID.in_dll(library, "H5P_CLS_DATASET_CREATE_ID_g"))
+        number = ID.in_dll(library, "H5T_IEEE_F32LE_g")
+        name = b"sp"
+        if kind == "virtual":
+            assert library.H5Pset_virtual(ID(properties), ID(space), os.fsencode(other), b"/sp", ID(space)) >= 0
+        else:
+            elsewhere = (ID(properties), os.fsencode(other), ctypes.c_long(0), ctypes.c_uint64(96 * 4))
+            assert library.H5Pset_external(*elsewhere) >= 0
+        if kind == "raw in a group":
+            assert library.H5Gcreate2(ID(file), b"inner", ID(0), ID(0), ID(0)) >= 0
+            name = b"inner/sp"
+        assert library.H5Dcreate2(ID(file), name, number, ID(space), ID(0), ID(properties), ID(0)) >= 0
+    finally:
+        library.H5Fclose(ID(file))
+
+
+@pytest.mark.parametrize("kind", ["raw", "raw in a group", "link", "virtual"])
+def test_numbers_of_another_file_are_a_verdict(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    path = tmp_path / "archive" / "a.nc"
+    path.parent.mkdir()
+    small_series().drop_vars("sp").to_netcdf(path, engine="netcdf4")
+    open_netcdf(path).close()
+    refer_elsewhere(path, kind, tmp_path / "secret")
+    with pytest.raises(ValueError, match="sp is stored in another file"):
+        open_netcdf(path)
+    (scene,) = weather(path.parent)
+    assert "sp is stored in another file" in scene.verdict
 
 
 # --- memory that a header asks for ------------------------------------------------------------------------

@@ -28,25 +28,12 @@ def read_yaml(path: Path) -> Any:
         RequestError: it is not YAML, or beyond the bounds.
         OSError: it could not be read.
     """
-    return parse_yaml(path, read_text(path))
-
-
-def read_text(path: Path) -> str:
-    """The text of a YAML file, bounded in size; raises as `read_yaml` does."""
     with path.open("rb") as file:
         data = file.read(_YAML_BYTES + 1)
     if len(data) > _YAML_BYTES:
         raise RequestError(f"{path}: more than {_YAML_BYTES >> 20} MB, too much for a YAML file")
     try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
-
-
-def parse_yaml(path: Path, text: str) -> Any:
-    """The value of YAML text, bounded in depth and what its aliases stand for; `path` is for the RequestError."""
-    try:
-        loader = yaml.SafeLoader(text)
+        loader = yaml.SafeLoader(data.decode())
         try:
             node = loader.get_single_node()
             if node is None:
@@ -57,8 +44,11 @@ def parse_yaml(path: Path, text: str) -> Any:
             loader.dispose()
     except RecursionError:
         raise RequestError(f"{path}: nested too deeply for a YAML file") from None
-    # a value that has the form of a time and is none raises no error of YAML
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    except RequestError:
+        raise
+    except Exception as error:  # a value that has the form of a time and is none raises no error of YAML
         raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 

@@ -1,6 +1,5 @@
 """Read and write campaign files: YAML to a validated and resolved `Campaign`, and back."""
 
-import hashlib
 import os
 import re
 from collections.abc import Collection
@@ -11,16 +10,14 @@ import yaml
 from pydantic import ValidationError
 
 from embedcube.campaign import schema
-from embedcube.campaign.fields import parse_yaml, read_text
+from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.geojson import read_geojson
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import has_seal, sealed_text
 from embedcube.errors import RequestError
 from embedcube.printable import printable
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-_SEAL = "# SHA-256 of the lines below: "
-"""Begins the line of a campaign as resolved that the digest of its content stands in."""
 
 
 class Campaign(schema.Campaign):
@@ -54,7 +51,8 @@ def load_campaign(path: Path, *, mounted: bool = True) -> Campaign:
     Raises:
         RequestError: the file is wrong; one line names the key, the value found, and a right one.
     """
-    document, sealed = _document(path)
+    sealed = has_seal(path)
+    document = _document(path)
     try:
         campaign = _resolved(Campaign.model_validate(document), path.resolve().parent, mounted=mounted)
     except ValidationError as error:
@@ -63,8 +61,8 @@ def load_campaign(path: Path, *, mounted: bool = True) -> Campaign:
         raise RequestError(f"{path}: {error}") from None
     if not sealed and path.resolve() == RunDir(campaign.run_folder.resolve()).campaign:
         raise RequestError(
-            f"{path}: no line of it begins with '{_SEAL.strip()}': damaged, or written by another version of "
-            "embedcube; run a command with your own campaign file, for example `embedcube plan`, which writes it again"
+            f"{path}: its first line is not that of embedcube: damaged, or written by another version; run `embedcube "
+            "plan` with your own campaign file, which writes it again"
         )
     return campaign
 
@@ -75,7 +73,7 @@ def run_folder_of(path: Path) -> Path | None:
     Raises:
         RequestError: the file cannot be read.
     """
-    document, _ = _document(path)
+    document = _document(path)
     how, env = document.get("how") or {}, document.get("env") or ()
     runs = how.get("runs", "runs") if isinstance(how, dict) else None
     name = document.get("campaign")
@@ -87,40 +85,17 @@ def run_folder_of(path: Path) -> Path | None:
         return None  # a variable that is not set
 
 
-def _document(path: Path) -> tuple[dict[str, Any], bool]:
-    """The mapping of a campaign file, and whether it is one as resolved, whose digest agrees."""
+def _document(path: Path) -> dict[str, Any]:
+    """The mapping of a campaign file, not yet validated."""
     try:
-        text = read_text(path)
-        sealed = _refuse_changed(path, text)
-        document = parse_yaml(path, text)
+        document = read_yaml(path)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error}") from None
     if not isinstance(document, dict):
         raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
-    return document, sealed
-
-
-def _refuse_changed(path: Path, text: str) -> bool:
-    """Whether the file is a campaign as resolved, with the digest of its lines.
-
-    Raises:
-        RequestError: it is, and its lines have another digest.
-    """
-    _, seal, rest = text.partition(_SEAL)
-    stated, _, body = rest.partition("\n")
-    if seal and stated != (found := _digest(body)):
-        raise RequestError(
-            f"{path}: changed since embedcube wrote it (the SHA-256 of its lines is {found[:12]}, it says "
-            f"{stated[:12]}); run a command with your own campaign file, which writes it again, or remove that line to "
-            "make this one a campaign of your own"
-        )
-    return bool(seal)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return document
 
 
 def first_error(error: ValidationError) -> str:
@@ -170,5 +145,4 @@ def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
 def dump_campaign(campaign: schema.Campaign) -> str:
     """The campaign as YAML that `load_campaign` reads back to an equal value, with the digest of its lines."""
     document = campaign.model_dump(mode="json", exclude_none=True)
-    body = f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)
-    return f"{_SEAL}{_digest(body)}\n{body}"
+    return sealed_text(f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -10,10 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign
-from embedcube.campaign.seals import from_line, to_line
+from embedcube.campaign.schema import Campaign, digest_of
+from embedcube.campaign.seals import checked_line, to_line
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
@@ -90,15 +93,24 @@ class Record:
 
     def to_line(self) -> bytes:
         """The record as one line of records.jsonl, with its checksum."""
-        return to_line(asdict(self))
+        return to_line(asdict(self) | {"format": _FORMAT})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Record":
         """The record of a parsed line of records.jsonl."""
+        del document["format"]
         document["objects"] = tuple(StoredObject(**o) for o in document["objects"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
         document["scenes"] = tuple(document["scenes"])
         return cls(**document)
+
+
+_FORMAT = digest_of([[field.name for field in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]
+"""value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
+
+_THIS_FORMAT = b'"format":"%b"' % _FORMAT.encode()
+
+_RECIPE = re.compile(rb'"recipe":"([0-9a-f]{64})"')
 
 
 class PartWriter:
@@ -170,13 +182,19 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
 
 
 def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every record as plain JSON, in the order of `scan_records`; quicker where records are only counted."""
+    """Every record as plain JSON, in the order of `scan_records`; quicker where few fields are needed."""
+    for part, text in _scan_texts(run, attempt):
+        yield part, from_json(text)
+
+
+def _scan_texts(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, bytes]]:
+    """Every record as canonical JSON, in the order of `scan_records`."""
     for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
         with path.open("rb") as lines:
             wrong = []
             for number, line in enumerate(lines, start=1):
-                if (document := from_line(line)) is not None and _is_record(document):
-                    yield path.parent, document
+                if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
+                    yield path.parent, text
                 elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
                     wrong.append(number)
         if wrong:
@@ -195,23 +213,11 @@ def _warn_of_lines(path: Path, count: int, first: int) -> None:
     )
 
 
-_KEYS, _OBJECT_KEYS, _QUARANTINED_KEYS = (
-    {field.name for field in fields(schema)} for schema in (Record, StoredObject, Quarantined)
-)
-
-
-def _is_record(document: dict[str, Any]) -> bool:
-    """Whether the fields are those of this version's records."""
-    return (
-        document.keys() == _KEYS
-        and all(stored.keys() == _OBJECT_KEYS for stored in document["objects"])
-        and all(one.keys() == _QUARANTINED_KEYS for one in document["quarantined"])
-    )
-
-
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
     """The recipes that have a record; with `whole` only those for which every scene was read."""
-    return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}
+    # not parsed, as there may be millions; within a text of JSON every quote is escaped, so only a key can match
+    texts = (text for _, text in _scan_texts(run) if not whole or b'"quarantined":[]' in text)
+    return {found[1].decode() for text in texts if (found := _RECIPE.search(text))}
 
 
 def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -130,7 +130,7 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is no plan, it is damaged, or it was made for another version of the campaign, for another
             inventory, or by another version of embedcube.
     """
-    plan = stored_plan(run)
+    plan = read_any_plan(run)
     if plan.campaign != campaign.digest:
         raise RequestError(
             f"{run.plan} was made for another version of the campaign ({plan.campaign[:12]}, the file now "
@@ -144,11 +144,11 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
     return plan
 
 
-def stored_plan(run: RunDir) -> Plan:
-    """The summary of the plan in the run folder, whatever campaign and inventory it was made for.
+def read_any_plan(run: RunDir) -> Plan:
+    """The summary of the plan, whatever campaign and inventory it was made for: to tell what is there, not to work.
 
     Raises:
-        RequestError: there is no plan, or it is damaged.
+        RequestError: there is no plan, it is damaged, or another version of embedcube made it.
     """
     if not (run.plan.exists() and run.plan_summary.exists()):
         raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")

@@ -38,7 +38,10 @@ def open_submitted(campaign_file: Path) -> "tuple[Campaign, RunDir, str]":
         campaign = load_campaign(campaign_file, mounted=False)
         return campaign, RunDir(campaign.run_folder), ""
     folder = RunDir(root)
-    started = load_campaign(folder.campaign, mounted=False)
+    try:
+        started = load_campaign(folder.campaign, mounted=False)
+    except RequestError as error:
+        return load_campaign(campaign_file, mounted=False), folder, f"{error}; this is about the campaign file as it is"
     try:
         asked = load_campaign(campaign_file, mounted=False)
     except RequestError as error:

@@ -5,7 +5,7 @@ The run folder is the architecture: each stage reads files here and writes files
     runs/<campaign>/
       campaign.yaml                      the campaign as resolved, with its digest
       inventory.parquet, inventory.json  index        archive   -> inventory, and its digest
-      weights/<layer>.safetensors        fit          a sample  -> frozen weights
+      weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
       pilot.json                         submit       the rows of the plan that are embedded first
@@ -55,6 +55,10 @@ class RunDir:
     def weights(self, layer: str) -> Path:
         """The frozen weights of a layer."""
         return self.root / "weights" / f"{layer}.safetensors"
+
+    def weights_seal(self, layer: str) -> Path:
+        """The digest of the frozen weights of a layer."""
+        return self.root / "weights" / f"{layer}.json"
 
     def program(self, layer: str, compiled_for: str, digest: str) -> Path:
         """The compiled forward pass of a layer, by the digests of all that it depends on and of its bytes."""

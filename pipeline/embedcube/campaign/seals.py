@@ -9,11 +9,43 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.errors import RequestError
 
 CHECKSUM = "checksum"
 """Field of a JSON object: SHA-256 (hex) over the canonical JSON (keys sorted, no blanks) of all other fields."""
+
+
+_LINES = "# SHA-256 of the lines below: "
+"""Begins the first line of a campaign as resolved."""
+
+
+def sealed_text(lines: str) -> str:
+    """These lines below a comment with their SHA-256."""
+    return f"{_LINES}{hashlib.sha256(lines.encode()).hexdigest()}\n{lines}"
+
+
+def has_seal(path: Path) -> bool:
+    """Whether a file is one that `sealed_text` made; False for a file that cannot be read.
+
+    Raises:
+        RequestError: it is, and its lines have another SHA-256.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    _, seal, rest = data.partition(_LINES.encode())
+    stated, _, lines = rest.partition(b"\n")
+    if seal and stated != hashlib.sha256(lines).hexdigest().encode():
+        raise RequestError(
+            f"{path}: changed since embedcube wrote it, the SHA-256 of its lines is not that of its first line; run "
+            "`embedcube plan` with your own campaign file, which writes it again, or remove that line to make this one "
+            "a campaign of your own"
+        )
+    return bool(seal)
 
 
 def to_line(document: dict[str, Any]) -> bytes:
@@ -22,16 +54,16 @@ def to_line(document: dict[str, Any]) -> bytes:
     return body[:-1] + _tail(body)
 
 
-def from_line(line: bytes) -> dict[str, Any] | None:
-    """The fields of a line that `to_line` made, without the checksum; None where the checksum is not that of the line.
-
-    Only the bytes are hashed, so a line costs little more than its parsing.
-    """
+def checked_line(line: bytes) -> bytes | None:
+    """The canonical JSON of a line that `to_line` made, without the checksum; None where that is not the line's own."""
     body, tail = line[:-_TAIL_BYTES] + b"}", line[-_TAIL_BYTES:]
-    if tail != _tail(body):
-        return None
-    document: dict[str, Any] = json.loads(body)
-    return document
+    return body if tail == _tail(body) else None
+
+
+def from_line(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line that `to_line` made, without the checksum; None where that is not the line's own."""
+    body = checked_line(line)
+    return None if body is None else dict(from_json(body))
 
 
 def to_file(document: dict[str, Any]) -> bytes:
@@ -51,9 +83,8 @@ def from_file(data: bytes) -> dict[str, Any]:
         raise ValueError("not JSON that embedcube writes: nested too deep") from None
     if not isinstance(document, dict) or CHECKSUM not in document:
         raise ValueError("no checksum")
-    stated = document.pop(CHECKSUM)
-    if stated != (found := _checksum(document)):
-        raise ValueError(f"its checksum is {str(stated)[:12]}, that of its content {found[:12]}")
+    if document.pop(CHECKSUM) != _checksum(document):
+        raise ValueError("its checksum is not that of its content")
     return document
 
 

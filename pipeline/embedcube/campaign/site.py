@@ -129,8 +129,6 @@ class Site(Block):
     name_gpus: bool = False
     """whether job scripts name all GPUs of the job in CUDA_VISIBLE_DEVICES, where Slurm (psslurm at JSC) would let each
     process see one alone: here one process on each node starts the ranks of all GPUs"""
-    bind: bool = True
-    """whether a rank runs on the cores nearest to its GPU"""
     poll_s: float = Field(30, gt=0)
     """seconds between two queries of the queue, by commands that wait"""
     cpu_nodes: CpuNodes | None = None

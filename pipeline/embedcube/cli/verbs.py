@@ -5,6 +5,7 @@ Heavy imports are inside the functions, so that `embedcube --help` answers at on
 
 import faulthandler
 import json
+import logging
 import signal
 import sys
 from dataclasses import asdict
@@ -16,6 +17,7 @@ import typer
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
 from embedcube.cli import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
+from embedcube.printable import printable
 from embedcube.progress import Say, shown
 
 app = typer.Typer(
@@ -39,11 +41,17 @@ Digest = Annotated[
 ]
 
 
+_MESSAGE = 4000
+"""most characters of a line of a message"""
+
+
 def main() -> None:
     """The command `embedcube`."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("embedcube").setLevel(logging.DEBUG)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, _stop)
     # the end of a login session; `nohup` has it ignored
@@ -55,21 +63,26 @@ def main() -> None:
     except EmbedcubeError as error:
         if debug:
             raise
-        print(f"embedcube: {error}", file=sys.stderr)
+        print(f"embedcube: {_shown(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         if debug:
             raise
-        print(f"embedcube: {error} (--debug shows where)", file=sys.stderr)
+        print(f"embedcube: {_shown(error)} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        words = f"{type(error).__name__}: {error}"
+        words = f"{type(error).__name__}: {_shown(error)}"
         print(f"embedcube: {words}; this is a bug of embedcube or of a plugin, --debug shows where", file=sys.stderr)
         sys.exit(1)
+
+
+def _shown(error: Exception) -> str:
+    """The message of an error: it may quote names and links of an archive."""
+    return "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
 
 
 def _stop(number: int, _: object) -> None:

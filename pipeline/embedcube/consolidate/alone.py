@@ -35,7 +35,6 @@ def settings(campaign: Campaign, run: RunDir) -> dict[str, Any]:
     """The configuration of Dask in all processes of a consolidation."""
     return {
         "distributed.comm.require-encryption": True,
-        "distributed.comm.timeouts.connect": "60s",
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
         "distributed.scheduler.preload": [__name__],
@@ -70,12 +69,12 @@ def certificate() -> str:
     return f"{made.tls_client_cert}{made.tls_client_key}"
 
 
-def security_of(pem: str) -> Any:
-    """The `distributed.Security` of a certificate; it is held in memory."""
+def security_of(pem: str | Path) -> Any:
+    """The `distributed.Security` of a certificate, held in memory, or of the path of a file with it."""
     from distributed import Security
 
     roles = [f"tls_{role}_{kind}" for role in ("client", "scheduler", "worker") for kind in ("cert", "key")]
-    return Security(require_encryption=True, **dict.fromkeys(["tls_ca_file", *roles], pem))
+    return Security(require_encryption=True, **dict.fromkeys(["tls_ca_file", *roles], str(pem)))
 
 
 def tls_settings(pem: str) -> dict[str, Any]:
@@ -97,13 +96,15 @@ def private_folder(run: RunDir, start: str) -> Path:
     return folder
 
 
-def hand_over(pem: str, folder: Path) -> None:
-    """Write a certificate into a private folder, whole, readable for this user only."""
+def hand_over(pem: str, folder: Path) -> Path:
+    """Write a certificate into a private folder, whole, readable for this user only; returns the path."""
+    path = folder / "certificate.pem"
     with (
-        replacing(folder / "certificate.pem") as temporary,
+        replacing(path) as temporary,
         os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
     ):
         file.write(pem.encode())
+    return path
 
 
 def receive(folder: Path) -> str:

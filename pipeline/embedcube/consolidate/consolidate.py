@@ -151,7 +151,7 @@ def _fill(
         specs = (list(repeat(s, len(group))) for s in (part_specs(plan.layers[name]), cube_specs(plan.layers[name])))
         futures += client.map(rechunked, group, [known.get(one.name, {}) for one in group], *specs, pure=False)
     counts, failures = dict.fromkeys(("linked", "copied", "rechunked"), 0), []
-    for number, brought in enumerate(results(futures, campaign, run), start=1):
+    for number, brought in enumerate(results(futures, client, campaign, run), start=1):
         if not isinstance(brought, Brought):
             failures.append(brought)
             continue

@@ -19,7 +19,7 @@ _CLOSE_S = 60.0
 """Seconds that the end of a client or a cluster may take; the work is done by then."""
 
 
-def results(futures: Sequence[Any], campaign: Campaign, run: RunDir) -> Iterator[Any]:
+def results(futures: Sequence[Any], client: Any, campaign: Campaign, run: RunDir) -> Iterator[Any]:
     """The result of each future, as they finish.
 
     Raises:
@@ -31,18 +31,17 @@ def results(futures: Sequence[Any], campaign: Campaign, run: RunDir) -> Iterator
 
     done = 0
     try:
-        for future, result in as_completed(futures, with_results=True):
-            if isinstance(result, CancelledError):
-                raise result
-            yield result
-            done += 1
-            future.release()
+        # not `with_results`: that never returns if the scheduler is lost while the last results are fetched
+        for batch in as_completed(futures).batches():
+            for result in client.gather(list(batch)):
+                yield result
+                done += 1
     except KilledWorker as error:
         again = StartAgain if done else WorkError
         raise again(f"{_lost(error.allowed_failures + 1, campaign)} {where_logs_are(campaign, run)}") from None
     except (NoWorkerError, NoValidWorkerError):
         raise StartAgain(nobody(campaign, run)) from None
-    except CancelledError:
+    except (CancelledError, OSError):
         raise StartAgain(
             f"the Dask scheduler was lost after {done} of {len(futures)} tasks: start the same command again, it goes "
             f"on from there. {where_logs_are(campaign, run)}"

@@ -35,8 +35,7 @@ from embedcube.consolidate.alone import (
 )
 from embedcube.consolidate.endings import nobody, opened, within
 from embedcube.errors import RequestError, StartAgain
-from embedcube.jobs.script import setup_lines
-from embedcube.jobs.slurm import forget_own_job
+from embedcube.jobs.slurm import forget_own_job, setup_lines
 
 _LATE_S = 60.0
 """Seconds that a job step waits for its last workers, when there is one already."""
@@ -47,12 +46,14 @@ def slurm_cluster(campaign: Campaign, run: RunDir) -> Iterator[Any]:
     """A client whose workers are Slurm jobs, as many as there is work for. Needs `sbatch`, so not in a container."""
     from distributed import Client
 
-    site, security = load_site(campaign), security_of(certificate())
+    site = load_site(campaign)
     forget_own_job()
     folder = private_folder(run, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
+        # as a file: dask-jobqueue would write files of its own, and complain that they are gone in the end
+        security = security_of(hand_over(certificate(), folder))
         with (
-            opened(lambda: _job_cluster(campaign, site, run, security, folder), campaign, run) as cluster,
+            opened(lambda: _job_cluster(campaign, site, run, security), campaign, run) as cluster,
             opened(lambda: Client(cluster, timeout=JOIN_S), campaign, run) as client,
         ):
             _first_worker(cluster, campaign, run)
@@ -67,7 +68,7 @@ def workers_per_job(campaign: Campaign, site: Site) -> int:
     return max(1, site.for_consolidation.cpus_per_node // campaign.how.dask.threads) if site.exclusive else 1
 
 
-def _job_cluster(campaign: Campaign, named: Site, run: RunDir, security: Any, folder: Path) -> Any:
+def _job_cluster(campaign: Campaign, named: Site, run: RunDir, security: Any) -> Any:
     how, site = campaign.how, named.for_consolidation
     workers = workers_per_job(campaign, named)
     cores = workers * how.dask.threads
@@ -95,7 +96,6 @@ def _job_cluster(campaign: Campaign, named: Site, run: RunDir, security: Any, fo
         log_directory=str(run.job_logs),
         python=sys.executable,
         security=security,
-        shared_temp_directory=str(folder),
         silence_logs=False,
         scheduler_options=NO_HTTP | ({} if site.interface else {"host": _own_address()}),
     )

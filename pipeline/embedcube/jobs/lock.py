@@ -49,15 +49,16 @@ def only_submit(run: RunDir) -> Iterator[None]:
         raise RequestError(
             holder.words if holder else f"{path} was there a moment ago: start the same command again"
         ) from None
-    try:
-        own = os.fstat(descriptor)
-        with os.fdopen(descriptor, "w") as file:
+    # open until the end: while it is, no other file gets its number
+    with os.fdopen(descriptor, "w") as file:
+        try:
             json.dump(_own(), file)
-        yield
-    finally:
-        # a person may have deleted the file meanwhile, and another call made a new one
-        if path.exists() and (path.stat().st_dev, path.stat().st_ino) == (own.st_dev, own.st_ino):
-            path.unlink(missing_ok=True)
+            file.flush()
+            yield
+        finally:
+            # a person may have deleted it meanwhile, and another call made a new one
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+                path.unlink(missing_ok=True)
 
 
 def held_by(path: Path) -> Holder | None:

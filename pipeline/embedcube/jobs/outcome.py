@@ -35,6 +35,9 @@ _IN_LOG = (
 )
 """Lines that Slurm writes into the output of a job that it ends."""
 
+KILLED = "was killed by signal"
+"""Words of a batch script whose command was killed; Slurm's own line, where there is one, says why."""
+
 _OWN = "embedcube: "
 """Begins the line in which a command, or a batch script, says why it failed."""
 
@@ -100,17 +103,19 @@ def failures(stage: str, job: str, ended: Sequence[Ended], run: RunDir, *, known
         state = state if state and one.state in ("FAILED", "CANCELLED", "UNKNOWN") else one.state
         if state == "CANCELLED" or (state == "UNKNOWN" and not words):
             continue
+        if state in _WORDS and KILLED in words:
+            words = ""  # Slurm says why
         by_way.setdefault(state, []).append(one.id)
         said.setdefault(state, words)
     return tuple(
-        Failure(stage=stage, state=state, jobs=tuple(ids), said=said[state], move=_move(stage, state))
+        Failure(stage=stage, state=state, jobs=tuple(ids), said=said[state], move=_move(stage, state, said[state]))
         for state, ids in by_way.items()
     )
 
 
 def next_move(facts: Facts, run: RunDir, campaign_file: str) -> str:
     """What to do next, in one sentence."""
-    if facts.made and facts.findings == 0 and not facts.at_work:
+    if facts.made and facts.findings == 0:
         return f"nothing is left to do; the cube {run.newest_cube} is verified"
     if facts.answer == "silent":
         return f"look again when Slurm answers ({facts.said})"
@@ -147,9 +152,12 @@ def _after(facts: Facts, stage: str, move: str, run: RunDir) -> str:
     return f"{first}; then {move}"
 
 
-def _move(stage: str, state: str) -> str:
+def _move(stage: str, state: str, said: str) -> str:
+    more = _MEMORY.get(stage, f"write more in {stage}.mem_gb of the site's file")
     if state == "OUT_OF_MEMORY":
-        return _MEMORY.get(stage, f"write more in {stage}.mem_gb of the site's file")
+        return more
+    if KILLED in said:
+        return f"if it was out of memory, {more}"
     if state == "TIMEOUT":
         return _TIME.get(stage, f"write more minutes in {stage}.time_min of the site's file")
     return ""

@@ -129,7 +129,10 @@ def _ended(ids: list[str], in_queue: set[str]) -> dict[str, list[Ended]]:
     done = _slurm("sacct", "--parsable2", "--noheader", *asked)
     rows: dict[str, dict[str, Ended]] = {}
     for line in done.stdout.splitlines():
-        name, state, *rest = line.split("|")
+        name, separator, columns = line.partition("|")
+        if not separator:
+            continue
+        state, *rest = columns.split("|")
         element, _, step = name.partition(".")
         # the first word alone: a state may be "CANCELLED by 1000"
         state = state.split()[0] if state else "UNKNOWN"

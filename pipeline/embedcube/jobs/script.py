@@ -3,10 +3,8 @@
 They run on the host, outside of a container, which has no `scontrol`.
 """
 
-import os
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +12,15 @@ from embedcube.campaign.parts import RECORDS
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.site import Site
 from embedcube.errors import StartAgain
-from embedcube.workers.crashes import CRASH
-from embedcube.workers.protocol import END_TIME, HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
+from embedcube.jobs.outcome import KILLED
+from embedcube.workers.protocol import END_TIME, TASK
 
 _OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 """Name of this array element in a batch script. SLURM_JOB_ID would not do: in the last element of an array it is the
 number of the whole array, so `scontrol requeue` would requeue all elements."""
 
-_OF_MACHINE = ("MKL_CBWR",)
-"""Variables that embedcube sets for the processor that it runs on. sbatch and srun hand them to nodes with another."""
+_CRASH = "crash.json"
+"""What a parent writes into the part of a rank that a signal has killed (workers/crashes.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +43,9 @@ class Job:
     command ends with 1; empty for none"""
 
 
-def before(job: Job, site: Site, run: RunDir, *, first: int, digest: str, gpus: int) -> list[str]:
-    """Lines before the command. `first` is the task of element 0, `gpus` the number of GPUs of a node of the job."""
-    variables: dict[str, str] = {}
-    if site.mpi:
-        variables[LAUNCHER] = "mpi"
-    if digest:
-        variables[IMAGE_DIGEST] = digest
-    lines = setup_host(site, gpus) + _exports(variables)
+def before(job: Job, site: Site, run: RunDir, *, first: int, host: list[str]) -> list[str]:
+    """Lines before the command. `first` is the task of element 0; `host` are lines to begin with."""
+    lines = list(host)
     lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
     if job.tasks:
         lines.append(f"export {TASK}=$(({first} + SLURM_ARRAY_TASK_ID))")
@@ -99,7 +92,7 @@ def after(job: Job, site: Site, *, lead_s: int, minutes: str) -> list[str]:
         ]
     lines += [
         "if [ $code -gt 128 ]; then",
-        f'    echo "embedcube: {job.stage} was killed by signal $((code - 128)): out of memory, or ended by somebody"',
+        f'    echo "embedcube: {job.stage} {KILLED} $((code - 128))"',
         "fi",
     ]
     if job.on_failure:
@@ -119,7 +112,7 @@ def _how_much(job: Job, run: RunDir) -> str:
     if job.tasks:
         # bytes of records; a crash is something new, too, as it leads to the shard that is the cause
         folder = f'{_quoted(run.parts)}/"$(printf %04d "${TASK}")"/*/*'
-        of_files = f"%s {folder}/{RECORDS} {folder}/{CRASH}"
+        of_files = f"%s {folder}/{RECORDS} {folder}/{_CRASH}"
     elif job.stage == "prepare":
         # times of writing
         of_files = f"%Y {_quoted(run.inventory)} {_quoted(run.weights('').parent)}/* {_quoted(run.plan)}"
@@ -130,32 +123,3 @@ def _how_much(job: Job, run: RunDir) -> str:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def setup_host(site: Site, gpus: int) -> list[str]:
-    """Lines that every job of the site begins with, on its host."""
-    variables = {HOST_SUFFIX: site.host_suffix} if site.host_suffix else {}
-    if site.name_gpus and gpus:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
-    return setup_lines(site) + _exports(variables)
-
-
-def setup_lines(site: Site) -> list[str]:
-    """Lines that every batch script of the site begins with: modules and environment variables."""
-    network = {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface} if site.interface else {}
-    modules = [shlex.join(["module", "load", *site.modules])] if site.modules else []
-    own = [name for name in _OF_MACHINE if name not in given_environment()]
-    return ([f"unset {' '.join(own)}"] if own else []) + modules + _exports(site.environment | network)
-
-
-def given_environment(environ: Path = Path("/proc/self/environ")) -> Mapping[str, str]:
-    """The environment that this process was started with, without what it has set for itself since."""
-    try:
-        words = environ.read_bytes().decode(errors="surrogateescape").split("\0")
-    except OSError:
-        return os.environ
-    return dict(word.partition("=")[::2] for word in words if word)
-
-
-def _exports(variables: dict[str, str]) -> list[str]:
-    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]

@@ -41,12 +41,11 @@ def site_checks(site: Site, folder: Path, campaign: Campaign | None) -> Iterator
     if site.quota:
         move = f"quota {file}: name a command that works on a compute node"
         yield from looked("quota", lambda: _quota(site, move), move)
-    yield from looked(
-        "sbatch",
-        lambda: _trial(site, campaign),
-        "where compute nodes cannot submit, consolidation cannot submit again what failed: do it by hand "
-        "(`embedcube submit`)",
-    )
+    if campaign is None or campaign.how.executor == "slurm":
+        move = (
+            "where compute nodes cannot submit, consolidation cannot submit again what failed: run `embedcube submit`"
+        )
+        yield from looked("sbatch", lambda: _trial(site, campaign), move)
 
 
 def node_checks(site: Site) -> Iterator[Check]:

@@ -5,6 +5,7 @@ any job can be run again by hand, inside or outside of a container, and no file 
 """
 
 import os
+import secrets
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor as Submitit
 
 from embedcube.campaign.parts import recorded_recipes
@@ -26,16 +26,20 @@ from embedcube.campaign.site import Container, Site, load_site, resources, tasks
 from embedcube.errors import RequestError, StartAgain
 from embedcube.jobs.lock import only_submit
 from embedcube.jobs.queue import queued
-from embedcube.jobs.script import Job, after, before, setup_host
+from embedcube.jobs.script import Job, after, before
 from embedcube.jobs.submissions import Submission, new_submission, note, submissions
 from embedcube.progress import Progress
-from embedcube.workers.protocol import TASK
+from embedcube.workers.protocol import HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
 
 _FAILED_QUERIES = 20
 """Number of calls of squeue in a row that may fail before `wait_for` gives up: Slurm's controller may be restarting."""
 
 _NODE_CHECK_MIN = 5
 """Minutes that a command on one node may take. It takes less than one; on a busy file system, Python may need two."""
+
+
+_OF_MACHINE = ("MKL_CBWR",)
+"""Variables that embedcube sets for the processor that it runs on. sbatch and srun hand them to nodes with another."""
 
 
 class SlurmExecutor:
@@ -125,15 +129,7 @@ def submit_all(
     forget_own_job()
     digest = image_digest(site.container, run)
     for job in jobs:
-        try:
-            submitter = _submitter(job, campaign, site, run, digest, dependency)
-            number = str(submitter._submit_command(_command(job, campaign, site)).job_id)
-        except (FailedJobError, OSError) as error:
-            answer = " ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
-            raise RequestError(
-                f"{site.site}: the {job.stage} job was refused: {answer}; correct partition, account and limits in "
-                f"{campaign.how.site}, or how.account and how.time_min in the campaign"
-            ) from None
+        number = _submitted(script(job, campaign, site, run, digest, dependency), job, campaign, site, run)
         submission.jobs.setdefault(job.stage, []).append(number)
         note(submission, run)
 
@@ -205,9 +201,39 @@ def _given(options: Mapping[str, str | bool | None]) -> list[str]:
     ]
 
 
-def script(job: Job, campaign: Campaign, site: Site, run: RunDir, *, dependency: str = "") -> str:
-    """The batch script of a job, as text to read; nothing is submitted and no image is read."""
-    digest = f"<sha256 of {site.container.image}>" if site.container else ""
+def _submitted(text: str, job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
+    """The id of the job of a batch script, which is kept beside the job's log."""
+    path = run.job_logs / f".submission-{secrets.token_hex(4)}.sh"
+    path.write_text(text)
+    try:
+        # not by submitit, which takes a signal to this process for an answer of sbatch
+        done = subprocess.run(
+            ["sbatch", str(path)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        said = done.stderr
+        if done.returncode == 0:
+            number = _Submitit._get_job_id_from_submission_command(done.stdout)
+            path.rename(run.job_logs / f"{number}_submission.sh")
+            return str(number)
+    except FileNotFoundError as error:
+        if error.filename != "sbatch":
+            raise
+        said = "there is no sbatch here; run this on a machine of the cluster, such as a login node"
+    finally:
+        path.unlink(missing_ok=True)
+    answer = " ".join(line for line in said.splitlines() if "error" in line.lower()) or " ".join(said.split())
+    raise RequestError(
+        f"{site.site}: the {job.stage} job was refused: {answer}; correct partition, account and limits in "
+        f"{campaign.how.site}, or how.account and how.time_min in the campaign"
+    )
+
+
+def script(
+    job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str | None = None, dependency: str = ""
+) -> str:
+    """The batch script of a job. Without `digest`, that of the container's image, it is one to read only."""
+    if digest is None:
+        digest = f"<sha256 of {site.container.image}>" if site.container else ""
     submitter = _submitter(job, campaign, site, run, digest, dependency)
     return str(submitter._make_submission_file_text(_command(job, campaign, site), job.stage))
 
@@ -235,6 +261,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: st
     }
     options |= node_options(site, asked.gpus, asked.mem_gb)
     options |= {"partition": asked.partition, "constraint": asked.constraint}
+    variables = ({LAUNCHER: "mpi"} if site.mpi else {}) | ({IMAGE_DIGEST: digest} if digest else {})
     submitter = _Submitit(run.job_logs)
     submitter.update_parameters(
         job_name=f"{campaign.campaign}-{job.stage}",
@@ -248,7 +275,7 @@ def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: st
         stderr_to_stdout=True,
         srun_args=_srun_options(job, site, asked.cpus),
         additional_parameters={name: value for name, value in options.items() if value is not None},
-        setup=before(job, site, run, first=first, digest=digest, gpus=asked.gpus),
+        setup=before(job, site, run, first=first, host=setup_host(site, asked.gpus) + _exports(variables)),
         teardown=after(job, site, lead_s=lead_s, minutes=time_key(job.stage, site)),
     )
     return submitter
@@ -287,6 +314,35 @@ def _words(command: tuple[str, ...], site: Site, gpus: int) -> str:
         nvidia = ["--nv"] if site.container.nvidia and gpus else []
         words = ["apptainer", "exec", *nvidia, *binds, site.container.image, "python3", "-m", "embedcube"]
     return shlex.join([*words, *command])
+
+
+def setup_host(site: Site, gpus: int) -> list[str]:
+    """Lines that every job of the site begins with, on its host."""
+    variables = {HOST_SUFFIX: site.host_suffix} if site.host_suffix else {}
+    if site.name_gpus and gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    return setup_lines(site) + _exports(variables)
+
+
+def setup_lines(site: Site) -> list[str]:
+    """Lines that every batch script of the site begins with: modules and environment variables."""
+    network = {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface} if site.interface else {}
+    modules = [shlex.join(["module", "load", *site.modules])] if site.modules else []
+    own = [name for name in _OF_MACHINE if name not in given_environment()]
+    return ([f"unset {' '.join(own)}"] if own else []) + modules + _exports(site.environment | network)
+
+
+def given_environment(environ: Path = Path("/proc/self/environ")) -> Mapping[str, str]:
+    """The environment that this process was started with, without what it has set for itself since."""
+    try:
+        words = environ.read_bytes().decode(errors="surrogateescape").split("\0")
+    except OSError:
+        return os.environ
+    return dict(word.partition("=")[::2] for word in words if word)
+
+
+def _exports(variables: dict[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def image_digest(container: Container | None, run: RunDir) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.parts import best_documents, best_records, version_of
-from embedcube.campaign.plan import read_plan, stored_plan, tasks_of_recipes
+from embedcube.campaign.plan import read_any_plan, read_plan, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
@@ -201,18 +201,20 @@ def describe(now: Status) -> list[str]:
 
 def _tasks(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool) -> list[tuple[int, str]]:
     """Task and recipe of each shard of the plan in the run folder, even if it is to be made again; none without one."""
+    there = run.plan.exists() and run.plan_summary.exists()
     try:
         plan = read_plan(campaign, run)
     except RequestError as error:
-        if not (submitted or run.plan.exists()):
+        if not (submitted or there):
             raise
-        if run.plan.exists():
-            notes.append(str(error))
         plan = None
+        notes += [str(error)] * there
     try:
-        return tasks_of_recipes(run, plan or stored_plan(run)) if run.plan.exists() else []
-    except RequestError:
-        return []  # damaged: the note says so
+        return tasks_of_recipes(run, plan or read_any_plan(run))
+    except RequestError as error:
+        # none, or damaged: what the queue says is told all the same
+        notes += [str(error)] if there and str(error) not in notes else []
+        return []
 
 
 def _jobs(submission: Submission, queue: Queue, run: RunDir) -> tuple[SubmittedJob, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -119,7 +120,7 @@ class PlannedRecipes:
 
     def _recipes(self, name: str, zone: str) -> LayerRecipes:
         if (name, zone) not in self._of_layer:
-            layer, software = self._plan.layers[name], make_backbone(self._campaign, name).software
+            layer = self._plan.layers[name]
             self._of_layer[name, zone] = LayerRecipes(
                 self._campaign,
                 name,
@@ -127,9 +128,14 @@ class PlannedRecipes:
                 batch=layer.batch,
                 weights=layer.weights,
                 program=layer.program,
-                versions=computing(self._plan.versions, software),
+                versions=computing(self._plan.versions, self._software[name]),
             )
         return self._of_layer[name, zone]
+
+    @cached_property
+    def _software(self) -> dict[str, tuple[str, ...]]:
+        """For each layer, the packages that its backbone names."""
+        return {name: make_backbone(self._campaign, name).software for name in self._plan.layers}
 
     def _digest(self, row: int) -> bytes:
         if row not in self._digests:

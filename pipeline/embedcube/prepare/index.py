@@ -17,7 +17,7 @@ from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.prepare.blocks import too_large
 from embedcube.printable import printable
 from embedcube.progress import Progress, silent
-from embedcube.sources.catalog.files import lasting, unusable_name
+from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
 from embedcube.sources.catalog.products import product_id
 from embedcube.sources.reader import raster_settings
 
@@ -39,6 +39,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     scenes: list[Scene] = []
     for name, archive in campaign.archives.items():
         found: list[Scene] = []
+        if words := not_utf_8(str(archive.path)):
+            raise RequestError(f"archives.{name}: {printable(archive.path)} {words}")
         try:
             with raster_settings(), _without_garbage_collection():
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
@@ -72,15 +74,14 @@ def _storable(scene: Scene) -> Scene:
     """
     wrong = [f"{asset.path} {words}" for asset in scene.assets if (words := unusable_name(asset.path + asset.inner))]
     verdict = printable("; ".join(filter(None, (scene.verdict, *wrong))), _VERDICT)
-    return replace(
-        scene,
-        id=product_id(scene.id),
-        acquisition=product_id(scene.acquisition),
-        processing=printable(scene.processing, _VERDICT),
-        verdict=verdict,
-        superseded_by=product_id(scene.superseded_by),
-        assets=() if wrong else scene.assets,
-    )
+    ids = product_id(scene.id), product_id(scene.acquisition), product_id(scene.superseded_by)
+    processing = printable(scene.processing, _VERDICT)
+    if (*ids, verdict, processing) == (
+        scene.id, scene.acquisition, scene.superseded_by, scene.verdict, scene.processing,
+    ):  # fmt: skip
+        return scene  # as nearly all are
+    changed = replace(scene, id=ids[0], acquisition=ids[1], superseded_by=ids[2], verdict=verdict)
+    return replace(changed, processing=processing, assets=() if wrong else scene.assets)
 
 
 def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) -> None:

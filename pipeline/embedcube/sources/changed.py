@@ -60,7 +60,7 @@ def compare_file(path: Path, asset: Asset) -> str:
     """
     if not asset.digest.startswith("weak:"):
         found = whole_digest(File(path=path, inner=asset.inner), asset.digest.partition(":")[0])
-        return "" if found == asset.digest else f"{found} now, {asset.digest} then"
+        return "" if found == asset.digest else f"{found[:19]} now, {asset.digest[:19]} then"
     if not asset.noted.sample:
         return ""  # the digest is over its name
     look = Look.at(path)

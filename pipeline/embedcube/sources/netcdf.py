@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from embedcube.sources.hdf5 import refuse_other_files
 from embedcube.sources.netcdf3 import refuse_cut_short
 
 AXIS_POINTS = 1 << 22
@@ -18,12 +19,13 @@ def open_netcdf(path: Path) -> Any:
     """Open a NetCDF file with xarray. Numbers stay packed, and nothing that is read is kept.
 
     Raises:
-        ValueError: it is cut short, its header is damaged, or an axis is too long.
+        ValueError: it is cut short, its header is damaged, an axis is too long, or its values are in other files.
         OSError: it could not be opened: its bytes are wrong, or for a reason that may pass.
     """
     import xarray
 
     refuse_cut_short(path)
+    refuse_other_files(path)
     store = xarray.backends.NetCDF4DataStore.open(str(path))  # type: ignore[no-untyped-call]
     try:
         for name, variable in store.ds.variables.items():

@@ -81,6 +81,9 @@ def open_raster(path: Path, inner: str, *, sidecars: bool = True) -> Any:
         return DatasetReader(name, driver=list(drivers))
 
 
+_IN_MEMORY_BYTES = 1 << 30
+"""most bytes of a file that is read into memory to find out whether they are wrong"""
+
 _MOST_FILES = 1024
 """files that a rank keeps open at most; each takes some 20 kB"""
 
@@ -260,20 +263,22 @@ def judge(
     """Why a file could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
     GDAL reports both alike. So all bytes are read without GDAL and then decoded from memory: if that fails, the bytes
-    are wrong. `name` is the file's path below the archive, `size` its bytes when it was indexed.
+    are wrong. (Of a very large file, the bytes are decoded from the file right after they were all read.) `name` is the
+    file's path below the archive, `size` its bytes when it was indexed.
     """
     try:
-        data = path.read_bytes()
+        actual = path.stat().st_size
+        data = path.read_bytes() if actual <= _IN_MEMORY_BYTES else _read_through(path)
     except FileNotFoundError as missing:
         return judge_missing(path, band, name, missing)
     except OSError as passing:
         return passing
-    if size is not None and len(data) != size:
-        return CorruptInput(f"{band}: {name} has {len(data)} bytes, {size} when it was indexed")
+    if size is not None and actual != size:
+        return CorruptInput(f"{band}: {name} has {actual} bytes, {size} when it was indexed")
     try:
         # the NetCDF library cannot read from memory, so it reads the file, all of which was just read without an error
         with MemoryFile(data, ext=path.suffix) as memory:
-            readable = path if is_netcdf(path) else Path(memory.name)
+            readable = path if is_netcdf(path) or not data else Path(memory.name)
             with open_raster(readable, inner) as dataset:
                 decode(dataset)
     except (RasterioError, ValueError) as error:
@@ -282,6 +287,14 @@ def judge(
         )
         return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
+
+
+def _read_through(path: Path) -> bytes:
+    """Read all bytes of a file and keep none."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+    return b""
 
 
 def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) -> CorruptInput | OSError:

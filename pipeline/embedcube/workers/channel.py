@@ -5,6 +5,7 @@ Requests and answers are short JSON texts. They are never pickled: who sends the
 
 import json
 import math
+import select
 import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -62,9 +63,11 @@ class Channel:
         finally:
             self._connection.close()
 
-    def fileno(self) -> int:
-        """The file descriptor, to be watched."""
-        return self._connection.fileno()
+    def gone(self) -> bool:
+        """Whether the other side has closed its end, without a look at what it may have sent."""
+        poll = select.poll()
+        poll.register(self._connection.fileno(), 0)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close it; the other side sees that."""

@@ -31,7 +31,7 @@ from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
 from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.versions import versions_here
-from embedcube.machine import cores, read_bytes
+from embedcube.machine import bind_near_gpu, cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.broadcast import broadcast_files
 from embedcube.workers.channel import Channel, Lost
@@ -62,6 +62,8 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
     """Embed shards until none is left or the rank is to stop; returns the exit code."""
     # the first record says what the start has read, weights among it
     how, read_so_far = campaign.how, read_bytes()
+    if how.device == "cuda":
+        bind_near_gpu(place.local_rank, how.ranks)
     plan = read_plan(campaign, run)
     device = torch.device("cuda", place.local_rank) if how.device == "cuda" else torch.device(how.device)
     exact_arithmetic(how.threads_per_rank)
@@ -114,6 +116,8 @@ class _Started:
             parent = Channel(Connection(place.parent))
         except OSError as error:
             raise StartAgain(f"the parent of the rank is gone: {error}") from None
+        if parent.gone():
+            raise StartAgain("the parent of the rank is gone")
         stop = Stop()
         return cls(parent=parent, stop=stop, guard=Guard(place.parent, stop))
 

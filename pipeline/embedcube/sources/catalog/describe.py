@@ -164,7 +164,7 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
         )
 
     def judged(error: Exception) -> CorruptInput | OSError:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and (words := lasting(error)):
+        if isinstance(error, OSError) and (words := lasting(error)):
             return CorruptInput(f"{band}: {name} {words}")
 
         def decode(dataset: Any) -> Asset:

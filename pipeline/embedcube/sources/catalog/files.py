@@ -10,6 +10,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from embedcube.errors import RequestError
@@ -18,7 +19,6 @@ from embedcube.printable import printable, without_credentials
 ABSENT = "does not exist"
 
 _LASTING = {
-    errno.ENOENT: ABSENT,
     errno.ENOTDIR: "lies below a file as if that were a folder",
     errno.EISDIR: "is a folder, not a file",
     errno.ELOOP: "is a link that leads back to itself",
@@ -58,7 +58,10 @@ class Folder:
 
 
 def lasting(error: OSError) -> str:
-    """What is wrong, in words that follow a file's name, where the error will not pass; else empty."""
+    """What is wrong, in words that follow a file's name, where the error will not pass; else empty.
+
+    That a file is gone which was just listed may pass: a file system that is not mounted says so of all its files.
+    """
     return _LASTING.get(error.errno or 0, "")
 
 
@@ -69,7 +72,7 @@ def not_a_file(path: Path) -> str:
         OSError: this could not be found out, for a reason that may pass.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except ValueError:
         return "cannot be the name of a file"
     except FileNotFoundError:
@@ -78,7 +81,15 @@ def not_a_file(path: Path) -> str:
         if words := lasting(error):
             return words
         raise
-    return "" if stat.S_ISREG(mode) else f"is {_kind(mode)}, not a file"
+    if not stat.S_ISREG(status.st_mode):
+        return f"is {_kind(status.st_mode)}, not a file"
+    return "is a window into this machine's kernel, not a file" if status.st_dev in _kernel_devices() else ""
+
+
+@cache
+def _kernel_devices() -> frozenset[int]:
+    """The file systems whose files are no files: to read one may wait for ever."""
+    return frozenset(place.stat().st_dev for place in map(Path, ("/proc", "/sys")) if place.exists())
 
 
 def _kind(mode: int) -> str:
@@ -89,12 +100,19 @@ def unusable_name(name: str) -> str:
     """Why no raster can be opened by this name, in words that follow it; empty if one can."""
     if name.isascii() and name.isprintable() and without_credentials(name) == name:
         return ""
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in name):
-        return "has a name that is not UTF-8, which the libraries of rasters cannot open; rename it"
+    if words := not_utf_8(name):
+        return words
     if any(unicodedata.category(char) == "Cc" for char in name):
         return "has control characters in its name; rename it"
     if without_credentials(name) != name:
         return "has what looks like a credential in its name; rename it"
+    return ""
+
+
+def not_utf_8(name: str) -> str:
+    """Why no raster can be opened by a name that is not UTF-8, in words that follow it; empty if it is."""
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in name):
+        return "has a name that is not UTF-8, which the libraries of rasters cannot open; rename it"
     return ""
 
 
@@ -106,10 +124,13 @@ def read_bounded(path: Path, most: int) -> bytes:
         OSError: it could not be read.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise NotReadable(f"{printable(path.name)} is {_kind(mode)}, not a file")
-        data = file.read(most + 1)
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise NotReadable(f"{printable(path.name)} is {_kind(status.st_mode)}, not a file")
+        # `most` bytes are reserved only for a file that is larger than it says
+        data = file.read(min(status.st_size, most) + 1)
+        if len(data) > status.st_size:
+            data += file.read(most + 1 - len(data))
     if len(data) > most:
         raise NotReadable(f"{printable(path.name)} has more than {most:,} bytes")
     return data
@@ -140,28 +161,31 @@ def walk(root: Path, is_product: Callable[[str], bool]) -> Iterator[Folder]:
     """
     seen: list[str] = []
     links: list[str] = []
-    yield from _below(str(root), is_product, seen, links)
-    known: set[tuple[int, int]] = set()
+    for place in _folders(str(root), is_product, links, None):
+        seen.append(str(place.path))
+        yield place
+    # folders are compared only where there are links at all: it is one more question to the file system for each
+    known = {identity(Path(place)) for place in seen} if links else set()
     while links:
-        # only where there are links at all: one more question to the file system for each folder
-        known.update(identity(Path(place)) for place in seen)
-        seen.clear()
-        link = links.pop(0)
-        if identity(Path(link)) not in known:
-            yield from _below(link, is_product, seen, links)
+        yield from _folders(links.pop(0), is_product, links, known)
 
 
-def _below(root: str, is_product: Callable[[str], bool], seen: list[str], links: list[str]) -> Iterator[Folder]:
-    """The folders from `root` on, without following links, which are added to `links`, the folders to `seen`."""
+def _folders(
+    root: str, is_product: Callable[[str], bool], links: list[str], known: set[tuple[int, int]] | None
+) -> Iterator[Folder]:
+    """The folders from `root` on that are not `known`, to which they are added; `links` to folders are noted."""
     waiting = [root]
     while waiting:
         place = waiting.pop()
-        seen.append(place)
+        if known is not None:
+            if (found := identity(Path(place))) in known:
+                continue
+            known.add(found)
         folder, below = Folder(path=Path(place)), list[str]()
         for entry in _entries(place, folder):
             try:
                 if entry.is_dir():
-                    if is_product(entry.path):
+                    if _is_product(entry.path, is_product):
                         folder.files.append(entry.name)
                     else:
                         (links if entry.is_symlink() else below).append(entry.path)
@@ -178,20 +202,29 @@ def _below(root: str, is_product: Callable[[str], bool], seen: list[str], links:
         waiting += sorted(below, reverse=True)
 
 
+def _is_product(path: str, is_product: Callable[[str], bool]) -> bool:
+    try:
+        return is_product(path)
+    except PermissionError as error:
+        raise _may_not_be_listed(path, error) from None
+
+
 def _entries(place: str, folder: Folder) -> "list[os.DirEntry[str]]":
     try:
         with os.scandir(place) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except PermissionError as error:
-        raise RequestError(
-            f"the folder {printable(place)} may not be listed: {error.strerror}; let it be read, or take it out of the "
-            "archive"
-        ) from None
+        raise _may_not_be_listed(place, error) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         folder.others[""] = "lies so deep that its path is too long"
         return []
+
+
+def _may_not_be_listed(folder: str, error: PermissionError) -> RequestError:
+    words = f"may not be listed: {error.strerror}; let it be read, or take it out of the archive"
+    return RequestError(f"the folder {printable(folder)} {words}")
 
 
 def identity(path: Path) -> tuple[int, int]:

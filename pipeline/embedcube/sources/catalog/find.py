@@ -139,7 +139,7 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
         count += 1
         yield product
     if not_stac:
-        words = "%s: %d JSON files are no STAC and are left out, the first is %s"
+        words = "%s: %d JSON files are no STAC Items and are left out, the first is %s"
         log.warning(words, printable(root), len(not_stac), printable(not_stac[0].relative_to(root)))
     if left:
         first = printable(left[0].relative_to(root))

@@ -11,7 +11,7 @@ from rasterio.errors import RasterioError
 
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import not_a_file
-from embedcube.sources.catalog.json_text import kind_of, read_json
+from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
 from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, time_in
 from embedcube.sources.reader import open_raster
 
@@ -126,7 +126,7 @@ def _properties(folder: Path) -> tuple[dict[str, Any], str]:
     if not_a_file(path):
         return {}, ""
     try:
-        document = read_json(path)
+        document = read_json(path, ITEM_BYTES)
     except ValueError as error:
         return {}, str(error)
     if not isinstance(document, dict):

@@ -28,7 +28,7 @@ def parsed(text: bytes) -> Any:
         raise ValueError(f"is not JSON: {printable(error)}") from None
 
 
-def read_json(path: Path, most: int = ITEM_BYTES) -> Any:
+def read_json(path: Path, most: int) -> Any:
     """The value of a JSON file of at most `most` bytes.
 
     Raises:

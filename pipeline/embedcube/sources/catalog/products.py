@@ -94,16 +94,20 @@ def product_id(text: str) -> str:
 
 
 def by_time(products: Iterable[Product]) -> list[Product]:
-    """Products ordered by time and id; a repeated id gets a number appended."""
-    ordered, ids = [], set[str]()
-    for product in sorted(products, key=lambda p: (p.time, p.id)):
-        number, unique = 1, product.id
-        while unique in ids:
+    """Products ordered by time and id; a repeated id gets a number appended, first where a product cannot be used."""
+    ordered = sorted(products, key=lambda p: (p.time, p.id))
+    ids = set[str]()
+    unique = list(ordered)
+    for place in sorted(range(len(ordered)), key=lambda place: bool(ordered[place].fault or ordered[place].missing)):
+        product = ordered[place]
+        number, id = 1, product.id
+        while id in ids:
             number += 1
-            unique = f"{product.id}#{number}"
-        ids.add(unique)
-        ordered.append(replace(product, id=unique))
-    return ordered
+            id = f"{product.id}#{number}"
+        ids.add(id)
+        if id != product.id:
+            unique[place] = replace(product, id=id)
+    return unique
 
 
 def split_pixel_size(name: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from embedcube.campaign.scene import NOWHERE, Scene, unforeseen
 from embedcube.errors import EmbedcubeError
 from embedcube.printable import printable
+from embedcube.sources.catalog.files import lasting
 from embedcube.sources.catalog.products import Product
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,12 @@ def scene_or_verdict(archive: str, product: Product, make: Callable[[], Scene]) 
     """
     try:
         return make()
-    except (EmbedcubeError, OSError):
+    except EmbedcubeError:
         raise
     except Exception as error:
+        words = lasting(error) if isinstance(error, OSError) else unforeseen(error)
+        if not words:
+            raise
         log.debug("%s", printable(product.id), exc_info=True)
         return Scene(
             id=product.id,
@@ -30,5 +34,5 @@ def scene_or_verdict(archive: str, product: Product, make: Callable[[], Scene]) 
             time=product.time,
             acquisition=product.id,
             bbox=product.bbox or NOWHERE,
-            verdict=unforeseen(error),
+            verdict=f"a part of it {words}" if isinstance(error, OSError) else words,
         )

@@ -3,12 +3,13 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_href
-from embedcube.sources.catalog.files import ABSENT, identity, lasting, not_a_file
+from embedcube.sources.catalog.files import ABSENT, NotReadable, identity, lasting, not_a_file
 from embedcube.sources.catalog.json_text import CATALOGUE_BYTES, ITEM_BYTES, kind_of, parsed, read_json
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 from embedcube.sources.catalog.stac_item import is_item, item_product, local_path
@@ -17,6 +18,8 @@ _LINES = (".ndjson", ".jsonl", ".geojsonl")
 """Suffixes of files with one Item on each line"""
 
 _CATALOGUES = ("Catalog", "Collection")
+
+_LARGE = "a large result of a search is read with one Item on each line (.ndjson)"
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +47,11 @@ def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Produ
     """
     found: list[Product | Path] = []
     for path in paths:
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = partial(_name, path, root)
         try:
-            document = read_json(path)
+            document = _read(path, ITEM_BYTES)
         except ValueError as error:
-            found.append(unusable(name, str(error), time_in(name)))
-        except OSError as error:
-            if not (words := lasting(error)):
-                raise
-            found.append(unusable(name, f"{printable(path.name)} {words}", time_in(name)))
+            found.append(unusable(name(), str(error), time_in(name())))
         else:
             if is_item(document):
                 found.append(item_product(path, name, document, names))
@@ -64,7 +63,7 @@ def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Produ
 def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
     """A product for every Item in the result of a search; relative links begin at `folder`."""
     for number, item in enumerate(items, start=1):
-        yield item_product(folder / "search.json", f"Item {number} of the search", item, names)
+        yield item_product(folder / "search.json", partial(str, f"Item {number} of the search"), item, names)
 
 
 def _lines(path: Path, names: Names) -> Iterator[Product]:
@@ -83,7 +82,7 @@ def _lines(path: Path, names: Names) -> Iterator[Product]:
                 except ValueError as error:
                     yield unusable(name, f"line {number} of {printable(path.name)} {error}")
                 else:
-                    yield item_product(path, name, item, names)
+                    yield item_product(path, partial(str, name), item, names)
 
 
 def _linked(root: Path, names: Names) -> Iterator[Product]:
@@ -93,20 +92,21 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
     gone: list[str] = []
     while waiting:
         path = waiting.pop()
-        name = str(Path(os.path.relpath(path, root.parent)).with_suffix(""))
+        name = _name(path, root.parent)
         try:
-            document = read_json(path, CATALOGUE_BYTES if path == root else ITEM_BYTES)
+            document = _read(path, CATALOGUE_BYTES if path == root else ITEM_BYTES)
         except ValueError as error:
             if path == root:
-                raise RequestError(f"{root} is not a STAC catalogue: {error}") from None
+                advice = f"; {_LARGE}" if isinstance(error, NotReadable) else ""
+                raise RequestError(f"{printable(root)} is not a STAC catalogue: {error}{advice}") from None
             yield unusable(name, str(error), time_in(name))
             continue
         kind = document.get("type") if isinstance(document, dict) else None
         if kind == "Feature":
-            yield item_product(path, name, document, names)
+            yield item_product(path, partial(str, name), document, names)
         elif kind == "FeatureCollection":
             for number, feature in enumerate(_listed(document, "features"), start=1):
-                yield item_product(path, f"{name} {number}", feature, names)
+                yield item_product(path, partial(str, f"{name} {number}"), feature, names)
         elif kind in _CATALOGUES:
             links = [_followed(path, link, seen, gone) for link in _listed(document, "links")]
             yield from (found for found in links if isinstance(found, Product))
@@ -119,6 +119,26 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
     if gone:
         words = "%s: there is no file at the link %s; %d such links are left out"
         log.warning(words, printable(root), gone[0], len(gone))
+
+
+def _read(path: Path, most: int) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: it cannot be used; the message begins with its name.
+        OSError: it could not be read for a reason that may pass.
+    """
+    try:
+        return read_json(path, most)
+    except OSError as error:
+        if not (words := lasting(error)):
+            raise
+        raise ValueError(f"{printable(path.name)} {words}") from None
+
+
+def _name(path: Path, root: Path) -> str:
+    """What the Item of a file is called if it has no id: the file's place, without the suffix."""
+    return str(Path(os.path.relpath(path, root)).with_suffix(""))
 
 
 def _listed(document: dict[str, Any], key: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -53,8 +53,8 @@ def is_item(document: Any) -> bool:
     )
 
 
-def item_product(path: Path, name: str, item: Any, names: Names) -> Product:
-    """The product of an Item that the file at `path` holds; `name` is what it is called if it has no id.
+def item_product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Product:
+    """The product of an Item that the file at `path` holds; `name` gives what it is called if it has no id.
 
     A file that is missing for a band, or anything that is wrong in the Item, is in `missing` or `fault`.
 
@@ -64,24 +64,25 @@ def item_product(path: Path, name: str, item: Any, names: Names) -> Product:
     try:
         return _product(path, name, item, names)
     except ValueError as error:
-        return unusable(_id(item) or name, f"{printable(path.name)} is not a usable STAC Item: {error}", _dated(name))
+        fault = f"{printable(path.name)} is not a usable STAC Item: {error}"
+        return unusable(_id(item) or name(), fault, _dated(name()))
     except OSError:
         raise
     except Exception as error:
-        return unusable(name, f"{printable(path.name)}: {unforeseen(error)}", _dated(name))
+        return unusable(name(), f"{printable(path.name)}: {unforeseen(error)}", _dated(name()))
 
 
 def _dated(name: str) -> datetime | None:
     return time_in(name[-_NAME:])
 
 
-def _product(path: Path, name: str, item: Any, names: Names) -> Product:
+def _product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Product:
     properties = _object(_object(item, "the Item").get("properties"), "its properties")
     time = _time(properties)
-    basics: dict[str, Any] = {"id": product_id(_id(item) or name), "time": time, "properties": bounded(properties)}
+    basics: dict[str, Any] = {"id": product_id(_id(item) or name()), "time": time, "properties": bounded(properties)}
     try:
         if not _id(item):
-            raise ValueError(f"its id is {kind_of(item.get('id'))}")
+            raise ValueError(f"its id is {kind_of(item.get('id')) if item.get('id') != '' else 'empty'}")
         offered = _offered(path, _object(item.get("assets"), "its assets"))
     except ValueError as error:
         return Product(

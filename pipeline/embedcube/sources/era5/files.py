@@ -155,7 +155,7 @@ def compare_series(path: Path, asset: Asset) -> str:
         return compare_file(path, replace(asset, inner=""))
     full = asset.digest.startswith("sha256:")
     found = Digests(path, full=full, by_name=False).of(path)[1]
-    return "" if found == asset.digest else f"{found} now, {asset.digest} then"
+    return "" if found == asset.digest else f"{found[:19]} now, {asset.digest[:19]} then"
 
 
 class Digests:

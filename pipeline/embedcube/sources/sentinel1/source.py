@@ -34,7 +34,8 @@ from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
-from embedcube.sources.sentinel1.grd import PROCESSING, SOFTWARE, can_geocode, images_of, observe_geocoded
+from embedcube.sources.sentinel1.grd import MOST_POWER, PROCESSING, SOFTWARE, can_geocode, observe_geocoded
+from embedcube.sources.sentinel1.safe import images_of
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
@@ -50,9 +51,6 @@ _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float
     "worldcereal": ("power is 10^-8.3 times the value squared", lambda x: x * x * 10**-8.3),
 }
 """For each meaning of the numbers in files: the formula of power in words, and the formula"""
-
-MOST_POWER = 1e6
-"""largest power that is believed, 60 dB: the strongest reflectors have some 40 dB"""
 
 _VALUES_ARE = f"say what the numbers in the files are: {', '.join(_POWER)}"
 _WORLDCEREAL_NODATA = 65535

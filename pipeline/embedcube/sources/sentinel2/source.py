@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -110,12 +111,14 @@ class Sentinel2:
         ids = [product.id for product in by_time(found)]
         described = zip(found, identities, assets_of, strict=True)
         for place, (product, identity, (assets, faults)) in enumerate(described):
-            product = replace(product, id=ids[place])
-            make = partial(self._scene, product, identity, assets, faults)
             by = ids[replaced[place]] if place in replaced else ""
-            yield replace(scene_or_verdict(self._name, product, make), superseded_by=by)
+            named = product if product.id == ids[place] else replace(product, id=ids[place])
+            make = partial(self._scene, named, identity, assets, faults, by)
+            yield scene_or_verdict(self._name, named, make)
 
-    def _scene(self, product: Product, identity: Identity, assets: tuple[Asset, ...], faults: str) -> Scene:
+    def _scene(
+        self, product: Product, identity: Identity, assets: tuple[Asset, ...], faults: str, superseded_by: str
+    ) -> Scene:
         offset, reason = self._offset(product, identity)
         return Scene(
             id=product.id,
@@ -128,6 +131,7 @@ class Sentinel2:
             processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
+            superseded_by=superseded_by,
         )
 
     def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
@@ -193,6 +197,8 @@ class Sentinel2:
                 offset = float(stated)
             except (TypeError, ValueError):
                 return None, f"its metadata has s2:add_offset {stated!r}, which is not a number"
+            if not isfinite(offset):
+                return None, f"its metadata has s2:add_offset {stated!r}, which is not a finite number"
             return offset, f"offset {offset:+g}: the product's metadata"
         if identity.baseline is not None:
             offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
