@@ -15,8 +15,15 @@ from tests.fuzz.results import Results, forbidden, table
 from tests.fuzz.sandbox import ONE_THREAD
 from tests.fuzz.trial import Result
 
-FOUND = {"netcdf3": (16, 17, 28), "grib1": (3, 41), "grib2": (37,), "stac": (16, 20), "safe": (20, 27)}
-"""Seeds that once ended in a traceback, or with a scene less."""
+FOUND = {
+    "netcdf3": (16, 17, 28),
+    "netcdf4": (80,),
+    "grib1": (3, 41),
+    "grib2": (37,),
+    "stac": (16, 20),
+    "safe": (20, 27, 28),
+}
+"""Seeds that once ended in a traceback or a hang, or with a scene less."""
 
 SEEDS = {name: (0, 1, 2, 3, *(seed for seed in FOUND.get(name, ()) if seed > 3)) for name in FORMATS}
 

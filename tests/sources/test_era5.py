@@ -327,6 +327,34 @@ def test_the_same_times_twice_count_once_and_overlapping_times_are_refused(
     np.testing.assert_allclose(picture.x_cyx[0], NORTH_UP.sum("time").values, rtol=1e-7)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["a step too early", "a step too late"])
+def test_a_step_at_a_wrong_time_costs_its_own_file_only(tmp_path: Path, late: bool) -> None:
+    """Its times then span those of other files, which lack no step."""
+    for number in range(3):
+        array = a_field([50.25, 50], [5, 5.25], hours(24, f"2022-08-{28 + number}T00:00"), seed=number)
+        if number == (0 if late else 2):
+            times = array.time.values.copy()
+            times[-1 if late else 0] = np.datetime64("2022-08-31" if late else "2022-07-28", "ns")
+            array = array.assign_coords(time=("time", times, {"standard_name": "time"}))
+        write_netcdf(tmp_path / f"{number}.nc", array)
+    verdicts = {scene.id.split()[-1]: scene.verdict for scene in era5(tmp_path, "sp").scenes(full_digests=False)}
+    wrong = "0.nc" if late else "2.nc"
+    assert "its times are also in" in verdicts.pop(wrong)
+    assert list(verdicts.values()) == ["", ""]
+
+
+def test_points_without_a_grid_and_files_of_other_variables_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_netcdf(tmp_path / "good.nc", NORTH_UP)
+    write_netcdf(tmp_path / "other.nc", NORTH_UP.rename("t2m"))
+    write_netcdf(tmp_path / "points.nc", NORTH_UP.isel(latitude=0, drop=True).rename(longitude="location"))
+    found = {scene.id.split()[-1]: scene.verdict for scene in era5(tmp_path, "sp").scenes(full_digests=False)}
+    assert found.keys() == {"good.nc", "points.nc"}
+    assert "sp: it lies on (time, location): no grid, as none of them is its latitude" in found["points.nc"]
+    assert "1 files hold none of sp and are left out; the first, other.nc, has t2m" in caplog.text
+
+
 def test_a_pixel_is_seen_where_every_step_has_a_value(tmp_path: Path, reader: RasterReader) -> None:
     array = NORTH_UP.copy()
     array[2, 3, 4] = np.nan

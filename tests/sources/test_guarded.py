@@ -35,6 +35,7 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.prepare.index import index
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.era5.stores import refuse_store
+from embedcube.sources.hdf5_heap import refuse_endless_heap
 from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.netcdf3 import refuse_cut_short
 from embedcube.sources.reader import RasterReader, open_raster, raster_settings
@@ -344,6 +345,24 @@ def small_series(**sizes: int) -> xarray.Dataset:
 
 def weather(path: Path) -> list[Scene]:
     return list(Era5("w", Archive(source="era5", path=path, bands=("sp",))).scenes(full_digests=False))
+
+
+def test_a_heap_that_keeps_the_library_busy_for_ever_is_a_verdict(tmp_path: Path) -> None:
+    """The first object of the heap, which holds references to dimensions, becomes free space of no size."""
+    path = tmp_path / "series.nc"
+    small_series().to_netcdf(path, engine="netcdf4")
+    data = bytearray(path.read_bytes())
+    at = data.find(b"GCOL")
+    assert at > 0
+    open_netcdf(path).close()
+    data[at + 16 : at + 32] = bytes(16)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"global heap is damaged at byte {at + 16}"):
+        open_netcdf(path)
+    far = 9 << 20  # a heap at the end of a long file
+    path.write_bytes(data[:8] + bytes(far - 8) + data[at : at + 4096])
+    with pytest.raises(ValueError, match=f"global heap is damaged at byte {far + 16}"):
+        refuse_endless_heap(path)
 
 
 def test_an_axis_of_a_netcdf_file_that_no_memory_holds_is_a_verdict(tmp_path: Path) -> None:

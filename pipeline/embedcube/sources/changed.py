@@ -59,7 +59,10 @@ def compare_file(path: Path, asset: Asset) -> str:
     change elsewhere is not seen.
     """
     if not asset.digest.startswith("weak:"):
-        found = whole_digest(File(path=path, inner=asset.inner), asset.digest.partition(":")[0])
+        try:
+            found = whole_digest(File(path=path, inner=asset.inner), asset.digest.partition(":")[0])
+        except ValueError as error:
+            return str(error)
         return "" if found == asset.digest else f"{found[:19]} now, {asset.digest[:19]} then"
     if not asset.noted.sample:
         return ""  # the digest is over its name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.sources.hdf5 import refuse_other_files
+from embedcube.sources.hdf5_heap import refuse_endless_heap
 from embedcube.sources.netcdf3 import refuse_cut_short
 
 AXIS_POINTS = 1 << 22
@@ -25,6 +26,7 @@ def open_netcdf(path: Path) -> Any:
     import xarray
 
     refuse_cut_short(path)
+    refuse_endless_heap(path)
     refuse_other_files(path)
     store = xarray.backends.NetCDF4DataStore.open(str(path))  # type: ignore[no-untyped-call]
     try:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,10 +31,14 @@ def refuse_other_bytes(file: File, band: str, name: str) -> None:
     """Read a file or zip member whole and compare it with the digest that its catalogue states, if any.
 
     Raises:
-        CorruptInput: the digests differ.
+        CorruptInput: the digests differ, or a zip does not hold the member whole.
         OSError: the file could not be read.
     """
-    if file.digest and (found := whole_digest(file, file.digest.partition(":")[0])) != file.digest:
+    try:
+        found = whole_digest(file, file.digest.partition(":")[0]) if file.digest else ""
+    except ValueError as error:
+        raise CorruptInput(f"{band}: {name}: {error}") from None
+    if found != file.digest:
         raise CorruptInput(f"{band}: {file.inner or name} is {found}, its catalogue says {file.digest}")
 
 
@@ -41,6 +46,7 @@ def whole_digest(file: File, algorithm: str) -> str:
     """Digest over every byte of a file or zip member, as "<algorithm>:<hex>".
 
     Raises:
+        ValueError: the zip does not hold the member whole.
         OSError: the file could not be read.
     """
     status = file.path.stat()
@@ -54,8 +60,11 @@ def _whole(file: File, algorithm: str, size: int, now: Noted) -> str:
         return f"{algorithm}:{hashlib.file_digest(opened, algorithm.replace('-', '_')).hexdigest()}"
 
     if file.inner and not is_netcdf(file.path):
-        with zipfile.ZipFile(file.path) as archive, archive.open(file.inner) as member:
-            return hashed(member)
+        try:
+            with zipfile.ZipFile(file.path) as archive, archive.open(file.inner) as member:
+                return hashed(member)
+        except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"the zip is damaged: {error}") from None
     with file.path.open("rb") as whole:
         return hashed(whole)
 

@@ -154,6 +154,16 @@ def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[t
     if contents_of and not together and not unusable:
         shown = "; ".join(f"{name} has {holds}" for name, holds in list(contents_of.items())[:3])
         raise RequestError(f"archives.{request.archive}: no file holds any of {', '.join(request.bands)}; {shown}")
+    used = {os.path.relpath(part.path, request.root) for parts in together.values() for part in parts}
+    if others := sorted(contents_of.keys() - used - {name for name, _ in unusable}):
+        log.warning(
+            "archives.%s: %d files hold none of %s and are left out; the first, %s, has %s",
+            request.archive,
+            len(others),
+            ", ".join(request.bands),
+            printable(others[0]),
+            printable(contents_of[others[0]]),
+        )
     return _scenes(request, together.values(), digests), unusable
 
 
@@ -315,17 +325,39 @@ def _bbox(points: Points) -> tuple[float, float, float, float]:
 
 
 def _without_overlaps(scenes: list[Scene]) -> list[Scene]:
-    """The scenes, with a verdict for each whose times overlap another's: its steps would count twice."""
+    """The scenes, with a verdict for each whose times overlap another's: its steps would count twice.
+
+    Of two, the later is refused, unless only the earlier lacks steps: one step at a wrong time makes a file long.
+    """
     result: list[Scene] = []
-    current: list[Scene] = []
-    for scene in scenes:
-        current = [other for other in current if (other.end or other.time) >= scene.time]
-        twice = [o for o in current if o.acquisition != scene.acquisition and _may_overlap(o, scene)]
+    current: list[int] = []
+    for place, scene in enumerate(scenes):
+        current = [o for o in current if (result[o].end or result[o].time) >= scene.time]
+        twice = [o for o in current if result[o].acquisition != scene.acquisition and _may_overlap(result[o], scene)]
         if twice and not scene.verdict:
-            scene = replace(scene, verdict=f"its times are also in {twice[0].id}; take one of them away")
+            if _lacks_steps(scene) or not all(_lacks_steps(result[o]) for o in twice):
+                scene = _refused_beside(scene, result[twice[0]])
+            else:
+                for o in twice:
+                    result[o] = _refused_beside(result[o], scene)
+                current = [o for o in current if o not in twice]
         result.append(scene)
-        current += [] if scene.verdict else [scene]
+        current += [] if scene.verdict else [place]
     return result
+
+
+def _refused_beside(scene: Scene, other: Scene) -> Scene:
+    return replace(scene, verdict=f"its times are also in {other.id}; take one of them away")
+
+
+_UNEVEN = 1.2
+"""a series of months is that much longer, at most, than its shortest month would make it"""
+
+
+def _lacks_steps(scene: Scene) -> bool:
+    """Whether a scene has fewer steps than its shortest step lets fit between its first and its last."""
+    whole_s = ((scene.end or scene.time) - scene.time).total_seconds()
+    return any(whole_s > _UNEVEN * asset.step_s * (asset.steps - 1) for asset in scene.assets if asset.steps > 1)
 
 
 def _may_overlap(one: Scene, other: Scene) -> bool:

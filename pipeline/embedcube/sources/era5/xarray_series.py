@@ -42,8 +42,6 @@ class XarraySeries:
             try:
                 self._axes[name] = axes = _Axes.of(array, select, self._data.attrs)
                 found.append(_described(array, axes, _ends(self._data, array, axes)))
-            except _NoField:
-                continue
             except ValueError as error:
                 self.faults[name] = (_names(array), f"{name}: {error}")
         self.variables = tuple(found)
@@ -116,10 +114,6 @@ class XarraySeries:
         self._data.close()
 
 
-class _NoField(ValueError):
-    """The variable has no longitudes and latitudes, so it is not a field."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Axes:
     """The dimensions of a variable, by their meaning."""
@@ -146,8 +140,8 @@ class _Axes:
         """Find the dimensions of a variable; `attributes` are those of the whole file.
 
         Raises:
-            _NoField: it has no longitudes and latitudes.
-            ValueError: it has no points or times, or a dimension for which `select` has no coordinate.
+            ValueError: it lies on no grid of longitudes and latitudes, has no points or times, or has a dimension for
+                which `select` has no coordinate.
         """
         lat, lon = _coordinate(array, "latitude"), _coordinate(array, "longitude")
         rises, turns = array[lat].values, np.unwrap(array[lon].values.astype(np.float64), period=360)
@@ -233,7 +227,8 @@ def _coordinate(array: Any, key: str) -> str:
     found = array.cf.coordinates.get(key) or array.cf.guess_coord_axis().cf.coordinates.get(key, [])
     along = [str(name) for name in found if array[name].dims == (name,)]
     if len(along) != 1:
-        raise _NoField(f"its {key}s are {along or 'none'}")
+        dimensions = ", ".join(map(str, array.dims))
+        raise ValueError(f"it lies on ({dimensions}): no grid, as {' and '.join(along) or 'none of them'} is its {key}")
     return along[0]
 
 
