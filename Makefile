@@ -12,7 +12,7 @@ TERRATORCH_STAMP := $(VENV)/.installed-terratorch
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch lint bench docs clean
+.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch fuzz chaos lint bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,12 @@ test-newest: demo/runs/demo/cube.zarr ## the same at the newest versions, on a n
 # Not a part of test: it installs 69 packages more, 0.7 GB, in two minutes and a half on two busy cores.
 test-terratorch: $(TERRATORCH_STAMP) ## install TerraTorch too; the tests of its models, which the others skip without it
 	@$(BIN)/python -m pytest --no-header -m terratorch
+
+fuzz: $(DEV_STAMP) ## damage 1,000 inputs of each format and read them: an hour on two cores; goes on where it stopped
+	@$(BIN)/python -m tests.fuzz --page
+
+chaos: $(DEV_STAMP) ## disturb 100 runs and start them again: an hour on two cores; goes on where it stopped
+	@$(BIN)/python -m tests.chaos --page
 
 lint: $(DEV_STAMP) ## ruff and mypy alone
 	@$(BIN)/ruff check .

@@ -128,7 +128,7 @@ def write_records(campaign_file: Path, count: int) -> None:
     part.mkdir(parents=True)
     names = ("embedding", "scale", "status", "n_obs")
     with (part / RECORDS).open("wb") as file:
-        for recipe in read_recipes(run)[:count]:
+        for recipe in read_recipes(run, read_plan(campaign, run))[:count]:
             stored = [
                 StoredObject(array=name, path=f"layer/grid/{name}/c.0.{recipe[:4]}.0", size=4096, sha256=recipe)
                 for name in names
@@ -156,7 +156,8 @@ def restart_rank(campaign_file: str) -> None:
     """What a rank reads before it draws, but for the weights."""
     campaign = load_campaign(Path(campaign_file))
     run = RunDir(campaign.run_folder)
-    scenes, groups = read_inventory(campaign, run), read_shards(run, read_plan(campaign, run), 0)
+    plan = read_plan(campaign, run)
+    scenes, groups = read_inventory(campaign, run, plan.inventory), read_shards(run, plan, 0)
     print(f"{len(scenes)} scenes, {len(groups)} groups, {len(recorded_recipes(run))} records")
 
 

@@ -23,6 +23,7 @@ import yaml
 from typer.testing import CliRunner
 
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.cli.verbs import app, main
 
 ROOT = Path(__file__).parents[1]
@@ -127,9 +128,8 @@ def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -
 def call_cli(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run `embedcube` as `run_cli` does, but in this process, which has paid for importing torch already."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    }
+    caught = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in caught}
     code: int | str | None = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["embedcube", *map(str, arguments)])
@@ -144,6 +144,22 @@ def call_cli(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     if not TORCH and "No module named 'torch'" in err.getvalue():
         pytest.skip("needs torch")
     return subprocess.CompletedProcess(sys.argv, int(code or 0), out.getvalue(), err.getvalue())
+
+
+def change_plan(run: RunDir, change: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrite plan.json, with a right checksum, after `change` has edited the parsed document in place."""
+    document = read_sealed(run.plan_summary, "plan")
+    change(document)
+    write_sealed(run.plan_summary, document)
+
+
+def change_rows(run: RunDir, change: Callable[[Any], Any]) -> None:
+    """Rewrite plan.parquet as `change` makes it of its table, and its digest in plan.json."""
+    from pyarrow import parquet
+
+    parquet.write_table(change(parquet.read_table(run.plan)), run.plan)
+    digest = hashlib.sha256(run.plan.read_bytes()).hexdigest()
+    change_plan(run, lambda document: document["files"].update({run.plan.name: digest}))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pipeline" / "embedcube"
 
-GROUND = {"errors", "grid", "windows", "timings", "progress", "machine"}
+GROUND = {"errors", "grid", "windows", "timings", "progress", "machine", "printable"}
 """Single files. All else is in a room."""
 
 ABOVE: dict[str, set[str]] = {
@@ -60,6 +60,22 @@ FORBIDDEN_KEYWORDS = {"shell", "allow_pickle"}
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
+CLASS_ATTRIBUTES = 12
+
+SCHEMAS = {
+    "campaign.how": {"How"},
+    "campaign.parts": {"Record"},
+    "campaign.plan": {"LayerPlan"},
+    "campaign.price": {"Price"},
+    "campaign.scene": {"Asset"},
+    "campaign.schema": {"Layer"},
+    "campaign.site": {"Site"},
+    "jobs.status": {"Status"},
+}
+"""Schemas of files, of YAML and of `--json`, which have as many fields as these have: module, and classes."""
+
+YAML_BLOCKS = {"Block", "PluginOptions"}
+"""Base classes of the blocks of YAML files."""
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -306,6 +322,51 @@ def test_files_and_functions_are_short(module: Module) -> None:
     assert [(name, length) for name, length in lengths if length > FUNCTION_LINES] == []
 
 
+def _attributes(node: ast.ClassDef) -> set[str]:
+    """Names of the fields of a class, of its variables, and of what its methods store in `self`."""
+    names: set[str] = set()
+    for child in node.body:
+        if isinstance(child, ast.AnnAssign):
+            names.add(ast.unparse(child.target))
+        elif isinstance(child, ast.Assign):
+            names |= {ast.unparse(target) for target in child.targets}
+        elif isinstance(child, FunctionNode):
+            stored = [part for part in ast.walk(child) if isinstance(part, ast.Attribute)]
+            names |= {
+                part.attr for part in stored if isinstance(part.ctx, ast.Store) and ast.unparse(part.value) == "self"
+            }
+    return names
+
+
+def _large_classes(module: Module) -> dict[str, int]:
+    """The classes with more than CLASS_ATTRIBUTES attributes, and how many they have."""
+    classes = [node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
+    return {node.name: count for node in classes if (count := len(_attributes(node))) > CLASS_ATTRIBUTES}
+
+
+@each_module
+def test_classes_are_small(module: Module) -> None:
+    """Nothing but a schema has more than twelve attributes; a schema that has become small is no exception any more."""
+    assert _large_classes(module).keys() == SCHEMAS.get(module.name, set())
+
+
+def _unexplained_keys(module: Module) -> list[str]:
+    """Keys of YAML blocks without a docstring, which the reference of the site and its readers need."""
+    keys = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & YAML_BLOCKS:
+            for child, following in zip(node.body, [*node.body[1:], None], strict=True):
+                documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                if isinstance(child, ast.AnnAssign) and not documented:
+                    keys.append(f"{node.name}.{ast.unparse(child.target)}")
+    return keys
+
+
+@each_module
+def test_every_key_of_a_yaml_file_is_explained(module: Module) -> None:
+    assert _unexplained_keys(module) == []
+
+
 @each_module
 def test_no_function_takes_any_keyword(module: Module) -> None:
     takers = [
@@ -393,6 +454,19 @@ def test_unsafe_code_is_seen(source: str) -> None:
 def test_safe_code_passes() -> None:
     source = "import torch, yaml\ntorch.load(p, weights_only=True)\nmodel.eval()\nyaml.safe_load(text)"
     assert _unsafe(Module("grid", source)) == []
+
+
+def test_large_classes_are_seen() -> None:
+    fields = "\n".join(f"    field_{i}: int" for i in range(10))
+    method = "    def method(self):\n        self.a, self.b = 1, 2\n        self.a += 1\n        other.c = 3"
+    assert _large_classes(Module("grid", f"class Right:\n{fields}\n{method}\n")) == {}
+    assert _large_classes(Module("grid", f"class Wrong:\n    x = 1\n{fields}\n{method}\n")) == {"Wrong": 13}
+
+
+def test_keys_without_a_docstring_are_seen() -> None:
+    source = 'class A(Block):\n    one: int\n    """explained"""\n    two: int = Field(2)\n    three: int\n'
+    assert _unexplained_keys(Module("campaign.schema", source)) == ["A.two", "A.three"]
+    assert _unexplained_keys(Module("campaign.schema", source.replace("Block", "Other"))) == []
 
 
 def test_imports_at_start_are_told_from_late_ones() -> None:

@@ -89,7 +89,7 @@ def _table(title: str, block: Json) -> str:
 
 def _field_docstrings(title: str) -> dict[str, str]:
     """The docstring under each field of a block, on one line."""
-    for module in ("schema", "how", "site"):
+    for module in ("schema", "periods", "how", "site"):
         members = griffe.load(f"embedcube.campaign.{module}").members
         if title in members and members[title].is_class and not members[title].is_alias:
             fields = members[title].members.items()

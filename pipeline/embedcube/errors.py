@@ -1,5 +1,10 @@
 """Errors, one class for each next step of the caller: correct the request, look at the work, or start again."""
 
+from embedcube.printable import printable
+
+_MOST = 2000
+"""characters of a reason"""
+
 
 class EmbedcubeError(Exception):
     """Base class of the failures that embedcube explains in words. `exit_code` is that of the command line."""
@@ -27,3 +32,7 @@ class StartAgain(EmbedcubeError):
 
 class CorruptInput(Exception):
     """The bytes of an input are wrong. It is quarantined with this message as the reason, and the campaign goes on."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` names what is wrong; as it quotes data, it is made printable, and credentials are cut out of it."""
+        super().__init__(printable(reason, _MOST))

@@ -1,4 +1,4 @@
-"""Presto worked out a second time: one pixel, float64, NumPy; tokens that are not shown are never made.
+"""Presto written once more in NumPy: one pixel, float64; tokens of masked inputs are not made at all.
 
 From the paper (arXiv:2304.14065) and the description of the published checkpoint, nothing of embedcube.
 """
@@ -26,7 +26,7 @@ GROUPS = {
 
 
 def normalised(band: str, value: float) -> float:
-    """A value as the encoder was trained on it."""
+    """A value, normalised as in the training of the encoder."""
     if band in ("VV", "VH"):
         return (value + 25) / 25
     if band == "NDVI":
@@ -75,7 +75,7 @@ def presto(
 
 
 def attention(w: Mapping[str, Floats], block: str, x: Floats) -> Floats:
-    """Of eight heads of 16."""
+    """Attention with eight heads of width 16."""
     query, key, value = np.split(linear(w, f"{block}.attn.qkv", x), 3, axis=-1)
     heads = []
     for head in (slice(16 * i, 16 * i + 16) for i in range(8)):

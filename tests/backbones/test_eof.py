@@ -31,7 +31,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def a_sample(inputs: Inputs, norths: list[float], times: int, seed: int = 0) -> FitSample:
-    """Chips whose first rows are at `norths`, each at several times: waves on a background, and noise."""
+    """Chips whose first rows are at the latitudes `norths`, each at several times: waves, background and noise."""
     rng = np.random.default_rng(seed)
     chips, latitudes = [], []
     for north in norths:
@@ -46,7 +46,7 @@ def a_sample(inputs: Inputs, norths: list[float], times: int, seed: int = 0) -> 
 
 
 def as_chips(eof: Eof, sample: FitSample, inputs: Inputs) -> tuple[Any, Chips]:
-    """The module fitted on a sample, and the sample as the kernel gives it to a module."""
+    """Module fitted on a sample, and the chips of the sample as the kernel gives them to a module."""
     weights = eof.fit(sample)
     x_btcyx = torch.from_numpy(sample.x_ntcyx)
     mean, std = (torch.from_numpy(v)[:, None, None] for v in (weights.mean, weights.std))
@@ -68,7 +68,7 @@ def as_chips(eof: Eof, sample: FitSample, inputs: Inputs) -> tuple[Any, Chips]:
 
 
 def scores_by_svd(sample: FitSample, components: int, *, standardise: bool) -> Floats:
-    """U S of the weighted anomaly matrix: what the textbook calls the principal components."""
+    """U S of the weighted matrix of anomalies, which the textbook calls the principal components."""
     x = sample.x_ntcyx.astype(np.float64)
     anomaly = x - np.nanmean(x, axis=0)
     if standardise:
@@ -214,7 +214,7 @@ print(1024 * (most_kb() - before))
 
 @pytest.mark.parametrize(("chips", "side"), [(300, 120), (1200, 36)], ids=["wide", "square"])
 def test_a_fit_takes_no_more_memory_than_its_price(chips: int, side: int) -> None:
-    """Chips of many numbers, and as many chips as numbers: what `fit` holds at most, beside its libraries."""
+    """Two shapes: chips of many numbers, and as many chips as numbers. Memory of libraries is not counted."""
     command = [sys.executable, "-c", MEASURED, str(chips), str(side)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def a_sample(chips: int = 6, side: int = 34) -> NDArray[np.float32]:
-    """Reflectances with a grain and an edge, on other scales in each band, and masked in places."""
+    """Reflectances with noise and an edge, with a scale of its own in each band, and partly masked."""
     rng = np.random.default_rng(5)
     x = rng.gamma(4, 100, (chips, BANDS, side, side)) * np.array([1, 3, 0.2, 8])[:, None, None]
     x[:, :, :, side // 2 :] *= 1.7
@@ -43,7 +43,7 @@ def fit_sample(x_ncyx: NDArray[np.float32]) -> FitSample:
 
 
 def chips_of(x_btcyx: torch.Tensor, layout: ShardLayout) -> Chips:
-    """Chips that are seen everywhere, of monthly frames."""
+    """Chips of monthly frames that are clear everywhere."""
     batch, frames, _, *side = x_btcyx.shape
     start = datetime(2023, 1, 1, tzinfo=UTC)
     return Chips(
@@ -57,7 +57,7 @@ def chips_of(x_btcyx: torch.Tensor, layout: ShardLayout) -> Chips:
 
 
 def naive_fit(x_ncyx: NDArray[np.float32], *, filters: int, kernel: int, seed: int) -> tuple[Floats, Floats, Floats]:
-    """Mean, standard deviation and filter bank, step by step as the package says."""
+    """Mean, standard deviation and filter bank, step by step as the docstring of the package describes them."""
     clear = np.isfinite(x_ncyx).all(axis=1)
     x = x_ncyx.astype(np.float64)
     mean = np.array([x[:, band][clear].mean() for band in range(BANDS)])
@@ -81,7 +81,7 @@ def naive_fit(x_ncyx: NDArray[np.float32], *, filters: int, kernel: int, seed: i
 
 
 def naive_features(z_cyx: Floats, bank: Floats, layout: ShardLayout) -> Floats:
-    """(chip_cells, chip_cells, 2 x filters): for each cell the means of the positive and the negative parts."""
+    """Vectors (chip_cells, chip_cells, 2 x filters): means of the positive and of the negative parts in each cell."""
     kernel = bank.shape[-1]
     around = sliding_window_view(z_cyx.astype(np.float64), (kernel, kernel), axis=(1, 2))  # c y x ky kx
     answers = np.einsum("cyxij,fcij->fyx", around, bank.astype(np.float64)) - 1.0
@@ -97,7 +97,7 @@ def naive_features(z_cyx: Floats, bank: Floats, layout: ShardLayout) -> Floats:
 
 
 def file_of(weights: Weights) -> bytes:
-    """The bytes that a run would keep."""
+    """Bytes of the weights file that a run would write."""
     return safetensors.numpy.save({"mean": weights.mean, "std": weights.std, **weights.tensors})
 
 

@@ -1,4 +1,4 @@
-"""Presto: the golden numbers of its authors' code, a second implementation, and what is not shown."""
+"""Presto compared with numbers from its authors' code and with a second implementation; masked inputs."""
 
 import io
 import re
@@ -35,7 +35,7 @@ NO_B8A = (("VV", "VH"), ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11",
 
 
 def a_layout(chip_px: int) -> ShardLayout:
-    """Chips of pixels."""
+    """Layout of chips whose cells are single pixels."""
     return ShardLayout(chip_px=chip_px, halo_px=0, cell_px=1, chips=1)
 
 
@@ -46,7 +46,7 @@ def a_presto(bands: tuple[tuple[str, ...], ...] = ALL, *, frames: int = 3, chip_
 
 @pytest.fixture(scope="module")
 def checkpoint() -> bytes:
-    """One of Presto's shape, with random numbers and something of a decoder."""
+    """Checkpoint in Presto's shape: random numbers, and a tensor of a decoder."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = Encoder(tuple(GROUPS)).state_dict()
@@ -55,20 +55,20 @@ def checkpoint() -> bytes:
 
 
 def saved(content: object) -> bytes:
-    """As `torch.save` writes it."""
+    """Bytes of a state dict as `torch.save` writes it."""
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()
 
 
 def months(*numbers: int) -> tuple[Window, ...]:
-    """Frames that begin in these months, 0 to 11."""
+    """Dates of frames that begin in these months (0 to 11)."""
     starts = [datetime(2021, number + 1, 1, tzinfo=UTC) for number in numbers]
     return tuple(Window(start, start + timedelta(days=28)) for start in starts)
 
 
 def vectors_of(backbone: Presto, weights: Weights, chips: Chips) -> NDArray[np.float32]:
-    """Of all pixels (n, 128)."""
+    """Vectors (n, 128) of all pixels."""
     with torch.inference_mode():
         vectors: NDArray[np.float32] = backbone.module(weights)(chips).flatten(0, 2).numpy()
     return vectors
@@ -125,7 +125,7 @@ def test_the_backbone_gives_the_golden_vectors_without_radar_from_raw_values(rad
 
 
 def some_chips(bands: tuple[tuple[str, ...], ...], frames: int, side: int, weights: Weights) -> Chips:
-    """Two chips of plausible values, of which two thirds are shown at random."""
+    """Two chips of plausible values; a random third of them is masked."""
     rng = np.random.default_rng(3)
     channels = sum(map(len, bands))
     raw = weights.mean + weights.std * rng.uniform(0, 1, (2, side, side, frames, channels))

@@ -50,7 +50,7 @@ def cube(finished: Campaign) -> xarray.Dataset:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[dict[str, NDArray[Any]]]:
-    """Every variable of the file as its numbers are: uint16."""
+    """Every variable of the file as stored, in uint16."""
     with netCDF4.Dataset(STACK) as file:
         file.set_auto_maskandscale(False)
         yield {
@@ -60,7 +60,7 @@ def stack() -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def shown_at(stack: dict[str, NDArray[Any]], row: int, col: int) -> list[dict[str, float]]:
-    """What each month shows of a pixel: dB, DN, K, m, m, degrees."""
+    """Values of a pixel in each month that are not masked: dB, DN, K, m, m, degrees."""
     months = []
     for t in range(12):
         number = {name: float(stack[name][t, row, col]) for name in stack if stack[name].ndim == 3}

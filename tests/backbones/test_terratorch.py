@@ -90,7 +90,7 @@ def embedded(options: dict[str, Any], layout: ShardLayout, inputs: Inputs, chips
 
 
 def directly(name: str, **arguments: Any) -> Any:
-    """The model as anybody builds it with TerraTorch, at the same random start."""
+    """The model built directly with TerraTorch, with the same random seed."""
     build("timm_resnet18", {})  # TerraTorch is imported, whatever torchvision this is
     registry = importlib.import_module("terratorch.registry").BACKBONE_REGISTRY
     torch.manual_seed(7)
@@ -103,7 +103,7 @@ def directly(name: str, **arguments: Any) -> Any:
 @needs_terratorch
 @pytest.mark.parametrize("radar", [False, True], ids=["S2", "S2 and S1"])
 def test_terraminds_tokens_are_those_of_a_direct_call(radar: bool) -> None:
-    """The bands come in another order than the model's, and the radar first."""
+    """The bands are in another order than in the model, and radar comes first."""
     shuffled = (*S2[5:], *S2[:5])
     inputs = Inputs(bands=(("VH", "VV"), shuffled) if radar else (shuffled,))
     modalities = ["S1GRD", "S2L2A"] if radar else ["S2L2A"]
@@ -227,7 +227,7 @@ def test_a_model_keeps_the_contract_of_a_backbone(options: dict[str, Any], input
 
 @needs_terratorch
 def test_products_stay_in_float32_when_terratorch_is_imported() -> None:
-    """It asks for bfloat16 as it is imported, which vectors of a processor that has it would then be off by."""
+    """Its import allows products in bfloat16, which would change vectors on a processor that has bfloat16."""
     code = (
         "from embedcube.backbones.terratorch_registry import build; import torch;"
         "build('timm_resnet18', {});"
@@ -309,7 +309,7 @@ def test_weights_are_never_random_unless_the_campaign_says_so() -> None:
 
 
 def test_the_models_of_the_table_need_no_terratorch_to_be_checked() -> None:
-    """In a process of its own: what is not imported cannot be needed."""
+    """Runs in a new process, in which TerraTorch is not imported."""
     code = (
         "import sys; from embedcube.backbones.terratorch.backbone import TerraTorch;"
         "from embedcube.grid import ShardLayout;"
@@ -328,7 +328,7 @@ def test_the_models_of_the_table_need_no_terratorch_to_be_checked() -> None:
 
 @needs_terratorch
 def test_bands_that_a_model_does_without_leave_its_other_weights_as_they_are() -> None:
-    """As TerraTorch selects bands of a checkpoint, and as a model of all bands sees zeros there."""
+    """Equal to TerraTorch's own selection of bands, and to a model of all bands that gets zeros for the others."""
     inputs = Inputs(bands=(S2[1:],))
     chips = some_chips(inputs, TOKENS)
     whole = directly("terramind_v1_tiny", modalities=["S2L2A"])
@@ -488,7 +488,7 @@ def theirs(name: str) -> Any:
 
 
 def reference(name: str, x_tcyx: NDArray[np.float32], where: list[float]) -> NDArray[np.float32]:
-    """What TerraTorch says of one chip, with its own normalisation; the ring of tokens of the halo cut off."""
+    """Tokens of one chip by TerraTorch, with its own normalisation, without the ring of tokens in the halo."""
     of = importlib.import_module("terratorch.models.backbones.terramind.model.terramind_register")
     prithvi = importlib.import_module("terratorch.models.backbones.prithvi_vit")
     model = theirs(name)
@@ -553,7 +553,7 @@ def test_weights_saved_by_another_process_give_the_same_cube_and_a_flipped_byte_
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hugging Face Hub as a download of one file asks for."""
+    """HTTP server with the part of the Hugging Face Hub that a download of one file needs."""
 
     files: ClassVar[dict[str, bytes]] = {}
 
@@ -580,7 +580,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of who asks a hub on this machine."""
+    """Environment of a process that downloads from a hub on this machine."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

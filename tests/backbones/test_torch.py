@@ -1,4 +1,4 @@
-"""Modules that somebody else has made, as layers: exported programs, and state dicts of what a factory makes."""
+"""Modules of users as layers: exported programs, and state dicts for the modules of a factory."""
 
 import contextlib
 import hashlib
@@ -62,7 +62,7 @@ def vit() -> SmallVit:
 
 
 def exported(module: nn.Module, shape: tuple[int, ...], dynamic: Any = ANY_BATCH) -> bytes:
-    """The bytes that a user's `torch.export.save` writes."""
+    """Bytes of an exported program, as `torch.export.save` writes them."""
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(module, (torch.zeros(shape),), dynamic_shapes=dynamic), buffer)
     return buffer.getvalue()
@@ -99,7 +99,7 @@ def embedded(options: dict[str, Any], checkpoint: bytes, layout: ShardLayout, in
 
 
 def as_backbone(module: nn.Module, options: dict[str, Any], layout: ShardLayout, takes: str = "bcyx") -> Vectors:
-    """The module as the backbone wraps it."""
+    """The module, wrapped by the backbone `torch`."""
     reading = Reading(name="it", **({"output": None, "prefix_tokens": None, "pooling": "none"} | options))
     return Vectors(module.eval(), LAYOUTS[takes], reading, layout)
 
@@ -121,7 +121,7 @@ def test_a_programs_map_is_that_of_a_direct_call_bit_for_bit(cnn_file: bytes) ->
 
 
 def test_a_program_computes_in_the_precision_that_it_is_asked_for(cnn_file: bytes) -> None:
-    """As the kernel asks: by autocast. What was in float32 when it was exported is not bound to it."""
+    """The kernel sets the precision with autocast; a program that was exported in float32 follows it."""
     with torch.autocast("cpu", torch.bfloat16):
         found = embedded(PLAIN, cnn_file, MAPS, RGB)
         with torch.inference_mode():
@@ -180,7 +180,7 @@ def test_a_program_of_at_most_so_many_chips_is_given_no_more(cnn_file: bytes) ->
 
 
 class Several(nn.Module):
-    """Two maps by name, a vector of the chip, or a map whose last axis are its numbers."""
+    """A module with one of these outputs: two maps by name, a vector of the chip, a map with the features last."""
 
     def __init__(self, what: str = "names") -> None:
         super().__init__()
@@ -401,7 +401,7 @@ CONSTANTS = "data/constants/model_constants_config.json"
 
 
 class Evil:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -411,7 +411,7 @@ class Evil:
 
 
 def changed(archive: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
-    """The archive after `change` has edited its parts, by their names, in place."""
+    """A copy of the archive; `change` edits its parts in place, by their names."""
     with zipfile.ZipFile(io.BytesIO(archive)) as whole:
         parts = {name.partition("/")[2]: whole.read(name) for name in whole.namelist()}
     change(parts)
@@ -423,7 +423,7 @@ def changed(archive: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes
 
 
 def edited(archive: bytes, name: str, edit: Callable[[Any], None]) -> bytes:
-    """The archive after `edit` has changed one of its JSON documents in place."""
+    """A copy of the archive; `edit` changes one of its JSON documents in place."""
 
     def change(parts: dict[str, bytes]) -> None:
         document = json.loads(parts[name])
@@ -434,7 +434,7 @@ def edited(archive: bytes, name: str, edit: Callable[[Any], None]) -> bytes:
 
 
 def archive_with(way: str, archive: bytes, trace: Path) -> bytes:
-    """One that touches `trace`, or would, if its code were run."""
+    """An archive that creates the file `trace` if its code is run."""
     code, data = f"__import__('os').mkdir({str(trace)!r})", io.BytesIO()
     torch.save(((Evil(trace),), {}), data)
 
@@ -519,7 +519,7 @@ def test_an_archive_with_code_in_it_is_refused_or_the_code_left_out(cnn_file: by
 
 @pytest.mark.parametrize("way", ["example inputs", "a check", "a tensor", "an object", "a size", "a name"])
 def test_torch_itself_would_run_it(way: str, cnn_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What docs/models.md says of torch; once it no longer holds, the docs are to be changed."""
+    """docs/models.md says that `torch.export.load` runs such code. If this fails, change that page."""
     monkeypatch.setattr(logging, "raiseExceptions", False)  # a line of torch's about it cannot be formatted
     with contextlib.suppress(Exception):  # afterwards some are wrong in other ways too
         torch.export.load(io.BytesIO(archive_with(way, cnn_file, tmp_path / "trace"))).module()(

@@ -15,9 +15,11 @@ import yaml
 from shapely.geometry import shape
 from tests.conftest import Campaign, call_cli, run_cli
 
+from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.load import dump_campaign, load_campaign
 from embedcube.campaign.schema import Campaign as Document
 from embedcube.campaign.schema import digest_of
+from embedcube.campaign.site import load_site
 from embedcube.errors import RequestError
 
 LAYER = "layers.s2_mosaiks"
@@ -226,6 +228,57 @@ def test_a_file_that_is_no_yaml_is_answered_in_one_line(demo: Campaign) -> None:
     assert re.fullmatch(r"embedcube: .*campaign\.yaml: not valid YAML: .*line 3, column 5.*\n", done.stderr)
 
 
+def laughs(levels: int) -> str:
+    """YAML in which each of ten aliases stands for ten of the level below."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+HOSTILE_YAML = {
+    "aliases of aliases": (laughs(9).encode(), "more than 1,000,000 values, counting all that aliases stand for"),
+    "an alias of itself": (b"a: &a [*a]", "nested more than 50 deep, or an alias stands for itself"),
+    "deep": (b"[" * 60 + b"]" * 60, "nested more than 50 deep"),
+    "deeper": (b"[" * 1000, "nested too deeply for a YAML file"),
+    "large": (b"# " + b"x" * (16 << 20), "more than 16 MB"),
+    "not UTF-8": (b"campaign: \xff", "cannot be read: 'utf-8' codec"),
+    "a date that is none": (b"campaign: 2023-13-45", "not valid YAML: month must be in 1..12"),
+    "a tag of Python": (
+        b"a: !!python/object/apply:os.system [id]",
+        "not valid YAML: could not determine a constructor",
+    ),
+    "a number that is none": (b"a: !!int ''", "not valid YAML"),
+    "a time that is none": (b"a: !!timestamp now", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_YAML)
+def test_yaml_is_bounded(tmp_path: Path, demo: Campaign, name: str) -> None:
+    """The campaign and the file of its site."""
+    data, words = HOSTILE_YAML[name]
+    path = tmp_path / "x.yaml"
+    path.write_bytes(data)
+    with pytest.raises(RequestError, match=f"{path}: {re.escape(words)}"):
+        load_campaign(path)
+    with pytest.raises(RequestError, match=f"{path}: {re.escape(words)}"):
+        load_site(load(demo, how__site=str(path)))
+
+
+def test_aliases_within_reason_are_taken(tmp_path: Path, demo: Campaign) -> None:
+    text = demo.file.read_text()
+    demo.file.write_text(text + "\n" + "# " * 1000)
+    assert read_yaml(demo.file) == yaml.safe_load(text)
+    (tmp_path / "x.yaml").write_text(laughs(5))
+    assert len(read_yaml(tmp_path / "x.yaml")["a4"]) == 10
+
+
+def test_a_password_in_the_url_of_an_api_is_refused_and_not_repeated(demo: Campaign) -> None:
+    for api in ("https://user:S3CRET@host/v1", "https://host/v1?token=S3CRET", "ftp://user:S3CRET@host"):
+        with pytest.raises(RequestError, match=r"archives\.s2\.search\.api: ") as raised:
+            load(demo, archives__s2__search={"api": api, "collections": ["c"]})
+        assert "S3CRET" not in str(raised.value)
+
+
 def test_a_file_that_is_not_there_is_answered_in_one_line(tmp_path: Path) -> None:
     done = run_cli("run", tmp_path / "campaign.yaml")
     assert done.returncode == 2
@@ -266,7 +319,10 @@ def load(campaign: Campaign, /, **values: Any) -> Document:
         ({"windows__start": 20230601}, r"windows\.start: 20230601 is not a date; write for example 2023-06-01"),
         ({"region": {}}, "region: a region is either a bbox or a geojson file"),
         ({"region__bbox": [7, 50, float("nan"), 51]}, r"region\.bbox\.2: Input should be a finite number"),
-        ({"archives__s2__resampling": {"B05": "nearest"}}, r'archives\.s2: resampling: band "B05" is not wanted, did'),
+        (
+            {"archives__s2__resampling": {"B05": "nearest"}},
+            r'archives\.s2: resampling: "B05" is not among the bands to read, did',
+        ),
         ({"layers__s2_mosaiks__archives": []}, r"layer s2_mosaiks: archives \[\] are none, or one is named twice"),
         ({"layers__s2_mosaiks__archives": ["s2", "s2"]}, r"archives \['s2', 's2'\] are none, or one is named twice"),
         ({"layers__s2_mosaiks__frames": "1 fortnight"}, r'layers\.s2_mosaiks\.frames: "1 fortnight" is not a length'),
@@ -296,9 +352,12 @@ def test_other_wrong_values_are_named(demo: Campaign, values: dict[str, Any], wo
         ({"type": "FeatureCollection", "features": []}, "region.json"),
         ({"type": "Polygon"}, "region.json"),
         ({"type": "Polygon", "coordinates": [["a"]]}, "region.json"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, float("nan")], [1, 1], [0, 0]]]}, "not a finite number"),
+        ({"type": "Polygon", "coordinates": json.loads("[" * 300 + "]" * 300)}, "region.json"),
+        ({"type": "FeatureCollection", "features": 5}, "region.json"),
         ({"type": "Feature", "properties": {}, "geometry": {"type": "Point", "coordinates": [7.6, 50.87]}}, "Point"),
     ],
-    ids=json.dumps,
+    ids=lambda value: json.dumps(value)[:60],
 )
 def test_geojson_without_an_area_is_refused_at_once(demo: Campaign, geojson: dict[str, Any], words: str) -> None:
     (demo.file.parent / "region.json").write_text(json.dumps(geojson))
@@ -501,7 +560,9 @@ def test_a_dumped_campaign_loads_as_itself(
     monkeypatch.setenv("EMBEDCUBE_HERE", str(tmp_path))
     campaign = load(demo, **values)
     text = dump_campaign(campaign)
-    assert text.startswith(f"# digest of what is asked: {campaign.digest}\n")
+    seal, digest, _ = text.split("\n", 2)
+    assert seal.startswith("# SHA-256 of the lines below: ")
+    assert digest == f"# digest of what is asked: {campaign.digest}"
     (tmp_path / "other").mkdir()
     copy = tmp_path / "other" / "resolved.yaml"
     copy.write_text(text)

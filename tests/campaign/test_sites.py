@@ -96,16 +96,48 @@ def option(text: str, name: str) -> str:
 def test_consolidation_takes_no_gpus_where_there_are_nodes_without(demo: Campaign, tmp_path: Path) -> None:
     without = {"partition": "compute", "cpus_per_node": 4, "mem_gb_per_node": 10, "time_min": 50}
     gpus = {"partition": "gpu", "gpus_per_node": 2, "constraint": "a100", "exclusive": False}
-    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | gpus | {"cpu_nodes": without}))
+    verify = {"verify": {"cpus": 4, "time_min": 30}}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | gpus | {"cpu_nodes": without} | verify))
     demo.change(lambda document: document.update(how={"device": "cuda", "time_min": 20, "site": "lab.yaml"}))
     scripts = demo.cli("submit", "--dry-run").split("#!/bin/bash\n")[1:]
     wanted = ("partition", "gres", "constraint", "cpus-per-task", "mem", "time")
     asked = [{name: value for name in wanted if (value := option(text, name))} for text in scripts]
     on_gpus = {"partition": "gpu", "gres": "gpu:2", "constraint": "a100", "cpus-per-task": "8", "mem": "16000M"}
     on_gpus["time"] = "20"
-    # verification embeds a shard again, on the device that made it
+    # verification embeds a shard again, on one device like that which made it
+    on_one_gpu = on_gpus | {"gres": "gpu:1", "cpus-per-task": "4", "mem": "8000M", "time": "30"}
     assert asked == [
         on_gpus,
         {"partition": "compute", "cpus-per-task": "4", "mem": "10000M", "time": "50"},
-        on_gpus,
+        on_one_gpu,
     ]
+    # without a need for GPUs, all jobs run on the nodes without
+    demo.change(lambda document: document["how"].update(device="cpu"))
+    scripts = demo.cli("submit", "--dry-run").split("#!/bin/bash\n")[1:]
+    assert [option(text, "partition") for text in scripts] == ["compute"] * 3
+    assert [option(text, "time") for text in scripts] == ["20", "50", "30"]
+    assert not any(option(text, "gres") for text in scripts)
+
+
+def test_preparation_takes_one_gpu_for_its_own_time(demo: Campaign, tmp_path: Path) -> None:
+    gpus = {"gpus_per_node": 4, "gpu_option": "gpus-per-node", "prepare_in_job": True, "name_gpus": True}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | gpus))
+    demo.change(lambda document: document.update(how={"device": "cuda", "site": "lab.yaml"}))
+    prepare, embed, consolidate, verify = demo.cli("submit", "--dry-run").split("#!/bin/bash\n")[1:]
+    assert [option(text, "gpus-per-node") for text in (prepare, embed, consolidate, verify)] == ["1", "4", "1", "1"]
+    # psslurm would give each process one GPU: the process that starts all ranks of a node needs all of them
+    visible = [re.findall("CUDA_VISIBLE_DEVICES=(.*)", text) for text in (prepare, embed, consolidate, verify)]
+    assert visible == [["0"], ["0,1,2,3"], ["0"], ["0"]]
+    # nothing without a plan: consolidation would only find that there is none
+    assert option(consolidate, "dependency") == "'afterok:<prepare>,afterany:<embed>'"
+
+
+@pytest.mark.parametrize(("of_campaign", "at_once"), [(3, "3"), (9, "5"), (None, "5")])
+def test_a_campaign_may_run_fewer_tasks_at_once(
+    demo: Campaign, tmp_path: Path, of_campaign: int | None, at_once: str
+) -> None:
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"parallel": 5}))
+    how = {"tasks": 8, "site": "lab.yaml"} | ({"parallel": of_campaign} if of_campaign else {})
+    demo.change(lambda document: document.update(how=how))
+    [array] = [line for line in demo.cli("submit", "--dry-run").splitlines() if "--array" in line]
+    assert array.split("%")[1] == at_once

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 import pytest
 import zarr
 from numpy.typing import NDArray
-from tests.conftest import Campaign, call_cli
+from tests.conftest import Campaign, call_cli, change_plan, change_rows
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.cli.verbs import app
@@ -465,12 +464,6 @@ def test_restating_and_sealing_alone_are_no_breach(cube: Cube, capsys: pytest.Ca
 # --- tampered runs --------------------------------------------------------------------------------
 
 
-def change_plan(cube: Cube, change: Callable[[pyarrow.Table], pyarrow.Table]) -> None:
-    """Rewrite the rows of the plan."""
-    table = pyarrow.parquet.read_table(cube.run.plan)
-    pyarrow.parquet.write_table(change(table), cube.run.plan)
-
-
 def other_recipe(table: pyarrow.Table) -> pyarrow.Table:
     """The first row with another recipe."""
     recipes = pyarrow.array(["0" * 64, *table["recipe"].to_pylist()[1:]])
@@ -479,8 +472,7 @@ def other_recipe(table: pyarrow.Table) -> pyarrow.Table:
 
 def other_plan_digest(cube: Cube) -> None:
     """plan.json claims other recipes."""
-    document = json.loads(cube.run.plan_summary.read_text())
-    cube.run.plan_summary.write_text(json.dumps(document | {"plan": "0" * 64}))
+    change_plan(cube.run, lambda document: document.update(plan="0" * 64))
 
 
 def no_budget(cube: Cube) -> None:
@@ -491,8 +483,8 @@ def no_budget(cube: Cube) -> None:
 RUNS = [
     Breach("a byte of an object", lambda c: flip(c.path / OBJECT), (f"bytes: {OBJECT}: ",)),
     Breach("the weights", lambda c: flip(c.run.weights(LAYER), -100), (f"weights: {LAYER}: ",)),
-    Breach("a shard that nobody planned", lambda c: change_plan(c, lambda t: t.slice(1)), (f"plan: ('{ZONE}', ",)),
-    Breach("a shard by another recipe", lambda c: change_plan(c, other_recipe), (f"recipe: ('{ZONE}', ",)),
+    Breach("a shard that nobody planned", lambda c: change_rows(c.run, lambda t: t.slice(1)), (f"plan: ('{ZONE}', ",)),
+    Breach("a shard by another recipe", lambda c: change_rows(c.run, other_recipe), (f"recipe: ('{ZONE}', ",)),
     Breach("a recipe", sealed(put_row("provenance/shard_recipe", (3, 3), OTHER_BYTE)), (f"recipe: ('{ZONE}', ",)),
     Breach("the weights gone", lambda c: c.run.weights(LAYER).unlink(), (f"weights: {LAYER}: no file, ",)),
     Breach("the plan's own digest", other_plan_digest, ("plan: ",)),

@@ -1,6 +1,7 @@
 """A cube is made of the plan and the parts alone: no source, no backbone, neither torch nor GDAL."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,9 @@ import sys
 import pytest
 from tests.conftest import Campaign, cube_bytes
 
+from embedcube.campaign.load import load_campaign
+from embedcube.consolidate.against_plan import against_plan
+from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 
 POISONED = """
@@ -55,3 +59,14 @@ def test_other_verbs_still_refuse_an_absent_plugin(embedded: Campaign, monkeypat
     monkeypatch.setattr("embedcube.campaign.plugins.names", lambda room: ["local"] * (room == "executors"))
     with pytest.raises(RequestError, match='no plugin "sentinel2" among the sources'):
         embedded.cli("plan")
+
+
+def test_verify_says_that_it_derives_no_recipe_without_a_plugin(
+    finished_demo: Campaign, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    campaign = load_campaign(finished_demo.file)
+    monkeypatch.setattr("embedcube.campaign.plugins.names", lambda room: ["local"] * (room == "executors"))
+    with caplog.at_level(logging.WARNING):
+        findings = list(against_plan(campaign, finished_demo.run, Cube(finished_demo.run.newest_cube)))
+    assert findings == []
+    assert 'no recipe is derived again: no plugin "sentinel2" among the sources' in caplog.text

@@ -1,4 +1,4 @@
-"""Cubes of any size and content, written without a campaign: what a reader needs, no provenance."""
+"""Cubes of any size and content, written without a campaign. They have all that a reader needs, but no provenance."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ def create_zone(
     shard: int = 16,
     chunk_windows: int = 1,
 ) -> dict[str, Any]:
-    """The empty arrays of one zone, "<layer>/<zone>"; windows of ten days from FIRST on."""
+    """Create the empty arrays of one zone, "<layer>/<zone>". Windows are ten days long; the first begins at FIRST."""
     windows, rows, columns, features = shape_tyxf
     root = zarr.open_group(path, mode="a", zarr_format=3)
     root.update_attributes({"title": "Embeddings of campaign synthetic", "embedcube:what": {}})
@@ -57,7 +57,7 @@ def create_zone(
 def write_zone(
     path: Path, zone: str, vectors_tyxf: NDArray[np.float32], status_tyx: NDArray[np.uint8] | None = None, **how: Any
 ) -> None:
-    """One zone with these vectors, as int8; all cells are valid unless `status_tyx` says otherwise."""
+    """Write one zone with these vectors, as int8 by default; all cells are valid unless `status_tyx` says otherwise."""
     status = np.full(vectors_tyxf.shape[:3], VALID, np.uint8) if status_tyx is None else status_tyx
     arrays = create_zone(path, zone, vectors_tyxf.shape, **how)
     empty = status != VALID

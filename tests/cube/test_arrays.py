@@ -1,4 +1,4 @@
-"""One shard of each array as bytes: what zarr-python writes itself, under a key where every reader finds it."""
+"""The bytes of a shard's objects are those that zarr-python writes, and every reader finds them under their keys."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from embedcube.cube.encoding import NOT_PROCESSED, VALID, Encoding
 
 CELLS, DIMENSIONS = 6, 5
 GRID = (2, 3, 2)
-"""windows, rows and columns of shards in the larger array"""
+"""number of windows, of rows and of columns of shards in the larger array"""
 
 Values = dict[str, NDArray[Any]]
 Place = tuple[int, int, int]
@@ -30,7 +30,7 @@ each_encoding = pytest.mark.parametrize("encoding", ["int8", "float16", "float32
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several inner chunks in a shard of a few cells."""
+    """Make chunks so small that a shard of 6 x 6 cells has several."""
     monkeypatch.setattr("embedcube.cube.arrays.CHUNK_BYTES", 30)
 
 
@@ -41,7 +41,7 @@ def specs_of(encoding: Encoding) -> tuple[ArraySpec, ...]:
 
 
 def a_shard(encoding: Encoding, seed: int = 0) -> Values:
-    """Cells with vectors, but for a corner that leaves whole chunks without any."""
+    """Values of a shard; a corner of it has no vectors, so that whole chunks are empty."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((CELLS, CELLS, DIMENSIONS)).astype(np.float32)
     values: Values = {"embedding": vectors.astype(encoding)}
@@ -56,24 +56,24 @@ def a_shard(encoding: Encoding, seed: int = 0) -> Values:
 
 
 def nothing(encoding: Encoding) -> Values:
-    """A shard without any vector."""
+    """Values of a shard without any vector."""
     return {spec.name: np.full(spec.shard[1:], spec.fill, dtype=spec.dtype) for spec in specs_of(encoding)}
 
 
 def larger_array(spec: ArraySpec, folder: Path) -> Any:
-    """An empty array of several shards, on disk."""
+    """Create an empty array of several shards on disk."""
     shape = tuple(n * side for n, side in zip(GRID, spec.shard, strict=False)) + spec.shard[3:]
     return spec.create(zarr.storage.LocalStore(folder), "", shape)
 
 
 def region(spec: ArraySpec, place: Place) -> tuple[slice, ...]:
-    """Where a shard lies in the larger array."""
+    """Index of a shard in the larger array."""
     starts = [n * side for n, side in zip(place, spec.shard, strict=False)] + [0] * len(spec.shard[3:])
     return tuple(slice(start, start + side) for start, side in zip(starts, spec.shard, strict=True))
 
 
 def put(spec: ArraySpec, folder: Path, shards: dict[Place, dict[str, bytes | None]]) -> Any:
-    """A larger array whose objects are put there by hand."""
+    """Create the larger array, write the given objects into its folder as files, and open it."""
     larger_array(spec, folder)
     for place, objects in shards.items():
         data = objects[spec.name]
@@ -83,7 +83,7 @@ def put(spec: ArraySpec, folder: Path, shards: dict[Place, dict[str, bytes | Non
 
 
 def objects_in(folder: Path) -> dict[str, bytes]:
-    """Every object of an array by its key."""
+    """Bytes of every object of an array, by key."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")

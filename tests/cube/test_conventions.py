@@ -92,7 +92,7 @@ print(json.dumps(said))
 
 @dataclass(frozen=True)
 class Seen:
-    """What a process without embedcube saw of a cube."""
+    """What a process without embedcube has read from a cube."""
 
     said: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
@@ -100,13 +100,13 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def cube(finished_demo: Campaign) -> Path:
-    """The finished cube; nothing changes it."""
+    """The finished cube. No test changes it."""
     return finished_demo.run.newest_cube
 
 
 @pytest.fixture(scope="module")
 def seen(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """The cube as seen by others."""
+    """What xarray and tensorstore read from the cube, in a process that cannot import embedcube."""
     out = tmp_path_factory.mktemp("alone") / "arrays.npz"
     done = subprocess.run(
         [sys.executable, "-I", "-W", "error", "-c", ALONE, cube, out],
@@ -121,7 +121,7 @@ def seen(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 def documents(cube: Path) -> dict[str, dict[str, Any]]:
-    """Every zarr.json by the path of its node."""
+    """Content of every zarr.json, by the path of its group or array."""
     root = cube.resolve()
     return {
         str(path.parent.relative_to(root)).replace(".", ""): json.loads(path.read_text())
@@ -206,13 +206,13 @@ ACCEPTED = {
 
 @pytest.fixture(scope="module")
 def cf(cube: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What the CF checker finds in the zone as NetCDF: messages by section."""
+    """Messages of the CF checker about the zone, written as NetCDF, by section of the conventions."""
     with xarray.open_datatree(cube) as tree:
         zone = tree[ZONE].to_dataset().load()
         zone.attrs["title"] = tree.attrs["title"]
-    # NetCDF has no nested attributes, and CF no colon in their names: those of the Zarr conventions stay behind
+    # NetCDF has no nested attributes, and CF allows no colon in names: attributes of the Zarr conventions are left out
     zone.attrs = {name: value for name, value in zone.attrs.items() if ":" not in name and isinstance(value, str)}
-    # JSON does not tell types of integers apart, NetCDF does
+    # JSON has one type of integer, NetCDF has several
     zone["status"].attrs["flag_values"] = np.array(zone["status"].attrs["flag_values"], dtype=zone["status"].dtype)
     for name, variable in zone.variables.items():
         kept = {key: value for key, value in variable.encoding.items() if key in ("units", "calendar", "dtype")}
@@ -299,7 +299,7 @@ def test_cf_xarray_finds_grid_mapping_axes_and_bounds(cube: Path) -> None:
 
 
 def validator(convention: str) -> Any:
-    """Of a whole zarr.json; the README beside the schemas says why not `jsonschema.validate`."""
+    """Validator of a whole zarr.json; the README beside the schemas says why it is not `jsonschema.validate`."""
     return jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"{convention}.schema.json").read_text()))
 
 
@@ -352,7 +352,7 @@ def test_the_grid_is_told_thrice_and_agrees(cube: Path, seen: Seen) -> None:
 
 
 def planned(layer: Layer, grid: Grid, shards: ShardRange) -> LayerPlan:
-    """The plan of a layer on one grid."""
+    """Plan of a layer on one grid, with made-up weights and collection."""
     return LayerPlan(
         zones={grid.name: shards},
         grids={grid.name: grid},
@@ -432,7 +432,7 @@ def test_consolidated_metadata_is_what_the_nodes_say(cube: Path) -> None:
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON document, with its place."""
+    """Every string of a JSON document, with the path of keys that leads to it."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, f"{place}/{key}")
@@ -478,7 +478,7 @@ def test_the_root_carries_the_question_and_its_digest(cube: Path, finished_demo:
 
 
 class Provenance:
-    """The arrays of provenance/, read by hand."""
+    """The arrays of provenance/, read with zarr-python alone."""
 
     def __init__(self, cube: Path) -> None:
         group = zarr.open_group(cube / "provenance", mode="r")
@@ -489,7 +489,7 @@ class Provenance:
         return self.arrays[name]
 
     def texts(self, name: str) -> list[bytes]:
-        """The rows of an array of bytes with offsets."""
+        """Rows of an array of bytes; `<name>_first` holds the offset of each."""
         first = self[f"{name}_first"].tolist()
         data = self[name].tobytes()
         return [data[start:end] for start, end in pairwise(first)]
@@ -497,7 +497,7 @@ class Provenance:
 
 @pytest.fixture(scope="module")
 def provenance(cube: Path) -> Provenance:
-    """Of the finished cube."""
+    """Provenance of the finished cube."""
     return Provenance(cube)
 
 

@@ -20,14 +20,14 @@ Vectors = NDArray[np.float32]
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 SCALE_IS_NORMAL = 127 * 1.2e-38
-"""a vector whose largest number is at least this has a scale with all its digits"""
+"""if the largest number of a vector is at least this, its scale is a normal float32, with all digits"""
 
 ENCODINGS: tuple[Encoding, ...] = ("int8", "float16", "float32")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """As it is stored: NumPy's arrays of what the device made."""
+    """Quantised vectors, as NumPy arrays."""
 
     stored: NDArray[Any]
     scale: NDArray[np.float32] | None
@@ -44,7 +44,7 @@ def encode(vectors: Vectors, encoding: Encoding) -> Encoded:
 
 @st.composite
 def vectors_within(draw: st.DrawFn, low: float, high: float) -> Vectors:
-    """(n, D) float32 vectors, each with its largest number in [low, high] and the others any smaller ones."""
+    """Vectors (n, D) in float32; the largest number of each is in [low, high], the others are smaller."""
     n, d = draw(st.integers(1, 4)), draw(st.integers(1, 33))
     share = st.floats(-1, 1, width=32) | st.sampled_from([0.0, -0.0, 1.0, 0.5 / 127, 126.5 / 127, -1e-30])
     shares = draw(hn.arrays(np.float64, (n, d), elements=share))
@@ -56,14 +56,14 @@ def vectors_within(draw: st.DrawFn, low: float, high: float) -> Vectors:
 
 
 def naive_int8(vector: Vectors) -> tuple[list[float], float]:
-    """x / s before it is rounded, and s = max|x| / 127: per-vector absmax in float64, number by number."""
+    """x / s before rounding, and s = max|x| / 127, in float64: absmax quantisation written once more, plainly."""
     largest = max(abs(float(x)) for x in vector)
     step = largest / 127
     return [float(x) / step if step else 0.0 for x in vector], step
 
 
 def error_of(vectors: Vectors, encoding: Encoding = "int8") -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
-    """What is lost of each number, and the scales."""
+    """Difference of each decoded number from the original, and the scales."""
     encoded = encode(vectors, encoding)
     restored = decode(encoded.stored, encoded.scale)
     assert restored.dtype == np.float32
@@ -168,7 +168,7 @@ def test_missing_is_not_zero(encoding: Encoding) -> None:
 @steady
 @given(hn.arrays(np.float32, hn.array_shapes(max_dims=2), elements=st.floats(width=32, allow_nan=False)))
 def test_float16_saturates(vectors: Vectors) -> None:
-    vectors = np.nan_to_num(vectors)  # finite: the kernel sees to that
+    vectors = np.nan_to_num(vectors)  # the kernel leaves out vectors that are not finite
     stored = encode(vectors, "float16").stored
     assert stored.dtype == np.float16
     assert np.isfinite(stored).all()

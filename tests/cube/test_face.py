@@ -1,4 +1,4 @@
-"""The public face: names, what they import, what objects say of themselves, and how a time is chosen."""
+"""Public names of `embedcube`: what they import, what `print` shows of them, and how `--time` selects a window."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ LON, LAT = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(*LOO
 
 
 def imported(program: str) -> set[str]:
-    """Top-level modules that a new process has imported after running a program."""
+    """Top-level modules that are imported in a new process after it has run a program."""
     program += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return {str(name).partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}

@@ -1,4 +1,4 @@
-"""Pictures of a cube: what the colours mean, what is written around the map, and what it costs in memory."""
+"""Pictures of a cube: what the colours mean, what is written around the map, and how much memory drawing takes."""
 
 import tracemalloc
 from pathlib import Path
@@ -22,7 +22,7 @@ from embedcube.errors import RequestError
 INK = (25, 25, 25)
 
 LENGTHS: NDArray[np.float32] = np.arange(1, 9, dtype=np.float32)
-"""of the principal axes, so that their order is clear"""
+"""lengths of the principal axes; they differ, so that the order of the components is known"""
 
 
 def vectors(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -35,13 +35,13 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def colours(path: Path) -> NDArray[np.uint8]:
-    """(y, x, 3) of a GeoTIFF."""
+    """Colours (y, x, 3) of a GeoTIFF."""
     with rasterio.open(path) as file:
         return np.moveaxis(file.read(), 0, -1)
 
 
 def longest_run(picture: NDArray[np.uint8]) -> int:
-    """Pixels of the longest horizontal line in the colour of ink: the scale bar."""
+    """Length in pixels of the longest horizontal line in the colour of ink, which is the scale bar."""
     longest = 0
     for row in (picture == INK).all(axis=-1):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
@@ -50,7 +50,7 @@ def longest_run(picture: NDArray[np.uint8]) -> int:
 
 
 def test_equal_vectors_have_equal_colours_in_all_windows_and_zones(tmp_path: Path) -> None:
-    """The same vectors, at other places, in other windows and zones, beside others that are much larger."""
+    """The same vectors lie at three places, in two windows and two zones, beside vectors that are much larger."""
     same = vectors(16, 16, 8)
     first, second = vectors(2, 32, 48, 8, seed=1), 5 * vectors(2, 48, 16, 8, seed=2)
     first[0, 3:19, 7:23] = same
@@ -71,7 +71,7 @@ def test_equal_vectors_have_equal_colours_in_all_windows_and_zones(tmp_path: Pat
 
 
 def test_colours_are_the_principal_components(tmp_path: Path) -> None:
-    """Against a decomposition of all decoded vectors, which fewer cells than the sample's allow to compare exactly."""
+    """Equal to a singular value decomposition: the cube has fewer cells than a sample, so both use all vectors."""
     write_zone(tmp_path / "cube.zarr", "layer/grid", vectors(1, 32, 32, 8) * LENGTHS)
     cube = Cube(tmp_path / "cube.zarr")
     decoded = cube.vectors("layer/grid", 0, slice(None), slice(None)).reshape(-1, 8).astype(np.float64)
@@ -109,8 +109,19 @@ def test_the_geotiff_lies_where_the_cube_lies(tmp_path: Path) -> None:
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
+def test_overviews_of_the_geotiff_show_colours_of_vectors_only(tmp_path: Path) -> None:
+    """A mixture of two colours would be the colour of a vector that no cell has."""
+    write_zone(tmp_path / "cube.zarr", "layer/grid", vectors(1, 640, 640, 4), shard=128)
+    preview(tmp_path / "cube.zarr", tmp_path)
+    tif = tmp_path / "layer_grid_20230601T0000.tif"
+    whole = {tuple(colour) for colour in colours(tif).reshape(-1, 3).tolist()}
+    with rasterio.open(tif, overview_level=0) as file:
+        assert file.shape == (320, 320)
+        assert {tuple(colour) for colour in file.read().reshape(3, -1).T.tolist()} <= whole
+
+
 def test_cells_without_a_vector_are_told_apart(tmp_path: Path) -> None:
-    """Each kind has its pattern in the map and in the legend."""
+    """Each status has a pattern of its own in the map and in the legend."""
     kinds = (NO_DATA, MASKED, FAILED, NOT_PROCESSED)
     status = np.full((1, 16, 48), VALID, np.uint8)
     for i, kind in enumerate(kinds):
@@ -148,7 +159,7 @@ def contains(picture: NDArray[np.uint8], swatch: NDArray[np.uint8]) -> bool:
 
 
 def test_the_scale_bar_has_the_length_it_says(tmp_path: Path) -> None:
-    """48 cells of 160 m, 25 pixels each: 2 km are 312.5 pixels. UTM's own scale changes that by a tenth of a pixel."""
+    """A cell of 160 m has 25 pixels, so 1 km has 156.25 pixels. The scale factor of UTM changes that by 0.1 pixel."""
     write_zone(tmp_path / "cube.zarr", "layer/grid", vectors(1, 16, 48, 4))
     png, _ = preview(tmp_path / "cube.zarr", tmp_path)
     assert longest_run(pixels(png)) == pytest.approx(1000 / 160 * 25, abs=1)
@@ -183,7 +194,7 @@ def test_pictures_are_wide_enough_and_not_huge(tmp_path: Path, shape: tuple[int,
 
 
 def test_the_sheet_shows_all_windows(tmp_path: Path) -> None:
-    """Seven windows, each of one colour: all of them are on the sheet."""
+    """Each of the seven windows has one colour of its own; all seven colours are on the sheet."""
     shades = np.linspace(-1, 1, 7, dtype=np.float32)
     values = np.stack([np.ones(7), shades, shades**2, shades**3], axis=-1).astype(np.float32)
     write_zone(tmp_path / "cube.zarr", "layer/grid", np.broadcast_to(values[:, None, None], (7, 16, 16, 4)).copy())
@@ -213,7 +224,7 @@ def test_a_cube_without_vectors_is_refused(tmp_path: Path) -> None:
 
 
 def test_memory_stays_below_a_part_of_the_cube(tmp_path: Path) -> None:
-    """Vectors of 67 MB as int8, and of 268 MB decoded, are drawn in less than 64 MB."""
+    """Vectors of 67 MB as int8 (268 MB decoded) are drawn in less than 64 MB of memory."""
     arrays = create_zone(tmp_path / "cube.zarr", "layer/grid", (2, 512, 512, 128), shard=128)
     rng = np.random.default_rng(0)
     for y in range(0, 512, 128):

@@ -1,4 +1,4 @@
-"""Pixels, chips, cells and shards: one lattice each, all anchored at the origin, whatever is asked of them."""
+"""Lattices of pixels, chips, cells and shards: each begins at the origin of the grid, whatever area is requested."""
 
 import math
 from fractions import Fraction
@@ -17,7 +17,7 @@ from embedcube.grid import Grid, PixelArea, ShardLayout, ShardRange, same_crs, s
 steady = settings(deadline=None)
 
 EDGE = Fraction(1, 10)
-"""of a pixel: nearer than this to a shard's edge nothing is tried, except exactly on it"""
+"""share of a pixel: the tests place edges exactly on a shard's edge, or at least this far from it"""
 
 pixels = st.sampled_from([10.0, 20.0, 0.5, 30.0, 0.1, 0.25, 1.0 / 3.0])
 origins = st.sampled_from([(0.0, 0.0), (-7.0, 13.0), (300_000.0, 5_700_000.0), (0.05, -0.3), (-180.0, 90.0)])
@@ -25,14 +25,14 @@ origins = st.sampled_from([(0.0, 0.0), (-7.0, 13.0), (300_000.0, 5_700_000.0), (
 
 @st.composite
 def grids(draw: st.DrawFn) -> Grid:
-    """A grid of any pixel size and origin."""
+    """Strategy: grids with several pixel sizes and origins."""
     x, y = draw(origins)
     return Grid(crs="EPSG:32632", pixel=draw(pixels), origin_x=x, origin_y=y)
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> ShardLayout:
-    """Any layout that is allowed: cells divide the kept centre."""
+    """Strategy: allowed layouts, in which cells divide the kept centre of a chip."""
     cell, cells, halo = draw(st.integers(1, 16)), draw(st.integers(1, 14)), draw(st.integers(0, 24))
     return ShardLayout(chip_px=cell * cells + 2 * halo, halo_px=halo, cell_px=cell, chips=draw(st.integers(1, 6)))
 
@@ -112,7 +112,7 @@ def test_layouts_that_leave_a_rest_are_refused(layout: dict[str, int], words: st
 
 @st.composite
 def rectangles(draw: st.DrawFn, unit: int) -> tuple[Fraction, Fraction, Fraction, Fraction]:
-    """xmin, ymin, xmax, ymax in pixels from the origin, y upward; often exactly on a shard's edge."""
+    """Strategy: rectangles (xmin, ymin, xmax, ymax) in pixels from the origin, y upward, often on edges of shards."""
 
     def position() -> Fraction:
         edge = draw(indices) * unit
@@ -133,7 +133,8 @@ def test_shards_touching_agrees_with_a_naive_loop(
 ) -> None:
     side, reach = layout.shard_px, layout.halo_px if halo else 0
     xmin, ymin, xmax, ymax = data.draw(rectangles(side))
-    for low, high in ((xmin, xmax), (ymin, ymax)):  # a reach may bring an edge too near to another one
+    # with a halo, an edge may come too near to the edge of another shard
+    for low, high in ((xmin, xmax), (ymin, ymax)):
         for place in (low - reach, high + reach, low + reach, high - reach):
             rest = place % side
             assume(rest == 0 or EDGE <= rest <= side - EDGE)
@@ -169,7 +170,7 @@ def test_shards_that_only_share_an_edge_are_not_touched() -> None:
 
 @st.composite
 def ranges(draw: st.DrawFn) -> ShardRange:
-    """A rectangle of shards."""
+    """Strategy: rectangles of shards."""
     return ShardRange(row=draw(indices), col=draw(indices), rows=draw(st.integers(1, 4)), cols=draw(st.integers(1, 4)))
 
 

@@ -1,4 +1,4 @@
-"""Windows tile time: no gap, no overlap, months as long as they are, and every scene in exactly one of them."""
+"""Windows divide time without gap or overlap, months have 28 to 31 days, and every scene is in exactly one window."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -18,7 +18,7 @@ spans = st.integers(1, 3650 * 86400).map(lambda seconds: timedelta(seconds=secon
 
 @st.composite
 def steps(draw: st.DrawFn) -> str:
-    """A step as a campaign writes it."""
+    """Strategy: steps as a campaign file writes them, such as "14 days"."""
     count, unit = draw(
         st.one_of(
             st.tuples(st.integers(20, 500), st.just("hour")),
@@ -32,12 +32,12 @@ def steps(draw: st.DrawFn) -> str:
 
 
 def day(text: str) -> datetime:
-    """Midnight of a day."""
+    """Midnight (UTC) at the beginning of a day."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def starts(start: str, end: str, step: str, length: str | None = None) -> list[tuple[str, str]]:
-    """Windows as pairs of days."""
+    """First day and end of each window, as pairs of text."""
     made = windows_every(day(start), day(end), Duration.parse(step), Duration.parse(length) if length else None)
     return [(f"{window.start:%Y-%m-%d}", f"{window.end:%Y-%m-%d}") for window in made]
 
@@ -195,7 +195,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     ],
 )
 def test_a_period_selects_windows(text: str, matching: list[int]) -> None:
-    """The equal window, else the first that contains the period, else all that overlap it."""
+    """A period selects the equal window, else the first that contains it, else all windows that overlap it."""
     august = ("2023-08-01/2023-09-01", "2023-08-09/2023-08-16", "2023-08-16/2023-08-31")
     assert matching_windows([parse_period(window) for window in august], parse_period(text)) == matching
 

@@ -4,17 +4,21 @@ import json
 import os
 import shutil
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import Campaign
+from tests.conftest import Campaign, call_cli, change_plan
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import WorkError
-from embedcube.jobs.doctor import Check, describe, examine
+from embedcube.jobs.check import Check
+from embedcube.jobs.doctor import describe, examine
+from embedcube.jobs.site_checks import gpu_check
 
 HERE: dict[str, Any] = {"site": "here", "cpus_per_node": 1, "mem_gb_per_node": 1, "max_time_min": 60}
 
@@ -104,9 +108,103 @@ def test_the_next_move_stands_below_what_is_wrong(demo: Campaign) -> None:
 
 def test_versions_other_than_the_plans_are_named(demo: Campaign) -> None:
     demo.cli("run", "--until", "plan")
-    summary = json.loads(demo.run.plan_summary.read_text())
-    summary["versions"]["torch"] = "1.0"
-    demo.run.plan_summary.write_text(json.dumps(summary))
+    change_plan(demo.run, lambda document: document["versions"].update(torch="1.0"))
     wrong = checks(demo)["software"]
     assert not wrong.ok
     assert "planned 1.0" in wrong.found
+
+
+# --- what is missing hides no other check ---------------------------------------------------------------------------
+
+
+def test_missing_commands_and_groups_hide_nothing(demo: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("os.getegid", lambda: 3_999_999)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    demo.change(lambda document: document["how"].update(device="cuda", ranks=1, executor="slurm"))
+    found = checks(demo, group="users", quota=["no-such-quota", "-u"], umask="0022")
+    for what, words in {
+        "group": "this machine has no name for group 3999999",
+        "quota": "there is no no-such-quota here",
+        "sbatch": "there is no sbatch here",
+        "devices": "torch",
+    }.items():
+        assert not found[what].ok
+        assert found[what].found.startswith("cannot be looked at: ")
+        assert words in found[what].found
+        assert found[what].move
+    assert found["run folder"].ok
+    assert found["archive s2"].ok
+    assert "network" in found
+
+
+def test_an_archive_and_a_plugin_that_are_missing_are_checks(demo: Campaign) -> None:
+    def missing(document: dict[str, Any]) -> None:
+        document["archives"]["s2"].update(path="not-mounted")
+        document["layers"]["s2_mosaiks"]["backbone"] = {"name": "not_here"}
+
+    demo.change(missing)
+    done = call_cli("doctor", demo.file, "--json")
+    found = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert "No such file" in found["archive s2"]["found"]
+    assert "not_here" in found["plugins"]["found"]
+    assert found["run folder"]["ok"]
+
+
+def test_without_slurm_the_next_move_is_another_machine(demo: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks(demo)
+    demo.change(lambda document: document["how"].update(executor="slurm", ranks=1, threads=1))
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = call_cli("doctor", demo.file)
+    assert done.returncode == 1
+    assert "cannot be looked at: srun: No such file" in done.stdout
+    assert "-> run this on a machine of the cluster, such as a login node" in done.stdout
+    assert "there is no sbatch, srun, squeue" in done.stdout
+
+
+def test_a_site_needs_no_campaign(tmp_path: Path, stand_in: Callable[[str, str], None]) -> None:
+    file = tmp_path / "here.yaml"
+    file.write_text(yaml.safe_dump(HERE | {"interface": "lo", "quota": ["echo", "7", "left"]}))
+    stand_in("sbatch", f'echo "$@" > {tmp_path}/asked; echo "sbatch: Job 5 to start at 2026-01-01" >&2')
+    done = call_cli("doctor", "--site", file, "--here", "--json")
+    found = {check["what"]: check["found"] for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 0, found
+    assert list(found) == ["cores, memory", "network", "quota", "sbatch"]
+    assert found["sbatch"] == "sbatch: Job 5 to start at 2026-01-01"
+    assert (tmp_path / "asked").read_text().split()[:2] == ["--test-only", "--nodes=1"]
+    nothing = call_cli("doctor")
+    assert nothing.returncode == 2
+    assert "doctor needs a campaign file, or a site: embedcube doctor --site levante.yaml" in nothing.stderr
+
+
+def test_a_node_is_asked_whether_it_may_submit(
+    demo: Campaign, tmp_path: Path, stand_in: Callable[[str, str], None]
+) -> None:
+    """The check itself may run in a container, which has no sbatch: the node's host asks before."""
+    file = tmp_path / "here.yaml"
+    file.write_text(yaml.safe_dump(HERE))
+    stand_in("sbatch", "echo 'sbatch: error: Access/permission denied' >&2; exit 1")
+    stand_in("srun", 'while [ "$1" != bash ]; do shift; done; exec "$@"')
+    done = call_cli("doctor", "--site", file, "--json")
+    found = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+    assert found["sbatch"]["found"] == "sbatch: error: Access/permission denied"
+    assert "consolidation cannot submit again what failed" in found["sbatch"]["move"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "ok", "words"),
+    [("0,1", 2, True, ""), ("0", 1, False, "name_gpus: true"), (None, 1, False, "check gpus_per_node")],
+)
+def test_gpus_that_slurm_hides_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, ok: bool, words: str
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = gpu_check(count, "A100", 2, tmp_path)
+    assert found.ok == ok
+    assert words in found.move
+    assert f"CUDA_VISIBLE_DEVICES is {visible or 'not set'}, the node has 2" in found.found

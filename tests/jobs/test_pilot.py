@@ -43,22 +43,23 @@ def test_the_pilot_is_spread_over_the_price_range(demo: Campaign) -> None:
     demo.change(lambda document: document["how"].update(tasks=3))
     demo.cli("run", "--until", "plan")
     campaign = load_campaign(demo.run.campaign)
-    assert choose_pilot(campaign, demo.run, 5) == 3
-    chosen = read_recipes(demo.run, 3)
+    plan = read_plan(campaign, demo.run)
+    assert choose_pilot(demo.run, plan, 5) == 3
+    chosen = read_recipes(demo.run, plan, 3)
     table = pyarrow.parquet.read_table(demo.run.plan)
     cost = dict(zip(table["recipe"].to_pylist(), table["cost"].to_pylist(), strict=True))
     dearer = np.sort([cost[recipe] for recipe in chosen])
     assert len(set(chosen)) == 5
     np.testing.assert_array_equal(dearer, np.quantile(list(cost.values()), [0, 0.25, 0.5, 0.75, 1], method="nearest"))
     # it is one more task: those of the plan keep their shards; each of its shards is a draw group of its own
-    assert not [read_recipes(demo.run, task) for task in range(3) if not read_recipes(demo.run, task)]
-    assert [len(group) for group in read_shards(demo.run, read_plan(campaign, demo.run), 3)] == [1] * 5
-    assert len(read_recipes(demo.run)) == 30
-    assert choose_pilot(campaign, demo.run, 99) == 3
-    assert set(read_recipes(demo.run, 3)) == set(cost)
+    assert all(read_recipes(demo.run, plan, task) for task in range(3))
+    assert [len(group) for group in read_shards(demo.run, plan, 3)] == [1] * 5
+    assert len(read_recipes(demo.run, plan)) == 30
+    assert choose_pilot(demo.run, plan, 99) == 3
+    assert set(read_recipes(demo.run, plan, 3)) == set(cost)
     # another plan has no pilot yet
     demo.cli("plan")
-    assert read_recipes(demo.run, 3) == []
+    assert read_recipes(demo.run, read_plan(campaign, demo.run), 3) == []
 
 
 def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> None:

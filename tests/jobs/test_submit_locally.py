@@ -19,26 +19,13 @@ from embedcube.campaign.plan import read_plan
 from embedcube.campaign.site import Container, Site
 from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.jobs.slurm import image_digest, wait_for
-from embedcube.jobs.submit import planned, refuse_at_site, submissions
+from embedcube.jobs.submissions import submissions
+from embedcube.jobs.submit import planned, refuse_at_site
 from embedcube.prepare.price import DECODE_BYTES_PER_S
 from embedcube.progress import silent
 from embedcube.workers.protocol import END_TIME
 
 CLUSTER: dict[str, Any] = {"site": "lab", "cpus_per_node": 2, "mem_gb_per_node": 16, "max_time_min": 60}
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """A function that puts a script first on the PATH, under the name of a command."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}", prepend=":")
-
-    def put(name: str, script: str) -> None:
-        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
-        (folder / name).chmod(0o755)
-
-    return put
 
 
 @pytest.fixture

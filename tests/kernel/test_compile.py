@@ -1,4 +1,4 @@
-"""A layer that `plan` compiles: one program, which all ranks run, near the layer as it is, refused if it differs."""
+"""A layer that `plan` compiles: all ranks run one program, its vectors are close to the layer's, another is refused."""
 
 import errno
 import hashlib
@@ -20,6 +20,7 @@ from torch._inductor.exc import InductorError
 from embedcube.backbones.base import Chips, FitSample, make_backbone
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import write_sealed
 from embedcube.consolidate.verify import _exact
 from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError, WorkError
@@ -35,7 +36,7 @@ VIT = {"name": "tiny_vit", "width": 32, "depth": 1}
 
 
 class Bands(nn.Module):
-    """A vector a chip: its bands' means, mixed; bent, so that there is something to fuse."""
+    """One vector for each chip: a linear layer on its bands' means, then a tanh, so that operators can be fused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Bands(nn.Module):
 
 
 class Undecided(nn.Module):
-    """Which way it goes depends on the numbers."""
+    """A module whose control flow depends on the pixels, so that torch.export cannot take it."""
 
     def forward(self, chips: Chips) -> torch.Tensor:
         return chips.x_btcyx if chips.x_btcyx.sum() > 0 else -chips.x_btcyx
@@ -61,7 +62,7 @@ def kernel_of(module: nn.Module) -> LayerContext:
 
 
 def ask(campaign: Campaign, *, compiled: bool, ranks: int = 1, batch: int = 4) -> None:
-    """One window of the demo through a layer that is compiled or not."""
+    """Write a campaign of one window of the demo with a layer that is compiled or not."""
     layer = {
         "archives": ["s2"], "backbone": VIT, "compile": compiled, "batch": batch, "chip_px": 96, "halo_px": 16,
         "cell_px": 16, "shard_chips": 4, "encoding": "float32",
@@ -90,8 +91,8 @@ def test_a_compiled_layer_is_made_once_and_gives_the_same_bytes_near_those_of_th
     said = json.loads((demo.run.report / "verify.json").read_text())["least_cosine"]
     assert 0.999_999 <= said[LAYER] <= 1
 
-    told = Cube(demo.run.newest_cube).explain(Cell(zone=f"{LAYER}/grid", t=0, y=0, x=0))
-    assert told["program_sha256"] == hashlib.sha256(program.read_bytes()).hexdigest()
+    explained = Cube(demo.run.newest_cube).explain(Cell(zone=f"{LAYER}/grid", t=0, y=0, x=0))
+    assert explained["program_sha256"] == hashlib.sha256(program.read_bytes()).hexdigest()
 
     for folder in (demo.run.parts, demo.run.cubes):
         shutil.rmtree(folder)
@@ -160,7 +161,7 @@ def test_of_two_programs_that_were_made_at_once_the_one_of_the_last_plan_stays(t
     context = kernel_of(Undecided())
     assert _program(run, "a", context, "key").digest == digests[0]
     for digest in digests:
-        run.plan_summary.write_text(json.dumps({"layers": {"a": {"program": digest}}}))
+        write_sealed(run.plan_summary, {"layers": {"a": {"program": digest}}})
         assert _program(run, "a", context, "key").digest == digest
     run.program("a", "key", digests[1]).write_bytes(b"three")
     with pytest.raises(RequestError, match=r"has been changed: its SHA-256 is"):

@@ -1,4 +1,4 @@
-"""What every layer on a CPU rests on: a product of matrices has the same bits whatever threads compute it."""
+"""On a CPU a product of matrices has the same bits whatever the number of threads; all layers rely on it."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ ROWS, SUMMED, COLUMNS = (2, 3, 4, 8, 16, 64), (27, 512, 1681), (7, 10, 64, 512)
 
 
 class Flattened(nn.Module):
-    """A chip's pixels, as its one cell's vector."""
+    """A module whose vector is the chip's pixels; the chip is one cell."""
 
     def forward(self, chips: Chips) -> Tensor:
         return chips.x_btcyx.flatten(1)[:, None, None]
@@ -33,7 +33,7 @@ def restored() -> Iterator[None]:
 
 
 def products() -> list[Tensor]:
-    """Of few rows most of all, as a vector for each chip needs them: there MKL splits sums where it is let."""
+    """Products of several shapes, most with few rows, as one vector for each chip needs: there MKL may split sums."""
     generator = torch.Generator().manual_seed(0)
     made = []
     for rows, summed, columns in product(ROWS, SUMMED, COLUMNS):

@@ -1,4 +1,4 @@
-"""On a GPU: the same cube each time, near that of a CPU, and its time is told by its own clock."""
+"""On a GPU: every run gives the same cube, it is close to a cube of a CPU, and steps are timed by the GPU's clock."""
 
 import shutil
 import time
@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture
 def on_gpu(demo: Campaign) -> Campaign:
-    """The demo, to be embedded on a GPU."""
+    """The demo with a campaign that is embedded on a GPU."""
     demo.change(lambda document: document["how"].update(device="cuda", ranks=1))
     return demo
 

@@ -1,4 +1,4 @@
-"""What the chips of a layer are made of: the bands of its archives, one after the other, frame by frame."""
+"""Chips of a layer: the bands of its archives, one archive after the other, in each frame."""
 
 import shutil
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from embedcube.windows import dates_of
 
 LAYER, ZONE = "s2", "s2/grid"
 SIDE_PX, CELL_PX = 64, 16
-"""of a shard, which is one chip, and of its cells"""
+"""sides in pixels of a shard, which is one chip, and of a cell"""
 WEST, NORTH = 400_000.0, 5_600_000.0
 CLEAR, CLOUD = 4, 9
 DOCUMENT: dict[str, Any] = {
@@ -67,7 +67,7 @@ def pixels_of(seed: int) -> dict[str, NDArray[Any]]:
 
 
 def campaign_in(folder: Path, **layer: Any) -> Campaign:
-    """The campaign with keys of its layer changed."""
+    """Campaign in a folder, with some keys of its layer changed."""
     campaign = Campaign(folder / "campaign.yaml")
     campaign.file.write_text(yaml.safe_dump(DOCUMENT | {"layers": {LAYER: DOCUMENT["layers"][LAYER] | layer}}))
     return campaign
@@ -138,7 +138,7 @@ def seasons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def band(folder: Path, scene: str, name: str) -> NDArray[np.float64]:
-    """The pixels of a file, by rasterio alone."""
+    """Pixels of a file, read with rasterio alone."""
     with rasterio.open(folder / "archive" / scene / f"{name}.tif") as dataset:
         return np.asarray(dataset.read(1), dtype=np.float64)
 
@@ -173,7 +173,7 @@ def test_a_cell_is_valid_where_any_frame_has_seen_it(seasons: Path, tmp_path: Pa
 
 
 def test_a_footprint_is_seen_when_frames_together_have_seen_it(tmp_path: Path) -> None:
-    """Neither month alone shows enough of the first cell; one pixel less than all of it is not all."""
+    """Both months together show all of the first cell, neither alone does; of the third cell one pixel is missing."""
     for month, rows in ((6, np.s_[:10]), (7, np.s_[6:])):
         bands = pixels_of(month)
         bands["SCL"][:CELL_PX, :CELL_PX] = CLOUD
@@ -209,7 +209,7 @@ def test_the_encoder_sees_what_each_frame_shows(seasons: Path, tmp_path: Path) -
 
 
 def test_a_cube_of_frames_is_what_the_backbone_makes_of_them(seasons: Path, tmp_path: Path) -> None:
-    """From the command line to the vectors, beside the frames put into the same module here."""
+    """Vectors of a run equal those of the same module when the test gives it the frames directly."""
     shutil.copytree(seasons / "archive", tmp_path / "archive")
     campaign = campaign_in(tmp_path, frames="1 month")
     campaign.cli("run")
@@ -239,7 +239,7 @@ def test_a_cube_of_frames_is_what_the_backbone_makes_of_them(seasons: Path, tmp_
 
 
 def split(document: dict[str, Any]) -> None:
-    """The four bands of the demo from two archives of two, in the same order."""
+    """The four bands of the demo as two archives with two bands each, in the same order."""
     whole = document["archives"].pop("s2")
     document["archives"] = {
         "blue_green": whole | {"bands": whole["bands"][:2]},
@@ -250,7 +250,7 @@ def split(document: dict[str, Any]) -> None:
 
 
 def test_two_archives_are_the_channels_of_one_behind_the_others(demo: Campaign, tmp_path: Path) -> None:
-    """The demo's scenes, each half of their bands from an archive of its own; but for the torn band nothing differs."""
+    """Two archives with half of the bands each give the cube of one archive, except where the band is truncated."""
     halves = Campaign(tmp_path / "halves" / "campaign.yaml")
     halves.file.parent.mkdir()
 

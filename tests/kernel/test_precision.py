@@ -1,4 +1,4 @@
-"""A reduced precision is part of what is asked, gives the same bytes again, and is held against float32."""
+"""A reduced precision is part of the campaign's digest, gives the same bytes again, and is compared with float32."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ VIT = {"name": "tiny_vit", "width": 64, "depth": 2}
 
 
 def ask(campaign: Campaign, precision: str, ranks: int = 1) -> None:
-    """One window of the demo through a layer of the given precision."""
+    """Write a campaign of one window of the demo with a layer of the given precision."""
     layer = {
         "archives": ["s2"], "backbone": VIT, "precision": precision, "chip_px": 96, "halo_px": 16, "cell_px": 16,
         "shard_chips": 4, "encoding": "float32",
@@ -41,7 +41,7 @@ def vectors(campaign: Campaign) -> np.ndarray[Any, Any]:
 
 @pytest.fixture(scope="module")
 def full(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray[Any, Any]:
-    """Vectors in float32."""
+    """Vectors of the demo, computed in float32."""
     campaign = demo_in(tmp_path_factory.mktemp("full"), demo_archive)
     ask(campaign, "float32")
     campaign.cli("run")

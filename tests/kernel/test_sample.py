@@ -1,4 +1,4 @@
-"""Reading a shard with many threads at once: the sample is the same, and nothing goes on behind an error."""
+"""Reading a shard with many threads: the sample is the same, and after an error no thread goes on reading."""
 
 import shutil
 import threading
@@ -33,7 +33,7 @@ from embedcube.windows import Window
 
 @pytest.fixture(scope="module")
 def worst(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[LayerContext, Shard, list[Scene]]:
-    """The demo's shard with most scenes, which are clouded and lie in several tiles, and its kernel."""
+    """The shard of the demo with the most scenes, cloudy ones of several tiles, and its context."""
     campaign = Campaign(tmp_path_factory.mktemp("worst") / "campaign.yaml")
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
 
@@ -89,7 +89,7 @@ def test_a_sample_is_the_same_with_any_threads_and_strips(
 
 
 class Failing(Sentinel2):
-    """Fails for some scenes, quicker than others are read."""
+    """A source that fails for some scenes before others are read."""
 
     def __init__(self, source: Any, failures: dict[str, Exception]) -> None:
         self.__dict__.update(source.__dict__)

@@ -1,11 +1,11 @@
-"""Two small modules of torch, as anybody has them: they know nothing of embedcube."""
+"""Two small torch modules that use nothing of embedcube, as a user might have them."""
 
 import torch
 from torch import Tensor, nn
 
 
 class SmallCnn(nn.Module):
-    """A map (b, width, y / 8, x / 8) of a picture, with a BatchNorm and what is made out of nothing."""
+    """Pictures (b, bands, y, x) to maps (b, width, y / 8, x / 8), with a BatchNorm and a tensor made in `forward`."""
 
     def __init__(self, bands: int, width: int = 24) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Snow cover by others: GeoTIFFs called <date>_snow.tif that hold 0 to 100 per cent, and 255 where clouds were."""
+"""Snow cover: GeoTIFFs named <date>_snow.tif that hold 0 to 100 per cent, and 255 where there were clouds."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +20,7 @@ from embedcube.windows import Window
 
 
 class SnowCover:
-    """Finds the files, reads them as shares of the ground, and averages those of a frame."""
+    """Finds the files, reads per cent as shares from 0 to 1, and averages the files of a frame."""
 
     collection = "https://example.org/snow-cover"
     counted = True

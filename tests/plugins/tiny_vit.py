@@ -1,4 +1,4 @@
-"""A small vision transformer with seeded weights, as somebody else would plug one in: pure torch, no private name.
+"""A small vision transformer with seeded weights. It uses torch and public names of embedcube, as any plugin.
 
 The chip is cut into patches of 16 x 16 pixels, each of which becomes a token; the ring of tokens that the halo
 covers sees its neighbours and is dropped. A cell is a token.
@@ -22,7 +22,7 @@ from embedcube.grid import ShardLayout
 PATCH_PX = 16
 
 MEAN_DN, STD_DN = 2000.0, 1800.0
-"""of reflectances x 10000, for every band"""
+"""mean and standard deviation of every band, in reflectance x 10000"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class Options:
     depth: int = 2
     heads: int = 4
     stem: int = 0
-    """channels of a 3 x 3 convolution before the patches; 0 for none"""
+    """channels of a 3 x 3 convolution before the patches; 0: no such convolution"""
     seed: int = 0
-    """of the weights"""
+    """seed of the random weights"""
 
 
 class TinyVit:
@@ -79,7 +79,7 @@ class TinyVit:
         raise ValueError("tiny_vit has no published weights")
 
     def fit(self, sample: FitSample) -> Weights:
-        """Nothing to fit: the pixels are ignored, the weights come from the seed."""
+        """Random weights from the seed; the sample is ignored."""
         rng = np.random.default_rng(self._options.seed)
         tensors = {}
         for name, parameter in self._empty().state_dict().items():
@@ -104,7 +104,7 @@ class TinyVit:
 
 
 class Sleepy(TinyVit):
-    """The backbone `sleepy`: every batch takes as long as SLEEPY_S says, time enough to strike. No byte differs."""
+    """The backbone `sleepy`: `tiny_vit` that sleeps SLEEPY_S seconds in every batch. Its bytes are the same."""
 
     def module(self, weights: Weights) -> nn.Module:
         return _Sleeping(super().module(weights))
@@ -122,7 +122,10 @@ class _Sleeping(nn.Module):
 
 
 class Deadly(TinyVit):
-    """The backbone `deadly`: chips of DEADLY, "longitude latitude first-day-of-the-window", kill their process."""
+    """The backbone `deadly`: `tiny_vit` that kills its process at the chip named by the environment variable DEADLY.
+
+    Its value is "longitude latitude first-day-of-the-window", for example "7.6 50.9 2023-06-01".
+    """
 
     def module(self, weights: Weights) -> nn.Module:
         return _Killing(super().module(weights))

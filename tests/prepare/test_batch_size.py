@@ -1,4 +1,4 @@
-"""`batch: auto`: what the device does fastest is measured once, and then it is a part of every recipe."""
+"""`batch: auto`: the fastest batch is measured once, and is then part of every recipe."""
 
 import json
 import time
@@ -10,7 +10,8 @@ from tests.conftest import Campaign
 from tests.edge.contexts import bare_context
 
 from embedcube.backbones.base import Chips
-from embedcube.campaign.plan import read_recipes
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.grid import ShardLayout
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.batch_size import best_batch
@@ -18,7 +19,7 @@ from embedcube.prepare.price import Activations
 
 
 class Takes(torch.nn.Module):
-    """A pass takes `pass_ms` and `chip_ms` more for every chip: what it costs is a closed formula."""
+    """A module whose pass takes `pass_ms` ms, and `chip_ms` ms more for each chip, so that the best batch is known."""
 
     def __init__(self, pass_ms: float, chip_ms: float) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ def batch_of(campaign: Campaign) -> int:
 
 
 def recipes(campaign: Campaign) -> set[str]:
-    return set(read_recipes(campaign.run))
+    return set(read_recipes(campaign.run, read_plan(load_campaign(campaign.file), campaign.run)))
 
 
 def test_a_campaign_keeps_the_batch_that_was_found_for_it(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A cube that grows, and a cube that is chunked otherwise than the work was: nothing is embedded twice."""
+"""A cube that gets more windows, or other chunks: no shard is embedded twice."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ ZONE = "s2_mosaiks/grid"
 
 @pytest.fixture
 def copied(finished_demo: Campaign, tmp_path: Path) -> Campaign:
-    """The finished demo, in a folder of its own; its parts are there."""
+    """A copy of the finished demo with its parts, in a folder of its own."""
     campaign = Campaign(tmp_path / "campaign.yaml")
     shutil.copy(finished_demo.file, campaign.file)
     shutil.copytree(finished_demo.run.root.parent, tmp_path / "runs", symlinks=True)
@@ -30,7 +30,7 @@ def copied(finished_demo: Campaign, tmp_path: Path) -> Campaign:
 
 
 def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished_demo: Campaign) -> None:
-    """June, and then June and July, is the cube of June and July, byte for byte; June is not embedded again."""
+    """A run of June, then one of June and July, gives the bytes of a single run; June is not embedded again."""
 
     def only_june(document: dict[str, Any]) -> None:
         document["windows"] = {"start": "2023-06-01", "end": "2023-07-01", "step": "1 month"}
@@ -56,7 +56,7 @@ def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished
 
 
 def test_files_that_come_with_a_later_window_are_found(demo: Campaign, tmp_path: Path) -> None:
-    """June's files, then July's too: `run` looks again, with digests of the same kind, so that June's recipes stay."""
+    """When July's files come later, `run` indexes again with the same kind of digests: recipes of June stay equal."""
     archive = yaml.safe_load(demo.file.read_text())["archives"]["s2"]["path"]
     later = [folder for folder in Path(archive).iterdir() if "_202307" in folder.name]
     assert later
@@ -81,7 +81,7 @@ def test_files_that_come_with_a_later_window_are_found(demo: Campaign, tmp_path:
 
 
 def test_windows_without_a_scene_are_named(demo: Campaign) -> None:
-    """Some of them, where there are many; the archive is looked through again only by `run` and `index`."""
+    """Some are named where there are many. Only `run` and `index` look through the archive again."""
     demo.cli("index")
     demo.cli("fit")
     assert "no scene in" not in demo.cli("plan")

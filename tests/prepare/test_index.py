@@ -1,4 +1,4 @@
-"""index: a header says the same whoever reads it, in whatever order and company; the table is STAC-GeoParquet."""
+"""`index`: facts of a file do not depend on which reader reads its header, or in which order; STAC-GeoParquet."""
 
 import json
 from collections import Counter
@@ -63,7 +63,7 @@ def write(path: Path, profile: dict[str, Any], seed: int = 0) -> Path:
 
 
 def by_gdal(path: Path, band: int = 1) -> dict[str, Any]:
-    """What GDAL says of a file that it opens alone."""
+    """Facts of a file, as GDAL alone reads them."""
     with rasterio.open(path) as dataset:
         return {
             "crs": dataset.crs.to_string(), "transform": tuple(dataset.transform)[:6], "rows": dataset.height,
@@ -82,14 +82,14 @@ def product(*files: File) -> Product:
 
 
 def assets(root: Path, paths: list[Path]) -> list[Asset]:
-    """Of one product for each path."""
+    """Assets of products with one file each."""
     found = list(describe([product(File(path=path)) for path in paths], root, full_digests=False))
     assert not [fault for _, fault in found if fault]
     return [of_product[0] for of_product, _ in found]
 
 
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file is opened, from now on."""
+    """Counts how often each file is opened from now on."""
     count: Counter[str] = Counter()
     real = rasterio.open
 
@@ -201,7 +201,7 @@ def test_the_inventory_is_the_table_that_stac_geoparquet_makes(demo: Campaign) -
 
 @pytest.mark.parametrize("west", [179.5, -180.5, 539.5], ids=str)
 def test_what_crosses_the_antimeridian_or_lasts_is_valid_stac(demo: Campaign, west: float) -> None:
-    """However the file counts longitudes: two polygons, and a beginning and an end instead of a moment."""
+    """For longitudes from 0 or from -180: two polygons, and a start and an end instead of one moment."""
     folder = demo.file.parent / "dem"
     folder.mkdir()
     profile = {"crs": "EPSG:4326", "transform": from_origin(west, 10, 0.02, 0.02), "height": 50, "width": 50}

@@ -1,4 +1,4 @@
-"""The plan: which shards, from which scenes, by which recipes, in whose hands; and what it refuses."""
+"""The plan: its shards, their scenes, recipes and tasks; and what it refuses."""
 
 import dataclasses
 import hashlib
@@ -50,7 +50,7 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Prepared:
-    """An indexed and fitted campaign; nothing in it changes."""
+    """An indexed and fitted campaign. No test changes it."""
 
     campaign: Campaign
     scenes: list[Scene]
@@ -103,7 +103,7 @@ def planned(campaign: Campaign) -> Plan:
 
 
 def cut_whole(campaign: Document, scenes: list[Scene]) -> tuple[Shards, ShardRange]:
-    """The shards of the layer on its one grid, which holds some."""
+    """Shards of the layer on its only grid, and the rectangle that they span."""
     found = cut(campaign, LAYER, make_grid(campaign, LAYER, "grid"), scenes)
     assert found is not None
     return found
@@ -120,14 +120,14 @@ def recipes(campaign: Campaign, layer: str = LAYER) -> dict[Place, str]:
 
 
 def changed(before: dict[Place, str], after: dict[Place, str]) -> set[Place]:
-    """The shards of both whose recipes differ."""
+    """Shards that are in both, with different recipes."""
     return {place for place in before.keys() & after.keys() if before[place] != after[place]}
 
 
 # --- which shards ---------------------------------------------------------------------------------
 
 FINE = {"LAYER.shard_chips": 1}
-"""Shards of 1280 m: many on the demo's 18 km."""
+"""Shards of 1,280 m, so that the 18 km of the demo hold many."""
 
 U_SHAPE = [
     [7.48, 50.83], [7.71, 50.83], [7.71, 50.9], [7.66, 50.9],
@@ -137,14 +137,14 @@ U_SHAPE = [
 
 
 def to_grid(shape: Any, crs: str = "EPSG:4326") -> Any:
-    """A shape on the demo's grid, by another road than the package's: dense points, each one projected."""
+    """A shape in the CRS of the demo's grid, computed otherwise than in the package: from dense points."""
     transformer = Transformer.from_crs(crs, "EPSG:32632", always_xy=True)
     dense = shapely.segmentize(shape, 0.0005 if crs == "EPSG:4326" else 100.0)
     return shapely.transform(dense, lambda xy: np.stack(transformer.transform(xy[:, 0], xy[:, 1]), axis=1))
 
 
 def boxes(side: float, origin: tuple[float, float] = (0.0, 0.0)) -> dict[tuple[int, int], Any]:
-    """Every shard in a wide surrounding of the demo."""
+    """Boxes of all shards in a wide area around the demo."""
     x0, y0 = origin
     rows = range(math.floor((y0 - 5_660_000) / side), math.ceil((y0 - 5_610_000) / side))
     cols = range(math.floor((370_000 - x0) / side), math.ceil((430_000 - x0) / side))
@@ -156,7 +156,7 @@ def boxes(side: float, origin: tuple[float, float] = (0.0, 0.0)) -> dict[tuple[i
 
 
 def touched(shape: Any, shards: dict[tuple[int, int], Any]) -> set[tuple[int, int]]:
-    """The shards that share an area with a shape; two metres more or less must not matter."""
+    """Shards that share an area with a shape; two metres more or less give the same ones."""
     sets = [
         {place for place, box in shards.items() if box.intersection(near).area > 0}
         for near in (shape, shape.buffer(2.0, join_style="mitre"), shape.buffer(-2.0, join_style="mitre"))
@@ -249,7 +249,7 @@ def test_a_region_across_the_antimeridian_is_one_place(mine: Campaign, prepared:
 
 
 def header_box(scene: Scene) -> Any:
-    """The footprint of a scene, from its first file's header."""
+    """Footprint of a scene from the header of its first file."""
     asset = scene.assets[0]
     a, _, c, _, e, f = asset.transform
     return shapely.box(c, f + e * asset.rows, c + a * asset.cols, f)
@@ -314,7 +314,7 @@ def test_scenes_of_another_archive_do_not_count(mine: Campaign, prepared: Prepar
 
 @pytest.fixture
 def base(mine: Campaign) -> dict[Place, str]:
-    """The recipes of `mine` before it is changed."""
+    """Recipes of the campaign `mine` before a test changes it."""
     return recipes(mine)
 
 
@@ -377,7 +377,7 @@ def test_a_moved_archive_is_in_no_recipe(mine: Campaign, base: dict[Place, str],
 
 
 def with_scenes(monkeypatch: pytest.MonkeyPatch, scenes: Iterable[Scene]) -> None:
-    """Let `plan` find other scenes in the inventory."""
+    """Make `plan` read these scenes instead of those of the inventory."""
     found = list(scenes)
     monkeypatch.setattr(prepare_plan, "read_inventory", lambda *_: found)
 
@@ -461,7 +461,7 @@ def test_code_that_computes_bytes_is_in_every_recipe(
 def test_what_decodes_a_scene_is_in_the_recipes_of_its_shards_alone(
     mine: Campaign, prepared: Prepared, base: dict[Place, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package that no other scene needs; its version, and that it is not there."""
+    """One scene names a package that no other needs; its version changes, then it is not installed."""
     scene = prepared.scenes[2]
     one = dataclasses.replace(scene, software=("affine", "no-such-package"))
     with_scenes(monkeypatch, [*prepared.scenes[:2], one, *prepared.scenes[3:]])
@@ -482,6 +482,10 @@ def test_other_weights_are_in_every_recipe(mine: Campaign, base: dict[Place, str
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+    with pytest.raises(RequestError, match=r"weights/s2_mosaiks\.safetensors: damaged or replaced, its SHA-256 is"):
+        recipes(mine)
+    # as somebody puts weights there on purpose
+    mine.run.weights_seal(LAYER).unlink()
     assert changed(base, recipes(mine)) == base.keys()
 
 
@@ -542,9 +546,9 @@ def test_who_only_counts_reads_the_same_plan(mine: Campaign, prepared: Prepared)
     made = planned(mine)
     for task in (None, 0, 1, 2):
         shards = [shard for group in read_shards(mine.run, made, task) for shard in group]
-        assert read_recipes(mine.run, task) == [shard.recipe for shard in shards]
+        assert read_recipes(mine.run, made, task) == [shard.recipe for shard in shards]
         needed = {i for shard in shards for i in shard.scenes}
-        found = [scene.id for scene in planned_scenes(mine.run, prepared.scenes, task)]
+        found = [scene.id for scene in planned_scenes(mine.run, made, prepared.scenes, task)]
         assert found == [prepared.scenes[i].id for i in sorted(needed)]
         assert 0 < len(found) < len(prepared.scenes), "those of July are not needed"
 
@@ -776,6 +780,6 @@ def test_plans_are_written_whole(mine: Campaign, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pyarrow.parquet, "write_table", fails)
     with pytest.raises(OSError, match="disk full"):
         planned(mine)
-    with pytest.raises(RequestError, match="there is no plan yet"):
-        read_plan(load_campaign(mine.file), mine.run)
+    assert read_plan(load_campaign(mine.file), mine.run) == first, "the last plan is as it was"
+    assert len(read_recipes(mine.run, first)) == first.shards
     assert not [path for path in mine.run.root.iterdir() if path.name.startswith(".tmp-")]

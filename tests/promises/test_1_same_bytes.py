@@ -8,15 +8,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
+import pyarrow
 import pytest
 import torch
 import xarray
-from tests.conftest import Campaign, cube_bytes
+from tests.conftest import Campaign, change_rows, cube_bytes
 
 from embedcube.backbones.base import Chips, make_backbone
 from embedcube.backbones.weights import read_weights
@@ -138,21 +139,20 @@ def _run(fitted: Campaign, folder: Path, how: str) -> Campaign:
     resolved = load_campaign(campaign.file)
     campaign.run.campaign.write_text(dump_campaign(resolved))
     plan(resolved, campaign.run)
-    _permute(campaign.run.plan, ORDER[how])
+    change_rows(campaign.run, partial(_permuted, ORDER[how]))
     plugin("executors", "local")().run(resolved, campaign.run, list(range(resolved.how.tasks)), lambda *_: None)
     consolidate(resolved, campaign.run, lambda *_: None)
     return campaign
 
 
-def _permute(path: Path, order: Callable[[int], list[int]]) -> None:
-    """Give the draw groups of each task another order; no option does that."""
-    table = pyarrow.parquet.read_table(path)
+def _permuted(order: Callable[[int], list[int]], table: pyarrow.Table) -> pyarrow.Table:
+    """The rows with another order of the draw groups of each task; no option does that."""
     task, draw = table["task"].to_numpy(), table["draw"].to_numpy().copy()
     for one in np.unique(task):
         new = np.array(order(int(draw[task == one].max()) + 1))
         draw[task == one] = new[draw[task == one]]
     table = table.set_column(table.schema.get_field_index("draw"), "draw", pyarrow.array(draw))
-    pyarrow.parquet.write_table(table.take(np.lexsort((draw, task))), path)
+    return table.take(np.lexsort((draw, task)))
 
 
 @others

@@ -506,3 +506,28 @@ def test_an_error_that_stays_leaves_the_shards_undone(clean: Clean, tmp_path: Pa
 def records(run: RunDir) -> list[str]:
     """Every line of every part."""
     return [line for path in run.parts.glob(f"*/*/*/{RECORDS}") for line in path.read_text().splitlines()]
+
+
+# --- scenes of which nobody knows where they lie ----------------------------------------------------------
+
+
+def test_a_broken_item_counts_in_the_budget_and_changes_no_byte(tmp_path: Path) -> None:
+    """An Item with one wrong byte costs itself: the cube is that of the other scenes, if the budget allows it."""
+    archive = tmp_path / "archive"
+    for folder in ("whole", "counted", "allowed"):
+        (tmp_path / folder).mkdir()
+    for day, name in enumerate(("one", "two"), start=1):
+        pixels = _bands(SHARD_PX, SHARD_PX, day)
+        scene = Scene(id=name, time=f"2023-06-{day:02d}T10:00:00Z", west=WEST, north=NORTH, bands=pixels)
+        write_scene(archive, scene, driver="GTiff")
+    whole = small_campaign(tmp_path / "whole", archive, error_budget=0)
+    whole.cli("run")
+    (archive / "broken.json").write_text('{"type": "Feature", "id"; "broken"}')
+    counted = small_campaign(tmp_path / "counted", archive, error_budget=0.3)
+    with pytest.raises(WorkError, match=r"0 of 2 scenes cannot be read and 1 of 3 in the inventory .* s2/broken: "):
+        counted.cli("run")
+    allowed = small_campaign(tmp_path / "allowed", archive, error_budget=0.4)
+    allowed.cli("run")
+    said = allowed.cli("index")
+    assert "broken: broken.json is not JSON: Expecting ':' delimiter" in said
+    assert cube_bytes(allowed.run.newest_cube) == cube_bytes(whole.run.newest_cube)

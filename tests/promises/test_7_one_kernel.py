@@ -1,11 +1,11 @@
 """One kernel: ranks, `verify` and tests go through the same stages, so a change of one changes them all."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -25,14 +25,16 @@ from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.embed import run_shard
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
+from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.sample import read_sample
 from embedcube.sources.reader import RasterReader
-from embedcube.workers.crashes import CrashHistory
+from embedcube.workers.crashes import CrashHistory, Held
 from embedcube.workers.energy import EnergyMeter
 from embedcube.workers.pipeline import Pipeline
 from embedcube.workers.protocol import Place
 from embedcube.workers.queue import RankDraws
 from embedcube.workers.recorder import Recorder
+from embedcube.workers.stopping import Stop
 
 PLACE = {"bbox": [399_460, 5_629_540, 403_100, 5_637_020], "crs": "EPSG:32632"}
 """two of the demo's fifteen shards: the overlap of its tiles, and the torn band"""
@@ -151,18 +153,18 @@ def counted_twice(patch: pytest.MonkeyPatch) -> None:
 stages = pytest.mark.parametrize("change", [brighter, larger, counted_twice])
 
 
-class Counters:
-    """A store of one rank."""
+class LoneParent:
+    """A parent of one rank."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
 
-    def add(self, key: str, number: int) -> int:
-        """Add to a counter and return it."""
-        self._counts[key] = self._counts.get(key, 0) + number
-        return self._counts[key]
+    def count(self, counter: str) -> int:
+        """Add 1 to a counter and return it."""
+        self._counts[counter] += 1
+        return self._counts[counter]
 
-    def set(self, key: str, value: str) -> None:
+    def hold(self, held: Sequence[Held], finish_s: float) -> None:
         """Nobody asks for it."""
 
 
@@ -183,11 +185,13 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
     # a shard whose scenes are all cloudy may stay as it is
     assert any(expected[recipe] != before[recipe] for recipe in before)
 
-    device, store, part = torch.device("cpu"), Counters(), tmp_path / "parts" / "0" / "attempt" / "0"
-    place = Place(rank=0, local_rank=0, world=1, host="", port=0)
-    draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), store, place, 1, Event(), float("inf"))
+    device, parent, part = torch.device("cpu"), LoneParent(), tmp_path / "parts" / "0" / "attempt" / "0"
+    place = Place(rank=0, local_rank=0, world=1, parent=0, store="")
+    draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), parent, place, 1, Stop(), float("inf"))
     recorder = Recorder(PartWriter(part), EnergyMeter(device), 0, device="cpu", attempt="attempt", rank=0)
-    Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder).run(draws, busy_core=busy_core)
+    campaign = load_campaign(finished.file)
+    recipes = PlannedRecipes(campaign, read_plan(campaign, finished.run), kernel.scenes)
+    Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder, recipes).run(draws, busy_core=busy_core)
     records = [json.loads(line) for line in (part / "records.jsonl").read_text().splitlines()]
     assert {r["recipe"]: {o["array"]: o["sha256"] for o in r["objects"]} for r in records} == expected
 

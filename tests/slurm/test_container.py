@@ -29,17 +29,17 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+def image(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """The image in $EMBEDCUBE_IMAGE, or one that is built here; jobs of these tests find Apptainer on their PATH."""
     folder = tmp_path_factory.mktemp("image")
     print(
-        cluster.run(str(LAB / "apptainer_up.sh"), str(folder / "apptainer"), timeout_s=300)
+        lab.run(str(LAB / "apptainer_up.sh"), str(folder / "apptainer"), timeout_s=300)
     )  # Debian sid changes: print the version
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}/apptainer/usr/bin", prepend=":")
         patch.setenv("APPTAINER_USERNS", "1")  # as for a user without root
         file = Path(os.environ.get("EMBEDCUBE_IMAGE", folder / "embedcube.sif"))
-        digest = f"sha256:{sha256(file.read_bytes()).hexdigest()}" if file.exists() else build(cluster, file)
+        digest = f"sha256:{sha256(file.read_bytes()).hexdigest()}" if file.exists() else build(lab, file)
         yield Image(file, digest)
 
 

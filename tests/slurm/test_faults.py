@@ -157,6 +157,19 @@ def test_preemption(cluster: Cluster, started: Callable[..., Started], quiet_cub
     assert len({record.attempt for record in begun.records}) == 2
 
 
+@pytest.mark.slow
+def test_preemption_without_grace(
+    cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str]
+) -> None:
+    """The ranks are killed with what they have in progress; the second start does that again, and the rest."""
+    begun = started("graceless")
+    assert_struck_amid(begun)
+    cluster.run("srun", "--partition=high", "--nodes=4", "--exclusive", "true", timeout_s=120)
+    assert_ends_well(cluster, begun, quiet_cube, "PREEMPTED", "COMPLETED")
+    assert len({record.attempt for record in begun.records}) == 2
+    assert "next: nothing is left to do" in begun.campaign.cli("status")
+
+
 @pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["the batch host", "another node"])
 def test_a_power_cut(cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str], which: int) -> None:
     begun = started()

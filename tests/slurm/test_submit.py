@@ -15,7 +15,7 @@ from tests.slurm.cluster import Cluster, wait_until
 
 from embedcube.campaign.parts import scan_records
 from embedcube.errors import RequestError
-from embedcube.jobs.submit import submissions
+from embedcube.jobs.submissions import submissions
 
 pytestmark = pytest.mark.slurm
 
@@ -128,15 +128,14 @@ def test_a_real_archive(cluster: Cluster, site: Path, tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Campaign, finished_demo: Campaign) -> None:
-    spread.cli("run", "--until", "plan")
-
     def sbatch(stage: str, *options: str) -> str:
         command = ("sbatch", "--parsable", "--mem=2G", "--cpus-per-task=2", *options)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return cluster.run(*command, str(SBATCH / f"{stage}.sbatch"), str(spread.file), extra={"PATH": path}).strip()
 
-    embed = sbatch("embed", "--array=0-1")
-    consolidate = sbatch("consolidate", f"--dependency=afterany:{embed}")
+    plan = sbatch("plan")
+    embed = sbatch("embed", "--array=0-1", f"--dependency=afterok:{plan}")
+    consolidate = sbatch("consolidate", f"--dependency=afterok:{plan},afterany:{embed}")
     verify = sbatch("verify", f"--dependency=afterok:{consolidate}")
     assert cluster.wait(embed, timeout_s=300) == {"COMPLETED": 2}
     assert cluster.wait(verify, timeout_s=120) == {"COMPLETED": 1}

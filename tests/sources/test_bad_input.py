@@ -280,13 +280,14 @@ def test_a_netcdf_file_that_is_cut_short_says_so(tmp_path: Path, kind: str, shar
 
 
 def test_the_files_header_is_right_where_a_catalogue_disagrees(tmp_path: Path) -> None:
-    """A catalogue that states another zone, transform or place is ignored."""
+    """A catalogue that states another zone, transform, scale or a box that is not quite right is ignored."""
     write_good(tmp_path / "archive")
     folder = write_scene(tmp_path / "archive", scene())
     plain = read_shard(campaign_in(tmp_path))
 
     def lie(item: dict[str, Any]) -> None:
-        item["bbox"] = [100.0, 1.0, 101.0, 2.0]
+        west, south, east, north = item["bbox"]
+        item["bbox"] = [west - 0.002, south + 0.002, east - 0.002, north + 0.002]
         item["geometry"] = {"type": "Point", "coordinates": [100.0, 1.0]}
         wrong = {"proj:epsg": 32633, "proj:transform": [20, 0, 0, 0, -20, 0], "proj:shape": [3, 3]}
         item["properties"] |= wrong

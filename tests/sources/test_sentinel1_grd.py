@@ -527,6 +527,38 @@ def test_a_hole_in_a_measurement_is_quarantined(tmp_path: Path, reader: RasterRe
         source.observe(scene, ALL_TIME, GRID, AREA, reader)
 
 
+@pytest.mark.parametrize("href", ["./annotation/{name}", "./measurement/../../{name}", "{folder}/{name}"])
+def test_a_manifest_leads_to_no_other_image(product: Path, reader: RasterReader, href: str) -> None:
+    """xarray-sentinel opens what the manifest names, and a manifest may name any file."""
+    image = files(product, "s1a*-vv-*.tiff")
+    safe = image.parents[1]
+    place = href.format(name=image.name, folder=product)
+    other = Path(place) if place.startswith("/") else safe / place
+    shutil.copy(image, other)
+    path = safe / "manifest.safe"
+    path.write_text(path.read_text().replace(f"./measurement/{image.name}", place))
+    source = Sentinel1("radar", archive(product))
+    (scene,) = source.scenes(full_digests=False)
+    with pytest.raises(CorruptInput, match=r"VV: its manifest names .*tiff.* for IW/VV"):
+        source.observe(scene, ALL_TIME, GRID, replace(AREA, rows=20, cols=20), reader)
+
+
+def test_a_text_that_takes_the_place_of_a_measurement_is_no_image(product: Path, reader: RasterReader) -> None:
+    image = files(product, "s1a*-vv-*.tiff")
+    source = Sentinel1("radar", archive(product))
+    (scene,) = source.scenes(full_digests=False)
+    good = image.read_bytes()
+    (product / "good.tiff").write_bytes(good)
+    text = f"""<VRTDataset rasterXSize="{RADAR.pixels}" rasterYSize="{RADAR.lines}"><VRTRasterBand dataType="UInt16"
+        band="1"><SimpleSource><SourceFilename>{product / "good.tiff"}</SourceFilename></SimpleSource></VRTRasterBand>
+        </VRTDataset>"""
+    image.write_text(text + " " * (len(good) - len(text)))
+    with pytest.raises(CorruptInput, match=r"VV: .*tiff"):
+        source.observe(scene, ALL_TIME, GRID, replace(AREA, rows=20, cols=20), reader)
+    (again,) = source.scenes(full_digests=False)
+    assert "not recognized as being in a supported file format" in again.verdict
+
+
 def test_a_dem_that_cannot_be_one_is_refused(product: Path) -> None:
     def refused(name: str, reason: str) -> None:
         with pytest.raises(RequestError, match=rf"archives\.radar\.options\.dem: .*{reason}"):

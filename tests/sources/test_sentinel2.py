@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import xarray
 from rasterio.transform import from_origin
 
 from embedcube.campaign.parts import unreadable
-from embedcube.campaign.scene import Scene
+from embedcube.campaign.scene import UNKNOWN_TIME, Scene
 from embedcube.campaign.schema import Archive, Campaign, Mask
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
@@ -634,19 +635,19 @@ def test_a_series_is_a_scene_for_each_step(tmp_path: Path) -> None:
     assert seen.seen_yx.all()
 
 
-def test_a_torn_series_is_left_out_and_a_dead_disk_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_torn_series_is_a_product_with_a_fault_and_a_dead_disk_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "series.nc").write_bytes(b"\x89HDF\r\n\x1a\n torn")
     names = {"B04": frozenset({"b04"})}
-    with caplog.at_level(logging.WARNING):
-        assert list(find_products(tmp_path, names)) == []
-    assert "is not a usable NetCDF file" in caplog.text
+    (product,) = find_products(tmp_path, names)
+    assert product.fault.startswith("series.nc is not a usable NetCDF file: ")
+    assert product.time == UNKNOWN_TIME
 
-    def fail(path: Path) -> bytes:
+    def fail(path: Path, mode: str) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(OSError, match="Input/output"):
         list(find_products(tmp_path, names))
 
@@ -684,12 +685,14 @@ def test_one_broken_item_does_not_hide_the_others(
     root = collection(tmp_path, *(f"./{name}/{name}.json" for name in names))
     with caplog.at_level(logging.WARNING):
         found = {scene.id: scene.verdict for scene in scenes(tmp_path if as_tree else root, "B04", offset=0)}
-    assert found.keys() == {"good", "no_assets"}
-    assert found["good"] == ""
-    assert "no_assets.json is not a STAC item: AttributeError" in found["no_assets"]
-    assert "no_time.json is not a usable STAC item" in caplog.text
-    assert "torn.json is not JSON" in caplog.text
-    assert as_tree or "there is no file at the link ./gone/gone.json" in caplog.text
+    assert found == {
+        "good": "",
+        "no_assets": "B04: its asset red: it is null, not an object",
+        "no_time": "no_time.json is not a usable STAC Item: it has no datetime",
+        "torn/torn": found["torn/torn"],
+    }
+    assert "torn.json is not JSON: " in found["torn/torn"]
+    assert as_tree or "there is no file at the link ./gone/gone.json; 1 such links are left out" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".json", ".ndjson"])
@@ -720,14 +723,14 @@ def test_a_file_that_is_no_catalogue_is_refused(tmp_path: Path) -> None:
 
 def test_an_item_of_a_catalogue_that_cannot_be_read_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = collection(tmp_path, str(item(tmp_path, "a", "2019-08-15").relative_to(tmp_path)))
-    whole = Path.read_bytes
+    open_ = os.open
 
-    def fail(path: Path) -> bytes:
-        if path.name == "a.json":
+    def fail(path: Path, flags: int) -> int:
+        if Path(path).name == "a.json":
             raise OSError(5, "Input/output error")
-        return whole(path)
+        return open_(path, flags)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(OSError, match="Input/output"):
         scenes(root, "B04")
 

@@ -1,4 +1,4 @@
-"""Every registered plugin keeps its contract, and `embedcube.testing` sees each way of breaking one."""
+"""Every registered plugin keeps its contract, and `embedcube.testing` detects each way of breaking one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -48,19 +48,19 @@ def test_a_registered_backbone_keeps_its_contract(
 
 def test_every_backbone_was_looked_at() -> None:
     others = {"eof", "presto", "terratorch", "torch"}
-    faulty = {"sleepy", "deadly"}  # `tiny_vit` that takes its time, and that kills its rank
+    faulty = {"sleepy", "deadly"}  # `tiny_vit` with a sleep in each batch, and one that kills its rank
     assert all("check_backbone(" in source_of_tests(name) for name in others), "contract tests of their own"
     assert {name for name, _, _ in BACKBONES} | others | faulty == set(names("backbones"))
 
 
 def source_of_tests(name: str) -> str:
-    """The text of a plugin's own test file."""
+    """Text of the test file that is named after a plugin."""
     return next((ROOT / "tests").glob(f"*/test_{name}.py")).read_text("utf-8")
 
 
 @pytest.fixture
 def archives(demo_archive: Path) -> dict[str, Archive]:
-    """An archive for every registered source."""
+    """An archive for each registered source that has no contract test of its own."""
     mask = Mask(band="SCL", clear=(4, 5, 6))
     return {"sentinel2": Archive(source="sentinel2", path=demo_archive / "archive", bands=("B02", "B08"), mask=mask)}
 
@@ -81,7 +81,7 @@ def test_every_source_was_looked_at(archives: dict[str, Archive]) -> None:
 
 
 class MeanAndMost:
-    """A backbone of nothing: the mean and the largest value of each cell. Others here differ from it in one thing."""
+    """The smallest correct backbone: mean and maximum of each cell. Each broken backbone below differs in one thing."""
 
     model = "https://example.org/mean-and-most"
     software: tuple[str, ...] = ()
@@ -126,12 +126,12 @@ class Pooling(torch.nn.Module):
 
 
 def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> type[MeanAndMost]:
-    """That backbone with a last step."""
+    """`MeanAndMost` with a function that is applied to its vectors."""
     return type("Changed", (MeanAndMost,), {"change": lambda self: change})
 
 
 def fitted(change: Callable[[Weights], Weights]) -> type[MeanAndMost]:
-    """That backbone with other weights."""
+    """`MeanAndMost` with a function that is applied to its fitted weights."""
     return type("Fitted", (MeanAndMost,), {"fit": lambda self, sample: change(MeanAndMost.fit(self, sample))})
 
 
@@ -153,7 +153,7 @@ class Counting(MeanAndMost):
 
 
 class Crowd(MeanAndMost):
-    """Its vectors know of what else a batch's chips have seen, or where they lie."""
+    """A backbone whose vectors depend on the masks or the places of all chips of the batch, by the function `of`."""
 
     of: Callable[[Chips], torch.Tensor]
 
@@ -216,7 +216,7 @@ BROKEN: list[tuple[type[MeanAndMost], str]] = [
 
 
 def check(kind: type[MeanAndMost]) -> None:
-    """Of three bands, in chips of 34 px."""
+    """Check a backbone with three bands and chips of 34 px."""
     inputs = Inputs(bands=(("B02", "B03", "B04"),))
     check_backbone(lambda: kind({}, HALO_1, inputs), layout=HALO_1, inputs=inputs)
 
@@ -242,7 +242,7 @@ GRID = Grid(crs="EPSG:4326", pixel=0.01)
 
 
 class Slope:
-    """A source of nothing: two scenes of 3 x 2 degrees. Others here differ from it in one thing."""
+    """The smallest correct source: two scenes of 3 x 2 degrees. Each broken source below differs in one thing."""
 
     collection = "https://example.org/slopes"
     counted = True
@@ -305,7 +305,7 @@ class Uneven(Slope):
 
 
 def seeing(change: Callable[[Observation], Observation]) -> Slope:
-    """That source with other observations."""
+    """`Slope` with a function that is applied to its observations."""
 
     class Seeing(Slope):
         def observe(

@@ -1,4 +1,4 @@
-"""The demo archive holds what it says: equal overlaps, honest cloud masks, true checksums and its traps."""
+"""The demo archive: equal pixels where tiles overlap, correct cloud masks and checksums, and its intended faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SEED = 20230801
 OVERLAP_PX = 256
 CLOUDS, CLEAR = (8, 9, 10), (4, 5, 6)
 CLOUDY = 0.02
-"""opacity above which the scene classification says cloud or cirrus"""
+"""opacity (0 to 1) above which the scene classification says cloud or cirrus"""
 TORN = next(scene for scene in SCENES if scene.torn_band)
 
 
@@ -59,7 +59,7 @@ def item(archive: Path, scene: Scene) -> dict[str, Any]:
 
 
 def pixels(archive: Path, scene: Scene, band: str) -> NDArray[Any]:
-    """A band as reflectance x 10000, the offset undone; for the torn band its upper half."""
+    """A band as reflectance x 10000, without the offset; only the upper half of the truncated band."""
     with rasterio.open(archive / scene.id / f"{band}.tif") as source:
         rows = TILE_PX // 2 if band == scene.torn_band else source.height
         stored: NDArray[Any] = source.read(1, window=Window(0, 0, source.width, rows)).astype(np.int32)

@@ -16,7 +16,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import make_grid, make_layout
 from embedcube.cube.encoding import FAILED, VALID
 from embedcube.cube.reader import Cube
-from embedcube.workers.crashes import Crash, blame, crashes_by_shard, write_crash
+from embedcube.workers.crashes import Crash, Held, blame, crashes_by_shard, write_crash
 
 KILL = int(signal.SIGKILL)
 
@@ -106,23 +106,38 @@ def test_a_shard_that_kills_on_two_hosts_is_quarantined(demo: Campaign) -> None:
     assert not [r for _, r in scan_records(demo.run) if r.recipe == killer.recipe][-1].quarantined
 
 
-def test_only_who_was_alone_on_two_hosts_is_to_blame() -> None:
-    one, two, crowd = (
-        Crash(host="a", signal=KILL, shards=("x",)),
-        Crash(host="b", signal=int(signal.SIGSEGV), shards=("x",)),
-        Crash(host="c", signal=KILL, shards=("x", "y")),
-    )
+def held(*recipes: str, suspect: bool = False) -> tuple[Held, ...]:
+    return tuple(Held(recipe=recipe, shard=recipe, suspect=suspect) for recipe in recipes)
+
+
+def test_only_a_suspect_that_was_alone_on_two_hosts_is_to_blame() -> None:
+    one = Crash.of("a", KILL, held("x", suspect=True))
+    two = Crash.of("b", int(signal.SIGSEGV), held("x", suspect=True))
+    by_chance = Crash.of("c", KILL, held("x"))
+    crowd = Crash.of("d", KILL, (*held("x", suspect=True), *held("y")))
     assert blame([]) == ""
     assert blame([one, one, one]) == ""
     assert blame([one, crowd]) == ""
+    assert blame([one, by_chance]) == "", "the only shard in hand is no suspect yet"
     assert "(SIGKILL on a, SIGSEGV on b)" in blame([one, two])
 
 
 def test_crashes_are_found_by_shard(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    first = Crash(host="a", signal=KILL, shards=("x", "y"))
-    second = Crash(host="b", signal=KILL, shards=("y",))
+    first, second = Crash.of("a", KILL, held("x", "y")), Crash.of("b", KILL, held("y", suspect=True))
     write_crash(run.part(0, "1-0", 0), first)
     write_crash(run.part(3, "2-0", 1), second)
     assert crashes_by_shard(run, ["x", "y", "z"]) == {"x": [first], "y": [first, second]}
     assert crashes_by_shard(run, ["z"]) == {}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"{}", b"[]", b"\xff{", b'{"host": "a", "signal": 999, "shards": ["x"]}', b'{"host": "a", "signal"'],
+)
+def test_a_damaged_crash_accuses_nobody(tmp_path: Path, damaged: bytes) -> None:
+    run, whole = RunDir(tmp_path), Crash.of("a", KILL, held("x"))
+    write_crash(run.part(0, "1-0", 0), whole)
+    write_crash(run.part(0, "1-0", 1), whole)
+    (run.part(0, "1-0", 1) / "crash.json").write_bytes(damaged)
+    assert crashes_by_shard(run, ["x"]) == {"x": [whole]}

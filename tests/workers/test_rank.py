@@ -1,28 +1,20 @@
 """What a rank refuses to start with, what it says, and when it reads ahead."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Campaign
+from tests.conftest import Campaign, change_plan
 from tests.edge import shim
 
 from embedcube.campaign.parts import scan_records
 from embedcube.errors import WorkError
 from embedcube.machine import cores
-
-
-def change_plan(campaign: Campaign, change: Callable[[dict[str, Any]], None]) -> None:
-    """Edit the plan's summary in place."""
-    document = json.loads(campaign.run.plan_summary.read_text())
-    change(document)
-    campaign.run.plan_summary.write_text(json.dumps(document))
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def refusal(campaign: Campaign) -> str:
 )
 def test_other_versions_are_refused(planned: Campaign, name: str, other: str) -> None:
     """A rank whose device class or versions differ from the plan's would give other bytes; also those of a reader."""
-    change_plan(planned, lambda document: document["versions"].update({name: other}))
+    change_plan(planned.run, lambda document: document["versions"].update({name: other}))
     said = refusal(planned)
     assert f"has {name} " in said
     assert f"the plan was made for {other}" in said

@@ -35,11 +35,11 @@ class Eof:
     """The backbone `eof`."""
 
     software: tuple[str, ...] = ()
-    """none beyond torch"""
+    """no package beyond torch computes vectors"""
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
-        """One model."""
+        """One card, as `eof` is a single model."""
         return (
             ModelCard(
                 model="",
@@ -61,21 +61,21 @@ class Eof:
             )
 
     def dimensions(self, weights: Weights) -> int:
-        """One score per basis vector."""
+        """Number of values in a vector: one score for each basis vector."""
         return self._options.components
 
     @property
     def model(self) -> str:
-        """The textbook."""
+        """URI of the textbook."""
         return "https://doi.org/10.1017/CBO9780511612336"
 
     @property
     def fit_chips(self) -> None:
-        """None, for all chips: the basis is that of the whole period."""
+        """None: the fit uses all chips of the period."""
         return
 
     def load(self, checkpoint: bytes) -> Weights:
-        """Always refused: no bases are published for these chips."""
+        """Raise a ValueError: no basis is published for these chips."""
         raise ValueError("not a weights file of embedcube; eof reads no other, leave out `weights` to fit one")
 
     def fit(self, sample: FitSample) -> Weights:

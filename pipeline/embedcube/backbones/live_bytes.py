@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts, while it is entered, the bytes of tensors that operators make and that are still alive.
+    """Context manager that counts the bytes of tensors that operators have made and that still exist.
 
     The count is the same in every run. It leaves out what a kernel allocates for itself, and operators inside of a
     compiled program.

@@ -45,11 +45,11 @@ class Mosaiks:
     """The backbone `mosaiks`."""
 
     software: tuple[str, ...] = ()
-    """none beyond torch"""
+    """no package beyond torch computes vectors"""
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
-        """One model."""
+        """One card, as `mosaiks` is a single model."""
         return (
             ModelCard(
                 model="",
@@ -73,21 +73,21 @@ class Mosaiks:
             )
 
     def dimensions(self, weights: Weights) -> int:
-        """Two per filter: the means of its positive and of its negative part."""
+        """Number of values in a vector, two for each filter: the means of its positive and of its negative part."""
         return 2 * self._options.filters
 
     @property
     def model(self) -> str:
-        """The paper."""
+        """URI of the paper."""
         return "https://doi.org/10.1038/s41467-021-24638-z"
 
     @property
     def fit_chips(self) -> int:
-        """Enough for the bands' statistics, and for many more patches than are whitened."""
+        """64 chips: enough for the bands' statistics, and for many more patches than are whitened."""
         return 64
 
     def load(self, checkpoint: bytes) -> Weights:
-        """Always refused: no filter banks are published for these bands."""
+        """Raise a ValueError: no filter bank is published for these bands."""
         raise ValueError("not a weights file of embedcube; mosaiks reads no other, leave out `weights` to fit one")
 
     def fit(self, sample: FitSample) -> Weights:

@@ -100,11 +100,11 @@ class Presto:
     """
 
     software: tuple[str, ...] = ()
-    """none beyond torch"""
+    """no package beyond torch computes vectors"""
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
-        """One model."""
+        """One card, as `presto` is a single model."""
         return (
             ModelCard(
                 model="",
@@ -134,21 +134,21 @@ class Presto:
         self._groups = _filled(dict(zip(self._channels, (band for _, band in named), strict=True)))
 
     def dimensions(self, weights: Weights) -> int:
-        """The width of the encoder."""
+        """Number of values in a vector: the width of the encoder."""
         return WIDTH
 
     @property
     def model(self) -> str:
-        """The paper."""
+        """URI of the paper."""
         return "https://doi.org/10.48550/arXiv.2304.14065"
 
     @property
     def fit_chips(self) -> int:
-        """0: the weights are published."""
+        """0: nothing is fitted, because the weights are published."""
         return 0
 
     def fit(self, sample: FitSample) -> Weights:
-        """Always refused: the weights are published."""
+        """Raise a ValueError: the weights are published, and cannot be fitted here."""
         raise ValueError("presto cannot be fitted here: name its published checkpoint with the layer's key `weights`")
 
     def load(self, checkpoint: bytes) -> Weights:

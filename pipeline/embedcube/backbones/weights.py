@@ -9,8 +9,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Weights
-from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign, period_of_fit
+from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.errors import RequestError
 
 
@@ -18,13 +19,30 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
     """The frozen weights of a layer, and the SHA-256 (hex) of their file.
 
     Raises:
-        RequestError: there is no file, or it was made for another backbone, other bands or another period of fitting.
+        RequestError: there is no file, it was changed since `fit` wrote it, or it was made for another backbone, other
+            bands or another period of fitting.
     """
-    path = run.weights(layer)
+    path, seal = run.weights(layer), run.weights_seal(layer)
     if not path.exists():
         raise RequestError(f"{path}: layer {layer} has no weights yet; run `embedcube fit` first")
     data = path.read_bytes()
-    return parse_weights(data, campaign, layer, f"{path}"), hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
+    # a file that somebody has put there has no digest beside it, and is read as it is
+    if seal.exists() and (written := read_sealed(seal, "fit").get("sha256")) != digest:
+        raise RequestError(
+            f"{path}: damaged or replaced, its SHA-256 is {digest[:12]} and {seal.name} says {str(written)[:12]}; "
+            "restore it, or remove both files and run `embedcube fit` again"
+        )
+    return parse_weights(data, campaign, layer, f"{path}"), digest
+
+
+def write_weights(run: RunDir, layer: str, data: bytes) -> None:
+    """Write the frozen weights of a layer and their digest; killed in between, they have none."""
+    path, seal = run.weights(layer), run.weights_seal(layer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seal.unlink(missing_ok=True)
+    write_atomically(path, data)
+    write_sealed(seal, {"sha256": hashlib.sha256(data).hexdigest()})
 
 
 def fitted_on(run: RunDir, layer: str) -> str:
@@ -43,8 +61,10 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
     try:
         tensors = safetensors.numpy.load(data)
         made_for = _header(data)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise RequestError(f"{origin}: not a weights file of embedcube: {error}") from None
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise RequestError(
+            f"{origin}: not a weights file of embedcube: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
     expected, period = _facts(campaign, layer), made_for.pop("period", "")
     if made_for != expected:
         raise RequestError(
@@ -63,8 +83,7 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
 def _header(data: bytes) -> dict[str, Any]:
     """Backbone, bands and period that a weights file states in its header."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    stated: dict[str, Any] = json.loads(header["__metadata__"]["embedcube"])
-    return stated
+    return dict(json.loads(header["__metadata__"]["embedcube"]))
 
 
 def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:

@@ -1,13 +1,73 @@
-"""Types of the values in a campaign file: blocks with known keys only, times in UTC, coordinate reference systems."""
+"""YAML files and the types of their values: blocks with known keys only, times in UTC, coordinate reference systems."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from embedcube.errors import RequestError
 from embedcube.windows import utc
+
+_YAML_BYTES = 16 << 20
+"""largest YAML file: a region of a million corners has less"""
+
+_YAML_VALUES = 1_000_000
+"""most values of a YAML file, those behind aliases counted at each place"""
+
+_YAML_DEPTH = 50
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file, bounded in size, depth, and what its aliases stand for.
+
+    Raises:
+        RequestError: it is not YAML, or beyond the bounds.
+        OSError: it could not be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(_YAML_BYTES + 1)
+    if len(data) > _YAML_BYTES:
+        raise RequestError(f"{path}: more than {_YAML_BYTES >> 20} MB, too much for a YAML file")
+    try:
+        loader = yaml.SafeLoader(data.decode())
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _refuse_large(path, node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise RequestError(f"{path}: nested too deeply for a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    except RequestError:
+        raise
+    except Exception as error:  # a value that has the form of a time and is none raises no error of YAML
+        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_large(path: Path, root: yaml.Node) -> None:
+    """Refuse YAML with too many values, each alias counted as all that it stands for, or nested too deeply."""
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node, depth: int) -> int:
+        if depth > _YAML_DEPTH:
+            raise RequestError(f"{path}: nested more than {_YAML_DEPTH} deep, or an alias stands for itself")
+        if id(node) not in counts:
+            below = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = (part for each in below for part in (each if isinstance(each, tuple) else (each,)))
+            counts[id(node)] = 1 + sum(count(part, depth + 1) for part in parts)
+        if counts[id(node)] > _YAML_VALUES:
+            raise RequestError(f"{path}: more than {_YAML_VALUES:,} values, counting all that aliases stand for")
+        return counts[id(node)]
+
+    count(root, 0)
 
 
 class Block(BaseModel):

@@ -16,7 +16,7 @@ class Dask(Block):
     """kind of the workers: threads of this process; processes on this machine; Slurm jobs (dask-jobqueue); or the
     processes that one `srun` or `mpiexec` started, of which one is the scheduler and one the client"""
     workers: int = Field(2, gt=0)
-    """number of workers; `slurm_cluster` on whole nodes rounds it up, so that it fills the last node"""
+    """number of workers, all nodes together; `slurm_cluster` on whole nodes rounds it up, so that it fills the last"""
     threads: int = Field(2, gt=0)
     """threads of one worker"""
     wait_min: int = Field(60, gt=0)
@@ -29,9 +29,13 @@ class How(Block):
     runs: Path = Path("runs")
     """the folder of run folders, relative to the campaign file"""
     executor: str = "local"
+    """where tasks run: local (this machine), slurm (jobs; `site` describes the batch system), or an installed plugin"""
     site: Path | None = None
     """the file that describes the batch system; relative to the campaign file"""
     tasks: int = Field(1, gt=0)
+    """number of tasks that the shards are divided into; with Slurm each is one element of a job array"""
+    parallel: int | None = Field(None, gt=0)
+    """number of tasks that may run at once on a batch system; by default that of the site"""
     nodes: int = Field(1, gt=0)
     """nodes of one task on a batch system"""
     time_min: int | None = Field(None, gt=0)
@@ -39,6 +43,7 @@ class How(Block):
     account: str | None = Field(None, pattern=r"^[\w.-]+$")
     """account that the batch system bills; by default that of the site"""
     device: Literal["cpu", "cuda"] = "cpu"
+    """device of each rank: cpu, or cuda for NVIDIA GPUs. Its class is in the recipes, as a GPU rounds otherwise"""
     ranks: int = Field(default_factory=lambda how: gpus() if how.get("device") == "cuda" else cores(), gt=0)
     """processes of a task on each of its nodes; with GPUs one for each, on a CPU one for each core is fastest"""
     threads: int | None = Field(None, gt=0)
@@ -52,6 +57,7 @@ class How(Block):
     read_attempts: int = Field(4, gt=0)
     """number of times that a read is tried when it fails for a reason that may pass"""
     dask: Dask = Dask()
+    """workers that make the cube of the parts; on a batch system by default those of the site file"""
     retry_quarantined: bool = False
     """embed the shards of unreadable scenes again, because their files can be read now"""
 

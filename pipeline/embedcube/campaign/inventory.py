@@ -1,5 +1,6 @@
 """inventory.parquet: its schema, reader and writer. `prepare/index.py` decides what goes into it."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,16 +10,19 @@ from typing import overload
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 import shapely
 from pyproj import CRS
 
 from embedcube.campaign.boxes import footprint, in_range
-from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.parts import Unplaced
+from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.scene import Asset, Noted, Scene
 from embedcube.campaign.schema import Campaign, digest_of
+from embedcube.campaign.seals import refused, write_sealed
 from embedcube.campaign.search_extent import bounded
-from embedcube.campaign.tables import read_columns, refused
+from embedcube.campaign.tables import inventory_digest, read_columns
 from embedcube.errors import RequestError
 from embedcube.windows import utc
 
@@ -34,22 +38,45 @@ _WKB = {
 """Metadata of the column of footprints, for readers of Arrow."""
 
 
-def read_inventory(campaign: Campaign, run: RunDir) -> Sequence[Scene]:
+def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequence[Scene]:
     """The scenes of the inventory, in its order. Each is decoded when it is first used, as a rank needs few of them.
+
+    `planned` is the SHA-256 of the inventory that the plan was made for; before there is a plan it is left out.
 
     Raises:
         RequestError: there is no inventory, it is damaged or of another version of embedcube, or it was made for
-            other archives or bands.
+            other archives or bands, or it is not the planned one.
     """
     if not run.inventory.exists():
         raise RequestError(f"{run.inventory}: there is no inventory yet; run `embedcube index` first")
-    table = read_columns(run.inventory, ("embedcube:scene", "embedcube:asked"), "index")
+    digest = inventory_digest(run)
+    if planned not in ("", digest):
+        raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
+    names = ("embedcube:scene", "embedcube:noted", "embedcube:asked")
+    table = read_columns(run.inventory, digest, names, "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    scenes = _Scenes(table["embedcube:scene"], run.inventory)
+    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
     return scenes
+
+
+def unplaced_scenes(run: RunDir) -> Unplaced:
+    """The scenes that cannot be used and whose place is unknown, among those of the inventory.
+
+    Raises:
+        RequestError: the inventory is damaged or of another version of embedcube.
+    """
+    digest = inventory_digest(run)
+    verdicts = read_columns(run.inventory, digest, ("embedcube:verdict",), "index")["embedcube:verdict"]
+    if not pyarrow.compute.any(pyarrow.compute.not_equal(verdicts, "")).as_py():
+        return Unplaced(scenes=[], of=len(verdicts))  # spares reading them
+    with_verdict = [("embedcube:verdict", "!=", "")]
+    table = read_columns(run.inventory, digest, ("embedcube:scene", "embedcube:noted"), "index", with_verdict)
+    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    found = [scene for scene in scenes if not scene.placed]
+    return Unplaced(scenes=[scene for scene in found if not scene.superseded_by], of=len(verdicts))
 
 
 def made_for(campaign: Campaign, run: RunDir) -> bool:
@@ -59,15 +86,31 @@ def made_for(campaign: Campaign, run: RunDir) -> bool:
     """
     name = "embedcube:made_for"
     try:
-        extents = read_columns(run.inventory, (name,), "index")[name].unique().to_pylist()
+        extents = read_columns(run.inventory, inventory_digest(run), (name,), "index")[name].unique().to_pylist()
     except RequestError:
         return False
     return set(extents) == {_extent(campaign)}
 
 
+def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
+    """For each scene of the inventory, by archive and id: its digest, and what was noted of its files.
+
+    Empty where there is no inventory that can be read.
+    """
+    names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:noted")
+    try:
+        table = read_columns(run.inventory, inventory_digest(run), names, "index") if run.inventory.exists() else None
+    except RequestError:
+        table = None
+    if table is None:
+        return {}
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return {(archive, id_): (digest, _notes(noted)) for archive, id_, digest, noted in rows}
+
+
 class _Scenes(Sequence[Scene]):
-    def __init__(self, texts: pyarrow.ChunkedArray, path: Path) -> None:
-        self._texts = texts.combine_chunks()
+    def __init__(self, texts: pyarrow.ChunkedArray, noted: pyarrow.ChunkedArray, path: Path) -> None:
+        self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
         self._path = path
         self._made: dict[int, Scene] = {}
 
@@ -85,7 +128,7 @@ class _Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                self._made[place] = _scene_of(self._texts[place].as_py())
+                self._made[place] = _scene_of(self._texts[place].as_py(), self._noted[place].as_py())
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
         return self._made[place]
@@ -103,6 +146,15 @@ def _asked(campaign: Campaign) -> dict[str, str]:
 def _extent(campaign: Campaign) -> str:
     """Digest of the windows and the region."""
     return digest_of({key: campaign.what[key] for key in ("windows", "region")})
+
+
+def write_inventory(campaign: Campaign, scenes: list[Scene], run: RunDir) -> None:
+    """Write the inventory and its digest; killed in between, the two do not agree, which every reader sees."""
+    with replacing(run.inventory) as temporary:
+        write_table(campaign, scenes, temporary)
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        write_sealed(run.inventory_seal, {"sha256": digest, "scenes": len(scenes)})
 
 
 def write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
@@ -143,9 +195,11 @@ def _rows(
         "embedcube:made_for": [extent] * len(scenes),
         "embedcube:digest": [scene.digest for scene in scenes],
         "embedcube:weak": [scene.weak for scene in scenes],
+        "embedcube:declared": [scene.declared for scene in scenes],
         "embedcube:verdict": [scene.verdict for scene in scenes],
         "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
         "embedcube:scene": [scene.to_json() for scene in scenes],
+        "embedcube:noted": [_noted(scene) for scene in scenes],
     }
     if lasting:
         columns["start_datetime"] = pyarrow.array([scene.time if scene.end else None for scene in scenes], _MOMENT)
@@ -162,13 +216,23 @@ def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:
     return pyarrow.array(rows, pyarrow.struct([(band, of_band) for band in bands]))
 
 
-def _scene_of(text: str) -> Scene:
+def _noted(scene: Scene) -> str:
+    """What was noted of each file of a scene, as JSON."""
+    return json.dumps([list(vars(asset.noted).values()) for asset in scene.assets])
+
+
+def _notes(text: str) -> list[Noted]:
+    return [Noted(**dict(zip(vars(Noted()), note, strict=True))) for note in json.loads(text)]
+
+
+def _scene_of(text: str, noted: str) -> Scene:
     document = json.loads(text)
     document["time"] = utc(datetime.fromisoformat(document["time"]))
     document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
     document["software"] = tuple(document["software"])
-    for asset in document["assets"]:
+    for asset, note in zip(document["assets"], _notes(noted), strict=True):
         asset["transform"] = tuple(asset["transform"])
+        asset["noted"] = note
     document["assets"] = tuple(Asset(**asset) for asset in document["assets"])
     return Scene(**document)

@@ -2,14 +2,20 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from embedcube.campaign import schema
+from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.geojson import read_geojson
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import has_seal, sealed_text
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -37,28 +43,59 @@ class Campaign(schema.Campaign):
         )
 
 
-def load_campaign(path: Path) -> Campaign:
+def load_campaign(path: Path, *, mounted: bool = True) -> Campaign:
     """Read, validate and resolve a campaign file: paths absolute, declared variables expanded, GeoJSON inlined.
+
+    With `mounted` false the archives need not be on this machine.
 
     Raises:
         RequestError: the file is wrong; one line names the key, the value found, and a right one.
     """
+    sealed = has_seal(path)
+    document = _document(path)
     try:
-        document = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
-    try:
-        return _resolved(Campaign.model_validate(document), path.resolve().parent)
+        campaign = _resolved(Campaign.model_validate(document), path.resolve().parent, mounted=mounted)
     except ValidationError as error:
         raise RequestError(f"{path}: {first_error(error)}") from None
     except ValueError as error:
         raise RequestError(f"{path}: {error}") from None
+    if not sealed and path.resolve() == RunDir(campaign.run_folder.resolve()).campaign:
+        raise RequestError(
+            f"{path}: its first line is not that of embedcube: damaged, or written by another version; run `embedcube "
+            "plan` with your own campaign file, which writes it again"
+        )
+    return campaign
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run folder that a campaign file names, even where other keys of it are wrong; None where it names none.
+
+    Raises:
+        RequestError: the file cannot be read.
+    """
+    document = _document(path)
+    how, env = document.get("how") or {}, document.get("env") or ()
+    runs = how.get("runs", "runs") if isinstance(how, dict) else None
+    name = document.get("campaign")
+    if not (isinstance(name, str) and isinstance(runs, str) and isinstance(env, list | tuple)):
+        return None
+    try:
+        return _absolute(Path(runs), path.resolve().parent, env) / name
+    except ValueError:
+        return None  # a variable that is not set
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The mapping of a campaign file, not yet validated."""
+    try:
+        document = read_yaml(path)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such campaign file; `embedcube demo DIR` writes one to start from") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise RequestError(f"{path}: a campaign is a mapping of keys; `embedcube schema` prints them")
+    return document
 
 
 def first_error(error: ValidationError) -> str:
@@ -69,25 +106,29 @@ def first_error(error: ValidationError) -> str:
     # pydantic names the branch of a union in the place: "windows.tuple[...]"
     place = ".".join(str(part) for part in first["loc"] if not re.search(r"WindowSteps|constrained-|\[", str(part)))
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if first["type"] in ("value_error", "missing") else f" (found {first['input']!r})"
+    found = "" if first["type"] in ("value_error", "missing") else f" (found {printable(repr(first['input']))})"
     return f"{place}: {message}{found}" if place else message
 
 
-def _resolved(campaign: Campaign, folder: Path) -> Campaign:
-    def absolute(path: Path) -> Path:
-        def expand(match: re.Match[str]) -> str:
-            if match[1] not in campaign.env:
-                raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
-            if match[1] not in os.environ:
-                raise ValueError(f"path {path}: variable {match[1]} is not set")
-            return os.environ[match[1]]
+def _absolute(path: Path, folder: Path, env: Collection[str]) -> Path:
+    def expand(match: re.Match[str]) -> str:
+        if match[1] not in env:
+            raise ValueError(f'path {path}: variable {match[1]} is not declared; add it to "env"')
+        if match[1] not in os.environ:
+            raise ValueError(f"path {path}: variable {match[1]} is not set")
+        return os.environ[match[1]]
 
-        return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
+    return Path(os.path.normpath(folder / _VARIABLE.sub(expand, str(path))))
+
+
+def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
+    def absolute(path: Path) -> Path:
+        return _absolute(path, folder, campaign.env)
 
     archives = {}
     for name, archive in campaign.archives.items():
         archives[name] = archive.model_copy(update={"path": absolute(archive.path)})
-        if not archives[name].path.exists():
+        if mounted and not archives[name].path.exists():
             raise ValueError(f"archives.{name}.path: {archives[name].path} does not exist")
     layers = {
         name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer
@@ -102,6 +143,6 @@ def _resolved(campaign: Campaign, folder: Path) -> Campaign:
 
 
 def dump_campaign(campaign: schema.Campaign) -> str:
-    """The campaign as YAML that `load_campaign` reads back to an equal value."""
+    """The campaign as YAML that `load_campaign` reads back to an equal value, with the digest of its lines."""
     document = campaign.model_dump(mode="json", exclude_none=True)
-    return f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False)
+    return sealed_text(f"# digest of what is asked: {campaign.digest}\n" + yaml.safe_dump(document, sort_keys=False))

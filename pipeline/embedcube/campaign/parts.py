@@ -1,18 +1,22 @@
 """Parts: the files of one rank in one attempt. Schema, writer and readers of records; quarantine; error budget."""
 
-import json
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign
+from embedcube.campaign.schema import Campaign, digest_of
+from embedcube.campaign.seals import checked_line, to_line
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
@@ -88,16 +92,25 @@ class Record:
         return tuple((stored.array, stored.sha256) for stored in self.objects)
 
     def to_line(self) -> bytes:
-        """The record as one line of records.jsonl."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        """The record as one line of records.jsonl, with its checksum."""
+        return to_line(asdict(self) | {"format": _FORMAT})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Record":
         """The record of a parsed line of records.jsonl."""
+        del document["format"]
         document["objects"] = tuple(StoredObject(**o) for o in document["objects"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
         document["scenes"] = tuple(document["scenes"])
         return cls(**document)
+
+
+_FORMAT = digest_of([[field.name for field in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]
+"""value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
+
+_THIS_FORMAT = b'"format":"%b"' % _FORMAT.encode()
+
+_RECIPE = re.compile(rb'"recipe":"([0-9a-f]{64})"')
 
 
 class PartWriter:
@@ -136,7 +149,7 @@ class PartWriter:
         """Append the record, after everything that it names is on disk."""
         for quarantined in record.quarantined:
             line = {"shard": record.shard, "recipe": record.recipe, **asdict(quarantined)}
-            _append(self._folder / QUARANTINE, json.dumps(line).encode() + b"\n")
+            _append(self._folder / QUARANTINE, to_line(line))
         _append(self._folder / RECORDS, record.to_line())
 
     def _make_folder(self, folder: Path) -> None:
@@ -160,30 +173,51 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
-    """Every record of every part, with the part's folder, in a fixed order; torn lines are passed over."""
+    """Every record of every part, with the part's folder, in a fixed order.
+
+    A line that is torn, or whose checksum is wrong, is no record, whatever it says: its shard is embedded again.
+    """
     for part, document in scan_documents(run):
         yield part, Record.from_document(document)
 
 
 def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every record as plain JSON, in the order of `scan_records`; quicker where records are only counted."""
+    """Every record as plain JSON, in the order of `scan_records`; quicker where few fields are needed."""
+    for part, text in _scan_texts(run, attempt):
+        yield part, from_json(text)
+
+
+def _scan_texts(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, bytes]]:
+    """Every record as canonical JSON, in the order of `scan_records`."""
     for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
         with path.open("rb") as lines:
+            wrong = []
             for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    document = json.loads(line)
-                except ValueError:
-                    # a power cut may leave a line of zeros: not a record, and its shard is embedded again
-                    log.warning("%s: line %d is not a record and is passed over", path, number)
-                    continue
-                yield path.parent, document
+                if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
+                    yield path.parent, text
+                elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
+                    wrong.append(number)
+        if wrong:
+            _warn_of_lines(path, len(wrong), wrong[0])
+
+
+@cache
+def _warn_of_lines(path: Path, count: int, first: int) -> None:
+    """Say it once: a process that waits for others scans the records again and again."""
+    log.warning(
+        "%s: %d lines (the first is line %d) are no records: damaged, or written by another version of embedcube; "
+        "their shards are embedded again",
+        path,
+        count,
+        first,
+    )
 
 
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
     """The recipes that have a record; with `whole` only those for which every scene was read."""
-    return {d["recipe"] for _, d in scan_documents(run) if not (whole and d["quarantined"])}
+    # not parsed, as there may be millions; within a text of JSON every quote is escaped, so only a key can match
+    texts = (text for _, text in _scan_texts(run) if not whole or b'"quarantined":[]' in text)
+    return {found[1].decode() for text in texts if (found := _RECIPE.search(text))}
 
 
 def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -224,6 +258,12 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
     return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
 
 
+def version_of(campaign: Campaign, records: Iterable[Record]) -> str:
+    """Name of the version: 12 hex digits of SHA-256 over the campaign's digest, every recipe, and every object."""
+    lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
+    return sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def read_verified(part: Path, stored: StoredObject) -> bytes:
     """The bytes of an object, after their size and SHA-256 were checked.
 
@@ -246,6 +286,15 @@ def read_verified(part: Path, stored: StoredObject) -> bytes:
     return data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unplaced:
+    """The scenes that cannot be used and whose place is unknown, so that no shard is known to need them."""
+
+    scenes: list[Scene]
+    of: int
+    """number of scenes in the inventory"""
+
+
 def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict[tuple[str, str], str]:
     """Archive, id and reason of every planned scene that `index` or a shard could not read."""
     found = {(scene.archive, scene.id): scene.verdict for scene in planned if scene.verdict}
@@ -254,14 +303,23 @@ def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict
     return found
 
 
-def refuse_over_budget(campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined]) -> None:
-    """Raise a WorkError when more of the planned scenes are unreadable than `how.error_budget` allows."""
+def refuse_over_budget(
+    campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
+) -> None:
+    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows.
+
+    It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
+    inventory is added.
+    """
     found = unreadable(planned, quarantined)
     budget = campaign.how.error_budget
-    if len(found) > budget * len(planned):
-        (archive, scene), reason = min(found.items())
+    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) > budget:
+        counts = f"{len(found)} of {len(planned)} scenes cannot be read"
+        if unplaced.scenes:
+            counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
+        (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
         raise WorkError(
-            f"{len(found)} of {len(planned)} scenes cannot be read, how.error_budget allows {budget:.0%}; "
-            f"the first is {archive}/{scene}: {reason}. Replace the files and index again, or where they have only "
-            "come back `embedcube embed --retry-quarantined`; or raise the budget"
+            f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace "
+            "the files and index again, or where they have only come back `embedcube embed --retry-quarantined`; or "
+            "raise the budget"
         )

@@ -1,7 +1,6 @@
 """plan.parquet and plan.json: their schema and their readers. `prepare/plan.py` writes them."""
 
 import hashlib
-import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,8 @@ from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Encoding
-from embedcube.campaign.tables import read_columns, refused
+from embedcube.campaign.seals import read_digested, read_sealed, refused, write_sealed
+from embedcube.campaign.tables import inventory_digest, read_columns
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
 
@@ -119,6 +119,8 @@ class Plan:
     shards: int
     tasks: int
     price: Price
+    files: dict[str, str]
+    """SHA-256 of each file of the plan, by its name"""
 
 
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:
@@ -128,12 +130,7 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is no plan, it is damaged, or it was made for another version of the campaign, for another
             inventory, or by another version of embedcube.
     """
-    if not (run.plan.exists() and run.plan_summary.exists()):
-        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
-    try:
-        plan = _plan_of(json.loads(run.plan_summary.read_bytes()))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise refused(run.plan_summary, error, "plan") from None
+    plan = read_any_plan(run)
     if plan.campaign != campaign.digest:
         raise RequestError(
             f"{run.plan} was made for another version of the campaign ({plan.campaign[:12]}, the file now "
@@ -141,9 +138,24 @@ def read_plan(campaign: Campaign, run: RunDir) -> Plan:
         )
     if not run.inventory.exists():
         raise RequestError(f"{run.inventory}: there is no inventory any more; run `embedcube index` again")
-    if plan.inventory != hashlib.sha256(run.inventory.read_bytes()).hexdigest():
+    if plan.inventory != inventory_digest(run):
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
+    read_digested(run.inventory, plan.inventory, "index")
     return plan
+
+
+def read_any_plan(run: RunDir) -> Plan:
+    """The summary of the plan, whatever campaign and inventory it was made for: to tell what is there, not to work.
+
+    Raises:
+        RequestError: there is no plan, it is damaged, or another version of embedcube made it.
+    """
+    if not (run.plan.exists() and run.plan_summary.exists()):
+        raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
+    try:
+        return _plan_of(read_sealed(run.plan_summary, "plan"))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise refused(run.plan_summary, error, "plan") from None
 
 
 def _plan_of(document: dict[str, Any]) -> Plan:
@@ -163,7 +175,7 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
     """The draw groups of a task (or of all tasks), in the order in which they are drawn."""
     names = ("layer", "zone", "t", "row", "col", "recipe", "scenes", "task", "draw")
     groups: dict[tuple[int, int], list[Shard]] = {}
-    for batch in _columns(run, names, task).to_batches(max_chunksize=_ROWS):
+    for batch in _columns(run, plan, names, task).to_batches(max_chunksize=_ROWS):
         columns = (batch.column(name).to_pylist() for name in names)
         for layer, zone, t, row, col, recipe, scenes, task_of, draw in zip(*columns, strict=True):
             if layer not in plan.layers or zone not in plan.layers[layer].zones:
@@ -187,31 +199,64 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
     return list(groups.values())
 
 
-def read_recipes(run: RunDir, task: int | None = None) -> list[str]:
+def read_recipes(run: RunDir, plan: Plan, task: int | None = None) -> list[str]:
     """The recipe of each shard of a task (or of all tasks)."""
-    recipes: list[str] = _columns(run, ("recipe",), task)["recipe"].to_pylist()
+    recipes: list[str] = _columns(run, plan, ("recipe",), task)["recipe"].to_pylist()
     return recipes
 
 
-def tasks_undone(run: RunDir, done: Container[str]) -> tuple[int, ...]:
+def tasks_undone(run: RunDir, plan: Plan, done: Container[str]) -> tuple[int, ...]:
     """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
-    table = _columns(run, ("task", "recipe"), None)
-    tasks, recipes = table["task"].to_pylist(), table["recipe"].to_pylist()
-    return tuple(sorted({task for task, recipe in zip(tasks, recipes, strict=True) if recipe not in done}))
+    return tuple(sorted({task for task, recipe in tasks_of_recipes(run, plan) if recipe not in done}))
 
 
-def planned_scenes(run: RunDir, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
+def tasks_of_recipes(run: RunDir, plan: Plan) -> list[tuple[int, str]]:
+    """For each shard of the plan the number of its task and its recipe."""
+    table = _columns(run, plan, ("task", "recipe"), None)
+    return list(zip(table["task"].to_pylist(), table["recipe"].to_pylist(), strict=True))
+
+
+def planned_scenes(run: RunDir, plan: Plan, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
     """The scenes of the inventory that the shards of a task (or of all tasks) need."""
-    linked = pyarrow.compute.list_flatten(_columns(run, ("scenes",), task)["scenes"])
+    linked = pyarrow.compute.list_flatten(_columns(run, plan, ("scenes",), task)["scenes"])
     return [scenes[i] for i in np.unique(linked.to_numpy()).tolist()]
 
 
-def _columns(run: RunDir, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
-    if task is None:
-        return read_columns(run.plan, names, "plan")
-    # the pilot is one more task
-    paths, of_task = [path for path in (run.plan, run.pilot) if path.exists()], [("task", "=", task)]
-    return pyarrow.concat_tables(read_columns(path, names, "plan", of_task) for path in paths)
+def read_plan_columns(run: RunDir, plan: Plan, names: tuple[str, ...]) -> pyarrow.Table:
+    """Columns of all rows of the plan.
+
+    Raises:
+        RequestError: the file is not the one that plan.json was written with.
+    """
+    return _columns(run, plan, names, None)
+
+
+def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
+    digest = plan.files.get(run.plan.name, "")
+    if task is None or task == plan.tasks:
+        table = read_columns(run.plan, digest, names, "plan")
+        return table if task is None else _pilot_of(table, run, plan, digest)
+    return read_columns(run.plan, digest, names, "plan", [("task", "=", task)])
+
+
+def write_pilot(run: RunDir, plan: Plan, rows: list[int]) -> None:
+    """Make these rows of plan.parquet the pilot: one more task, after the last of the plan, in this order."""
+    write_sealed(run.pilot, {"plan": plan.files[run.plan.name], "rows": rows})
+
+
+def _pilot_of(table: pyarrow.Table, run: RunDir, plan: Plan, digest: str) -> pyarrow.Table:
+    """The rows of the pilot, each a draw group of its own; none where no pilot was chosen."""
+    rows: list[int] = []
+    if run.pilot.exists():
+        pilot = read_sealed(run.pilot, "submit --pilot")
+        if pilot.get("plan") != digest:
+            raise RequestError(f"{run.pilot} was chosen for another plan; run `embedcube submit --pilot` again")
+        rows = pilot["rows"]
+    chosen = table.take(pyarrow.array(rows, pyarrow.int64()))
+    numbers = {"task": np.full(len(rows), plan.tasks), "draw": np.arange(len(rows))}
+    for name in numbers.keys() & set(table.column_names):
+        chosen = chosen.set_column(chosen.schema.get_field_index(name), name, pyarrow.array(numbers[name]))
+    return chosen
 
 
 def digest_of_recipes(recipes: list[str]) -> str:

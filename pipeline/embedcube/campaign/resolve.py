@@ -6,9 +6,13 @@ Heavy imports are inside functions, as in the command line.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedcube.errors import RequestError
+
 if TYPE_CHECKING:
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
+
+_AS_STARTED = "this is about the run as submitted"
 
 
 def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
@@ -18,6 +22,32 @@ def open_campaign(campaign_file: Path) -> "tuple[Campaign, RunDir]":
 
     campaign = load_campaign(campaign_file)
     return campaign, RunDir(campaign.run_folder)
+
+
+def open_submitted(campaign_file: Path) -> "tuple[Campaign, RunDir, str]":
+    """The campaign as its run folder has it, the run folder, and how the file differs from it; empty if it does not.
+
+    For commands that tell or end what was started: they need neither the archive nor the file as it was. Before
+    anything was started, the campaign is that of the file.
+    """
+    from embedcube.campaign.load import load_campaign, run_folder_of
+    from embedcube.campaign.run_folder import RunDir
+
+    root = run_folder_of(campaign_file)
+    if root is None or not RunDir(root).campaign.exists():
+        campaign = load_campaign(campaign_file, mounted=False)
+        return campaign, RunDir(campaign.run_folder), ""
+    folder = RunDir(root)
+    try:
+        started = load_campaign(folder.campaign, mounted=False)
+    except RequestError as error:
+        return load_campaign(campaign_file, mounted=False), folder, f"{error}; this is about the campaign file as it is"
+    try:
+        asked = load_campaign(campaign_file, mounted=False)
+    except RequestError as error:
+        return started, folder, f"the campaign file cannot be used now ({error}); {_AS_STARTED}"
+    same = (asked.digest, asked.how.tasks) == (started.digest, started.how.tasks)
+    return started, folder, "" if same else f"the campaign file was changed since; {_AS_STARTED}"
 
 
 def open_run(
@@ -50,13 +80,17 @@ def resolve_campaign(
     executor: str | None = None,
     site: Path | None = None,
     uses_plugins: bool = True,
+    mounted: bool = True,
 ) -> "tuple[Campaign, RunDir]":
     """The campaign, with the options of the command line and of its site in `how`, and its run folder.
 
     Raises:
-        RequestError: the campaign is wrong, or with `uses_plugins` it names a plugin that is not installed.
+        RequestError: the campaign is wrong; or with `uses_plugins` it names a plugin that is not installed, with
+            `mounted` an archive that is not on this machine.
     """
-    campaign, _ = open_campaign(campaign_file)
+    from embedcube.campaign.load import load_campaign
+
+    campaign = load_campaign(campaign_file, mounted=mounted)
     return resolved(
         campaign,
         ranks,

@@ -4,16 +4,18 @@ The run folder is the architecture: each stage reads files here and writes files
 
     runs/<campaign>/
       campaign.yaml                      the campaign as resolved, with its digest
-      inventory.parquet                  index        archive   -> inventory
-      weights/<layer>.safetensors        fit          a sample  -> frozen weights
+      inventory.parquet, inventory.json  index        archive   -> inventory, and its digest
+      weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
-      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price
+      plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
+      pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
       cubes/<version>.zarr               consolidate  parts     -> cube
       cube.zarr                          a relative symlink to the newest version
       report/                            verify, preview
       image.json                         submit       the digest of the container's image
       submissions.jsonl                  submit       the jobs given to the batch system
+      submit.lock                        submit       exists while one `submit` is at work
       logs/                              logs of the ranks; in slurm/ scripts and output of the jobs
 """
 
@@ -45,9 +47,18 @@ class RunDir:
         """The table of all scenes (STAC-GeoParquet)."""
         return self.root / "inventory.parquet"
 
+    @property
+    def inventory_seal(self) -> Path:
+        """The digest of the inventory."""
+        return self.root / "inventory.json"
+
     def weights(self, layer: str) -> Path:
         """The frozen weights of a layer."""
         return self.root / "weights" / f"{layer}.safetensors"
+
+    def weights_seal(self, layer: str) -> Path:
+        """The digest of the frozen weights of a layer."""
+        return self.root / "weights" / f"{layer}.json"
 
     def program(self, layer: str, compiled_for: str, digest: str) -> Path:
         """The compiled forward pass of a layer, by the digests of all that it depends on and of its bytes."""
@@ -64,12 +75,12 @@ class RunDir:
 
     @property
     def pilot(self) -> Path:
-        """Rows of the plan that are embedded first, as one more task."""
-        return self.root / "pilot.parquet"
+        """The numbers of the rows of the plan that are embedded first, as one more task."""
+        return self.root / "pilot.json"
 
     @property
     def plan_summary(self) -> Path:
-        """The facts of all rows of the plan: layers, versions, price. Written before `plan`, which completes it."""
+        """The facts of all rows of the plan: layers, versions, price; and the digest of `plan`."""
         return self.root / "plan.json"
 
     @property
@@ -118,6 +129,11 @@ class RunDir:
     def submissions(self) -> Path:
         """One line per call of `submit`: its options and the ids of its jobs."""
         return self.root / "submissions.jsonl"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Exists while a `submit` is at work; says which."""
+        return self.root / "submit.lock"
 
     @property
     def image(self) -> Path:

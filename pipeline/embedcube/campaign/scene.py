@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from math import isfinite
 
 from pydantic_core import to_json
@@ -11,10 +12,32 @@ from pyproj import Transformer
 
 from embedcube.campaign.boxes import GLOBE, Box, overlaps, width
 from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
+from embedcube.printable import printable
 from embedcube.windows import Window
 
 NOWHERE = GLOBE
 """Box of a scene that cannot be used and whose place is unknown: it belongs to no cell"""
+
+UNKNOWN_TIME = datetime(1678, 1, 1, tzinfo=UTC)
+"""Time of a scene that cannot be used and whose time is unknown: the first year that fits in nanoseconds"""
+
+_UNFORESEEN = re.compile(r"unforeseen (\w+)\b")
+_IN_NO_DIGEST = frozenset(("path", "inner", "noted", "declared", "block_bytes"))
+"""Facts of an asset that cannot change a cube: where it lies, and what is known about its digest and its price"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted:
+    """What `index` noted of a file beside its digest. A difference is a reason to look at the bytes again, no more."""
+
+    modified_ns: int = 0
+    """time of the last change of the bytes, as the file system has it (ns since 1970)"""
+    changed_ns: int = 0
+    """time of the last change of the file's entry (ns since 1970)"""
+    inode: int = 0
+    """number of the file in its file system; 0 where nothing was noted"""
+    sample: str = ""
+    """digest of some blocks beyond the beginning of the file; empty where they were not read"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +73,12 @@ class Asset:
     """whether the time that a step stands for ends at its time stamp; else it begins there"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its size and its first bytes, behind a pattern its name"""
+    declared: bool = False
+    """whether the digest is a checksum of the catalogue that was not compared with the bytes"""
+    block_bytes: int = 0
+    """memory of one block as decoded, with all bands that are stored together"""
+    noted: Noted = field(default=Noted(), compare=False)
+    """what `index` noted of the file; only the inventory keeps it"""
 
     @property
     def packed(self) -> bool:
@@ -110,7 +139,7 @@ class Scene:
         return tuple(boxes)
 
     def _boxes_in(self, grid: Grid) -> list[Box]:
-        if not self.assets and self.bbox == NOWHERE:
+        if not self.placed:
             return []
         source, bounds = (self.assets[0].crs, self.assets[0].bounds) if self.assets else ("EPSG:4326", self.bbox)
         if (shift := shift_between(source, grid.crs)) is not None:
@@ -134,20 +163,42 @@ class Scene:
             "processing": self.processing,
             "verdict": self.verdict,
             "bbox": None if self.assets else self.bbox,
-            "assets": [{k: v for k, v in vars(asset).items() if k not in ("path", "inner")} for asset in self.assets],
+            "assets": [{k: v for k, v in vars(asset).items() if k not in _IN_NO_DIGEST} for asset in self.assets],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All facts of the scene as JSON, as the inventory keeps them."""
-        facts = vars(self) | {"assets": [vars(asset) for asset in self.assets]}
+        """All facts of the scene as JSON, without what was noted of its files."""
+        assets = [{key: value for key, value in vars(asset).items() if key != "noted"} for asset in self.assets]
+        facts = vars(self) | {"assets": assets}
         # ten times faster than Python's json, which reads it again with its NaN
         return to_json(facts, inf_nan_mode="constants").decode()
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where the scene lies; one that cannot be used may lie anywhere."""
+        return bool(self.assets) or self.bbox != NOWHERE
+
+    @property
+    def unforeseen(self) -> str:
+        """Name of the error, not meant to happen, because of which the scene cannot be used; empty if there is none."""
+        named = _UNFORESEEN.search(self.verdict)
+        return named[1] if named else ""
 
     @property
     def weak(self) -> bool:
         """Whether the digest of any file covers its first bytes only."""
         return any(asset.digest.startswith("weak:") for asset in self.assets)
+
+    @property
+    def declared(self) -> bool:
+        """Whether the digest of any file is a checksum of the catalogue that was not compared with the bytes."""
+        return any(asset.declared for asset in self.assets)
+
+
+def unforeseen(error: Exception) -> str:
+    """The verdict for a product on which an error occurred that was not meant to happen."""
+    return f"unforeseen {type(error).__name__}: {printable(error)}"
 
 
 def _transformed(source: str, target: str, bounds: Box) -> Box:

@@ -17,9 +17,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from embedcube.campaign.fields import Block, Crs, Time, nearest
 from embedcube.campaign.how import How
+from embedcube.campaign.periods import Period, WindowSteps
 from embedcube.campaign.scene import Scene
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, utm_grid_name, utm_zone_in, utm_zone_of
+from embedcube.printable import printable, without_credentials
 from embedcube.windows import Duration, Window, windows_every
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -43,10 +45,20 @@ class Search(Block):
     api: str = Field(pattern="^https?://")
     """URL of the landing page"""
     collections: tuple[str, ...] = Field(min_length=1)
+    """ids of the collections whose Items are listed, for example [sentinel-2-l2a]"""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     """boxes (west, south, east, north in degrees); an Item must touch one. By default those of the region's shards"""
     times: tuple[tuple[Time, Time], ...] = ()
     """intervals of time; an Item must lie in one. By default the windows"""
+
+    @field_validator("api")
+    @classmethod
+    def _without_credentials(cls, api: str) -> str:
+        # the campaign is published with the cube
+        if without_credentials(api) != api:
+            words = "a campaign is published with its cube: write the plain URL here, a password into ~/.netrc"
+            raise ValueError(f"{printable(api)} holds a user name, a password or parameters; {words}")
+        return api
 
 
 class Archive(Block):
@@ -60,7 +72,9 @@ class Archive(Block):
     """STAC API that lists the Items, where no catalogue lies at `path`: relative links of the Items begin at `path`.
     Not part of the digest; the scenes that it lists are"""
     bands: tuple[str, ...] = Field(min_length=1)
+    """names of the bands to read, for example [B02, B03, B04, B08]; the backbone gets them in this order"""
     mask: Mask | None = None
+    """classification band, and its classes that are clear; without it every pixel that has data is clear"""
     offset: Literal["auto"] | float = "auto"
     """number added to every value that is data (DN); "auto" decides for each product and records it"""
     resampling: Resampling | dict[str, Resampling] = "bilinear"
@@ -83,7 +97,7 @@ class Archive(Block):
     def _resamples_its_bands(self) -> Self:
         for band in self.resampling if isinstance(self.resampling, dict) else ():
             if band not in self.bands:
-                raise ValueError(f'resampling: band "{band}" is not wanted{nearest(band, self.bands)}')
+                raise ValueError(f'resampling: "{band}" is not among the bands to read{nearest(band, self.bands)}')
         return self
 
     @property
@@ -124,6 +138,7 @@ class Region(Block):
     geojson: Path | None = None
     """path of a file with a Geometry, Feature or FeatureCollection, which is read into `geometry`"""
     geometry: dict[str, Any] | None = None
+    """GeoJSON geometry in longitude, latitude, written here instead of in a file"""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -135,39 +150,6 @@ class Region(Block):
                 "antimeridian is written as a GeoJSON MultiPolygon"
             )
         return self
-
-
-class WindowSteps(Block):
-    """Windows of one length that begin at regular steps."""
-
-    start: Time
-    end: Time
-    step: str
-    """time from one start to the next: "14 days", "1 month", "1 year" """
-    length: str | None = None
-    """length of a window, where it is not the step: "5 months" from May in steps of a year"""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.end <= self.start:
-            raise ValueError(f"end {self.end:%Y-%m-%d} is not after start {self.start:%Y-%m-%d}")
-        try:
-            self.windows()
-        except OverflowError:
-            raise ValueError(f"a window of {self.length or self.step} does not end within the calendar") from None
-        return self
-
-    def windows(self) -> tuple[Window, ...]:
-        """The windows, in order."""
-        length = Duration.parse(self.length) if self.length else None
-        return windows_every(self.start, self.end, Duration.parse(self.step), length)
-
-
-class Period(Block):
-    """An interval of time."""
-
-    start: Time
-    end: Time
 
 
 class Layer(Block):
@@ -189,8 +171,12 @@ class Layer(Block):
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """SHA-256 that the file `weights` must have"""
     chip_px: int = Field(224, gt=0)
+    """side of a chip in pixels, halo included: the square that the backbone gets at once"""
     halo_px: int = Field(16, ge=0)
+    """pixels on each side of a chip that are read and get no vector: chips overlap there, so that no seam shows"""
     cell_px: int = Field(16, gt=0)
+    """side of a cell in pixels: 1 gives a vector for each pixel, 16 one for each square of 16 x 16 pixels,
+    chip_px - 2 * halo_px one for each chip. The backbone refuses what it cannot give"""
     shard_chips: int = Field(4, gt=0)
     """chips along one side of a shard"""
     batch: Annotated[int, Field(ge=2)] | Literal["auto"] = 8
@@ -204,6 +190,7 @@ class Layer(Block):
     """whether `plan` compiles the forward pass once (about a minute, with a C++ compiler) into a program that all ranks
     run; `verify` compares it with the layer that is not compiled"""
     encoding: Encoding = "int8"
+    """how numbers are stored: int8 with one scale for each vector (a quarter of the bytes), float16, or float32"""
     chunk_windows: int = Field(1, gt=0)
     """windows in one object of the cube: 1 to read maps, 12 to read series of months"""
 
@@ -224,15 +211,21 @@ class Campaign(Block):
     """A campaign file."""
 
     campaign: Name
+    """name of the campaign and of its run folder: lower-case letters, digits, "-" and "_". Not part of the digest"""
     env: tuple[str, ...] = ()
     """environment variables that paths may name as ${NAME}; no other is expanded"""
     archives: dict[Name, Archive] = Field(min_length=1)
+    """the archives; you choose their names, for example s2, and layers refer to them"""
     grid: GridBlock
+    """grid of pixels of every layer that has no `grid` of its own"""
     region: Region | None = None
     """by default all that the archive covers"""
     windows: WindowSteps | tuple[tuple[Time, Time], ...]
+    """time axis of the cube: windows at regular steps (start, end, step), or a list of [start, end], sorted by start"""
     layers: dict[Name, Layer] = Field(min_length=1)
+    """the layers; you choose their names, for example s2_mosaiks, and each is a group of the cube"""
     how: How = How()
+    """how the campaign is computed: processes, memory, batch system. Not part of the digest"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -345,7 +338,7 @@ def grid_names(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> tuple
     if campaign.grid_of(layer).crs != UTM:
         return (make_grid(campaign, layer, "").name,)
     zones: set[int] = set()
-    for west, _, east, _ in (scene.bbox for scene in scenes):
+    for west, _, east, _ in (scene.bbox for scene in scenes if scene.placed):
         if east - west >= _AROUND:
             zones.update(range(1, 61))
             continue

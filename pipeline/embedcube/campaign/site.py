@@ -1,13 +1,14 @@
 """The schema of a site file, which describes a batch system. One YAML file for each, below configs/sites."""
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from embedcube.campaign.fields import Block
+from embedcube.campaign.fields import Block, read_yaml
 from embedcube.campaign.how import Dask, How
 from embedcube.campaign.load import first_error
 from embedcube.campaign.schema import Campaign, Name
@@ -21,6 +22,9 @@ def _word(text: str) -> str:
     return text
 
 
+_RANKS_SHARE = 0.9
+"""Share of a node's memory that its ranks may use together."""
+
 Word = Annotated[str, AfterValidator(_word)]
 
 
@@ -30,6 +34,7 @@ class Container(Block):
     image: Word
     """path of a .sif file or sandbox, as seen from the compute nodes"""
     binds: tuple[Word, ...] = ()
+    """folders that the container sees too: every folder that a campaign names, for example [/data, /scratch]"""
     nvidia: bool = False
     """whether the container gets the GPUs of the node (--nv)"""
 
@@ -38,31 +43,55 @@ class CpuNodes(Block):
     """Nodes without GPUs."""
 
     partition: Word
+    """partition of these nodes"""
     cpus_per_node: int = Field(gt=0)
+    """cores of a node"""
     mem_gb_per_node: float = Field(gt=0)
+    """memory of a node that jobs may use (GB)"""
     time_min: int = Field(60, gt=0)
     """time limit of a job on these nodes (minutes)"""
+
+
+class StageJob(Block):
+    """The job of a stage that needs less than a task: one process, and at most one GPU."""
+
+    partition: Word | None = None
+    """by default that of the tasks, as it needs the same kind of device"""
+    cpus: int = Field(8, gt=0)
+    """cores, where nodes are shared"""
+    mem_gb: float | None = Field(None, gt=0)
+    """memory (GB), where nodes are shared; by default the cores' share of a node, and at least that of one rank"""
+    time_min: int = Field(60, gt=0)
+    """time limit (minutes)"""
 
 
 class Site(Block):
     """A batch system."""
 
     site: Name
+    """name of the site, shown in messages, for example levante"""
     partition: Word | None = None
+    """partition that jobs are submitted to; by default that of Slurm"""
     account: Word | None = None
     """account that is billed, unless the campaign names another"""
     cpus_per_node: int = Field(gt=0)
+    """cores of a node"""
     mem_gb_per_node: float = Field(gt=0)
+    """memory of a node that jobs may use (GB)"""
     gpus_per_node: int = Field(0, ge=0)
+    """GPUs of a node; 0 where it has none"""
     gpu_option: Literal["gres", "gpus-per-node"] = "gres"
     """option of Slurm that requests GPUs"""
     constraint: Word | None = None
+    """value of sbatch --constraint, for example a kind of GPU; by default none"""
     exclusive: bool = True
     """whether jobs get whole nodes, with all of their memory"""
     hint: Literal["nomultithread"] | None = None
+    """value of sbatch --hint: nomultithread uses one hardware thread of each core; by default none"""
     time_min: int = Field(60, gt=0)
     """time limit of a task (minutes), unless the campaign sets another"""
     max_time_min: int = Field(gt=0)
+    """longest time that the site allows for a job (minutes)"""
     lead_s: int = Field(300, ge=60, lt=65536)
     """seconds before the end of its time at which a job gets a signal, to finish and write the shards in work"""
     requeue: bool = True
@@ -97,10 +126,17 @@ class Site(Block):
     """modules that jobs load"""
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], Word] = Field(default_factory=dict)
     """environment variables of jobs"""
+    name_gpus: bool = False
+    """whether job scripts name all GPUs of the job in CUDA_VISIBLE_DEVICES, where Slurm (psslurm at JSC) would let each
+    process see one alone: here one process on each node starts the ranks of all GPUs"""
     poll_s: float = Field(30, gt=0)
     """seconds between two queries of the queue, by commands that wait"""
     cpu_nodes: CpuNodes | None = None
-    """nodes for consolidation, which needs no GPU"""
+    """nodes for consolidation, which needs no GPU, and for all jobs of a campaign with `device: cpu`"""
+    prepare: StageJob = StageJob()
+    """the job of index, fit and plan (`prepare_in_job`)"""
+    verify: StageJob = StageJob()
+    """the job of verification"""
     dask: Dask | None = None
     """Dask workers of consolidation, unless the campaign sets others"""
     container: Container | None = None
@@ -128,6 +164,12 @@ class Site(Block):
             return self
         return self.model_copy(update=self.cpu_nodes.model_dump() | {"gpus_per_node": 0, "constraint": None})
 
+    def for_device(self, device: str) -> "Site":
+        """The site for tasks on a device: with `cpu` its nodes without GPUs, if it has such nodes."""
+        if device == "cuda" or self.cpu_nodes is None:
+            return self
+        return self.for_consolidation.model_copy(update={"time_min": self.time_min})
+
 
 def load_site(campaign: Campaign) -> Site:
     """The site that the campaign names.
@@ -138,12 +180,19 @@ def load_site(campaign: Campaign) -> Site:
     path = campaign.how.site
     if path is None:
         raise RequestError("how.site: a batch system is described by a file, for example ../sites/levante.yaml")
+    return read_site(path).for_device(campaign.how.device)
+
+
+def read_site(path: Path) -> Site:
+    """The site that a file describes.
+
+    Raises:
+        RequestError: the file does not describe one.
+    """
     try:
-        return Site.model_validate(yaml.safe_load(path.read_text()))
+        return Site.model_validate(read_yaml(path))
     except OSError as error:
         raise RequestError(f"how.site: {error}") from None
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise RequestError(f"{path}: {first_error(error)}") from None
 
@@ -166,7 +215,7 @@ def at_site(campaign: Campaign, site: Site) -> Campaign:
     time_min = how.time_min or site.time_min
     if time_min > site.max_time_min:
         raise RequestError(f"how.time_min: {time_min} minutes, {site.site} allows {site.max_time_min}")
-    mem_gb = how.mem_gb or 0.9 * site.mem_gb_per_node / ranks
+    mem_gb = how.mem_gb or _RANKS_SHARE * site.mem_gb_per_node / ranks
     if mem_gb * ranks > site.mem_gb_per_node:
         raise RequestError(
             f"how.mem_gb: {ranks} ranks with {mem_gb:g} GB each on a node with {site.mem_gb_per_node:g} GB; write less"
@@ -175,6 +224,74 @@ def at_site(campaign: Campaign, site: Site) -> Campaign:
     _refuse_dask(dask, how, site)
     settled = {"ranks": ranks, "threads": threads, "time_min": time_min, "mem_gb": mem_gb, "dask": dask}
     return campaign.model_copy(update={"how": how.model_copy(update=settled)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a job asks of each of its nodes."""
+
+    partition: str | None
+    constraint: str | None
+    cpus: int
+    gpus: int
+    mem_gb: float
+    """not asked for where nodes are exclusive: a job gets all of it"""
+    time_min: int
+
+
+def resources(stage: str, campaign: Campaign, site: Site) -> Resources:
+    """What the job of a stage asks for; the campaign's `how` is already resolved for the site.
+
+    Tasks get whole nodes. `prepare` and `verify` are one process that uses the device of the tasks for minutes;
+    consolidation needs no device.
+    """
+    how = campaign.how
+    gpus = site.gpus_per_node if how.device == "cuda" else 0
+    if stage == "consolidate" and site.cpu_nodes is not None:
+        nodes = site.cpu_nodes
+        return Resources(
+            partition=nodes.partition,
+            constraint=None,
+            cpus=nodes.cpus_per_node,
+            gpus=0,
+            mem_gb=nodes.mem_gb_per_node,
+            time_min=nodes.time_min,
+        )
+    if stage in ("prepare", "verify"):
+        job = site.prepare if stage == "prepare" else site.verify
+        cpus = site.cpus_per_node if site.exclusive else min(job.cpus, site.cpus_per_node)
+        share = max(site.mem_gb_per_node * cpus / site.cpus_per_node, (how.mem_gb or 0) / _RANKS_SHARE)
+        return Resources(
+            partition=job.partition or site.partition,
+            constraint=site.constraint,
+            cpus=cpus,
+            gpus=min(1, gpus),
+            mem_gb=job.mem_gb or min(site.mem_gb_per_node, share),
+            time_min=min(job.time_min, site.max_time_min),
+        )
+    return Resources(
+        partition=site.partition,
+        constraint=site.constraint,
+        cpus=site.cpus_per_node,
+        # on exclusive nodes with GPUs some sites refuse a job that asks for none
+        gpus=gpus if stage != "consolidate" else min(1, gpus) * site.exclusive,
+        mem_gb=site.mem_gb_per_node,
+        time_min=how.time_min or site.time_min,
+    )
+
+
+def time_key(stage: str, site: Site) -> str:
+    """The key that sets the time limit of the job of a stage, in words."""
+    if stage in ("prepare", "verify"):
+        return f"{stage}.time_min of the site's file"
+    if stage == "consolidate" and site.cpu_nodes is not None:
+        return "cpu_nodes.time_min of the site's file"
+    return "how.time_min"
+
+
+def tasks_at_once(campaign: Campaign, site: Site) -> int:
+    """Number of the campaign's tasks that may run at the same time."""
+    return min(site.parallel, campaign.how.parallel or site.parallel)
 
 
 def processes_per_node(dask: Dask, nodes: int) -> int:

@@ -1,4 +1,4 @@
-"""Reading the Parquet files of a run folder: a damaged or older one is refused in words."""
+"""Reading the Parquet files of a run folder: the digest first, so that no damaged byte reaches a parser."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,38 +7,39 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from embedcube.errors import RequestError
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import read_digested, read_sealed, refused
 
 
 def read_columns(
-    path: Path, names: Sequence[str], again: str, filters: list[tuple[str, str, Any]] | None = None
+    path: Path, digest: str, names: Sequence[str], again: str, filters: list[tuple[str, str, Any]] | None = None
 ) -> pyarrow.Table:
-    """The named columns of a Parquet file, of the rows that match `filters`.
+    """The named columns of the Parquet file with this SHA-256, of the rows that match `filters`.
 
     Raises:
-        RequestError: the file is damaged, or has not these columns; the verb `again` writes it anew.
+        RequestError: the file has another SHA-256, or has not these columns; the verb `again` writes it anew.
     """
+    source = pyarrow.BufferReader(read_digested(path, digest, again))
     try:
         if filters is not None:
-            return pyarrow.parquet.read_table(path, columns=list(names), filters=filters)
+            return pyarrow.parquet.read_table(source, columns=list(names), filters=filters)
         # not read_table: its datasets import pandas
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(source) as file:
             # `read` leaves out a column that is not there without a word
             if absent := sorted(set(names) - set(file.schema_arrow.names)):
                 raise pyarrow.ArrowInvalid(f"no column {', '.join(absent)}")
             return file.read(columns=list(names))
-    except pyarrow.ArrowException as error:
-        raise refused(path, error, again) from None
-    except OSError as error:
-        # a number says what the file system reports and may pass; pyarrow gives none for damaged bytes
-        if error.errno is not None:
-            raise
+    except (pyarrow.ArrowException, OSError) as error:
         raise refused(path, error, again) from None
 
 
-def refused(path: Path, error: Exception, again: str) -> RequestError:
-    """The error to raise for a file that cannot be understood."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return RequestError(
-        f"{path}: damaged, or written by another version of embedcube ({reason}); run `embedcube {again}` again"
-    )
+def inventory_digest(run: RunDir) -> str:
+    """The SHA-256 that the inventory had when it was written.
+
+    Raises:
+        RequestError: its file of digests is gone or damaged.
+    """
+    try:
+        return str(read_sealed(run.inventory_seal, "index")["sha256"])
+    except (FileNotFoundError, KeyError) as error:
+        raise refused(run.inventory_seal, error, "index") from None

@@ -130,7 +130,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
 
     `how.error_budget` limits the unreadable scenes of the whole campaign, so it is not checked for a single task.
     """
-    from embedcube.campaign.inventory import read_inventory
+    from embedcube.campaign.inventory import read_inventory, unplaced_scenes
     from embedcube.campaign.parts import Quarantined, best_documents, refuse_over_budget
     from embedcube.campaign.plan import planned_scenes, read_plan, read_recipes
     from embedcube.campaign.plugins import plugin
@@ -145,10 +145,11 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
         plugin("executors", executor)().run(campaign, folder, tasks, progress)
     if task is not None:
         return {"task": task}
-    recipes = read_recipes(folder)
+    recipes = read_recipes(folder, made)
     records = best_documents(folder, set(recipes), ())
     quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
-    refuse_over_budget(campaign, planned_scenes(folder, read_inventory(campaign, folder)), quarantined)
+    scenes = planned_scenes(folder, made, read_inventory(campaign, folder, made.inventory))
+    refuse_over_budget(campaign, scenes, quarantined, unplaced_scenes(folder))
     bad = {one.scene: one.reason for one in quarantined}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")

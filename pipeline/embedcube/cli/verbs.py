@@ -5,18 +5,19 @@ Heavy imports are inside the functions, so that `embedcube --help` answers at on
 
 import faulthandler
 import json
+import logging
 import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcube.campaign.resolve import open_campaign, open_run, resolve_campaign, write_resolved
+from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
 from embedcube.cli import stages
-from embedcube.errors import EmbedcubeError, RequestError, StartAgain
+from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
+from embedcube.printable import printable
 from embedcube.progress import Say, shown
 
 app = typer.Typer(
@@ -40,34 +41,48 @@ Digest = Annotated[
 ]
 
 
+_MESSAGE = 4000
+"""most characters of a line of a message"""
+
+
 def main() -> None:
     """The command `embedcube`."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("embedcube").setLevel(logging.DEBUG)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, _stop)
+    # the end of a login session; `nohup` has it ignored
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _stop)
     faulthandler.register(signal.SIGQUIT)
     try:
         app()
     except EmbedcubeError as error:
         if debug:
             raise
-        print(f"embedcube: {error}", file=sys.stderr)
+        print(f"embedcube: {_shown(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         if debug:
             raise
-        print(f"embedcube: {error} (--debug shows where)", file=sys.stderr)
+        print(f"embedcube: {_shown(error)} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        words = f"{type(error).__name__}: {error}"
+        words = f"{type(error).__name__}: {_shown(error)}"
         print(f"embedcube: {words}; this is a bug of embedcube or of a plugin, --debug shows where", file=sys.stderr)
         sys.exit(1)
+
+
+def _shown(error: Exception) -> str:
+    """The message of an error: it may quote names and links of an archive."""
+    return "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
 
 
 def _stop(number: int, _: object) -> None:
@@ -176,7 +191,7 @@ def verify(
 def status(
     campaign_file: CampaignFile,
     watch: Annotated[
-        bool, typer.Option(help="Repeat until all shards are done: every 2 s, or every 30 s with Slurm jobs.")
+        bool, typer.Option("--watch", help="Repeat until the cube is verified (exit 0), or nothing works on it (1).")
     ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show how each rank spent its time.")] = False,
     as_json: AsJson = False,
@@ -184,26 +199,20 @@ def status(
     """Show what is done, how fast, and the jobs.  Example: embedcube status campaign.yaml --watch"""
     from embedcube.jobs.profile import profile as profile_of
     from embedcube.jobs.profile import table
-    from embedcube.jobs.status import describe
-    from embedcube.jobs.status import status as status_of
+    from embedcube.jobs.status import describe, watched
 
-    campaign, folder = open_campaign(campaign_file)
+    campaign, folder, changed = open_submitted(campaign_file)
     if profile:
         spent = profile_of(campaign, folder)
         _print(asdict(spent) | {"bottleneck": spent.all.bottleneck}, as_json)
         _teller(as_json)("\n".join(table(spent)))
         return
-    while True:
-        now = status_of(campaign, folder)
-        finished = not watch or 0 < now.shards == now.done
-        if as_json:
-            _print(asdict(now), finished)
-        else:
-            print("\n".join(describe(now)))
-        if finished:
-            return
-        # Slurm's queue serves all users of a cluster: ask it rarely
-        time.sleep(30 if now.jobs else 2)
+    for now in watched(campaign, folder, campaign_file, note=changed, again=watch):
+        if not as_json:
+            print("\n".join(describe(now)), flush=True)
+    _print(asdict(now), as_json)
+    if watch and not now.verified:
+        raise WorkError(f"nothing is queued or running, and the cube of the plan is not verified: {now.next}")
 
 
 @app.command()
@@ -222,21 +231,24 @@ def submit(
     """Submit what is left as Slurm jobs.  Example: embedcube submit campaign.yaml"""
     from embedcube.campaign.site import load_site
     from embedcube.jobs import submit as submission
+    from embedcube.jobs.lock import only_submit
+    from embedcube.jobs.slurm import refuse_while_queued
 
     campaign, folder = resolve_campaign(campaign_file, executor="slurm", site=site)
     say = _teller(as_json)
     if dry_run:
         print(submission.dry_run(campaign, folder))
         return
-    # before anything is written: jobs in the queue read the campaign and the plan of the run folder
-    submission.refuse_while_queued(folder)
-    write_resolved(campaign, folder)
-    if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
-        stages.prepare(campaign, folder, say)
-    if pilot is not None:
-        _print(stages.pilot(campaign, folder, say, pilot), as_json)
-        return
-    submitted = submission.submit(campaign, folder, again=again)
+    with only_submit(folder):
+        # before anything is written: jobs in the queue read the campaign and the plan of the run folder
+        refuse_while_queued(folder)
+        write_resolved(campaign, folder)
+        if not load_site(campaign).prepare_in_job and not submission.planned(campaign, folder):
+            stages.prepare(campaign, folder, say)
+        if pilot is not None:
+            _print(stages.pilot(campaign, folder, say, pilot), as_json)
+            return
+        submitted = submission.submit(campaign, folder, again=again)
     for stage, ids in submitted.jobs.items():
         say(f"{stage:<12}job {', '.join(ids)}" + (f", {len(submitted.tasks)} tasks" if stage == "embed" else ""))
     _print(asdict(submitted), as_json)
@@ -248,7 +260,7 @@ def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     from embedcube.jobs.submit import cancel as cancel_jobs
     from embedcube.jobs.submit import describe_cancelled
 
-    _, folder = open_campaign(campaign_file)
+    _, folder, _ = open_submitted(campaign_file)
     cancelled = cancel_jobs(folder)
     _teller(as_json)(describe_cancelled(cancelled, folder))
     _print({"cancelled": cancelled.jobs}, as_json)
@@ -256,17 +268,31 @@ def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(
-    campaign_file: CampaignFile,
+    campaign_file: Annotated[
+        Path | None, typer.Argument(metavar="[CAMPAIGN.yaml]", help="The campaign file; not needed with --site.")
+    ] = None,
     site: Annotated[Path | None, typer.Option(help="File that describes the cluster, instead of how.site.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Check this machine, not a compute node of the site.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a node can run the campaign.  Example: embedcube doctor campaign.yaml --site levante.yaml"""
-    from embedcube.jobs.doctor import examine, examine_node
+    from embedcube.campaign.site import load_site, read_site
+    from embedcube.jobs.doctor import examine, examine_node, examine_site
 
-    campaign, folder = resolve_campaign(campaign_file, executor="slurm" if site else None, site=site)
-    on_node = campaign.how.executor == "slurm" and not here
-    examined = examine_node(campaign, folder, campaign_file) if on_node else examine(campaign, folder)
+    if campaign_file is not None:
+        campaign, folder = resolve_campaign(
+            campaign_file, executor="slurm" if site else None, site=site, uses_plugins=False, mounted=False
+        )
+        if campaign.how.executor == "slurm" and not here:
+            words = (str(campaign_file.absolute()), "--site", str(campaign.how.site), "--here", "--json")
+            examined = examine_node(load_site(campaign), words, campaign, folder)
+        else:
+            examined = examine(campaign, folder)
+    elif site is None:
+        raise RequestError("doctor needs a campaign file, or a site: embedcube doctor --site levante.yaml")
+    else:
+        described, options = read_site(site), ("--site", str(site.absolute()), "--here", "--json")
+        examined = examine_site(described) if here else examine_node(described, options, None, None)
     _print(asdict(examined), as_json)
     stages.say_examined(examined, _teller(as_json))
 

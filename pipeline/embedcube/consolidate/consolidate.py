@@ -1,6 +1,5 @@
 """consolidate: parts to cube. Records are counted, objects verified and hard-linked; the cube appears whole."""
 
-import hashlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.inventory import read_inventory
-from embedcube.campaign.parts import Record, best_records, refuse_over_budget
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes
+from embedcube.campaign.parts import best_records, refuse_over_budget, version_of
 from embedcube.campaign.plan import Plan, Shard, planned_scenes, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
 from embedcube.campaign.schema import Campaign
@@ -63,8 +62,9 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     shards = [shard for group in read_shards(run, plan) for shard in group]
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
-    scenes = read_inventory(campaign, run)
-    refuse_over_budget(campaign, planned_scenes(run, scenes), [q for m in made for q in m.record.quarantined])
+    scenes = read_inventory(campaign, run, plan.inventory)
+    quarantined = [q for m in made for q in m.record.quarantined]
+    refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined, unplaced_scenes(run))
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     counts = {"linked": 0, "copied": 0, "rechunked": 0}
@@ -111,12 +111,6 @@ def _fsync_all(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     fsync_folder(folder)
-
-
-def version_of(campaign: Campaign, records: list[Record]) -> str:
-    """Name of the version: 12 hex digits of SHA-256 over the campaign's digest, every recipe, and every object."""
-    lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:

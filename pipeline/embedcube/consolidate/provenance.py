@@ -22,6 +22,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -139,7 +140,8 @@ def _write_resampling(
 
 
 def _read_contributions(made: Made) -> bytes:
-    with (made.part / CONTRIBUTIONS).open("rb") as file:
+    packed = b""
+    with suppress(FileNotFoundError), (made.part / CONTRIBUTIONS).open("rb") as file:
         file.seek(made.record.contributions_offset)
         packed = file.read(made.record.contributions_size)
     if hashlib.sha256(packed).hexdigest() != made.record.contributions_sha256:

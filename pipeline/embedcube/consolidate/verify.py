@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ import numpy as np
 import zarr
 
 from embedcube.campaign.inventory import read_inventory
-from embedcube.campaign.parts import Quarantined, refuse_over_budget
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
+from embedcube.consolidate.against_plan import against_plan
+from embedcube.consolidate.findings import Finding
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
@@ -41,19 +42,6 @@ _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
 )  # fmt: skip
 """errors that readers of a store with damaged metadata raise"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One difference between the cube and what it must be."""
-
-    check: str
-    place: str
-    found: str
-    expected: str
-
-    def __str__(self) -> str:
-        return f"{self.check}: {self.place}: {self.found}, expected {self.expected}"
 
 
 def verify_cube(path: Path, progress: Progress) -> list[Finding]:
@@ -84,7 +72,7 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
     path = run.newest_cube
     findings = verify_cube(path, progress)
     if not findings:
-        findings += _against_plan(campaign, run, Cube(path))
+        findings += against_plan(campaign, run, Cube(path))
     if not findings:
         findings += _recomputed(campaign, run, Cube(path), recompute, least_cosine)
     run.report.mkdir(exist_ok=True)
@@ -222,40 +210,6 @@ def _files(cube: Cube) -> Iterator[Finding]:
             yield Finding(check="files", place=name, found=found, expected=expected)
 
 
-def _against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
-    """Check that the cube has the shards of the plan, with the same recipes; and the error budget and weights."""
-    from embedcube.campaign.plan import digest_of_recipes, planned_scenes, read_plan, read_shards
-
-    plan = read_plan(campaign, run)
-    provenance = cube.provenance
-    recipes = [bytes(recipe).hex() for recipe in provenance.array("shard_recipe")]
-    planned = {s.place: s for group in read_shards(run, plan) for s in group}
-    for place in sorted(planned.keys() ^ provenance.places.keys()):
-        found, expected = ("planned", "in the cube") if place in planned else ("in the cube", "planned")
-        yield Finding(check="plan", place=str(place), found=f"only {found}", expected=f"also {expected}")
-    for place, row in provenance.places.items():
-        if place in planned and planned[place].recipe != recipes[row]:
-            yield Finding(
-                check="recipe", place=str(place), found=recipes[row][:12], expected=planned[place].recipe[:12]
-            )
-    if (digest := digest_of_recipes(recipes)) != plan.plan:
-        yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
-    records = (provenance.record(row) for row in provenance.places.values())
-    quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
-    try:
-        refuse_over_budget(campaign, planned_scenes(run, read_inventory(campaign, run)), quarantined)
-    except WorkError as error:
-        yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
-    for name, layer in plan.layers.items():
-        files = {"weights": (run.weights(name), layer.weights)}
-        if layer.program:
-            files["compiled"] = run.program(name, layer.compiled_for, layer.program), layer.program
-        for check, (path, expected) in files.items():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
-            if digest != expected:
-                yield Finding(check=check, place=name, found=digest[:12], expected=expected[:12])
-
-
 def _recomputed(
     campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
 ) -> Iterator[Finding]:
@@ -280,7 +234,7 @@ def _recomputed(
         )
         return
     exact_arithmetic(campaign.how.threads_per_rank)
-    scenes = read_inventory(campaign, run)
+    scenes = read_inventory(campaign, run, plan.inventory)
     shards = [s for group in read_shards(run, plan) for s in group]
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
     try:

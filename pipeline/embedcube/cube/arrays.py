@@ -108,7 +108,7 @@ def chunk_cells(cells: int, cell_bytes: int) -> int:
 
 
 class ShardEncoder:
-    """Encodes one shard of each array into the bytes of its object. For one thread at a time."""
+    """Encodes one shard of each array into the bytes of its object. Not for several threads at once."""
 
     def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
         """`specs` are the arrays of one layer."""
@@ -124,7 +124,7 @@ class ShardEncoder:
         objects: dict[str, bytes | None] = {}
         for name, array in self._arrays.items():
             held = self._stores[name]._store_dict
-            # zarr would read an object that is still here before it overwrites it
+            # zarr would read an object of the shard before, if it were still in the store, before it overwrites it
             held.pop(self._keys[name], None)
             array[...] = values[name].reshape(array.shape)
             buffer = held.pop(self._keys[name], None)
@@ -133,7 +133,7 @@ class ShardEncoder:
 
 
 class ShardDecoder:
-    """Decodes what `ShardEncoder` has encoded. For one thread at a time."""
+    """Decodes what `ShardEncoder` has encoded. Not for several threads at once."""
 
     def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
         """`specs` are the arrays of one layer."""

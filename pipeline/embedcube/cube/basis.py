@@ -15,10 +15,10 @@ from embedcube.cube.encoding import decode
 from embedcube.cube.reader import Cube
 
 SAMPLE_CELLS = 20_000
-"""cells that a basis is fitted on"""
+"""number of cells that a basis is fitted on"""
 
 _SAMPLE_CHUNKS = 64
-"""chunks, spread over all windows and zones, that give a sample when all of their cells are valid"""
+"""number of chunks, spread over windows and zones, that a sample comes from when all of their cells are valid"""
 
 _BLOCK_NUMBERS = 1 << 16
 """Stored numbers that are converted to float32 and multiplied at once. They stay in the processor's cache, and the

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALID, VALID_INCOMPLETE
 
 LEAST_WIDTH = 900
-"""pixels of a picture"""
+"""width of a picture in pixels, at least"""
 
 MAP_SIDE = 1200
 """pixels of the longer side of a map, at most"""
@@ -38,7 +38,7 @@ _SWATCH = (34, 20)
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """What is shown of one window: the colours and the status of its cells, every `step`-th of them."""
+    """Colours and status of the cells of one window; of a large window every n-th row and column."""
 
     rgb: NDArray[np.uint8]
     """(y, x, 3)"""
@@ -49,7 +49,7 @@ class Panel:
     """share of all cells of the window that have each status"""
 
     def thinned(self, side: int) -> "Panel":
-        """The same with at most `side` cells along the longer side."""
+        """A panel with fewer cells: at most `side` along the longer side."""
         step = thinning(self.status.shape, side)
         return Panel(
             rgb=self.rgb[::step, ::step], status=self.status[::step, ::step], label=self.label, shares=self.shares
@@ -82,12 +82,12 @@ class ScaleBar:
 
 
 def thinning(shape: tuple[int, ...], side: int) -> int:
-    """Every how many cells one is shown, so that at most `side` are along the longer side."""
+    """Smallest n with which every n-th row and column of cells has at most `side` cells along the longer side."""
     return max(1, -(-max(shape) // side))
 
 
 def enlargement(shape: tuple[int, ...], side: int) -> int:
-    """Pixels along a cell, so that the longer side has at most `side`."""
+    """Side of a cell in pixels, at least 1, so that the longer side of a map has at most `side` pixels."""
     return max(1, side // max(shape))
 
 
@@ -132,7 +132,7 @@ def pattern(status: int, rows: int, columns: int) -> NDArray[np.uint8]:
 
 
 def draw_map(panel: Panel, caption: Caption, step: int) -> Image.Image:
-    """A map of one window. `step` says that every so many cells one is in the panel."""
+    """A map of one window; the panel holds every `step`-th row and column of its cells."""
     factor = enlargement(panel.status.shape, MAP_SIDE)
     pixels = paint(panel.rgb, panel.status, factor)
     width = pixels.shape[1]
@@ -150,7 +150,7 @@ def draw_map(panel: Panel, caption: Caption, step: int) -> Image.Image:
 
 
 def draw_sheet(panels: list[Panel], caption: Caption, step: int, note: str) -> Image.Image:
-    """Small maps of many windows on one picture; `note` says which windows they are."""
+    """Small maps of many windows on one picture; the text `note` says which windows they are."""
     factor = enlargement(panels[0].status.shape, sheet_side(len(panels)))
     columns = panels[0].status.shape[1] * factor
     # a label needs some width too
@@ -179,7 +179,7 @@ def _write_lines(page: "_Page", caption: Caption, step: int) -> None:
 
 
 class _Page:
-    """A picture that grows downwards."""
+    """A picture to which text and maps are added from top to bottom."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -193,7 +193,7 @@ class _Page:
         self._y += pixels
 
     def write(self, text: str, size: int, colour: tuple[int, int, int]) -> None:
-        """A paragraph, broken at the width of the page."""
+        """Add a paragraph, with line breaks at the width of the page."""
         font = _font(size)
         line = ""
         for word in text.split():
@@ -209,13 +209,13 @@ class _Page:
         self._y += round(size * 1.4)
 
     def place(self, pixels: NDArray[np.uint8], x: int) -> None:
-        """A map in a thin frame."""
+        """Add a map in a thin frame, `x` pixels from the left."""
         draw = self._grown(pixels.shape[0] + 2)
         self._paste(draw, pixels, x, self._y)
         self._y += pixels.shape[0]
 
     def place_row(self, maps: list[NDArray[np.uint8]], labels: list[str], left: int, pitch: int) -> None:
-        """Maps beside one another, with a label above each."""
+        """Add maps beside one another, `pitch` pixels apart, with a label above each."""
         size = 14
         height = size + 8 + maps[0].shape[0] + 14
         draw = self._grown(height)
@@ -225,14 +225,14 @@ class _Page:
         self._y += height
 
     def bar(self, bar: ScaleBar, where: str) -> None:
-        """A scale bar with its length."""
+        """Add a scale bar and its length in words."""
         draw = self._grown(40)
         draw.rectangle((_MARGIN, self._y + 6, _MARGIN + bar.pixels - 1, self._y + 13), fill=_INK)
         draw.text((_MARGIN + bar.pixels + 10, self._y), f"{bar.label} {where}".strip(), fill=_INK, font=_font(16))
         self._y += 32
 
     def legend(self, shares: dict[int, float]) -> None:
-        """A box for the vectors and for each kind of cell without one, with shares where they are given."""
+        """Add the legend: a box for cells with a vector and for each status without one, with its share of cells."""
         x, font, (width, height) = _MARGIN, _font(15), _SWATCH
         vectors = sum(shares.get(status, 0) for status in (VALID, VALID_INCOMPLETE))
         entries: list[tuple[int | None, str]] = [(None, "vectors"), *EMPTY.items()]
@@ -256,7 +256,7 @@ class _Page:
         draw.rectangle((x - 1, y - 1, x + width, y + height), outline=_FRAME)
 
     def _grown(self, pixels: int) -> ImageDraw.ImageDraw:
-        """A pen, after room for so many pixels below the current line has been made."""
+        """Make room for so many pixels below the current line, and return the object to draw with."""
         needed = self._y + pixels + _MARGIN
         if needed > self._image.height:
             larger = Image.new("RGB", (self.width, needed * 5 // 4), _PAPER)
@@ -266,12 +266,12 @@ class _Page:
 
 
 def _spectrum(rows: int, columns: int) -> NDArray[np.uint8]:
-    """Some of the colours of vectors."""
+    """Colours (y, x, 3) of a box of the legend that stands for cells with a vector."""
     share = np.linspace(0, 2 * np.pi, columns)
     rgb = np.stack([128 + 100 * np.cos(share + turn) for turn in (0, 2 * np.pi / 3, 4 * np.pi / 3)], axis=-1)
     return np.repeat(rgb.astype(np.uint8)[None], rows, axis=0)
 
 
 def _font(size: int) -> Any:
-    """Pillow's own font, which is there wherever Pillow is."""
+    """Pillow's own font, which is installed with Pillow."""
     return ImageFont.load_default(size=size)

@@ -9,7 +9,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from embedcube.grid import is_geographic, to_degrees, unit_of
 log = logging.getLogger(__name__)
 
 _TILE_NUMBERS = 1 << 23
-"""stored numbers that are read at once"""
+"""number of stored numbers that are read at once"""
 
 _LEAST_FEATURES = 16
-"""a cell counts as so many numbers at least: its colours and status take memory too"""
+"""a cell counts as at least this many numbers, because its colours and status take memory too"""
 
 _SHEET_WINDOWS = 100
-"""maps on a sheet, at most"""
+"""number of maps on a sheet, at most"""
 
 
 def preview(path: Path, folder: Path) -> list[Path]:
@@ -81,16 +81,27 @@ def _draw_zone(cube: Cube, zone: str, basis: Basis, folder: Path) -> list[Path]:
 
 def _draw_block(cube: Cube, zone: str, basis: Basis, block: range, tifs: list[Path]) -> list[Panel]:
     """Write the GeoTIFFs of the windows that share chunks, and return their panels; one tile is held at a time."""
+    status, windows = cube.array(zone, "status"), cube.windows(zone)
+    thinned = _Thinned(len(block), status.shape[1:])
+    with _geotiffs(cube, zone, tifs) as outputs:
+        for y, x in _tiles(cube, zone):
+            tile = status[block.start : block.stop, y, x]
+            colours = _colours(cube, zone, basis, (slice(block.start, block.stop), y, x), tile)
+            for i, output in enumerate(outputs):
+                output.write(np.moveaxis(colours[i], -1, 0), window=((y.start, y.stop), (x.start, x.stop)))
+            thinned.add(colours, tile, y, x)
+    return thinned.panels([windows[t].days for t in block])
+
+
+@contextmanager
+def _geotiffs(cube: Cube, zone: str, tifs: list[Path]) -> Iterator[list[Any]]:
+    """Give a raster of a zone to write to for each file; at the end they become COGs. Nothing stays after an error."""
     import rasterio
     from affine import Affine
     from rasterio.shutil import copy
 
-    attributes, status = cube.group(zone).attrs, cube.array(zone, "status")
-    _, rows, columns = status.shape
-    step = thinning((rows, columns), MAP_SIDE)
-    shape = (len(block), -(-rows // step), -(-columns // step))
-    rgb, statuses = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
-    counts = np.zeros((len(block), len(STATUS_MEANINGS)), np.int64)
+    attributes = cube.group(zone).attrs
+    _, rows, columns = cube.array(zone, "status").shape
     profile: dict[str, Any] = {
         "driver": "GTiff", "width": columns, "height": rows, "count": 3, "dtype": "uint8", "nodata": 0,
         "crs": attributes["proj:wkt2"], "transform": Affine(*attributes["spatial:transform"]), "photometric": "RGB",
@@ -98,31 +109,40 @@ def _draw_block(cube: Cube, zone: str, basis: Basis, block: range, tifs: list[Pa
     with tempfile.TemporaryDirectory(dir=tifs[0].parent, prefix=".tmp-") as scratch:
         raw = [Path(scratch) / tif.name for tif in tifs]
         with ExitStack() as stack:
-            outputs = [stack.enter_context(rasterio.open(file, "w", **profile)) for file in raw]
-            for y, x in _tiles(cube, zone):
-                tile = status[block.start : block.stop, y, x]
-                colours = _colours(cube, zone, basis, (slice(block.start, block.stop), y, x), tile)
-                place = rasterio.windows.Window.from_slices(y, x)
-                for i, output in enumerate(outputs):
-                    output.write(np.moveaxis(colours[i], -1, 0), window=place)
-                    counts[i] += np.bincount(tile[i].ravel(), minlength=len(STATUS_MEANINGS))
-                from_y, from_x = -y.start % step, -x.start % step
-                part = (slice(-(-y.start // step), -(-y.stop // step)), slice(-(-x.start // step), -(-x.stop // step)))
-                rgb[:, *part] = colours[:, from_y::step, from_x::step]
-                statuses[:, *part] = tile[:, from_y::step, from_x::step]
+            yield [stack.enter_context(rasterio.open(file, "w", **profile)) for file in raw]
         for file, tif in zip(raw, tifs, strict=True):
-            copy(file, tif, driver="COG", compress="deflate", level=1)
+            # nearest: a mixture of two colours stands for no vector
+            copy(file, tif, driver="COG", compress="deflate", level=1, predictor="yes", overview_resampling="nearest")
             file.unlink()
-    windows = cube.windows(zone)
-    return [
-        Panel(
-            rgb=rgb[i],
-            status=statuses[i],
-            label=windows[t].days,
-            shares=dict(enumerate((counts[i] / counts[i].sum()).tolist())),
-        )
-        for i, t in enumerate(block)
-    ]
+
+
+class _Thinned:
+    """Colours and status of every n-th row and column of some windows, and counts of the status of all cells."""
+
+    def __init__(self, windows: int, cells: tuple[int, int]) -> None:
+        """Make room for `windows` windows of `cells` (rows, columns), none of which is known yet."""
+        self._step = thinning(cells, MAP_SIDE)
+        shape = (windows, *(-(-side // self._step) for side in cells))
+        self._rgb, self._status = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
+        self._counts = np.zeros((windows, len(STATUS_MEANINGS)), np.int64)
+
+    def add(self, colours: NDArray[np.uint8], status: NDArray[np.uint8], y: slice, x: slice) -> None:
+        """Take over a tile of all windows: colours (window, y, x, 3) and status (window, y, x)."""
+        step = self._step
+        from_y, from_x = -y.start % step, -x.start % step
+        part = (slice(-(-y.start // step), -(-y.stop // step)), slice(-(-x.start // step), -(-x.stop // step)))
+        self._rgb[:, *part] = colours[:, from_y::step, from_x::step]
+        self._status[:, *part] = status[:, from_y::step, from_x::step]
+        for counts, tile in zip(self._counts, status, strict=True):
+            counts += np.bincount(tile.ravel(), minlength=len(STATUS_MEANINGS))
+
+    def panels(self, labels: list[str]) -> list[Panel]:
+        """One panel for each window, with its label."""
+        shares = self._counts / self._counts.sum(axis=1, keepdims=True)
+        return [
+            Panel(rgb=rgb, status=status, label=label, shares=dict(enumerate(own.tolist())))
+            for rgb, status, label, own in zip(self._rgb, self._status, labels, shares, strict=True)
+        ]
 
 
 def _tiles(cube: Cube, zone: str) -> Iterator[tuple[slice, slice]]:

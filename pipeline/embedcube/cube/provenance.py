@@ -14,7 +14,7 @@ from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
 
 _RUNS, _RUN = 16, 256
-"""A sample of records is so many runs of so many neighbours: they lie in few chunks."""
+"""A sample of records is _RUNS runs of _RUN neighbouring records each, because neighbours lie in few chunks."""
 
 
 class Provenance:

@@ -24,7 +24,7 @@ _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_versi
 """fields of a record that `explain` repeats"""
 
 _NAMED = 3
-"""windows that an error lists"""
+"""number of windows that an error message lists"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +242,7 @@ class Cube:
         return Provenance(self.path / "provenance")
 
     def explain(self, cell: Cell) -> dict[str, Any]:
-        """Everything that the cube knows of a cell: value, scenes with digests, preprocessing, weights, record.
+        """All that the cube holds about a cell: status, scenes with digests, preprocessing, weights, record.
 
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
         each with the reason why it gave none.

@@ -4,46 +4,33 @@ With a site, the checks run on one of its compute nodes, by `srun`, and their re
 even a node that cannot write to the run folder can say so. No file is left behind.
 """
 
-import grp
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.plugins import refuse_unknown_plugins
 from embedcube.campaign.price import size
 from embedcube.campaign.run_folder import RunDir, fsync_folder
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Site, load_site
-from embedcube.errors import EmbedcubeError
-from embedcube.jobs.slurm import run_on_node
+from embedcube.errors import EmbedcubeError, RequestError
+from embedcube.jobs.check import Check, looked, tried
+from embedcube.jobs.site_checks import ANSWER, commands_check, existing, gpu_check, node_checks, site_checks
+from embedcube.jobs.slurm import run_on_node, trial_command
 from embedcube.jobs.submit import files_needed, planned
 from embedcube.machine import cores, memory_bytes
 
 _FILES_READ = 8
 """Number of files of an archive that are opened, spread over its scenes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """The result of one check."""
-
-    what: str
-    """what was checked"""
-    ok: bool
-    found: str
-    """what was found, in words"""
-    move: str = ""
-    """what to do next; empty if the check passed"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,39 +46,51 @@ class Examined:
         return [check for check in self.checks if not check.ok]
 
 
-def examine_node(campaign: Campaign, run: RunDir, campaign_file: Path) -> Examined:
-    """Run the checks on one node of the campaign's site, in a job of its own, and wait for the results."""
-    site = load_site(campaign)
-    words = ("doctor", str(campaign_file.absolute()), "--site", str(campaign.how.site), "--here", "--json")
-    done = run_on_node(words, campaign, site)
+def examine_node(site: Site, words: tuple[str, ...], campaign: Campaign | None, run: RunDir | None) -> Examined:
+    """Run `embedcube doctor WORDS` on one node of a site, in a job of its own, and wait for the results."""
+    asked = shlex.join(trial_command(campaign, site))
+    try:
+        done = run_on_node(
+            ("doctor", *words), site, campaign=campaign, before=(f'export {ANSWER}="$({asked} 2>&1; echo exit $?)"',)
+        )
+    except OSError as error:
+        move = "run this on a machine of the cluster, such as a login node; with --here it checks this machine"
+        no_job = Check(
+            what="a job", ok=False, found=f"cannot be looked at: {error.filename}: {error.strerror}", move=move
+        )
+        return Examined(host=socket.gethostname(), checks=(no_job, commands_check()))
     answers = [line for line in done.stdout.splitlines() if line.startswith('{"host"')]
     if answers:
         answer = json.loads(answers[-1])
         return Examined(host=answer["host"], checks=tuple(Check(**check) for check in answer["checks"]))
     # no result is a result, too: Slurm gave no node, the image does not start, or the node cannot see the campaign file
     errors = [line for line in done.stderr.splitlines() if not line.startswith("srun: job")]
-    check = Check(
-        what="a job",
-        ok=False,
-        found=" ".join(errors[:3]) or f"exit {done.returncode} without a message",
-        move=f"check account, partition, modules and image in {campaign.how.site}; the campaign, its archives and "
-        f"{run.root} must be on a file system that compute nodes have",
-    )
+    move = f"check account, partition, modules and image in the file of site {site.site}"
+    if run is not None:
+        move += f"; the campaign, its archives and {run.root} must be on a file system that compute nodes have"
+    found = " ".join(errors[:3]) or f"exit {done.returncode} without a message"
+    check = Check(what="a job", ok=False, found=found, move=move)
     return Examined(host=f"a node of {site.site}", checks=(check,))
 
 
+def examine_site(site: Site) -> Examined:
+    """Run the checks that need no campaign on the machine that this process runs on."""
+    return Examined(host=socket.gethostname(), checks=(*node_checks(site), *site_checks(site, Path.cwd(), None)))
+
+
 def examine(campaign: Campaign, run: RunDir) -> Examined:
-    """Run the checks on the machine that this process runs on."""
+    """Run the checks on the machine that this process runs on; each of them, whatever another finds."""
     site = load_site(campaign) if campaign.how.site else None
     checks: list[Check] = []
-    checks += _archives(campaign, run)
-    checks += _weights(campaign, run)
-    checks.append(_folder(run))
-    checks += _space(campaign, run)
-    checks.append(_devices(campaign))
-    checks += _software(campaign, run)
+    checks += looked("plugins", lambda: _plugins(campaign), "install the package that has it where jobs run")
+    checks += looked("archives", lambda: _archives(campaign, run), "run `embedcube index` again")
+    checks += looked("weights", lambda: _weights(campaign, run), "run `embedcube weights`, or correct the path")
+    checks += looked("run folder", lambda: [_folder(run)], "how.runs: choose a folder that compute nodes may write")
+    checks += looked("space", lambda: _space(campaign, run), "how.runs: choose a folder that compute nodes have")
+    checks += looked("devices", lambda: [_devices(campaign)], "install torch, for GPUs with CUDA, where jobs run")
+    checks += looked("software", lambda: _software(campaign, run), "install embedcube and torch where jobs run")
     if site is not None:
-        checks += _as_described(site, run)
+        checks += site_checks(site, run.root, campaign)
     return Examined(host=socket.gethostname(), checks=tuple(checks))
 
 
@@ -104,12 +103,13 @@ def describe(examined: Examined) -> list[str]:
     return lines
 
 
-def _tried(what: str, check: Callable[[], str], move: str) -> Check:
-    """The result of calling `check`, which returns what it found and raises an OSError if that is wrong."""
+def _plugins(campaign: Campaign) -> Iterator[Check]:
+    """A check only if a plugin is missing."""
     try:
-        return Check(what=what, ok=True, found=check())
-    except OSError as error:
-        return Check(what=what, ok=False, found=str(error), move=move)
+        refuse_unknown_plugins(campaign)
+    except RequestError as error:
+        move = "correct the name, or install the package that has it where jobs run"
+        yield Check(what="plugins", ok=False, found=str(error), move=move)
 
 
 def _archives(campaign: Campaign, run: RunDir) -> Iterator[Check]:
@@ -119,7 +119,7 @@ def _archives(campaign: Campaign, run: RunDir) -> Iterator[Check]:
         scenes = []
     for name, archive in campaign.archives.items():
         of_archive = [scene for scene in scenes if scene.archive == name and scene.assets]
-        yield _tried(
+        yield tried(
             f"archive {name}",
             partial(_read_some, archive.root, archive.path, of_archive),
             "mount the archive on the compute nodes, or correct its permissions; if files were deleted, run "
@@ -151,7 +151,7 @@ def _weights(campaign: Campaign, run: RunDir) -> Iterator[Check]:
         path = run.weights(name) if run.weights(name).exists() else layer.weights
         if path is not None:
             move = "put the file on a file system that compute nodes can read"
-            yield _tried(f"weights {name}", partial(_opened, path), move)
+            yield tried(f"weights {name}", partial(_opened, path), move)
 
 
 def _folder(run: RunDir) -> Check:
@@ -180,11 +180,11 @@ def _folder(run: RunDir) -> Check:
             shutil.rmtree(folder)
         return f"{run.root}: files can be written, synced, renamed and linked"
 
-    return _tried("run folder", try_all, "how.runs: choose a folder that compute nodes may write")
+    return tried("run folder", try_all, "how.runs: choose a folder that compute nodes may write")
 
 
 def _space(campaign: Campaign, run: RunDir) -> Iterator[Check]:
-    free = os.statvfs(_existing(run.root))
+    free = os.statvfs(existing(run.root))
     plan = planned(campaign, run)
     files, bytes_needed = (files_needed(plan.price, campaign), plan.price.cube_bytes) if plan else (0, 0.0)
     bytes_free = free.f_bavail * free.f_frsize
@@ -213,13 +213,7 @@ def _devices(campaign: Campaign) -> Check:
 
         count = torch.cuda.device_count()
         names = ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(count)}))
-        move = "check gpus_per_node, gpu_option, container.nvidia and modules in the site's file"
-        return Check(
-            what="GPUs",
-            ok=count >= how.ranks,
-            found=f"{count} {names}".strip() + f" for {how.ranks} ranks",
-            move="" if count >= how.ranks else move,
-        )
+        return gpu_check(count, names, how.ranks)
     needed, memory = how.ranks * how.threads_per_rank, memory_bytes()
     ok = cores() >= needed and memory >= how.ranks * how.mem_bytes_per_rank
     return Check(
@@ -251,81 +245,3 @@ def _software(campaign: Campaign, run: RunDir) -> Iterator[Check]:
             if other
             else "",
         )
-
-
-def _as_described(site: Site, run: RunDir) -> Iterator[Check]:
-    """Whether the node is as the site's file says."""
-    if site.container is not None:
-        image, inside = Path(site.container.image), "APPTAINER_CONTAINER" in os.environ
-        yield Check(
-            what="image",
-            ok=inside or os.access(image, os.R_OK),
-            found="this check runs in it" if inside else f"{image}",
-            move="" if inside or os.access(image, os.R_OK) else "container.image: choose a file that nodes can read",
-        )
-    yield _network(site)
-    if site.time_zone:
-        now = datetime.now().astimezone()
-        yield _equal(
-            "time zone",
-            f"UTC{now:%z}",
-            f"UTC{now.astimezone(ZoneInfo(site.time_zone)):%z}",
-            "time_zone in the site's file",
-        )
-    if site.umask:
-        os.umask(mask := os.umask(0o077))
-        yield _equal(
-            "umask", f"{mask:04o}", f"{int(site.umask, 8):04o}", "umask in the site's file, or the umask of jobs"
-        )
-    if site.group:
-        folder = _existing(run.root).stat()
-        # new files in a folder with the set-group-id bit belong to the folder's group (inode(7))
-        number = folder.st_gid if folder.st_mode & 0o2000 else os.getegid()
-        yield _equal(
-            "group",
-            grp.getgrgid(number).gr_name,
-            site.group,
-            "group in the site's file, or `chgrp` and `chmod g+s` the folder of how.runs",
-        )
-    if site.quota:
-        done = subprocess.run(site.quota, capture_output=True, text=True, check=False)
-        printed = " ".join((done.stdout if done.returncode == 0 else done.stderr).split())
-        yield Check(
-            what="quota",
-            ok=done.returncode == 0,
-            found=printed or f"exit {done.returncode}",
-            move="quota in the site's file: name a command that works on a compute node" if done.returncode else "",
-        )
-
-
-def _network(site: Site) -> Check:
-    host = socket.gethostname()
-    if site.host_suffix:
-        host = host.split(".")[0] + site.host_suffix
-    interfaces = [name for _, name in socket.if_nameindex()]
-    if site.interface is not None and site.interface not in interfaces:
-        return Check(
-            what="network",
-            ok=False,
-            found=f"no interface {site.interface}; there are {', '.join(interfaces)}",
-            move="interface in the site's file: write the name of the fast network's interface",
-        )
-    move = "host_suffix in the site's file: write what must follow a node's name to give its name on the fast network"
-    through = site.interface or "any interface"
-    return _tried("network", lambda: f"{through}, {host} is {socket.gethostbyname(host)}", move)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(one for one in (folder, *folder.parents) if one.exists())
-
-
-def _equal(what: str, found: str, described: str, key: str) -> Check:
-    """Whether what was found equals what the site's file says under `key`."""
-    same = found == described
-    return Check(
-        what=what,
-        ok=same,
-        found=found if same else f"{found}, the site's file says {described}",
-        move="" if same else f"correct {key}",
-    )

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from embedcube.campaign.parts import best_documents
-from embedcube.campaign.plan import Plan, read_plan
+from embedcube.campaign.plan import Plan, read_plan, read_plan_columns, write_pilot
 from embedcube.campaign.price import duration, size
-from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
-from embedcube.campaign.tables import read_columns
 from embedcube.errors import WorkError
 
 
@@ -41,18 +39,12 @@ class Measured:
     """compressed size of all shards"""
 
 
-def choose_pilot(campaign: Campaign, run: RunDir, count: int) -> int:
+def choose_pilot(run: RunDir, plan: Plan, count: int) -> int:
     """Number of the pilot's task, after writing its shards: they are spread evenly over layers, zones and costs."""
-    plan = read_plan(campaign, run)
-    table = pyarrow.parquet.read_table(run.plan)
+    table = read_plan_columns(run, plan, ("layer", "zone", "cost"))
     order = np.lexsort((table["cost"].to_numpy(), *(_codes(table[name]) for name in ("zone", "layer"))))
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    chosen = table.take(order[places])
-    numbers = {"task": np.full(len(places), plan.tasks), "draw": np.arange(len(places))}
-    for name, values in numbers.items():
-        chosen = chosen.set_column(chosen.schema.get_field_index(name), name, pyarrow.array(values))
-    with replacing(run.pilot) as temporary:
-        pyarrow.parquet.write_table(chosen, temporary)
+    write_pilot(run, plan, order[places].tolist())
     return plan.tasks
 
 
@@ -66,7 +58,7 @@ def measured_price(campaign: Campaign, run: RunDir, *, at_once: int, cores_per_n
         WorkError: no shard has a record yet.
     """
     plan = read_plan(campaign, run)
-    table = read_columns(run.plan, ("recipe", "layer", "cost"), "plan")
+    table = read_plan_columns(run, plan, ("recipe", "layer", "cost"))
     recipes = table["recipe"].to_pylist()
     names = ("seconds", "started", "finished", "attempt", "rank", "objects")
     records = best_documents(run, set(recipes), names)

@@ -70,10 +70,10 @@ def profile(campaign: Campaign, run: RunDir) -> Profile:
     Raises:
         RequestError: there is no plan.
     """
-    read_plan(campaign, run)
+    plan = read_plan(campaign, run)
     names = ("attempt", "rank", "host", "started", "finished", "seconds", "read_bytes", "objects")
     of_rank: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
-    for record in best_documents(run, set(read_recipes(run)), names).values():
+    for record in best_documents(run, set(read_recipes(run, plan)), names).values():
         of_rank[record["attempt"], record["rank"], record["host"]].append(record)
     ranks = tuple(
         _spent(f"{attempt}/{rank} {host}", of_rank[attempt, rank, host]) for attempt, rank, host in sorted(of_rank)

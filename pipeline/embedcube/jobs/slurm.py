@@ -4,30 +4,32 @@ A job runs a command that a person could type, `embedcube embed CAMPAIGN.yaml --
 any job can be run again by hand, inside or outside of a container, and no file that we write holds code.
 """
 
-import json
 import os
+import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor as Submitit
 
 from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import read_plan, read_recipes
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
-from embedcube.campaign.site import Container, Site, load_site
+from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.campaign.site import Container, Site, load_site, resources, tasks_at_once, time_key
 from embedcube.errors import RequestError, StartAgain
+from embedcube.jobs.lock import only_submit
+from embedcube.jobs.queue import queued
+from embedcube.jobs.script import Job, after, before
+from embedcube.jobs.submissions import Submission, new_submission, note, submissions
 from embedcube.progress import Progress
-from embedcube.workers.protocol import END_TIME, HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
+from embedcube.workers.protocol import HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
 
 _FAILED_QUERIES = 20
 """Number of calls of squeue in a row that may fail before `wait_for` gives up: Slurm's controller may be restarting."""
@@ -35,45 +37,31 @@ _FAILED_QUERIES = 20
 _NODE_CHECK_MIN = 5
 """Minutes that a command on one node may take. It takes less than one; on a busy file system, Python may need two."""
 
-_OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
-"""Name of this array element in a batch script. SLURM_JOB_ID would not do: in the last element of an array it is the
-number of the whole array, so `scontrol requeue` would requeue all elements."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One job, or one job array, to submit."""
-
-    stage: str
-    """name of the stage; part of the job's name"""
-    command: tuple[str, ...]
-    """words after `embedcube`; in an array the number of the task follows them"""
-    nodes: int = 1
-    processes: int = 1
-    """number of processes on each node"""
-    tasks: tuple[int, ...] = ()
-    """tasks of the plan, one array element for each; empty for a job that is no array"""
-    at_once: int = 1
-    """number of array elements that may run at the same time"""
-    needs_gpus: bool = True
-    """whether it needs the campaign's device; if not, it runs on the site's nodes without GPUs, where it has some"""
-    on_failure: tuple[str, ...] = ()
-    """words after `embedcube` of a command that the batch script runs, outside of the container, when the job's own
-    command ends with 1; empty for none"""
+_OF_MACHINE = ("MKL_CBWR",)
+"""Variables that embedcube sets for the processor that it runs on. sbatch and srun hand them to nodes with another."""
 
 
 class SlurmExecutor:
     """Runs tasks as elements of a Slurm job array."""
 
     def run(self, campaign: Campaign, run: RunDir, tasks: list[int], progress: Progress) -> None:
-        """Submit the tasks that have a shard without a record, and wait until these jobs have ended."""
+        """Submit the tasks that have a shard without a record, and wait until these jobs have ended.
+
+        Raises:
+            RequestError: jobs of the campaign are in the queue already, or another command submits some now.
+            StartAgain: some shards have no record.
+        """
         site = load_site(campaign)
-        read_plan(campaign, run)
-        done = recorded_recipes(run)
-        recipes = {task: set(read_recipes(run, task)) for task in tasks}
-        left = tuple(task for task in tasks if not recipes[task] <= done)
-        ids = submit_all(embed_jobs(campaign, site, run, left), campaign, site, run)
-        wait_for(ids, set().union(*recipes.values()), run, progress, poll_s=site.poll_s)
+        plan = read_plan(campaign, run)
+        with only_submit(run):
+            refuse_while_queued(run)
+            done = recorded_recipes(run)
+            recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
+            left = tuple(task for task in tasks if not recipes[task] <= done)
+            submission = new_submission(left, records=len(done))
+            submit_all(embed_jobs(campaign, site, run, left), campaign, site, run, submission)
+        wait_for(submission.ids, set().union(*recipes.values()), run, progress, poll_s=site.poll_s)
 
 
 def wait_for(ids: list[str], recipes: set[str], run: RunDir, progress: Progress, *, poll_s: float) -> None:
@@ -117,16 +105,22 @@ def embed_jobs(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ..
             nodes=campaign.how.nodes,
             tasks=tuple(part),
             # Slurm limits each array separately
-            at_once=max(1, site.parallel // len(slices)),
+            at_once=max(1, tasks_at_once(campaign, site) // len(slices)),
         )
         for part in slices.values()
     )
 
 
 def submit_all(
-    jobs: tuple[Job, ...], campaign: Campaign, site: Site, run: RunDir, *, dependency: str = ""
-) -> list[str]:
-    """Submit jobs with sbatch, all with the same `--dependency`; returns their ids.
+    jobs: tuple[Job, ...],
+    campaign: Campaign,
+    site: Site,
+    run: RunDir,
+    submission: Submission,
+    *,
+    dependency: str = "",
+) -> None:
+    """Submit jobs with sbatch, all with the same `--dependency`; each is added to the submission and noted at once.
 
     Raises:
         RequestError: sbatch refused a job; the message quotes its answer.
@@ -134,88 +128,114 @@ def submit_all(
     run.job_logs.mkdir(parents=True, exist_ok=True)
     forget_own_job()
     digest = image_digest(site.container, run)
-    ids = []
     for job in jobs:
-        try:
-            submitter = _submitter(job, campaign, site, run, digest, dependency)
-            ids.append(str(submitter._submit_command(_command(job, site)).job_id))
-        except (FailedJobError, OSError) as error:
-            answer = " ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
-            raise RequestError(
-                f"{site.site}: the {job.stage} job was refused: {answer}; correct partition, account and limits in "
-                f"{campaign.how.site}, or how.account and how.time_min in the campaign"
-            ) from None
-    return ids
+        number = _submitted(script(job, campaign, site, run, digest, dependency), job, campaign, site, run)
+        submission.jobs.setdefault(job.stage, []).append(number)
+        note(submission, run)
 
 
-def run_on_node(words: tuple[str, ...], campaign: Campaign, site: Site) -> "subprocess.CompletedProcess[str]":
-    """Run `embedcube WORDS` on one node with srun, set up like a task; what it prints comes back over the network."""
+def refuse_while_queued(run: RunDir) -> None:
+    """Refuse while jobs of the campaign are in the queue: they read files that the caller is about to write.
+
+    Raises:
+        RequestError: some jobs are still queued or running.
+    """
+    earlier = submissions(run)
+    ids = {one for submission in earlier for one in submission.ids}
+    own = {os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")}
+    # within a consolidation that failed, its verification still waits in the queue; Slurm removes it by itself
+    waiting = {one for submission in earlier for one in submission.jobs.get("verify", [])} if own != {None} else set()
+    active = queued(sorted(ids - own - waiting))
+    if active:
+        raise RequestError(
+            f"jobs {', '.join(sorted(active))} of this campaign are still queued or running; wait until they end "
+            "(`embedcube status` shows them), or run `embedcube cancel` first"
+        )
+
+
+def run_on_node(
+    words: tuple[str, ...], site: Site, *, campaign: Campaign | None, before: tuple[str, ...] = ()
+) -> "subprocess.CompletedProcess[str]":
+    """Run `embedcube WORDS` on one node with srun, set up like a task; what it prints comes back over the network.
+
+    `before` are lines of a shell that run first, outside of the container. Without a campaign the node is asked for
+    with all its GPUs.
+
+    Raises:
+        FileNotFoundError: this machine has no srun.
+    """
     forget_own_job()
+    gpus = site.gpus_per_node if campaign is None or campaign.how.device == "cuda" else 0
     options = {
         "nodes": "1",
         "ntasks": "1",
         "cpus-per-task": f"{site.cpus_per_node}",
         "time": f"{_NODE_CHECK_MIN}",
-        "job-name": f"{campaign.campaign}-{words[0]}",
-        **_node(campaign, site),
+        "job-name": f"{campaign.campaign if campaign else site.site}-{words[0]}",
+        "account": (campaign.how.account if campaign else None) or site.account,
+        **node_options(site, gpus, site.mem_gb_per_node),
     }
-    given = [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value is not None
-    ]
-    lines = [*_setup_host(site), f"exec {_command(Job(stage=words[0], command=words), site)}"]
-    command = ["srun", *given, "bash", "-c", "\n".join(lines)]
+    lines = [*setup_host(site, gpus), *before, f"exec {_words(words, site, gpus)}"]
+    command = ["srun", *_given(options), "bash", "-c", "\n".join(lines)]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
-def script(job: Job, campaign: Campaign, site: Site, run: RunDir, *, dependency: str = "") -> str:
-    """The batch script of a job, as text to read; nothing is submitted and no image is read."""
-    digest = f"<sha256 of {site.container.image}>" if site.container else ""
-    submitter = _submitter(job, campaign, site, run, digest, dependency)
-    return str(submitter._make_submission_file_text(_command(job, site), job.stage))
+def trial_command(campaign: Campaign | None, site: Site) -> list[str]:
+    """The sbatch command that asks Slurm whether it would take a task of the campaign, and submits nothing."""
+    gpus = site.gpus_per_node if campaign is None or campaign.how.device == "cuda" else 0
+    options = {
+        "nodes": f"{campaign.how.nodes if campaign else 1}",
+        "ntasks-per-node": "1",
+        "cpus-per-task": f"{site.cpus_per_node}",
+        "time": f"{(campaign.how.time_min if campaign else None) or site.time_min}",
+        "account": (campaign.how.account if campaign else None) or site.account,
+        "wrap": "true",
+        **node_options(site, gpus, site.mem_gb_per_node),
+    }
+    return ["sbatch", "--test-only", *_given(options)]
 
 
-def queued(ids: list[str]) -> dict[str, list[str]]:
-    """States of the array elements of each job that is still queued or running; jobs that have ended are left out.
+def _given(options: Mapping[str, str | bool | None]) -> list[str]:
+    return [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items() if value is not None
+    ]
 
-    Raises:
-        RequestError: this machine has no Slurm.
-        StartAgain: squeue failed.
-    """
-    if not ids:
-        return {}
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%A %F %T"]
+
+def _submitted(text: str, job: Job, campaign: Campaign, site: Site, run: RunDir) -> str:
+    """The id of the job of a batch script, which is kept beside the job's log."""
+    path = run.job_logs / f".submission-{secrets.token_hex(4)}.sh"
+    path.write_text(text)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise RequestError(
-            "there is no squeue here; run this on a machine of the cluster, such as a login node"
-        ) from None
-    if done.returncode:
-        raise StartAgain(f"squeue failed: {' '.join(done.stderr.split())}; start the same command again")
-    states: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
-        number, array, state = line.split()
-        for one in {number, array} & set(ids):
-            states.setdefault(one, []).append(state)
-    return states
+        # not by submitit, which takes a signal to this process for an answer of sbatch
+        done = subprocess.run(
+            ["sbatch", str(path)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        said = done.stderr
+        if done.returncode == 0:
+            number = _Submitit._get_job_id_from_submission_command(done.stdout)
+            path.rename(run.job_logs / f"{number}_submission.sh")
+            return str(number)
+    except FileNotFoundError as error:
+        if error.filename != "sbatch":
+            raise
+        said = "there is no sbatch here; run this on a machine of the cluster, such as a login node"
+    finally:
+        path.unlink(missing_ok=True)
+    answer = " ".join(line for line in said.splitlines() if "error" in line.lower()) or " ".join(said.split())
+    raise RequestError(
+        f"{site.site}: the {job.stage} job was refused: {answer}; correct partition, account and limits in "
+        f"{campaign.how.site}, or how.account and how.time_min in the campaign"
+    )
 
 
-def states(ids: list[str]) -> dict[str, dict[str, int]]:
-    """For each job, the number of its array elements in each state: from squeue, or from sacct once a job has ended.
-
-    A job that neither of them knows has no states; so do all jobs on a machine without Slurm.
-    """
-    if not ids or shutil.which("squeue") is None:
-        return {one: {} for one in ids}
-    counts = {one: Counter(elements) for one, elements in queued(ids).items()}
-    if (ended := sorted(set(ids) - counts.keys())) and shutil.which("sacct"):
-        query = ("sacct", "--allocations", "--parsable2", "--noheader", "--format=JobID,State")
-        done = subprocess.run([*query, f"--jobs={','.join(ended)}"], capture_output=True, text=True, check=False)
-        for line in done.stdout.splitlines():
-            element, state = line.split("|")
-            # the first word alone: a state may be "CANCELLED by 1000"
-            counts.setdefault(element.split("_")[0], Counter())[state.split()[0]] += 1
-    return {one: dict(counts.get(one, {})) for one in ids}
+def script(
+    job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str | None = None, dependency: str = ""
+) -> str:
+    """The batch script of a job. Without `digest`, that of the container's image, it is one to read only."""
+    if digest is None:
+        digest = f"<sha256 of {site.container.image}>" if site.container else ""
+    submitter = _submitter(job, campaign, site, run, digest, dependency)
+    return str(submitter._make_submission_file_text(_command(job, campaign, site), job.stage))
 
 
 class _Submitit(Submitit):
@@ -228,116 +248,101 @@ class _Submitit(Submitit):
 
 
 def _submitter(job: Job, campaign: Campaign, site: Site, run: RunDir, digest: str, dependency: str) -> Any:
-    time_min = campaign.how.time_min or site.time_min
-    if not job.needs_gpus and site.cpu_nodes:
-        site = site.for_consolidation
-        time_min = site.time_min
+    asked = resources(job.stage, campaign, site)
     first = min(job.tasks, default=0) // site.max_array * site.max_array
     indices = ",".join(str(task - first) for task in job.tasks)
+    # a job that is shorter than it gets half of its time to stop in
+    lead_s = site.lead_s if job.stage == "embed" else min(site.lead_s, asked.time_min * 30)
     options = {
         "array": f"{indices}%{job.at_once}" if job.tasks else None,
         "kill-on-invalid-dep": "yes" if dependency else None,
         "requeue" if site.requeue else "no-requeue": True,
+        "account": campaign.how.account or site.account,
     }
-    options |= _node(campaign, site)
+    options |= node_options(site, asked.gpus, asked.mem_gb)
+    options |= {"partition": asked.partition, "constraint": asked.constraint}
+    variables = ({LAUNCHER: "mpi"} if site.mpi else {}) | ({IMAGE_DIGEST: digest} if digest else {})
     submitter = _Submitit(run.job_logs)
     submitter.update_parameters(
         job_name=f"{campaign.campaign}-{job.stage}",
         wckey=None,
-        time=time_min,
+        time=asked.time_min,
         nodes=job.nodes,
         ntasks_per_node=job.processes,
-        cpus_per_task=site.cpus_per_node // job.processes,
+        cpus_per_task=asked.cpus // job.processes,
         dependency=dependency or None,
-        signal_delay_s=site.lead_s,
+        signal_delay_s=lead_s,
         stderr_to_stdout=True,
-        srun_args=_srun_options(job, site),
+        srun_args=_srun_options(job, site, asked.cpus),
         additional_parameters={name: value for name, value in options.items() if value is not None},
-        setup=_setup(job, site, first, digest),
-        teardown=_teardown(job, site),
+        setup=before(job, site, run, first=first, host=setup_host(site, asked.gpus) + _exports(variables)),
+        teardown=after(job, site, lead_s=lead_s, minutes=time_key(job.stage, site)),
     )
     return submitter
 
 
-def _node(campaign: Campaign, site: Site) -> dict[str, str | bool | None]:
+def node_options(site: Site, gpus: int, mem_gb: float) -> dict[str, str | bool | None]:
     """Options of sbatch and srun that describe a node; None for an option that is not given."""
-    gpus = site.gpus_per_node if campaign.how.device == "cuda" else 0
     return {
         "partition": site.partition,
-        "account": campaign.how.account or site.account,
         "constraint": site.constraint,
         "exclusive": True if site.exclusive else None,
         "gres": f"gpu:{gpus}" if gpus and site.gpu_option == "gres" else None,
         "gpus-per-node": f"{gpus}" if gpus and site.gpu_option == "gpus-per-node" else None,
         "hint": site.hint,
-        "mem": "0" if site.exclusive else f"{site.mem_gb_per_node * 1000:.0f}M",
+        "mem": "0" if site.exclusive else f"{mem_gb * 1000:.0f}M",
     }
 
 
-def _srun_options(job: Job, site: Site) -> list[str]:
+def _srun_options(job: Job, site: Site, cpus: int) -> list[str]:
     # since Slurm 22.05 srun does not inherit the number of cores from the job, nor on some sites the hint
     # kill-on-bad-exit is needed with MPI alone: there, processes wait for a dead one until the time limit
-    options = [
-        f"--kill-on-bad-exit={int(site.mpi is not None)}",
-        f"--cpus-per-task={site.cpus_per_node // job.processes}",
-    ]
+    options = [f"--kill-on-bad-exit={int(site.mpi is not None)}", f"--cpus-per-task={cpus // job.processes}"]
     options += [f"--hint={site.hint}"] if site.hint else []
     return options + ([f"--mpi={site.mpi}"] if site.mpi else [])
 
 
-def _command(job: Job, site: Site) -> str:
+def _command(job: Job, campaign: Campaign, site: Site) -> str:
+    task = f' "${TASK}"' if job.tasks else ""
+    return _words(job.command, site, resources(job.stage, campaign, site).gpus) + task
+
+
+def _words(command: tuple[str, ...], site: Site, gpus: int) -> str:
     words = [sys.executable, "-m", "embedcube"]
     if site.container is not None:
         binds = [word for bind in site.container.binds for word in ("--bind", bind)]
-        words = ["apptainer", "exec", *(["--nv"] if site.container.nvidia else []), *binds, site.container.image]
-        words += ["python3", "-m", "embedcube"]
-    task = f' "${TASK}"' if job.tasks else ""
-    return shlex.join([*words, *job.command]) + task
+        nvidia = ["--nv"] if site.container.nvidia and gpus else []
+        words = ["apptainer", "exec", *nvidia, *binds, site.container.image, "python3", "-m", "embedcube"]
+    return shlex.join([*words, *command])
 
 
-def _setup(job: Job, site: Site, first: int, digest: str) -> list[str]:
-    """Lines of the batch script before the command; they run on the host, outside of a container."""
-    variables: dict[str, str] = {}
-    if site.mpi:
-        variables[LAUNCHER] = "mpi"
-    if digest:
-        variables[IMAGE_DIGEST] = digest
-    lines = _setup_host(site) + _exports(variables)
-    lines.append(f"job={_OWN_ELEMENT if job.tasks else '$SLURM_JOB_ID'}")
-    if job.tasks:
-        lines.append(f"export {TASK}=$(({first} + SLURM_ARRAY_TASK_ID))")
-    # Slurm before 22.05 does not set SLURM_JOB_END_TIME; `date` would turn an empty answer of squeue into midnight
-    lines.append(f"export {END_TIME}=${{SLURM_JOB_END_TIME:-}}")
-    unset = f'[ -z "${END_TIME}" ] && ends=$(squeue --noheader --jobs "$job" --format %e) && [ -n "$ends" ]'
-    lines.append(f'if {unset}; then {END_TIME}=$(date -d "$ends" +%s); fi')
-    return lines
-
-
-def _setup_host(site: Site) -> list[str]:
-    return setup_lines(site) + _exports({HOST_SUFFIX: site.host_suffix} if site.host_suffix else {})
+def setup_host(site: Site, gpus: int) -> list[str]:
+    """Lines that every job of the site begins with, on its host."""
+    variables = {HOST_SUFFIX: site.host_suffix} if site.host_suffix else {}
+    if site.name_gpus and gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    return setup_lines(site) + _exports(variables)
 
 
 def setup_lines(site: Site) -> list[str]:
     """Lines that every batch script of the site begins with: modules and environment variables."""
     network = {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface} if site.interface else {}
     modules = [shlex.join(["module", "load", *site.modules])] if site.modules else []
-    return modules + _exports(site.environment | network)
+    own = [name for name in _OF_MACHINE if name not in given_environment()]
+    return ([f"unset {' '.join(own)}"] if own else []) + modules + _exports(site.environment | network)
+
+
+def given_environment(environ: Path = Path("/proc/self/environ")) -> Mapping[str, str]:
+    """The environment that this process was started with, without what it has set for itself since."""
+    try:
+        words = environ.read_bytes().decode(errors="surrogateescape").split("\0")
+    except OSError:
+        return os.environ
+    return dict(word.partition("=")[::2] for word in words if word)
 
 
 def _exports(variables: dict[str, str]) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-
-
-def _teardown(job: Job, site: Site) -> list[str]:
-    """Lines of the batch script after the command. Requeueing is done here, as a container has no `scontrol`."""
-    lines = ["code=$?"]
-    if site.requeue:
-        again = f'[ $code -eq {StartAgain.exit_code} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {site.max_requeues} ]'
-        lines.append(f'if {again}; then scontrol requeue "$job"; fi')
-    if job.on_failure:
-        words = shlex.join([sys.executable, "-m", "embedcube", *job.on_failure])
-        lines.append(f"if [ $code -eq 1 ]; then {words}; fi")
-    return [*lines, "exit $code"]
 
 
 def image_digest(container: Container | None, run: RunDir) -> str:
@@ -350,12 +355,20 @@ def image_digest(container: Container | None, run: RunDir) -> str:
         return ""
     state = image.stat()
     facts = {"image": str(image), "size": state.st_size, "changed_ns": state.st_mtime_ns}
-    if run.image.exists() and (noted := json.loads(run.image.read_text())) | facts == noted:
+    if (noted := _noted_image(run)) | facts == noted:
         return str(noted["digest"])
     with image.open("rb") as file:
         digest = "sha256:" + file_digest(file, "sha256").hexdigest()
-    write_atomically(run.image, json.dumps(facts | {"digest": digest}).encode())
+    write_sealed(run.image, facts | {"digest": digest})
     return digest
+
+
+def _noted_image(run: RunDir) -> dict[str, Any]:
+    """What image.json says; nothing where there is none or it is damaged, and then the image is read again."""
+    try:
+        return read_sealed(run.image, "submit")
+    except (FileNotFoundError, RequestError):
+        return {}
 
 
 def forget_own_job() -> None:

@@ -5,12 +5,8 @@ continues a campaign: its array has only the tasks with a shard that has no reco
 from its batch script, when it finds that shards have no record.
 """
 
-import json
-import os
-import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Literal
 
 from embedcube.campaign.parts import recorded_recipes
@@ -21,22 +17,11 @@ from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Site, load_site, processes_per_node
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.pilot import choose_pilot
-from embedcube.jobs.slurm import Job, embed_jobs, queued, script, submit_all, wait_for
+from embedcube.jobs.queue import end_jobs, queued
+from embedcube.jobs.script import Job
+from embedcube.jobs.slurm import embed_jobs, script, submit_all, wait_for
+from embedcube.jobs.submissions import Submission, new_submission, submissions
 from embedcube.progress import Progress, silent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """The jobs of one call of `submit`: one line of submissions.jsonl."""
-
-    time: str
-    """of the call, in UTC"""
-    again: bool
-    """whether consolidation called it, because shards had no record"""
-    tasks: tuple[int, ...]
-    """tasks in the job array"""
-    jobs: dict[str, list[str]]
-    """ids of the jobs of each stage, in the order of submission"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +30,13 @@ class Stage:
 
     name: str
     jobs: tuple[Job, ...]
-    after: str = ""
-    """name of the stage to wait for; empty for none"""
-    condition: Literal["afterok", "afterany"] = "afterok"
-    """`afterok`: start only if all of its jobs succeeded; `afterany`: start however they ended"""
+    after: dict[str, Literal["afterok", "afterany"]] = field(default_factory=dict)
+    """stages to wait for, with the condition: `afterok`: start only if all of their jobs succeeded; `afterany`: start
+    however they ended"""
 
     def dependency(self, ids: Mapping[str, list[str]]) -> str:
         """Value of Slurm's `--dependency`, from the job ids of the stages before; empty for none."""
-        return f"{self.condition}:{':'.join(ids[self.after])}" if self.after else ""
+        return ",".join(f"{condition}:{':'.join(ids[stage])}" for stage, condition in self.after.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +63,9 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
     tasks = tasks_left(campaign, run, plan)
     if again:
         _limit_resubmissions(run, site, tasks)
-    ids: dict[str, list[str]] = {}
-    submission = _submission(tasks, ids, again=again)
-    try:
-        for stage in _chain(campaign, site, run, tasks, plan):
-            ids[stage.name] = submit_all(stage.jobs, campaign, site, run, dependency=stage.dependency(ids))
-    finally:
-        # also when sbatch refuses a later stage: `cancel` must know the jobs that exist already
-        if ids:
-            _note(submission, run)
+    submission = new_submission(tasks, again=again, records=len(recorded_recipes(run)))
+    for stage in _chain(campaign, site, run, tasks, plan):
+        submit_all(stage.jobs, campaign, site, run, submission, dependency=stage.dependency(submission.jobs))
     return submission
 
 
@@ -104,34 +82,23 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
     """
     site = load_site(campaign)
     if site.prepare_in_job and not planned(campaign, run):
-        preparing = submit_all((_preparation(run),), campaign, site, run)
-        _note(_submission((), {"prepare": preparing}), run)
-        wait_for(preparing, set(), run, silent, poll_s=site.poll_s)
+        preparing = new_submission(())
+        submit_all((_preparation(run),), campaign, site, run, preparing)
+        wait_for(preparing.ids, set(), run, silent, poll_s=site.poll_s)
         if not planned(campaign, run):
-            raise WorkError(f"job {', '.join(preparing)} has made no plan: the logs in {run.job_logs} say why")
-    refuse_at_site(read_plan(campaign, run).price, campaign, site)
-    task = choose_pilot(campaign, run, count)
-    recipes = set(read_recipes(run, task))
-    ids: list[str] = []
-    if not recipes <= recorded_recipes(run):
-        ids = submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run)
-        _note(_submission((task,), {"embed": ids}), run)
-    wait_for(ids, recipes, run, progress, poll_s=site.poll_s)
+            raise WorkError(f"job {', '.join(preparing.ids)} has made no plan: the logs in {run.job_logs} say why")
+    plan = read_plan(campaign, run)
+    refuse_at_site(plan.price, campaign, site)
+    task = choose_pilot(run, plan, count)
+    recipes = set(read_recipes(run, plan, task))
+    submission = new_submission((task,), records=len(done := recorded_recipes(run)))
+    if not recipes <= done:
+        submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run, submission)
+    wait_for(submission.ids, recipes, run, progress, poll_s=site.poll_s)
 
 
 def _preparation(run: RunDir) -> Job:
     return Job(stage="prepare", command=("run", str(run.campaign), "--until", "plan"))
-
-
-def _submission(tasks: tuple[int, ...], jobs: dict[str, list[str]], *, again: bool = False) -> Submission:
-    return Submission(time=datetime.now(UTC).isoformat(timespec="seconds"), again=again, tasks=tasks, jobs=jobs)
-
-
-def _note(submission: Submission, run: RunDir) -> None:
-    """Append a line to submissions.jsonl; a line that was cut off by a crash is ended first."""
-    torn = run.submissions.exists() and not run.submissions.read_bytes().endswith(b"\n")
-    with run.submissions.open("a") as file:
-        file.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
 
 
 def dry_run(campaign: Campaign, run: RunDir) -> str:
@@ -150,21 +117,7 @@ def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int,
     if plan is None:
         return tuple(range(campaign.how.tasks))
     done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
-    return tasks_undone(run, done)
-
-
-def submissions(run: RunDir) -> list[Submission]:
-    """All submissions of a run folder, the oldest first."""
-    if not run.submissions.exists():
-        return []
-    noted = []
-    for text in run.submissions.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # cut off by a kill or a full disk; squeue still lists its jobs
-        noted.append(Submission(**(line | {"tasks": tuple(line["tasks"])})))
-    return noted
+    return tasks_undone(run, plan, done)
 
 
 def cancel(run: RunDir) -> Cancelled:
@@ -173,11 +126,12 @@ def cancel(run: RunDir) -> Cancelled:
     The last stage comes first, so that no job starts because the one before it was cancelled.
     """
     noted = submissions(run)
-    ids = [one for submission in noted for stage in reversed(submission.jobs.values()) for one in stage]
-    states = queued(ids)
+    # the same job may be in two lines
+    ids = dict.fromkeys(one for submission in noted for stage in reversed(submission.jobs.values()) for one in stage)
+    states = queued(list(ids))
     active = tuple(one for one in ids if one in states)
     if active:
-        subprocess.run(["scancel", *active], check=True)
+        end_jobs(active)
     return Cancelled(submissions=len(noted), jobs=active)
 
 
@@ -199,23 +153,25 @@ def _chain(campaign: Campaign, site: Site, run: RunDir, tasks: tuple[int, ...], 
     chain = []
     if site.prepare_in_job and not plan:
         chain.append(Stage(name="prepare", jobs=(_preparation(run),)))
+    # without a plan nothing can be embedded or consolidated
+    prepared: dict[str, Literal["afterok", "afterany"]] = {"prepare": "afterok"} if chain else {}
     if tasks:
-        chain.append(Stage(name="embed", jobs=embed_jobs(campaign, site, run, tasks), after="prepare" if chain else ""))
+        chain.append(Stage(name="embed", jobs=embed_jobs(campaign, site, run, tasks), after=prepared))
     processes = processes_per_node(campaign.how.dask, campaign.how.nodes)
     consolidation = Job(
         stage="consolidate",
         command=("consolidate", name),
         nodes=campaign.how.nodes if processes > 1 else 1,
         processes=processes,
-        needs_gpus=False,
         on_failure=("submit", name, "--again"),
     )
     verification = Job(stage="verify", command=("verify", name))
+    # afterany: consolidation counts the records itself, and submits again what failed tasks have left undone
+    embedded: dict[str, Literal["afterok", "afterany"]] = {"embed": "afterany"} if tasks else {}
     return [
         *chain,
-        # afterany: consolidation counts the records itself, and submits again what failed tasks have left undone
-        Stage(name="consolidate", jobs=(consolidation,), after="embed" if tasks else "", condition="afterany"),
-        Stage(name="verify", jobs=(verification,), after="consolidate"),
+        Stage(name="consolidate", jobs=(consolidation,), after=prepared | embedded),
+        Stage(name="verify", jobs=(verification,), after={"consolidate": "afterok"}),
     ]
 
 
@@ -228,31 +184,19 @@ def planned(campaign: Campaign, run: RunDir) -> Plan | None:
     return plan if plan.tasks == campaign.how.tasks else None
 
 
-def refuse_while_queued(run: RunDir) -> None:
-    """Refuse while jobs of the campaign are in the queue: they read files that the caller is about to write.
-
-    Raises:
-        RequestError: some jobs are still queued or running.
-    """
-    earlier = submissions(run)
-    ids = {one for submission in earlier for stage in submission.jobs.values() for one in stage}
-    own = {os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")}
-    # within a consolidation that failed, its verification still waits in the queue; Slurm removes it by itself
-    waiting = {one for submission in earlier for one in submission.jobs.get("verify", [])} if own != {None} else set()
-    active = queued(sorted(ids - own - waiting))
-    if active:
-        raise RequestError(
-            f"jobs {', '.join(sorted(active))} of this campaign are still queued or running; wait until they end "
-            "(`embedcube status` shows them), or run `embedcube cancel` first"
-        )
-
-
 def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
     """Refuse a resubmission by consolidation after as many as the site allows since the last `submit` by a person."""
     if not tasks:
         raise WorkError(f"every shard has a record, so consolidation itself failed: its log in {run.job_logs} says why")
+    earlier = submissions(run)
+    last = earlier[-1] if earlier else None
+    if last is not None and last.again and last.records == len(recorded_recipes(run)):
+        raise WorkError(
+            f"tasks {', '.join(map(str, tasks))} have shards without a record, and the last resubmission has made "
+            f"none: the logs in {run.logs} say why; then run `embedcube submit` again"
+        )
     times = 0
-    for submission in reversed(submissions(run)):
+    for submission in reversed(earlier):
         if not submission.again:
             break
         times += 1
@@ -269,7 +213,13 @@ def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
     Raises:
         RequestError: the message names the two figures and the key to change.
     """
-    time_s = (campaign.how.time_min or site.time_min) * 60 - site.lead_s
+    minutes = campaign.how.time_min or site.time_min
+    time_s = minutes * 60 - site.lead_s
+    if time_s <= 0:
+        raise RequestError(
+            f"how.time_min: a job of {minutes} minutes gets the warning of {site.site} at once, as that comes "
+            f"{site.lead_s} s before its end (lead_s); write more minutes"
+        )
     if price.longest_s > time_s:
         raise RequestError(
             f"how.time_min: the longest shard takes about {price.longest_s:.0f} s, a job has {time_s:.0f} s before "

@@ -27,7 +27,7 @@ _FOR_CLASS: dict[str, dict[str, Any]] = {
 """Options by device class: Inductor compiles for the processor it runs on, the program must run on all of the class"""
 
 _FOR_GPU: dict[str, Any] = {
-    # kernels are loaded at their first call, when the folder that the package was unpacked into is gone
+    # otherwise kernels are loaded at their first call, when the folder that the package was unpacked into is gone
     "aot_inductor.embed_kernel_binary": True,
 }
 
@@ -90,7 +90,7 @@ class Compiled(nn.Module):
     """A program of `compile_forward`, in place of the module that it was made from."""
 
     def __init__(self, program: bytes, device: torch.device) -> None:
-        """Loading runs code: `program` must be the plan's, with its digest compared."""
+        """Load the program, which runs code of it: `program` must be that of the plan, with its digest compared."""
         super().__init__()
         from torch._inductor import aoti_load_package
 
@@ -117,7 +117,7 @@ class Compiled(nn.Module):
 
 
 class _OfTensors(nn.Module):
-    """The forward pass as torch.export wants it."""
+    """The forward pass with one argument for each tensor: torch.export does not take `Chips`."""
 
     def __init__(self, context: LayerContext) -> None:
         super().__init__()

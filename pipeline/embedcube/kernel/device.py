@@ -92,7 +92,7 @@ def _torch_library() -> ctypes.CDLL:
 
 
 def host_empty(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> NDArray[Any]:
-    """An array to be filled; for a GPU in pinned memory, so that it can be copied while the host goes on."""
+    """Uninitialised array; for a GPU in pinned memory, so that it can be copied while the host goes on."""
     if device.type == "cpu":
         return np.empty(shape, dtype)
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -103,7 +103,7 @@ class OnDevice:
     """Arrays that are being copied to a device; the copy begins at once, in any thread."""
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """`arrays` must not change; on a CPU they are not copied at all."""
+        """Begin to copy `arrays`, which must not be changed from now on; for a CPU they are used without a copy."""
         # the source must live until the copy is done
         self._host = dict(arrays)
         self._arrived: torch.cuda.Event | None = None
@@ -118,7 +118,7 @@ class OnDevice:
             self._arrived = stream.record_event()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The arrays; work that this thread queues from now on waits for the copy, the thread itself does not."""
+        """The arrays as tensors. Work that this thread queues from now on waits for the copy; the thread does not."""
         if self._arrived is not None:
             computing = torch.cuda.current_stream(next(iter(self._tensors.values())).device)
             computing.wait_event(self._arrived)
@@ -155,7 +155,7 @@ class DeviceTimings:
         self._queued.append((name, start, end))
 
     def done(self, wall_s: float) -> None:
-        """All steps are done, and the host waited for them: they took `wall_s` in all.
+        """Call this when all steps are done and the host has waited for them; `wall_s` is their whole time in seconds.
 
         The rest of `wall_s` is time between steps, in which the host was too slow to queue the next: `wait`. Gaps
         within a step count as its seconds.

@@ -124,7 +124,7 @@ def read_stage(
 
 
 def to_device(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
-    """The pixels and the cells of a sample, on their way to the layer's device."""
+    """Begin to copy the pixels and the cells of a sample to the layer's device."""
     layout = context.layout
     area = layout.shard_area(shard.row, shard.col)
     lonlat_yxn = np.stack(context.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
@@ -194,7 +194,7 @@ def _empty_cells(context: LayerContext) -> dict[str, torch.Tensor]:
 
 
 def cut_chips(pixels: Mapping[str, torch.Tensor], places: Sequence[tuple[int, int]], context: LayerContext) -> Chips:
-    """A full batch: the chips at `places` (row, column of the shard's chips), normalised, and zeros behind them.
+    """A full batch: the normalised chips at `places` (row, column within the shard), then chips of zeros.
 
     They are cut on the device: `pixels` are the tensors of `to_device`.
     """
@@ -215,7 +215,7 @@ def cut_chips(pixels: Mapping[str, torch.Tensor], places: Sequence[tuple[int, in
 
 
 def blank_chips(context: LayerContext) -> Chips:
-    """A full batch of zeros, clear everywhere: to try or to measure a module without data."""
+    """A full batch of zeros, clear everywhere, with which a module is tried or measured without data."""
     layout, frames, device = context.layout, context.frames[0], context.device
     shape, side, cells = (context.batch, len(frames)), (layout.chip_px, layout.chip_px), layout.chip_cells
     return Chips(

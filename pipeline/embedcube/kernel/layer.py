@@ -1,4 +1,4 @@
-"""What embedding a shard needs: the shard, and all that is the same for every shard of its layer."""
+"""All that embedding needs besides the shard and its scenes: it is the same for every shard of a layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,22 +41,22 @@ class LayerContext:
     """All that embedding a shard of one layer needs, loaded once per process."""
 
     grids: Mapping[str, Grid]
-    """by their names"""
+    """grids of the layer, by name"""
     layout: ShardLayout
     inputs: tuple[LayerInput, ...]
     frames: tuple[tuple[Window, ...], ...]
-    """for each window, its frames"""
+    """frames of each window"""
     min_valid: float
     """share of a cell's footprint that must be clear in some frame, or the cell is not valid"""
     batch: int
-    """chips in one forward pass"""
+    """number of chips in one forward pass"""
     encoding: Encoding
     precision: Precision
     dimensions: int
-    """numbers of one vector"""
+    """number of values in a vector"""
     normalisation: Normalisation
     module: torch.nn.Module
-    """on the device"""
+    """module of the backbone, on `device`"""
     device: torch.device
 
     @property

@@ -68,7 +68,7 @@ def read_sample(
     refused: str = "",
     timings: Timings | None = None,
 ) -> Sample:
-    """Read each scene once on the shard and its halo, composite the frames, and say what each cell rests on.
+    """Read each scene once on the shard and its halo, composite the frames, and derive the status of each cell.
 
     With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for that reason.
     The seconds of `read` and `composite` are added to `timings`.
@@ -132,7 +132,7 @@ def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes:
 def _observe(
     source: Source, scenes: Mapping[int, Scene], frame: Window, grid: Grid, area: PixelArea, reader: RasterReader
 ) -> dict[int, Observation | CorruptInput]:
-    """For each scene what it shows, or why it must be quarantined; several are read at once."""
+    """For each scene its pixels and masks, or why it must be quarantined; several scenes are read at once."""
 
     def observe(scene: Scene) -> Observation | CorruptInput:
         try:
@@ -152,7 +152,7 @@ def _composite(
     masked_yx: NDArray[np.bool_],
     reader: RasterReader,
 ) -> NDArray[np.bool_]:
-    """Write the picture of one frame and where it is clear; add where it is masked to `masked_yx`.
+    """Write the composite of one frame and where it is clear; add where it is masked to `masked_yx`.
 
     Strips are composited in parallel. Returns (observations, rows, columns): the pixels that each observation gave.
     """

@@ -99,6 +99,43 @@ class _Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Series:
+    """Time steps of each scene; a scene of a single moment has one. They are assumed to be evenly spaced."""
+
+    start_s: Floats
+    """Unix time of the first step of a scene that has several (scene)"""
+    spacing_s: Floats
+    """seconds between steps of a scene that has several (scene)"""
+    steps: Floats
+    """number of time steps of each file (scene)"""
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene]) -> "_Series":
+        """The time steps of all scenes, from the inventory."""
+        series = np.ones((3, len(scenes)))
+        for i, scene in enumerate(scenes):
+            steps = max((asset.steps for asset in scene.assets), default=1)
+            if steps > 1 and scene.end:
+                lasts_s = (scene.end - scene.time).total_seconds()
+                series[:, i] = scene.time.timestamp(), lasts_s / (steps - 1), steps
+        return cls(start_s=series[0], spacing_s=series[1], steps=series[2])
+
+    def within(self, scene: Ints, spans: Floats, t: Ints) -> Floats:
+        """Number of time steps of the i-th scene in the `t[i]`-th span; at least one, as the scene is linked to it."""
+        steps = np.ones(len(scene))
+        lasting = np.nonzero(self.steps[scene] > 1)[0]
+        first_s, last_s = spans[t[lasting]].T
+        within = self.before(scene[lasting], last_s) - self.before(scene[lasting], first_s)
+        steps[lasting] = np.maximum(within, 1)
+        return steps
+
+    def before(self, scene: Ints, moment_s: Floats | float) -> Floats:
+        """Number of time steps of each scene before a moment."""
+        passed = (moment_s - self.start_s[scene]) / self.spacing_s[scene]
+        return np.asarray(np.clip(np.ceil(passed - 1e-9), 0, self.steps[scene]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class _BlockGeometry:
     """Place of the blocks of each scene. Files with blocks of one shape are one kind, and are counted together."""
 
@@ -106,42 +143,27 @@ class _BlockGeometry:
     down: _Axis
     bytes: Floats
     """bytes of the blocks at one place in all files of a kind; 0 where a scene has fewer kinds (scene, kind)"""
-    start_s: Floats
-    """Unix time of the first time step of a scene with several (scene)"""
-    spacing_s: Floats
-    """seconds between time steps, which are assumed to be even (scene)"""
-    steps: Floats
-    """number of time steps of each file (scene)"""
+    series: _Series
     layout: ShardLayout
 
     @classmethod
     def of(cls, scenes: Sequence[Scene], grid: Grid, layout: ShardLayout) -> "_BlockGeometry":
+        """The blocks of all scenes on a grid, from the inventory."""
         kinds = [_kinds(scene) for scene in scenes]
-        facts = np.zeros((5, len(scenes), max(map(len, kinds), default=0)))
-        facts[:4] = 1
-        box = np.zeros((4, len(scenes), 1))
-        box[2:] = 1
-        series = np.ones((3, len(scenes)))
+        files = np.zeros((5, len(scenes), max(map(len, kinds), default=0)))
+        files[:4] = 1
         for i, scene in enumerate(scenes):
-            if not (pieces := scene.boxes_in(grid)):
-                continue
-            # of a footprint in two pieces the wider one stands for both: this only balances
-            xmin, ymin, xmax, ymax = max(pieces, key=lambda piece: piece[2] - piece[0])
-            box[:, i, 0] = (xmin - grid.origin_x, grid.origin_y - ymax, xmax - xmin, ymax - ymin)
             for k, (kind, size) in enumerate(kinds[i].items()):
-                facts[:, i, k] = (*kind, 0 if scene.verdict else size)
-            steps = max((asset.steps for asset in scene.assets), default=1)
-            if steps > 1 and scene.end:
-                lasts_s = (scene.end - scene.time).total_seconds()
-                series[:, i] = scene.time.timestamp(), lasts_s / (steps - 1), steps
-        left, top, wide, high = box / grid.pixel
-        cols, rows, block_cols, block_rows, itemsize = facts
+                files[:, i, k] = (*kind, 0 if scene.verdict else size)
+        left, top, wide, high = _footprints(scenes, grid)
+        cols, rows, block_cols, block_rows, pixel_bytes = files
         return cls(
             across=_Axis(start=left, blocks_per_px=cols / wide / block_cols, blocks=cols / block_cols),
             down=_Axis(start=top, blocks_per_px=rows / high / block_rows, blocks=rows / block_rows),
-            bytes=block_rows * block_cols * itemsize,
-            start_s=series[0], spacing_s=series[1], steps=series[2], layout=layout,
-        )  # fmt: skip
+            bytes=block_rows * block_cols * pixel_bytes,
+            series=_Series.of(scenes),
+            layout=layout,
+        )
 
     def decoded(self, scene: Ints, steps: Floats, group: Ints, corner: Corner, side: int) -> tuple[Floats, Floats]:
         """Bytes of the decoded blocks that each group of shards needs, with the halo; and those of its worst row.
@@ -166,19 +188,20 @@ class _BlockGeometry:
                 total[groups] += np.bincount(members - members[0], (down * across).sum(axis=1))
         return totals[0], totals[-side:].max(axis=0)
 
-    def steps_within(self, scene: Ints, spans: Floats, t: Ints) -> Floats:
-        """Number of time steps of the i-th scene in the `t[i]`-th span; at least one, as the scene is linked to it."""
-        steps = np.ones(len(scene))
-        lasting = np.nonzero(self.steps[scene] > 1)[0]
-        first_s, last_s = spans[t[lasting]].T
-        within = self.steps_before(scene[lasting], last_s) - self.steps_before(scene[lasting], first_s)
-        steps[lasting] = np.maximum(within, 1)
-        return steps
 
-    def steps_before(self, scene: Ints, moment_s: Floats | float) -> Floats:
-        """Number of time steps of each scene before a moment."""
-        passed = (moment_s - self.start_s[scene]) / self.spacing_s[scene]
-        return np.asarray(np.clip(np.ceil(passed - 1e-9), 0, self.steps[scene]))
+def _footprints(scenes: Sequence[Scene], grid: Grid) -> Floats:
+    """Left, top, width and height of each scene in pixels from the grid's origin, downward: (4, scene, 1).
+
+    A scene that does not lie on the grid, which no shard is linked to, has any place.
+    """
+    box = np.zeros((4, len(scenes), 1))
+    box[2:] = 1
+    for i, scene in enumerate(scenes):
+        if pieces := scene.boxes_in(grid):
+            # where a footprint is in two pieces, the wider one stands for both: the result only balances work
+            xmin, ymin, xmax, ymax = max(pieces, key=lambda piece: piece[2] - piece[0])
+            box[:, i, 0] = (xmin - grid.origin_x, grid.origin_y - ymax, xmax - xmin, ymax - ymin)
+    return box / grid.pixel
 
 
 def _kinds(scene: Scene) -> Counter[tuple[int, int, int, int]]:
@@ -198,11 +221,11 @@ def _read_cost(
     _, group = np.unique((shards.t * high + row // side) * wide + col // side, return_inverse=True)
     groups = int(group.max()) + 1
     corner = _extremes(group, groups, shards.row, shards.col)
-    many = len(geometry.steps)
+    many = len(geometry.series.steps)
     pairs, of_scene = np.divmod(distinct(group[shard_of] * many + shards.scenes), max(1, many))
     t = np.zeros(groups, dtype=np.int64)
     t[group] = shards.t
-    steps = geometry.steps_within(of_scene, spans, t[pairs])
+    steps = geometry.series.within(of_scene, spans, t[pairs])
     decoded, held = geometry.decoded(of_scene, steps, pairs, corner, side)
     members = np.bincount(group, minlength=groups)
     return ReadCost(
@@ -217,10 +240,10 @@ def _read_cost(
 def _needed(shards: Shards, geometry: _BlockGeometry, shard_of: Ints, spans: Floats) -> float:
     """Bytes of each block that any shard needs, counted once: for each scene, the extent of all its shards."""
     used = np.nonzero(np.bincount(shards.scenes, minlength=1))[0]
-    corner = _extremes(shards.scenes, len(geometry.steps), shards.row[shard_of], shards.col[shard_of])
+    corner = _extremes(shards.scenes, len(geometry.series.steps), shards.row[shard_of], shards.col[shard_of])
     steps = np.zeros(len(used))
     for first_s, last_s in _joined(spans):
-        steps += geometry.steps_before(used, last_s) - geometry.steps_before(used, first_s)
+        steps += geometry.series.before(used, last_s) - geometry.series.before(used, first_s)
     row0, col0, row1, col1 = (edge[used] for edge in corner)
     total, _ = geometry.decoded(used, np.maximum(steps, 1), np.arange(len(used)), (row0, col0, row1, col1), side=1)
     return float(total.sum())

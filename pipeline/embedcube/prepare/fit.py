@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedcube.backbones.base import make_backbone
-from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights
+from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plugins import plugin
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.errors import RequestError, WorkError
+from embedcube.prepare.blocks import refuse_too_large
 from embedcube.prepare.fit_sample import fit_sample
 from embedcube.progress import Progress, silent
 
@@ -38,12 +39,11 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
         path = run.weights(name)
         fresh, passed_over = not path.exists(), dict[str, str]()
         if fresh:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if layer.weights:
                 data = _taken(campaign, name)
             else:
                 data, passed_over = _fitted(campaign, run, name, progress)
-            write_atomically(path, data)
+            write_weights(run, name, data)
         elif layer.weights and _taken(campaign, name) != path.read_bytes():
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; to use "
@@ -74,8 +74,7 @@ def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
         file = _downloaded(*hub)
         named = layer.model_copy(update={"weights": file})
         asking = campaign.model_copy(update={"layers": {**campaign.layers, name: named}})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _taken(asking, name))
+        write_weights(run, name, _taken(asking, name))
         fetched[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return fetched
 
@@ -97,7 +96,7 @@ def _downloaded(repository: str, file: str) -> Path:
 
 
 def _taken(campaign: Campaign, name: str) -> bytes:
-    """The weights file that the layer names: one of embedcube unchanged, or a checkpoint converted by its backbone."""
+    """Weights file for the layer, from the file that it names: one of embedcube unchanged, a checkpoint converted."""
     layer = campaign.layers[name]
     assert layer.weights is not None
     try:
@@ -122,6 +121,7 @@ def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> t
     backbone = make_backbone(campaign, name)
     try:
         scenes = read_inventory(campaign, run)
+        refuse_too_large(scenes, campaign.how)
         sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
         return packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name)), passed_over
     except ValueError as error:

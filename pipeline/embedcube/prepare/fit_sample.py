@@ -1,7 +1,7 @@
 """The sample of chips for a fit: composited as in `embed`, spread over windows and places, with a fixed seed."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -13,6 +13,7 @@ from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, grid_names, make_grid, windows_of_fit
 from embedcube.errors import RequestError, StartAgain
+from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
 from embedcube.machine import cores
@@ -28,6 +29,18 @@ _TRIES_PER_CHIP = 8
 
 _CLEAR_SHARE = 0.5
 """share of a chip's pixels that must be clear for the chip to be in the sample"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gathered:
+    """Chips that were read for a sample, in the order in which they were found."""
+
+    chips: list[NDArray[np.float32]] = field(default_factory=list)
+    """pixels (t, c, y, x) of each chip; NaN where masked"""
+    latitudes: list[NDArray[np.float64]] = field(default_factory=list)
+    """latitude in degrees of each row of pixels of each chip"""
+    passed_over: dict[str, str] = field(default_factory=dict)
+    """reason for each scene that could not be read, by its id"""
 
 
 def fit_sample(
@@ -54,27 +67,8 @@ def fit_sample(
         numbers = inputs.frames * inputs.channels * context.layout.chip_px**2
         refuse_large_fit(name, len(candidates), numbers, campaign.how)
         shards = iter(candidates)
-    reader = RasterReader(threads=cores())
-    chips: list[NDArray[np.float32]] = []
-    latitudes: list[NDArray[np.float64]] = []
-    passed_over: dict[str, str] = {}
-    try:
-        for shard in shards:
-            if len(chips) == limit:
-                break
-            try:
-                sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
-            except OSError as error:
-                raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
-            for i, reason in sample.quarantined:
-                passed_over.setdefault(scenes[i].id, reason)
-            if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
-                area = context.layout.shard_area(shard.row, shard.col).grown(context.layout.halo_px)
-                chips.append(sample.x_tcyx)
-                latitudes.append(context.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
-                progress(len(chips), limit)
-    finally:
-        reader.close()
+    gathered = _clear_chips(shards, name, scenes, context, limit, progress)
+    chips = gathered.chips
     if limit != 0 and not chips:
         masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
         raise RequestError(
@@ -87,8 +81,39 @@ def fit_sample(
         )
     side = context.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
-    lat_ny = np.array(latitudes).reshape(len(chips), side)
-    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), passed_over
+    lat_ny = np.array(gathered.latitudes).reshape(len(chips), side)
+    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), gathered.passed_over
+
+
+def _clear_chips(
+    shards: Iterator[Shard],
+    name: str,
+    scenes: Sequence[Scene],
+    context: LayerContext,
+    limit: int | None,
+    progress: Progress,
+) -> _Gathered:
+    """Read shards of one chip each, and keep the chips that are clear enough, until there are `limit` of them."""
+    gathered = _Gathered()
+    reader = RasterReader(threads=cores())
+    try:
+        for shard in shards:
+            if len(gathered.chips) == limit:
+                break
+            try:
+                sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
+            except OSError as error:
+                raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
+            for i, reason in sample.quarantined:
+                gathered.passed_over.setdefault(scenes[i].id, reason)
+            if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
+                area = context.layout.shard_area(shard.row, shard.col).grown(context.layout.halo_px)
+                gathered.chips.append(sample.x_tcyx)
+                gathered.latitudes.append(context.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
+                progress(len(gathered.chips), limit)
+    finally:
+        reader.close()
+    return gathered
 
 
 def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:

@@ -1,7 +1,6 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -21,6 +20,8 @@ from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
+from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.campaign.tables import inventory_digest
 from embedcube.errors import RequestError
 from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
@@ -30,6 +31,7 @@ from embedcube.kernel.load import make_context
 from embedcube.kernel.recipes import digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
+from embedcube.prepare.blocks import refuse_too_large
 from embedcube.prepare.draw_groups import assign, draw_groups
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
@@ -56,6 +58,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
+    refuse_too_large(scenes, campaign.how)
     _refuse_absent_device(campaign)
     exact_arithmetic(campaign.how.threads_per_rank)
     computing = software_versions(torch.device(campaign.how.device))
@@ -75,15 +78,15 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     result = Plan(
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
-        inventory=hashlib.sha256(run.inventory.read_bytes()).hexdigest(),
+        inventory=inventory_digest(run),
         versions=computing | readers | encoders,
         layers=layers,
         shards=len(table),
         tasks=campaign.how.tasks,
         price=price,
+        files={},
     )
-    _write(run, result, table)
-    return result
+    return _write(run, result, table)
 
 
 def _refuse_absent_device(campaign: Campaign) -> None:
@@ -94,13 +97,20 @@ def _refuse_absent_device(campaign: Campaign) -> None:
         )
 
 
-def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> None:
-    """Write plan.json, then plan.parquet, which completes the plan: a killed `plan` leaves no half of one."""
-    for path in (run.plan, run.pilot):
-        path.unlink(missing_ok=True)
-    write_atomically(run.plan_summary, json.dumps(asdict(result), indent=1).encode())
+def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
+    """Write the files of the plan, and return the plan with their digests.
+
+    Killed before plan.json is replaced, `plan` leaves the last plan as it was. Killed between plan.json and
+    plan.parquet, it leaves two that do not agree: every reader sees that, and so does a job of the last plan.
+    """
     with replacing(run.plan) as temporary:
         pyarrow.parquet.write_table(table, temporary)
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        result = replace(result, files={run.plan.name: digest})
+        write_sealed(run.plan_summary, asdict(result))
+    run.pilot.unlink(missing_ok=True)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +194,7 @@ class _Forward:
 
 
 def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
-    """Load the weights; decide batch and program, as the last plan did if it can be; and time one batch."""
+    """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
@@ -337,8 +347,8 @@ def _batch_of_last_plan(run: RunDir, name: str, batch_for: str) -> int:
 def _of_last_plan(run: RunDir, name: str) -> dict[str, Any]:
     """The part of plan.json about a layer; empty where there is no plan, a damaged one, or one without the layer."""
     try:
-        layer: dict[str, Any] = json.loads(run.plan_summary.read_bytes())["layers"][name]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        layer: dict[str, Any] = read_sealed(run.plan_summary, "plan")["layers"][name]
+    except (FileNotFoundError, RequestError, KeyError):
         return {}
     return layer
 

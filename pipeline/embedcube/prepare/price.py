@@ -70,6 +70,10 @@ def price_layer(
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
     # a series of fields is checked on disk, never read whole
     largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
+    # a series is read by one thread, one block at a time
+    largest_block = max(
+        (a.block_bytes * (threads if a.steps == 1 else 1) for s in scenes if not s.verdict for a in s.assets), default=0
+    )
     warped = any(nesting(a, grid) is None for grid in context.grids.values() for s in scenes for a in s.assets)
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
@@ -86,6 +90,7 @@ def price_layer(
         rank_bytes=PROCESS_BYTES
         # a file that does not decode is read whole, to find out whether its bytes are wrong
         + largest_file
+        + largest_block
         + warping
         + _data_bytes(context, activations, int(counts[worst]), threads, itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -20,12 +21,44 @@ from embedcube.errors import RequestError
 from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, same_crs, shards_touching, to_degrees
 from embedcube.prepare.draw_groups import Floats, distinct
 from embedcube.sources.base import counted_archives
+from embedcube.windows import Window
 
 _MARGIN = 0.1
 """degrees beside a UTM zone within which a region is kept: shards reach a little over the edge of the zone"""
 
 _SMALL_M = 20_000.0
 """side of a shard that is far smaller than a UTM zone, which is 70 km wide at its northern end"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Footprints:
+    """Boxes of a layer's scenes on one grid, in the order in which scenes are composited."""
+
+    scene: Ints
+    """index of the scene of each box; the boxes of one scene are neighbours"""
+    boxes: Floats
+    """xmin, ymin, xmax, ymax in the CRS of the grid (box, 4)"""
+    times_s: Floats
+    """Unix time of the first and of the last moment of the scene (box, 2)"""
+    counts: NDArray[np.bool_]
+    """whether the scene makes cells valid"""
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene], order: Sequence[int], counted: Sequence[str], grid: Grid) -> "_Footprints":
+        """Footprints of the scenes whose indices are in `order`; those of `counted` archives make cells valid."""
+        pairs = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
+        scene = [i for i, _ in pairs]
+        return cls(
+            scene=np.array(scene, dtype=np.int64),
+            boxes=np.array([box for _, box in pairs]).reshape(-1, 4),
+            times_s=np.array([_seconds(scenes[i]) for i in scene]).reshape(-1, 2),
+            counts=np.array([scenes[i].archive in counted for i in scene], dtype=bool),
+        )
+
+    def within(self, window: Window) -> Ints:
+        """Indices of the boxes whose scenes lie in a window, at least in part, as `Scene.meets` says."""
+        first_s, last_s = self.times_s.T
+        return np.nonzero((first_s < window.end.timestamp()) & (last_s >= window.start.timestamp()))[0]
 
 
 def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> tuple[Shards, ShardRange] | None:
@@ -43,39 +76,42 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
         (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
         key=lambda i: (scenes[i].acquisition, scenes[i].time, scenes[i].id),
     )
-    footprints = [(i, box) for i in order for box in scenes[i].boxes_in(grid)]
-    of_scene = np.array([i for i, _ in footprints], dtype=np.int64)
-    boxes = np.array([box for _, box in footprints]).reshape(-1, 4)
     counted = counted_archives(campaign, name)
+    footprints = _Footprints.of(scenes, order, counted, grid)
     if grid.utm_zone is not None:
         places = [scenes[i].bbox for i in order if scenes[i].assets and scenes[i].archive in counted]
         _refuse_poles(campaign.region, places)
-    decides = np.array([scenes[i].archive in counted for i in of_scene.tolist()], dtype=bool)
-    wanted, place = _wanted(campaign.region, grid, layout, boxes[decides])
+    wanted, place = _wanted(campaign.region, grid, layout, footprints.boxes[footprints.counts])
     if not wanted.any():
         return None
+    reach = shards_touching(grid, layout, footprints.boxes, layout.halo_px)
+    reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
+    return _linked(footprints, campaign.all_windows, reach, wanted, place), place
+
+
+def _linked(
+    footprints: _Footprints, windows: Sequence[Window], reach: Ints, wanted: NDArray[np.bool_], place: ShardRange
+) -> Shards:
+    """The wanted shards of a rectangle in every window, each with the scenes that reach it.
+
+    `reach` (box, 4) is the first row, first column, last row + 1 and last column + 1 of the shards that each footprint
+    touches, counted from the rectangle's corner.
+    """
     slot = np.full(wanted.shape, -1, dtype=np.int64)
     slot[wanted] = np.arange(wanted.sum())
     rows, cols = np.nonzero(wanted)
-    reach = shards_touching(grid, layout, boxes, layout.halo_px)
-    reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
-    times = np.array([_seconds(scenes[i]) for i in of_scene.tolist()]).reshape(-1, 2)
     firsts, links = [np.zeros(1, dtype=np.int64)], []
-    for window in campaign.all_windows:
-        # as in `Scene.meets`
-        meets = (times[:, 0] < window.end.timestamp()) & (times[:, 1] >= window.start.timestamp())
-        linked, shard_of = _links(np.nonzero(meets)[0], of_scene, reach, slot)
+    for window in windows:
+        linked, shard_of = _links(footprints.within(window), footprints.scene, reach, slot)
         links.append(linked)
         firsts.append(firsts[-1][-1] + np.cumsum(np.bincount(shard_of, minlength=len(rows))))
-    windows = len(campaign.all_windows)
-    shards = Shards(
-        t=np.repeat(np.arange(windows), len(rows)),
-        row=np.tile(rows + place.row, windows),
-        col=np.tile(cols + place.col, windows),
+    return Shards(
+        t=np.repeat(np.arange(len(windows)), len(rows)),
+        row=np.tile(rows + place.row, len(windows)),
+        col=np.tile(cols + place.col, len(windows)),
         first=np.concatenate(firsts),
         scenes=np.concatenate(links),
     )
-    return shards, place
 
 
 def _refuse_poles(region: Region | None, places: list[Box]) -> None:

@@ -7,16 +7,18 @@ with the scale and offset that the file declares, then with those of the campaig
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import Product, by_time
+from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
@@ -24,7 +26,7 @@ from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion
 from embedcube.windows import Window
 
-ALWAYS = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+ALWAYS = UNKNOWN_TIME, datetime(2262, 1, 1, tzinfo=UTC)
 """First and last moment of a field without time: the range of dates that fits in nanoseconds (pandas, Parquet)"""
 
 
@@ -58,24 +60,28 @@ class Fields:
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products, ordered by time and id.
 
-        A scene of integers for which it is not known whether 0 is a value gets a verdict that asks.
+        A scene of integers for which it is not known whether 0 is a value gets a verdict that asks. An error on one
+        product is the verdict of its scene.
         """
         found = by_time(self._products())
         assets_of = describe(found, self._archive.root, full_digests=full_digests)
         for product, (assets, faults) in zip(found, assets_of, strict=True):
-            unclear = [] if self._options.nodata is not None else [_unclear(asset) for asset in assets]
-            yield Scene(
-                id=product.id,
-                archive=self._name,
-                time=product.time,
-                end=ALWAYS[1] if self._options.static else None,
-                # all fields of one moment are one acquisition
-                acquisition=f"{product.time:%Y%m%dT%H%M%S}",
-                bbox=place_of(product, assets),
-                assets=tuple(self._with_nodata(asset) for asset in assets),
-                processing="; ".join(self._options.formulas(assets)),
-                verdict="; ".join(filter(None, (faults, *unclear))),
-            )
+            yield scene_or_verdict(self._name, product, partial(self._scene, product, assets, faults))
+
+    def _scene(self, product: Product, assets: tuple[Asset, ...], faults: str) -> Scene:
+        unclear = [] if self._options.nodata is not None else [_unclear(asset) for asset in assets]
+        return Scene(
+            id=product.id,
+            archive=self._name,
+            time=product.time,
+            end=ALWAYS[1] if self._options.static else None,
+            # all fields of one moment are one acquisition
+            acquisition=f"{product.time:%Y%m%dT%H%M%S}",
+            bbox=place_of(product, assets),
+            assets=tuple(self._with_nodata(asset) for asset in assets),
+            processing="; ".join(self._options.formulas(assets)),
+            verdict="; ".join(filter(None, (faults, *unclear))),
+        )
 
     def _products(self) -> Iterator[Product]:
         names = band_names(self._archive, self._options.variables)

@@ -11,17 +11,25 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 """Bytes of a value, by the number of its type: byte, char, short, int, float, double, and five more of CDF-5"""
 
 
+def is_netcdf(path: Path) -> bool:
+    """Whether a file is NetCDF, by its suffix."""
+    return path.suffix in (".nc", ".nc4")
+
+
 def refuse_cut_short(path: Path) -> None:
     """Refuse a file of the classic NetCDF format that is shorter than its header says; other files are not checked.
 
     Raises:
-        ValueError: the file is too short.
+        ValueError: the file is too short, or its header is damaged.
         OSError: it could not be read for a reason that may pass.
     """
     with path.open("rb") as file:
         if file.read(3) != b"CDF":
             return
-        expected, size = _Header(file).file_bytes(), path.stat().st_size
+        try:
+            expected, size = _Header(file).file_bytes(), path.stat().st_size
+        except (IndexError, OverflowError) as error:
+            raise ValueError(f"its header is damaged: {error}") from None
     if size < expected:
         raise ValueError(f"it has {size} bytes, its header promises {expected}")
 

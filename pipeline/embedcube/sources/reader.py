@@ -6,19 +6,22 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import MemoryFile
+from rasterio.io import DatasetReader, MemoryFile
 
 from embedcube.campaign.resampling import Method
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
+from embedcube.sources.changed import change_of
+from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.resample import Conversion, Pixels, read_onto
 from embedcube.timings import WITHIN_READ, Timings
 
@@ -31,9 +34,19 @@ os.environ["GDAL_NUM_THREADS"] = "1"
 T = TypeVar("T")
 
 
-def raster_settings() -> Any:
-    """GDAL's settings for opening files: folders are not listed; sidecar files (.aux.xml) are found by their names."""
-    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
+_DRIVERS = ("GTiff", "JP2OpenJPEG")
+"""GDAL's drivers for images. GDAL opens by content, whatever a name says: without this list a file called .tif may be a
+text (VRT, WMS) that names other files, asks servers or runs code"""
+
+
+def raster_settings(*, sidecars: bool = True) -> Any:
+    """GDAL's settings for opening files in this thread: folders are not listed, and no file runs code.
+
+    With `sidecars`, files beside an image that add to its header (.aux.xml, .tfw) are found by their names. Without it
+    an image is all that is read: the inventory has the geometry, and no pixel is in a sidecar file.
+    """
+    listing = "TRUE" if sidecars else "EMPTY_DIR"
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=listing, GDAL_VRT_ENABLE_PYTHON="NO")
 
 
 class Opened(Protocol):
@@ -47,17 +60,29 @@ class Opened(Protocol):
 H = TypeVar("H", bound=Opened)
 
 
-def open_raster(path: Path, inner: str) -> Any:
-    """Open a raster file; `inner` names the member of a zip archive or the variable of a NetCDF file."""
-    if not inner:
-        return rasterio.open(path)
-    return rasterio.open(f"netcdf:{path}:{inner}" if is_netcdf(path) else f"/vsizip/{path}/{inner}")
+def open_raster(path: Path, inner: str, *, sidecars: bool = True) -> Any:
+    """Open a GeoTIFF or JPEG 2000, or with `inner` a member of a zip archive or the variable of a NetCDF file.
+
+    Nothing else is opened, whatever the name of the file: no driver of GDAL that follows references in a file is tried.
+    `sidecars` is explained at `raster_settings`.
+
+    Raises:
+        RasterioError: it is no such file, or damaged.
+    """
+    name: str = str(path)
+    drivers: tuple[str, ...] = _DRIVERS
+    if name.startswith("/vsi") and not name.startswith("/vsimem/"):
+        raise RasterioError(f"{name} is a name that GDAL looks up elsewhere, not a file")
+    if inner and is_netcdf(path):
+        name, drivers = f"netcdf:{path}:{inner}", ("netCDF",)
+    elif inner:
+        name = f"/vsizip/{path}/{inner}"
+    with raster_settings(sidecars=sidecars):
+        return DatasetReader(name, driver=list(drivers))
 
 
-def is_netcdf(path: Path) -> bool:
-    """Whether a file is NetCDF, by its suffix."""
-    return path.suffix in (".nc", ".nc4")
-
+_IN_MEMORY_BYTES = 1 << 30
+"""most bytes of a file that is read into memory to find out whether they are wrong"""
 
 _MOST_FILES = 1024
 """files that a rank keeps open at most; each takes some 20 kB"""
@@ -98,15 +123,20 @@ class RasterReader:
         """
 
         def opened() -> Any:
-            if (size := path.stat().st_size) != asset.size:
-                raise ValueError(f"{size} bytes")
-            return open_raster(path, asset.inner)
+            if (status := path.stat()).st_size != asset.size:
+                raise ValueError(f"{status.st_size} bytes")
+            if other := change_of(path, asset, status):
+                raise ValueError(other)
+            return open_raster(path, asset.inner, sidecars=False)
 
         def decode(dataset: Any) -> Pixels:
             return read_onto(dataset, asset, grid, area, method, convert, self._spent[lane % len(self._pools)])
 
         def judged() -> CorruptInput | OSError:
-            return judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+            found = judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+            if isinstance(found, CorruptInput) or not (other := change_of(path, asset, path.stat())):
+                return found
+            return CorruptInput(other)
 
         return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
 
@@ -170,12 +200,16 @@ class RasterReader:
     def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """Run the calls in parallel and return their results in order; they may wait for reads that they `submit`.
 
-        If any call fails, the first error in their order is raised, after all calls have ended.
+        If any call fails, the first error in their order is raised, after all calls have ended. Calls that have not
+        begun when the reader is closed fail with a CancelledError.
         """
         if len(self._pools) == 1:
             return [call() for call in calls]
         futures = [self._callers.submit(call) for call in calls]
-        wait(futures)
+        for future in futures:
+            # `concurrent.futures.wait` would never return: `shutdown` cancels futures without telling who waits
+            with suppress(CancelledError):
+                future.exception()
         return [future.result() for future in futures]
 
     def spent(self) -> dict[str, float]:
@@ -229,20 +263,22 @@ def judge(
     """Why a file could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
     GDAL reports both alike. So all bytes are read without GDAL and then decoded from memory: if that fails, the bytes
-    are wrong. `name` is the file's path below the archive, `size` its bytes when it was indexed.
+    are wrong. (Of a very large file, the bytes are decoded from the file right after they were all read.) `name` is the
+    file's path below the archive, `size` its bytes when it was indexed.
     """
     try:
-        data = path.read_bytes()
+        actual = path.stat().st_size
+        data = path.read_bytes() if actual <= _IN_MEMORY_BYTES else _read_through(path)
     except FileNotFoundError as missing:
         return judge_missing(path, band, name, missing)
     except OSError as passing:
         return passing
-    if size is not None and len(data) != size:
-        return CorruptInput(f"{band}: {name} has {len(data)} bytes, {size} when it was indexed")
+    if size is not None and actual != size:
+        return CorruptInput(f"{band}: {name} has {actual} bytes, {size} when it was indexed")
     try:
         # the NetCDF library cannot read from memory, so it reads the file, all of which was just read without an error
         with MemoryFile(data, ext=path.suffix) as memory:
-            readable = path if is_netcdf(path) else Path(memory.name)
+            readable = path if is_netcdf(path) or not data else Path(memory.name)
             with open_raster(readable, inner) as dataset:
                 decode(dataset)
     except (RasterioError, ValueError) as error:
@@ -251,6 +287,14 @@ def judge(
         )
         return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
+
+
+def _read_through(path: Path) -> bytes:
+    """Read all bytes of a file and keep none."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+    return b""
 
 
 def judge_missing(path: Path, band: str, name: str, missing: FileNotFoundError) -> CorruptInput | OSError:

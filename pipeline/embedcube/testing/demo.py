@@ -1,6 +1,6 @@
-"""A small made-up Sentinel-2 L2A archive: structured enough to look at, with every trap a real archive holds.
+"""Write a small synthetic archive of Sentinel-2 Level-2A, with the faults that real archives have.
 
-`SCENES` says which items there are and what is wrong with each; `demo_world` says what they look like.
+`SCENES` lists the items and the fault of each; `demo_world` computes the pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from embedcube.testing.demo_world import BANDS, Axis, Blob, Bytes, Datatake, Gro
 COLLECTION_ID = "embedcube-demo"
 
 EDITION = 1
-"""Raised whenever items or pixels change, so that an earlier edition's archive is replaced."""
+"""Edition of the archive. Raise it when items or pixels change: archives of earlier editions are then replaced."""
 
 CRS = "EPSG:32632"
 TILE_PX = 1024
@@ -59,39 +59,39 @@ how: {ranks: 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One MGRS-like square of `TILE_PX` pixels of 10 m."""
+    """A square of `TILE_PX` x `TILE_PX` pixels of 10 m, named like a tile of MGRS."""
 
     name: str
     west_m: float
     north_m: float
     delay_s: float
-    """Seconds between the datatake's reference time and the sensing of this tile."""
+    """seconds from the start of the datatake to the sensing of this tile"""
 
     def axes(self) -> tuple[Axis, Axis]:
-        """Pixel centres: x eastward, y southward."""
+        """Coordinates of the pixel centres in metres: x of the columns, eastward, and y of the rows, southward."""
         steps = np.arange(5.0, TILE_PX * 10.0, 10.0)
         return self.west_m + steps, self.north_m - steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One item: a datatake seen through a tile, and how it was processed."""
+    """One item of the archive: the part of a datatake in one tile, and how it was processed."""
 
     take: Datatake
     tile: Tile
     baseline: str = "05.09"
     offset_applied: bool = True
     torn_band: str | None = None
-    """A band delivered truncated."""
+    """band whose file is cut short; None for an item without a fault"""
 
     @property
     def adds_offset(self) -> bool:
-        """Whether the pixels carry reflectance + 1000."""
+        """Whether the stored numbers are reflectance x 10000 + 1000."""
         return self.baseline >= "04.00" and not self.offset_applied
 
     @property
     def id(self) -> str:
-        """The item's identifier, as Earth Search forms it."""
+        """Id of the item, formed as Earth Search does."""
         return f"{self.take.platform}_{self.tile.name}_{self.take.start:%Y%m%d}_0_L2A"
 
 
@@ -99,13 +99,13 @@ WEST = Tile(name="32ULB", west_m=392_280.0, north_m=5_640_000.0, delay_s=411.590
 EAST = Tile(name="32UMB", west_m=399_960.0, north_m=5_640_000.0, delay_s=408.122)
 
 LOOKED_TWICE = (401_240.0, 5_636_300.0)
-"""A place in the overlap: clear in JUN_CLEAR and JUL_WEST, cloudy in JUN_OVERCAST and JUL_EAST."""
+"""Place (x, y in metres) that both tiles show: clear in JUN_CLEAR and JUL_WEST, cloudy in JUN_OVERCAST and JUL_EAST."""
 
 TORN_AND_CLOUDY = (407_000.0, 5_632_000.0)
-"""A place under the torn band where July's other acquisition is cloudy: nothing is left of it."""
+"""Place (x, y in metres) in the lost part of the truncated band where the other acquisition of July is cloudy."""
 
 TORN_AND_CLEAR = (404_600.0, 5_631_600.0)
-"""A place under the torn band where July's other acquisition is clear."""
+"""Place (x, y in metres) in the lost part of the truncated band where the other acquisition of July is clear."""
 
 
 def _utc(year: int, month: int, day: int, hour: int, minute: int, second: int) -> datetime:
@@ -161,7 +161,7 @@ SCENES: tuple[Scene, ...] = (
     Scene(take=JUL_WEST, tile=WEST, baseline="02.14", offset_applied=False),
     Scene(take=JUL_EAST, tile=EAST),
 )
-"""All items. JUL_WEST and JUL_EAST are two acquisitions of the overlap, four days apart."""
+"""All items. JUL_WEST and JUL_EAST are two acquisitions, four days apart, of the area that both tiles show."""
 
 SPECTRUM = {
     "B02": ("blue", 0.49, 0.098),
@@ -169,7 +169,7 @@ SPECTRUM = {
     "B04": ("red", 0.665, 0.038),
     "B08": ("nir", 0.842, 0.145),
 }
-"""Band -> common name, centre wavelength, width (micrometres)."""
+"""Common name, centre wavelength and width (both in micrometres) of each band."""
 
 
 def _write_cog(path: Path, pixels: NDArray[Any], tile: Tile, pixel_m: int) -> None:
@@ -183,7 +183,7 @@ def _write_cog(path: Path, pixels: NDArray[Any], tile: Tile, pixel_m: int) -> No
 
 
 def _tear(path: Path) -> None:
-    """Cut a COG of `TILE_PX` pixels inside its lower half's first block: it opens, its lower half is gone."""
+    """Truncate a COG within the first block of its lower half: it still opens, but its lower half is lost."""
     with rasterio.open(path) as source:
         row = TILE_PX // 2 // source.block_shapes[0][0]
         start = int(source.get_tag_item(f"BLOCK_OFFSET_0_{row}", "TIFF", bidx=1))
@@ -211,14 +211,14 @@ def _asset(scene: Scene, path: Path, band: str, pixel_m: int) -> dict[str, Any]:
         asset["eo:bands"] = [
             {"name": band, "common_name": name, "center_wavelength": centre, "full_width_half_max": width}
         ]
-        # As Earth Search does: the offset stays listed even where it has been applied already.
+        # as Earth Search does: the offset stays in the metadata even where it has been applied already
         offset = -0.1 if scene.baseline >= "04.00" else 0
         raster |= {"data_type": "uint16", "bits_per_sample": 15, "scale": 0.0001, "offset": offset}
     return asset | {"raster:bands": [raster]}
 
 
 def _footprint(scene: Scene) -> dict[str, Any]:
-    """The seen part of the tile, as a lon/lat polygon."""
+    """GeoJSON polygon, in degrees, of the part of the tile that the swath covers."""
     west, north = scene.tile.west_m, scene.tile.north_m
     south, east = north - TILE_PX * 10.0, west + TILE_PX * 10.0
     top, bottom = np.minimum(scene.take.east_end_m(np.array([north, south])), east).tolist()
@@ -235,7 +235,7 @@ def _properties(scene: Scene, scl: Bytes) -> dict[str, Any]:
     take, tile = scene.take, scene.tile
     stamp = f"{take.start:%Y%m%dT%H%M%S}"
     product = f"N{scene.baseline.replace('.', '')}_R{take.relative_orbit:03d}_T{tile.name}"
-    made = take.start + timedelta(days=0 if scene.offset_applied else 200, hours=5)  # a later delivery
+    made = take.start + timedelta(days=0 if scene.offset_applied else 200, hours=5)  # reprocessed 200 days later
     cloudy, seen = np.isin(scl, (8, 9, 10)).sum(), (scl > 0).sum()
     return {
         "datetime": _stamp(take.start + timedelta(seconds=tile.delay_s)),
@@ -271,7 +271,7 @@ def _dump(path: Path, value: dict[str, Any]) -> None:
 
 
 def _write_scene(archive: Path, scene: Scene, land: Ground, seed: int) -> dict[str, Any]:
-    """Write one item's folder; returns the item."""
+    """Write the folder of one item, and return the item."""
     folder = archive / scene.id
     folder.mkdir()
     xs, ys = scene.tile.axes()
@@ -325,7 +325,7 @@ def _write_archive(archive: Path, seed: int) -> None:
 
 
 def _marker(archive: Path) -> dict[str, Any]:
-    """The collection of an archive that this module wrote; empty where there is none."""
+    """The collection.json of an archive that this module wrote; an empty dict for any other folder."""
     try:
         found = json.loads((archive / "collection.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -334,7 +334,7 @@ def _marker(archive: Path) -> dict[str, Any]:
 
 
 def _complete(archive: Path, seed: int) -> bool:
-    """Whether every file of this edition and seed is there with its size."""
+    """Whether the archive is of this edition and seed, and every file exists with its size."""
     if _marker(archive).get("embedcube:demo") != [EDITION, seed]:
         return False
     try:
@@ -361,14 +361,14 @@ def _refuse_foreign(folder: Path) -> None:
 def write_demo(folder: Path, *, seed: int = 20230801) -> Path:
     """Write the demo archive and its campaign into a new, empty or earlier demo folder.
 
-    A complete archive of the same edition and seed is kept, any other demo archive is replaced whole by
-    rename. A campaign file that is already there (perhaps edited) is never touched.
+    A complete archive of the same edition and seed is kept; any other demo archive is replaced as a whole, by rename.
+    An existing campaign file, which may have been edited, is not changed.
 
     Returns:
         The path of the campaign file.
 
     Raises:
-        ValueError: The folder holds something else.
+        ValueError: the folder holds other files than a demo.
     """
     _refuse_foreign(folder)
     archive, campaign = folder / "archive", folder / "campaign.yaml"

@@ -1,9 +1,9 @@
-"""The made-up land and sky behind the demo archive: what a satellite would see at a place and a time.
+"""Synthetic land and sky of the demo archive: what a satellite would measure at a place and a time.
 
-Everything is a pure function of absolute UTM coordinates, the datatake and a seed, so two tiles of one
-datatake agree pixel for pixel where they overlap. Only +, -, *, /, square roots and integer hashes touch the
-pixels: any machine gets the same ones. Coordinates are two axes of pixel centres in metres, `xs` eastward and
-`ys` southward, 10 m apart.
+All functions depend on UTM coordinates, the datatake and a seed only, so that two tiles of one datatake have equal
+pixels where they overlap. Pixels are computed with +, -, *, /, square roots and integer hashes alone, so that every
+machine gets the same ones. Coordinates are two axes of pixel centres in metres, 10 m apart: `xs` eastward, `ys`
+southward.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Axis = NDArray[np.float64]
 BANDS = ("B02", "B03", "B04", "B08")
 
 STEP_DN = (10, 10, 10, 40)
-"""Reflectances of each band come in steps of this many DN, which keeps the archive small."""
+"""Step to which the numbers (DN) of each band are rounded, so that the files compress well."""
 
 EDGE_Y_M = 5_635_000.0
 
 EDGE_SLOPE = 0.25
-"""Eastward metres per northward metre of a descending swath's edge."""
+"""Slope of the edge of a descending swath: metres eastward for each metre northward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """A round place that is cloudy, or clear: within a third of its radius whatever the seed."""
+    """A round place that is cloudy, or clear; within a third of its radius this holds for every seed."""
 
     x_m: float
     y_m: float
@@ -43,22 +43,22 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True)
 class Datatake:
-    """One pass of one satellite: what decides the acquisition."""
+    """One pass of one satellite."""
 
     platform: str
     start: datetime
     relative_orbit: int
     absolute_orbit: int
     cover: float
-    """Bias of the cloud field: 0 is about half, -9 is a clear sky."""
+    """bias of the cloud field: with 0 about half of the sky is cloudy, with -9 nothing"""
     cirrus: float = -9.0
-    """The same for thin high cloud."""
+    """bias of the field of cirrus (thin, high clouds), as `cover`"""
     blobs: tuple[Blob, ...] = ()
     edge_x_m: float | None = None
-    """Easting where the swath's eastern edge crosses `EDGE_Y_M`; None where the swath covers all."""
+    """easting (m) at which the swath's eastern edge crosses the northing `EDGE_Y_M`; None where the swath covers all"""
 
     def east_end_m(self, y_m: Axis) -> Axis:
-        """Easting of the swath's eastern edge at each northing; infinite where the swath covers all."""
+        """Easting (m) of the swath's eastern edge at each northing; infinite where the swath covers all."""
         at_reference = np.inf if self.edge_x_m is None else self.edge_x_m
         return at_reference + EDGE_SLOPE * (y_m - EDGE_Y_M)
 
@@ -67,7 +67,7 @@ KINDS = ("lake", "river", "broadleaf", "conifer", "bright_roof", "red_roof", "as
 CROPS = ("wheat", "barley", "rape", "maize", "beet", "grass")
 
 JITTERS = 8
-"""Each crop has this many parcels' calendars, `JITTER_D` days apart."""
+"""number of growing calendars of each crop, JITTER_D days apart; each parcel has one of them"""
 
 JITTER_D = 3
 _CROP_SHARE = (0.27, 0.12, 0.09, 0.22, 0.10, 0.20)
@@ -89,7 +89,7 @@ _FIXED = np.array(
 _SOIL, _GREEN, _DRY = np.array([[780, 1010, 1330, 2050], [270, 580, 310, 4350], [760, 1130, 1480, 2750]], np.float32)
 _DAYS = (150, 165, 180, 195, 212)
 
-_COVER = (  # crop -> green share, dry share on _DAYS; what is left is soil
+_COVER = (  # of each crop, the green share and the dry share on _DAYS; the rest is soil
     ((0.95, 0.88, 0.60, 0.12, 0.04), (0.02, 0.10, 0.38, 0.80, 0.50)),
     ((0.85, 0.50, 0.15, 0.05, 0.08), (0.10, 0.45, 0.75, 0.50, 0.30)),
     ((0.75, 0.70, 0.50, 0.20, 0.05), (0.20, 0.20, 0.35, 0.65, 0.40)),
@@ -100,7 +100,7 @@ _COVER = (  # crop -> green share, dry share on _DAYS; what is left is soil
 
 
 def palette(day_of_year: int) -> Floats:
-    """Reflectance x 10000 of every kind on a day: (kind, band); fixed kinds first, then crops x calendars."""
+    """Reflectance x 10000 (kind, band) of each kind of land on a day: fixed kinds, then crops with each calendar."""
     rows = list(_FIXED)
     for green_curve, dry_curve in _COVER:
         for step in range(JITTERS):
@@ -115,7 +115,7 @@ def _key(seed: int, purpose: str) -> int:
 
 
 def _hash(col: NDArray[Any], row: NDArray[Any], key: int | NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """32 well-mixed bits of two integers (broadcast against each other) and a key."""
+    """Hash (32 bits) of two integers, which are broadcast against each other, and a key."""
     bits = col.astype(np.uint32) * np.uint32(0x9E3779B1) ^ row.astype(np.uint32) * np.uint32(0x85EBCA77)
     bits = bits ^ key if isinstance(key, np.ndarray) else bits ^ np.uint32(key)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
@@ -128,7 +128,7 @@ def _unit(bits: NDArray[np.uint32]) -> Floats:
 
 
 def _taps(axis: Axis, cell_m: float) -> tuple[NDArray[np.int64], tuple[Floats, Floats, Floats]]:
-    """Lattice index left of each coordinate and its three quadratic B-spline weights."""
+    """Index of the lattice point before each coordinate, and its three weights of a quadratic B-spline."""
     scaled = axis / cell_m
     index = np.floor(scaled)
     part = (scaled - index).astype(np.float32)
@@ -163,23 +163,23 @@ def _ramp(values: Floats, low: float, high: float) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What lies there, whatever the date."""
+    """Land cover of an area, which does not depend on the date."""
 
     kind: Bytes
-    """Row of `palette`."""
+    """row of `palette` for each pixel"""
     tone: Floats
-    """Brightness factor: parcel by parcel, and within them."""
+    """factor of brightness of each pixel; it varies between parcels and within them"""
 
     @property
     def label(self) -> Bytes:
-        """Land cover without calendars: index into KINDS + CROPS."""
+        """Land cover of each pixel as an index into KINDS + CROPS, without the calendar of the crop."""
         crop = len(KINDS) + (self.kind.astype(np.int16) - len(KINDS)) // JITTERS
         return np.where(self.kind < len(KINDS), self.kind, crop).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Blocks:
-    """Voronoi cells: offset from the nearest centre, distance to the border, the cell's own hash."""
+    """Voronoi cell of each pixel: offset (m) from its centre, distance to its border (m), its hash."""
 
     dx: Floats
     dy: Floats
@@ -210,7 +210,7 @@ def _blocks(xs: Axis, ys: Axis, size_m: float, key: int) -> _Blocks:
 
 
 def _fields(blocks: _Blocks) -> tuple[Bytes, Floats]:
-    """Parcels: each block is ploughed along its own direction in strips of its own width."""
+    """Kind and brightness of the fields: each block is divided into strips with a direction and a width of its own."""
     own = _hash(blocks.hash, blocks.hash >> np.uint32(7), 17)
     slant = (own & np.uint32(0xFF)).astype(np.float32) / np.float32(127.5) - 1
     cos, sin = (1 - slant * slant) / (1 + slant * slant), 2 * slant / (1 + slant * slant)
@@ -227,7 +227,7 @@ def _fields(blocks: _Blocks) -> tuple[Bytes, Floats]:
 
 
 def _town(xs: Axis, ys: Axis, key: int) -> Bytes:
-    """Houses of 30 m and streets, as if the town were everywhere."""
+    """Kind of each pixel in a town: houses of 30 m, and streets. The caller cuts out where the town is."""
     house = _hash(np.floor(xs / 30.0)[None, :].astype(np.int64), np.floor(ys / 30.0)[:, None].astype(np.int64), key)
     kind = np.array([4, 5, 5, 5, 6, 7, 7, 7], np.uint8)[house & np.uint32(7)]
     street = (np.mod(xs, 150.0) < 20)[None, :] | (np.mod(ys, 120.0) < 20)[:, None]
@@ -263,19 +263,19 @@ def ground(xs: Axis, ys: Axis, *, seed: int) -> Ground:
 
 
 _TO_SUN_PX = (30, 64)
-"""From a shadow to the cloud that throws it: pixels eastward, pixels southward."""
+"""Offset from a shadow to its cloud, in pixels eastward and southward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sky:
-    """What stands between the ground and the satellite, and whether the satellite looked at all."""
+    """Clouds and shadows of a datatake over an area, and where the swath covers it."""
 
     opacity: Floats
     bright: Floats
-    """Reflectance x 10000 of the cloud itself, in blue."""
+    """reflectance x 10000 of the cloud itself in the blue band"""
     shadow: Floats
     seen: NDArray[np.bool_]
-    """False outside the swath."""
+    """False outside of the swath"""
 
 
 def sky(xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> Sky:
@@ -301,7 +301,7 @@ def sky(xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> Sky:
 
 
 def reflectance(land: Ground, above: Sky, xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> NDArray[np.uint16]:
-    """What the satellite sees, (band, y, x) in reflectance x 10000, 0 outside the swath."""
+    """Reflectance x 10000 (band, y, x) as the satellite measures it; 0 outside of the swath."""
     colours = palette(take.start.timetuple().tm_yday)
     col, row = (xs // 10).astype(np.int64)[None, :], (ys // 10).astype(np.int64)[:, None]
     grain = _hash(col, row, _key(seed, f"grain{take.start:%Y%m%d}"))
@@ -317,13 +317,13 @@ def reflectance(land: Ground, above: Sky, xs: Axis, ys: Axis, *, take: Datatake,
 
 
 def _pool(field: NDArray[Any]) -> NDArray[Any]:
-    """Largest value of each 2 x 2 pixels."""
+    """Maximum of each 2 x 2 pixels."""
     height, width = field.shape
     return np.asarray(field.reshape(height // 2, 2, width // 2, 2).max(axis=(1, 3)))
 
 
 def classes(land: Ground, above: Sky, bands: NDArray[np.uint16]) -> Bytes:
-    """The scene classification (SCL) at 20 m that belongs to a `reflectance`."""
+    """Scene classification (SCL) at 20 m for the result of `reflectance`."""
     red, nir = bands[2, ::2, ::2].astype(np.float32), bands[3, ::2, ::2].astype(np.float32)
     scl = np.where(nir - red > 0.4 * (nir + red), np.uint8(4), np.uint8(5))
     scl = np.where(land.kind[::2, ::2] < 2, np.uint8(6), scl)

@@ -1,12 +1,13 @@
 """Crashes: which shards a rank held when a signal killed it, and which of them is the cause.
 
 Any shard may be the cause, or none (memory, a library, an administrator). So every shard that the rank held becomes a
-suspect: from then on it is embedded alone, one shard at a time, on another node of the task where there is one. A shard
-that has killed its rank alone on two hosts is quarantined: its input is at fault, not a machine. A parent that dies
-together with its ranks (a power cut, the end of the job's time) writes no crash, so those never count.
+suspect: from then on it is embedded alone, one shard at a time, on another node of the task where there is one. A
+suspect that has killed its rank, alone, on two hosts is quarantined: its input is at fault, not a machine. A shard that
+happened to be the only one in hand is no suspect yet: its first crash does not count. A parent that dies together with
+its ranks (a power cut, the end of the job's time) writes no crash, so those never count either.
 """
 
-import json
+import logging
 import signal
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +15,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedcube.campaign.plan import Shard
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.errors import RequestError
 from embedcube.workers.protocol import Place
+
+log = logging.getLogger(__name__)
 
 _FILE = "crash.json"
 
 _HOSTS = 2
-"""hosts on which a shard must have killed its rank, held alone, before it is quarantined"""
+"""hosts on which a suspect must have killed its rank before it is quarantined"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A shard that a rank has drawn and not recorded, as the rank tells its parent."""
+
+    recipe: str
+    shard: str
+    """layer, window and place, for people"""
+    suspect: bool
+    """it was drawn as a suspect of an earlier crash, to be embedded alone"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,29 +47,51 @@ class Crash:
     signal: int
     shards: tuple[str, ...]
     """recipes of the shards that it held"""
+    alone: bool
+    """it held one shard, a suspect of an earlier crash"""
+
+    @classmethod
+    def of(cls, host: str, number: int, held: Sequence[Held]) -> "Crash":
+        """The crash of a rank that held these shards when a signal of this number killed it."""
+        alone = len(held) == 1 and held[0].suspect
+        return cls(host=host, signal=number, shards=tuple(one.recipe for one in held), alone=alone)
 
 
 def write_crash(part: Path, crash: Crash) -> None:
     """Write a crash beside what the dead rank wrote; its parent does that."""
     part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / _FILE, json.dumps(asdict(crash)).encode())
+    write_sealed(part / _FILE, asdict(crash))
 
 
 def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Crash]]:
-    """The crashes of each of these recipes that has any."""
+    """The crashes of each of these recipes that has any. A damaged file is no crash: the next one counts again."""
     crashes = defaultdict(list)
     asked = set(recipes)
     for path in sorted(run.parts.glob(f"*/*/*/{_FILE}")):
-        document = json.loads(path.read_text())
-        crash = Crash(host=document["host"], signal=document["signal"], shards=tuple(document["shards"]))
-        for recipe in asked & set(crash.shards):
-            crashes[recipe].append(crash)
+        if (crash := _read_crash(path)) is not None:
+            for recipe in asked & set(crash.shards):
+                crashes[recipe].append(crash)
     return dict(crashes)
+
+
+def _read_crash(path: Path) -> Crash | None:
+    """The crash of a file; None where the file is damaged: it accuses nobody then."""
+    try:
+        document = read_sealed(path, "embed")
+        return Crash(
+            host=document["host"],
+            signal=document["signal"],
+            shards=tuple(document["shards"]),
+            alone=document["alone"],
+        )
+    except (RequestError, KeyError) as error:
+        log.warning("%s; this crash does not count", error)
+        return None
 
 
 def blame(crashes: Sequence[Crash]) -> str:
     """Why a shard with these crashes must not be read any more; empty while it may be innocent."""
-    alone = {crash.host: crash.signal for crash in crashes if len(crash.shards) == 1}
+    alone = {crash.host: crash.signal for crash in crashes if crash.alone}
     if len(alone) < _HOSTS:
         return ""
     signals = ", ".join(f"{signal.Signals(number).name} on {host}" for host, number in sorted(alone.items()))

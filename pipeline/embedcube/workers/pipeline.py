@@ -11,12 +11,15 @@ Near the end of a task too, so that all ranks end about a shard apart.
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
 from embedcube.kernel.embed import EmbeddedShard, ReadShard, embed_stage, encode_stage, read_stage
 from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.sources.reader import RasterReader
+from embedcube.workers.failures import named
 from embedcube.workers.prefetch import prefetched
 from embedcube.workers.queue import RankDraws
 from embedcube.workers.recorder import Recorder
@@ -40,12 +43,18 @@ class Pipeline:
         refused: Mapping[str, str],
         reader: RasterReader,
         recorder: Recorder,
+        recipes: PlannedRecipes,
     ) -> None:
-        """`scenes` is the inventory; `refused` says why the scenes of some shards, by recipe, are not to be read."""
+        """`scenes` is the inventory; `refused` says why the scenes of some shards, by recipe, are not to be read.
+
+        `recipes` derives the recipe of each shard again, before it is read.
+        """
         self._contexts, self._scenes, self._refused = contexts, scenes, refused
-        self._reader, self._recorder = reader, recorder
+        self._reader, self._recorder, self._recipes = reader, recorder, recipes
         self.undone = 0
         """shards that could not be read for a reason that may pass"""
+        self.last_error = ""
+        """why the last of them could not be read"""
         self._device_free_s = time.perf_counter()
         """when the device's thread was last free for the next shard"""
         self._device_held_s = 0.0
@@ -56,12 +65,14 @@ class Pipeline:
         shards = draws.ahead()
         if busy_core:
             self._in_turn_while_busy(shards, draws)
-        self._write(prefetched(self._embed(prefetched(self._read(shards)))), draws)
+        # closed at once where writing fails: an error must not wait for the other two threads
+        with closing(prefetched(self._embed(prefetched(self._read(shards, draws))))) as embedded:
+            self._write(embedded, draws)
         self._in_turn(draws.singly(), draws)
 
     def _in_turn(self, shards: Iterator[Shard], draws: RankDraws) -> None:
         """Without threads: each shard is written before the next is drawn."""
-        self._write(self._embed(self._read(shards)), draws)
+        self._write(self._embed(self._read(shards, draws)), draws)
 
     def _in_turn_while_busy(self, shards: Iterator[Shard], draws: RankDraws) -> None:
         """In turn, until waiting for a disk or a network has taken a second, and a tenth of the time so far."""
@@ -74,15 +85,19 @@ class Pipeline:
                 log.info("reading ahead from now on: the rank waited %.2f of %.2f s", waited_s, wall_s)
                 return
 
-    def _read(self, shards: Iterator[Shard]) -> Generator[ReadShard, None, None]:
+    def _read(self, shards: Iterator[Shard], draws: RankDraws) -> Generator[ReadShard, None, None]:
         """Shards that were read; one that cannot be read for a passing reason is counted, and left out."""
         for shard in shards:
+            self._recipes.refuse_other(shard)
             scenes, refused = [self._scenes[i] for i in shard.scenes], self._refused.get(shard.recipe, "")
             try:
-                read = read_stage(shard, scenes, self._contexts[shard.layer], self._reader, refused)
+                with named(shard, "read"):
+                    read = read_stage(shard, scenes, self._contexts[shard.layer], self._reader, refused)
             except OSError as error:
                 self.undone += 1
-                log.warning("%s: undone, to be started again: %s", shard, error)
+                self.last_error = f"{shard}: undone, to be started again: {error}"
+                log.warning("%s", self.last_error)
+                draws.let_go(shard)
                 continue
             yield read
 
@@ -91,7 +106,8 @@ class Pipeline:
         for read in shards:
             read.timings.add("wait", time.perf_counter() - self._device_free_s)
             read.timings.add("held", self._device_held_s)
-            embedded = embed_stage(read)
+            with named(read.shard, "embedded"):
+                embedded = embed_stage(read)
             # the next two samples are in memory already
             read.drop_pixels()
             done_s = time.perf_counter()
@@ -101,4 +117,5 @@ class Pipeline:
 
     def _write(self, shards: Iterator[EmbeddedShard], draws: RankDraws) -> None:
         for embedded in shards:
-            draws.note_time(self._recorder.write(encode_stage(embedded)))
+            with named(embedded.read.shard, "written"):
+                draws.written(embedded.read.shard, self._recorder.write(encode_stage(embedded)))

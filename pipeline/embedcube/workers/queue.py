@@ -1,33 +1,34 @@
 """Which shards a rank embeds, in which order, and when it stops drawing more.
 
-All ranks of a task share counters in the store, so that each shard is drawn once.
+All ranks of a task share the counters of parent 0, so that each shard is drawn once.
 """
 
 import logging
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from embedcube.campaign.plan import Shard
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
-from embedcube.workers.crashes import CrashHistory
-from embedcube.workers.protocol import GROUPS_DRAWN, SHARDS_DRAWN, Place, drawn_key, group_key
+from embedcube.workers.channel import Lost
+from embedcube.workers.crashes import CrashHistory, Held
+from embedcube.workers.protocol import GROUPS_DRAWN, SHARDS_DRAWN, STOP_S, Place, group_key
+from embedcube.workers.stopping import Stop
 
 log = logging.getLogger(__name__)
 
 
-class Store(Protocol):
-    """The store of parent 0 (a TCPStore), as drawing needs it; both raise a RuntimeError when the parent is gone."""
+class Parent(Protocol):
+    """The parent of a rank, as drawing needs it; both raise Lost when it is gone."""
 
-    def add(self, key: str, number: int, /) -> int:
-        """Add to a counter, atomically among all ranks, and return it."""
+    def count(self, counter: str) -> int:
+        """Add 1 to a counter, atomically among all ranks, and return it."""
         ...
 
-    def set(self, key: str, value: str, /) -> None:
-        """Write a text."""
+    def hold(self, held: Sequence[Held], finish_s: float) -> None:
+        """Say which shards this rank has in hand, and how long it may take to finish them."""
         ...
 
 
@@ -81,7 +82,7 @@ class ShardQueue:
         """The shards of a group that nobody has drawn; none for number 0."""
         group = self._groups[number - 1] if number else ()
         last = max((place for place, shard in enumerate(group, start=1) if self._to_do(shard)), default=0)
-        # a group whose shards all have records costs no request to the store
+        # a group whose shards all have records costs no request to the parent
         while last and (place := self._count(group_key(number))) <= last:
             if self._to_do(group[place - 1]):
                 self._left = self._shards - self._count(SHARDS_DRAWN)
@@ -89,9 +90,9 @@ class ShardQueue:
 
 
 class RankDraws:
-    """The shards of one rank, until none is left, a signal comes, parent 0 is gone, or the job's time is nearly over.
+    """The shards of one rank, until none is left, it is to stop, its parent is gone, or the job's time is nearly over.
 
-    Each shard is reported to the store before it is begun, so that a parent knows what a killed rank held.
+    Each shard is reported to the parent before it is begun, so that the parent knows what a killed rank held.
     """
 
     def __init__(
@@ -99,20 +100,22 @@ class RankDraws:
         groups: Sequence[Sequence[Shard]],
         done: Collection[str],
         history: CrashHistory,
-        store: Store,
+        parent: Parent,
         place: Place,
         ranks_per_node: int,
-        stop: threading.Event,
+        stop: Stop,
         end_time_s: float,
     ) -> None:
         """`done` are recipes with a record; `stop` ends the drawing; the job ends at `end_time_s` (since 1970)."""
         shards = [shard for group in groups for shard in group]
-        self._store, self._rank, self._stop, self._end_time_s = store, place.rank, stop, end_time_s
+        self._parent, self._stop, self._end_time_s = parent, stop, end_time_s
         self._queue = ShardQueue(
             groups, lambda shard: shard.recipe not in done and not history.suspect(shard), place.world, self._count
         )
         self._suspects = history.suspects(shards, place, ranks_per_node)
-        self._reported: deque[str] = deque(maxlen=2 * SAMPLES_IN_FLIGHT)
+        # the reading thread draws, the writing thread lets go
+        self._lock = threading.Lock()
+        self._held: dict[str, Held] = {}
         self._longest_s = 0.0
 
     def ahead(self) -> Iterator[Shard]:
@@ -122,30 +125,43 @@ class RankDraws:
     def singly(self) -> Iterator[Shard]:
         """The last shards, and suspects of earlier crashes; draw each when the one before it is written."""
         yield from self._until_stop(self._queue.singly())
-        for shard in self._until_stop(iter(self._suspects)):
+        for shard in self._until_stop(iter(self._suspects), suspect=True):
             log.warning("%s: embedded alone, as an earlier rank was killed while it held this shard", shard)
             yield shard
 
-    def note_time(self, shard_s: float) -> None:
-        """A shard took so long from the begin of its reading to its record."""
-        self._longest_s = max(self._longest_s, shard_s)
+    def written(self, shard: Shard, took_s: float) -> None:
+        """A shard has its record; it took so long from the begin of its reading."""
+        self.let_go(shard)
+        self._longest_s = max(self._longest_s, took_s)
 
-    def _until_stop(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+    def let_go(self, shard: Shard) -> None:
+        """The rank has a shard no longer in hand: it is recorded, or left undone."""
+        with self._lock:
+            self._held.pop(shard.recipe, None)
+
+    def finish_s(self) -> float:
+        """How long the rank may take for what it holds, when it is to stop."""
+        return max(STOP_S, SAMPLES_IN_FLIGHT * self._longest_s)
+
+    def _until_stop(self, shards: Iterator[Shard], *, suspect: bool = False) -> Iterator[Shard]:
         for shard in shards:
-            self._report(shard)
+            self._hold(shard, suspect=suspect)
             if self._stop.is_set() or self._time_is_up(shard):
+                self.let_go(shard)
                 return
             yield shard
 
-    def _report(self, shard: Shard) -> None:
+    def _hold(self, shard: Shard, *, suspect: bool) -> None:
         """Tell the parent which shards this rank holds; a rank whose parent is gone begins no other shard.
 
         Another parent may have started the same task again, and its ranks draw the rest of the group.
         """
-        self._reported.append(shard.recipe)
+        with self._lock:
+            self._held[shard.recipe] = Held(recipe=shard.recipe, shard=str(shard), suspect=suspect)
+            held = tuple(self._held.values())
         try:
-            self._store.set(drawn_key(self._rank), " ".join(self._reported))
-        except RuntimeError as error:
+            self._parent.hold(held, self.finish_s())
+        except Lost as error:
             self._parent_is_gone(error)
 
     def _time_is_up(self, shard: Shard) -> bool:
@@ -153,21 +169,19 @@ class RankDraws:
         needed_s, left_s = SAMPLES_IN_FLIGHT * self._longest_s, self._end_time_s - time.time()
         if needed_s < left_s:
             return False
-        log.warning(
-            "%s: not begun, the job ends in %.0f s and the longest shard took %.0f s", shard, left_s, self._longest_s
+        self._stop.set(
+            f"{shard}: not begun, the job ends in {left_s:.0f} s and the longest shard took {self._longest_s:.0f} s"
         )
-        self._stop.set()
         return True
 
     def _count(self, counter: str) -> int:
         """Add 1 to a counter and return it; after a stop, a number beyond all shards."""
         if not self._stop.is_set():
             try:
-                return self._store.add(counter, 1)
-            except RuntimeError as error:
+                return self._parent.count(counter)
+            except Lost as error:
                 self._parent_is_gone(error)
         return sys.maxsize
 
-    def _parent_is_gone(self, error: RuntimeError) -> None:
-        log.warning("the store does not answer, parent 0 is gone; no more shards: %s", str(error).splitlines()[0])
-        self._stop.set()
+    def _parent_is_gone(self, error: Lost) -> None:
+        self._stop.set(f"the parent of the rank does not answer: {error}")

@@ -1,22 +1,22 @@
 """embed: the set-up of one rank, which is one process with one device; then pipeline.py does the work.
 
-`python -m embedcube.workers.rank RUN TASK ATTEMPT` is started by a parent (task.py), which says in environment
-variables which rank it is and where the store is (protocol.py).
+`python -m embedcube.workers.rank RUN TASK ATTEMPT` is started by a parent (ranks.py), which says in environment
+variables which rank it is, and how it reaches its parent and the other ranks (protocol.py).
 """
 
 import faulthandler
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
-import threading
-from datetime import timedelta
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from torch import distributed
 
 from embedcube.backbones.weights import parse_weights
 from embedcube.campaign.inventory import read_inventory
@@ -25,71 +25,115 @@ from embedcube.campaign.parts import PartWriter, recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
-from embedcube.errors import EmbedcubeError, WorkError
+from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
+from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.versions import versions_here
-from embedcube.machine import cores, read_bytes
+from embedcube.machine import bind_near_gpu, cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.broadcast import broadcast_files
-from embedcube.workers.crashes import CrashHistory
+from embedcube.workers.channel import Channel, Lost
+from embedcube.workers.crashes import CrashHistory, Held
 from embedcube.workers.energy import EnergyMeter
 from embedcube.workers.pipeline import Pipeline
 from embedcube.workers.protocol import (
+    COUNT,
     END_TIME,
     EXIT_DONE,
     EXIT_FAILED,
-    EXIT_START_AGAIN,
+    HOLD,
+    REPORT,
     STACKS_SIGNAL,
-    START_TIMEOUT_S,
-    STOP_SIGNALS,
     Place,
 )
 from embedcube.workers.queue import RankDraws
 from embedcube.workers.recorder import Recorder
+from embedcube.workers.stopping import Guard, Stop, end_process
 
 log = logging.getLogger(__name__)
 
+_REPORT_S = 5.0
+"""for the parent to take the last words of a rank"""
 
-def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str) -> int:
-    """Embed shards until none is left or a signal comes; returns the exit code."""
+
+def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Place, me: "_Started") -> int:
+    """Embed shards until none is left or the rank is to stop; returns the exit code."""
     # the first record says what the start has read, weights among it
-    place, how, read_so_far = Place.from_variables(os.environ), campaign.how, read_bytes()
-    store = distributed.TCPStore(place.host, place.port, is_master=False, timeout=timedelta(seconds=START_TIMEOUT_S))
-    stop = _stop_on_signals()
+    how, read_so_far = campaign.how, read_bytes()
+    if how.device == "cuda":
+        bind_near_gpu(place.local_rank, how.ranks)
     plan = read_plan(campaign, run)
     device = torch.device("cuda", place.local_rank) if how.device == "cuda" else torch.device(how.device)
     exact_arithmetic(how.threads_per_rank)
     _allow_most_open_files()
     _refuse_other_versions(plan, device)
-    contexts = _load_contexts(campaign, run, plan, store, place, device)
+    contexts = _load_contexts(campaign, run, plan, me.parent, place, device)
     done = recorded_recipes(run, whole=how.retry_quarantined)
     groups = read_shards(run, plan, task)
     undone = {shard.recipe for group in groups for shard in group} - done
     history = CrashHistory.read(run, undone, retry_quarantined=how.retry_quarantined)
-    draws = RankDraws(groups, done, history, store, place, how.ranks, stop, float(os.environ.get(END_TIME) or "inf"))
+    end_time_s = float(os.environ.get(END_TIME) or "inf")
+    draws = RankDraws(groups, done, history, _AskedParent(me.parent), place, how.ranks, me.stop, end_time_s)
     part = PartWriter(run.part(task, attempt, place.rank))
     recorder = Recorder(
         part, EnergyMeter(device), read_so_far, device=plan.versions["device"], attempt=attempt, rank=place.rank
     )
-    scenes = read_inventory(campaign, run)
+    scenes = read_inventory(campaign, run, plan.inventory)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
-    pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder)
-    try:
-        busy_core = device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores()
-        pipeline.run(draws, busy_core=busy_core)
-    finally:
-        reader.close()
-    return EXIT_START_AGAIN if stop.is_set() or pipeline.undone else EXIT_DONE
+    recipes = PlannedRecipes(campaign, plan, scenes)
+    pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder, recipes)
+    busy_core = device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores()
+    me.guard.working(draws.finish_s)
+    # neither threads nor files are closed at the end: the process ends, and one that hangs would keep it
+    pipeline.run(draws, busy_core=busy_core)
+    if me.stop.is_set():
+        raise StartAgain(me.stop.reason)
+    if pipeline.undone:
+        raise StartAgain(f"{pipeline.undone} shards could not be read, the last: {pipeline.last_error}")
+    return EXIT_DONE
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that any of STOP_SIGNALS sets."""
-    stop = threading.Event()
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+@dataclass(frozen=True, kw_only=True)
+class _Started:
+    """What a rank has from its first moment on."""
+
+    parent: Channel
+    stop: Stop
+    guard: Guard
+
+    @classmethod
+    def at(cls, place: Place) -> "_Started":
+        """Take over the rank's end of the socket pair.
+
+        Raises:
+            StartAgain: the parent is gone already.
+        """
+        try:
+            # no program that the rank starts may inherit it
+            os.set_inheritable(place.parent, False)
+            parent = Channel(Connection(place.parent))
+        except OSError as error:
+            raise StartAgain(f"the parent of the rank is gone: {error}") from None
+        if parent.gone():
+            raise StartAgain("the parent of the rank is gone")
+        stop = Stop()
+        return cls(parent=parent, stop=stop, guard=Guard(place.parent, stop))
+
+
+class _AskedParent:
+    """The parent, as drawing asks it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def count(self, counter: str) -> int:
+        number: int = self._channel.ask(COUNT, counter)
+        return number
+
+    def hold(self, held: Sequence[Held], finish_s: float) -> None:
+        self._channel.ask(HOLD, [asdict(one) for one in held], finish_s)
 
 
 def _allow_most_open_files() -> None:
@@ -113,12 +157,12 @@ def _load_contexts(
     campaign: Campaign,
     run: RunDir,
     plan: Plan,
-    store: distributed.TCPStore,
+    parent: Channel,
     place: Place,
     device: torch.device,
 ) -> dict[str, LayerContext]:
     """Load each layer's context; the bytes of its weights are freed before the next, to halve the peak memory."""
-    files = broadcast_files(run, plan, store, place, device)
+    files = broadcast_files(run, plan, parent, place, device)
     contexts = {}
     for name, layer in plan.layers.items():
         data, program = files.pop(name)
@@ -134,24 +178,30 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     # a hanging job on a cluster cannot be reached with a debugger
     faulthandler.register(STACKS_SIGNAL)
-    run = RunDir(Path(arguments[0]))
+    run, place = RunDir(Path(arguments[0])), Place.from_variables(os.environ)
+    me = None
     try:
+        me = _Started.at(place)
         campaign = load_campaign(run.campaign)
-        return run_rank(campaign, run, int(arguments[1]), arguments[2])
+        return run_rank(campaign, run, int(arguments[1]), arguments[2], place, me)
     except EmbedcubeError as error:
-        log.error("%s", error)
-        return error.exit_code
+        return _ended_early(str(error), error.exit_code, me)
     except OSError as error:
-        log.error("%s", error)
-        return EXIT_FAILED
+        return _ended_early(str(error), EXIT_FAILED, me)
     except Exception as error:
         log.exception("%s", "this is a bug in embedcube or in a plugin")
-        log.error("%s: %s", type(error).__name__, error)
-        return EXIT_FAILED
+        return _ended_early(f"{type(error).__name__}: {error}", EXIT_FAILED, me)
+
+
+def _ended_early(why: str, code: int, me: _Started | None) -> int:
+    """Write why the rank ends to its log, and say it to its parent: a full disk may take no more of the log."""
+    log.error("%s", why)
+    if me is not None:
+        with suppress(Lost):
+            me.parent.ask(REPORT, why, timeout_s=_REPORT_S)
+    return code
 
 
 if __name__ == "__main__":
     # a rank that a thread of a library keeps from ending would hold its whole allocation
-    code = main(sys.argv[1:])
-    logging.shutdown()
-    os._exit(code)
+    end_process(main(sys.argv[1:]))

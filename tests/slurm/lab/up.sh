@@ -5,7 +5,8 @@
 #
 # Installs missing packages, writes FOLDER, starts what does not run yet and returns when all nodes wait for work.
 # Then: export SLURM_CONF=FOLDER/etc/slurm.conf. Every node has 4 GPUs that are none. Partitions: debug; low, which
-# high preempts. Node N is 127.0.1.N, so clients run anywhere on the machine. See down.sh and node.sh.
+# high preempts after a warning; graceless, which it preempts without one. Node N is 127.0.1.N, so clients run anywhere
+# on the machine. See down.sh and node.sh.
 set -euo pipefail
 HERE=$(dirname "$(readlink -f "$0")")
 . "$HERE/lab.sh"
@@ -96,6 +97,7 @@ NodeName=n[1-$NODES] NodeHostname=n[1-$NODES] NodeAddr=127.0.1.[1-$NODES] Port=[
 PartitionName=DEFAULT Nodes=ALL MaxTime=60 DefaultTime=10 DefMemPerCPU=200
 PartitionName=debug Default=YES PriorityTier=10 PreemptMode=OFF
 PartitionName=low PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=graceless PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
 PartitionName=high PriorityTier=100 PreemptMode=OFF
 END
   cat >"$LAB/etc/slurmdbd.conf" <<END

@@ -64,7 +64,7 @@ class TerraTorch:
         refuse_other_cells(name, patches.pop(), self._options.pooling, self._layout)
 
     def dimensions(self, weights: Weights) -> int:
-        """Values of a vector: the widths of all selected layers, added up."""
+        """Number of values in a vector: the sum of the widths of all selected layers."""
         return self._dimensions
 
     @property
@@ -81,7 +81,7 @@ class TerraTorch:
 
     @property
     def fit_chips(self) -> int:
-        """0: the weights are published, or random."""
+        """0: nothing is fitted, because the weights are published or random."""
         return 0
 
     def fit(self, sample: FitSample) -> Weights:
@@ -99,7 +99,7 @@ class TerraTorch:
     def load(self, checkpoint: bytes) -> Weights:
         """Weights from a state dict, as published or as saved from TerraTorch's model (safetensors or torch's format).
 
-        It must have every tensor of the model, in its shape; other tensors, as of decoders, are left out.
+        It must have every tensor of the model, in its shape; other tensors, such as those of a decoder, are left out.
 
         Raises:
             ValueError: the bytes are not such a state dict, or `random_seed` is set too.

@@ -1,7 +1,7 @@
 """The backbone `torch`: any module of torch, as a program of `torch.export`, or from a factory with a state dict.
 
-Options describe the module's input. Its output is found by a trial on a few chips, when its weights are read first: the
-trial also checks that the module treats each chip alone.
+Options describe the module's input. Its output is found by a trial on a few chips, when its weights are read for the
+first time: the trial also checks that the module treats each chip alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,11 +116,11 @@ class Torch:
 
     @property
     def fit_chips(self) -> int:
-        """0: the weights come with the module."""
+        """0: nothing is fitted, because the weights come with the module."""
         return 0
 
     def fit(self, sample: FitSample) -> Weights:
-        """Always refused: the weights come with the module."""
+        """Raise a ValueError: the weights come with the module."""
         what = "a state dict of the factory's module" if self._options.factory else "a file of torch.export.save"
         raise ValueError(f"torch: name the layer's `weights`: {what}")
 

@@ -40,7 +40,7 @@ class Found:
 
 
 def tried(module: nn.Module, name: str, layout: ShardLayout, inputs: Inputs, batch: int) -> Found:
-    """Run a module on `batch` chips of noise, on the same again, and on one of them among others.
+    """Run a module on `batch` chips of noise, on the same chips again, and on the first of them beside other chips.
 
     Raises:
         ValueError: the module does not take them, its output is not cells, or a chip's vectors change from pass to pass

@@ -1,5 +1,6 @@
 """Describe products: the geometry, type and digest of each band's file, read from its header."""
 
+import logging
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -10,33 +11,53 @@ from typing import Any
 
 import numpy as np
 from pyproj.exceptions import ProjError
+from rasterio.enums import Interleaving
 
 from embedcube.campaign.boxes import Box
-from embedcube.campaign.scene import NOWHERE, Asset
+from embedcube.campaign.scene import NOWHERE, Asset, unforeseen
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
-from embedcube.sources.catalog.digests import beginning_of, digest_of_file, refuse_other_bytes, weak_digest
+from embedcube.printable import printable
+from embedcube.sources.catalog.checksums import refuse_flipped
+from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.files import lasting, unusable_name
+from embedcube.sources.catalog.footprints import refuse_apart
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Product
 from embedcube.sources.catalog.tiff_header import geometry_of
-from embedcube.sources.reader import is_netcdf, judge, open_raster, raster_settings, retried
+from embedcube.sources.netcdf3 import is_netcdf
+from embedcube.sources.reader import judge, open_raster, raster_settings, retried
+
+_DEFLATE_MOST = 1040
+"""how many times smaller the method of zip can make its input, and a little more (zlib's documentation: 1032)"""
 
 _TILES = 1 << 15
 """headers and bounds that are cached: more than the tiles and pixel sizes of any archive but a global one"""
 
+log = logging.getLogger(__name__)
+
 
 def describe(
-    products: Sequence[Product], root: Path, *, full_digests: bool, nodata: float | None = None
+    products: Sequence[Product],
+    root: Path,
+    *,
+    full_digests: bool,
+    nodata: float | None = None,
+    one_footprint: bool = False,
 ) -> Iterator[tuple[tuple[Asset, ...], str]]:
     """For each product its assets, in the order of its files, and the reasons why others cannot be used.
 
     `nodata` is the number that means no data in all files whose type can hold it; without it, it is the number that a
-    file declares, else NaN or 0. Products are spread over the cores.
+    file declares, else NaN or 0. With `one_footprint`, the files of a product must cover the same place, and it must be
+    the place that the catalogue states, if it states one. Products are spread over the cores.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-    requests = [_Request(files=product.files, faults=_faults(product)) for product in products]
+    requests = [
+        _Request(files=product.files, faults=_faults(product), bbox=product.bbox, one_footprint=one_footprint)
+        for product in products
+    ]
     yield from spread(partial(_describe, root=str(root), nodata=nodata, full_digests=full_digests), requests)
 
 
@@ -46,6 +67,8 @@ class _Request:
 
     files: dict[str, File]
     faults: list[str]
+    bbox: Box | None
+    one_footprint: bool
 
 
 def _faults(product: Product) -> list[str]:
@@ -67,6 +90,16 @@ def _described(product: _Request, root: str, nodata: float | None, full_digests:
         name = path[len(root) + 1 :] if inside else os.path.relpath(path, root)
         try:
             assets.append(_asset(file, band, name, nodata, full_digests=full_digests))
+        except CorruptInput as error:
+            faults.append(str(error))
+        except OSError:
+            raise
+        except Exception as error:
+            log.debug("%s", printable(path), exc_info=True)
+            faults.append(f"{band}: {printable(name)}: {unforeseen(error)}")
+    if product.one_footprint:
+        try:
+            refuse_apart(assets, product.bbox, _degrees)
         except CorruptInput as error:
             faults.append(str(error))
     return tuple(assets), "; ".join(faults)
@@ -104,19 +137,36 @@ class _Unopened:
 
 
 def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
+    if words := unusable_name(name):
+        raise CorruptInput(f"{band}: {name} {words}")
+
     def read() -> Asset:
-        head, size = beginning_of(file.path)
-        if file.size not in (None, actual := _member_size(file) or size):
+        look = Look.at(file.path)
+        if file.size not in (None, actual := _member_size(file) or look.size):
             raise CorruptInput(f"{band}: {file.inner or name} has {actual} bytes, its catalogue says {file.size}")
         if full_digests:
             refuse_other_bytes(file, band, name)
-        digest = file.digest or (digest_of_file(file.path, True) if full_digests else weak_digest(head, size))
-        header = None if file.inner or _has_sidecar(file.path) else geometry_of(head)
+        digest = file.digest or (digest_of_file(file.path, True) if full_digests else look.digest)
+        header = None if file.inner or _has_sidecar(file.path) else geometry_of(look.head)
         unopened = _Unopened(header=header or b"", index=file.index, nodata=nodata, file=file, band=band, name=name)
         asset = _like_another(unopened) if header else _opened(unopened)
-        return replace(asset, band=band, path=name, inner=file.inner, size=size, digest=digest)
+        if full_digests:
+            refuse_flipped(file, band, name)
+        return replace(
+            asset,
+            band=band,
+            path=name,
+            inner=file.inner,
+            size=look.size,
+            digest=digest,
+            declared=bool(file.digest) and not full_digests,
+            noted=look.noted,
+        )
 
-    def judged(_: Exception) -> CorruptInput | OSError:
+    def judged(error: Exception) -> CorruptInput | OSError:
+        if isinstance(error, OSError) and (words := lasting(error)):
+            return CorruptInput(f"{band}: {name} {words}")
+
         def decode(dataset: Any) -> Asset:
             return _by_header(dataset, file, band, name, nodata)
 
@@ -175,12 +225,22 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         add=dataset.offsets[file.index - 1],
         size=0,
         digest="",
+        block_bytes=block_bytes_of(dataset, file.index),
     )
     try:
         _degrees(asset.crs, asset.bounds)
     except ValueError as error:
         raise CorruptInput(f"{band}: {name} has bounds that have no place on the Earth: {error}") from None
     return asset
+
+
+def block_bytes_of(dataset: Any, index: int) -> int:
+    """Memory of one block of a band as decoded, with the other bands where they are stored together."""
+    rows, cols = dataset.block_shapes[index - 1]
+    together = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    # a decoder of JPEG 2000 computes in 32 bits
+    itemsize = max(np.dtype(dataset.dtypes[index - 1]).itemsize, 4 if dataset.driver.startswith("JP2") else 1)
+    return int(rows * cols * itemsize * together)
 
 
 def _fits(value: float, dtype: np.dtype[Any]) -> bool:
@@ -192,6 +252,9 @@ def _member_size(file: File) -> int | None:
         return None
     try:
         with zipfile.ZipFile(file.path) as archive:
-            return archive.getinfo(file.inner).file_size
+            member = archive.getinfo(file.inner)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{file.path} does not hold {file.inner}: {error}") from None
+    if member.file_size > _DEFLATE_MOST * (member.compress_size + 1):
+        raise ValueError(f"{file.inner} is said to have {member.file_size} bytes, packed in {member.compress_size}")
+    return member.file_size

@@ -3,25 +3,27 @@
 import hashlib
 import os
 import zipfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from embedcube.campaign.scene import Noted
 from embedcube.errors import CorruptInput
 from embedcube.sources.catalog.products import File
-from embedcube.sources.reader import is_netcdf
+from embedcube.sources.netcdf3 import is_netcdf
 
 _WEAK_BYTES = 1 << 15
 """first bytes of a file that a weak digest covers: the header and most block offsets of a COG, even of 10980 x 10980
 pixels in blocks of 256 x 256. More would cost more than the rest of indexing a file"""
 
+_SAMPLES, _SAMPLE_BYTES = 4, 1 << 12
+"""blocks beyond the beginning that are noted, the last one at the end of the file; and their size"""
+
 
 def digest_of_file(path: Path, full: bool) -> str:
     """SHA-256 of a whole file as "sha256:<hex>", or of its beginning and its size as "weak:<hex>"."""
-    if not full:
-        return weak_digest(*beginning_of(path))
-    status = path.stat()
-    return _whole(File(path=path), "sha256", status.st_size, status.st_mtime_ns)
+    return whole_digest(File(path=path), "sha256") if full else Look.at(path).digest
 
 
 def refuse_other_bytes(file: File, band: str, name: str) -> None:
@@ -31,16 +33,23 @@ def refuse_other_bytes(file: File, band: str, name: str) -> None:
         CorruptInput: the digests differ.
         OSError: the file could not be read.
     """
-    if file.digest:
-        status = file.path.stat()
-        found = _whole(file, file.digest.partition(":")[0], status.st_size, status.st_mtime_ns)
-        if found != file.digest:
-            raise CorruptInput(f"{band}: {file.inner or name} is {found}, its catalogue says {file.digest}")
+    if file.digest and (found := whole_digest(file, file.digest.partition(":")[0])) != file.digest:
+        raise CorruptInput(f"{band}: {file.inner or name} is {found}, its catalogue says {file.digest}")
 
 
-# a file of many bands or steps is read once; the time of modification only invalidates this cache
+def whole_digest(file: File, algorithm: str) -> str:
+    """Digest over every byte of a file or zip member, as "<algorithm>:<hex>".
+
+    Raises:
+        OSError: the file could not be read.
+    """
+    status = file.path.stat()
+    return _whole(file, algorithm, status.st_size, noted(status))
+
+
+# a file of many bands or steps is read once; size and times only invalidate this cache
 @lru_cache(maxsize=256)
-def _whole(file: File, algorithm: str, size: int, modified_ns: int) -> str:
+def _whole(file: File, algorithm: str, size: int, now: Noted) -> str:
     def hashed(opened: Any) -> str:
         return f"{algorithm}:{hashlib.file_digest(opened, algorithm.replace('-', '_')).hexdigest()}"
 
@@ -51,14 +60,41 @@ def _whole(file: File, algorithm: str, size: int, modified_ns: int) -> str:
         return hashed(whole)
 
 
-def weak_digest(head: bytes, size: int) -> str:
-    """SHA-256 of the first bytes of a file and its size, as "weak:<hex>"."""
-    digest = hashlib.sha256(head)
-    digest.update(str(size).encode())
-    return "weak:" + digest.hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A short look at a file: its beginning, its size, and what is noted of it."""
+
+    head: bytes
+    size: int
+    noted: Noted
+
+    @classmethod
+    def at(cls, path: Path) -> "Look":
+        """Read the first bytes of a file and some blocks further on.
+
+        Raises:
+            OSError: the file could not be read.
+        """
+        with path.open("rb", buffering=0) as file:
+            number = file.fileno()
+            head, status = os.pread(number, _WEAK_BYTES, 0), os.fstat(number)
+            sample = hashlib.sha256()
+            last = status.st_size - _SAMPLE_BYTES
+            if last > _WEAK_BYTES:
+                for i in range(1, _SAMPLES + 1):
+                    sample.update(os.pread(number, _SAMPLE_BYTES, last * i // _SAMPLES))
+            elif status.st_size > _WEAK_BYTES:
+                sample.update(os.pread(number, 2 * _SAMPLE_BYTES, _WEAK_BYTES))
+        return cls(head=head, size=status.st_size, noted=noted(status, sample.hexdigest()[:32]))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the first bytes and the size, as "weak:<hex>"."""
+        digest = hashlib.sha256(self.head)
+        digest.update(str(self.size).encode())
+        return "weak:" + digest.hexdigest()
 
 
-def beginning_of(path: Path) -> tuple[bytes, int]:
-    """The first bytes of a file, and its size."""
-    with path.open("rb", buffering=0) as file:
-        return file.read(_WEAK_BYTES), os.fstat(file.fileno()).st_size
+def noted(status: os.stat_result, sample: str = "") -> Noted:
+    """What is noted of a file, by its status; see `Noted.sample`."""
+    return Noted(modified_ns=status.st_mtime_ns, changed_ns=status.st_ctime_ns, inode=status.st_ino, sample=sample)

@@ -1,18 +1,25 @@
 """Products of plain folders: a raster file for each band, and the time in the name of the product."""
 
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rasterio.errors import RasterioError
 
-from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, time_in
+from embedcube.printable import printable
+from embedcube.sources.catalog.files import not_a_file
+from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
+from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, time_in
 from embedcube.sources.reader import open_raster
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
+
+METADATA = "metadata.json"
+"""Name of a file beside images whose content becomes the properties of the product"""
+
 log = logging.getLogger(__name__)
 
 
@@ -51,10 +58,10 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
         found, missing = found or {bands[0]: 1}, f"{path.name} has no band of this name"
     time = time_in(path.stem) or time_in(path.parent.name) or undated
     if time is None:
-        log.warning("%s: no date in its name; it is left out", path)
+        log.warning("%s: no date in its name; it is left out", printable(path))
         return
     yield Product(
-        id=path.stem,
+        id=product_id(path.stem),
         time=time,
         files={band: File(path=path, index=found[band]) for band in bands if band in found},
         missing={band: missing for band in bands if band not in found},
@@ -63,9 +70,15 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
 
 
 def folder_products(
-    folder: Path, files: Sequence[str], names: Names, undated: datetime | None = None
+    folder: Path,
+    files: Sequence[str],
+    names: Names,
+    undated: datetime | None = None,
+    faults: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Product]:
     """The products of the `files` of one folder, each band at its finest resolution.
+
+    `faults` says of some of the files why they cannot be opened.
 
     `B02.tif` belongs to the product that the folder is named after, `S2A_..._T33UUP_75_43_B02.tif` to the product that
     its own name begins with. The time is the first date in the product's name, else in the folder's name, else
@@ -90,13 +103,18 @@ def folder_products(
     for product, bands in found.items():
         time = time_in(product) or time_in(folder.name) or undated
         if time is None:
-            log.warning("%s: no date in the name of product %s, which is left out", folder, product)
+            words = "%s: no date in the name of product %s, which is left out"
+            log.warning(words, printable(folder), printable(product))
             continue
+        missing = {band: "there is no file of this band" for band in names if band not in bands}
+        for band, (_, path) in bands.items():
+            if path.name in faults:
+                missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
-            id=product,
+            id=product_id(product),
             time=time,
-            files={band: File(path=bands[band][1]) for band in names if band in bands},
-            missing={band: "there is no file of this band" for band in names if band not in bands},
+            files={band: File(path=bands[band][1]) for band in names if band not in missing},
+            missing=missing,
             properties=properties,
             fault=fault,
         )
@@ -104,10 +122,13 @@ def folder_products(
 
 def _properties(folder: Path) -> tuple[dict[str, Any], str]:
     """The content of `metadata.json`, and why it cannot be used; both empty where there is none."""
-    path = folder / "metadata.json"
-    if not path.is_file():
+    path = folder / METADATA
+    if not_a_file(path):
         return {}, ""
     try:
-        return dict(json.loads(path.read_bytes())), ""
-    except (ValueError, TypeError) as error:
-        return {}, f"{path.name} is not a JSON object: {error}"
+        document = read_json(path, ITEM_BYTES)
+    except ValueError as error:
+        return {}, str(error)
+    if not isinstance(document, dict):
+        return {}, f"{path.name} is {kind_of(document)}, not a JSON object"
+    return bounded(document), ""

@@ -1,6 +1,5 @@
 """Products of NetCDF files that hold a series of images: one variable (time, y, x) for each band."""
 
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,27 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from embedcube.sources.catalog.products import File, Names, Product
-from embedcube.sources.netcdf3 import refuse_cut_short
+from embedcube.campaign.scene import unforeseen
+from embedcube.printable import printable
+from embedcube.sources.catalog.products import File, Names, Product, product_id, time_in, unusable
+from embedcube.sources.netcdf import open_netcdf
 
-log = logging.getLogger(__name__)
+_PIECE = 1 << 24
+"""bytes that are read at once"""
 
 
 def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
-    """The products of one file, one for each time step, with ids as `<id_prefix>_20190127T000000`."""
+    """The products of one file, one for each time step, with ids as `<id_prefix>_20190127T000000`.
+
+    A file that does not open is one product with a fault.
+    """
     try:
         layers, times = _variables(path, names)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         # the library reports wrong bytes and a failing disk alike; this read raises only if the disk fails
-        path.read_bytes()
-        log.warning("%s is not a usable NetCDF file and is left out: %s", path, error)
+        with path.open("rb") as file:
+            while file.read(_PIECE):
+                pass
+        words = printable(error) if isinstance(error, OSError | ValueError | KeyError) else unforeseen(error)
+        fault = f"{printable(path.name)} is not a usable NetCDF file: {words}"
+        yield unusable(id_prefix, fault, time_in(path.stem))
         return
     if not layers:
         return
-    missing = {band: f"{path.name} has no variable of this band" for band in names if band not in layers}
+    missing = {band: f"{printable(path.name)} has no variable of this band" for band in names if band not in layers}
     for step, time in enumerate(times, start=1):
         yield Product(
-            id=f"{id_prefix}_{time:%Y%m%dT%H%M%S}",
+            id=f"{product_id(id_prefix)}_{time:%Y%m%dT%H%M%S}",
             time=time,
             files={
                 band: File(path=path, inner=variable, index=step if timed else 1)
@@ -41,10 +50,7 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
 
 def _variables(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
     """For each band its variable and whether it has time steps; and the times of the steps."""
-    import xarray
-
-    refuse_cut_short(path)
-    with xarray.open_dataset(path, engine="netcdf4", mask_and_scale=False, cache=False) as dataset:
+    with open_netcdf(path) as dataset:
         axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
         layers = {}
         for band, known in names.items():

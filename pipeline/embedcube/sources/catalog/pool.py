@@ -1,5 +1,6 @@
 """Spread work over the products of an archive on all cores of this machine."""
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -37,5 +38,14 @@ def spread(work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> Iterat
 def _pool(items: int) -> Executor:
     if items < _MANY:
         return ThreadPoolExecutor(cores(), thread_name_prefix="index")
+    level = logging.getLogger("embedcube").level
     # a fork would copy locks held by other threads
-    return ProcessPoolExecutor(min(cores(), _PROCESSES), multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(min(cores(), _PROCESSES), context, initializer=_log_from, initargs=(level,))
+
+
+def _log_from(level: int) -> None:
+    """Log in a new process what its parent would log."""
+    if level:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("embedcube").setLevel(level)

@@ -1,13 +1,26 @@
 """Products: what an archive of raster files holds, however it is laid out."""
 
+import hashlib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from embedcube.campaign.scene import UNKNOWN_TIME
+from embedcube.printable import printable
 from embedcube.windows import utc
+
+_ID = 200
+"""most characters of an id"""
+
+_PROPERTY = 1000
+"""most characters of a property"""
+
+_PARTS = 100
+"""most elements of a property that is a list or an object"""
 
 _SIZED = re.compile(r"(.+)_(10|20|60)m")
 
@@ -51,17 +64,50 @@ class Product:
     """SAFE folder of a Sentinel-1 GRD product, whose pixels are in radar geometry"""
 
 
+def bounded(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties without long texts and deep structures, of which the beginning is kept as a text."""
+    return {key: value if _is_small(value) else _shortened(value) for key, value in properties.items()}
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return len(value) <= _PARTS and all(not isinstance(part, dict | list) and _is_small(part) for part in parts)
+    return not isinstance(value, str) or len(value) <= _PROPERTY
+
+
+def _shortened(value: Any) -> str:
+    return value[:_PROPERTY] if isinstance(value, str) else reprlib.repr(value)
+
+
+def unusable(id: str, fault: str, time: datetime | None = None) -> Product:
+    """A product of which no more is known than why it cannot be used, and perhaps its time."""
+    return Product(id=product_id(id), time=time or UNKNOWN_TIME, files={}, fault=fault, properties={})
+
+
+def product_id(text: str) -> str:
+    """An id as it may be printed and stored; other texts give other ids also where that changes them."""
+    shown = printable(text, _ID)
+    if shown == text:
+        return text
+    return f"{shown} {hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
 def by_time(products: Iterable[Product]) -> list[Product]:
-    """Products ordered by time and id; a repeated id gets a number appended."""
-    ordered, ids = [], set[str]()
-    for product in sorted(products, key=lambda p: (p.time, p.id)):
-        number, unique = 1, product.id
-        while unique in ids:
+    """Products ordered by time and id; a repeated id gets a number appended, first where a product cannot be used."""
+    ordered = sorted(products, key=lambda p: (p.time, p.id))
+    ids = set[str]()
+    unique = list(ordered)
+    for place in sorted(range(len(ordered)), key=lambda place: bool(ordered[place].fault or ordered[place].missing)):
+        product = ordered[place]
+        number, id = 1, product.id
+        while id in ids:
             number += 1
-            unique = f"{product.id}#{number}"
-        ids.add(unique)
-        ordered.append(replace(product, id=unique))
-    return ordered
+            id = f"{product.id}#{number}"
+        ids.add(id)
+        if id != product.id:
+            unique[place] = replace(product, id=id)
+    return unique
 
 
 def split_pixel_size(name: str) -> tuple[str, int]:

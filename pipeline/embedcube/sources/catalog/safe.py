@@ -3,7 +3,6 @@
 A SAFE of the old naming may hold several tiles; each tile becomes a product.
 """
 
-import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,7 +13,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, time_in
+from embedcube.campaign.scene import unforeseen
+from embedcube.printable import printable
+from embedcube.sources.catalog.files import lasting, read_bounded, read_member
+from embedcube.sources.catalog.products import (
+    File,
+    Names,
+    Product,
+    bounded,
+    product_id,
+    split_pixel_size,
+    time_in,
+    unusable,
+)
 from embedcube.windows import utc
 
 _METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")
@@ -30,7 +41,8 @@ _OFFSETS = ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
 _ALGORITHMS = {"MD5": "md5", "SHA3-256": "sha3-256", "SHA-256": "sha256"}
 """Names of checksum algorithms in manifests, and in digests"""
 
-log = logging.getLogger(__name__)
+_XML_BYTES = 64 << 20
+"""largest metadata or manifest; those of products have less than a million bytes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +76,8 @@ def safe_products(path: Path, names: Names) -> Iterator[Product]:
     Sizes and digests of files are those of the manifest. The properties hold the product's metadata under the names of
     STAC; `s2:add_offset` is the RADIO_ADD_OFFSET or BOA_ADD_OFFSET (0 where there is none).
 
+    A SAFE that cannot be used is one product with a fault.
+
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
@@ -71,20 +85,23 @@ def safe_products(path: Path, names: Names) -> Iterator[Product]:
     try:
         with _opened(path) as safe:
             yield from _products(name, safe, names)
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError) as error:
-        time = time_in(name)
-        if time is None:
-            log.warning("%s is not a usable product and is left out: %s", path, error)
-        else:
-            fault = f"{path.name} is not a SAFE product: {error}"
-            yield Product(id=name, time=time, files={}, fault=fault, properties={})
+    except OSError as error:
+        if not (words := lasting(error)):
+            raise
+        yield unusable(name, f"{printable(path.name)} is not a SAFE product: a part of it {words}", time_in(name))
+    except Exception as error:
+        known = isinstance(error, zipfile.BadZipFile | ElementTree.ParseError | KeyError | ValueError)
+        words = printable(error) if known else unforeseen(error)
+        yield unusable(name, f"{printable(path.name)} is not a SAFE product: {words}", time_in(name))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Safe]:
     if path.is_dir():
         members = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        yield _Safe(path=path, inside=None, members=members, read=lambda member: (path / member).read_bytes())
+        yield _Safe(
+            path=path, inside=None, members=members, read=lambda member: read_bounded(path / member, _XML_BYTES)
+        )
         return
     with zipfile.ZipFile(path) as archive:
         every = sorted(archive.namelist())
@@ -92,7 +109,12 @@ def _opened(path: Path) -> Iterator[_Safe]:
         top = min(tops, key=lambda name: name.count("/"), default="")
         inside = top[: top.rfind("/") + 1]
         members = [name.removeprefix(inside) for name in every if name.startswith(inside)]
-        yield _Safe(path=path, inside=inside, members=members, read=lambda member: archive.read(inside + member))
+        yield _Safe(
+            path=path,
+            inside=inside,
+            members=members,
+            read=lambda member: read_member(archive, inside + member, _XML_BYTES),
+        )
 
 
 def _products(name: str, safe: _Safe, names: Names) -> Iterator[Product]:
@@ -110,11 +132,11 @@ def _products(name: str, safe: _Safe, names: Names) -> Iterator[Product]:
             raise ValueError(f"granule {granule} names no tile")
         chosen = {band: _finest(images, known) for band, known in names.items()}
         yield Product(
-            id=name if len(granules) == 1 else f"{name}_T{tile[1]}",
+            id=product_id(name if len(granules) == 1 else f"{name}_T{tile[1]}"),
             time=time,
             files={band: safe.file(member, stated) for band, member in chosen.items() if member},
             missing={band: "the product has no file of this band" for band, member in chosen.items() if not member},
-            properties=properties | {"s2:mgrs_tile": tile[1]},
+            properties=bounded(properties) | {"s2:mgrs_tile": tile[1]},
         )
 
 

@@ -4,6 +4,7 @@ Other software calibrates and terrain-corrects them (sarsen, pyroSAR, SNAP). For
 `sources/sentinel1/grd.py` calls sarsen, if the archive names a DEM.
 """
 
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from embedcube.campaign.boxes import Box
-from embedcube.sources.catalog.products import Names, Product, time_in
+from embedcube.printable import printable
+from embedcube.sources.catalog.files import lasting, read_bounded, read_member
+from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 
 _NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\w+)(?:\.SAFE|\.zip|\.SAFE\.zip)$")
 
@@ -28,6 +31,11 @@ _GRD_FAULT = (
     f"{_FAULT}; or unpack it, name the terrain as options: {{dem: heights.tif}}, install embedcube[s1-safe], and "
     "sarsen does it"
 )
+
+_XML_BYTES = 64 << 20
+"""largest manifest"""
+
+log = logging.getLogger(__name__)
 
 
 def is_radar_safe(path: Path) -> bool:
@@ -45,8 +53,11 @@ def radar_products(path: Path, names: Names) -> Iterator[Product]:
     """
     match = _NAME.match(path.name)
     assert match is not None
+    if not any(_POLARISATIONS[match[2]] & known for known in names.values()):
+        return
     time = time_in(match[1])
-    if time is None or not any(_POLARISATIONS[match[2]] & known for known in names.values()):
+    if time is None:
+        yield unusable(match[1], f"{path.name} has no date in its name")
         return
     bbox, properties = _described(path)
     grd = "_GRD" in match[1]
@@ -68,7 +79,13 @@ def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:
         texts = {element.tag.rpartition("}")[2]: (element.text or "").strip() for element in root.iter()}
         corners = [tuple(map(float, corner.split(","))) for corner in texts.get("coordinates", "").split()]
         lats, lons = zip(*corners, strict=True) if corners else ((), ())
-    except (zipfile.BadZipFile, ElementTree.ParseError, FileNotFoundError, KeyError, StopIteration, ValueError):
+    except OSError as error:
+        if not lasting(error):
+            raise
+        return None, {}
+    except Exception:
+        # it is in need of other software anyway, which will say what is wrong with it
+        log.debug("%s", printable(path), exc_info=True)
         return None, {}
     properties = {"sat:orbit_state": texts["pass"].lower()} if texts.get("pass") else {}
     if not lons:
@@ -80,6 +97,7 @@ def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:
 
 def _manifest(path: Path) -> bytes:
     if path.is_dir():
-        return (path / "manifest.safe").read_bytes()
+        return read_bounded(path / "manifest.safe", _XML_BYTES)
     with zipfile.ZipFile(path) as archive:
-        return archive.read(next(name for name in archive.namelist() if name.endswith("/manifest.safe")))
+        name = next((name for name in archive.namelist() if name.endswith("/manifest.safe")), "manifest.safe")
+        return read_member(archive, name, _XML_BYTES)

@@ -1,24 +1,25 @@
 """Products of STAC: a static catalogue, the saved result of a search, or single Item files."""
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from embedcube.errors import RequestError
-from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size
-from embedcube.windows import utc
+from embedcube.printable import printable, printable_href
+from embedcube.sources.catalog.files import ABSENT, NotReadable, identity, lasting, not_a_file
+from embedcube.sources.catalog.json_text import CATALOGUE_BYTES, ITEM_BYTES, kind_of, parsed, read_json
+from embedcube.sources.catalog.products import Names, Product, time_in, unusable
+from embedcube.sources.catalog.stac_item import is_item, item_product, local_path
 
 _LINES = (".ndjson", ".jsonl", ".geojsonl")
 """Suffixes of files with one Item on each line"""
 
-_PREVIEWS = {"thumbnail", "overview", "visual"}
-"""Roles and keys of assets that are pictures for people, whatever bands they name"""
+_CATALOGUES = ("Catalog", "Collection")
+
+_LARGE = "a large result of a search is read with one Item on each line (.ndjson)"
 
 log = logging.getLogger(__name__)
 
@@ -26,174 +27,146 @@ log = logging.getLogger(__name__)
 def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
     """A product for every Item of a Catalog, Collection, Item or ItemCollection (also with one Item on each line).
 
-    The links of catalogues are followed in order. An unusable Item with an id and a time becomes a product with a
-    fault; without them it is left out with a warning, and so is a link to a missing file.
+    The links of catalogues are followed in order, to each file once. An Item that cannot be used or does not parse
+    becomes a product with a fault. A warning counts the links to files that are not here.
 
     Raises:
         RequestError: the file is not STAC.
         OSError: a file could not be read for a reason that may pass.
     """
-    if path.suffix in _LINES:
-        documents: Iterator[tuple[Path, Any]] = ((path, line) for line in path.read_bytes().splitlines() if line)
-    else:
-        documents = _linked(path, {path})
-    for place, document in documents:
-        item = _parsed(place, document) if isinstance(document, bytes) else document
-        if item is not None and (product := _product(place, item, names)) is not None:
-            yield product
+    yield from _lines(path, names) if path.suffix in _LINES else _linked(path, names)
 
 
-def item_products(paths: Sequence[Path], names: Names) -> list[Product]:
-    """The products of Item files; other files are ignored.
+def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Product | Path]:
+    """For each Item file its product, also if it does not parse; other JSON files as their paths.
+
+    Catalogues and collections are left out: what they link to lies in the same archive.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-    documents = ((path, _parsed(path, path.read_bytes())) for path in paths)
-    items = ((p, d) for p, d in documents if isinstance(d, dict) and d.get("type") == "Feature" and "assets" in d)
-    products = (_product(path, item, names) for path, item in items)
-    return [product for product in products if product is not None]
+    found: list[Product | Path] = []
+    for path in paths:
+        name = partial(_name, path, root)
+        try:
+            document = _read(path, ITEM_BYTES)
+        except ValueError as error:
+            found.append(unusable(name(), str(error), time_in(name())))
+        else:
+            if is_item(document):
+                found.append(item_product(path, name, document, names))
+            elif not isinstance(document, dict) or document.get("type") not in _CATALOGUES:
+                found.append(path)
+    return found
 
 
 def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
     """A product for every Item in the result of a search; relative links begin at `folder`."""
-    for item in items:
-        if (product := _product(folder / "search.json", item, names)) is not None:
-            yield product
+    for number, item in enumerate(items, start=1):
+        yield item_product(folder / "search.json", partial(str, f"Item {number} of the search"), item, names)
 
 
-def _linked(root: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
-    """Every Item in a file or linked from it, with the file that holds it."""
-    document = _parsed(root, root.read_bytes())
-    kind = document.get("type") if isinstance(document, dict) else None
-    if kind == "Feature":
-        yield root, document
-    elif kind == "FeatureCollection":
-        yield from ((root, feature) for feature in document.get("features") or ())
-    elif kind in ("Catalog", "Collection"):
-        for link in document.get("links") or ():
-            if isinstance(link, dict) and link.get("rel") in ("item", "child"):
-                yield from _followed(root, str(link.get("href", "")), seen)
-    elif len(seen) == 1:
-        raise RequestError(f"{root} is not a STAC catalogue: its type is {kind!r}")
-    elif document is not None:
-        log.warning("%s is neither a STAC catalogue nor an Item and is left out: its type is %r", root, kind)
+def _lines(path: Path, names: Names) -> Iterator[Product]:
+    number = 0
+    with path.open("rb") as file:
+        while line := file.readline(ITEM_BYTES + 1):
+            number += 1
+            name = f"{path.stem} line {number}"
+            if len(line) > ITEM_BYTES:
+                yield unusable(name, f"line {number} of {printable(path.name)} has more than {ITEM_BYTES:,} bytes")
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(ITEM_BYTES)
+            elif line.strip():
+                try:
+                    item = parsed(line)
+                except ValueError as error:
+                    yield unusable(name, f"line {number} of {printable(path.name)} {error}")
+                else:
+                    yield item_product(path, partial(str, name), item, names)
 
 
-def _followed(root: Path, href: str, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
-    place = _local(str(root.parent), href)
-    if place is None or not (path := Path(place)).is_file():
-        log.warning("%s: there is no file at the link %s, which is left out", root, href)
-    elif path not in seen:
-        seen.add(path)
-        yield from _linked(path, seen)
-
-
-def _parsed(path: Path, text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        log.warning("%s is not JSON and is left out: %s", path, error)
-        return None
-
-
-def _product(path: Path, item: Any, names: Names) -> Product | None:
-    wrong = (KeyError, TypeError, AttributeError, ValueError)
-    try:
-        properties = item["properties"]
-        moment = str(properties.get("datetime") or properties.get("start_datetime") or "")
-        basics = {"id": str(item["id"]), "time": utc(datetime.fromisoformat(moment)), "properties": properties}
-    except wrong as error:
-        log.warning("%s is not a usable STAC item and is left out: %s: %s", path, type(error).__name__, error)
-        return None
-    try:
-        offered = _offered(path, item)
-        found = {band: _file(offered, known) for band, known in names.items()}
-        files = {band: file for band, file in found.items() if isinstance(file, File)}
-        missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
-        return Product(files=files, missing=missing, bbox=_bbox(item), **basics)
-    except wrong as error:
-        return Product(files={}, fault=f"{path.name} is not a STAC item: {type(error).__name__}: {error}", **basics)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Offered:
-    """A file that an Item names, and the names by which a band may find it."""
-
-    href: str
-    path: str | None
-    """None if it is not on this machine"""
-    names: frozenset[str]
-    described: tuple[frozenset[str], ...]
-    """names of each of its bands, if the Item describes them"""
-    pixel_m: int
-    """0 if no name says it"""
-    asset: dict[str, Any]
-
-
-def _offered(item_path: Path, item: dict[str, Any]) -> list[_Offered]:
-    """All files of an Item that are not previews."""
-    offered, folder = [], str(item_path.parent)
-    for key, asset in item["assets"].items():
-        href = str(asset.get("href", ""))
-        if not href or not _PREVIEWS.isdisjoint((key.lower(), *(asset.get("roles") or ()))):
+def _linked(root: Path, names: Names) -> Iterator[Product]:
+    """The products of all Items in a file or linked from it."""
+    seen = {identity(root)}
+    waiting = [root]
+    gone: list[str] = []
+    while waiting:
+        path = waiting.pop()
+        name = _name(path, root.parent)
+        try:
+            document = _read(path, CATALOGUE_BYTES if path == root else ITEM_BYTES)
+        except ValueError as error:
+            if path == root:
+                advice = f"; {_LARGE}" if isinstance(error, NotReadable) else ""
+                raise RequestError(f"{printable(root)} is not a STAC catalogue: {error}{advice}") from None
+            yield unusable(name, str(error), time_in(name))
             continue
-        path = _local(folder, href)
-        described = tuple(
-            frozenset(str(band.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name"))
-            for band in asset.get("eo:bands") or asset.get("bands") or ()
-        )
-        stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
-        (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
-        names = frozenset((name, stem))
-        offered.append(
-            _Offered(href=href, path=path, names=names, described=described, pixel_m=pixel_m or stem_m, asset=asset)
-        )
-    return offered
-
-
-def _file(offered: list[_Offered], known: frozenset[str]) -> File | str:
-    """The file of a band, found by asset key, file name or band name; or the reason why there is none.
-
-    A file with one band is preferred to one with several bands, and a finer one to a coarser one.
-    """
-    found: list[tuple[bool, int, int, File]] = []
-    gone = remote = ""
-    for order, offer in enumerate(offered):
-        index = next((i for i, names in enumerate(offer.described, start=1) if known & names), 0)
-        if not index and not (len(offer.described) <= 1 and known & offer.names):
-            continue
-        if offer.path is None:
-            remote = remote or f"{offer.href} is not on this machine; stage it first"
+        kind = document.get("type") if isinstance(document, dict) else None
+        if kind == "Feature":
+            yield item_product(path, partial(str, name), document, names)
+        elif kind == "FeatureCollection":
+            for number, feature in enumerate(_listed(document, "features"), start=1):
+                yield item_product(path, partial(str, f"{name} {number}"), feature, names)
+        elif kind in _CATALOGUES:
+            links = [_followed(path, link, seen, gone) for link in _listed(document, "links")]
+            yield from (found for found in links if isinstance(found, Product))
+            waiting += reversed([found for found in links if isinstance(found, Path)])
+        elif path == root:
+            raise RequestError(f"{root} is not a STAC catalogue: its type is {printable(repr(kind), 60)}")
         else:
-            path = Path(offer.path)
-            gone = gone or ("" if path.is_file() else f"{offer.href} does not exist")
-            size, digest = offer.asset.get("file:size"), _digest(offer.asset)
-            file = File(path=path, index=index or 1, size=size, digest=digest)
-            found.append((len(offer.described) > 1, offer.pixel_m, order, file))
+            fault = f"is neither a STAC catalogue nor an Item: its type is {printable(repr(kind), 60)}"
+            yield unusable(name, f"{printable(path.name)} {fault}", time_in(name))
     if gone:
-        return gone
-    return min(found)[-1] if found else remote or "the item has no file of this band"
+        words = "%s: there is no file at the link %s; %d such links are left out"
+        log.warning(words, printable(root), gone[0], len(gone))
 
 
-def _local(folder: str, href: str) -> str | None:
-    """The local path of a link in a file of `folder`; None if it is not on this machine."""
-    if href.startswith("file://"):
-        href = unquote(urlsplit(href).path)
-    if "://" in href or not href:
+def _read(path: Path, most: int) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: it cannot be used; the message begins with its name.
+        OSError: it could not be read for a reason that may pass.
+    """
+    try:
+        return read_json(path, most)
+    except OSError as error:
+        if not (words := lasting(error)):
+            raise
+        raise ValueError(f"{printable(path.name)} {words}") from None
+
+
+def _name(path: Path, root: Path) -> str:
+    """What the Item of a file is called if it has no id: the file's place, without the suffix."""
+    return str(Path(os.path.relpath(path, root)).with_suffix(""))
+
+
+def _listed(document: dict[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _followed(path: Path, link: Any, seen: set[tuple[int, int]], gone: list[str]) -> Path | Product | None:
+    """The file that a link in the catalogue at `path` leads to, or a product that says why it cannot be read.
+
+    None for a link that was followed before, and for one to a file that is not here, which is added to `gone`: often
+    only a part of a catalogue is on a machine.
+    """
+    if not isinstance(link, dict) or link.get("rel") not in ("item", "child"):
         return None
-    return os.path.normpath(href if href.startswith("/") else f"{folder}/{href}")
-
-
-def _digest(asset: dict[str, Any]) -> str:
-    checksum = str(asset.get("file:checksum", ""))
-    # multihash: sha2-256, 32 bytes
-    return f"sha256:{checksum[4:].lower()}" if checksum.startswith("1220") else ""
-
-
-def _bbox(item: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    numbers = [float(number) for number in item.get("bbox") or ()]
-    if len(numbers) not in (4, 6):
+    href = link.get("href")
+    shown = printable_href(href) if isinstance(href, str) else kind_of(href)
+    place = local_path(str(path.parent), href) if isinstance(href, str) else None
+    words = not_a_file(Path(place)) if place is not None else ABSENT
+    if place is None or words == ABSENT:
+        gone.append(shown)
         return None
-    west, south, east, north = numbers if len(numbers) == 4 else (*numbers[:2], *numbers[3:5])
-    return west, south, east, north
+    if words:
+        return unusable(
+            f"{path.stem} {shown}", f"{printable(path.name)} links to {shown}, which {words}", time_in(shown)
+        )
+    found = Path(place)
+    if (known := identity(found)) in seen:
+        return None
+    seen.add(known)
+    return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from embedcube.campaign.schema import Search
 from embedcube.errors import RequestError, StartAgain
+from embedcube.printable import printable
 
 _PAGE = 250
 """Items in one page; an API may return fewer"""
@@ -16,7 +17,7 @@ _PASSING = (408, 429)
 """HTTP errors below 500 that may pass: request timeout, too many requests"""
 
 
-def searched_items(search: Search) -> Iterator[dict[str, Any]]:
+def searched_items(search: Search) -> Iterator[Any]:
     """Every Item that the search finds, each once, as the API returns it.
 
     Raises:
@@ -36,17 +37,20 @@ def searched_items(search: Search) -> Iterator[dict[str, Any]]:
         client = Client.open(search.api, timeout=_TIMEOUT_S)
         for box, times in product(search.boxes or (None,), search.times or (None,)):
             results = client.search(collections=list(search.collections), bbox=box, datetime=times, limit=_PAGE)
-            for item in results.items_as_dicts():
-                key = str(item.get("collection")), str(item.get("id"))
+            items: Iterator[Any] = results.items_as_dicts()  # what an API sends may be anything
+            for item in items:
+                # an Item that is none gets its verdict like those of files
+                key = (str(item.get("collection")), str(item.get("id"))) if isinstance(item, dict) else ("", repr(item))
                 if key not in found:
                     found.add(key)
                     yield item
     except APIError as error:
-        text = " ".join(str(error).split())
+        text = printable(" ".join(str(error).split()))
         # absent if no answer came
         status = getattr(error, "status_code", None)
         if status is not None and status < 500 and status not in _PASSING:
             raise RequestError(f"{search.api} answered {status}: {text}") from None
         raise StartAgain(f"{search.api} could not be searched: {text}; start again when it answers") from None
-    except (DoesNotConformTo, STACError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{search.api} is not a STAC API with a search: {type(error).__name__}: {error}") from None
+    except (DoesNotConformTo, STACError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        words = f"{type(error).__name__}: {printable(error)}"
+        raise RequestError(f"{search.api} is not a STAC API with a search: {words}") from None

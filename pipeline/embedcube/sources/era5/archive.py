@@ -1,5 +1,6 @@
 """Find the scenes of an archive of weather fields: every file is opened, or a pattern of names describes them all."""
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -11,15 +12,18 @@ from typing import Any, get_args
 
 import numpy as np
 
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.scene import Asset, Scene, unforeseen
 from embedcube.errors import CorruptInput, RequestError
-from embedcube.sources.era5.files import Digests, is_series, is_store, judge_series, open_series, software_of
+from embedcube.printable import printable
+from embedcube.sources.era5.files import Digests, judge_series, listed, open_series, software_of
 from embedcube.sources.era5.parameters import names_of, parameter
 from embedcube.sources.era5.patterns import expression, moved, span_of
 from embedcube.sources.era5.points import CRS, Points, ReducedGaussian
 from embedcube.sources.era5.series import Series, Variable
 from embedcube.sources.era5.steps import Method, averaged, spacing, stamped_at_end
 from embedcube.sources.reader import retried
+
+log = logging.getLogger(__name__)
 
 _EVER = (datetime(1940, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC))
 """Times of a file whose times are unknown: every cell may have needed it"""
@@ -126,12 +130,21 @@ def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[t
     together: dict[tuple[bytes, Points], list[_Part]] = defaultdict(list)
     unusable: list[tuple[str, str]] = []
     contents_of: dict[str, str] = {}
-    for path in _files(request):
+    for path, wrong in listed(request.path, request.root):
         name = os.path.relpath(path, request.root)
+        if wrong:
+            unusable.append((name, f"{name} {wrong}"))
+            continue
         try:
             contents = _opened(request, path)
         except CorruptInput as error:
             unusable.append((name, str(error)))
+            continue
+        except OSError:
+            raise
+        except Exception as error:
+            log.debug("%s", printable(name), exc_info=True)
+            unusable.append((name, f"{name}: {unforeseen(error)}"))
             continue
         contents_of[name] = contents.holds
         if contents.faults:
@@ -142,20 +155,6 @@ def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[t
         shown = "; ".join(f"{name} has {holds}" for name, holds in list(contents_of.items())[:3])
         raise RequestError(f"archives.{request.archive}: no file holds any of {', '.join(request.bands)}; {shown}")
     return _scenes(request, together.values(), digests), unusable
-
-
-def _files(request: Request) -> Iterator[Path]:
-    """Files and stores of an archive, in a fixed order; files inside of a store are not listed."""
-    if is_series(request.path):
-        yield request.path
-        return
-    for place, folders, names in os.walk(request.path):
-        if is_store(Path(place)):
-            folders.clear()
-            yield Path(place)
-            continue
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(names) if is_series(Path(name)))
 
 
 def _opened(request: Request, path: Path) -> _Contents:
@@ -280,7 +279,7 @@ def _asset(request: Request, part: _Part, method: Method, step_s: int, digests: 
     of_steps = variable.method if method == "point" and variable.method == "mean" else method
     ends = stamped_at_end(of_steps, step_s, variable.ends)
     transform, rows, cols = variable.points.raster
-    size, digest = digests.of(part.path)
+    size, digest, notes = digests.of(part.path)
     asset = Asset(
         band=part.band,
         path=os.path.relpath(part.path, request.root),
@@ -299,6 +298,8 @@ def _asset(request: Request, part: _Part, method: Method, step_s: int, digests: 
         step_s=step_s,
         ends=ends,
         digest=digest,
+        block_bytes=variable.block_bytes,
+        noted=notes,
     )
     return asset, [_over_a_frame(of_steps, step_s, ends), *filter(None, [variable.processing])]
 
@@ -337,7 +338,8 @@ def _may_overlap(one: Scene, other: Scene) -> bool:
 
 def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
     """Scenes found by the names of files, and unusable bands; one file of each band is opened and stands for all."""
-    named = _named(request)
+    unusable: list[tuple[str, str]] = []
+    named = _named(request, unusable)
     if not named:
         bands = ", ".join(request.bands)
         raise RequestError(f'archives.{request.archive}: no file matches "{request.pattern}" for any of {bands}')
@@ -361,13 +363,12 @@ def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[t
         ]
         for spanned, files in named.items()
     ]
-    return _scenes(request, filter(None, groups), digests), [
-        (band, f"{band}: no file of it can be read") for band in request.bands if band not in models
-    ]
+    unusable += [(band, f"{band}: no file of it can be read") for band in request.bands if band not in models]
+    return _scenes(request, filter(None, groups), digests), unusable
 
 
-def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]:
-    """Files of each band, by the time span of the date in their names, in order.
+def _named(request: Request, unusable: list[tuple[str, str]]) -> dict[tuple[datetime, datetime], dict[str, Path]]:
+    """Files of each band, by the time span of the date in their names, in order; others are added to `unusable`.
 
     Raises:
         RequestError: two files have the same band and date, or a name has a date that does not exist.
@@ -375,10 +376,14 @@ def _named(request: Request) -> dict[tuple[datetime, datetime], dict[str, Path]]
     named = expression(request.pattern)
     bands = {name: band for band in request.bands for name in names_of(band)}
     found: dict[tuple[datetime, datetime], dict[str, Path]] = defaultdict(dict)
-    for path in _files(request):
+    for path, wrong in listed(request.path, request.root):
         match_ = re.fullmatch(named, path.relative_to(request.root).as_posix())
         band = bands.get(match_["param"].lstrip("0")) if match_ else None
         if match_ is None or band is None:
+            continue
+        if wrong:
+            name = os.path.relpath(path, request.root)
+            unusable.append((name, f"{name} {wrong}"))
             continue
         try:
             files = found[span_of(match_["date"])]

@@ -1,16 +1,24 @@
 """Files and Zarr stores of time series: recognise, open and digest them, and say why they cannot be read."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedcube.errors import CorruptInput
-from embedcube.sources.catalog.digests import digest_of_file
+import xarray
+
+from embedcube.campaign.scene import Asset, Noted
+from embedcube.errors import CorruptInput, RequestError
+from embedcube.sources.catalog.digests import Look, digest_of_file, noted
+from embedcube.sources.catalog.files import not_a_file, unusable_name, walk
+from embedcube.sources.changed import compare_file
 from embedcube.sources.era5.grib import GribSeries
 from embedcube.sources.era5.series import Series
+from embedcube.sources.era5.stores import refuse_store
 from embedcube.sources.era5.xarray_series import XarraySeries
-from embedcube.sources.netcdf3 import refuse_cut_short
+from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.reader import judge_missing
 
 NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
@@ -36,6 +44,24 @@ def is_store(folder: Path) -> bool:
     return folder.suffix.lower() == ZARR or any((folder / name).exists() for name in _STORES)
 
 
+def listed(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """Series at or below a path, in a fixed order, each with the reason why it cannot be opened, or an empty text.
+
+    What lies inside a store is not listed. `root` is the folder that names are relative to.
+
+    Raises:
+        RequestError: a folder may not be listed.
+        OSError: a folder could not be listed for a reason that may pass.
+    """
+    if is_series(path):
+        yield path, "" if path.is_dir() else not_a_file(path)
+        return
+    for folder in walk(path, lambda below: is_store(Path(below))):
+        for name in sorted((*folder.files, *folder.others)):
+            if is_series(series := folder.path / name):
+                yield series, folder.others.get(name, "") or unusable_name(os.path.relpath(series, root))
+
+
 def open_series(path: Path, select: Mapping[str, Any]) -> Series:
     """Open a file or a store; `select` picks one coordinate of each further dimension, as a level.
 
@@ -44,12 +70,22 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
         ValueError: the bytes do not decode.
         OSError: the file could not be read.
     """
-    if path.suffix.lower() in GRIB:
-        return GribSeries(path, select)
-    if path.is_dir():
-        return XarraySeries(path, "zarr", select, consolidated=_consolidated(path) is not None)
-    refuse_cut_short(path)
-    return XarraySeries(path, "netcdf4", select)
+    try:
+        if path.suffix.lower() in GRIB:
+            return GribSeries(path, select)
+        if path.is_dir():
+            refuse_store(path)
+            return XarraySeries(_open_store(path), select)
+        return XarraySeries(open_netcdf(path), select)
+    except (ValueError, OSError, RequestError):
+        raise
+    except Exception as error:  # on wrong bytes the parsers may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _open_store(path: Path) -> Any:
+    together = _consolidated(path) is not None
+    return xarray.open_dataset(path, engine="zarr", mask_and_scale=False, cache=False, consolidated=together)
 
 
 def software_of(path: Path) -> tuple[str, ...]:
@@ -107,18 +143,35 @@ def metadata_of(store: Path) -> list[Path]:
     return sorted(found)
 
 
+def status_of(path: Path) -> os.stat_result:
+    """The status of a file, or of a store's metadata: the file that was changed last."""
+    files = metadata_of(path) if path.is_dir() else [path]
+    return max((part.stat() for part in files), key=lambda status: (status.st_mtime_ns, status.st_ino))
+
+
+def compare_series(path: Path, asset: Asset) -> str:
+    """Why a file or store has other bytes than when it was indexed; empty if that is not known."""
+    if not path.is_dir():
+        return compare_file(path, replace(asset, inner=""))
+    full = asset.digest.startswith("sha256:")
+    found = Digests(path, full=full, by_name=False).of(path)[1]
+    return "" if found == asset.digest else f"{found[:19]} now, {asset.digest[:19]} then"
+
+
 class Digests:
     """Sizes and digests of files and stores; each is computed once."""
 
     def __init__(self, root: Path, *, full: bool, by_name: bool) -> None:
         """With `by_name`, weak digests are over names and sizes only, so that no file has to be opened."""
         self._root, self._full, self._by_name = root, full, by_name
-        self._known: dict[Path, tuple[int, str]] = {}
+        self._known: dict[Path, tuple[int, str, Noted]] = {}
 
-    def of(self, path: Path) -> tuple[int, str]:
-        """Size in bytes, and digest: "sha256:<hex>" over all bytes, or "weak:<hex>"."""
+    def of(self, path: Path) -> tuple[int, str, Noted]:
+        """Size in bytes, digest ("sha256:<hex>" over all bytes, or "weak:<hex>"), and what is noted of the file."""
         if path not in self._known:
-            self._known[path] = (size_of(path), self._digest(path))
+            opened = not (path.is_dir() or self._by_name)
+            notes = Look.at(path).noted if opened else noted(status_of(path))
+            self._known[path] = (size_of(path), self._digest(path), notes)
         return self._known[path]
 
     def _digest(self, path: Path) -> str:

@@ -21,6 +21,7 @@ from embedcube.errors import RequestError
 from embedcube.sources.era5.points import Lattice, Points, ReducedGaussian
 from embedcube.sources.era5.series import Variable
 from embedcube.sources.era5.steps import Method, method_of
+from embedcube.sources.netcdf import AXIS_POINTS
 
 _PADDING = 256
 """most bytes between messages: archives pad records with zeros, to 120 bytes and the like"""
@@ -152,6 +153,9 @@ class GribSeries:
         codes, kind = self._codes, str(self._codes.codes_get(handle, "gridType"))
         if kind == "reduced_gg":
             counts = tuple(codes.codes_get_array(handle, "pl").tolist())
+            # latitudes are computed from N, which may be any number
+            if 2 * int(codes.codes_get(handle, "N")) != len(counts):
+                return f"it is said to have {codes.codes_get(handle, 'N')} latitudes to a pole, and has {len(counts)}"
             latitudes = np.unique(codes.codes_get_array(handle, "distinctLatitudes"))[::-1]
             if len(latitudes) != len(counts) or sum(counts) != codes.codes_get_size(handle, "values"):
                 return "a part of a reduced Gaussian grid cannot be read; take the whole"
@@ -164,6 +168,9 @@ class GribSeries:
             for end in ("First", "Last")
         )
         cols, rows = int(codes.codes_get(handle, "Ni")), int(codes.codes_get(handle, "Nj"))
+        points = int(codes.codes_get(handle, "numberOfDataPoints"))
+        if not (0 < cols <= AXIS_POINTS and 0 < rows <= AXIS_POINTS and rows * cols == points):
+            return f"it is said to have {rows} x {cols} points, and {points} together"
         if codes.codes_get(handle, "iScansNegatively"):
             west, east = east, west
         width = (east - west) % 360
@@ -176,11 +183,13 @@ class GribSeries:
                 if self._select.get(key) not in values:
                     raise ValueError(f"it has several values of {key} ({values}); pick one: select: {{{key}: ...}}")
                 messages = [message for message in messages if message.others[i][1] == self._select[key]]
-        if len({message.grid for message in messages}) > 1:
+        grids = dict.fromkeys(message.grid for message in messages)
+        if unusable := [reason for grid in grids if isinstance(reason := self._points[grid], str)]:
+            raise ValueError(unusable[0])
+        if len(grids) > 1:
             raise ValueError("its messages lie on several grids")
         points = self._points[messages[0].grid]
-        if isinstance(points, str):
-            raise ValueError(points)
+        assert not isinstance(points, str)
         steps = {m.time: m for m in sorted(messages, key=lambda m: (m.time, -m.version))}
         if len({(m.time, m.version) for m in messages}) < len(messages):
             raise ValueError("two messages are of one time")
@@ -198,6 +207,7 @@ class GribSeries:
             ends=True if all(m.hours for m in steps.values()) else None,
             block=points.raster[1:],
             whole=True,
+            block_bytes=8 * points.shape[0] * points.shape[1],
             processing=f"expver {', '.join(f'{v:04d}' for v in versions)}" if versions != [1] else "",
         )
 
@@ -229,16 +239,27 @@ class GribSeries:
         if handle is None:
             raise ValueError(f"no message at byte {message.offset}")
         try:
+            self._refuse_size(handle, shape)
             codes.codes_set(handle, "missingValue", 1e34)
             values = codes.codes_get_values(handle).astype(np.float64)
             values[values == 1e34] = np.nan
-            if values.size != shape[0] * shape[1]:
-                raise ValueError(f"{values.size} values on {shape[0]} x {shape[1]} points")
             if isinstance(self._points[message.grid], ReducedGaussian):
                 return np.asarray(values.reshape(shape))
             return self._north_up(handle, values, shape)
         finally:
             codes.codes_release(handle)
+
+    def _refuse_size(self, handle: int, shape: tuple[int, int]) -> None:
+        """Refuse a message whose values are more than its points, or than its bytes can hold, before decoding it."""
+        codes, points = self._codes, shape[0] * shape[1]
+        values, count = codes.codes_get_size(handle, "values"), int(codes.codes_get(handle, "numberOfValues"))
+        if values != points or count > points:
+            raise ValueError(f"{max(values, count)} values on {shape[0]} x {shape[1]} points")
+        bits, length = int(codes.codes_get(handle, "bitsPerValue")), int(codes.codes_get(handle, "totalLength"))
+        simple = str(codes.codes_get(handle, "packingType")) == "grid_simple"
+        coded = int(codes.codes_get(handle, "numberOfCodedValues")) if simple else 0
+        if coded * bits > 8 * length:
+            raise ValueError(f"{coded} values of {bits} bits in a message of {length} bytes")
 
     def _north_up(self, handle: int, values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
         rows, cols = shape

@@ -32,6 +32,8 @@ class Variable:
     """rows and columns that are decoded together"""
     whole: bool
     """whether a field is one block, so that reading a part of it decodes all of it"""
+    block_bytes: int = 0
+    """memory of what is decoded together, which may be several steps; 0 where single rows are read"""
     processing: str = ""
     """decisions of reading, in words"""
 

@@ -22,9 +22,10 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.changed import change_of
 from embedcube.sources.composite import Composite
 from embedcube.sources.era5.archive import Request, find_scenes, match, stamps
-from embedcube.sources.era5.files import is_series, judge_series, open_series, size_of
+from embedcube.sources.era5.files import compare_series, is_series, judge_series, open_series, size_of, status_of
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.points import Floats, Neighbours
 from embedcube.sources.era5.series import Series, Variable
@@ -183,6 +184,8 @@ class Era5:
         def opened() -> Series:
             if (size := size_of(path)) != asset.size:
                 raise ValueError(f"{size} bytes")
+            if other := change_of(path, asset, status_of(path), compare_series):
+                raise ValueError(other)
             return open_series(path, select)
 
         def decode(series: Series) -> tuple[Floats, float]:
@@ -202,7 +205,12 @@ class Era5:
             return _placed(total / len(steps) if averaged(method) else total, rows, runs, neighbours), share
 
         def judged() -> CorruptInput | OSError:
-            return judge_series(path, asset.path, select, decode, size=asset.size)
+            found = judge_series(path, asset.path, select, decode, size=asset.size)
+            if isinstance(found, CorruptInput) or not (
+                other := change_of(path, asset, status_of(path), compare_series)
+            ):
+                return found
+            return CorruptInput(other)
 
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
 

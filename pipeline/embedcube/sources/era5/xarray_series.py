@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from math import prod
 from typing import Any, Self, get_args
 
 import cf_xarray  # noqa: F401  registers the accessor `cf`
 import numpy as np
-import xarray
 from numpy.typing import NDArray
 
 from embedcube.sources.era5.parameters import parameter
@@ -32,18 +31,9 @@ _HAS_DATA = ("valid_time_start", "valid_time_stop")
 class XarraySeries:
     """A NetCDF file or a Zarr store."""
 
-    def __init__(self, path: Path, engine: str, select: Mapping[str, Any], *, consolidated: bool | None = None) -> None:
-        """Read headers and coordinates; `consolidated` says whether a Zarr store has consolidated metadata."""
-        only_zarr = {} if consolidated is None else {"consolidated": consolidated}
-        try:
-            # numbers stay packed: they are unpacked in float64 here; no cache: a field is read once
-            self._data = xarray.open_dataset(
-                path, engine=engine, mask_and_scale=False, cache=False, chunks=None, backend_kwargs=only_zarr
-            )
-        except OSError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+    def __init__(self, data: Any, select: Mapping[str, Any]) -> None:
+        """Read the coordinates of an open dataset of xarray whose numbers are packed; it is closed with the series."""
+        self._data = data
         self._axes: dict[str, _Axes] = {}
         found: list[Variable] = []
         self.faults: dict[str, tuple[frozenset[str], str]] = {}
@@ -76,10 +66,16 @@ class XarraySeries:
     def _refuse_empty(self, array: Any, axes: "_Axes", variable: Variable, step: int) -> None:
         """Raise a ValueError if a whole field has no value, or consists of zero bytes."""
         rows, cols = variable.points.shape
-        (values,), (zero,) = self._read(array, axes, range(step, step + 1), slice(0, rows), [slice(0, cols)])
-        if zero or np.isnan(values).all():
-            content = "nothing but zero bytes" if zero else "no value at all"
-            raise ValueError(f"{variable.name} has {content} at {variable.times[step]}")
+        strip = max(1, _SLAB_BYTES // (8 * cols))
+        all_zero = all_missing = True
+        for first in range(0, rows, strip):
+            part = slice(first, min(first + strip, rows))
+            (values,), (zero,) = self._read(array, axes, range(step, step + 1), part, [slice(0, cols)])
+            all_zero, all_missing = all_zero and zero, all_missing and bool(np.isnan(values).all())
+            if not (all_zero or all_missing):
+                return
+        content = "nothing but zero bytes" if all_zero else "no value at all"
+        raise ValueError(f"{variable.name} has {content} at {variable.times[step]}")
 
     def _read(
         self, array: Any, axes: "_Axes", steps: range, rows: slice, cols: list[slice]
@@ -199,8 +195,15 @@ def _described(array: Any, axes: _Axes, ends: bool | None) -> Variable:
         ends=ends,
         block=block,
         whole=bool(chunks) and block >= shape,
+        block_bytes=_chunk_bytes(array),
         processing=_versions(array, axes),
     )
+
+
+def _chunk_bytes(array: Any) -> int:
+    """Memory of a chunk of a variable of xarray; 0 where it is not stored in chunks."""
+    chunks = array.encoding.get("preferred_chunks") or {}
+    return prod(int(size) for size in chunks.values()) * int(np.dtype(array.dtype).itemsize) if chunks else 0
 
 
 def _with_data(times: Times, attributes: Mapping[str, Any]) -> tuple[int, Times]:

@@ -4,15 +4,12 @@ The values are sigma nought from the product's own table, as linear power. A pix
 of its position and height. Radiometry is not corrected for slopes, and thermal noise is not removed.
 """
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree import ElementTree
 
 import numpy as np
 
@@ -23,11 +20,10 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.catalog.digests import digest_of_file, refuse_other_bytes
-from embedcube.sources.catalog.products import File
-from embedcube.sources.catalog.safe import stated_files
-from embedcube.sources.reader import RasterReader, judge, judge_missing, open_raster, retried
+from embedcube.sources.changed import change_of
+from embedcube.sources.reader import RasterReader, judge_missing
 from embedcube.sources.resample import Pixels
+from embedcube.sources.sentinel1.safe import compare_image, files_of, refuse_other_files
 
 SOFTWARE = ("sarsen", "scipy", "xarray", "xarray-sentinel")
 """Packages that turn a product's numbers into power on the grid"""
@@ -47,8 +43,8 @@ _PIECE = 512
 _LANE, _DEM_LANE = 0, 1
 """lanes of the reader: one for all images, because the XML schemas of xarray-sentinel are not thread-safe"""
 
-_BEYOND = 0.05
-"""margin (degrees) around a product's control points within which terrain may move its pixels"""
+MOST_POWER = 1e6
+"""largest power that is believed, 60 dB: the strongest reflectors have some 40 dB"""
 
 _DEGREE_M = 111_320.0
 """metres in a degree of latitude"""
@@ -57,93 +53,6 @@ _DEGREE_M = 111_320.0
 def can_geocode() -> bool:
     """Whether the extra `s1-safe` is installed."""
     return find_spec("sarsen") is not None and find_spec("xarray_sentinel") is not None
-
-
-def images_of(safe: Path, root: Path, bands: Sequence[str], *, full_digests: bool) -> tuple[Asset, ...]:
-    """The measurement file of each band as an asset, with a box around the product's control points as its geometry.
-
-    The digest covers all three files of a band: measurement, annotation and calibration.
-
-    Raises:
-        CorruptInput: a file is missing, or differs from the manifest.
-        OSError: a file could not be read for a reason that may pass.
-    """
-    try:
-        stated = stated_files((safe / "manifest.safe").read_bytes())
-    except (FileNotFoundError, ElementTree.ParseError, ValueError) as error:
-        raise CorruptInput(f"{safe.name}: its manifest cannot be read: {error}") from None
-    return tuple(_image(safe, root, band, stated, full_digests) for band in bands)
-
-
-def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]], full_digests: bool) -> Asset:
-    image, *texts = _files_of(safe, band)
-    digests = []
-    for path in (image, *texts):
-        size, digest = stated.get(path.relative_to(safe).as_posix(), (None, ""))
-        if size not in (None, actual := path.stat().st_size):
-            raise CorruptInput(f"{band}: {path.name} has {actual} bytes, its manifest says {size}")
-        if full_digests:
-            refuse_other_bytes(File(path=path, digest=digest), band, path.name)
-        digests.append(digest or digest_of_file(path, full_digests or path in texts))
-    kind = "weak" if digests[0].startswith("weak:") else "sha256"
-    name = os.path.relpath(image, root)
-
-    def by_header(dataset: Any) -> Asset:
-        return _around_points(dataset, band)
-
-    def read() -> Asset:
-        with open_raster(image, "") as dataset:
-            return by_header(dataset)
-
-    return replace(
-        retried(read, lambda _: judge(image, "", band, name, by_header)),
-        path=name,
-        size=image.stat().st_size,
-        digest=f"{kind}:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}",
-    )
-
-
-def _files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
-    """The files of a band: measurement, annotation and calibration."""
-    kinds = {
-        "measurement": f"measurement/s1?-*-grd-{band.lower()}-*.tif*",
-        "annotation": f"annotation/s1?-*-grd-{band.lower()}-*.xml",
-        "calibration": f"annotation/calibration/calibration-s1?-*-grd-{band.lower()}-*.xml",
-    }
-    found = []
-    for kind, pattern in kinds.items():
-        paths = sorted(safe.glob(pattern))
-        if len(paths) != 1:
-            raise CorruptInput(f"{band}: {safe.name} has {len(paths) or 'no'} files of its {kind}, {pattern}")
-        found.append(paths[0])
-    return found[0], found[1], found[2]
-
-
-def _around_points(dataset: Any, band: str) -> Asset:
-    """The asset of an open measurement file; longitudes go beyond 180 where its points cross the antimeridian."""
-    points, crs = dataset.gcps
-    if not points or crs is None or not crs.is_geographic:
-        raise ValueError("no ground control points in degrees")
-    lons, lats = np.array([point.x for point in points]), np.array([point.y for point in points])
-    if np.ptp(lons) > 180:
-        lons = lons % 360
-    west, north = lons.min() - _BEYOND, lats.max() + _BEYOND
-    width, height = np.ptp(lons) + 2 * _BEYOND, np.ptp(lats) + 2 * _BEYOND
-    return Asset(
-        band=band,
-        path="",
-        crs="EPSG:4326",
-        transform=(float(width / dataset.width), 0.0, float(west), 0.0, float(-height / dataset.height), float(north)),
-        rows=dataset.height,
-        cols=dataset.width,
-        block_rows=dataset.block_shapes[0][0],
-        block_cols=dataset.block_shapes[0][1],
-        # the type of power
-        dtype="float32",
-        nodata=0.0,
-        size=0,
-        digest="",
-    )
 
 
 def observe_geocoded(scene: Scene, archive: Archive, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
@@ -170,6 +79,9 @@ def observe_geocoded(scene: Scene, archive: Archive, grid: Grid, area: PixelArea
         mean_cyx = power_cyx.reshape(len(images), side, times, side, times).mean(axis=(2, 4))
         rows, cols = _common(area.row, area.rows, block.row, side), _common(area.col, area.cols, block.col, side)
         values_cyx[:, rows[0], cols[0]] = mean_cyx[:, rows[1], cols[1]]
+    for image, power_yx in zip(images, values_cyx, strict=True):
+        if (power_yx > MOST_POWER).any():
+            raise CorruptInput(f"{image.band}: {image.path} has power that is no backscatter (more than 60 dB)")
     seen = np.asarray(np.isfinite(values_cyx).all(axis=0))
     return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen)
 
@@ -239,7 +151,7 @@ def _judge(root: Path, images: list[Asset], look: "Callable[[_Acquisition], Any]
         path = root / image.path
         try:
             size = _read_through(path)
-            for text in _files_of(path.parents[1], image.band)[1:]:
+            for text in files_of(path.parents[1], image.band)[1:]:
                 _read_through(text)
         except CorruptInput as missing:
             return missing
@@ -271,9 +183,14 @@ class _Acquisition:
         from sarsen.orbit import OrbitPolyfitInterpolator
 
         for image in images:
-            if (size := (root / image.path).stat().st_size) != image.size:
-                raise ValueError(f"{size} bytes")
+            path = root / image.path
+            if (status := path.stat()).st_size != image.size:
+                raise ValueError(f"{status.st_size} bytes")
+            if other := change_of(path, image, status, compare_image):
+                raise ValueError(other)
         try:
+            for image in images:
+                refuse_other_files(root / image.path, image.band, _group(image))
             # {} keeps the chunks of `_pieces`
             self._products = [
                 Sentinel1SarProduct(str((root / image.path).parents[1]), _group(image), {}, _pieces(image))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +28,15 @@ from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import File, Product, by_time
+from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
-from embedcube.sources.sentinel1.grd import PROCESSING, SOFTWARE, can_geocode, images_of, observe_geocoded
+from embedcube.sources.sentinel1.grd import MOST_POWER, PROCESSING, SOFTWARE, can_geocode, observe_geocoded
+from embedcube.sources.sentinel1.safe import images_of
+from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -112,24 +116,38 @@ class Sentinel1:
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products of the requested orbit state, ordered by time and id.
 
-        A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested.
+        A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested. An
+        error on one product is the verdict of its scene, too.
         """
         names = band_names(self._archive, self._options.variables)
         found = by_time(archive_products(self._archive, names))
         orbits = [(product, _orbit(product)) for product in found]
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
-        assets_of = describe(products, self._archive.root, full_digests=full_digests, nodata=self._nodata)
+        assets_of = describe(
+            products, self._archive.root, full_digests=full_digests, nodata=self._nodata, one_footprint=True
+        )
         dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
-            if not orbit and self._options.orbit != "both":
-                yield self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
-            elif product.radar_safe is not None and dem is not None:
-                yield self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
-            elif "values" in self._archive.options:
-                yield self._scene(product, orbit, assets, faults)
-            else:
-                yield self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
+            make = partial(self._scene_of, product, orbit, assets, faults, dem, full_digests)
+            yield scene_or_verdict(self._name, product, make)
+
+    def _scene_of(
+        self,
+        product: Product,
+        orbit: str,
+        assets: tuple[Asset, ...],
+        faults: str,
+        dem: Asset | None,
+        full_digests: bool,
+    ) -> Scene:
+        if not orbit and self._options.orbit != "both":
+            return self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
+        if product.radar_safe is not None and dem is not None:
+            return self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
+        if "values" in self._archive.options:
+            return self._scene(product, orbit, assets, faults)
+        return self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
 
     def _dem(self, full_digests: bool) -> Asset | None:
         """The DEM that the archive names; None if it names none."""
@@ -194,13 +212,18 @@ class Sentinel1:
         return observe_converted(scene, self._archive, grid, area, reader, self._to_power)
 
     def _to_power(self, asset: Asset) -> Conversion:
-        """Conversion of numbers to linear power in float32; NaN where power is not above zero, or overflows."""
+        """Conversion of numbers to linear power in float32; NaN where power is not above zero, or overflows.
+
+        It raises CorruptInput for power that no surface has.
+        """
         _, formula = _POWER[self._options.values]
         unpacked = self._options.unpacked(asset)
 
         def convert(pixels: Pixels) -> Pixels:
             with np.errstate(over="ignore"):
                 power = formula(unpacked(pixels)).astype(np.float32)
+            if power.max(initial=0) > MOST_POWER:
+                _refuse_no_backscatter(pixels, power, asset, self._options.values)
             return np.where((power > 0) & (power < np.inf), power, np.float32(np.nan))
 
         return convert
@@ -210,6 +233,16 @@ class Sentinel1:
         power = composite(observations, self._archive.composite or "mean")
         decibels = 10 * np.log10(power.x_cyx.astype(np.float64))
         return replace(power, x_cyx=decibels.astype(np.float32))
+
+
+def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: Values) -> None:
+    """Refuse an image with power that no surface scatters, where it has data: other numbers, or damaged ones."""
+    wrong = (power > MOST_POWER) & has_data(pixels, asset)
+    if wrong.any():
+        raise CorruptInput(
+            f"{asset.band}: {asset.path} has {pixels[wrong][0]:.6g}, which as `values: {values}` is no backscatter "
+            f"(more than {10 * np.log10(MOST_POWER):.0f} dB): it is damaged, or its numbers mean something else"
+        )
 
 
 def acquisition(product_id: str, properties: dict[str, Any]) -> str:

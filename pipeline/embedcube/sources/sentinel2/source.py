@@ -1,22 +1,27 @@
 """Sentinel-2 L1C and L2A: SAFE; COG, GeoTIFF or JPEG 2000 files with or without STAC; series in NetCDF."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from embedcube.campaign.fields import Block
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.scene import Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
+from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import Product, by_time
+from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.options import read_options
 from embedcube.sources.reader import RasterReader
@@ -43,6 +48,9 @@ _EMPTY_SHARE = 0.5
 
 _EVIDENCE_SHARE = 0.1
 """the mask must have data on at least this share of an area to be compared: lossy masks ring at a swath's edge"""
+
+
+log = logging.getLogger(__name__)
 
 
 class Options(Block):
@@ -83,36 +91,55 @@ class Sentinel2:
         """The scenes of all products, ordered by time and id.
 
         If a tile of a datatake exists at several processing baselines, the newest is used; the others name it.
+        An error on one product is the verdict of its scene.
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
-        identities = [identify(product) for product in found]
+        identified = [_identified(product) for product in found]
+        found, identities = [product for product, _ in identified], [identity for _, identity in identified]
         self._refuse_two_levels(found, identities)
         replaced = superseded(found, identities)
         if self._options.stated == "ignore":
             found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
-        assets_of = describe(found, self._archive.root, full_digests=full_digests, nodata=self._options.nodata)
+        assets_of = describe(
+            found,
+            self._archive.root,
+            full_digests=full_digests,
+            nodata=self._options.nodata,
+            one_footprint=True,
+        )
         ids = [product.id for product in by_time(found)]
         described = zip(found, identities, assets_of, strict=True)
         for place, (product, identity, (assets, faults)) in enumerate(described):
-            offset, reason = self._offset(product, identity)
-            yield Scene(
-                id=ids[place],
-                archive=self._name,
-                time=product.time,
-                acquisition=identity.acquisition,
-                bbox=place_of(product, assets),
-                assets=assets,
-                offset=offset or 0.0,
-                processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
-                verdict="; ".join(filter(None, (faults, "" if offset is not None else reason))),
-                superseded_by=ids[replaced[place]] if place in replaced else "",
-            )
+            by = ids[replaced[place]] if place in replaced else ""
+            named = product if product.id == ids[place] else replace(product, id=ids[place])
+            make = partial(self._scene, named, identity, assets, faults, by)
+            yield scene_or_verdict(self._name, named, make)
+
+    def _scene(
+        self, product: Product, identity: Identity, assets: tuple[Asset, ...], faults: str, superseded_by: str
+    ) -> Scene:
+        offset, reason = self._offset(product, identity)
+        return Scene(
+            id=product.id,
+            archive=self._name,
+            time=product.time,
+            acquisition=identity.acquisition,
+            bbox=place_of(product, assets),
+            assets=assets,
+            offset=offset or 0.0,
+            processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
+            # nothing more is known of a product that cannot be used as a whole
+            verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
+            superseded_by=superseded_by,
+        )
 
     def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
         """Refuse an archive with both L1C (at the sensor) and L2A (at the ground)."""
         pairs = list(zip(products, identities, strict=True))
-        first = {identity.level: product for product, identity in reversed(pairs) if identity.level}
+        first = {
+            identity.level: product for product, identity in reversed(pairs) if identity.level and not product.fault
+        }
         if len(first) > 1:
             named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
             raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
@@ -170,6 +197,8 @@ class Sentinel2:
                 offset = float(stated)
             except (TypeError, ValueError):
                 return None, f"its metadata has s2:add_offset {stated!r}, which is not a number"
+            if not isfinite(offset):
+                return None, f"its metadata has s2:add_offset {stated!r}, which is not a finite number"
             return offset, f"offset {offset:+g}: the product's metadata"
         if identity.baseline is not None:
             offset = -1000.0 if identity.baseline >= OFFSET_SINCE_BASELINE else 0.0
@@ -186,6 +215,16 @@ class Sentinel2:
         if not offset or name.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
             return values
         return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
+
+
+def _identified(product: Product) -> tuple[Product, Identity]:
+    """A product and its identity; where that cannot be found out, it is the product's fault."""
+    try:
+        return product, identify(product)
+    except Exception as error:
+        log.debug("%s", printable(product.id), exc_info=True)
+        unknown = Identity(acquisition=product.id, level="", subject=(product.id,), strip="", baseline=None)
+        return replace(product, files={}, fault=unforeseen(error)), unknown
 
 
 def _as_stored(assets: Sequence[Asset]) -> str:

@@ -1,0 +1,102 @@
+"""Checks of `verify` that compare cube, plan and inventory: what follows from one of them is derived again."""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes
+from embedcube.campaign.parts import Quarantined, refuse_over_budget
+from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_shards
+from embedcube.campaign.plugins import refuse_unknown_plugins
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign
+from embedcube.consolidate.findings import Finding
+from embedcube.cube.reader import Cube
+from embedcube.errors import EmbedcubeError, WorkError
+from embedcube.grid import ShardRange
+
+log = logging.getLogger(__name__)
+
+
+def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
+    """Check the plan itself; that the cube has its shards, with the same recipes; the error budget and the weights."""
+    plan = read_plan(campaign, run)
+    scenes = read_inventory(campaign, run, plan.inventory)
+    planned = {s.place: s for group in read_shards(run, plan) for s in group}
+    yield from _recipes(campaign, plan, scenes, planned.values())
+    yield from _zones(plan, planned.values())
+    yield from _shards(run, plan, cube, planned)
+    yield from _budget(campaign, run, cube, planned_scenes(run, plan, scenes))
+    yield from _weights(run, plan)
+
+
+def _recipes(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], shards: Iterable[Shard]) -> Iterator[Finding]:
+    """Check that each shard of the plan has the recipe that inventory and plan give, where the plugins are here."""
+    from embedcube.kernel.recipes import PlannedRecipes
+
+    recipes = PlannedRecipes(campaign, plan, scenes)
+    try:
+        refuse_unknown_plugins(campaign)
+        derived = [(shard, recipes.derive(shard)) for shard in shards]
+    except EmbedcubeError as error:
+        log.warning("no recipe is derived again: %s", error)
+        return
+    for shard, recipe in derived:
+        if recipe != shard.recipe:
+            yield Finding(check="recipe", place=f"{shard} in the plan", found=shard.recipe[:12], expected=recipe[:60])
+
+
+def _zones(plan: Plan, shards: Iterable[Shard]) -> Iterator[Finding]:
+    """Check that each zone spans the rows and columns of its shards: the place in the cube follows from that."""
+    rows, cols = defaultdict(set), defaultdict(set)
+    for shard in shards:
+        rows[shard.layer, shard.zone].add(shard.row)
+        cols[shard.layer, shard.zone].add(shard.col)
+    for layer, planned in plan.layers.items():
+        for zone, place in planned.zones.items():
+            row, col = rows[layer, zone], cols[layer, zone]
+            spanned = ShardRange(row=min(row), col=min(col), rows=max(row) - min(row) + 1, cols=max(col) - min(col) + 1)
+            if place != spanned:
+                yield Finding(
+                    check="place", place=f"{layer}/{zone} in the plan", found=str(place), expected=str(spanned)
+                )
+
+
+def _shards(run: RunDir, plan: Plan, cube: Cube, planned: dict[tuple[str, int, int, int], Shard]) -> Iterator[Finding]:
+    """Check that the cube has the shards of the plan, made by the same recipes."""
+    places = cube.provenance.places
+    recipes = [bytes(recipe).hex() for recipe in cube.provenance.array("shard_recipe")]
+    for place in sorted(planned.keys() ^ places.keys()):
+        found, expected = ("planned", "in the cube") if place in planned else ("in the cube", "planned")
+        yield Finding(check="plan", place=str(place), found=f"only {found}", expected=f"also {expected}")
+    for place, row in places.items():
+        if place in planned and planned[place].recipe != recipes[row]:
+            yield Finding(
+                check="recipe", place=str(place), found=recipes[row][:12], expected=planned[place].recipe[:12]
+            )
+    if (digest := digest_of_recipes(recipes)) != plan.plan:
+        yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
+
+
+def _budget(campaign: Campaign, run: RunDir, cube: Cube, planned: list[Scene]) -> Iterator[Finding]:
+    """Check that no more scenes are unreadable than the campaign allows."""
+    records = (cube.provenance.record(row) for row in cube.provenance.places.values())
+    quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
+    try:
+        refuse_over_budget(campaign, planned, quarantined, unplaced_scenes(run))
+    except WorkError as error:
+        yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
+
+
+def _weights(run: RunDir, plan: Plan) -> Iterator[Finding]:
+    """Check the files of weights and of compiled programs."""
+    for name, layer in plan.layers.items():
+        files = {"weights": (run.weights(name), layer.weights)}
+        if layer.program:
+            files["compiled"] = run.program(name, layer.compiled_for, layer.program), layer.program
+        for check, (path, expected) in files.items():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
+            if digest != expected:
+                yield Finding(check=check, place=name, found=digest[:12], expected=expected[:12])
