@@ -12,7 +12,7 @@ HIDDEN = "***"
 _MOST_LOOKED_AT = 1 << 14
 """characters of a text that are looked at; the rest is left out unread"""
 
-_MARKS = frozenset("?#@=%")
+_MARK = re.compile(r"[?#@=%]")
 """A text without any of these holds no credential"""
 
 _LINK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,19}:[/\\]|[/\\]{2}|/vsi")
@@ -41,7 +41,7 @@ def without_credentials(href: str) -> str:
     and those of any other text if they have parameters; the value of a parameter such as `sig` or `X-Amz-Signature`
     anywhere; and all this percent-encoded, too. Other text is returned as it is.
     """
-    if not _MARKS.intersection(href):
+    if not _MARK.search(href):
         return href
     result = deeper = _cut(href)
     for _ in range(_DECODED):
@@ -71,6 +71,11 @@ def _without_user(text: str) -> str:
     return f"{kept}{HIDDEN}@{rest}"
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text can be printed and certainly holds no credential."""
+    return text.isprintable() and not _MARK.search(text)
+
+
 def printable(text: object, most: int = 300) -> str:
     r"""A text from data on one line of at most about `most` characters.
 
@@ -78,7 +83,7 @@ def printable(text: object, most: int = 300) -> str:
     `\x1b`; a byte of a file name that is not UTF-8 as `\xfc`), and the end of a longer text is left out.
     """
     whole = str(text)
-    if len(whole) <= most and whole.isprintable() and not _MARKS.intersection(whole):
+    if len(whole) <= most and is_plain(whole):
         return whole  # as nearly all are
     bound = max(_MOST_LOOKED_AT, most)
     words = _escaped(whole[:bound])

@@ -1,7 +1,6 @@
 """Alone: no port of a consolidation lets another user in, and none is open on all interfaces."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import ROOT, Campaign, cube_bytes
+from tests.consolidate import slurm_here
 
 HERE = Path(__file__).parent
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -48,37 +48,13 @@ def intruded(ports: dict[int, str]) -> list[str]:
     return lines
 
 
-@pytest.fixture
-def embedded(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> Campaign:
-    """The demo with all of its records, and no cube."""
-    campaign = Campaign(tmp_path / "campaign.yaml")
-    shutil.copy(finished_demo.file, campaign.file)
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
-    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
-    shutil.rmtree(campaign.run.cubes)
-    campaign.run.newest_cube.unlink()
-    return campaign
-
-
-SLURM = {
-    "sbatch": 'cp "$1" "$0-script"\nsetsid bash "$0-script" > "$0-output" 2>&1 &\necho "Submitted batch job $!"',
-    "scancel": 'kill -- "-$1"',
-}
-"""Commands of Slurm, for jobs of this machine."""
-
-
 def use(campaign: Campaign, kind: str, patch: pytest.MonkeyPatch) -> None:
     """Let the campaign be consolidated by a worker of this kind."""
     how = {"ranks": 1, "threads": 1, "dask": {"kind": kind, "workers": 1, "threads": 1}}
     how["site"] = str(ROOT / "configs" / "sites" / "local.yaml")
     campaign.change(lambda document: document.update(how=how))
     if kind == "slurm_cluster":
-        commands = campaign.file.parent / "bin"
-        commands.mkdir()
-        for name, script in SLURM.items():
-            (commands / name).write_text(f"#!/bin/bash\n{script}\n")
-            (commands / name).chmod(0o755)
-        patch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+        slurm_here.install(campaign.file.parent / "bin", patch)
 
 
 def commands(kind: str, *words: str) -> list[tuple[list[str], dict[str, str]]]:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from tests.conftest import Campaign, call_cli
 
+from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record, scan_records
-from embedcube.campaign.resolve import open_submitted
+from embedcube.campaign.resolve import open_submitted, write_resolved
 from embedcube.jobs import at_work
 from embedcube.jobs.queue import Element
 from embedcube.jobs.rate import seconds_left, speed
@@ -33,12 +34,11 @@ def done(finished_demo: Campaign, tmp_path: Path, stand_in: Put) -> Campaign:
     site = {"site": "lab", "cpus_per_node": 2, "mem_gb_per_node": 16, "max_time_min": 60, "poll_s": 0.01}
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(site))
     shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
-    for file in (campaign.file, campaign.run.campaign):
-        document = yaml.safe_load(file.read_text())
-        document["archives"]["s2"]["path"] = str(tmp_path / "not-mounted")
-        document["how"]["site"] = str(tmp_path / "lab.yaml")
-        document["how"]["runs"] = str(tmp_path / "runs")
-        file.write_text(yaml.safe_dump(document))
+    campaign.change(lambda document: document["archives"]["s2"].update(path=str(tmp_path / "not-mounted")))
+    campaign.change(
+        lambda document: document["how"].update(site=str(tmp_path / "lab.yaml"), runs=str(tmp_path / "runs"))
+    )
+    write_resolved(load_campaign(campaign.file, mounted=False), campaign.run)
     stand_in("squeue", "exit 0")
     stand_in("sacct", "exit 0")
     return campaign
@@ -267,6 +267,21 @@ def test_watching_ends_with_jobs_that_failed(
     assert json.loads(call_cli("status", done.file, "--json").stdout)["verified"] is False
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["7 7 PENDING N/A JobHeldAdmin", "7 7 PENDING N/A launch failed requeued held", "7 7 REQUEUE_HOLD N/A None"],
+)
+def test_watching_ends_with_jobs_that_are_held(done: Campaign, stand_in: Put, line: str) -> None:
+    without_cube(done)
+    submitted(done, consolidate=["7"], verify=["8"])
+    stand_in("squeue", f"echo '{line}'; echo '8 8 PENDING N/A Dependency'")
+    code, out, _ = watch(done)
+    assert code == 1
+    assert "next: job 7 does not start by itself (" in out
+    stand_in("squeue", "echo '7 7 PENDING N/A Priority'; echo '8 8 PENDING N/A Dependency'")
+    assert now_of(done).at_work == "2 jobs are queued or running"
+
+
 def test_watching_ends_where_nothing_runs_on_this_machine(done: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_work, "_RECENT_S", -1e9)
     shutil.rmtree(done.run.parts)
@@ -351,10 +366,8 @@ def test_a_file_that_was_changed_hides_nothing(
 
 def test_a_run_folder_planned_for_another_version_is_told(done: Campaign) -> None:
     """`embedcube index` after an edit writes the campaign of the run folder, whose plan is then an older one."""
-    for file in (done.file, done.run.campaign):
-        document = yaml.safe_load(file.read_text())
-        document["windows"] = [["2023-06-01", "2023-06-08"]]
-        file.write_text(yaml.safe_dump(document))
+    done.change(lambda document: document.update(windows=[["2023-06-01", "2023-06-08"]]))
+    write_resolved(load_campaign(done.file, mounted=False), done.run)
     found = now_of(done)
     assert (found.shards, found.done, found.verified) == (30, 30, False)
     assert "run `embedcube plan` again" in found.notes[0]

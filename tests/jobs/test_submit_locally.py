@@ -209,3 +209,56 @@ def test_a_pilot_makes_the_plan_in_a_job_first(
     with pytest.raises(StartAgain, match="3 of 3 shards have no record after jobs 8"):
         placed.cli("submit", "--pilot", "3")
     assert [one.jobs for one in submissions(placed.run)] == [{"prepare": ["7"]}, {"prepare": ["8"]}, {"embed": ["8"]}]
+
+
+def test_cancel_finds_the_jobs_of_embed(placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"poll_s": 0.01}))
+    placed.change(lambda document: document["how"].update(executor="slurm"))
+    placed.cli("run", "--until", "plan")
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 8")
+    with pytest.raises(StartAgain, match="30 of 30 shards have no record after jobs 8"):
+        placed.cli("embed")
+    assert [one.jobs for one in submissions(placed.run)] == [{"embed": ["8"]}]
+    stand_in("squeue", "echo '8 8 RUNNING'")
+    with pytest.raises(RequestError, match="jobs 8 of this campaign are still queued or running"):
+        placed.cli("embed")
+    stand_in("scancel", f'echo "$@" > {tmp_path}/cancelled')
+    assert json.loads(placed.cli("cancel", "--json")) == {"cancelled": ["8"]}
+    assert (tmp_path / "cancelled").read_text() == "8\n"
+
+
+def test_the_last_stage_is_cancelled_first(
+    placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """No job starts because the one before it was cancelled."""
+    numbers = tmp_path / "numbers"
+    stand_in("sbatch", f"echo >> {numbers}; echo Submitted batch job $(wc -l < {numbers})")
+    stand_in("squeue", "exit 0")
+    placed.cli("run", "--until", "plan")
+    assert json.loads(placed.cli("submit", "--json"))["jobs"] == {"embed": ["1"], "consolidate": ["2"], "verify": ["3"]}
+    stand_in("squeue", "for i in 1 2 3; do echo $i $i PENDING; done")
+    assert [job["stage"] for job in json.loads(placed.cli("status", "--json"))["jobs"]] == [
+        "embed",
+        "consolidate",
+        "verify",
+    ]
+    stand_in("scancel", f'echo "$@" > {tmp_path}/cancelled')
+    placed.cli("cancel")
+    assert (tmp_path / "cancelled").read_text() == "3 2 1\n"
+
+
+def test_a_resubmission_in_vain_is_the_last(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
+    """Consolidation submits what is missing, until a resubmission has made no record."""
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 8")
+    placed.cli("run", "--until", "plan")
+    placed.cli("submit")
+    placed.cli("submit", "--again")
+    assert [(one.again, one.records) for one in submissions(placed.run)] == [(False, 0), (True, 0)]
+    with pytest.raises(
+        WorkError, match="tasks 0 have shards without a record, and the last resubmission has made none"
+    ):
+        placed.cli("submit", "--again")
+    # a person may always
+    assert json.loads(placed.cli("submit", "--json"))["jobs"]["embed"] == ["8"]

@@ -11,6 +11,7 @@ import pystac
 import pytest
 import rasterio
 import shapely
+from rasterio.io import DatasetReader
 from rasterio.transform import Affine, from_origin
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items
 from tests.conftest import Campaign
@@ -91,13 +92,12 @@ def assets(root: Path, paths: list[Path]) -> list[Asset]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts how often each file is opened from now on."""
     count: Counter[str] = Counter()
-    real = rasterio.open
 
-    def noting(path: Any) -> Any:
-        count[Path(path).name] += 1
-        return real(path)
+    def noting(name: str, **options: Any) -> Any:
+        count[Path(name).name] += 1
+        return DatasetReader(name, **options)
 
-    monkeypatch.setattr("embedcube.sources.reader.rasterio.open", noting)
+    monkeypatch.setattr("embedcube.sources.reader.DatasetReader", noting)
     return count
 
 

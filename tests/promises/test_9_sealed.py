@@ -212,7 +212,9 @@ def test_a_campaign_as_resolved_that_was_edited_says_what_to_do(finished: Campai
     mine.write_text(path.read_text().partition("\n")[2])
     assert next(iter(load_campaign(mine).layers.values())).min_valid == 0.6
     shutil.copy(mine, path)
-    with pytest.raises(RequestError, match="written by another version of embedcube"):
+    with pytest.raises(
+        RequestError, match="its first line is not that of embedcube: damaged, or written by another version"
+    ):
         load_campaign(path)
 
 

@@ -131,7 +131,7 @@ def test_a_walltime_that_is_shorter_than_the_start_is_named(
     assert code == 1
     assert "has made nothing new in two starts, and is not started again: the time of the job ends before" in said
     assert "write more minutes in how.time_min" in said
-    assert "30 shards that have no record" in said.splitlines()[-1]
+    assert "next: write more minutes in how.time_min; then `embedcube submit" in said
     states = [row["State"] for row in cluster.sacct(jobs["embed"], "State")]
     print(states)
     assert len(states) == 2

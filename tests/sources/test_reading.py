@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyproj import Transformer
-from rasterio.io import MemoryFile
+from rasterio.io import DatasetReader, MemoryFile
 from rasterio.transform import from_origin
 from rasterio.warp import Resampling, reproject
 from tests.conftest import Campaign
@@ -340,14 +340,13 @@ def test_the_files_of_a_years_window_stay_open(tmp_path: Path, monkeypatch: pyte
         ) as target:
             target.write(np.full((32, 32), i % 250 + 1, dtype=np.uint8), 1)
         files.append(tmp_path / f"{i}.tif")
-    opened_files: list[Path] = []
-    real = rasterio.open
+    opened_files: list[str] = []
 
-    def noting(path: Path) -> Any:
-        opened_files.append(path)
-        return real(path)
+    def noting(name: str, **options: Any) -> Any:
+        opened_files.append(name)
+        return DatasetReader(name, **options)
 
-    monkeypatch.setattr("embedcube.sources.reader.rasterio.open", noting)
+    monkeypatch.setattr("embedcube.sources.reader.DatasetReader", noting)
     one = asset("B02", WEST, NORTH, 10, (32, 32), 32, "uint8")
     reader = RasterReader(threads=2)
     try:

@@ -14,6 +14,7 @@ from embedcube.campaign.parts import scan_records
 from embedcube.campaign.plan import Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import make_grid, make_layout
+from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.cube.encoding import FAILED, VALID
 from embedcube.cube.reader import Cube
 from embedcube.workers.crashes import Crash, Held, blame, crashes_by_shard, write_crash
@@ -83,8 +84,7 @@ def test_a_shard_that_kills_on_two_hosts_is_quarantined(demo: Campaign) -> None:
     assert embed() == 75
     assert undone() == {killer.recipe}
 
-    other = json.loads(alone[-1].read_text())
-    alone[-1].write_text(json.dumps(other | {"host": "another"}))
+    write_sealed(alone[-1], read_sealed(alone[-1], "embed") | {"host": "another"})
     assert embed() == 0
     demo.cli("consolidate")
     demo.cli("verify")

@@ -61,6 +61,7 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
     try:
         tensors = safetensors.numpy.load(data)
         made_for = _header(data)
+        mean, std = tensors.pop("embedcube.mean"), tensors.pop("embedcube.std")
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RequestError(
             f"{origin}: not a weights file of embedcube: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -77,7 +78,7 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
             f"{period_of_fit(campaign, layer)}; put the period back or leave `fit` out to keep these weights, "
             "remove the file to fit again, or give the layer another name"
         )
-    return Weights(mean=tensors.pop("embedcube.mean"), std=tensors.pop("embedcube.std"), tensors=tensors)
+    return Weights(mean=mean, std=std, tensors=tensors)
 
 
 def _header(data: bytes) -> dict[str, Any]:

@@ -11,12 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
-
 from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
-from embedcube.campaign.seals import checked_line, to_line
+from embedcube.campaign.seals import checked_line, parsed_line, to_line
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
@@ -164,10 +162,15 @@ class PartWriter:
 
 def _append(path: Path, data: bytes) -> None:
     new = not path.exists()
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk does not say what it had no room for
+        raise
     if new:
         fsync_folder(path.parent)
 
@@ -184,7 +187,7 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
 def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every record as plain JSON, in the order of `scan_records`; quicker where few fields are needed."""
     for part, text in _scan_texts(run, attempt):
-        yield part, from_json(text)
+        yield part, parsed_line(text)
 
 
 def _scan_texts(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, bytes]]:

@@ -17,7 +17,6 @@ from embedcube.errors import RequestError
 CHECKSUM = "checksum"
 """Field of a JSON object: SHA-256 (hex) over the canonical JSON (keys sorted, no blanks) of all other fields."""
 
-
 _LINES = "# SHA-256 of the lines below: "
 """Begins the first line of a campaign as resolved."""
 
@@ -28,13 +27,13 @@ def sealed_text(lines: str) -> str:
 
 
 def has_seal(path: Path) -> bool:
-    """Whether a file is one that `sealed_text` made; False for a file that cannot be read.
+    """Whether a file is one that `sealed_text` made; False for one that cannot be read, or only once, as a pipe.
 
     Raises:
         RequestError: it is, and its lines have another SHA-256.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.is_file() else b""
     except OSError:
         return False
     _, seal, rest = data.partition(_LINES.encode())
@@ -63,7 +62,15 @@ def checked_line(line: bytes) -> bytes | None:
 def from_line(line: bytes) -> dict[str, Any] | None:
     """The fields of a line that `to_line` made, without the checksum; None where that is not the line's own."""
     body = checked_line(line)
-    return None if body is None else dict(from_json(body))
+    return None if body is None else parsed_line(body)
+
+
+def parsed_line(text: bytes) -> dict[str, Any]:
+    """The fields of a line whose checksum was right, from its canonical JSON."""
+    try:
+        return dict(from_json(text))  # twice as fast as Python's json
+    except ValueError:
+        return dict(json.loads(text))  # the name of a file that is not UTF-8 has a lone surrogate
 
 
 def to_file(document: dict[str, Any]) -> bytes:

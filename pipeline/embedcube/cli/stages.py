@@ -65,7 +65,7 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
         return
     say("index       again, as the windows or the region have changed")
     # with digests of another kind, all scenes would count as changed, and every shard would be embedded again
-    index(campaign, folder, say, full_digests=not any(scene.weak for scene in scenes))
+    index(campaign, folder, say, full_digests=not any(scene.weak or scene.declared for scene in scenes))
 
 
 def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
@@ -75,8 +75,9 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
     with shown("index", "scenes", say) as progress:
         scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
-    weak = sum(scene.weak for scene in scenes)
-    say(f"            {len(bad)} unusable, {weak} with weak digests")
+    weak, declared = sum(scene.weak for scene in scenes), sum(scene.declared for scene in scenes)
+    unchecked = f", {declared} with checksums that were not compared with their bytes" if declared else ""
+    say(f"            {len(bad)} unusable, {weak} with weak digests{unchecked}")
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
     return {"scenes": len(scenes), "unusable": bad, "weak": weak}
@@ -158,14 +159,14 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
 
 def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:
     """Embed some shards in a Slurm job, and estimate from them the price of the campaign."""
-    from embedcube.campaign.site import load_site
+    from embedcube.campaign.site import load_site, tasks_at_once
     from embedcube.jobs.pilot import describe_measured, measured_price
     from embedcube.jobs.submit import embed_pilot
 
     with shown("pilot", "shards", say) as progress:
         embed_pilot(campaign, folder, count, progress)
     site = load_site(campaign)
-    price = measured_price(campaign, folder, at_once=site.parallel, cores_per_node=site.cpus_per_node)
+    price = measured_price(campaign, folder, at_once=tasks_at_once(campaign, site), cores_per_node=site.cpus_per_node)
     for line in describe_measured(price):
         say(f"            {line}")
     return asdict(price)

@@ -99,10 +99,14 @@ def _processes(campaign: Campaign, run: RunDir) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     how, security = campaign.how, security_of(certificate())
-    # read when Dask is imported in a new process, before any other setting gets there
-    level = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "warning"}
+    own = {
+        # read when Dask is imported in a new process, before any other setting gets there
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "warning",
+        # else a nanny that starts its worker again at that moment is closed for ever, and the client waits
+        "distributed.deploy.lost-worker-timeout": "1 day",
+    }
     with (
-        dask.config.set(level),
+        dask.config.set(own),
         opened(
             lambda: LocalCluster(
                 n_workers=how.dask.workers,

@@ -10,6 +10,7 @@ from typing import Any
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.alone import patience_s
+from embedcube.consolidate.link import Brought
 from embedcube.consolidate.quiet import deaths
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 
@@ -24,20 +25,23 @@ def results(futures: Sequence[Any], client: Any, campaign: Campaign, run: RunDir
 
     Raises:
         StartAgain: workers or the scheduler were lost.
-        WorkError: workers were lost and nothing was finished: starting again would do the same.
+        WorkError: workers were lost and nothing was made before: starting again would do the same.
     """
     from distributed import as_completed
     from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
-    done = 0
+    done = made = 0
     try:
         # not `with_results`: that never returns if the scheduler is lost while the last results are fetched
         for batch in as_completed(futures).batches():
             for result in client.gather(list(batch)):
                 yield result
                 done += 1
+                made += isinstance(result, Brought) and result.new
+            for future in batch:
+                future.release()  # else the work is done again if the worker that holds the result dies
     except KilledWorker as error:
-        again = StartAgain if done else WorkError
+        again = StartAgain if made else WorkError
         raise again(f"{_lost(error.allowed_failures + 1, campaign)} {where_logs_are(campaign, run)}") from None
     except (NoWorkerError, NoValidWorkerError):
         raise StartAgain(nobody(campaign, run)) from None
@@ -68,13 +72,13 @@ def _lost(times: int, campaign: Campaign) -> str:
 
 
 def _less_memory(campaign: Campaign) -> str:
-    dask = campaign.how.dask
-    if dask.kind == "threads":
-        return "write fewer how.threads, or how.dask with fewer threads; then start again, what is made stays"
-    return (
-        f"write fewer than how.dask.workers {dask.workers} or how.dask.threads {dask.threads}, or give the job more "
-        "memory; then start again, what is made stays"
-    )
+    how = campaign.how
+    at_once = {"how.threads": how.threads_per_rank, "how.ranks": how.ranks}
+    if how.dask.kind != "threads":
+        at_once = {"how.dask.workers": how.dask.workers, "how.dask.threads": how.dask.threads}
+    many = [f"{key} {count}" for key, count in at_once.items() if count > 1]
+    fewer = f"write fewer than {' or '.join(many)}, or " if many else ""
+    return f"{fewer}give the job more memory; then start again, what is made stays"
 
 
 def nobody(campaign: Campaign, run: RunDir, reason: str = "") -> str:

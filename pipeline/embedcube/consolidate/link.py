@@ -28,6 +28,8 @@ class Brought:
     """number of objects that share their bytes with the part"""
     copied: int = 0
     """number of objects that could not be linked"""
+    new: bool = True
+    """whether any of it was not there yet"""
     series: str = ""
     """name of the series that was made of several windows; empty for linked objects"""
     rechunked: Mapping[str, str] = field(default_factory=dict)
@@ -37,8 +39,8 @@ class Brought:
 def adopted(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> Brought | Failure:
     """Call `adopt_shard`; returns what it brought, or its error as a value."""
     try:
-        linked, copied = adopt_shard(part, objects, targets)
-        return Brought(linked=linked, copied=copied)
+        linked, copied, kept = adopt_shard(part, objects, targets)
+        return Brought(linked=linked, copied=copied, new=linked + copied > kept)
     except (WorkError, OSError, MemoryError) as error:
         return error
 
@@ -48,24 +50,27 @@ def rechunked(
 ) -> Brought | Failure:
     """Call `rechunk`; returns what it brought, or its error as a value."""
     try:
-        return Brought(series=series.name, rechunked=rechunk(series, known, sources, targets))
+        digests = rechunk(series, known, sources, targets)
+        return Brought(series=series.name, rechunked=digests, new=digests is not known)
     except (WorkError, OSError, MemoryError) as error:
         return error
 
 
-def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int]:
-    """Verify the objects of one shard and link them into the cube; returns the numbers of objects linked and copied.
+def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Path, ...]) -> tuple[int, int, int]:
+    """Verify the objects of one shard and link them into the cube.
+
+    Returns the numbers of objects linked and copied, and of those among the linked that were there already.
 
     An object that is in the cube already, from an interrupted start, counts only if its bytes have the digest of the
     record; otherwise it is made again. Objects are made read-only, as from then on the cube and the part share them.
     """
-    linked = copied = 0
+    linked = copied = kept = 0
     for stored, target in zip(objects, targets, strict=True):
         if not stored.path:
             continue
         if found := digest_of(target):
             if found == stored.sha256:
-                linked += 1
+                linked, kept = linked + 1, kept + 1
                 continue
             target.unlink()
         source = part / stored.path
@@ -83,4 +88,4 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
                 shutil.copyfile(source, temporary)
             target.chmod(0o444)
             copied += 1
-    return linked, copied
+    return linked, copied, kept

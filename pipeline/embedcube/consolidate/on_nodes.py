@@ -112,14 +112,16 @@ def _first_worker(cluster: Any, campaign: Campaign, run: RunDir) -> None:
     async def submitted() -> None:
         await cluster
 
-    cluster.scale(jobs=1)
+    # not `scale`: it submits in the background, and nobody hears that Slurm refuses
+    cluster.worker_spec.update(cluster.new_worker_spec())
     try:
-        cluster.sync(submitted)
+        cluster.sync(submitted, callback_timeout=JOIN_S)
         cluster.wait_for_workers(1, timeout=patience_s(campaign))
     except TimeoutError:
         raise StartAgain(nobody(campaign, run, _queue_says(cluster))) from None
     except RuntimeError as error:
-        answer = "; ".join(line for line in str(error).splitlines() if "error" in line.lower()) or str(error)
+        answer = "; ".join(line for line in str(error).splitlines() if "error:" in line.lower())
+        answer = answer or " ".join(str(error).split())
         raise RequestError(
             f"the job of a Dask worker was refused: {answer}; correct partition, account and limits in "
             f"{campaign.how.site}, or how.dask"

@@ -55,17 +55,18 @@ def quiet(run: RunDir) -> Iterator[None]:
     names = {*_TALKERS, *(n for n in logging.root.manager.loggerDict if n.partition(".")[0] in _TALKERS)}
     loggers = [logging.getLogger(name) for name in sorted(names)]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    redirect(run.logs)
+    file = redirect(run.logs)
     try:
         yield
     finally:
+        file.close()
         for logger, handlers, level, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
 
 
-def redirect(logs: Path) -> None:
-    """Send the logs of Dask in this process to a file below `logs`, for good."""
+def redirect(logs: Path) -> logging.Handler:
+    """Send the logs of Dask in this process to a file below `logs`, for good; returns the handler of the file."""
     logs.mkdir(parents=True, exist_ok=True)
     handler = LogFile(RunDir(logs.parent).dask_log(f"{socket.gethostname()}-{os.getpid()}"), delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -81,3 +82,4 @@ def redirect(logs: Path) -> None:
     nanny = logging.getLogger("distributed.nanny")
     nanny.setLevel(logging.INFO)
     nanny.addHandler(_Deaths())
+    return handler

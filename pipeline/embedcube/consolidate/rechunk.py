@@ -35,7 +35,7 @@ class Series:
 
 def rechunk(
     series: Series, known: Mapping[str, str], sources: tuple[ArraySpec, ...], targets: tuple[ArraySpec, ...]
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     """Write the objects of a series and return their SHA-256 by array; empty for an array of fill values only.
 
     `known` are the digests that an interrupted start has noted: objects with these bytes are not made again. The
@@ -46,7 +46,7 @@ def rechunk(
     """
     paths = dict(zip((spec.name for spec in targets), series.paths(targets), strict=True))
     if known and all(known.get(name) == digest_of(path) for name, path in paths.items()):
-        return dict(known)
+        return known
     decoder = ShardDecoder(sources)
     values = {spec.name: np.full(spec.shard, spec.fill, dtype=spec.dtype) for spec in targets}
     for t, part, objects in series.members:

@@ -38,13 +38,13 @@ _IN_LOG = (
 KILLED = "was killed by signal"
 """Words of a batch script whose command was killed; Slurm's own line, where there is one, says why."""
 
+VAIN = "the time of the job ends before anything is done"
+"""Words of a batch script whose job has two starts behind it that made nothing, and each lasted until the end."""
+
 _OWN = "embedcube: "
 """Begins the line in which a command, or a batch script, says why it failed."""
 
 _TAIL_BYTES = 1 << 16
-
-_HOPELESS = "DependencyNeverSatisfied"
-"""Slurm's reason for a job that waits for one that has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,13 @@ def next_move(facts: Facts, run: RunDir, campaign_file: str) -> str:
         return f"nothing is left to do; the cube {run.newest_cube} is verified"
     if facts.answer == "silent":
         return f"look again when Slurm answers ({facts.said})"
-    if any(element.reason == _HOPELESS for element in facts.waiting):
-        return f"some jobs wait for one that has failed: `embedcube cancel {campaign_file}`, then submit again"
+    stuck = [element for element in facts.waiting if element.stuck]
+    if stuck and not facts.at_work:
+        reason = stuck[0].reason or stuck[0].state
+        return (
+            f"job {stuck[0].id} does not start by itself ({reason}): change or release it (scontrol update, scontrol "
+            f"release), or `embedcube cancel {campaign_file}`, and submit again"
+        )
     if facts.at_work:
         return f"wait ({facts.at_work}); `embedcube status {campaign_file} --watch` ends when the cube is verified"
     if facts.answer == "absent" and facts.submitted:
@@ -158,6 +163,8 @@ def _move(stage: str, state: str, said: str) -> str:
         return more
     if KILLED in said:
         return f"if it was out of memory, {more}"
+    if VAIN in said:
+        return _TIME.get(stage, f"write more minutes in {stage}.time_min of the site's file")
     if state == "TIMEOUT":
         return _TIME.get(stage, f"write more minutes in {stage}.time_min of the site's file")
     return ""

@@ -15,6 +15,12 @@ _ANSWER_S = 60
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 """States of a job that is in the queue and does not run."""
 
+_HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+"""States of a job that waits until a person releases it."""
+
+_STUCK = ("DependencyNeverSatisfied", "JobHeld", "launch failed requeued held", "BadConstraints", "PartitionTimeLimit")
+"""Beginnings of the reasons for which a job waits until a person changes it."""
+
 _UNFINISHED = (*WAITING, "RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SUSPENDED", "STAGE_OUT", "STOPPED")
 """States of a job that has not ended; the accounts are some seconds late."""
 
@@ -32,6 +38,11 @@ class Element:
     """why it waits, in squeue's word; empty where it runs, or squeue does not say"""
     start: datetime | None = None
     """when Slurm expects it to start, if it does; for a running one, when it started"""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it will never start by itself: it is held, or waits for what cannot come."""
+        return self.state in _HELD or self.reason.startswith(_STUCK)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,13 @@ from embedcube.campaign.parts import RECORDS
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.site import Site
 from embedcube.errors import StartAgain
-from embedcube.jobs.outcome import KILLED
+from embedcube.jobs.outcome import KILLED, VAIN
+from embedcube.workers.crashes import CRASH
 from embedcube.workers.protocol import END_TIME, TASK
 
 _OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 """Name of this array element in a batch script. SLURM_JOB_ID would not do: in the last element of an array it is the
 number of the whole array, so `scontrol requeue` would requeue all elements."""
-
-_CRASH = "crash.json"
-"""What a parent writes into the part of a rank that a signal has killed (workers/crashes.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ def after(job: Job, site: Site, *, lead_s: int, minutes: str) -> list[str]:
     again = StartAgain.exit_code
     if site.requeue:
         told = f'echo "embedcube: {job.stage} $job'
-        vain = f"before anything is done (its warning comes {lead_s} s ahead): write more minutes in {minutes}"
+        vain = f"{VAIN} (its warning comes {lead_s} s ahead): write more minutes in {minutes}"
         lines += [
             f"if [ $code -eq {again} ]; then",
             '    made >> "$starts"',
@@ -79,7 +77,7 @@ def after(job: Job, site: Site, *, lead_s: int, minutes: str) -> list[str]:
             '    if [ $# -eq 3 ] && [ "$1" = "$3" ]; then',
             '        code=1 why="the lines above say why"',
             f'        if [ -n "${END_TIME}" ] && [ "$(date +%s)" -ge $(({END_TIME} - {lead_s + _SLACK_S})) ]; then',
-            f'            why="the time of the job ends {vain}"',
+            f'            why="{vain}"',
             "        fi",
             f'        {told} has made nothing new in two starts, and is not started again: $why"',
             f'    elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {site.max_requeues} ]; then',
@@ -112,7 +110,7 @@ def _how_much(job: Job, run: RunDir) -> str:
     if job.tasks:
         # bytes of records; a crash is something new, too, as it leads to the shard that is the cause
         folder = f'{_quoted(run.parts)}/"$(printf %04d "${TASK}")"/*/*'
-        of_files = f"%s {folder}/{RECORDS} {folder}/{_CRASH}"
+        of_files = f"%s {folder}/{RECORDS} {folder}/{CRASH}"
     elif job.stage == "prepare":
         # times of writing
         of_files = f"%Y {_quoted(run.inventory)} {_quoted(run.weights('').parent)}/* {_quoted(run.plan)}"

@@ -203,14 +203,13 @@ def _tasks(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool
     """Task and recipe of each shard of the plan in the run folder, even if it is to be made again; none without one."""
     there = run.plan.exists() and run.plan_summary.exists()
     try:
-        plan = read_plan(campaign, run)
+        read_plan(campaign, run)
     except RequestError as error:
         if not (submitted or there):
             raise
-        plan = None
         notes += [str(error)] * there
     try:
-        return tasks_of_recipes(run, plan or read_any_plan(run))
+        return tasks_of_recipes(run, read_any_plan(run))
     except RequestError as error:
         # none, or damaged: what the queue says is told all the same
         notes += [str(error)] if there and str(error) not in notes else []
@@ -280,8 +279,11 @@ def _findings(run: RunDir) -> int | None:
 
 def _at_work(run: RunDir, campaign_file: Path, queue: Queue, elements: list[Element]) -> str:
     """Who works on the campaign, in words; empty where nobody is known to."""
-    if elements:
+    # those that wait for a job of the chain are as stuck as that one
+    if elements and not all(element.stuck or element.reason == "Dependency" for element in elements):
         return f"{len(queue.elements)} jobs are queued or running"
+    if elements and not any(element.stuck for element in elements):
+        return f"{len(queue.elements)} jobs are queued"
     if (pid := process_here(run, campaign_file)) is not None:
         return f"process {pid} of this machine works on it"
     if (holder := held_by(run.submit_lock)) and holder.at_work:

@@ -13,6 +13,10 @@ from embedcube.campaign.seals import from_line, to_line
 log = logging.getLogger(__name__)
 
 
+STAGES = ("prepare", "embed", "consolidate", "verify")
+"""The stages of a campaign that are jobs, in the order in which they are submitted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submission:
     """The jobs of one call of `submit`, or of another command with the executor `slurm`."""
@@ -66,8 +70,9 @@ def submissions(run: RunDir) -> list[Submission]:
     for number, line in enumerate(run.submissions.read_bytes().splitlines(keepends=True), start=1):
         try:
             fields = from_line(line) or _of_older_version(line)
-            one = Submission(**(fields | {"tasks": tuple(fields["tasks"])}))
-        except (ValueError, TypeError, KeyError, RecursionError):
+            fields |= {"tasks": tuple(fields["tasks"]), "jobs": _in_order(fields["jobs"])}
+            one = Submission(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             if line.strip():
                 log.warning("%s: line %d is damaged and passed over; squeue lists its jobs", run.submissions, number)
             continue
@@ -75,6 +80,11 @@ def submissions(run: RunDir) -> list[Submission]:
             noted.pop()
         noted.append(one)
     return noted
+
+
+def _in_order(jobs: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The jobs by stage, in the order of submission: a line has its keys in the order of the alphabet."""
+    return {stage: list(map(str, jobs[stage])) for stage in STAGES if stage in jobs}
 
 
 def _of_older_version(line: bytes) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.prepare.blocks import too_large
-from embedcube.printable import printable
+from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
-from embedcube.sources.catalog.products import product_id
+from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
 from embedcube.sources.reader import raster_settings
 
 _VERDICT = 2000
@@ -72,16 +72,21 @@ def _storable(scene: Scene) -> Scene:
     Whatever the source: no credentials, no control characters, no text without end; and no file that has them in its
     name, as its path must stay what it is.
     """
+    texts = [scene.id, scene.acquisition, scene.superseded_by, scene.processing, scene.verdict]
+    texts += [text for asset in scene.assets for text in (asset.path, asset.inner)]
+    if max(map(len, texts)) <= ID_CHARACTERS and is_plain("".join(texts)):
+        return scene  # as nearly all are
     wrong = [f"{asset.path} {words}" for asset in scene.assets if (words := unusable_name(asset.path + asset.inner))]
     verdict = printable("; ".join(filter(None, (scene.verdict, *wrong))), _VERDICT)
-    ids = product_id(scene.id), product_id(scene.acquisition), product_id(scene.superseded_by)
-    processing = printable(scene.processing, _VERDICT)
-    if (*ids, verdict, processing) == (
-        scene.id, scene.acquisition, scene.superseded_by, scene.verdict, scene.processing,
-    ):  # fmt: skip
-        return scene  # as nearly all are
-    changed = replace(scene, id=ids[0], acquisition=ids[1], superseded_by=ids[2], verdict=verdict)
-    return replace(changed, processing=processing, assets=() if wrong else scene.assets)
+    return replace(
+        scene,
+        id=product_id(scene.id),
+        acquisition=product_id(scene.acquisition),
+        superseded_by=product_id(scene.superseded_by),
+        processing=printable(scene.processing, _VERDICT),
+        verdict=verdict,
+        assets=() if wrong else scene.assets,
+    )
 
 
 def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) -> None:
@@ -122,7 +127,8 @@ def _refuse_unseen_changes(run: RunDir, scenes: list[Scene]) -> None:
     for scene in scenes:
         digest, notes = before.get((scene.archive, scene.id), ("", []))
         noted = [asset.noted for asset in scene.assets]
-        if digest != scene.digest or notes == noted or not (scene.weak or scene.declared):
+        # the digest last: to make it takes longest
+        if notes == noted or not (scene.weak or scene.declared) or digest != scene.digest:
             continue
         samples = [(one.sample, other.sample) for one, other in zip(notes, noted, strict=True)]
         (changed if any(one and other and one != other for one, other in samples) else touched).append(scene)

@@ -22,7 +22,7 @@ from embedcube.workers.protocol import Place
 
 log = logging.getLogger(__name__)
 
-_FILE = "crash.json"
+CRASH = "crash.json"
 
 _HOSTS = 2
 """hosts on which a suspect must have killed its rank before it is quarantined"""
@@ -60,14 +60,14 @@ class Crash:
 def write_crash(part: Path, crash: Crash) -> None:
     """Write a crash beside what the dead rank wrote; its parent does that."""
     part.mkdir(parents=True, exist_ok=True)
-    write_sealed(part / _FILE, asdict(crash))
+    write_sealed(part / CRASH, asdict(crash))
 
 
 def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Crash]]:
     """The crashes of each of these recipes that has any. A damaged file is no crash: the next one counts again."""
     crashes = defaultdict(list)
     asked = set(recipes)
-    for path in sorted(run.parts.glob(f"*/*/*/{_FILE}")):
+    for path in sorted(run.parts.glob(f"*/*/*/{CRASH}")):
         if (crash := _read_crash(path)) is not None:
             for recipe in asked & set(crash.shards):
                 crashes[recipe].append(crash)

@@ -102,6 +102,9 @@ def _described(product: _Request, root: str, nodata: float | None, full_digests:
             refuse_apart(assets, product.bbox, _degrees)
         except CorruptInput as error:
             faults.append(str(error))
+        except Exception as error:
+            log.debug("", exc_info=True)
+            faults.append(unforeseen(error))
     return tuple(assets), "; ".join(faults)
 
 

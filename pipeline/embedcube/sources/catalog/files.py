@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from embedcube.errors import RequestError
-from embedcube.printable import printable, without_credentials
+from embedcube.printable import is_plain, printable, without_credentials
 
 ABSENT = "does not exist"
 
@@ -98,8 +98,8 @@ def _kind(mode: int) -> str:
 
 def unusable_name(name: str) -> str:
     """Why no raster can be opened by this name, in words that follow it; empty if one can."""
-    if name.isascii() and name.isprintable() and without_credentials(name) == name:
-        return ""
+    if is_plain(name):
+        return ""  # as nearly all are
     if words := not_utf_8(name):
         return words
     if any(unicodedata.category(char) == "Cc" for char in name):

@@ -13,7 +13,7 @@ from embedcube.campaign.scene import UNKNOWN_TIME
 from embedcube.printable import printable
 from embedcube.windows import utc
 
-_ID = 200
+ID_CHARACTERS = 200
 """most characters of an id"""
 
 _PROPERTY = 1000
@@ -87,7 +87,7 @@ def unusable(id: str, fault: str, time: datetime | None = None) -> Product:
 
 def product_id(text: str) -> str:
     """An id as it may be printed and stored; other texts give other ids also where that changes them."""
-    shown = printable(text, _ID)
+    shown = printable(text, ID_CHARACTERS)
     if shown == text:
         return text
     return f"{shown} {hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
