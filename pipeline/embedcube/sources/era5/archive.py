@@ -16,6 +16,7 @@ from embedcube.campaign.scene import Asset, Scene, unforeseen
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.printable import printable
 from embedcube.sources.era5.files import Digests, judge_series, listed, open_series, software_of
+from embedcube.sources.era5.overlaps import without_overlaps
 from embedcube.sources.era5.parameters import names_of, parameter
 from embedcube.sources.era5.patterns import expression, moved, span_of
 from embedcube.sources.era5.points import CRS, Points, ReducedGaussian
@@ -107,7 +108,7 @@ def find_scenes(request: Request, *, full_digests: bool) -> Iterator[Scene]:
     """
     digests = Digests(request.root, full=full_digests, by_name=bool(request.pattern))
     found, unusable = (_by_pattern if request.pattern else _by_opening)(request, digests)
-    good = _without_overlaps(sorted(found, key=lambda scene: (scene.time, scene.id)))
+    good = without_overlaps(sorted(found, key=lambda scene: (scene.time, scene.id)))
     boxes = np.array([scene.bbox for scene in good if not scene.verdict])
     all_scenes = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()) if len(boxes) else _GLOBE
     for name, reason in unusable:
@@ -322,50 +323,6 @@ def _bbox(points: Points) -> tuple[float, float, float, float]:
         return -180.0, south, 180.0, north
     west, east = ((x + 180) % 360 - 180 for x in (left, left + cols * dx))
     return west, south, east, north
-
-
-def _without_overlaps(scenes: list[Scene]) -> list[Scene]:
-    """The scenes, with a verdict for each whose times overlap another's: its steps would count twice.
-
-    Of two, the later is refused, unless only the earlier lacks steps: one step at a wrong time makes a file long.
-    """
-    result: list[Scene] = []
-    current: list[int] = []
-    for place, scene in enumerate(scenes):
-        current = [o for o in current if (result[o].end or result[o].time) >= scene.time]
-        twice = [o for o in current if result[o].acquisition != scene.acquisition and _may_overlap(result[o], scene)]
-        if twice and not scene.verdict:
-            if _lacks_steps(scene) or not all(_lacks_steps(result[o]) for o in twice):
-                scene = _refused_beside(scene, result[twice[0]])
-            else:
-                for o in twice:
-                    result[o] = _refused_beside(result[o], scene)
-                current = [o for o in current if o not in twice]
-        result.append(scene)
-        current += [] if scene.verdict else [place]
-    return result
-
-
-def _refused_beside(scene: Scene, other: Scene) -> Scene:
-    return replace(scene, verdict=f"its times are also in {other.id}; take one of them away")
-
-
-_UNEVEN = 1.2
-"""a series of months is that much longer, at most, than its shortest month would make it"""
-
-
-def _lacks_steps(scene: Scene) -> bool:
-    """Whether a scene has fewer steps than its shortest step lets fit between its first and its last."""
-    whole_s = ((scene.end or scene.time) - scene.time).total_seconds()
-    return any(whole_s > _UNEVEN * asset.step_s * (asset.steps - 1) for asset in scene.assets if asset.steps > 1)
-
-
-def _may_overlap(one: Scene, other: Scene) -> bool:
-    """Whether two scenes may share points; boxes across the antimeridian count as overlapping in longitude."""
-    west, south, east, north = one.bbox
-    left, bottom, right, top = other.bbox
-    wraps = west > east or left > right
-    return (wraps or (west < right and left < east)) and south < top and bottom < north
 
 
 def _by_pattern(request: Request, digests: Digests) -> tuple[list[Scene], list[tuple[str, str]]]:
