@@ -35,7 +35,8 @@ from embedcube.errors import RequestError
 from embedcube.sources.base import make_source
 from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5, Options
-from embedcube.sources.era5.steps import Method, share_of, spacing
+from embedcube.sources.era5.steps import Method, spacing, timeline_of
+from embedcube.sources.era5.timeline import read_timeline
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
@@ -245,21 +246,25 @@ def test_daily_sums_of_grib_are_of_the_day_that_ends_at_their_stamp(
 
 
 @pytest.mark.parametrize(
-    ("stamps", "ends", "frame", "share"),
+    ("stamps", "frame", "share"),
     [
-        (["2022-02-01"], False, ("2022-02-01", "2022-03-01"), 1),
-        (["2022-03-01"], True, ("2022-02-01", "2022-03-01"), 1),
-        (["2022-02-01", "2022-03-01"], False, ("2022-01-01", "2023-01-01"), 59 / 365),
-        ([], False, ("2022-02-01", "2022-03-01"), 0),
+        (["2022-02-01"], ("2022-02-01", "2022-03-01"), 1),
+        (["2022-02-01", "2022-03-01"], ("2022-01-01", "2023-01-01"), 59 / 365),
+        (["2022-01-01", "2022-02-01"], ("2022-01-15", "2022-02-15"), 1),
+        (["2022-02-01"], ("2022-03-01", "2022-04-01"), 0),
     ],
 )
 def test_months_fill_as_much_of_a_frame_as_the_calendar_says(
-    stamps: list[str], ends: bool, frame: tuple[str, str], share: float
+    stamps: list[str], frame: tuple[str, str], share: float
 ) -> None:
     year = pandas.date_range("2022-01-01", periods=12, freq="MS").values.astype("datetime64[s]")
     window = Window(*(datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in frame))
     assert spacing(year) == 28 * 86400
-    assert share_of(window, np.array(stamps, dtype="datetime64[s]"), spacing(year), ends) == pytest.approx(share)
+    times = np.array(stamps, dtype="datetime64[s]")
+    made = timeline_of(times, None, "mean", spacing(year), stated=False, running=False)
+    for timeline in (made, read_timeline(made.text, made.step_s)):
+        _, seconds = timeline.within(window, split=True)
+        assert seconds.sum() / (window.end - window.start).total_seconds() == pytest.approx(share)
 
 
 # --- from campaign file to cube -------------------------------------------------------------------
