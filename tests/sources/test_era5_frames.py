@@ -222,7 +222,8 @@ def test_months_begin_at_their_stamps_unless_bounds_say_otherwise(
         data["time_bnds"] = (("time", "nv"), np.stack([times.values for times in pairs], axis=1))
     data["time"].encoding["units"] = "days since 2021-01-01"
     data.to_netcdf(tmp_path / "a.nc", engine="netcdf4")
-    source = era5(tmp_path / "a.nc", "tp")
+    assert "is a value the sum of the month, or of a day of it" in only(era5(tmp_path / "a.nc", "tp")).verdict
+    source = era5(tmp_path / "a.nc", "tp", accumulated={"tp": "each_step"})
     of_february = Window(datetime(2022, 2, 1, tzinfo=UTC), datetime(2022, 3, 1, tzinfo=UTC))
     expected = data["tp"][{2: 1, 1: 2}[month]]
     np.testing.assert_allclose(picture(source, of_february, reader).x_cyx[0], expected.values, rtol=1e-7)

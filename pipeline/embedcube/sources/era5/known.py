@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from embedcube.sources.era5.files import open_series
+from embedcube.sources.era5.files import GRIB, open_series
 from embedcube.sources.era5.scenes import Known, Part, Request
 from embedcube.sources.era5.steps import spacing
 from embedcube.sources.era5.timeline import DAY_S, MONTH_S, Floats, Times, midnight_before
@@ -37,8 +37,8 @@ def known_of(request: Request, band: str, groups: Sequence[Sequence[Part]]) -> K
         return Known(
             step_s=step_s,
             running=False,
-            fault="it grows through each day and begins anew, as sums since midnight do (ERA5-Land); say accumulated: "
-            f"{{{band}: since_midnight}}, or {{{band}: each_step}} if it is not so",
+            fault="it grows through each day and begins anew: its sums overlap, as those since midnight do (ERA5-Land); "
+            f"say accumulated: {{{band}: since_midnight}}, or {{{band}: each_step}} if it is not so",
         )
     return Known(step_s=step_s, running=False)
 
@@ -76,6 +76,8 @@ def _look_running(request: Request, parts: Sequence[Part]) -> bool:
 def _days(request: Request, parts: Sequence[Part]) -> Iterator[list[Floats]]:
     """Fields of some whole days, in order of time; the last field is the first one of the next day, if it is there."""
     first = parts[0].variable
+    # GRIB states the length of sums
+    parts = [part for part in parts if part.path.suffix.lower() not in GRIB]
     same = [part for part in parts if part.variable.points == first.points]
     # behind a pattern only the first file was opened
     same = same[:1] if request.pattern else same

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.sources.era5.points import Points
-from embedcube.sources.era5.steps import Method, Times
+from embedcube.sources.era5.steps import Method
+from embedcube.sources.era5.timeline import Times
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def moment_of(stamp: np.datetime64) -> datetime:
 def months_after(times: Times, months: int) -> Times:
     """Times a number of months later, at the same place in their month."""
     month = times.astype("datetime64[M]")
-    return (month + months).astype("datetime64[s]") + (times - month)
+    return np.asarray((month + months).astype("datetime64[s]") + (times - month))
 
 
 def midnight_before(times: Times) -> Times:
@@ -114,8 +114,9 @@ class Timeline:
     def _runs(self) -> Iterator[str]:
         months, ends = (times.astype("datetime64[M]").astype(np.int64) for times in (self.begins, self.ends))
         length, stride = ends - months, np.diff(months)
-        in_month = [times - times.astype("datetime64[M]") for times in (self.begins, self.ends)]
-        if length.min() > 0 and all(len(np.unique(values)) <= 1 for values in (length, stride, *in_month)):
+        in_month = np.stack([times - times.astype("datetime64[M]") for times in (self.begins, self.ends)])
+        regular = all(len(np.unique(values)) <= 1 for values in (length, stride, in_month))
+        if regular and length.min() > 0 and not self.running:
             yield f"{self.begins[0]}+{length[0]}M*{len(months)}@{stride[0] if len(stride) else length[0]}"
             return
         seconds, apart = (self.ends - self.begins).astype(np.int64), np.diff(self.begins).astype(np.int64)
