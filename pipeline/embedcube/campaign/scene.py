@@ -111,8 +111,8 @@ class Scene:
     assets: tuple[Asset, ...] = field(default=())
     """in the order the campaign names the bands; the mask last"""
     end: datetime | None = None
-    """last moment of a scene that lasts, such as a file of hours; None for a single moment. A step that ends at midnight
-    counts one second earlier: it belongs to the day before"""
+    """last moment of a scene that lasts, such as a file of hours; None for a single moment. A step that ends at
+    midnight counts one second earlier: it belongs to the day before"""
     offset: float = 0.0
     """number that the source decided to add to every value that is data (DN)"""
     processing: str = ""

@@ -154,7 +154,7 @@ def _label(variable: Variable) -> str:
 
 
 def _scenes(request: Request, groups: Iterable[list[Part]], digests: Digests) -> list[Scene]:
-    """One scene for each group of parts, which share their times and points; equal steps of several files count once."""
+    """One scene for each group of parts, which share times and points; equal steps of several files count once."""
     together = [parts for parts in groups if parts]
     known = {band: known_of(request, band, together) for band in request.bands}
     kept, replaced = without_repeats(request, together)

@@ -146,7 +146,7 @@ class GribSeries:
         )
 
     def _span(self, handle: int, time: np.datetime64) -> tuple[np.datetime64, np.datetime64] | None:
-        """The time that a message stands for: a calendar month, or the range of its steps, which ends when it is valid."""
+        """The time that a message stands for: a calendar month, or the range of its steps, which ends when valid."""
         if str(self._codes.codes_get(handle, "stepType")) in MONTHLY:
             begin, end = months_of(np.array([time]))[0]
             return begin, end

@@ -8,7 +8,7 @@ import numpy as np
 from embedcube.sources.era5.files import GRIB, open_series
 from embedcube.sources.era5.scenes import Known, Part, Request
 from embedcube.sources.era5.steps import spacing
-from embedcube.sources.era5.timeline import DAY_S, MONTH_S, Floats, Times, midnight_before
+from embedcube.sources.era5.timeline import DAY_S, MONTH_S, Floats, Ints, Times, midnight_before
 
 _DAYS = 6
 """most days whose fields are read to see running sums"""
@@ -37,8 +37,8 @@ def known_of(request: Request, band: str, groups: Sequence[Sequence[Part]]) -> K
         return Known(
             step_s=step_s,
             running=False,
-            fault="it grows through each day and begins anew: its sums overlap, as those since midnight do (ERA5-Land); "
-            f"say accumulated: {{{band}: since_midnight}}, or {{{band}: each_step}} if it is not so",
+            fault="it grows through each day and begins anew: its sums overlap, as those since midnight do "
+            f"(ERA5-Land); say accumulated: {{{band}: since_midnight}}, or {{{band}: each_step}} if it is not so",
         )
     return Known(step_s=step_s, running=False)
 
@@ -97,7 +97,7 @@ def _days(request: Request, parts: Sequence[Part]) -> Iterator[list[Floats]]:
         yield fields if len(steps) > len(of_day) else [*fields, np.full_like(fields[0], np.nan)]
 
 
-def _is_whole(of_day: Floats, stamps: Times) -> bool:
+def _is_whole(of_day: Ints, stamps: Times) -> bool:
     hours = (stamps[of_day[-1]] - stamps[of_day[0]]) / np.timedelta64(1, "h")
     return len(of_day) >= _STEPS_OF_A_DAY and bool(hours >= _HOURS_OF_A_DAY)
 
@@ -114,7 +114,7 @@ def _field(request: Request, part: Part, step: int) -> Floats:
 
 
 def _grows(fields: list[Floats]) -> bool | None:
-    """Whether the fields of a day, and the first of the next, are running sums; None if nothing fell on that day."""
+    """Whether the fields of a day, and the first of the next, are running sums; None if they do not tell."""
     *of_day, following = fields
     size = [_mean_size(field) for field in of_day]
     if max(size) == 0 or size[-1] < 1e-2 * max(size):
@@ -127,7 +127,7 @@ def _grows(fields: list[Floats]) -> bool | None:
     if never_falls and size[-1] >= 3 * size[0] and sum(size) >= 4 * size[-1]:
         return True
     if not np.isfinite(following).any():
-        return False
+        return None
     jump = _mean_size(following - of_day[-1])
     return jump > _JUMP * float(np.mean(changes)) and _mean_size(following) < size[-1] / 2
 

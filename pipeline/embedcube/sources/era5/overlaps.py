@@ -1,4 +1,4 @@
-"""Steps that several files have: equal ones count once, and final data (`expver` 1) count before preliminary data (5)."""
+"""Steps that several files have: equal ones count once, and final data (`expver` 1) before preliminary data (5)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -87,11 +87,11 @@ def _agree(request: Request, group: Sequence[Part], other: Sequence[Part], share
 
 def _equal(request: Request, part: Part, twin: Part, stamp: np.datetime64) -> bool:
     try:
-        fields = [_field(request, one, stamp) for one in (part, twin)]
+        one, other = _field(request, part, stamp), _field(request, twin, stamp)
     except (ValueError, OSError):
         return False  # what cannot be read is equal to nothing
     rounding = part.variable.precision + twin.variable.precision
-    return bool(np.allclose(*fields, rtol=1e-6, atol=rounding, equal_nan=True))
+    return bool(np.allclose(one, other, rtol=1e-6, atol=rounding, equal_nan=True))
 
 
 def _field(request: Request, part: Part, stamp: np.datetime64) -> NDArray[np.float64]:

@@ -184,10 +184,6 @@ def _refused(request: Request, band: str, method: Method, variable: Variable, kn
         yield f"{band}: {known.fault}"
     if isinstance(variable.points, ReducedGaussian) and not request.reduced_gaussian:
         yield f"{band}: it lies on a reduced Gaussian grid; to read the nearest point, say reduced_gaussian: nearest"
-    try:
-        request.conversion_of(band, variable)
-    except ValueError as error:
-        yield f"{band}: {error}"
     if request.static:
         if len(variable.times) > 1:
             yield f"{band}: it has {len(variable.times)} steps, a static field has one"

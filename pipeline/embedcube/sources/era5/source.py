@@ -1,8 +1,8 @@
 """ERA5 and similar weather data as NetCDF, GRIB or Zarr: fields over time, reduced to a mean, sum or extreme per frame.
 
-A frame takes the instants with stamps in [start, end), and of other steps the time that they stand for, as the file says
-it. A frame has no value where more than half of the steps of a mean are missing, or any step of a sum or extreme. A
-missing value is a missing step.
+A frame takes the instants with stamps in [start, end), and of other steps the time that they stand for, as the file
+says it. A frame has no value where more than half of the steps of a mean are missing, or any step of a sum or extreme.
+A missing value is a missing step.
 """
 
 from collections import OrderedDict
@@ -129,7 +129,7 @@ class Era5:
         return find_scenes(self._request, full_digests=full_digests)
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """The mean, sum or extreme of the steps within the frame, in float64; seen where every step has a value.
+        """The mean, sum or extreme of a frame's steps, in float64; seen where every step has a value.
 
         Locations may lie beyond the antimeridian or a pole.
         """
