@@ -35,7 +35,8 @@ from embedcube.errors import RequestError
 from embedcube.sources.base import make_source
 from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5, Options
-from embedcube.sources.era5.steps import Method, share_of, spacing
+from embedcube.sources.era5.steps import Method, spacing, timeline_of
+from embedcube.sources.era5.timeline import read_timeline
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
@@ -221,7 +222,8 @@ def test_months_begin_at_their_stamps_unless_bounds_say_otherwise(
         data["time_bnds"] = (("time", "nv"), np.stack([times.values for times in pairs], axis=1))
     data["time"].encoding["units"] = "days since 2021-01-01"
     data.to_netcdf(tmp_path / "a.nc", engine="netcdf4")
-    source = era5(tmp_path / "a.nc", "tp")
+    assert "is a value the sum of the month, or of a day of it" in only(era5(tmp_path / "a.nc", "tp")).verdict
+    source = era5(tmp_path / "a.nc", "tp", accumulated={"tp": "each_step"})
     of_february = Window(datetime(2022, 2, 1, tzinfo=UTC), datetime(2022, 3, 1, tzinfo=UTC))
     expected = data["tp"][{2: 1, 1: 2}[month]]
     np.testing.assert_allclose(picture(source, of_february, reader).x_cyx[0], expected.values, rtol=1e-7)
@@ -245,21 +247,25 @@ def test_daily_sums_of_grib_are_of_the_day_that_ends_at_their_stamp(
 
 
 @pytest.mark.parametrize(
-    ("stamps", "ends", "frame", "share"),
+    ("stamps", "frame", "share"),
     [
-        (["2022-02-01"], False, ("2022-02-01", "2022-03-01"), 1),
-        (["2022-03-01"], True, ("2022-02-01", "2022-03-01"), 1),
-        (["2022-02-01", "2022-03-01"], False, ("2022-01-01", "2023-01-01"), 59 / 365),
-        ([], False, ("2022-02-01", "2022-03-01"), 0),
+        (["2022-02-01"], ("2022-02-01", "2022-03-01"), 1),
+        (["2022-02-01", "2022-03-01"], ("2022-01-01", "2023-01-01"), 59 / 365),
+        (["2022-01-01", "2022-02-01"], ("2022-01-15", "2022-02-15"), 1),
+        (["2022-02-01"], ("2022-03-01", "2022-04-01"), 0),
     ],
 )
 def test_months_fill_as_much_of_a_frame_as_the_calendar_says(
-    stamps: list[str], ends: bool, frame: tuple[str, str], share: float
+    stamps: list[str], frame: tuple[str, str], share: float
 ) -> None:
     year = pandas.date_range("2022-01-01", periods=12, freq="MS").values.astype("datetime64[s]")
     window = Window(*(datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in frame))
     assert spacing(year) == 28 * 86400
-    assert share_of(window, np.array(stamps, dtype="datetime64[s]"), spacing(year), ends) == pytest.approx(share)
+    times = np.array(stamps, dtype="datetime64[s]")
+    made = timeline_of(times, None, "mean", spacing(year), stated=False, running=False)
+    for timeline in (made, read_timeline(made.text, made.step_s)):
+        _, seconds = timeline.within(window, split=True)
+        assert seconds.sum() / (window.end - window.start).total_seconds() == pytest.approx(share)
 
 
 # --- from campaign file to cube -------------------------------------------------------------------

@@ -234,5 +234,6 @@ def _scene_of(text: str, noted: str) -> Scene:
     for asset, note in zip(document["assets"], _notes(noted), strict=True):
         asset["transform"] = tuple(asset["transform"])
         asset["noted"] = note
-    document["assets"] = tuple(Asset(**asset) for asset in document["assets"])
+    # the newest field is required: an inventory without it is of an earlier version
+    document["assets"] = tuple(Asset(timeline=asset.pop("timeline"), **asset) for asset in document["assets"])
     return Scene(**document)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,8 @@ class LayerPlan:
     """digest of all that the program was compiled for"""
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
+    gaps: dict[str, list[str]] = field(default_factory=dict)
+    """for each window that lacks steps of a series, by its number: which, in words"""
 
 
 @dataclass(frozen=True, kw_only=True)

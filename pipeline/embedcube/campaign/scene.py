@@ -70,7 +70,9 @@ class Asset:
     step_s: int = 0
     """seconds from one time step to the next (the shortest, where they are months); 0 for a single one"""
     ends: bool = False
-    """whether the time that a step stands for ends at its time stamp; else it begins there"""
+    """whether the time that a step stands for ends at its time stamp"""
+    timeline: str = ""
+    """the time that each step stands for, as runs of equal steps (`sources/era5/timeline.py`); empty for one moment"""
     digest: str
     """"sha256:<hex>" of the whole file, or "weak:<hex>" of its size and its first bytes, behind a pattern its name"""
     declared: bool = False
@@ -109,8 +111,8 @@ class Scene:
     assets: tuple[Asset, ...] = field(default=())
     """in the order the campaign names the bands; the mask last"""
     end: datetime | None = None
-    """last moment of a scene with several time steps, such as a file of hours; None for a single moment. A step that
-    ends at its time stamp counts one second earlier: a stamp of midnight belongs to the day before"""
+    """last moment of a scene that lasts, such as a file of hours; None for a single moment. A step that ends at
+    midnight counts one second earlier: it belongs to the day before"""
     offset: float = 0.0
     """number that the source decided to add to every value that is data (DN)"""
     processing: str = ""

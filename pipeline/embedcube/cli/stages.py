@@ -118,6 +118,12 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
                 "if the archive has got some since, run `embedcube index`"
             )
+        for t in list(layer.gaps)[:_NAMED]:
+            lacking = layer.gaps[t]
+            more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+            say(f"            layers.{name}: window {t}: {', '.join(lacking[:_NAMED])}{more}")
+        if len(layer.gaps) > _NAMED:
+            say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack steps of weather")
     if campaign.how.executor == "slurm":
         from embedcube.campaign.site import load_site
         from embedcube.jobs.submit import refuse_at_site

@@ -76,6 +76,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "counted": {name: layer.counted for name, layer in plan.layers.items()},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
             "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
+            "gaps": {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
             "receipt": receipt([m.record for m in made]),

@@ -150,7 +150,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         "n_obs = acquisitions that contributed to the cell",
     )
     _, quarantined = cube.provenance.links(row)
-    if not quarantined.any():
+    if not (quarantined.any() or _may_lack_fields(cube, zone)):
         yield from breach("status", status == VALID_INCOMPLETE, "no incomplete cell where every scene was read")
     if cube.has_scale(zone):
         scale = cube.array(zone, "scale")[window]
@@ -162,6 +162,13 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
     else:
         finite = np.isfinite(stored).all(axis=-1)
         yield from breach("missing", valid != finite, "numbers exactly where there is a vector")
+
+
+def _may_lack_fields(cube: Cube, zone: str) -> bool:
+    """Whether the layer has an archive of fields, of which a step or a whole frame may be missing."""
+    layer, _, _ = zone.partition("/")
+    archives = cube.what["layers"][layer]["archives"]
+    return not all(cube.what["archives"][name]["source"].startswith("sentinel") for name in archives)
 
 
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:

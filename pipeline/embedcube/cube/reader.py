@@ -271,6 +271,7 @@ class Cube:
             "norm": float(np.linalg.norm(vector)) if np.isfinite(vector).all() else None,
             "scenes": used,
             "scenes_not_used": others,
+            "missing_steps": provenance.attributes.get("gaps", {}).get(layer, {}).get(str(cell.t), []),
             "preprocessing": {
                 "archives": {name: what["archives"][name] for name in layer_what["archives"]},
                 "frames": layer_what["frames"],

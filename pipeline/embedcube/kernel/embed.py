@@ -35,7 +35,7 @@ from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
 from embedcube.windows import dates_of
 
-KERNEL_VERSION = 3
+KERNEL_VERSION = 4
 """Raised by every change of this package that changes a byte of any shard."""
 
 

@@ -1,7 +1,7 @@
 """A shard's scenes -> its sample: each scene is read once, on the shard and its halo, and frames are composited."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -54,6 +54,8 @@ class _Filled:
     clear_tsyx: NDArray[np.bool_]
     masked_yx: NDArray[np.bool_]
     """where some scene of some frame is masked"""
+    incomplete_yx: NDArray[np.bool_]
+    """where a part of some frame is missing in a series"""
     contributions_nyx: NDArray[np.bool_]
     """for each scene of the shard, the cells in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
@@ -101,6 +103,7 @@ def read_sample(
                     filled.x_tcyx[t, layer_input.channels],
                     filled.clear_tsyx[t, s],
                     filled.masked_yx,
+                    filled.incomplete_yx,
                     reader,
                 )
                 for i, used_yx in zip(observed, used_oyx, strict=True):
@@ -124,6 +127,7 @@ def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes:
         x_tcyx=host_empty((frames, context.mean.size, *shape), np.float32, context.device),
         clear_tsyx=host_empty((frames, len(context.inputs), *shape), np.bool_, context.device),
         masked_yx=np.zeros(shape, dtype=bool),
+        incomplete_yx=np.zeros(shape, dtype=bool),
         contributions_nyx=np.zeros((scenes, cells, cells), dtype=bool),
         reasons={},
     )
@@ -150,9 +154,10 @@ def _composite(
     x_cyx: NDArray[np.float32],
     clear_yx: NDArray[np.bool_],
     masked_yx: NDArray[np.bool_],
+    incomplete_yx: NDArray[np.bool_],
     reader: RasterReader,
 ) -> NDArray[np.bool_]:
-    """Write the composite of one frame and where it is clear; add where it is masked to `masked_yx`.
+    """Write the composite of one frame and where it is clear; add where it is masked or incomplete to two more arrays.
 
     Strips are composited in parallel. Returns (observations, rows, columns): the pixels that each observation gave.
     """
@@ -162,18 +167,12 @@ def _composite(
         return used_oyx
 
     def make(rows: slice) -> None:
-        strip = [
-            (
-                acquisition,
-                replace(
-                    one, values_cyx=one.values_cyx[:, rows], seen_yx=one.seen_yx[rows], clear_yx=one.clear_yx[rows]
-                ),
-            )
-            for acquisition, one in observed
-        ]
+        strip = [(acquisition, one.strip(rows)) for acquisition, one in observed]
         picture = source.composite(strip)
         x_cyx[:, rows], clear_yx[rows], used_oyx[:, rows] = picture.x_cyx, picture.clear_yx, picture.used_yx
         masked_yx[rows] |= picture.masked_yx
+        if picture.incomplete_yx is not None:
+            incomplete_yx[rows] |= picture.incomplete_yx
 
     height = max(1, _STRIP_BYTES // sum(one.values_cyx[0, :1].nbytes for _, one in observed))
     reader.together([partial(make, slice(row, row + height)) for row in range(0, len(clear_yx), height)])
@@ -199,8 +198,22 @@ def _status(
     clear_yx = np.asarray(filled.clear_tsyx[:, context.counted].any(axis=(0, 1)))
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
-    status = np.where(valid, np.where(unreadable, VALID_INCOMPLETE, VALID), empty)
+    partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | _lacks_fields(filled, context)
+    status = np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty)
     return np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8)
+
+
+def _lacks_fields(filled: _Filled, context: LayerContext) -> NDArray[np.bool_]:
+    """Which cells lack an archive of fields in some frame: an archive that is expected at every place and time."""
+    layout = context.layout
+    lacking = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
+    for s, layer_input in enumerate(context.inputs):
+        if layer_input.source.counted:
+            continue
+        for clear_yx in filled.clear_tsyx[:, s]:
+            share = _per_cell(np.asarray(clear_yx), layout) / np.float64(layout.cell_px**2)
+            lacking |= share < context.min_valid
+    return lacking
 
 
 def _acquisitions(

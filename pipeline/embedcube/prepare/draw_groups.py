@@ -13,6 +13,9 @@ from embedcube.campaign.scene import Scene
 from embedcube.grid import Grid, ShardLayout
 from embedcube.windows import Window
 
+_MONTH_S = 28 * 86400
+"""steps of this length or more are as long as their months"""
+
 Floats = NDArray[np.float64]
 
 Corner = tuple[Ints, Ints, Ints, Ints]
@@ -117,7 +120,9 @@ class _Series:
             steps = max((asset.steps for asset in scene.assets), default=1)
             if steps > 1 and scene.end:
                 lasts_s = (scene.end - scene.time).total_seconds()
-                series[:, i] = scene.time.timestamp(), lasts_s / (steps - 1), steps
+                # a series of intervals lasts as long as all of its steps, one of instants a step less
+                spacing_s = next((a.step_s for a in scene.assets if 0 < a.step_s < _MONTH_S), lasts_s / steps)
+                series[:, i] = scene.time.timestamp(), spacing_s, steps
         return cls(start_s=series[0], spacing_s=series[1], steps=series[2])
 
     def within(self, scene: Ints, spans: Floats, t: Ints) -> Floats:

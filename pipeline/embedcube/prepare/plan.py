@@ -44,6 +44,7 @@ from embedcube.prepare.price import (
 )
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
+from embedcube.sources.era5.gaps import missing_steps
 from embedcube.sources.era5.steps import refuse_long_steps
 
 Ints = NDArray[np.int64]
@@ -156,6 +157,7 @@ def _plan_layer(
         program=forward.program.digest,
         compiled_for=forward.program.compiled_for,
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
+        gaps=missing_steps(campaign, name, _own(layer, scenes)),
     )
     return planned, zones
 

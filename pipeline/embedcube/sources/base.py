@@ -1,7 +1,7 @@
 """The contract of a source of scenes. `fields.py` beside this file is a small real one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,26 @@ class Observation:
     """whether a pixel is seen and not masked; only clear pixels enter a composite"""
     share_c: tuple[float, ...] = ()
     """for a series: share of the frame that the time steps of each band fill; where it is 0, the values mean nothing"""
+    share_cyx: NDArray[np.float64] | None = None
+    """the same of the steps that have a value at a pixel; None if all have one where `clear_yx` is True"""
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of the frame that the steps of each band fill at each pixel (band, row, column)."""
+        if self.share_cyx is not None:
+            return self.share_cyx
+        return np.where(self.clear_yx, np.array(self.share_c)[:, None, None], 0.0)
+
+    def strip(self, rows: slice) -> "Observation":
+        """Some rows of all pixels."""
+        share_cyx = None if self.share_cyx is None else self.share_cyx[:, rows]
+        return replace(
+            self,
+            values_cyx=self.values_cyx[:, rows],
+            seen_yx=self.seen_yx[rows],
+            clear_yx=self.clear_yx[rows],
+            share_cyx=share_cyx,
+        )
 
 
 class Source(Protocol):

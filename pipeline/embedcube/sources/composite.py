@@ -42,6 +42,8 @@ class Composite:
     """at least one observation has data that its mask rejects"""
     used_yx: tuple[NDArray[np.bool_], ...]
     """for each observation, in order, the pixels that entered the composite"""
+    incomplete_yx: NDArray[np.bool_] | None = None
+    """clear pixels of which a part of the frame is missing; None if there is none"""
 
 
 def composite(observations: Sequence[tuple[str, Observed]], method: Method) -> Composite:

@@ -1,6 +1,7 @@
 """Files and Zarr stores of time series: recognise, open and digest them, and say why they cannot be read."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ from embedcube.sources.era5.xarray_series import XarraySeries
 from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.reader import judge_missing
 
+log = logging.getLogger(__name__)
+
 NETCDF = frozenset((".nc", ".nc4", ".netcdf"))
 GRIB = frozenset((".grib", ".grb", ".grib1", ".grb1", ".grib2", ".grb2"))
 
@@ -29,6 +32,18 @@ ZARR = ".zarr"
 
 _STORES = (".zmetadata", ".zgroup", "zarr.json")
 """Files that make any folder a store: the names of ARCO-ERA5's stores end in .zarr-v3"""
+
+_FORMATS = {b"PK\x03\x04": "a zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"GRIB": "GRIB",
+            b"\x89HDF\r\n\x1a\n": "NetCDF", b"CDF": "NetCDF", b"<": "a page of text"}  # fmt: skip
+"""First bytes of formats"""
+
+_ADVICE = {
+    "a zip": "a zip: unpack it",
+    "gzip": "packed with gzip: unpack it",
+    "bzip2": "packed with bzip2: unpack it",
+    "xz": "packed with xz: unpack it",
+    "a page of text": "text, perhaps the error of a server: download it again",
+}
 
 _XARRAY = ("cf-xarray", "cftime", "xarray")
 """Packages that decode coordinates and times"""
@@ -71,6 +86,8 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
         OSError: the file could not be read.
     """
     try:
+        if not path.is_dir():
+            _refuse_other_format(path)
         if path.suffix.lower() in GRIB:
             return GribSeries(path, select)
         if path.is_dir():
@@ -81,6 +98,21 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
         raise
     except Exception as error:  # on wrong bytes the parsers may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _refuse_other_format(path: Path) -> None:
+    """Refuse a file whose first bytes are those of another format than its name says.
+
+    Raises:
+        ValueError: naming both.
+        OSError: the file could not be read.
+    """
+    with path.open("rb") as file:
+        first = file.read(8)
+    found = next((words for magic, words in _FORMATS.items() if first.startswith(magic)), "")
+    wanted = "GRIB" if path.suffix.lower() in GRIB else "NetCDF"
+    if found and found != wanted:
+        raise ValueError(f"it is {_ADVICE.get(found, f'{found}, though its name says {wanted}: rename it')}")
 
 
 def _open_store(path: Path) -> Any:
@@ -123,8 +155,16 @@ def judge_series(
             series.close()
     except (ValueError, OSError) as error:
         # all bytes were just read without an error: an I/O error of the library now means wrong bytes
-        return CorruptInput(f"{name} does not decode: {' '.join(str(error).split())}")
+        return CorruptInput(f"{name} does not decode{_reason(error, path)}")
     return OSError(f"{name} could not be read whole, though its bytes are right")
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Why a file does not decode, in words that are the same everywhere, as those of an I/O error are not."""
+    log.debug("%s: %s", path, error)
+    if isinstance(error, OSError):
+        return ""
+    return f": {' '.join(str(error).split())}".replace(f"{path.parent}/", "")
 
 
 def size_of(path: Path) -> int:

@@ -20,11 +20,16 @@ from numpy.typing import NDArray
 from embedcube.errors import RequestError
 from embedcube.sources.era5.points import Lattice, Points, ReducedGaussian
 from embedcube.sources.era5.series import Variable
-from embedcube.sources.era5.steps import Method, method_of
+from embedcube.sources.era5.steps import MONTHLY, Method, method_of, months_of
+from embedcube.sources.era5.timeline import midnight_before
 from embedcube.sources.netcdf import AXIS_POINTS
 
 _PADDING = 256
 """most bytes between messages: archives pad records with zeros, to 120 bytes and the like"""
+
+
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "D": 86400}
+"""Seconds in eccodes' units of a step"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,8 @@ class _Message:
     """further keys and their values: fields of one parameter and time may differ in them"""
     grid: str
     """digest of the section that describes the grid"""
-    hours: int
-    """hours over which the field accumulates; 0 for an instant"""
+    span: tuple[np.datetime64, np.datetime64] | None
+    """begin and end of the time that the field stands for; None if the message does not state it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,8 @@ class _Parameter:
     names: frozenset[str]
     standard_name: str
     method: Method | None
+    step_type: str
+    units: str
 
 
 class GribSeries:
@@ -106,7 +113,10 @@ class GribSeries:
                 yield parameter, self._message(handle, offset, grid)
             finally:
                 codes.codes_release(handle)
-        self._refuse_junk(end, self._file.seek(0, 2))
+        size = self._file.seek(0, 2)
+        if not end:
+            raise ValueError(f"its {size} bytes hold no GRIB message")
+        self._refuse_junk(end, size)
 
     def _refuse_junk(self, start: int, stop: int) -> None:
         """Refuse more than padding between messages: eccodes skips a message whose beginning is damaged."""
@@ -118,6 +128,7 @@ class GribSeries:
             return self._codes.codes_get(handle, key)
 
         date, clock = int(get("validityDate")), int(get("validityTime"))
+        time = np.datetime64(datetime.strptime(f"{date:08d}{clock:04d}", "%Y%m%d%H%M"), "s")  # noqa: DTZ007  UTC
         version = (
             str(get("experimentVersionNumber"))
             if self._codes.codes_is_defined(handle, "experimentVersionNumber")
@@ -125,27 +136,41 @@ class GribSeries:
         )
         return _Message(
             offset=offset,
-            time=np.datetime64(datetime.strptime(f"{date:08d}{clock:04d}", "%Y%m%d%H%M"), "s"),  # noqa: DTZ007  UTC
+            time=time,
             version=int(version) if version.isdigit() else 0,
             others=tuple(
                 (key, int(get(key))) for key in ("level", "number") if self._codes.codes_is_defined(handle, key)
             ),
             grid=grid,
-            hours=int(get("endStep")) - int(get("startStep")),
+            span=self._span(handle, time),
         )
 
+    def _span(self, handle: int, time: np.datetime64) -> tuple[np.datetime64, np.datetime64] | None:
+        """The time that a message stands for: a calendar month, or the range of its steps, which ends when valid."""
+        if str(self._codes.codes_get(handle, "stepType")) in MONTHLY:
+            begin, end = months_of(np.array([time]))[0]
+            return begin, end
+        first, last = (_seconds(str(self._codes.codes_get(handle, key, str))) for key in ("startStep", "endStep"))
+        length_s = last - first
+        return (time - np.timedelta64(length_s, "s"), time) if length_s else None
+
     def _named(self, handle: int, parameter: int) -> _Parameter:
-        short, netcdf, standard, step_type = (
-            str(self._codes.codes_get(handle, key)) for key in ("shortName", "cfVarName", "cfName", "stepType")
+        short, netcdf, standard, step_type, units = (
+            str(self._codes.codes_get(handle, key)) for key in ("shortName", "cfVarName", "cfName", "stepType", "units")
         )
-        # GRIB 1 cannot mark extremes, and some of its sums have no range of time: the parameter itself then tells
-        if step_type == "instant" and self._codes.codes_is_defined(handle, "stepTypeForConversion"):
+        # GRIB 1 calls every extreme a maximum, or an instant, and some of its sums have no range of time: the
+        # parameter itself then tells
+        edition = int(self._codes.codes_get(handle, "edition"))
+        unsure = step_type == "instant" or (edition == 1 and step_type == "max")
+        if unsure and self._codes.codes_is_defined(handle, "stepTypeForConversion"):
             known = str(self._codes.codes_get(handle, "stepTypeForConversion"))
             step_type = step_type if known == "unknown" else known
         return _Parameter(
             names=frozenset({str(parameter), short, netcdf} - {"unknown", "~", "0"}),
             standard_name="" if standard == "unknown" else standard,
             method=method_of(step_type),
+            step_type=step_type,
+            units="" if units == "unknown" else units,
         )
 
     def _placed(self, handle: int) -> Points | str:
@@ -177,12 +202,15 @@ class GribSeries:
         return Lattice.of(np.linspace(west, west + width, cols), np.linspace(first, last, rows))
 
     def _variable(self, described: _Parameter, parameter: int, messages: list[_Message]) -> Variable:
+        self._refuse_lost(messages)
         for i, (key, _) in enumerate(messages[0].others):
             values = sorted({message.others[i][1] for message in messages})
-            if len(values) > 1:
-                if self._select.get(key) not in values:
-                    raise ValueError(f"it has several values of {key} ({values}); pick one: select: {{{key}: ...}}")
-                messages = [message for message in messages if message.others[i][1] == self._select[key]]
+            chosen = self._select.get(key, values[0])
+            if chosen not in values:
+                raise ValueError(f"it has no {key} {chosen}; it has {values}")
+            if key not in self._select and len(values) > 1:
+                raise ValueError(f"it has several values of {key} ({values}); pick one: select: {{{key}: ...}}")
+            messages = [message for message in messages if message.others[i][1] == chosen]
         grids = dict.fromkeys(message.grid for message in messages)
         if unusable := [reason for grid in grids if isinstance(reason := self._points[grid], str)]:
             raise ValueError(unusable[0])
@@ -193,7 +221,7 @@ class GribSeries:
         steps = {m.time: m for m in sorted(messages, key=lambda m: (m.time, -m.version))}
         if len({(m.time, m.version) for m in messages}) < len(messages):
             raise ValueError("two messages are of one time")
-        self._refuse_running_sums(described, list(steps.values()))
+        spans = self._spans(described, list(steps.values()))
         self._steps[str(parameter)] = list(steps.values())
         versions = sorted({m.version for m in steps.values()})
         return Variable(
@@ -203,21 +231,43 @@ class GribSeries:
             points=points,
             times=np.array(list(steps)),
             method=described.method,
-            # the validity time of a range is its end
-            ends=True if all(m.hours for m in steps.values()) else None,
+            spans=spans,
             block=points.raster[1:],
             whole=True,
             block_bytes=8 * points.shape[0] * points.shape[1],
+            step_type=described.step_type,
+            units=described.units,
+            version=min(versions),
             processing=f"expver {', '.join(f'{v:04d}' for v in versions)}" if versions != [1] else "",
         )
 
-    def _refuse_running_sums(self, described: _Parameter, steps: list[_Message]) -> None:
-        """Refuse sums since the start of a forecast (ERA5-Land): they count each hour many times."""
-        times = np.array([message.time for message in steps])
-        if described.method == "sum" and len(steps) > 1:
-            between = np.diff(times).min() / np.timedelta64(1, "h")
-            if (longest := max(message.hours for message in steps)) > between:
-                raise ValueError(f"it accumulates over {longest} h at steps of {between:g} h: its sums overlap")
+    def _refuse_lost(self, messages: list[_Message]) -> None:
+        """Refuse a parameter of which some messages are missing: not every level and number has every time."""
+        times = {message.time for message in messages}
+        others = {message.others for message in messages}
+        found = {(message.time, message.others) for message in messages}
+        if len(found) < len(times) * len(others):
+            # a level may be of the height at which a parameter changes; it is then no dimension
+            time, other = min({(time, other) for time in times for other in others} - found)
+            named = ", ".join(f"{key} {value}" for key, value in other)
+            raise ValueError(f"it has no message of {time} for {named}, others have: was the file cut?")
+
+    def _spans(self, described: _Parameter, steps: list[_Message]) -> NDArray[np.datetime64] | None:
+        """The time that each message stands for; None if not every one states it.
+
+        Raises:
+            ValueError: sums overlap, and do not count from midnight as those of ERA5-Land do.
+        """
+        stated = [message.span or (message.time, message.time) for message in steps]
+        if all(message.span is None for message in steps):
+            return None
+        spans = np.array(stated, dtype="datetime64[s]")
+        begins, ends = spans.T
+        if described.method == "sum" and (begins[1:] < ends[:-1]).any() and (begins != midnight_before(ends)).any():
+            longest = (ends - begins).max() / np.timedelta64(1, "h")
+            between = np.diff(ends).min() / np.timedelta64(1, "h")
+            raise ValueError(f"it accumulates over {longest:g} h at steps of {between:g} h: its sums overlap")
+        return spans
 
     def fields(self, variable: Variable, steps: range, rows: slice, cols: list[slice]) -> Iterator[NDArray[np.float64]]:
         """Values at each step, as `Series.fields` describes; each message is decoded whole."""
@@ -227,8 +277,6 @@ class GribSeries:
                 whole = self._decoded(message, variable.points.shape)
             except self._codes.CodesInternalError as error:
                 raise ValueError(f"{type(error).__name__}: {error}") from error
-            if np.isnan(whole).all():
-                raise ValueError(f"{'/'.join(sorted(variable.names))} has no value at all at {message.time}")
             yield np.concatenate([whole[rows, run] for run in cols], axis=1)
 
     def _decoded(self, message: _Message, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -279,6 +327,14 @@ class GribSeries:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _seconds(step: str) -> int:
+    """A step of GRIB in seconds: hours, unless a unit follows the number, as in "30m"."""
+    number, unit = (step[:-1], step[-1]) if step[-1:].isalpha() else (step, "h")
+    if unit not in _UNIT_S:
+        raise ValueError(f'its step is "{step}", in a unit that is not read')
+    return int(number) * _UNIT_S[unit]
 
 
 def _short(described: _Parameter) -> str:

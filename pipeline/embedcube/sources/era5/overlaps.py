@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from embedcube.campaign.scene import Scene
+from embedcube.sources.era5.scenes import is_static, stamps
 
 
 def without_overlaps(scenes: list[Scene]) -> list[Scene]:
@@ -13,7 +14,11 @@ def without_overlaps(scenes: list[Scene]) -> list[Scene]:
     result: list[Scene] = []
     current: list[int] = []
     for place, scene in enumerate(scenes):
-        current = [o for o in current if (result[o].end or result[o].time) >= scene.time]
+        if scene.superseded_by or is_static(scene):
+            result.append(scene)
+            continue
+        first = stamps(scene)[0]
+        current = [o for o in current if stamps(result[o])[1] >= first]
         twice = [o for o in current if result[o].acquisition != scene.acquisition and _may_overlap(result[o], scene)]
         if twice and not scene.verdict:
             if _lacks_steps(scene) or not all(_lacks_steps(result[o]) for o in twice):

@@ -5,12 +5,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedcube.sources.era5.series import Variable
-from embedcube.sources.era5.steps import seconds
+from embedcube.sources.era5.timeline import Times, stamps_of
 from embedcube.windows import Duration
 
-_DATE = r"\d{4}(?:-?\d{2}(?:-?\d{2})?)?"
+_DATE = r"\d{4}(?:-\d{2}(?:-\d{2})?|\d{2}(?:\d{2})?)?"
 """Regular expression of a year, month or day in a name"""
 
 
@@ -36,8 +37,8 @@ def span_of(date: str) -> tuple[datetime, datetime]:
 
 def moved(variable: Variable, start: datetime, end: datetime, span: tuple[datetime, datetime]) -> Variable:
     """The variable of a file of `start` to `end`, with its times moved to a file of another `span`."""
-    times, (first, last) = variable.times, seconds([start, end])
-    new_first, new_last = seconds(span)
+    times, (first, last) = variable.times, stamps_of([start, end])
+    new_first, new_last = stamps_of(list(span))
     steps = np.unique(np.diff(times))
     if len(steps) <= 1:
         step = steps[0] if len(steps) else last - first
@@ -46,4 +47,20 @@ def moved(variable: Variable, start: datetime, end: datetime, span: tuple[dateti
         into = times - times.astype("datetime64[M]")
         months = times.astype("datetime64[M]") - first.astype("datetime64[M]")
         new = (new_first.astype("datetime64[M]") + months).astype("datetime64[s]") + into
-    return replace(variable, times=new)
+    return replace(variable, times=new, spans=_moved_spans(variable, new))
+
+
+def _moved_spans(variable: Variable, times: Times) -> NDArray[np.datetime64] | None:
+    """The time that each step of a moved variable stands for: as far from its stamp as in the file that was opened."""
+    if variable.spans is None:
+        return None
+    apart = variable.spans - variable.times[:, None]
+    if (apart == apart[0]).all():
+        return np.asarray(times[:, None] + apart[0])
+    months = variable.spans.astype("datetime64[M]") - variable.times.astype("datetime64[M]")[:, None]
+    into = variable.spans - variable.spans.astype("datetime64[M]")
+    if (months == months[0]).all() and (into == into[0]).all():
+        return np.asarray((times.astype("datetime64[M]")[:, None] + months[0]).astype("datetime64[s]") + into[0])
+    if len(times) != len(apart):
+        raise ValueError("its steps have several lengths; index without a pattern")
+    return np.asarray(times[:, None] + apart)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.sources.era5.points import Points
-from embedcube.sources.era5.steps import Method, Times
+from embedcube.sources.era5.steps import Method
+from embedcube.sources.era5.timeline import Times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,24 @@ class Variable:
     """times of its steps, rising"""
     method: Method | None
     """what a step's value says of its time interval; None if the file does not state it"""
-    ends: bool | None
-    """whether that interval ends at the step's stamp; None if the file does not state it"""
+    spans: NDArray[np.datetime64] | None
+    """begin and end of the time that each step stands for (step, 2); None if the file does not state it"""
     block: tuple[int, int]
     """rows and columns that are decoded together"""
     whole: bool
     """whether a field is one block, so that reading a part of it decodes all of it"""
     block_bytes: int = 0
     """memory of what is decoded together, which may be several steps; 0 where single rows are read"""
+    step_type: str = ""
+    """GRIB's word for what a step is of its time; empty if the file has none"""
+    units: str = ""
+    """units of the values, as the file says; empty if it does not"""
+    timeless: bool = False
+    """whether the file gives the field no time"""
+    precision: float = 0.0
+    """step between two numbers that the file can hold; 0 where they are not packed"""
+    version: int = 1
+    """ERA5's experiment version: 1 for final data, 5 for preliminary data alone"""
     processing: str = ""
     """decisions of reading, in words"""
 

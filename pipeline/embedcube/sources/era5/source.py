@@ -1,8 +1,8 @@
 """ERA5 and similar weather data as NetCDF, GRIB or Zarr: fields over time, reduced to a mean, sum or extreme per frame.
 
-A frame takes the instants with stamps in [start, end). ERA5 stamps sums, mean rates and extremes with the end of their
-hour; of these a frame takes stamps in (start, end]. A pixel is seen where every step has a value. A frame has no value
-where more than half of the steps of a mean are missing, or any step of a sum or extreme.
+A frame takes the instants with stamps in [start, end), and of other steps the time that they stand for, as the file
+says it. A frame has no value where more than half of the steps of a mean are missing, or any step of a sum or extreme.
+A missing value is a missing step.
 """
 
 from collections import OrderedDict
@@ -24,12 +24,15 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
 from embedcube.sources.changed import change_of
 from embedcube.sources.composite import Composite
-from embedcube.sources.era5.archive import Request, find_scenes, match, stamps
+from embedcube.sources.era5.archive import find_scenes, match
 from embedcube.sources.era5.files import compare_series, is_series, judge_series, open_series, size_of, status_of
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.points import Floats, Neighbours
+from embedcube.sources.era5.reduce import Reduced, Reduction
+from embedcube.sources.era5.scenes import Request, is_static, stamps
 from embedcube.sources.era5.series import Series, Variable
-from embedcube.sources.era5.steps import JOIN, NOTHING, Method, Times, averaged, enough, seconds, share_of, within
+from embedcube.sources.era5.steps import JOIN, MONTHLY, NOTHING, Accumulated, Method, averaged, enough, incomplete
+from embedcube.sources.era5.timeline import Ints, read_timeline
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
@@ -39,9 +42,6 @@ _LANE = 0
 
 _KEPT_BYTES = 64 << 20
 """most bytes of totals of whole fields that are kept for neighbouring shards"""
-
-_DAYS, _STEPS_OF_A_DAY, _HOURS_OF_A_DAY = 3, 6, 18
-"""fewest days, and steps and hours in each, that show running sums: within a morning, any sum may grow"""
 
 
 class Options(Block):
@@ -54,6 +54,12 @@ class Options(Block):
     """one coordinate of each further dimension, as {level: 137}"""
     methods: dict[str, Method] = Field(default_factory=dict)
     """method of a band's steps (point, mean, sum, maximum or minimum), if ERA5's table does not have the band"""
+    accumulated: Accumulated | dict[str, Accumulated] = Field(default_factory=dict)
+    """what sums count, of all bands or of each: each_step, per_day (monthly means), since_midnight (ERA5-Land)"""
+    units: dict[str, str] = Field(default_factory=dict)
+    """units of a band in the files, if they do not say it or say it wrongly"""
+    static: bool = False
+    """the fields hold at all times (orography, land mask); their times are ignored"""
     reduced_gaussian: Literal["nearest"] | None = None
     """"nearest": read reduced Gaussian grids by the point nearest to each pixel"""
 
@@ -63,6 +69,10 @@ class Options(Block):
         if pattern and ("{param}" not in pattern or "{date}" not in pattern):
             raise ValueError(f'"{pattern}" has no {{param}} or no {{date}}')
         return pattern
+
+    def counts(self, bands: Sequence[str]) -> dict[str, Accumulated]:
+        """What the sums of each band count, where the campaign says it."""
+        return self.accumulated if isinstance(self.accumulated, dict) else dict.fromkeys(bands, self.accumulated)
 
     def method(self, band: str) -> Method:
         """The method of a band's steps: what their values say of their time interval."""
@@ -78,7 +88,7 @@ class Era5:
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for unknown options, and for keys that have no meaning for weather fields."""
-        options = read_options(Options, name, archive, free=("select",))
+        options = read_options(Options, name, archive, free=("select", "units"))
         instead = {
             "mask": "fields are everywhere",
             "composite": "write options.methods",
@@ -93,7 +103,7 @@ class Era5:
         self._options = options
         self._methods = tuple(map(options.method, archive.bands))
         # touched in the reader's lane only
-        self._totals: OrderedDict[tuple[Path, str, range], Floats] = OrderedDict()
+        self._totals: OrderedDict[tuple[Path, str, str, Window], Reduced] = OrderedDict()
         self._request = Request(
             archive=name,
             root=archive.path.parent if is_series(archive.path) else archive.path,
@@ -103,6 +113,9 @@ class Era5:
             methods=self._methods,
             decided=options.methods,
             select=options.select,
+            accumulated=options.counts(archive.bands),
+            units=options.units,
+            static=options.static,
             reduced_gaussian=bool(options.reduced_gaussian),
         )
 
@@ -116,7 +129,7 @@ class Era5:
         return find_scenes(self._request, full_digests=full_digests)
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
-        """The mean, sum or extreme of the steps within the frame, in float64; seen where every step has a value.
+        """The mean, sum or extreme of a frame's steps, in float64; seen where every step has a value.
 
         Locations may lie beyond the antimeridian or a pole.
         """
@@ -129,9 +142,11 @@ class Era5:
         ]
         bands = [future.result() for future in futures]
         share_c = tuple(share for _, share in bands)
-        values_cyx = np.stack([values for values, _ in bands])
-        seen = np.asarray(np.isfinite(values_cyx).all(axis=0) & any(share_c))
-        return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen, share_c=share_c)
+        values_cyx = np.stack([reduced.values_yx for reduced, _ in bands])
+        share_cyx = np.stack([np.where(np.isfinite(one.values_yx), one.share_yx, 0) for one, _ in bands])
+        whole = np.abs(share_cyx - np.array(share_c)[:, None, None]) <= 1e-9
+        seen = np.asarray((np.isfinite(values_cyx) & whole).all(axis=0) & any(share_c))
+        return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=seen, share_c=share_c, share_cyx=share_cyx)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """Reduce the observations of a frame; clear where the steps suffice for every band.
@@ -141,29 +156,31 @@ class Era5:
         """
         shape = observations[0][1].values_cyx.shape
         total = np.stack([np.full(shape[1:], NOTHING[method]) for method in self._methods])
-        share_cyx = np.zeros(shape)
+        filled_cyx = np.zeros(shape)
         used: list[NDArray[np.bool_]] = []
         for _, members in groupby(observations, key=lambda item: item[0]):
             taken = np.zeros(shape[1:], dtype=bool)
             for _, observation in members:
-                new = observation.clear_yx & ~taken
+                share_cyx = observation.shares
+                new = (share_cyx != 0).any(axis=0) & ~taken
                 used.append(new)
-                for band, (method, share) in enumerate(zip(self._methods, observation.share_c, strict=True)):
-                    values = observation.values_cyx[band]
+                for band, method in enumerate(self._methods):
+                    values, share = observation.values_cyx[band], share_cyx[band]
                     values = values * share if averaged(method) else values
-                    JOIN[method](total[band], values, out=total[band], where=new & (share > 0))
-                    share_cyx[band] += new * share
+                    JOIN[method](total[band], values, out=total[band], where=new & (share != 0))
+                    filled_cyx[band] += np.where(new, share, 0)
                 taken |= new
-        clear = np.logical_and.reduce(list(map(enough, self._methods, share_cyx)))
+        clear = np.logical_and.reduce(list(map(enough, self._methods, filled_cyx)))
         for band, method in enumerate(self._methods):
             if averaged(method):
-                np.divide(total[band], share_cyx[band], out=total[band], where=clear)
+                np.divide(total[band], filled_cyx[band], out=total[band], where=clear)
         nothing = np.zeros(shape[1:], dtype=bool)
         return Composite(
             x_cyx=np.where(clear, total, np.nan).astype(np.float32),
             clear_yx=clear,
             masked_yx=nothing,
             used_yx=tuple(new & clear for new in used),
+            incomplete_yx=clear & incomplete(filled_cyx).any(axis=0),
         )
 
     def _start(
@@ -174,7 +191,7 @@ class Era5:
         frame: Window,
         places: tuple[Floats, Floats],
         reader: RasterReader,
-    ) -> "Future[tuple[Floats, float]]":
+    ) -> "Future[tuple[Reduced, float]]":
         """Start reading one band: its values at the locations, and the share of the frame that its steps fill.
 
         Values are NaN outside of the field, and zeros where no step lies in the frame.
@@ -188,21 +205,22 @@ class Era5:
                 raise ValueError(other)
             return open_series(path, select)
 
-        def decode(series: Series) -> tuple[Floats, float]:
-            variable = _as_indexed(series, scene, asset)
+        def decode(series: Series) -> tuple[Reduced, float]:
+            variable, first = _as_indexed(series, scene, asset)
             neighbours = variable.points.neighbours(*places, self._archive.resampling_of(asset.band))
-            steps = within(variable.times, frame, asset.ends)
-            share = share_of(frame, variable.times[steps.start : steps.stop], asset.step_s, asset.ends)
+            reduction = self._reduction(scene, asset, method, variable, frame)
+            shape = places[0].shape
             if not neighbours.share_kyx.any():
-                return np.full(places[0].shape, np.nan), share
-            if not steps:
-                return np.zeros(places[0].shape), share
+                return Reduced(values_yx=np.full(shape, np.nan), share_yx=np.zeros(shape)), reduction.share
+            if not len(reduction.steps):
+                return Reduced(values_yx=np.zeros(shape), share_yx=np.zeros(shape)), 0.0
             if variable.whole:
-                total, rows, runs = self._kept(path, series, variable, steps, method), *_whole(variable)
+                rows, runs = _whole(variable)
+                field = self._kept((path, variable.name, scene.acquisition, frame), series, variable, reduction, first)
             else:
                 rows, runs = _needed(neighbours)
-                total = _total(series, variable, steps, rows, runs, method)
-            return _placed(total / len(steps) if averaged(method) else total, rows, runs, neighbours), share
+                field = reduction.of(series, variable, first, rows, runs)
+            return _placed(field, rows, runs, neighbours), reduction.share
 
         def judged() -> CorruptInput | OSError:
             found = judge_series(path, asset.path, select, decode, size=asset.size)
@@ -214,37 +232,80 @@ class Era5:
 
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
 
-    def _kept(self, path: Path, series: Series, variable: Variable, steps: range, method: Method) -> Floats:
-        """The total of whole fields, kept for neighbouring shards."""
-        key = (path, variable.name, steps)
+    def _reduction(self, scene: Scene, asset: Asset, method: Method, variable: Variable, frame: Window) -> Reduction:
+        """What becomes of the steps of a band in a frame."""
+        per_day = method == "sum" and self._request.counts_of(asset.band, variable) == "per_day"
+        factor, term = self._request.conversion_of(asset.band, variable)
+        frame_s = (frame.end - frame.start).total_seconds()
+        if is_static(scene):
+            steps, seconds = np.zeros(1, dtype=np.int64), np.full(1, frame_s)
+        else:
+            timeline = read_timeline(asset.timeline, asset.step_s)
+            steps, seconds = timeline.within(frame, averaged(method) or per_day)
+        return Reduction(
+            method=method, steps=steps, seconds=seconds, frame_s=frame_s, per_day=per_day, factor=factor, term=term
+        )
+
+    def _kept(
+        self,
+        key: tuple[Path, str, str, Window],
+        series: Series,
+        variable: Variable,
+        reduction: Reduction,
+        first: int,
+    ) -> Reduced:
+        """The reduction of whole fields, kept for neighbouring shards."""
         if key not in self._totals:
-            self._totals[key] = _total(series, variable, steps, *_whole(variable), method)
-            while len(self._totals) > 1 and sum(total.nbytes for total in self._totals.values()) > _KEPT_BYTES:
+            self._totals[key] = reduction.of(series, variable, first, *_whole(variable))
+            while len(self._totals) > 1 and sum(one.nbytes for one in self._totals.values()) > _KEPT_BYTES:
                 self._totals.popitem(last=False)
         self._totals.move_to_end(key)
         return self._totals[key]
 
 
-def _as_indexed(series: Series, scene: Scene, asset: Asset) -> Variable:
-    """The variable of an asset; a ValueError where the file differs from the inventory."""
+def _as_indexed(series: Series, scene: Scene, asset: Asset) -> tuple[Variable, int]:
+    """The variable of an asset, and the number of its first step that is used.
+
+    Raises:
+        ValueError: the file differs from the inventory.
+    """
     variable = match(series, asset.band)
     if variable is None:
         raise ValueError(f"{asset.band} is not in it, it was when it was indexed")
     if variable.points.raster != (asset.transform, asset.rows, asset.cols):
         raise ValueError(f"{asset.band} lies on other points than when it was indexed")
-    actual = (*variable.times[[0, -1]].tolist(), len(variable.times))
-    expected = (*seconds(stamps(scene)).tolist(), asset.steps)
+    if is_static(scene):
+        return variable, 0
+    start, stop = stamps(scene)
+    inside = np.nonzero((variable.times >= start) & (variable.times <= stop))[0]
+    used = variable.times[inside] if len(inside) else variable.times
+    whole = used if len(used) == asset.steps and used[0] == start and used[-1] == stop else variable.times
+    actual = (*whole[[0, -1]].tolist(), len(whole))
+    expected = (start.item(), stop.item(), asset.steps)
     if actual != expected:
         spans = (actual, expected)
         text = [f"{first:%Y-%m-%dT%H:%M} to {last:%Y-%m-%dT%H:%M} in {n} steps" for first, last, n in spans]
         raise ValueError(f"{asset.band} has {text[0]}, expected {text[1]}")
+    _refuse_other_spans(variable, inside, asset)
     versions = [note for note in scene.processing.split("; ") if note.startswith(f"{asset.band}: expver")]
     if versions != [f"{asset.band}: {note}" for note in [variable.processing] if note]:
         raise ValueError(
             f"{asset.band} is of {variable.processing or 'no expver but the final one'}, "
             f"by its inventory it is not; where a pattern lets one file stand for others, index without it"
         )
-    return variable
+    return variable, int(inside[0])
+
+
+def _refuse_other_spans(variable: Variable, steps: Ints, asset: Asset) -> None:
+    """Refuse a file whose steps stand for other times than the inventory says."""
+    timeline = read_timeline(asset.timeline, asset.step_s)
+    stamps_ = variable.times[steps]
+    if variable.spans is not None and not timeline.running:
+        same = (variable.spans[steps] == np.stack([timeline.begins, timeline.ends], axis=1)).all()
+    else:
+        same = (stamps_ == timeline.begins).all() or (stamps_ == timeline.ends).all()
+    if not same and not (variable.spans is None and variable.step_type in MONTHLY):
+        raise ValueError(f"the steps of {asset.band} stand for other times than when it was indexed")
 
 
 def _whole(variable: Variable) -> tuple[slice, list[slice]]:
@@ -260,58 +321,25 @@ def _needed(neighbours: Neighbours) -> tuple[slice, list[slice]]:
     return slice(int(rows.min()), int(rows.max()) + 1), _runs(np.unique(neighbours.col_kyx[counts]))
 
 
-def _total(series: Series, variable: Variable, steps: range, rows: slice, runs: list[slice], method: Method) -> Floats:
-    """The sum or extreme over steps, one by one, so that a point has the same bits whatever is read with it.
-
-    Raises:
-        ValueError: the steps are running sums, which must not be summed again.
-    """
-    total = np.full((rows.stop - rows.start, sum(run.stop - run.start for run in runs)), NOTHING[method])
-    means = []
-    for values in series.fields(variable, steps, rows, runs):
-        JOIN[method](total, values, out=total)
-        if method == "sum":
-            finite = values[np.isfinite(values)]
-            means.append(abs(float(finite.mean())) if finite.size else 0.0)
-    if means and _are_running_sums(variable.times[steps.start : steps.stop], np.array(means)):
-        raise ValueError(f"{variable.name} grows through each day and begins anew: its sums overlap")
-    return total
-
-
-def _are_running_sums(times: Times, means: Floats) -> bool:
-    """Whether the means of fields are those of running sums since midnight, as in ERA5-Land.
-
-    Running sums never fall within a day, in any of three days or more. Sums of single steps do fall, or grow for a few
-    hours only.
-    """
-    # the stamp 00:00 belongs to the day before
-    days = (times - np.timedelta64(1, "s")).astype("datetime64[D]")
-    little = 1e-3 * means.max(initial=0)
-    count = 0
-    for day in np.unique(days):
-        of_day, hours = means[days == day], np.ptp(times[days == day]) / np.timedelta64(1, "h")
-        if len(of_day) < _STEPS_OF_A_DAY or hours < _HOURS_OF_A_DAY or of_day[-1] <= 10 * little:
-            continue
-        grows = (np.diff(of_day) >= -little).all() and of_day[-1] >= 3 * of_day[0]
-        if not grows or of_day.sum() < 4 * of_day[-1]:
-            return False
-        count += 1
-    return count >= _DAYS
-
-
-def _placed(values: Floats, rows: slice, runs: list[slice], neighbours: Neighbours) -> Floats:
-    """The weighted mean of the neighbours of each location; NaN where no neighbour has a value."""
+def _placed(field: Reduced, rows: slice, runs: list[slice], neighbours: Neighbours) -> Reduced:
+    """The weighted mean of the neighbours of each location that have a value; NaN where none has one."""
     columns = np.concatenate([np.arange(run.start, run.stop) for run in runs])
     shape = neighbours.share_kyx.shape[1:]
-    result, weight = np.zeros(shape), np.zeros(shape)
+    result, filled, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for row_yx, col_yx, share_yx in zip(neighbours.row_kyx, neighbours.col_kyx, neighbours.share_kyx, strict=True):
         counts = share_yx > 0
-        picked = values[np.where(counts, row_yx - rows.start, 0), np.where(counts, np.searchsorted(columns, col_yx), 0)]
+        at = np.where(counts, row_yx - rows.start, 0), np.where(counts, np.searchsorted(columns, col_yx), 0)
+        picked = field.values_yx[at]
         share = np.where(counts & np.isfinite(picked), share_yx, 0)
         result += np.where(share > 0, picked, 0) * share
+        filled += field.share_yx[at] * share
         weight += share
     # a weight this small is a rounding error
-    return np.asarray(np.divide(result, weight, out=np.full(shape, np.nan), where=weight > 1e-5))
+    values, shares = (
+        np.asarray(np.divide(total, weight, out=np.full(shape, np.nan), where=weight > 1e-5))
+        for total in (result, filled)
+    )
+    return Reduced(values_yx=values, share_yx=np.where(np.isfinite(shares), shares, 0))
 
 
 def _runs(needed: NDArray[np.int64]) -> list[slice]:

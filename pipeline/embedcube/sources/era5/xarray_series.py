@@ -41,7 +41,7 @@ class XarraySeries:
             array = self._data[name]
             try:
                 self._axes[name] = axes = _Axes.of(array, select, self._data.attrs)
-                found.append(_described(array, axes, _ends(self._data, array, axes)))
+                found.append(_described(array, axes, _spans(self._data, array, axes)))
             except ValueError as error:
                 self.faults[name] = (_names(array), f"{name}: {error}")
         self.variables = tuple(found)
@@ -57,23 +57,20 @@ class XarraySeries:
             together = range(first, min(first + slab, steps.stop))
             values_tyx, raw_zero_t = self._read(array, axes, together, rows, cols)
             for step, values, zero in zip(together, values_tyx, raw_zero_t, strict=True):
-                if zero or np.isnan(values).all():
-                    self._refuse_empty(array, axes, variable, step)
+                if zero:
+                    self._refuse_hole(array, axes, variable, step)
                 yield values
 
-    def _refuse_empty(self, array: Any, axes: "_Axes", variable: Variable, step: int) -> None:
-        """Raise a ValueError if a whole field has no value, or consists of zero bytes."""
+    def _refuse_hole(self, array: Any, axes: "_Axes", variable: Variable, step: int) -> None:
+        """Raise a ValueError if a whole field consists of zero bytes."""
         rows, cols = variable.points.shape
         strip = max(1, _SLAB_BYTES // (8 * cols))
-        all_zero = all_missing = True
         for first in range(0, rows, strip):
             part = slice(first, min(first + strip, rows))
-            (values,), (zero,) = self._read(array, axes, range(step, step + 1), part, [slice(0, cols)])
-            all_zero, all_missing = all_zero and zero, all_missing and bool(np.isnan(values).all())
-            if not (all_zero or all_missing):
+            _, (zero,) = self._read(array, axes, range(step, step + 1), part, [slice(0, cols)])
+            if not zero:
                 return
-        content = "nothing but zero bytes" if all_zero else "no value at all"
-        raise ValueError(f"{variable.name} has {content} at {variable.times[step]}")
+        raise ValueError(f"{variable.name} has nothing but zero bytes at {variable.times[step]}")
 
     def _read(
         self, array: Any, axes: "_Axes", steps: range, rows: slice, cols: list[slice]
@@ -124,6 +121,8 @@ class _Axes:
     lon_falls: bool
     time: str
     """dimension of time; empty for a single time"""
+    valid_time: str
+    """coordinate of the times; empty where there is none"""
     times: Times
     """times that hold data"""
     first_step: int
@@ -147,20 +146,19 @@ class _Axes:
         rises, turns = array[lat].values, np.unwrap(array[lon].values.astype(np.float64), period=360)
         if not rises.size or not turns.size:
             raise ValueError("it has no points")
-        valid_time = _valid_time(array)
-        along = [str(name) for name in array[valid_time].dims]
-        if len(along) > 1:
-            raise ValueError(f"its times lie along several dimensions: {', '.join(along)}")
-        first_step, times = _with_data(np.atleast_1d(array[valid_time].values.astype("datetime64[s]")), attributes)
-        others = [str(name) for name in array.dims if name not in (lat, lon, *along)]
+        valid_time, along, stamps = _valid_time(array)
+        first_step, times = _with_data(stamps, attributes)
+        others = [str(name) for name in array.dims if name not in (lat, lon, along)]
         expver = "expver" if "expver" in others and "expver" not in select else ""
         versions = array["expver"].values.astype(int) if expver else np.empty(0, dtype=int)
+        _refuse_scalars(array, select)
         return cls(
             lat=lat,
             lon=lon,
             lat_rises=bool(rises[-1] > rises[0]),
             lon_falls=bool(turns[-1] < turns[0]),
-            time=along[0] if along else "",
+            time=along,
+            valid_time=valid_time,
             times=times,
             first_step=first_step,
             expver=expver,
@@ -174,7 +172,7 @@ class _Axes:
         return [name for name in (self.time, self.expver) if name]
 
 
-def _described(array: Any, axes: _Axes, ends: bool | None) -> Variable:
+def _described(array: Any, axes: _Axes, spans: NDArray[np.datetime64] | None) -> Variable:
     chunks, shape = array.encoding.get("preferred_chunks"), (array.sizes[axes.lat], array.sizes[axes.lon])
     # without chunks a file is read row by row
     block = (int(chunks[axes.lat]), int(chunks[axes.lon])) if chunks else (1, shape[1])
@@ -186,10 +184,15 @@ def _described(array: Any, axes: _Axes, ends: bool | None) -> Variable:
         points=Lattice.of(array[axes.lon].values, array[axes.lat].values),
         times=axes.times,
         method=_method(array.attrs),
-        ends=ends,
+        spans=spans,
         block=block,
         whole=bool(chunks) and block >= shape,
         block_bytes=_chunk_bytes(array),
+        step_type=str(array.attrs.get("GRIB_stepType", "")),
+        units=str(array.attrs.get("units", "")),
+        timeless=not axes.valid_time,
+        precision=abs(float(array.attrs.get("scale_factor", 0))),
+        version=_version(array, axes),
         processing=_versions(array, axes),
     )
 
@@ -226,19 +229,45 @@ def _coordinate(array: Any, key: str) -> str:
     """The one-dimensional latitude or longitude of a variable, by CF attributes, else by its name."""
     found = array.cf.coordinates.get(key) or array.cf.guess_coord_axis().cf.coordinates.get(key, [])
     along = [str(name) for name in found if array[name].dims == (name,)]
-    if len(along) != 1:
-        dimensions = ", ".join(map(str, array.dims))
-        raise ValueError(f"it lies on ({dimensions}): no grid, as {' and '.join(along) or 'none of them'} is its {key}")
-    return along[0]
+    if len(along) == 1:
+        return along[0]
+    dims = ", ".join(map(str, array.dims))
+    elsewhere = [array[name].dims for name in found if array[name].ndim]
+    if len(found) == 1 and elsewhere and set(elsewhere[0]) <= set(array.dims):
+        what = (
+            "points, not a grid" if len(elsewhere[0]) == 1 else "a curved grid; regrid it to latitudes and longitudes"
+        )
+        raise ValueError(f"it lies on ({dims}): {what}")
+    raise ValueError(f"it lies on ({dims}): no grid, as {' and '.join(along) or 'none of them'} is its {key}")
 
 
-def _valid_time(array: Any) -> str:
-    """The coordinate of validity times, as opposed to the times of the forecast."""
+def _valid_time(array: Any) -> tuple[str, str, Times]:
+    """The coordinate of validity times, as opposed to those of the forecast; its dimension, and the times.
+
+    Coordinate and dimension are empty where a field has no time.
+    """
+    for name, coordinate in array.coords.items():
+        if coordinate.dtype == object and coordinate.size and hasattr(coordinate.values.flat[0], "calendar"):
+            calendar = coordinate.values.flat[0].calendar
+            raise ValueError(f"its {name} is in the calendar {calendar}; write it in the standard (Gregorian) calendar")
     found = [str(name) for name, c in array.coords.items() if np.issubdtype(c.dtype, np.datetime64)]
     by_name = [name for name in found if array[name].attrs.get("standard_name") == "time"]
+    if not found and not {"time", "valid_time"} & {*map(str, array.dims), *map(str, array.coords)}:
+        return "", "", np.array(["1970-01-01"], dtype="datetime64[s]")
     if len(by_name or found) != 1:
         raise ValueError(f"its times are {by_name or found or 'none'}; one coordinate must have the standard name time")
-    return (by_name or found)[0]
+    (valid_time,) = by_name or found
+    along = [str(name) for name in array[valid_time].dims]
+    if len(along) > 1:
+        raise ValueError(f"its times lie along several dimensions: {', '.join(along)}")
+    return valid_time, along[0] if along else "", np.atleast_1d(array[valid_time].values.astype("datetime64[s]"))
+
+
+def _refuse_scalars(array: Any, select: Mapping[str, Any]) -> None:
+    """Refuse a field whose only level, number and the like is not the one that `select` gives."""
+    for name, chosen in select.items():
+        if name in array.coords and not array[name].ndim and array[name].values.item() != chosen:
+            raise ValueError(f"it has no {name} {chosen}; it has {array[name].values.item()}")
 
 
 def _index(array: Any, dimension: str, select: Mapping[str, Any]) -> int:
@@ -264,13 +293,31 @@ def _method(attributes: Mapping[str, Any]) -> Method | None:
     return None
 
 
-def _ends(data: Any, array: Any, axes: _Axes) -> bool | None:
-    """Whether the bounds of the times end at their stamps; None if there are no bounds."""
-    bounds = data.get(array[_valid_time(array)].attrs.get("bounds"))
+def _spans(data: Any, array: Any, axes: _Axes) -> NDArray[np.datetime64] | None:
+    """The time that each step stands for, by the bounds of the times; None if there are none, or they have no length.
+
+    Raises:
+        ValueError: the bounds do not have two times for each step.
+    """
+    if not axes.valid_time:
+        return None
+    time = array[axes.valid_time]
+    bounds = data.get(time.attrs.get("bounds") or time.encoding.get("bounds"))
     if bounds is None or not np.issubdtype(bounds.dtype, np.datetime64):
         return None
-    uppers = np.atleast_2d(bounds.values).max(axis=1)[axes.first_step :][: len(axes.times)]
-    return bool((uppers == axes.times).all())
+    pairs = np.atleast_2d(bounds.values.astype("datetime64[s]"))[axes.first_step :][: len(axes.times)]
+    if pairs.shape != (len(axes.times), 2) or np.isnat(pairs).any():
+        raise ValueError(f"the bounds of its times are not two times for each step: {pairs.shape}")
+    spans = np.sort(pairs, axis=1)
+    return spans if (spans[:, 0] < spans[:, 1]).any() else None
+
+
+def _version(array: Any, axes: _Axes) -> int:
+    """1 where any value is final (`expver` 1 or none), 5 where all are preliminary."""
+    if "expver" not in array.coords or axes.expver:
+        return 1
+    versions = {str(version).lstrip("0") for version in np.atleast_1d(array["expver"].values).tolist()}
+    return 5 if versions == {"5"} else 1
 
 
 def _versions(array: Any, axes: _Axes) -> str:
