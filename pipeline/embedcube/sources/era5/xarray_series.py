@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.points import Lattice
 from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.steps import Method, method_of
 from embedcube.sources.era5.timeline import Times
 
 _SLAB_BYTES = 1 << 26
