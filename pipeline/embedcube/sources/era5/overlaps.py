@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.sources.era5.files import open_series
-from embedcube.sources.era5.scenes import Part, Request
+from embedcube.sources.era5.scenes import Request
+from embedcube.sources.era5.series import Part
 from embedcube.sources.era5.timeline import Ints, Times
 
 _COMPARED = 24
@@ -45,7 +46,7 @@ def without_repeats(
 
 def _priority(group: list[Part]) -> tuple[int, np.datetime64, str]:
     """Final before preliminary data, then the earliest, then the first by name."""
-    return max(part.variable.version for part in group), group[0].times[0], str(group[0].path)
+    return max(part.variable.header.version for part in group), group[0].times[0], str(group[0].path)
 
 
 def _share_points(group: list[Part], other: list[Part]) -> bool:
@@ -60,7 +61,7 @@ def _one_of_each(request: Request, group: list[Part]) -> tuple[list[Part], list[
     """One part of each band: the final one, or the first by name of equal ones; unequal ones all stay."""
     taken: dict[str, Part] = {}
     unequal, copies = [], []
-    for part in sorted(group, key=lambda part: (part.variable.version, str(part.path))):
+    for part in sorted(group, key=lambda part: (part.variable.header.version, str(part.path))):
         first = taken.setdefault(part.band, part)
         if first is part:
             continue
@@ -75,7 +76,8 @@ def _agree(request: Request, group: Sequence[Part], other: Sequence[Part], share
     """Whether two files have the same values at some steps, as far as they are compared; or one has final data."""
     for part in group:
         for twin in other:
-            if part.band != twin.band or part.variable.version != twin.variable.version or part.path == twin.path:
+            final = part.variable.header.version != twin.variable.header.version
+            if part.band != twin.band or final or part.path == twin.path:
                 continue
             chosen = shared[np.unique(np.linspace(0, len(shared) - 1, _COMPARED).astype(int))]
             # behind a pattern files are not opened; a step of each end tells
@@ -90,7 +92,7 @@ def _equal(request: Request, part: Part, twin: Part, stamp: np.datetime64) -> bo
         one, other = _field(request, part, stamp), _field(request, twin, stamp)
     except (ValueError, OSError):
         return False  # what cannot be read is equal to nothing
-    rounding = part.variable.precision + twin.variable.precision
+    rounding = part.variable.header.precision + twin.variable.header.precision
     return bool(np.allclose(one, other, rtol=1e-6, atol=rounding, equal_nan=True))
 
 

@@ -8,6 +8,7 @@ A missing value is a missing step.
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +28,12 @@ from embedcube.sources.composite import Composite
 from embedcube.sources.era5.archive import find_scenes, match
 from embedcube.sources.era5.files import compare_series, is_series, judge_series, open_series, size_of, status_of
 from embedcube.sources.era5.parameters import parameter
-from embedcube.sources.era5.points import Floats, Neighbours
+from embedcube.sources.era5.points import Floats, Lattice, Neighbours
 from embedcube.sources.era5.reduce import Reduced, Reduction
 from embedcube.sources.era5.scenes import Request, is_static, stamps
 from embedcube.sources.era5.series import Series, Variable
 from embedcube.sources.era5.steps import JOIN, MONTHLY, NOTHING, Accumulated, Method, averaged, enough, incomplete
+from embedcube.sources.era5.tiles import offset_of, parts_of, paste
 from embedcube.sources.era5.timeline import Ints, read_timeline
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
@@ -137,10 +139,10 @@ class Era5:
             raise CorruptInput(scene.verdict)
         lon_yx, lat_yx = (np.where(np.isfinite(degrees), degrees, np.nan) for degrees in grid.degrees(area, 1))
         futures = [
-            self._start(scene, asset, method, frame, (lon_yx, lat_yx), reader)
-            for asset, method in zip(scene.assets, self._methods, strict=True)
+            [self._start(scene, asset, method, frame, (lon_yx, lat_yx), reader) for asset in scene.assets_of(band)]
+            for band, method in zip(self._archive.bands, self._methods, strict=True)
         ]
-        bands = [future.result() for future in futures]
+        bands = [_joined([future.result() for future in tiles], lon_yx.shape) for tiles in futures]
         share_c = tuple(share for _, share in bands)
         values_cyx = np.stack([reduced.values_yx for reduced, _ in bands])
         share_cyx = np.stack([np.where(np.isfinite(one.values_yx), one.share_yx, 0) for one, _ in bands])
@@ -191,11 +193,8 @@ class Era5:
         frame: Window,
         places: tuple[Floats, Floats],
         reader: RasterReader,
-    ) -> "Future[tuple[Reduced, float]]":
-        """Start reading one band: its values at the locations, and the share of the frame that its steps fill.
-
-        Values are NaN outside of the field, and zeros where no step lies in the frame.
-        """
+    ) -> "Future[_Read]":
+        """Start reading one band of one file: what of its field is needed for the locations."""
         path, select = self._request.root / asset.path, self._options.select
 
         def opened() -> Series:
@@ -205,22 +204,27 @@ class Era5:
                 raise ValueError(other)
             return open_series(path, select)
 
-        def decode(series: Series) -> tuple[Reduced, float]:
-            variable, first = _as_indexed(series, scene, asset)
-            neighbours = variable.points.neighbours(*places, self._archive.resampling_of(asset.band))
+        def decode(series: Series) -> _Read:
+            union = _union(asset) if len(scene.assets_of(asset.band)) > 1 else None
+            variable, first = _as_indexed(series, scene, asset, union)
+            neighbours = (union or variable.points).neighbours(*places, self._archive.resampling_of(asset.band))
             reduction = self._reduction(scene, asset, method, variable, frame)
-            shape = places[0].shape
-            if not neighbours.share_kyx.any():
-                return Reduced(values_yx=np.full(shape, np.nan), share_yx=np.zeros(shape)), reduction.share
-            if not len(reduction.steps):
-                return Reduced(values_yx=np.zeros(shape), share_yx=np.zeros(shape)), 0.0
-            if variable.whole:
+            inside = bool(neighbours.share_kyx.any())
+            pieces: tuple[tuple[Reduced, slice, slice], ...] = ()
+            rows, runs = _needed(neighbours) if inside else (slice(0, 0), [])
+            if not (inside and len(reduction.steps)):
+                pass
+            elif union is not None:
+                pieces = tuple(_pieces(reduction, series, variable, first, union, rows, runs))
+            elif variable.whole:
                 rows, runs = _whole(variable)
                 field = self._kept((path, variable.name, scene.acquisition, frame), series, variable, reduction, first)
+                pieces = ((field, rows, runs[0]),)
             else:
-                rows, runs = _needed(neighbours)
-                field = reduction.of(series, variable, first, rows, runs)
-            return _placed(field, rows, runs, neighbours), reduction.share
+                pieces = ((reduction.of(series, variable, first, rows, runs), rows, slice(0, 0)),)
+            return _Read(
+                neighbours=neighbours, rows=rows, runs=runs, pieces=pieces, share=reduction.share, tiled=bool(union)
+            )
 
         def judged() -> CorruptInput | OSError:
             found = judge_series(path, asset.path, select, decode, size=asset.size)
@@ -263,7 +267,61 @@ class Era5:
         return self._totals[key]
 
 
-def _as_indexed(series: Series, scene: Scene, asset: Asset) -> tuple[Variable, int]:
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What was read of one band of one file for some locations."""
+
+    neighbours: Neighbours
+    """the points of each location, in the field that all tiles make together"""
+    rows: slice
+    runs: list[slice]
+    """with `rows`, the part of that field that is needed; empty if no location lies in it"""
+    pieces: tuple[tuple[Reduced, slice, slice], ...]
+    """what the file has of it, with rows and columns; of a file that is no tile one piece with all of it"""
+    share: float
+    """share of the frame that the steps fill"""
+    tiled: bool
+    """whether the file is a tile of a larger field"""
+
+
+def _joined(tiles: list[_Read], shape: tuple[int, ...]) -> tuple[Reduced, float]:
+    """The values of a band at the locations, and the share of the frame that its steps fill.
+
+    Values are NaN outside of the field, and zeros where no step lies in the frame.
+    """
+    first = tiles[0]
+    pieces = [piece for tile in tiles for piece in tile.pieces]
+    if not first.runs:
+        return Reduced(values_yx=np.full(shape, np.nan), share_yx=np.zeros(shape)), first.share
+    if not pieces:
+        return Reduced(values_yx=np.zeros(shape), share_yx=np.zeros(shape)), 0.0
+    field = paste(pieces, first.rows, first.runs) if first.tiled else pieces[0][0]
+    return _placed(field, first.rows, first.runs, first.neighbours), first.share
+
+
+def _union(asset: Asset) -> Lattice:
+    """The lattice that the tiles of a field fill together, as the inventory has it for each of them."""
+    dx, _, left, _, dy, top = asset.transform
+    return Lattice(west=left + dx / 2, north=top + dy / 2, dx=dx, dy=-dy, rows=asset.rows, cols=asset.cols)
+
+
+def _pieces(
+    reduction: Reduction, series: Series, variable: Variable, first: int, union: Lattice, rows: slice, runs: list[slice]
+) -> Iterator[tuple[Reduced, slice, slice]]:
+    """What a tile has of a part of a joined field, with rows and columns of that field."""
+    tile, offset = variable.points, offset_of(variable.points, union)
+    assert isinstance(tile, Lattice)
+    assert offset is not None
+    for inner, cols, shift in parts_of(tile, union, rows, runs):
+        piece = reduction.of(series, variable, first, inner, [cols])
+        yield (
+            piece,
+            slice(inner.start + offset[0], inner.stop + offset[0]),
+            slice(cols.start + shift, cols.stop + shift),
+        )
+
+
+def _as_indexed(series: Series, scene: Scene, asset: Asset, union: Lattice | None) -> tuple[Variable, int]:
     """The variable of an asset, and the number of its first step that is used.
 
     Raises:
@@ -272,7 +330,8 @@ def _as_indexed(series: Series, scene: Scene, asset: Asset) -> tuple[Variable, i
     variable = match(series, asset.band)
     if variable is None:
         raise ValueError(f"{asset.band} is not in it, it was when it was indexed")
-    if variable.points.raster != (asset.transform, asset.rows, asset.cols):
+    placed = variable.points.raster == (asset.transform, asset.rows, asset.cols)
+    if not (placed if union is None else offset_of(variable.points, union)):
         raise ValueError(f"{asset.band} lies on other points than when it was indexed")
     if is_static(scene):
         return variable, 0
@@ -304,7 +363,7 @@ def _refuse_other_spans(variable: Variable, steps: Ints, asset: Asset) -> None:
         same = (variable.spans[steps] == np.stack([timeline.begins, timeline.ends], axis=1)).all()
     else:
         same = (stamps_ == timeline.begins).all() or (stamps_ == timeline.ends).all()
-    if not same and not (variable.spans is None and variable.step_type in MONTHLY):
+    if not same and not (variable.spans is None and variable.header.step_type in MONTHLY):
         raise ValueError(f"the steps of {asset.band} stand for other times than when it was indexed")
 
 
