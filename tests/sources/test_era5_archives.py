@@ -29,11 +29,12 @@ def write_reduced(path: Path, stamps: Any, seed: int, **keys: Any) -> np.ndarray
     values = []
     with path.open("wb") as file:
         for i, stamp in enumerate(stamps):
-            handle = eccodes.codes_grib_new_from_samples("reduced_gg_sfc_grib1")
+            handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib1")
+            count = eccodes.codes_get_size(handle, "values")
             wanted = {"dataDate": int(f"{stamp:%Y%m%d}"), "dataTime": int(f"{stamp:%H%M}"), "bitsPerValue": 24, **keys}
             for key, value in wanted.items():
                 eccodes.codes_set(handle, key, value)
-            field = np.random.default_rng(seed + i).normal(100, 5, eccodes.codes_get_size(handle, "values"))
+            field = np.random.default_rng(seed + i).normal(100, 5, count)
             eccodes.codes_set_values(handle, field)
             eccodes.codes_write(handle, file)
             eccodes.codes_release(handle)
@@ -79,7 +80,7 @@ def test_the_pool_of_dkrz(often: str, tmp_path: Path, reader: RasterReader) -> N
 
 
 def _nearest(field: Any, lon: float, lat: float) -> float:
-    handle = eccodes.codes_grib_new_from_samples("reduced_gg_sfc_grib1")
+    handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib1")
     eccodes.codes_set_values(handle, field)
     (found,) = eccodes.codes_grib_find_nearest(handle, lat, lon % 360)
     eccodes.codes_release(handle)
