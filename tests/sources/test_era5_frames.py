@@ -357,6 +357,33 @@ def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -
     assert unused["processing"].endswith("nothing where one is missing")
 
 
+def test_a_window_that_lacks_an_archive_says_so_in_plan_status_and_explain(tmp_path: Path) -> None:
+    """Instants and sums in archives of their own; the sums lack an hour of the second of three days."""
+    lat, lon = np.arange(52, 50.9, -0.25)[:4], np.arange(5, 6.1, 0.25)[:4]
+    (tmp_path / "data").mkdir()
+    for band, seed in (("t2m", 1), ("tp", 2)):
+        array = a_field(lat, lon, hours(73), name=band, seed=seed)
+        kept = np.delete(np.arange(73), 30) if band == "tp" else np.arange(73)
+        write_netcdf(tmp_path / "data" / f"{band}.nc", array[kept])
+    campaign = write_campaign(tmp_path, "data", "t2m", "{start: 2022-08-31, end: 2022-09-03, step: 1 day}")
+
+    def two_archives(document: dict[str, Any]) -> None:
+        document["archives"]["sums"] = document["archives"]["weather"] | {"bands": ["tp"]}
+        document["layers"]["eof"] |= {"archives": ["weather", "sums"], "backbone": {"name": "mosaiks", "filters": 4}}
+        document["layers"]["eof"] |= {"cell_px": 2, "halo_px": 1}
+
+    campaign.change(two_archives)
+    said = campaign.cli("run")
+    assert "layers.eof: window 1: tp has 23 of 24 steps" in said
+    assert "nothing found wrong" in said
+    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
+        status = tree["eof/latlon"].to_dataset()["status"].values
+    assert [np.unique(of_day).tolist() for of_day in status] == [[1], [5], [1]]
+    place = ("--lon", "5.3", "--lat", "51.7", "--time", "2022-09-01T12:00", "--json")
+    explained = json.loads(call_cli("explain", campaign.run.newest_cube, *place).stdout)
+    assert (explained["status"], explained["missing_steps"]) == ("valid_incomplete", ["tp has 23 of 24 steps"])
+
+
 # --- what docs/era5.md shows ----------------------------------------------------------------------
 
 PAGE = ROOT / "docs" / "era5.md"

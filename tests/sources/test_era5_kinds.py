@@ -24,6 +24,7 @@ from tests.sources.test_era5 import (
 
 from embedcube.campaign.scene import Scene
 from embedcube.errors import RequestError
+from embedcube.grid import Grid, PixelArea
 from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.era5.timeline import Timeline, read_timeline
@@ -375,6 +376,39 @@ def test_final_data_count_before_preliminary_ones(tmp_path: Path, reader: Raster
     np.testing.assert_allclose(found.x_cyx[0], expected, atol=0.3)
     assert found.incomplete_yx is not None
     assert not found.incomplete_yx.any()
+
+
+# --- tiles ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", [((0, 9), (9, 13)), ((0, 5), (5, 9), (9, 13)), ((0, 8), (6, 13))])
+@pytest.mark.parametrize("kind", ["netcdf", "grib"])
+def test_tiles_are_joined_before_they_are_interpolated(
+    cuts: tuple[tuple[int, int], ...], kind: str, tmp_path: Path, reader: RasterReader
+) -> None:
+    for folder in ("one", "tiles"):
+        (tmp_path / folder).mkdir()
+    write: Any = write_netcdf if kind == "netcdf" else write_grib
+    suffix, keys = ("nc", {}) if kind == "netcdf" else ("grib", {"bits": 24})
+    array = NORTH_UP.rename("sp")
+    write(tmp_path / "one" / f"a.{suffix}", array, **keys)
+    for i, (west, east) in enumerate(cuts):
+        write(tmp_path / "tiles" / f"{i}a.{suffix}", array[:, :4, west:east], **keys)
+        write(tmp_path / "tiles" / f"{i}b.{suffix}", array[:, 4:, west:east], **keys)
+    grid = Grid(crs="EPSG:4326", pixel=0.07, origin_x=4.8, origin_y=52.2)
+    area = PixelArea(row=0, col=0, rows=36, cols=50)
+    found = []
+    for folder in ("one", "tiles"):
+        source = era5(tmp_path / folder, "sp")
+        scene = only(source)
+        assert not scene.verdict
+        assert scene.assets[0].bounds == pytest.approx((4.875, 49.875, 8.125, 52.125))
+        found.append(source.observe(scene, day(hours=6), grid, area, reader))
+    np.testing.assert_array_equal(found[0].seen_yx, found[1].seen_yx)
+    assert 0 < found[0].seen_yx.sum() < found[0].seen_yx.size
+    atol = 0.2 if kind == "grib" else 0
+    one, joined = (np.where(one.seen_yx, one.values_cyx[0], 0) for one in found)
+    np.testing.assert_allclose(joined, one, rtol=1e-12, atol=atol)
 
 
 # --- timelines --------------------------------------------------------------------------------------

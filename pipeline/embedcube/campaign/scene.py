@@ -154,6 +154,10 @@ class Scene:
         near = overlaps(self.bbox, neighbourhood(grid.crs))
         return [_transformed(source, grid.crs, bounds)] if near else []
 
+    def assets_of(self, band: str) -> tuple[Asset, ...]:
+        """The assets of a band: several where the scene is made of tiles."""
+        return tuple(asset for asset in self.assets if asset.band == band)
+
     @property
     def digest(self) -> str:
         """SHA-256 over all of the scene that may change a cube: bytes, geometry, decisions; not the paths."""

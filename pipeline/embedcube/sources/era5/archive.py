@@ -21,8 +21,9 @@ from embedcube.sources.era5.parameters import names_of
 from embedcube.sources.era5.patterns import expression, moved, span_of
 from embedcube.sources.era5.points import Points
 from embedcube.sources.era5.repeats import without_repeats
-from embedcube.sources.era5.scenes import Part, Request, scene_of
-from embedcube.sources.era5.series import Series, Variable
+from embedcube.sources.era5.scenes import Request, scene_of
+from embedcube.sources.era5.series import Part, Series, Variable
+from embedcube.sources.era5.tiles import joined
 from embedcube.sources.reader import retried
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def _scenes(request: Request, groups: Iterable[list[Part]], digests: Digests) ->
     together = [parts for parts in groups if parts]
     known = {band: known_of(request, band, together) for band in request.bands}
     kept, replaced = without_repeats(request, together)
-    scenes = [scene_of(request, parts, known, digests) for parts in kept]
+    scenes = [scene_of(request, parts, known, digests) for parts in joined(kept)]
     for parts, used in replaced:
         scene = scene_of(request, parts, known, digests)
         scenes.append(replace(scene, verdict="", superseded_by=os.path.relpath(used, request.root)))

@@ -86,15 +86,17 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
         OSError: the file could not be read.
     """
     try:
-        if not path.is_dir():
-            _refuse_other_format(path)
         if path.suffix.lower() in GRIB:
             return GribSeries(path, select)
         if path.is_dir():
             refuse_store(path)
             return XarraySeries(_open_store(path), select)
         return XarraySeries(open_netcdf(path), select)
-    except (ValueError, OSError, RequestError):
+    except RequestError:
+        raise
+    except (ValueError, OSError):
+        if not path.is_dir():
+            _refuse_other_format(path)
         raise
     except Exception as error:  # on wrong bytes the parsers may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from error

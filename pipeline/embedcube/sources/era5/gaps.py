@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +25,12 @@ class _Band:
     step_s: int
     """seconds from one step to the next; 0 where it is unknown"""
 
+    @cached_property
+    def usual_s(self) -> float:
+        """The usual length of a step (s); 0 where it is unknown."""
+        lengths_s = (self.ends - self.begins).astype(np.int64)
+        return float(np.median(lengths_s)) if lengths_s.any() else float(self.step_s)
+
     def counts(self, frame: Window) -> tuple[int, int] | None:
         """How many steps of a frame there are, and how many it has; None if all are there, or it is not known."""
         start, end = stamps_of([frame.start, frame.end])
@@ -33,12 +40,13 @@ class _Band:
             first, last = (int(np.searchsorted(marks, moment, side=side)) for moment in (start, end))  # type: ignore[call-overload]
             expected = round(frame_s / self.step_s) if self.step_s else 0
             return (last - first, expected) if last - first < expected else None
-        filled = np.clip((np.minimum(self.ends, end) - np.maximum(self.begins, start)).astype(np.float64), 0, None)
+        near = slice(*(int(np.searchsorted(*at)) for at in ((self.ends, start, "right"), (self.begins, end, "left"))))
+        begins, ends = self.begins[near], self.ends[near]
+        filled = np.clip((np.minimum(ends, end) - np.maximum(begins, start)).astype(np.float64), 0, None)
         count, share = int((filled > 0).sum()), float(filled.sum()) / frame_s
         if share >= 1 - _WHOLE:
             return None
-        lengths_s = (self.ends - self.begins).astype(np.int64)
-        usual_s = float(np.median(lengths_s)) if lengths_s.any() else float(self.step_s)
+        usual_s = self.usual_s
         if usual_s >= MONTH_S:
             months = start.astype("datetime64[M]"), (end - np.timedelta64(1, "s")).astype("datetime64[M]")
             return count, int((months[1] - months[0]).astype(np.int64)) + 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from embedcube.errors import RequestError
 from embedcube.sources.era5.points import Lattice, Points, ReducedGaussian
-from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.series import Header, Variable
 from embedcube.sources.era5.steps import MONTHLY, Method, method_of, months_of
 from embedcube.sources.era5.timeline import midnight_before
 from embedcube.sources.netcdf import AXIS_POINTS
@@ -235,9 +235,7 @@ class GribSeries:
             block=points.raster[1:],
             whole=True,
             block_bytes=8 * points.shape[0] * points.shape[1],
-            step_type=described.step_type,
-            units=described.units,
-            version=min(versions),
+            header=Header(step_type=described.step_type, units=described.units, version=min(versions)),
             processing=f"expver {', '.join(f'{v:04d}' for v in versions)}" if versions != [1] else "",
         )
 

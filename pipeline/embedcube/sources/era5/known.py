@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from embedcube.sources.era5.files import GRIB, open_series
-from embedcube.sources.era5.scenes import Known, Part, Request
+from embedcube.sources.era5.scenes import Known, Request
+from embedcube.sources.era5.series import Part
 from embedcube.sources.era5.steps import spacing
 from embedcube.sources.era5.timeline import DAY_S, MONTH_S, Floats, Ints, Times, midnight_before
 

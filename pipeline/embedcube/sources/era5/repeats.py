@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.sources.era5.files import open_series
-from embedcube.sources.era5.scenes import Part, Request
+from embedcube.sources.era5.points import Points
+from embedcube.sources.era5.scenes import Request
+from embedcube.sources.era5.series import Part
 from embedcube.sources.era5.timeline import Ints, Times
 
 _COMPARED = 24
@@ -24,43 +26,49 @@ def without_repeats(
     for each run of steps. The second result has parts whose steps are all in another file, and that file. Steps with
     other values stay: they get a verdict later.
     """
-    kept: list[list[Part]] = []
+    kept: dict[int, list[list[Part]]] = {}
     replaced: list[tuple[list[Part], Path]] = []
-    for group in sorted(groups, key=_priority):
-        group, copies = _one_of_each(request, group)
+    near = _overlapping(groups)
+    for i in sorted(range(len(groups)), key=lambda i: _priority(groups[i])):
+        group, copies = _one_of_each(request, groups[i])
         replaced += copies
         rest = np.arange(len(group[0].times))
         used = group[0].path
-        for other in kept:
-            if not _share_points(group, other):
-                continue
+        for other in (piece for j in near[i] for piece in kept.get(j, ())):
             shared = np.nonzero(np.isin(group[0].times[rest], other[0].times))[0]
             if len(shared) and _agree(request, group, other, group[0].times[rest[shared]]):
                 rest, used = np.delete(rest, shared), other[0].path
         if not len(rest):
             replaced.append((group, used))
-        kept += [_only(group, run) for run in _runs(rest)]
-    return kept, replaced
+        kept[i] = [_only(group, run) for run in _runs(rest)]
+    return [piece for i in sorted(kept) for piece in kept[i]], replaced
+
+
+def _overlapping(groups: Sequence[list[Part]]) -> list[list[int]]:
+    """For each group the others of its points whose times overlap its own, and that have one of its bands."""
+    result: list[list[int]] = [[] for _ in groups]
+    active: dict[Points, list[int]] = {}
+    for i in sorted(range(len(groups)), key=lambda i: groups[i][0].times[0]):
+        first, bands = groups[i][0], {part.band for part in groups[i]}
+        others = [j for j in active.get(first.variable.points, []) if groups[j][0].times[-1] >= first.times[0]]
+        for j in others:
+            if bands & {part.band for part in groups[j]}:
+                result[i].append(j)
+                result[j].append(i)
+        active[first.variable.points] = [*others, i]
+    return result
 
 
 def _priority(group: list[Part]) -> tuple[int, np.datetime64, str]:
     """Final before preliminary data, then the earliest, then the first by name."""
-    return max(part.variable.version for part in group), group[0].times[0], str(group[0].path)
-
-
-def _share_points(group: list[Part], other: list[Part]) -> bool:
-    bands = {part.band for part in group} & {part.band for part in other}
-    if not bands or group[0].variable.points != other[0].variable.points:
-        return False
-    (first, last), (start, stop) = (parts[0].times[[0, -1]] for parts in (group, other))
-    return bool(first <= stop and start <= last)
+    return max(part.variable.header.version for part in group), group[0].times[0], str(group[0].path)
 
 
 def _one_of_each(request: Request, group: list[Part]) -> tuple[list[Part], list[tuple[list[Part], Path]]]:
     """One part of each band: the final one, or the first by name of equal ones; unequal ones all stay."""
     taken: dict[str, Part] = {}
     unequal, copies = [], []
-    for part in sorted(group, key=lambda part: (part.variable.version, str(part.path))):
+    for part in sorted(group, key=lambda part: (part.variable.header.version, str(part.path))):
         first = taken.setdefault(part.band, part)
         if first is part:
             continue
@@ -75,7 +83,8 @@ def _agree(request: Request, group: Sequence[Part], other: Sequence[Part], share
     """Whether two files have the same values at some steps, as far as they are compared; or one has final data."""
     for part in group:
         for twin in other:
-            if part.band != twin.band or part.variable.version != twin.variable.version or part.path == twin.path:
+            final = part.variable.header.version != twin.variable.header.version
+            if part.band != twin.band or final or part.path == twin.path:
                 continue
             chosen = shared[np.unique(np.linspace(0, len(shared) - 1, _COMPARED).astype(int))]
             # behind a pattern files are not opened; a step of each end tells
@@ -90,7 +99,7 @@ def _equal(request: Request, part: Part, twin: Part, stamp: np.datetime64) -> bo
         one, other = _field(request, part, stamp), _field(request, twin, stamp)
     except (ValueError, OSError):
         return False  # what cannot be read is equal to nothing
-    rounding = part.variable.precision + twin.variable.precision
+    rounding = part.variable.header.precision + twin.variable.header.precision
     return bool(np.allclose(one, other, rtol=1e-6, atol=rounding, equal_nan=True))
 
 

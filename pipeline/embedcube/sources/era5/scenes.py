@@ -13,7 +13,7 @@ from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
 from embedcube.sources.era5.files import Digests, software_of
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.points import CRS, Points, ReducedGaussian
-from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.series import Part, Variable
 from embedcube.sources.era5.steps import (
     MONTHLY,
     PER_DAY,
@@ -23,6 +23,7 @@ from embedcube.sources.era5.steps import (
     months_of,
     timeline_of,
 )
+from embedcube.sources.era5.tiles import union_of
 from embedcube.sources.era5.timeline import MONTH_S, Timeline, Times, moment_of, stamps_of
 from embedcube.sources.era5.units import UNIT_OF, conversion, daily
 
@@ -63,11 +64,11 @@ class Request:
         """What the sums of a band count, by the campaign or by the file; None where neither says it."""
         if band in self.accumulated:
             return self.accumulated[band]
-        return "per_day" if variable.step_type == PER_DAY or daily(self.unit_of(band, variable)) else None
+        return "per_day" if variable.header.step_type == PER_DAY or daily(self.unit_of(band, variable)) else None
 
     def unit_of(self, band: str, variable: Variable) -> str:
         """The units of a band in a file."""
-        return self.units.get(band, variable.units)
+        return self.units.get(band, variable.header.units)
 
     def conversion_of(self, band: str, variable: Variable) -> tuple[float, float]:
         """The factor and the term that bring a band into the units of ERA5's table; (1, 0) if it has none.
@@ -85,27 +86,6 @@ class Request:
                 f"units: {{{band}: {wanted}}}"
             )
         return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One band in one file, or some of its steps."""
-
-    band: str
-    path: Path
-    variable: Variable
-    used: range | None = None
-    """the steps that are used, if not all are; others are taken from another file"""
-
-    @property
-    def steps(self) -> slice:
-        """The steps that are used."""
-        return slice(None) if self.used is None else slice(self.used.start, self.used.stop)
-
-    @property
-    def times(self) -> Times:
-        """Stamps of the steps that are used."""
-        return self.variable.times[self.steps]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +120,22 @@ def scene_of(request: Request, parts: Sequence[Part], known: Mapping[str, Known]
     covers: list[tuple[datetime, datetime]] = []
     for band, method in zip(request.bands, request.methods, strict=True):
         of_band = [part for part in parts if part.band == band]
-        if len(of_band) != 1:
+        points = [part.variable.points for part in of_band]
+        union = union_of(points) if len(set(points)) == len(points) > 1 else None
+        if len(of_band) != 1 and union is None:
             faults.append(f"{band}: {_not_in_one_file(of_band, name, request.root)}")
             continue
-        (part,) = of_band
-        faults.extend(_refused(request, band, method, part.variable, known[band]))
-        try:
-            timeline = _timeline(request, part, method, known[band])
-            words = _in_words(request, part, method, timeline)
-        except ValueError as error:
-            faults.append(f"{band}: {error}")
-            continue
-        assets.append(_asset(request, part, timeline, digests))
-        covers.append(timeline.cover)
-        processing.extend(f"{band}: {word}" for word in (*words, part.variable.processing) if word)
+        for number, part in enumerate(of_band):
+            faults.extend(_refused(request, band, method, part.variable, known[band]))
+            try:
+                timeline = _timeline(request, part, method, known[band])
+                words = (*_in_words(request, part, method, timeline), part.variable.processing)
+            except ValueError as error:
+                faults.append(f"{band}: {error}")
+                continue
+            assets.append(_asset(request, part, timeline, union or part.variable.points, digests))
+            covers.append(timeline.cover)
+            processing.extend(f"{band}: {word}" for word in words if word and not number)
     if request.static:
         covers = [ALWAYS]
     return Scene(
@@ -163,7 +145,7 @@ def scene_of(request: Request, parts: Sequence[Part], known: Mapping[str, Known]
         end=max((end for _, end in covers), default=last),
         # files of the same times are one acquisition: tiles of one field, or the same field twice
         acquisition=_STATIC if request.static else f"{first.isoformat()}/{last.isoformat()}",
-        bbox=_bbox(parts[0].variable.points),
+        bbox=_bbox(union_of([part.variable.points for part in parts]) or parts[0].variable.points),
         assets=tuple(assets),
         processing="; ".join(processing),
         verdict="; ".join(faults),
@@ -188,7 +170,7 @@ def _refused(request: Request, band: str, method: Method, variable: Variable, kn
         if len(variable.times) > 1:
             yield f"{band}: it has {len(variable.times)} steps, a static field has one"
         return
-    if variable.timeless:
+    if variable.header.timeless:
         yield f"{band}: it has no time; if it holds at all times, write an archive of its own with static: true"
     stated = variable.method
     if stated is None and parameter(band) is None:
@@ -216,9 +198,9 @@ def _timeline(request: Request, part: Part, method: Method, known: Known) -> Tim
     if request.static:
         return Timeline(begins=times, ends=times, instants=True, running=False, step_s=0)
     spans = None if variable.spans is None else variable.spans[part.steps]
-    if variable.step_type in MONTHLY and spans is None:
+    if variable.header.step_type in MONTHLY and spans is None:
         spans = months_of(times)
-    if variable.step_type in MONTHLY and spans is not None and len(np.unique(spans[:, 0])) < len(spans):
+    if variable.header.step_type in MONTHLY and spans is not None and len(np.unique(spans[:, 0])) < len(spans):
         raise ValueError("its steps are means of a month for each hour of the day, which belong to no frame")
     of_steps = "mean" if method == "point" and variable.method == "mean" else method
     timeline = timeline_of(
@@ -267,10 +249,10 @@ def _over_a_frame(request: Request, part: Part, method: Method, timeline: Timeli
     return f"{method} over the frame's steps{often}{stamped}{counts}, nothing where one is missing"
 
 
-def _asset(request: Request, part: Part, timeline: Timeline, digests: Digests) -> Asset:
-    """The asset of one band."""
+def _asset(request: Request, part: Part, timeline: Timeline, points: Points, digests: Digests) -> Asset:
+    """The asset of one band in one file, on `points`: those of the file, or of all tiles together."""
     variable = part.variable
-    transform, rows, cols = variable.points.raster
+    transform, rows, cols = points.raster
     size, digest, notes = digests.of(part.path)
     return Asset(
         band=part.band,

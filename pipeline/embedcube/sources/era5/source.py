@@ -27,11 +27,13 @@ from embedcube.sources.composite import Composite
 from embedcube.sources.era5.archive import find_scenes, match
 from embedcube.sources.era5.files import compare_series, is_series, judge_series, open_series, size_of, status_of
 from embedcube.sources.era5.parameters import parameter
-from embedcube.sources.era5.points import Floats, Neighbours
+from embedcube.sources.era5.placing import Read, joined_at, needed_for, pieces_of, union_in, whole_field
+from embedcube.sources.era5.points import Floats, Lattice
 from embedcube.sources.era5.reduce import Reduced, Reduction
 from embedcube.sources.era5.scenes import Request, is_static, stamps
 from embedcube.sources.era5.series import Series, Variable
 from embedcube.sources.era5.steps import JOIN, MONTHLY, NOTHING, Accumulated, Method, averaged, enough, incomplete
+from embedcube.sources.era5.tiles import offset_of
 from embedcube.sources.era5.timeline import Ints, read_timeline
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
@@ -137,10 +139,10 @@ class Era5:
             raise CorruptInput(scene.verdict)
         lon_yx, lat_yx = (np.where(np.isfinite(degrees), degrees, np.nan) for degrees in grid.degrees(area, 1))
         futures = [
-            self._start(scene, asset, method, frame, (lon_yx, lat_yx), reader)
-            for asset, method in zip(scene.assets, self._methods, strict=True)
+            [self._start(scene, asset, method, frame, (lon_yx, lat_yx), reader) for asset in scene.assets_of(band)]
+            for band, method in zip(self._archive.bands, self._methods, strict=True)
         ]
-        bands = [future.result() for future in futures]
+        bands = [joined_at([future.result() for future in tiles], lon_yx.shape) for tiles in futures]
         share_c = tuple(share for _, share in bands)
         values_cyx = np.stack([reduced.values_yx for reduced, _ in bands])
         share_cyx = np.stack([np.where(np.isfinite(one.values_yx), one.share_yx, 0) for one, _ in bands])
@@ -191,11 +193,8 @@ class Era5:
         frame: Window,
         places: tuple[Floats, Floats],
         reader: RasterReader,
-    ) -> "Future[tuple[Reduced, float]]":
-        """Start reading one band: its values at the locations, and the share of the frame that its steps fill.
-
-        Values are NaN outside of the field, and zeros where no step lies in the frame.
-        """
+    ) -> "Future[Read]":
+        """Start reading one band of one file: what of its field is needed for the locations."""
         path, select = self._request.root / asset.path, self._options.select
 
         def opened() -> Series:
@@ -205,22 +204,27 @@ class Era5:
                 raise ValueError(other)
             return open_series(path, select)
 
-        def decode(series: Series) -> tuple[Reduced, float]:
-            variable, first = _as_indexed(series, scene, asset)
-            neighbours = variable.points.neighbours(*places, self._archive.resampling_of(asset.band))
+        def decode(series: Series) -> Read:
+            union = union_in(asset) if len(scene.assets_of(asset.band)) > 1 else None
+            variable, first = _as_indexed(series, scene, asset, union)
+            neighbours = (union or variable.points).neighbours(*places, self._archive.resampling_of(asset.band))
             reduction = self._reduction(scene, asset, method, variable, frame)
-            shape = places[0].shape
-            if not neighbours.share_kyx.any():
-                return Reduced(values_yx=np.full(shape, np.nan), share_yx=np.zeros(shape)), reduction.share
-            if not len(reduction.steps):
-                return Reduced(values_yx=np.zeros(shape), share_yx=np.zeros(shape)), 0.0
-            if variable.whole:
-                rows, runs = _whole(variable)
+            inside = bool(neighbours.share_kyx.any())
+            pieces: tuple[tuple[Reduced, slice, slice], ...] = ()
+            rows, runs = needed_for(neighbours) if inside else (slice(0, 0), [])
+            if not (inside and len(reduction.steps)):
+                pass
+            elif union is not None:
+                pieces = tuple(pieces_of(reduction, series, variable, first, union, rows, runs))
+            elif variable.whole:
+                rows, runs = whole_field(variable)
                 field = self._kept((path, variable.name, scene.acquisition, frame), series, variable, reduction, first)
+                pieces = ((field, rows, runs[0]),)
             else:
-                rows, runs = _needed(neighbours)
-                field = reduction.of(series, variable, first, rows, runs)
-            return _placed(field, rows, runs, neighbours), reduction.share
+                pieces = ((reduction.of(series, variable, first, rows, runs), rows, slice(0, 0)),)
+            return Read(
+                neighbours=neighbours, rows=rows, runs=runs, pieces=pieces, share=reduction.share, tiled=bool(union)
+            )
 
         def judged() -> CorruptInput | OSError:
             found = judge_series(path, asset.path, select, decode, size=asset.size)
@@ -256,14 +260,14 @@ class Era5:
     ) -> Reduced:
         """The reduction of whole fields, kept for neighbouring shards."""
         if key not in self._totals:
-            self._totals[key] = reduction.of(series, variable, first, *_whole(variable))
+            self._totals[key] = reduction.of(series, variable, first, *whole_field(variable))
             while len(self._totals) > 1 and sum(one.nbytes for one in self._totals.values()) > _KEPT_BYTES:
                 self._totals.popitem(last=False)
         self._totals.move_to_end(key)
         return self._totals[key]
 
 
-def _as_indexed(series: Series, scene: Scene, asset: Asset) -> tuple[Variable, int]:
+def _as_indexed(series: Series, scene: Scene, asset: Asset, union: Lattice | None) -> tuple[Variable, int]:
     """The variable of an asset, and the number of its first step that is used.
 
     Raises:
@@ -272,7 +276,8 @@ def _as_indexed(series: Series, scene: Scene, asset: Asset) -> tuple[Variable, i
     variable = match(series, asset.band)
     if variable is None:
         raise ValueError(f"{asset.band} is not in it, it was when it was indexed")
-    if variable.points.raster != (asset.transform, asset.rows, asset.cols):
+    placed = variable.points.raster == (asset.transform, asset.rows, asset.cols)
+    if not (placed if union is None else offset_of(variable.points, union)):
         raise ValueError(f"{asset.band} lies on other points than when it was indexed")
     if is_static(scene):
         return variable, 0
@@ -304,46 +309,5 @@ def _refuse_other_spans(variable: Variable, steps: Ints, asset: Asset) -> None:
         same = (variable.spans[steps] == np.stack([timeline.begins, timeline.ends], axis=1)).all()
     else:
         same = (stamps_ == timeline.begins).all() or (stamps_ == timeline.ends).all()
-    if not same and not (variable.spans is None and variable.step_type in MONTHLY):
+    if not same and not (variable.spans is None and variable.header.step_type in MONTHLY):
         raise ValueError(f"the steps of {asset.band} stand for other times than when it was indexed")
-
-
-def _whole(variable: Variable) -> tuple[slice, list[slice]]:
-    """All rows, and all columns in one run."""
-    rows, cols = variable.points.shape
-    return slice(0, rows), [slice(0, cols)]
-
-
-def _needed(neighbours: Neighbours) -> tuple[slice, list[slice]]:
-    """Rows, and columns in runs, that hold all points with a weight."""
-    counts = neighbours.share_kyx > 0
-    rows = neighbours.row_kyx[counts]
-    return slice(int(rows.min()), int(rows.max()) + 1), _runs(np.unique(neighbours.col_kyx[counts]))
-
-
-def _placed(field: Reduced, rows: slice, runs: list[slice], neighbours: Neighbours) -> Reduced:
-    """The weighted mean of the neighbours of each location that have a value; NaN where none has one."""
-    columns = np.concatenate([np.arange(run.start, run.stop) for run in runs])
-    shape = neighbours.share_kyx.shape[1:]
-    result, filled, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for row_yx, col_yx, share_yx in zip(neighbours.row_kyx, neighbours.col_kyx, neighbours.share_kyx, strict=True):
-        counts = share_yx > 0
-        at = np.where(counts, row_yx - rows.start, 0), np.where(counts, np.searchsorted(columns, col_yx), 0)
-        picked = field.values_yx[at]
-        share = np.where(counts & np.isfinite(picked), share_yx, 0)
-        result += np.where(share > 0, picked, 0) * share
-        filled += field.share_yx[at] * share
-        weight += share
-    # a weight this small is a rounding error
-    values, shares = (
-        np.asarray(np.divide(total, weight, out=np.full(shape, np.nan), where=weight > 1e-5))
-        for total in (result, filled)
-    )
-    return Reduced(values_yx=values, share_yx=np.where(np.isfinite(shares), shares, 0))
-
-
-def _runs(needed: NDArray[np.int64]) -> list[slice]:
-    """Columns in runs that are read together; columns at both ends of a field are read without those between them."""
-    gaps = np.nonzero(np.diff(needed) > max(16, len(needed)))[0]
-    firsts, lasts = [0, *(gaps + 1).tolist()], [*gaps.tolist(), len(needed) - 1]
-    return [slice(int(needed[a]), int(needed[b]) + 1) for a, b in zip(firsts, lasts, strict=True)]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -81,10 +81,17 @@ class Timeline:
             return inside, np.full(len(inside), float(self.step_s or _UNKNOWN * whole_s))
         if self.running:
             return self._of_running(start, end)
-        first, last = np.maximum(self.begins, start), np.minimum(self.ends, end)
-        taken = first < last if split else (self.begins >= start) & (self.ends <= end) & (self.begins < self.ends)
+        near = slice(*np.searchsorted(self.begins, [start - self._longest, end]).tolist())
+        begins, ends = self.begins[near], self.ends[near]
+        first, last = np.maximum(begins, start), np.minimum(ends, end)
+        taken = first < last if split else (begins >= start) & (ends <= end) & (begins < ends)
         inside = np.nonzero(taken)[0]
-        return inside, (last - first)[inside].astype(np.float64)
+        return inside + near.start, (last - first)[inside].astype(np.float64)
+
+    @cached_property
+    def _longest(self) -> np.timedelta64:
+        """The length of the longest step."""
+        return np.timedelta64(int((self.ends - self.begins).astype(np.int64).max()), "s")
 
     def _of_running(self, start: np.datetime64, end: np.datetime64) -> tuple[Ints, Floats]:
         seconds = (self.ends - self.begins).astype(np.float64)

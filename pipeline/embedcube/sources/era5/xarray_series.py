@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.points import Lattice
-from embedcube.sources.era5.series import Variable
+from embedcube.sources.era5.series import Header, Variable
 from embedcube.sources.era5.steps import Method, method_of
 from embedcube.sources.era5.timeline import Times
 
@@ -189,11 +189,13 @@ def _described(array: Any, axes: _Axes, spans: NDArray[np.datetime64] | None) ->
         block=block,
         whole=bool(chunks) and block >= shape,
         block_bytes=_chunk_bytes(array),
-        step_type=str(array.attrs.get("GRIB_stepType", "")),
-        units=str(array.attrs.get("units", "")),
-        timeless=not axes.valid_time,
-        precision=abs(float(array.attrs.get("scale_factor", 0))),
-        version=_version(array, axes),
+        header=Header(
+            step_type=str(array.attrs.get("GRIB_stepType", "")),
+            units=str(array.attrs.get("units", "")),
+            timeless=not axes.valid_time,
+            precision=abs(float(array.attrs.get("scale_factor", 0))),
+            version=_version(array, axes),
+        ),
         processing=_versions(array, axes),
     )
 
