@@ -442,6 +442,7 @@ HOW: dict[str, dict[str, Any]] = {
     "How.executor": {"how__executor": "slurm"},
     "How.site": {"how__site": "site.yaml"},
     "How.tasks": {"how__tasks": 7},
+    "How.parallel": {"how__parallel": 3},
     "How.nodes": {"how__nodes": 2},
     "How.time_min": {"how__time_min": 30},
     "How.account": {"how__account": "project1"},
@@ -454,6 +455,7 @@ HOW: dict[str, dict[str, Any]] = {
     "How.read_attempts": {"how__read_attempts": 9},
     "Dask.kind": {"how__dask": {"kind": "mpi"}},
     "Dask.workers": {"how__dask": {"workers": 5}},
+    "Dask.wait_min": {"how__dask": {"wait_min": 5}},
     "Dask.threads": {"how__dask": {"threads": 5}},
     "How.retry_quarantined": {"how__retry_quarantined": True},
 }

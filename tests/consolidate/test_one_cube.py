@@ -9,7 +9,7 @@ import xarray
 from tests.conftest import REAL_DATA, ROOT, Campaign
 
 CAMPAIGN = ROOT / "configs" / "campaigns" / "s1_s2_era5_one_cube.yaml"
-NO_DATA, VALID = 2, 1
+NO_DATA, VALID, VALID_INCOMPLETE = 2, 1, 5
 
 
 @pytest.mark.realdata
@@ -24,20 +24,25 @@ def test_three_layers_are_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         zones["era5_mosaiks/latlon"] = tree["era5_mosaiks/latlon"].to_dataset().load()
     starts = [zone["time"].values.astype("datetime64[D]").tolist() for zone in zones.values()]
     assert starts[0] == starts[1] == starts[2], "one axis of time"
-    seen_in = {"s1_mosaiks/grid": 1, "s2_mosaiks/grid": 1, "era5_mosaiks/latlon": 0}
+    # weather of one hour of a year: a vector, and it says that the mean of the year is not whole
+    seen_in = {
+        "s1_mosaiks/grid": (1, VALID),
+        "s2_mosaiks/grid": (1, VALID),
+        "era5_mosaiks/latlon": (0, VALID_INCOMPLETE),
+    }
     for name, zone in zones.items():
-        status, here = zone["status"].values, seen_in[name]
-        assert (status[here] == VALID).sum() > 100
+        status, (here, with_vector) = zone["status"].values, seen_in[name]
+        assert (status[here] == with_vector).sum() > 100
         assert (status[1 - here] == NO_DATA).all()
         vectors = (zone["embedding"] * zone["scale"]).values
-        assert np.isfinite(vectors[here][status[here] == VALID]).all()
+        assert np.isfinite(vectors[here][status[here] == with_vector]).all()
         assert np.isnan(vectors[1 - here]).all()
     # two dates of optics, two passes of radar, one file of weather
     assert [int(zone["n_obs"].max()) for zone in zones.values()] == [2, 2, 1]
     # 0.25 degrees, and the points of the file: 30 to 60 N, 10 W to 40 E
     weather = zones["era5_mosaiks/latlon"]
     lat, lon = (
-        weather[axis].values[np.nonzero((weather["status"].values[0] == VALID).any(axis=1 - i))[0]]
+        weather[axis].values[np.nonzero((weather["status"].values[0] == VALID_INCOMPLETE).any(axis=1 - i))[0]]
         for i, axis in enumerate("yx")
     )
     assert 29 < lat.min() < 32

@@ -293,7 +293,7 @@ def test_a_region_around_the_globe_is_cut_zone_by_zone(finished: AtTheBorder) ->
 def test_a_scene_around_the_globe_touches_every_zone(finished: AtTheBorder) -> None:
     campaign = load_campaign(finished.campaign.file)
     scene = read_inventory(campaign, finished.campaign.run)[0]
-    globe = replace(scene, assets=(), bbox=(-180.0, -90.0, 180.0, 90.0))
+    globe = replace(scene, bbox=(-180.0, -90.0, 180.0, 90.0))
     assert grid_names(campaign, "s2", [globe]) == tuple(f"utm{zone:02d}" for zone in range(1, 61))
     assert grid_names(campaign, "s2", [replace(globe, bbox=(178.0, -1.0, -178.0, 1.0))]) == ("utm01", "utm60")
 
