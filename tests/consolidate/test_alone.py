@@ -14,6 +14,11 @@ import pytest
 from tests.conftest import ROOT, Campaign, cube_bytes
 from tests.consolidate import slurm_here
 
+from embedcube.consolidate import on_nodes
+from embedcube.consolidate.alone import certificate, hand_over, private_folder, receive
+from embedcube.consolidate.on_nodes import _agreed_interface
+from embedcube.errors import RequestError, StartAgain
+
 HERE = Path(__file__).parent
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 KINDS = ("processes", "slurm_cluster", "slurm_runner", "mpi")
@@ -164,3 +169,92 @@ def test_the_cube_is_the_same_and_the_screen_is_quiet(
     if kind == "slurm_cluster":
         assert "Traceback" not in (embedded.file.parent / "bin" / "sbatch-output").read_text()
     assert "PRIVATE KEY" not in embedded.run.dask_report.read_text()
+
+
+# --- what starts tell each other ------------------------------------------------------------------
+
+
+def test_the_certificate_of_another_start_stays(embedded: Campaign) -> None:
+    """It may run now; one that a killed start has left a day ago is removed."""
+    run = embedded.run
+    young = private_folder(run, "n1-7-ab")
+    hand_over("a certificate", young)
+    old = private_folder(run, "n1-6-cd")
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    own = private_folder(run, "n1-8-ef")
+    assert run.dask_secrets() == [young, own]
+    assert receive(young) == "a certificate"
+    (own / "left").touch()
+    assert list(private_folder(run, "n1-8-ef").iterdir()) == []  # a killed start of the same name
+
+
+UNPICKLED = """if True:
+    from mpi4py import MPI
+    def refuse(*_): raise SystemExit("pickled")
+    MPI.pickle.__init__(refuse, refuse)
+    from embedcube.consolidate.on_nodes import from_rank_0
+    own = "-----BEGIN " + "x" * 9000 if MPI.COMM_WORLD.Get_rank() == 0 else ""
+    print(len(from_rank_0(MPI.COMM_WORLD, own)), flush=True)
+"""
+
+
+def test_nothing_from_mpi_is_unpickled_by_us() -> None:
+    command = ["mpiexec", "-n", "3", sys.executable, "-c", UNPICKLED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["9011"] * 3), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["slurm_cluster", "slurm_runner", "mpi"])
+def test_an_interface_that_is_not_there(embedded: Campaign, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Said before anything is started, and in all processes."""
+    use(embedded, kind, monkeypatch)
+    site = embedded.file.parent / "site.yaml"
+    site.write_text((ROOT / "configs" / "sites" / "local.yaml").read_text() + "interface: ib9\n")
+    embedded.change(lambda document: document["how"].update(site=str(site)))
+    words = (str(Path(sys.executable).parent / "embedcube"), "consolidate", str(embedded.file))
+    started = [
+        subprocess.Popen(command, env=os.environ | extra, stderr=subprocess.PIPE, text=True)
+        for command, extra in commands(kind, *words)
+    ]
+    said = [one.communicate(timeout=120)[1] for one in started]
+    assert [one.returncode for one in started] == [2] * len(started), said
+    assert all("interface ib9 in the site file: " in err for err in said)
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_scheduler_of_another_node_on_loopback(embedded: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(embedded, "slurm_runner", monkeypatch)
+    for name, value in (commands("slurm_runner")[1][1]).items():
+        monkeypatch.setenv(name, value)
+    folder = private_folder(embedded.run, "7-0-0")
+    (folder / "machine").write_text("another")
+    (folder / "scheduler.json").write_text('{"address": "tls://127.0.1.1:1"}')
+    hand_over(certificate(), folder)
+    with pytest.raises(RequestError, match=r"listens on 127\.0\.1\.1, which no other node can reach: .* interface"):
+        embedded.cli("consolidate")
+
+
+class World:
+    """A communicator in which the other process is on another machine, at 10.0.0.2."""
+
+    def Get_size(self) -> int:
+        return 2
+
+    def Allgather(self, said: bytearray, heard: bytearray) -> None:
+        heard[:] = said + bytearray(b"another\t10.0.0.2\t").ljust(len(said))
+
+
+def test_loopback_between_machines_of_mpi() -> None:
+    with pytest.raises(RequestError, match=r"listens on 127\.0\.0\.1, which no other node can reach"):
+        _agreed_interface(World(), "lo")
+
+
+def test_a_worker_in_a_job_elsewhere_refuses_loopback(embedded: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log says why it ends."""
+    use(embedded, "slurm_cluster", monkeypatch)
+    commands = embedded.file.parent / "bin"
+    monkeypatch.setattr(on_nodes, "_machine", lambda: "another")
+    monkeypatch.setattr(on_nodes, "patience_s", lambda _: 5.0)
+    with pytest.raises(StartAgain):
+        embedded.cli("consolidate")
+    assert "which no other node can reach" in (commands / "sbatch-output").read_text()

@@ -7,13 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from distributed import Client
+from distributed.scheduler import KilledWorker
 from tests.conftest import ROOT, Campaign, cube_bytes, run_cli
 from tests.consolidate import slurm_here
-from tests.consolidate.test_resuming import begun, unfinished
+from tests.consolidate.test_resuming import begun, interrupted, unfinished
 
+from embedcube.campaign.resolve import open_campaign
 from embedcube.consolidate import alone, endings, link, on_nodes
+from embedcube.consolidate.unfinished import building
 from embedcube.errors import RequestError, StartAgain, WorkError
 
 CHAOS = ROOT / "tests" / "chaos"
@@ -43,6 +48,7 @@ def test_workers_that_are_killed(embedded: Campaign, finished_demo: Campaign) ->
     assert len(unfinished(embedded)) == 1
     none = run_cli("consolidate", embedded.file, environment=killing(objects[-1].replace(".", r"\.") + "$"))
     assert none.returncode == 1
+    assert len(unfinished(embedded)) == 1
     for done in (some, none):
         assert "killed by signal 9" in done.stderr
         assert "memory" in done.stderr
@@ -60,6 +66,44 @@ def test_memory_that_runs_out_within_a_worker(embedded: Campaign, monkeypatch: p
     monkeypatch.setattr(link, "read_verified", too_large)
     with pytest.raises(WorkError, match=r"no memory left \(Unable to allocate 9.31 GiB\): .*give the job"):
         embedded.cli("consolidate")
+
+
+def test_what_is_made_stays_when_memory_runs_out(embedded: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the start made nothing itself, and took over what an earlier one had made."""
+    left = interrupted(embedded, monkeypatch, StartAgain("stopped by signal 12"), "write_provenance")
+    *kept, last = sorted(left.rglob("n_obs/c.*"))
+    inodes = [path.stat().st_ino for path in kept]
+    last.unlink()
+
+    def too_large(*_: object) -> bytes:
+        raise MemoryError("Unable to allocate 9.31 GiB")
+
+    with monkeypatch.context() as context:
+        context.setattr(link, "read_verified", too_large)
+        with pytest.raises(WorkError, match="what is made stays"):
+            embedded.cli("consolidate")
+    (still,) = unfinished(embedded)
+    assert [(still / path.relative_to(left)).stat().st_ino for path in kept] == inodes
+
+
+def test_what_is_made_stays_when_workers_die(embedded: Campaign) -> None:
+    """The error that a lost worker gives, where the start has made nothing, removes nothing."""
+    campaign, run = open_campaign(embedded.file)
+
+    def die() -> None:
+        raise KilledWorker("adopted", SimpleNamespace(address="tls://n1:1"), 3)  # type: ignore[arg-type]
+
+    def make() -> None:
+        with building(run, "0" * 12) as made:
+            (made.path / "c.0").touch()
+            list(endings.results([client.submit(die)], client, campaign, run))
+
+    with (
+        Client(processes=False, n_workers=1, dashboard_address=None) as client,
+        pytest.raises(WorkError, match="what is made stays"),
+    ):
+        make()
+    assert [path.name for path in unfinished(embedded)[0].iterdir()] == ["c.0"]
 
 
 def test_it_ends_soon_when_it_is_told_to(embedded: Campaign) -> None:

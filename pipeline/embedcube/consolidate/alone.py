@@ -9,12 +9,14 @@ import shlex
 import shutil
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.quiet import LogFile, redirect
+from embedcube.consolidate.unfinished import ABANDONED_S
 from embedcube.errors import StartAgain
 
 JOIN_S = 300.0
@@ -78,7 +80,7 @@ def security_of(pem: str | Path) -> Any:
 
 
 def tls_settings(pem: str) -> dict[str, Any]:
-    """The same as configuration, for processes that take no `Security`."""
+    """Dask's configuration to use a certificate (PEM, held in memory), for processes that take no `Security`."""
     roles = [f"{role}.{kind}" for role in ("client", "scheduler", "worker") for kind in ("cert", "key")]
     return {f"distributed.comm.tls.{key}": pem for key in ("ca-file", *roles)}
 
@@ -86,11 +88,14 @@ def tls_settings(pem: str) -> dict[str, Any]:
 def private_folder(run: RunDir, start: str) -> Path:
     """A new folder that only this user can read, where processes on several nodes see it; the caller removes it.
 
-    Folders that killed starts have left are removed: a newer consolidation takes over the cube of an older one.
+    Folders that killed starts have left are removed after a day: a younger one may be that of a consolidation that
+    runs now. One of the same name is removed at once, as no two starts that run have the same name.
     """
-    for left in run.dask_secrets():
-        shutil.rmtree(left, ignore_errors=True)
     (folder,) = run.dask_secrets(start)
+    for left in run.dask_secrets():
+        with suppress(FileNotFoundError):
+            if left == folder or time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
     run.job_logs.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700)
     return folder

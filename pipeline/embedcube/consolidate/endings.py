@@ -12,7 +12,8 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.alone import patience_s
 from embedcube.consolidate.link import Brought
 from embedcube.consolidate.quiet import deaths
-from embedcube.errors import EmbedcubeError, StartAgain, WorkError
+from embedcube.consolidate.unfinished import NotEnough
+from embedcube.errors import EmbedcubeError, StartAgain
 
 log = logging.getLogger("distributed.embedcube")
 
@@ -25,7 +26,7 @@ def results(futures: Sequence[Any], client: Any, campaign: Campaign, run: RunDir
 
     Raises:
         StartAgain: workers or the scheduler were lost.
-        WorkError: workers were lost and nothing was made before: starting again would do the same.
+        NotEnough: workers were lost and nothing was made before: starting again would do the same.
     """
     from distributed import as_completed
     from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
@@ -41,7 +42,7 @@ def results(futures: Sequence[Any], client: Any, campaign: Campaign, run: RunDir
             for future in batch:
                 future.release()  # else the work is done again if the worker that holds the result dies
     except KilledWorker as error:
-        again = StartAgain if made else WorkError
+        again = StartAgain if made else NotEnough
         raise again(f"{_lost(error.allowed_failures + 1, campaign)} {where_logs_are(campaign, run)}") from None
     except (NoWorkerError, NoValidWorkerError):
         raise StartAgain(nobody(campaign, run)) from None
@@ -55,7 +56,7 @@ def results(futures: Sequence[Any], client: Any, campaign: Campaign, run: RunDir
 def in_words(failure: Exception, campaign: Campaign) -> Exception:
     """The failure of a task, as the error to raise."""
     if isinstance(failure, MemoryError):
-        return WorkError(f"a Dask worker had no memory left ({failure}): {_less_memory(campaign)}")
+        return NotEnough(f"a Dask worker had no memory left ({failure}): {_less_memory(campaign)}")
     return failure
 
 
@@ -108,7 +109,7 @@ def opened(make: Callable[[], Any], campaign: Campaign, run: RunDir) -> Iterator
         made = make()
     except EmbedcubeError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise StartAgain(
             f"Dask did not start: {words}; start the same command again. {where_logs_are(campaign, run)}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import ipaddress
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
@@ -39,6 +41,17 @@ from embedcube.jobs.slurm import forget_own_job, setup_lines
 
 _LATE_S = 60.0
 """Seconds that a job step waits for its last workers, when there is one already."""
+
+_MACHINE = Path("/proc/sys/kernel/random/boot_id")
+"""A file that says which machine this is, also in containers."""
+
+_LOOPBACK = (
+    "Dask listens on {host}, which no other node can reach: the name of its node has no other address there; write "
+    "interface into the site file"
+)
+
+_MOST_BYTES = 2048
+"""of what each process says by MPI"""
 
 
 @contextmanager
@@ -75,6 +88,7 @@ def _job_cluster(campaign: Campaign, named: Site, run: RunDir, security: Any) ->
     mem_gb = site.mem_gb_per_node * (1 if site.exclusive else cores / site.cpus_per_node)
     options = [f"--constraint={site.constraint}"] if site.constraint else []
     host = "import socket; print(socket.gethostbyname(socket.gethostname()))"
+    own = _address(named.interface)
     return _job_queue().SLURMCluster(
         queue=site.partition,
         account=how.account or site.account,
@@ -90,6 +104,7 @@ def _job_cluster(campaign: Campaign, named: Site, run: RunDir, security: Any) ->
             *setup_lines(site),
             *exports(settings(campaign, run)),
             *([] if site.interface else [f"host=$({shlex.join([sys.executable, '-c', host])})"]),
+            _refusing_lines(own),
         ],
         worker_extra_args=["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
         + ([] if site.interface else ["--host", "$host"]),
@@ -97,8 +112,14 @@ def _job_cluster(campaign: Campaign, named: Site, run: RunDir, security: Any) ->
         python=sys.executable,
         security=security,
         silence_logs=False,
-        scheduler_options=NO_HTTP | ({} if site.interface else {"host": _own_address()}),
+        scheduler_options=NO_HTTP | ({} if site.interface else {"host": own}),
     )
+
+
+def _refusing_lines(own: str) -> str:
+    """What a job does before a worker: it ends where scheduler and worker could not reach each other."""
+    why = shlex.quote(_LOOPBACK.format(host=f"127.*, the scheduler on {own}"))
+    return f'case "$(cat {_MACHINE}) {own} $host" in {_machine()}\\ *) ;; *\\ 127.*) echo {why} >&2; exit 1;; esac'
 
 
 def _first_worker(cluster: Any, campaign: Campaign, run: RunDir) -> None:
@@ -145,21 +166,25 @@ def slurm_runner(campaign: Campaign, run: RunDir) -> Iterator[Any]:
 
     processes = int(os.environ.get("SLURM_NTASKS", "1"))
     _refuse_small_world(processes, campaign)
+    _address(load_site(campaign).interface)  # in all processes before one waits for another
     # with the number of restarts: a requeued job keeps its id, and would read the address of the dead scheduler
     names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
     start, process = "-".join(os.environ.get(name) or "0" for name in names), os.environ["SLURM_PROCID"]
     if process == "0":
         folder = private_folder(run, start)
         pem = certificate()
+        machine = _machine()
+        (folder / "machine").write_text(machine)
         hand_over(pem, folder)
     else:
         (folder,) = run.dask_secrets(start)
         pem = receive(folder)
+        machine = (folder / "machine").read_text()
     if process != "1":
         _end_by_signal(folder if process == "0" else None)
     try:
         with (
-            opened(lambda: _runner(campaign, security_of(pem), folder), campaign, run) as runner,
+            opened(lambda: _runner(campaign, security_of(pem), folder, machine), campaign, run) as runner,
             # only the client comes here
             opened(lambda: Client(runner, timeout=JOIN_S), campaign, run) as client,
         ):
@@ -182,16 +207,26 @@ def _end_by_signal(folder: Path | None) -> None:
         signal.signal(number, end)
 
 
-def _runner(campaign: Campaign, security: Any, folder: Path) -> Any:
-    """A SLURMRunner with TLS, whose waits have an end. In the scheduler and in workers it does not return."""
+def _runner(campaign: Campaign, security: Any, folder: Path, machine: str) -> Any:
+    """A SLURMRunner with TLS, whose waits have an end. In the scheduler and in workers it does not return.
+
+    `machine` is that of the scheduler.
+    """
     from distributed import rpc
+
+    interface = load_site(campaign).interface
+    own = _address(interface)
+    elsewhere = machine != _machine()
 
     class Runner(_job_queue().SLURMRunner):  # type: ignore[misc]
         async def get_scheduler_address(self) -> str:
             end = time.monotonic() + JOIN_S
             while time.monotonic() < end:
                 with suppress(OSError, ValueError, KeyError):  # not there, or not whole yet
-                    return str(json.loads(self.scheduler_file.read_text())["address"])
+                    address = str(json.loads(self.scheduler_file.read_text())["address"])
+                    if elsewhere:
+                        _refuse_loopback(urlsplit(address).hostname or "")
+                    return address
                 await asyncio.sleep(0.2)
             raise StartAgain(
                 f"{self.scheduler_file}: the scheduler has not written its address within {JOIN_S:.0f} s; its output "
@@ -199,6 +234,8 @@ def _runner(campaign: Campaign, security: Any, folder: Path) -> Any:
             )
 
         async def before_worker_start(self) -> None:
+            if elsewhere:
+                _refuse_loopback(own)
             del self.worker_options["scheduler_file"]
             self.worker_options["scheduler_ip"] = await self.get_scheduler_address()
 
@@ -206,9 +243,8 @@ def _runner(campaign: Campaign, security: Any, folder: Path) -> Any:
             self.security = security
             self.scheduler_comm = rpc(self.scheduler_address, connection_args=security.get_connection_args("client"))
 
-    interface = load_site(campaign).interface
     options = NO_HTTP | {"security": security, "protocol": "tls://"}
-    options |= {"interface": interface} if interface else {"host": _own_address()}
+    options |= {"interface": interface} if interface else {"host": own}
     return Runner(
         scheduler_file=str(folder / "scheduler.json").replace("{", "{{").replace("}", "}}"),
         scheduler_options=dict(options),
@@ -241,12 +277,12 @@ def mpi(campaign: Campaign, run: RunDir) -> Iterator[Any]:
 
     world = MPI.COMM_WORLD
     _refuse_small_world(world.Get_size(), campaign)
-    pem = world.bcast(certificate() if world.Get_rank() == 0 else "", root=0)
-    interface = load_site(campaign).interface if campaign.how.site else None
+    interface = _agreed_interface(world, load_site(campaign).interface if campaign.how.site else None)
+    pem = from_rank_0(world, certificate() if world.Get_rank() == 0 else "")
     with dask.config.set(tls_settings(pem)):
         # ends scheduler and workers by SystemExit: all processes must leave MPI together, when the interpreter ends
         dask_mpi.initialize(
-            interface=interface or _own_interface(),
+            interface=interface,
             protocol="tls://",
             nthreads=campaign.how.dask.threads,
             memory_limit=0,
@@ -280,8 +316,68 @@ def _refuse_small_world(processes: int, campaign: Campaign) -> None:
         )
 
 
+def from_rank_0(world: Any, text: str) -> str:
+    """The text of process 0 of an MPI communicator, in all of its processes."""
+    # bytes: the broadcast of an object would unpickle it
+    size = bytearray(len(text.encode()).to_bytes(8, "big"))
+    world.Bcast(size)
+    data = bytearray(text.encode()).ljust(int.from_bytes(size, "big"))
+    world.Bcast(data)
+    return data.decode()
+
+
+def _agreed_interface(world: Any, interface: str | None) -> str:
+    """The interface on which this process listens: that of the site file, or the one with this machine's address.
+
+    Raises:
+        RequestError: in all processes of MPI, if it is wrong for one of them: one that failed alone would let the
+            others wait.
+    """
+    own = refused = ""
+    try:
+        interface = interface or _own_interface()
+        own = _address(interface)
+    except RequestError as error:
+        refused = str(error)
+    said = bytearray("\t".join((_machine(), own, refused)).encode()[:_MOST_BYTES]).ljust(_MOST_BYTES)
+    heard = bytearray(_MOST_BYTES * world.Get_size())
+    world.Allgather(said, heard)
+    texts = [heard[at : at + _MOST_BYTES].decode(errors="replace") for at in range(0, len(heard), _MOST_BYTES)]
+    machines, addresses, refusals = zip(*(text.split("\t", 2) for text in texts), strict=True)
+    for refusal in filter(str.strip, refusals):
+        raise RequestError(refusal.strip())
+    if len(set(machines)) > 1:
+        for address in addresses:
+            _refuse_loopback(address)
+    assert interface
+    return interface
+
+
+def _machine() -> str:
+    return _MACHINE.read_text().strip()
+
+
+def _refuse_loopback(host: str) -> None:
+    if ipaddress.ip_address(host).is_loopback:
+        raise RequestError(_LOOPBACK.format(host=host))
+
+
+def _address(interface: str | None) -> str:
+    """The address of an interface; of this machine's name, where the site file names no interface."""
+    from distributed.utils import get_ip_interface
+
+    if interface:
+        try:
+            return str(get_ip_interface(interface))
+        except ValueError as error:
+            raise RequestError(
+                f"interface {interface} in the site file: {socket.gethostname()} has no address on it ({error}); write "
+                "the name of the fast network's interface"
+            ) from None
+    return _own_address()
+
+
 def _own_address() -> str:
-    """The address that this machine's name stands for, where the site file names no interface."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError as error:

@@ -13,12 +13,16 @@ from pathlib import Path
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir, fsync_folder
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 
-_ABANDONED_S = 24 * 3600.0
-"""Seconds without a change, after which an unfinished cube of another version was left by a killed process."""
+ABANDONED_S = 24 * 3600.0
+"""Seconds without a change, after which what another start has made was left by a killed process."""
 
 _JOURNAL = f"{TEMPORARY_PREFIX}rechunked.jsonl"
 """Digests of the objects that were made of several windows: no record has them. It is removed when all else
 is written."""
+
+
+class NotEnough(WorkError):
+    """The job had too little, of memory for example. With more of it, the next start goes on from what is made."""
 
 
 class TakenOver(WorkError):
@@ -107,7 +111,7 @@ def building(run: RunDir, version: str) -> Iterator[Unfinished]:
 
     Whatever interrupted the earlier start, and whether it was a job or not. Its folder is renamed: processes of it that
     still run, on a node believed to be dead, then fail. On an error the folder is kept for the next start; it is
-    removed where starting again would not help.
+    removed where starting again would not help, whatever the job is given.
 
     Raises:
         TakenOver: another consolidation has renamed the folder meanwhile.
@@ -130,7 +134,7 @@ def building(run: RunDir, version: str) -> Iterator[Unfinished]:
             shutil.rmtree(path, ignore_errors=True)  # zarr makes the folders again that it writes to
             if isinstance(error, Exception) and not isinstance(error, StartAgain):
                 unfinished.check_owned()
-        elif isinstance(error, EmbedcubeError) and not isinstance(error, StartAgain):
+        elif isinstance(error, EmbedcubeError) and not isinstance(error, StartAgain | NotEnough):
             shutil.rmtree(path, ignore_errors=True)
         raise
 
@@ -150,7 +154,7 @@ def remove_abandoned(run: RunDir, version: str) -> None:
     """
     for folder in run.cubes_under_construction():
         own = folder in run.cubes_under_construction(version)
-        if (own and run.cube(version).exists()) or (not own and time.time() - _changed(folder) > _ABANDONED_S):
+        if (own and run.cube(version).exists()) or (not own and time.time() - _changed(folder) > ABANDONED_S):
             remove(folder, run)
 
 
