@@ -411,7 +411,8 @@ def test_weights_written_halfway_are_not_taken_for_a_file_of_somebody(
         file.unlink(missing_ok=True)
     if older:
         write_weights(finished.run, "s2_mosaiks", whole[:-1] + bytes([whole[-1] ^ 1]))
-    renamed, rename = [], Path.replace
+    renamed: list[Path] = []
+    rename = Path.replace
 
     def killed(self: Path, target: Path) -> Path:
         if renamed:

@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,33 @@ def test_a_file_that_another_one_of_its_size_replaces_is_quarantined(
         if way == "old times":
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(CorruptInput, match=r"B02: scene/B02.tif has not the bytes that were indexed .*embedcube index"):
+        observe(source, scene, reader)
+
+
+@contextmanager
+def never_waited_for(fifo: Path) -> Iterator[None]:
+    """Who waits for the FIFO for ten seconds is released, and that fails."""
+    released = []
+
+    def release() -> None:
+        released.append(fifo)
+        os.close(os.open(fifo, os.O_RDWR))
+
+    timer = threading.Timer(10, release)
+    timer.start()
+    yield
+    timer.cancel()
+    assert not released
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_fifo_in_place_of_a_file_is_never_opened(full: bool, tmp_path: Path, reader: RasterReader) -> None:
+    path = write(tmp_path) / "B02.tif"
+    source = sentinel2(tmp_path)
+    scene = only(source, full=full)
+    path.unlink()
+    os.mkfifo(path)
+    with never_waited_for(path), pytest.raises(CorruptInput, match=r"B02: scene/B02.tif has 0 bytes"):
         observe(source, scene, reader)
 
 
