@@ -1,6 +1,7 @@
 """What a batch script decides after its command: start again, or give up by name."""
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import ROOT
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.site import Site
@@ -100,6 +102,27 @@ def test_the_site_bounds_the_starts(run: RunDir, tmp_path: Path) -> None:
     last = start(EMBED, run, new_record(run), 1, few)
     assert last.stdout == "embedcube: embed 7_3 is not started again after 1 times (max_requeues of the site)\n"
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("task", "name"), [(3, "records.jsonl"), (3, "crash.json"), (4, "records.jsonl")])
+def test_the_plain_batch_file_counts_its_own_task(
+    run: RunDir, stand_in: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: int, name: str
+) -> None:
+    """What another task records is no progress of this one, which would be started again twenty times."""
+    part = run.part(task, "9-0-x", 0)
+    part.mkdir(parents=True)
+    # `done` counts the records of all tasks
+    said = f'"{{\\"done\\": $(cat {shlex.quote(str(run.parts))}/*/*/*/* | wc -l), \\"logs\\": \\"{run.logs}\\"}}"'
+    stand_in("embedcube", f"echo {said}")
+    stand_in("srun", f"echo one >> {shlex.quote(str(part / name))}; exit 75")
+    for variable in ("SLURM_ARRAY_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_RESTART_COUNT"):
+        monkeypatch.setenv(variable, "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    words = ["bash", str(ROOT / "slurm" / "embed.sbatch"), "campaign.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "")
+    assert (tmp_path / "asked").exists() == (task == 3)
+    assert ("has made nothing new" in done.stdout) == (task != 3)
 
 
 @pytest.mark.parametrize("stage", ["prepare", "consolidate", "verify"])

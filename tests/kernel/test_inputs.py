@@ -117,7 +117,6 @@ def read_shard(campaign: Campaign) -> Read:
 # --- frames ---------------------------------------------------------------------------------------
 
 HALF = SIDE_PX // 2
-QUARTER = np.s_[: CELL_PX // 2, : CELL_PX // 2]
 JUNE = {"early": 5, "late": 25}
 JULY = {"july": 9}
 

@@ -38,6 +38,7 @@ from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.submissions import Submission, submissions
 from embedcube.kernel.recipes import PlannedRecipes
+from embedcube.prepare.fit import fit
 from embedcube.workers.crashes import Crash, crashes_by_shard, write_crash
 
 Damage = Callable[[random.Random, bytearray], None]
@@ -399,6 +400,43 @@ def test_weights_damaged_before_there_is_a_plan_are_refused(finished: Campaign, 
         with pytest.raises(RequestError, match=r"run `embedcube fit` again") as refused:
             read_weights(loaded, finished.run, "s2_mosaiks")
         assert f"{path}: damaged or replaced" in str(refused.value), seed
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_weights_written_halfway_are_not_taken_for_a_file_of_somebody(
+    finished: Campaign, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """Killed after the first of the two files: what is there is refused, and `fit` makes both again or says how."""
+    loaded, path = load_campaign(finished.file), finished.run.weights("s2_mosaiks")
+    seal, whole = finished.run.weights_seal("s2_mosaiks"), path.read_bytes()
+    for file in (path, seal):
+        file.unlink(missing_ok=True)
+    if older:
+        write_weights(finished.run, "s2_mosaiks", whole[:-1] + bytes([whole[-1] ^ 1]))
+    renamed: list[Path] = []
+    rename = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if renamed:
+            raise SystemExit
+        renamed.append(target)
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(SystemExit):
+            write_weights(finished.run, "s2_mosaiks", whole)
+    with pytest.raises(RequestError, match="damaged or replaced" if older else "no weights yet") as refused:
+        read_weights(loaded, finished.run, "s2_mosaiks")
+    if older:
+        assert "remove both files and run `embedcube fit` again" in str(refused.value)
+        with pytest.raises(RequestError, match=r"remove both files and run `embedcube fit` again"):
+            fit(loaded, finished.run)
+        path.unlink()
+        seal.unlink()
+    assert all(layer.fresh == (layer.layer == "s2_mosaiks") for layer in fit(loaded, finished.run))
+    assert path.read_bytes() == whole
+    assert seal.exists()
 
 
 def test_weights_that_are_none_are_refused_in_words(finished: Campaign) -> None:

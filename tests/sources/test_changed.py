@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,33 @@ def test_a_file_that_another_one_of_its_size_replaces_is_quarantined(
         observe(source, scene, reader)
 
 
+@contextmanager
+def never_waited_for(fifo: Path) -> Iterator[None]:
+    """Who waits for the FIFO for ten seconds is released, and that fails."""
+    released = []
+
+    def release() -> None:
+        released.append(fifo)
+        os.close(os.open(fifo, os.O_RDWR))
+
+    timer = threading.Timer(10, release)
+    timer.start()
+    yield
+    timer.cancel()
+    assert not released
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_fifo_in_place_of_a_file_is_never_opened(full: bool, tmp_path: Path, reader: RasterReader) -> None:
+    path = write(tmp_path) / "B02.tif"
+    source = sentinel2(tmp_path)
+    scene = only(source, full=full)
+    path.unlink()
+    os.mkfifo(path)
+    with never_waited_for(path), pytest.raises(CorruptInput, match=r"B02: scene/B02.tif has 0 bytes"):
+        observe(source, scene, reader)
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_a_copy_of_an_archive_is_the_archive(
     full: bool, tmp_path: Path, reader: RasterReader, caplog: pytest.LogCaptureFixture
@@ -141,6 +170,28 @@ def test_a_checksum_of_the_catalogue_is_compared_when_a_file_was_touched(tmp_pat
             observe(source, declared, fresh)
     finally:
         fresh.close()
+
+
+@pytest.mark.parametrize("form", ["NETCDF3_64BIT", "NETCDF4"])
+def test_a_fifo_in_place_of_a_series_is_never_opened(form: Any, tmp_path: Path, reader: RasterReader) -> None:
+    lat, lon = np.arange(52, 47, -0.25), np.arange(5, 10, 0.25)
+    coords: dict[str, Any] = {
+        "time": ("time", [np.datetime64("2022-08-31T00", "ns")], {"standard_name": "time"}),
+        "latitude": ("latitude", lat, {"units": "degrees_north"}),
+        "longitude": ("longitude", lon, {"units": "degrees_east"}),
+    }
+    values = np.full((1, 20, 20), 99000.0)
+    path = tmp_path / "sp.nc"
+    series = xarray.Dataset({"sp": (("time", "latitude", "longitude"), values)}, coords=coords)
+    series.to_netcdf(path, engine="netcdf4", format=form)
+    source = Era5("w", Archive(source="era5", path=tmp_path, bands=("sp",)))
+    (scene,) = source.scenes(full_digests=False)
+    assert not scene.verdict
+    path.unlink()
+    os.mkfifo(path)
+    grid = Grid(crs="EPSG:4326", pixel=0.25, origin_x=4.875, origin_y=52.125)
+    with never_waited_for(path), pytest.raises(CorruptInput, match=r"sp\.nc has 0 bytes"):
+        source.observe(scene, FRAME, grid, PixelArea(row=0, col=0, rows=20, cols=20), reader)
 
 
 @pytest.mark.parametrize("kind", ["netcdf", "zarr"])

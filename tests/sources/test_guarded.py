@@ -35,6 +35,7 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.prepare.index import index
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.era5.stores import refuse_store
+from embedcube.sources.hdf5 import refuse_other_files
 from embedcube.sources.hdf5_heap import refuse_endless_heap
 from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.netcdf3 import refuse_cut_short
@@ -235,6 +236,39 @@ def test_numbers_of_another_file_are_a_verdict(kind: str, tmp_path: Path) -> Non
     assert "sp is stored in another file" in scene.verdict
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_a_file_that_is_open_already_is_looked_at_too(degree: int, tmp_path: Path) -> None:
+    """A file opens twice in a process only with one close degree, which versions of the NetCDF library choose."""
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    path = tmp_path / "a.nc"
+    small_series().drop_vars("sp").to_netcdf(path, engine="netcdf4")
+    refer_elsewhere(path, "link", tmp_path / "secret")
+    library = hdf5()
+    access = ID(library.H5Pcreate(ID.in_dll(library, "H5P_CLS_FILE_ACCESS_ID_g")))
+    library.H5Pset_fclose_degree(access, degree)
+    held = ID(library.H5Fopen(os.fsencode(path), 0, access))
+    assert held.value >= 0
+    try:
+        with pytest.raises(ValueError, match="sp is stored in another file"):
+            refuse_other_files(path)
+    finally:
+        library.H5Fclose(held)
+        library.H5Pclose(access)
+
+
+def test_a_file_of_hdf5_that_cannot_be_looked_at_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.nc"
+    small_series().to_netcdf(path, engine="netcdf4")
+    refuse_other_files(path)
+    data = path.read_bytes()
+    for wrong in (data[:8] + b"\xff" * 40 + data[48:], bytes(512) + data[: len(data) // 2]):
+        path.write_bytes(wrong)
+        with pytest.raises(OSError, match=r"a\.nc has the signature of HDF5"):
+            refuse_other_files(path)
+    path.write_bytes(b"CDF\x01" + data[4:])
+    refuse_other_files(path)  # nor is it read where it is something else
+
+
 # --- memory that a header asks for ------------------------------------------------------------------------
 
 
@@ -363,6 +397,23 @@ def test_a_heap_that_keeps_the_library_busy_for_ever_is_a_verdict(tmp_path: Path
     path.write_bytes(data[:8] + bytes(far - 8) + data[at : at + 4096])
     with pytest.raises(ValueError, match=f"global heap is damaged at byte {far + 16}"):
         refuse_endless_heap(path)
+
+
+@pytest.mark.parametrize("block", [512, 1024, 4096])
+def test_a_file_with_a_block_for_users_is_looked_at_too(block: int, tmp_path: Path) -> None:
+    """The HDF5 library finds the beginning of its file behind 512 bytes times a power of two, too."""
+    path = tmp_path / "series.nc"
+    small_series().to_netcdf(path, engine="netcdf4")
+    data = bytearray(block) + path.read_bytes()
+    path.write_bytes(data)
+    open_netcdf(path).close()
+    at = data.find(b"GCOL")
+    data[at + 16 : at + 32] = bytes(16)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"global heap is damaged at byte {at + 16}"):
+        refuse_endless_heap(path)
+    path.write_bytes(bytes(block - 1) + data[block:])  # where no library looks
+    refuse_endless_heap(path)
 
 
 def test_an_axis_of_a_netcdf_file_that_no_memory_holds_is_a_verdict(tmp_path: Path) -> None:

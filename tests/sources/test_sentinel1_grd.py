@@ -6,8 +6,10 @@ and pixel of a location follow from a few lines of arithmetic, independent of th
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -525,6 +527,38 @@ def test_a_hole_in_a_measurement_is_quarantined(tmp_path: Path, reader: RasterRe
     (scene,) = source.scenes(full_digests=False)
     with pytest.raises(CorruptInput, match=r"tiff does not decode"):
         source.observe(scene, ALL_TIME, GRID, AREA, reader)
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Whatever waits for half a minute fails."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("pattern", ["manifest.safe", "s1a*-vv-*.tiff", "s1a*-vv-*.xml", "calibration-*-vv-*.xml"])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_fifo_in_a_product_is_never_opened(product: Path, reader: RasterReader, pattern: str, full: bool) -> None:
+    if pattern != "manifest.safe":
+        # without sizes, which differ from those of a FIFO
+        files(product, "manifest.safe").write_text(
+            files(product, "manifest.safe").read_text().replace(' size="', ' s="')
+        )
+    source = Sentinel1("radar", archive(product))
+    (good,) = source.scenes(full_digests=full)
+    assert not good.verdict
+    path = files(product, pattern)
+    path.unlink()
+    os.mkfifo(path)
+    (scene,) = source.scenes(full_digests=full)
+    assert f"{path.name} is a FIFO, not a file" in scene.verdict
+    # it took the place of the file after `index`
+    with pytest.raises(CorruptInput, match=r"is a FIFO, not a file|has 0 bytes"):
+        source.observe(good, ALL_TIME, GRID, replace(AREA, rows=20, cols=20), reader)
 
 
 @pytest.mark.parametrize("href", ["./annotation/{name}", "./measurement/../../{name}", "{folder}/{name}"])

@@ -9,7 +9,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Weights
-from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.errors import RequestError
@@ -37,12 +37,13 @@ def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, 
 
 
 def write_weights(run: RunDir, layer: str, data: bytes) -> None:
-    """Write the frozen weights of a layer and their digest; killed in between, they have none."""
+    """Write the frozen weights of a layer and their digest; killed in between, readers refuse what is there."""
     path, seal = run.weights(layer), run.weights_seal(layer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    seal.unlink(missing_ok=True)
-    write_atomically(path, data)
-    write_sealed(seal, {"sha256": hashlib.sha256(data).hexdigest()})
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+        # first: a file without a digest would be taken for one that somebody has put there
+        write_sealed(seal, {"sha256": hashlib.sha256(data).hexdigest()})
 
 
 def fitted_on(run: RunDir, layer: str) -> str:

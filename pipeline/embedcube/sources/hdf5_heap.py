@@ -14,6 +14,9 @@ _BEGINS = b"GCOL\x01\x00\x00\x00"
 _HEADER_BYTES = 16
 """of a collection, and of each object in it"""
 
+_SIGNATURE, _FIRST_USER_BLOCK = b"\x89HDF\r\n\x1a\n", 512
+"""A file begins with the signature, or with a block for its users' own purpose of 512 bytes times a power of two."""
+
 _LOOKED_BYTES = 1 << 22
 """of the beginning and of the end of a file, where libraries put their metadata: files of weather have gigabytes"""
 
@@ -25,14 +28,30 @@ def refuse_endless_heap(path: Path) -> None:
         ValueError: naming the byte.
         OSError: it could not be read.
     """
+    if not is_hdf5(path):
+        return
     with path.open("rb") as file:
-        if file.read(4) != b"\x89HDF":
-            return
         size = file.seek(0, 2)
         for start in dict.fromkeys((0, max(0, size - _LOOKED_BYTES))):
             file.seek(start)
             if (found := _endless_at(file.read(_LOOKED_BYTES))) is not None:
                 raise ValueError(f"its global heap is damaged at byte {start + found}: free space of no size")
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file has the signature of HDF5 at a place where the HDF5 library looks for it.
+
+    Raises:
+        OSError: it could not be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        size, place = file.seek(0, 2), 0
+        while place < size:
+            file.seek(place)
+            if file.read(len(_SIGNATURE)) == _SIGNATURE:
+                return True
+            place = max(2 * place, _FIRST_USER_BLOCK)
+    return False
 
 
 def _endless_at(data: bytes) -> int | None:

@@ -267,14 +267,14 @@ def judge(
     file's path below the archive, `size` its bytes when it was indexed.
     """
     try:
-        actual = path.stat().st_size
+        # first: to read a FIFO, which has no bytes, would wait for ever
+        if size not in (None, actual := path.stat().st_size):
+            return CorruptInput(f"{band}: {name} has {actual} bytes, {size} when it was indexed")
         data = path.read_bytes() if actual <= _IN_MEMORY_BYTES else _read_through(path)
     except FileNotFoundError as missing:
         return judge_missing(path, band, name, missing)
     except OSError as passing:
         return passing
-    if size is not None and actual != size:
-        return CorruptInput(f"{band}: {name} has {actual} bytes, {size} when it was indexed")
     try:
         # the NetCDF library cannot read from memory, so it reads the file, all of which was just read without an error
         with MemoryFile(data, ext=path.suffix) as memory:

@@ -32,7 +32,7 @@ _GRD_FAULT = (
     "sarsen does it"
 )
 
-_XML_BYTES = 64 << 20
+MANIFEST_BYTES = 64 << 20
 """largest manifest"""
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:
 
 def _manifest(path: Path) -> bytes:
     if path.is_dir():
-        return read_bounded(path / "manifest.safe", _XML_BYTES)
+        return read_bounded(path / "manifest.safe", MANIFEST_BYTES)
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("/manifest.safe")), "manifest.safe")
-        return read_member(archive, name, _XML_BYTES)
+        return read_member(archive, name, MANIFEST_BYTES)

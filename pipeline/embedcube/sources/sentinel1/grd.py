@@ -150,7 +150,10 @@ def _judge(root: Path, images: list[Asset], look: "Callable[[_Acquisition], Any]
     for image in images:
         path = root / image.path
         try:
-            size = _read_through(path)
+            # first: to read a FIFO, which has no bytes, would wait for ever
+            if (size := path.stat().st_size) != image.size:
+                return CorruptInput(f"{image.band}: {image.path} has {size} bytes, {image.size} when it was indexed")
+            _read_through(path)
             for text in files_of(path.parents[1], image.band)[1:]:
                 _read_through(text)
         except CorruptInput as missing:
@@ -159,8 +162,6 @@ def _judge(root: Path, images: list[Asset], look: "Callable[[_Acquisition], Any]
             return judge_missing(path, image.band, image.path, missing)
         except OSError as passing:
             return passing
-        if size != image.size:
-            return CorruptInput(f"{image.band}: {image.path} has {size} bytes, {image.size} when it was indexed")
     try:
         with closing(_Acquisition(root, images)) as acquisition:
             look(acquisition)
@@ -169,9 +170,10 @@ def _judge(root: Path, images: list[Asset], look: "Callable[[_Acquisition], Any]
     return OSError(f"{name} could not be read whole, though its bytes are right")
 
 
-def _read_through(path: Path) -> int:
+def _read_through(path: Path) -> None:
     with path.open("rb") as file:
-        return sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+        while file.read(1 << 24):
+            pass
 
 
 class _Acquisition:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,8 +15,10 @@ from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.sources.catalog.describe import block_bytes_of
 from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.files import ABSENT, lasting, not_a_file, read_bounded
 from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
+from embedcube.sources.catalog.safe_radar import MANIFEST_BYTES
 from embedcube.sources.reader import judge, open_raster, retried
 
 _BEYOND = 0.05
@@ -38,9 +41,13 @@ def images_of(safe: Path, root: Path, bands: Sequence[str], *, full_digests: boo
 def _stated(safe: Path) -> dict[str, tuple[int, str]]:
     """Sizes and digests of the files of a product, by its manifest."""
     try:
-        return stated_files((safe / "manifest.safe").read_bytes())
+        return stated_files(read_bounded(safe / "manifest.safe", MANIFEST_BYTES))
     except (FileNotFoundError, ElementTree.ParseError, ValueError) as error:
         raise CorruptInput(f"{safe.name}: its manifest cannot be read: {error}") from None
+    except OSError as error:
+        if words := lasting(error):
+            raise CorruptInput(f"{safe.name}: its manifest {words}") from None
+        raise
 
 
 def _image(safe: Path, root: Path, band: str, stated: dict[str, tuple[int, str]], full_digests: bool) -> Asset:
@@ -92,7 +99,12 @@ def compare_image(path: Path, asset: Asset) -> str:
 
 
 def files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
-    """The files of a band: measurement, annotation and calibration."""
+    """The files of a band: measurement, annotation and calibration. None of them is opened.
+
+    Raises:
+        CorruptInput: one of them is missing, or is a FIFO or a device.
+        OSError: this could not be found out, for a reason that may pass.
+    """
     kinds = {
         "measurement": f"measurement/s1?-*-grd-{band.lower()}-*.tif*",
         "annotation": f"annotation/s1?-*-grd-{band.lower()}-*.xml",
@@ -103,6 +115,9 @@ def files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
         paths = sorted(safe.glob(pattern))
         if len(paths) != 1:
             raise CorruptInput(f"{band}: {safe.name} has {len(paths) or 'no'} files of its {kind}, {pattern}")
+        # a file that is gone since it was listed may come back, which callers find out
+        if (words := not_a_file(paths[0])) not in ("", ABSENT):
+            raise CorruptInput(f"{band}: {paths[0].name} {words}")
         found.append(paths[0])
     return found[0], found[1], found[2]
 
@@ -149,8 +164,7 @@ def refuse_other_files(image: Path, band: str, group: str) -> None:
     from xarray_sentinel.sentinel1 import find_available_groups
 
     safe = image.parents[1]
-    with (safe / "manifest.safe").open("rb") as file:
-        about, named = parse_manifest_sentinel1(file)
+    about, named = parse_manifest_sentinel1(BytesIO(read_bounded(safe / "manifest.safe", MANIFEST_BYTES)))
     groups = find_available_groups(named, str(safe), about["product_type"])
     chosen = [*groups.get(group, []), *groups.get(f"{group}/calibration", [])]
     if [*map(Path, chosen)] != list(files_of(safe, band)):
