@@ -17,6 +17,7 @@ from tests.conftest import Campaign
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import RequestError, StartAgain
+from embedcube.jobs import lock
 from embedcube.jobs.lock import held_by, only_submit
 from embedcube.jobs.submissions import submissions
 
@@ -76,6 +77,8 @@ def test_a_killed_one_is_explained(run: RunDir) -> None:
         ({"host": "elsewhere", "pid": 7, "time": "2020-01-01T00:00:00"}, False, "is old"),
         ({"host": "elsewhere", "pid": 7, "time": None}, False, "does not say whose it is"),
         ({"host": "elsewhere", "pid": 7, "time": "now"}, True, "process 7 on elsewhere, since"),
+        ({"host": socket.gethostname(), "pid": "7", "time": "now"}, False, "does not say whose it is"),
+        ({"host": socket.gethostname(), "pid": 0, "time": "now"}, False, "does not say whose it is"),
         ("", False, "does not say whose it is"),
         ("[1]", False, "does not say whose it is"),
     ],
@@ -93,6 +96,40 @@ def test_what_another_machine_or_a_full_disk_leaves(run: RunDir, owner: Any, at_
     assert holder.at_work == at_work
     assert words in refused(run)
     assert f"rm {run.submit_lock}" in refused(run)
+
+
+def left_by(run: RunDir, process: "subprocess.Popen[bytes]", **other: Any) -> None:
+    """A lock as a process of this machine leaves it."""
+    with only_submit(run):
+        owner = json.loads(run.submit_lock.read_text())
+    run.submit_lock.write_text(json.dumps(owner | {"pid": process.pid, "started": "1"} | other))
+
+
+def test_a_process_that_proc_hides_is_not_called_killed(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `hidepid=2`: its number can be asked about, its start cannot."""
+    monkeypatch.setattr(lock, "_started", lambda _: None)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        left_by(run, process)
+        holder = held_by(run.submit_lock)
+        assert holder is not None
+        assert holder.at_work
+        assert "/proc hides from you whether it is that one" in refused(run)
+        process.kill()
+    assert "was killed" in refused(run)
+
+
+def test_a_process_with_numbers_of_its_own_is_not_called_killed(run: RunDir) -> None:
+    """A container may have the name of its host."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    left_by(run, process)
+    assert "was killed" in refused(run)
+    run.submit_lock.unlink()
+    left_by(run, process, processes="pid:[1]")
+    holder = held_by(run.submit_lock)
+    assert holder is not None
+    assert holder.at_work
+    assert "has process numbers of its own" in refused(run)
 
 
 def test_a_lock_of_somebody_else_is_not_removed(run: RunDir) -> None:

@@ -125,6 +125,10 @@ def waiting(reason: str, start: datetime | None = None) -> Element:
         ({}, (), None, (), 0.0),
         ({0: 10}, (), None, (), None),
         ({0: 10, 1: 10}, (0, 1), 2.0, (), 10.0),
+        # nothing was submitted: tasks follow each other on this machine
+        ({0: 10, 1: 10}, (0,), 2.0, None, 10.0),
+        # a task neither runs nor waits: it has failed, and nobody does it
+        ({0: 10, 1: 10}, (0,), 2.0, (), None),
         # as many as may run at once do: the others follow at the same rate
         ({0: 10, 1: 30}, (0,), 2.0, (waiting("JobArrayTaskLimit"),), 20.0),
         # Slurm does not know when it starts
@@ -134,7 +138,11 @@ def waiting(reason: str, start: datetime | None = None) -> Element:
     ],
 )
 def test_time_left_says_no_more_than_is_known(
-    left: dict[int, int], running: Sequence[int], rate: float | None, queue: Sequence[Element], expected: float | None
+    left: dict[int, int],
+    running: Sequence[int],
+    rate: float | None,
+    queue: Sequence[Element] | None,
+    expected: float | None,
 ) -> None:
     assert seconds_left(left, running, rate, queue, NOW) == expected
 

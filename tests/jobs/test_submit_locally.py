@@ -18,6 +18,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_plan
 from embedcube.campaign.site import Container, Site
 from embedcube.errors import RequestError, StartAgain, WorkError
+from embedcube.jobs import slurm
 from embedcube.jobs.slurm import image_digest, wait_for
 from embedcube.jobs.submissions import submissions
 from embedcube.jobs.submit import planned, refuse_at_site
@@ -246,6 +247,21 @@ def test_the_last_stage_is_cancelled_first(
     stand_in("scancel", f'echo "$@" > {tmp_path}/cancelled')
     placed.cli("cancel")
     assert (tmp_path / "cancelled").read_text() == "3 2 1\n"
+
+
+def test_sbatch_that_does_not_answer_is_named_and_keeps_no_lock(
+    placed: Campaign, stand_in: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "_SBATCH_S", 0.5)
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "exec sleep 20")
+    placed.cli("run", "--until", "plan")
+    with pytest.raises(
+        StartAgain, match=r"sbatch has not answered within 0.5 s, and Slurm may have taken the embed job"
+    ):
+        placed.cli("submit")
+    assert not placed.run.submit_lock.exists()
+    assert not list(placed.run.job_logs.glob(".submission-*"))
 
 
 def test_a_resubmission_in_vain_is_the_last(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:

@@ -183,6 +183,42 @@ def test_a_rank_whose_threads_hang_ends_when_it_is_to_stop(works: str, lost: boo
     ours.close()
 
 
+HANGING_LOG = (
+    """
+import logging, sys
+from embedcube.workers import stopping
+stopping._LOG_S = 0.5
+handler = logging.StreamHandler()
+logging.getLogger().addHandler(handler)
+handler.acquire()  # as a thread does whose line no file system takes
+"""
+    + GUARDED
+)
+
+
+@pytest.mark.parametrize("works", ["works", "starts"])
+def test_a_log_that_hangs_keeps_no_rank(works: str) -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", HANGING_LOG, str(theirs.fileno()), works]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        theirs.close()
+        ours.close()
+        try:
+            assert process.wait(timeout=20) == 75
+        finally:
+            process.kill()
+
+
+def test_a_log_that_hangs_keeps_no_process_that_ends() -> None:
+    hanging = HANGING_LOG.removesuffix(GUARDED).replace(
+        "handler.acquire()", "__import__('threading').Thread(target=handler.acquire).start()"
+    )
+    command = [sys.executable, "-c", f"{hanging}\nstopping.end_process(3)"]
+    assert subprocess.run(command, timeout=20, check=False).returncode == 3
+
+
 @pytest.mark.parametrize("closed", ["the other end", "its own end"])
 def test_a_rank_that_cannot_reach_its_parent_says_start_again(closed: str, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()

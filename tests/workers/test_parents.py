@@ -1,11 +1,15 @@
 """Several parents of one task, as srun starts one on each node; here all of them on this machine."""
 
+import errno
+import os
 import re
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from multiprocessing.connection import Connection
 
 import pytest
 from tests.conftest import Campaign
@@ -13,10 +17,10 @@ from tests.workers.parents import two_parents
 
 from embedcube.errors import StartAgain, WorkError
 from embedcube.workers import parents
-from embedcube.workers.channel import MOST_BYTES, Lost
+from embedcube.workers.channel import MOST_BYTES, Channel, Lost
 from embedcube.workers.coordinator import Ending, OwnCoordinator
 from embedcube.workers.parents import ParentsListener, join_parent_0
-from embedcube.workers.protocol import HANDSHAKE_S
+from embedcube.workers.protocol import HANDSHAKE_S, JOIN, PARENT_SILENT_S, POLL_S
 
 KEY = b"the key of this start"
 
@@ -122,3 +126,111 @@ def test_a_request_of_absurd_length_ends_the_connection(listener: ParentsListene
     while coordinator.waited_for() and time.monotonic() < end_s:
         time.sleep(0.01)
     assert "parent 1 of the task" in coordinator.reports(Ending.KILLED)[0]
+
+
+class FailingTwice:
+    """A socket that listens, whose first two calls of accept fail."""
+
+    def __init__(self, opened: socket.socket, number: int) -> None:
+        self._opened, self._errors = opened, [OSError(number, os.strerror(number))] * 2
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self._errors:
+            raise self._errors.pop()
+        return self._opened.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._opened, name)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNABORTED])
+def test_a_connection_that_cannot_be_taken_ends_no_listening(
+    coordinator: OwnCoordinator, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(parents, "HANDSHAKE_S", 2.0)
+    real = parents.listening
+    monkeypatch.setattr(parents, "listening", lambda host: FailingTwice(real(host), number))
+    listener = ParentsListener("127.0.0.1", KEY, coordinator)
+    assert join_parent_0(listener.address, KEY, 1).count("a") == 1
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(listener.address)
+
+
+def test_a_thread_that_cannot_start_ends_no_listening(
+    listener: ParentsListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, failed = threading.Thread.start, threading.Event()
+
+    def start(thread: threading.Thread) -> None:
+        if getattr(thread, "_target", None) == listener._serve and not failed.is_set():
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert join_parent_0(listener.address, KEY, 1).count("a") == 1
+    assert failed.is_set()
+
+
+def test_a_parent_that_is_shut_after_its_proof_joins_again(
+    listener: ParentsListener, coordinator: OwnCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers who come in that moment make it the oldest that nobody serves yet."""
+    real, shut = parents.proven, list[socket.socket]()
+
+    def proven(connected: socket.socket, key: bytes, *, first: bool) -> Connection:
+        connection = real(connected, key, first=first)
+        if first and not shut:
+            shut.append(connected)
+            time.sleep(0.2)
+            with ExitStack() as opened:
+                for _ in range(parents._MOST_UNPROVEN + 1):
+                    opened.enter_context(socket.create_connection(listener.address))
+                while connected in listener._unproven:
+                    time.sleep(0.01)
+        return connection
+
+    monkeypatch.setattr(parents, "proven", proven)
+    other = join_parent_0(listener.address, KEY, 1)
+    assert other.count("a") == 1
+    assert shut
+    assert coordinator.reports(Ending.KILLED) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"5", b"null", b'[["count"]]', b'["count"]', b'["count", ["a"]]', b'["join", "1", "b"]', b"[" * 100_000],
+    ids=["a number", "null", "a list as a name", "too few", "another type", "a text as a number", "nested"],
+)
+def test_a_request_of_another_shape_ends_the_connection_and_its_parent_is_lost(
+    listener: ParentsListener, coordinator: OwnCoordinator, said: bytes
+) -> None:
+    with socket.create_connection(listener.address, timeout=10) as connecting:
+        connecting.setblocking(True)
+        connection = parents.proven(connecting, KEY, first=False)
+    channel = Channel(connection)
+    assert channel.ask(JOIN, 1, "b") == ""
+    connection.send_bytes(said)
+    assert connection.poll(10)
+    with pytest.raises((EOFError, OSError)):
+        connection.recv_bytes()
+    end_s = time.monotonic() + 5
+    while not coordinator.reports(Ending.KILLED) and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert coordinator.reports(Ending.KILLED) == ["parent 1 of the task, on b, was lost"]
+
+
+def test_a_job_that_was_suspended_has_lost_nobody(coordinator: OwnCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could say anything meanwhile; looks count, and time does not."""
+    coordinator.join(1, "b")
+    assert coordinator.waited_for()
+    with monkeypatch.context() as later:
+        later.setattr(time, "monotonic", lambda: float("1e9"))
+        assert coordinator.waited_for()
+    looks = int(PARENT_SILENT_S / POLL_S)
+    assert all(coordinator.waited_for() for _ in range(looks - 2))
+    coordinator.heard(1)
+    assert all(coordinator.waited_for() for _ in range(looks))
+    assert not coordinator.waited_for()
+    assert coordinator.reports(Ending.KILLED) == ["parent 1 of the task, on b, was lost"]

@@ -22,6 +22,8 @@ _OLD = timedelta(hours=24)
 _WRITTEN = timedelta(seconds=10)
 """Time after which a lock without readable text was left by a process that was killed before it wrote the text."""
 
+_ENDED = "ended"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
@@ -81,15 +83,29 @@ def held_by(path: Path) -> Holder | None:
     host, pid, since = owner["host"], owner["pid"], owner["time"]
     who = f"process {pid} on {host}, since {since}"
     at_work = f"another `submit` of this campaign is at work ({who}): wait until it has ended"
-    if host == socket.gethostname():
-        if (started := _started(pid)) and owner["started"] in (None, started):
-            return Holder(at_work=True, words=f"{at_work}, or stop it")
-        gone = f"{path} was left by a `submit` that was killed ({who}; it runs no more). {_delete(path)}"
-        return Holder(at_work=False, words=gone)
     look = f"`ssh {host} ps -p {pid}` shows whether it still runs. If not: {_delete(path)}"
+    if host == socket.gethostname():
+        if owner["processes"] in (None, _processes()):
+            return _of_this_machine(path, owner, who, at_work)
+        look = (
+            f"Its container or session on {host} has process numbers of its own: `ps -p {pid}` shows there whether it "
+            f"still runs. If not: {_delete(path)}"
+        )
     if datetime.now(UTC) - datetime.fromisoformat(since).astimezone(UTC) > _OLD:
         return Holder(at_work=False, words=f"{path} is old ({who}): {look}")
     return Holder(at_work=True, words=f"{at_work}. {look}")
+
+
+def _of_this_machine(path: Path, owner: dict[str, Any], who: str, at_work: str) -> Holder:
+    """Who holds a lock that was made here, where its process can be looked for."""
+    pid, started = owner["pid"], _started(owner["pid"])
+    if not _is_there(pid) or (started is not None and (started == _ENDED or owner["started"] not in (None, started))):
+        gone = f"{path} was left by a `submit` that was killed ({who}; it runs no more). {_delete(path)}"
+        return Holder(at_work=False, words=gone)
+    if started is None:
+        asked = f"there is a process {pid}, but /proc hides from you whether it is that one: its user can say"
+        return Holder(at_work=True, words=f"{at_work}; {asked}. If it is not: {_delete(path)}")
+    return Holder(at_work=True, words=f"{at_work}, or stop it")
 
 
 def _delete(path: Path) -> str:
@@ -97,8 +113,13 @@ def _delete(path: Path) -> str:
 
 
 def _own() -> dict[str, Any]:
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "time": time, "started": _started(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _started(os.getpid()),
+        "processes": _processes(),
+    }
 
 
 def _owner(text: str) -> dict[str, Any] | None:
@@ -106,13 +127,35 @@ def _owner(text: str) -> dict[str, Any] | None:
     try:
         owner = json.loads(text)
         datetime.fromisoformat(owner["time"]).astimezone(UTC)
-        return {"started": None} | owner if {"host", "pid"} <= owner.keys() else None
+        whole = "host" in owner and type(owner["pid"]) is int and owner["pid"] > 0
+        return {"started": None, "processes": None} | owner if whole else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
+def _is_there(pid: int) -> bool:
+    """Whether this machine has a process of this number, ended ones that are not yet collected included."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # that of another user
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _processes() -> str | None:
+    """In which namespace the process numbers that this process sees are counted; None if Linux does not say it."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
 def _started(pid: int) -> str | None:
-    """When a process of this machine began, in clock ticks since the boot; None if there is no such process.
+    """When a process of this machine began, in clock ticks since the boot; _ENDED for one that has ended.
+
+    None if there is no such process, or /proc hides it (`hidepid`).
 
     With it, a later process that was given the same number is told from the first.
     """
@@ -121,4 +164,4 @@ def _started(pid: int) -> str | None:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in "ZX" else fields[18]
+    return _ENDED if state in "ZX" else fields[18]

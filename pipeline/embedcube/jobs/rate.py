@@ -61,21 +61,30 @@ def speed(records: Iterable[Mapping[str, Any]], running: Collection[str] | None,
 
 
 def seconds_left(
-    left: Mapping[int, int], running: Collection[int], rate: float | None, waiting: Sequence[Element], now: datetime
+    left: Mapping[int, int],
+    running: Collection[int],
+    rate: float | None,
+    waiting: Sequence[Element] | None,
+    now: datetime,
 ) -> float | None:
     """Seconds until the last shard is done; None where nothing can be said.
 
     `left` has the number of shards without a record of each task, `running` are tasks that run and have made a record,
-    at `rate` together, and `waiting` are array elements that Slurm has not started yet.
+    at `rate` together, and `waiting` are array elements that Slurm has not started yet; None where nothing was
+    submitted, and tasks follow each other on this machine.
     """
     total = sum(left.values())
     if not total:
         return 0.0
     if not rate:
         return None
-    if all(element.reason == _THROTTLED for element in waiting):
+    if waiting is None:
         return total / rate
     of_running = sum(left.get(task, 0) for task in running)
+    if not waiting and of_running < total:
+        return None  # some tasks neither run nor wait: nobody does them
+    if all(element.reason == _THROTTLED for element in waiting):
+        return total / rate
     starts = [element.start for element in waiting if element.reason != _THROTTLED]
     if not running or None in starts:
         return None  # Slurm does not know when they start

@@ -29,7 +29,7 @@ from embedcube.jobs.queue import queued
 from embedcube.jobs.script import Job, after, before
 from embedcube.jobs.submissions import Submission, new_submission, note, submissions
 from embedcube.progress import Progress
-from embedcube.workers.protocol import HOST_SUFFIX, IMAGE_DIGEST, LAUNCHER, TASK
+from embedcube.workers.protocol import HOST_SUFFIX, IMAGE_DIGEST, INTERFACE, LAUNCHER, NCCL_INTERFACE, TASK
 
 _FAILED_QUERIES = 20
 """Number of calls of squeue in a row that may fail before `wait_for` gives up: Slurm's controller may be restarting."""
@@ -37,6 +37,8 @@ _FAILED_QUERIES = 20
 _NODE_CHECK_MIN = 5
 """Minutes that a command on one node may take. It takes less than one; on a busy file system, Python may need two."""
 
+_SBATCH_S = 300
+"""sbatch may take so long: where the queue is full it tries again by itself, for two minutes"""
 
 _OF_MACHINE = ("MKL_CBWR",)
 """Variables that embedcube sets for the processor that it runs on. sbatch and srun hand them to nodes with another."""
@@ -124,6 +126,7 @@ def submit_all(
 
     Raises:
         RequestError: sbatch refused a job; the message quotes its answer.
+        StartAgain: sbatch does not answer.
     """
     run.job_logs.mkdir(parents=True, exist_ok=True)
     forget_own_job()
@@ -208,13 +211,24 @@ def _submitted(text: str, job: Job, campaign: Campaign, site: Site, run: RunDir)
     try:
         # not by submitit, which takes a signal to this process for an answer of sbatch
         done = subprocess.run(
-            ["sbatch", str(path)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+            ["sbatch", str(path)],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_SBATCH_S,
+            check=False,
         )
         said = done.stderr
         if done.returncode == 0:
             number = _Submitit._get_job_id_from_submission_command(done.stdout)
             path.rename(run.job_logs / f"{number}_submission.sh")
             return str(number)
+    except subprocess.TimeoutExpired:
+        raise StartAgain(
+            f"{site.site}: sbatch has not answered within {_SBATCH_S} s, and Slurm may have taken the {job.stage} job "
+            f"all the same: look with `squeue --me --name={campaign.campaign}-{job.stage}`, cancel what is there with "
+            "`scancel`, then start the same command again"
+        ) from None
     except FileNotFoundError as error:
         if error.filename != "sbatch":
             raise
@@ -326,7 +340,7 @@ def setup_host(site: Site, gpus: int) -> list[str]:
 
 def setup_lines(site: Site) -> list[str]:
     """Lines that every batch script of the site begins with: modules and environment variables."""
-    network = {"GLOO_SOCKET_IFNAME": site.interface, "NCCL_SOCKET_IFNAME": site.interface} if site.interface else {}
+    network = {INTERFACE: site.interface, NCCL_INTERFACE: site.interface} if site.interface else {}
     modules = [shlex.join(["module", "load", *site.modules])] if site.modules else []
     own = [name for name in _OF_MACHINE if name not in given_environment()]
     return ([f"unset {' '.join(own)}"] if own else []) + modules + _exports(site.environment | network)

@@ -245,7 +245,7 @@ def _seconds_left(
         return None  # the plan is being made again
     for job in embedding:
         waiting += [element for element in queue.elements.get(job, ()) if element.state in WAITING]
-    return seconds_left(left, running, rate, waiting, now)
+    return seconds_left(left, running, rate, waiting if embedding else None, now)
 
 
 def _cells(records: Iterable[dict[str, Any]]) -> dict[str, int]:

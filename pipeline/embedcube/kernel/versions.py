@@ -58,7 +58,7 @@ _COMPUTING = (
 
 
 def computing(versions: Mapping[str, str], packages: Collection[str]) -> dict[str, str]:
-    """Of the versions of a plan, those that may change a byte of any shard, and those of these packages."""
+    """The versions of a plan that may change a byte of any shard, and those of these packages."""
     return {name: versions[name] for name in (*_COMPUTING, *packages) if name in versions}
 
 

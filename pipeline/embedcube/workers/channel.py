@@ -44,7 +44,7 @@ class Channel:
                 if any(self._connection.poll(_LOOK_S) for _ in range(math.ceil(timeout_s / _LOOK_S))):
                     return json.loads(self._connection.recv_bytes(MOST_BYTES))
                 reason = f"no answer within {timeout_s:.0f} s"
-            except (OSError, EOFError, ValueError) as error:
+            except (OSError, EOFError, ValueError, RecursionError) as error:
                 reason = f"{type(error).__name__} {error}".strip()
             self._connection.close()
         raise Lost(reason)
@@ -52,13 +52,15 @@ class Channel:
     def serve(self, answers: Mapping[str, Callable[..., Any]]) -> None:
         """Answer each request by the function of its name, until the other side closes or asks something else.
 
+        Something else is also a known request with other arguments, or a text that is no list.
+
         A function that raises `Lost` ends it too: the process that it depends on is gone.
         """
         try:
             while True:
                 request, *arguments = json.loads(self._connection.recv_bytes(MOST_BYTES))
                 self._connection.send_bytes(json.dumps(answers[request](*arguments)).encode())
-        except (OSError, EOFError, ValueError, KeyError, Lost):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, Lost):
             return
         finally:
             self._connection.close()

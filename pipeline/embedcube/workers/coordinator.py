@@ -76,10 +76,10 @@ class Coordinator(Protocol):
 
 
 class OwnCoordinator:
-    """That of parent 0, in whose memory everything is."""
+    """The coordinator of parent 0, in whose memory everything is."""
 
     def __init__(self, *, world: int, parents: int) -> None:
-        """Of a task of `world` ranks below `parents` parents."""
+        """Coordinate a task of `world` ranks below `parents` parents; nothing is counted yet."""
         self._lock = threading.Lock()
         self._world, self._parents = world, parents
         self._counts: Counter[str] = Counter()
@@ -88,7 +88,7 @@ class OwnCoordinator:
         self._reports: dict[Ending, list[str]] = {kind: [] for kind in Ending}
         self._hosts: dict[int, str] = {}
         self._ended: set[int] = set()
-        self._heard_s: dict[int, float] = {}
+        self._silent_looks: dict[int, int] = {}
 
     def count(self, counter: str) -> int:
         """See Coordinator."""
@@ -137,12 +137,13 @@ class OwnCoordinator:
                 other = f"the one on {self._hosts[parent]}" if parent in self._hosts else "parent 0"
                 return f"the parent on {host} has the number {parent} of {self._parents}, as has {other}"
             self._hosts[parent] = host
-            self._heard_s[parent] = time.monotonic()
+            self._silent_looks[parent] = 0
             return ""
 
     def heard(self, parent: int) -> None:
         """Note that a parent has said something."""
-        self._heard_s[parent] = time.monotonic()
+        with self._lock:
+            self._silent_looks[parent] = 0
 
     def ended(self, parent: int, *, lost: bool) -> None:
         """Note that a parent's ranks have all ended, or that its connection is closed."""
@@ -153,17 +154,20 @@ class OwnCoordinator:
             self.report(Ending.KILLED, f"parent {parent} of the task, on {self._hosts[parent]}, was lost")
 
     def waited_for(self) -> bool:
-        """Whether another parent that has joined has not ended and is not silent."""
+        """Whether another parent that has joined has not ended and is not silent; to be called each POLL_S."""
+        # looks are counted, not seconds: while a batch system has suspended all of the job, no time passes
         with self._lock:
             left = sorted(self._hosts.keys() - self._ended)
-        silent = [parent for parent in left if time.monotonic() - self._heard_s[parent] > PARENT_SILENT_S]
+            for parent in left:
+                self._silent_looks[parent] += 1
+            silent = [parent for parent in left if self._silent_looks[parent] > PARENT_SILENT_S / POLL_S]
         for parent in silent:
             self.ended(parent, lost=True)
         return len(left) > len(silent)
 
 
 class RemoteCoordinator:
-    """That of parent 0, as another parent asks for it over their connection."""
+    """The coordinator of parent 0, as another parent asks it over their connection."""
 
     def __init__(self, channel: Channel) -> None:
         """Begin to ask for the state of the task again and again, in a thread, which is also the heartbeat."""

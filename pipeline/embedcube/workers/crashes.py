@@ -2,14 +2,15 @@
 
 Any shard may be the cause, or none (memory, a library, an administrator). So every shard that the rank held becomes a
 suspect: from then on it is embedded alone, one shard at a time, on another node of the task where there is one. A
-suspect that has killed its rank, alone, on two hosts is quarantined: its input is at fault, not a machine. A shard that
-happened to be the only one in hand is no suspect yet: its first crash does not count. A parent that dies together with
-its ranks (a power cut, the end of the job's time) writes no crash, so those never count either.
+suspect that has killed its rank, alone, on two hosts is quarantined: its input is at fault, not a machine. Where there
+is one host, three times are enough. A shard that happened to be the only one in hand is no suspect yet: its first crash
+does not count. A parent that dies together with its ranks (a power cut, the end of the job's time) writes no crash, so
+those never count either.
 """
 
 import logging
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ CRASH = "crash.json"
 
 _HOSTS = 2
 """hosts on which a suspect must have killed its rank before it is quarantined"""
+
+_ON_ONE_HOST = 3
+"""times that it must have done so where all were on one host"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +95,14 @@ def _read_crash(path: Path) -> Crash | None:
 
 def blame(crashes: Sequence[Crash]) -> str:
     """Why a shard with these crashes must not be read any more; empty while it may be innocent."""
-    alone = {crash.host: crash.signal for crash in crashes if crash.alone}
-    if len(alone) < _HOSTS:
+    alone = Counter((crash.host, crash.signal) for crash in crashes if crash.alone)
+    if len({host for host, _ in alone}) < _HOSTS and alone.total() < _ON_ONE_HOST:
         return ""
-    signals = ", ".join(f"{signal.Signals(number).name} on {host}" for host, number in sorted(alone.items()))
-    return f"this shard alone killed the rank that read it ({signals})"
+    signals = [
+        f"{signal.Signals(number).name} on {host}" + (f", {times} times" if times > 1 else "")
+        for (host, number), times in sorted(alone.items())
+    ]
+    return f"this shard alone killed the rank that read it ({', '.join(signals)})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ import ipaddress
 import os
 import socket
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import AuthenticationError
@@ -24,6 +26,7 @@ from embedcube.workers.protocol import (
     HANDSHAKE_S,
     JOIN,
     MEET,
+    POLL_S,
     READY,
     REPORT,
     STATE,
@@ -34,7 +37,7 @@ _MOST_UNPROVEN = 64
 """connections that have not proven yet that they have the key; of more, the oldest are closed"""
 
 _ATTEMPTS = 5
-"""of a parent to connect, in case that strangers fill the queue"""
+"""of a parent to join, in case that strangers fill the queue"""
 
 
 class ParentsListener:
@@ -44,38 +47,58 @@ class ParentsListener:
         """Listen on the address of `host`, on a free port."""
         self._key, self._coordinator = key, coordinator
         self._unproven: deque[socket.socket] = deque()
+        self._lock, self._closed = threading.Lock(), False
         self._socket = listening(host)
         self.address = self._socket.getsockname()[:2]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Stop listening; connections stay."""
+        self._closed = True
         # close alone would not wake up the thread that waits in accept
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _accept(self) -> None:
         """Take connections; a thread of its own for each, so that a silent stranger makes nobody wait."""
-        while True:
+        while not self._closed:
             try:
                 accepted, _ = self._socket.accept()
+            # no descriptor or no memory is left, or who connected has gone: that passes
             except OSError:
-                return
-            self._unproven.append(accepted)
-            if len(self._unproven) > _MOST_UNPROVEN:
-                _shut(self._unproven.popleft())
-            threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+                time.sleep(POLL_S)
+                continue
+            with self._lock:
+                self._unproven.append(accepted)
+                if len(self._unproven) > _MOST_UNPROVEN:
+                    _shut(self._unproven.popleft())
+            try:
+                threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+            except RuntimeError:  # no thread is left
+                self._taken_out(accepted)
+                time.sleep(POLL_S)
 
     def _serve(self, accepted: socket.socket) -> None:
         try:
             connection = proven(accepted, self._key, first=True)
-        except Lost:
+        except (Lost, OSError, RuntimeError):
             return
         finally:
-            if accepted in self._unproven:
+            kept = self._taken_out(accepted)
+        if kept:
+            _ServedParent(self._coordinator).serve(Channel(connection))
+        else:
+            # what came in before is not read: who was shut joins again
+            connection.close()
+
+    def _taken_out(self, accepted: socket.socket) -> bool:
+        """Close a socket, which is unproven no more; False if it was shut as the oldest of too many."""
+        with self._lock:
+            among = accepted in self._unproven
+            if among:
                 self._unproven.remove(accepted)
             accepted.close()
-        _ServedParent(self._coordinator).serve(Channel(connection))
+            return among
 
 
 class _ServedParent:
@@ -89,20 +112,21 @@ class _ServedParent:
     def serve(self, channel: Channel) -> None:
         """Answer until the connection is closed."""
         coordinator = self._coordinator
-        channel.serve(
-            {
-                JOIN: self._join,
-                COUNT: coordinator.count,
-                READY: coordinator.ready,
-                MEET: coordinator.meet,
-                WHERE: coordinator.where,
-                STATE: self._state,
-                REPORT: lambda kind, text: coordinator.report(Ending(kind), text),
-                DONE: lambda: coordinator.ended(self._number, lost=False),
-            }
-        )
-        if self._number:
-            coordinator.ended(self._number, lost=True)
+        answers: dict[str, Callable[..., Any]] = {
+            JOIN: self._join,
+            COUNT: coordinator.count,
+            READY: coordinator.ready,
+            MEET: coordinator.meet,
+            WHERE: coordinator.where,
+            STATE: self._state,
+            REPORT: lambda kind, text: coordinator.report(Ending(kind), text),
+            DONE: lambda: coordinator.ended(self._number, lost=False),
+        }
+        try:
+            channel.serve(answers)
+        finally:
+            if self._number:
+                coordinator.ended(self._number, lost=True)
 
     def _join(self, number: int, host: str) -> str:
         refused = self._coordinator.join(number, host)
@@ -124,11 +148,7 @@ def join_parent_0(address: tuple[str, int], key: bytes, number: int) -> RemoteCo
     """
     host, port = address
     try:
-        channel = _connected(address, key)
-        refused = channel.ask(JOIN, number, socket.gethostname())
-        if refused:
-            raise WorkError(f"{refused}: let the launcher start one parent on each node, with numbers of their own")
-        return RemoteCoordinator(channel)
+        return RemoteCoordinator(_joined(address, key, number))
     except (Lost, OSError) as error:
         if isinstance(error, ConnectionRefusedError) and ipaddress.ip_address(host).is_loopback:
             raise WorkError(
@@ -138,13 +158,19 @@ def join_parent_0(address: tuple[str, int], key: bytes, number: int) -> RemoteCo
         raise StartAgain(f"parent 0 of the task, at {host} port {port}, does not answer: {error}") from None
 
 
-def _connected(address: tuple[str, int], key: bytes) -> Channel:
-    """A connection whose other side has the key too; tried several times."""
+def _joined(address: tuple[str, int], key: bytes, number: int) -> Channel:
+    """A connection whose other side has the key too, and has taken this parent in; tried several times."""
     for attempt in range(1, _ATTEMPTS + 1):
         connecting = socket.create_connection(address, timeout=HANDSHAKE_S)
         try:
             connecting.setblocking(True)
-            return Channel(proven(connecting, key, first=False))
+            channel = Channel(proven(connecting, key, first=False))
+            refused = channel.ask(JOIN, number, socket.gethostname())
+            if not refused:
+                return channel
+            if attempt > 1:  # perhaps by what this parent has said before, and the answer was lost
+                raise StartAgain(f"{refused}, and an earlier answer was lost; start the same command again")
+            raise WorkError(f"{refused}: let the launcher start one parent on each node, with numbers of their own")
         except Lost:
             if attempt == _ATTEMPTS:
                 raise

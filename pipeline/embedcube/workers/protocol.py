@@ -27,8 +27,9 @@ The story of a task, from the top:
    Each other parent says DONE when its ranks have ended. Parent 0 waits for that, but not for a parent whose connection
    is closed or which has said nothing for PARENT_SILENT_S; then it counts the records and ends.
 6. **Exit codes**, of ranks and parents alike, see EXIT_*. The job script requeues its job after EXIT_START_AGAIN; the
-   next start does only what has no record. A rank that a signal killed has a negative code at its parent. Each parent
-   reports in one line why a rank has ended early, and parent 0 prints the first of these lines.
+   next start does only what has no record. A parent ends with 2 where campaign or command is wrong (errors.py). A rank
+   that a signal killed has a negative code at its parent. Each parent reports in one line why a rank has ended early,
+   and parent 0 prints the first of these lines.
 
 SIGQUIT is for people: parent and ranks write the stack of every thread to their logs and go on.
 """
@@ -37,7 +38,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from embedcube.errors import EmbedcubeError, RequestError, StartAgain
+from embedcube.errors import EmbedcubeError, StartAgain
 
 # --- environment variables: job script -> parent -> rank ---------------------------------------------------------
 
@@ -58,6 +59,15 @@ IMAGE_DIGEST = "EMBEDCUBE_IMAGE_DIGEST"
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 """The interface of the site, on which ranks and parents of several nodes find each other; gloo reads it too."""
+
+NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
+"""The same interface, for NCCL."""
+
+PARENT = "EMBEDCUBE_PARENT"
+"""`Place.parent`; only ranks have it."""
+
+STORE = "EMBEDCUBE_STORE"
+"""`Place.store`; only ranks have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +91,8 @@ class Place:
             "RANK": str(self.rank),
             "LOCAL_RANK": str(self.local_rank),
             "WORLD_SIZE": str(self.world),
-            "EMBEDCUBE_PARENT": str(self.parent),
-            "EMBEDCUBE_STORE": self.store,
+            PARENT: str(self.parent),
+            STORE: self.store,
         }
 
     @classmethod
@@ -92,8 +102,8 @@ class Place:
             rank=int(environment["RANK"]),
             local_rank=int(environment["LOCAL_RANK"]),
             world=int(environment["WORLD_SIZE"]),
-            parent=int(environment["EMBEDCUBE_PARENT"]),
-            store=environment["EMBEDCUBE_STORE"],
+            parent=int(environment[PARENT]),
+            store=environment[STORE],
         )
 
 
@@ -161,9 +171,6 @@ EXIT_DONE = 0
 
 EXIT_FAILED = EmbedcubeError.exit_code
 """1: an error that the next start would hit again; the last line of the log says which."""
-
-EXIT_WRONG_REQUEST = RequestError.exit_code
-"""2: the campaign or the command is wrong; nothing was started."""
 
 EXIT_START_AGAIN = StartAgain.exit_code
 """75: something passing (a signal, the end of the job's time, an I/O error, a lost process); start the task again."""

@@ -28,8 +28,10 @@ from embedcube.workers.protocol import (
     EXIT_START_AGAIN,
     FAILURE_GRACE_S,
     HOLD,
+    INTERFACE,
     KILL_S,
     MEET,
+    NCCL_INTERFACE,
     POLL_S,
     READY,
     REPORT,
@@ -274,7 +276,7 @@ def _environment(campaign: Campaign, place: Place) -> dict[str, str]:
     """The environment of a rank."""
     how = campaign.how
     # on one machine nothing must leave it; between nodes the job script names the network, or gloo finds one
-    network = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if place.store else {}
+    network = {INTERFACE: "lo", NCCL_INTERFACE: "lo"} if place.store else {}
     fixed = {
         "OMP_NUM_THREADS": str(how.threads_per_rank),
         # idle threads of one rank must not spin on the cores of another

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from embedcube.errors import StartAgain
@@ -16,6 +17,10 @@ log = logging.getLogger(__name__)
 
 _ONE_REQUEST_S = 0.3
 """signals within this time are one request: `timeout` and some launchers send each signal twice"""
+
+
+_LOG_S = 5.0
+"""for the last lines of the log: a file system that hangs may take none, and its thread keeps the log's lock"""
 
 
 class StopRequests:
@@ -97,6 +102,7 @@ class Guard:
     def _watch(self) -> None:
         self._stop.set(self._reason())
         left_s = self._finish_s()
+        _end_in(left_s + _LOG_S, EXIT_START_AGAIN)
         if left_s:
             log.warning("%s: what is in progress is finished, in at most %.0f s", self._stop.reason, left_s)
             time.sleep(left_s)
@@ -122,6 +128,15 @@ class Guard:
 
 
 def end_process(code: int) -> None:
-    """End this process now; threads that hang cannot keep it."""
+    """End this process now, at the latest in 5 s; threads that hang cannot keep it, nor can a log that hangs."""
+    _end_in(_LOG_S, code)
     logging.shutdown()
     os._exit(code)
+
+
+def _end_in(seconds: float, code: int) -> None:
+    """End this process after a time, from a thread that touches no log."""
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    with suppress(RuntimeError):  # no thread is left: the caller ends it
+        timer.start()
