@@ -108,7 +108,7 @@ def left_by(run: RunDir, process: "subprocess.Popen[bytes]", **other: Any) -> No
 def test_a_process_that_proc_hides_is_not_called_killed(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with `hidepid=2`: its number can be asked about, its start cannot."""
     monkeypatch.setattr(lock, "_started", lambda _: None)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "5"]) as process:
         left_by(run, process)
         holder = held_by(run.submit_lock)
         assert holder is not None
