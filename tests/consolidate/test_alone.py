@@ -22,6 +22,7 @@ from embedcube.errors import RequestError, StartAgain
 HERE = Path(__file__).parent
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 KINDS = ("processes", "slurm_cluster", "slurm_runner", "mpi")
+MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
 ANY = {"00000000", "0" * 32}
 """The addresses 0.0.0.0 and :: in /proc/net."""
 
@@ -67,7 +68,7 @@ def commands(kind: str, *words: str) -> list[tuple[list[str], dict[str, str]]]:
     if kind == "slurm_runner":  # srun gives every process of its step these variables
         step = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_STEP_ID": "0"}
         return [([*words], step | {"SLURM_PROCID": f"{process}"}) for process in range(3)]
-    return [([*(["mpiexec", "-n", "3"] if kind == "mpi" else []), *words], {})]
+    return [([*([MPIEXEC, "-n", "3"] if kind == "mpi" else []), *words], {})]
 
 
 @contextmanager
@@ -199,7 +200,7 @@ UNPICKLED = """if True:
 
 
 def test_nothing_from_mpi_is_unpickled_by_us() -> None:
-    command = ["mpiexec", "-n", "3", sys.executable, "-c", UNPICKLED]
+    command = [MPIEXEC, "-n", "3", sys.executable, "-c", UNPICKLED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["9011"] * 3), done.stderr
 

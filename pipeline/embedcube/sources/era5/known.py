@@ -1,7 +1,7 @@
 """What all files of a band tell together: how far apart its steps are, and whether its sums count from midnight."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def _days(request: Request, parts: Sequence[Part]) -> Iterator[list[Floats]]:
         steps = [*of_day.tolist(), *([int(following)] if following < len(stamps) else [])]
         if len(steps) > len(of_day) and stamps[following] - stamps[following - 1] > np.timedelta64(DAY_S // 4, "s"):
             steps.pop()
-        fields = [_field(request, *where[stamps[step]]) for step in steps]
+        fields = list(_fields(request, (where[stamps[step]] for step in steps)))
         yield fields if len(steps) > len(of_day) else [*fields, np.full_like(fields[0], np.nan)]
 
 
@@ -103,15 +103,16 @@ def _is_whole(of_day: Ints, stamps: Times) -> bool:
     return len(of_day) >= _STEPS_OF_A_DAY and bool(hours >= _HOURS_OF_A_DAY)
 
 
-def _field(request: Request, part: Part, step: int) -> Floats:
-    """One whole field of a part, as the file has it."""
-    rows, cols = part.variable.points.shape
-    series = open_series(part.path, request.select)
-    try:
-        (field,) = series.fields(part.variable, range(step, step + 1), slice(0, rows), [slice(0, cols)])
-    finally:
-        series.close()
-    return field
+def _fields(request: Request, chosen: Iterable[tuple[Part, int]]) -> Iterator[Floats]:
+    """Whole fields, one for each part and step, as files have them; neighbours in one file share its opening."""
+    for path, together in groupby(chosen, key=lambda one: one[0].path):
+        series = open_series(path, request.select)
+        try:
+            for part, step in together:
+                rows, cols = part.variable.points.shape
+                yield from series.fields(part.variable, range(step, step + 1), slice(0, rows), [slice(0, cols)])
+        finally:
+            series.close()
 
 
 def _grows(fields: list[Floats]) -> bool | None:
