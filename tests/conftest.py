@@ -250,3 +250,19 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) 
         return campaign
     made_once(tmp_path_factory, "finished-demo", lambda _: campaign.cli("run"))
     return campaign
+
+
+@pytest.fixture
+def finished(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> Campaign:
+    """A copy of the finished demo, of real files, on the shared archive."""
+    campaign = demo_in(tmp_path, demo_archive)
+    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
+    return campaign
+
+
+@pytest.fixture
+def embedded(finished: Campaign) -> Campaign:
+    """The demo with a record for every shard, and without a cube."""
+    shutil.rmtree(finished.run.cubes)
+    finished.run.newest_cube.unlink()
+    return finished

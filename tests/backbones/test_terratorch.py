@@ -229,7 +229,7 @@ def test_a_model_keeps_the_contract_of_a_backbone(options: dict[str, Any], input
 def test_products_stay_in_float32_when_terratorch_is_imported() -> None:
     """Its import allows products in bfloat16, which would change vectors on a processor that has bfloat16."""
     code = (
-        "from embedcube.backbones.terratorch_registry import build; import torch;"
+        "from embedcube.backbones.terratorch.registry import build; import torch;"
         "build('timm_resnet18', {});"
         "assert torch.get_float32_matmul_precision() == 'highest', torch.get_float32_matmul_precision();"
         "assert torch.get_default_dtype() == torch.float32"
@@ -525,7 +525,7 @@ def test_weights_saved_by_another_process_give_the_same_cube_and_a_flipped_byte_
 ) -> None:
     file = tmp_path / "prithvi.pt"
     code = (
-        "from embedcube.backbones.terratorch_registry import build; import torch;"
+        "from embedcube.backbones.terratorch.registry import build; import torch;"
         "build('prithvi_eo_v2_tiny_tl', {}); from terratorch.registry import BACKBONE_REGISTRY; torch.manual_seed(7);"
         "model = BACKBONE_REGISTRY.build('prithvi_eo_v2_tiny_tl', pretrained=False, num_frames=1);"
         f"torch.save(model.state_dict(), {str(file)!r})"

@@ -38,16 +38,6 @@ INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")
 HEAVY = ("torch", "numpy", "xarray", "zarr", "dask", "distributed", "rasterio", "pyproj", "pyarrow", "pydantic", "odc")
 
 
-@pytest.fixture
-def finished(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> Campaign:
-    """A copy of the finished demo, of real files, on the shared archive."""
-    campaign = Campaign(tmp_path / "campaign.yaml")
-    shutil.copy(finished_demo.file, campaign.file)
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
-    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
-    return campaign
-
-
 def files(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, by its relative path."""
     return {
@@ -425,3 +415,21 @@ def test_preview_draws_every_window(finished_demo: Campaign, tmp_path: Path) -> 
     ]
     assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == names
     assert all(file.stat().st_size > 1000 for file in drawn)
+
+
+def test_a_typo_is_named_and_not_the_weights_that_were_made_before_it(finished: Campaign) -> None:
+    def mistype(document: dict[str, Any]) -> None:
+        backbone = document["layers"]["s2_mosaiks"]["backbone"]
+        backbone["fliters"] = backbone.pop("filters")
+
+    finished.change(mistype)
+    done = run_cli("fit", finished.file)
+    assert done.returncode == 2
+    assert 'mosaiks: no option "fliters", did you mean "filters"' in done.stderr
+    assert "remove the file" not in done.stderr
+
+
+def test_a_cube_that_is_not_there_is_not_taken_for_a_campaign(tmp_path: Path) -> None:
+    done = call_cli("verify", tmp_path / "nowhere.zarr")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"embedcube: {tmp_path}/nowhere.zarr: there is no such cube; a run prints where its cube is\n"

@@ -17,7 +17,13 @@ PAGES = ("/sitemap.json", "/", "/info/main/workers.html", "/json/counts.json", "
 async def ask(address: str, arguments: dict[str, Any]) -> None:
     """Ask a process of Dask who it is. Who is answered may as well ask it to run a function."""
     async with rpc(address, connection_args=arguments, timeout=5) as server:
-        print(address, await asyncio.wait_for(server.identity(), 10), flush=True)
+        try:
+            print(address, await asyncio.wait_for(server.identity(), 10), flush=True)
+        except ValueError as error:
+            if "IOStream is not idle" not in str(error):
+                raise
+            # tornado: the server has spoken before the handshake, so it does not speak TLS
+            raise ConnectionRefusedError(address) from None
 
 
 def browse(port: str) -> None:

@@ -7,9 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+import yaml
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
+from tests.conftest import Campaign
+
+
+def two_bands_of(folder: Path, corner: tuple[float, float], **how: Any) -> Campaign:
+    """A campaign that embeds B02 and B03 of the scenes in `folder`/archive by four filters; `corner` is west, north."""
+    campaign = Campaign(folder / "campaign.yaml")
+    document = {
+        "campaign": "two-bands",
+        "archives": {"s2": {"source": "sentinel2", "path": "archive", "bands": ["B02", "B03"], "offset": 0}},
+        "grid": {"crs": "EPSG:32632", "pixel": 10, "origin": list(corner)},
+        "windows": [["2023-06-01", "2023-07-01"]],
+        "layers": {
+            "m": {
+                "archives": "s2", "backbone": {"name": "mosaiks", "filters": 4}, "chip_px": 18, "halo_px": 1,
+                "cell_px": 16, "shard_chips": 1, "batch": 2,
+            }
+        },
+        "how": {"ranks": 1, "threads": 1, **how},
+    }  # fmt: skip
+    campaign.file.write_text(yaml.safe_dump(document))
+    campaign.run.root.mkdir(parents=True, exist_ok=True)
+    return campaign
 
 
 @dataclass(frozen=True, kw_only=True)

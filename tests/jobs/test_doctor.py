@@ -17,7 +17,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import WorkError
 from embedcube.jobs.check import Check
-from embedcube.jobs.doctor import describe, examine
+from embedcube.jobs.doctor import Examined, describe, examine
 from embedcube.jobs.site_checks import gpu_check
 
 HERE: dict[str, Any] = {"site": "here", "cpus_per_node": 1, "mem_gb_per_node": 1, "max_time_min": 60}
@@ -104,6 +104,12 @@ def test_the_next_move_stands_below_what_is_wrong(demo: Campaign) -> None:
     first = next(i for i, line in enumerate(lines) if line.startswith("WRONG"))
     assert lines[first].split()[1] == "network"
     assert lines[first + 1].split()[:5] == ["->", "interface", "in", "the", "site's"]
+
+
+def test_a_long_name_does_not_run_into_what_was_found() -> None:
+    found = [Check(what=what, ok=True, found="as it should be") for what in ("space", "weights s2_mosaiks")]
+    lines = describe(Examined(host="n1", checks=tuple(found)))
+    assert [line.index("as it should be") for line in lines] == [27, 27]
 
 
 def test_versions_other_than_the_plans_are_named(demo: Campaign) -> None:

@@ -10,13 +10,12 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pytest
-from tests.conftest import Campaign, call_cli, change_plan, change_rows, demo_in
+from tests.conftest import Campaign, call_cli, change_plan, change_rows
 
 from embedcube.backbones.weights import read_weights, write_weights
 from embedcube.campaign.inventory import made_for, read_inventory
@@ -45,12 +44,10 @@ Damage = Callable[[random.Random, bytearray], None]
 
 
 @pytest.fixture
-def finished(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> Campaign:
-    """A copy of the finished demo, of real files, on the shared archive."""
-    campaign = demo_in(tmp_path, demo_archive)
-    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
-    write_resolved(load_campaign(campaign.file), campaign.run)
-    return campaign
+def finished(finished: Campaign) -> Campaign:
+    """A copy of the finished demo, whose campaign as resolved is that of the copy."""
+    write_resolved(load_campaign(finished.file), finished.run)
+    return finished
 
 
 def flip_a_byte(path: Path) -> None:
@@ -447,10 +444,16 @@ def test_weights_that_are_none_are_refused_in_words(finished: Campaign) -> None:
     size = int.from_bytes(whole[:8], "little")
     headers = [b"", b"[]", b"null", b'{"__metadata__":null}', b'{"__metadata__":{"embedcube":"[1]"}}', b"[" * 9000]
     headers += [bytes(header) for header in _flipped(whole[8 : 8 + size], 60)]
+    refused = []
     for header in headers:
         path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
-        with suppress(RequestError):
+        try:
             read_weights(loaded, finished.run, "s2_mosaiks")
+        except RequestError:
+            refused.append(header)
+    # a flip in the name of a period or of a free key leaves a header that says as much as before
+    assert refused[:6] == headers[:6]
+    assert len(refused) > 50
 
 
 def _flipped(data: bytes, count: int) -> Iterator[bytearray]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.conftest import Campaign
 from tests.slurm.cluster import Cluster, running_cluster, why_no_lab
 
 
@@ -49,3 +50,10 @@ def site(tmp_path: Path) -> Path:
     path = tmp_path / "lab.yaml"
     path.write_text(yaml.safe_dump(described))
     return path
+
+
+@pytest.fixture
+def embedded(embedded: Campaign, site: Path) -> Campaign:
+    """The demo with a record for every shard, and without a cube, at the cluster's site."""
+    embedded.change(lambda document: document["how"].update(site=str(site)))
+    return embedded

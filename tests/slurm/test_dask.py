@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,19 +17,6 @@ SLOW = Path(__file__).parent / "slow"
 
 SHORT_ADDRESSES = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
 """Addresses of UCX take several lines of PMI-1, which Slurm's pmi2 sometimes cuts: MPI_Init would then never return."""
-
-
-@pytest.fixture
-def embedded(finished_demo: Campaign, demo_archive: Path, site: Path, tmp_path: Path) -> Campaign:
-    """The demo with a record for every shard, and without a cube."""
-    campaign = Campaign(tmp_path / "campaign.yaml")
-    shutil.copy(finished_demo.file, campaign.file)
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
-    campaign.change(lambda document: document["how"].update(site=str(site)))
-    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
-    shutil.rmtree(campaign.run.cubes)
-    campaign.run.newest_cube.unlink()
-    return campaign
 
 
 def use(campaign: Campaign, kind: str) -> None:

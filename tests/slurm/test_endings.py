@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -18,19 +17,6 @@ from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def recorded(finished_demo: Campaign, demo_archive: Path, site: Path, tmp_path: Path) -> Campaign:
-    """The demo with a record for every shard, and without a cube."""
-    campaign = Campaign(tmp_path / "campaign.yaml")
-    shutil.copy(finished_demo.file, campaign.file)
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
-    campaign.change(lambda document: document["how"].update(site=str(site)))
-    shutil.copytree(finished_demo.run.root, campaign.run.root, symlinks=True)
-    shutil.rmtree(campaign.run.cubes)
-    campaign.run.newest_cube.unlink()
-    return campaign
 
 
 @pytest.fixture
@@ -74,17 +60,17 @@ def assert_ends_well(cluster: Cluster, campaign: Campaign, finished_demo: Campai
 
 @pytest.mark.slow
 def test_a_consolidation_that_is_killed_is_named(
-    cluster: Cluster, recorded: Campaign, finished_demo: Campaign, with_folder: Callable[[str], None],
+    cluster: Cluster, embedded: Campaign, finished_demo: Campaign, with_folder: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     before = os.environ["PYTHONPATH"]
     with_folder("slow")
-    jobs = submit(recorded)
-    wait_until(lambda: len(list(recorded.run.cubes.rglob("c.*"))) > 10, "the first objects", timeout_s=180)
+    jobs = submit(embedded)
+    wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 10, "the first objects", timeout_s=180)
     node = cluster.run("squeue", "--noheader", f"--jobs={jobs['consolidate']}", "--format=%N").strip()
     [victim] = [p for p in cluster.processes(node) if "consolidate" in p.cmdline() and "python" in p.name()]
     victim.send_signal(signal.SIGKILL)
-    code, said = watch(recorded)
+    code, said = watch(embedded)
     assert code == 1
     job = jobs["consolidate"]
     assert (
@@ -94,26 +80,26 @@ def test_a_consolidation_that_is_killed_is_named(
     assert said.splitlines()[-1].endswith("makes the cube: every shard has a record")
     assert cluster.wait(jobs["verify"]) == {"CANCELLED": 1}
     monkeypatch.setenv("PYTHONPATH", before)
-    assert_ends_well(cluster, recorded, finished_demo, time.monotonic())
+    assert_ends_well(cluster, embedded, finished_demo, time.monotonic())
 
 
 @pytest.mark.slow
 def test_a_consolidation_that_is_out_of_memory_is_named(
-    cluster: Cluster, recorded: Campaign, finished_demo: Campaign, site: Path, with_folder: Callable[[str], None],
+    cluster: Cluster, embedded: Campaign, finished_demo: Campaign, site: Path, with_folder: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     before, enough = os.environ["PYTHONPATH"], site.read_text()
     site.write_text(yaml.safe_dump(yaml.safe_load(enough) | {"mem_gb_per_node": 1}))
     with_folder("hungry")
-    jobs = submit(recorded)
-    code, said = watch(recorded)
+    jobs = submit(embedded)
+    code, said = watch(embedded)
     assert code == 1
     print(cluster.run("sacct", f"--jobs={jobs['consolidate']}", "--format=JobID,State,ExitCode"))
     assert f"consolidate job {jobs['consolidate']}: out of memory; write more memory in the site's file" in said
     assert "next: write more memory in the site's file (cpu_nodes.mem_gb_per_node, or mem_gb_per_node); then" in said
     monkeypatch.setenv("PYTHONPATH", before)
     site.write_text(enough)
-    assert_ends_well(cluster, recorded, finished_demo, time.monotonic())
+    assert_ends_well(cluster, embedded, finished_demo, time.monotonic())
 
 
 @pytest.mark.slow

@@ -241,7 +241,7 @@ def test_a_weight_is_not_fitted_on_a_torn_scene_and_it_is_said(tmp_path: Path) -
         campaign.cli("index")
         said = campaign.cli("fit")
         weights.append(campaign.run.weights(LAYER).read_bytes())
-        line = r"\n {12}s2: fitted without 1 scenes that could not be read\n {12}bad: B02: bad/B02\.tif does not decode"
+        line = r"\n {12}s2: fitted without 1 scene that could not be read\n {12}bad: B02: bad/B02\.tif does not decode"
         assert bool(re.search(line, said)) == torn
     assert weights[0] == weights[1]
 

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray
-import yaml
 from numpy.typing import NDArray
-from tests.conftest import Campaign
 from tests.edge.scenes import Scene as Written
-from tests.edge.scenes import write_scene
+from tests.edge.scenes import two_bands_of, write_scene
 
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
@@ -235,28 +233,9 @@ def test_a_series_that_was_replaced_is_quarantined(kind: str, tmp_path: Path, re
         fresh.close()
 
 
-def campaign_of(folder: Path) -> Campaign:
-    campaign = Campaign(folder / "campaign.yaml")
-    document = {
-        "campaign": "changed",
-        "archives": {"s2": {"source": "sentinel2", "path": "archive", "bands": ["B02", "B03"]}},
-        "grid": {"crs": "EPSG:32632", "pixel": 10, "origin": [WEST, NORTH]},
-        "windows": [["2023-06-01", "2023-07-01"]],
-        "layers": {
-            "m": {
-                "archives": "s2", "backbone": {"name": "mosaiks", "filters": 4}, "chip_px": 18, "halo_px": 1,
-                "cell_px": 16, "shard_chips": 1, "batch": 2,
-            }
-        },
-    }  # fmt: skip
-    campaign.file.write_text(yaml.safe_dump(document))
-    campaign.run.root.mkdir(parents=True, exist_ok=True)
-    return campaign
-
-
 def test_index_refuses_a_change_that_its_digests_do_not_show(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write(tmp_path / "archive")
-    campaign = campaign_of(tmp_path)
+    campaign = two_bands_of(tmp_path, (WEST, NORTH))
     resolved = load_campaign(campaign.file)
     index(resolved, campaign.run)
     inventory = campaign.run.inventory.read_bytes()
@@ -288,7 +267,7 @@ def read_first_digest(inventory: bytes, folder: Path) -> str:
 
 def test_what_was_noted_is_in_the_inventory_and_in_no_digest(tmp_path: Path) -> None:
     write(tmp_path / "archive")
-    campaign = campaign_of(tmp_path)
+    campaign = two_bands_of(tmp_path, (WEST, NORTH))
     resolved = load_campaign(campaign.file)
     (indexed,) = index(resolved, campaign.run)
     (scene,) = read_inventory(resolved, campaign.run)

@@ -1,6 +1,7 @@
 """Headers that contradict each other, checksums inside of files, and power that no surface has."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,9 @@ def test_full_digests_look_at_the_checksums_of_deflate(predictor: int, tmp_path:
         data = bytearray(whole)
         data[offset + int(rng.integers(2, length))] ^= 1 << int(rng.integers(8))
         path.write_bytes(bytes(data))
-        try:
-            with rasterio.open(path) as dataset:
-                silent += int(not np.array_equal(dataset.read(1), pixels()))
-        except rasterio.errors.RasterioIOError:
-            pass
+        # a flip that GDAL notices by itself is not silent
+        with suppress(rasterio.errors.RasterioIOError), rasterio.open(path) as dataset:
+            silent += int(not np.array_equal(dataset.read(1), pixels()))
         seen += "does not decode: the block at row" in scene_of(tmp_path, ("B02",), full=True).verdict
     assert seen == flips
     assert silent > 0  # else GDAL looks at the checksums itself, and this check can go

@@ -20,12 +20,11 @@ import numpy as np
 import pytest
 import rasterio
 import xarray
-import yaml
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
-from tests.conftest import Campaign, call_cli
+from tests.conftest import call_cli
 from tests.edge.scenes import Scene as Written
-from tests.edge.scenes import write_scene
+from tests.edge.scenes import two_bands_of, write_scene
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.scene import Scene
@@ -281,26 +280,6 @@ def large_blocks(path: Path, side: int, count: int = 1, **layout: Any) -> None:
         pass
 
 
-def campaign_of(folder: Path, mem_gb: float) -> Campaign:
-    campaign = Campaign(folder / "campaign.yaml")
-    document = {
-        "campaign": "large",
-        "archives": {"s2": {"source": "sentinel2", "path": "archive", "bands": ["B02", "B03"], "offset": 0}},
-        "grid": {"crs": "EPSG:32632", "pixel": 10, "origin": [WEST, NORTH]},
-        "windows": [["2023-06-01", "2023-07-01"]],
-        "layers": {
-            "m": {
-                "archives": "s2", "backbone": {"name": "mosaiks", "filters": 4}, "chip_px": 18, "halo_px": 1,
-                "cell_px": 16, "shard_chips": 1, "batch": 2,
-            }
-        },
-        "how": {"ranks": 1, "threads": 1, "mem_gb": mem_gb, "error_budget": 1},
-    }  # fmt: skip
-    campaign.file.write_text(yaml.safe_dump(document))
-    campaign.run.root.mkdir(parents=True, exist_ok=True)
-    return campaign
-
-
 @pytest.mark.parametrize(
     ("layout", "side", "count", "gb"),
     [
@@ -317,7 +296,7 @@ def test_a_block_that_no_rank_can_hold_is_a_verdict(
     large_blocks(folder / "B02.tif", side, count, **layout)
     (folder / "B03.tif").write_bytes((folder / "B02.tif").read_bytes())
     assert (folder / "B02.tif").stat().st_size < 100_000
-    campaign = campaign_of(tmp_path, mem_gb=0.7)
+    campaign = two_bands_of(tmp_path, (WEST, NORTH), mem_gb=0.7, error_budget=1)
     large, good = sorted(index(load_campaign(campaign.file), campaign.run), key=lambda scene: not scene.verdict)
     assert not good.verdict
     assert f"{gb} GB as decoded, and a rank may take 0.70 GB (how.mem_gb)" in large.verdict
@@ -327,9 +306,9 @@ def test_fit_and_plan_refuse_a_block_that_index_had_memory_for(tmp_path: Path) -
     folder = write(tmp_path / "archive")
     for band in ("B02", "B03"):
         large_blocks(folder / f"{band}.tif", 40_000, tiled=True, blockxsize=16_000, blockysize=16_000)
-    campaign = campaign_of(tmp_path, mem_gb=0.6)
+    campaign = two_bands_of(tmp_path, (WEST, NORTH), mem_gb=0.6, error_budget=1)
     assert not index(load_campaign(campaign.file), campaign.run)[0].verdict
-    campaign = campaign_of(tmp_path, mem_gb=0.5)
+    campaign = two_bands_of(tmp_path, (WEST, NORTH), mem_gb=0.5, error_budget=1)
     for verb in ("fit", "plan"):
         done = call_cli(verb, campaign.file)
         assert done.returncode == 2

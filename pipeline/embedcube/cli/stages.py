@@ -76,7 +76,7 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
         scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
     weak, declared = sum(scene.weak for scene in scenes), sum(scene.declared for scene in scenes)
-    unchecked = f", {declared} with checksums that were not compared with their bytes" if declared else ""
+    unchecked = f", {declared} with the catalogue's checksums (`--digest full` compares them)" if declared else ""
     say(f"            {len(bad)} unusable, {weak} with weak digests{unchecked}")
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
@@ -92,7 +92,8 @@ def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     for layer in layers:
         say(f"            {layer.layer}: weights {layer.digest[:12]}{'' if layer.fresh else ', from an earlier run'}")
         if layer.passed_over:
-            say(f"            {layer.layer}: fitted without {len(layer.passed_over)} scenes that could not be read")
+            count = len(layer.passed_over)
+            say(f"            {layer.layer}: fitted without {count} scene{'s'[: count > 1]} that could not be read")
         for scene, reason in layer.passed_over.items():
             say(f"            {scene}: {reason}")
     passed_over = {layer.layer: layer.passed_over for layer in layers if layer.passed_over}

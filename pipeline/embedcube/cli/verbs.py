@@ -180,6 +180,8 @@ def verify(
         with shown("verify", "shards", say) as progress:
             findings = [str(finding) for finding in verify_cube(path, progress)]
         stages.say_findings(findings, say)
+    elif path.suffix == ".zarr":
+        raise RequestError(f"{path}: there is no such cube; a run prints where its cube is")
     else:
         campaign, folder = open_campaign(path)
         findings = stages.verify(campaign, folder, say, recompute=recompute)

@@ -97,9 +97,10 @@ def examine(campaign: Campaign, run: RunDir) -> Examined:
 def describe(examined: Examined) -> list[str]:
     """One line for each check; below a check that failed, a second line says what to do."""
     lines = []
+    width = max((len(check.what) for check in examined.checks), default=0) + 2
     for check in examined.checks:
-        lines.append(f"{'ok' if check.ok else 'WRONG':<7}{check.what:<16}{check.found}")
-        lines += [f"{'':<23}-> {check.move}"] if check.move else []
+        lines.append(f"{'ok' if check.ok else 'WRONG':<7}{check.what:<{width}}{check.found}")
+        lines += [f"{'':<{7 + width}}-> {check.move}"] if check.move else []
     return lines
 
 

@@ -67,19 +67,8 @@ class LayerRecipes:
         return recipe.hexdigest()
 
 
-def recipes_of(
-    campaign: Campaign,
-    name: str,
-    zone: str,
-    batch: int,
-    weights: str,
-    program: str,
-    versions: dict[str, str],
-    shards: Shards,
-    digests: NDArray[np.uint8],
-) -> pyarrow.ChunkedArray:
+def recipes_of(layer: LayerRecipes, shards: Shards, digests: NDArray[np.uint8]) -> pyarrow.ChunkedArray:
     """For each shard, the SHA-256 of all that determines its bytes; `digests` are those of the scenes: (scene, 32)."""
-    of_layer = LayerRecipes(campaign, name, zone, batch=batch, weights=weights, program=program, versions=versions)
 
     def recipes(rows: slice) -> Iterator[str]:
         first = shards.first[rows.start : rows.stop + 1]
@@ -87,7 +76,7 @@ def recipes_of(
         places = (column[rows].tolist() for column in (shards.t, shards.row, shards.col))
         ends = pairwise((32 * (first - first[0])).tolist())
         for t, row, col, (start, end) in zip(*places, ends, strict=True):
-            yield of_layer.recipe(t, row, col, linked[start:end])
+            yield layer.recipe(t, row, col, linked[start:end])
 
     starts = range(0, len(shards.t), _ROWS)
     return pyarrow.chunked_array([pyarrow.array(recipes(slice(start, start + _ROWS))) for start in starts])

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.backbones.base import make_backbone
+from embedcube.backbones.base import Backbone, make_backbone
 from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plugins import plugin
@@ -36,13 +36,15 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
     """
     fitted = []
     for name, layer in campaign.layers.items():
+        # first of all: weights made for a wrong option are not what is wrong
+        backbone = make_backbone(campaign, name)
         path = run.weights(name)
         fresh, passed_over = not path.exists(), dict[str, str]()
         if fresh:
             if layer.weights:
                 data = _taken(campaign, name)
             else:
-                data, passed_over = _fitted(campaign, run, name, progress)
+                data, passed_over = _fitted(campaign, run, name, backbone, progress)
             write_weights(run, name, data)
         elif layer.weights and _taken(campaign, name) != path.read_bytes():
             raise RequestError(
@@ -117,8 +119,9 @@ def _taken(campaign: Campaign, name: str) -> bytes:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
 
-def _fitted(campaign: Campaign, run: RunDir, name: str, progress: Progress) -> tuple[bytes, dict[str, str]]:
-    backbone = make_backbone(campaign, name)
+def _fitted(
+    campaign: Campaign, run: RunDir, name: str, backbone: Backbone, progress: Progress
+) -> tuple[bytes, dict[str, str]]:
     try:
         scenes = read_inventory(campaign, run)
         refuse_too_large(scenes, campaign.how)

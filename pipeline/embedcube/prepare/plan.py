@@ -28,7 +28,7 @@ from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
-from embedcube.kernel.recipes import digest_as_read, forward_digest, recipes_of
+from embedcube.kernel.recipes import LayerRecipes, digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import refuse_too_large
@@ -258,17 +258,16 @@ def _plan_zone(
         context,
         forward.activations,
     )
-    recipes = recipes_of(
+    maker = LayerRecipes(
         campaign,
         name,
         zone,
-        context.batch,
-        forward.weights,
-        forward.program.digest,
-        forward.versions,
-        shards,
-        digests,
+        batch=context.batch,
+        weights=forward.weights,
+        program=forward.program.digest,
+        versions=forward.versions,
     )
+    recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
     return _PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price)
 
