@@ -32,9 +32,12 @@ from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.find import find_products
+from embedcube.sources.catalog.products import Product, time_in
 from embedcube.sources.composite import Composite
+from embedcube.sources.passes import acquisitions
 from embedcube.sources.reader import RasterReader
-from embedcube.sources.sentinel1.source import Sentinel1, acquisition
+from embedcube.sources.sentinel1.names import clues_of
+from embedcube.sources.sentinel1.source import Sentinel1
 from embedcube.testing.contracts import check_source
 from embedcube.windows import Window
 
@@ -311,14 +314,27 @@ def test_slices_of_one_pass_are_one_acquisition(tmp_path: Path) -> None:
         (DESCENDING, {}, "S1A_032904_03CFBA"),
         ("S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA", {}, "S1A_032904_03CFBA"),
         ("S1B_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_rtc", {}, "S1B_032904_03CFBA"),
-        ("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48", {}, "S1A_20170613T165043"),
-        ("S1A_IW_20200607T010800_DVP_RTC10_G_gpuned_12AB", {}, "S1A_20200607T010800"),
-        ("burst-7", {"platform": "sentinel-1a", "sat:absolute_orbit": 32904}, "sentinel-1a_32904_"),
-        ("stack_20201101T000000", {}, "S1 stack_20201101T000000"),
+        ("x", {"platform_number": "A", "orbitNumber_start": 32904, "missionDataTakeID": 249786}, "S1A_032904_03CFBA"),
+        (
+            "x",
+            {"platform": "SENTINEL-1A", "sat:absolute_orbit": 32904, "s1:datatake_id": "249786"},
+            "S1A_032904_03CFBA",
+        ),
+        ("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48", {}, "S1A 2017-06-13T16:48 + 48 min"),
+        ("S1A_IW_20200607T010800_DVP_RTC10_G_gpuned_12AB", {}, "S1A 2020-06-07T00:48 + 48 min"),
+        (
+            "OPERA_L2_RTC-S1_T044-093010-IW2_20230801T004800Z_20230802T123456Z_S1A_30_v1.0",
+            {},
+            "S1A 2023-08-01T00:48 + 48 min",
+        ),
+        ("burst-7", {"platform": "sentinel-1a", "sat:absolute_orbit": 32904}, "S1A_A032904"),
+        ("stack_20201101T000000", {}, "S1 2020-11-01T00:00 + 48 min"),
     ],
 )
 def test_the_acquisition_is_the_datatake(product: str, properties: dict[str, Any], expected: str) -> None:
-    assert acquisition(product, properties) == expected
+    time = time_in(product) or datetime(2020, 6, 7, 1, 8, tzinfo=UTC)
+    clues = clues_of(Product(id=product, time=time, files={}, properties=properties))
+    assert acquisitions("S1", [clues]) == [expected]
 
 
 FOOTPRINT = "49.0,11.2 49.4,7.7 47.9,7.3 47.5,10.8"

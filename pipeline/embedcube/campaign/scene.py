@@ -123,6 +123,8 @@ class Scene:
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
     """id of the scene that is used instead, the same acquisition processed again; then this one is in no shard"""
+    fills: bool = False
+    """whether it is an older processing that only fills what newer scenes of its acquisition do not show"""
 
     def meets(self, window: Window) -> bool:
         """Whether the scene lies in a window, at least in part."""
@@ -163,7 +165,8 @@ class Scene:
         """SHA-256 over all of the scene that may change a cube: bytes, geometry, decisions; not the paths."""
         facts = {
             "time": self.time.isoformat(),
-            "photograph": self.acquisition,
+            "acquisition": self.acquisition,
+            "fills": self.fills,
             "end": self.end.isoformat() if self.end else None,
             "offset": self.offset,
             "processing": self.processing,

@@ -26,6 +26,8 @@ class Observation:
     """whether every band has data"""
     clear_yx: NDArray[np.bool_]
     """whether a pixel is seen and not masked; only clear pixels enter a composite"""
+    fills: bool = False
+    """whether it only fills pixels that no other observation of its acquisition shows, clear or not"""
     share_c: tuple[float, ...] = ()
     """for a series: share of the frame that the time steps of each band fill; where it is 0, the values mean nothing"""
     share_cyx: NDArray[np.float64] | None = None

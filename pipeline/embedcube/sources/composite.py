@@ -29,6 +29,11 @@ class Observed(Protocol):
         """Whether a pixel is seen and not masked."""
         ...
 
+    @property
+    def fills(self) -> bool:
+        """Whether it only fills pixels that no earlier observation of its acquisition shows, clear or not."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Composite:
@@ -50,7 +55,8 @@ def composite(observations: Sequence[tuple[str, Observed]], method: Method) -> C
     """The median or mean of the clear acquisitions, for each band and pixel.
 
     `observations` are pairs (acquisition, observation); those of one acquisition stand next to each other. They are one
-    measurement: where they overlap, the first clear one counts. The median of an even number of acquisitions is the
+    measurement: where they overlap, the first clear one counts. One that only fills gives no pixel that those before it
+    show, not even under their clouds. The median of an even number of acquisitions is the
     mean of the middle two. Medians are computed in float32, means in float64.
     """
     mosaics: list[tuple[NDArray[Any], NDArray[np.bool_]]] = []
@@ -75,12 +81,12 @@ def composite(observations: Sequence[tuple[str, Observed]], method: Method) -> C
 
 def _mosaic(members: list[Observed], used: list[NDArray[np.bool_]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Values and clear pixels of one acquisition; appends the pixels that each of its scenes gave to `used`."""
-    values, clear = members[0].values_cyx, members[0].clear_yx
+    values, clear, seen = members[0].values_cyx, members[0].clear_yx, members[0].seen_yx
     used.append(clear)
     for member in members[1:]:
-        new = member.clear_yx & ~clear
+        new = member.clear_yx & ~(seen if member.fills else clear)
         values = np.where(new, member.values_cyx, values)
-        clear = clear | new
+        clear, seen = clear | new, seen | member.seen_yx
         used.append(new)
     return values, clear
 

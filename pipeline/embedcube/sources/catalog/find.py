@@ -19,6 +19,7 @@ from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
+from embedcube.sources.catalog.sensing import IN_JSON
 from embedcube.sources.catalog.stac import catalogue_products, found_products, item_products
 from embedcube.sources.catalog.stac_api import searched_items
 from embedcube.sources.netcdf3 import is_netcdf
@@ -159,7 +160,7 @@ def _products_of(
     named_in: dict[str, list[Product]] = {}
     for product in spread(partial(item_products, root=root, names=names), listed.items):
         if isinstance(product, Path):
-            not_stac += [product] if product.name != METADATA else []
+            not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue
         paths = _paths(product)
         for place in set(map(os.path.dirname, paths)):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,17 @@ from rasterio.errors import RasterioError
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
-from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, time_in
+from embedcube.sources.catalog.products import (
+    File,
+    Names,
+    Product,
+    bounded,
+    product_id,
+    split_pixel_size,
+    time_in,
+    unusable,
+)
+from embedcube.sources.catalog.sensing import MADE_ONLY, Beside, beside, tells_making_only
 from embedcube.sources.reader import open_raster
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
@@ -56,7 +67,10 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
         return
     else:
         found, missing = found or {bands[0]: 1}, f"{path.name} has no band of this name"
-    time = time_in(path.stem) or time_in(path.parent.name) or undated
+    time, told = _sensed(path.stem, path.parent, undated)
+    if time is None and told.fault:
+        yield unusable(path.stem, told.fault)
+        return
     if time is None:
         log.warning("%s: no date in its name; it is left out", printable(path))
         return
@@ -65,8 +79,17 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
         time=time,
         files={band: File(path=path, index=found[band]) for band in bands if band in found},
         missing={band: missing for band in bands if band not in found},
-        properties={},
+        properties=told.properties,
     )
+
+
+def _sensed(product: str, folder: Path, undated: datetime | None) -> tuple[datetime | None, Beside]:
+    """The time of a product, None if it is unknown, and what metadata beside its images say where its name has none."""
+    if time := time_in(product) or time_in(folder.name):
+        return time, Beside()
+    told = beside(folder)
+    made_only = tells_making_only(product) or tells_making_only(folder.name)
+    return told.time or (None if made_only else undated), replace(told, fault=MADE_ONLY if made_only else "")
 
 
 def folder_products(
@@ -81,8 +104,9 @@ def folder_products(
     `faults` says of some of the files why they cannot be opened.
 
     `B02.tif` belongs to the product that the folder is named after, `S2A_..._T33UUP_75_43_B02.tif` to the product that
-    its own name begins with. The time is the first date in the product's name, else in the folder's name, else
-    `undated`; without any, the product is left out with a warning. A `metadata.json` in the folder becomes the
+    its own name begins with. The time is the first date in the product's name, else in the folder's name, else what
+    metadata beside the images say, else `undated`; without any, the product is left out with a warning, or is a fault
+    if the date in its name is that of its making. A `metadata.json` in the folder becomes the
     properties.
 
     Raises:
@@ -101,7 +125,10 @@ def folder_products(
         return
     properties, fault = _properties(folder)
     for product, bands in found.items():
-        time = time_in(product) or time_in(folder.name) or undated
+        time, told = _sensed(product, folder, undated)
+        if time is None and told.fault:
+            yield unusable(product, told.fault)
+            continue
         if time is None:
             words = "%s: no date in the name of product %s, which is left out"
             log.warning(words, printable(folder), printable(product))
@@ -111,11 +138,11 @@ def folder_products(
             if path.name in faults:
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
-            id=product_id(product),
+            id=product_id((not product.startswith("S2") and told.name) or product),
             time=time,
             files={band: File(path=bands[band][1]) for band in names if band not in missing},
             missing=missing,
-            properties=properties,
+            properties=told.properties | properties,
             fault=fault,
         )
 

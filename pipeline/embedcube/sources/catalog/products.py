@@ -11,6 +11,7 @@ from typing import Any
 
 from embedcube.campaign.scene import UNKNOWN_TIME
 from embedcube.printable import printable
+from embedcube.sources.catalog.sensing import sensing_part
 from embedcube.windows import utc
 
 ID_CHARACTERS = 200
@@ -58,6 +59,8 @@ class Product:
     """why the whole product cannot be used"""
     properties: dict[str, Any]
     """metadata, under the names of STAC and its extensions"""
+    names: tuple[str, ...] = ()
+    """names of products and granules elsewhere in a catalogue: titles, links, files"""
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north as the catalogue states; only used where no file can be opened"""
     radar_safe: Path | None = None
@@ -117,8 +120,11 @@ def split_pixel_size(name: str) -> tuple[str, int]:
 
 
 def time_in(name: str) -> datetime | None:
-    """The first date in a name, with its time of day where there is one: `20230815T100031`, `2023-08-15`."""
-    for match in re.finditer(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:T(\d{6}))?(?!\d)", name):
+    """The first date in a name, with its time of day where there is one: `20230815T100031`, `2023-08-15`.
+
+    It is never the time at which a product was made, as far as its form tells.
+    """
+    for match in re.finditer(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:T(\d{6}))?(?!\d)", sensing_part(name)):
         try:
             return utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000"))))
         except ValueError:

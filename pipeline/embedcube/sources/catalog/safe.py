@@ -136,7 +136,7 @@ def _products(name: str, safe: _Safe, names: Names) -> Iterator[Product]:
             time=time,
             files={band: safe.file(member, stated) for band, member in chosen.items() if member},
             missing={band: "the product has no file of this band" for band, member in chosen.items() if not member},
-            properties=bounded(properties) | {"s2:mgrs_tile": tile[1]},
+            properties=bounded(properties) | {"s2:mgrs_tile": tile[1], "s2:granule_id": granule},
         )
 
 

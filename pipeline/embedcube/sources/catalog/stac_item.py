@@ -24,6 +24,7 @@ from embedcube.sources.catalog.products import (
     time_in,
     unusable,
 )
+from embedcube.sources.catalog.sensing import names_of_item
 from embedcube.windows import utc
 
 _PREVIEWS = {"thumbnail", "overview", "visual"}
@@ -80,6 +81,7 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Pr
     properties = _object(_object(item, "the Item").get("properties"), "its properties")
     time = _time(properties)
     basics: dict[str, Any] = {"id": product_id(_id(item) or name()), "time": time, "properties": bounded(properties)}
+    basics["names"] = names_of_item(item, item.get("assets"))
     try:
         if not _id(item):
             raise ValueError(f"its id is {kind_of(item.get('id')) if item.get('id') != '' else 'empty'}")

@@ -7,7 +7,6 @@ about 2.5 dB too low. So each pixel is converted to linear power when it is read
 power, and the composite is converted to decibels.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,9 +31,11 @@ from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.options import band_names, read_options, refuse_keys
+from embedcube.sources.passes import acquisitions
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
 from embedcube.sources.sentinel1.grd import MOST_POWER, PROCESSING, SOFTWARE, can_geocode, observe_geocoded
+from embedcube.sources.sentinel1.names import clues_of
 from embedcube.sources.sentinel1.safe import images_of
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
@@ -54,12 +55,6 @@ _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float
 
 _VALUES_ARE = f"say what the numbers in the files are: {', '.join(_POWER)}"
 _WORLDCEREAL_NODATA = 65535
-
-_DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:[_#]|$)", re.IGNORECASE)
-"""mission, absolute orbit and datatake in a product id"""
-
-_START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
-"""mission and start of sensing in any product id"""
 
 _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """properties with the orbit state, in STAC and in Earth Engine"""
@@ -128,9 +123,11 @@ class Sentinel1:
             products, self._archive.root, full_digests=full_digests, nodata=self._nodata, one_footprint=True
         )
         dem = self._dem(full_digests) if can_geocode() else None
-        for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
+        passes = acquisitions("S1", [clues_of(product) for product in products])
+        for (product, orbit), acquisition, (assets, faults) in zip(taken, passes, assets_of, strict=True):
             make = partial(self._scene_of, product, orbit, assets, faults, dem, full_digests)
-            yield scene_or_verdict(self._name, product, make)
+            scene = scene_or_verdict(self._name, product, make)
+            yield replace(scene, acquisition=acquisition)
 
     def _scene_of(
         self,
@@ -191,7 +188,7 @@ class Sentinel1:
             id=product.id,
             archive=self._name,
             time=product.time,
-            acquisition=acquisition(product.id, product.properties),
+            acquisition=product.id,
             bbox=place_of(product, assets),
             assets=assets,
             processing="; ".join(
@@ -243,21 +240,6 @@ def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: 
             f"{asset.band}: {asset.path} has {pixels[wrong][0]:.6g}, which as `values: {values}` is no backscatter "
             f"(more than {10 * np.log10(MOST_POWER):.0f} dB): it is damaged, or its numbers mean something else"
         )
-
-
-def acquisition(product_id: str, properties: dict[str, Any]) -> str:
-    """The acquisition of a product: its datatake, so that all slices of one pass are one acquisition.
-
-    If neither the id nor the catalogue names the datatake, mission and start of sensing; else "S1" and the product's
-    id. The prefix matters where a stack gives products of several sensors the same id.
-    """
-    if match := _DATATAKE.match(product_id):
-        return "_".join(match.groups()).upper()
-    if orbit := properties.get("sat:absolute_orbit"):
-        return f"{properties.get('platform', '')}_{orbit}_{properties.get('sat:orbit_state', '')}"
-    if match := _START.match(product_id):
-        return "_".join(match.groups())
-    return f"S1 {product_id}"
 
 
 def _orbit(product: Product) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from embedcube.campaign.fields import Block
-from embedcube.campaign.scene import Asset, Scene, unforeseen
+from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
@@ -24,8 +24,10 @@ from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.options import read_options
+from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.reader import RasterReader
-from embedcube.sources.sentinel2.names import Identity, identify, superseded
+from embedcube.sources.sentinel2.names import Identity, identify
+from embedcube.sources.sentinel2.versions import Use, Version, uses
 from embedcube.windows import Window
 
 BAND_NAMES = {
@@ -90,48 +92,63 @@ class Sentinel2:
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
         """The scenes of all products, ordered by time and id.
 
-        If a tile of a datatake exists at several processing baselines, the newest is used; the others name it.
-        An error on one product is the verdict of its scene.
+        If a tile of a datatake exists at several processing baselines, the newest that is whole is used; those that are
+        not used name it. An error on one product is the verdict of its scene.
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
         identified = [_identified(product) for product in found]
         found, identities = [product for product, _ in identified], [identity for _, identity in identified]
         self._refuse_two_levels(found, identities)
-        replaced = superseded(found, identities)
         if self._options.stated == "ignore":
             found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
-        assets_of = describe(
-            found,
-            self._archive.root,
-            full_digests=full_digests,
-            nodata=self._options.nodata,
-            one_footprint=True,
+        described = list(
+            describe(
+                found,
+                self._archive.root,
+                full_digests=full_digests,
+                nodata=self._options.nodata,
+                one_footprint=True,
+            )
         )
+        passes = acquisitions("S2", [identity.clues for identity in identities])
+        versions = [
+            Version.of(
+                product, identity, acquisition, usable=not faults and self._offset(product, identity)[0] is not None
+            )
+            for product, identity, acquisition, (_, faults) in zip(found, identities, passes, described, strict=True)
+        ]
         ids = [product.id for product in by_time(found)]
-        described = zip(found, identities, assets_of, strict=True)
-        for place, (product, identity, (assets, faults)) in enumerate(described):
-            by = ids[replaced[place]] if place in replaced else ""
-            named = product if product.id == ids[place] else replace(product, id=ids[place])
-            make = partial(self._scene, named, identity, assets, faults, by)
+        decided = zip(found, ids, identities, passes, uses(versions), described, strict=True)
+        for product, id, identity, acquisition, use, (assets, faults) in decided:
+            named = product if product.id == id else replace(product, id=id)
+            make = partial(self._scene, named, identity, acquisition, assets, faults, use, ids)
             yield scene_or_verdict(self._name, named, make)
 
     def _scene(
-        self, product: Product, identity: Identity, assets: tuple[Asset, ...], faults: str, superseded_by: str
+        self,
+        product: Product,
+        identity: Identity,
+        acquisition: str,
+        assets: tuple[Asset, ...],
+        faults: str,
+        use: Use,
+        ids: Sequence[str],
     ) -> Scene:
         offset, reason = self._offset(product, identity)
         return Scene(
             id=product.id,
             archive=self._name,
             time=product.time,
-            acquisition=identity.acquisition,
+            acquisition=acquisition,
             bbox=place_of(product, assets),
             assets=assets,
             offset=offset or 0.0,
             processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
-            superseded_by=superseded_by,
+            superseded_by="" if use.instead is None else ids[use.instead],
+            fills=use.fills,
         )
 
     def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
@@ -172,7 +189,7 @@ class Sentinel2:
             seen = np.logical_and.reduce([labelled, *seen_per_band])
             clear = seen & kept
         values = np.stack([self._with_offset(values, asset.band, scene.offset) for values, asset in bands])
-        return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear)
+        return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear, fills=scene.fills)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """The median, or the mean if the archive says so."""
@@ -190,7 +207,7 @@ class Sentinel2:
         asked, properties = self._archive.offset, product.properties
         if asked != "auto":
             return asked, f"offset {asked:+g}: the campaign says so"
-        if properties.get("earthsearch:boa_offset_applied"):
+        if identity.offset_applied:
             return 0.0, "offset +0: the catalogue says it has been applied"
         if (stated := properties.get("s2:add_offset")) is not None:
             try:
@@ -223,7 +240,15 @@ def _identified(product: Product) -> tuple[Product, Identity]:
         return product, identify(product)
     except Exception as error:
         log.debug("%s", printable(product.id), exc_info=True)
-        unknown = Identity(acquisition=product.id, level="", subject=(product.id,), strip="", baseline=None)
+        unknown = Identity(
+            clues=Clues(id=product.id, time=UNKNOWN_TIME),
+            level="",
+            tile="",
+            patch="",
+            strip="",
+            baseline=None,
+            offset_applied=False,
+        )
         return replace(product, files={}, fault=unforeseen(error)), unknown
 
 

@@ -1,0 +1,66 @@
+"""What names and metadata of a Sentinel-1 product tell about the pass of which it shows a slice or a burst."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from embedcube.sources.catalog.products import Product
+from embedcube.sources.passes import Clues
+
+_PRODUCT = re.compile(r"(S1[A-D])_\w\w_\w{4}_\w{4}_\d{8}T\d{6}_\d{8}T\d{6}_(\d{6})_([0-9A-F]{6})", re.IGNORECASE)
+"""Mission, absolute orbit and datatake in the name of a product"""
+
+_SATELLITE = re.compile(r"(?<![a-z0-9])s(?:entinel)?[-_ ]?1([a-d])(?![a-z0-9])", re.IGNORECASE)
+_BURST = re.compile(r"(?<![A-Z0-9])(T?\d{3}[-_]\d{6}[-_][IE]W\d|\d{6}_[IE]W\d)(?![A-Z0-9])", re.IGNORECASE)
+_PLATFORMS = ("platform", "eo:platform", "platformShortName", "satellite")
+_LETTERS = ("platform_number", "platformSerialIdentifier")
+_DATATAKES = ("s1:datatake_id", "s1:data_take_id", "eopf:datatake_id", "eopf:data_take_id", "missionDataTakeID")
+_ORBITS = ("sat:absolute_orbit", "orbitNumber_start", "orbitNumber", "s1:absolute_orbit")
+
+
+def clues_of(product: Product) -> Clues:
+    """The clues to the pass of a product: its datatake, else its absolute orbit, else satellite and time."""
+    properties = product.properties
+    text = " ".join(_names(product))
+    named = _PRODUCT.search(text)
+    satellite = named[1].upper() if named else _satellite(properties, product.id, text)
+    orbit = int(named[2]) if named else _number(properties, _ORBITS)
+    datatake = int(named[3], 16) if named else _number(properties, _DATATAKES)
+    burst = _BURST.search(text)
+    return Clues(
+        id=product.id,
+        time=product.time,
+        satellite=satellite,
+        datatake="" if datatake is None else f"{datatake:06X}",
+        orbit=orbit,
+        place=burst[1].upper() if burst else "",
+    )
+
+
+def _names(product: Product) -> Iterator[str]:
+    """The texts of a product that may hold its names, the surest first."""
+    yield product.id
+    for value in product.properties.values():
+        if isinstance(value, str) and "S1" in value:
+            yield value
+    yield from product.names
+    for file in product.files.values():
+        yield f"{file.path.parent.name} {file.path.stem}"
+        break  # the files of a product are named alike
+
+
+def _satellite(properties: dict[str, Any], id: str, text: str) -> str:
+    platforms = " ".join(str(properties.get(key, "")) for key in _PLATFORMS)
+    letters = (str(properties.get(key, "")).upper() for key in _LETTERS)
+    known = next((letter for letter in letters if letter in ("A", "B", "C", "D")), "")
+    found = _SATELLITE.search(id) or _SATELLITE.search(platforms)
+    letter = found[1].upper() if found else known
+    if not letter and (found := _SATELLITE.search(text)):
+        letter = found[1].upper()
+    return f"S1{letter}" if letter else ""
+
+
+def _number(properties: dict[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The first of some properties that is a number above zero."""
+    stated = (str(properties.get(key, "")).strip().removesuffix(".0") for key in keys)
+    return next((int(text) for text in stated if text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31), None)
