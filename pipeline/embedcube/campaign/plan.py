@@ -103,6 +103,8 @@ class LayerPlan:
     """windows in which no scene makes a cell valid"""
     gaps: dict[str, list[str]] = field(default_factory=dict)
     """for each window that lacks steps of a series, by its number: which, in words"""
+    resampled: dict[str, list[str]] = field(default_factory=dict)
+    """for each grid onto which scenes are resampled: how many, and a warning where they meet copied ones, in words"""
 
 
 @dataclass(frozen=True, kw_only=True)

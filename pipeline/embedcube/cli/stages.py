@@ -123,6 +123,10 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
             lacking = layer.gaps[t]
             more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
             say(f"            layers.{name}: window {t}: {', '.join(lacking[:_NAMED])}{more}")
+        for zone, lines in layer.resampled.items():
+            place = name if len(layer.zones) == 1 else f"{name}, {zone}"
+            for line in lines:
+                say(f"            layers.{place}: {line}")
         if len(layer.gaps) > _NAMED:
             say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack steps of weather")
     if campaign.how.executor == "slurm":

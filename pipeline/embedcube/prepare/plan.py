@@ -42,6 +42,7 @@ from embedcube.prepare.price import (
     seconds_per_batch,
     total_price,
 )
+from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.gaps import missing_steps
@@ -158,6 +159,7 @@ def _plan_layer(
         compiled_for=forward.program.compiled_for,
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=missing_steps(campaign, name, _own(layer, scenes)),
+        resampled=resampled_on(campaign, name, context.grids, cuts, scenes),
     )
     return planned, zones
 

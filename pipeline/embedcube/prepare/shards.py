@@ -20,6 +20,7 @@ from embedcube.campaign.schema import Campaign, Region, make_layout
 from embedcube.errors import RequestError
 from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, same_crs, shards_touching, to_degrees
 from embedcube.prepare.draw_groups import Floats, distinct
+from embedcube.prepare.resampled import Resampled
 from embedcube.sources.base import counted_archives
 from embedcube.windows import Window
 
@@ -71,10 +72,11 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     """
     layer = campaign.layers[name]
     layout = make_layout(layer)
-    # scenes of one acquisition must be neighbours: they are composited as one
+    ways = Resampled(campaign, name, grid)
+    # scenes of one acquisition must be neighbours: they are composited as one, and the first clear one counts
     order = sorted(
         (i for i, s in enumerate(scenes) if s.archive in layer.archives and not s.superseded_by),
-        key=lambda i: (scenes[i].acquisition, scenes[i].time, scenes[i].id),
+        key=lambda i: (_rank(scenes[i], ways), scenes[i].time, scenes[i].id),
     )
     counted = counted_archives(campaign, name)
     footprints = _Footprints.of(scenes, order, counted, grid)
@@ -87,6 +89,11 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     reach = shards_touching(grid, layout, footprints.boxes, layout.halo_px)
     reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
     return _linked(footprints, campaign.all_windows, reach, wanted, place), place
+
+
+def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, int]:
+    """Order of a scene among all: within its acquisition the newest processing first, copied before resampled."""
+    return scene.acquisition, scene.fills, len(ways.methods(scene))
 
 
 def _linked(

@@ -99,7 +99,7 @@ class _Passes:
             elif product.time != UNKNOWN_TIME:
                 rest.append(i)
         for datatake, found in sorted(by_datatake.items()):
-            self._make(f"{prefix}{self._lowest_orbit(found)}_{datatake}", found)
+            self._make(f"{prefix}_{datatake}", found)
         known = _Near([] if satellite else self.passes, products)
         for chain in _chains(begun):
             at, found = chain[0][0], [i for _, i in chain]

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from embedcube.campaign.resampling import ALIGNED
 from embedcube.campaign.scene import Asset
-from embedcube.grid import Grid, PixelArea, is_geographic
+from embedcube.grid import Grid, PixelArea, is_geographic, shift_between
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -67,14 +67,24 @@ def _centres_in_file(asset: Asset, grid: Grid, area: PixelArea) -> tuple[Floats,
 
 def _in_file(asset: Asset, grid: Grid, x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
     """Rows and columns in a file, from its upper left corner, of the points (y, x) of a grid."""
-    transformer = Transformer.from_crs(grid.crs, asset.crs, always_xy=True)
-    a, b, c, d, e, f = tuple(~Affine(*asset.transform))[:6]
-    xs, ys = transformer.transform(*np.meshgrid(x, y))
+    a, b, c, d, e, f = asset.transform
+    xs, ys = np.meshgrid(x, y)
+    if (shift := shift_between(grid.crs, asset.crs)) is not None:
+        # exact where PROJ rounds: half way between two pixels, rounding decides which of them a file in the other half
+        # of a UTM zone gives
+        xs, ys = xs + shift[0], ys + shift[1]
+    else:
+        xs, ys = Transformer.from_crs(grid.crs, asset.crs, always_xy=True).transform(xs, ys)
     if is_geographic(asset.crs):
         # the file's longitudes may begin anywhere
-        first = asset.bounds[0] - abs(asset.transform[0])
+        first = asset.bounds[0] - abs(a)
         xs = xs - 360 * np.floor((xs - first) / 360)
-    return d * xs + e * ys + f, a * xs + b * ys + c
+    # from the file's corner, so that large coordinates do not round what is less than a pixel
+    xs, ys = xs - c, ys - f
+    if not (b or d):
+        return ys / e, xs / a
+    inverse = ~Affine(a, b, 0.0, d, e, 0.0)
+    return inverse.d * xs + inverse.e * ys, inverse.a * xs + inverse.b * ys
 
 
 def average(read: Callable[[Window], Pixels], asset: Asset, grid: Grid, area: PixelArea, result: Pixels) -> None:

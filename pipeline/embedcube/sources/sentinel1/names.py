@@ -7,7 +7,7 @@ from typing import Any
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues
 
-_PRODUCT = re.compile(r"(S1[A-D])_\w\w_\w{4}_\w{4}_\d{8}T\d{6}_\d{8}T\d{6}_(\d{6})_([0-9A-F]{6})", re.IGNORECASE)
+_PRODUCT = re.compile(r"(S1[A-D])_\S*_(\d{6})_([0-9A-F]{6})(?=[_#.\s]|$)", re.IGNORECASE)
 """Mission, absolute orbit and datatake in the name of a product"""
 
 _SATELLITE = re.compile(r"(?<![a-z0-9])s(?:entinel)?[-_ ]?1([a-d])(?![a-z0-9])", re.IGNORECASE)
@@ -31,7 +31,7 @@ def clues_of(product: Product) -> Clues:
         id=product.id,
         time=product.time,
         satellite=satellite,
-        datatake="" if datatake is None else f"{datatake:06X}",
+        datatake="" if datatake is None else "_".join([f"{orbit:06d}"] * (orbit is not None) + [f"{datatake:06X}"]),
         orbit=orbit,
         place=burst[1].upper() if burst else "",
     )
