@@ -97,19 +97,21 @@ class _Subject:
         if other.baseline <= version.baseline:
             return False
         if self._whole is not None and version.baseline < self._whole:
-            return other.baseline >= self._whole
+            return other.baseline == self._whole
         return other.strip == version.strip != "" or (version.strip == "" != other.strip and self._all_strips_there)
 
     def _newest_whole(self) -> float | None:
-        """The newest baseline all of whose parts are there, if products newer than it do not name their datastrips.
+        """The newest baseline whose parts do not name their datastrips and are all there; None if there is none.
 
-        Products that name their datastrip replace only those of the same datastrip.
+        There is none either where newer products name datastrips, and all known datastrips are there.
         """
         for baseline in sorted({self._versions[place].baseline for place in self._places}, reverse=True):
             parts = [self._versions[place] for place in self._places if self._versions[place].baseline == baseline]
             usable = [part for part in parts if part.usable]
             if any(part.strip for part in usable):
-                return None
+                if self._all_strips_there:
+                    return None
+                continue
             if usable and {part.id for part in parts} == {part.id for part in usable}:
                 return baseline
         return None
