@@ -97,6 +97,38 @@ def test_a_southern_product_is_copied_onto_the_northern_grid(tmp_path: Path, met
     np.testing.assert_array_equal(seen.seen_yx, expected != 0)
 
 
+@pytest.mark.parametrize(("method", "pixel"), [("nearest", 10), ("bilinear", 10), ("bilinear", 20), ("average", 20)])
+@pytest.mark.parametrize("off", [5.0, 2.5, 3.3])
+def test_a_southern_product_off_the_grid_is_resampled_as_a_northern_one(
+    tmp_path: Path, method: Any, pixel: int, off: float
+) -> None:
+    """The same pixels in both halves of a zone, 10,000 km of northing apart: equal to the last bit, ties included."""
+    pixels = np.random.default_rng(2).integers(1, 9000, (96, 80)).astype(np.uint16)
+    found = {}
+    for name, crs, shift in (("south", "EPSG:32722", 1e7), ("north", "EPSG:32622", 0.0)):
+        west, north = 500_000.0 + off, -1_000_320.0 + off
+        here = Scene(
+            id=name, time="2023-06-05T10:00:00Z", west=west, north=north + shift, bands={"B02": pixels}, crs=crs
+        )
+        write_scene(tmp_path / name, here)
+        wanted = Archive(source="sentinel2", path=tmp_path / name, bands=("B02",), resampling=method)
+        source = Sentinel2("s2", wanted)
+        (scene,) = source.scenes(full_digests=False)
+        area = PixelArea(row=100_032 * 10 // pixel - 2, col=500_000 // pixel - 2, rows=100, cols=90)
+        reader = RasterReader(threads=1)
+        try:
+            window = Window(scene.time, scene.time.replace(month=7))
+            grid = Grid(crs="EPSG:32622", pixel=pixel)
+            found[name] = source.observe(scene, window, grid, area, reader).values_cyx[0]
+        finally:
+            reader.close()
+    assert (found["north"] > 0).sum() > 1000
+    np.testing.assert_array_equal(found["south"], found["north"])
+    if method == "bilinear" and off == 5.0 and pixel == 10:
+        corners = pixels[:-1, :-1] + pixels[1:, :-1] + pixels[:-1, 1:] + pixels[1:, 1:].astype(np.int64)
+        np.testing.assert_array_equal(found["south"][2:97, 3:82], np.rint(corners / 4))
+
+
 # --- a cube of several zones ----------------------------------------------------------------------
 
 SIDE_PX, CHIP_PX, CELL_PX = 256, 34, 16
