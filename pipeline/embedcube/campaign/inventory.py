@@ -234,6 +234,6 @@ def _scene_of(text: str, noted: str) -> Scene:
     for asset, note in zip(document["assets"], _notes(noted), strict=True):
         asset["transform"] = tuple(asset["transform"])
         asset["noted"] = note
-    # the newest field is required: an inventory without it is of an earlier version
+    # the newest fields are required: an inventory without them is of an earlier version
     document["assets"] = tuple(Asset(timeline=asset.pop("timeline"), **asset) for asset in document["assets"])
-    return Scene(**document)
+    return Scene(fills=document.pop("fills"), **document)
