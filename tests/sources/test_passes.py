@@ -92,6 +92,8 @@ def test_without_a_datatake_the_orbit_of_the_granule_tells() -> None:
     third = product(GRANULE.replace(ORBIT, "041484"), seconds=6042)
     assert passes(one) == ["S2A_A041483"]
     assert passes(one, other, new, third) == ["S2A_A041483"] * 3 + ["S2A_A041484"]
+    years_apart = [product(f"L2A_T33TXL_A041483_{year}0602T095630", seconds=s) for year, s in ((2023, 0), (2025, 7e7))]
+    assert len({*passes(*years_apart)}) == 2, "orbits of two satellites, of which nobody says which is which"
     named = product("x", seconds=300, s2__datatake_id=f"GS2A_{STAMP}_{ORBIT}")
     assert set(passes(one, other, new, named)) == {f"GS2A_{STAMP}_{ORBIT}"}
 

@@ -15,6 +15,9 @@ from embedcube.campaign.scene import UNKNOWN_TIME
 APART_S = 100.0
 """products of one satellite within so many seconds show one pass: in this time it flies over six tiles"""
 
+_REVOLUTION_S = 6042
+"""time around the Earth: no pass lasts longer"""
+
 _SLOT_S = 2880
 """48 minutes, a little less than half a revolution: within them a satellite of these orbits sees no place twice"""
 
@@ -130,20 +133,26 @@ class _Passes:
         for i in sorted(members, key=lambda i: (self._products[i].time, self._products[i].id)):
             product = self._products[i]
             assert product.orbit is not None
-            found = datatakes.nearest(product.time, orbit=product.orbit) or without.nearest(product.time, APART_S)
+            found = datatakes.nearest(product.time, _REVOLUTION_S, product.orbit)
+            found = found or without.nearest(product.time, APART_S)
             if found is None:
                 of_orbit.setdefault(product.orbit, []).append(i)
             else:
                 found.members.append(i)
         last: _Pass | None = None
-        for orbit, found_in in sorted(of_orbit.items()):
-            # a pass over the equator, northward, begins in one orbit and ends in the next
-            if last is not None and orbit - 1 in last.orbits and self._gap_s(last.members, found_in) <= APART_S:
-                last.members.extend(found_in)
-                last.orbits.add(orbit)
-            else:
-                self._make(f"{prefix}_A{orbit:06d}", found_in)
-                last = self.passes[-1]
+        for orbit, all_in in sorted(of_orbit.items()):
+            # two satellites have the same orbit numbers, years apart; it may be unknown which of them it is
+            chains = _chains([(self._products[i].time, i) for i in all_in], _REVOLUTION_S)
+            for number, chain in enumerate(chains):
+                found_in = [i for _, i in chain]
+                # a pass over the equator, northward, begins in one orbit and ends in the next
+                if last is not None and orbit - 1 in last.orbits and self._gap_s(last.members, found_in) <= APART_S:
+                    last.members.extend(found_in)
+                    last.orbits.add(orbit)
+                else:
+                    day = f"_{chain[0][0]:%Y%m%d}" if number else ""
+                    self._make(f"{prefix}_A{orbit:06d}{day}", found_in)
+                    last = self.passes[-1]
 
     def _gap_s(self, before: list[int], after: list[int]) -> float:
         last, first = (max(self._products[i].time for i in before), min(self._products[i].time for i in after))
@@ -169,11 +178,11 @@ class _Passes:
                 self._make(f"{prefix} {self._products[one_chain[0]].time:%Y-%m-%dT%H:%M:%S}", one_chain)
 
 
-def _chains(moments: list[tuple[datetime, int]]) -> list[list[tuple[datetime, int]]]:
-    """The moments in order, parted where more than 100 s lie between two."""
+def _chains(moments: list[tuple[datetime, int]], apart_s: float = APART_S) -> list[list[tuple[datetime, int]]]:
+    """The moments in order, parted where more than so many seconds lie between two."""
     chains: list[list[tuple[datetime, int]]] = []
     for moment in sorted(moments):
-        if not chains or (moment[0] - chains[-1][-1][0]).total_seconds() > APART_S:
+        if not chains or (moment[0] - chains[-1][-1][0]).total_seconds() > apart_s:
             chains.append([])
         chains[-1].append(moment)
     return chains

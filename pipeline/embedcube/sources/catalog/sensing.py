@@ -24,7 +24,7 @@ _SENSED = (
 )
 """Where names of products say when sensing began, whatever else is in front of them"""
 
-_NAME = re.compile(r"(?<![A-Za-z0-9])(?:(?:GS2|S[12])[A-D]_\w{12,120}|L(?:1C|2A)_T\d\d[A-Z]{3}_A\d{6}_\d{8}T\d{6})")
+_NAME = re.compile(r"(?:(?:GS2|S[12])[A-D]_\w{12,120}|L(?:1C|2A)_T\d\d[A-Z]{3}_A\d{6}_\d{8}T\d{6})")
 """A name of a product, datatake or granule"""
 
 _LINKS = ("self", "canonical", "alternate", "via", "derived_from")
@@ -87,11 +87,13 @@ def names_of_item(item: Mapping[str, Any], assets: Any) -> tuple[str, ...]:
 
 
 def _names_in(texts: Iterable[Any]) -> list[str]:
+    """The names with which words of titles or parts of links begin."""
     return [
-        name
+        match[0]
         for text in texts
-        if isinstance(text, str) and ("S2" in text or "S1" in text or "L1C_" in text or "L2A_" in text)
-        for name in _NAME.findall(text[:1000])
+        if isinstance(text, str)
+        for part in text[:1000].replace("/", " ").split()
+        if part.startswith(("S2", "S1", "GS2", "L1C_", "L2A_")) and (match := _NAME.match(part))
     ]
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from embedcube.sources.catalog.products import Product
@@ -83,7 +84,7 @@ def identify(product: Product) -> Identity:
         patch=_first(_PATCH, product.id),
         strip=_first(_STRIP, own),
         baseline=_baseline(properties, own) or _baseline({}, _of_level(product.names, level)),
-        offset_applied=any(_APPLIED.search(key) and _is_true(value) for key, value in properties.items()),
+        offset_applied=any(_means(key) == "applied" and _is_true(value) for key, value in properties.items()),
     )
 
 
@@ -150,13 +151,19 @@ def _of_level(names: tuple[str, ...], level: str) -> str:
     return " ".join(name for name in names if _first(_LEVEL, name) in ("", level))
 
 
+@lru_cache(maxsize=4096)
+def _means(key: str) -> str:
+    """Whether a property states the processing baseline, or that the offset was applied; in any catalogue's words."""
+    return "baseline" if _BASELINES.search(key) else "applied" if _APPLIED.search(key) else ""
+
+
 def _is_true(value: Any) -> bool:
     return str(value).strip().lower() in ("true", "1", "yes")
 
 
 def _baseline(properties: Mapping[str, Any], text: str) -> float | None:
     """The processing baseline. Catalogues write "04.00", 4.0 or "N0400"; N9999 (by a user) counts as unknown."""
-    stated = [value for key, value in properties.items() if _BASELINES.search(key)]
+    stated = [value for key, value in properties.items() if _means(key) == "baseline"]
     stated += [properties.get(key) for key in _VERSIONS]
     for one in (*stated, *_BASELINE.findall(text)):
         match = _NUMBER.fullmatch(str(one).strip())
