@@ -65,6 +65,7 @@ BESIDE = {
     "metadata.xml": XML,
     "MTD_TL.xml": XML,
     "granule_metadata.xml": XML,
+    "S2A_OPER_MTD_L1C_TL_SGS__20230401T120000_A003253_T33TWL.xml": XML,
     "tileInfo.json": json.dumps(
         {"timestamp": "2015-12-30T10:05:07.463Z", "utmZone": 33, "latitudeBand": "T", "gridSquare": "WL"}
     ),

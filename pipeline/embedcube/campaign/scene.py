@@ -21,6 +21,9 @@ NOWHERE = GLOBE
 UNKNOWN_TIME = datetime(1678, 1, 1, tzinfo=UTC)
 """Time of a scene that cannot be used and whose time is unknown: the first year that fits in nanoseconds"""
 
+FILLS = "fills only what newer scenes of the acquisition do not show"
+"""What `processing` says of a scene beside which newer ones are used that are not whole"""
+
 _UNFORESEEN = re.compile(r"unforeseen (\w+)\b")
 _IN_NO_DIGEST = frozenset(("path", "inner", "noted", "declared", "block_bytes"))
 """Facts of an asset that cannot change a cube: where it lies, and what is known about its digest and its price"""
@@ -123,8 +126,6 @@ class Scene:
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
     """id of the scene that is used instead, the same acquisition processed again; then this one is in no shard"""
-    fills: bool = False
-    """whether it is an older processing that only fills what newer scenes of its acquisition do not show"""
 
     def meets(self, window: Window) -> bool:
         """Whether the scene lies in a window, at least in part."""
@@ -166,7 +167,6 @@ class Scene:
         facts = {
             "time": self.time.isoformat(),
             "acquisition": self.acquisition,
-            "fills": self.fills,
             "end": self.end.isoformat() if self.end else None,
             "offset": self.offset,
             "processing": self.processing,
@@ -187,6 +187,11 @@ class Scene:
     def placed(self) -> bool:
         """Whether it is known where the scene lies; one that cannot be used may lie anywhere."""
         return bool(self.assets) or self.bbox != NOWHERE
+
+    @property
+    def fills(self) -> bool:
+        """Whether it is an older processing that only fills what newer scenes of its acquisition do not show."""
+        return FILLS in self.processing
 
     @property
     def unforeseen(self) -> str:

@@ -33,7 +33,16 @@ _LINKS = ("self", "canonical", "alternate", "via", "derived_from")
 IN_JSON = ("tileInfo.json", "tileinfo_metadata.json", "productInfo.json")
 """Files of the buckets on AWS that say when a tile was sensed"""
 
-_XML = ("metadata.xml", "MTD_TL.xml", "granule_metadata.xml", "product_metadata.xml")
+_XML = (
+    "metadata.xml",
+    "MTD_TL.xml",
+    "granule_metadata.xml",
+    "product_metadata.xml",
+    "MTD_MSIL1C.xml",
+    "MTD_MSIL2A.xml",
+)
+_OLD_XML = "S2?_????_MTD_*.xml"
+"""The same in names of before December 2016"""
 _INSIDE = ("IMG_DATA", "R10m", "R20m", "R60m")
 """Folders of images within the folder of a granule"""
 
@@ -129,10 +138,11 @@ def beside(folder: Path) -> Beside:
     time: datetime | None = None
     properties: dict[str, Any] = {}
     for place in places:
-        for name in (*_XML, *IN_JSON):
+        old = sorted(path.name for path in place.glob(_OLD_XML))
+        for name in (*_XML, *old, *IN_JSON):
             if not_a_file(place / name):
                 continue
-            found = _by_xml(place / name) if name in _XML else _by_json(place / name)
+            found = _by_json(place / name) if name in IN_JSON else _by_xml(place / name)
             time = time or found.time
             properties = found.properties | properties
     return Beside(time=time, properties=properties)

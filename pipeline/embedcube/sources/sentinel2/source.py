@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from embedcube.campaign.fields import Block
-from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene, unforeseen
+from embedcube.campaign.scene import FILLS, UNKNOWN_TIME, Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
@@ -136,6 +136,7 @@ class Sentinel2:
         ids: Sequence[str],
     ) -> Scene:
         offset, reason = self._offset(product, identity)
+        words = (reason, _as_stored(assets), FILLS if use.fills else "")
         return Scene(
             id=product.id,
             archive=self._name,
@@ -144,11 +145,10 @@ class Sentinel2:
             bbox=place_of(product, assets),
             assets=assets,
             offset=offset or 0.0,
-            processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
+            processing="; ".join(filter(None, words)) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
             superseded_by="" if use.instead is None else ids[use.instead],
-            fills=use.fills,
         )
 
     def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
