@@ -55,6 +55,8 @@ class Record:
     scenes: tuple[str, ...]
     """digests of the planned scenes, in the order in which they were composited"""
     quarantined: tuple[Quarantined, ...]
+    refused: str
+    """why no scene was read: the shard killed its rank again and again; empty where scenes were read"""
     contributions_offset: int
     contributions_size: int
     contributions_sha256: str
@@ -227,10 +229,16 @@ def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]
     """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
     found: dict[str, dict[str, Any]] = {}
     for _, document in scan_documents(run):
-        recipe, missed = document["recipe"], len(document["quarantined"])
-        if recipe in recipes and (recipe not in found or missed < len(found[recipe]["quarantined"])):
+        recipe = document["recipe"]
+        if recipe in recipes and (recipe not in found or _missed(document) < _missed(found[recipe])):
             found[recipe] = {name: document[name] for name in ("quarantined", *names)}
     return found
+
+
+def _missed(document: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Number and digests of the scenes that a record has not; the least counts, as in `_one_of`."""
+    digests = tuple(sorted(one["scene_digest"] for one in document["quarantined"]))
+    return len(digests), digests
 
 
 def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:

@@ -1,5 +1,6 @@
 """The stages as the command line runs them: each with its progress bar and the lines that it prints."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,8 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
+    from embedcube.campaign.parts import Quarantined
+    from embedcube.campaign.plan import Plan
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
     from embedcube.cube.reader import Cube
@@ -136,32 +139,66 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
     """Embed the shards of one task here, or of all tasks with the campaign's executor.
 
+    Of all tasks in rounds, until no shard finds a scene broken that others have used (`workers/rounds.py`).
     `how.error_budget` limits the unreadable scenes of the whole campaign, so it is not checked for a single task.
     """
-    from embedcube.campaign.inventory import read_inventory, unplaced_scenes
-    from embedcube.campaign.parts import Quarantined, best_documents, refuse_over_budget
-    from embedcube.campaign.plan import planned_scenes, read_plan, read_recipes
-    from embedcube.campaign.plugins import plugin
+    from embedcube.campaign.parts import recorded_recipes
+    from embedcube.campaign.plan import read_plan, read_recipes, tasks_undone
+    from embedcube.campaign.verdicts import forget_verdicts
+    from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded
 
-    made = read_plan(campaign, folder)
-    if task is not None and task >= made.tasks + folder.pilot.exists():
-        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
-    tasks = list(range(made.tasks)) if task is None else [task]
-    # --task is used inside a job: the task runs on the machine of this process
-    executor = campaign.how.executor if task is None else "local"
-    with shown("embed", "shards", say) as progress:
-        plugin("executors", executor)().run(campaign, folder, tasks, progress)
     if task is not None:
-        return {"task": task}
-    recipes = read_recipes(folder, made)
-    records = best_documents(folder, set(recipes), ())
-    quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
-    scenes = planned_scenes(folder, made, read_inventory(campaign, folder, made.inventory))
-    refuse_over_budget(campaign, scenes, quarantined, unplaced_scenes(folder))
-    bad = {one.scene: one.reason for one in quarantined}
+        return _embed_task(campaign, folder, say, task)
+    if campaign.how.retry_quarantined:
+        forget_verdicts(folder)
+    made = read_plan(campaign, folder)
+    _refuse_over_budget(campaign, folder, made, ())
+    tasks = tuple(range(made.tasks))
+    while True:
+        _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
+        recipes = read_recipes(folder, made)
+        records = recorded(folder, recipes)
+        _refuse_over_budget(campaign, folder, made, records.unusable)
+        if not (found := new_verdicts(campaign, folder, made, records.broken)):
+            break
+        begin_next_round(folder, made, found)
+        made = read_plan(campaign, folder)
+        say(f"            {named(found)}: the shards that had them are embedded again, round {made.verdicts.round}")
+        tasks = tasks_undone(folder, made, recorded_recipes(folder))
+    bad = {one.scene: one.reason for one in records.unusable}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
-    return {"shards": len(recipes), "quarantined": bad}
+    return {"shards": len(recipes), "quarantined": bad, "rounds": made.verdicts.round}
+
+
+def _embed_task(campaign: "Campaign", folder: "RunDir", say: Say, task: int) -> dict[str, Any]:
+    """Embed the shards of one task on this machine: it is a job, or a part of one."""
+    from embedcube.campaign.plan import read_plan
+
+    made = read_plan(campaign, folder)
+    if task >= made.tasks + folder.pilot.exists():
+        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
+    _run_tasks(campaign, folder, say, (task,), "local")
+    return {"task": task}
+
+
+def _run_tasks(campaign: "Campaign", folder: "RunDir", say: Say, tasks: tuple[int, ...], executor: str) -> None:
+    from embedcube.campaign.plugins import plugin
+
+    with shown("embed", "shards", say) as progress:
+        plugin("executors", executor)().run(campaign, folder, list(tasks), progress)
+
+
+def _refuse_over_budget(
+    campaign: "Campaign", folder: "RunDir", made: "Plan", unusable: "Iterable[Quarantined]"
+) -> None:
+    """Raise a WorkError where too many planned scenes are unusable, by `index` or by these records."""
+    from embedcube.campaign.inventory import read_inventory, unplaced_scenes
+    from embedcube.campaign.parts import refuse_over_budget
+    from embedcube.campaign.plan import planned_scenes
+
+    scenes = planned_scenes(folder, made, read_inventory(campaign, folder, made.inventory))
+    refuse_over_budget(campaign, scenes, unusable, unplaced_scenes(folder))
 
 
 def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:

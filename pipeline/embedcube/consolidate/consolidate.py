@@ -24,6 +24,7 @@ from embedcube.consolidate.template import cube_specs, part_specs, write_templat
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
 from embedcube.errors import WorkError
 from embedcube.progress import Progress
+from embedcube.workers.rounds import begin_next_round, named, new_verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
     The version is named by what is in it, so an equal cube that exists already is not made again.
 
     Raises:
-        WorkError: shards without a record, unequal results of one recipe, a damaged object, or too many
-            unreadable scenes.
+        WorkError: shards without a record, unequal results of one recipe, a damaged object, too many unreadable
+            scenes, or scenes that one shard found broken and others still have.
     """
     # first of all: with some kinds of workers, most processes end within this call
     with dask_client(campaign, run) as client:
@@ -65,6 +66,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     scenes = read_inventory(campaign, run, plan.inventory)
     quarantined = [q for m in made for q in m.record.quarantined]
     refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined, unplaced_scenes(run))
+    _refuse_new_verdicts(campaign, run, plan, made)
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     counts = {"linked": 0, "copied": 0, "rechunked": 0}
@@ -93,6 +95,21 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
         rechunked=counts["rechunked"],
         purged=_purged(campaign, made),
     )
+
+
+def _refuse_new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, made: list[Made]) -> None:
+    """Begin another round of `embed` where shards have found scenes broken that others still have.
+
+    Raises:
+        WorkError: it was begun, and some shards have no record now; or there may be no other round.
+    """
+    broken = (q for m in made if not m.record.refused for q in m.record.quarantined)
+    if found := new_verdicts(campaign, run, plan, broken):
+        begin_next_round(run, plan, found)
+        raise WorkError(
+            f"{named(found)}: out for all shards, and those that had them are embedded again in round "
+            f"{plan.verdicts.round + 1}; run `embedcube embed` again, it does only those"
+        )
 
 
 def _purged(campaign: Campaign, made: list[Made]) -> date | None:

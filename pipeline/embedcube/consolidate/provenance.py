@@ -33,7 +33,7 @@ import zarr
 from numpy.typing import NDArray
 
 from embedcube.campaign.parts import CONTRIBUTIONS, Record
-from embedcube.campaign.plan import Plan, Shard
+from embedcube.campaign.plan import Plan, Shard, digest_of_recipes
 from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 from embedcube.campaign.scene import Scene
@@ -71,7 +71,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
         {
             "campaign": campaign.campaign,
             "campaign_digest": campaign.digest,
-            "plan_digest": plan.plan,
+            "plan_digest": digest_of_recipes([m.shard.recipe for m in made]),
             "zones": zones,
             "counted": {name: layer.counted for name, layer in plan.layers.items()},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,12 @@ def read_sample(
     scenes: Sequence[Scene],
     context: LayerContext,
     reader: RasterReader,
-    refused: str = "",
+    refused: Mapping[int, str] = MappingProxyType({}),
     timings: Timings | None = None,
 ) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and derive the status of each cell.
 
-    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for that reason.
+    Scenes that are `refused`, by row of the inventory, are not read, and are quarantined for the reason given.
     The seconds of `read` and `composite` are added to `timings`.
 
     Raises:
@@ -82,8 +83,7 @@ def read_sample(
     area = context.layout.shard_area(shard.row, shard.col)
     sample_area = area.grown(context.layout.halo_px)
     filled = _nothing_filled(context, shard.t, sample_area, len(scenes))
-    if refused:
-        filled.reasons.update(dict.fromkeys(range(len(scenes)), refused))
+    filled.reasons.update({i: refused[row] for i, row in enumerate(shard.scenes) if row in refused})
     for t, frame in enumerate(context.frames[shard.t]):
         for s, layer_input in enumerate(context.inputs):
             usable = {

@@ -1,0 +1,141 @@
+"""Rounds of `embed`: what shards found broken enters the plan; the shards that it fed are embedded without it.
+
+A round begins when every shard of the one before has a record. What is found is a function of plan and records alone,
+so that any process may begin the next round, and may do so twice (docs/adr/0011).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow
+import pyarrow.compute
+
+from embedcube.campaign.parts import Quarantined, best_documents
+from embedcube.campaign.plan import Plan, read_recipes
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Archive, Campaign
+from embedcube.campaign.tables import read_columns
+from embedcube.campaign.verdicts import Verdict, Verdicts, write_verdicts
+from embedcube.errors import WorkError
+
+MOST_ROUNDS = 3
+"""Rounds of one plan, at most. The first one has read every scene: a later one finds a new verdict only where files
+have changed since."""
+
+_PLACE = re.compile(
+    r" (?:at|for|in) (?:X offset \d+, Y offset \d+|(?:scanline|strip|tile|block|row|line) \d+)| \(short \d+ bytes\)"
+)
+"""In a decoder's complaint, the block that failed first: that depends on the shard. The rank's log and quarantine.jsonl
+have it."""
+
+_NAMED = 3
+"""scenes that a message names"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What the records of a plan say of the scenes that could not be used."""
+
+    count: int
+    """recipes that have a record"""
+    unusable: tuple[Quarantined, ...]
+    """for each shard, the scenes that it missed"""
+    broken: tuple[Quarantined, ...]
+    """the same without the shards that killed their ranks: nobody knows which of their scenes is the cause"""
+
+
+def recorded(run: RunDir, recipes: Iterable[str]) -> Recorded:
+    """What the record of each of these recipes says, as far as there is one."""
+    documents = best_documents(run, set(recipes), ("refused",)).values()
+    pairs = [(Quarantined(**one), document["refused"]) for document in documents for one in document["quarantined"]]
+    return Recorded(
+        count=len(documents),
+        unusable=tuple(one for one, _ in pairs),
+        broken=tuple(one for one, refused in pairs if not refused),
+    )
+
+
+def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Quarantined]) -> dict[int, Verdict]:
+    """The scenes that records call broken and that are not out yet, by row of the inventory.
+
+    Of several reasons that shards give for a scene it is that of the first band, in the order of the campaign, and it
+    does not say where in the file.
+    """
+    known = {(one.archive, one.scene, one.scene_digest) for one in plan.verdicts.scenes.values()}
+    reasons: dict[tuple[str, str, str], set[str]] = {}
+    for one in broken:
+        key = one.archive, one.scene, one.scene_digest
+        if key not in known:
+            reasons.setdefault(key, set()).add(one.reason)
+    if not reasons:
+        return {}
+    names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:verdict")
+    table = read_columns(run.inventory, plan.inventory, names, "index")
+    chosen = pyarrow.compute.is_in(table["id"], pyarrow.array(sorted({scene for _, scene, _ in reasons})))
+    found = {}
+    for row in pyarrow.compute.indices_nonzero(chosen).to_pylist():
+        archive, scene, digest, by_index = (table[name][row].as_py() for name in names)
+        if not by_index and (of_scene := reasons.get((archive, scene, digest))):
+            reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
+            found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
+    return found
+
+
+def _first(reasons: Iterable[str], archive: Archive) -> str:
+    """The reason that begins with the first band, in the order of the campaign; each shard may have found another."""
+    bands = [*archive.bands, *([archive.mask.band] if archive.mask else [])]
+
+    def order(reason: str) -> tuple[int, str]:
+        band = reason.partition(":")[0]
+        return (bands.index(band) if band in bands else len(bands), reason)
+
+    return min(reasons, key=order)
+
+
+def next_round(plan: Plan, found: Mapping[int, Verdict]) -> Verdicts:
+    """The verdicts of the next round, with those that this one has found.
+
+    Raises:
+        WorkError: this was the last round that there may be.
+    """
+    if plan.verdicts.round >= MOST_ROUNDS:
+        raise WorkError(
+            f"round {plan.verdicts.round} of embed has found {named(found)}, and earlier rounds have read them: "
+            "files of the archive change while they are read; wait until they do not, then `embedcube embed "
+            "--retry-quarantined`"
+        )
+    return Verdicts(round=plan.verdicts.round + 1, scenes={**plan.verdicts.scenes, **found})
+
+
+def begin_next_round(run: RunDir, plan: Plan, found: Mapping[int, Verdict]) -> None:
+    """Let what was found enter the plan: from now on the shards of these scenes have other recipes.
+
+    Raises:
+        WorkError: as `next_round` says.
+    """
+    write_verdicts(run, plan.files[run.plan.name], next_round(plan, found))
+
+
+def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
+    """The verdicts that follow from the records, derived round by round; None where records of a round are missing.
+
+    Raises:
+        WorkError: as `next_round` says.
+    """
+    now = replace(plan, verdicts=Verdicts())
+    while True:
+        recipes = set(read_recipes(run, now))
+        records = recorded(run, recipes)
+        if records.count < len(recipes):
+            return None
+        if not (found := new_verdicts(campaign, run, now, records.broken)):
+            return now.verdicts
+        now = replace(now, verdicts=next_round(now, found))
+
+
+def named(found: Mapping[int, Verdict]) -> str:
+    """The number of scenes that were found broken, and the first ones with their reasons."""
+    names = [f"{one.archive}/{one.scene}: {one.reason}" for _, one in sorted(found.items())]
+    more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} broken scene{'s'[: len(names) > 1]} ({'; '.join(names[:_NAMED])}{more})"
