@@ -5,8 +5,6 @@ part of its band B02 does not decode. Where the broken part lies, only some shar
 """
 
 import json
-import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,11 @@ import pytest
 import rasterio
 import zarr
 from numpy.typing import NDArray
-from tests.conftest import Campaign, call_cli, change_rows, cube_bytes
+from tests.conftest import Campaign
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
-from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import QUARANTINE, scan_records
-from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.parts import scan_records
 from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.seals import read_sealed, write_sealed
-from embedcube.errors import RequestError, WorkError
 
 CORNER = (400_000.0, 5_600_000.0)
 SIDE_PX, TILE_PX, CELL_PX = 512, 256, 16

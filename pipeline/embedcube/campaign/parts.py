@@ -317,20 +317,28 @@ def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict
 def refuse_over_budget(
     campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
 ) -> None:
-    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows.
+    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows."""
+    if words := over_budget(campaign, planned, quarantined, unplaced):
+        raise WorkError(words)
+
+
+def over_budget(
+    campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
+) -> str:
+    """In words, that more scenes are unreadable than `how.error_budget` allows; empty where it is enough.
 
     It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
     inventory is added.
     """
     found = unreadable(planned, quarantined)
     budget = campaign.how.error_budget
-    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) > budget:
-        counts = f"{len(found)} of {len(planned)} scenes cannot be read"
-        if unplaced.scenes:
-            counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
-        (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
-        raise WorkError(
-            f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace "
-            "the files and index again, or where they have only come back `embedcube embed --retry-quarantined`; or "
-            "raise the budget"
-        )
+    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) <= budget:
+        return ""
+    counts = f"{len(found)} of {len(planned)} scenes cannot be read"
+    if unplaced.scenes:
+        counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
+    (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
+    return (
+        f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace the files "
+        "and index again, or where they have only come back `embedcube embed --retry-quarantined`; or raise the budget"
+    )

@@ -1,6 +1,5 @@
 """The stages as the command line runs them: each with its progress bar and the lines that it prints."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +7,6 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
-    from embedcube.campaign.parts import Quarantined
-    from embedcube.campaign.plan import Plan
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
     from embedcube.cube.reader import Cube
@@ -73,6 +70,8 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
 
 def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
     """Index the archives; the answer counts scenes, and names those that cannot be used."""
+    from embedcube.campaign.inventory import unplaced_scenes
+    from embedcube.campaign.parts import over_budget
     from embedcube.prepare.index import index as index_archives
 
     with shown("index", "scenes", say) as progress:
@@ -83,7 +82,11 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
     say(f"            {len(bad)} unusable, {weak} with weak digests{unchecked}")
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
-    return {"scenes": len(scenes), "unusable": bad, "weak": weak}
+    counted = [scene for scene in scenes if scene.placed and not scene.superseded_by]
+    over = over_budget(campaign, counted, (), unplaced_scenes(folder)) if bad else ""
+    if over:
+        say(f"            if the plan needs them all, nothing will be embedded: {over}")
+    return {"scenes": len(scenes), "unusable": bad, "weak": weak, "over_budget": over}
 
 
 def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
@@ -107,6 +110,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Make the plan, and print its price and the windows without any scene."""
     from embedcube.campaign.price import describe
     from embedcube.prepare.plan import plan as make_plan
+    from embedcube.workers.rounds import unusable_in_words
 
     if compiled := [name for name, layer in campaign.layers.items() if layer.compile]:
         say(f"plan        compiling {', '.join(compiled)} unless that is done already: about a minute for each layer")
@@ -128,12 +132,14 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
             say(f"            layers.{name}: window {t}: {', '.join(lacking[:_NAMED])}{more}")
         if len(layer.gaps) > _NAMED:
             say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack steps of weather")
+    if over := unusable_in_words(campaign, folder, made):
+        say(f"            nothing will be embedded: {over}")
     if campaign.how.executor == "slurm":
         from embedcube.campaign.site import load_site
         from embedcube.jobs.submit import refuse_at_site
 
         refuse_at_site(made.price, campaign, load_site(campaign))
-    return asdict(made)
+    return made.summary | {"over_budget": over}
 
 
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
@@ -145,20 +151,20 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.campaign.parts import recorded_recipes
     from embedcube.campaign.plan import read_plan, read_recipes, tasks_undone
     from embedcube.campaign.verdicts import forget_verdicts
-    from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded
+    from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded, refuse_unusable
 
     if task is not None:
         return _embed_task(campaign, folder, say, task)
     if campaign.how.retry_quarantined:
         forget_verdicts(folder)
     made = read_plan(campaign, folder)
-    _refuse_over_budget(campaign, folder, made, ())
+    refuse_unusable(campaign, folder, made)
     tasks = tuple(range(made.tasks))
     while True:
         _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
         recipes = read_recipes(folder, made)
         records = recorded(folder, recipes)
-        _refuse_over_budget(campaign, folder, made, records.unusable)
+        refuse_unusable(campaign, folder, made, records.unusable)
         if not (found := new_verdicts(campaign, folder, made, records.broken)):
             break
         begin_next_round(folder, made, found)
@@ -187,18 +193,6 @@ def _run_tasks(campaign: "Campaign", folder: "RunDir", say: Say, tasks: tuple[in
 
     with shown("embed", "shards", say) as progress:
         plugin("executors", executor)().run(campaign, folder, list(tasks), progress)
-
-
-def _refuse_over_budget(
-    campaign: "Campaign", folder: "RunDir", made: "Plan", unusable: "Iterable[Quarantined]"
-) -> None:
-    """Raise a WorkError where too many planned scenes are unusable, by `index` or by these records."""
-    from embedcube.campaign.inventory import read_inventory, unplaced_scenes
-    from embedcube.campaign.parts import refuse_over_budget
-    from embedcube.campaign.plan import planned_scenes
-
-    scenes = planned_scenes(folder, made, read_inventory(campaign, folder, made.inventory))
-    refuse_over_budget(campaign, scenes, unusable, unplaced_scenes(folder))
 
 
 def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:

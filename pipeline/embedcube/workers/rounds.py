@@ -5,14 +5,15 @@ so that any process may begin the next round, and may do so twice (docs/adr/0011
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow
 import pyarrow.compute
 
-from embedcube.campaign.parts import Quarantined, best_documents
-from embedcube.campaign.plan import Plan, read_recipes
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes, unusable_scenes
+from embedcube.campaign.parts import Quarantined, best_documents, over_budget
+from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
@@ -54,6 +55,23 @@ def recorded(run: RunDir, recipes: Iterable[str]) -> Recorded:
         unusable=tuple(one for one, _ in pairs),
         broken=tuple(one for one, refused in pairs if not refused),
     )
+
+
+def refuse_unusable(campaign: Campaign, run: RunDir, plan: Plan, unusable: Collection[Quarantined] = ()) -> None:
+    """Raise a WorkError where more planned scenes than `how.error_budget` allows are unusable, by `index` or records.
+
+    `unusable` is what records say; before anything is embedded it is left out.
+    """
+    if words := unusable_in_words(campaign, run, plan, unusable):
+        raise WorkError(words)
+
+
+def unusable_in_words(campaign: Campaign, run: RunDir, plan: Plan, unusable: Collection[Quarantined] = ()) -> str:
+    """As `refuse_unusable`, but it says so, and is empty where there are few enough."""
+    if not unusable and not unusable_scenes(run)[0]:
+        return ""  # spares reading the scenes
+    scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))
+    return over_budget(campaign, scenes, unusable, unplaced_scenes(run))
 
 
 def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Quarantined]) -> dict[int, Verdict]:
