@@ -20,7 +20,9 @@ from tests.edge.scenes import Scene, write_scene
 from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE, Canvas
 
+from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import QUARANTINE, RECORDS
+from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.testing.demo import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
@@ -33,7 +35,7 @@ JULY = 1
 
 
 def test_every_cell_of_the_demo_says_what_the_torn_band_has_cost(finished_demo: Campaign) -> None:
-    """Where a shard needs a block that does not decode, all that the scene covers there is incomplete or failed."""
+    """Where a scene with a block that does not decode lies, all cells are incomplete or failed."""
     zone = reference.open_zone(finished_demo.run.newest_cube, DEMO_ZONE)
     what = yaml.safe_load(finished_demo.file.read_text())
     archive, layer = what["archives"]["s2"], what["layers"]["s2_mosaiks"]
@@ -47,8 +49,6 @@ def test_every_cell_of_the_demo_says_what_the_torn_band_has_cost(finished_demo: 
     for t, month in enumerate((6, 7)):
         n_obs, status = reference.counts_and_status(
             [shot for shot in shots if shot.time.month == month],
-            shard_px=layer["shard_chips"] * (layer["chip_px"] - 2 * layer["halo_px"]),
-            halo_px=layer["halo_px"],
             cell_px=layer["cell_px"],
             min_valid=0.5,
         )
@@ -75,7 +75,10 @@ def test_the_demos_torn_scene_is_quarantined_with_its_reason(finished_demo: Camp
     lines = quarantine_lines(finished_demo.run)
     assert {line["scene"] for line in lines} == {TORN.id}
     assert {line["shard"].split()[1] for line in lines} == {f"t{JULY}"}
-    assert len({line["shard"] for line in lines}) == len(lines), "one line for each shard that missed it"
+    assert len({(line["shard"], line["recipe"]) for line in lines}) == len(lines), "one line for each record"
+    plan = read_plan(load_campaign(finished_demo.file), finished_demo.run)
+    missed = {line["shard"] for line in lines if line["recipe"] in set(read_recipes(finished_demo.run, plan))}
+    assert missed == {line["shard"] for line in lines}, "all shards that would have read it have missed it in the end"
 
 
 def test_an_error_budget_of_nothing_fails_and_names_the_scene(finished_demo: Campaign, tmp_path: Path) -> None:

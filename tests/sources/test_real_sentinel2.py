@@ -92,8 +92,6 @@ def test_every_cell_says_what_the_reference_finds(finished: Campaign, what: dict
     for t, window in enumerate(what["windows"]):
         n_obs, status = reference.counts_and_status(
             within(shots, window),
-            shard_px=keep_px * layer["shard_chips"],
-            halo_px=layer["halo_px"],
             cell_px=layer["cell_px"],
             min_valid=0.5,
         )

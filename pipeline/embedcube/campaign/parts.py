@@ -59,9 +59,10 @@ class Record:
     """why no scene was read: the shard killed its rank again and again; empty where scenes were read"""
     contributions_offset: int
     contributions_size: int
+    shares_size: int
     contributions_sha256: str
-    """offset, bytes and SHA-256 of the shard's packed cells in `contributions.bin`: for each scene one row of
-    ceil(cells / 8) bytes, made by numpy.packbits"""
+    """offset of what the shard has in `contributions.bin`, bytes of its two parts, and SHA-256 of both: first for each
+    scene one row of ceil(cells / 8) bytes, made by numpy.packbits; then the shares of frames (`Sample.shares`)"""
     counts: dict[str, int]
     """number of cells of each status, and of embedded chips"""
     seconds: dict[str, float]

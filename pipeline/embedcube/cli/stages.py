@@ -161,7 +161,8 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     refuse_unusable(campaign, folder, made)
     tasks = tuple(range(made.tasks))
     while True:
-        _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
+        if tasks:
+            _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
         recipes = read_recipes(folder, made)
         records = recorded(folder, recipes)
         refuse_unusable(campaign, folder, made, records.unusable)

@@ -54,11 +54,12 @@ class Recorder:
 
     def write(self, encoded: EncodedShard) -> float:
         """Write a shard and then its record; returns the seconds since its reading began."""
-        read, shard, contributions = encoded.read, encoded.read.shard, encoded.read.sample.contributions
+        read, shard, sample = encoded.read, encoded.read.shard, encoded.read.sample
+        appended = sample.contributions + sample.shares
         with read.timings.step("write"):
             keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in read.context.specs}
             stored = self._part.write_objects(f"{shard.layer}/{shard.zone}", keys, encoded.objects)
-            contributions_offset = self._part.write_contributions(contributions)
+            contributions_offset = self._part.write_contributions(appended)
         finished = datetime.now(UTC)
         record = self._record(
             shard=str(shard),
@@ -68,8 +69,9 @@ class Recorder:
             quarantined=_quarantined(read),
             refused=self._refused.get(shard.recipe, ""),
             contributions_offset=contributions_offset,
-            contributions_size=len(contributions),
-            contributions_sha256=sha256(contributions).hexdigest(),
+            contributions_size=len(sample.contributions),
+            shares_size=len(sample.shares),
+            contributions_sha256=sha256(appended).hexdigest(),
             counts=_counts(encoded.cells),
             seconds={step: round(seconds, 6) for step, seconds in read.timings.seconds.items()},
             read_bytes=self._read_since(),
