@@ -24,7 +24,7 @@ from embedcube.consolidate.template import cube_specs, part_specs, write_templat
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
 from embedcube.errors import WorkError
 from embedcube.progress import Progress
-from embedcube.workers.rounds import begin_next_round, named, new_verdicts
+from embedcube.workers.rounds import begin_next_round, named, new_verdicts, refuse_unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
 
 def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progress) -> Consolidated:
     plan = read_plan(campaign, run)
+    refuse_unusable(campaign, run, plan)
     shards = [shard for group in read_shards(run, plan) for shard in group]
     shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
     made = _chosen(run, shards)
