@@ -292,7 +292,7 @@ def test_a_new_round_is_no_resubmission_in_vain(placed: Campaign, stand_in: Call
     verdict = Verdict(archive="s2", scene="broken", scene_digest="0" * 64, reason="B02: broken")
     for number in (2, 3):
         verdicts = Verdicts(round=number, scenes={0: verdict})
-        write_verdicts(placed.run, plan.files[placed.run.plan.name], verdicts)
+        write_verdicts(placed.run, plan.plan, plan.inventory, verdicts)
         placed.cli("submit", "--again")
         with pytest.raises(WorkError, match="the last resubmission has made none"):
             placed.cli("submit", "--again")

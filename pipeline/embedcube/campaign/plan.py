@@ -169,7 +169,7 @@ def read_any_plan(run: RunDir) -> Plan:
         plan = _plan_of(read_sealed(run.plan_summary, "plan"))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise refused(run.plan_summary, error, "plan") from None
-    return replace(plan, verdicts=read_verdicts(run, plan.files.get(run.plan.name, "")))
+    return replace(plan, verdicts=read_verdicts(run, plan.plan, plan.inventory))
 
 
 def _plan_of(document: dict[str, Any]) -> Plan:

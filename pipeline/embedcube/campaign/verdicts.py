@@ -10,6 +10,7 @@ from typing import Any
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, refused, write_sealed
+from embedcube.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,10 @@ def recipe_without(recipe: str, out: Sequence[str]) -> str:
     return hashlib.sha256(f"{recipe} without {' '.join(out)}".encode()).hexdigest() if out else recipe
 
 
-def read_verdicts(run: RunDir, plan: str) -> Verdicts:
-    """The scenes that are out; none where nothing was found yet for the plan whose file has the SHA-256 `plan`.
+def read_verdicts(run: RunDir, plan: str, inventory: str) -> Verdicts:
+    """The scenes that are out of the plan with the digest `plan`, made for the inventory with the digest `inventory`.
+
+    None where nothing was found yet.
 
     Raises:
         RequestError: the file is damaged.
@@ -59,22 +62,32 @@ def read_verdicts(run: RunDir, plan: str) -> Verdicts:
     except FileNotFoundError:
         return Verdicts()
     try:
-        if document["plan"] != plan:
-            return Verdicts()  # of the plan before; after this one's first round it is written anew
+        if (document["plan"], document["inventory"]) != (plan, inventory):
+            return Verdicts()  # of another plan; after this one's first round it is written anew
         return Verdicts(round=document["round"], scenes=dict(map(_scene, document["scenes"])))
     except (TypeError, KeyError, AttributeError) as error:
         raise refused(run.verdicts, error, "plan") from None
 
 
-def write_verdicts(run: RunDir, plan: str, verdicts: Verdicts) -> None:
-    """Write the scenes that are out for the plan whose file has the SHA-256 `plan`, whole or not at all."""
+def write_verdicts(run: RunDir, plan: str, inventory: str, verdicts: Verdicts) -> None:
+    """Write the scenes that are out of a plan, whole or not at all; the digests are those of `read_verdicts`."""
     scenes = [{"row": row} | asdict(verdict) for row, verdict in sorted(verdicts.scenes.items())]
-    write_sealed(run.verdicts, {"plan": plan, "round": verdicts.round, "scenes": scenes})
+    write_sealed(run.verdicts, {"plan": plan, "inventory": inventory, "round": verdicts.round, "scenes": scenes})
 
 
 def forget_verdicts(run: RunDir) -> None:
     """Begin again with the first round, in which all scenes are read."""
     run.verdicts.unlink(missing_ok=True)
+
+
+def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
+    """Remove a file that is damaged, or of another plan than the one with these digests."""
+    try:
+        if read_verdicts(run, plan, inventory).scenes:
+            return
+    except RequestError:
+        pass
+    forget_verdicts(run)
 
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
