@@ -26,9 +26,9 @@ from embedcube.campaign.parts import Quarantined, scan_records
 from embedcube.campaign.plan import Plan, read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
-from embedcube.campaign.verdicts import Verdict, Verdicts, recipe_without
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without
 from embedcube.errors import RequestError, WorkError
-from embedcube.workers.rounds import MOST_ROUNDS, new_verdicts, next_round, recorded
+from embedcube.workers.rounds import named, new_verdicts, next_round, recorded
 
 CORNER = (400_000.0, 5_600_000.0)
 SIDE_PX, TILE_PX, CELL_PX = 512, 256, 16
@@ -291,6 +291,10 @@ def test_after_the_last_round_it_is_an_error_that_names_the_scenes(finished: Cam
     assert (second.round, second.scenes.keys()) == (2, plan.verdicts.scenes.keys())
     third = next_round(plan, late)
     assert (third.round, third.scenes) == (MOST_ROUNDS, {**plan.verdicts.scenes, **late})
+    many = {row: replace(late[1], scene=f"scene{row}", reason="B02: " + "x" * 500) for row in range(9)}
+    assert len(named(many)) < 300
+    assert named(many).startswith("9 broken scenes (s2/scene0: B02: xxx")
+    assert named(many).endswith("; s2/scene1; s2/scene2; and 6 more)")
     with pytest.raises(WorkError, match=r"round 3 of embed has found 1 broken scene \(s2/late: B02: gone\)"):
         next_round(replace(plan, verdicts=third), late)
 

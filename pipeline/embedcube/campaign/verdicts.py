@@ -12,6 +12,10 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, refused, write_sealed
 from embedcube.errors import RequestError
 
+MOST_ROUNDS = 3
+"""Rounds of `embed` of one plan, at most. The first one has read every scene: a later one finds a new verdict only
+where files have changed since."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:

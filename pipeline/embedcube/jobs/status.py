@@ -18,7 +18,7 @@ from embedcube.campaign.plan import read_any_plan, read_plan, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
-from embedcube.campaign.verdicts import Verdicts
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdicts
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.at_work import files_change, process_here
 from embedcube.jobs.lock import held_by
@@ -26,7 +26,6 @@ from embedcube.jobs.outcome import Facts, Failure, failures, in_words, next_move
 from embedcube.jobs.queue import WAITING, Element, Queue, ask
 from embedcube.jobs.rate import seconds_left, speed
 from embedcube.jobs.submissions import Submission, submissions
-from embedcube.workers.rounds import MOST_ROUNDS
 
 _INTERVAL_S = 2.0
 """seconds between two looks at a run folder without Slurm jobs"""

@@ -17,12 +17,9 @@ from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
-from embedcube.campaign.verdicts import Verdict, Verdicts, write_verdicts
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, write_verdicts
 from embedcube.errors import WorkError
-
-MOST_ROUNDS = 3
-"""Rounds of one plan, at most. The first one has read every scene: a later one finds a new verdict only where files
-have changed since."""
+from embedcube.printable import printable
 
 _PLACE = re.compile(
     r" (?:at|for|in) (?:X offset \d+, Y offset \d+|(?:scanline|strip|tile|block|row|line) \d+)| \(short \d+ bytes\)"
@@ -32,6 +29,9 @@ have it."""
 
 _NAMED = 3
 """scenes that a message names"""
+
+_REASON = 150
+"""most characters of the reason that it gives"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,9 @@ def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
 
 
 def named(found: Mapping[int, Verdict]) -> str:
-    """The number of scenes that were found broken, and the first ones with their reasons."""
-    names = [f"{one.archive}/{one.scene}: {one.reason}" for _, one in sorted(found.items())]
-    more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{len(names)} broken scene{'s'[: len(names) > 1]} ({'; '.join(names[:_NAMED])}{more})"
+    """The number of scenes that were found broken, the names of some, and the reason of the first."""
+    verdicts = [verdict for _, verdict in sorted(found.items())]
+    others = "".join(f"; {one.archive}/{one.scene}" for one in verdicts[1:_NAMED])
+    more = f"; and {len(verdicts) - _NAMED} more" if len(verdicts) > _NAMED else ""
+    first = f"{verdicts[0].archive}/{verdicts[0].scene}: {printable(verdicts[0].reason, _REASON)}"
+    return f"{len(verdicts)} broken scene{'s'[: len(verdicts) > 1]} ({first}{others}{more})"
