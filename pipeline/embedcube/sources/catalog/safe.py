@@ -155,7 +155,7 @@ def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
     """The start of the datatake, and the product's metadata."""
     member = next((member for member in safe.members if _METADATA.match(member)), None)
     if member is None:
-        raise ValueError("it has no MTD_MSIL1C.xml or MTD_MSIL2A.xml")
+        raise ValueError("it has no MTD_MSIL1C.xml or MTD_MSIL2A.xml; if it holds images, unpack it")
     root = ElementTree.fromstring(safe.read(member))
 
     def text(tag: str) -> str:
