@@ -80,7 +80,8 @@ def observed(source: Fields, grid: Grid = GRID, area: PixelArea = AREA) -> tuple
     [
         (
             {"options": {"factor": 2}},
-            r'archives\.dem\.options: no option "factor"; known here: add, names, nodata, packing, scale, static, steps, time, variables',
+            r'archives\.dem\.options: no option "factor"; known here: add, names, nodata, packing, scale, static, '
+            "steps, time, variables",
         ),
         ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not one of'),
         ({"options": {"add": {"elevation": "much"}}}, r"options\.add\.elevation: .*'much'"),

@@ -7,9 +7,14 @@ from datetime import UTC, datetime, timedelta
 from embedcube.windows import Duration, parse_period, utc
 
 _YEAR = r"(?:1[89]|2[012])\d\d"
-_TIME = r"[T_](?:[01]\d|2[0-3])[:-]?[0-5]\d(?:[:-]?[0-5]\d)?Z?"
+_TIME = r"T(?:[01]\d|2[0-3])[:-]?[0-5]\d(?:[:-]?[0-5]\d)?Z?"
+_CLOCK_BEHIND = r"_(?:[01]\d|2[0-3])[0-5]\d[0-5]\d(?!\d)"
 
-DATE = rf"(?:{_YEAR}(?:\d\d\d\d|-\d\d-\d\d|_\d\d_\d\d|\.\d\d\.\d\d|-?\d\d\d)(?:{_TIME})?Z?|{_YEAR}(?:[-_.]?\d\d)?)"
+DATE = (
+    rf"(?:{_YEAR}\d\d\d\d(?:{_TIME}|{_CLOCK_BEHIND})?Z?"
+    rf"|{_YEAR}(?:-\d\d-\d\d|_\d\d_\d\d|\.\d\d\.\d\d|-?\d\d\d)(?:{_TIME})?Z?"
+    rf"|{_YEAR}(?:[-_.]?\d\d)?)"
+)
 """Regular expression of a date: a day, a day of the year, a month or a year"""
 
 _PARTS = re.compile(r"(\d{4})(?:[-_.]?(\d{2})(?:[-_.]?(\d{2}))?)?")

@@ -129,7 +129,7 @@ def images_of_all_bands(
     for path, bands in zip(paths, described(paths), strict=True):
         several = len(bands) > 1
         found = bands_in(bands, names)
-        named = any(text and text in known for text in bands for known in names.values())
+        named = any(text.lower() in known for text in bands for known in names.values())
         if stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
             yield from whole_products(path, bands, names, told, notes)
         else:

@@ -14,6 +14,7 @@ _IDENTITY = ("sat", "tile", "id")
 _DATES = ("date", "start", "end", "until")
 _FIELDS = ("band", *_DATES, *_IDENTITY, "any")
 _PIECE = re.compile(r"(\{[^{}]*\}|\*)")
+_SUFFIXES = (".tif", ".tiff", ".jp2", ".nc", ".nc4")
 _SIZE = r"(?:_(?:10|20|60)m)?"
 
 _PROPERTIES = {"sat": "platform", "tile": "s2:mgrs_tile"}
@@ -83,7 +84,7 @@ class Template:
         if len(parts) < depth:
             return None
         above, end = "/".join(parts[:-depth]), "/".join(parts[-depth:])
-        if PurePosixPath(self.text).suffix.lower() not in (".tif", ".tiff", ".jp2"):
+        if PurePosixPath(self.text).suffix.lower() not in _SUFFIXES:
             end = end.removesuffix(PurePosixPath(end).suffix)
         known = "|".join(sorted(map(re.escape, bands), key=len, reverse=True))
         # names of the archive's bands first: an id before a band may hold what parts the fields

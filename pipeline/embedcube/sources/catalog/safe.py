@@ -67,7 +67,7 @@ class _Safe:
 
 def is_safe(path: Path) -> bool:
     """Whether a folder or zip may be a product of Sentinel-2, by its name."""
-    return path.name.startswith("S2") and path.suffix in (".SAFE", ".zip")
+    return path.name.startswith("S2") and path.suffix in (".SAFE", ".zip") and not path.name.endswith(".zarr.zip")
 
 
 def safe_products(path: Path, names: Names) -> Iterator[Product]:
