@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from embedcube.campaign.scene import unforeseen
+from embedcube.errors import StartAgain
 from embedcube.printable import printable
+from embedcube.sources.apart import apart
 from embedcube.sources.catalog.bands import shown
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.notes import UNDATED, Notes
@@ -27,7 +29,9 @@ def products_of(path: Path, id_prefix: str, names: Names, told: Told, notes: Not
     product with a fault. A file with none of the bands is left out.
     """
     try:
-        layers, times = _variables(path, names, told)
+        layers, times = apart(_variables, path.stat().st_size, path, names, told)
+    except StartAgain:
+        raise
     except Exception as error:
         # the library reports wrong bytes and a failing disk alike; this read raises only if the disk fails
         with path.open("rb") as file:
