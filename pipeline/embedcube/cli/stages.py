@@ -126,6 +126,8 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
                 "if the archive has got some since, run `embedcube index`"
             )
+        if layer.reading:
+            say(f"            layers.{name}: {layer.reading}")
         for t in list(layer.gaps)[:_NAMED]:
             lacking = layer.gaps[t]
             more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""

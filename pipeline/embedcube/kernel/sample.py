@@ -38,7 +38,7 @@ class Sample:
     n_obs_yx: NDArray[np.uint16]
     """per cell"""
     contributions: bytes
-    """for each planned scene, packed bits: the cells in whose own footprint it gave a pixel"""
+    """for each planned scene, packed bits: the cells of the grid's own in whose own footprint it gave a pixel"""
     shares: bytes
     """share of each frame that was observed, as `packed_shares` makes it"""
     quarantined: tuple[tuple[int, str], ...]
@@ -63,7 +63,7 @@ class _Filled:
     shares_tsyx: NDArray[np.float32]
     """for each frame and archive, and each cell: share of its pixels that are clear; of a series, of its time too"""
     contributions_nyx: NDArray[np.bool_]
-    """for each scene of the shard, the cells in whose own footprint it gave a pixel"""
+    """for each scene of the shard, the cells of the grid's own in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
     """why a scene cannot be used, by its position among the shard's scenes"""
 
@@ -86,7 +86,7 @@ def read_sample(
     """
     grid, timings = context.grids[shard.zone], timings or Timings()
     area = context.layout.shard_area(shard.row, shard.col)
-    sample_area = area.grown(context.layout.halo_px)
+    sample_area, owned_yx = area.grown(context.layout.halo_px), grid.owns(area, context.layout.cell_px)
     filled = _nothing_filled(context, shard.t, sample_area, len(scenes))
     filled.reasons.update({i: refused[row] for i, row in enumerate(shard.scenes) if row in refused})
     for t, frame in enumerate(context.frames[shard.t]):
@@ -111,13 +111,13 @@ def read_sample(
                     filled.incomplete_yx,
                     reader,
                 )
-                filled.shares_tsyx[t, s] = _mean_per_cell(share_yx, context.layout)
+                filled.shares_tsyx[t, s] = owned_yx * _mean_per_cell(share_yx, context.layout)
                 for i, used_yx in zip(observed, used_oyx, strict=True):
-                    filled.contributions_nyx[i] |= _per_cell(used_yx, context.layout) > 0
+                    filled.contributions_nyx[i] |= owned_yx & (_per_cell(used_yx, context.layout) > 0)
     return Sample(
         x_tcyx=filled.x_tcyx,
         clear_tsyx=filled.clear_tsyx,
-        status_yx=_status(filled, scenes, context, grid, area),
+        status_yx=np.where(owned_yx, _status(filled, scenes, context, grid, area), np.uint8(NOT_PROCESSED)),
         n_obs_yx=_acquisitions(filled.contributions_nyx, scenes, context),
         contributions=np.packbits(
             filled.contributions_nyx.reshape(len(scenes), context.layout.shard_cells**2), axis=1
@@ -213,7 +213,7 @@ def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.i
 def _status(
     filled: _Filled, scenes: Sequence[Scene], context: LayerContext, grid: Grid, area: PixelArea
 ) -> NDArray[np.uint8]:
-    """The status of each cell of the shard's `area`."""
+    """The status of each cell of the shard's `area`, whether it belongs to the grid or not."""
     layout = context.layout
     unreadable = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
     for i in filled.reasons:
@@ -222,8 +222,7 @@ def _status(
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
     partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | _lacks_fields(filled, context)
-    status = np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty)
-    return np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8)
+    return np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty).astype(np.uint8)
 
 
 def _lacks_fields(filled: _Filled, context: LayerContext) -> NDArray[np.bool_]:
