@@ -181,7 +181,7 @@ def test_real_tiles_cut_otherwise_count_and_composite_as_the_whole_ones(tmp_path
     assert count == 20
     shots: list[Shot] = reference.read_shots(TWL, BANDS, CLEAR, CANVAS)
     assert len({shot.acquisition for shot in shots}) == 5
-    n_obs, status = reference.counts_and_status(shots, shard_px=SHARD_PX, halo_px=1, cell_px=CELL_PX, min_valid=0.5)
+    n_obs, status = reference.counts_and_status(shots, cell_px=CELL_PX, min_valid=0.5)
     np.testing.assert_array_equal(sample.n_obs_yx, n_obs)
     np.testing.assert_array_equal(sample.status_yx, status)
     expected = reference.composite(shots, "median")
