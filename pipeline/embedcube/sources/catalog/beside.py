@@ -73,12 +73,18 @@ def sensed(told: Told, product: str, folder: Path) -> tuple[When | None, Beside]
         ValueError: the date in its name is that of its making, or it has dates of two days, and nothing says more.
         OSError: metadata could not be read for a reason that may pass.
     """
-    when = told.when(product, folder.name)
+    two_dates: ValueError | None = None
+    try:
+        when = told.when(product, folder.name)
+    except ValueError as error:
+        when, two_dates = None, error
     if when is not None and (told.always or when != told.time):
         return when, Beside()
     said = beside(folder)
     if said.time is not None:
         return When(time=said.time), said
+    if two_dates is not None:
+        raise two_dates
     if when is None and (tells_making_only(product) or tells_making_only(folder.name)):
         raise ValueError(MADE_ONLY)
     return when, said
