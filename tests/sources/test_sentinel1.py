@@ -314,6 +314,7 @@ def test_slices_of_one_pass_are_one_acquisition(tmp_path: Path) -> None:
         (DESCENDING, {}, "S1A_032904_03CFBA"),
         ("S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA", {}, "S1A_032904_03CFBA"),
         ("S1B_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_rtc", {}, "S1B_032904_03CFBA"),
+        ("s1a-iw-grd-vv-20200607t010800-20200607t010825-032904-03cfba-001", {}, "S1A_032904_03CFBA"),
         ("x", {"platform_number": "A", "orbitNumber_start": 32904, "missionDataTakeID": 249786}, "S1A_032904_03CFBA"),
         (
             "x",

@@ -7,7 +7,7 @@ from typing import Any
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues
 
-_PRODUCT = re.compile(r"(S1[A-D])_\S*_(\d{6})_([0-9A-F]{6})(?=[_#.\s]|$)", re.IGNORECASE)
+_PRODUCT = re.compile(r"(S1[A-D])[-_]\S*[-_](\d{6})[-_]([0-9A-F]{6})(?=[-_#.\s]|$)", re.IGNORECASE)
 """Mission, absolute orbit and datatake in the name of a product"""
 
 _SATELLITE = re.compile(r"(?<![a-z0-9])s(?:entinel)?[-_ ]?1([a-d])(?![a-z0-9])", re.IGNORECASE)
