@@ -141,9 +141,10 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     `how.error_budget` limits the unreadable scenes of the whole campaign, so it is not checked for a single task.
     """
     from embedcube.campaign.inventory import read_inventory, unplaced_scenes
-    from embedcube.campaign.parts import Quarantined, best_documents, refuse_over_budget
+    from embedcube.campaign.parts import Quarantined, best_documents, cells_not_held, refuse_over_budget
     from embedcube.campaign.plan import planned_scenes, read_plan, read_recipes
     from embedcube.campaign.plugins import plugin
+    from embedcube.cube.encoding import why_not_held
 
     made = read_plan(campaign, folder)
     if task is not None and task >= made.tasks + folder.pilot.exists():
@@ -156,13 +157,16 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     if task is not None:
         return {"task": task}
     recipes = read_recipes(folder, made)
-    records = best_documents(folder, set(recipes), ())
+    records = best_documents(folder, set(recipes), ("shard", "not_held"))
     quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
     scenes = planned_scenes(folder, made, read_inventory(campaign, folder, made.inventory))
     refuse_over_budget(campaign, scenes, quarantined, unplaced_scenes(folder))
     bad = {one.scene: one.reason for one in quarantined}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
+    for (layer, reason), count in cells_not_held(records.values()).items():
+        why = why_not_held(campaign.layers[layer].encoding)[reason]
+        say(f"            layers.{layer}: {count:,} cells failed: {why}")
     return {"shards": len(recipes), "quarantined": bad}
 
 
