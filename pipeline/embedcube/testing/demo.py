@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,22 +21,28 @@ from embedcube.testing.demo_stac import dump
 EDITION = 2
 """Edition of the archive. Raise it when items or pixels change: archives of earlier editions are then replaced."""
 
+SEED = 20230801
+
 Kind = Literal["sentinel2", "sentinel1", "era5"]
 """A kind of data: a folder of the archive"""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_WRITERS: dict[Kind, Callable[[Path, int], None]] = {
+WRITERS: dict[Kind, Callable[[Path, int], None]] = {
     "sentinel2": write_sentinel2,
     "sentinel1": write_sentinel1,
     "era5": write_era5,
 }
+"""For each kind of data what writes it, with a seed, into a new folder."""
 
 _MARKER = "demo.json"
 """file of the archive that says what it is, and lists the size of every file"""
 
 _FIRST_EDITION = "collection.json"
 """file of the archive in the first edition, which had no marker"""
+
+_FIRST_CAMPAIGN = "e8572fa2a2402e45ca29adef654ddc85f81b0ecf09b754451e8adfea9069d2b2"
+"""SHA-256 of the campaign file of the first edition"""
 
 _SCRATCH_PREFIX = ".embedcube-demo-"
 
@@ -60,6 +67,7 @@ _ARCHIVES: dict[Kind, str] = {
     source: sentinel1
     path: archive/sentinel1
     bands: [VV, VH]
+    resampling: nearest                               # pixels of 20 m are repeated on a grid of 10 m
     options: {values: linear}                         # the files hold power, not decibels
 """,
     "era5": """\
@@ -107,12 +115,11 @@ _LAYERS: dict[tuple[Kind, ...], str] = {
     ("sentinel2", "sentinel1"): """\
   s1s2_mosaiks:                                       # both together: radar sees what clouds hide
     archives: [s1, s2]
-    grid: {crs: EPSG:32632, pixel: 20}
-    backbone: {name: mosaiks, filters: 32}
+    backbone: {name: mosaiks, filters: 16}
     chip_px: 130
     halo_px: 1
-    cell_px: 8
-    shard_chips: 3
+    cell_px: 16
+    shard_chips: 6
     batch: 4
 """,
     ("era5",): """\
@@ -120,9 +127,9 @@ _LAYERS: dict[tuple[Kind, ...], str] = {
     archives: [weather, heights]
     grid: {crs: EPSG:4326, pixel: 0.25, origin: [-180.125, 90.125]}   # pixels whose centres are the points of ERA5
     backbone: {name: eof, components: 6, standardise: true}
-    chip_px: 2                                        # a chip is one cell, of half a degree
+    chip_px: 4                                        # a chip is one cell, of one degree
     halo_px: 0
-    cell_px: 2
+    cell_px: 4
     shard_chips: 8
 """,
 }
@@ -141,7 +148,7 @@ def campaign_text(only: Kind | None = None) -> str:
     return _HEAD + archives + _GRID + layers + _HOW
 
 
-def write_demo(folder: Path, *, seed: int = 20230801, only: Kind | None = None) -> Path:
+def write_demo(folder: Path, *, seed: int = SEED, only: Kind | None = None) -> Path:
     """Write the demo's archive and its campaign into a new, empty or earlier demo folder.
 
     `only` one kind of data makes a smaller demo. A complete archive of the same edition, seed and kinds is kept; any
@@ -172,7 +179,7 @@ def write_demo(folder: Path, *, seed: int = 20230801, only: Kind | None = None) 
 
 def _write_archive(archive: Path, what: list[Any], seed: int) -> None:
     archive.mkdir()
-    for kind, write in _WRITERS.items():
+    for kind, write in WRITERS.items():
         if kind in what:
             write(archive / kind, seed)
     sizes = {
@@ -209,10 +216,12 @@ def _complete(archive: Path, what: list[Any]) -> bool:
 
 
 def _edited(campaign: Path) -> bool:
-    """Whether there is a campaign file with another text than this module writes."""
+    """Whether there is a campaign file with another text than this module writes, or the first edition wrote."""
     if not campaign.exists():
         return False
-    return campaign.read_text(encoding="utf-8") not in {campaign_text(only) for only in (None, *KINDS)}
+    held = campaign.read_bytes()
+    own = {campaign_text(only).encode() for only in (None, *KINDS)}
+    return held not in own and sha256(held).hexdigest() != _FIRST_CAMPAIGN
 
 
 def _refuse_foreign(folder: Path) -> None:

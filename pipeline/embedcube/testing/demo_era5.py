@@ -6,21 +6,23 @@ Temperature follows the season, the height and the weather; rain comes with fron
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import netCDF4
 import numpy as np
-import xarray
 from numpy.typing import NDArray
 
 from embedcube.testing.demo_world import Axis, fractal, key_of, noise
 
 YEAR, DAYS = 2023, 365
-LONS: Axis = 4.0 + 0.25 * np.arange(32)
-LATS: Axis = 54.0 - 0.25 * np.arange(32)
+LONS: Axis = 4.0 + 0.25 * np.arange(32, dtype=np.float64)
+LATS: Axis = 58.0 - 0.25 * np.arange(32, dtype=np.float64)
 
 FIELDS, HEIGHTS = "2023.nc", "heights.nc"
 
-_GRAVITY = 9.80665
+GRAVITY = 9.80665
 _LAPSE = 0.0065
 """K colder for each metre upward"""
 
@@ -35,10 +37,10 @@ def season(days: Axis) -> Axis:
 
 
 def heights_m(seed: int) -> Fields:
-    """Height (m) of the ground at each point: the sea in the north, hills in the middle, mountains in the south."""
+    """Height (m) of the ground at each point: the sea in the north, a plain, and hills in the south."""
     rough = fractal(LONS, LATS, (3.0, 1.3, 0.6), key_of(seed, "heights")).astype(np.float64)
-    south = np.clip((52.5 - LATS) / 6.0, 0.0, 1.0)[:, None]
-    return np.maximum(0.0, np.rint((south * south * 1300.0 + south * 300.0) * (1.0 + 1.1 * rough) + 160.0 * rough))
+    south = np.clip((55.0 - LATS) / 5.0, 0.0, 1.0)[:, None]
+    return np.maximum(0.0, np.rint((south * south * 500.0 + south * 200.0) * (1.0 + 1.1 * rough) + 130.0 * rough))
 
 
 def weather(seed: int) -> tuple[Fields, Fields]:
@@ -49,49 +51,47 @@ def weather(seed: int) -> tuple[Fields, Fields]:
     for day in range(DAYS):
         # fronts move four degrees eastward in a day, and never come twice
         front = fractal(LONS - 4.0 * day, LATS, (5.0, 2.2, 1.0), key_of(seed, "fronts")).astype(np.float64)
-        level = 283.0 - 0.6 * (LATS[:, None] - 50.0) - _LAPSE * heights
+        level = 283.0 - 0.6 * (LATS[:, None] - 51.0) - _LAPSE * heights
         warmth[day] = level + 9.0 * season(days[day]) + 5.0 * spells[day] - 4.0 * front
         rain[day] = np.maximum(0.0, front - 0.12) * 0.03 * (1.0 + heights / 1500.0)
     # steps that the files can hold in few bytes
     return np.rint(warmth * 64.0) / 64.0, np.rint(rain * 131072.0) / 131072.0
 
 
-def _axes(times: NDArray[np.datetime64]) -> dict[str, tuple[str, NDArray[np.generic], dict[str, str]]]:
-    return {
-        "valid_time": ("valid_time", times, {"standard_name": "time", "long_name": "time"}),
-        "latitude": ("latitude", LATS, {"units": "degrees_north", "standard_name": "latitude"}),
-        "longitude": ("longitude", LONS, {"units": "degrees_east", "standard_name": "longitude"}),
+Variables = dict[str, tuple[Fields, dict[str, str]]]
+
+
+def _write(path: Path, variables: Variables, days: NDArray[np.int32], title: str) -> None:
+    """Write fields (day, lat, lon), each with its attributes, as the Climate Data Store names the axes."""
+    axes: dict[str, tuple[NDArray[Any], dict[str, str]]] = {
+        "valid_time": (days, {"units": "days since 1970-01-01", "calendar": "standard", "standard_name": "time"}),
+        "latitude": (LATS, {"units": "degrees_north", "standard_name": "latitude"}),
+        "longitude": (LONS, {"units": "degrees_east", "standard_name": "longitude"}),
     }
-
-
-def _write(path: Path, data: xarray.Dataset) -> None:
-    packed = {name: {"dtype": "float32", "zlib": True, "complevel": 4, "shuffle": True} for name in data.data_vars}
-    time = {"valid_time": {"units": "days since 1970-01-01", "dtype": "int32"}}
-    data.to_netcdf(path, engine="netcdf4", encoding=packed | time)
+    with netCDF4.Dataset(path, "w") as file:
+        file.setncatts({"Conventions": "CF-1.8", "institution": "embedcube", "title": title})
+        for name, (values, attributes) in axes.items():
+            file.createDimension(name, len(values))
+            axis = file.createVariable(name, values.dtype, (name,))
+            axis.setncatts(attributes)
+            axis[:] = values
+        for name, (fields, attributes) in variables.items():
+            variable = file.createVariable(name, "f4", tuple(axes), zlib=True, complevel=4)
+            variable.setncatts(attributes)
+            variable[:] = fields
 
 
 def write_era5(folder: Path, seed: int) -> None:
     """Write the fields of the year and the heights into a new folder."""
     folder.mkdir(parents=True)
-    dims = ("valid_time", "latitude", "longitude")
-    about = {"Conventions": "CF-1.8", "institution": "embedcube", "title": f"Synthetic weather (seed {seed})"}
     warmth, rain = weather(seed)
-    days = np.datetime64(f"{YEAR}-01-01", "ns") + np.arange(DAYS) * np.timedelta64(1, "D")
-    fields = xarray.Dataset(
-        {
-            "t2m": (
-                dims,
-                warmth,
-                {"units": "K", "long_name": "2 metre temperature", "cell_methods": "valid_time: mean"},
-            ),
-            "tp": (dims, rain, {"units": "m", "long_name": "Total precipitation", "cell_methods": "valid_time: sum"}),
-        },
-        coords=_axes(days),
-        attrs=about,
-    )
-    _write(folder / FIELDS, fields)
-    geopotential = {"units": "m**2 s**-2", "long_name": "Geopotential", "standard_name": "geopotential"}
-    still = xarray.Dataset(
-        {"z": (dims, heights_m(seed)[None] * _GRAVITY, geopotential)}, coords=_axes(days[:1]), attrs=about
-    )
-    _write(folder / HEIGHTS, still)
+    first = (date(YEAR, 1, 1) - date(1970, 1, 1)).days
+    days = np.arange(first, first + DAYS, dtype=np.int32)
+    fields: Variables = {
+        "t2m": (warmth, {"units": "K", "long_name": "2 metre temperature", "cell_methods": "valid_time: mean"}),
+        "tp": (rain, {"units": "m", "long_name": "Total precipitation", "cell_methods": "valid_time: sum"}),
+    }
+    _write(folder / FIELDS, fields, days, f"Synthetic weather (seed {seed})")
+    about = {"units": "m**2 s**-2", "long_name": "Geopotential", "standard_name": "geopotential"}
+    heights: Variables = {"z": (heights_m(seed)[None] * GRAVITY, about)}
+    _write(folder / HEIGHTS, heights, days[:1], f"Synthetic heights (seed {seed})")

@@ -62,8 +62,9 @@ class Pass:
 
     def axes(self) -> tuple[Axis, Axis]:
         """Coordinates of the pixel centres in metres: x of the columns, eastward, and y of the rows, southward."""
-        half = PIXEL_M / 2
-        return self.west_m + half + PIXEL_M * np.arange(self.cols), self.north_m - half - PIXEL_M * np.arange(self.rows)
+        xs: Axis = np.arange(PIXEL_M / 2, PIXEL_M * self.cols, PIXEL_M, dtype=np.float64)
+        ys: Axis = np.arange(PIXEL_M / 2, PIXEL_M * self.rows, PIXEL_M, dtype=np.float64)
+        return self.west_m + xs, self.north_m - ys
 
     def edge_m(self, y_m: Axis) -> Axis:
         """Easting (m) of the edge of the swath at each northing."""
@@ -84,7 +85,7 @@ JUN_MORNING = Pass(
 
 JUN_EVENING = Pass(
     platform="S1A", start=datetime(2023, 6, 15, 17, 25, 41, tzinfo=UTC), orbit_state="ascending", relative_orbit=59,
-    absolute_orbit=49006, datatake="05E4A1", west_m=398_040.0, north_m=5_636_960.0, cols=608, rows=360,
+    absolute_orbit=49006, datatake="05E4A1", west_m=398_040.0, north_m=5_636_400.0, cols=608, rows=332,
     edge_x_m=399_000.0,
 )  # fmt: skip
 
