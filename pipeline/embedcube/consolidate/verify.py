@@ -251,7 +251,8 @@ def _recomputed(
             context = _planned_context(campaign, run, name, planned, weights, device)
             exact = _exact(campaign, name, context, weights)
             for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
-                again = run_shard(shard, [scenes[i] for i in shard.scenes], context, reader)
+                own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
+                again = run_shard(shard, own, context, reader, out)
                 yield from _same_bytes(shard, again.objects, record)
                 # the same pixels again: the vectors before they are quantised, and those of the exact kernel
                 given = embed_stage(replace(again.read, context=replace(context, encoding="float32"))).cells

@@ -245,7 +245,8 @@ class Cube:
         """All that the cube holds about a cell: status, scenes with digests, preprocessing, weights, record.
 
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
-        each with the reason why it gave none.
+        each with the reason why it gave none. `shares_of_frames` has for each archive the share of each frame of the
+        window that was observed in the cell: of its pixels, and for weather of its time, too.
         """
         group = self.group(cell.zone)
         layer = cell.zone.split("/")[0]
@@ -260,6 +261,7 @@ class Cube:
         start, end = (str(np.datetime64(int(b), "s")) + "Z" for b in group["time_bnds"][cell.t])
         what = self.what
         layer_what = what["layers"][layer]
+        shares = provenance.shares(shard, len(layer_what["archives"]), side * side, within)
         return {
             "cell": {
                 "layer": layer, "t": cell.t, "y": cell.y, "x": cell.x, "crs": group.attrs.get("proj:code"),
@@ -271,6 +273,10 @@ class Cube:
             "norm": float(np.linalg.norm(vector)) if np.isfinite(vector).all() else None,
             "scenes": used,
             "scenes_not_used": others,
+            "shares_of_frames": {
+                archive: [round(float(share), 4) for share in shares[:, s]]
+                for s, archive in enumerate(layer_what["archives"])
+            } if len(shares) else {},
             "missing_steps": provenance.attributes.get("gaps", {}).get(layer, {}).get(str(cell.t), []),
             "preprocessing": {
                 "archives": {name: what["archives"][name] for name in layer_what["archives"]},

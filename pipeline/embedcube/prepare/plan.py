@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.tables import inventory_digest
+from embedcube.campaign.verdicts import forget_other_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
@@ -109,8 +110,9 @@ def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         result = replace(result, files={run.plan.name: digest})
-        write_sealed(run.plan_summary, asdict(result))
+        write_sealed(run.plan_summary, result.summary)
     run.pilot.unlink(missing_ok=True)
+    forget_other_verdicts(run, result.plan, result.inventory)
     return result
 
 
