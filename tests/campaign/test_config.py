@@ -17,8 +17,9 @@ from tests.conftest import Campaign, call_cli, run_cli
 
 from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.load import dump_campaign, load_campaign
+from embedcube.campaign.plugins import campaign_schema, plugin
+from embedcube.campaign.schema import Archive, digest_of
 from embedcube.campaign.schema import Campaign as Document
-from embedcube.campaign.schema import digest_of
 from embedcube.campaign.site import load_site
 from embedcube.errors import RequestError
 
@@ -654,3 +655,35 @@ def test_the_schema_describes_the_demo_and_refuses_typos(demo_archive: Path) -> 
         wrong = json.loads(json.dumps(document))
         put(wrong, place, value)
         assert not validator.is_valid(wrong), place
+
+
+@pytest.mark.parametrize(
+    ("source", "bands", "options", "good"),
+    [
+        ("sentinel2", ["B04"], {"stated": "ignore"}, True),
+        ("sentinel2", ["B04"], {"stated": "ignored"}, False),
+        ("sentinel2", ["B04"], {"values": "db"}, False),
+        ("sentinel1", ["VV"], {"values": "db", "orbit": "both"}, True),
+        ("sentinel1", ["VV"], {"dem": "heights.tif"}, True),
+        ("sentinel1", ["VV"], {}, False),
+        ("sentinel1", ["VV"], {"values": "dB"}, False),
+        ("era5", ["t2m"], {"accumulated": {"t2m": "per_day"}, "select": {"number": 3}}, True),
+        ("era5", ["t2m"], {"accumulated": "daily"}, False),
+        ("fields", ["t"], {"scale": {"t": "two"}}, False),
+        ("snow_cover", ["snow"], {"clouds": 250}, True),
+        ("snow_cover", ["snow"], {"clouds": "many"}, False),
+    ],
+)
+def test_the_schema_and_the_source_say_the_same_of_options(
+    demo_archive: Path, tmp_path: Path, source: str, bands: list[str], options: dict[str, Any], good: bool
+) -> None:
+    document = yaml.safe_load((demo_archive / "campaign.yaml").read_text())
+    document["archives"]["s2"] = {"source": source, "path": "archive", "bands": bands, "options": options}
+    plain = json.loads(json.dumps(document, default=lambda date: date.isoformat()))
+    assert jsonschema.Draft202012Validator(campaign_schema()).is_valid(plain) == good
+    archive = Archive(source=source, path=tmp_path, bands=tuple(bands), options=options)
+    if good:
+        plugin("sources", source)("s2", archive)
+    else:
+        with pytest.raises(RequestError, match=r"archives\.s2\.options"):
+            plugin("sources", source)("s2", archive)

@@ -22,6 +22,7 @@ import zarr
 from tests.conftest import Campaign, call_cli, run_cli
 
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plugins import plugin
 from embedcube.cli.verbs import app
 from embedcube.consolidate.consolidate import consolidate
 from embedcube.consolidate.verify import verify_run
@@ -30,7 +31,7 @@ from embedcube.prepare.plan import plan
 
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
-    "submit", "cancel", "doctor", "models", "weights",
+    "submit", "cancel", "doctor", "models", "sources", "weights",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")
@@ -80,6 +81,30 @@ def test_models_says_what_each_backbone_takes_and_gives() -> None:
         for key in ("inputs", "cell", "dimensions", "normalisation"):
             assert card[key], card
             assert card[key] in said
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def test_sources_lists_every_option_with_its_type_default_and_meaning() -> None:
+    """Those of a plugin too: what is listed is what the source itself checks."""
+    document = json.loads(call_cli("sources", "--json").stdout)
+    options = {one["source"]: {o["name"]: o for o in one["options"]} for one in document["sources"]}
+    assert options.keys() >= {"sentinel2", "sentinel1", "era5", "fields", "snow_cover"}
+    for name, listed in options.items():
+        assert listed.keys() == plugin("sources", name).options.model_fields.keys()
+        assert all(option["meaning"] and option["value"] for option in listed.values()), name
+    assert options["snow_cover"]["clouds"] == {
+        "name": "clouds", "value": "whole number", "required": False, "default": 255,
+        "meaning": "number that stands for clouds",
+    }  # fmt: skip
+    assert options["era5"]["units"]["value"] == "name: text"
+    assert options["sentinel1"]["orbit"]["value"] == "ascending, descending, both"
+    said = " ".join(call_cli("sources").stdout.split())
+    for name, listed in options.items():
+        for option in listed.values():
+            assert f"{option['name']}: {option['value']}" in said, (name, option)
+            assert option["meaning"] in said
 
 
 # --- help -----------------------------------------------------------------------------------------

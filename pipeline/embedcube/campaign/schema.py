@@ -84,7 +84,7 @@ class Archive(Block):
     composite: Literal["median", "mean"] | None = None
     """how the scenes of a frame become one picture; by default the source decides"""
     options: dict[str, Any] = Field(default_factory=dict)
-    """options of the source"""
+    """options of the source: `embedcube sources` lists them, and the tables of options on this page"""
 
     @field_validator("bands")
     @classmethod

@@ -343,16 +343,17 @@ def preview(
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List models: their inputs, cells and vectors.  Example: embedcube models"""
-    from embedcube.campaign.plugins import names, plugin
+    from embedcube.cli.installed import models_installed
 
-    cards = [(name, asdict(card)) for name in names("backbones") for card in plugin("backbones", name).cards()]
-    _print({"models": [{"backbone": name} | card for name, card in cards]}, as_json)
-    if not as_json:
-        for name, card in cards:
-            print(f"{name} {card.pop('model')}".rstrip())
-            hub = card.pop("hub")
-            for key, text in (card | ({"weights": "/".join(hub)} if hub else {})).items():
-                print(f"    {key:<15}{text}")
+    _print_lines(*models_installed(), as_json)
+
+
+@app.command()
+def sources(as_json: AsJson = False) -> None:
+    """List sources, and the options of each.  Example: embedcube sources"""
+    from embedcube.cli.installed import sources_installed
+
+    _print_lines(*sources_installed(), as_json)
 
 
 @app.command()
@@ -369,9 +370,9 @@ def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a campaign file.  Example: embedcube schema > campaign.schema.json"""
-    from embedcube.campaign.schema import Campaign
+    from embedcube.campaign.plugins import campaign_schema
 
-    print(json.dumps(Campaign.model_json_schema(), indent=2))
+    print(json.dumps(campaign_schema(), indent=2))
 
 
 def _teller(as_json: bool) -> Say:
@@ -379,6 +380,10 @@ def _teller(as_json: bool) -> Say:
         return
 
     return silent if as_json else print
+
+
+def _print_lines(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    print(json.dumps(answer) if as_json else "\n".join(lines))
 
 
 def _print(answer: dict[str, Any], as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from embedcube.campaign.fields import Block
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
@@ -16,7 +16,7 @@ from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
 
 
-class Numbers(Block):
+class Numbers(PluginOptions):
     """Options of an archive with converted numbers: names of bands in its files, and how numbers become values."""
 
     variables: dict[str, str] = Field(default_factory=dict)

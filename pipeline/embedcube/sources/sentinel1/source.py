@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pyproj import CRS
 
 from embedcube.campaign.scene import Asset, Scene
@@ -52,7 +52,10 @@ _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float
 }
 """For each meaning of the numbers in files: the formula of power in words, and the formula"""
 
-_VALUES_ARE = f"say what the numbers in the files are: {', '.join(_POWER)}"
+_VALUES_ARE = (
+    "say what the numbers in the files are, after unpacking and scaling: linear, amplitude, db (10 log10 of power) or "
+    "worldcereal (dB = 20 log10(DN) - 83, 65535 is no data)"
+)
 _WORLDCEREAL_NODATA = 65535
 
 _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:[_#]|$)", re.IGNORECASE)
@@ -65,12 +68,19 @@ _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """properties with the orbit state, in STAC and in Earth Engine"""
 
 
+def _needs_values_or_dem(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema what the validators say: with a DEM, `values` may be left out."""
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["values"]}, {"required": ["dem"]}]
+
+
 class Options(Numbers):
     """The options of the YAML block."""
 
-    values: Values = Field(description=_VALUES_ARE)
-    """meaning of the numbers after unpacking and scaling: `db` is 10 log10 of power; `worldcereal` is
-    dB = 20 log10(DN) - 83, with 65535 for no data"""
+    model_config = ConfigDict(json_schema_extra=_needs_values_or_dem)
+
+    values: Values = Field(description=f"{_VALUES_ARE}. Needed without `dem`")
+    """meaning of the numbers after unpacking and scaling"""
     orbit: Literal["ascending", "descending", "both"] = "both"
     """passes to be used; for both as separate inputs of a layer, write two archives"""
     dem: Path | None = None
@@ -86,6 +96,9 @@ class Options(Numbers):
 
 class Sentinel1:
     """A source of Sentinel-1: reads linear power and composites it to decibels. Nothing is masked."""
+
+    options = Options
+    """options of the YAML block"""
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for bands that are not polarisations, and for keys that have no meaning for radar."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from embedcube.campaign.fields import Block
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
@@ -53,7 +53,7 @@ _EVIDENCE_SHARE = 0.1
 log = logging.getLogger(__name__)
 
 
-class Options(Block):
+class Options(PluginOptions):
     """The options of the YAML block."""
 
     variables: dict[str, str] = Field(default_factory=dict)
@@ -66,6 +66,9 @@ class Options(Block):
 
 class Sentinel2:
     """A source of Sentinel-2: decides the offset and the acquisition of each product, and masks clouds."""
+
+    options = Options
+    """options of the YAML block"""
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for bands that Sentinel-2 does not have, and for unknown options."""
