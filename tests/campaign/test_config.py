@@ -434,6 +434,7 @@ HOW: dict[str, dict[str, Any]] = {
     "Campaign.env": {"env": ["HOME"]},
     "Archive.path": {"archives__s2__path": "moved"},
     "Archive.search": {"archives__s2__search": SEARCH},
+    "Archive.links": {"archives__s2__links": {"s3://bucket/": "."}},
     "Search.api": {"archives__s2__search": SEARCH | {"api": "http://elsewhere.example"}},
     "Search.collections": {"archives__s2__search": SEARCH | {"collections": ["other"]}},
     "Search.boxes": {"archives__s2__search": SEARCH | {"boxes": [[7, 50, 8, 51]]}},

@@ -235,11 +235,11 @@ def test_other_windows_need_another_index(demo: Campaign, api: Api) -> None:
 def test_a_file_on_another_machine_is_to_be_staged_first(demo: Campaign, api: Api) -> None:
     (name, item) = next((item["id"], item) for item in api.items if item["collection"] == COLLECTION)
     for asset in item["assets"].values():
-        asset["href"] = f"https://example.org/{asset['href']}"
+        asset["href"] = f"https://example.org/else/x{Path(asset['href']).name}"
     asking(demo, api, times=[["2023-06-01", "2023-08-01"]])
     (verdict,) = (scene.verdict for scene in indexed(demo) if scene.id == name)
-    assert "is not on this machine; stage it first" in verdict
-    assert "https://example.org/" in verdict
+    assert "is not on this machine" in verdict
+    assert 'links: {"https://example.org/": FOLDER}' in verdict
 
 
 @pytest.mark.parametrize(

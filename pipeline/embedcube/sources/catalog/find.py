@@ -14,6 +14,7 @@ from embedcube.errors import EmbedcubeError, RequestError
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import Folder, lasting, not_a_file, walk
 from embedcube.sources.catalog.folders import METADATA, folder_products, image_products, is_image
+from embedcube.sources.catalog.links import Links, refuse_shared
 from embedcube.sources.catalog.netcdf import products_of
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
@@ -31,6 +32,8 @@ _IMAGES_OF_A_SCENE = (
     "has a date and ends in a band of the archive, as X_20230815_B02.tif (options.variables gives bands other names)"
 )
 
+_NO_LINKS = Links()
+
 log = logging.getLogger(__name__)
 
 
@@ -40,13 +43,17 @@ def archive_products(archive: Archive, names: Names, undated: datetime | None = 
     Raises:
         EmbedcubeError, OSError: see `searched_items` and `find_products`.
     """
+    links = Links.of(archive.links)
     if archive.search is None:
-        yield from find_products(archive.path, names, undated)
+        products = find_products(archive.path, names, undated, links)
     else:
-        yield from found_products(searched_items(archive.search), archive.root, names)
+        products = found_products(searched_items(archive.search), archive.root, names, links)
+    yield from refuse_shared(products)
 
 
-def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+def find_products(
+    root: Path, names: Names, undated: datetime | None = None, links: Links = _NO_LINKS
+) -> Iterator[Product]:
     """The products of a file, or of all files below a folder, in a fixed order.
 
     A file is an image, a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder, STAC Items come first;
@@ -64,7 +71,7 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
     elif is_radar_safe(root):
         yield from _each(root, root, lambda: radar_products(root, names))
     elif root.is_dir():
-        yield from _below(root, names, undated)
+        yield from _below(root, names, undated, links)
     elif words := not_a_file(root):
         raise RequestError(
             f"{printable(root)} {words}, nor a folder" if root.exists() else f"{printable(root)} {words}"
@@ -74,7 +81,7 @@ def find_products(root: Path, names: Names, undated: datetime | None = None) -> 
     elif is_netcdf(root):
         yield from _each(root, root, lambda: products_of(root, root.stem, names))
     else:
-        yield from catalogue_products(root, names)
+        yield from catalogue_products(root, names, links)
 
 
 def _each(path: Path, root: Path, products: Callable[[], Iterator[Product]]) -> Iterator[Product]:
@@ -132,10 +139,10 @@ def _faulty(folder: Folder, root: Path) -> Iterator[Product]:
             yield unusable(place, f"{printable(place)} {words}", time_in(place))
 
 
-def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Product]:
+def _below(root: Path, names: Names, undated: datetime | None, links: Links) -> Iterator[Product]:
     listed = _Listed(root)
     count, not_stac, left = 0, list[Path](), list[Path]()
-    for product in _products_of(listed, root, names, undated, not_stac, left):
+    for product in _products_of(listed, root, names, undated, links, not_stac, left):
         count += 1
         yield product
     if not_stac:
@@ -150,19 +157,26 @@ def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Produ
 
 
 def _products_of(
-    listed: _Listed, root: Path, names: Names, undated: datetime | None, not_stac: list[Path], left: list[Path]
+    listed: _Listed,
+    root: Path,
+    names: Names,
+    undated: datetime | None,
+    links: Links,
+    not_stac: list[Path],
+    left: list[Path],
 ) -> Iterator[Product]:
     """All products; JSON files that are no STAC and images that belong to no product are added to the last two."""
     yield from listed.faulty
     # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
     named: set[str] = set()
     named_in: dict[str, list[Product]] = {}
-    for product in spread(partial(item_products, root=root, names=names), listed.items):
+    for product in spread(partial(item_products, root=root, names=names, links=links), listed.items):
         if isinstance(product, Path):
             not_stac += [product] if product.name != METADATA else []
             continue
         paths = _paths(product)
-        for place in set(map(os.path.dirname, paths)):
+        # also the Item's own folder: the images there are its files, even where it does not find them
+        for place in {*map(os.path.dirname, paths), product.folder}:
             named.update(_packed_around(place))
             named_in.setdefault(place, []).append(product)
         named.update(path for path in paths if path.endswith(_PACKED))
@@ -189,16 +203,16 @@ def _not_named(
 ) -> Iterator[Product]:
     """The products of images in a folder that no Item names; images that belong to no product are added to `left`.
 
-    `named` are the products that Items name in this folder. An image of the same day as one of them may be a copy, and
-    is left out.
+    `named` are the products of Items that name a file in this folder, or lie in it themselves. An image of the same
+    day as one of them, or with its id, may be a copy, and is left out.
     """
     folder, paths = images.folder, {path for product in named for path in _paths(product)}
     if all(f"{folder}{os.sep}{image}" in paths for image in images.names):
         return
     found = folder_products(folder, images.names, names, undated, images.faults)
     unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
-    days = {product.time.date() for product in named}
-    new = [product for product in unnamed if product.time.date() not in days]
+    days, ids = {product.time.date() for product in named}, {product.id for product in named}
+    new = [product for product in unnamed if product.time.date() not in days and product.id not in ids]
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     copies = {file.path.name for product in unnamed for file in product.files.values()} - used
     # other bands and resolutions of a product have its date

@@ -11,8 +11,9 @@ from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_href
 from embedcube.sources.catalog.files import ABSENT, NotReadable, identity, lasting, not_a_file
 from embedcube.sources.catalog.json_text import CATALOGUE_BYTES, ITEM_BYTES, kind_of, parsed, read_json
+from embedcube.sources.catalog.links import Links, local_path
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
-from embedcube.sources.catalog.stac_item import is_item, item_product, local_path
+from embedcube.sources.catalog.stac_item import is_item, item_product
 
 _LINES = (".ndjson", ".jsonl", ".geojsonl")
 """Suffixes of files with one Item on each line"""
@@ -21,10 +22,12 @@ _CATALOGUES = ("Catalog", "Collection")
 
 _LARGE = "a large result of a search is read with one Item on each line (.ndjson)"
 
+_NO_LINKS = Links()
+
 log = logging.getLogger(__name__)
 
 
-def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
+def catalogue_products(path: Path, names: Names, links: Links = _NO_LINKS) -> Iterator[Product]:
     """A product for every Item of a Catalog, Collection, Item or ItemCollection (also with one Item on each line).
 
     The links of catalogues are followed in order, to each file once. An Item that cannot be used or does not parse
@@ -34,10 +37,10 @@ def catalogue_products(path: Path, names: Names) -> Iterator[Product]:
         RequestError: the file is not STAC.
         OSError: a file could not be read for a reason that may pass.
     """
-    yield from _lines(path, names) if path.suffix in _LINES else _linked(path, names)
+    yield from _lines(path, names, links) if path.suffix in _LINES else _linked(path, names, links)
 
 
-def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Product | Path]:
+def item_products(paths: Sequence[Path], root: Path, names: Names, links: Links) -> list[Product | Path]:
     """For each Item file its product, also if it does not parse; other JSON files as their paths.
 
     Catalogues and collections are left out: what they link to lies in the same archive.
@@ -54,19 +57,19 @@ def item_products(paths: Sequence[Path], root: Path, names: Names) -> list[Produ
             found.append(unusable(name(), str(error), time_in(name())))
         else:
             if is_item(document):
-                found.append(item_product(path, name, document, names))
+                found.append(item_product(path, name, document, names, links))
             elif not isinstance(document, dict) or document.get("type") not in _CATALOGUES:
                 found.append(path)
     return found
 
 
-def found_products(items: Iterable[Any], folder: Path, names: Names) -> Iterator[Product]:
+def found_products(items: Iterable[Any], folder: Path, names: Names, links: Links) -> Iterator[Product]:
     """A product for every Item in the result of a search; relative links begin at `folder`."""
     for number, item in enumerate(items, start=1):
-        yield item_product(folder / "search.json", partial(str, f"Item {number} of the search"), item, names)
+        yield item_product(folder / "search.json", partial(str, f"Item {number} of the search"), item, names, links)
 
 
-def _lines(path: Path, names: Names) -> Iterator[Product]:
+def _lines(path: Path, names: Names, links: Links) -> Iterator[Product]:
     number = 0
     with path.open("rb") as file:
         while line := file.readline(ITEM_BYTES + 1):
@@ -82,10 +85,10 @@ def _lines(path: Path, names: Names) -> Iterator[Product]:
                 except ValueError as error:
                     yield unusable(name, f"line {number} of {printable(path.name)} {error}")
                 else:
-                    yield item_product(path, partial(str, name), item, names)
+                    yield item_product(path, partial(str, name), item, names, links)
 
 
-def _linked(root: Path, names: Names) -> Iterator[Product]:
+def _linked(root: Path, names: Names, links: Links) -> Iterator[Product]:
     """The products of all Items in a file or linked from it."""
     seen = {identity(root)}
     waiting = [root]
@@ -103,14 +106,14 @@ def _linked(root: Path, names: Names) -> Iterator[Product]:
             continue
         kind = document.get("type") if isinstance(document, dict) else None
         if kind == "Feature":
-            yield item_product(path, partial(str, name), document, names)
+            yield item_product(path, partial(str, name), document, names, links)
         elif kind == "FeatureCollection":
             for number, feature in enumerate(_listed(document, "features"), start=1):
-                yield item_product(path, partial(str, f"{name} {number}"), feature, names)
+                yield item_product(path, partial(str, f"{name} {number}"), feature, names, links)
         elif kind in _CATALOGUES:
-            links = [_followed(path, link, seen, gone) for link in _listed(document, "links")]
-            yield from (found for found in links if isinstance(found, Product))
-            waiting += reversed([found for found in links if isinstance(found, Path)])
+            followed = [_followed(path, link, links, seen, gone) for link in _listed(document, "links")]
+            yield from (found for found in followed if isinstance(found, Product))
+            waiting += reversed([found for found in followed if isinstance(found, Path)])
         elif path == root:
             raise RequestError(f"{root} is not a STAC catalogue: its type is {printable(repr(kind), 60)}")
         else:
@@ -146,7 +149,9 @@ def _listed(document: dict[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _followed(path: Path, link: Any, seen: set[tuple[int, int]], gone: list[str]) -> Path | Product | None:
+def _followed(
+    path: Path, link: Any, links: Links, seen: set[tuple[int, int]], gone: list[str]
+) -> Path | Product | None:
     """The file that a link in the catalogue at `path` leads to, or a product that says why it cannot be read.
 
     None for a link that was followed before, and for one to a file that is not here, which is added to `gone`: often
@@ -156,7 +161,7 @@ def _followed(path: Path, link: Any, seen: set[tuple[int, int]], gone: list[str]
         return None
     href = link.get("href")
     shown = printable_href(href) if isinstance(href, str) else kind_of(href)
-    place = local_path(str(path.parent), href) if isinstance(href, str) else None
+    place = (links.path_of(href) or local_path(str(path.parent), href)) if isinstance(href, str) else None
     words = not_a_file(Path(place)) if place is not None else ABSENT
     if place is None or words == ABSENT:
         gone.append(shown)

@@ -98,6 +98,7 @@ class Era5:
             "mask": "fields are everywhere",
             "composite": "write options.methods",
             "search": "weather is read from files and stores below `path`",
+            "links": "weather is read from files and stores below `path`",
             "offset": "numbers are unpacked as the file says",
         }
         refuse_keys(name, archive, instead)
