@@ -219,3 +219,41 @@ def test_wrong_links_are_refused(tmp_path: Path, links: dict[str, str], words: s
     with pytest.raises(RequestError, match=words) as raised:
         load_campaign(campaign_in(tmp_path, links=links).file)
     assert "secret" not in str(raised.value)
+
+
+# --- saved searches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"numberMatched": 250, "numberReturned": 1}, "holds 1 of the 250 Items of its search"),
+        ({"context": {"matched": 12_500, "returned": 1}}, "holds 1 of the 12,500 Items of its search"),
+        ({"search:metadata": {"matched": 3}}, "holds 1 of the 3 Items of its search"),
+        ({"numberReturned": 2}, "holds 1 of the 2 Items of its search"),
+        ({"links": [{"rel": "next", "href": "https://host/search?token=x"}]}, "holds 1 Items and links to a next page"),
+        ({"numberMatched": 1, "links": [{"rel": "next", "href": "https://host/search?token=x"}]}, ""),
+        ({"numberMatched": 1, "numberReturned": 1, "context": {"matched": None}}, ""),
+        ({"numberMatched": "many", "links": [7, {"rel": "self"}], "context": 4}, ""),
+        ({}, ""),
+    ],
+)
+@pytest.mark.parametrize("whole", ["file", "folder"])
+def test_a_saved_search_that_lacks_items_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: str, more: dict[str, Any], words: str
+) -> None:
+    write_image(tmp_path / "B04.tif")
+    document = {"type": "FeatureCollection", "features": [item("./B04.tif")], **more}
+    (tmp_path / "search.json").write_text(json.dumps(document))
+    (product,) = found(tmp_path if whole == "folder" else tmp_path / "search.json")
+    assert (product.id, product.missing) == (ID, {})
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == bool(words)
+    assert all(words in line and len(line) < 300 and "one .ndjson file" in line for line in said)
+
+
+def test_an_item_and_the_same_in_a_saved_search_are_one_scene(tmp_path: Path) -> None:
+    write_image(tmp_path / "B04.tif")
+    write_item(tmp_path, item("./B04.tif"))
+    write_collection(tmp_path, [item("./B04.tif"), item("./B04.tif", "other", "2023-06-12T10:16:01Z")])
+    assert sorted(product.id for product in found(tmp_path)) == [ID, "other"]

@@ -155,8 +155,11 @@ class Around:
 
 
 def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
-    """The products, without files beside Items that several of them would have: nobody knows whose they are."""
-    listed = list(products)
+    """The products, without files beside Items that several of them would have: nobody knows whose they are.
+
+    An Item that is given twice, by itself and in a saved search, counts once.
+    """
+    listed = _each_item_once(products)
     owners: dict[str, set[str]] = defaultdict(set)
     if any(product.beside for product in listed):
         for product in listed:
@@ -174,3 +177,15 @@ def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
             missing = product.missing | {band: f"{printable(name, _SHOWN)} {words}" for band, name in shared.items()}
             product = replace(product, files=files, missing=missing)
         yield product
+
+
+def _each_item_once(products: Iterable[Product]) -> list[Product]:
+    seen: set[tuple[object, ...]] = set()
+    listed = []
+    for product in products:
+        files = tuple((band, str(file.path), file.index) for band, file in product.files.items())
+        key = (product.id, product.time, files)
+        if not (product.folder and files and key in seen):
+            listed.append(product)
+        seen.add(key)
+    return listed

@@ -20,6 +20,11 @@ _LINES = (".ndjson", ".jsonl", ".geojsonl")
 
 _CATALOGUES = ("Catalog", "Collection")
 
+_COUNTS = ("numberMatched", "matched", "numberReturned", "returned")
+"""where the result of a search says how many Items it should have"""
+
+_ALL_PAGES = "save all pages, with one Item on each line of one .ndjson file"
+
 _LARGE = "a large result of a search is read with one Item on each line (.ndjson)"
 
 _NO_LINKS = Links()
@@ -41,7 +46,7 @@ def catalogue_products(path: Path, names: Names, links: Links = _NO_LINKS) -> It
 
 
 def item_products(paths: Sequence[Path], root: Path, names: Names, links: Links) -> list[Product | Path]:
-    """For each Item file its product, also if it does not parse; other JSON files as their paths.
+    """For each Item file its product, also if it does not parse, and all of a saved search; other JSON as their paths.
 
     Catalogues and collections are left out: what they link to lies in the same archive.
 
@@ -58,6 +63,8 @@ def item_products(paths: Sequence[Path], root: Path, names: Names, links: Links)
         else:
             if is_item(document):
                 found.append(item_product(path, name, document, names, links))
+            elif _is_search(document):
+                found += _of_search(path, name(), document, names, links)
             elif not isinstance(document, dict) or document.get("type") not in _CATALOGUES:
                 found.append(path)
     return found
@@ -108,8 +115,7 @@ def _linked(root: Path, names: Names, links: Links) -> Iterator[Product]:
         if kind == "Feature":
             yield item_product(path, partial(str, name), document, names, links)
         elif kind == "FeatureCollection":
-            for number, feature in enumerate(_listed(document, "features"), start=1):
-                yield item_product(path, partial(str, f"{name} {number}"), feature, names, links)
+            yield from _of_search(path, name, document, names, links)
         elif kind in _CATALOGUES:
             followed = [_followed(path, link, links, seen, gone) for link in _listed(document, "links")]
             yield from (found for found in followed if isinstance(found, Product))
@@ -122,6 +128,23 @@ def _linked(root: Path, names: Names, links: Links) -> Iterator[Product]:
     if gone:
         words = "%s: there is no file at the link %s; %d such links are left out"
         log.warning(words, printable(root), gone[0], len(gone))
+
+
+def _is_search(document: Any) -> bool:
+    """Whether a JSON value is a collection of Items; GeoJSON alone is none."""
+    if not isinstance(document, dict) or document.get("type") != "FeatureCollection":
+        return False
+    features = _listed(document, "features")
+    return bool(features) and is_item(features[0])
+
+
+def _of_search(path: Path, name: str, document: dict[str, Any], names: Names, links: Links) -> Iterator[Product]:
+    """The products of the saved result of a search; a warning says if it does not hold all that was found."""
+    features = _listed(document, "features")
+    if words := lacking(document, len(features)):
+        log.warning("%s %s", printable(path), words)
+    for number, feature in enumerate(features, start=1):
+        yield item_product(path, partial(str, f"{name} {number}"), feature, names, links)
 
 
 def _read(path: Path, most: int) -> Any:
@@ -137,6 +160,22 @@ def _read(path: Path, most: int) -> Any:
         if not (words := lasting(error)):
             raise
         raise ValueError(f"{printable(path.name)} {words}") from None
+
+
+def lacking(document: dict[str, Any], held: int) -> str:
+    """What the result of a search lacks, in words that follow its name; empty if it says nothing of more Items.
+
+    APIs say it by `numberMatched` (OGC), by `context` (before STAC 1.0) or `search:metadata`, or link to the next page.
+    """
+    places = [document, document.get("context"), document.get("search:metadata")]
+    stated = [place[key] for place in places if isinstance(place, dict) for key in _COUNTS if key in place]
+    most = max((count for count in stated if isinstance(count, int) and not isinstance(count, bool)), default=None)
+    links = [link.get("rel") for link in _listed(document, "links") if isinstance(link, dict)]
+    if most is not None and most > held:
+        return f"holds {held:,} of the {most:,} Items of its search: the cube will lack the others; {_ALL_PAGES}"
+    if most is None and "next" in links:
+        return f"holds {held:,} Items and links to a next page, which is not followed; {_ALL_PAGES}"
+    return ""
 
 
 def _name(path: Path, root: Path) -> str:
