@@ -52,10 +52,10 @@ def searched_items(search: Search) -> Iterator[Any]:
                     if key not in found:
                         found.add(key)
                         yield item
-            if (matched := page.get("numberMatched")) and isinstance(matched, int) and matched > count:
-                log.warning(
-                    "%s gave %s of the %s Items that it says it found", search.api, f"{count:,}", f"{matched:,}"
-                )
+            matched = page.get("numberMatched")
+            if isinstance(matched, int) and matched > count:
+                words = "%s gave %d of the %d Items that it says it found: the cube will lack the others"
+                log.warning(words, search.api, count, matched)
     except APIError as error:
         text = printable(" ".join(str(error).split()), _WORDS)
         # absent if no answer came
