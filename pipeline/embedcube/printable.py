@@ -105,6 +105,15 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     return ", ".join(shown) if more <= 1 else f"{', '.join(shown[:most])} and {more} more"
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: of a longer one the middle is left out, as its end says what to do."""
+    if len(text) <= most:
+        return text
+    end = text[len(text) - most // 2 :].partition(" ")[2] or text[len(text) - most // 2 :]
+    start = text[: most - len(end) - 5]
+    return f"{start.rpartition(' ')[0] or start} ... {end}"
+
+
 def printable_href(href: str) -> str:
     """A link as it may be printed, logged or stored: `printable`, and a credential may hold spaces and quotes."""
     if len(href) > _MOST_LOOKED_AT:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from embedcube.errors import RequestError
-from embedcube.printable import printable, without_credentials
+from embedcube.printable import listed, printable, without_credentials
 from embedcube.windows import utc
 
 _YAML_BYTES = 16 << 20
@@ -91,7 +91,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """End of an error message about an unknown word: the nearest known word, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f', did you mean "{close[0]}"?' if close else f"; known here: {', '.join(known)}"
+    return f', did you mean "{close[0]}"?' if close else f"; known here: {listed(known, 12)}"
 
 
 def _known_crs(crs: str) -> str:

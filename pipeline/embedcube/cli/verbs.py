@@ -17,7 +17,7 @@ import typer
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
 from embedcube.cli import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
-from embedcube.printable import printable
+from embedcube.printable import printable, shortened
 from embedcube.progress import Say, shown
 
 app = typer.Typer(
@@ -43,6 +43,9 @@ Digest = Annotated[
 
 _MESSAGE = 4000
 """most characters of a line of a message"""
+
+_REFUSAL = 288
+"""most characters of a message about a wrong request: with the name of the command less than 300"""
 
 
 def main() -> None:
@@ -81,8 +84,9 @@ def main() -> None:
 
 
 def _shown(error: Exception) -> str:
-    """The message of an error: it may quote names and links of an archive."""
-    return "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
+    """The message of an error: it may quote names and links of an archive. That of a wrong request is short."""
+    text = "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
+    return shortened(text, _REFUSAL) if isinstance(error, RequestError) else text
 
 
 def _stop(number: int, _: object) -> None:

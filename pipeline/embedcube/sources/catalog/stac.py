@@ -121,7 +121,10 @@ def _linked(root: Path, names: Names, links: Links) -> Iterator[Product]:
             yield from (found for found in followed if isinstance(found, Product))
             waiting += reversed([found for found in followed if isinstance(found, Path)])
         elif path == root:
-            raise RequestError(f"{root} is not a STAC catalogue: its type is {printable(repr(kind), 60)}")
+            raise RequestError(
+                f"{printable(root, 120)} is not a STAC catalogue: its type is {printable(repr(kind), 60)}; name a STAC "
+                "catalogue, a saved search, or the folder of the files"
+            )
         else:
             fault = f"is neither a STAC catalogue nor an Item: its type is {printable(repr(kind), 60)}"
             yield unusable(name, f"{printable(path.name)} {fault}", time_in(name))
