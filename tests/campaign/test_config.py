@@ -115,12 +115,12 @@ WRONG = [
         name="band that the archive lacks",
         change=setting(archives__s2__bands=["B02", "B05"]),
         line="archives.s2: none of 10 scenes can be used; the first, S2B_32UMB_20230606_0_L2A: "
-        "B05: the item has no file of this band",
+        "B05: the item has no file of this band; leave the band or the mask out, or give products that have it",
     ),
     Wrong(
         name="folder that is not there",
         change=setting(archives__s2__path="nowhere"),
-        line="FILE: archives.s2.path: FOLDER/nowhere does not exist",
+        line="FILE: archives.s2.path: FOLDER/nowhere does not exist; is its file system mounted?",
     ),
     Wrong(
         name="variable that is not declared",
@@ -218,6 +218,7 @@ def test_a_wrong_campaign_is_answered_in_one_line(wrong: Wrong, demo: Campaign, 
         (demo.file.parent / name).write_text(text)
     done = call_cli("run", demo.file)
     assert done.stderr == expected(wrong, demo, demo_archive)
+    assert len(done.stderr) <= 300
     assert done.returncode == 2
     assert not list(demo.file.parent.rglob("parts")), "some shard has been embedded"
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -458,3 +459,20 @@ def test_a_cube_that_is_not_there_is_not_taken_for_a_campaign(tmp_path: Path) ->
     done = call_cli("verify", tmp_path / "nowhere.zarr")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"embedcube: {tmp_path}/nowhere.zarr: there is no such cube; a run prints where its cube is\n"
+
+
+def test_no_message_about_a_wrong_request_has_300_characters(demo: Campaign) -> None:
+    """Of a longer one the middle is left out: its beginning names the key, its end says what to do."""
+    long = "a" * 700
+
+    def write(key: str, document: dict[str, Any]) -> None:
+        document["archives"]["s2"][key] = [long]
+
+    for key in ("bands", "mask"):
+        demo.change(partial(write, key))
+        done = call_cli("index", demo.file)
+        assert done.returncode == 2
+        assert done.stderr.startswith("embedcube: ")
+        assert len(done.stderr.rstrip("\n")) < 300
+    demo.change(lambda document: document.update({f"key{i}": i for i in range(200)} | {long: 1}))
+    assert len(call_cli("index", demo.file).stderr) <= 300

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,7 +74,10 @@ def with_control_points(folder: Path) -> None:
     path = folder / "S1A_20230607_VV.tif"
     image(path, crs=None)
     with rasterio.open(path, "r+") as file:
-        file.gcps = ([GroundControlPoint(r, c, 10 + c / 1000, 50 - r / 1000) for r in (0, 32) for c in (0, 32)], "EPSG:4326")
+        file.gcps = (
+            [GroundControlPoint(r, c, 10 + c / 1000, 50 - r / 1000) for r in (0, 32) for c in (0, 32)],
+            "EPSG:4326",
+        )
 
 
 def cut(folder: Path) -> None:
@@ -112,7 +114,9 @@ def hdf5(path: Path) -> None:
 
 def eopf(folder: Path) -> None:
     store = folder / SAFE.replace("L1C", "L2A").replace(".SAFE", ".zarr")
-    xarray.Dataset({"b04": (("y", "x"), np.ones((8, 8), "uint16"))}).to_zarr(store, group="measurements/reflectance/r10m")
+    xarray.Dataset({"b04": (("y", "x"), np.ones((8, 8), "uint16"))}).to_zarr(
+        store, group="measurements/reflectance/r10m"
+    )
 
 
 def words(text: str) -> Callable[[Path], None]:
@@ -138,8 +142,14 @@ class Wrong:
     code: int = 2
 
 
-RADAR = {"source": "sentinel1", "bands": ("VV",), "archive": {"options": {"values": "linear"}}}
-WEATHER = {"source": "era5", "bands": ("t2m",)}
+def radar(what: str, make: Callable[[Path], Any], **options: str) -> Wrong:
+    return Wrong(what=what, make=make, source="sentinel1", bands=("VV",), archive={"options": options})
+
+
+def fields(what: str, make: Callable[[Path], Any]) -> Wrong:
+    return Wrong(what=what, make=make, source="era5", bands=("t2m",))
+
+
 PLAN = ("run", "--until", "plan")
 
 ROWS = [
@@ -153,30 +163,69 @@ ROWS = [
         archive={"mask": {"band": "SCL", "clear": [4]}},
     ),
     Wrong(what="images without a date in their names", make=lambda folder: image(folder / "tile" / "B04.tif")),
-    Wrong(what="Items whose links lead to another machine", make=lambda folder: item(folder, "https://cogs.example.org/32/U/B4.tif")),
+    Wrong(
+        what="Items whose links lead to another machine",
+        make=lambda folder: item(folder, "https://cogs.example.org/32/U/B4.tif"),
+    ),
     Wrong(what="Items whose links lead nowhere", make=lambda folder: item(folder, "./B4.tif")),
     Wrong(what="files that are cut short", make=cut),
-    Wrong(what="images without a CRS", make=lambda folder: image(folder / ID / "B04.tif", crs=None), archive={"offset": 0}),
-    Wrong(what="images of Sentinel-1 that are not geocoded", make=with_control_points, **RADAR),
+    Wrong(
+        what="images without a CRS", make=lambda folder: image(folder / ID / "B04.tif", crs=None), archive={"offset": 0}
+    ),
+    radar("images of Sentinel-1 that are not geocoded", with_control_points, values="linear"),
     Wrong(what="images named otherwise than the bands", make=lambda folder: image(folder / "S2A_20230607_band4.tif")),
     Wrong(what="a band that Sentinel-2 does not have", make=lambda folder: None, bands=("B4a",)),
     Wrong(what="no processing baseline anywhere", make=lambda folder: image(folder / "S2A_20230607" / "B04.tif")),
     Wrong(what="HDF5 (`.h5`)", make=lambda folder: hdf5(folder / "S2A_20230607_B04.h5")),
-    Wrong(what="a VRT under the name of an image", make=lambda folder: (folder / "S2A_20230607_B04.tif").write_text("<VRTDataset/>"), archive={"offset": 0}),
-    Wrong(what="a zip of the bucket's layout under the name of a SAFE", make=lambda folder: zipped(folder / f"{SAFE}.zip", "tiles/32/U/NA/2023/6/7/0/B04.jp2")),
+    Wrong(
+        what="a VRT under the name of an image",
+        make=lambda folder: (folder / "S2A_20230607_B04.tif").write_text("<VRTDataset/>"),
+        archive={"offset": 0},
+    ),
+    Wrong(
+        what="a zip of the bucket's layout under the name of a SAFE",
+        make=lambda folder: zipped(folder / f"{SAFE}.zip", "tiles/32/U/NA/2023/6/7/0/B04.jp2"),
+    ),
     Wrong(what="Zarr of Sentinel-2 (EOPF)", make=eopf),
-    Wrong(what="a saved search that found nothing", make=words('{"type": "FeatureCollection", "features": []}'), archive={"path": "archive/search.json"}),
-    Wrong(what="a JSON file that is no STAC", make=words('{"type": "Topology"}'), archive={"path": "archive/search.json"}),
-    Wrong(what="pyroSAR's names", make=lambda folder: image(folder / "S1A__IW___D_20230607T053500_VV_grd_mli_geo_norm_db.tif"), **RADAR),
-    Wrong(what="Sentinel-1 GRD of the ground segment", make=grd, **RADAR),
-    Wrong(what="radar without `values`", make=lambda folder: image(folder / "S1A_20230607_VV.tif"), source="sentinel1", bands=("VV",)),
-    Wrong(what="weather at points", make=lambda folder: weather(folder / "t2m.nc", points=True), **WEATHER),
-    Wrong(what="weather without leap days", make=lambda folder: weather(folder / "t2m.nc", calendar="noleap"), **WEATHER),
-    Wrong(what="GRIB of 0 bytes", make=lambda folder: (folder / "t2m.grib").touch(), **WEATHER),
-    Wrong(what="a zip of the Climate Data Store named `.nc`", make=lambda folder: zipped(folder / "t2m.nc", "data.nc"), **WEATHER),
+    Wrong(
+        what="a saved search that found nothing",
+        make=words('{"type": "FeatureCollection", "features": []}'),
+        archive={"path": "archive/search.json"},
+    ),
+    Wrong(
+        what="a JSON file that is no STAC", make=words('{"type": "Topology"}'), archive={"path": "archive/search.json"}
+    ),
+    radar(
+        "pyroSAR's names",
+        lambda folder: image(folder / "S1A__IW___D_20230607T053500_VV_grd_mli_geo_norm_db.tif"),
+        values="linear",
+    ),
+    radar("Sentinel-1 GRD of the ground segment", grd, values="linear"),
+    Wrong(
+        what="radar without `values`",
+        make=lambda folder: image(folder / "S1A_20230607_VV.tif"),
+        source="sentinel1",
+        bands=("VV",),
+    ),
+    fields("weather at points", lambda folder: weather(folder / "t2m.nc", points=True)),
+    fields("weather without leap days", lambda folder: weather(folder / "t2m.nc", calendar="noleap")),
+    fields("GRIB of 0 bytes", lambda folder: (folder / "t2m.grib").touch()),
+    fields("a zip of the Climate Data Store named `.nc`", lambda folder: zipped(folder / "t2m.nc", "data.nc")),
     Wrong(what="weather for the source `sentinel2`", make=lambda folder: weather(folder / "t2m_20230607.nc")),
-    Wrong(what="no scene in the region", make=good, archive={"offset": 0}, campaign={"region": {"bbox": [20, 40, 20.1, 40.1]}}, verb=PLAN),
-    Wrong(what="no scene in the windows", make=good, archive={"offset": 0}, campaign={"windows": [["2019-06-01", "2019-07-01"]]}, verb=PLAN),
+    Wrong(
+        what="no scene in the region",
+        make=good,
+        archive={"offset": 0},
+        campaign={"region": {"bbox": [20, 40, 20.1, 40.1]}},
+        verb=PLAN,
+    ),
+    Wrong(
+        what="no scene in the windows",
+        make=good,
+        archive={"offset": 0},
+        campaign={"windows": [["2019-06-01", "2019-07-01"]]},
+        verb=PLAN,
+    ),
 ]
 
 
@@ -198,4 +247,24 @@ def said(folder: Path, row: Wrong) -> str:
     assert done.returncode == row.code, done
     line = done.stderr.splitlines()[-1]
     assert len(line) < MOST, (len(line), line)
-    return line.removeprefix("embedcube: ").replace(str(folder / "archive"), "ARCHIVE").replace(str(folder / "campaign.yaml"), "FILE")
+    return (
+        line.removeprefix("embedcube: ")
+        .replace(str(folder / "archive"), "ARCHIVE")
+        .replace(str(folder / "campaign.yaml"), "FILE")
+    )
+
+
+def table() -> dict[str, str]:
+    """What the page says of each archive."""
+    text = PAGE.read_text("utf-8").partition("## The commonest wrong archives")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| (.+?) \| `` (.+) `` \|$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_the_page_has_what_is_said(tmp_path: Path, row: Wrong) -> None:
+    assert said(tmp_path, row) == table()[row.what].replace("\\|", "|")
+
+
+def test_the_page_has_no_other_rows() -> None:
+    assert list(table()) == [row.what for row in ROWS]
+    assert len(ROWS) > 20

@@ -129,7 +129,7 @@ def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
     for name, archive in campaign.archives.items():
         moved = archive.model_copy(update={"path": absolute(archive.path)})
         if mounted and not moved.path.exists():
-            raise ValueError(f"archives.{name}.path: {moved.path} does not exist")
+            raise ValueError(f"archives.{name}.path: {moved.path} does not exist; is its file system mounted?")
         links = {start: _absolute(place, moved.root, campaign.env) for start, place in archive.links.items()}
         if mounted and (lost := next((place for place in links.values() if not place.is_dir()), None)):
             raise ValueError(f"archives.{name}.links: {lost} is no folder")

@@ -94,7 +94,7 @@ def _refuse_other_times(campaign: Campaign, name: str, scenes: Sequence[Scene]) 
         first, last = min(scene.time for scene in placed), max(scene.end or scene.time for scene in placed)
         raise RequestError(
             f"layers.{name}: none of its {len(placed)} scenes lies in a window: they are of {first:%Y-%m-%d} to "
-            f"{last:%Y-%m-%d}, the windows of {period_of_fit(campaign, name)}; write other windows, or give other scenes"
+            f"{last:%Y-%m-%d}, the windows of {period_of_fit(campaign, name)}; write other windows or give other scenes"
         )
 
 

@@ -24,7 +24,8 @@ _NEXT_MOVES = (
     ("no coordinate reference system", "write it into the file, as with gdal_edit.py -a_srs EPSG:32632"),
     ("does not exist", "put the file there, or correct the link"),
     ("points, not a grid", "put it on a grid first"),
-    ("has no file of this band", "leave the band out, or give products that have it"),
+    ("has no file of this band", "leave the band or the mask out, or give products that have it"),
+    ("is not a SAFE product", "give it as it was downloaded, or unpack it"),
 )
 """Words of a verdict, and what to do about it where the verdict itself does not say it; the first that fits counts"""
 
@@ -43,7 +44,7 @@ def no_scene_in(archive: Archive) -> str:
     if archive.search is not None:
         return f"the answers of {printable(archive.search.api, 100)}: are its collections, boxes and times right?"
     if not path.is_dir():
-        return f"{place}: it holds no Item of a scene, or none with these bands; search again, or name the folder of the files"
+        return f"{place}: it holds no Item with these bands; search again, or name the folder of the files"
     kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in islice(_names(path), _LOOKED_AT))
     if not kinds:
         return f"{place}: the folder is empty; is its file system mounted, and is it the right one?"
