@@ -105,6 +105,12 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     return ", ".join(shown) if more <= 1 else f"{', '.join(shown[:most])} and {more} more"
 
 
+def printable_path(path: object, most: int = 90) -> str:
+    """A path in a message; of a long one only the end is shown."""
+    text = printable(path)
+    return text if len(text) <= most else f"...{text[-most:]}"
+
+
 def shortened(text: str, most: int) -> str:
     """A text of at most `most` characters: of a longer one the middle is left out, as its end says what to do."""
     if len(text) <= most:

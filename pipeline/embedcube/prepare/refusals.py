@@ -7,16 +7,13 @@ from itertools import islice
 from pathlib import Path
 
 from embedcube.campaign.schema import Archive
-from embedcube.printable import listed, printable, shortened
+from embedcube.printable import listed, printable, printable_path, shortened
 
 _VERDICT = 210
 """most characters of a verdict in a refusal"""
 
 _LOOKED_AT = 10_000
 """most files of an archive that are counted"""
-
-_PATH = 90
-"""characters of a path in a message"""
 
 _NEXT_MOVES = (
     ("unpack", ""),
@@ -40,7 +37,7 @@ def with_next_move(verdict: str) -> str:
 def no_scene_in(archive: Archive) -> str:
     """The place of an archive that holds no scene, what lies there, and what to do."""
     path = archive.path
-    place = _short(path)
+    place = printable_path(path)
     if archive.search is not None:
         return f"the answers of {printable(archive.search.api, 100)}: are its collections, boxes and times right?"
     if not path.is_dir():
@@ -58,9 +55,3 @@ def no_scene_in(archive: Archive) -> str:
 def _names(folder: Path) -> Iterator[str]:
     for _, _, names in os.walk(folder):
         yield from names
-
-
-def _short(path: Path) -> str:
-    """A path of which at most the end is shown."""
-    text = printable(path)
-    return text if len(text) <= _PATH else f"...{text[-_PATH:]}"

@@ -89,6 +89,9 @@ class Links:
         return None
 
 
+NO_LINKS = Links()
+
+
 def _plain(href: str) -> str:
     """A link without signature, user and password; scheme and host in lower case, a path of GDAL as a link."""
     if gdal := _GDAL.match(href):

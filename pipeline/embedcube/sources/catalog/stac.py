@@ -11,7 +11,7 @@ from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_href
 from embedcube.sources.catalog.files import ABSENT, NotReadable, identity, lasting, not_a_file
 from embedcube.sources.catalog.json_text import CATALOGUE_BYTES, ITEM_BYTES, kind_of, parsed, read_json
-from embedcube.sources.catalog.links import Links, local_path
+from embedcube.sources.catalog.links import NO_LINKS, Links, local_path
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 from embedcube.sources.catalog.stac_item import is_item, item_product
 
@@ -27,12 +27,10 @@ _ALL_PAGES = "save all pages, with one Item on each line of one .ndjson file"
 
 _LARGE = "a large result of a search is read with one Item on each line (.ndjson)"
 
-_NO_LINKS = Links()
-
 log = logging.getLogger(__name__)
 
 
-def catalogue_products(path: Path, names: Names, links: Links = _NO_LINKS) -> Iterator[Product]:
+def catalogue_products(path: Path, names: Names, links: Links = NO_LINKS) -> Iterator[Product]:
     """A product for every Item of a Catalog, Collection, Item or ItemCollection (also with one Item on each line).
 
     The links of catalogues are followed in order, to each file once. An Item that cannot be used or does not parse
