@@ -84,7 +84,8 @@ def test_no_size_is_proposed_that_does_not_fit_into_memory(prepared: Campaign) -
     said = planned(prepared, 4, ranks=8, mem_gb=needed_gb * 1.002)
     found = ADVICE.search(said)
     assert found, said
-    assert "; for less, raise how.mem_gb" in said
+    assert "; larger ones do not fit into memory: raise how.mem_gb or how.cache_mb" in said
+    assert len(found[0]) < 250
     planned(prepared, int(found[3]), ranks=8, mem_gb=needed_gb * 1.002)
     assert 1.3 < decoded_once(prepared) == pytest.approx(float(found[4]), abs=0.05)
 

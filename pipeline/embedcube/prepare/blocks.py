@@ -84,12 +84,13 @@ class LayerCosts:
 
         Shards are never proposed that need more memory than a rank may take.
         """
-        now, tried = self.total(prices), list[tuple[int, Price]]()
+        now, tried, more = self.total(prices), list[tuple[int, Price]](), ""
         if now.amplification <= AMPLIFICATION_GOAL:
             return ""
         for chips in self._larger():
             price = self._with_chips(chips)
             if over_limit(price):
+                more = "; larger ones do not fit into memory: raise how.mem_gb or how.cache_mb"
                 break
             tried.append((chips, price))
             if price.amplification <= AMPLIFICATION_GOAL:
@@ -98,10 +99,11 @@ class LayerCosts:
         problem = f"shards of {layout.shard_px} px decode each block of the files {now.amplification:.1f} times"
         chips, best = min(tried, key=lambda one: one[1].amplification, default=(layout.chips, now))
         if best.amplification >= now.amplification:
-            return f"{problem}; larger ones do not fit into memory: raise how.mem_gb or how.cache_mb"
+            return f"{problem}{more or '; no larger ones do it less often'}"
         shards = "" if best.shards >= ranks else f", in {best.shards} shards for {ranks} ranks"
+        cured = best.amplification <= AMPLIFICATION_GOAL
         cure = f"{problem}, `shard_chips: {chips}` decodes them {best.amplification:.1f} times{shards}"
-        return cure if best.amplification <= AMPLIFICATION_GOAL else f"{cure}; for less, raise how.mem_gb"
+        return cure if cured else f"{cure}{more}"
 
     @property
     def _ranks(self) -> int:
