@@ -436,7 +436,7 @@ def test_a_netcdf_file_without_an_axis_of_time_has_its_date_in_its_name(tmp_path
     (scene,) = scenes(tmp_path, "rain", kind="fields", names="rain.{date}.nc")
     assert (scene.time, scene.end) == (day(1), datetime(2022, 6, 30, 23, 59, 59, tzinfo=UTC))
     words = refusal(tmp_path, "snow", kind="fields")
-    assert "has none of the bands: its variables are rain. options.variables" in words
+    assert "has none of the bands: its variables are rain. Where one of them is a band, options.variables" in words
 
 
 @pytest.mark.parametrize(
