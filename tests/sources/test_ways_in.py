@@ -493,7 +493,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tiles.tar": (lambda path: path.write_bytes(b"ustar"), "is packed: unpack it"),
     "S2A_MSIL2A_20220615T101031_N0510_R022_T33TWL_20220615T140000.zarr": (
         lambda path: (path / "measurements").mkdir(parents=True),
-        r"is a Zarr store, .* GeoTIFF, with date and band in their names",
+        r"is a Zarr store, .* GeoTIFF, named as X_20220615_B04",
     ),
     "mosaic.vrt": (lambda path: path.write_text("<VRTDataset/>"), "is a list of other files, .* as one GeoTIFF"),
     "t2m.grib": (lambda path: path.write_bytes(b"GRIB"), "is GRIB, which the source era5 reads"),
