@@ -205,7 +205,7 @@ WRONG = [
 def expected(wrong: Wrong, campaign: Campaign, archive: Path) -> str:
     """The whole of standard error."""
     line = wrong.line.replace("FILE", str(campaign.file)).replace("FOLDER", str(campaign.file.parent))
-    return f"embedcube: {line.replace('ARCHIVE', str(archive / 'archive'))}\n"
+    return f"embedcube: {line.replace('ARCHIVE', str(archive / 'archive' / 'sentinel2'))}\n"
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)

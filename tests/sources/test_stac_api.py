@@ -88,7 +88,7 @@ def _matches(item: dict[str, Any], question: dict[str, Any]) -> bool:
 def api(demo_archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """The demo's Items, every second one with absolute links, by collections."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    archive, held = demo_archive / "archive", Api()
+    archive, held = demo_archive / "archive" / "sentinel2", Api()
     for i, path in enumerate(sorted(archive.glob("*/*.json"))):
         item = json.loads(path.read_text()) | {"collection": COLLECTION}
         for asset in item["assets"].values():

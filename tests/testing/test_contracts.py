@@ -63,7 +63,11 @@ def source_of_tests(name: str) -> str:
 def archives(demo_archive: Path) -> dict[str, Archive]:
     """An archive for each registered source that has no contract test of its own."""
     mask = Mask(band="SCL", clear=(4, 5, 6))
-    return {"sentinel2": Archive(source="sentinel2", path=demo_archive / "archive", bands=("B02", "B08"), mask=mask)}
+    return {
+        "sentinel2": Archive(
+            source="sentinel2", path=demo_archive / "archive" / "sentinel2", bands=("B02", "B08"), mask=mask
+        )
+    }
 
 
 @pytest.mark.parametrize("grid", [Grid(crs="EPSG:32632", pixel=10), Grid(crs="EPSG:3035", pixel=15)], ids=str)

@@ -95,13 +95,17 @@ def _stop(number: int, _: object) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")],
+    only: Annotated[
+        Literal["sentinel2", "sentinel1", "era5"] | None, typer.Option(help="A smaller demo: one kind of data.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a small synthetic archive and its campaign file.  Example: embedcube demo demo"""
     from embedcube.testing.demo import write_demo
 
     try:
-        campaign_file = write_demo(folder)
+        campaign_file = write_demo(folder, only=only)
     except ValueError as error:
         raise RequestError(str(error)) from None
     _print({"campaign": str(campaign_file)}, as_json)
