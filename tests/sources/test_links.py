@@ -152,6 +152,7 @@ def test_a_file_that_two_items_may_have_is_used_by_none(tmp_path: Path) -> None:
         ("S2A_20230607_B04.tif", "2023-06-07T10:16:01Z"),
         # the local day of the file's name, and the day of UTC
         (f"{ID}_B04.tif", "2023-06-06T23:59:00Z"),
+        (f"{ID}/B04.tif", "2023-06-07T10:16:01Z"),
     ],
 )
 def test_an_item_and_the_images_beside_it_are_one_scene(tmp_path: Path, image: str, time: str) -> None:

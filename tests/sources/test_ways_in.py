@@ -436,7 +436,7 @@ def test_a_netcdf_file_without_an_axis_of_time_has_its_date_in_its_name(tmp_path
     (scene,) = scenes(tmp_path, "rain", kind="fields", names="rain.{date}.nc")
     assert (scene.time, scene.end) == (day(1), datetime(2022, 6, 30, 23, 59, 59, tzinfo=UTC))
     words = refusal(tmp_path, "snow", kind="fields")
-    assert "has none of the bands: its variables are rain. options.variables" in words
+    assert "has none of the bands: its variables are rain. Where one of them is a band, options.variables" in words
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tiles.tar": (lambda path: path.write_bytes(b"ustar"), "is packed: unpack it"),
     "S2A_MSIL2A_20220615T101031_N0510_R022_T33TWL_20220615T140000.zarr": (
         lambda path: (path / "measurements").mkdir(parents=True),
-        r"is a Zarr store, .* GeoTIFF, with date and band in their names",
+        r"is a Zarr store, .* GeoTIFF, named as X_20220615_B04",
     ),
     "mosaic.vrt": (lambda path: path.write_text("<VRTDataset/>"), "is a list of other files, .* as one GeoTIFF"),
     "t2m.grib": (lambda path: path.write_bytes(b"GRIB"), "is GRIB, which the source era5 reads"),

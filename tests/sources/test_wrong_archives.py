@@ -247,11 +247,10 @@ def said(folder: Path, row: Wrong) -> str:
     assert done.returncode == row.code, done
     line = done.stderr.splitlines()[-1]
     assert len(line) < MOST, (len(line), line)
-    return (
-        line.removeprefix("embedcube: ")
-        .replace(str(folder / "archive"), "ARCHIVE")
-        .replace(str(folder / "campaign.yaml"), "FILE")
-    )
+    for path, name in ((folder / "archive", "ARCHIVE"), (campaign.file, "FILE")):
+        line = line.replace(str(path), name)
+    # of a long path only the end is shown
+    return re.sub(r"\.\.\.\S*/archive\b", "ARCHIVE", line.removeprefix("embedcube: "))
 
 
 def table() -> dict[str, str]:

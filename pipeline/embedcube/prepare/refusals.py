@@ -17,8 +17,12 @@ _LOOKED_AT = 10_000
 
 _NEXT_MOVES = (
     ("unpack", ""),
+    (
+        "not recognized as being in",
+        "it is no GeoTIFF or JPEG 2000 inside: convert it (gdal_translate)",
+    ),
     ("does not decode", "it is damaged, or not what its name says: get it again"),
-    ("no coordinate reference system", "write it into the file, as with gdal_edit.py -a_srs EPSG:32632"),
+    ("no coordinate reference system", "write it into the file, as with gdal_edit.py -a_srs EPSG:CODE"),
     ("does not exist", "put the file there, or correct the link"),
     ("points, not a grid", "put it on a grid first"),
     ("has no file of this band", "leave the band or the mask out, or give products that have it"),
@@ -31,7 +35,7 @@ def with_next_move(verdict: str) -> str:
     """A verdict, shortened, and what to do about it."""
     move = next((move for words, move in _NEXT_MOVES if words in verdict), "")
     short = shortened(verdict, _VERDICT - len(move))
-    return f"{short}; {move}" if move else short
+    return f"{short.rstrip('.')}; {move}" if move else short
 
 
 def no_scene_in(archive: Archive) -> str:

@@ -190,8 +190,9 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue
         paths = _paths(product)
-        # also the Item's own folder: the images there are its files, even where it does not find them
-        for place in {*map(os.path.dirname, paths), product.folder}:
+        # also the Item's own folders: the images there are its files, even where it does not find them
+        own = {product.folder, f"{product.folder}/{product.id}"}
+        for place in own.union(map(os.path.dirname, paths)):
             named.update(_packed_around(place))
             named_in.setdefault(place, []).append(product)
         named.update(path for path in paths if path.endswith(_PACKED))

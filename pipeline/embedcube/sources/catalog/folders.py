@@ -1,5 +1,6 @@
 """Products of plain folders: a raster file for each band or for all bands, and the time in the name of the product."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,11 @@ from embedcube.sources.catalog.told import Told
 from embedcube.sources.catalog.whole_images import described, whole_products
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
+
+_PREVIEWS = frozenset(("tci", "pvi", "thumbnail", "overview", "visual", "preview", "quicklook", "browse", "rgb"))
+"""words in the names of pictures for people"""
+
+_PREVIEW = "is a picture for people, whose numbers are stretched to 8 bits: give the files of the bands"
 
 METADATA = "metadata.json"
 """Name of a file beside images whose content becomes the properties of the product"""
@@ -135,7 +141,12 @@ def images_of_all_bands(
         if stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
             yield from whole_products(path, bands, names, told, notes)
         else:
-            notes.left[path] = found.fault if several else _unnamed(path, root, bands, names)
+            unnamed = found.fault if several else _unnamed(path, root, bands, names)
+            notes.left[path] = _PREVIEW if _is_preview(path) else unnamed
+
+
+def _is_preview(path: Path) -> bool:
+    return not _PREVIEWS.isdisjoint(re.split(r"[^a-z]+", path.stem.lower()))
 
 
 def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:

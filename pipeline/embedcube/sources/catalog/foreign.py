@@ -32,10 +32,7 @@ _MAGIC = {
 _MEMBERS = 10_000
 """most members of a zip whose names are looked at"""
 
-ZARR = (
-    "is a Zarr store, which is read as weather only (source era5): write its bands as GeoTIFF, "
-    "with date and band in their names (X_20220615_B04.tif)"
-)
+ZARR = "is a Zarr store, read as weather only (source era5): write its bands as GeoTIFF, named as X_20220615_B04.tif"
 """What is said of a store, such as a product of Sentinel-2 in the form of EOPF"""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from embedcube.printable import printable
-from embedcube.sources.catalog.files import not_a_file
+from embedcube.sources.catalog.files import lasting, not_a_file
 from embedcube.sources.catalog.products import Product
 
 _START = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)/*", re.IGNORECASE)
@@ -153,7 +153,16 @@ class Around:
     def _is_here(self, name: str) -> bool:
         # the links of an Item share their folders: each is looked for once
         if name not in self._entries:
-            self._entries[name] = os.path.lexists(f"{self._folder}/{name}")
+            try:
+                os.lstat(f"{self._folder}/{name}")
+            except (FileNotFoundError, ValueError):
+                self._entries[name] = False
+            except OSError as error:
+                if not lasting(error):
+                    raise
+                self._entries[name] = False
+            else:
+                self._entries[name] = True
         return self._entries[name]
 
 
@@ -183,12 +192,10 @@ def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
 
 
 def _each_item_once(products: Iterable[Product]) -> list[Product]:
-    seen: set[tuple[object, ...]] = set()
-    listed = []
-    for product in products:
-        files = tuple((band, str(file.path), file.index) for band, file in product.files.items())
-        key = (product.id, product.time, files)
-        if not (product.folder and files and key in seen):
-            listed.append(product)
-        seen.add(key)
-    return listed
+    every = list(products)
+    alone = {_known_by(product) for product in every if product.folder and not product.of_search}
+    return [product for product in every if not (product.of_search and product.files and _known_by(product) in alone)]
+
+
+def _known_by(product: Product) -> tuple[object, ...]:
+    return product.id, product.time, tuple((band, str(file.path)) for band, file in product.files.items())

@@ -43,7 +43,8 @@ def products_of(path: Path, id_prefix: str, names: Names, told: Told, notes: Not
         return
     if isinstance(layers, list):
         notes.left[path] = (
-            f"has none of the bands: its variables are {shown(layers)}. options.variables says which is which"
+            f"has none of the bands: its variables are {shown(layers)}. Where one of them is a band, options.variables "
+            "says which; fields of weather are for the source era5"
         )
         return
     missing = {band: f"{printable(path.name)} has no variable of this band" for band in names if band not in layers}

@@ -49,7 +49,7 @@ class Notes:
             first, why = next(iter(files.items()))
             words = f"{len(files)} {kind}; the first, {_named(first, root)}, {why}"
             if not (count or self.products):
-                raise RequestError(f"no scene found in {printable_path(root)}: {words}")
+                raise RequestError(f"no scene found in {printable_path(root, 50)}: {words}")
             log.warning("%s: %s", printable(root), words)
         if self.unused:
             first, (unused, bands) = next(iter(self.unused.items()))

@@ -67,6 +67,8 @@ class Product:
     """west, south, east, north as the catalogue states; only used where no file can be opened"""
     folder: str = ""
     """folder of the STAC Item that describes it; empty if none does"""
+    of_search: bool = False
+    """whether that Item is one of a saved search"""
     beside: frozenset[str] = frozenset()
     """paths of files that were taken for those of links to other machines, as they lie beside the Item"""
     radar_safe: Path | None = None
