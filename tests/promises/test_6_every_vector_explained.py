@@ -142,7 +142,7 @@ def test_every_cell_of_a_row_names_what_the_rasters_show(finished_demo: Campaign
             shares.add(float(share))
     assert min(shares) == 0
     assert max(shares) == 1
-    assert len(shares) > 3, "some cells are clear in part"
+    assert len(shares) > 2, "some cells are clear in part"
 
 
 def test_a_scene_that_could_not_be_read_is_named_with_its_reason(finished_demo: Campaign) -> None:

@@ -107,6 +107,8 @@ class LayerPlan:
     """windows in which no scene makes a cell valid"""
     gaps: dict[str, list[str]] = field(default_factory=dict)
     """for each window that lacks steps of a series, by its number: which, in words"""
+    reading: str = ""
+    """which `shard_chips` decodes each block of the files about once, in words; empty where the shards do"""
 
 
 @dataclass(frozen=True, kw_only=True)

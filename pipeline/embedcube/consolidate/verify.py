@@ -21,10 +21,18 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.arrays import FILES, file_names, object_key
-from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
+from embedcube.cube.encoding import (
+    LARGEST_NUMBER,
+    LEAST_COSINE,
+    NOT_PROCESSED,
+    VALID,
+    VALID_INCOMPLETE,
+    decode,
+    int8_bound,
+)
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.grid import Grid, to_degrees, utm_zone_in
+from embedcube.grid import Grid, PixelArea, utm_zone_in
 from embedcube.progress import Progress
 
 if TYPE_CHECKING:
@@ -143,6 +151,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         "every cell of a shard processed that is the grid's own",
     )
     yield from breach("n_obs", valid & (n_obs == 0), "an acquisition behind every vector")
+    yield from breach("n_obs", (status == NOT_PROCESSED) & (n_obs > 0), "no acquisition where nothing was processed")
     contributions = np.unpackbits(cube.provenance.contributions(row), axis=1, count=side * side).astype(bool)
     yield from breach(
         "provenance",
@@ -172,19 +181,23 @@ def _may_lack_fields(cube: Cube, zone: str) -> bool:
 
 
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
-    """Which cells belong to the grid: each place is in one UTM zone, and on a grid of degrees only once."""
+    """Which cells belong to the grid: those that touch its UTM zone, and on a grid of degrees each place once."""
     group, (layer, name) = cube.group(zone), zone.split("/")
-    asked = cube.what["layers"][layer]["grid"] or cube.what["grid"]
+    what = cube.what["layers"][layer]
+    asked = what["grid"] or cube.what["grid"]
+    pixel, (origin_x, origin_y), cell_px = asked["pixel"], asked["origin"], what["cell_px"]
     grid = Grid(
-        crs=group.attrs["proj:wkt2"],
-        pixel=asked["pixel"],
-        origin_x=asked["origin"][0],
-        utm_zone=utm_zone_in(name),
+        crs=group.attrs["proj:wkt2"], pixel=pixel, origin_x=origin_x, origin_y=origin_y, utm_zone=utm_zone_in(name)
     )
-    if grid.utm_zone is None and not grid.geographic:
-        return True
-    x, y = np.meshgrid(group["x"][window[2]], group["y"][window[1]])
-    return grid.owns_degrees(*((x, y) if grid.geographic else to_degrees(grid.crs).transform(x, y)))
+    _, _, left, _, _, top = group.attrs["spatial:transform"]
+    rows, cols = window[1:]
+    area = PixelArea(
+        row=round((origin_y - top) / pixel) + rows.start * cell_px,
+        col=round((left - origin_x) / pixel) + cols.start * cell_px,
+        rows=(rows.stop - rows.start) * cell_px,
+        cols=(cols.stop - cols.start) * cell_px,
+    )
+    return grid.owns(area, cell_px)
 
 
 def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
@@ -328,16 +341,22 @@ def _least_cosine(cells: "Cells", others: "Cells") -> float:
 
 
 def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
-    """Stored numbers differ from the vectors of the backbone by no more than the layer states."""
+    """Numbers are stored where the encoding can hold them, and differ from the backbone's by no more than is stated."""
     x, q = exact.arrays["embedding"], stored.arrays["embedding"]
-    kept = np.isfinite(x).all(axis=-1)
+    encoding = q.dtype.name
+    # not a number where there is no vector
+    held = np.abs(x).max(axis=-1) <= LARGEST_NUMBER[encoding]
+    kept = np.isfinite(stored.arrays["scale"] if encoding == "int8" else q).reshape(*held.shape, -1).all(axis=-1)
+    if wrong := int((kept != held).sum()):
+        expected = f"a vector exactly where the backbone gives numbers that {encoding} can hold"
+        yield Finding(check="encoding", place=str(shard), found=f"{wrong} cells otherwise", expected=expected)
+    kept &= held
     if q.dtype == np.int8:
         scale = stored.arrays["scale"][kept]
         off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
     elif q.dtype == np.float16:
         # below the smallest normal number the step is fixed
         off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
-        off[np.abs(x[kept]) > np.finfo(np.float16).max] = 0
     else:
         off = np.abs(q[kept].astype(np.float64) - x[kept])
     if wrong := int((off > 0).sum()):

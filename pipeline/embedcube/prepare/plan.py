@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,22 +24,24 @@ from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, ma
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.verdicts import forget_other_verdicts
+from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
 from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
+from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
+from embedcube.kernel.quantise import quantise
 from embedcube.kernel.recipes import LayerRecipes, digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
-from embedcube.prepare.blocks import refuse_too_large
-from embedcube.prepare.draw_groups import assign, draw_groups
+from embedcube.prepare.blocks import LayerCosts, refuse_too_large
+from embedcube.prepare.draw_groups import assign
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
     measure_activations,
-    price_layer,
     refuse_over_limit,
     seconds_per_batch,
     total_price,
@@ -140,8 +143,18 @@ def _plan_layer(
     refuse_long_steps(campaign, name, _own(layer, scenes))
     cuts = _cut_all(campaign, name, scenes)
     forward = _decide_forward(campaign, run, name, list(cuts), versions)
-    zones = [_plan_zone(campaign, name, zone, shards, scenes, digests, forward) for zone, (shards, _) in cuts.items()]
     backbone, context = make_backbone(campaign, name), forward.context
+    costs = LayerCosts(
+        campaign=campaign,
+        name=name,
+        scenes=scenes,
+        context=context,
+        activations=forward.activations,
+        batch_s=forward.batch_s,
+        loaded_bytes=[run.weights(layer).stat().st_size for layer in campaign.layers],
+        device_limit_bytes=device_memory(context.device),
+    )
+    zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
         grids=dict(context.grids),
@@ -160,6 +173,7 @@ def _plan_layer(
         compiled_for=forward.program.compiled_for,
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=missing_steps(campaign, name, _own(layer, scenes)),
+        reading=costs.advice([zone.price for zone in zones]),
     )
     return planned, zones
 
@@ -217,6 +231,8 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     if layer.compile:
         program = _program(run, name, context, digest_of([made_of, context.batch]))
         context = replace(context, module=Compiled(program.data, device))
+    if context.encoding == "float16":
+        _measured(name, context, partial(_refuse_too_large, name))
     return _Forward(
         context=context,
         activations=activations,
@@ -228,50 +244,35 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     )
 
 
+def _refuse_too_large(name: str, context: LayerContext) -> None:
+    """Refuse an encoding that can hold none of the vectors that the backbone gives for chips of mean values."""
+    vectors = forward(context, blank_chips(context))
+    quantised = quantise(vectors, context.encoding)
+    if quantised.finite.all() and not quantised.held.any():
+        limit = LARGEST_NUMBER[context.encoding]
+        raise RequestError(
+            f"layers.{name}.encoding: {context.encoding} holds numbers up to {limit:,.0f}, and the backbone gives "
+            f"{float(vectors.abs().max()):.3g} for a chip of mean values; write int8 or float32"
+        )
+
+
 def _plan_zone(
-    campaign: Campaign,
-    name: str,
-    zone: str,
-    shards: Shards,
-    scenes: Sequence[Scene],
-    digests: NDArray[np.uint8],
-    forward: _Forward,
+    costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
 ) -> _PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
-    layer, how = campaign.layers[name], campaign.how
-    grid = forward.context.grids[zone]
-    context = replace(forward.context, grids={zone: grid})
-    reading = draw_groups(
-        shards,
-        scenes,
-        campaign.all_windows,
-        grid,
-        context.layout,
-        ranks=how.tasks * how.nodes * how.ranks,
-        cache_bytes=how.cache_mb << 20,
-    )
-    price = price_layer(
-        layer,
-        shards,
-        _own(layer, scenes),
-        reading,
-        forward.batch_s,
-        how.threads_per_rank,
-        context,
-        forward.activations,
-    )
+    reading, price = costs.of_zone(shards, forward.context.grids[zone])
     maker = LayerRecipes(
-        campaign,
-        name,
+        costs.campaign,
+        costs.name,
         zone,
-        batch=context.batch,
+        batch=forward.context.batch,
         weights=forward.weights,
         program=forward.program.digest,
         versions=forward.versions,
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
-    return _PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price)
+    return _PlannedZone(table=_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
 
 
 @dataclass(frozen=True, kw_only=True)
