@@ -157,8 +157,8 @@ def embed_stage(read: ReadShard) -> EmbeddedShard:
     with steps.step("quantise"):
         arrays = {name: tensor.cpu().numpy() for name, tensor in stored.items()}
     steps.done(time.perf_counter() - start_s)
-    finite = arrays.pop("finite")
-    arrays["status"] = np.where(sample.valid_yx & ~finite, np.uint8(FAILED), sample.status_yx)
+    without = np.where(arrays.pop("unusable"), sample.empty_yx, np.uint8(FAILED))
+    arrays["status"] = np.where(sample.valid_yx & ~arrays.pop("finite"), without, sample.status_yx)
     arrays["n_obs"] = sample.n_obs_yx
     if context.encoding != "int8":
         del arrays["scale"]
@@ -190,6 +190,7 @@ def _empty_cells(context: LayerContext) -> dict[str, torch.Tensor]:
         "embedding": torch.full((*shape, context.dimensions), fill_value(context.encoding), dtype=dtype, device=device),
         "scale": torch.full(shape, torch.nan, device=device),
         "finite": torch.ones(shape, dtype=torch.bool, device=device),
+        "unusable": torch.zeros(shape, dtype=torch.bool, device=device),
     }
 
 
@@ -254,6 +255,8 @@ def _keep(
         block = _cells_of(i, j, context.layout)
         kept = valid_yx[block] & quantised.finite[n]
         stored["finite"][block] = quantised.finite[n]
+        if context.masks:
+            stored["unusable"][block] = vectors[n].isnan().all(dim=-1)
         stored["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], stored["embedding"][block])
         if quantised.scale is not None:
             stored["scale"][block] = torch.where(kept, quantised.scale[n], torch.nan)

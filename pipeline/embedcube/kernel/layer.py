@@ -58,6 +58,8 @@ class LayerContext:
     module: torch.nn.Module
     """module of the backbone, on `device`"""
     device: torch.device
+    masks: bool = False
+    """whether the backbone leaves masked pixels out: a vector of NaN alone says that the cell has no usable pixel"""
 
     @property
     def mean(self) -> NDArray[np.float32]:
