@@ -93,7 +93,8 @@ class Backbone(Protocol):
     `Backbone(options, layout, inputs)`. It may have one more attribute, `masks = True` (`leaves_masked_out`).
 
     Errors in the request (options, layout, bands, a checkpoint) are ValueErrors: embedcube adds the layer's name and
-    exits with 2. Any other exception of the constructor, except an OSError, is reported as a bug of the plugin (exit 1).
+    exits with 2. Any other exception of the constructor, except an OSError, is reported as a bug of the plugin
+    (exit 1).
     """
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:

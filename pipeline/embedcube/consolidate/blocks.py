@@ -1,8 +1,8 @@
 """The squares of cells on which `verify` takes its statistics: around corners of chips, the same in every call.
 
-A layer is divided into squares of whole chips, moved by half a chip, so that each border between two chips lies inside of
-one square. Where the squares of a layer are too many, some places are drawn at random, seeded by the campaign's digest,
-and read in all windows that planned them.
+A layer is divided into squares of whole chips, moved by half a chip, so that each border between two chips lies inside
+of one square. Where the squares of a layer are too many, some places are drawn at random, seeded by the campaign's
+digest, and read in all windows that planned them.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """Features that say nothing, vectors that are at two places, and windows that differ as a whole."""
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ DUPLICATE_BOUND = 0.001
 LEAST_DUPLICATES = 8
 """vectors at two places or more without which nothing is said about them"""
 
-DRIFT_BOUND = 1.0
-"""distance between two windows that follow one another, in standard deviations between cells, root mean square over
-features, above which it may be a finding"""
+DRIFT_BOUND = 0.8
+"""distance, less two standard errors, above which a window is a finding: of two windows of one season that follow one
+another, in standard deviations between the cells of a window, root mean square over features"""
 
 DRIFT_RATIO = 3.0
 """in a cube of many windows, how many times the usual distance it must be, too"""
+
+SEASON_D = 45.0
+"""days of the year between the middles of two windows of one season, at most"""
 
 _LEAST_CELLS = 0.25
 """share of a square's cells that must have a vector in both windows"""
@@ -90,7 +94,7 @@ class Duplicates:
         if cube.has_scale(spot.zone):
             scale = np.ascontiguousarray(cube.array(spot.zone, "scale")[spot.t, rows, cols][valid])
             hashed += scale.view(np.uint32).astype(np.uint64) * self._weights[-1]
-        at = np.argwhere(valid) + (rows.start, cols.start)
+        at = np.argwhere(valid) + np.array([rows.start, cols.start])
         self._hashes.append(hashed)
         self._places.append((self._zones.index(spot.zone) << 56) + (at[:, 0] << 28) + at[:, 1])
 
@@ -106,19 +110,24 @@ class Duplicates:
 
 
 class Drift:
-    """Mean vectors of the squares in each window."""
+    """Mean vectors of the squares in each window, and the spread between the cells of a window."""
 
-    def __init__(self, spread: NDArray[np.float32]) -> None:
-        """`spread` is the standard deviation of each feature between cells."""
-        self._spread = spread
-        self._means: dict[int, dict[tuple[str, int, int], NDArray[np.float32]]] = defaultdict(dict)
+    def __init__(self, features: int) -> None:
+        """Nothing is seen yet."""
+        self._means: dict[int, dict[tuple[str, int, int], NDArray[np.float64]]] = defaultdict(dict)
+        # for each window: number of cells, sum and sum of squares of each feature
+        self._moments: dict[int, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, features)))
 
     def add(self, spot: Spot, vectors: NDArray[np.float32]) -> None:
         """Take in a square: its vectors (y, x, feature) as they are read, margins included."""
-        own = vectors[spot.inner].reshape(-1, vectors.shape[-1])
-        own = own[np.isfinite(own[:, 0])]
-        if len(own) >= max(1, _LEAST_CELLS * vectors[spot.inner][..., 0].size):
-            self._means[spot.t][spot.zone, *spot.place] = (own / self._spread).mean(axis=0)
+        whole = vectors[spot.inner].reshape(-1, vectors.shape[-1])
+        own = whole[np.isfinite(whole[:, 0])].astype(np.float64)
+        if len(own) < max(1, _LEAST_CELLS * len(whole)):
+            return
+        self._means[spot.t][spot.zone, *spot.place] = own.mean(axis=0)
+        self._moments[spot.t] += np.stack(
+            [np.full(own.shape[1], len(own)), own.sum(axis=0), np.square(own).sum(axis=0)]
+        )
 
     def distances(self) -> list[tuple[int, int, float, float]]:
         """For each pair of windows that follow one another: both, their distance and its standard error.
@@ -126,19 +135,23 @@ class Drift:
         The distance is that of the means over the squares that both show.
         """
         found = []
-        windows = sorted(self._means)
-        for one, other in zip(windows, windows[1:], strict=False):
+        spread = self._spread()
+        for one, other in pairwise(sorted(self._means)):
             shared = sorted(self._means[one].keys() & self._means[other].keys())
-            if not shared:
+            if len(shared) < 2:
                 continue
-            shifts = np.stack([self._means[other][place] - self._means[one][place] for place in shared]).astype(float)
+            shifts = np.stack([self._means[other][place] - self._means[one][place] for place in shared]) / spread
             mean = shifts.mean(axis=0)
             size = float(np.sqrt(np.square(mean).mean()))
             along: Any = shifts @ mean / max(float(mean @ mean), 1e-30) * size
-            error = float(along.std() / np.sqrt(max(len(shared) - 1, 1)))
-            import os
-
-            if os.environ.get("DBG"):
-                print("U", one, other, size, size / float(np.sqrt(np.square(shifts).mean())), len(shared))
-            found.append((one, other, size, error))
+            found.append((one, other, size, float(along.std() / np.sqrt(len(shared) - 1))))
         return found
+
+    def _spread(self) -> NDArray[np.float64]:
+        """Standard deviation of each feature between the cells of a window, the mean over windows; 1 where it is 0."""
+        variances = [
+            np.maximum(squares / count - np.square(total / count), 0)
+            for count, total, squares in self._moments.values()
+        ]
+        spread = np.sqrt(np.mean(variances, axis=0)) if variances else np.ones(1)
+        return np.where(spread > 0, spread, 1)

@@ -104,7 +104,7 @@ class Records:
                 )
 
     def _empty(self) -> list[Place]:
-        """Places without any vector: planned ones, and those beside a vector that were planned in other windows only."""
+        """Places without any vector: planned ones, and those beside a vector that only other windows planned."""
         planned = {(zone, iy, ix) for zone, _, iy, ix in self._vectors}
         empty = {place for place, vectors in self._vectors.items() if not vectors}
         for place, vectors in self._vectors.items():

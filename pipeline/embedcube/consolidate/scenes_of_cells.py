@@ -23,7 +23,7 @@ class Origins:
         self._of_shard = lru_cache(maxsize=_KEPT)(self._read)
 
     def of(self, spot: Spot) -> Keys | None:
-        """For what is read of a square: keys of scenes, keys of acquisitions, and 1 where each acquisition is one scene.
+        """For what is read of a square: keys of scenes, keys of acquisitions, 1 where each acquisition is one scene.
 
         None where all cells have the same scenes.
         """

@@ -20,7 +20,7 @@ _NOTHING = (200, 200, 200)
 
 
 def draw_seams(cube: Cube, layer: str, steps: Steps, folder: Path) -> None:
-    """Write seams_<layer>_<zone>.png: white where steps across borders are as those beside them, red where they are larger.
+    """Write seams_<layer>_<zone>.png: white where steps across borders are as those beside them, red where larger.
 
     Full red is twice the bound, full blue as far below.
     """

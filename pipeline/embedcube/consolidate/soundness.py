@@ -19,6 +19,7 @@ from embedcube.consolidate.contents import (
     DRIFT_RATIO,
     DUPLICATE_BOUND,
     LEAST_DUPLICATES,
+    SEASON_D,
     Drift,
     Duplicates,
     Features,
@@ -37,6 +38,9 @@ FIGURES = "seams.json"
 _NAMED = 5
 """features that a finding names"""
 
+_FIELDS = ("era5", "fields")
+"""sources whose windows may differ as a whole"""
+
 _LEAST_VECTORS = 100
 """vectors without which no feature is called dead"""
 
@@ -53,6 +57,10 @@ class Soundness:
     duplicates: Duplicates
     drift: Drift
     records: Records
+    middles: dict[int, float]
+    """middle of each window, in days"""
+    of_fields: bool
+    """whether all archives of the layer are of weather or other fields"""
 
     def findings(self) -> Iterator[Finding]:
         """What is above its bound."""
@@ -81,17 +89,21 @@ class Soundness:
         yield from self._drifts()
 
     def _drifts(self) -> Iterator[Finding]:
+        """Windows that differ as a whole from the one before, in the same season; weather may do so."""
+        if self.of_fields:
+            return
         distances = self.drift.distances()
         usual = float(np.median([distance for *_, distance, _ in distances])) if distances else 0.0
         bound = max(DRIFT_BOUND, DRIFT_RATIO * usual) if len(distances) > 3 else DRIFT_BOUND
         for one, other, distance, error in distances:
-            if distance - 2 * error > bound:
+            apart = abs(self.middles[one] - self.middles[other]) % 365.25
+            if min(apart, 365.25 - apart) <= SEASON_D and distance - 2 * error > bound:
                 yield Finding(
                     check="drift",
                     place=f"{self.layer} window {other}",
                     found=f"all vectors differ from those of window {one} by {distance:.2f} +- {error:.2f} of the "
                     "spread between cells",
-                    expected=f"at most {bound:.2f}; an offset or another unit in one of them, unless it is snow",
+                    expected=f"at most {bound:.2f}: look for an offset or a unit that one of them lacks",
                 )
 
     def figures(self) -> dict[str, Any]:
@@ -138,7 +150,7 @@ def examine(cube: Cube, layer: str) -> Soundness:
     sampling = Sampling(cube=cube, layer=layer)
     spread = sampling.spread()
     steps = Steps(sampling, Origins(cube), spread)
-    features, duplicates, drift = Features(sampling), Duplicates(sampling), Drift(spread)
+    features, duplicates, drift = Features(sampling), Duplicates(sampling), Drift(sampling.features)
     for spot in sampling.spots():
         vectors = sampling.vectors(spot)
         if not np.isfinite(vectors[..., 0]).any():
@@ -156,7 +168,22 @@ def examine(cube: Cube, layer: str) -> Soundness:
         duplicates=duplicates,
         drift=drift,
         records=Records(cube, layer),
+        middles=_middles(cube, layer),
+        of_fields=all(
+            cube.what["archives"][name]["source"] in _FIELDS for name in cube.what["layers"][layer]["archives"]
+        ),
     )
+
+
+def _of_fields(cube: Cube, layer: str) -> bool:
+    archives = cube.what["layers"][layer]["archives"]
+    return all(cube.what["archives"][name]["source"] in _FIELDS for name in archives)
+
+
+def _middles(cube: Cube, layer: str) -> dict[int, float]:
+    """Middle of each window of a layer, in days since 1970."""
+    bounds = np.asarray(cube.group(cube.zones_of(layer)[0])["time_bnds"][...], dtype=np.float64)
+    return dict(enumerate((bounds.mean(axis=1) / 86400).tolist()))
 
 
 def _seams(layer: str, steps: Steps) -> Iterator[Finding]:

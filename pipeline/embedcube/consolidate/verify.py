@@ -6,26 +6,40 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
+from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.run_folder import RunDir, write_atomically
+from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
-from embedcube.consolidate.recomputed import recomputed
 from embedcube.consolidate.soundness import sound
 from embedcube.cube.arrays import FILES, file_names, object_key
-from embedcube.cube.encoding import NOT_PROCESSED, VALID, VALID_INCOMPLETE
+from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, to_degrees, utm_zone_in
 from embedcube.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedcube.backbones.base import Weights
+    from embedcube.campaign.plan import LayerPlan, Shard
+    from embedcube.kernel.embed import Cells
+    from embedcube.kernel.layer import LayerContext
+    from embedcube.sources.reader import RasterReader
+
+
+log = logging.getLogger(__name__)
 
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
@@ -69,7 +83,7 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
     if not findings:
         findings += against_plan(campaign, run, Cube(path))
     if not findings:
-        findings += recomputed(campaign, run, Cube(path), recompute, least_cosine)
+        findings += _recomputed(campaign, run, Cube(path), recompute, least_cosine)
     report = {
         "cube": path.resolve().name,
         "findings": [asdict(finding) for finding in findings],
@@ -209,3 +223,167 @@ def _files(cube: Cube) -> Iterator[Finding]:
         expected = sealed[name][:12] if name in sealed else "no such file"
         if found != expected:
             yield Finding(check="files", place=name, found=found, expected=expected)
+
+
+def _recomputed(
+    campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
+) -> Iterator[Finding]:
+    """Embed `count` shards of each layer again, in this process.
+
+    `least_cosine` gets, for each layer that is compiled or of reduced precision, the least cosine between a vector and
+    the same vector in float32, not compiled.
+    """
+    if not count:
+        return
+    import torch
+
+    from embedcube.campaign.plan import read_plan, read_shards
+    from embedcube.kernel.device import exact_arithmetic
+    from embedcube.kernel.versions import versions_here
+    from embedcube.sources.reader import RasterReader
+
+    plan = read_plan(campaign, run)
+    device = torch.device(campaign.how.device)
+    versions = versions_here(plan, device)
+    if versions != plan.versions:
+        log.warning(
+            "no shard is embedded again: this machine has %s, the plan was made for %s", versions, plan.versions
+        )
+        return
+    exact_arithmetic(campaign.how.threads_per_rank)
+    scenes = read_inventory(campaign, run, plan.inventory)
+    shards = [s for group in read_shards(run, plan) for s in group]
+    reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
+    try:
+        for name in campaign.layers:
+            layer = _layer_again(campaign, run, name, plan.layers[name], device)
+            for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
+                yield from _shard_again(layer, shard, [scenes[i] for i in shard.scenes], record, reader, least_cosine)
+            if least_cosine.get(name, 1.0) < LEAST_COSINE:
+                kind = layer.context.precision + (" compiled" if campaign.layers[name].compile else "")
+                found = f"a cosine of {least_cosine[name]:.5f} between {kind} and float32"
+                yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
+    finally:
+        reader.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LayerAgain:
+    """What a layer's shards are embedded with."""
+
+    context: "LayerContext"
+    """that of the ranks"""
+    exact: "LayerContext | None"
+    """that in float32, not compiled; None where it is that of the ranks"""
+
+
+def _layer_again(
+    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", device: "torch.device"
+) -> _LayerAgain:
+    from embedcube.backbones.weights import read_weights
+
+    weights = read_weights(campaign, run, name)[0]
+    context = _planned_context(campaign, run, name, planned, weights, device)
+    return _LayerAgain(context=context, exact=_exact(campaign, name, context, weights))
+
+
+def _shard_again(
+    layer: _LayerAgain,
+    shard: "Shard",
+    scenes: Sequence[Scene],
+    record: dict[str, Any],
+    reader: "RasterReader",
+    least_cosine: dict[str, float],
+) -> Iterator[Finding]:
+    from embedcube.kernel.embed import embed_stage, run_shard
+
+    again = run_shard(shard, scenes, layer.context, reader)
+    yield from _same_bytes(shard, again.objects, record)
+    # the same pixels again: the vectors before they are quantised, and those of the exact kernel
+    given = embed_stage(replace(again.read, context=replace(layer.context, encoding="float32"))).cells
+    yield from _bound(shard, again.cells, given)
+    if layer.exact is not None:
+        full = embed_stage(replace(again.read, context=layer.exact)).cells
+        name = shard.layer
+        least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
+
+
+def _most_embedded(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
+    """The `count` shards with most embedded chips, of a sample of some 64, with their records."""
+    places = cube.provenance.places
+    in_cube = [shard for shard in shards if shard.place in places]
+    sample = in_cube[:: max(1, len(in_cube) // 64)]
+    records = [(shard, cube.provenance.record(places[shard.place])) for shard in sample]
+    return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
+
+
+def _planned_context(
+    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
+) -> "LayerContext":
+    """The context that the ranks had; loading a program runs it, so its bytes are compared with the plan first."""
+    from embedcube.kernel.load import load_context
+
+    program = b""
+    if planned.program:
+        path = run.program(name, planned.compiled_for, planned.program)
+        program = path.read_bytes()
+        if (digest := hashlib.sha256(program).hexdigest()) != planned.program:
+            raise WorkError(
+                f"{path}: its SHA-256 is {digest}, the plan was made with {planned.program}: restore it, or plan again"
+            )
+    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+
+
+def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Weights") -> "LayerContext | None":
+    """The context in float32, not compiled, to compare with; None where the layer's own is that already."""
+    from embedcube.backbones.base import make_backbone
+
+    compiled = campaign.layers[name].compile
+    if context.precision == "float32" and not compiled:
+        return None
+    module = make_backbone(campaign, name).module(weights).to(context.device) if compiled else context.module
+    return replace(context, module=module, encoding="float32", precision="float32")
+
+
+def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
+    """The objects made again are the recorded ones."""
+    for array, data in objects.items():
+        digest = hashlib.sha256(data or b"").hexdigest()
+        recorded = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
+        if digest != recorded:
+            yield Finding(check="same bytes", place=f"{shard} {array}", found=digest[:12], expected=recorded[:12])
+
+
+def _least_cosine(cells: "Cells", others: "Cells") -> float:
+    """The least cosine between two vectors of a cell.
+
+    1 where the shard has no vector; -1 where a cell has a finite vector in `others` only.
+    """
+    x, y = (one.arrays["embedding"].astype(np.float64) for one in (cells, others))
+    if (np.isfinite(y).all(axis=-1) & ~np.isfinite(x).all(axis=-1)).any():
+        return -1.0
+    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    kept = np.isfinite(lengths) & (lengths > 0)
+    return float((np.einsum("nd,nd->n", x[kept], y[kept]) / lengths[kept]).min(initial=1.0))
+
+
+def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
+    """Stored numbers differ from the vectors of the backbone by no more than the layer states."""
+    x, q = exact.arrays["embedding"], stored.arrays["embedding"]
+    kept = np.isfinite(x).all(axis=-1)
+    if q.dtype == np.int8:
+        scale = stored.arrays["scale"][kept]
+        off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
+    elif q.dtype == np.float16:
+        # below the smallest normal number the step is fixed
+        off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
+        off[np.abs(x[kept]) > np.finfo(np.float16).max] = 0
+    else:
+        off = np.abs(q[kept].astype(np.float64) - x[kept])
+    if wrong := int((off > 0).sum()):
+        yield Finding(
+            check="error bound",
+            place=str(shard),
+            found=f"{wrong} numbers are further off, the worst by {off.max():.3g}",
+            expected="within the stated error bound",
+        )

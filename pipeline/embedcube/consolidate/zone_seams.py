@@ -49,8 +49,8 @@ def _differences(sampling: Sampling, spot: Spot, other: str, spread: NDArray[np.
     """For each cell with a vector in both zones: the step to the other zone's cell, less that to a neighbour."""
     cube = sampling.cube
     x, y = np.meshgrid(*_centres(cube, spot))
-    wkt = [cube.group(zone).attrs["proj:wkt2"] for zone in (spot.zone, other)]
-    there_x, there_y = Transformer.from_crs(*wkt, always_xy=True).transform(x, y)
+    here, there = (cube.group(zone).attrs["proj:wkt2"] for zone in (spot.zone, other))
+    there_x, there_y = Transformer.from_crs(here, there, always_xy=True).transform(x, y)
     a, _, c, _, e, f = cube.group(other).attrs["spatial:transform"]
     col, row = (there_x - c) / a - 0.5, (there_y - f) / e - 0.5
     near_col, near_row = np.rint(col), np.rint(row)

@@ -255,7 +255,7 @@ def _keep(
         block = _cells_of(i, j, context.layout)
         kept = valid_yx[block] & quantised.finite[n]
         stored["finite"][block] = quantised.finite[n]
-        if context.masks:
+        if context.normalisation.masks:
             stored["unusable"][block] = vectors[n].isnan().all(dim=-1)
         stored["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], stored["embedding"][block])
         if quantised.scale is not None:

@@ -34,6 +34,9 @@ class Normalisation:
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    masks: bool = False
+    """whether the backbone leaves masked pixels out, and says by a vector of NaN that a cell has no usable pixel;
+    otherwise masked pixels are the mean"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,6 @@ class LayerContext:
     module: torch.nn.Module
     """module of the backbone, on `device`"""
     device: torch.device
-    masks: bool = False
-    """whether the backbone leaves masked pixels out: a vector of NaN alone says that the cell has no usable pixel"""
 
     @property
     def mean(self) -> NDArray[np.float32]:

@@ -65,8 +65,7 @@ def make_context(
         encoding=layer.encoding,
         precision=layer.precision,
         dimensions=backbone.dimensions(weights),
-        normalisation=Normalisation(mean=weights.mean, std=weights.std),
+        normalisation=Normalisation(mean=weights.mean, std=weights.std, masks=leaves_masked_out(backbone)),
         module=module,
         device=device,
-        masks=leaves_masked_out(backbone),
     )
