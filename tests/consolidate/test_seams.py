@@ -15,10 +15,14 @@ import pytest
 import yaml
 import zarr
 from numpy.typing import NDArray
+from pyproj import Transformer
 from tests.conftest import Campaign
 from tests.edge.scenes import Scene, write_scene
 
+from embedcube.consolidate.seams import SEAM_BOUND
+from embedcube.consolidate.soundness import examine
 from embedcube.consolidate.verify import verify_cube
+from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
 
 ZONE = "s2_mosaiks/grid"
@@ -113,6 +117,28 @@ def test_a_tile_off_by_half_a_pixel_shows_its_edge(tmp_path: Path) -> None:
     assert figures_of(good)["seams"]["tile"]["lines"] >= 4
     (found,) = findings_of(bad)
     assert found.startswith("seam: s2_mosaiks, borders of tiles: ")
+
+
+def test_zones_that_do_not_meet_are_found(tmp_path: Path) -> None:
+    x, _ = Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True).transform(12.0, 50.5)
+    west = round(x / 10) * 10 - SIDE_PX * 5
+    scene = scene_of(land(SIDE_PX), west=west)
+    campaign = campaign_of(tmp_path, [scene], MOSAIKS | {"shard_chips": 2})
+    campaign.change(lambda document: document.update(grid={"crs": "utm", "pixel": 10}, region=None))
+    assert findings_of(campaign) == []
+    good = figures_of(campaign)["seams"]["zone"]
+    assert good["lines"] >= 8
+    path = tmp_path / "copy.zarr"
+    shutil.copytree(campaign.run.newest_cube.resolve(), path)
+    for file in path.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
+    # the eastern zone five cells off
+    for name in ("embedding", "scale", "status", "n_obs"):
+        array: Any = zarr.open_array(path / "s2_mosaiks/utm33" / name, mode="r+")
+        array[...] = np.roll(array[...], 5, axis=1)
+    zone = examine(Cube(path), "s2_mosaiks").figures()["seams"]["zone"]
+    assert zone["effect"] > SEAM_BOUND
+    assert zone["effect"] > good["effect"] + 5 * zone["standard_error"]
 
 
 def test_a_window_without_its_offset_drifts(tmp_path: Path) -> None:
@@ -228,10 +254,3 @@ def test_a_gap_in_the_form_of_a_shard_is_found(cube: Path) -> None:
     found = found_in(cube)
     assert f"counts: {ZONE} window 0 shard (1, 2): {side**2} cells no_data" in found
     assert f"gap: {ZONE} window 0 shard (1, 2): no vector, and 100% of the cells around it have one" in found
-
-
-def test_a_window_without_any_vector_or_mask_is_a_gap(cube: Path) -> None:
-    for name, value in (("status", 2), ("embedding", np.nan)):
-        array_of(cube, name)[1] = value
-    cells = 64 * 64
-    assert f"gap: window 1: none of {cells} planned cells has a vector, and none is masked" in found_in(cube)

@@ -69,15 +69,7 @@ class Records:
         return dict(zip(STATUS_MEANINGS, counted.tolist(), strict=False))
 
     def gaps(self) -> Iterator[Finding]:
-        """Windows without a vector or a mask, and shards without a vector amid cells that have one."""
-        for t, counts in sorted(self.windows.items()):
-            if not sum(counts[name] for name in ("valid", "valid_incomplete", "masked", "failed")):
-                yield Finding(
-                    check="gap",
-                    place=f"window {t}",
-                    found=f"none of {counts['planned']} planned cells has a vector, and none is masked",
-                    expected="vectors, or masks that say why there are none",
-                )
+        """Shards without a vector amid cells that have one."""
         for zone, t, iy, ix in self._empty():
             around = [place for place in _beside((zone, t, iy, ix)) if place in self._vectors]
             if len(around) < _LEAST_NEIGHBOURS or not all(self._vectors[place] for place in around):

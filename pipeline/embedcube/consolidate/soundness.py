@@ -145,6 +145,19 @@ def sound(cube: Cube, report: Path | None) -> list[Finding]:
     return [finding for one in layers.values() for finding in one.findings()]
 
 
+def in_words(report: Path) -> list[str]:
+    """One line for each layer: the seams that were measured; none where nothing was."""
+    if not (report / FIGURES).exists():
+        return []
+    lines = []
+    for layer, figures in json.loads((report / FIGURES).read_text()).items():
+        seams = {kind: seam for kind, seam in figures["seams"].items() if seam["effect"] is not None}
+        named = [f"{kind}s {seam['effect']:+.2f} +- {seam['standard_error']:.2f}" for kind, seam in seams.items()]
+        if named:
+            lines.append(f"{layer}: steps across borders of {', '.join(named)} (effect sizes, {FIGURES})")
+    return lines
+
+
 def examine(cube: Cube, layer: str) -> Soundness:
     """The statistics of a layer; memory holds one square, and sums."""
     sampling = Sampling(cube=cube, layer=layer)

@@ -21,7 +21,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
-from embedcube.consolidate.soundness import sound
+from embedcube.consolidate.soundness import FIGURES, sound
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
@@ -73,12 +73,13 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
 def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
     """Findings of all checks, with the run folder; `recompute` shards of each layer are embedded again.
 
-    Writes `report/verify.json`: the findings, and for each layer that is compiled or of reduced precision the least
-    cosine between a vector and the same vector in float32, not compiled.
+    Writes the statistics (`soundness.py`), and `report/verify.json`: the findings, and for each layer that is compiled
+    or of reduced precision the least cosine between a vector and the same vector in float32, not compiled.
     """
     least_cosine: dict[str, float] = {}
     path = run.newest_cube
     run.report.mkdir(exist_ok=True)
+    (run.report / FIGURES).unlink(missing_ok=True)
     findings = verify_cube(path, progress, run.report)
     if not findings:
         findings += against_plan(campaign, run, Cube(path))
