@@ -53,6 +53,7 @@ def status_of(spoil: Callable[[torch.Tensor], None], *, masks: bool) -> list[lis
         empty_yx=np.array([[MASKED, NO_DATA], [FAILED, MASKED]], np.uint8),
         n_obs_yx=np.ones((2, 2), np.uint16),
         contributions=b"",
+        shares=b"",
         quarantined=(),
     )
     read = ReadShard(shard=SHARD, scenes=(), context=context, sample=sample, pixels=to_device(SHARD, sample, context))

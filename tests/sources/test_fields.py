@@ -80,7 +80,8 @@ def observed(source: Fields, grid: Grid = GRID, area: PixelArea = AREA) -> tuple
     [
         (
             {"options": {"factor": 2}},
-            r'archives\.dem\.options: no option "factor"; known here: add, nodata, packing, scale, static, variables',
+            r'archives\.dem\.options: no option "factor"; known here: add, names, nodata, packing, scale, static, '
+            "steps, time, variables",
         ),
         ({"options": {"scale": {"slope": 2}}}, r'archives\.dem\.options\.scale: band "slope" is not one of'),
         ({"options": {"add": {"elevation": "much"}}}, r"options\.add\.elevation: .*'much'"),
@@ -217,13 +218,13 @@ def test_a_single_image_is_an_archive_by_its_bands_or_alone(tmp_path: Path) -> N
     assert (scene.id, [asset.index for asset in scene.assets]) == ("TERRAIN", [2, 1])
     np.testing.assert_array_equal(one.values_cyx, numbers[::-1])
     [unknown] = Fields("dem", archive(path, "aspect", static=True)).scenes(full_digests=False)
-    asks = 'options.variables says which is this one, as {aspect: "elevation"}'
-    assert unknown.verdict == f"aspect: TERRAIN.TIF has 2 bands, elevation, slope; {asks}"
+    asks = "options.variables takes a name in the file, or a number from 1, for each band"
+    assert unknown.verdict == f"TERRAIN.TIF: it has no band aspect among its 2 (Elevation, Slope). {asks}"
     with rasterio.open(path, "w", count=2, transform=place, **raster) as file:
         file.write(numbers)
     [nameless] = Fields("dem", archive(path, "slope", static=True)).scenes(full_digests=False)
-    assert nameless.verdict.endswith('has 2 bands, 1, 2; options.variables says which is this one, as {slope: "1"}')
-    [scene], _ = observed(Fields("dem", archive(path, "slope", static=True, variables={"slope": "2"})))
+    assert nameless.verdict == f"TERRAIN.TIF: it has no band slope among its 2 (without names). {asks}"
+    [scene], _ = observed(Fields("dem", archive(path, "slope", static=True, variables={"slope": 2})))
     assert scene.assets[0].index == 2
     write(tmp_path / "one" / "heights_2020-06-01.TIF", numbers[0])
     for where in (tmp_path / "one" / "heights_2020-06-01.TIF", tmp_path / "one"):
@@ -254,7 +255,9 @@ def test_the_fields_of_a_frame_are_averaged(tmp_path: Path) -> None:
 
 def test_without_time_a_plain_raster_is_no_scene(tmp_path: Path) -> None:
     write(tmp_path / "elevation.tif", np.ones((SIDE, SIDE), np.float32))
-    with pytest.raises(RequestError, match=r"1 images are of no scene, the first is elevation\.tif; .* has a date"):
+    with pytest.raises(
+        RequestError, match=r"1 images are of no scene; the first, elevation\.tif, has no date .* options\.time"
+    ):
         list(Fields("dem", archive(tmp_path)).scenes(full_digests=False))
 
 

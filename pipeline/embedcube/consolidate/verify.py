@@ -7,7 +7,7 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ import zarr
 
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.run_folder import RunDir, write_atomically
-from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
@@ -26,7 +25,7 @@ from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.grid import Grid, to_degrees, utm_zone_in
+from embedcube.grid import Grid, PixelArea, utm_zone_in
 from embedcube.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
 
     from embedcube.backbones.base import Weights
     from embedcube.campaign.plan import LayerPlan, Shard
-    from embedcube.kernel.embed import Cells
+    from embedcube.kernel.embed import Cells, EncodedShard
     from embedcube.kernel.layer import LayerContext
-    from embedcube.sources.reader import RasterReader
 
 
 log = logging.getLogger(__name__)
@@ -152,6 +150,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         "every cell of a shard processed that is the grid's own",
     )
     yield from breach("n_obs", valid & (n_obs == 0), "an acquisition behind every vector")
+    yield from breach("n_obs", (status == NOT_PROCESSED) & (n_obs > 0), "no acquisition where nothing was processed")
     contributions = np.unpackbits(cube.provenance.contributions(row), axis=1, count=side * side).astype(bool)
     yield from breach(
         "provenance",
@@ -181,19 +180,23 @@ def _may_lack_fields(cube: Cube, zone: str) -> bool:
 
 
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
-    """Which cells belong to the grid: each place is in one UTM zone, and on a grid of degrees only once."""
+    """Which cells belong to the grid: those that touch its UTM zone, and on a grid of degrees each place once."""
     group, (layer, name) = cube.group(zone), zone.split("/")
-    asked = cube.what["layers"][layer]["grid"] or cube.what["grid"]
+    what = cube.what["layers"][layer]
+    asked = what["grid"] or cube.what["grid"]
+    pixel, (origin_x, origin_y), cell_px = asked["pixel"], asked["origin"], what["cell_px"]
     grid = Grid(
-        crs=group.attrs["proj:wkt2"],
-        pixel=asked["pixel"],
-        origin_x=asked["origin"][0],
-        utm_zone=utm_zone_in(name),
+        crs=group.attrs["proj:wkt2"], pixel=pixel, origin_x=origin_x, origin_y=origin_y, utm_zone=utm_zone_in(name)
     )
-    if grid.utm_zone is None and not grid.geographic:
-        return True
-    x, y = np.meshgrid(group["x"][window[2]], group["y"][window[1]])
-    return grid.owns_degrees(*((x, y) if grid.geographic else to_degrees(grid.crs).transform(x, y)))
+    _, _, left, _, _, top = group.attrs["spatial:transform"]
+    rows, cols = window[1:]
+    area = PixelArea(
+        row=round((origin_y - top) / pixel) + rows.start * cell_px,
+        col=round((left - origin_x) / pixel) + cols.start * cell_px,
+        rows=(rows.stop - rows.start) * cell_px,
+        cols=(cols.stop - cols.start) * cell_px,
+    )
+    return grid.owns(area, cell_px)
 
 
 def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
@@ -240,6 +243,7 @@ def _recomputed(
 
     from embedcube.campaign.plan import read_plan, read_shards
     from embedcube.kernel.device import exact_arithmetic
+    from embedcube.kernel.embed import run_shard
     from embedcube.kernel.versions import versions_here
     from embedcube.sources.reader import RasterReader
 
@@ -259,7 +263,10 @@ def _recomputed(
         for name in campaign.layers:
             layer = _layer_again(campaign, run, name, plan.layers[name], device)
             for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
-                yield from _shard_again(layer, shard, [scenes[i] for i in shard.scenes], record, reader, least_cosine)
+                own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
+                again = run_shard(shard, own, layer.context, reader, out)
+                yield from _same_bytes(shard, again.objects, record)
+                yield from _compared(layer, again, least_cosine)
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
                 kind = layer.context.precision + (" compiled" if campaign.layers[name].compile else "")
                 found = f"a cosine of {least_cosine[name]:.5f} between {kind} and float32"
@@ -288,24 +295,16 @@ def _layer_again(
     return _LayerAgain(context=context, exact=_exact(campaign, name, context, weights))
 
 
-def _shard_again(
-    layer: _LayerAgain,
-    shard: "Shard",
-    scenes: Sequence[Scene],
-    record: dict[str, Any],
-    reader: "RasterReader",
-    least_cosine: dict[str, float],
-) -> Iterator[Finding]:
-    from embedcube.kernel.embed import embed_stage, run_shard
+def _compared(layer: _LayerAgain, again: "EncodedShard", least_cosine: dict[str, float]) -> Iterator[Finding]:
+    """Check a shard's stored numbers against its vectors before they are quantised, and note the least cosine."""
+    from embedcube.kernel.embed import embed_stage
 
-    again = run_shard(shard, scenes, layer.context, reader)
-    yield from _same_bytes(shard, again.objects, record)
     # the same pixels again: the vectors before they are quantised, and those of the exact kernel
     given = embed_stage(replace(again.read, context=replace(layer.context, encoding="float32"))).cells
-    yield from _bound(shard, again.cells, given)
+    yield from _bound(again.read.shard, again.cells, given)
     if layer.exact is not None:
         full = embed_stage(replace(again.read, context=layer.exact)).cells
-        name = shard.layer
+        name = again.read.shard.layer
         least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
 
 

@@ -6,21 +6,19 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from embedcube.campaign.fields import Block
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.image_options import ImageOptions
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
 
 
-class Numbers(Block):
+class Numbers(ImageOptions):
     """Options of an archive with converted numbers: names of bands in its files, and how numbers become values."""
 
-    variables: dict[str, str] = Field(default_factory=dict)
-    """name of a band in the files or their catalogue, where it differs from the band's own"""
     nodata: float | None = None
     """number that means no data in the files, instead of what they declare; one that never occurs, if all are values"""
     packing: Literal["declared", "ignored"] = "declared"
@@ -30,7 +28,7 @@ class Numbers(Block):
     add: dict[str, float] = Field(default_factory=dict)
     """added to a band after scaling, default 0"""
 
-    def steps(self, asset: Asset) -> Iterator[tuple[str, float, float]]:
+    def conversions(self, asset: Asset) -> Iterator[tuple[str, float, float]]:
         """The conversions of a file's numbers in order, as (who says so, scale, add)."""
         if asset.packed and self.packing == "declared":
             yield "the file", asset.scale, asset.add
@@ -38,7 +36,7 @@ class Numbers(Block):
 
     def unpacked(self, asset: Asset) -> Conversion:
         """Conversion of a file's numbers to values, in float64."""
-        steps = list(self.steps(asset))
+        steps = list(self.conversions(asset))
 
         def convert(pixels: Pixels) -> Pixels:
             values = pixels.astype(np.float64)
@@ -51,7 +49,9 @@ class Numbers(Block):
     def formulas(self, assets: Sequence[Asset]) -> list[str]:
         """The conversion of each band in words; bands that stay as they are stored are left out."""
         return [
-            f"{asset.band} = {formula}" for asset in assets if (formula := _formula(list(self.steps(asset)))) != "DN"
+            f"{asset.band} = {formula}"
+            for asset in assets
+            if (formula := _formula(list(self.conversions(asset)))) != "DN"
         ]
 
 

@@ -15,6 +15,7 @@ from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import Product, by_time
@@ -74,7 +75,7 @@ class Fields:
             id=product.id,
             archive=self._name,
             time=product.time,
-            end=ALWAYS[1] if self._options.static else None,
+            end=ALWAYS[1] if self._options.static else product.end,
             # all fields of one moment are one acquisition
             acquisition=f"{product.time:%Y%m%dT%H%M%S}",
             bbox=place_of(product, assets),
@@ -86,10 +87,11 @@ class Fields:
     def _products(self) -> Iterator[Product]:
         names = band_names(self._archive, self._options.variables)
         if not self._options.static:
-            yield from archive_products(self._archive, names)
+            yield from archive_products(self._archive, names, self._options.told)
             return
-        for product in archive_products(self._archive, names, undated=ALWAYS[0]):
-            yield replace(product, time=ALWAYS[0])
+        told = replace(self._options.told, time=When(time=ALWAYS[0]), always=True)
+        for product in archive_products(self._archive, names, told):
+            yield replace(product, time=ALWAYS[0], end=None)
 
     def _with_nodata(self, asset: Asset) -> Asset:
         return asset if self._options.nodata is None else replace(asset, nodata=self._options.nodata)

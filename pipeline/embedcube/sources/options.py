@@ -33,8 +33,8 @@ def read_options(kind: type[Checked], name: str, archive: Archive, *, free: Cont
 
 
 def band_names(archive: Archive, variables: dict[str, str]) -> Names:
-    """Names of each band in files or their catalogue (lower case): its own, and the one that `variables` gives it."""
-    return {band: frozenset({band.lower(), variables.get(band, band).lower()}) for band in archive.bands}
+    """Name of each band in files or their catalogue (lower case): the one that `variables` gives it, else its own."""
+    return {band: frozenset({variables.get(band, band).lower()}) for band in archive.bands}
 
 
 def refuse_keys(name: str, archive: Archive, instead: dict[str, str]) -> None:

@@ -4,8 +4,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 from embedcube.campaign.scene import unforeseen
@@ -13,66 +13,93 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import EmbedcubeError, RequestError
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import Folder, lasting, not_a_file, walk
-from embedcube.sources.catalog.folders import METADATA, folder_products, image_products, is_image
+from embedcube.sources.catalog.folders import METADATA, folder_products, image_products, images_of_all_bands, is_image
+from embedcube.sources.catalog.foreign import ZARR, foreign, foreign_by_bytes, holds_store, is_store
+from embedcube.sources.catalog.named import named_products
+from embedcube.sources.catalog.naming import Template
 from embedcube.sources.catalog.netcdf import products_of
+from embedcube.sources.catalog.notes import Notes
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.catalog.stac import catalogue_products, found_products, item_products
 from embedcube.sources.catalog.stac_api import searched_items
+from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf3 import is_netcdf
 
 _PACKED = (".SAFE", ".zip", ".nc", ".nc4")
 """Suffixes of folders and files that may hold a whole product"""
 
-_IMAGES_OF_A_SCENE = (
-    "an image belongs to a scene if a STAC Item names it, or, where no Item of that day lies beside it, if its name "
-    "has a date and ends in a band of the archive, as X_20230815_B02.tif (options.variables gives bands other names)"
-)
+_COPY = "is of the day of an Item beside it that does not name it, and may be a copy"
 
 log = logging.getLogger(__name__)
 
 
-def archive_products(archive: Archive, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Iterator[Product]:  # noqa: B008
     """The products of an archive: from a STAC API if the archive has a search, else from its files.
 
     Raises:
+        RequestError: two bands of the archive have one name in files; see also `find_products`.
         EmbedcubeError, OSError: see `searched_items` and `find_products`.
     """
+    for one, other in combinations(names, 2):
+        if both := names[one] & names[other]:
+            raise RequestError(
+                f'bands {one} and {other} would both be "{min(both)}" in files; two bands never come from one: check '
+                "`bands` and options.variables"
+            )
     if archive.search is None:
-        yield from find_products(archive.path, names, undated)
+        yield from find_products(archive.path, names, told)
     else:
         yield from found_products(searched_items(archive.search), archive.root, names)
 
 
-def find_products(root: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
+def find_products(root: Path, names: Names, told: Told = Told()) -> Iterator[Product]:  # noqa: B008
     """The products of a file, or of all files below a folder, in a fixed order.
 
     A file is an image, a STAC catalogue, a series in NetCDF or a zip of SAFE. Below a folder, STAC Items come first;
-    then SAFE, NetCDF and images that no Item names. What goes wrong with one product is its fault, and costs no other.
-    A warning counts the images that belong to no product, and one the JSON files that are no STAC. `undated` is the
-    time of images without a date in their name; without it they are left out.
+    then SAFE, NetCDF and images that no Item names. If `told` has a template, only images that fit it count. What goes
+    wrong with one product is its fault, and costs no other. Warnings count the images that belong to no product, and
+    files that are not read.
 
     Raises:
-        RequestError: a file is not a catalogue, a folder may not be listed, or there are images and none belongs to a
-            product.
+        RequestError: a file is not a catalogue, a folder may not be listed, there are images or other files and none
+            belongs to a product, or none fits the template.
         OSError: a file or folder could not be read for a reason that may pass.
     """
+    notes, count = Notes(), 0
+    for product in _found(root, names, told, notes):
+        count += 1
+        yield product
+    notes.tell(root, count)
+
+
+def _found(root: Path, names: Names, told: Told, notes: Notes) -> Iterator[Product]:
     if is_safe(root):
         yield from _each(root, root, lambda: safe_products(root, names))
     elif is_radar_safe(root):
         yield from _each(root, root, lambda: radar_products(root, names))
     elif root.is_dir():
-        yield from _below(root, names, undated)
+        if holds_store(root):
+            raise RequestError(f"{printable(root)} {ZARR}")
+        listed = _Listed(root)
+        if told.names is None:
+            yield from _products_of(listed, root, names, told, notes)
+        else:
+            yield from _named(told.names, listed, root, names, told, notes)
     elif words := not_a_file(root):
         raise RequestError(
             f"{printable(root)} {words}, nor a folder" if root.exists() else f"{printable(root)} {words}"
         )
+    elif told.names is not None:
+        yield from named_products(told.names, [root], root.parent, names, told, notes, {})
     elif is_image(root.name):
-        yield from _each(root, root, lambda: image_products(root, names, undated))
+        yield from _each(root, root, lambda: image_products(root, names, told, notes))
     elif is_netcdf(root):
-        yield from _each(root, root, lambda: products_of(root, root.stem, names))
+        yield from _each(root, root, lambda: products_of(root, root.stem, names, told, notes))
+    elif words := foreign_by_bytes(root):
+        raise RequestError(f"{printable(root)} {words}")
     else:
         yield from catalogue_products(root, names)
 
@@ -114,10 +141,16 @@ class _Listed:
         self.images: list[_Images] = []
         self.faulty: list[Product] = []
         """entries that are neither file nor folder, though they have the name of a product"""
-        for folder in walk(root, _is_product):
+        self.foreign: dict[Path, str] = {}
+        """files and stores that are not read, and what to do"""
+        for folder in walk(root, lambda path: _is_product(path) or is_store(path)):
             items = [folder.path / name for name in folder.files if name.endswith(".json")]
             self.items += items
-            self.packed.extend(folder.path / name for name in folder.files if _is_product(name))
+            packed = [name for name in folder.files if _is_product(name)]
+            self.packed.extend(folder.path / name for name in packed)
+            known = {*packed}
+            found = ((folder.path / name, foreign(folder.path / name)) for name in folder.files if name not in known)
+            self.foreign |= {path: words for path, words in found if words}
             self.faulty.extend(_faulty(folder, root))
             # an Item says itself what is wrong with its files
             faults = {} if items else {name: words for name, words in folder.others.items() if is_image(name)}
@@ -132,34 +165,25 @@ def _faulty(folder: Folder, root: Path) -> Iterator[Product]:
             yield unusable(place, f"{printable(place)} {words}", time_in(place))
 
 
-def _below(root: Path, names: Names, undated: datetime | None) -> Iterator[Product]:
-    listed = _Listed(root)
-    count, not_stac, left = 0, list[Path](), list[Path]()
-    for product in _products_of(listed, root, names, undated, not_stac, left):
-        count += 1
-        yield product
-    if not_stac:
-        words = "%s: %d JSON files are no STAC Items and are left out, the first is %s"
-        log.warning(words, printable(root), len(not_stac), printable(not_stac[0].relative_to(root)))
-    if left:
-        first = printable(left[0].relative_to(root))
-        words = f"{len(left)} images are of no scene, the first is {first}; {_IMAGES_OF_A_SCENE}"
-        if not (count or listed.packed):
-            raise RequestError(f"no scene found in {printable(root)}: {words}")
-        log.warning("%s: %s", printable(root), words)
-
-
-def _products_of(
-    listed: _Listed, root: Path, names: Names, undated: datetime | None, not_stac: list[Path], left: list[Path]
+def _named(
+    template: Template, listed: _Listed, root: Path, names: Names, told: Told, notes: Notes
 ) -> Iterator[Product]:
-    """All products; JSON files that are no STAC and images that belong to no product are added to the last two."""
+    paths = [images.folder / name for images in listed.images for name in images.names]
+    paths += [path for path in listed.packed if is_netcdf(path)]
+    faults = {images.folder / name: words for images in listed.images for name, words in images.faults.items()}
+    yield from named_products(template, sorted(paths), root, names, told, notes, faults)
+
+
+def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: Notes) -> Iterator[Product]:
+    """All products; what belongs to none is noted."""
+    notes.foreign |= listed.foreign
     yield from listed.faulty
     # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
     named: set[str] = set()
     named_in: dict[str, list[Product]] = {}
     for product in spread(partial(item_products, root=root, names=names), listed.items):
         if isinstance(product, Path):
-            not_stac += [product] if product.name != METADATA else []
+            notes.not_stac += [product] if product.name != METADATA else []
             continue
         paths = _paths(product)
         for place in set(map(os.path.dirname, paths)):
@@ -168,26 +192,27 @@ def _products_of(
         named.update(path for path in paths if path.endswith(_PACKED))
         yield product
     for path in listed.packed:
+        notes.products |= not is_netcdf(path)
         if str(path) not in named:
-            yield from _each(path, root, partial(_packed_products, path, root, names))
+            yield from _each(path, root, partial(_packed_products, path, root, names, told, notes))
     for images in listed.images:
         of_items = named_in.get(str(images.folder), [])
-        yield from _each(images.folder, root, partial(_not_named, images, of_items, names, undated, left))
+        yield from _each(images.folder, root, partial(_not_named, images, of_items, root, names, told, notes))
 
 
-def _packed_products(path: Path, root: Path, names: Names) -> Iterator[Product]:
+def _packed_products(path: Path, root: Path, names: Names, told: Told, notes: Notes) -> Iterator[Product]:
     if is_safe(path):
         yield from safe_products(path, names)
     elif is_radar_safe(path):
         yield from radar_products(path, names)
     else:
-        yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names)
+        yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names, told, notes)
 
 
 def _not_named(
-    images: _Images, named: list[Product], names: Names, undated: datetime | None, left: list[Path]
+    images: _Images, named: list[Product], root: Path, names: Names, told: Told, notes: Notes
 ) -> Iterator[Product]:
-    """The products of images in a folder that no Item names; images that belong to no product are added to `left`.
+    """The products of images in a folder that no Item names; images that belong to no product are noted.
 
     `named` are the products that Items name in this folder. An image of the same day as one of them may be a copy, and
     is left out.
@@ -195,20 +220,27 @@ def _not_named(
     folder, paths = images.folder, {path for product in named for path in _paths(product)}
     if all(f"{folder}{os.sep}{image}" in paths for image in images.names):
         return
-    found = folder_products(folder, images.names, names, undated, images.faults)
+    found = folder_products(folder, images.names, names, told, notes, images.faults)
     unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
     days = {product.time.date() for product in named}
     new = [product for product in unnamed if product.time.date() not in days]
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     copies = {file.path.name for product in unnamed for file in product.files.values()} - used
+    yield from new
     # other bands and resolutions of a product have its date
     dates = {None, *map(time_in, used)}
-    left += [
-        folder / name
+    unknown = [
+        name
         for name in images.names
         if name not in images.faults and name not in used and (not used or name in copies or time_in(name) not in dates)
     ]
-    yield from new
+    notes.left |= {folder / name: _COPY for name in unknown if name in copies}
+    whole = [name for name in unknown if name not in copies and folder / name not in notes.left]
+    for product in images_of_all_bands(folder, whole, root, names, told, notes):
+        if product.time.date() in days:
+            notes.left |= {Path(path): _COPY for path in _paths(product)}
+        else:
+            yield product
 
 
 def _paths(product: Product) -> list[str]:

@@ -1,26 +1,33 @@
-"""Products of plain folders: a raster file for each band, and the time in the name of the product."""
+"""Products of plain folders: a raster file for each band or for all bands, and the time in the name of the product."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rasterio.errors import RasterioError
-
 from embedcube.printable import printable
+from embedcube.sources.catalog.bands import bands_in, descriptions_of, shown, stacked
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
-from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, time_in
-from embedcube.sources.reader import open_raster
+from embedcube.sources.catalog.naming import template_for
+from embedcube.sources.catalog.notes import UNDATED, Notes
+from embedcube.sources.catalog.products import (
+    File,
+    Names,
+    Product,
+    bounded,
+    product_id,
+    split_pixel_size,
+    time_in,
+    unusable,
+)
+from embedcube.sources.catalog.told import Told
+from embedcube.sources.catalog.whole_images import described, whole_products
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
 
 METADATA = "metadata.json"
 """Name of a file beside images whose content becomes the properties of the product"""
-
-log = logging.getLogger(__name__)
 
 
 def is_image(name: str) -> bool:
@@ -28,62 +35,43 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
 
 
-def image_products(path: Path, names: Names, undated: datetime | None = None) -> Iterator[Product]:
-    """The product of a single image.
+def image_products(path: Path, names: Names, told: Told, notes: Notes) -> Iterator[Product]:
+    """The products of a single image.
 
-    A band is found by its description in the file (its number, from 1, if it has none), by the name of the file, or
-    because the archive and the file have one band each. The time is found as in `folder_products`.
+    A band is found by its description in the file, by its number, by the name of the file, or because the archive and
+    the file have one band each.
 
     Raises:
         OSError: the file could not be read for a reason that may pass.
     """
-    bands = list(names)
-    try:
-        with open_raster(path, "") as image:
-            described = [str(text or i).lower() for i, text in enumerate(image.descriptions, start=1)]
-    except RasterioError:
-        path.read_bytes()  # raises if the disk fails; wrong bytes are reported when the file is described
-        described = [""]
-    found = {band: i for i, text in enumerate(described, start=1) for band in bands if text in names[band]}
-    if not found and len(described) > 1:
-        example = f'{{{bands[0]}: "{described[0]}"}}'
-        missing = (
-            f"{path.name} has {len(described)} bands, {', '.join(described)}; "
-            f"options.variables says which is this one, as {example}"
+    bands = descriptions_of(path) or [""]
+    if len(bands) > 1 or len(names) == 1 or told.steps or bands_in(bands, names).index:
+        yield from whole_products(path, bands, names, told, notes)
+        return
+    count = len(notes.left)
+    found = list(folder_products(path.parent, [path.name], names, told, notes))
+    if not found and len(notes.left) == count:
+        notes.left[path] = (
+            "has one band, and neither its description nor its own name says which; the archive has several bands"
         )
-    elif not found and len(bands) > 1:
-        yield from folder_products(path.parent, [path.name], names, undated)
-        return
-    else:
-        found, missing = found or {bands[0]: 1}, f"{path.name} has no band of this name"
-    time = time_in(path.stem) or time_in(path.parent.name) or undated
-    if time is None:
-        log.warning("%s: no date in its name; it is left out", printable(path))
-        return
-    yield Product(
-        id=product_id(path.stem),
-        time=time,
-        files={band: File(path=path, index=found[band]) for band in bands if band in found},
-        missing={band: missing for band in bands if band not in found},
-        properties={},
-    )
+    yield from found
 
 
 def folder_products(
     folder: Path,
     files: Sequence[str],
     names: Names,
-    undated: datetime | None = None,
+    told: Told,
+    notes: Notes,
     faults: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Product]:
-    """The products of the `files` of one folder, each band at its finest resolution.
+    """The products of the `files` of one folder that hold one band each, each band at its finest resolution.
 
     `faults` says of some of the files why they cannot be opened.
 
     `B02.tif` belongs to the product that the folder is named after, `S2A_..._T33UUP_75_43_B02.tif` to the product that
-    its own name begins with. The time is the first date in the product's name, else in the folder's name, else
-    `undated`; without any, the product is left out with a warning. A `metadata.json` in the folder becomes the
-    properties.
+    its own name begins with. The time is the date in the product's name, else in the folder's name, else the time told;
+    without any, the product is left out. A `metadata.json` in the folder becomes the properties.
 
     Raises:
         OSError: the metadata could not be read for a reason that may pass.
@@ -93,7 +81,7 @@ def folder_products(
         stem, pixel_m = split_pixel_size(Path(file).stem)
         for band, known in names.items():
             for name in known:
-                if stem == name or stem.endswith(f"_{name}"):
+                if (stem == name or stem.endswith(f"_{name}")) and not _is_number(name, folder / file, faults):
                     product = Path(file).stem[: len(stem) - len(name)].rstrip("_") or folder.name
                     bands = found.setdefault(product, {})
                     bands[band] = min(bands.get(band, (pixel_m, folder / file)), (pixel_m, folder / file))
@@ -101,10 +89,13 @@ def folder_products(
         return
     properties, fault = _properties(folder)
     for product, bands in found.items():
-        time = time_in(product) or time_in(folder.name) or undated
-        if time is None:
-            words = "%s: no date in the name of product %s, which is left out"
-            log.warning(words, printable(folder), printable(product))
+        try:
+            when = told.when(product, folder.name)
+        except ValueError as error:
+            yield unusable(product, f"{printable(product)}: {error}", time_in(product) or time_in(folder.name))
+            continue
+        if when is None:
+            notes.left |= {path: UNDATED for _, path in bands.values()}
             continue
         missing = {band: "there is no file of this band" for band in names if band not in bands}
         for band, (_, path) in bands.items():
@@ -112,12 +103,53 @@ def folder_products(
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
             id=product_id(product),
-            time=time,
+            time=when.time,
+            end=when.end,
             files={band: File(path=bands[band][1]) for band in names if band not in missing},
             missing=missing,
             properties=properties,
             fault=fault,
         )
+
+
+def _is_number(name: str, path: Path, faults: Mapping[str, str]) -> bool:
+    """Whether the name of a band is a number in this file, and not the end of the file's name."""
+    return name.isdecimal() and path.name not in faults and len(descriptions_of(path) or [""]) > 1
+
+
+def images_of_all_bands(
+    folder: Path, files: Sequence[str], root: Path, names: Names, told: Told, notes: Notes
+) -> Iterator[Product]:
+    """The products of images of one folder that are known by their bands' descriptions or numbers.
+
+    An image in which no band is found is left out. One with a single band counts where the archive has one band, too,
+    and its description is that band's name: bands in files of their own are known by the names of the files.
+    """
+    paths = [folder / name for name in sorted(files)]
+    for path, bands in zip(paths, described(paths), strict=True):
+        several = len(bands) > 1
+        found = bands_in(bands, names)
+        named = any(text.lower() in known for text in bands for known in names.values())
+        if stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
+            yield from whole_products(path, bands, names, told, notes)
+        else:
+            notes.left[path] = found.fault if several else _unnamed(path, root, bands, names)
+
+
+def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:
+    """Why an image of one band is of no scene, and what to do."""
+    every = sorted({name for known in names.values() for name in known})
+    template = template_for(path.relative_to(root).as_posix(), every)
+    if "{date}" in template and "{band}" in template:
+        return f'does not end in a band: options.names says how files are named, "{template}" fits this one'
+    if "{date}" in template and len(names) == 1:
+        only = next(iter(names))
+        return f'does not say its band: if each such file is {only}, say so by options.names, "{template}"'
+    words = f" (its band is {shown(bands)})" if any(bands) else ""
+    return (
+        f"does not end in a band of the archive{words}: options.variables says what bands are called, options.names "
+        "how files are named"
+    )
 
 
 def _properties(folder: Path) -> tuple[dict[str, Any], str]:

@@ -8,21 +8,30 @@ from typing import Any
 import numpy as np
 
 from embedcube.campaign.scene import unforeseen
+from embedcube.errors import StartAgain
 from embedcube.printable import printable
+from embedcube.sources.apart import apart
+from embedcube.sources.catalog.bands import shown
+from embedcube.sources.catalog.dates import When
+from embedcube.sources.catalog.notes import UNDATED, Notes
 from embedcube.sources.catalog.products import File, Names, Product, product_id, time_in, unusable
+from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf import open_netcdf
 
 _PIECE = 1 << 24
 """bytes that are read at once"""
 
 
-def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
+def products_of(path: Path, id_prefix: str, names: Names, told: Told, notes: Notes) -> Iterator[Product]:
     """The products of one file, one for each time step, with ids as `<id_prefix>_20190127T000000`.
 
-    A file that does not open is one product with a fault.
+    A file without an axis of time is of the time in its name, else of the time told. A file that does not open is one
+    product with a fault. A file with none of the bands is left out.
     """
     try:
-        layers, times = _variables(path, names)
+        layers, times = apart(_variables, path.stat().st_size, path, names, told)
+    except StartAgain:
+        raise
     except Exception as error:
         # the library reports wrong bytes and a failing disk alike; this read raises only if the disk fails
         with path.open("rb") as file:
@@ -32,13 +41,17 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
         fault = f"{printable(path.name)} is not a usable NetCDF file: {words}"
         yield unusable(id_prefix, fault, time_in(path.stem))
         return
-    if not layers:
+    if isinstance(layers, list):
+        notes.left[path] = (
+            f"has none of the bands: its variables are {shown(layers)}. options.variables says which is which"
+        )
         return
     missing = {band: f"{printable(path.name)} has no variable of this band" for band in names if band not in layers}
-    for step, time in enumerate(times, start=1):
+    for step, when in enumerate(times, start=1):
         yield Product(
-            id=f"{product_id(id_prefix)}_{time:%Y%m%dT%H%M%S}",
-            time=time,
+            id=f"{product_id(id_prefix)}_{when.time:%Y%m%dT%H%M%S}",
+            time=when.time,
+            end=when.end,
             files={
                 band: File(path=path, inner=variable, index=step if timed else 1)
                 for band, (variable, timed) in layers.items()
@@ -48,21 +61,35 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
         )
 
 
-def _variables(path: Path, names: Names) -> tuple[dict[str, tuple[str, bool]], list[datetime]]:
-    """For each band its variable and whether it has time steps; and the times of the steps."""
+def _variables(path: Path, names: Names, told: Told) -> tuple[dict[str, tuple[str, bool]] | list[str], list[When]]:
+    """For each band its variable and whether it has time steps, and the times; all variables if none is a band."""
     with open_netcdf(path) as dataset:
         axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
         layers = {}
         for band, known in names.items():
-            for variable, outer in axes.items():
-                if variable.lower() in known and len(outer) <= 1 and dataset[variable].ndim >= 2:
-                    layers[band] = variable, bool(outer)
-                    break
+            usable = [
+                variable
+                for variable, outer in axes.items()
+                if variable.lower() in known and len(outer) <= 1 and dataset[variable].ndim >= 2
+            ]
+            for variable in [one for one in usable if one.lower() == band.lower()] or usable:
+                layers[band] = variable, bool(axes[variable])
+                break
+        if not layers:
+            return [name for name in axes if dataset[name].ndim >= 2], []
         timed = {axes[variable] for variable, has_steps in layers.values() if has_steps}
-        if layers and len(timed) != 1:
+        if not timed:
+            return layers, [_undated(path, told)]
+        if len(timed) > 1:
             raise ValueError(f"{', '.join(variable for variable, _ in layers.values())} have {len(timed)} axes of time")
-        times = [_utc(moment) for (axis,) in timed for moment in dataset[axis].values]
-    return layers, times
+        return layers, [When(time=_utc(moment)) for (axis,) in timed for moment in dataset[axis].values]
+
+
+def _undated(path: Path, told: Told) -> When:
+    when = told.when(path.stem)
+    if when is None:
+        raise ValueError(f"it has no axis of time, and {UNDATED.removeprefix('has ')}")
+    return when
 
 
 def _utc(moment: Any) -> datetime:

@@ -50,6 +50,8 @@ class Product:
     id: str
     time: datetime
     """UTC"""
+    end: datetime | None = None
+    """last second of what lasts, such as a composite of a month; None for a moment"""
     files: dict[str, File]
     """by band, for the bands that the product has"""
     missing: dict[str, str] = field(default_factory=dict)

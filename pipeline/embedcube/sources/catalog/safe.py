@@ -67,7 +67,7 @@ class _Safe:
 
 def is_safe(path: Path) -> bool:
     """Whether a folder or zip may be a product of Sentinel-2, by its name."""
-    return path.name.startswith("S2") and path.suffix in (".SAFE", ".zip")
+    return path.name.startswith("S2") and path.suffix in (".SAFE", ".zip") and not path.name.endswith(".zarr.zip")
 
 
 def safe_products(path: Path, names: Names) -> Iterator[Product]:
@@ -155,7 +155,7 @@ def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
     """The start of the datatake, and the product's metadata."""
     member = next((member for member in safe.members if _METADATA.match(member)), None)
     if member is None:
-        raise ValueError("it has no MTD_MSIL1C.xml or MTD_MSIL2A.xml")
+        raise ValueError("it has no MTD_MSIL1C.xml or MTD_MSIL2A.xml; if it holds images, unpack it")
     root = ElementTree.fromstring(safe.read(member))
 
     def text(tag: str) -> str:

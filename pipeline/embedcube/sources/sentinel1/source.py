@@ -120,7 +120,7 @@ class Sentinel1:
         error on one product is the verdict of its scene, too.
         """
         names = band_names(self._archive, self._options.variables)
-        found = by_time(archive_products(self._archive, names))
+        found = by_time(archive_products(self._archive, names, self._options.told))
         orbits = [(product, _orbit(product)) for product in found]
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
@@ -191,6 +191,7 @@ class Sentinel1:
             id=product.id,
             archive=self._name,
             time=product.time,
+            end=product.end,
             acquisition=acquisition(product.id, product.properties),
             bbox=place_of(product, assets),
             assets=assets,

@@ -9,9 +9,7 @@ from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
-from embedcube.campaign.fields import Block
 from embedcube.campaign.scene import Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
@@ -23,6 +21,7 @@ from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
+from embedcube.sources.image_options import ImageOptions
 from embedcube.sources.options import read_options
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.names import Identity, identify, superseded
@@ -53,11 +52,9 @@ _EVIDENCE_SHARE = 0.1
 log = logging.getLogger(__name__)
 
 
-class Options(Block):
+class Options(ImageOptions):
     """The options of the YAML block."""
 
-    variables: dict[str, str] = Field(default_factory=dict)
-    """name of a band in the files, if it is none of B04, B4 and red: {B04: S2-L2A-B04}"""
     nodata: float | None = None
     """number that means no data in all files whose type can hold it, instead of what they declare"""
     stated: Literal["checked", "ignore"] = "checked"
@@ -94,7 +91,7 @@ class Sentinel2:
         An error on one product is the verdict of its scene.
         """
         names = {band: self._names(band) for band in self._archive.read_bands}
-        found = sorted(archive_products(self._archive, names), key=lambda p: (p.time, p.id))
+        found = sorted(archive_products(self._archive, names, self._options.told), key=lambda p: (p.time, p.id))
         identified = [_identified(product) for product in found]
         found, identities = [product for product, _ in identified], [identity for _, identity in identified]
         self._refuse_two_levels(found, identities)
@@ -124,6 +121,7 @@ class Sentinel2:
             id=product.id,
             archive=self._name,
             time=product.time,
+            end=product.end,
             acquisition=identity.acquisition,
             bbox=place_of(product, assets),
             assets=assets,
@@ -211,8 +209,8 @@ class Sentinel2:
 
     def _with_offset(self, values: Any, band: str, offset: float) -> Any:
         """Add the offset to reflectances; classes and the like stay as they are."""
-        name = self._options.variables.get(band, band)
-        if not offset or name.upper() in NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
+        called = {band.upper(), self._options.variables.get(band, band).upper()}
+        if not offset or called & NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
             return values
         return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
 

@@ -1,0 +1,67 @@
+"""What a search of an archive leaves out, for one warning or refusal at its end."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedcube.errors import RequestError
+from embedcube.printable import printable
+
+_NAME = 100
+"""most characters of a file's name in a message; the end of a longer one is left out"""
+
+log = logging.getLogger(__name__)
+
+UNDATED = (
+    "has no date in its name: options.time says when it is, or options.names where its date stands, as {date} or as "
+    "{start} and {end}"
+)
+
+
+@dataclass(kw_only=True)
+class Notes:
+    """Files below an archive that belong to no product, in the order in which they were found."""
+
+    left: dict[Path, str] = field(default_factory=dict)
+    """images, and why each is of no scene, in words that follow its name"""
+    foreign: dict[Path, str] = field(default_factory=dict)
+    """files and stores that are not read: what they are, and what to do, in words that follow the name"""
+    not_stac: list[Path] = field(default_factory=list)
+    """JSON files that are no STAC"""
+    products: bool = False
+    """whether there are SAFE products, though perhaps with no band of the archive"""
+    unused: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """images with bands that no band of the archive is: how many of them, and of how many"""
+
+    def tell(self, root: Path, count: int) -> None:
+        """Warn of what is left out, once for each kind.
+
+        Raises:
+            RequestError: `count`, the number of products, is 0, and there are images or other files.
+        """
+        if self.not_stac:
+            words = "%s: %d JSON files are no STAC Items and are left out, the first is %s"
+            log.warning(words, printable(root), len(self.not_stac), _named(self.not_stac[0], root))
+        for kind, files in (("images are of no scene", self.left), ("files are not read", self.foreign)):
+            if not files:
+                continue
+            first, why = next(iter(files.items()))
+            words = f"{len(files)} {kind}; the first, {_named(first, root)}, {why}"
+            if not (count or self.products):
+                raise RequestError(f"no scene found in {_short(root)}: {words}")
+            log.warning("%s: %s", printable(root), words)
+        if self.unused:
+            first, (unused, bands) = next(iter(self.unused.items()))
+            others = f", and {len(self.unused) - 1} more files have such bands" if len(self.unused) > 1 else ""
+            words = "%s: %d of %d bands are not used%s"
+            log.warning(words, _named(first, root), unused, bands, others)
+
+
+def _short(root: Path) -> str:
+    text = printable(root)
+    return text if len(text) <= _NAME else f"...{text[-_NAME:]}"
+
+
+def _named(path: Path, root: Path) -> str:
+    return printable(os.path.relpath(path, root) if path != root else path.name, _NAME)
