@@ -148,10 +148,13 @@ class Drift:
         return found
 
     def _spread(self) -> NDArray[np.float64]:
-        """Standard deviation of each feature between the cells of a window, the mean over windows; 1 where it is 0."""
+        """Standard deviation of each feature between the cells of a window, the mean over windows.
+
+        Infinite where it is 0: such a feature adds nothing to a distance.
+        """
         variances = [
             np.maximum(squares / count - np.square(total / count), 0)
             for count, total, squares in self._moments.values()
         ]
         spread = np.sqrt(np.mean(variances, axis=0)) if variances else np.ones(1)
-        return np.where(spread > 0, spread, 1)
+        return np.where(spread > 0, spread, np.inf)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from embedcube.consolidate.contents import LEAST_DUPLICATES
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.cube.reader import Cube
@@ -86,7 +87,7 @@ class Records:
     def repeated(self) -> Iterator[Finding]:
         """Shards of different places that hold the same vectors."""
         for places in self._digests.values():
-            if len({(zone, iy, ix) for zone, _, iy, ix in places}) > 1:
+            if len({(zone, iy, ix) for zone, _, iy, ix in places}) > 1 and self._varies(places[0]):
                 named = ", ".join(f"{zone} window {t} ({iy}, {ix})" for zone, t, iy, ix in places[:3])
                 yield Finding(
                     check="duplicates",
@@ -94,6 +95,14 @@ class Records:
                     found=f"the same vectors at {len(places)} places",
                     expected="vectors of their own at each place",
                 )
+
+    def _varies(self, place: Place) -> bool:
+        """Whether a shard has different vectors: shards of one and the same land are equal by right."""
+        zone, t, iy, ix = place
+        side = int(self._cube.array(zone, "status").shards[1])
+        area = slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side)
+        stored = self._cube.array(zone, "embedding")[t, *area][self._cube.valid(zone, t, *area)]
+        return len(np.unique(stored, axis=0)) >= LEAST_DUPLICATES
 
     def _empty(self) -> list[Place]:
         """Places without any vector: planned ones, and those beside a vector that only other windows planned."""

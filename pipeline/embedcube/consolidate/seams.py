@@ -128,6 +128,11 @@ class Steps:
         self._sums = np.zeros(3)
 
     @property
+    def features(self) -> int:
+        """Numbers in a vector."""
+        return len(self._spread)
+
+    @property
     def seams(self) -> tuple[Seam | TileSeam, ...]:
         """All kinds of borders."""
         return (*self.lengths.values(), self.tiles)

@@ -44,6 +44,9 @@ _FIELDS = ("era5", "fields")
 _LEAST_VECTORS = 100
 """vectors without which no feature is called dead"""
 
+_LEAST_OF_ONE_LAND = 10_000
+"""the same where all features are: so much land is never one and the same"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Soundness:
@@ -68,7 +71,9 @@ class Soundness:
         yield from self.records.counts()
         yield from self.records.gaps()
         yield from self.records.repeated()
-        if self.features.seen >= _LEAST_VECTORS:
+        silent = len(self.features.dead) + len(self.features.constant)
+        least = _LEAST_VECTORS if silent < self.steps.features else _LEAST_OF_ONE_LAND
+        if self.features.seen >= least:
             for words, which in (("0", self.features.dead), ("one and the same number", self.features.constant)):
                 if which:
                     named = ", ".join(map(str, which[:_NAMED])) + (", ..." if len(which) > _NAMED else "")
