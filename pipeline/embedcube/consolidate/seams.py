@@ -28,17 +28,17 @@ SEAM_BOUND = 0.5
 HALO_BOUND = 1.25
 """the same for borders of chips that were read with a halo: what is seen then is the model's own"""
 
+ZONE_BOUND = 0.1
+"""the same for borders of zones: cells at one place differ less than neighbours"""
+
 TILE_BOUND = 0.25
 """the same for borders of tiles"""
 
 CERTAIN = 3.0
 """standard errors above 0 from which an effect is certain"""
 
-LEAST_LINES = 24
-"""lines of chips without which nothing is said about them"""
-
-LEAST_FEW_LINES = 8
-"""the same for shards and zones"""
+LEAST_LINES = {"chip": 24, "shard": 8, "zone": 6}
+"""lines of each kind without which nothing is a finding"""
 
 LEAST_TILE_LINES = 4
 """lines between two tiles without which nothing is said about them"""
@@ -59,9 +59,14 @@ class Seam:
         """Number of lines, and of steps on all of them."""
         return len(self.lines), sum(count for _, count in self.lines)
 
+    @property
+    def enough(self) -> bool:
+        """Whether there are lines enough for a finding."""
+        return len(self.lines) >= LEAST_LINES[self.kind]
+
     def effect(self, spread: float) -> tuple[float, float]:
-        """The effect and its standard error; NaN where there are too few lines."""
-        if len(self.lines) < (LEAST_LINES if self.kind == "chip" else LEAST_FEW_LINES) or not spread:
+        """The effect and its standard error; NaN where there are fewer than two lines."""
+        if len(self.lines) < 2 or not spread:
             return float("nan"), float("nan")
         means, counts = np.array(self.lines).T
         mean = np.average(means, weights=counts)
@@ -86,6 +91,11 @@ class TileSeam:
         """Number of lines, and of steps on all of them."""
         every = [line for lines in self.lines.values() for line in lines]
         return len(every), sum(count for _, count in every)
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are lines enough for a finding; without them there is no effect either."""
+        return True
 
     def effect(self, spread: float) -> tuple[float, float]:
         """The effect of the pair with the largest one, and its standard error; NaN where there are too few lines."""
@@ -120,6 +130,7 @@ class Steps:
         """`spread` is the standard deviation of each feature."""
         self._sampling, self._origins, self._spread = sampling, origins, spread
         self.lengths = {kind: Seam(kind=kind) for kind in ("chip", "shard", "zone")}
+        self.lengths["zone"].bound = ZONE_BOUND
         if sampling.halo_px:
             self.lengths["chip"].bound = HALO_BOUND
         self.tiles = TileSeam()

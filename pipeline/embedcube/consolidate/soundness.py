@@ -211,7 +211,7 @@ def _seams(layer: str, steps: Steps) -> Iterator[Finding]:
         effect, error = seam.effect(spread)
         if seam.kind == "shard":
             effect -= chips
-        if effect > max(seam.bound, CERTAIN * error):
+        if seam.enough and effect > max(seam.bound, CERTAIN * error):
             more = "more than at borders of chips" if seam.kind == "shard" else "more than inside"
             yield Finding(
                 check="seam",
