@@ -214,11 +214,12 @@ def test_a_cube_of_frames_is_what_the_backbone_makes_of_them(seasons: Path, tmp_
     campaign.cli("run")
     resolved = load_campaign(campaign.file)
     weights, _ = read_weights(resolved, campaign.run, LAYER)
-    x_tcyx = read_shard(campaign).sample.x_tcyx
+    sample = read_shard(campaign).sample
+    x_tcyx = sample.x_tcyx
     z_btcyx = torch.from_numpy(np.nan_to_num((x_tcyx - weights.mean[:, None, None]) / weights.std[:, None, None]))[None]
     chips = Chips(
         x_btcyx=z_btcyx.repeat(2, 1, 1, 1, 1),
-        clear_btsyx=torch.ones((2, 2, 1, *z_btcyx.shape[-2:]), dtype=torch.bool),
+        clear_btsyx=torch.from_numpy(sample.clear_tsyx)[None].repeat(2, 1, 1, 1, 1),
         lonlat_byxn=torch.zeros((2, 4, 4, 2)),
         dates_tmd=torch.from_numpy(dates_of(resolved.frames(LAYER)[0])),
     )

@@ -183,6 +183,23 @@ class NanMean(MeanAndMost):
         return replace(super().fit(sample), mean=sample.x_ntcyx.mean(axis=(0, 1, 3, 4)))
 
 
+class Blind(MeanAndMost):
+    """A backbone that says that it masks, and takes masked pixels as 0."""
+
+    masks = True
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        inner = super().module(weights)
+
+        class Zeroing(torch.nn.Module):
+            def forward(self, chips: Chips) -> torch.Tensor:
+                clear = chips.clear_btsyx.all(dim=2, keepdim=True)
+                vectors: torch.Tensor = inner(replace(chips, x_btcyx=torch.where(clear, chips.x_btcyx, 0)))
+                return vectors
+
+        return Zeroing().eval()
+
+
 def random_weights(weights: Weights) -> Weights:
     return replace(weights, tensors={"factor": torch.rand(2).numpy()})
 
@@ -215,6 +232,8 @@ BROKEN: list[tuple[type[MeanAndMost], str]] = [
     ),
     (changed(lambda v: v + torch.arange(len(v)).view(-1, 1, 1, 1) * 1e-3), "depends on its position"),
     (changed(lambda v: v * (1 + 1e-6 * torch.get_num_threads())), "2 threads give other bits than 1"),
+    (type("Filling", (MeanAndMost,), {"masks": True}), "masks is True, and what masked pixels hold changes vectors"),
+    (Blind, "a chip without a clear pixel has vectors: they must be NaN"),
     (Counting, "a second pass over one batch differs"),
     (Drawn, "a second module of the same weights differs"),
 ]

@@ -90,9 +90,11 @@ class Backbone(Protocol):
     """An encoder with its options, for chips of one layout and of given bands.
 
     A class is registered as an entry point of the group `embedcube.backbones` and is called as
-    `Backbone(options, layout, inputs)`. Errors in the request (options, layout, bands, a checkpoint) are ValueErrors:
-    embedcube adds the layer's name and exits with 2. Any other exception of the constructor, except an OSError, is
-    reported as a bug of the plugin (exit 1).
+    `Backbone(options, layout, inputs)`. It may have one more attribute, `masks = True` (`leaves_masked_out`).
+
+    Errors in the request (options, layout, bands, a checkpoint) are ValueErrors: embedcube adds the layer's name and
+    exits with 2. Any other exception of the constructor, except an OSError, is reported as a bug of the plugin
+    (exit 1).
     """
 
     def __init__(self, options: dict[str, Any], layout: ShardLayout, inputs: Inputs) -> None:
@@ -156,9 +158,20 @@ class Backbone(Protocol):
 
         It maps `Chips` to float32 vectors (B, chip_cells, chip_cells, dimensions) of the chips' kept centres. A chip's
         vectors must be the same bits whatever else is in the batch, at any place in it, and for any number of threads;
-        they must be finite where the pixels are. `embedcube.testing.check_backbone` tests this.
+        they must be finite, except for cells that a backbone that masks has no pixel of (`leaves_masked_out`).
+        `embedcube.testing.check_backbone` tests this.
         """
         ...
+
+
+def leaves_masked_out(backbone: Backbone) -> bool:
+    """Whether the backbone says, by `masks = True`, that its vectors do not depend on what masked pixels hold.
+
+    Its module reads `clear_btsyx`, and gives NaN in all values of a cell of which it can use no pixel. That cell has no
+    vector, and the status that it would have without a clear pixel: masked or no_data. A backbone without the attribute
+    takes masked pixels as their band's mean; a vector with NaN is a failure then.
+    """
+    return bool(getattr(backbone, "masks", False))
 
 
 def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:

@@ -2,6 +2,10 @@
 
 The filters are small patches, cut from the data and whitened (ZCA; Coates & Ng 2012). The normalised chip is convolved
 with them and a bias is added; the positive and the negative part of the result are averaged over each cell.
+
+Only clear patches count: one that touches a masked pixel is left out of the averages of its frame, and a frame without
+a clear patch in a cell is left out of the cell's vector. A cell without any has no vector. Of several archives all must
+be clear; where they are nowhere in a cell, one suffices, and the others are at their mean.
 """
 
 from typing import Any
@@ -46,6 +50,9 @@ class Mosaiks:
 
     software: tuple[str, ...] = ()
     """no package beyond torch computes vectors"""
+
+    masks = True
+    """masked pixels are left out"""
 
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
@@ -147,22 +154,41 @@ class _RandomConvolutions(torch.nn.Module):
         self._margin = layout.halo_px - bank.shape[-1] // 2
 
     def forward(self, chips: Chips) -> torch.Tensor:
-        """Mean of the features of all frames; a frame without clear pixels counts as one of mean values."""
-        x_btcyx = chips.x_btcyx
-        frames = [self._features(x_btcyx[:, t]) for t in range(x_btcyx.shape[1])]
-        return torch.stack(frames).mean(dim=0) if len(frames) > 1 else frames[0]
+        """Mean of the features of the frames with a clear patch in the cell; NaN where no frame has one."""
+        frames = range(chips.x_btcyx.shape[1])
+        pooled = [self._features(chips.x_btcyx[:, t], chips.clear_btsyx[:, t]) for t in frames]
+        if len(pooled) == 1:
+            return pooled[0]
+        features = torch.stack(pooled)
+        counted = ~features.isnan().all(dim=-1, keepdim=True)
+        return torch.where(counted, features, 0).sum(dim=0) / counted.sum(dim=0)
 
-    def _features(self, x_bcyx: torch.Tensor) -> torch.Tensor:
+    def _features(self, x_bcyx: torch.Tensor, clear_bsyx: torch.Tensor) -> torch.Tensor:
         # two chips at a time: the convolved chips then stay in the processor's cache until they are averaged;
         # never one: sums over a single chip may depend on the number of threads
         few = 2 if x_bcyx.shape[0] % 2 == 0 else x_bcyx.shape[0]
-        return torch.cat([self._filter(chips) for chips in x_bcyx.split(few)])
+        pieces = zip(x_bcyx.split(few), clear_bsyx.split(few), strict=True)
+        return torch.cat([self._filter(chips, clear) for chips, clear in pieces])
 
-    def _filter(self, x_bcyx: torch.Tensor) -> torch.Tensor:
-        margin = self._margin
-        if margin:
+    def _filter(self, x_bcyx: torch.Tensor, clear_bsyx: torch.Tensor) -> torch.Tensor:
+        if margin := self._margin:
             x_bcyx = x_bcyx[..., margin:-margin, margin:-margin]
+            clear_bsyx = clear_bsyx[..., margin:-margin, margin:-margin]
         filtered = torch.nn.functional.conv2d(x_bcyx, self.bank, self._bias)
+        if clear_bsyx.shape[1] == 1:
+            return self._averages(filtered, clear_bsyx[:, 0])
+        of_some = self._averages(filtered.clone(), clear_bsyx.any(dim=1))
+        of_all = self._averages(filtered, clear_bsyx.all(dim=1))
+        return torch.where(of_all.isnan().all(dim=-1, keepdim=True), of_some, of_all)
+
+    def _averages(self, filtered: torch.Tensor, clear_byx: torch.Tensor) -> torch.Tensor:
+        """Vectors (b, y, x, feature) of the clear patches of each cell; NaN where there is none. Changes `filtered`."""
+        masked = (~clear_byx)[:, None].to(filtered.dtype)
+        clear = 1 - torch.nn.functional.max_pool2d(masked, self.bank.shape[-1], stride=1)
+        # a patch that is not clear adds nothing to either part
+        filtered *= clear
         positive = torch.nn.functional.avg_pool2d(filtered.relu(), self._cell_px)
         negative = torch.nn.functional.avg_pool2d(filtered.clamp_(max=0), self._cell_px).neg_()
-        return torch.cat([positive, negative], dim=1).permute(0, 2, 3, 1)
+        # the share of clear patches: 1 where all are, so that the quotient has the same bits
+        share = torch.nn.functional.avg_pool2d(clear.float(), self._cell_px)
+        return (torch.cat([positive, negative], dim=1) / share).permute(0, 2, 3, 1)

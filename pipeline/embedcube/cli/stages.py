@@ -243,12 +243,15 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
 
 def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
     """Verify the newest cube against the campaign's plan and records; returns the findings, one line for each."""
+    from embedcube.consolidate.soundness import in_words
     from embedcube.consolidate.verify import verify_run
 
     if not folder.newest_cube.exists():
         raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
     with shown("verify", "shards", say) as progress:
         findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
+    for line in in_words(folder.report):
+        say(f"            {line}")
     say_findings(findings, say)
     return findings
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
+from embedcube.consolidate.soundness import FIGURES, sound
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import (
     LARGEST_NUMBER,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from embedcube.backbones.base import Weights
     from embedcube.campaign.plan import LayerPlan, Shard
-    from embedcube.kernel.embed import Cells
+    from embedcube.kernel.embed import Cells, EncodedShard
     from embedcube.kernel.layer import LayerContext
 
 
@@ -52,8 +53,11 @@ _BREAKAGE = (
 """errors that readers of a store with damaged metadata raise"""
 
 
-def verify_cube(path: Path, progress: Progress) -> list[Finding]:
-    """Findings of all checks that need the cube alone."""
+def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> list[Finding]:
+    """Findings of all checks that need the cube alone; with a folder `report`, the statistics are written there.
+
+    The statistics are taken where nothing else is found.
+    """
     cube = Cube(path)
     findings: list[Finding] = []
     try:
@@ -64,6 +68,8 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
+        if not findings:
+            findings += sound(cube, report)
     except _BREAKAGE as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         findings.append(Finding(check="readable", place=str(path), found=found, expected="a store that can be read"))
@@ -73,17 +79,18 @@ def verify_cube(path: Path, progress: Progress) -> list[Finding]:
 def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
     """Findings of all checks, with the run folder; `recompute` shards of each layer are embedded again.
 
-    Writes `report/verify.json`: the findings, and for each layer that is compiled or of reduced precision the least
-    cosine between a vector and the same vector in float32, not compiled.
+    Writes the statistics (`soundness.py`), and `report/verify.json`: the findings, and for each layer that is compiled
+    or of reduced precision the least cosine between a vector and the same vector in float32, not compiled.
     """
     least_cosine: dict[str, float] = {}
     path = run.newest_cube
-    findings = verify_cube(path, progress)
+    run.report.mkdir(exist_ok=True)
+    (run.report / FIGURES).unlink(missing_ok=True)
+    findings = verify_cube(path, progress, run.report)
     if not findings:
         findings += against_plan(campaign, run, Cube(path))
     if not findings:
         findings += _recomputed(campaign, run, Cube(path), recompute, least_cosine)
-    run.report.mkdir(exist_ok=True)
     report = {
         "cube": path.resolve().name,
         "findings": [asdict(finding) for finding in findings],
@@ -233,15 +240,18 @@ def _files(cube: Cube) -> Iterator[Finding]:
 def _recomputed(
     campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
 ) -> Iterator[Finding]:
-    """Embed `count` shards of each layer again, in this process: their bytes must be the recorded ones."""
+    """Embed `count` shards of each layer again, in this process.
+
+    `least_cosine` gets, for each layer that is compiled or of reduced precision, the least cosine between a vector and
+    the same vector in float32, not compiled.
+    """
     if not count:
         return
     import torch
 
-    from embedcube.backbones.weights import read_weights
     from embedcube.campaign.plan import read_plan, read_shards
     from embedcube.kernel.device import exact_arithmetic
-    from embedcube.kernel.embed import embed_stage, run_shard
+    from embedcube.kernel.embed import run_shard
     from embedcube.kernel.versions import versions_here
     from embedcube.sources.reader import RasterReader
 
@@ -259,26 +269,51 @@ def _recomputed(
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
     try:
         for name in campaign.layers:
-            weights = read_weights(campaign, run, name)[0]
-            planned = plan.layers[name]
-            context = _planned_context(campaign, run, name, planned, weights, device)
-            exact = _exact(campaign, name, context, weights)
+            layer = _layer_again(campaign, run, name, plan.layers[name], device)
             for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
                 own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
-                again = run_shard(shard, own, context, reader, out)
+                again = run_shard(shard, own, layer.context, reader, out)
                 yield from _same_bytes(shard, again.objects, record)
-                # the same pixels again: the vectors before they are quantised, and those of the exact kernel
-                given = embed_stage(replace(again.read, context=replace(context, encoding="float32"))).cells
-                yield from _bound(shard, again.cells, given)
-                if exact is not None:
-                    full = embed_stage(replace(again.read, context=exact)).cells
-                    least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
+                yield from _compared(layer, again, least_cosine)
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
-                kind = context.precision + (" compiled" if campaign.layers[name].compile else "")
+                kind = layer.context.precision + (" compiled" if campaign.layers[name].compile else "")
                 found = f"a cosine of {least_cosine[name]:.5f} between {kind} and float32"
                 yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
     finally:
         reader.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LayerAgain:
+    """What a layer's shards are embedded with."""
+
+    context: "LayerContext"
+    """that of the ranks"""
+    exact: "LayerContext | None"
+    """that in float32, not compiled; None where it is that of the ranks"""
+
+
+def _layer_again(
+    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", device: "torch.device"
+) -> _LayerAgain:
+    from embedcube.backbones.weights import read_weights
+
+    weights = read_weights(campaign, run, name)[0]
+    context = _planned_context(campaign, run, name, planned, weights, device)
+    return _LayerAgain(context=context, exact=_exact(campaign, name, context, weights))
+
+
+def _compared(layer: _LayerAgain, again: "EncodedShard", least_cosine: dict[str, float]) -> Iterator[Finding]:
+    """Check a shard's stored numbers against its vectors before they are quantised, and note the least cosine."""
+    from embedcube.kernel.embed import embed_stage
+
+    # the same pixels again: the vectors before they are quantised, and those of the exact kernel
+    given = embed_stage(replace(again.read, context=replace(layer.context, encoding="float32"))).cells
+    yield from _bound(again.read.shard, again.cells, given)
+    if layer.exact is not None:
+        full = embed_stage(replace(again.read, context=layer.exact)).cells
+        name = again.read.shard.layer
+        least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
 
 
 def _most_embedded(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":

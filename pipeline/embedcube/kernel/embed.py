@@ -168,9 +168,13 @@ def embed_stage(read: ReadShard) -> EmbeddedShard:
     with steps.step("quantise"):
         arrays = {name: tensor.cpu().numpy() for name, tensor in stored.items()}
     steps.done(time.perf_counter() - start_s)
-    finite, held = arrays.pop("finite"), arrays.pop("held")
-    counts = {"not_finite": np.sum(sample.valid_yx & ~finite), "too_large": np.sum(sample.valid_yx & finite & ~held)}
-    arrays["status"] = np.where(sample.valid_yx & ~held, np.uint8(FAILED), sample.status_yx)
+    finite, held, unusable = arrays.pop("finite"), arrays.pop("held"), arrays.pop("unusable")
+    counts = {
+        "not_finite": np.sum(sample.valid_yx & ~finite & ~unusable),
+        "too_large": np.sum(sample.valid_yx & finite & ~held),
+    }
+    without = np.where(unusable, sample.empty_yx, np.uint8(FAILED))
+    arrays["status"] = np.where(sample.valid_yx & ~held, without, sample.status_yx)
     arrays["n_obs"] = sample.n_obs_yx
     if context.encoding != "int8":
         del arrays["scale"]
@@ -204,6 +208,7 @@ def _empty_cells(context: LayerContext) -> dict[str, torch.Tensor]:
         "scale": torch.full(shape, torch.nan, device=device),
         "finite": torch.ones(shape, dtype=torch.bool, device=device),
         "held": torch.ones(shape, dtype=torch.bool, device=device),
+        "unusable": torch.zeros(shape, dtype=torch.bool, device=device),
     }
 
 
@@ -268,6 +273,8 @@ def _keep(
         block = _cells_of(i, j, context.layout)
         kept = valid_yx[block] & quantised.held[n]
         stored["finite"][block], stored["held"][block] = quantised.finite[n], quantised.held[n]
+        if context.normalisation.masks:
+            stored["unusable"][block] = vectors[n].isnan().all(dim=-1)
         stored["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], stored["embedding"][block])
         if quantised.scale is not None:
             stored["scale"][block] = torch.where(kept, quantised.scale[n], torch.nan)

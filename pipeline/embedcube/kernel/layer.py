@@ -34,6 +34,9 @@ class Normalisation:
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    masks: bool = False
+    """whether the backbone leaves masked pixels out, and says by a vector of NaN that a cell has no usable pixel;
+    otherwise masked pixels are the mean"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
-from embedcube.backbones.base import Weights, make_backbone
+from embedcube.backbones.base import Weights, leaves_masked_out, make_backbone
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.kernel.compile import Compiled
 from embedcube.kernel.layer import LayerContext, LayerInput, Normalisation
@@ -54,6 +54,7 @@ def make_context(
         )
         for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
     )
+    backbone = make_backbone(campaign, layer_name)
     return LayerContext(
         grids={name: make_grid(campaign, layer_name, name) for name in grids},
         layout=make_layout(layer),
@@ -63,8 +64,8 @@ def make_context(
         batch=batch,
         encoding=layer.encoding,
         precision=layer.precision,
-        dimensions=make_backbone(campaign, layer_name).dimensions(weights),
-        normalisation=Normalisation(mean=weights.mean, std=weights.std),
+        dimensions=backbone.dimensions(weights),
+        normalisation=Normalisation(mean=weights.mean, std=weights.std, masks=leaves_masked_out(backbone)),
         module=module,
         device=device,
     )

@@ -35,6 +35,8 @@ class Sample:
     """where each archive of the layer is clear in each frame"""
     status_yx: NDArray[np.uint8]
     """per cell"""
+    empty_yx: NDArray[np.uint8]
+    """per cell, the status where the backbone finds no pixel that it can use"""
     n_obs_yx: NDArray[np.uint16]
     """per cell"""
     contributions: bytes
@@ -117,10 +119,12 @@ def read_sample(
                 filled.shares_tsyx[t, s] = owned_yx * _share_per_cell(observed_yx, context.layout)
                 for i, used_yx in zip(observed, used_oyx, strict=True):
                     filled.contributions_nyx[i] |= owned_yx & (_per_cell(used_yx, context.layout) > 0)
+    empty_yx, status_yx = _status(filled, scenes, context, grid, area)
     return Sample(
         x_tcyx=filled.x_tcyx,
         clear_tsyx=filled.clear_tsyx,
-        status_yx=np.where(owned_yx, _status(filled, scenes, context, grid, area), np.uint8(NOT_PROCESSED)),
+        status_yx=np.where(owned_yx, status_yx, np.uint8(NOT_PROCESSED)),
+        empty_yx=empty_yx,
         n_obs_yx=_acquisitions(filled.contributions_nyx, scenes, context),
         contributions=np.packbits(
             filled.contributions_nyx.reshape(len(scenes), context.layout.shard_cells**2), axis=1
@@ -212,8 +216,11 @@ def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.i
 
 def _status(
     filled: _Filled, scenes: Sequence[Scene], context: LayerContext, grid: Grid, area: PixelArea
-) -> NDArray[np.uint8]:
-    """The status of each cell of the shard's `area`, whether it belongs to the grid or not."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The status of each cell of the shard's `area`, whether it belongs to the grid or not.
+
+    First the status where the cell has no vector, then the one that its pixels decide.
+    """
     layout = context.layout
     unreadable = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
     for i in filled.reasons:
@@ -221,8 +228,9 @@ def _status(
     clear_yx = np.asarray(filled.clear_tsyx[:, context.counted].any(axis=(0, 1)))
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
+    empty = empty.astype(np.uint8)
     partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | _lacks_fields(filled, context)
-    return np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty).astype(np.uint8)
+    return empty, np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty).astype(np.uint8)
 
 
 def _lacks_fields(filled: _Filled, context: LayerContext) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import Backbone, Chips, FitSample, Inputs, Weights
+from embedcube.backbones.base import Backbone, Chips, FitSample, Inputs, Weights, leaves_masked_out
 from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import Scene
 from embedcube.errors import CorruptInput
@@ -75,7 +75,9 @@ def check_backbone(
         dimensions = backbone.dimensions(weights)
         _require(dimensions > 0, f"dimensions is {dimensions}, not positive")
         shape = (batch, cells, cells, dimensions)
-        _check_vectors(lambda: make().module(weights), chips, shape)
+        _check_vectors(lambda: make().module(weights), chips, shape, masks=leaves_masked_out(backbone))
+        if leaves_masked_out(backbone):
+            _check_masking(backbone.module(weights), chips)
 
 
 def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int = 3) -> None:
@@ -130,7 +132,7 @@ def _fitted(make: Callable[[], Backbone], sample: FitSample, bands: int, checkpo
     return replace(weights, tensors=tensors)
 
 
-def _check_vectors(make: Callable[[], torch.nn.Module], chips: Chips, shape: tuple[int, ...]) -> None:
+def _check_vectors(make: Callable[[], torch.nn.Module], chips: Chips, shape: tuple[int, ...], *, masks: bool) -> None:
     exact_arithmetic(threads=1)
     module = make()
     _require(not any(m.training for m in module.modules()), "module is in training mode; call .eval()")
@@ -143,7 +145,9 @@ def _check_vectors(make: Callable[[], torch.nn.Module], chips: Chips, shape: tup
     plain = run(chips)
     _require(plain.shape == shape, f"vectors have the shape {tuple(plain.shape)}, not {shape}")
     _require(plain.dtype == torch.float32, f"vectors are {plain.dtype}, not float32")
-    _require(bool(plain.isfinite().all()), "vectors of finite chips are not finite")
+    finite = plain.isfinite().all(dim=-1)
+    usable = finite | (plain.isnan().all(dim=-1) & (torch.arange(shape[0]) == 1)[:, None, None] & masks)
+    _require(bool(usable.all()), "vectors of finite chips are not finite")
     _require_equal(plain, run(chips), "a second pass over one batch differs")
     _require_equal(plain, run(chips, make()), "a second module of the same weights differs")
     for i in range(shape[0]):
@@ -155,6 +159,18 @@ def _check_vectors(make: Callable[[], torch.nn.Module], chips: Chips, shape: tup
     for threads in (2, 3):
         exact_arithmetic(threads)
         _require_equal(plain, run(chips), f"{threads} threads give other bits than 1")
+
+
+def _check_masking(module: torch.nn.Module, chips: Chips) -> None:
+    """Check that what masked pixels hold reaches no vector, and that a chip without a clear pixel has none."""
+    masked = ~chips.clear_btsyx.all(dim=2, keepdim=True)
+    with torch.inference_mode():
+        plain, other = (
+            module(replace(chips, x_btcyx=torch.where(masked, value, chips.x_btcyx))) for value in (0.0, 3.0)
+        )
+        dark = module(replace(chips, clear_btsyx=torch.zeros_like(chips.clear_btsyx)))
+    _require_equal(plain, other, "masks is True, and what masked pixels hold changes vectors")
+    _require(bool(dark.isnan().all()), "masks is True, and a chip without a clear pixel has vectors: they must be NaN")
 
 
 def _with_others(chips: Chips, kept: int, factor: float, seen: bool) -> Chips:
@@ -255,6 +271,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _require_equal(one: torch.Tensor, other: torch.Tensor, message: str) -> None:
-    if not torch.equal(one, other):
-        unequal, most = int((one != other).sum()), float((one - other).abs().max())
+    # NaN stands for a cell of which no pixel can be used
+    if not torch.allclose(one, other, rtol=0, atol=0, equal_nan=True):
+        unequal, most = int((one != other).sum()), float((one - other).abs().nan_to_num().max())
         raise AssertionError(f"{message}: {unequal} of {one.numel()} numbers differ, by up to {most:.3g}")
