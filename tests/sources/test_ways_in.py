@@ -1,5 +1,6 @@
 """Ways in: how images are cut into files and named does not matter, and what cannot be read says what to do."""
 
+import json
 import logging
 import re
 import zipfile
@@ -362,7 +363,10 @@ def test_an_interval_in_a_name_lasts_to_its_last_day(tmp_path: Path) -> None:
     [
         ({"names": "S2_{dat}_{band}.tif"}, 'has no field "dat", did you mean "date"'),
         ({"names": "S2_{band}.tif"}, "has no {date}, nor {start} and {end}; or say `time`"),
-        ({"names": "S2_{start}_{band}.tif"}, "it has either {date}, or {start} with {end} or {until}"),
+        (
+            {"names": "S2_{start}_{band}.tif"},
+            "it has one of {date}, {year} with {month} and {day}, or {start} with {end} or {until}",
+        ),
         ({"names": "S2_{date}_{band.tif"}, "a brace without its other one"),
         ({"names": "{date}_{band}.tif", "time": "2022"}, "has a date, and time says another"),
         ({"names": "{date}.jp2"}, '"{date}.jp2" fits none of 1 images, the first is S2_20220615_B04.tif'),
@@ -556,5 +560,54 @@ def test_a_message_advises_nothing_that_it_cannot_know(tmp_path: Path) -> None:
     words = refusal(tmp_path, "B04")
     assert 'if each such file is B04, say so by options.names, "*{date}.tif"' in words
     assert "{date}" not in refusal(tmp_path, "B04", "B08")
-    assert template_for("S2_20220601_20220630_B04.tif", ["b04"]) == ""
+    assert template_for("S2_20220601_20220630_20220701_B04.tif", ["b04"]) == ""
     assert Template("*{date}.tif").fit("S2_B03_20220615.tif", frozenset(("b04",))) is not None
+
+
+def test_tiles_of_one_name_in_several_folders_are_all_used(tmp_path: Path) -> None:
+    """Their names say no tile, so that two of them need not show the same."""
+    for folder in ("north", "south"):
+        write(tmp_path / "whole" / folder / "20220615.tif", constants(1, 2), ("B4", "B8"))
+        write(tmp_path / "bands" / folder / "20220615_B04.tif", 3)
+    for where, options in (("whole", {}), ("whole", {"names": "{date}.tif"}), ("bands", {})):
+        found = scenes(tmp_path / where, "B04", **options)
+        assert [(scene.id, scene.superseded_by) for scene in found] == [("20220615", ""), ("south/20220615", "")]
+    copies = "S2A_MSIL2A_20220615T101031_N0400_R022_T32UNA_20220615T140000_B04.tif"
+    for folder in ("a", "b"):
+        write(tmp_path / "copies" / folder / copies, 3)
+    assert [bool(scene.superseded_by) for scene in scenes(tmp_path / "copies", "B04")] == [False, True]
+
+
+def test_bands_that_are_dates_are_steps(tmp_path: Path) -> None:
+    path = write(tmp_path / "ndvi.tif", constants(1, 2), ("2022-06-01", "2022-06-11"))
+    assert seen(path, "ndvi", kind="fields") == {day(1): [1], day(11): [2]}
+    path = write(tmp_path / "b" / "ndvi.tif", constants(3, 4))
+    assert seen(path, "ndvi", kind="fields", steps=["2022-06-02", "2022-06-12"]) == {day(2): [3], day(12): [4]}
+
+
+def test_folders_that_are_dates(tmp_path: Path) -> None:
+    """As buckets have them: the message has a template that fits, and it makes the right scene."""
+    write(tmp_path / "tiles/33/T/WL/2022/6/15/0/B04.tif", 5)
+    words = refusal(tmp_path, "B04")
+    template = "{year}/{month}/{day}/*/{band}.tif"
+    assert f'if its date is its time, options.names says so, "{template}"' in words
+    assert seen(tmp_path, "B04", names=template) == {day(15): [5]}
+    words = refusal(write(tmp_path / "cube_2022-06.tif", constants(1, 2), ("B4", "B8")), "B04")
+    assert '"*{date}.tif"' in words
+
+
+def test_years_in_a_name_are_an_interval_if_they_are_said_to_be(tmp_path: Path) -> None:
+    write(tmp_path / "B04_2018_2022.tif", 5)
+    assert 'if they are its first and last, options.names says so, "{band}_{start}_{end}.tif"' in refusal(
+        tmp_path, "B04"
+    )
+    (scene,) = scenes(tmp_path, "B04", names="{band}_{start}_{end}.tif")
+    assert (scene.time.year, scene.end and scene.end.year) == (2018, 2022)
+
+
+def test_two_assets_of_an_item_that_are_one_band_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "stack.tif", constants(1, 2))
+    assets = {key: {"href": "./stack.tif"} for key in ("red", "nir")}
+    item = {"type": "Feature", "id": "x", "properties": {"datetime": "2022-06-15T00:00:00Z"}, "assets": assets}
+    (tmp_path / "x.json").write_text(json.dumps(item))
+    assert "B04 and B08 would both be band 1 of stack.tif" in refusal(tmp_path, "B04", "B08")

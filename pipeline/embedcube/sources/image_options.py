@@ -35,9 +35,9 @@ class ImageOptions(PluginOptions):
     """for a band, its name in files or their catalogue, where it is another, or its number (from 1) in files with
     several bands"""
     names: str | None = None
-    """template for names of files, such as "{sat}_{date}_{band}.tif": {band}, {date}, {start} and {end} (the last day,
-    month or year) or {until} (the first moment after), {tile}, {sat}, {id}; * or {any} stands for anything. With a
-    slash it is for the end of the path. Only files that fit are read, and no catalogue"""
+    """template for names of files, such as "{sat}_{date}_{band}.tif": {band}, {date}, {year}, {month}, {day},
+    {start} and {end} (the last day, month or year) or {until} (the first moment after), {tile}, {sat}, {id}; * or {any}
+    stands for anything. With a slash it is for the end of the path. Only files that fit are read, and no catalogue"""
     time: Moment | tuple[Moment, Moment] | None = None
     """time of files without a date in their name: a moment (2022-06-15), a month or year (2022-06), or [start, end], as
     for windows"""

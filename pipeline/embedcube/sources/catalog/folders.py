@@ -9,14 +9,13 @@ from embedcube.printable import printable
 from embedcube.sources.catalog.bands import bands_in, descriptions_of, shown, stacked
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
-from embedcube.sources.catalog.naming import template_for
-from embedcube.sources.catalog.notes import UNDATED, Notes
+from embedcube.sources.catalog.naming import Template, template_for
+from embedcube.sources.catalog.notes import TEMPLATE, Notes, undated
 from embedcube.sources.catalog.products import (
     File,
     Names,
     Product,
     bounded,
-    product_id,
     split_pixel_size,
     time_in,
     unusable,
@@ -46,10 +45,10 @@ def image_products(path: Path, names: Names, told: Told, notes: Notes) -> Iterat
     """
     bands = descriptions_of(path) or [""]
     if len(bands) > 1 or len(names) == 1 or told.steps or bands_in(bands, names).index:
-        yield from whole_products(path, bands, names, told, notes)
+        yield from whole_products(path, bands, path.parent, names, told, notes)
         return
     count = len(notes.left)
-    found = list(folder_products(path.parent, [path.name], names, told, notes))
+    found = list(folder_products(path.parent, [path.name], path.parent, names, told, notes))
     if not found and len(notes.left) == count:
         notes.left[path] = (
             "has one band, and neither its description nor its own name says which; the archive has several bands"
@@ -60,6 +59,7 @@ def image_products(path: Path, names: Names, told: Told, notes: Notes) -> Iterat
 def folder_products(
     folder: Path,
     files: Sequence[str],
+    root: Path,
     names: Names,
     told: Told,
     notes: Notes,
@@ -95,14 +95,14 @@ def folder_products(
             yield unusable(product, f"{printable(product)}: {error}", time_in(product) or time_in(folder.name))
             continue
         if when is None:
-            notes.left |= {path: UNDATED for _, path in bands.values()}
+            notes.left |= {path: undated(path.relative_to(root).as_posix(), _all(names)) for _, path in bands.values()}
             continue
         missing = {band: "there is no file of this band" for band in names if band not in bands}
         for band, (_, path) in bands.items():
             if path.name in faults:
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
-            id=product_id(product),
+            id=notes.id_of(product, folder, root),
             time=when.time,
             end=when.end,
             files={band: File(path=bands[band][1]) for band in names if band not in missing},
@@ -131,18 +131,20 @@ def images_of_all_bands(
         found = bands_in(bands, names)
         named = any(text.lower() in known for text in bands for known in names.values())
         if stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
-            yield from whole_products(path, bands, names, told, notes)
+            yield from whole_products(path, bands, root, names, told, notes)
         else:
             notes.left[path] = found.fault if several else _unnamed(path, root, bands, names)
 
 
 def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:
     """Why an image of one band is of no scene, and what to do."""
-    every = sorted({name for known in names.values() for name in known})
-    template = template_for(path.relative_to(root).as_posix(), every)
-    if "{date}" in template and "{band}" in template:
+    template = template_for(path.relative_to(root).as_posix(), _all(names))
+    template = template if Template(template).dated and len(template) <= TEMPLATE else ""
+    if "{start}" in template:
+        return f'has two dates in its name: if they are its first and last, options.names says so, "{template}"'
+    if "{band}" in template:
         return f'does not end in a band: options.names says how files are named, "{template}" fits this one'
-    if "{date}" in template and len(names) == 1:
+    if template and len(names) == 1:
         only = next(iter(names))
         return f'does not say its band: if each such file is {only}, say so by options.names, "{template}"'
     words = f" (its band is {shown(bands)})" if any(bands) else ""
@@ -150,6 +152,10 @@ def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:
         f"does not end in a band of the archive{words}: options.variables says what bands are called, options.names "
         "how files are named"
     )
+
+
+def _all(names: Names) -> list[str]:
+    return sorted({name for known in names.values() for name in known})
 
 
 def _properties(folder: Path) -> tuple[dict[str, Any], str]:
