@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
+from tests.conftest import REAL_DATA
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive, Mask
@@ -611,3 +613,50 @@ def test_two_assets_of_an_item_that_are_one_band_are_refused(tmp_path: Path) -> 
     item = {"type": "Feature", "id": "x", "properties": {"datetime": "2022-06-15T00:00:00Z"}, "assets": assets}
     (tmp_path / "x.json").write_text(json.dumps(item))
     assert "B04 and B08 would both be band 1 of stack.tif" in refusal(tmp_path, "B04", "B08")
+
+
+def test_a_torn_image_of_all_bands_is_a_scene_that_says_so(tmp_path: Path) -> None:
+    for date in ("20220607", "20220617", "20220627"):
+        write(tmp_path / f"S2_{date}.tif", constants(1, 2), ("B4", "B8"))
+    (tmp_path / "S2_20220617.tif").write_bytes(b"II*\0 torn")
+    for options in ({}, {"names": "S2_{date}.tif"}):
+        verdicts = [scene.verdict for scene in scenes(tmp_path, "B04", "B08", **options)]
+        assert [bool(verdict) for verdict in verdicts] == [False, True, False]
+        assert "S2_20220617.tif does not decode" in verdicts[1]
+    assert "S2_20220617.tif does not decode" in refusal(tmp_path / "S2_20220617.tif", "B04", "B08")
+
+
+def test_a_template_whose_bands_are_others_says_which(tmp_path: Path) -> None:
+    write(tmp_path / "S2_20220607_band4.tif", 5)
+    words = refusal(tmp_path, "B04", names="S2_{date}_{band}.tif")
+    assert "fits 1 images, and none is of a band of the archive: {band} is band4; options.variables" in words
+    assert seen(tmp_path, "B04", names="S2_{date}_{band}.tif", variables={"B04": "band4"}) == {day(7): [5]}
+
+
+@pytest.mark.realdata
+def test_exports_of_openeo_are_what_rasterio_reads(tmp_path: Path) -> None:
+    """The real files without their Items, as a folder; their bands have no names, the README of the data tells them."""
+    files = sorted((REAL_DATA / "s2_l2a_openeo_31UFS_2023-06").glob("*.tif"))
+    for file in files:
+        shutil.copy(file, tmp_path)
+    grid = Grid(crs="EPSG:32631", pixel=10)
+    area = PixelArea(row=-567_635, col=64_455, rows=58, cols=73)
+    archive = Archive(
+        source="sentinel2",
+        path=tmp_path,
+        bands=("B02", "B03", "B04"),
+        offset=0,
+        options={"variables": {"B04": 1, "B03": 2, "B02": 3}},
+    )
+    one = Sentinel2("s2", archive)
+    found = list(one.scenes(full_digests=False))
+    assert [f"{scene.time:%Y-%m-%d}" for scene in found] == ["2023-06-01", "2023-06-04", "2023-06-06"]
+    reader = RasterReader(1)
+    try:
+        for scene, file in zip(found, files, strict=True):
+            with rasterio.open(file) as image:
+                expected = image.read([3, 2, 1])
+            pixels = one.observe(scene, Window(scene.time, scene.time), grid, area, reader)
+            np.testing.assert_array_equal(pixels.values_cyx, expected)
+    finally:
+        reader.close()

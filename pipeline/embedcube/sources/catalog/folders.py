@@ -43,8 +43,8 @@ def image_products(path: Path, names: Names, told: Told, notes: Notes) -> Iterat
     Raises:
         OSError: the file could not be read for a reason that may pass.
     """
-    bands = descriptions_of(path) or [""]
-    if len(bands) > 1 or len(names) == 1 or told.steps or bands_in(bands, names).index:
+    bands = descriptions_of(path) or []
+    if len(bands) != 1 or len(names) == 1 or told.steps or bands_in(bands, names).index:
         yield from whole_products(path, bands, path.parent, names, told, notes)
         return
     count = len(notes.left)
@@ -123,14 +123,16 @@ def images_of_all_bands(
     """The products of images of one folder that are known by their bands' descriptions or numbers.
 
     An image in which no band is found is left out. One with a single band counts where the archive has one band, too,
-    and its description is that band's name: bands in files of their own are known by the names of the files.
+    and its description is that band's name: bands in files of their own are known by the names of the files. One that
+    does not open is a product, if it has a date.
     """
     paths = [folder / name for name in sorted(files)]
     for path, bands in zip(paths, described(paths), strict=True):
-        several = len(bands) > 1
+        several = len(bands) != 1
         found = bands_in(bands, names)
+        torn = not bands
         named = any(text.lower() in known for text in bands for known in names.values())
-        if stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
+        if torn or stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
             yield from whole_products(path, bands, root, names, told, notes)
         else:
             notes.left[path] = found.fault if several else _unnamed(path, root, bands, names)

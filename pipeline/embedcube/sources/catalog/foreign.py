@@ -30,6 +30,8 @@ _MAGIC = {
     b"GRIB": ".grb",
 }
 
+_SUFFIXES = (*_ZARR, *_WORDS, ".zip")
+
 _MEMBERS = 10_000
 """most members of a zip whose names are looked at"""
 
@@ -51,7 +53,7 @@ def holds_store(folder: Path) -> bool:
 
 def may_be_foreign(name: str) -> bool:
     """Whether `foreign` may have something to say of a file; it costs less to ask."""
-    return name.lower().endswith((*_ZARR, *_WORDS, ".zip"))
+    return name.lower().endswith(_SUFFIXES)
 
 
 def foreign(path: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable
+from embedcube.sources.catalog.bands import shown
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.naming import Fit, Template
 from embedcube.sources.catalog.netcdf import products_of
@@ -90,6 +91,12 @@ def _of_bands(
         for band in (band for band, known in names.items() if name in known):
             scene = scenes.setdefault(fit.scene, _Scene(fit=fit, path=path))
             scene.files.setdefault(band, []).append((pixel_m, path))
+    if fits and not scenes:
+        found = shown(sorted({fit.band for _, fit in fits}))
+        raise RequestError(
+            f"options.names fits {len(fits)} images, and none is of a band of the archive: {{band}} is {found}; "
+            "options.variables says what bands are called"
+        )
     for scene in scenes.values():
         when = scene.fit.when or told.time
         if scene.fit.fault and not told.always:

@@ -60,7 +60,8 @@ class Notes:
         Not so one that has a tile or is of Sentinel-1: where that occurs twice, it is the same product.
         """
         if name in self.ids and folder != root and not _PRODUCT.search(name):
-            return product_id(f"{os.path.relpath(folder, root)}/{name}")
+            place = os.path.relpath(folder, root)
+            return product_id(place if folder.name == name else f"{place}/{name}")
         self.ids.add(name)
         return product_id(name)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embedcube.printable import printable
-from embedcube.sources.catalog.bands import Step, bands_in, descriptions_of, shown, stacked
+from embedcube.sources.catalog.bands import Bands, Step, bands_in, descriptions_of, shown, stacked
 from embedcube.sources.catalog.notes import Notes, undated
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Names, Product, time_in, unusable
@@ -12,7 +12,7 @@ from embedcube.sources.catalog.told import Told
 
 
 def described(paths: Sequence[Path]) -> Iterator[list[str]]:
-    """The descriptions of the bands of each image; one empty text for an image that does not open.
+    """The descriptions of the bands of each image; none for an image that does not open.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
@@ -21,7 +21,7 @@ def described(paths: Sequence[Path]) -> Iterator[list[str]]:
 
 
 def _described(paths: Sequence[Path]) -> list[list[str]]:
-    return [descriptions_of(path) or [""] for path in paths]
+    return [descriptions_of(path) or [] for path in paths]
 
 
 def whole_products(
@@ -29,10 +29,12 @@ def whole_products(
 ) -> Iterator[Product]:
     """The product of an image with these `bands`, or one for each step of a series that is stacked as bands.
 
-    The time is that in the name of the file or its folder, else the time told; without any, the image is left out.
+    The time is that in the name of the file or its folder, else the time told; without any, the image is left out. An
+    image that does not open has no bands; its product names the file, so that it gets a verdict.
     """
     name, id = printable(path.name), notes.id_of(path.stem, path.parent, root)
-    if (steps := stacked(bands, names, len(told.steps))) or told.steps:
+    steps = stacked(bands, names, len(told.steps))
+    if steps or (told.steps and bands):
         yield from _series(path, id, bands, steps, names, told, notes)
         return
     try:
@@ -43,7 +45,7 @@ def whole_products(
     if when is None:
         notes.left[path] = undated(path.name)
         return
-    found = bands_in(bands, names)
+    found = bands_in(bands, names) if bands else Bands(index={next(iter(names)): 1}, fault="")
     _note_unused(path, len(found.index), len(bands), notes)
     yield Product(
         id=id,
