@@ -135,7 +135,8 @@ def write_records(campaign_file: Path, count: int) -> None:
             ]
             record = Record(
                 shard=f"layer/grid t0 y{recipe[:4]} x0", recipe=recipe, objects=tuple(stored), scenes=(recipe,) * 9,
-                quarantined=(), contributions_offset=0, contributions_size=64, contributions_sha256=recipe,
+                quarantined=(), refused="", contributions_offset=0, contributions_size=64, shares_size=0,
+                contributions_sha256=recipe,
                 started="2023-01-01T00:00:00.000+00:00",
                 counts=dict.fromkeys((*STATUS_MEANINGS, "chips"), 64), seconds=dict.fromkeys(STEPS, 0.123456),
                 read_bytes=10**8, energy_j=None, peak_bytes=10**9, finished="2023-01-01T00:00:01.000+00:00",

@@ -106,19 +106,103 @@ class Grid:
         x, y = self.origin_x + right * (self.pixel / 2), self.origin_y - down * (self.pixel / 2)
         return x.astype(np.float64), y.astype(np.float64)
 
+    def edges(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coordinates x of the sides and y of the tops and bottoms of the cells of `area`; y descends.
+
+        As with the centres, a place has the same bits whatever the area.
+        """
+        right = area.col + cell_px * np.arange(area.cols // cell_px + 1)
+        down = area.row + cell_px * np.arange(area.rows // cell_px + 1)
+        x, y = self.origin_x + right * self.pixel, self.origin_y - down * self.pixel
+        return x.astype(np.float64), y.astype(np.float64)
+
     def owns(self, area: PixelArea, cell_px: int) -> NDArray[np.bool_]:
-        """Which cells (y, x) of `area` belong to this grid: each place belongs to one UTM zone, or to one longitude."""
-        shape = (area.rows // cell_px, area.cols // cell_px)
-        if self.utm_zone is None and not self.geographic:
-            return np.ones(shape, dtype=bool)
-        return self.owns_degrees(*self.degrees(area, cell_px))
+        """Which cells (y, x) of `area` belong to this grid.
 
-    def owns_degrees(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which places belong to this grid, by longitude and latitude; the grid is geographic or of a UTM zone."""
-        if self.utm_zone is None:
-            return np.asarray((np.abs(lat) <= 90) & (lon >= self.origin_x) & (lon < self.origin_x + 360))
-        return np.asarray((utm_zone_of(lon) == self.utm_zone) & (lat >= UTM_SOUTH) & (lat < UTM_NORTH))
+        To the grid of a UTM zone belongs each cell that touches the zone. So a cell on the border of two zones, which
+        cover it with different cells, belongs to both, and no place is without a cell. To a grid of degrees belong the
+        cells whose centre lies on the globe, within 360 degrees of the grid's origin; to other grids, all cells.
+        """
+        if self.utm_zone is not None:
+            return self._touching_zone(*self.edges(area, cell_px))
+        if self.geographic:
+            return np.logical_and.outer(*self._on_globe(area, cell_px))
+        return np.ones((area.rows // cell_px, area.cols // cell_px), dtype=bool)
 
+    def owns_shards(self, layout: "ShardLayout", place: "ShardRange") -> NDArray[np.bool_]:
+        """Which shards (row, column) of a rectangle hold a cell that belongs to this grid."""
+        area = place.area(layout)
+        if self.utm_zone is not None or not self.geographic:
+            # a shard touches the zone where one of its cells does
+            return self.owns(area, layout.shard_px)
+        rows, cols = self._on_globe(area, layout.cell_px)
+        cells = layout.shard_cells
+        return np.logical_and.outer(rows.reshape(-1, cells).any(axis=1), cols.reshape(-1, cells).any(axis=1))
+
+    def _on_globe(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows and which columns of cells of a grid of degrees have their centres on the globe."""
+        lon, lat = self.centres(area, cell_px)
+        return np.abs(lat) <= 90, (lon >= self.origin_x) & (lon < self.origin_x + 360)
+
+    def _touching_zone(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which cells between these coordinates touch the UTM zone, its western border included."""
+        whole = self._around_middle(x[[0, -1]], y[[0, -1]])
+        if whole.within_zone:
+            return np.ones((len(y) - 1, len(x) - 1), dtype=bool)
+        return self._around_middle(x, y).touching_zone
+
+    def _around_middle(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> "_CellExtents":
+        """Extents in degrees of the cells between these coordinates, on the grid of a UTM zone."""
+        assert self.utm_zone is not None
+        middle, transformer = 6 * self.utm_zone - 183, to_degrees(self.crs)
+
+        def degrees(y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            lon, lat = transformer.transform(*np.meshgrid(x, y))
+            return (np.asarray(lon) - middle + 180) % 360 - 180, np.asarray(lat)
+
+        east, lat = degrees(y)
+        west_most, east_most = (
+            extreme(side[:-1], side[1:]) for extreme, side in ((np.minimum, east[:, :-1]), (np.maximum, east[:, 1:]))
+        )
+        # at one x the longitude is nearest to the middle on the equator: between two corners, where a cell crosses it
+        crossing = (y[:-1] > 0) & (y[1:] < 0)
+        if crossing.any():
+            (equator,), _ = degrees(np.zeros(1))
+            west_most[crossing] = np.minimum(west_most[crossing], equator[:-1])
+            east_most[crossing] = np.maximum(east_most[crossing], equator[1:])
+        corners = np.stack([lat[:-1, :-1], lat[:-1, 1:], lat[1:, :-1], lat[1:, 1:]])
+        return _CellExtents(west=west_most, east=east_most, south=corners.min(axis=0), north=corners.max(axis=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CellExtents:
+    """Extents (y, x) of cells on the grid of a UTM zone; not a number where coordinates have no place on the Earth."""
+
+    west: NDArray[np.float64]
+    """degrees east of the zone's middle"""
+    east: NDArray[np.float64]
+    """degrees east of the zone's middle"""
+    south: NDArray[np.float64]
+    """latitude of the southernmost corner"""
+    north: NDArray[np.float64]
+    """latitude of the northernmost corner"""
+
+    @property
+    def touching_zone(self) -> NDArray[np.bool_]:
+        """Which cells touch the zone."""
+        half = 3 + _ROUNDING
+        across = (self.west < half) & (self.east >= -half)
+        return np.asarray(across & (self.south < UTM_NORTH + _ROUNDING) & (self.north >= UTM_SOUTH - _ROUNDING))
+
+    @property
+    def within_zone(self) -> bool:
+        """Whether all cells lie within the zone, more than a degree from its ends: a parallel is curved."""
+        across = (self.west >= -3) & (self.east < 3)
+        return bool((across & (self.north < UTM_NORTH - 1) & (self.south > UTM_SOUTH + 1)).all())
+
+
+_ROUNDING = 1e-9
+"""degrees (a tenth of a millimetre): far more than the rounding of a transformation there and back"""
 
 UTM_SOUTH, UTM_NORTH = -80.0, 84.0
 """Latitudes between which UTM is used."""

@@ -67,6 +67,6 @@ def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> Non
     campaign = load_campaign(finished_demo.run.campaign)
     found = measured_price(campaign, finished_demo.run, at_once=7, cores_per_node=4)
     assert found.shards == found.of_shards == 30
-    objects = list(finished_demo.run.parts.rglob("c.*"))
+    objects = list(finished_demo.run.newest_cube.glob("*/*/*/c.*"))
     assert found.stored_bytes == pytest.approx(sum(path.stat().st_size for path in objects))
     assert found.core_hours == pytest.approx(found.rank_s / campaign.how.ranks * 4 / 3600)

@@ -17,6 +17,7 @@ from tests.conftest import ROOT, Campaign
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_plan
 from embedcube.campaign.site import Container, Site
+from embedcube.campaign.verdicts import Verdict, Verdicts, write_verdicts
 from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.jobs import slurm
 from embedcube.jobs.slurm import image_digest, wait_for
@@ -278,3 +279,24 @@ def test_a_resubmission_in_vain_is_the_last(placed: Campaign, stand_in: Callable
         placed.cli("submit", "--again")
     # a person may always
     assert json.loads(placed.cli("submit", "--json"))["jobs"]["embed"] == ["8"]
+
+
+def test_a_new_round_is_no_resubmission_in_vain(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:
+    """What shards find broken leaves others to be embedded again, which consolidation submits."""
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 8")
+    placed.cli("run", "--until", "plan")
+    placed.cli("submit")
+    placed.cli("submit", "--again")
+    plan = read_plan(load_campaign(placed.file), placed.run)
+    verdict = Verdict(archive="s2", scene="broken", scene_digest="0" * 64, reason="B02: broken")
+    for number in (2, 3):
+        verdicts = Verdicts(round=number, scenes={0: verdict})
+        write_verdicts(placed.run, plan.plan, plan.inventory, verdicts)
+        placed.cli("submit", "--again")
+        with pytest.raises(WorkError, match="the last resubmission has made none"):
+            placed.cli("submit", "--again")
+    assert [(one.again, one.round) for one in submissions(placed.run)] == [(False, 1), (True, 1), (True, 2), (True, 3)]
+    placed.change(lambda document: document["how"].update(retry_quarantined=True))
+    placed.cli("submit")
+    assert not placed.run.verdicts.exists(), "all scenes are read again"

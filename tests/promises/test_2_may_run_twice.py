@@ -31,6 +31,7 @@ from embedcube.campaign.parts import RECORDS, Record, recorded_recipes, scan_rec
 from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.seals import from_line, to_line
+from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.consolidate import consolidate
 from embedcube.consolidate.verify import verify_cube
 from embedcube.errors import WorkError
@@ -138,14 +139,15 @@ def attempts(run: RunDir) -> dict[str, list[str]]:
 
 
 def planned_recipes(campaign: Campaign) -> set[str]:
-    """What has to be embedded."""
+    """What has to be embedded, in the first round and in the present one."""
     plan = read_plan(load_campaign(campaign.file), campaign.run)
-    return {shard.recipe for group in read_shards(campaign.run, plan) for shard in group}
+    rounds = replace(plan, verdicts=Verdicts()), plan
+    return {shard.recipe for now in rounds for group in read_shards(campaign.run, now) for shard in group}
 
 
 def twin(campaign: Campaign, folder: Path, *, parts: bool = False) -> Campaign:
     """The campaign in another folder: planned and not begun, or with all its parts; without a cube."""
-    left_out = ["cubes", "cube.zarr", "report", "logs", *([] if parts else ["parts"])]
+    left_out = ["cubes", "cube.zarr", "report", "logs", *([] if parts else ["parts", "verdicts.json"])]
     folder.mkdir(parents=True, exist_ok=True)
     other = Campaign(folder / "campaign.yaml")
     archive = load_campaign(campaign.file).archives["s2"].path
@@ -161,7 +163,7 @@ def assert_same_cube(campaign: Campaign, undisturbed: Campaign) -> None:
 
 
 def assert_nothing_done_twice(campaign: Campaign) -> None:
-    """Every shard of the plan has exactly one record over all attempts."""
+    """Every recipe of the plan has exactly one record over all attempts."""
     done = Counter(recipe for recipes in attempts(campaign.run).values() for recipe in recipes)
     assert done == Counter(planned_recipes(campaign))
 
@@ -270,8 +272,9 @@ def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
     assert after_first < after_second < everything
 
     planned.cli("embed")
-    [third] = attempts(run).keys() - {first, second}
+    third, next_round = sorted(attempts(run).keys() - {first, second})
     assert set(attempts(run)[third]) == everything - after_second
+    assert set(attempts(run)[next_round]) == planned_recipes(planned) - everything
     assert_nothing_done_twice(planned)
     planned.cli("consolidate")
     assert_same_cube(planned, finished_demo)
@@ -281,7 +284,10 @@ def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
 def test_a_retry_of_unreadable_scenes_that_is_killed_leaves_its_shards_undone(embedded: Campaign) -> None:
     """They have a record of before, which is no reason to call the retry done."""
     embedded.change(lambda document: document["how"].update(retry_quarantined=True, ranks=1))
-    missed = {record.recipe for _, record in scan_records(embedded.run) if record.quarantined}
+    with_torn = {record.recipe for _, record in scan_records(embedded.run) if record.quarantined}
+    embedded.run.verdicts.unlink()  # as the retry does: all scenes are read again
+    everything = planned_recipes(embedded)
+    missed = with_torn & everything
     assert len(missed) > 3
     before = attempts(embedded.run)
     point = KillPoint(rank="0", event="os.rename", path=r"/parts/.*/scale/c\.", nth=2)
@@ -290,11 +296,31 @@ def test_a_retry_of_unreadable_scenes_that_is_killed_leaves_its_shards_undone(em
     [retry] = attempts(embedded.run).keys() - before.keys()
     done = attempts(embedded.run)[retry]
     assert 0 < len(done) < len(missed)
-    assert f"{len(missed) - len(done)} of {len(planned_recipes(embedded))} shards are undone" in said
+    assert f"{len(missed) - len(done)} of {len(everything)} shards are undone" in said
 
     embedded.cli("embed")
     [last] = attempts(embedded.run).keys() - before.keys() - {retry}
     assert set(attempts(embedded.run)[last]) == missed, "the scene is still torn: all of them, and nothing else"
+
+
+BETWEEN_ROUNDS = {
+    "before the verdicts are there": KillPoint(event="os.rename", path=r"/verdicts\.json$"),
+    "after the verdicts are there": KillPoint(event="os.rename", path=r"/verdicts\.json$", moment="after"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", BETWEEN_ROUNDS.values(), ids=BETWEEN_ROUNDS.keys())
+def test_embed_killed_between_two_rounds_embeds_nothing_twice(
+    point: KillPoint, planned: Campaign, finished_demo: Campaign
+) -> None:
+    code, said = run_and_die(planned, "embed", point)
+    assert code == KILLED, said
+    assert planned.run.verdicts.exists() is (point.moment == "after")
+    planned.cli("embed")
+    assert_nothing_done_twice(planned)
+    planned.cli("consolidate")
+    assert_same_cube(planned, finished_demo)
 
 
 MEETING = {
@@ -379,9 +405,11 @@ class Ordeal:
     kills: list[Kill] = field(default_factory=list)
 
 
-def kill_again_and_again(planned: Campaign, folder: Path, ranks: int, moments: list[Moment]) -> Ordeal:
+def kill_again_and_again(
+    planned: Campaign, everything: set[str], folder: Path, ranks: int, moments: list[Moment]
+) -> Ordeal:
     """Kill a campaign at one moment after the other; where it is done too soon, go on with the next campaign."""
-    everything, ordeal = planned_recipes(planned), Ordeal()
+    ordeal = Ordeal()
     while len(ordeal.kills) < len(moments):
         campaign = twin(planned, folder / f"{ranks}-{len(ordeal.campaigns)}")
         campaign.change(lambda document: document["how"].update(ranks=ranks))
@@ -400,7 +428,11 @@ def test_twenty_random_kills_change_no_byte(small: Campaign, finished_small: Cam
     moments += [Moment(draw.uniform(0, 8), False) for _ in range(4)]
     draw.shuffle(moments)
     with ThreadPoolExecutor() as pool:
-        begun = [pool.submit(kill_again_and_again, small, tmp_path, ranks, moments[ranks - 1 :: 2]) for ranks in (1, 2)]
+        everything = planned_recipes(finished_small)
+        begun = [
+            pool.submit(kill_again_and_again, small, everything, tmp_path, ranks, moments[ranks - 1 :: 2])
+            for ranks in (1, 2)
+        ]
         ordeals = [half.result() for half in begun]
     kills = [kill for ordeal in ordeals for kill in ordeal.kills]
     between = sum(kill.between_records for kill in kills)

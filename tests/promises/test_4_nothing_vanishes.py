@@ -20,7 +20,9 @@ from tests.edge.scenes import Scene, write_scene
 from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE, Canvas
 
+from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import QUARANTINE, RECORDS
+from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.testing.demo import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
@@ -33,7 +35,7 @@ JULY = 1
 
 
 def test_every_cell_of_the_demo_says_what_the_torn_band_has_cost(finished_demo: Campaign) -> None:
-    """Where a shard needs a block that does not decode, all that the scene covers there is incomplete or failed."""
+    """Where a scene with a block that does not decode lies, all cells are incomplete or failed."""
     zone = reference.open_zone(finished_demo.run.newest_cube, DEMO_ZONE)
     what = yaml.safe_load(finished_demo.file.read_text())
     archive, layer = what["archives"]["s2"], what["layers"]["s2_mosaiks"]
@@ -47,8 +49,6 @@ def test_every_cell_of_the_demo_says_what_the_torn_band_has_cost(finished_demo: 
     for t, month in enumerate((6, 7)):
         n_obs, status = reference.counts_and_status(
             [shot for shot in shots if shot.time.month == month],
-            shard_px=layer["shard_chips"] * (layer["chip_px"] - 2 * layer["halo_px"]),
-            halo_px=layer["halo_px"],
             cell_px=layer["cell_px"],
             min_valid=0.5,
         )
@@ -75,7 +75,10 @@ def test_the_demos_torn_scene_is_quarantined_with_its_reason(finished_demo: Camp
     lines = quarantine_lines(finished_demo.run)
     assert {line["scene"] for line in lines} == {TORN.id}
     assert {line["shard"].split()[1] for line in lines} == {f"t{JULY}"}
-    assert len({line["shard"] for line in lines}) == len(lines), "one line for each shard that missed it"
+    assert len({(line["shard"], line["recipe"]) for line in lines}) == len(lines), "one line for each record"
+    plan = read_plan(load_campaign(finished_demo.file), finished_demo.run)
+    missed = {line["shard"] for line in lines if line["recipe"] in set(read_recipes(finished_demo.run, plan))}
+    assert missed == {line["shard"] for line in lines}, "all shards that would have read it have missed it in the end"
 
 
 def test_an_error_budget_of_nothing_fails_and_names_the_scene(finished_demo: Campaign, tmp_path: Path) -> None:
@@ -226,8 +229,8 @@ def _write_faulty_archive(archive: Path) -> None:
     write_scene(archive, Scene(id="edge", time="2023-06-15T10:00:00Z", west=east, north=NORTH, bands=edge))
 
 
-def small_campaign(folder: Path, archive: Path, **how: Any) -> Campaign:
-    """A campaign over `archive` with shards of one chip of 128 px, prepared up to its plan."""
+def small_campaign(folder: Path, archive: Path, *, last: str = "plan", **how: Any) -> Campaign:
+    """A campaign over `archive` with shards of one chip of 128 px, prepared up to the stage `last`."""
     campaign = Campaign(folder / "campaign.yaml")
     document = {
         "campaign": "small",
@@ -247,6 +250,8 @@ def small_campaign(folder: Path, archive: Path, **how: Any) -> Campaign:
     campaign.file.write_text(yaml.safe_dump(document))
     for verb in ("index", "fit", "plan"):
         campaign.cli(verb)
+        if verb == last:
+            break
     return campaign
 
 
@@ -430,9 +435,16 @@ def test_only_scenes_that_the_plan_needs_count_against_the_error_budget(
     campaign = small_campaign(tmp_path, archive, error_budget=0)
     assert list(json.loads(campaign.cli("index", "--json"))["unusable"]) == ["unusable"]
     if counts:
+        words = (
+            "1 of 3 scenes cannot be read, how.error_budget allows 0%; the first is s2/unusable: B02: the item has no"
+        )
+        for verb in ("index", "plan"):
+            assert words in " ".join(campaign.cli(verb).split())
+            assert json.loads(campaign.cli(verb, "--json"))["over_budget"].startswith(words)
         for verb in ("embed", "consolidate"):
-            with pytest.raises(WorkError, match=r"1 of 3 scenes cannot be read.*unusable: B02: the item has no file"):
+            with pytest.raises(WorkError, match=words):
                 campaign.cli(verb)
+        assert not records(campaign.run), "it is known before anything is embedded"
     else:
         campaign.cli("embed")
         campaign.cli("consolidate")
@@ -506,6 +518,22 @@ def test_an_error_that_stays_leaves_the_shards_undone(clean: Clean, tmp_path: Pa
 def records(run: RunDir) -> list[str]:
     """Every line of every part."""
     return [line for path in run.parts.glob(f"*/*/*/{RECORDS}") for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_scenes_of_which_none_can_be_read_are_named_by_fit(tmp_path: Path, masked: bool) -> None:
+    """Not asked about its mask: the only scene has a band that is cut."""
+    bands = _bands(SHARD_PX, SHARD_PX, 1)
+    scene = Scene(id="only", time="2023-06-05T10:00:00Z", west=WEST, north=NORTH, bands=bands)
+    path = write_scene(tmp_path / "archive", scene, blockxsize=64, blockysize=64) / "B02.tif"
+    os.truncate(path, path.stat().st_size * 6 // 10)
+    campaign = small_campaign(tmp_path, tmp_path / "archive", last="index")
+    if not masked:
+        campaign.change(lambda document: document["archives"]["s2"].pop("mask"))
+        campaign.cli("index")
+    done = call_cli("fit", campaign.file)
+    assert done.returncode == 1
+    assert "1 scene, none could be read: only: B02: only/B02.tif does not decode: " in done.stderr
 
 
 # --- scenes of which nobody knows where they lie ----------------------------------------------------------

@@ -122,6 +122,7 @@ def test_every_cell_of_a_row_names_what_the_rasters_show(finished_demo: Campaign
     cube = Cube(finished_demo.run.newest_cube)
     columns = cube.group(ZONE)["x"].size
     row = cell_of(TORN_AND_CLEAR, finished_demo)[0].start // 16
+    shares: set[float] = set()
     for t, month in enumerate((6, 7)):
         inside = [shot for shot in shots if shot.time.month == month]
         for col in range(0, columns, 7):
@@ -135,6 +136,13 @@ def test_every_cell_of_a_row_names_what_the_rasters_show(finished_demo: Campaign
             assert named <= clear
             assert {acquisition[i] for i in named} == {acquisition[i] for i in clear}
             assert answer["n_obs"] == len({acquisition[i] for i in clear})
+            whole = [shot.clear[cell] for shot in inside if not shot.undecodable.any()]
+            share = np.logical_or.reduce(whole).mean()
+            assert answer["shares_of_frames"] == {"s2": [pytest.approx(share, abs=1e-4)]}
+            shares.add(float(share))
+    assert min(shares) == 0
+    assert max(shares) == 1
+    assert len(shares) > 3, "some cells are clear in part"
 
 
 def test_a_scene_that_could_not_be_read_is_named_with_its_reason(finished_demo: Campaign) -> None:

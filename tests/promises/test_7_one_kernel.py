@@ -188,7 +188,7 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
     device, parent, part = torch.device("cpu"), LoneParent(), tmp_path / "parts" / "0" / "attempt" / "0"
     place = Place(rank=0, local_rank=0, world=1, parent=0, store="")
     draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), parent, place, 1, Stop(), float("inf"))
-    recorder = Recorder(PartWriter(part), EnergyMeter(device), 0, device="cpu", attempt="attempt", rank=0)
+    recorder = Recorder(PartWriter(part), EnergyMeter(device), 0, {}, device="cpu", attempt="attempt", rank=0)
     campaign = load_campaign(finished.file)
     recipes = PlannedRecipes(campaign, read_plan(campaign, finished.run), kernel.scenes)
     Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder, recipes).run(draws, busy_core=busy_core)

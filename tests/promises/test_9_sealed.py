@@ -318,16 +318,16 @@ def test_a_damaged_record_is_no_record(finished: Campaign, damage: Damage) -> No
     whole = records_of(finished.run)
     for seed in damaged(path, damage, 40):
         found = records_of(finished.run)
-        assert len(found) < 30, seed
+        assert len(found) < len(whole), seed
         assert recorded_recipes(finished.run) == best_records(finished.run, set(whole)).keys() == found.keys()
         assert all(whole[recipe] == record for recipe, record in found.items()), seed
         if damage is flip:
-            assert len(found) >= 28, "two where the end of a line has changed"
+            assert len(found) >= len(whole) - 2, "two where the end of a line has changed"
 
 
 def test_the_shard_of_a_damaged_record_is_embedded_again(finished: Campaign) -> None:
     before = finished.run.newest_cube.resolve().name
-    flip_a_byte(next(iter(sorted(finished.run.parts.rglob(RECORDS)))))
+    flip_a_byte(sorted(finished.run.parts.rglob(RECORDS))[-1])
     done = call_cli("consolidate", finished.file)
     assert done.returncode == 1
     assert "1 of 30 shards have no record" in done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import REAL_DATA, Campaign, cube_bytes
+from tests.slurm.chain import first_round, wait_for_cube
 from tests.slurm.cluster import Cluster, wait_until
 
 from embedcube.campaign.parts import scan_records
@@ -43,9 +44,13 @@ def test_the_chain_makes_the_same_cube(
     asked = json.loads(spread.cli("submit", "--json"))
     assert list(asked["jobs"]) == ["embed", "consolidate", "verify"]
     assert cluster.wait(asked["jobs"]["embed"][0], timeout_s=300) == {"COMPLETED": tasks}
-    assert cluster.wait(asked["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
+    jobs = wait_for_cube(cluster, spread)
+    torn, last = submissions(spread.run)
+    assert (torn.round, last.round, last.again) == (1, 2, True), "consolidation has found the torn scene"
+    assert cluster.wait(asked["jobs"]["consolidate"][0]) == {"FAILED": 1}
+    assert cluster.wait(asked["jobs"]["verify"][0]) == {"CANCELLED": 1}
     assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
-    records = [record for _, record in scan_records(spread.run)]
+    records = first_round(spread)
     assert {part.parts[-3] for part, _ in scan_records(spread.run)} == {f"{task:04d}" for task in range(tasks)}
     assert len(records) == 30
     # one attempt for each array element, with ranks on two nodes
@@ -54,18 +59,16 @@ def test_the_chain_makes_the_same_cube(
     assert max(map(len, hosts.values())) == 2
     assert {r.job for r in records} == {attempt.split("-")[0] for attempt in hosts}
     # the site deletes files after 14 days; the cube's files are as old as the first record
-    log = next(spread.run.job_logs.glob(f"{asked['jobs']['consolidate'][0]}_*_log.out")).read_text()
+    log = next(spread.run.job_logs.glob(f"{jobs['consolidate'][0]}_*_log.out")).read_text()
     first = min(datetime.fromisoformat(record.finished) for record in records)
     assert f"before {first.date() + timedelta(days=14)} copy" in log
     said = json.loads(spread.cli("status", "--json"))
     assert said["tasks_left"] == 0
-    assert [(job["stage"], job["id"]) for job in said["jobs"]] == [
-        (k, one) for k, v in asked["jobs"].items() for one in v
-    ]
+    assert [(job["stage"], job["id"]) for job in said["jobs"]] == [(k, one) for k, v in jobs.items() for one in v]
     wait_until(
         lambda: (
             [job["states"] for job in json.loads(spread.cli("status", "--json"))["jobs"]]
-            == [{"COMPLETED": tasks}, {"COMPLETED": 1}, {"COMPLETED": 1}]
+            == [{"COMPLETED": len(last.tasks)}, {"COMPLETED": 1}, {"COMPLETED": 1}]
         ),
         "the accounts",
     )
@@ -73,7 +76,7 @@ def test_the_chain_makes_the_same_cube(
     again = json.loads(spread.cli("submit", "--json"))
     assert list(again["jobs"]) == ["consolidate", "verify"]
     assert cluster.wait(again["jobs"]["verify"][0], timeout_s=120) == {"COMPLETED": 1}
-    assert len(submissions(spread.run)) == 2
+    assert len(submissions(spread.run)) == 3
 
 
 @pytest.mark.parametrize(
@@ -96,9 +99,9 @@ def test_parents_that_meet_by_mpi_share_a_task(
     described = yaml.safe_load(site.read_text()) | {"mpi": plugin, "environment": environment}
     site.write_text(yaml.safe_dump(described))
     spread.change(lambda document: document["how"].update(tasks=1))
-    jobs = json.loads(spread.cli("submit", "--json"))["jobs"]
-    assert cluster.wait(jobs["verify"][0], timeout_s=400) == {"COMPLETED": 1}
-    records = [record for _, record in scan_records(spread.run)]
+    spread.cli("submit")
+    wait_for_cube(cluster, spread, timeout_s=400)
+    records = first_round(spread)
     assert len({record.attempt for record in records}) == 1
     assert {record.rank for record in records} == {0, 1}
     assert len({record.host for record in records}) == 2
@@ -136,6 +139,11 @@ def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Camp
     plan = sbatch("plan")
     embed = sbatch("embed", "--array=0-1", f"--dependency=afterok:{plan}")
     consolidate = sbatch("consolidate", f"--dependency=afterok:{plan},afterany:{embed}")
+    assert cluster.wait(embed, timeout_s=300) == {"COMPLETED": 2}
+    assert cluster.wait(consolidate, timeout_s=120) == {"FAILED": 1}
+    assert "round 2 of at most 3" in spread.cli("status")
+    embed = sbatch("embed", "--array=0-1")
+    consolidate = sbatch("consolidate", f"--dependency=afterany:{embed}")
     verify = sbatch("verify", f"--dependency=afterok:{consolidate}")
     assert cluster.wait(embed, timeout_s=300) == {"COMPLETED": 2}
     assert cluster.wait(verify, timeout_s=120) == {"COMPLETED": 1}
@@ -183,10 +191,10 @@ def test_a_pilot_is_embedded_once_and_prices_the_campaign(
     assert json.loads(spread.cli("submit", "--pilot", "6", "--json")) == priced
     assert len(submissions(spread.run)) == 1
 
-    jobs = json.loads(spread.cli("submit", "--json"))["jobs"]
-    assert cluster.wait(jobs["verify"][0], timeout_s=300) == {"COMPLETED": 1}
-    recipes = [record.recipe for _, record in scan_records(spread.run)]
+    spread.cli("submit")
+    wait_for_cube(cluster, spread)
+    recipes = [record.recipe for record in first_round(spread)]
     assert len(recipes) == len(set(recipes)) == 30
     assert cube_bytes(spread.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
-    stored = sum(path.stat().st_size for path in spread.run.parts.rglob("c.*"))
+    stored = sum(path.stat().st_size for path in spread.run.newest_cube.glob("*/*/*/c.*"))
     assert 0.5 < priced["stored_bytes"] / stored < 2

@@ -136,26 +136,23 @@ def _decode(dataset: Any) -> tuple[NDArray[Any], Bools]:
 
 
 def counts_and_status(
-    shots: list[Shot], *, shard_px: int, halo_px: int, cell_px: int, min_valid: float
+    shots: list[Shot], *, cell_px: int, min_valid: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`n_obs` and `status` of one window, for every cell of the canvas. `shots` are the window's."""
+    """`n_obs` and `status` of one window, for every cell of the canvas. `shots` are the window's.
+
+    A scene that does not decode somewhere is out everywhere.
+    """
     rows, cols = shots[0].data.shape
     n_obs = np.zeros((rows // cell_px, cols // cell_px), dtype=np.int64)
     status = np.zeros_like(n_obs)
-    for top in range(0, rows, shard_px):
-        for left in range(0, cols, shard_px):
-            reach = np.s_[
-                max(0, top - halo_px) : top + shard_px + halo_px,
-                max(0, left - halo_px) : left + shard_px + halo_px,
-            ]
-            good = [shot for shot in shots if not shot.undecodable[reach].any()]
-            bad = [shot for shot in shots if shot.undecodable[reach].any()]
-            for y in range(top, top + shard_px, cell_px):
-                for x in range(left, left + shard_px, cell_px):
-                    cell = np.s_[y : y + cell_px, x : x + cell_px]
-                    at = y // cell_px, x // cell_px
-                    n_obs[at] = len({shot.acquisition for shot in good if shot.clear[cell].any()})
-                    status[at] = _status(good, any(shot.covered[cell].any() for shot in bad), cell, min_valid)
+    good = [shot for shot in shots if not shot.undecodable.any()]
+    bad = [shot for shot in shots if shot.undecodable.any()]
+    for y in range(0, rows, cell_px):
+        for x in range(0, cols, cell_px):
+            cell = np.s_[y : y + cell_px, x : x + cell_px]
+            at = y // cell_px, x // cell_px
+            n_obs[at] = len({shot.acquisition for shot in good if shot.clear[cell].any()})
+            status[at] = _status(good, any(shot.covered[cell].any() for shot in bad), cell, min_valid)
     return n_obs, status
 
 

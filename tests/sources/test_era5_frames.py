@@ -382,6 +382,7 @@ def test_a_window_that_lacks_an_archive_says_so_in_plan_status_and_explain(tmp_p
     place = ("--lon", "5.3", "--lat", "51.7", "--time", "2022-09-01T12:00", "--json")
     explained = json.loads(call_cli("explain", campaign.run.newest_cube, *place).stdout)
     assert (explained["status"], explained["missing_steps"]) == ("valid_incomplete", ["tp has 23 of 24 steps"])
+    assert explained["shares_of_frames"] == {"weather": [1.0], "sums": [round(23 / 24, 4)]}
 
 
 # --- what docs/era5.md shows ----------------------------------------------------------------------

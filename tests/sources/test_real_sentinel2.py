@@ -84,7 +84,6 @@ def test_the_reference_knows_nothing_of_embedcube() -> None:
 
 def test_every_cell_says_what_the_reference_finds(finished: Campaign, what: dict[str, Any], shots: list[Shot]) -> None:
     layer = what["layers"]["s2_mosaiks"]
-    keep_px = layer["chip_px"] - 2 * layer["halo_px"]
     with xarray.open_datatree(finished.run.newest_cube, engine="zarr") as tree:
         cube = tree[ZONE].to_dataset().load()
     assert cube.sizes["time"] == len(what["windows"]) == 3
@@ -92,8 +91,6 @@ def test_every_cell_says_what_the_reference_finds(finished: Campaign, what: dict
     for t, window in enumerate(what["windows"]):
         n_obs, status = reference.counts_and_status(
             within(shots, window),
-            shard_px=keep_px * layer["shard_chips"],
-            halo_px=layer["halo_px"],
             cell_px=layer["cell_px"],
             min_valid=0.5,
         )

@@ -34,5 +34,6 @@ def test_two_agents_of_torchrun_share_a_task(demo: Campaign, finished_demo: Camp
     assert len(records) == 30
     assert len({record.attempt for record in records}) == 1
     assert {record.rank for record in records} == {0, 1}
+    demo.cli("embed")  # the second round, without the torn scene
     demo.cli("consolidate")
     assert cube_bytes(demo.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)

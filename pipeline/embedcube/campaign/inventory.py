@@ -68,15 +68,24 @@ def unplaced_scenes(run: RunDir) -> Unplaced:
     Raises:
         RequestError: the inventory is damaged or of another version of embedcube.
     """
-    digest = inventory_digest(run)
-    verdicts = read_columns(run.inventory, digest, ("embedcube:verdict",), "index")["embedcube:verdict"]
-    if not pyarrow.compute.any(pyarrow.compute.not_equal(verdicts, "")).as_py():
-        return Unplaced(scenes=[], of=len(verdicts))  # spares reading them
+    digest, (unusable, of) = inventory_digest(run), unusable_scenes(run)
+    if not unusable:
+        return Unplaced(scenes=[], of=of)  # spares reading them
     with_verdict = [("embedcube:verdict", "!=", "")]
     table = read_columns(run.inventory, digest, ("embedcube:scene", "embedcube:noted"), "index", with_verdict)
     scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     found = [scene for scene in scenes if not scene.placed]
-    return Unplaced(scenes=[scene for scene in found if not scene.superseded_by], of=len(verdicts))
+    return Unplaced(scenes=[scene for scene in found if not scene.superseded_by], of=of)
+
+
+def unusable_scenes(run: RunDir) -> tuple[int, int]:
+    """How many scenes of the inventory `index` has found unusable, and how many there are.
+
+    Raises:
+        RequestError: the inventory is damaged or of another version of embedcube.
+    """
+    verdicts = read_columns(run.inventory, inventory_digest(run), ("embedcube:verdict",), "index")["embedcube:verdict"]
+    return pyarrow.compute.sum(pyarrow.compute.not_equal(verdicts, "")).as_py() or 0, len(verdicts)
 
 
 def made_for(campaign: Campaign, run: RunDir) -> bool:

@@ -55,11 +55,14 @@ class Record:
     scenes: tuple[str, ...]
     """digests of the planned scenes, in the order in which they were composited"""
     quarantined: tuple[Quarantined, ...]
+    refused: str
+    """why no scene was read: the shard killed its rank again and again; empty where scenes were read"""
     contributions_offset: int
     contributions_size: int
+    shares_size: int
     contributions_sha256: str
-    """offset, bytes and SHA-256 of the shard's packed cells in `contributions.bin`: for each scene one row of
-    ceil(cells / 8) bytes, made by numpy.packbits"""
+    """offset of what the shard has in `contributions.bin`, bytes of its two parts, and SHA-256 of both: first for each
+    scene one row of ceil(cells / 8) bytes, made by numpy.packbits; then the shares of frames (`Sample.shares`)"""
     counts: dict[str, int]
     """number of cells of each status, and of embedded chips"""
     seconds: dict[str, float]
@@ -227,10 +230,16 @@ def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]
     """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
     found: dict[str, dict[str, Any]] = {}
     for _, document in scan_documents(run):
-        recipe, missed = document["recipe"], len(document["quarantined"])
-        if recipe in recipes and (recipe not in found or missed < len(found[recipe]["quarantined"])):
+        recipe = document["recipe"]
+        if recipe in recipes and (recipe not in found or _missed(document) < _missed(found[recipe])):
             found[recipe] = {name: document[name] for name in ("quarantined", *names)}
     return found
+
+
+def _missed(document: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Number and digests of the scenes that a record has not; the least counts, as in `_one_of`."""
+    digests = tuple(sorted(one["scene_digest"] for one in document["quarantined"]))
+    return len(digests), digests
 
 
 def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:
@@ -309,20 +318,28 @@ def unreadable(planned: list[Scene], quarantined: Iterable[Quarantined]) -> dict
 def refuse_over_budget(
     campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
 ) -> None:
-    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows.
+    """Raise a WorkError when more scenes are unreadable than `how.error_budget` allows."""
+    if words := over_budget(campaign, planned, quarantined, unplaced):
+        raise WorkError(words)
+
+
+def over_budget(
+    campaign: Campaign, planned: list[Scene], quarantined: Iterable[Quarantined], unplaced: Unplaced
+) -> str:
+    """In words, that more scenes are unreadable than `how.error_budget` allows; empty where it is enough.
 
     It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
     inventory is added.
     """
     found = unreadable(planned, quarantined)
     budget = campaign.how.error_budget
-    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) > budget:
-        counts = f"{len(found)} of {len(planned)} scenes cannot be read"
-        if unplaced.scenes:
-            counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
-        (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
-        raise WorkError(
-            f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace "
-            "the files and index again, or where they have only come back `embedcube embed --retry-quarantined`; or "
-            "raise the budget"
-        )
+    if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) <= budget:
+        return ""
+    counts = f"{len(found)} of {len(planned)} scenes cannot be read"
+    if unplaced.scenes:
+        counts += f" and {len(unplaced.scenes)} of {unplaced.of} in the inventory lie nobody knows where"
+    (archive, scene), reason = min((found | unreadable(unplaced.scenes, [])).items())
+    return (
+        f"{counts}, how.error_budget allows {budget:.0%}; the first is {archive}/{scene}: {reason}. Replace the files "
+        "and index again, or where they have only come back `embedcube embed --retry-quarantined`; or raise the budget"
+    )

@@ -1,8 +1,11 @@
-"""plan.parquet and plan.json: their schema and their readers. `prepare/plan.py` writes them."""
+"""plan.parquet and plan.json: their schema and their readers. `prepare/plan.py` writes them.
+
+Every recipe that is read here is the one without the scenes that are out (`verdicts.py`).
+"""
 
 import hashlib
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Encoding
 from embedcube.campaign.seals import read_digested, read_sealed, refused, write_sealed
 from embedcube.campaign.tables import inventory_digest, read_columns
+from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
 
@@ -103,6 +107,8 @@ class LayerPlan:
     """windows in which no scene makes a cell valid"""
     gaps: dict[str, list[str]] = field(default_factory=dict)
     """for each window that lacks steps of a series, by its number: which, in words"""
+    reading: str = ""
+    """which `shard_chips` decodes each block of the files about once, in words; empty where the shards do"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +118,7 @@ class Plan:
     campaign: str
     """digest of the campaign that the plan was made for"""
     plan: str
-    """digest over all recipes: two plans with equal ones make the same shards"""
+    """digest over all recipes, those of the first round: two plans with equal ones make the same shards"""
     inventory: str
     """SHA-256 of the inventory whose rows the plan names"""
     versions: dict[str, str]
@@ -123,6 +129,13 @@ class Plan:
     price: Price
     files: dict[str, str]
     """SHA-256 of each file of the plan, by its name"""
+    verdicts: Verdicts = field(default=Verdicts())
+    """the scenes that are out for all shards; of a file of its own"""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What plan.json holds."""
+        return {name: value for name, value in asdict(self).items() if name != "verdicts"}
 
 
 def read_plan(campaign: Campaign, run: RunDir) -> Plan:
@@ -155,9 +168,10 @@ def read_any_plan(run: RunDir) -> Plan:
     if not (run.plan.exists() and run.plan_summary.exists()):
         raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
     try:
-        return _plan_of(read_sealed(run.plan_summary, "plan"))
+        plan = _plan_of(read_sealed(run.plan_summary, "plan"))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise refused(run.plan_summary, error, "plan") from None
+    return replace(plan, verdicts=read_verdicts(run, plan.plan, plan.inventory))
 
 
 def _plan_of(document: dict[str, Any]) -> Plan:
@@ -234,11 +248,26 @@ def read_plan_columns(run: RunDir, plan: Plan, names: tuple[str, ...]) -> pyarro
 
 
 def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
-    digest = plan.files.get(run.plan.name, "")
-    if task is None or task == plan.tasks:
-        table = read_columns(run.plan, digest, names, "plan")
-        return table if task is None else _pilot_of(table, run, plan, digest)
-    return read_columns(run.plan, digest, names, "plan", [("task", "=", task)])
+    digest, in_pilot = plan.files.get(run.plan.name, ""), task == plan.tasks
+    changed = "recipe" in names and bool(plan.verdicts.scenes)
+    needed = tuple(dict.fromkeys((*names, "scenes"))) if changed else names
+    filters = None if task is None or in_pilot else [("task", "=", task)]
+    table = read_columns(run.plan, digest, needed, "plan", filters)
+    if changed:
+        table = _without_broken(table, plan.verdicts).select(list(names))
+    return _pilot_of(table, run, plan, digest) if in_pilot else table
+
+
+def _without_broken(table: pyarrow.Table, verdicts: Verdicts) -> pyarrow.Table:
+    """The rows with their recipes of the present round."""
+    scenes = table["scenes"].combine_chunks()
+    counts = pyarrow.compute.list_value_length(scenes).to_numpy()
+    broken = np.isin(pyarrow.compute.list_flatten(scenes).to_numpy(), list(verdicts.scenes))
+    rows = np.unique(np.repeat(np.arange(len(counts)), counts)[broken])
+    recipes = table["recipe"].to_pylist()
+    for row in rows.tolist():
+        recipes[row] = verdicts.recipe(recipes[row], scenes[row].as_py())
+    return table.set_column(table.schema.get_field_index("recipe"), "recipe", pyarrow.array(recipes, pyarrow.string()))
 
 
 def write_pilot(run: RunDir, plan: Plan, rows: list[int]) -> None:

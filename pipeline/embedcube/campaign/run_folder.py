@@ -8,6 +8,7 @@ The run folder is the architecture: each stage reads files here and writes files
       weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
+      verdicts.json                      embed        scenes that were found broken while they were read
       pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
       cubes/<version>.zarr               consolidate  parts     -> cube
@@ -82,6 +83,11 @@ class RunDir:
     def plan_summary(self) -> Path:
         """The facts of all rows of the plan: layers, versions, price; and the digest of `plan`."""
         return self.root / "plan.json"
+
+    @property
+    def verdicts(self) -> Path:
+        """The scenes that were found broken while they were read; no file where there are none."""
+        return self.root / "verdicts.json"
 
     @property
     def parts(self) -> Path:

@@ -70,6 +70,8 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
 
 def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
     """Index the archives; the answer counts scenes, and names those that cannot be used."""
+    from embedcube.campaign.inventory import unplaced_scenes
+    from embedcube.campaign.parts import over_budget
     from embedcube.prepare.index import index as index_archives
 
     with shown("index", "scenes", say) as progress:
@@ -80,7 +82,11 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
     say(f"            {len(bad)} unusable, {weak} with weak digests{unchecked}")
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
-    return {"scenes": len(scenes), "unusable": bad, "weak": weak}
+    counted = [scene for scene in scenes if scene.placed and not scene.superseded_by]
+    over = over_budget(campaign, counted, (), unplaced_scenes(folder)) if bad else ""
+    if over:
+        say(f"            if the plan needs them all, nothing will be embedded: {over}")
+    return {"scenes": len(scenes), "unusable": bad, "weak": weak, "over_budget": over}
 
 
 def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
@@ -104,6 +110,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Make the plan, and print its price and the windows without any scene."""
     from embedcube.campaign.price import describe
     from embedcube.prepare.plan import plan as make_plan
+    from embedcube.workers.rounds import unusable_in_words
 
     if compiled := [name for name, layer in campaign.layers.items() if layer.compile]:
         say(f"plan        compiling {', '.join(compiled)} unless that is done already: about a minute for each layer")
@@ -119,49 +126,76 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 f"            layers.{name}: no scene in {len(layer.empty)} of {len(windows)} windows: {named}{more}; "
                 "if the archive has got some since, run `embedcube index`"
             )
+        if layer.reading:
+            say(f"            layers.{name}: {layer.reading}")
         for t in list(layer.gaps)[:_NAMED]:
             lacking = layer.gaps[t]
             more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
             say(f"            layers.{name}: window {t}: {', '.join(lacking[:_NAMED])}{more}")
         if len(layer.gaps) > _NAMED:
             say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack steps of weather")
+    if over := unusable_in_words(campaign, folder, made):
+        say(f"            nothing will be embedded: {over}")
     if campaign.how.executor == "slurm":
         from embedcube.campaign.site import load_site
         from embedcube.jobs.submit import refuse_at_site
 
         refuse_at_site(made.price, campaign, load_site(campaign))
-    return asdict(made)
+    return made.summary | {"over_budget": over}
 
 
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
     """Embed the shards of one task here, or of all tasks with the campaign's executor.
 
+    Of all tasks in rounds, until no shard finds a scene broken that others have used (`workers/rounds.py`).
     `how.error_budget` limits the unreadable scenes of the whole campaign, so it is not checked for a single task.
     """
-    from embedcube.campaign.inventory import read_inventory, unplaced_scenes
-    from embedcube.campaign.parts import Quarantined, best_documents, refuse_over_budget
-    from embedcube.campaign.plan import planned_scenes, read_plan, read_recipes
-    from embedcube.campaign.plugins import plugin
+    from embedcube.campaign.parts import recorded_recipes
+    from embedcube.campaign.plan import read_plan, read_recipes, tasks_undone
+    from embedcube.campaign.verdicts import forget_verdicts
+    from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded, refuse_unusable
 
-    made = read_plan(campaign, folder)
-    if task is not None and task >= made.tasks + folder.pilot.exists():
-        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
-    tasks = list(range(made.tasks)) if task is None else [task]
-    # --task is used inside a job: the task runs on the machine of this process
-    executor = campaign.how.executor if task is None else "local"
-    with shown("embed", "shards", say) as progress:
-        plugin("executors", executor)().run(campaign, folder, tasks, progress)
     if task is not None:
-        return {"task": task}
-    recipes = read_recipes(folder, made)
-    records = best_documents(folder, set(recipes), ())
-    quarantined = [Quarantined(**one) for record in records.values() for one in record["quarantined"]]
-    scenes = planned_scenes(folder, made, read_inventory(campaign, folder, made.inventory))
-    refuse_over_budget(campaign, scenes, quarantined, unplaced_scenes(folder))
-    bad = {one.scene: one.reason for one in quarantined}
+        return _embed_task(campaign, folder, say, task)
+    if campaign.how.retry_quarantined:
+        forget_verdicts(folder)
+    made = read_plan(campaign, folder)
+    refuse_unusable(campaign, folder, made)
+    tasks = tuple(range(made.tasks))
+    while True:
+        if tasks:
+            _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
+        recipes = read_recipes(folder, made)
+        records = recorded(folder, recipes)
+        refuse_unusable(campaign, folder, made, records.unusable)
+        if not (found := new_verdicts(campaign, folder, made, records.broken)):
+            break
+        begin_next_round(folder, made, found)
+        made = read_plan(campaign, folder)
+        say(f"            {named(found)}: the shards that had them are embedded again, round {made.verdicts.round}")
+        tasks = tasks_undone(folder, made, recorded_recipes(folder))
+    bad = {one.scene: one.reason for one in records.unusable}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
-    return {"shards": len(recipes), "quarantined": bad}
+    return {"shards": len(recipes), "quarantined": bad, "rounds": made.verdicts.round}
+
+
+def _embed_task(campaign: "Campaign", folder: "RunDir", say: Say, task: int) -> dict[str, Any]:
+    """Embed the shards of one task on this machine: it is a job, or a part of one."""
+    from embedcube.campaign.plan import read_plan
+
+    made = read_plan(campaign, folder)
+    if task >= made.tasks + folder.pilot.exists():
+        raise RequestError(f"--task {task}: the plan has tasks 0 to {made.tasks - 1}")
+    _run_tasks(campaign, folder, say, (task,), "local")
+    return {"task": task}
+
+
+def _run_tasks(campaign: "Campaign", folder: "RunDir", say: Say, tasks: tuple[int, ...], executor: str) -> None:
+    from embedcube.campaign.plugins import plugin
+
+    with shown("embed", "shards", say) as progress:
+        plugin("executors", executor)().run(campaign, folder, list(tasks), progress)
 
 
 def pilot(campaign: "Campaign", folder: "RunDir", say: Say, count: int) -> dict[str, Any]:

@@ -4,18 +4,21 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from embedcube.campaign.inventory import read_inventory, unplaced_scenes
 from embedcube.campaign.parts import Quarantined, refuse_over_budget
-from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_shards
+from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_recipes, read_shards
 from embedcube.campaign.plugins import refuse_unknown_plugins
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.reader import Cube
 from embedcube.errors import EmbedcubeError, WorkError
 from embedcube.grid import ShardRange
+from embedcube.workers.rounds import replayed
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findin
     yield from _recipes(campaign, plan, scenes, planned.values())
     yield from _zones(plan, planned.values())
     yield from _shards(run, plan, cube, planned)
+    yield from _verdicts(campaign, run, plan)
     yield from _budget(campaign, run, cube, planned_scenes(run, plan, scenes))
     yield from _weights(run, plan)
 
@@ -76,8 +80,34 @@ def _shards(run: RunDir, plan: Plan, cube: Cube, planned: dict[tuple[str, int, i
             yield Finding(
                 check="recipe", place=str(place), found=recipes[row][:12], expected=planned[place].recipe[:12]
             )
-    if (digest := digest_of_recipes(recipes)) != plan.plan:
-        yield Finding(check="plan", place=f"{run.plan_summary}", found=digest[:12], expected=plan.plan[:12])
+    first = read_recipes(run, replace(plan, verdicts=Verdicts()))
+    digests = {str(run.plan_summary): (plan.plan, digest_of_recipes(first))}
+    digests[cube.path.name] = (
+        digest_of_recipes(recipes),
+        digest_of_recipes([shard.recipe for shard in planned.values()]),
+    )
+    for place_of, (found, expected) in digests.items():
+        if found != expected:
+            yield Finding(check="plan", place=place_of, found=found[:12], expected=expected[:12])
+
+
+def _verdicts(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[Finding]:
+    """Check that the scenes that are out are those that the records give, as long as the parts are there."""
+    try:
+        derived = replayed(campaign, run, plan)
+    except WorkError as error:
+        yield Finding(
+            check="verdicts", place=run.verdicts.name, found=str(error), expected="no scene that comes and goes"
+        )
+        return
+    if derived is None:
+        return
+    for row in sorted(derived.scenes.keys() ^ plan.verdicts.scenes.keys()):
+        one = derived.scenes.get(row) or plan.verdicts.scenes[row]
+        found, expected = ("out", "in use") if row in plan.verdicts.scenes else ("in use", "out")
+        yield Finding(
+            check="verdicts", place=f"{one.archive}/{one.scene}", found=found, expected=f"{expected}, by the records"
+        )
 
 
 def _budget(campaign: Campaign, run: RunDir, cube: Cube, planned: list[Scene]) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.inventory import read_inventory, unplaced_scenes
-from embedcube.campaign.parts import best_records, refuse_over_budget, version_of
-from embedcube.campaign.plan import Plan, Shard, planned_scenes, read_plan, read_shards
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.parts import best_records, version_of
+from embedcube.campaign.plan import Plan, Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
@@ -24,6 +24,7 @@ from embedcube.consolidate.template import cube_specs, part_specs, write_templat
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
 from embedcube.errors import WorkError
 from embedcube.progress import Progress
+from embedcube.workers.rounds import begin_next_round, named, new_verdicts, refuse_unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
     The version is named by what is in it, so an equal cube that exists already is not made again.
 
     Raises:
-        WorkError: shards without a record, unequal results of one recipe, a damaged object, or too many
-            unreadable scenes.
+        WorkError: shards without a record, unequal results of one recipe, a damaged object, too many unreadable
+            scenes, or scenes that one shard found broken and others still have.
     """
     # first of all: with some kinds of workers, most processes end within this call
     with dask_client(campaign, run) as client:
@@ -58,13 +59,8 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
 
 
 def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progress) -> Consolidated:
-    plan = read_plan(campaign, run)
-    shards = [shard for group in read_shards(run, plan) for shard in group]
-    shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
-    made = _chosen(run, shards)
+    plan, made = _settled(campaign, run)
     scenes = read_inventory(campaign, run, plan.inventory)
-    quarantined = [q for m in made for q in m.record.quarantined]
-    refuse_over_budget(campaign, planned_scenes(run, plan, scenes), quarantined, unplaced_scenes(run))
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     counts = {"linked": 0, "copied": 0, "rechunked": 0}
@@ -87,12 +83,34 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     return Consolidated(
         cube=cube,
         version=version,
-        shards=len(shards),
+        shards=len(made),
         linked=counts["linked"],
         copied=counts["copied"],
         rechunked=counts["rechunked"],
         purged=_purged(campaign, made),
     )
+
+
+def _settled(campaign: Campaign, run: RunDir) -> tuple[Plan, list[Made]]:
+    """The plan, and one record for each shard, when no shard has found a scene broken that others have used.
+
+    Where one has, another round of `embed` begins, and its records may be there already (`workers/rounds.py`).
+
+    Raises:
+        WorkError: shards have no record, too many scenes are unreadable, or there may be no other round.
+    """
+    while True:
+        plan = read_plan(campaign, run)
+        refuse_unusable(campaign, run, plan)
+        shards = [shard for group in read_shards(run, plan) for shard in group]
+        shards.sort(key=lambda shard: (shard.layer, shard.zone, shard.t, shard.iy, shard.ix))
+        made = _chosen(run, plan, shards)
+        quarantined = [q for m in made for q in m.record.quarantined]
+        refuse_unusable(campaign, run, plan, quarantined)
+        broken = (q for m in made if not m.record.refused for q in m.record.quarantined)
+        if not (found := new_verdicts(campaign, run, plan, broken)):
+            return plan, made
+        begin_next_round(run, plan, found)
 
 
 def _purged(campaign: Campaign, made: list[Made]) -> date | None:
@@ -113,13 +131,14 @@ def _fsync_all(folder: Path) -> None:
     fsync_folder(folder)
 
 
-def _chosen(run: RunDir, shards: list[Shard]) -> list[Made]:
+def _chosen(run: RunDir, plan: Plan, shards: list[Shard]) -> list[Made]:
     """One record for each shard, in the order of `shards`."""
     best = best_records(run, {shard.recipe for shard in shards})
-    missing = [shard for shard in shards if shard.recipe not in best]
-    if missing:
+    if missing := [shard for shard in shards if shard.recipe not in best]:
+        out = plan.verdicts.scenes
+        in_round = f" in round {plan.verdicts.round}, without {named(out)}" if out else ""
         raise WorkError(
-            f"{len(missing)} of {len(shards)} shards have no record, the first is {missing[0]}; "
+            f"{len(missing)} of {len(shards)} shards have no record{in_round}, the first is {missing[0]}; "
             "run `embedcube embed` again, it does only those"
         )
     return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1]) for s in shards]

@@ -16,6 +16,9 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     link_quarantined                            1 where the scene could not be read for this shard
     contributions, contributions_first          per shard, one row of ceil(cells / 8) bytes for each of its links:
                                                 the cells (row-major, numpy.packbits) that got a pixel of it
+    shares, shares_first                        per shard, for each frame, archive and cell the share of the frame that
+                                                was observed (pixels that are clear; of a series, of its time too):
+                                                little-endian uint16, 65535 for all of it, zlib-compressed
     files                                       SHA-256, as JSON, of every other file of the cube that no record covers
 """
 
@@ -33,7 +36,7 @@ import zarr
 from numpy.typing import NDArray
 
 from embedcube.campaign.parts import CONTRIBUTIONS, Record
-from embedcube.campaign.plan import Plan, Shard
+from embedcube.campaign.plan import Plan, Shard, digest_of_recipes
 from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 from embedcube.campaign.scene import Scene
@@ -71,7 +74,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
         {
             "campaign": campaign.campaign,
             "campaign_digest": campaign.digest,
-            "plan_digest": plan.plan,
+            "plan_digest": digest_of_recipes([m.shard.recipe for m in made]),
             "zones": zones,
             "counted": {name: layer.counted for name, layer in plan.layers.items()},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
@@ -120,7 +123,9 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
     unreadable = [{q.scene_digest for q in m.record.quarantined} for m in made]
     quarantined = [digests[i] in bad for m, bad in zip(made, unreadable, strict=True) for i in m.shard.scenes]
     _write(group, "link_quarantined", quarantined, np.uint8)
-    _write_blobs(group, "contributions", [_read_contributions(m) for m in made])
+    contributions, shares = zip(*map(_read_contributions, made), strict=True)
+    _write_blobs(group, "contributions", contributions)
+    _write_blobs(group, "shares", shares)
 
 
 def _write_resampling(
@@ -140,16 +145,17 @@ def _write_resampling(
     _write_blobs(group, "resampling", list(row_of))
 
 
-def _read_contributions(made: Made) -> bytes:
-    packed = b""
+def _read_contributions(made: Made) -> tuple[bytes, bytes]:
+    """The packed cells of each scene, and the packed shares of frames."""
+    packed, size = b"", made.record.contributions_size
     with suppress(FileNotFoundError), (made.part / CONTRIBUTIONS).open("rb") as file:
         file.seek(made.record.contributions_offset)
-        packed = file.read(made.record.contributions_size)
+        packed = file.read(size + made.record.shares_size)
     if hashlib.sha256(packed).hexdigest() != made.record.contributions_sha256:
         raise WorkError(
             f"{made.part / CONTRIBUTIONS}: the disk has changed it; remove that part's records.jsonl and embed again"
         )
-    return packed
+    return packed[:size], packed[size:]
 
 
 def _raw(digest: str) -> NDArray[np.uint8]:
@@ -163,6 +169,6 @@ def _write(group: zarr.Group, name: str, rows: Any, dtype: Any) -> None:
     group.create_array(name, data=values, chunks=chunks, dimension_names=[f"{name}_{n}" for n in names])
 
 
-def _write_blobs(group: zarr.Group, name: str, blobs: list[bytes]) -> None:
+def _write_blobs(group: zarr.Group, name: str, blobs: Sequence[bytes]) -> None:
     _write(group, name, np.frombuffer(b"".join(blobs), dtype=np.uint8), np.uint8)
     _write(group, f"{name}_first", np.cumsum([0, *map(len, blobs)]), np.int64)

@@ -24,7 +24,7 @@ from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.grid import Grid, to_degrees, utm_zone_in
+from embedcube.grid import Grid, PixelArea, utm_zone_in
 from embedcube.progress import Progress
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         "every cell of a shard processed that is the grid's own",
     )
     yield from breach("n_obs", valid & (n_obs == 0), "an acquisition behind every vector")
+    yield from breach("n_obs", (status == NOT_PROCESSED) & (n_obs > 0), "no acquisition where nothing was processed")
     contributions = np.unpackbits(cube.provenance.contributions(row), axis=1, count=side * side).astype(bool)
     yield from breach(
         "provenance",
@@ -172,19 +173,23 @@ def _may_lack_fields(cube: Cube, zone: str) -> bool:
 
 
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
-    """Which cells belong to the grid: each place is in one UTM zone, and on a grid of degrees only once."""
+    """Which cells belong to the grid: those that touch its UTM zone, and on a grid of degrees each place once."""
     group, (layer, name) = cube.group(zone), zone.split("/")
-    asked = cube.what["layers"][layer]["grid"] or cube.what["grid"]
+    what = cube.what["layers"][layer]
+    asked = what["grid"] or cube.what["grid"]
+    pixel, (origin_x, origin_y), cell_px = asked["pixel"], asked["origin"], what["cell_px"]
     grid = Grid(
-        crs=group.attrs["proj:wkt2"],
-        pixel=asked["pixel"],
-        origin_x=asked["origin"][0],
-        utm_zone=utm_zone_in(name),
+        crs=group.attrs["proj:wkt2"], pixel=pixel, origin_x=origin_x, origin_y=origin_y, utm_zone=utm_zone_in(name)
     )
-    if grid.utm_zone is None and not grid.geographic:
-        return True
-    x, y = np.meshgrid(group["x"][window[2]], group["y"][window[1]])
-    return grid.owns_degrees(*((x, y) if grid.geographic else to_degrees(grid.crs).transform(x, y)))
+    _, _, left, _, _, top = group.attrs["spatial:transform"]
+    rows, cols = window[1:]
+    area = PixelArea(
+        row=round((origin_y - top) / pixel) + rows.start * cell_px,
+        col=round((left - origin_x) / pixel) + cols.start * cell_px,
+        rows=(rows.stop - rows.start) * cell_px,
+        cols=(cols.stop - cols.start) * cell_px,
+    )
+    return grid.owns(area, cell_px)
 
 
 def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
@@ -251,7 +256,8 @@ def _recomputed(
             context = _planned_context(campaign, run, name, planned, weights, device)
             exact = _exact(campaign, name, context, weights)
             for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
-                again = run_shard(shard, [scenes[i] for i in shard.scenes], context, reader)
+                own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
+                again = run_shard(shard, own, context, reader, out)
                 yield from _same_bytes(shard, again.objects, record)
                 # the same pixels again: the vectors before they are quantised, and those of the exact kernel
                 given = embed_stage(replace(again.read, context=replace(context, encoding="float32"))).cells

@@ -15,7 +15,10 @@ from zarr.storage import MemoryStore
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
 
 CHUNK_BYTES = 1 << 19
-"""Most bytes of an inner chunk before compression: reading one point costs as much (docs/adr/0001)."""
+"""most bytes of an inner chunk of vectors before compression: reading one point costs as much (docs/adr/0001)"""
+
+FLAT_CHUNK_BYTES = 1 << 15
+"""most bytes of an inner chunk of the other arrays before compression: a point of them is little beside its vector"""
 
 COMPRESSION_LEVEL = 1
 """level of zstd (docs/adr/0001)"""
@@ -78,7 +81,7 @@ def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int
     map_dimensions = ("time", "y", "x")
 
     def flat(name: str, dtype: str, fill: float | int) -> ArraySpec:
-        side = chunk_cells(cells, windows * np.dtype(dtype).itemsize)
+        side = chunk_cells(cells, windows * np.dtype(dtype).itemsize, FLAT_CHUNK_BYTES)
         return ArraySpec(
             name=name,
             dimensions=map_dimensions,
@@ -88,7 +91,7 @@ def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int
             chunk=(windows, side, side),
         )
 
-    side = chunk_cells(cells, windows * dimensions * np.dtype(encoding).itemsize)
+    side = chunk_cells(cells, windows * dimensions * np.dtype(encoding).itemsize, CHUNK_BYTES)
     embedding = ArraySpec(
         name="embedding",
         dimensions=(*map_dimensions, "feature"),
@@ -101,9 +104,9 @@ def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int
     return (embedding, *scale, flat("status", "uint8", NOT_PROCESSED), flat("n_obs", "uint16", 0))
 
 
-def chunk_cells(cells: int, cell_bytes: int) -> int:
-    """Cells along one side of a chunk: the largest divisor of `cells` with which a chunk has at most CHUNK_BYTES."""
-    fitting = [side for side in range(1, cells + 1) if cells % side == 0 and side * side * cell_bytes <= CHUNK_BYTES]
+def chunk_cells(cells: int, cell_bytes: int, most_bytes: int) -> int:
+    """Cells along one side of a chunk: the largest divisor of `cells` with which a chunk has at most `most_bytes`."""
+    fitting = [side for side in range(1, cells + 1) if cells % side == 0 and side * side * cell_bytes <= most_bytes]
     return max(fitting, default=1)
 
 

@@ -1,6 +1,7 @@
 """The `provenance/` group of a cube: its layout and its reader."""
 
 import json
+import zlib
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -103,6 +104,16 @@ class Provenance:
         first, last = self._firsts("link")[shard : shard + 2].tolist()
         packed = np.frombuffer(self._blob("contributions", shard), dtype=np.uint8)
         return packed.reshape(last - first, -1) if last > first else packed.reshape(0, 0)
+
+    def shares(self, shard: int, archives: int, cells: int, cell: int) -> NDArray[np.float64]:
+        """Share of each frame that was observed at cell number `cell` of a shard of `cells` cells: (frame, archive).
+
+        No row where the cube does not have it, as older ones.
+        """
+        if "shares" not in self._group:
+            return np.empty((0, archives))
+        stored = np.frombuffer(zlib.decompress(self._blob("shares", shard)), dtype="<u2")
+        return np.asarray(stored.reshape(-1, archives, cells)[:, :, cell] / 65535)
 
     def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Rows of the scenes of a shard, and whether each could not be read."""

@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
-from embedcube.grid import LATLON, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
+from embedcube.grid import LATLON, to_degrees, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
 from embedcube.windows import Window, matching_windows, parse_period
 
 _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
 """fields of a record that `explain` repeats"""
+
+_NOTHING = 2
+"""rank of a cell that was not processed, among cells of which one with a vector is preferred"""
 
 _NAMED = 3
 """number of windows that an error message lists"""
@@ -54,7 +57,9 @@ class Cube:
             self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
             raise RequestError(f"{path}: not a cube (no Zarr v3 group there)") from None
+        self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
+        self._windows: dict[str, tuple[Window, ...]] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{path}: a Zarr group, but not a cube of embedcube")
 
@@ -89,9 +94,12 @@ class Cube:
         return tuple(zone for zone in self.zones if zone.split("/")[0] == layer)
 
     def windows(self, zone: str) -> tuple[Window, ...]:
-        """The windows of a zone, in order."""
-        bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
-        return tuple(Window(*(datetime.fromtimestamp(seconds, UTC) for seconds in pair)) for pair in bounds)
+        """The windows of a zone, in order; they are read once."""
+        if zone not in self._windows:
+            bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
+            moments = ([datetime.fromtimestamp(seconds, UTC) for seconds in pair] for pair in bounds)
+            self._windows[zone] = tuple(Window(*pair) for pair in moments)
+        return self._windows[zone]
 
     def model(self, zone: str) -> str:
         """Name of the backbone, and of its model where it has several."""
@@ -141,8 +149,10 @@ class Cube:
         ]
 
     def group(self, zone: str) -> Any:
-        """The Zarr group of a zone."""
-        return self._root[zone]
+        """The Zarr group of a zone; its metadata are read once."""
+        if zone not in self._groups:
+            self._groups[zone] = self._root[zone]
+        return self._groups[zone]
 
     def array(self, zone: str, name: str) -> Any:
         """One of the arrays of a zone; its metadata are read once."""
@@ -174,11 +184,46 @@ class Cube:
         `time` is a moment ("2023-06-15T12:00"), a day, a month, a year or an interval ("2023-06-01/2023-07-01"). It may
         be left out where the layer has one window, and `layer` where the cube has one layer. Of several windows that
         contain the time, which campaigns with overlapping windows have, it is the first; an interval names another.
+        Near the border of two UTM zones it is the cell with a vector, that of the place's own zone before the other.
 
         Raises:
             RequestError: the place or the time lies outside of the cube, or several windows or layers match.
         """
-        zone = self._zone_at(lon, lat, layer)
+        zones = self._zones_at(lon, lat, layer)
+        cells: list[Cell] = []
+        problems: list[RequestError] = []
+        for zone in zones:
+            try:
+                cells.append(self._cell_in(zone, lon, lat, time))
+            except RequestError as problem:
+                problems.append(problem)
+        best = min(cells, key=self._emptiness, default=None)
+        if best is None or (best.zone != zones[0] and self._emptiness(best) == _NOTHING):
+            raise problems[0]
+        return best
+
+    def _zones_at(self, lon: float, lat: float, layer: str | None) -> tuple[str, ...]:
+        """Zones that may hold a place: the only one of the layer, or the UTM zone of its longitude and those beside it.
+
+        The zone of the longitude is named whether the layer has it or not.
+        """
+        zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
+        layers = sorted({zone.split("/")[0] for zone in zones})
+        if not zones:
+            raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
+        if len(layers) > 1:
+            raise RequestError(f"{self.path}: which layer? It has {', '.join(layers)}; name one with --layer")
+        if utm_zone_in(zones[0].split("/")[1]) is None:
+            return (zones[0],)
+        own = int(utm_zone_of(np.array(lon)))
+        wanted, *beside = (f"{layers[0]}/{utm_grid_name((own + step - 1) % 60 + 1)}" for step in (0, -1, 1))
+        return wanted, *(zone for zone in beside if zone in zones)
+
+    def _cell_in(self, zone: str, lon: float, lat: float, time: str | None) -> Cell:
+        """The cell of a zone that holds a place, with or without a vector."""
+        if zone not in self.zones:
+            listed = ", ".join(self.zones_of(zone.partition("/")[0]))
+            raise RequestError(f"{self.path}: ({lon}, {lat}) is in {zone}, the layer has {listed}")
         attributes = self.group(zone).attrs
         x, y = _project(lon, lat, attributes["proj:wkt2"])
         if zone.split("/")[1] == LATLON:
@@ -198,20 +243,10 @@ class Cube:
             )
         return Cell(zone=zone, t=self._window_at(zone, time), y=row, x=column)
 
-    def _zone_at(self, lon: float, lat: float, layer: str | None) -> str:
-        """Zone that holds a place: the only one of the layer, or the UTM zone of its longitude."""
-        zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
-        layers = sorted({zone.split("/")[0] for zone in zones})
-        if not zones:
-            raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
-        if len(layers) > 1:
-            raise RequestError(f"{self.path}: which layer? It has {', '.join(layers)}; name one with --layer")
-        if utm_zone_in(zones[0].split("/")[1]) is None:
-            return zones[0]
-        wanted = f"{layers[0]}/{utm_grid_name(int(utm_zone_of(np.array(lon))))}"
-        if wanted not in zones:
-            raise RequestError(f"{self.path}: ({lon}, {lat}) is in {wanted}, the layer has {', '.join(zones)}")
-        return wanted
+    def _emptiness(self, cell: Cell) -> int:
+        """0 for a cell with a vector, 1 for one without, 2 (`_NOTHING`) for one that was not processed."""
+        status = int(self.array(cell.zone, "status")[cell.t, cell.y, cell.x])
+        return 0 if status in (VALID, VALID_INCOMPLETE) else 1 if status != NOT_PROCESSED else _NOTHING
 
     def _window_at(self, zone: str, time: str | None) -> int:
         windows = self.windows(zone)
@@ -245,32 +280,39 @@ class Cube:
         """All that the cube holds about a cell: status, scenes with digests, preprocessing, weights, record.
 
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
-        each with the reason why it gave none.
+        each with the reason why it gave none. `shares_of_frames` has for each archive the share of each frame of the
+        window that was observed in the cell: of its pixels, and for weather of its time, too.
         """
         group = self.group(cell.zone)
         layer = cell.zone.split("/")[0]
         at = (cell.t, cell.y, cell.x)
-        side = group["embedding"].shards[1]
+        side = self.array(cell.zone, "embedding").shards[1]
         provenance = self.provenance
         shard = provenance.shard(cell.zone, cell.t, cell.y // side, cell.x // side)
         within = (cell.y % side) * side + cell.x % side
         used, others = provenance.scenes_of(shard, within)
         record = provenance.record(shard)
         vector = self.vectors(cell.zone, cell.t, slice(cell.y, cell.y + 1), slice(cell.x, cell.x + 1))[0, 0]
-        start, end = (str(np.datetime64(int(b), "s")) + "Z" for b in group["time_bnds"][cell.t])
+        bounds = self.array(cell.zone, "time_bnds")[cell.t]
+        start, end = (str(np.datetime64(int(moment), "s")) + "Z" for moment in bounds)
         what = self.what
         layer_what = what["layers"][layer]
+        shares = provenance.shares(shard, len(layer_what["archives"]), side * side, within)
         return {
             "cell": {
                 "layer": layer, "t": cell.t, "y": cell.y, "x": cell.x, "crs": group.attrs.get("proj:code"),
-                "centre": [float(group["x"][cell.x]), float(group["y"][cell.y])],
+                "centre": [float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y")],
                 "size": group.attrs["spatial:transform"][0], "window": [start, end],
             },
-            "status": STATUS_MEANINGS[int(group["status"][at])],
-            "n_obs": int(group["n_obs"][at]),
+            "status": STATUS_MEANINGS[int(self.array(cell.zone, "status")[at])],
+            "n_obs": int(self.array(cell.zone, "n_obs")[at]),
             "norm": float(np.linalg.norm(vector)) if np.isfinite(vector).all() else None,
             "scenes": used,
             "scenes_not_used": others,
+            "shares_of_frames": {
+                archive: [round(float(share), 4) for share in shares[:, s]]
+                for s, archive in enumerate(layer_what["archives"])
+            } if len(shares) else {},
             "missing_steps": provenance.attributes.get("gaps", {}).get(layer, {}).get(str(cell.t), []),
             "preprocessing": {
                 "archives": {name: what["archives"][name] for name in layer_what["archives"]},
@@ -293,7 +335,7 @@ class Cube:
 
 
 def _project(lon: float, lat: float, wkt: str) -> tuple[float, float]:
-    from pyproj import CRS, Transformer
+    from pyproj.enums import TransformDirection
 
-    x, y = Transformer.from_crs("EPSG:4326", CRS.from_wkt(wkt), always_xy=True).transform(lon, lat)
+    x, y = to_degrees(wkt).transform(lon, lat, direction=TransformDirection.INVERSE)
     return float(x), float(y)

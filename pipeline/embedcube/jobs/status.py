@@ -18,6 +18,7 @@ from embedcube.campaign.plan import read_any_plan, read_plan, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdicts
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.at_work import files_change, process_here
 from embedcube.jobs.lock import held_by
@@ -60,6 +61,8 @@ class Status:
     """number of shards of the plan; 0 before there is a plan"""
     done: int
     """number of shards with a record"""
+    round: int
+    """round of `embed`: in the second and third, shards are embedded again without scenes that were found broken"""
     cells: dict[str, int]
     """number of cells with each status, in the shards that are done"""
     quarantined: dict[str, str]
@@ -106,7 +109,7 @@ def status(campaign: Campaign, run: RunDir, campaign_file: Path | None = None, *
     if (holder := held_by(run.submit_lock)) and not holder.at_work:
         notes.append(holder.words)
     noted = submissions(run)
-    tasks = _tasks(campaign, run, notes, submitted=bool(noted))
+    tasks, verdicts = _tasks(campaign, run, notes, submitted=bool(noted))
     recipes = {recipe for _, recipe in tasks}
     records = best_documents(run, recipes, ("counts", "attempt", "job", "started", "finished"))
     left = Counter(task for task, recipe in tasks if recipe not in records)
@@ -135,7 +138,9 @@ def status(campaign: Campaign, run: RunDir, campaign_file: Path | None = None, *
         shards=len(recipes),
         done=done,
         cells=_cells(records.values()),
-        quarantined={q["scene"]: q["reason"] for record in records.values() for q in record["quarantined"]},
+        quarantined={one.scene: one.reason for one in verdicts.scenes.values()}
+        | {q["scene"]: q["reason"] for record in records.values() for q in record["quarantined"]},
+        round=verdicts.round,
         shards_per_s=fast.shards_per_s if left else None,
         seconds_left=_seconds_left(left, of_task, fast.shards_per_s, noted, queue, now) if recipes else None,
         cube=run.newest_cube.resolve().name if run.newest_cube.exists() else None,
@@ -188,6 +193,8 @@ def describe(now: Status) -> list[str]:
     done = f"{now.done} of {now.shards} shards" if now.shards else "no plan of this campaign yet"
     cube = "not yet" if now.cube is None else now.cube + _of_cube(now)
     lines = [f"{done}, {rate}{tasks}{left}; cube {cube}", *(f"  {note}" for note in now.notes)]
+    if now.round > 1:
+        lines.append(f"  round {now.round} of at most {MOST_ROUNDS}: without the scenes that shards have found broken")
     for job in now.jobs:
         states = ", ".join(f"{count} {in_words(state)}" for state, count in sorted(job.states.items()))
         unknown = "not known to Slurm any more" if now.slurm == "answered" else "Slurm does not say"
@@ -199,8 +206,13 @@ def describe(now: Status) -> list[str]:
     return [*lines, f"next: {now.next}"]
 
 
-def _tasks(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool) -> list[tuple[int, str]]:
-    """Task and recipe of each shard of the plan in the run folder, even if it is to be made again; none without one."""
+def _tasks(
+    campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool
+) -> tuple[list[tuple[int, str]], Verdicts]:
+    """Task and recipe of each shard of the plan in the run folder, even if it is to be made again; none without one.
+
+    And the scenes that are out.
+    """
     there = run.plan.exists() and run.plan_summary.exists()
     try:
         read_plan(campaign, run)
@@ -209,11 +221,12 @@ def _tasks(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool
             raise
         notes += [str(error)] * there
     try:
-        return tasks_of_recipes(run, read_any_plan(run))
+        plan = read_any_plan(run)
+        return tasks_of_recipes(run, plan), plan.verdicts
     except RequestError as error:
         # none, or damaged: what the queue says is told all the same
         notes += [str(error)] if there and str(error) not in notes else []
-        return []
+        return [], Verdicts()
 
 
 def _jobs(submission: Submission, queue: Queue, run: RunDir) -> tuple[SubmittedJob, ...]:

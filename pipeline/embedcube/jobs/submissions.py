@@ -31,6 +31,8 @@ class Submission:
     """ids of the jobs of each stage, in the order of submission"""
     records: int | None = None
     """number of shards that had a record at that time; None where an older version submitted"""
+    round: int = 1
+    """round of `embed` that its tasks work in"""
 
     @property
     def ids(self) -> list[str]:
@@ -43,10 +45,12 @@ class Submission:
         return self.time == earlier.time and same
 
 
-def new_submission(tasks: tuple[int, ...], *, again: bool = False, records: int | None = None) -> Submission:
+def new_submission(
+    tasks: tuple[int, ...], *, again: bool = False, records: int | None = None, round_: int = 1
+) -> Submission:
     """A submission of now, without any job yet: the caller adds the jobs, and notes each."""
     time = datetime.now(UTC).isoformat(timespec="microseconds")
-    return Submission(time=time, again=again, tasks=tasks, jobs={}, records=records)
+    return Submission(time=time, again=again, tasks=tasks, jobs={}, records=records, round=round_)
 
 
 def note(submission: Submission, run: RunDir) -> None:

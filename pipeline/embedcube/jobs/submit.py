@@ -2,7 +2,8 @@
 
 The chain is: a job array of tasks, then consolidation, however the tasks ended, then verification. A second `submit`
 continues a campaign: its array has only the tasks with a shard that has no record. Consolidation does this itself,
-from its batch script, when it finds that shards have no record.
+from its batch script, when it finds that shards have no record, or that a scene is broken which other shards have used:
+then these have new recipes, and a new round begins (`workers/rounds.py`).
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Site, load_site, processes_per_node
+from embedcube.campaign.verdicts import forget_verdicts
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.pilot import choose_pilot
 from embedcube.jobs.queue import end_jobs, queued
@@ -22,6 +24,7 @@ from embedcube.jobs.script import Job
 from embedcube.jobs.slurm import embed_jobs, script, submit_all, wait_for
 from embedcube.jobs.submissions import Submission, new_submission, submissions
 from embedcube.progress import Progress, silent
+from embedcube.workers.rounds import refuse_unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +57,20 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
 
     Raises:
         RequestError: the site refused a job, or would refuse it.
-        WorkError: consolidation has resubmitted as often as the site allows.
+        WorkError: consolidation has resubmitted as often as the site allows, or `index` has found more scenes unusable
+            than the error budget allows.
     """
     site = load_site(campaign)
+    if campaign.how.retry_quarantined and not again:
+        forget_verdicts(run)
     plan = planned(campaign, run)
     if plan:
+        refuse_unusable(campaign, run, plan)
         refuse_at_site(plan.price, campaign, site)
-    tasks = tasks_left(campaign, run, plan)
+    tasks, round_ = tasks_left(campaign, run, plan), plan.verdicts.round if plan else 1
     if again:
-        _limit_resubmissions(run, site, tasks)
-    submission = new_submission(tasks, again=again, records=len(recorded_recipes(run)))
+        _limit_resubmissions(run, site, tasks, round_)
+    submission = new_submission(tasks, again=again, records=len(recorded_recipes(run)), round_=round_)
     for stage in _chain(campaign, site, run, tasks, plan):
         submit_all(stage.jobs, campaign, site, run, submission, dependency=stage.dependency(submission.jobs))
     return submission
@@ -184,23 +191,26 @@ def planned(campaign: Campaign, run: RunDir) -> Plan | None:
     return plan if plan.tasks == campaign.how.tasks else None
 
 
-def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...]) -> None:
-    """Refuse a resubmission by consolidation after as many as the site allows since the last `submit` by a person."""
+def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...], round_: int) -> None:
+    """Refuse a resubmission by consolidation after as many as the site allows since the last `submit` by a person.
+
+    The first of a new round is none: consolidation has not failed, but has found scenes broken.
+    """
     if not tasks:
         raise WorkError(f"every shard has a record, so consolidation itself failed: its log in {run.job_logs} says why")
     earlier = submissions(run)
     last = earlier[-1] if earlier else None
-    if last is not None and last.again and last.records == len(recorded_recipes(run)):
+    if last and last.again and last.round == round_ and last.records == len(recorded_recipes(run)):
         raise WorkError(
             f"tasks {', '.join(map(str, tasks))} have shards without a record, and the last resubmission has made "
             f"none: the logs in {run.logs} say why; then run `embedcube submit` again"
         )
     times = 0
     for submission in reversed(earlier):
-        if not submission.again:
+        if not submission.again or submission.round < round_:
             break
         times += 1
-    if times >= site.resubmissions:
+    if times >= site.resubmissions + (round_ > 1):
         raise WorkError(
             f"tasks {', '.join(map(str, tasks))} have shards without a record after {times} resubmissions: the logs "
             f"in {run.logs} say why; then run `embedcube submit` again"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -91,18 +92,26 @@ class EncodedShard:
 
 
 def run_shard(
-    shard: Shard, scenes: Sequence[Scene], context: LayerContext, reader: RasterReader, refused: str = ""
+    shard: Shard,
+    scenes: Sequence[Scene],
+    context: LayerContext,
+    reader: RasterReader,
+    refused: Mapping[int, str] = MappingProxyType({}),
 ) -> EncodedShard:
     """All stages of one shard, one after the other; arguments and errors are those of `read_stage`."""
     return encode_stage(embed_stage(read_stage(shard, scenes, context, reader, refused)))
 
 
 def read_stage(
-    shard: Shard, scenes: Sequence[Scene], context: LayerContext, reader: RasterReader, refused: str = ""
+    shard: Shard,
+    scenes: Sequence[Scene],
+    context: LayerContext,
+    reader: RasterReader,
+    refused: Mapping[int, str] = MappingProxyType({}),
 ) -> ReadShard:
     """Read the shard's `scenes` and begin to copy the pixels to the device.
 
-    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for that reason.
+    Scenes that are `refused`, by row of the inventory, are not read, and are quarantined for the reason given.
 
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.

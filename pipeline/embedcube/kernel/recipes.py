@@ -14,6 +14,7 @@ from embedcube.campaign import plugins as registry
 from embedcube.campaign.plan import Plan, Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
+from embedcube.campaign.verdicts import recipe_without
 from embedcube.errors import WorkError
 from embedcube.kernel.versions import computing
 
@@ -95,9 +96,15 @@ class PlannedRecipes:
         """The recipe that inventory and plan give; in words why they give none, where the shard cannot be theirs."""
         try:
             digests = b"".join(map(self._digest, shard.scenes))
-            return self._recipes(shard.layer, shard.zone).recipe(shard.t, shard.row, shard.col, digests)
+            recipe = self._recipes(shard.layer, shard.zone).recipe(shard.t, shard.row, shard.col, digests)
+            out = self._plan.verdicts.scenes
+            return recipe_without(recipe, [self._scenes[row].digest for row in shard.scenes if row in out])
         except (KeyError, IndexError) as error:
             return f"none ({type(error).__name__}: {error})"
+
+    def out(self, shard: Shard) -> dict[int, str]:
+        """Why scenes of the shard are out for all shards, by row of the inventory."""
+        return self._plan.verdicts.reasons(shard.scenes)
 
     def refuse_other(self, shard: Shard) -> None:
         """Raise a WorkError where the shard has another recipe than inventory and plan give."""

@@ -1,8 +1,10 @@
 """A shard's scenes -> its sample: each scene is read once, on the shard and its halo, and frames are composited."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +38,9 @@ class Sample:
     n_obs_yx: NDArray[np.uint16]
     """per cell"""
     contributions: bytes
-    """for each planned scene, packed bits: the cells in whose own footprint it gave a pixel"""
+    """for each planned scene, packed bits: the cells of the grid's own in whose own footprint it gave a pixel"""
+    shares: bytes
+    """share of each frame that was observed, as `packed_shares` makes it"""
     quarantined: tuple[tuple[int, str], ...]
     """(row of the inventory, reason) of each scene that could not be used"""
 
@@ -56,8 +60,10 @@ class _Filled:
     """where some scene of some frame is masked"""
     incomplete_yx: NDArray[np.bool_]
     """where a part of some frame is missing in a series"""
+    shares_tsyx: NDArray[np.float32]
+    """for each frame and archive, and each cell: share of its pixels that are clear; of a series, of its time too"""
     contributions_nyx: NDArray[np.bool_]
-    """for each scene of the shard, the cells in whose own footprint it gave a pixel"""
+    """for each scene of the shard, the cells of the grid's own in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
     """why a scene cannot be used, by its position among the shard's scenes"""
 
@@ -67,12 +73,12 @@ def read_sample(
     scenes: Sequence[Scene],
     context: LayerContext,
     reader: RasterReader,
-    refused: str = "",
+    refused: Mapping[int, str] = MappingProxyType({}),
     timings: Timings | None = None,
 ) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and derive the status of each cell.
 
-    With a reason why the shard's scenes are `refused`, none is read, and all are quarantined for that reason.
+    Scenes that are `refused`, by row of the inventory, are not read, and are quarantined for the reason given.
     The seconds of `read` and `composite` are added to `timings`.
 
     Raises:
@@ -80,10 +86,9 @@ def read_sample(
     """
     grid, timings = context.grids[shard.zone], timings or Timings()
     area = context.layout.shard_area(shard.row, shard.col)
-    sample_area = area.grown(context.layout.halo_px)
+    sample_area, owned_yx = area.grown(context.layout.halo_px), grid.owns(area, context.layout.cell_px)
     filled = _nothing_filled(context, shard.t, sample_area, len(scenes))
-    if refused:
-        filled.reasons.update(dict.fromkeys(range(len(scenes)), refused))
+    filled.reasons.update({i: refused[row] for i, row in enumerate(shard.scenes) if row in refused})
     for t, frame in enumerate(context.frames[shard.t]):
         for s, layer_input in enumerate(context.inputs):
             usable = {
@@ -97,7 +102,7 @@ def read_sample(
             observed = {i: one for i, one in results.items() if isinstance(one, Observation)}
             with timings.step("composite"):
                 taken = [(usable[i].acquisition, one) for i, one in observed.items()]
-                used_oyx = _composite(
+                used_oyx, share_yx = _composite(
                     layer_input.source,
                     taken,
                     filled.x_tcyx[t, layer_input.channels],
@@ -106,16 +111,18 @@ def read_sample(
                     filled.incomplete_yx,
                     reader,
                 )
+                filled.shares_tsyx[t, s] = owned_yx * _mean_per_cell(share_yx, context.layout)
                 for i, used_yx in zip(observed, used_oyx, strict=True):
-                    filled.contributions_nyx[i] |= _per_cell(used_yx, context.layout) > 0
+                    filled.contributions_nyx[i] |= owned_yx & (_per_cell(used_yx, context.layout) > 0)
     return Sample(
         x_tcyx=filled.x_tcyx,
         clear_tsyx=filled.clear_tsyx,
-        status_yx=_status(filled, scenes, context, grid, area),
+        status_yx=np.where(owned_yx, _status(filled, scenes, context, grid, area), np.uint8(NOT_PROCESSED)),
         n_obs_yx=_acquisitions(filled.contributions_nyx, scenes, context),
         contributions=np.packbits(
             filled.contributions_nyx.reshape(len(scenes), context.layout.shard_cells**2), axis=1
         ).tobytes(),
+        shares=packed_shares(filled.shares_tsyx),
         quarantined=tuple((shard.scenes[i], reason) for i, reason in sorted(filled.reasons.items())),
     )
 
@@ -128,6 +135,7 @@ def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes:
         clear_tsyx=host_empty((frames, len(context.inputs), *shape), np.bool_, context.device),
         masked_yx=np.zeros(shape, dtype=bool),
         incomplete_yx=np.zeros(shape, dtype=bool),
+        shares_tsyx=np.zeros((frames, len(context.inputs), cells, cells), dtype=np.float32),
         contributions_nyx=np.zeros((scenes, cells, cells), dtype=bool),
         reasons={},
     )
@@ -156,27 +164,42 @@ def _composite(
     masked_yx: NDArray[np.bool_],
     incomplete_yx: NDArray[np.bool_],
     reader: RasterReader,
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Write the composite of one frame and where it is clear; add where it is masked or incomplete to two more arrays.
 
-    Strips are composited in parallel. Returns (observations, rows, columns): the pixels that each observation gave.
+    Strips are composited in parallel. Returns (observations, rows, columns): the pixels that each observation gave; and
+    the share of the frame that was observed at each pixel.
     """
-    used_oyx = np.zeros((len(observed), *clear_yx.shape), dtype=bool)
+    used_oyx, share_yx = np.zeros((len(observed), *clear_yx.shape), bool), np.zeros(clear_yx.shape, np.float32)
     if not observed:
         x_cyx[:], clear_yx[:] = np.nan, False
-        return used_oyx
+        return used_oyx, share_yx
 
     def make(rows: slice) -> None:
         strip = [(acquisition, one.strip(rows)) for acquisition, one in observed]
         picture = source.composite(strip)
         x_cyx[:, rows], clear_yx[rows], used_oyx[:, rows] = picture.x_cyx, picture.clear_yx, picture.used_yx
         masked_yx[rows] |= picture.masked_yx
+        share_yx[rows] = picture.clear_yx if picture.share_yx is None else picture.share_yx
         if picture.incomplete_yx is not None:
             incomplete_yx[rows] |= picture.incomplete_yx
 
     height = max(1, _STRIP_BYTES // sum(one.values_cyx[0, :1].nbytes for _, one in observed))
     reader.together([partial(make, slice(row, row + height)) for row in range(0, len(clear_yx), height)])
-    return used_oyx
+    return used_oyx, share_yx
+
+
+def packed_shares(shares_tsyx: NDArray[np.float32]) -> bytes:
+    """Shares from 0 to 1 as little-endian uint16 from 0 to 65535, zlib-compressed."""
+    stored = np.round(np.clip(shares_tsyx, 0, 1) * np.float32(65535)).astype("<u2")
+    return zlib.compress(stored.tobytes(), level=1)
+
+
+def _mean_per_cell(pixels_yx: NDArray[np.float32], layout: ShardLayout) -> NDArray[np.float32]:
+    """Mean of the pixels of each cell; the halo is left out."""
+    halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
+    kept = pixels_yx[halo : halo + layout.shard_px, halo : halo + layout.shard_px]
+    return np.asarray(kept.reshape(cells, cell, cells, cell).mean(axis=(1, 3), dtype=np.float32))
 
 
 def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.int64]:
@@ -190,7 +213,7 @@ def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.i
 def _status(
     filled: _Filled, scenes: Sequence[Scene], context: LayerContext, grid: Grid, area: PixelArea
 ) -> NDArray[np.uint8]:
-    """The status of each cell of the shard's `area`."""
+    """The status of each cell of the shard's `area`, whether it belongs to the grid or not."""
     layout = context.layout
     unreadable = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
     for i in filled.reasons:
@@ -199,8 +222,7 @@ def _status(
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
     partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | _lacks_fields(filled, context)
-    status = np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty)
-    return np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8)
+    return np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty).astype(np.uint8)
 
 
 def _lacks_fields(filled: _Filled, context: LayerContext) -> NDArray[np.bool_]:

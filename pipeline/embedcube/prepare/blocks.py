@@ -1,10 +1,24 @@
-"""Blocks of files that are too large for a rank: a few bytes may hold a block of many GB."""
+"""Blocks of files: those that are too large for a rank, and those that smaller shards read again and again."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from embedcube.campaign.how import How
+from embedcube.campaign.plan import Shards
+from embedcube.campaign.price import Price
 from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign, make_layout
 from embedcube.errors import RequestError
+from embedcube.grid import Grid
+from embedcube.kernel.layer import LayerContext
+from embedcube.prepare.draw_groups import AMPLIFICATION_GOAL, ReadCost, draw_groups
+from embedcube.prepare.price import Activations, over_limit, price_layer, total_price
+from embedcube.prepare.shards import cut
+
+_LARGEST_SHARD_PX = 1 << 14
+"""side of the largest shard that is proposed: tiles of satellite images are smaller"""
 
 
 def too_large(scene: Scene, how: How) -> str:
@@ -26,3 +40,90 @@ def refuse_too_large(scenes: Sequence[Scene], how: How) -> None:
                 f"{scene.archive}: {scene.id}: {reason}. Raise how.mem_gb, or run `embedcube index` again to go on "
                 "without this scene"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCosts:
+    """What it costs to read and embed a layer, with its own shards or with others."""
+
+    campaign: Campaign
+    name: str
+    scenes: Sequence[Scene]
+    context: LayerContext
+    activations: Activations
+    batch_s: float
+    """seconds of one batch"""
+    loaded_bytes: list[int]
+    """bytes of the weights of each layer of the campaign"""
+    device_limit_bytes: float
+    """memory of the GPU; 0 where there is none"""
+
+    def of_zone(self, shards: Shards, grid: Grid) -> tuple[ReadCost, Price]:
+        """Draw groups and price of the shards of one grid."""
+        how, layer = self.campaign.how, self.campaign.layers[self.name]
+        context = replace(self.context, grids={grid.name: grid})
+        reading = draw_groups(
+            shards,
+            self.scenes,
+            self.campaign.all_windows,
+            grid,
+            context.layout,
+            ranks=self._ranks,
+            cache_bytes=how.cache_mb << 20,
+        )
+        own = [scene for scene in self.scenes if scene.archive in layer.archives]
+        threads = how.threads_per_rank
+        return reading, price_layer(layer, shards, own, reading, self.batch_s, threads, context, self.activations)
+
+    def total(self, prices: list[Price]) -> Price:
+        """The price of the layer on all its grids, alone in a campaign but for the weights of the others."""
+        return total_price(prices, self.loaded_bytes, self.campaign.how, self.device_limit_bytes)
+
+    def advice(self, prices: list[Price]) -> str:
+        """Which `shard_chips` decodes each block about once, in words; empty where the shards of these prices do.
+
+        Shards are never proposed that need more memory than a rank may take.
+        """
+        now, tried = self.total(prices), list[tuple[int, Price]]()
+        if now.amplification <= AMPLIFICATION_GOAL:
+            return ""
+        for chips in self._larger():
+            price = self._with_chips(chips)
+            if over_limit(price):
+                break
+            tried.append((chips, price))
+            if price.amplification <= AMPLIFICATION_GOAL:
+                break
+        layout, ranks = self.context.layout, self._ranks
+        problem = f"shards of {layout.shard_px} px decode each block of the files {now.amplification:.1f} times"
+        chips, best = min(tried, key=lambda one: one[1].amplification, default=(layout.chips, now))
+        if best.amplification >= now.amplification:
+            return f"{problem}; larger ones do not fit into memory: raise how.mem_gb or how.cache_mb"
+        shards = "" if best.shards >= ranks else f", in {best.shards} shards for {ranks} ranks"
+        cure = f"{problem}, `shard_chips: {chips}` decodes them {best.amplification:.1f} times{shards}"
+        return cure if best.amplification <= AMPLIFICATION_GOAL else f"{cure}; for less, raise how.mem_gb"
+
+    @property
+    def _ranks(self) -> int:
+        how = self.campaign.how
+        return how.tasks * how.nodes * how.ranks
+
+    def _larger(self) -> list[int]:
+        """Numbers of chips along a side that are worth a try, rising: some of all sizes, and those of whole blocks."""
+        layout = self.context.layout
+        blocks = Counter(max(a.block_rows, a.block_cols) for scene in self.scenes for a in scene.assets)
+        sides = {2**power * odd for power in range(12) for odd in (1, 3)}
+        sides |= {math.lcm(layout.keep_px, block) // layout.keep_px for block, _ in blocks.most_common(2)}
+        return sorted(chips for chips in sides if layout.chips < chips <= _LARGEST_SHARD_PX / layout.keep_px)
+
+    def _with_chips(self, chips: int) -> Price:
+        """The price of the layer with shards of so many chips along a side."""
+        layer = self.campaign.layers[self.name].model_copy(update={"shard_chips": chips})
+        layers = self.campaign.layers | {self.name: layer}
+        campaign = self.campaign.model_copy(update={"layers": layers})
+        other = replace(self, campaign=campaign, context=replace(self.context, layout=make_layout(layer)))
+        prices = []
+        for grid in self.context.grids.values():
+            if (found := cut(campaign, self.name, grid, self.scenes)) is not None:
+                prices.append(other.of_zone(found[0], grid)[1])
+        return other.total(prices)

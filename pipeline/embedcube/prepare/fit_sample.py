@@ -12,7 +12,7 @@ from embedcube.backbones.base import FitSample, Weights, make_inputs
 from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, grid_names, make_grid, windows_of_fit
-from embedcube.errors import RequestError, StartAgain
+from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
@@ -41,6 +41,8 @@ class _Gathered:
     """latitude in degrees of each row of pixels of each chip"""
     passed_over: dict[str, str] = field(default_factory=dict)
     """reason for each scene that could not be read, by its id"""
+    looked_at: set[str] = field(default_factory=set)
+    """ids of the scenes of all chips that were looked at"""
 
 
 def fit_sample(
@@ -52,6 +54,7 @@ def fit_sample(
 
     Raises:
         RequestError: no chip is half clear, or all chips together do not fit into memory.
+        WorkError: no chip is half clear, as no scene could be read.
     """
     inputs = make_inputs(campaign, name)
     channels = np.zeros(inputs.channels, dtype=np.float32)
@@ -70,19 +73,26 @@ def fit_sample(
     gathered = _clear_chips(shards, name, scenes, context, limit, progress)
     chips = gathered.chips
     if limit != 0 and not chips:
-        masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
-        raise RequestError(
-            f"layers.{name}: no chip of {context.layout.chip_px} px is half clear in {len(own)} scenes; "
-            + (
-                "is the mask's list of clear classes right?"
-                if masked
-                else "do they show the region, and have data there?"
-            )
-        )
+        raise _no_chip(campaign, name, context.layout.chip_px, gathered)
     side = context.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
     lat_ny = np.array(gathered.latitudes).reshape(len(chips), side)
     return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), gathered.passed_over
+
+
+def _no_chip(campaign: Campaign, name: str, chip_px: int, gathered: _Gathered) -> WorkError | RequestError:
+    """Why there is no chip to fit on."""
+    broken = [f"{scene}: {reason}" for scene, reason in gathered.passed_over.items()]
+    count = len(gathered.looked_at)
+    if broken and len(broken) == count:
+        most = f"{broken[0]}" + (f"; and {count - 1} more" if count > 1 else "")
+        return WorkError(f"layers.{name}: {count} scene{'s'[: count > 1]}, none could be read: {most}")
+    masked = any(campaign.archives[archive].mask for archive in campaign.layers[name].archives)
+    question = (
+        "is the mask's list of clear classes right?" if masked else "do they show the region, and have data there?"
+    )
+    besides = f" (of which {len(broken)} could not be read, the first is {broken[0]})" if broken else ""
+    return RequestError(f"layers.{name}: no chip of {chip_px} px is half clear in {count} scenes{besides}; {question}")
 
 
 def _clear_chips(
@@ -104,6 +114,7 @@ def _clear_chips(
                 sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
             except OSError as error:
                 raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
+            gathered.looked_at.update(scenes[i].id for i in shard.scenes)
             for i, reason in sample.quarantined:
                 gathered.passed_over.setdefault(scenes[i].id, reason)
             if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:

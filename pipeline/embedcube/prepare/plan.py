@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.tables import inventory_digest
+from embedcube.campaign.verdicts import forget_other_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
@@ -31,13 +32,12 @@ from embedcube.kernel.load import make_context
 from embedcube.kernel.recipes import LayerRecipes, digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
-from embedcube.prepare.blocks import refuse_too_large
-from embedcube.prepare.draw_groups import assign, draw_groups
+from embedcube.prepare.blocks import LayerCosts, refuse_too_large
+from embedcube.prepare.draw_groups import assign
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
     measure_activations,
-    price_layer,
     refuse_over_limit,
     seconds_per_batch,
     total_price,
@@ -109,8 +109,9 @@ def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         result = replace(result, files={run.plan.name: digest})
-        write_sealed(run.plan_summary, asdict(result))
+        write_sealed(run.plan_summary, result.summary)
     run.pilot.unlink(missing_ok=True)
+    forget_other_verdicts(run, result.plan, result.inventory)
     return result
 
 
@@ -138,8 +139,18 @@ def _plan_layer(
     refuse_long_steps(campaign, name, _own(layer, scenes))
     cuts = _cut_all(campaign, name, scenes)
     forward = _decide_forward(campaign, run, name, list(cuts), versions)
-    zones = [_plan_zone(campaign, name, zone, shards, scenes, digests, forward) for zone, (shards, _) in cuts.items()]
     backbone, context = make_backbone(campaign, name), forward.context
+    costs = LayerCosts(
+        campaign=campaign,
+        name=name,
+        scenes=scenes,
+        context=context,
+        activations=forward.activations,
+        batch_s=forward.batch_s,
+        loaded_bytes=[run.weights(layer).stat().st_size for layer in campaign.layers],
+        device_limit_bytes=device_memory(context.device),
+    )
+    zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
         grids=dict(context.grids),
@@ -158,6 +169,7 @@ def _plan_layer(
         compiled_for=forward.program.compiled_for,
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=missing_steps(campaign, name, _own(layer, scenes)),
+        reading=costs.advice([zone.price for zone in zones]),
     )
     return planned, zones
 
@@ -227,49 +239,22 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
 
 
 def _plan_zone(
-    campaign: Campaign,
-    name: str,
-    zone: str,
-    shards: Shards,
-    scenes: Sequence[Scene],
-    digests: NDArray[np.uint8],
-    forward: _Forward,
+    costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
 ) -> _PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
-    layer, how = campaign.layers[name], campaign.how
-    grid = forward.context.grids[zone]
-    context = replace(forward.context, grids={zone: grid})
-    reading = draw_groups(
-        shards,
-        scenes,
-        campaign.all_windows,
-        grid,
-        context.layout,
-        ranks=how.tasks * how.nodes * how.ranks,
-        cache_bytes=how.cache_mb << 20,
-    )
-    price = price_layer(
-        layer,
-        shards,
-        _own(layer, scenes),
-        reading,
-        forward.batch_s,
-        how.threads_per_rank,
-        context,
-        forward.activations,
-    )
+    reading, price = costs.of_zone(shards, forward.context.grids[zone])
     maker = LayerRecipes(
-        campaign,
-        name,
+        costs.campaign,
+        costs.name,
         zone,
-        batch=context.batch,
+        batch=forward.context.batch,
         weights=forward.weights,
         program=forward.program.digest,
         versions=forward.versions,
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
-    return _PlannedZone(table=_table(name, zone, shards, recipes, cost), group=reading.group, price=price)
+    return _PlannedZone(table=_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,16 +229,23 @@ def refuse_large_fit(layer: str, chips: int, numbers: int, how: How) -> None:
         )
 
 
-def refuse_over_limit(price: Price) -> None:
-    """Raise a RequestError if the worst shard needs more memory than a rank may take, or than its GPU has."""
+def over_limit(price: Price) -> str:
+    """Why a rank cannot embed the worst shard: more memory than it may take, or than its GPU has; empty if it can."""
     if price.rank_bytes > price.limit_bytes:
-        raise RequestError(
+        return (
             f"a rank would need {price.rank_bytes / 1e9:.2f} GB, it may take {price.limit_bytes / 1e9:.2f} GB; "
             f"the worst shard is {price.worst_shard}. Lower shard_chips, batch or how.cache_mb, shorten the windows, "
             "or raise how.mem_gb"
         )
     if price.device_bytes > price.device_limit_bytes:
-        raise RequestError(
+        return (
             f"the device would need {price.device_bytes / 1e9:.2f} GB, it has {price.device_limit_bytes / 1e9:.2f} GB; "
             "lower batch, chip_px or shard_chips"
         )
+    return ""
+
+
+def refuse_over_limit(price: Price) -> None:
+    """Raise a RequestError if the worst shard needs more memory than a rank may take, or than its GPU has."""
+    if reason := over_limit(price):
+        raise RequestError(reason)

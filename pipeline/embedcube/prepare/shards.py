@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import shapely
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pyproj import Transformer
 from shapely import affinity
@@ -18,16 +17,23 @@ from embedcube.campaign.plan import Ints, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Region, make_layout
 from embedcube.errors import RequestError
-from embedcube.grid import UTM_NORTH, UTM_SOUTH, Grid, ShardLayout, ShardRange, same_crs, shards_touching, to_degrees
+from embedcube.grid import (
+    UTM_NORTH,
+    UTM_SOUTH,
+    Grid,
+    ShardLayout,
+    ShardRange,
+    is_geographic,
+    same_crs,
+    shards_touching,
+    to_degrees,
+)
 from embedcube.prepare.draw_groups import Floats, distinct
 from embedcube.sources.base import counted_archives
 from embedcube.windows import Window
 
 _MARGIN = 0.1
 """degrees beside a UTM zone within which a region is kept: shards reach a little over the edge of the zone"""
-
-_SMALL_M = 20_000.0
-"""side of a shard that is far smaller than a UTM zone, which is 70 km wide at its northern end"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,23 +196,7 @@ def _wanted(
             wanted[r0:r1, c0:c1] = True
     else:
         wanted = _touches(shape, grid, layout, place)
-    return _trimmed(wanted & _owned(grid, layout, place, wanted), place)
-
-
-def _owned(grid: Grid, layout: ShardLayout, place: ShardRange, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the wanted shards hold a cell that belongs to the grid."""
-    # cells are compared only at the edge of the grid: where the centres of a shard and of its neighbours all belong to
-    # the grid, or all do not, the same holds for the whole shard, if it is far smaller than the grid
-    around = ShardRange(row=place.row - 1, col=place.col - 1, rows=place.rows + 2, cols=place.cols + 2)
-    centres = sliding_window_view(grid.owns(around.area(layout), layout.shard_px), (3, 3))
-    owned: NDArray[np.bool_] = np.array(centres.all(axis=(2, 3)))
-    beyond: NDArray[np.bool_] = ~np.array(centres.any(axis=(2, 3)))
-    if grid.utm_zone is None or layout.shard_px * grid.pixel > _SMALL_M:
-        beyond[:] = False
-    for row, col in zip(*np.nonzero(wanted & ~owned & ~beyond), strict=True):
-        area = layout.shard_area(place.row + int(row), place.col + int(col))
-        owned[row, col] = grid.owns(area, layout.cell_px).any()
-    return owned
+    return _trimmed(wanted & grid.owns_shards(layout, place), place)
 
 
 def _trimmed(wanted: NDArray[np.bool_], place: ShardRange) -> tuple[NDArray[np.bool_], ShardRange]:
@@ -223,22 +213,39 @@ def _region_shape(region: Region, grid: Grid) -> Any:
     """The region as a geometry in the grid's CRS; empty where a UTM zone holds none of it."""
     shape, crs = _geometry(region)
     if grid.utm_zone is not None:
-        # coordinates far outside of a zone have no meaning, and these places belong to other zones
-        first = -180 + 6 * (grid.utm_zone - 1)
-        strip = shapely.box(first - _MARGIN, UTM_SOUTH, first + 6 + _MARGIN, UTM_NORTH)
-        # about a hundred points along each side of a square
-        degrees = projected(shape, crs, "EPSG:4326", step=math.sqrt(shape.area) * 4 / 100)
-        shape, crs = shapely.intersection(degrees, strip), "EPSG:4326"
+        shape, crs = _within_zone(shape, crs, grid.utm_zone), "EPSG:4326"
         if shape.is_empty:
-            return shapely.Polygon()
+            return shape
     west, south, east, north = shape.bounds
     in_grid = projected(shape, crs, grid.crs, step=max(east - west, north - south) / 100)
     if not grid.geographic:
         return in_grid
     # in the longitudes of the grid, which may begin anywhere
-    around: list[Any] = [affinity.translate(in_grid, xoff=360 * k) for k in range(-2, 3)]
-    turned = shapely.union_all(around)
+    turned = shapely.union_all(_turned(in_grid, 2))
     return shapely.intersection(turned, shapely.box(grid.origin_x, -90, grid.origin_x + 360, 90))
+
+
+def _within_zone(shape: Any, crs: str, zone: int) -> Any:
+    """The part of a region in a UTM zone and a little beyond, in degrees; empty where the zone holds none of it."""
+    # about a hundred points along each side of a square
+    degrees = projected(shape, crs, "EPSG:4326", step=math.sqrt(shape.area) * 4 / 100)
+    if not is_geographic(crs):
+        # one piece across the antimeridian, where longitudes jump
+        degrees = shapely.transform(degrees, lambda xy: np.column_stack([np.unwrap(xy[:, 0], period=360), xy[:, 1]]))
+    west = -180 + 6 * (zone - 1)
+    own = shapely.box(west, UTM_SOUTH, west + 6, UTM_NORTH)
+    copies = _turned(degrees, 1)
+    # a region that ends at the border has no area in the zone behind it
+    if not any(shapely.intersection(copy, own).area for copy in copies):
+        return shapely.Polygon()
+    # coordinates far outside of a zone have no meaning, and these places belong to other zones
+    strip = shapely.box(west - _MARGIN, UTM_SOUTH, west + 6 + _MARGIN, UTM_NORTH)
+    return shapely.union_all([part for copy in copies if (part := shapely.intersection(copy, strip)).area])
+
+
+def _turned(shape: Any, turns: int) -> list[Any]:
+    """The geometry in degrees, and the same place with longitudes up to so many turns of the globe to either side."""
+    return [affinity.translate(shape, xoff=360 * k) for k in range(-turns, turns + 1)]
 
 
 @lru_cache(maxsize=256)

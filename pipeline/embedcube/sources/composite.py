@@ -44,6 +44,9 @@ class Composite:
     """for each observation, in order, the pixels that entered the composite"""
     incomplete_yx: NDArray[np.bool_] | None = None
     """clear pixels of which a part of the frame is missing; None if there is none"""
+    share_yx: NDArray[np.float64] | None = None
+    """for a series: share of the frame that its steps fill, of the band that has least; None where a frame is seen
+    or not"""
 
 
 def composite(observations: Sequence[tuple[str, Observed]], method: Method) -> Composite:

@@ -45,9 +45,9 @@ class Pipeline:
         recorder: Recorder,
         recipes: PlannedRecipes,
     ) -> None:
-        """`scenes` is the inventory; `refused` says why the scenes of some shards, by recipe, are not to be read.
+        """`scenes` is the inventory; `refused` says why no scene of some shards, by recipe, is to be read.
 
-        `recipes` derives the recipe of each shard again, before it is read.
+        `recipes` derives the recipe of each shard again, before it is read, and knows which scenes are out.
         """
         self._contexts, self._scenes, self._refused = contexts, scenes, refused
         self._reader, self._recorder, self._recipes = reader, recorder, recipes
@@ -89,7 +89,9 @@ class Pipeline:
         """Shards that were read; one that cannot be read for a passing reason is counted, and left out."""
         for shard in shards:
             self._recipes.refuse_other(shard)
-            scenes, refused = [self._scenes[i] for i in shard.scenes], self._refused.get(shard.recipe, "")
+            scenes, refused = [self._scenes[i] for i in shard.scenes], self._recipes.out(shard)
+            if why := self._refused.get(shard.recipe):
+                refused = dict.fromkeys(shard.scenes, why)
             try:
                 with named(shard, "read"):
                     read = read_stage(shard, scenes, self._contexts[shard.layer], self._reader, refused)

@@ -78,7 +78,13 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
     draws = RankDraws(groups, done, history, _AskedParent(me.parent), place, how.ranks, me.stop, end_time_s)
     part = PartWriter(run.part(task, attempt, place.rank))
     recorder = Recorder(
-        part, EnergyMeter(device), read_so_far, device=plan.versions["device"], attempt=attempt, rank=place.rank
+        part,
+        EnergyMeter(device),
+        read_so_far,
+        history.refused,
+        device=plan.versions["device"],
+        attempt=attempt,
+        rank=place.rank,
     )
     scenes = read_inventory(campaign, run, plan.inventory)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)

@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -25,10 +26,21 @@ class Recorder:
     """Writes the shards of one rank, and one line of log for each."""
 
     def __init__(
-        self, part: PartWriter, meter: EnergyMeter, read_so_far: int, *, device: str, attempt: str, rank: int
+        self,
+        part: PartWriter,
+        meter: EnergyMeter,
+        read_so_far: int,
+        refused: Mapping[str, str],
+        *,
+        device: str,
+        attempt: str,
+        rank: int,
     ) -> None:
-        """`device` is the device class. The first record counts the bytes read beyond `read_so_far`."""
-        self._part, self._meter, self._read_bytes = part, meter, read_so_far
+        """`device` is the device class; `refused` says why no scene of some shards, by recipe, was read.
+
+        The first record counts the bytes read beyond `read_so_far`.
+        """
+        self._part, self._meter, self._read_bytes, self._refused = part, meter, read_so_far, refused
         self._record = partial(
             Record,
             host=socket.gethostname(),
@@ -42,11 +54,12 @@ class Recorder:
 
     def write(self, encoded: EncodedShard) -> float:
         """Write a shard and then its record; returns the seconds since its reading began."""
-        read, shard, contributions = encoded.read, encoded.read.shard, encoded.read.sample.contributions
+        read, shard, sample = encoded.read, encoded.read.shard, encoded.read.sample
+        appended = sample.contributions + sample.shares
         with read.timings.step("write"):
             keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in read.context.specs}
             stored = self._part.write_objects(f"{shard.layer}/{shard.zone}", keys, encoded.objects)
-            contributions_offset = self._part.write_contributions(contributions)
+            contributions_offset = self._part.write_contributions(appended)
         finished = datetime.now(UTC)
         record = self._record(
             shard=str(shard),
@@ -54,9 +67,11 @@ class Recorder:
             objects=stored,
             scenes=tuple(scene.digest for scene in read.scenes),
             quarantined=_quarantined(read),
+            refused=self._refused.get(shard.recipe, ""),
             contributions_offset=contributions_offset,
-            contributions_size=len(contributions),
-            contributions_sha256=sha256(contributions).hexdigest(),
+            contributions_size=len(sample.contributions),
+            shares_size=len(sample.shares),
+            contributions_sha256=sha256(appended).hexdigest(),
             counts=_counts(encoded.cells),
             seconds={step: round(seconds, 6) for step, seconds in read.timings.seconds.items()},
             read_bytes=self._read_since(),

@@ -183,6 +183,7 @@ class Era5:
             masked_yx=nothing,
             used_yx=tuple(new & clear for new in used),
             incomplete_yx=clear & incomplete(filled_cyx).any(axis=0),
+            share_yx=filled_cyx.min(axis=0),
         )
 
     def _start(

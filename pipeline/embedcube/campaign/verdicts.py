@@ -1,0 +1,99 @@
+"""verdicts.json: scenes that were found broken while they were read, and the recipes of the shards without them.
+
+`workers/rounds.py` makes it, between two rounds of `embed`. A scene that one shard finds broken is out for all.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.seals import read_sealed, refused, write_sealed
+from embedcube.errors import RequestError
+
+MOST_ROUNDS = 3
+"""Rounds of `embed` of one plan, at most. The first one has read every scene: a later one finds a new verdict only
+where files have changed since."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A scene that was found broken while it was read."""
+
+    archive: str
+    scene: str
+    """id of the scene within the archive"""
+    scene_digest: str
+    """digest of the scene in the inventory"""
+    reason: str
+    """why, in words; in no recipe"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """The scenes that are out for all shards of a plan."""
+
+    round: int = 1
+    """round of `embed` that works without these scenes; the first one works with all"""
+    scenes: Mapping[int, Verdict] = field(default_factory=dict)
+    """by row of the inventory"""
+
+    def reasons(self, rows: Iterable[int]) -> dict[int, str]:
+        """Why some of these scenes, given as rows of the inventory, are out; by row."""
+        return {row: self.scenes[row].reason for row in rows if row in self.scenes}
+
+    def recipe(self, planned: str, rows: Iterable[int]) -> str:
+        """Recipe of a shard with these scenes, from its recipe in plan.parquet."""
+        return recipe_without(planned, [self.scenes[row].scene_digest for row in rows if row in self.scenes])
+
+
+def recipe_without(recipe: str, out: Sequence[str]) -> str:
+    """Recipe of a shard some of whose scenes are out; `out` are their digests, in the order of the shard's scenes."""
+    return hashlib.sha256(f"{recipe} without {' '.join(out)}".encode()).hexdigest() if out else recipe
+
+
+def read_verdicts(run: RunDir, plan: str, inventory: str) -> Verdicts:
+    """The scenes that are out of the plan with the digest `plan`, made for the inventory with the digest `inventory`.
+
+    None where nothing was found yet.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
+    try:
+        document = read_sealed(run.verdicts, "plan")
+    except FileNotFoundError:
+        return Verdicts()
+    try:
+        if (document["plan"], document["inventory"]) != (plan, inventory):
+            return Verdicts()  # of another plan; after this one's first round it is written anew
+        return Verdicts(round=document["round"], scenes=dict(map(_scene, document["scenes"])))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise refused(run.verdicts, error, "plan") from None
+
+
+def write_verdicts(run: RunDir, plan: str, inventory: str, verdicts: Verdicts) -> None:
+    """Write the scenes that are out of a plan, whole or not at all; the digests are those of `read_verdicts`."""
+    scenes = [{"row": row} | asdict(verdict) for row, verdict in sorted(verdicts.scenes.items())]
+    write_sealed(run.verdicts, {"plan": plan, "inventory": inventory, "round": verdicts.round, "scenes": scenes})
+
+
+def forget_verdicts(run: RunDir) -> None:
+    """Begin again with the first round, in which all scenes are read."""
+    run.verdicts.unlink(missing_ok=True)
+
+
+def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
+    """Remove a file that is damaged, or of another plan than the one with these digests."""
+    try:
+        if read_verdicts(run, plan, inventory).scenes:
+            return
+    except RequestError:
+        pass
+    forget_verdicts(run)
+
+
+def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
+    row: int = document.pop("row")
+    return row, Verdict(**document)

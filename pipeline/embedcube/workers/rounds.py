@@ -1,0 +1,161 @@
+"""Rounds of `embed`: what shards found broken enters the plan; the shards that it fed are embedded without it.
+
+A round begins when every shard of the one before has a record. What is found is a function of plan and records alone,
+so that any process may begin the next round, and may do so twice (docs/adr/0011).
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow
+import pyarrow.compute
+
+from embedcube.campaign.inventory import read_inventory, unplaced_scenes, unusable_scenes
+from embedcube.campaign.parts import Quarantined, best_documents, over_budget
+from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Archive, Campaign
+from embedcube.campaign.tables import read_columns
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, write_verdicts
+from embedcube.errors import WorkError
+from embedcube.printable import printable
+
+_PLACE = re.compile(
+    r" (?:at|for|in) (?:X offset \d+, Y offset \d+|(?:scanline|strip|tile|block|row|line) \d+)| \(short \d+ bytes\)"
+)
+"""In a decoder's complaint, the block that failed first: that depends on the shard. The rank's log and quarantine.jsonl
+have it."""
+
+_NAMED = 3
+"""scenes that a message names"""
+
+_REASON = 150
+"""most characters of the reason that it gives"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What the records of a plan say of the scenes that could not be used."""
+
+    count: int
+    """recipes that have a record"""
+    unusable: tuple[Quarantined, ...]
+    """for each shard, the scenes that it missed"""
+    broken: tuple[Quarantined, ...]
+    """the same without the shards that killed their ranks: nobody knows which of their scenes is the cause"""
+
+
+def recorded(run: RunDir, recipes: Iterable[str]) -> Recorded:
+    """What the record of each of these recipes says, as far as there is one."""
+    documents = best_documents(run, set(recipes), ("refused",)).values()
+    pairs = [(Quarantined(**one), document["refused"]) for document in documents for one in document["quarantined"]]
+    return Recorded(
+        count=len(documents),
+        unusable=tuple(one for one, _ in pairs),
+        broken=tuple(one for one, refused in pairs if not refused),
+    )
+
+
+def refuse_unusable(campaign: Campaign, run: RunDir, plan: Plan, unusable: Collection[Quarantined] = ()) -> None:
+    """Raise a WorkError where more planned scenes than `how.error_budget` allows are unusable, by `index` or records.
+
+    `unusable` is what records say; before anything is embedded it is left out.
+    """
+    if words := unusable_in_words(campaign, run, plan, unusable):
+        raise WorkError(words)
+
+
+def unusable_in_words(campaign: Campaign, run: RunDir, plan: Plan, unusable: Collection[Quarantined] = ()) -> str:
+    """As `refuse_unusable`, but it says so, and is empty where there are few enough."""
+    if not unusable and not unusable_scenes(run)[0]:
+        return ""  # spares reading the scenes
+    scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))
+    return over_budget(campaign, scenes, unusable, unplaced_scenes(run))
+
+
+def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Quarantined]) -> dict[int, Verdict]:
+    """The scenes that records call broken and that are not out yet, by row of the inventory.
+
+    Of several reasons that shards give for a scene it is that of the first band, in the order of the campaign, and it
+    does not say where in the file.
+    """
+    known = {(one.archive, one.scene, one.scene_digest) for one in plan.verdicts.scenes.values()}
+    reasons: dict[tuple[str, str, str], set[str]] = {}
+    for one in broken:
+        key = one.archive, one.scene, one.scene_digest
+        if key not in known:
+            reasons.setdefault(key, set()).add(one.reason)
+    if not reasons:
+        return {}
+    names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:verdict")
+    table = read_columns(run.inventory, plan.inventory, names, "index")
+    chosen = pyarrow.compute.is_in(table["id"], pyarrow.array(sorted({scene for _, scene, _ in reasons})))
+    found = {}
+    for row in pyarrow.compute.indices_nonzero(chosen).to_pylist():
+        archive, scene, digest, by_index = (table[name][row].as_py() for name in names)
+        if not by_index and (of_scene := reasons.get((archive, scene, digest))):
+            reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
+            found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
+    return found
+
+
+def _first(reasons: Iterable[str], archive: Archive) -> str:
+    """The reason that begins with the first band, in the order of the campaign; each shard may have found another."""
+    bands = [*archive.bands, *([archive.mask.band] if archive.mask else [])]
+
+    def order(reason: str) -> tuple[int, str]:
+        band = reason.partition(":")[0]
+        return (bands.index(band) if band in bands else len(bands), reason)
+
+    return min(reasons, key=order)
+
+
+def next_round(plan: Plan, found: Mapping[int, Verdict]) -> Verdicts:
+    """The verdicts of the next round, with those that this one has found.
+
+    Raises:
+        WorkError: this was the last round that there may be.
+    """
+    if plan.verdicts.round >= MOST_ROUNDS:
+        raise WorkError(
+            f"round {plan.verdicts.round} of embed has found {named(found)}, and earlier rounds have read them: "
+            "files of the archive change while they are read; wait until they do not, then `embedcube embed "
+            "--retry-quarantined`"
+        )
+    return Verdicts(round=plan.verdicts.round + 1, scenes={**plan.verdicts.scenes, **found})
+
+
+def begin_next_round(run: RunDir, plan: Plan, found: Mapping[int, Verdict]) -> None:
+    """Let what was found enter the plan: from now on the shards of these scenes have other recipes.
+
+    Raises:
+        WorkError: as `next_round` says.
+    """
+    write_verdicts(run, plan.plan, plan.inventory, next_round(plan, found))
+
+
+def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
+    """The verdicts that follow from the records, derived round by round; None where records of a round are missing.
+
+    Raises:
+        WorkError: as `next_round` says.
+    """
+    now = replace(plan, verdicts=Verdicts())
+    while True:
+        recipes = set(read_recipes(run, now))
+        records = recorded(run, recipes)
+        if records.count < len(recipes):
+            return None
+        if not (found := new_verdicts(campaign, run, now, records.broken)):
+            return now.verdicts
+        now = replace(now, verdicts=next_round(now, found))
+
+
+def named(found: Mapping[int, Verdict]) -> str:
+    """The number of scenes that were found broken, the names of some, and the reason of the first."""
+    verdicts = [verdict for _, verdict in sorted(found.items())]
+    others = "".join(f"; {one.archive}/{one.scene}" for one in verdicts[1:_NAMED])
+    more = f"; and {len(verdicts) - _NAMED} more" if len(verdicts) > _NAMED else ""
+    first = f"{verdicts[0].archive}/{verdicts[0].scene}: {printable(verdicts[0].reason, _REASON)}"
+    return f"{len(verdicts)} broken scene{'s'[: len(verdicts) > 1]} ({first}{others}{more})"
