@@ -556,6 +556,15 @@ def test_the_template_of_a_message_is_right(tmp_path: Path, name: str, template:
     assert values == [2, 1]
 
 
+def test_radar_without_a_date_says_what_tells_both(tmp_path: Path) -> None:
+    for value, band in enumerate(("VV", "VH"), start=1):
+        write(tmp_path / f"{band}_grd_mli_geo_norm_db.tif", value, nodata=None)
+    template = "{band}_grd_mli_geo_norm_db.tif"
+    words = refusal(tmp_path, "VV", "VH", kind="sentinel1")
+    assert f'options.names and options.time say both, "{template}" fits' in words
+    assert seen(tmp_path, "VV", "VH", kind="sentinel1", names=template, time="2022-06-15") == {day(15): [1, 2]}
+
+
 def test_a_message_advises_nothing_that_it_cannot_know(tmp_path: Path) -> None:
     """A file that names another band is not offered as this one."""
     write(tmp_path / "S2_B03_20220615.tif", 5)

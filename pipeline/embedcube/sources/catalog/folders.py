@@ -141,7 +141,9 @@ def images_of_all_bands(
 def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:
     """Why an image of one band is of no scene, and what to do."""
     template = template_for(path.relative_to(root).as_posix(), _all(names))
-    template = template if Template(template).dated and len(template) <= TEMPLATE else ""
+    template = template if len(template) <= TEMPLATE else ""
+    if "{band}" in template and not Template(template).dated:
+        return f'has no date and does not end in a band: options.names and options.time say both, "{template}" fits'
     if "{start}" in template:
         return f'has two dates in its name: if they are its first and last, options.names says so, "{template}"'
     if "{band}" in template:
