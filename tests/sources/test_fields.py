@@ -237,7 +237,7 @@ def test_products_of_one_name_are_two_scenes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write(tmp_path / folder / "dem" / "elevation.tif", np.ones((SIDE, SIDE), np.float32))
     found = Fields("dem", archive(tmp_path, static=True)).scenes(full_digests=False)
-    assert [scene.id for scene in found] == ["dem", "dem#2"]
+    assert [scene.id for scene in found] == ["b/dem", "dem"]
 
 
 def test_the_fields_of_a_frame_are_averaged(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Ways in: how images are cut into files and named does not matter, and what cannot be read says what to do."""
 
+import json
 import logging
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
+from tests.conftest import REAL_DATA
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive, Mask
@@ -362,7 +365,10 @@ def test_an_interval_in_a_name_lasts_to_its_last_day(tmp_path: Path) -> None:
     [
         ({"names": "S2_{dat}_{band}.tif"}, 'has no field "dat", did you mean "date"'),
         ({"names": "S2_{band}.tif"}, "has no {date}, nor {start} and {end}; or say `time`"),
-        ({"names": "S2_{start}_{band}.tif"}, "it has either {date}, or {start} with {end} or {until}"),
+        (
+            {"names": "S2_{start}_{band}.tif"},
+            "it has one of {date}, {year} with {month} and {day}, or {start} with {end} or {until}",
+        ),
         ({"names": "S2_{date}_{band.tif"}, "a brace without its other one"),
         ({"names": "{date}_{band}.tif", "time": "2022"}, "has a date, and time says another"),
         ({"names": "{date}.jp2"}, '"{date}.jp2" fits none of 1 images, the first is S2_20220615_B04.tif'),
@@ -550,11 +556,116 @@ def test_the_template_of_a_message_is_right(tmp_path: Path, name: str, template:
     assert values == [2, 1]
 
 
+def test_radar_without_a_date_says_what_tells_both(tmp_path: Path) -> None:
+    for value, band in enumerate(("VV", "VH"), start=1):
+        write(tmp_path / f"{band}_grd_mli_geo_norm_db.tif", value, nodata=None)
+    template = "{band}_grd_mli_geo_norm_db.tif"
+    words = refusal(tmp_path, "VV", "VH", kind="sentinel1")
+    assert f'options.names and options.time say both, "{template}" fits' in words
+    assert seen(tmp_path, "VV", "VH", kind="sentinel1", names=template, time="2022-06-15") == {day(15): [1, 2]}
+
+
 def test_a_message_advises_nothing_that_it_cannot_know(tmp_path: Path) -> None:
     """A file that names another band is not offered as this one."""
     write(tmp_path / "S2_B03_20220615.tif", 5)
     words = refusal(tmp_path, "B04")
     assert 'if each such file is B04, say so by options.names, "*{date}.tif"' in words
     assert "{date}" not in refusal(tmp_path, "B04", "B08")
-    assert template_for("S2_20220601_20220630_B04.tif", ["b04"]) == ""
+    assert template_for("S2_20220601_20220630_20220701_B04.tif", ["b04"]) == ""
     assert Template("*{date}.tif").fit("S2_B03_20220615.tif", frozenset(("b04",))) is not None
+
+
+def test_tiles_of_one_name_in_several_folders_are_all_used(tmp_path: Path) -> None:
+    """Their names say no tile, so that two of them need not show the same."""
+    for folder in ("north", "south"):
+        write(tmp_path / "whole" / folder / "20220615.tif", constants(1, 2), ("B4", "B8"))
+        write(tmp_path / "bands" / folder / "20220615_B04.tif", 3)
+    for where, options in (("whole", {}), ("whole", {"names": "{date}.tif"}), ("bands", {})):
+        found = scenes(tmp_path / where, "B04", **options)
+        assert [(scene.id, scene.superseded_by) for scene in found] == [("20220615", ""), ("south/20220615", "")]
+    copies = "S2A_MSIL2A_20220615T101031_N0400_R022_T32UNA_20220615T140000_B04.tif"
+    for folder in ("a", "b"):
+        write(tmp_path / "copies" / folder / copies, 3)
+    assert [bool(scene.superseded_by) for scene in scenes(tmp_path / "copies", "B04")] == [False, True]
+
+
+def test_bands_that_are_dates_are_steps(tmp_path: Path) -> None:
+    path = write(tmp_path / "ndvi.tif", constants(1, 2), ("2022-06-01", "2022-06-11"))
+    assert seen(path, "ndvi", kind="fields") == {day(1): [1], day(11): [2]}
+    path = write(tmp_path / "b" / "ndvi.tif", constants(3, 4))
+    assert seen(path, "ndvi", kind="fields", steps=["2022-06-02", "2022-06-12"]) == {day(2): [3], day(12): [4]}
+
+
+def test_folders_that_are_dates(tmp_path: Path) -> None:
+    """As buckets have them: the message has a template that fits, and it makes the right scene."""
+    write(tmp_path / "tiles/33/T/WL/2022/6/15/0/B04.tif", 5)
+    words = refusal(tmp_path, "B04")
+    template = "{year}/{month}/{day}/*/{band}.tif"
+    assert f'if its date is its time, options.names says so, "{template}"' in words
+    assert seen(tmp_path, "B04", names=template) == {day(15): [5]}
+    words = refusal(write(tmp_path / "cube_2022-06.tif", constants(1, 2), ("B4", "B8")), "B04")
+    assert '"*{date}.tif"' in words
+
+
+def test_years_in_a_name_are_an_interval_if_they_are_said_to_be(tmp_path: Path) -> None:
+    write(tmp_path / "B04_2018_2022.tif", 5)
+    assert 'if they are its first and last, options.names says so, "{band}_{start}_{end}.tif"' in refusal(
+        tmp_path, "B04"
+    )
+    (scene,) = scenes(tmp_path, "B04", names="{band}_{start}_{end}.tif")
+    assert (scene.time.year, scene.end and scene.end.year) == (2018, 2022)
+
+
+def test_two_assets_of_an_item_that_are_one_band_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "stack.tif", constants(1, 2))
+    assets = {key: {"href": "./stack.tif"} for key in ("red", "nir")}
+    item = {"type": "Feature", "id": "x", "properties": {"datetime": "2022-06-15T00:00:00Z"}, "assets": assets}
+    (tmp_path / "x.json").write_text(json.dumps(item))
+    assert "B04 and B08 would both be band 1 of stack.tif" in refusal(tmp_path, "B04", "B08")
+
+
+def test_a_torn_image_of_all_bands_is_a_scene_that_says_so(tmp_path: Path) -> None:
+    for date in ("20220607", "20220617", "20220627"):
+        write(tmp_path / f"S2_{date}.tif", constants(1, 2), ("B4", "B8"))
+    (tmp_path / "S2_20220617.tif").write_bytes(b"II*\0 torn")
+    for options in ({}, {"names": "S2_{date}.tif"}):
+        verdicts = [scene.verdict for scene in scenes(tmp_path, "B04", "B08", **options)]
+        assert [bool(verdict) for verdict in verdicts] == [False, True, False]
+        assert "S2_20220617.tif does not decode" in verdicts[1]
+    assert "S2_20220617.tif does not decode" in refusal(tmp_path / "S2_20220617.tif", "B04", "B08")
+
+
+def test_a_template_whose_bands_are_others_says_which(tmp_path: Path) -> None:
+    write(tmp_path / "S2_20220607_band4.tif", 5)
+    words = refusal(tmp_path, "B04", names="S2_{date}_{band}.tif")
+    assert "fits 1 images, and none is of a band of the archive: {band} is band4; options.variables" in words
+    assert seen(tmp_path, "B04", names="S2_{date}_{band}.tif", variables={"B04": "band4"}) == {day(7): [5]}
+
+
+@pytest.mark.realdata
+def test_exports_of_openeo_are_what_rasterio_reads(tmp_path: Path) -> None:
+    """The real files without their Items, as a folder; their bands have no names, the README of the data tells them."""
+    files = sorted((REAL_DATA / "s2_l2a_openeo_31UFS_2023-06").glob("*.tif"))
+    for file in files:
+        shutil.copy(file, tmp_path)
+    grid = Grid(crs="EPSG:32631", pixel=10)
+    area = PixelArea(row=-567_635, col=64_455, rows=58, cols=73)
+    archive = Archive(
+        source="sentinel2",
+        path=tmp_path,
+        bands=("B02", "B03", "B04"),
+        offset=0,
+        options={"variables": {"B04": 1, "B03": 2, "B02": 3}},
+    )
+    one = Sentinel2("s2", archive)
+    found = list(one.scenes(full_digests=False))
+    assert [f"{scene.time:%Y-%m-%d}" for scene in found] == ["2023-06-01", "2023-06-04", "2023-06-06"]
+    reader = RasterReader(1)
+    try:
+        for scene, file in zip(found, files, strict=True):
+            with rasterio.open(file) as image:
+                expected = image.read([3, 2, 1])
+            pixels = one.observe(scene, Window(scene.time, scene.time), grid, area, reader)
+            np.testing.assert_array_equal(pixels.values_cyx, expected)
+    finally:
+        reader.close()

@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from embedcube.campaign.options import PluginOptions
 from embedcube.sources.catalog.dates import When, interval, when_told
@@ -25,19 +25,22 @@ def _text(value: Any) -> Any:
     return _name(value)
 
 
-Moment = Annotated[str, BeforeValidator(_text)]
+_TEXT_OR_NUMBER = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})
+
+Moment = Annotated[str, BeforeValidator(_text), _TEXT_OR_NUMBER]
+BandName = Annotated[str, BeforeValidator(_name), _TEXT_OR_NUMBER]
 
 
 class ImageOptions(PluginOptions):
     """Options of archives of images."""
 
-    variables: dict[str, Annotated[str, BeforeValidator(_name)]] = Field(default_factory=dict)
+    variables: dict[str, BandName] = Field(default_factory=dict)
     """for a band, its name in files or their catalogue, where it is another, or its number (from 1) in files with
     several bands"""
     names: str | None = None
-    """template for names of files, such as "{sat}_{date}_{band}.tif": {band}, {date}, {start} and {end} (the last day,
-    month or year) or {until} (the first moment after), {tile}, {sat}, {id}; * or {any} stands for anything. With a
-    slash it is for the end of the path. Only files that fit are read, and no catalogue"""
+    """template for names of files, such as "{sat}_{date}_{band}.tif": {band}, {date}, {year}, {month}, {day},
+    {start} and {end} (the last day, month or year) or {until} (the first moment after), {tile}, {sat}, {id}; * or {any}
+    stands for anything. With a slash it is for the end of the path. Only files that fit are read, and no catalogue"""
     time: Moment | tuple[Moment, Moment] | None = None
     """time of files without a date in their name: a moment (2022-06-15), a month or year (2022-06), or [start, end], as
     for windows"""

@@ -8,7 +8,7 @@ from pathlib import Path
 from rasterio.errors import RasterioError
 
 from embedcube.printable import printable
-from embedcube.sources.catalog.dates import When, when_in
+from embedcube.sources.catalog.dates import When, when_in, when_of
 from embedcube.sources.catalog.products import Names
 from embedcube.sources.reader import open_raster
 
@@ -20,6 +20,9 @@ _SHOWN_CHARACTERS = 24
 
 _PARTS = "_-. "
 """characters between the name of a band and its step"""
+
+_YEAR_CHARACTERS = 4
+"""a description as short as a year is a number"""
 
 _COUNTED = re.compile(r"\d+(?:_\d+)*")
 
@@ -121,11 +124,19 @@ class Step:
     """None if its bands' names tell no date"""
 
 
-def stacked(described: Sequence[str], names: Names) -> list[Step]:
+def stacked(described: Sequence[str], names: Names, told: int = 0) -> list[Step]:
     """The steps of a series that is stacked as bands, in their order; none if the image is no such stack.
 
-    Its names are those of bands with a count (B2, B2_1 ... B2_23; 0_B2 ... 23_B2) or with a date (B2_20220615).
+    Its names are those of bands with a count (B2, B2_1 ... B2_23; 0_B2 ... 23_B2) or with a date (B2_20220615). Of a
+    single band they may be dates alone, or anything, if the times of `told` steps are told and there are as many bands.
     """
+    if len(names) == 1 and len(described) > 1:
+        alone = [_alone(text) for text in described]
+        if all(alone) or told == len(described):
+            return [
+                Step(index=dict.fromkeys(names, number), when=when if all(alone) else None)
+                for number, when in enumerate(alone, start=1)
+            ]
     steps: dict[str, dict[str, int]] = {}
     for band, known in names.items():
         for number, text in enumerate(described, start=1):
@@ -155,6 +166,13 @@ def _step(text: str, name: str) -> str | None:
     else:
         return None
     return beside if _COUNTED.fullmatch(beside) or _date_in(beside) else None
+
+
+def _alone(text: str) -> When | None:
+    try:
+        return when_of(text) if len(text) > _YEAR_CHARACTERS else None
+    except ValueError:
+        return None
 
 
 def _date_in(beside: str) -> When | None:

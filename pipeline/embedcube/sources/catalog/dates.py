@@ -88,7 +88,10 @@ def when_of(text: str) -> When:
             return interval(time, Duration(months=1 if month else 12, hours=0).after(time))
     else:
         raise ValueError(f"{text} is no date")
-    if clock and (found := _CLOCK.fullmatch(clock)):
+    if clock:
+        found = _CLOCK.fullmatch(clock)
+        if found is None:
+            raise ValueError(f"{text} is no date")
         time = time.replace(hour=int(found[1]), minute=int(found[2]), second=int(found[3] or 0))
     return When(time=time)
 
@@ -132,6 +135,6 @@ def when_in(name: str) -> When | None:
         return When(time=first)
     other = next(other for other in found if other.date() != first.date())
     raise ValueError(
-        f"its name has two dates, {first:%Y-%m-%d} and {other:%Y-%m-%d}: options.names says which one counts, or that "
-        "they are {start} and {end}"
+        f"its name has two dates, {first:%Y-%m-%d} and {other:%Y-%m-%d}: options.names says which one counts, as "
+        "{date}, or that they are {start} and {end}"
     )

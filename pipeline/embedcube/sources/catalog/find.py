@@ -15,7 +15,15 @@ from embedcube.printable import printable
 from embedcube.sources.catalog.beside import IN_JSON
 from embedcube.sources.catalog.files import Folder, lasting, not_a_file, walk
 from embedcube.sources.catalog.folders import METADATA, folder_products, image_products, images_of_all_bands, is_image
-from embedcube.sources.catalog.foreign import ZARR, foreign, foreign_by_bytes, holds_store, is_store
+from embedcube.sources.catalog.foreign import (
+    STORE,
+    ZARR,
+    foreign,
+    foreign_by_bytes,
+    holds_store,
+    is_store,
+    may_be_foreign,
+)
 from embedcube.sources.catalog.links import Links, refuse_shared
 from embedcube.sources.catalog.named import named_products
 from embedcube.sources.catalog.naming import Template
@@ -53,10 +61,26 @@ def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Ite
             )
     told = replace(told, links=Links.of(archive.links))
     if archive.search is None:
-        products = find_products(archive.path, names, told)
+        found = find_products(archive.path, names, told)
     else:
-        products = found_products(searched_items(archive.search), archive.root, names, told.links)
-    yield from refuse_shared(products)
+        found = found_products(searched_items(archive.search), archive.root, names, told.links)
+    yield from map(_of_distinct_bands, refuse_shared(found))
+
+
+def _of_distinct_bands(product: Product) -> Product:
+    """The product; with a fault if two of its bands are one band of a file."""
+    places = {(str(file.path), file.inner, file.index): band for band, file in product.files.items()}
+    if len(places) == len(product.files):
+        return product
+    one, other = next(
+        (one, other)
+        for (one, file), (other, same) in combinations(product.files.items(), 2)
+        if (file.path, file.inner, file.index) == (same.path, same.inner, same.index)
+    )
+    file = product.files[one]
+    which = f"{file.inner or f'band {file.index}'} of {printable(file.path.name)}"
+    fault = f"{one} and {other} would both be {which}; options.variables tells them apart"
+    return replace(product, fault=product.fault or fault)
 
 
 def find_products(root: Path, names: Names, told: Told = Told()) -> Iterator[Product]:  # noqa: B008
@@ -153,7 +177,10 @@ class _Listed:
             packed = [name for name in folder.files if _is_product(name)]
             self.packed.extend(folder.path / name for name in packed)
             known = {*packed}
-            found = ((folder.path / name, foreign(folder.path / name)) for name in folder.files if name not in known)
+            if STORE.intersection(folder.files) and not self.foreign.keys() & {*folder.path.parents}:
+                self.foreign[folder.path] = ZARR
+            others = (name for name in folder.files if may_be_foreign(name) and name not in known)
+            found = ((folder.path / name, foreign(folder.path / name)) for name in others)
             self.foreign |= {path: words for path, words in found if words}
             self.faulty.extend(_faulty(folder, root))
             # an Item says itself what is wrong with its files
@@ -226,7 +253,7 @@ def _not_named(
     folder, paths = images.folder, {path for product in named for path in _paths(product)}
     if all(f"{folder}{os.sep}{image}" in paths for image in images.names):
         return
-    found = folder_products(folder, images.names, names, told, notes, images.faults)
+    found = folder_products(folder, images.names, root, names, told, notes, images.faults)
     unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
     days, ids = {product.time.date() for product in named}, {product.id for product in named}
     new = [product for product in unnamed if product.time.date() not in days and product.id not in ids]

@@ -11,8 +11,8 @@ from embedcube.sources.catalog.bands import bands_in, descriptions_of, shown, st
 from embedcube.sources.catalog.beside import sensed
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
-from embedcube.sources.catalog.naming import template_for
-from embedcube.sources.catalog.notes import UNDATED, Notes
+from embedcube.sources.catalog.naming import Template, template_for
+from embedcube.sources.catalog.notes import TEMPLATE, Notes, undated
 from embedcube.sources.catalog.products import (
     File,
     Names,
@@ -51,12 +51,12 @@ def image_products(path: Path, names: Names, told: Told, notes: Notes) -> Iterat
     Raises:
         OSError: the file could not be read for a reason that may pass.
     """
-    bands = descriptions_of(path) or [""]
-    if len(bands) > 1 or len(names) == 1 or told.steps or bands_in(bands, names).index:
-        yield from whole_products(path, bands, names, told, notes)
+    bands = descriptions_of(path) or []
+    if len(bands) != 1 or len(names) == 1 or told.steps or bands_in(bands, names).index:
+        yield from whole_products(path, bands, path.parent, names, told, notes)
         return
     count = len(notes.left)
-    found = list(folder_products(path.parent, [path.name], names, told, notes))
+    found = list(folder_products(path.parent, [path.name], path.parent, names, told, notes))
     if not found and len(notes.left) == count:
         notes.left[path] = (
             "has one band, and neither its description nor its own name says which; the archive has several bands"
@@ -67,6 +67,7 @@ def image_products(path: Path, names: Names, told: Told, notes: Notes) -> Iterat
 def folder_products(
     folder: Path,
     files: Sequence[str],
+    root: Path,
     names: Names,
     told: Told,
     notes: Notes,
@@ -103,14 +104,17 @@ def folder_products(
             yield unusable(product, f"{printable(product)}: {error}", time_in(product) or time_in(folder.name))
             continue
         if when is None:
-            notes.left |= {path: UNDATED for _, path in bands.values()}
+            notes.left |= {path: undated(path.relative_to(root).as_posix(), _all(names)) for _, path in bands.values()}
             continue
         missing = {band: "there is no file of this band" for band in names if band not in bands}
         for band, (_, path) in bands.items():
             if path.name in faults:
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
-            id=product_id((not product.startswith("S2") and said.name) or product),
+            # the name of a product that a file beside the images states, but for those whose own name says more
+            id=product_id(said.name)
+            if said.name and not product.startswith("S2")
+            else notes.id_of(product, folder, root),
             time=when.time,
             end=when.end,
             files={band: File(path=bands[band][1]) for band in names if band not in missing},
@@ -131,15 +135,17 @@ def images_of_all_bands(
     """The products of images of one folder that are known by their bands' descriptions or numbers.
 
     An image in which no band is found is left out. One with a single band counts where the archive has one band, too,
-    and its description is that band's name: bands in files of their own are known by the names of the files.
+    and its description is that band's name: bands in files of their own are known by the names of the files. One that
+    does not open is a product, if it has a date.
     """
     paths = [folder / name for name in sorted(files)]
     for path, bands in zip(paths, described(paths), strict=True):
-        several = len(bands) > 1
+        several = len(bands) != 1
         found = bands_in(bands, names)
+        torn = not bands
         named = any(text.lower() in known for text in bands for known in names.values())
-        if stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
-            yield from whole_products(path, bands, names, told, notes)
+        if torn or stacked(bands, names) or (several and (found.index or told.steps)) or (len(names) == 1 and named):
+            yield from whole_products(path, bands, root, names, told, notes)
         else:
             unnamed = found.fault if several else _unnamed(path, root, bands, names)
             notes.left[path] = _PREVIEW if _is_preview(path) else unnamed
@@ -151,11 +157,15 @@ def _is_preview(path: Path) -> bool:
 
 def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:
     """Why an image of one band is of no scene, and what to do."""
-    every = sorted({name for known in names.values() for name in known})
-    template = template_for(path.relative_to(root).as_posix(), every)
-    if "{date}" in template and "{band}" in template:
+    template = template_for(path.relative_to(root).as_posix(), _all(names))
+    template = template if len(template) <= TEMPLATE else ""
+    if "{band}" in template and not Template(template).dated:
+        return f'has no date and does not end in a band: options.names and options.time say both, "{template}" fits'
+    if "{start}" in template:
+        return f'has two dates in its name: if they are its first and last, options.names says so, "{template}"'
+    if "{band}" in template:
         return f'does not end in a band: options.names says how files are named, "{template}" fits this one'
-    if "{date}" in template and len(names) == 1:
+    if template and len(names) == 1:
         only = next(iter(names))
         return f'does not say its band: if each such file is {only}, say so by options.names, "{template}"'
     words = f" (its band is {shown(bands)})" if any(bands) else ""
@@ -163,6 +173,10 @@ def _unnamed(path: Path, root: Path, bands: Sequence[str], names: Names) -> str:
         f"does not end in a band of the archive{words}: options.variables says what bands are called, options.names "
         "how files are named"
     )
+
+
+def _all(names: Names) -> list[str]:
+    return sorted({name for known in names.values() for name in known})
 
 
 def _properties(folder: Path) -> tuple[dict[str, Any], str]:

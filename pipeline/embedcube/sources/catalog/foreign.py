@@ -6,7 +6,8 @@ from pathlib import Path
 from embedcube.sources.catalog.files import not_a_file
 
 _ZARR = (".zarr", ".zarr-v3")
-_STORE = frozenset((".zgroup", ".zmetadata", ".zattrs", ".zarray", "zarr.json"))
+STORE = frozenset((".zgroup", ".zmetadata", ".zattrs", ".zarray", "zarr.json"))
+"""Files that make any folder a Zarr store"""
 
 _AS_GEOTIFF = "write its bands as GeoTIFF first"
 
@@ -29,6 +30,8 @@ _MAGIC = {
     b"GRIB": ".grb",
 }
 
+_SUFFIXES = (*_ZARR, *_WORDS, ".zip")
+
 _MEMBERS = 10_000
 """most members of a zip whose names are looked at"""
 
@@ -43,7 +46,12 @@ def is_store(name: str) -> bool:
 
 def holds_store(folder: Path) -> bool:
     """Whether a folder is a Zarr store, by its name or its content."""
-    return is_store(folder.name) or any((folder / name).exists() for name in _STORE)
+    return is_store(folder.name) or any((folder / name).exists() for name in STORE)
+
+
+def may_be_foreign(name: str) -> bool:
+    """Whether `foreign` may have something to say of a file; it costs less to ask."""
+    return name.lower().endswith(_SUFFIXES)
 
 
 def foreign(path: Path) -> str:
@@ -76,6 +84,6 @@ def _of_zip(path: Path) -> str:
             names = archive.namelist()[:_MEMBERS]
     except (OSError, ValueError, zipfile.BadZipFile):
         return "is a damaged zip: get it again"
-    if any(name.endswith(tuple(_STORE)) for name in names):
+    if any(name.endswith(tuple(STORE)) for name in names):
         return "is a zip of a Zarr store, which is not read: write its bands as GeoTIFF"
     return "is a zip, and no SAFE of Sentinel-2: unpack it"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable
+from embedcube.sources.catalog.bands import shown
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.naming import Fit, Template
 from embedcube.sources.catalog.netcdf import products_of
-from embedcube.sources.catalog.notes import UNDATED, Notes
-from embedcube.sources.catalog.products import File, Names, Product, product_id, split_pixel_size, unusable
+from embedcube.sources.catalog.notes import Notes, undated
+from embedcube.sources.catalog.products import File, Names, Product, split_pixel_size, unusable
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.catalog.whole_images import described, whole_products
 from embedcube.sources.netcdf3 import is_netcdf
@@ -45,11 +46,11 @@ def named_products(
             f'options.names: "{template.text}" fits none of {len(paths)} images, the first is {first}; * stands for '
             "anything, {band} for names of the archive's bands"
         )
-    yield from (_of_bands if template.by_band else _of_files)(fits, names, told, notes, faults)
+    yield from (_of_bands if template.by_band else _of_files)(fits, root, names, told, notes, faults)
 
 
 def _of_files(
-    fits: Sequence[tuple[Path, Fit]], names: Names, told: Told, notes: Notes, faults: Mapping[Path, str]
+    fits: Sequence[tuple[Path, Fit]], root: Path, names: Names, told: Told, notes: Notes, faults: Mapping[Path, str]
 ) -> Iterator[Product]:
     """A product for each file, or for each of its steps."""
     readable = [path for path, fit in fits if path not in faults and not is_netcdf(path)]
@@ -65,7 +66,7 @@ def _of_files(
         elif is_netcdf(path):
             yield from products_of(path, path.stem, names, here, notes)
         else:
-            for product in whole_products(path, bands_of[path], names, here, notes):
+            for product in whole_products(path, bands_of[path], root, names, here, notes):
                 yield replace(product, properties=product.properties | fit.properties)
 
 
@@ -81,7 +82,7 @@ class _Scene:
 
 
 def _of_bands(
-    fits: Sequence[tuple[Path, Fit]], names: Names, told: Told, notes: Notes, faults: Mapping[Path, str]
+    fits: Sequence[tuple[Path, Fit]], root: Path, names: Names, told: Told, notes: Notes, faults: Mapping[Path, str]
 ) -> Iterator[Product]:
     """A product for each scene, of a file for each band."""
     scenes: dict[str, _Scene] = {}
@@ -90,13 +91,20 @@ def _of_bands(
         for band in (band for band, known in names.items() if name in known):
             scene = scenes.setdefault(fit.scene, _Scene(fit=fit, path=path))
             scene.files.setdefault(band, []).append((pixel_m, path))
+    if fits and not scenes:
+        found = shown(sorted({fit.band for _, fit in fits}))
+        raise RequestError(
+            f"options.names fits {len(fits)} images, and none is of a band of the archive: {{band}} is {found}; "
+            "options.variables says what bands are called"
+        )
     for scene in scenes.values():
-        id, when = scene.fit.id or scene.path.parent.name, scene.fit.when or told.time
+        when = scene.fit.when or told.time
         if scene.fit.fault and not told.always:
             yield unusable(scene.path.stem, f"{printable(scene.path.name)}: {scene.fit.fault}")
         elif when is None:
-            notes.left |= {path: UNDATED for files in scene.files.values() for _, path in files}
+            notes.left |= {path: undated(path.name) for files in scene.files.values() for _, path in files}
         else:
+            id = notes.id_of(scene.fit.id or scene.path.parent.name, scene.path.parent, root)
             yield _product(id, when, scene, names, faults)
 
 
@@ -115,4 +123,4 @@ def _product(id: str, when: When, scene: _Scene, names: Names, faults: Mapping[P
         else:
             files[band] = File(path=finest[0])
     properties = dict(scene.fit.properties)
-    return Product(id=product_id(id), time=when.time, end=when.end, files=files, missing=missing, properties=properties)
+    return Product(id=id, time=when.time, end=when.end, files=files, missing=missing, properties=properties)

@@ -12,7 +12,9 @@ from embedcube.sources.catalog.dates import DATE, When, interval, when_of
 
 _IDENTITY = ("sat", "tile", "id")
 _DATES = ("date", "start", "end", "until")
-_FIELDS = ("band", *_DATES, *_IDENTITY, "any")
+_PARTS = {"year": r"\d{4}", "month": r"\d{1,2}", "day": r"\d{1,2}"}
+_TIMES = ({"date"}, {"start", "end"}, {"start", "until"}, {"year"}, {"year", "month"}, {"year", "month", "day"})
+_FIELDS = ("band", *_DATES, *_PARTS, *_IDENTITY, "any")
 _PIECE = re.compile(r"(\{[^{}]*\}|\*)")
 _SUFFIXES = (".tif", ".tiff", ".jp2", ".nc", ".nc4")
 _SIZE = r"(?:_(?:10|20|60)m)?"
@@ -43,8 +45,8 @@ class Fit:
 class Template:
     """A template for the names of files, or for the ends of their paths where it has a slash.
 
-    {band}, {date}, {start} and {end} (the last day, month or year), {until} (the first moment after), {tile}, {sat},
-    {id}; * or {any} stands for anything. What a field is called twice for must be equal.
+    {band}, {date}, or {year}, {month}, {day}, or {start} and {end} (the last day, month or year) or {until} (the first
+    moment after), {tile}, {sat}, {id}; * or {any} stands for anything. A field that occurs twice is equal in both.
     """
 
     text: str
@@ -58,9 +60,10 @@ class Template:
             rest = rest.replace(f"{{{name}}}", "")
         if "{" in rest or "}" in rest:
             raise ValueError(f'"{self.text}" has a brace without its other one')
-        told = {*_DATES} & {*self.fields}
-        if told and told not in ({"date"}, {"start", "end"}, {"start", "until"}):
-            raise ValueError(f'"{self.text}": it has either {{date}}, or {{start}} with {{end}} or {{until}}')
+        told = {*_DATES, *_PARTS} & {*self.fields}
+        if told and told not in _TIMES:
+            words = "{date}, {year} with {month} and {day}, or {start} with {end} or {until}"
+            raise ValueError(f'"{self.text}": it has one of {words}')
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ class Template:
     @property
     def dated(self) -> bool:
         """Whether it tells the time."""
-        return bool({*_DATES} & {*self.fields})
+        return bool({*_DATES, *_PARTS} & {*self.fields})
 
     @property
     def by_band(self) -> bool:
@@ -115,6 +118,9 @@ class Template:
 def _when(texts: dict[str, str]) -> When | None:
     if "date" in texts:
         return when_of(texts["date"])
+    if "year" in texts:
+        parts = (texts[name].zfill(2) for name in _PARTS if name in texts)
+        return when_of("-".join(parts))
     if "start" not in texts:
         return None
     start: datetime = when_of(texts["start"]).time
@@ -133,7 +139,8 @@ def _expression(text: str, band: str, date: str) -> re.Pattern[str]:
             result += f"(?P={name})"
         elif name:
             found.add(name)
-            result += f"(?P<{name}>{band if name == 'band' else date if name in _DATES else '[^/]+?'})"
+            forms = {"band": band, **dict.fromkeys(_DATES, date), **_PARTS}
+            result += f"(?P<{name}>{forms.get(name, '[^/]+?')})"
         else:
             result += re.escape(piece)
     return re.compile(result, re.IGNORECASE)
@@ -142,28 +149,39 @@ def _expression(text: str, band: str, date: str) -> re.Pattern[str]:
 def template_for(place: str, bands: Sequence[str]) -> str:
     """A template that fits the path of a file: its band and its date as fields; empty if it has none of both.
 
-    `bands` are the names of bands in lower case. Text before the first field becomes *, other text stays.
+    `bands` are the names of bands in lower case. Text before the first field becomes *, other text stays. Two dates
+    become {start} and {end}.
     """
-    name = PurePosixPath(place).name
-    found: list[tuple[int, int, str]] = []
-    for match in re.finditer(rf"(?<![A-Za-z0-9]){DATE}(?![A-Za-z0-9])", name):
-        found.append((*match.span(), "{date}"))
-    if len(found) > 1:
+    name, folders = PurePosixPath(place).name, PurePosixPath(place).parts[:-1]
+    dates = [match.span() for match in re.finditer(rf"(?<![A-Za-z0-9]){DATE}(?![A-Za-z0-9])", name)]
+    if len(dates) > 2:
         return ""
+    fields = ("{start}", "{end}") if len(dates) == 2 else ("{date}",) * len(dates)
+    found = [(*span, what) for span, what in zip(dates, fields, strict=True)]
     for band in sorted(bands, key=len, reverse=True):
         place_of = re.search(rf"(?<![A-Za-z0-9]){re.escape(band)}(?![A-Za-z0-9])", name, re.IGNORECASE)
         if place_of is not None and not band.isdecimal():
             found.append((*place_of.span(), "{band}"))
             break
-    if not found:
-        return ""
     result, at = "", 0
     for start, end, what in sorted(found):
         between = name[at:start]
         result += ("*" if between and not at else between) + what
         at = end
-    result += name[at:]
-    folder = PurePosixPath(place).parent.name
-    if "{date}" not in result and re.fullmatch(DATE, folder):
-        result = "{date}/" + result
-    return result if Template(result).fit(place, frozenset(bands)) else ""
+    result += name[at:] if found else "*" + PurePosixPath(name).suffix
+    if not dates and folders:
+        result = _of_folders(folders) + result
+    if Template(result).fields and Template(result).fit(place, frozenset(bands)):
+        return result
+    return ""
+
+
+def _of_folders(folders: Sequence[str]) -> str:
+    """The end of a template for folders that are dates, 20220615/ or 2022/6/15/; empty if they are none."""
+    if re.fullmatch(DATE, folders[-1]):
+        return "{date}/"
+    for start in range(len(folders) - 2):
+        forms = (_PARTS["year"], _PARTS["month"], _PARTS["day"])
+        if all(re.fullmatch(form, part) for form, part in zip(forms, folders[start : start + 3], strict=True)):
+            return "{year}/{month}/{day}/" + "*/" * (len(folders) - start - 3)
+    return ""

@@ -13,7 +13,7 @@ from embedcube.printable import printable
 from embedcube.sources.apart import apart
 from embedcube.sources.catalog.bands import shown
 from embedcube.sources.catalog.dates import When
-from embedcube.sources.catalog.notes import UNDATED, Notes
+from embedcube.sources.catalog.notes import Notes, undated
 from embedcube.sources.catalog.products import File, Names, Product, product_id, time_in, unusable
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf import open_netcdf
@@ -89,7 +89,7 @@ def _variables(path: Path, names: Names, told: Told) -> tuple[dict[str, tuple[st
 def _undated(path: Path, told: Told) -> When:
     when = told.when(path.stem)
     if when is None:
-        raise ValueError(f"it has no axis of time, and {UNDATED.removeprefix('has ')}")
+        raise ValueError(f"it has no axis of time, and {undated(path.name).removeprefix('has ')}")
     return when
 
 

@@ -2,21 +2,38 @@
 
 import logging
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_path
+from embedcube.sources.catalog.naming import Template, template_for
+from embedcube.sources.catalog.products import product_id
 
-_NAME = 100
+_NAME = 80
 """most characters of a file's name in a message; the end of a longer one is left out"""
+
+_ROOT = 64
+"""most characters of the archive's path in a refusal; the beginning of a longer one is left out"""
 
 log = logging.getLogger(__name__)
 
-UNDATED = (
-    "has no date in its name: options.time says when it is, or options.names where its date stands, as {date} or as "
-    "{start} and {end}"
-)
+_PRODUCT = re.compile(r"(?<![A-Za-z0-9])(?:T?\d\d[A-Z]{3}|S1[A-D])(?![A-Za-z0-9])")
+"""A tile of Sentinel-2, or a satellite of Sentinel-1"""
+
+TEMPLATE = 48
+"""most characters of a template in a message"""
+
+
+def undated(place: str, bands: Sequence[str] = ()) -> str:
+    """What is said of a file without a date, below its archive, in words that follow its name."""
+    template = template_for(place, bands)
+    if not Template(template).dated or len(template) > TEMPLATE:
+        return "has no date in its name: options.time says when it is"
+    what = "dates are its first and last" if "{start}" in template else "date is its time"
+    return f'has no day in its name: if its {what}, options.names says so, "{template}"; options.time may, too'
 
 
 @dataclass(kw_only=True)
@@ -33,6 +50,20 @@ class Notes:
     """whether there are SAFE products, though perhaps with no band of the archive"""
     unused: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """images with bands that no band of the archive is: how many of them, and of how many"""
+
+    ids: set[str] = field(default_factory=set)
+    """ids of products, by their names alone"""
+
+    def id_of(self, name: str, folder: Path, root: Path) -> str:
+        """The id of a product of this name; a name that occurs in several folders has its folder before it.
+
+        Not so one that has a tile or is of Sentinel-1: where that occurs twice, it is the same product.
+        """
+        if name in self.ids and folder != root and not _PRODUCT.search(name):
+            place = os.path.relpath(folder, root)
+            return product_id(place if folder.name == name else f"{place}/{name}")
+        self.ids.add(name)
+        return product_id(name)
 
     def tell(self, root: Path, count: int) -> None:
         """Warn of what is left out, once for each kind.

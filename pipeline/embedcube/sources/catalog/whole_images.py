@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embedcube.printable import printable
-from embedcube.sources.catalog.bands import Step, bands_in, descriptions_of, shown, stacked
+from embedcube.sources.catalog.bands import Bands, Step, bands_in, descriptions_of, shown, stacked
 from embedcube.sources.catalog.beside import sensed
-from embedcube.sources.catalog.notes import UNDATED, Notes
+from embedcube.sources.catalog.notes import Notes, undated
 from embedcube.sources.catalog.pool import spread
-from embedcube.sources.catalog.products import File, Names, Product, product_id, time_in, unusable
+from embedcube.sources.catalog.products import File, Names, Product, time_in, unusable
 from embedcube.sources.catalog.told import Told
 
 
 def described(paths: Sequence[Path]) -> Iterator[list[str]]:
-    """The descriptions of the bands of each image; one empty text for an image that does not open.
+    """The descriptions of the bands of each image; none for an image that does not open.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
@@ -22,17 +22,21 @@ def described(paths: Sequence[Path]) -> Iterator[list[str]]:
 
 
 def _described(paths: Sequence[Path]) -> list[list[str]]:
-    return [descriptions_of(path) or [""] for path in paths]
+    return [descriptions_of(path) or [] for path in paths]
 
 
-def whole_products(path: Path, bands: Sequence[str], names: Names, told: Told, notes: Notes) -> Iterator[Product]:
+def whole_products(
+    path: Path, bands: Sequence[str], root: Path, names: Names, told: Told, notes: Notes
+) -> Iterator[Product]:
     """The product of an image with these `bands`, or one for each step of a series that is stacked as bands.
 
-    The time is that in the name of the file or its folder, else the time told; without any, the image is left out.
+    The time is that in the name of the file or its folder, else the time told; without any, the image is left out. An
+    image that does not open has no bands; its product names the file, so that it gets a verdict.
     """
-    name = printable(path.name)
-    if (steps := stacked(bands, names)) or told.steps:
-        yield from _series(path, name, bands, steps, names, told, notes)
+    name, id = printable(path.name), notes.id_of(path.stem, path.parent, root)
+    steps = stacked(bands, names, len(told.steps))
+    if steps or (told.steps and bands):
+        yield from _series(path, id, bands, steps, names, told, notes)
         return
     try:
         when, said = sensed(told, path.stem, path.parent)
@@ -40,12 +44,12 @@ def whole_products(path: Path, bands: Sequence[str], names: Names, told: Told, n
         yield unusable(path.stem, f"{name}: {error}", time_in(path.stem))
         return
     if when is None:
-        notes.left[path] = UNDATED
+        notes.left[path] = undated(path.name)
         return
-    found = bands_in(bands, names)
+    found = bands_in(bands, names) if bands else Bands(index={next(iter(names)): 1}, fault="")
     _note_unused(path, len(found.index), len(bands), notes)
     yield Product(
-        id=product_id(path.stem),
+        id=id,
         time=when.time,
         end=when.end,
         files={band: File(path=path, index=found.index[band]) for band in names if band in found.index},
@@ -55,9 +59,10 @@ def whole_products(path: Path, bands: Sequence[str], names: Names, told: Told, n
 
 
 def _series(
-    path: Path, name: str, bands: Sequence[str], steps: Sequence[Step], names: Names, told: Told, notes: Notes
+    path: Path, id: str, bands: Sequence[str], steps: Sequence[Step], names: Names, told: Told, notes: Notes
 ) -> Iterator[Product]:
     """A product for each step; a single one, with the reason, where it is not known when the steps are."""
+    name = printable(path.name)
     times = told.steps or [step.when for step in steps if step.when is not None]
     if len(times) != len(steps) or not steps:
         if told.steps:
@@ -75,7 +80,7 @@ def _series(
     _note_unused(path, sum(len(step.index) for step in steps), len(bands), notes)
     for step, when in zip(steps, times, strict=True):
         yield Product(
-            id=f"{product_id(path.stem)}_{when.time:%Y%m%dT%H%M%S}",
+            id=f"{id}_{when.time:%Y%m%dT%H%M%S}",
             time=when.time,
             end=when.end,
             files={band: File(path=path, index=step.index[band]) for band in names if band in step.index},
