@@ -21,7 +21,7 @@ from embedcube.backbones.base import Chips, FitSample, make_backbone
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import write_sealed
-from embedcube.consolidate.verify import _exact
+from embedcube.consolidate.recomputed import _exact
 from embedcube.cube.reader import Cell, Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout

@@ -16,7 +16,7 @@ from tests.edge.scenes import Scene, two_bands_of, write_scene
 from torch import Tensor, nn
 
 from embedcube.campaign.plan import Shard
-from embedcube.consolidate.verify import _bound
+from embedcube.consolidate.recomputed import _bound
 from embedcube.kernel.embed import Cells
 
 WEST, NORTH, CELL_PX = 600_000.0, 5_200_000.0, 16

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.conftest import Campaign, cube_bytes, demo_in
 
-from embedcube.consolidate.verify import _least_cosine
+from embedcube.consolidate.recomputed import _least_cosine
 from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
 from embedcube.kernel.embed import Cells
@@ -81,7 +81,7 @@ def test_reduced_precision_gives_the_same_bytes_however_it_is_computed(demo: Cam
 
 
 def test_a_precision_that_a_layer_does_not_bear_is_a_finding(demo: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedcube.consolidate.verify.LEAST_COSINE", 0.999_999_99)
+    monkeypatch.setattr("embedcube.consolidate.recomputed.LEAST_COSINE", 0.999_999_99)
     ask(demo, "bfloat16")
     with pytest.raises(WorkError, match=r"precision: s2_vit: a cosine of 0\.9\d+ between bfloat16 and float32"):
         demo.cli("run")

@@ -6,46 +6,30 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
 
-from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
+from embedcube.consolidate.recomputed import recomputed
 from embedcube.consolidate.soundness import FIGURES, sound
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import (
-    LARGEST_NUMBER,
-    LEAST_COSINE,
     NOT_PROCESSED,
     VALID,
     VALID_INCOMPLETE,
-    decode,
-    int8_bound,
 )
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError, WorkError
+from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
 from embedcube.progress import Progress
-
-if TYPE_CHECKING:
-    import torch
-
-    from embedcube.backbones.base import Weights
-    from embedcube.campaign.plan import LayerPlan, Shard
-    from embedcube.kernel.embed import Cells, EncodedShard
-    from embedcube.kernel.layer import LayerContext
-
-
-log = logging.getLogger(__name__)
 
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
@@ -90,7 +74,7 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
     if not findings:
         findings += against_plan(campaign, run, Cube(path))
     if not findings:
-        findings += _recomputed(campaign, run, Cube(path), recompute, least_cosine)
+        findings += recomputed(campaign, run, Cube(path), recompute, least_cosine)
     report = {
         "cube": path.resolve().name,
         "findings": [asdict(finding) for finding in findings],
@@ -235,169 +219,3 @@ def _files(cube: Cube) -> Iterator[Finding]:
         expected = sealed[name][:12] if name in sealed else "no such file"
         if found != expected:
             yield Finding(check="files", place=name, found=found, expected=expected)
-
-
-def _recomputed(
-    campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
-) -> Iterator[Finding]:
-    """Embed `count` shards of each layer again, in this process.
-
-    `least_cosine` gets, for each layer that is compiled or of reduced precision, the least cosine between a vector and
-    the same vector in float32, not compiled.
-    """
-    if not count:
-        return
-    import torch
-
-    from embedcube.campaign.plan import read_plan, read_shards
-    from embedcube.kernel.device import exact_arithmetic
-    from embedcube.kernel.embed import run_shard
-    from embedcube.kernel.versions import versions_here
-    from embedcube.sources.reader import RasterReader
-
-    plan = read_plan(campaign, run)
-    device = torch.device(campaign.how.device)
-    versions = versions_here(plan, device)
-    if versions != plan.versions:
-        log.warning(
-            "no shard is embedded again: this machine has %s, the plan was made for %s", versions, plan.versions
-        )
-        return
-    exact_arithmetic(campaign.how.threads_per_rank)
-    scenes = read_inventory(campaign, run, plan.inventory)
-    shards = [s for group in read_shards(run, plan) for s in group]
-    reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
-    try:
-        for name in campaign.layers:
-            layer = _layer_again(campaign, run, name, plan.layers[name], device)
-            for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
-                own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
-                again = run_shard(shard, own, layer.context, reader, out)
-                yield from _same_bytes(shard, again.objects, record)
-                yield from _compared(layer, again, least_cosine)
-            if least_cosine.get(name, 1.0) < LEAST_COSINE:
-                kind = layer.context.precision + (" compiled" if campaign.layers[name].compile else "")
-                found = f"a cosine of {least_cosine[name]:.5f} between {kind} and float32"
-                yield Finding(check="precision", place=name, found=found, expected=f"at least {LEAST_COSINE}")
-    finally:
-        reader.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LayerAgain:
-    """What a layer's shards are embedded with."""
-
-    context: "LayerContext"
-    """that of the ranks"""
-    exact: "LayerContext | None"
-    """that in float32, not compiled; None where it is that of the ranks"""
-
-
-def _layer_again(
-    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", device: "torch.device"
-) -> _LayerAgain:
-    from embedcube.backbones.weights import read_weights
-
-    weights = read_weights(campaign, run, name)[0]
-    context = _planned_context(campaign, run, name, planned, weights, device)
-    return _LayerAgain(context=context, exact=_exact(campaign, name, context, weights))
-
-
-def _compared(layer: _LayerAgain, again: "EncodedShard", least_cosine: dict[str, float]) -> Iterator[Finding]:
-    """Check a shard's stored numbers against its vectors before they are quantised, and note the least cosine."""
-    from embedcube.kernel.embed import embed_stage
-
-    # the same pixels again: the vectors before they are quantised, and those of the exact kernel
-    given = embed_stage(replace(again.read, context=replace(layer.context, encoding="float32"))).cells
-    yield from _bound(again.read.shard, again.cells, given)
-    if layer.exact is not None:
-        full = embed_stage(replace(again.read, context=layer.exact)).cells
-        name = again.read.shard.layer
-        least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
-
-
-def _most_embedded(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
-    """The `count` shards with most embedded chips, of a sample of some 64, with their records."""
-    places = cube.provenance.places
-    in_cube = [shard for shard in shards if shard.place in places]
-    sample = in_cube[:: max(1, len(in_cube) // 64)]
-    records = [(shard, cube.provenance.record(places[shard.place])) for shard in sample]
-    return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
-
-
-def _planned_context(
-    campaign: Campaign, run: RunDir, name: str, planned: "LayerPlan", weights: "Weights", device: "torch.device"
-) -> "LayerContext":
-    """The context that the ranks had; loading a program runs it, so its bytes are compared with the plan first."""
-    from embedcube.kernel.load import load_context
-
-    program = b""
-    if planned.program:
-        path = run.program(name, planned.compiled_for, planned.program)
-        program = path.read_bytes()
-        if (digest := hashlib.sha256(program).hexdigest()) != planned.program:
-            raise WorkError(
-                f"{path}: its SHA-256 is {digest}, the plan was made with {planned.program}: restore it, or plan again"
-            )
-    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program)
-
-
-def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Weights") -> "LayerContext | None":
-    """The context in float32, not compiled, to compare with; None where the layer's own is that already."""
-    from embedcube.backbones.base import make_backbone
-
-    compiled = campaign.layers[name].compile
-    if context.precision == "float32" and not compiled:
-        return None
-    module = make_backbone(campaign, name).module(weights).to(context.device) if compiled else context.module
-    return replace(context, module=module, encoding="float32", precision="float32")
-
-
-def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
-    """The objects made again are the recorded ones."""
-    for array, data in objects.items():
-        digest = hashlib.sha256(data or b"").hexdigest()
-        recorded = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
-        if digest != recorded:
-            yield Finding(check="same bytes", place=f"{shard} {array}", found=digest[:12], expected=recorded[:12])
-
-
-def _least_cosine(cells: "Cells", others: "Cells") -> float:
-    """The least cosine between two vectors of a cell.
-
-    1 where the shard has no vector; -1 where a cell has a finite vector in `others` only.
-    """
-    x, y = (one.arrays["embedding"].astype(np.float64) for one in (cells, others))
-    if (np.isfinite(y).all(axis=-1) & ~np.isfinite(x).all(axis=-1)).any():
-        return -1.0
-    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-    kept = np.isfinite(lengths) & (lengths > 0)
-    return float((np.einsum("nd,nd->n", x[kept], y[kept]) / lengths[kept]).min(initial=1.0))
-
-
-def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
-    """Numbers are stored where the encoding can hold them, and differ from the backbone's by no more than is stated."""
-    x, q = exact.arrays["embedding"], stored.arrays["embedding"]
-    encoding = q.dtype.name
-    # not a number where there is no vector
-    held = np.abs(x).max(axis=-1) <= LARGEST_NUMBER[encoding]
-    kept = np.isfinite(stored.arrays["scale"] if encoding == "int8" else q).reshape(*held.shape, -1).all(axis=-1)
-    if wrong := int((kept != held).sum()):
-        expected = f"a vector exactly where the backbone gives numbers that {encoding} can hold"
-        yield Finding(check="encoding", place=str(shard), found=f"{wrong} cells otherwise", expected=expected)
-    kept &= held
-    if q.dtype == np.int8:
-        scale = stored.arrays["scale"][kept]
-        off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
-    elif q.dtype == np.float16:
-        # below the smallest normal number the step is fixed
-        off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
-    else:
-        off = np.abs(q[kept].astype(np.float64) - x[kept])
-    if wrong := int((off > 0).sum()):
-        yield Finding(
-            check="error bound",
-            place=str(shard),
-            found=f"{wrong} numbers are further off, the worst by {off.max():.3g}",
-            expected="within the stated error bound",
-        )

@@ -218,7 +218,7 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
             continue
         paths = _paths(product)
         # also the Item's own folders: the images there are its files, even where it does not find them
-        own = {product.folder, f"{product.folder}/{product.id}"}
+        own = {product.item.folder, f"{product.item.folder}/{product.id}"} if product.item else set[str]()
         for place in own.union(map(os.path.dirname, paths)):
             named.update(_packed_around(place))
             named_in.setdefault(place, []).append(product)

@@ -173,7 +173,7 @@ def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
     """
     listed = _each_item_once(products)
     owners: dict[str, set[str]] = defaultdict(set)
-    if any(product.beside for product in listed):
+    if any(_beside(product) for product in listed):
         for product in listed:
             for file in product.files.values():
                 owners[str(file.path)].add(product.id)
@@ -181,7 +181,7 @@ def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
         shared = {
             band: file.path.name
             for band, file in product.files.items()
-            if str(file.path) in product.beside and len(owners[str(file.path)]) > 1
+            if str(file.path) in _beside(product) and len(owners[str(file.path)]) > 1
         }
         if shared:
             words = "may be of any of several Items beside it: give each Item a folder of its own, or write links"
@@ -193,8 +193,16 @@ def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
 
 def _each_item_once(products: Iterable[Product]) -> list[Product]:
     every = list(products)
-    alone = {_known_by(product) for product in every if product.folder and not product.of_search}
-    return [product for product in every if not (product.of_search and product.files and _known_by(product) in alone)]
+    alone = {_known_by(product) for product in every if product.item and not product.item.of_search}
+    return [
+        product
+        for product in every
+        if not (product.item and product.item.of_search and product.files and _known_by(product) in alone)
+    ]
+
+
+def _beside(product: Product) -> frozenset[str]:
+    return product.item.beside if product.item else frozenset()
 
 
 def _known_by(product: Product) -> tuple[object, ...]:

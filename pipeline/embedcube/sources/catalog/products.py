@@ -45,6 +45,17 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemPlace:
+    """Where a STAC Item was found."""
+
+    folder: str
+    of_search: bool = False
+    """whether it is one of a saved search"""
+    beside: frozenset[str] = frozenset()
+    """paths of files that were taken for those of links to other machines, as they lie beside the Item"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Product:
     """One acquisition of one tile, as a catalogue, a manifest or a folder describes it."""
 
@@ -65,12 +76,8 @@ class Product:
     """names of products and granules elsewhere in a catalogue: titles, links, files"""
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north as the catalogue states; only used where no file can be opened"""
-    folder: str = ""
-    """folder of the STAC Item that describes it; empty if none does"""
-    of_search: bool = False
-    """whether that Item is one of a saved search"""
-    beside: frozenset[str] = frozenset()
-    """paths of files that were taken for those of links to other machines, as they lie beside the Item"""
+    item: ItemPlace | None = None
+    """the STAC Item that describes it; None if none does"""
     radar_safe: Path | None = None
     """SAFE folder of a Sentinel-1 GRD product, whose pixels are in radar geometry"""
 

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,8 +145,7 @@ def _of_search(path: Path, name: str, document: dict[str, Any], names: Names, li
     if words := lacking(document, len(features)):
         log.warning("%s %s", printable(path), words)
     for number, feature in enumerate(features, start=1):
-        product = item_product(path, partial(str, f"{name} {number}"), feature, names, links)
-        yield replace(product, of_search=True)
+        yield item_product(path, partial(str, f"{name} {number}"), feature, names, links, of_search=True)
 
 
 def _read(path: Path, most: int) -> Any:

@@ -15,6 +15,7 @@ from embedcube.sources.catalog.json_text import kind_of
 from embedcube.sources.catalog.links import Around, Links, not_here
 from embedcube.sources.catalog.products import (
     File,
+    ItemPlace,
     Names,
     Product,
     bounded,
@@ -53,17 +54,21 @@ def is_item(document: Any) -> bool:
     )
 
 
-def item_product(path: Path, name: Callable[[], str], item: Any, names: Names, links: Links) -> Product:
+def item_product(
+    path: Path, name: Callable[[], str], item: Any, names: Names, links: Links, *, of_search: bool = False
+) -> Product:
     """The product of an Item that the file at `path` holds; `name` gives what it is called if it has no id.
 
-    `links` says where links to other machines lead here.
+    `links` says where links to other machines lead here; `of_search` is whether the file is a saved search.
 
     A file that is missing for a band, or anything that is wrong in the Item, is in `missing` or `fault`.
 
     Raises:
         OSError: it could not be found out whether a file is there, for a reason that may pass.
     """
-    return replace(_judged(path, name, item, names, links), folder=str(path.parent))
+    product = _judged(path, name, item, names, links)
+    place = product.item or ItemPlace(folder=str(path.parent))
+    return replace(product, item=replace(place, of_search=of_search))
 
 
 def _judged(path: Path, name: Callable[[], str], item: Any, names: Names, links: Links) -> Product:
@@ -99,7 +104,8 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links
     found = {band: _file(offered, known) for band, known in names.items()}
     files = {band: file for band, file in found.items() if isinstance(file, File)}
     missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
-    return Product(files=files, missing=missing, beside=frozenset(around.beside), bbox=_bbox(item), **basics)
+    place = ItemPlace(folder=str(path.parent), beside=frozenset(around.beside))
+    return Product(files=files, missing=missing, item=place, bbox=_bbox(item), **basics)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
