@@ -21,7 +21,15 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.arrays import FILES, file_names, object_key
-from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
+from embedcube.cube.encoding import (
+    LARGEST_NUMBER,
+    LEAST_COSINE,
+    NOT_PROCESSED,
+    VALID,
+    VALID_INCOMPLETE,
+    decode,
+    int8_bound,
+)
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
@@ -333,16 +341,22 @@ def _least_cosine(cells: "Cells", others: "Cells") -> float:
 
 
 def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
-    """Stored numbers differ from the vectors of the backbone by no more than the layer states."""
+    """Numbers are stored where the encoding can hold them, and differ from the backbone's by no more than is stated."""
     x, q = exact.arrays["embedding"], stored.arrays["embedding"]
-    kept = np.isfinite(x).all(axis=-1)
+    encoding = q.dtype.name
+    # not a number where there is no vector
+    held = np.abs(x).max(axis=-1) <= LARGEST_NUMBER[encoding]
+    kept = np.isfinite(stored.arrays["scale"] if encoding == "int8" else q).reshape(*held.shape, -1).all(axis=-1)
+    if wrong := int((kept != held).sum()):
+        expected = f"a vector exactly where the backbone gives numbers that {encoding} can hold"
+        yield Finding(check="encoding", place=str(shard), found=f"{wrong} cells otherwise", expected=expected)
+    kept &= held
     if q.dtype == np.int8:
         scale = stored.arrays["scale"][kept]
         off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
     elif q.dtype == np.float16:
         # below the smallest normal number the step is fixed
         off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
-        off[np.abs(x[kept]) > np.finfo(np.float16).max] = 0
     else:
         off = np.abs(q[kept].astype(np.float64) - x[kept])
     if wrong := int((off > 0).sum()):

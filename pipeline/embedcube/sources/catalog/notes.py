@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedcube.errors import RequestError
-from embedcube.printable import printable
+from embedcube.printable import printable, printable_path
 from embedcube.sources.catalog.naming import Template, template_for
 from embedcube.sources.catalog.products import product_id
 
 _NAME = 80
 """most characters of a file's name in a message; the end of a longer one is left out"""
-
-_ROOT = 64
-"""most characters of the archive's path in a refusal; the beginning of a longer one is left out"""
 
 log = logging.getLogger(__name__)
 
@@ -80,18 +77,13 @@ class Notes:
             first, why = next(iter(files.items()))
             words = f"{len(files)} {kind}; the first, {_named(first, root)}, {why}"
             if not (count or self.products):
-                raise RequestError(f"no scene found in {_short(root)}: {words}")
+                raise RequestError(f"no scene found in {printable_path(root)}: {words}")
             log.warning("%s: %s", printable(root), words)
         if self.unused:
             first, (unused, bands) = next(iter(self.unused.items()))
             others = f", and {len(self.unused) - 1} more files have such bands" if len(self.unused) > 1 else ""
             words = "%s: %d of %d bands are not used%s"
             log.warning(words, _named(first, root), unused, bands, others)
-
-
-def _short(root: Path) -> str:
-    text = printable(root)
-    return text if len(text) <= _ROOT else f"...{text[-_ROOT:]}"
 
 
 def _named(path: Path, root: Path) -> str:
