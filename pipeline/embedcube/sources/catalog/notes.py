@@ -15,9 +15,6 @@ from embedcube.sources.catalog.products import product_id
 _NAME = 80
 """most characters of a file's name in a message; the end of a longer one is left out"""
 
-_ROOT = 64
-"""most characters of the archive's path in a refusal; the beginning of a longer one is left out"""
-
 log = logging.getLogger(__name__)
 
 _PRODUCT = re.compile(r"(?<![A-Za-z0-9])(?:T?\d\d[A-Z]{3}|S1[A-D])(?![A-Za-z0-9])")
