@@ -248,7 +248,9 @@ def test_a_weight_is_not_fitted_on_a_torn_scene_and_it_is_said(tmp_path: Path) -
 
 @pytest.mark.parametrize(("mask", "asks"), [(True, "list of clear classes right"), (False, "and have data there")])
 def test_a_fit_on_nothing_asks_for_the_mask_only_where_there_is_one(tmp_path: Path, mask: bool, asks: str) -> None:
-    write_scene(tmp_path / "archive", scene(bands=bands(np.zeros((SIDE_PX, SIDE_PX), np.uint16))))
+    # without a mask that has data elsewhere, a band without any is one that shows nothing
+    shown = bands(pixels(), CLOUD) if mask else bands(pixels() * 0)
+    write_scene(tmp_path / "archive", scene(bands=shown))
     campaign = campaign_in(tmp_path, mask=mask)
     campaign.cli("index")
     with pytest.raises(RequestError, match=asks):
