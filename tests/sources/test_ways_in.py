@@ -396,7 +396,7 @@ def test_what_does_not_fit_is_told_and_two_files_of_one_band_are_refused(
 def test_a_template_says_the_satellite(tmp_path: Path) -> None:
     write(tmp_path / "S1A_20220615T051512_VV_grd.tif", 5)
     (scene,) = scenes(tmp_path, "VV", kind="sentinel1", names="{sat}_{date}_{band}_grd.tif")
-    assert (scene.id, scene.acquisition) == ("S1A_20220615T051512", "S1A_20220615T051512")
+    assert (scene.id, scene.acquisition) == ("S1A_20220615T051512", "S1A 2022-06-15T04:48 + 48 min")
 
 
 # --- when they are ---------------------------------------------------------------------------------------
