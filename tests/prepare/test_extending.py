@@ -74,7 +74,8 @@ def test_files_that_come_with_a_later_window_are_found(demo: Campaign, tmp_path:
     assert "no scene in" not in said
     both = recorded_recipes(demo.run)
     assert set(june) < set(both)
-    assert len(both) == 2 * len(june) + 9, "those of the torn scene of July twice"
+    # full digests find the torn scene before anything is embedded
+    assert len(both) == 2 * len(june)
     with xarray.open_zarr(demo.run.newest_cube, group=ZONE, consolidated=False) as cube:
         assert (cube.status == VALID).any(("y", "x")).values.tolist() == [True, True]
     assert "scenes, from an earlier run" in demo.cli("run")
