@@ -35,10 +35,10 @@ test-all: lint test-oldest test-newest ## as test, with the slow ones and with o
 	@$(PYTEST) -m alone
 	@$(PYTEST) $(SPREAD) $(COVERAGE) -m "not alone"
 
-test-oldest: demo/runs/demo/cube.zarr ## the tests that need no torch, at the oldest versions that pyproject.toml allows
+test-oldest: build/demo/runs/demo/cube.zarr ## the tests that need no torch, at the oldest versions that pyproject.toml allows
 	@$(BIN)/python -m tests.lane oldest
 
-test-newest: demo/runs/demo/cube.zarr ## the same at the newest versions, on a newer Python where there is one
+test-newest: build/demo/runs/demo/cube.zarr ## the same at the newest versions, on a newer Python where there is one
 	@$(BIN)/python -m tests.lane newest
 
 # Not a part of test: it installs 69 packages more, 0.7 GB, in two minutes and a half on two busy cores.
@@ -70,8 +70,9 @@ clean: ## remove the demo and the tools' caches; .venv stays
 	@rm -rf demo build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-demo/runs/demo/cube.zarr: demo/campaign.yaml | $(USER_STAMP)
-	@$(BIN)/embedcube run demo/campaign.yaml
+build/demo/runs/demo/cube.zarr: | $(USER_STAMP)
+	@$(BIN)/embedcube demo build/demo --only sentinel2
+	@$(BIN)/embedcube run build/demo/campaign.yaml
 
 demo/campaign.yaml: | $(USER_STAMP)
 	@echo "demo        demo/"

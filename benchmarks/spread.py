@@ -54,7 +54,7 @@ def main() -> None:
 
 def write_campaign(folder: Path, ranks: int, shard_chips: int) -> Path:
     """The demo in shards of so many chips a side."""
-    write_demo(folder / "demo")
+    write_demo(folder / "demo", only="sentinel2")
     path = folder / "demo" / "campaign.yaml"
     document = yaml.safe_load(path.read_text())
     (layer,) = document["layers"].values()

@@ -220,19 +220,21 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def demo_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's folder, written once. Do not change anything in it: copy."""
+    """The folder of the demo with Sentinel-2 alone, written once. Do not change anything in it: copy."""
     if finished := os.environ.get("EMBEDCUBE_DEMO"):
         return Path(finished)
     from embedcube.testing.demo import write_demo
 
-    return made_once(tmp_path_factory, "demo", write_demo)
+    return made_once(tmp_path_factory, "demo", lambda folder: write_demo(folder, only="sentinel2"))
 
 
 def demo_in(folder: Path, demo_archive: Path) -> Campaign:
     """A fresh campaign on the shared demo archive; nothing has been run yet."""
     campaign = Campaign(folder / "campaign.yaml")
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
+    campaign.change(
+        lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive" / "sentinel2"))
+    )
     return campaign
 
 
@@ -244,12 +246,30 @@ def demo(demo_archive: Path, tmp_path: Path) -> Campaign:
 
 @pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> Campaign:
-    """The demo as a user runs it, finished. Do not change anything in it: copy."""
+    """The demo with Sentinel-2 alone, finished. Do not change anything in it: copy."""
     campaign = Campaign(demo_archive / "campaign.yaml")
     if "EMBEDCUBE_DEMO" in os.environ:
         return campaign
     made_once(tmp_path_factory, "finished-demo", lambda _: campaign.cli("run"))
     return campaign
+
+
+@pytest.fixture(scope="session")
+def whole_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> Campaign:
+    """The whole demo, finished, as `make quickstart` leaves it. Do not change anything in it: copy."""
+    from embedcube.testing.demo import KINDS, SEED, WRITERS, campaign_text
+
+    def make(folder: Path) -> None:
+        archive = folder / "archive"
+        archive.mkdir(parents=True)
+        (archive / "sentinel2").symlink_to(demo_archive / "archive" / "sentinel2")
+        for kind in KINDS:
+            if kind != "sentinel2":
+                WRITERS[kind](archive / kind, SEED)
+        (folder / "campaign.yaml").write_text(campaign_text())
+        Campaign(folder / "campaign.yaml").cli("run")
+
+    return Campaign(made_once(tmp_path_factory, "whole-demo", make) / "campaign.yaml")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 The versions of constraints.txt are those that the other tests run with. Here `oldest` has each dependency at the
 lower bound of pyproject.toml, and `newest` has whatever was released last, on a newer Python where there is one.
-Both read the demo's cube, which the tested versions have written.
+Both read the cube of a demo with Sentinel-2 alone, which the tested versions have written.
 """
 
 import os
@@ -57,7 +57,7 @@ def main(lane: str) -> int:
     pip: list[str | Path] = [own, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     subprocess.run([*pip, *requirements, *TOOLS], check=True)
     subprocess.run([*pip, "--no-deps", "--editable", ROOT], check=True)
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "pipeline"), "EMBEDCUBE_DEMO": str(ROOT / "demo")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "pipeline"), "EMBEDCUBE_DEMO": str(ROOT / "build" / "demo")}
     # old versions beside new ones of what they need themselves give warnings that no user can act on
     warnings = ["-W", "default"] if lane == "oldest" else []
     pytest: list[str | Path] = [own, "-m", "pytest", "--no-header", "--quiet", "-p", "no:cacheprovider", *warnings]

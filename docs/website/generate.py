@@ -10,7 +10,8 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from embedcube.campaign.schema import Campaign
+from embedcube.campaign.options import in_words
+from embedcube.campaign.plugins import campaign_schema
 from embedcube.campaign.site import Site
 
 Json = dict[str, Any]
@@ -34,7 +35,7 @@ One YAML file describes a batch system. `how.site` of a campaign names it, or `-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to those that are written by hand."""
     pages = {
-        "reference/campaign.md": CAMPAIGN_HEAD + schema_page(Campaign.model_json_schema()),
+        "reference/campaign.md": CAMPAIGN_HEAD + schema_page(campaign_schema()),
         "reference/site.md": SITE_HEAD + schema_page(Site.model_json_schema()),
         "reference/command-line.md": command_line_page(),
     }
@@ -49,8 +50,13 @@ def schema_page(schema: Json) -> str:
     order = [schema["title"]]
     blocks |= {schema["title"]: schema}
     for title in order:
-        order += [name for name in _blocks_named(blocks[title]["properties"]) if name not in order]
-    return "\n".join(f"\n## {title} {{ #{title.lower()} }}\n\n{_table(title, blocks[title])}" for title in order)
+        # for an archive also the blocks of options, which depend on its source
+        parts = [blocks[title]["properties"], blocks[title].get("allOf", [])]
+        order += dict.fromkeys(name for name in _blocks_named(parts) if name not in order)
+    return "\n".join(
+        f"\n## {blocks[name].get('title', name)} {{ #{name.lower()} }}\n\n{_table(name, blocks[name])}"
+        for name in order
+    )
 
 
 def command_line_page() -> str:
@@ -77,12 +83,14 @@ def _blocks_named(part: Any) -> Iterator[str]:
 
 
 def _table(title: str, block: Json) -> str:
-    meanings = _field_docstrings(title)
+    plugin = title.startswith("options-")
+    meanings = {} if plugin else _field_docstrings(title)
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, value in block["properties"].items():
         required = key in block.get("required", ())
+        meaning = meanings.get(key) or _one_line(value.get("description", ""))
         default = "required" if required else _default(value)
-        rows.append(f"| `{key}` | {_value(value)} | {default} | {meanings.get(key, '')} |")
+        rows.append(f"| `{key}` | {_value(value)} | {default} | {meaning} |")
     description = str(block.get("description", "")).partition("\n")[0]
     return description + "\n\n" + "\n".join(rows) + "\n"
 
@@ -93,12 +101,12 @@ def _field_docstrings(title: str) -> dict[str, str]:
         members = griffe.load(f"embedcube.campaign.{module}").members
         if title in members and members[title].is_class and not members[title].is_alias:
             fields = members[title].members.items()
-            return {
-                name: " ".join(field.docstring.value.split()).replace("|", "\\|")
-                for name, field in fields
-                if field.docstring
-            }
+            return {name: _one_line(field.docstring.value) for name, field in fields if field.docstring}
     raise LookupError(f"no class {title} among the blocks of a campaign")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _default(value: Json) -> str:
@@ -109,25 +117,5 @@ def _default(value: Json) -> str:
 
 
 def _value(value: Json) -> str:
-    """A JSON Schema type in words."""
-    if "$ref" in value:
-        title = value["$ref"].rpartition("/")[2]
-        return f"[{title}](#{title.lower()})"
-    if "anyOf" in value:
-        options = [_value(option) for option in value["anyOf"] if option.get("type") != "null"]
-        return " or ".join(dict.fromkeys(options))
-    if "enum" in value:
-        return ", ".join(f"`{option}`" for option in value["enum"])
-    if "const" in value:
-        return f"`{value['const']}`"
-    if value.get("format") in ("date-time", "path"):
-        return {"date-time": "time", "path": "path"}[value["format"]]
-    kind = value.get("type")
-    if kind == "array":
-        if "prefixItems" in value:
-            return "[" + ", ".join(_value(item) for item in value["prefixItems"]) + "]"
-        return f"list of {_value(value['items'])}"
-    if kind == "object":
-        inner = value.get("additionalProperties") or next(iter(value.get("patternProperties", {}).values()), None)
-        return f"name: {_value(inner)}" if isinstance(inner, dict) else "keys and values"
-    return {"string": "text", "boolean": "`true`, `false`", "integer": "whole number"}.get(kind or "", "number")
+    """A JSON Schema type in words, with links to blocks."""
+    return in_words(value, lambda title: f"[{title}](#{title.lower()})", "`{}`")

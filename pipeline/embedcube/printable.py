@@ -4,6 +4,7 @@ Links in catalogues may hold a password or a signature, names of files any byte,
 """
 
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 HIDDEN = "***"
@@ -11,6 +12,9 @@ HIDDEN = "***"
 
 _MOST_LOOKED_AT = 1 << 14
 """characters of a text that are looked at; the rest is left out unread"""
+
+_NAME = 60
+"""characters of a name among others"""
 
 _MARK = re.compile(r"[?#@=%]")
 """A text without any of these holds no credential"""
@@ -92,6 +96,28 @@ def printable(text: object, most: int = 300) -> str:
     # a link that was percent-encoded may hold anything
     words = _escaped(_WORD.sub(lambda word: without_credentials(word[0]), words))
     return words if len(words) <= most and len(whole) <= bound else f"{words[:most]}... ({len(whole)} characters)"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names in a message, of which only the first `most` are shown: `B02, B03 and 37 more`."""
+    shown = [printable(name, _NAME) for name in names]
+    more = len(shown) - most
+    return ", ".join(shown) if more <= 1 else f"{', '.join(shown[:most])} and {more} more"
+
+
+def printable_path(path: object, most: int = 90) -> str:
+    """A path in a message; of a long one only the end is shown."""
+    text = printable(path)
+    return text if len(text) <= most else f"...{text[-most:]}"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: of a longer one the middle is left out, as its end says what to do."""
+    if len(text) <= most:
+        return text
+    end = text[len(text) - most // 2 :].partition(" ")[2] or text[len(text) - most // 2 :]
+    start = text[: most - len(end) - 5]
+    return f"{start.rpartition(' ')[0] or start} ... {end}"
 
 
 def printable_href(href: str) -> str:

@@ -567,7 +567,7 @@ def finished(
     subprocess.run([sys.executable, "-c", SAVED_BY_ANOTHER_PROCESS, state], check=True, timeout=120)
     campaign = Campaign(folder / "campaign.yaml")
     document = yaml.safe_load((demo_archive / "campaign.yaml").read_text())
-    document["archives"]["s2"] |= {"path": str(demo_archive / "archive"), "bands": ["B02", "B03", "B04"]}
+    document["archives"]["s2"] |= {"path": str(demo_archive / "archive" / "sentinel2"), "bands": ["B02", "B03", "B04"]}
     document["layers"] = {
         "program": layer({}, folder / "cnn.pt2", 8),
         "state": layer({"factory": "small_cnn", "arguments": {"bands": 3}}, state, 8),

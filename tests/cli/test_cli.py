@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import zarr
 from tests.conftest import Campaign, call_cli, run_cli
 
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plugins import plugin
 from embedcube.cli.verbs import app
 from embedcube.consolidate.consolidate import consolidate
 from embedcube.consolidate.verify import verify_run
@@ -30,7 +32,7 @@ from embedcube.prepare.plan import plan
 
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
-    "submit", "cancel", "doctor", "models", "weights",
+    "submit", "cancel", "doctor", "models", "sources", "weights",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")
@@ -80,6 +82,30 @@ def test_models_says_what_each_backbone_takes_and_gives() -> None:
         for key in ("inputs", "cell", "dimensions", "normalisation"):
             assert card[key], card
             assert card[key] in said
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def test_sources_lists_every_option_with_its_type_default_and_meaning() -> None:
+    """Those of a plugin too: what is listed is what the source itself checks."""
+    document = json.loads(call_cli("sources", "--json").stdout)
+    options = {one["source"]: {o["name"]: o for o in one["options"]} for one in document["sources"]}
+    assert options.keys() >= {"sentinel2", "sentinel1", "era5", "fields", "snow_cover"}
+    for name, listed in options.items():
+        assert listed.keys() == plugin("sources", name).options.model_fields.keys()
+        assert all(option["meaning"] and option["value"] for option in listed.values()), name
+    assert options["snow_cover"]["clouds"] == {
+        "name": "clouds", "value": "whole number", "required": False, "default": 255,
+        "meaning": "number that stands for clouds",
+    }  # fmt: skip
+    assert options["era5"]["units"]["value"] == "name: text"
+    assert options["sentinel1"]["orbit"]["value"] == "ascending, descending, both"
+    said = " ".join(call_cli("sources").stdout.split())
+    for name, listed in options.items():
+        for option in listed.values():
+            assert f"{option['name']}: {option['value']}" in said, (name, option)
+            assert option["meaning"] in said
 
 
 # --- help -----------------------------------------------------------------------------------------
@@ -390,7 +416,7 @@ def test_looking_changes_nothing(finished: Campaign) -> None:
 
 def test_a_second_demo_keeps_what_was_edited(finished_demo: Campaign) -> None:
     before = finished_demo.file.read_text()
-    done = call_cli("demo", finished_demo.file.parent)
+    done = call_cli("demo", finished_demo.file.parent, "--only", "sentinel2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"wrote {finished_demo.file}; now: embedcube run {finished_demo.file}\n"
     assert finished_demo.file.read_text() == before
@@ -433,3 +459,20 @@ def test_a_cube_that_is_not_there_is_not_taken_for_a_campaign(tmp_path: Path) ->
     done = call_cli("verify", tmp_path / "nowhere.zarr")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"embedcube: {tmp_path}/nowhere.zarr: there is no such cube; a run prints where its cube is\n"
+
+
+def test_no_message_about_a_wrong_request_has_300_characters(demo: Campaign) -> None:
+    """Of a longer one the middle is left out: its beginning names the key, its end says what to do."""
+    long = "a" * 700
+
+    def write(key: str, document: dict[str, Any]) -> None:
+        document["archives"]["s2"][key] = [long]
+
+    for key in ("bands", "mask"):
+        demo.change(partial(write, key))
+        done = call_cli("index", demo.file)
+        assert done.returncode == 2
+        assert done.stderr.startswith("embedcube: ")
+        assert len(done.stderr.rstrip("\n")) < 300
+    demo.change(lambda document: document.update({f"key{i}": i for i in range(200)} | {long: 1}))
+    assert len(call_cli("index", demo.file).stderr) <= 300

@@ -62,7 +62,9 @@ def test_status_and_cancel_need_no_plugin(finished_demo: Campaign, tmp_path: Pat
     campaign.file.write_text(finished_demo.file.read_text())
 
     def not_installed(document: dict[str, Any]) -> None:
-        document["archives"]["s2"].update(path=str(finished_demo.file.parent / "archive"), source="not_here")
+        document["archives"]["s2"].update(
+            path=str(finished_demo.file.parent / "archive" / "sentinel2"), source="not_here"
+        )
         document["layers"]["s2_mosaiks"]["backbone"] = {"name": "not_here_either"}
 
     campaign.change(not_installed)

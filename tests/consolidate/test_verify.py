@@ -36,7 +36,7 @@ def little(finished_demo: Campaign, demo_archive: Path, tmp_path_factory: pytest
     shutil.copy(finished_demo.file, campaign.file)
 
     def narrow(document: dict[str, Any]) -> None:
-        document["archives"]["s2"]["path"] = str(demo_archive / "archive")
+        document["archives"]["s2"]["path"] = str(demo_archive / "archive" / "sentinel2")
         document["region"] = PLACE
         document["how"] = {"ranks": 1, "threads": 1}
 

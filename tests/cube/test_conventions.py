@@ -536,7 +536,7 @@ def test_provenance_digests_are_those_of_the_bytes(
     assert [bytes(digest).hex() for digest in provenance["scene_digest"]] == [scene.digest for scene in inventory]
     for text in provenance.texts("scene"):
         for asset in json.loads(text)["assets"]:
-            data = (demo_archive / "archive" / asset["path"]).read_bytes()
+            data = (demo_archive / "archive" / "sentinel2" / asset["path"]).read_bytes()
             assert asset["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
     planned = {(s.t, s.iy, s.ix): s for group in read_shards(run, plan) for s in group}
     assert len(planned) == len(provenance["shard_t"])

@@ -14,7 +14,8 @@ from tests.conftest import Campaign, run_cli
 import embedcube
 from embedcube.campaign.schema import Campaign as CampaignSchema
 from embedcube.errors import RequestError
-from embedcube.testing.demo import CRS, LOOKED_TWICE
+from embedcube.testing.demo_sentinel2 import LOOKED_TWICE
+from embedcube.testing.demo_stac import CRS
 
 HEAVY = {"torch", "numpy", "zarr", "xarray", "dask", "distributed", "rasterio", "pydantic", "pyarrow", "pyproj", "yaml"}
 HEAVY_FOR_A_CUBE = {"torch", "dask", "distributed", "rasterio", "pydantic", "pyarrow", "xarray", "PIL"}

@@ -8,8 +8,8 @@ from tests.conftest import Campaign
 
 
 @pytest.fixture(scope="session")
-def checkout(finished_demo: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(whole_demo: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `demo/`, as `make quickstart` leaves it."""
     folder = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(finished_demo.file.parent, folder / "demo", symlinks=True)
+    shutil.copytree(whole_demo.file.parent, folder / "demo", symlinks=True)
     return folder

@@ -15,7 +15,7 @@ from tests.docs.pages import PAGES, blocks, run_line, run_python
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Site
 from embedcube.cli.verbs import app
-from embedcube.testing.demo import CAMPAIGN
+from embedcube.testing.demo import campaign_text
 
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "pipeline" / "embedcube"
@@ -33,7 +33,7 @@ def test_commands_and_python_run(page: str, checkout: Path) -> None:
 
 def test_the_tutorial_shows_the_demos_campaign() -> None:
     (block,) = blocks(DOCS / "tutorial.md", "yaml")
-    assert yaml.safe_load(block) == yaml.safe_load(CAMPAIGN)
+    assert yaml.safe_load(block) == yaml.safe_load(campaign_text())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

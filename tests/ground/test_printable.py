@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from embedcube.errors import CorruptInput
-from embedcube.printable import printable, printable_href, without_credentials
+from embedcube.printable import listed, printable, printable_href, shortened, without_credentials
 
 SECRET = "S3CRET"
 
@@ -121,3 +121,23 @@ def test_a_text_of_millions_of_characters_takes_no_time(piece: str) -> None:
 def test_the_cut_of_a_long_link_shows_no_password_either() -> None:
     assert SECRET not in printable(f"B02: https://user:{SECRET}{'x' * 100_000}@host/B02.tif does not exist")
     assert SECRET not in printable_href(f"https://user:{SECRET}{'x' * 100_000}@host/B02.tif")
+
+
+@given(st.text(min_size=0, max_size=900), st.integers(40, 300))
+def test_a_shortened_text_keeps_its_beginning_and_its_end(text: str, most: int) -> None:
+    short = shortened(text, most)
+    assert len(short) <= most
+    if len(text) <= most:
+        assert short == text
+        return
+    start, _, end = short.partition(" ... ")
+    assert text.startswith(start)
+    assert text.endswith(short.rpartition(" ... ")[2])
+    assert start or end
+
+
+def test_a_list_of_names_is_shortened() -> None:
+    assert listed(["B02", "B03"]) == "B02, B03"
+    assert listed([f"B{i}" for i in range(40)], 3) == "B0, B1, B2 and 37 more"
+    # one more name is as short as saying so
+    assert listed("abcd", 3) == "a, b, c, d"

@@ -53,7 +53,7 @@ def test_what_is_left_is_what_the_file_system_says(demo: Campaign) -> None:
 
 
 def test_a_file_that_is_gone_is_named(demo_archive: Path, demo: Campaign, tmp_path: Path) -> None:
-    shutil.copytree(demo_archive / "archive", tmp_path / "archive")
+    shutil.copytree(demo_archive / "archive" / "sentinel2", tmp_path / "archive")
     demo.change(lambda document: document["archives"]["s2"].update(path="archive"))
     demo.cli("index")
     for file in (tmp_path / "archive").rglob("*.tif"):

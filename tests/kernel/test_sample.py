@@ -38,7 +38,7 @@ def worst(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
 
     def change(document: dict[str, Any]) -> None:
-        document["archives"]["s2"]["path"] = str(demo_archive / "archive")
+        document["archives"]["s2"]["path"] = str(demo_archive / "archive" / "sentinel2")
         document["windows"] = [["2023-01-01", "2024-01-01"]]
 
     campaign.change(change)

@@ -24,7 +24,7 @@ def copied(finished_demo: Campaign, tmp_path: Path) -> Campaign:
     campaign = Campaign(tmp_path / "campaign.yaml")
     shutil.copy(finished_demo.file, campaign.file)
     shutil.copytree(finished_demo.run.root.parent, tmp_path / "runs", symlinks=True)
-    archive = finished_demo.file.parent / "archive"
+    archive = finished_demo.file.parent / "archive" / "sentinel2"
     campaign.change(lambda document: document["archives"]["s2"].update(path=str(archive)))
     return campaign
 

@@ -68,7 +68,9 @@ def prepared(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
     """The demo, indexed and fitted."""
     campaign = Campaign(tmp_path_factory.mktemp("prepared") / "campaign.yaml")
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
-    campaign.change(lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive")))
+    campaign.change(
+        lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive" / "sentinel2"))
+    )
     campaign.change(lambda document: document["how"].update(threads=1, ranks=1))
     campaign.run.root.mkdir(parents=True)
     loaded = load_campaign(campaign.file)

@@ -85,7 +85,7 @@ def fitted(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Camp
 
     def change(document: dict[str, Any]) -> None:
         common = {"archives": ["s2"], "cell_px": 16, "shard_chips": 3, "batch": BATCH}
-        document["archives"]["s2"]["path"] = str(demo_archive / "archive")
+        document["archives"]["s2"]["path"] = str(demo_archive / "archive" / "sentinel2")
         document["layers"] = {name: layer | common for name, layer in LAYERS.items()}
         document["region"] = {"bbox": list(PLACE), "crs": "EPSG:32632"}
         document["windows"] = CLOUDY

@@ -25,7 +25,7 @@ from embedcube.campaign.parts import QUARANTINE, RECORDS
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
-from embedcube.testing.demo import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
+from embedcube.testing.demo_sentinel2 import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
 
 # --- the demo's torn band -----------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ def test_an_error_budget_of_nothing_fails_and_names_the_scene(finished_demo: Cam
     campaign = Campaign(tmp_path / "campaign.yaml")
     shutil.copy(finished_demo.file, campaign.file)
     shutil.copytree(finished_demo.run.root.parent, tmp_path / "runs", symlinks=True)
-    archive = finished_demo.file.parent / "archive"
+    archive = finished_demo.file.parent / "archive" / "sentinel2"
 
     def strict(document: dict[str, Any]) -> None:
         document["archives"]["s2"]["path"] = str(archive)

@@ -14,8 +14,7 @@ from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import Canvas, Shot
 
 from embedcube.cube.reader import Cell, Cube
-from embedcube.testing.demo import (
-    CRS,
+from embedcube.testing.demo_sentinel2 import (
     EAST,
     JUL_EAST,
     JUL_WEST,
@@ -28,6 +27,7 @@ from embedcube.testing.demo import (
     TORN_AND_CLOUDY,
     WEST,
 )
+from embedcube.testing.demo_stac import CRS
 
 ZONE = "s2_mosaiks/grid"
 TORN = next(scene for scene in SCENES if scene.torn_band)
@@ -142,7 +142,7 @@ def test_every_cell_of_a_row_names_what_the_rasters_show(finished_demo: Campaign
             shares.add(float(share))
     assert min(shares) == 0
     assert max(shares) == 1
-    assert len(shares) > 3, "some cells are clear in part"
+    assert len(shares) > 2, "some cells are clear in part"
 
 
 def test_a_scene_that_could_not_be_read_is_named_with_its_reason(finished_demo: Campaign) -> None:
@@ -156,9 +156,9 @@ def test_a_scene_that_could_not_be_read_is_named_with_its_reason(finished_demo: 
 
 def test_the_answer_leads_back_to_every_byte(finished_demo: Campaign) -> None:
     answer = explained(finished_demo, LOOKED_TWICE, "2023-06-15")
-    run = finished_demo.run
+    run, archive = finished_demo.run, finished_demo.file.parent / "archive" / "sentinel2"
     for scene in answer["scenes"]:
-        item = json.loads((finished_demo.file.parent / "archive" / scene["id"] / f"{scene['id']}.json").read_text())
+        item = json.loads((archive / scene["id"] / f"{scene['id']}.json").read_text())
         offset = 0 if item["properties"]["earthsearch:boa_offset_applied"] else -1000
         assert scene["offset"] == offset
         assert len(scene["sha256"]) == 64

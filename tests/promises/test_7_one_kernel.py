@@ -47,7 +47,7 @@ def finished(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     campaign.file.write_bytes((demo_archive / "campaign.yaml").read_bytes())
 
     def change(document: dict[str, Any]) -> None:
-        document["archives"]["s2"]["path"] = str(demo_archive / "archive")
+        document["archives"]["s2"]["path"] = str(demo_archive / "archive" / "sentinel2")
         layer = document["layers"]["s2_mosaiks"]
         backbone = {"name": "tiny_vit", "width": 32, "depth": 1}
         document["layers"]["vit"] = layer | {"backbone": backbone, "chip_px": 64, "halo_px": 0, "encoding": "float32"}

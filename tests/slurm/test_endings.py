@@ -130,7 +130,7 @@ def test_a_walltime_that_is_shorter_than_the_start_is_named(
 def test_without_a_plan_nothing_is_started(cluster: Cluster, demo: Campaign, site: Path, demo_archive: Path) -> None:
     site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | {"prepare_in_job": True}))
     archive = demo.file.parent / "moved"
-    archive.symlink_to(demo_archive / "archive")
+    archive.symlink_to(demo_archive / "archive" / "sentinel2")
     demo.change(lambda document: document["archives"]["s2"].update(path=str(archive)))
     demo.change(lambda document: document["how"].update(ranks=1, threads=1, site=str(site)))
     gone = demo.file.parent / "empty"

@@ -202,7 +202,7 @@ def assert_counts(folder: Path) -> None:
 def remote(item: dict[str, Any], box: Any) -> None:
     """Leave an Item without a file on this machine."""
     item["bbox"] = box
-    asset(item)["href"] = "https://example.org/B02.tif"
+    asset(item)["href"] = "https://example.org/gone.tif"
 
 
 WRONG = {
@@ -560,17 +560,17 @@ def test_weather_of_a_fifo_and_of_a_name_in_latin_1_is_named(tmp_path: Path) -> 
 # --- credentials ------------------------------------------------------------------------------------------
 
 SIGNED = [
-    f"https://acct.blob.core.windows.net/c/B02.tif?sv=2023&sig={SECRET}",
-    f"https://user:{SECRET}@host/B02.tif",
-    f"https://{SECRET}@host/B02.tif",
-    f"https://bucket.s3.amazonaws.com/B02.tif?X-Amz-Credential={SECRET}&X-Amz-Signature={SECRET}",
-    f"s3://key:{SECRET}@bucket/B02.tif",
+    f"https://acct.blob.core.windows.net/c/gone.tif?sv=2023&sig={SECRET}",
+    f"https://user:{SECRET}@host/gone.tif",
+    f"https://{SECRET}@host/gone.tif",
+    f"https://bucket.s3.amazonaws.com/gone.tif?X-Amz-Credential={SECRET}&X-Amz-Signature={SECRET}",
+    f"s3://key:{SECRET}@bucket/gone.tif",
     f"./B02.tif.gone?token={SECRET}",
-    f"/vsicurl/https://user:{SECRET}@host/B02.tif",
-    f"/vsicurl?url=https%3A%2F%2Fuser%3A{SECRET}%40host%2FB02.tif",
-    f"file://user:{SECRET}@host/nowhere/B02.tif?sig={SECRET}",
-    f"https://us er:{SECRET} {SECRET}@host/B02.tif",
-    f"https://user:{SECRET}'{SECRET}@host/B02.tif#access_token={SECRET}",
+    f"/vsicurl/https://user:{SECRET}@host/gone.tif",
+    f"/vsicurl?url=https%3A%2F%2Fuser%3A{SECRET}%40host%2Fgone.tif",
+    f"file://user:{SECRET}@host/nowhere/gone.tif?sig={SECRET}",
+    f"https://us er:{SECRET} {SECRET}@host/gone.tif",
+    f"https://user:{SECRET}'{SECRET}@host/gone.tif#access_token={SECRET}",
 ]
 
 

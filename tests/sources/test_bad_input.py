@@ -307,7 +307,11 @@ def test_the_files_header_is_right_where_a_catalogue_disagrees(tmp_path: Path) -
     [
         ("./B2.tif", "./B2.tif does not exist"),
         ("/nowhere/B02.tif", "/nowhere/B02.tif does not exist"),
-        ("https://example.org/B02.tif", "https://example.org/B02.tif is not on this machine; stage it first"),
+        (
+            "https://example.org/2023/B2.tif?sig=secret",
+            "the file at https://example.org/ is not on this machine: put it beside the Item, or name the folder that "
+            'holds such files here, as links: {"https://example.org/": FOLDER}',
+        ),
     ],
 )
 def test_a_link_that_leads_nowhere_makes_a_scene_that_says_so(tmp_path: Path, href: str, words: str) -> None:

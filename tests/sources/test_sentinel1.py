@@ -110,7 +110,7 @@ def observed(
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"options": {}}, r"archives\.radar\.options\.values: is needed: .* linear, amplitude, db, worldcereal"),
+        ({"options": {}}, r"archives\.radar\.options\.values: is needed: .* linear, amplitude, db .* or worldcereal"),
         ({"options": {"values": "dB"}}, r"options\.values: .*'linear', 'amplitude', 'db' or 'worldcereal'.*'dB'"),
         (
             {"options": {"values": "db", "orbits": "both"}},
@@ -330,10 +330,14 @@ def write_safe(root: Path, product: str, footprint: str = FOOTPRINT, *, zipped: 
     safe = root / f"{product}.SAFE"
     (safe / "measurement").mkdir(parents=True)
     corners = [rasterio.control.GroundControlPoint(r, c, 7.0 + c / 100, 49.0 - r / 100) for r in (0, 8) for c in (0, 8)]
-    image = safe / "measurement" / "s1a-iw-grd-vv-20200607t010800-20200607t010825-032904-03cfba-001.tiff"
+    (safe / "annotation" / "calibration").mkdir(parents=True)
     raster: dict[str, Any] = {"driver": "GTiff", "width": 8, "height": 8, "count": 1, "dtype": "uint16"}
-    with rasterio.open(image, "w", gcps=corners, crs="EPSG:4326", **raster) as file:
-        file.write(np.full((8, 8), 300, np.uint16), 1)
+    for number, band in enumerate(("vv", "vh"), start=1):
+        stem = f"s1a-iw-grd-{band}-20200607t010800-20200607t010825-032904-03cfba-00{number}"
+        with rasterio.open(safe / "measurement" / f"{stem}.tiff", "w", gcps=corners, crs="EPSG:4326", **raster) as file:
+            file.write(np.full((8, 8), 300, np.uint16), 1)
+        for text in (f"{stem}.xml", f"calibration/calibration-{stem}.xml", f"calibration/noise-{stem}.xml"):
+            (safe / "annotation" / text).write_text("<text/>")
     (safe / "manifest.safe").write_text(
         '<xfdu:XFDU xmlns:xfdu="urn:ccsds:schema:xfdu:1" xmlns:s1="http://www.esa.int/safe/sentinel-1.0/sentinel-1" '
         'xmlns:gml="http://www.opengis.net/gml"><metadataSection><s1:pass>DESCENDING</s1:pass>'

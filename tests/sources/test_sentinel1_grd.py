@@ -482,8 +482,10 @@ def test_index_says_what_cannot_be_used(product: Path) -> None:
     image.write_bytes(b"x" * len(whole))
     assert re.search(r"VV: .* does not decode", verdict(archive(product)))
     image.write_bytes(whole)
+    text = calibration.read_text()
     calibration.unlink()
-    assert re.search(r"VH: .*SAFE has no files of its calibration", verdict(archive(product)))
+    assert re.search(r"it lacks calibration of VH: download it whole", verdict(archive(product)))
+    calibration.write_text(text)
     files(product, "manifest.safe").write_text("<torn")
     assert "its manifest cannot be read" in verdict(archive(product))
 
@@ -611,11 +613,41 @@ def test_a_dem_that_cannot_be_one_is_refused(product: Path) -> None:
 
 
 def test_without_a_dem_or_the_extra_it_says_what_to_do(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    advice = r"calibrate and terrain-correct it first.*options: \{dem: heights\.tif\}, install embedcube\[s1-safe\]"
+    first = "calibrate and terrain-correct it first, for example with sarsen, and give the GeoTIFFs; or"
     plain = Archive(source="sentinel1", path=product, bands=("VV",), options={"values": "db"})
-    assert re.search(advice, verdict(plain))
+    assert f"{first} write options: {{dem: heights.tif}}, and sarsen does it" in verdict(plain)
     monkeypatch.setattr("embedcube.sources.sentinel1.source.can_geocode", lambda: False)
-    assert re.search(advice, verdict(archive(product)))
+    assert f"{first} install embedcube[s1-safe], and sarsen does it" in verdict(archive(product))
+    assert f"{first} write options: {{dem: heights.tif}} and install embedcube[s1-safe], and" in verdict(plain)
+
+
+@pytest.mark.parametrize("extra", [True, False])
+@pytest.mark.parametrize("options", [{}, {"values": "linear"}, {"dem": "dem.tif"}])
+def test_all_that_a_product_lacks_is_said_at_once(
+    product: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], extra: bool
+) -> None:
+    monkeypatch.setattr("embedcube.sources.sentinel1.source.can_geocode", lambda: extra)
+    (safe,) = product.glob("*.SAFE")
+    where = Archive(source="sentinel1", path=product, bands=("VV", "VH"), options=options)
+    shutil.rmtree(safe / "measurement")
+    for path in (safe / "annotation").rglob("*-vh-*.xml"):
+        path.unlink()
+    said = verdict(where)
+    assert said.startswith("it lacks measurement of VV, VH; annotation, calibration, noise of VH: download it whole")
+    assert ("options: {dem: heights.tif}" in said) == ("dem" not in options)
+    assert ("install embedcube[s1-safe]" in said) == (not extra)
+    assert len(said) < 200
+    shutil.rmtree(safe / "annotation")
+    (safe / "manifest.safe").unlink()
+    assert verdict(where).startswith(
+        "it lacks measurement, annotation, calibration, noise of VV, VH; manifest.safe: download it whole"
+    )
+
+
+def test_noise_alone_is_not_missed(product: Path) -> None:
+    for path in product.rglob("noise-*"):
+        path.unlink()
+    assert verdict(archive(product)) == ""
 
 
 def test_files_beside_a_product_still_need_to_say_what_they_hold(product: Path) -> None:

@@ -39,6 +39,8 @@ class Api:
     asked: list[dict[str, Any]] = field(default_factory=list)
     """body of each request, and its page"""
     conforms: list[str] = field(default_factory=lambda: [f"https://api.stacspec.org/v1.0.0/{c}" for c in CONFORMS])
+    matched: int | None = None
+    """number of Items that the server says it found"""
     fails: Callable[[int], int] = lambda page: 200
     """HTTP status of the answer, by page"""
 
@@ -65,7 +67,8 @@ class Api:
             body = question | {"page": page + 1}
             links = [{"rel": "next", "href": f"{self.url}/search", "method": "POST", "body": body}]
         features = found[page * self.page : (page + 1) * self.page]
-        return 200, {"type": "FeatureCollection", "features": features, "links": links}
+        count = {} if self.matched is None else {"numberMatched": self.matched}
+        return 200, {"type": "FeatureCollection", "features": features, "links": links} | count
 
 
 def _matches(item: dict[str, Any], question: dict[str, Any]) -> bool:
@@ -85,7 +88,7 @@ def _matches(item: dict[str, Any], question: dict[str, Any]) -> bool:
 def api(demo_archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """The demo's Items, every second one with absolute links, by collections."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    archive, held = demo_archive / "archive", Api()
+    archive, held = demo_archive / "archive" / "sentinel2", Api()
     for i, path in enumerate(sorted(archive.glob("*/*.json"))):
         item = json.loads(path.read_text()) | {"collection": COLLECTION}
         for asset in item["assets"].values():
@@ -232,14 +235,27 @@ def test_other_windows_need_another_index(demo: Campaign, api: Api) -> None:
         read_inventory(load_campaign(demo.file), demo.run)
 
 
+def test_an_api_that_gives_fewer_items_than_it_found_is_told(
+    demo: Campaign, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    asking(demo, api, times=[["2023-06-01", "2023-08-01"]])
+    count = len(indexed(demo))
+    assert not caplog.records
+    api.matched = 10_000
+    assert len(indexed(demo)) == count
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{api.url} gave {count} of the 10000 Items that it says it found: the cube will lack the others"
+    ]
+
+
 def test_a_file_on_another_machine_is_to_be_staged_first(demo: Campaign, api: Api) -> None:
     (name, item) = next((item["id"], item) for item in api.items if item["collection"] == COLLECTION)
     for asset in item["assets"].values():
-        asset["href"] = f"https://example.org/{asset['href']}"
+        asset["href"] = f"https://example.org/else/x{Path(asset['href']).name}"
     asking(demo, api, times=[["2023-06-01", "2023-08-01"]])
     (verdict,) = (scene.verdict for scene in indexed(demo) if scene.id == name)
-    assert "is not on this machine; stage it first" in verdict
-    assert "https://example.org/" in verdict
+    assert "is not on this machine" in verdict
+    assert 'links: {"https://example.org/": FOLDER}' in verdict
 
 
 @pytest.mark.parametrize(

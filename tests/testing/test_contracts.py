@@ -12,6 +12,7 @@ import torch
 from tests.conftest import ROOT
 
 from embedcube.backbones.base import Chips, FitSample, Inputs, ModelCard, Weights
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.plugins import names, plugin
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive, Mask
@@ -62,7 +63,11 @@ def source_of_tests(name: str) -> str:
 def archives(demo_archive: Path) -> dict[str, Archive]:
     """An archive for each registered source that has no contract test of its own."""
     mask = Mask(band="SCL", clear=(4, 5, 6))
-    return {"sentinel2": Archive(source="sentinel2", path=demo_archive / "archive", bands=("B02", "B08"), mask=mask)}
+    return {
+        "sentinel2": Archive(
+            source="sentinel2", path=demo_archive / "archive" / "sentinel2", bands=("B02", "B08"), mask=mask
+        )
+    }
 
 
 @pytest.mark.parametrize("grid", [Grid(crs="EPSG:32632", pixel=10), Grid(crs="EPSG:3035", pixel=15)], ids=str)
@@ -263,6 +268,7 @@ GRID = Grid(crs="EPSG:4326", pixel=0.01)
 class Slope:
     """The smallest correct source: two scenes of 3 x 2 degrees. Each broken source below differs in one thing."""
 
+    options = PluginOptions
     collection = "https://example.org/slopes"
     counted = True
     verdict = ""
@@ -342,6 +348,7 @@ BROKEN_SOURCES: list[tuple[Slope, str]] = [
     (Doubled(), "not unique"),
     (Gone(), "none of 2 scenes could be read"),
     (type("Judged", (Slope,), {"verdict": "torn"})(), "in spite of its verdict: torn"),
+    (type("Undeclared", (Slope,), {"options": {"add": float}})(), "options is .* not a class of options"),
     (Levelled(), "the composite of .* differs"),
     (Choosy(), "the composite of .* differs"),
     (Uneven(), "differ in their number of bands"),

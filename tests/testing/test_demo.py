@@ -1,255 +1,170 @@
-"""The demo archive: equal pixels where tiles overlap, correct cloud masks and checksums, and its intended faults."""
+"""`embedcube demo`: what it writes, keeps and refuses, and what the cube of the whole demo shows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pystac
 import pytest
-import rasterio
-from numpy.typing import NDArray
-from rasterio.errors import RasterioIOError
-from rasterio.windows import Window
+import yaml
+from tests.conftest import Campaign, call_cli
 
-from embedcube.testing.demo import (
-    CAMPAIGN,
-    EAST,
-    JUL_BROKEN,
-    JUL_EAST,
-    JUL_WEST,
-    JUN_CLEAR,
-    JUN_EDGE,
-    JUN_OVERCAST,
-    LOOKED_TWICE,
-    SCENES,
-    TILE_PX,
-    TORN_AND_CLEAR,
-    TORN_AND_CLOUDY,
-    WEST,
-    Scene,
-    write_demo,
-)
-from embedcube.testing.demo_world import BANDS, CROPS, KINDS, Datatake, ground, reflectance, sky
+from embedcube.campaign.schema import Campaign as Document
+from embedcube.cube.reader import Cube
+from embedcube.testing.demo import EDITION, SEED, Kind, campaign_text, write_demo
 
-SEED = 20230801
-OVERLAP_PX = 256
-CLOUDS, CLEAR = (8, 9, 10), (4, 5, 6)
-CLOUDY = 0.02
-"""opacity (0 to 1) above which the scene classification says cloud or cirrus"""
-TORN = next(scene for scene in SCENES if scene.torn_band)
+LAYERS = {"s2_mosaiks", "s1_mosaiks", "s1s2_mosaiks", "era5_eof"}
+MASKED = 3
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    campaign = write_demo(folder, seed=SEED)
-    assert campaign == folder / "campaign.yaml"
-    assert campaign.read_text(encoding="utf-8") == CAMPAIGN
-    return folder / "archive"
+def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo with weather alone, which is written fastest."""
+    folder = tmp_path_factory.mktemp("demo") / "weather"
+    assert write_demo(folder, only="era5") == folder / "campaign.yaml"
+    return folder
 
 
-def item(archive: Path, scene: Scene) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((archive / scene.id / f"{scene.id}.json").read_text(encoding="utf-8"))
-    return found
+@pytest.fixture
+def copied(weather: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    for name, content in files_in(weather).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
 
 
-def pixels(archive: Path, scene: Scene, band: str) -> NDArray[Any]:
-    """A band as reflectance x 10000, without the offset; only the upper half of the truncated band."""
-    with rasterio.open(archive / scene.id / f"{band}.tif") as source:
-        rows = TILE_PX // 2 if band == scene.torn_band else source.height
-        stored: NDArray[Any] = source.read(1, window=Window(0, 0, source.width, rows)).astype(np.int32)
-    if band == "SCL" or not scene.adds_offset:
-        return stored
-    return np.where(stored > 0, stored - 1000, 0)
+def test_the_whole_demo_is_below_30_mb(whole_demo: Campaign) -> None:
+    folder = whole_demo.file.parent
+    linked = folder / "archive" / "sentinel2"  # the tests have it once, for all demos
+    sizes = {path: path.stat().st_size for part in (folder, linked) for path in part.rglob("*") if path.is_file()}
+    archive = {path: size for path, size in sizes.items() if (folder / "archive") in path.parents}
+    assert sum(archive.values()) < 22e6
+    assert sum(sizes.values()) < 30e6
 
 
-def scene_of(take: Datatake, tile: object) -> Scene:
-    return next(scene for scene in SCENES if scene.take is take and scene.tile is tile)
+def test_nothing_but_archive_and_campaign_is_left(weather: Path) -> None:
+    assert sorted(path.name for path in weather.iterdir()) == ["archive", "campaign.yaml"]
+    assert sorted(path.name for path in (weather / "archive").iterdir()) == ["demo.json", "era5"]
+    assert (weather / "campaign.yaml").read_text(encoding="utf-8") == campaign_text("era5")
 
 
-def scl_at(archive: Path, scene: Scene, place: tuple[float, float], radius_px: int = 8) -> NDArray[Any]:
-    col = int((place[0] - scene.tile.west_m) // 20)
-    row = int((scene.tile.north_m - place[1]) // 20)
-    scl = pixels(archive, scene, "SCL")
-    return scl[row - radius_px : row + radius_px, col - radius_px : col + radius_px]
-
-
-def test_the_archive_is_small_and_whole(archive: Path) -> None:
-    files = [path for path in archive.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 30e6
-    assert len(files) == 1 + len(SCENES) * (1 + len(BANDS) + 1)
-    assert not list(archive.parent.glob(".*")), "scratch folders are left behind"
-    collection = pystac.Collection.from_file(str(archive / "collection.json"))
-    assert sorted(found.id for found in collection.get_items()) == sorted(scene.id for scene in SCENES)
-
-
-def test_a_second_run_keeps_what_is_whole(archive: Path, tmp_path: Path) -> None:
-    shutil.copytree(archive, tmp_path / "archive")
-    campaign = tmp_path / "campaign.yaml"
-    campaign.write_text("edited", encoding="utf-8")
-    held = tmp_path / "archive" / SCENES[0].id / "B02.tif"
+def test_a_second_run_keeps_what_is_whole_and_what_was_edited(copied: Path) -> None:
+    (copied / "campaign.yaml").write_text("edited", encoding="utf-8")
+    held = next(copied.rglob("*.nc"))
     before = held.stat().st_ino
-    assert write_demo(tmp_path, seed=SEED) == campaign
-    assert (held.stat().st_ino, campaign.read_text(encoding="utf-8")) == (before, "edited")
+    assert write_demo(copied, only="era5") == copied / "campaign.yaml"
+    assert held.stat().st_ino == before
+    assert (copied / "campaign.yaml").read_text(encoding="utf-8") == "edited"
 
 
-def test_an_incomplete_archive_is_made_again_with_equal_bytes(archive: Path, tmp_path: Path) -> None:
-    shutil.copytree(archive, tmp_path / "archive")
-    (tmp_path / "archive" / SCENES[0].id / "B02.tif").unlink()
-    write_demo(tmp_path, seed=SEED)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "campaign.yaml"]
-    for path in sorted(archive.rglob("*")):
-        twin = tmp_path / "archive" / path.relative_to(archive)
-        assert path.is_dir() or path.read_bytes() == twin.read_bytes(), path
+def test_an_incomplete_archive_is_made_again_with_equal_bytes(weather: Path, copied: Path) -> None:
+    next(copied.rglob("2023.nc")).unlink()
+    write_demo(copied, only="era5")
+    assert files_in(copied) == files_in(weather)
+
+
+@pytest.mark.parametrize("before", ["cut short", "other seed", "first edition"])
+def test_another_demo_is_replaced(weather: Path, copied: Path, before: str) -> None:
+    if before == "cut short":
+        with next(copied.rglob("heights.nc")).open("r+b") as file:
+            file.truncate(1000)
+    elif before == "other seed":
+        marker = copied / "archive" / "demo.json"
+        marker.write_text(marker.read_text().replace(str(SEED), "7"))
+    else:
+        (copied / "archive" / "demo.json").unlink()
+        first = {"type": "Collection", "id": "embedcube-demo", "embedcube:demo": [1, SEED]}
+        (copied / "archive" / "collection.json").write_text(json.dumps(first))
+    write_demo(copied, only="era5")
+    assert files_in(copied) == files_in(weather)
+
+
+def test_another_kind_replaces_a_campaign_that_was_not_edited(copied: Path) -> None:
+    write_demo(copied, only="sentinel1")
+    assert (copied / "campaign.yaml").read_text(encoding="utf-8") == campaign_text("sentinel1")
+    assert sorted(path.name for path in (copied / "archive").iterdir()) == ["demo.json", "sentinel1"]
+
+
+def test_the_command_takes_one_kind(tmp_path: Path) -> None:
+    done = call_cli("demo", tmp_path / "demo", "--only", "era5", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"campaign": str(tmp_path / "demo" / "campaign.yaml")})
+    marker = json.loads((tmp_path / "demo" / "archive" / "demo.json").read_text())
+    assert marker["embedcube:demo"] == [EDITION, SEED, "era5"]
+    done = call_cli("demo", tmp_path / "demo", "--only", "landsat")
+    assert done.returncode == 2
+    assert "landsat" in done.stderr
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("dear", encoding="utf-8")
     with pytest.raises(ValueError, match=r"thesis\.tex"):
         write_demo(tmp_path)
-    other = tmp_path / "other" / "archive"
-    other.mkdir(parents=True)
-    (other / "collection.json").write_text('{"type": "Collection", "id": "sentinel-2-l2a"}', encoding="utf-8")
-    with pytest.raises(ValueError, match="holds other things"):
-        write_demo(tmp_path / "other")
+    for name, text in (("collection.json", '{"type": "Collection", "id": "sentinel-2-l2a"}'), ("demo.json", "[1]")):
+        other = tmp_path / name / "archive"
+        other.mkdir(parents=True)
+        (other / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="holds other things"):
+            write_demo(tmp_path / name)
     with pytest.raises(ValueError, match="is a file"):
         write_demo(tmp_path / "thesis.tex")
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.id)
-def test_items_are_stac_and_describe_their_files(archive: Path, scene: Scene) -> None:
-    found = pystac.Item.from_file(str(archive / scene.id / f"{scene.id}.json"))
-    assert found.id == scene.id
-    assert set(found.assets) == {"blue", "green", "red", "nir", "scl"}
-    left, bottom, right, top = found.bbox or [0.0] * 4
-    assert 7.4 < left < right < 7.8
-    assert 50.8 < bottom < top < 51.0
-    for asset in item(archive, scene)["assets"].values():
-        path = archive / scene.id / asset["href"]
-        assert asset["file:size"] == path.stat().st_size
-        assert asset["file:checksum"] == "1220" + hashlib.sha256(path.read_bytes()).hexdigest()
-        with rasterio.open(path) as source:
-            assert [source.height, source.width] == asset["proj:shape"]
-            assert list(source.transform)[:6] == asset["proj:transform"]
-            assert (source.crs.to_epsg(), source.nodata, source.overviews(1)) == (32632, 0, [])
-            assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-            assert source.dtypes[0] == asset["raster:bands"][0]["data_type"]
+@pytest.mark.parametrize(
+    ("only", "layers"),
+    [
+        (None, LAYERS),
+        ("sentinel2", {"s2_mosaiks"}),
+        ("sentinel1", {"s1_mosaiks"}),
+        ("era5", {"era5_eof"}),
+    ],
+)
+def test_a_smaller_demo_has_the_layers_that_it_has_data_for(only: Kind | None, layers: set[str]) -> None:
+    whole, document = (yaml.safe_load(campaign_text(kind)) for kind in (None, only))
+    assert set(Document.model_validate(document).layers) == layers
+    for part in ("archives", "layers"):
+        assert document[part] == {name: whole[part][name] for name in document[part]}
 
 
-@pytest.mark.parametrize("take", [JUN_CLEAR, JUN_EDGE, JUN_OVERCAST, JUL_BROKEN])
-def test_two_items_of_one_acquisition_agree_where_they_overlap(archive: Path, take: Datatake) -> None:
-    west, east = scene_of(take, WEST), scene_of(take, EAST)
-    ids = [item(archive, scene)["properties"]["s2:datatake_id"] for scene in (west, east)]
-    times = [item(archive, scene)["properties"]["datetime"] for scene in (west, east)]
-    assert ids[0] == ids[1]
-    assert times[0] != times[1], "the time does not tell acquisitions apart; the datatake does"
-    for band in (*BANDS, "SCL"):
-        left, right = pixels(archive, west, band), pixels(archive, east, band)
-        rows, share = min(len(left), len(right)), OVERLAP_PX // (2 if band == "SCL" else 1)
-        assert left[:, -share:].any()
-        np.testing.assert_array_equal(left[:rows, -share:], right[:rows, :share])
+# --- the cube of the whole demo -------------------------------------------------------------------------
 
 
-def test_the_classification_matches_clouds_and_land(archive: Path) -> None:
-    for scene in SCENES:
-        axes = scene.tile.axes()
-        scl = pixels(archive, scene, "SCL").repeat(2, axis=0).repeat(2, axis=1)
-        cover = item(archive, scene)["properties"]["eo:cloud_cover"]
-        assert cover == pytest.approx(100 * np.isin(scl[scl > 0], CLOUDS).mean(), abs=1e-3)
-        cloudy = sky(*axes, take=scene.take, seed=SEED).opacity > CLOUDY
-        assert not (cloudy & np.isin(scl, CLEAR)).any()
-        blue, land = pixels(archive, scene, "B02"), ground(*axes, seed=SEED)
-        brightest = blue.reshape(TILE_PX // 2, 2, -1, 2).max(axis=(1, 3))
-        assert (brightest[scl[::2, ::2] == 9] > 4500).all()
-        if (scl == 6).any():
-            assert np.isin(land.kind[scl == 6], (0, 1)).mean() > 0.9
-        bare = sky(*axes, take=JUN_CLEAR, seed=SEED)  # the same land under a clear sky
-        clear = reflectance(land, bare, *axes, take=scene.take, seed=SEED)[0].astype(int)
-        assert np.abs(blue - clear)[np.isin(scl, CLEAR)].max() < 150
-    covers = [item(archive, scene)["properties"]["eo:cloud_cover"] for scene in SCENES]
-    assert max(covers) > 80
-    assert covers[0] == covers[1] == 0
+def arrays(cube: Cube, name: str) -> Iterator[tuple[str, Any]]:
+    for zone in cube.zones:
+        yield zone, np.asarray(cube.array(zone, name)[:])
 
 
-def test_every_land_cover_occurs_and_crops_change() -> None:
-    east, west = ground(*EAST.axes(), seed=SEED), ground(*WEST.axes(), seed=SEED)
-    assert set(np.unique(np.stack([east.label, west.label]))) == set(range(len(KINDS) + len(CROPS)))
-    axes = WEST.axes()
-    bare = sky(*axes, take=JUN_CLEAR, seed=SEED)
-    for crop, greener in (("maize", True), ("wheat", False)):
-        here = west.label == len(KINDS) + CROPS.index(crop)
-        june, july = (
-            reflectance(west, bare, *axes, take=take, seed=SEED)[3][here].mean() for take in (JUN_CLEAR, JUL_EAST)
-        )
-        assert (july > june) is np.bool_(greener)
+def test_the_cube_shows_every_layer_and_every_status(whole_demo: Campaign) -> None:
+    cube = Cube(whole_demo.run.newest_cube)
+    assert set(cube.layers) == LAYERS
+    found = {zone.split("/")[0]: set(np.unique(status).tolist()) for zone, status in arrays(cube, "status")}
+    assert set().union(*found.values()) == {0, 1, 2, 3, 4, 5}
+    assert found["era5_eof"] == {1}
+    assert found["s1_mosaiks"] == {0, 1, 2}, "radar is never masked"
+    assert found["s2_mosaiks"] == {1, 2, 3, 4, 5}
 
 
-@pytest.mark.parametrize("seed", [SEED, 1, 7])
-def test_the_places_of_the_traps_hold_for_any_seed(seed: int) -> None:
-    def share(take: Datatake, place: tuple[float, float]) -> float:
-        near = np.arange(-395.0, 400.0, 10.0)
-        return float((sky(place[0] + near, place[1] - near, take=take, seed=seed).opacity > CLOUDY).mean())
-
-    assert share(JUN_CLEAR, LOOKED_TWICE) == share(JUL_WEST, LOOKED_TWICE) == 0
-    assert share(JUN_OVERCAST, LOOKED_TWICE) == share(JUL_EAST, LOOKED_TWICE) == 1
-    assert share(JUL_BROKEN, TORN_AND_CLOUDY) == share(JUL_BROKEN, TORN_AND_CLEAR) == 0
-    assert share(JUL_EAST, TORN_AND_CLOUDY) == 1
-    assert share(JUL_EAST, TORN_AND_CLEAR) == 0
-
-
-def test_two_datatakes_see_the_overlap_differently(archive: Path) -> None:
-    west, east = scene_of(JUL_WEST, WEST), scene_of(JUL_EAST, EAST)
-    ids = [item(archive, scene)["properties"]["s2:datatake_id"] for scene in (west, east)]
-    assert ids[0] != ids[1]
-    assert np.isin(scl_at(archive, west, LOOKED_TWICE), CLEAR).all()
-    assert np.isin(scl_at(archive, east, LOOKED_TWICE), CLOUDS).all()
-
-
-def test_the_torn_band_opens_and_its_lower_half_does_not_decode(archive: Path) -> None:
-    with rasterio.open(archive / TORN.id / f"{TORN.torn_band}.tif") as source:
-        assert source.read(1, window=Window(0, 0, TILE_PX, TILE_PX // 2)).all()
-        for row in range(TILE_PX // 2, TILE_PX, 256):
-            for col in range(0, TILE_PX, 256):
-                with pytest.raises(RasterioIOError):
-                    source.read(1, window=Window(col, row, 256, 256))
-        with pytest.raises(RasterioIOError):
-            source.read(1)
-    for x_m, y_m in (TORN_AND_CLEAR, TORN_AND_CLOUDY):
-        assert TORN.tile.north_m - y_m > TILE_PX * 5
-        assert x_m > WEST.west_m + TILE_PX * 10, "the other tile does not see it"
-    other = scene_of(JUL_EAST, EAST)
-    assert np.isin(scl_at(archive, other, TORN_AND_CLEAR), CLEAR).all()
-    assert np.isin(scl_at(archive, other, TORN_AND_CLOUDY), CLOUDS).all()
-
-
-def test_the_swath_edge_is_no_data_in_every_band(archive: Path) -> None:
-    scene = scene_of(JUN_EDGE, EAST)
-    outside = pixels(archive, scene, "SCL").repeat(2, axis=0).repeat(2, axis=1) == 0
-    assert 0.1 < outside.mean() < 0.4
-    assert outside[-1].sum() > outside[0].sum() + 200, "the edge is slanted"
-    for band in BANDS:
-        np.testing.assert_array_equal(pixels(archive, scene, band) == 0, outside)
-    for other in SCENES:
-        if other is not scene:
-            assert pixels(archive, other, "SCL").all()
-            assert pixels(archive, other, "B04").all()
-
-
-def test_radiometry_is_as_the_items_say(archive: Path) -> None:
-    told: dict[tuple[str, bool], int] = {}
-    for scene in SCENES:
-        found = item(archive, scene)
-        baseline = found["properties"]["s2:processing_baseline"]
-        applied = found["properties"]["earthsearch:boa_offset_applied"]
-        told[baseline, applied] = told.get((baseline, applied), 0) + 1
-        with rasterio.open(archive / scene.id / "B02.tif") as source:
-            darkest = int(np.percentile(source.read(1, masked=True).compressed(), 1))
-        raw = baseline == "05.09" and not applied
-        assert (darkest > 1000) is raw or scene.take is JUN_OVERCAST, scene.id
-        assert found["assets"]["blue"]["raster:bands"][0]["offset"] == (0 if baseline == "02.14" else -0.1)
-    assert told == {("05.09", True): 8, ("05.09", False): 1, ("02.14", False): 1}
+def test_radar_fills_what_clouds_hide(whole_demo: Campaign) -> None:
+    """Cells on the same lattice of 160 m: those that Sentinel-2 never saw clear have a vector where radar is there."""
+    cube = Cube(whole_demo.run.newest_cube)
+    places: dict[str, dict[tuple[int, float, float], int]] = {}
+    for layer in ("s2_mosaiks", "s1_mosaiks", "s1s2_mosaiks"):
+        (zone,) = cube.zones_of(layer)
+        xs, ys, status = (np.asarray(cube.array(zone, name)[:]) for name in ("x", "y", "status"))
+        places[layer] = {
+            (t, x, y): int(status[t, i, j])
+            for t in range(2)
+            for i, y in enumerate(ys.tolist())
+            for j, x in enumerate(xs.tolist())
+        }
+    hidden = [place for place, status in places["s2_mosaiks"].items() if status == MASKED]
+    rescued = [place for place in hidden if places["s1_mosaiks"].get(place) == 1]
+    assert len(rescued) > 50
+    assert {places["s1s2_mosaiks"][place] for place in rescued} == {1}

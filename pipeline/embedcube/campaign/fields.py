@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from embedcube.errors import RequestError
+from embedcube.printable import listed, printable, without_credentials
 from embedcube.windows import utc
 
 _YAML_BYTES = 16 << 20
@@ -90,7 +91,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """End of an error message about an unknown word: the nearest known word, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f', did you mean "{close[0]}"?' if close else f"; known here: {', '.join(known)}"
+    return f', did you mean "{close[0]}"?' if close else f"; known here: {listed(known, 12)}"
 
 
 def _known_crs(crs: str) -> str:
@@ -121,5 +122,17 @@ def _as_time(value: Any) -> datetime:
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     raise ValueError(f"{value!r} is not a date; write for example 2023-06-01")
 
+
+def _beginnings_of_links(links: dict[str, Path]) -> dict[str, Path]:
+    for beginning in links:
+        shown = printable(beginning, 80)
+        if without_credentials(beginning) != beginning:
+            raise ValueError(f'"{shown}" holds a user name, a password or parameters: write the link up to its folder')
+        if "://" not in beginning and not beginning.startswith("/"):
+            raise ValueError(f'"{shown}" is not the beginning of a link; write for example {{"s3://bucket/": FOLDER}}')
+    return links
+
+
+Links = Annotated[dict[str, Path], AfterValidator(_beginnings_of_links)]
 
 Time = Annotated[datetime, BeforeValidator(_as_time)]

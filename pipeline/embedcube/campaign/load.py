@@ -127,9 +127,13 @@ def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
 
     archives = {}
     for name, archive in campaign.archives.items():
-        archives[name] = archive.model_copy(update={"path": absolute(archive.path)})
-        if mounted and not archives[name].path.exists():
-            raise ValueError(f"archives.{name}.path: {archives[name].path} does not exist")
+        moved = archive.model_copy(update={"path": absolute(archive.path)})
+        if mounted and not moved.path.exists():
+            raise ValueError(f"archives.{name}.path: {moved.path} does not exist; is its file system mounted?")
+        links = {start: _absolute(place, moved.root, campaign.env) for start, place in archive.links.items()}
+        if mounted and (lost := next((place for place in links.values() if not place.is_dir()), None)):
+            raise ValueError(f"archives.{name}.links: {lost} is no folder")
+        archives[name] = moved.model_copy(update={"links": links})
     layers = {
         name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer
         for name, layer in campaign.layers.items()

@@ -3,9 +3,9 @@
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -86,6 +86,8 @@ class Record:
     """id of the job in the batch system; empty without one"""
     container: str
     """digest of the container's image; empty outside of a container"""
+    not_held: dict[str, int] = field(default_factory=dict)
+    """number of failed cells whose vector cannot be stored, by reason: not_finite, too_large for the encoding"""
 
     @property
     def bytes_digest(self) -> tuple[tuple[str, str], ...]:
@@ -106,7 +108,7 @@ class Record:
         return cls(**document)
 
 
-_FORMAT = digest_of([[field.name for field in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]
+_FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]
 """value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
 
 _THIS_FORMAT = b'"format":"%b"' % _FORMAT.encode()
@@ -234,6 +236,15 @@ def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]
         if recipe in recipes and (recipe not in found or _missed(document) < _missed(found[recipe])):
             found[recipe] = {name: document[name] for name in ("quarantined", *names)}
     return found
+
+
+def cells_not_held(documents: Iterable[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """By layer and reason, the failed cells whose vector cannot be stored, of records with `shard` and `not_held`."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for document in documents:
+        layer, _, _ = document["shard"].partition("/")
+        counts.update({(layer, reason): count for reason, count in document["not_held"].items()})
+    return counts
 
 
 def _missed(document: dict[str, Any]) -> tuple[int, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from embedcube.campaign.fields import nearest
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import EmbedcubeError, RequestError, WorkError
 
@@ -21,6 +22,38 @@ def distribution(room: Room, name: str) -> str:
         if point.name == name and point.dist is not None and point.dist.name != "embedcube":
             return f"{point.dist.name} {point.dist.version}"
     return ""
+
+
+def options_of_sources() -> dict[str, type[PluginOptions] | None]:
+    """Options of every installed source, by its name; None for a source that does not declare them.
+
+    Raises:
+        WorkError: the module of a source cannot be imported.
+    """
+    return {name: getattr(plugin("sources", name), "options", None) for name in names("sources")}
+
+
+def campaign_schema() -> dict[str, Any]:
+    """JSON Schema of a campaign file; an archive's `options` are those of its source.
+
+    Raises:
+        WorkError: the module of a source cannot be imported.
+    """
+    schema = Campaign.model_json_schema()
+    blocks = schema["$defs"]
+    archive, cases = blocks["Archive"], []
+    for name, kind in options_of_sources().items():
+        if kind is None:
+            continue
+        block = kind.model_json_schema()
+        blocks |= block.pop("$defs", {})
+        blocks[f"options-{name}"] = block | {"title": f"Options of {name}"}
+        then: dict[str, Any] = {"properties": {"options": {"$ref": f"#/$defs/options-{name}"}}}
+        if any("required" in part for part in (block, *block.get("anyOf", ()))):
+            then["required"] = ["options"]
+        cases.append({"if": {"properties": {"source": {"const": name}}}, "then": then})
+    archive["properties"]["source"]["enum"] = names("sources")
+    return schema | {"$defs": blocks | {"Archive": archive | {"allOf": cases}}}
 
 
 def refuse_unknown_plugins(campaign: Campaign) -> None:

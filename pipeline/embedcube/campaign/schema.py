@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from embedcube.campaign.fields import Block, Crs, Time, nearest
+from embedcube.campaign.fields import Block, Crs, Links, Time, nearest
 from embedcube.campaign.how import How
 from embedcube.campaign.periods import Period, WindowSteps
 from embedcube.campaign.scene import Scene
@@ -71,6 +71,9 @@ class Archive(Block):
     search: Search | None = None
     """STAC API that lists the Items, where no catalogue lies at `path`: relative links of the Items begin at `path`.
     Not part of the digest; the scenes that it lists are"""
+    links: Links = Field({})
+    """folders here that hold what links of Items lead to, by how these begin: {"s3://bucket/": staged}; the longest
+    beginning counts. A folder is relative to the archive. Not part of the digest"""
     bands: tuple[str, ...] = Field(min_length=1)
     """names of the bands to read, for example [B02, B03, B04, B08]; the backbone gets them in this order"""
     mask: Mask | None = None
@@ -84,7 +87,7 @@ class Archive(Block):
     composite: Literal["median", "mean"] | None = None
     """how the scenes of a frame become one picture; by default the source decides"""
     options: dict[str, Any] = Field(default_factory=dict)
-    """options of the source"""
+    """options of the source: `embedcube sources` lists them, and the tables of options on this page"""
 
     @field_validator("bands")
     @classmethod
@@ -272,7 +275,7 @@ class Campaign(Block):
         """All that determines the cube's bytes and is known before the archive is indexed."""
         document = self.model_dump(mode="json", exclude={"how", "env", "campaign"})
         for archive in document["archives"].values():
-            del archive["path"], archive["search"]
+            del archive["path"], archive["search"], archive["links"]
         for layer in document["layers"].values():
             del layer["weights"]
         document["windows"] = [str(window) for window in self.all_windows]

@@ -153,6 +153,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.campaign.parts import recorded_recipes
     from embedcube.campaign.plan import read_plan, read_recipes, tasks_undone
     from embedcube.campaign.verdicts import forget_verdicts
+    from embedcube.cube.encoding import why_not_held
     from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded, refuse_unusable
 
     if task is not None:
@@ -161,22 +162,28 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
         forget_verdicts(folder)
     made = read_plan(campaign, folder)
     refuse_unusable(campaign, folder, made)
-    tasks = tuple(range(made.tasks))
-    while True:
+    tasks, settled = tuple(range(made.tasks)), False
+    while not settled:
         if tasks:
             _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
+        # another process may have begun the next round meanwhile
+        made = read_plan(campaign, folder)
         recipes = read_recipes(folder, made)
         records = recorded(folder, recipes)
-        refuse_unusable(campaign, folder, made, records.unusable)
-        if not (found := new_verdicts(campaign, folder, made, records.broken)):
-            break
-        begin_next_round(folder, made, found)
-        made = read_plan(campaign, folder)
-        say(f"            {named(found)}: the shards that had them are embedded again, round {made.verdicts.round}")
+        if records.count == len(set(recipes)):
+            refuse_unusable(campaign, folder, made, records.unusable)
+            if found := new_verdicts(campaign, folder, made, records.broken):
+                begin_next_round(folder, made, found)
+                made = read_plan(campaign, folder)
+                say(f"            {named(found)}: out for all shards, which begins round {made.verdicts.round}")
+            settled = not found
         tasks = tasks_undone(folder, made, recorded_recipes(folder))
     bad = {one.scene: one.reason for one in records.unusable}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
+    for (layer, reason), count in records.not_held.items():
+        why = why_not_held(campaign.layers[layer].encoding)[reason]
+        say(f"            layers.{layer}: {count:,} cells failed: {why}")
     return {"shards": len(recipes), "quarantined": bad, "rounds": made.verdicts.round}
 
 

@@ -17,7 +17,7 @@ import typer
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
 from embedcube.cli import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
-from embedcube.printable import printable
+from embedcube.printable import printable, shortened
 from embedcube.progress import Say, shown
 
 app = typer.Typer(
@@ -43,6 +43,9 @@ Digest = Annotated[
 
 _MESSAGE = 4000
 """most characters of a line of a message"""
+
+_REFUSAL = 288
+"""most characters of a message about a wrong request: with the name of the command less than 300"""
 
 
 def main() -> None:
@@ -81,8 +84,9 @@ def main() -> None:
 
 
 def _shown(error: Exception) -> str:
-    """The message of an error: it may quote names and links of an archive."""
-    return "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
+    """The message of an error: it may quote names and links of an archive. That of a wrong request is short."""
+    text = "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
+    return shortened(text, _REFUSAL) if isinstance(error, RequestError) else text
 
 
 def _stop(number: int, _: object) -> None:
@@ -91,13 +95,17 @@ def _stop(number: int, _: object) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or new folder.")],
+    only: Annotated[
+        Literal["sentinel2", "sentinel1", "era5"] | None, typer.Option(help="A smaller demo: one kind of data.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a small synthetic archive and its campaign file.  Example: embedcube demo demo"""
     from embedcube.testing.demo import write_demo
 
     try:
-        campaign_file = write_demo(folder)
+        campaign_file = write_demo(folder, only=only)
     except ValueError as error:
         raise RequestError(str(error)) from None
     _print({"campaign": str(campaign_file)}, as_json)
@@ -343,16 +351,17 @@ def preview(
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List models: their inputs, cells and vectors.  Example: embedcube models"""
-    from embedcube.campaign.plugins import names, plugin
+    from embedcube.cli.installed import models_installed
 
-    cards = [(name, asdict(card)) for name in names("backbones") for card in plugin("backbones", name).cards()]
-    _print({"models": [{"backbone": name} | card for name, card in cards]}, as_json)
-    if not as_json:
-        for name, card in cards:
-            print(f"{name} {card.pop('model')}".rstrip())
-            hub = card.pop("hub")
-            for key, text in (card | ({"weights": "/".join(hub)} if hub else {})).items():
-                print(f"    {key:<15}{text}")
+    _print_lines(*models_installed(), as_json)
+
+
+@app.command()
+def sources(as_json: AsJson = False) -> None:
+    """List sources, and the options of each.  Example: embedcube sources"""
+    from embedcube.cli.installed import sources_installed
+
+    _print_lines(*sources_installed(), as_json)
 
 
 @app.command()
@@ -369,9 +378,9 @@ def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a campaign file.  Example: embedcube schema > campaign.schema.json"""
-    from embedcube.campaign.schema import Campaign
+    from embedcube.campaign.plugins import campaign_schema
 
-    print(json.dumps(Campaign.model_json_schema(), indent=2))
+    print(json.dumps(campaign_schema(), indent=2))
 
 
 def _teller(as_json: bool) -> Say:
@@ -379,6 +388,10 @@ def _teller(as_json: bool) -> Say:
         return
 
     return silent if as_json else print
+
+
+def _print_lines(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    print(json.dumps(answer) if as_json else "\n".join(lines))
 
 
 def _print(answer: dict[str, Any], as_json: bool) -> None:

@@ -22,7 +22,15 @@ from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.soundness import FIGURES, sound
 from embedcube.cube.arrays import FILES, file_names, object_key
-from embedcube.cube.encoding import LEAST_COSINE, NOT_PROCESSED, VALID, VALID_INCOMPLETE, decode, int8_bound
+from embedcube.cube.encoding import (
+    LARGEST_NUMBER,
+    LEAST_COSINE,
+    NOT_PROCESSED,
+    VALID,
+    VALID_INCOMPLETE,
+    decode,
+    int8_bound,
+)
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
@@ -46,10 +54,7 @@ _BREAKAGE = (
 
 
 def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> list[Finding]:
-    """Findings of all checks that need the cube alone; with a folder `report`, the statistics are written there.
-
-    The statistics are taken where nothing else is found.
-    """
+    """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given."""
     cube = Cube(path)
     findings: list[Finding] = []
     try:
@@ -232,11 +237,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
 def _recomputed(
     campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
 ) -> Iterator[Finding]:
-    """Embed `count` shards of each layer again, in this process.
-
-    `least_cosine` gets, for each layer that is compiled or of reduced precision, the least cosine between a vector and
-    the same vector in float32, not compiled.
-    """
+    """Embed `count` shards of each layer again, in this process; `least_cosine` is filled in (see `verify_run`)."""
     if not count:
         return
     import torch
@@ -368,16 +369,22 @@ def _least_cosine(cells: "Cells", others: "Cells") -> float:
 
 
 def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
-    """Stored numbers differ from the vectors of the backbone by no more than the layer states."""
+    """Numbers are stored where the encoding can hold them, and differ from the backbone's by no more than is stated."""
     x, q = exact.arrays["embedding"], stored.arrays["embedding"]
-    kept = np.isfinite(x).all(axis=-1)
+    encoding = q.dtype.name
+    # not a number where there is no vector
+    held = np.abs(x).max(axis=-1) <= LARGEST_NUMBER[encoding]
+    kept = np.isfinite(stored.arrays["scale"] if encoding == "int8" else q).reshape(*held.shape, -1).all(axis=-1)
+    if wrong := int((kept != held).sum()):
+        expected = f"a vector exactly where the backbone gives numbers that {encoding} can hold"
+        yield Finding(check="encoding", place=str(shard), found=f"{wrong} cells otherwise", expected=expected)
+    kept &= held
     if q.dtype == np.int8:
         scale = stored.arrays["scale"][kept]
         off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
     elif q.dtype == np.float16:
         # below the smallest normal number the step is fixed
         off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11
-        off[np.abs(x[kept]) > np.finfo(np.float16).max] = 0
     else:
         off = np.abs(q[kept].astype(np.float64) - x[kept])
     if wrong := int((off > 0).sum()):

@@ -30,12 +30,29 @@ def fill_value(encoding: Encoding) -> float | int:
     return 0 if encoding == "int8" else float("nan")
 
 
+LARGEST_NUMBER: dict[str, float] = {
+    "int8": float(np.finfo(np.float32).max),
+    "float16": float(np.finfo(np.float16).max),
+    "float32": float(np.finfo(np.float32).max),
+}
+"""Largest magnitude of a number of a vector that can be stored, by encoding: a cell with a larger one has no vector."""
+
+
+def why_not_held(encoding: Encoding) -> dict[str, str]:
+    """Why the vector of a cell cannot be stored, in words, by the names under which a record counts such cells."""
+    limit = LARGEST_NUMBER[encoding]
+    return {
+        "not_finite": "the backbone gave a number that is not finite",
+        "too_large": f"the backbone gave a number above {limit:,.0f}, the largest of {encoding}; write int8 or float32",
+    }
+
+
 LEAST_COSINE = 0.999
 """smallest cosine between a vector of reduced precision or of a compiled layer and the same vector in float32"""
 
 ERROR_BOUNDS = {
     "int8": "abs(x - embedding * scale) <= 0.50007 * scale for each number",
-    "float16": "relative 2^-11 for numbers from 6.1e-5 to 65504",
+    "float16": "relative 2^-11 for numbers from 6.1e-5 to 65504; a cell with a larger one is failed",
     "float32": "exact",
 }
 """Largest difference between the vector that the backbone gave and the decoded one, by encoding."""

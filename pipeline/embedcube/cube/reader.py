@@ -14,7 +14,16 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.encoding import (
+    FAILED,
+    NOT_PROCESSED,
+    STATUS_MEANINGS,
+    VALID,
+    VALID_INCOMPLETE,
+    Encoding,
+    decode,
+    why_not_held,
+)
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
@@ -282,6 +291,7 @@ class Cube:
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
         each with the reason why it gave none. `shares_of_frames` has for each archive the share of each frame of the
         window that was observed in the cell: of its pixels, and for weather of its time, too.
+        `reasons` say why a failed cell may have no vector: those of its shard.
         """
         group = self.group(cell.zone)
         layer = cell.zone.split("/")[0]
@@ -297,6 +307,7 @@ class Cube:
         start, end = (str(np.datetime64(int(moment), "s")) + "Z" for moment in bounds)
         what = self.what
         layer_what = what["layers"][layer]
+        status = int(self.array(cell.zone, "status")[at])
         shares = provenance.shares(shard, len(layer_what["archives"]), side * side, within)
         return {
             "cell": {
@@ -304,7 +315,8 @@ class Cube:
                 "centre": [float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y")],
                 "size": group.attrs["spatial:transform"][0], "window": [start, end],
             },
-            "status": STATUS_MEANINGS[int(self.array(cell.zone, "status")[at])],
+            "status": STATUS_MEANINGS[status],
+            "reasons": _why_failed(record, layer_what["encoding"]) if status == FAILED else [],
             "n_obs": int(self.array(cell.zone, "n_obs")[at]),
             "norm": float(np.linalg.norm(vector)) if np.isfinite(vector).all() else None,
             "scenes": used,
@@ -332,6 +344,12 @@ class Cube:
             "objects": {o["array"]: o["sha256"] for o in record["objects"]},
             "campaign_digest": provenance.attributes["campaign_digest"],
         }  # fmt: skip
+
+
+def _why_failed(record: dict[str, Any], encoding: Encoding) -> list[str]:
+    """Why cells of a shard are `failed`: its scenes that could not be read, and vectors that cannot be stored."""
+    unread = [f"{one['archive']}: {one['scene']} could not be read: {one['reason']}" for one in record["quarantined"]]
+    return [*unread, *(why_not_held(encoding)[reason] for reason in record.get("not_held", {}))]
 
 
 def _project(lon: float, lat: float, wkt: str) -> tuple[float, float]:

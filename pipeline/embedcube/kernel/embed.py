@@ -71,6 +71,8 @@ class Cells:
     """embedding (y, x, feature), scale (y, x), status (y, x), n_obs (y, x)"""
     chips: int
     """chips that were embedded; those without any valid cell are not"""
+    not_held: dict[str, int] = field(default_factory=dict)
+    """failed cells whose vector cannot be stored, by the reasons of `encoding.why_not_held`; reasons that occur"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +168,18 @@ def embed_stage(read: ReadShard) -> EmbeddedShard:
     with steps.step("quantise"):
         arrays = {name: tensor.cpu().numpy() for name, tensor in stored.items()}
     steps.done(time.perf_counter() - start_s)
-    without = np.where(arrays.pop("unusable"), sample.empty_yx, np.uint8(FAILED))
-    arrays["status"] = np.where(sample.valid_yx & ~arrays.pop("finite"), without, sample.status_yx)
+    finite, held, unusable = (arrays.pop(name) for name in ("finite", "held", "unusable"))
+    counts = {
+        "not_finite": np.sum(sample.valid_yx & ~finite & ~unusable),
+        "too_large": np.sum(sample.valid_yx & finite & ~held),
+    }
+    without = np.where(unusable, sample.empty_yx, np.uint8(FAILED))
+    arrays["status"] = np.where(sample.valid_yx & ~held, without, sample.status_yx)
     arrays["n_obs"] = sample.n_obs_yx
     if context.encoding != "int8":
         del arrays["scale"]
-    return EmbeddedShard(read=read, cells=Cells(arrays=arrays, chips=len(chips)))
+    not_held = {reason: int(count) for reason, count in counts.items() if count}
+    return EmbeddedShard(read=read, cells=Cells(arrays=arrays, chips=len(chips), not_held=not_held))
 
 
 def encode_stage(embedded: EmbeddedShard) -> EncodedShard:
@@ -199,6 +207,7 @@ def _empty_cells(context: LayerContext) -> dict[str, torch.Tensor]:
         "embedding": torch.full((*shape, context.dimensions), fill_value(context.encoding), dtype=dtype, device=device),
         "scale": torch.full(shape, torch.nan, device=device),
         "finite": torch.ones(shape, dtype=torch.bool, device=device),
+        "held": torch.ones(shape, dtype=torch.bool, device=device),
         "unusable": torch.zeros(shape, dtype=torch.bool, device=device),
     }
 
@@ -258,12 +267,12 @@ def _keep(
     vectors: torch.Tensor,
     context: LayerContext,
 ) -> None:
-    """Put the stored numbers of valid cells into their places; cells whose vectors are not finite stay empty."""
+    """Put the stored numbers of valid cells into their places; cells whose vectors cannot be stored stay empty."""
     quantised = quantise(vectors, context.encoding)
     for n, (i, j) in enumerate(places):
         block = _cells_of(i, j, context.layout)
-        kept = valid_yx[block] & quantised.finite[n]
-        stored["finite"][block] = quantised.finite[n]
+        kept = valid_yx[block] & quantised.held[n]
+        stored["finite"][block], stored["held"][block] = quantised.finite[n], quantised.held[n]
         if context.normalisation.masks:
             stored["unusable"][block] = vectors[n].isnan().all(dim=-1)
         stored["embedding"][block] = torch.where(kept[..., None], quantised.stored[n], stored["embedding"][block])

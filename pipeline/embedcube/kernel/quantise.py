@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from embedcube.cube.encoding import Encoding
+from embedcube.cube.encoding import LARGEST_NUMBER, Encoding
 
 _LARGEST_SCALE = float(np.nextafter(np.float32(np.finfo(np.float32).max / 127), np.float32(0)))
 """the largest scale whose product with 127 is finite"""
@@ -23,14 +23,17 @@ class Quantised:
     scale: torch.Tensor | None
     """(...) float32; None where the encoding has no scale"""
     finite: torch.Tensor
-    """(...) bool: every number of the vector is finite; what is stored for other vectors has no meaning"""
+    """(...) bool: every number of the vector is finite"""
+    held: torch.Tensor
+    """(...) bool: and the encoding can hold each of them; what is stored for other vectors has no meaning"""
 
 
 def quantise(vectors: torch.Tensor, encoding: Encoding) -> Quantised:
     """Float32 vectors (..., D) as stored numbers; the same on every device that divides as IEEE 754 says.
 
     `int8` is per-vector absmax: s = max|x| / 127, q = round(x / s), half to even. The norm survives; no number is
-    off by more than `encoding.int8_bound(s)`. A vector of zeros has s = 0. float16 saturates at its largest number.
+    off by more than `encoding.int8_bound(s)`. A vector of zeros has s = 0. float16 holds numbers up to 65,504, and none
+    of those above that it would round to 65,504.
     """
     # the largest number of a vector that holds NaN is NaN
     largest = vectors.abs().amax(dim=-1)
@@ -42,8 +45,8 @@ def quantise(vectors: torch.Tensor, encoding: Encoding) -> Quantised:
         # scales so small that they lose digits (subnormal) would make q exceed 127
         divisor = torch.where(scale > 0, scale, 1.0)[..., None]
         stored = (vectors / divisor).round_().clamp_(-127, 127).nan_to_num_(nan=0.0).to(torch.int8)
-        return Quantised(stored=stored, scale=scale, finite=finite)
+        return Quantised(stored=stored, scale=scale, finite=finite, held=finite)
     if encoding == "float16":
-        limit = torch.finfo(torch.float16).max
-        return Quantised(stored=vectors.clamp(-limit, limit).to(torch.float16), scale=None, finite=finite)
-    return Quantised(stored=vectors, scale=None, finite=finite)
+        held = largest <= LARGEST_NUMBER[encoding]  # false for NaN
+        return Quantised(stored=vectors.to(torch.float16), scale=None, finite=finite, held=held)
+    return Quantised(stored=vectors, scale=None, finite=finite, held=finite)

@@ -42,7 +42,8 @@ class Sample:
     contributions: bytes
     """for each planned scene, packed bits: the cells of the grid's own in whose own footprint it gave a pixel"""
     shares: bytes
-    """share of each frame that was observed, as `packed_shares` makes it"""
+    """for each frame, archive and cell the share of the frame that was observed: little-endian uint16 from 0 to 65535,
+    zlib-compressed"""
     quarantined: tuple[tuple[int, str], ...]
     """(row of the inventory, reason) of each scene that could not be used"""
 
@@ -62,8 +63,9 @@ class _Filled:
     """where some scene of some frame is masked"""
     incomplete_yx: NDArray[np.bool_]
     """where a part of some frame is missing in a series"""
-    shares_tsyx: NDArray[np.float32]
-    """for each frame and archive, and each cell: share of its pixels that are clear; of a series, of its time too"""
+    shares_tsyx: NDArray[np.uint16]
+    """for each frame and archive, and each cell: share of its pixels that are clear; of a series, of its time too;
+    65535 is all"""
     contributions_nyx: NDArray[np.bool_]
     """for each scene of the shard, the cells of the grid's own in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
@@ -113,7 +115,8 @@ def read_sample(
                     filled.incomplete_yx,
                     reader,
                 )
-                filled.shares_tsyx[t, s] = owned_yx * _mean_per_cell(share_yx, context.layout)
+                observed_yx = filled.clear_tsyx[t, s] if share_yx is None else share_yx
+                filled.shares_tsyx[t, s] = owned_yx * _share_per_cell(observed_yx, context.layout)
                 for i, used_yx in zip(observed, used_oyx, strict=True):
                     filled.contributions_nyx[i] |= owned_yx & (_per_cell(used_yx, context.layout) > 0)
     empty_yx, status_yx = _status(filled, scenes, context, grid, area)
@@ -126,7 +129,7 @@ def read_sample(
         contributions=np.packbits(
             filled.contributions_nyx.reshape(len(scenes), context.layout.shard_cells**2), axis=1
         ).tobytes(),
-        shares=packed_shares(filled.shares_tsyx),
+        shares=zlib.compress(filled.shares_tsyx.astype("<u2", copy=False).tobytes(), level=1),
         quarantined=tuple((shard.scenes[i], reason) for i, reason in sorted(filled.reasons.items())),
     )
 
@@ -139,7 +142,7 @@ def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes:
         clear_tsyx=host_empty((frames, len(context.inputs), *shape), np.bool_, context.device),
         masked_yx=np.zeros(shape, dtype=bool),
         incomplete_yx=np.zeros(shape, dtype=bool),
-        shares_tsyx=np.zeros((frames, len(context.inputs), cells, cells), dtype=np.float32),
+        shares_tsyx=np.zeros((frames, len(context.inputs), cells, cells), dtype=np.uint16),
         contributions_nyx=np.zeros((scenes, cells, cells), dtype=bool),
         reasons={},
     )
@@ -168,13 +171,14 @@ def _composite(
     masked_yx: NDArray[np.bool_],
     incomplete_yx: NDArray[np.bool_],
     reader: RasterReader,
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
     """Write the composite of one frame and where it is clear; add where it is masked or incomplete to two more arrays.
 
     Strips are composited in parallel. Returns (observations, rows, columns): the pixels that each observation gave; and
-    the share of the frame that was observed at each pixel.
+    the share of the frame that was observed at each pixel, of fields only: an image is all of its frame.
     """
-    used_oyx, share_yx = np.zeros((len(observed), *clear_yx.shape), bool), np.zeros(clear_yx.shape, np.float32)
+    used_oyx = np.zeros((len(observed), *clear_yx.shape), dtype=bool)
+    share_yx = None if source.counted else np.zeros(clear_yx.shape, dtype=np.float32)
     if not observed:
         x_cyx[:], clear_yx[:] = np.nan, False
         return used_oyx, share_yx
@@ -184,7 +188,8 @@ def _composite(
         picture = source.composite(strip)
         x_cyx[:, rows], clear_yx[rows], used_oyx[:, rows] = picture.x_cyx, picture.clear_yx, picture.used_yx
         masked_yx[rows] |= picture.masked_yx
-        share_yx[rows] = picture.clear_yx if picture.share_yx is None else picture.share_yx
+        if share_yx is not None:
+            share_yx[rows] = picture.clear_yx if picture.share_yx is None else picture.share_yx
         if picture.incomplete_yx is not None:
             incomplete_yx[rows] |= picture.incomplete_yx
 
@@ -193,17 +198,12 @@ def _composite(
     return used_oyx, share_yx
 
 
-def packed_shares(shares_tsyx: NDArray[np.float32]) -> bytes:
-    """Shares from 0 to 1 as little-endian uint16 from 0 to 65535, zlib-compressed."""
-    stored = np.round(np.clip(shares_tsyx, 0, 1) * np.float32(65535)).astype("<u2")
-    return zlib.compress(stored.tobytes(), level=1)
-
-
-def _mean_per_cell(pixels_yx: NDArray[np.float32], layout: ShardLayout) -> NDArray[np.float32]:
-    """Mean of the pixels of each cell; the halo is left out."""
+def _share_per_cell(share_yx: NDArray[np.float32] | NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.uint16]:
+    """Mean of the pixels of each cell, of shares from 0 to 1 or of yes and no; 65535 is 1. The halo is left out."""
     halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
-    kept = pixels_yx[halo : halo + layout.shard_px, halo : halo + layout.shard_px]
-    return np.asarray(kept.reshape(cells, cell, cells, cell).mean(axis=(1, 3), dtype=np.float32))
+    kept = share_yx[halo : halo + layout.shard_px, halo : halo + layout.shard_px]
+    mean = kept.reshape(cells, cell, cells, cell).mean(axis=(1, 3), dtype=np.float64)
+    return np.asarray(np.round(np.clip(mean, 0, 1) * 65535).astype(np.uint16))
 
 
 def _per_cell(pixels_yx: NDArray[np.bool_], layout: ShardLayout) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedcube.backbones.base import FitSample, Weights, make_inputs
 from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, grid_names, make_grid, windows_of_fit
+from embedcube.campaign.schema import Campaign, grid_names, make_grid, period_of_fit, windows_of_fit
 from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
@@ -73,11 +73,24 @@ def fit_sample(
     gathered = _clear_chips(shards, name, scenes, context, limit, progress)
     chips = gathered.chips
     if limit != 0 and not chips:
+        _refuse_other_times(campaign, name, own)
         raise _no_chip(campaign, name, context.layout.chip_px, gathered)
     side = context.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
     lat_ny = np.array(gathered.latitudes).reshape(len(chips), side)
     return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), gathered.passed_over
+
+
+def _refuse_other_times(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
+    """Refuse a layer that has no scene in the windows it is fitted on, and name both times."""
+    windows = [campaign.all_windows[t] for t in windows_of_fit(campaign, name)]
+    placed = [scene for scene in scenes if scene.placed and not scene.superseded_by]
+    if placed and not any(scene.meets(window) for scene in placed for window in windows):
+        first, last = min(scene.time for scene in placed), max(scene.end or scene.time for scene in placed)
+        raise RequestError(
+            f"layers.{name}: none of its {len(placed)} scenes lies in a window: they are of {first:%Y-%m-%d} to "
+            f"{last:%Y-%m-%d}, the windows of {period_of_fit(campaign, name)}; write other windows or give other scenes"
+        )
 
 
 def _no_chip(campaign: Campaign, name: str, chip_px: int, gathered: _Gathered) -> WorkError | RequestError:

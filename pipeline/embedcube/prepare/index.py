@@ -15,6 +15,7 @@ from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.prepare.blocks import too_large
+from embedcube.prepare.refusals import no_scene_in, with_next_move
 from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
@@ -92,7 +93,7 @@ def _storable(scene: Scene) -> Scene:
 def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) -> None:
     """Refuse an archive none of whose scenes can be used; warn of errors that were not meant to happen."""
     if not found:
-        raise RequestError(f"archives.{name}: no scene found in {archive.path}")
+        raise RequestError(f"archives.{name}: no scene found in {no_scene_in(archive)}")
     first = next((scene for scene in found if scene.unforeseen), found[0])
     bugs = Counter(scene.unforeseen for scene in found if scene.unforeseen)
     unusable = all(scene.verdict for scene in found)
@@ -103,8 +104,8 @@ def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) 
         )
     if unusable:
         raise RequestError(
-            f"archives.{name}: none of {len(found)} scenes in {archive.path} can be used; "
-            f"the first one, {found[0].id}: {found[0].verdict}"
+            f"archives.{name}: none of {len(found)} scenes can be used; the first, {printable(found[0].id, 70)}: "
+            f"{with_next_move(found[0].verdict)}"
         )
     for error, count in bugs.items():
         words = "archives.%s: %d of %d scenes ended with an unforeseen %s; %s"

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,12 +24,15 @@ from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, ma
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.verdicts import forget_other_verdicts
+from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
 from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
+from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
+from embedcube.kernel.quantise import quantise
 from embedcube.kernel.recipes import LayerRecipes, digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
@@ -227,6 +231,8 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     if layer.compile:
         program = _program(run, name, context, digest_of([made_of, context.batch]))
         context = replace(context, module=Compiled(program.data, device))
+    if context.encoding == "float16":
+        _measured(name, context, partial(_refuse_too_large, name))
     return _Forward(
         context=context,
         activations=activations,
@@ -236,6 +242,18 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
         program=program,
         batch_s=_measured(name, context, seconds_per_batch),
     )
+
+
+def _refuse_too_large(name: str, context: LayerContext) -> None:
+    """Refuse an encoding that can hold none of the vectors that the backbone gives for chips of mean values."""
+    vectors = forward(context, blank_chips(context))
+    quantised = quantise(vectors, context.encoding)
+    if quantised.finite.all() and not quantised.held.any():
+        limit = LARGEST_NUMBER[context.encoding]
+        raise RequestError(
+            f"layers.{name}.encoding: {context.encoding} holds numbers up to {limit:,.0f}, and the backbone gives "
+            f"{float(vectors.abs().max()):.3g} for a chip of mean values; write int8 or float32"
+        )
 
 
 def _plan_zone(

@@ -172,6 +172,18 @@ def _links(chosen: Ints, of_scene: Ints, reach: Ints, slot: Ints) -> tuple[Ints,
     return of_scene[chosen[rank_of]], shard_of
 
 
+def _apart(shape: Any, boxes: Floats, grid: Grid) -> str:
+    """Where region and scenes lie, and what to look at."""
+    question = "is its CRS right, and its order west, south, east, north?"
+    if shape is None or not len(boxes):
+        return f"; {question}"
+    scenes = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
+    to_lonlat = to_degrees(grid.crs)
+    degrees = [to_lonlat.transform_bounds(w, s, e, n, densify_pts=21) for w, s, e, n in (shape.bounds, scenes)]
+    at = [" ".join(f"{number:.2f}" for number in box) for box in degrees]
+    return f": it lies at {at[0]}, the scenes at {at[1]} (degrees); {question}"
+
+
 def _wanted(
     region: Region | None, grid: Grid, layout: ShardLayout, boxes: Floats
 ) -> tuple[NDArray[np.bool_], ShardRange]:
@@ -183,9 +195,7 @@ def _wanted(
     if not shown:
         if grid.utm_zone is not None:
             return np.zeros((0, 0), dtype=bool), ShardRange(row=0, col=0, rows=0, cols=0)
-        raise RequestError(
-            "region: no scene shows any of it; is its CRS right, and its order west, south, east, north?"
-        )
+        raise RequestError(f"region: no scene shows any of it{_apart(shape, boxes, grid)}")
     touched = shards_touching(grid, layout, boxes if shape is None else np.array([shape.bounds]))
     row, col = touched[:, :2].min(axis=0)
     last_row, last_col = touched[:, 2:].max(axis=0)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive, Campaign
@@ -63,6 +64,14 @@ class Source(Protocol):
 
         Raises:
             RequestError: an option or a key of the archive is wrong for this source.
+        """
+        ...
+
+    @property
+    def options(self) -> type[PluginOptions]:
+        """The block of its options, as an attribute of the class; `PluginOptions` itself if there are none.
+
+        `read_options` checks a campaign by it; `embedcube sources`, the JSON Schema and the reference show it.
         """
         ...
 

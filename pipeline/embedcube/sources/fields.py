@@ -41,6 +41,9 @@ class Options(Numbers):
 class Fields:
     """A source of rasters that are scaled and averaged over a frame."""
 
+    options = Options
+    """options of the YAML block"""
+
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for unknown options, and for keys that have no meaning for fields."""
         self._name = name

@@ -18,6 +18,9 @@ def read_options(kind: type[Checked], name: str, archive: Archive, *, free: Cont
         RequestError: an option is unknown, missing or wrong, or names a band that the archive does not read.
     """
     place = f"archives.{name}.options"
+    for key in archive.options:
+        if key in Archive.model_fields and key not in kind.model_fields:
+            raise RequestError(f"{place}: {key} is no option; write it one level higher, beside `path`")
     try:
         options = check_options(kind, archive.options, place)
     except ValueError as error:

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Backbone, Chips, FitSample, Inputs, Weights, leaves_masked_out
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import Scene
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
@@ -88,6 +89,8 @@ def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int =
         AssertionError: names the first promise that is broken.
     """
     _require("://" in source.collection, f'collection is "{source.collection}", not a URI')
+    declared = PluginOptions in getattr(source.options, "__mro__", ())
+    _require(declared, f"options is {source.options!r}, not a class of options (`PluginOptions`)")
     listed = list(source.scenes(full_digests=False))
     _require(bool(listed), "no scenes")
     ids = [scene.id for scene in listed]

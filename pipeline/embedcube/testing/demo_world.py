@@ -28,7 +28,8 @@ STEP_DN = (10, 10, 10, 40)
 EDGE_Y_M = 5_635_000.0
 
 EDGE_SLOPE = 0.25
-"""Slope of the edge of a descending swath: metres eastward for each metre northward."""
+"""Slope of the edge of a descending swath: metres eastward for each metre northward. Of an ascending one it is
+negative."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +102,27 @@ _COVER = (  # of each crop, the green share and the dry share on _DAYS; the rest
 
 def palette(day_of_year: int) -> Floats:
     """Reflectance x 10000 (kind, band) of each kind of land on a day: fixed kinds, then crops with each calendar."""
-    rows = list(_FIXED)
+    return with_crops(_FIXED, (_SOIL, _GREEN, _DRY), day_of_year)
+
+
+def with_crops(fixed: Floats, soil_green_dry: tuple[Floats, Floats, Floats], day_of_year: int) -> Floats:
+    """Values (kind, channel): those of the fixed kinds, then crops, mixed as they stand on that day."""
+    soil, leaf, straw = soil_green_dry
+    rows = list(fixed)
     for green_curve, dry_curve in _COVER:
         for step in range(JITTERS):
             day = day_of_year + (step - JITTERS // 2) * JITTER_D
             green, dry = np.interp(day, _DAYS, green_curve), np.interp(day, _DAYS, dry_curve)
-            rows.append((_GREEN * green + _DRY * dry + _SOIL * (1.0 - green - dry)).astype(np.float32))
+            rows.append((leaf * green + straw * dry + soil * (1.0 - green - dry)).astype(np.float32))
     return np.stack(rows)
 
 
-def _key(seed: int, purpose: str) -> int:
+def key_of(seed: int, purpose: str) -> int:
+    """A key for `hash_of` and `noise`, another one for each purpose."""
     return zlib.crc32(f"{seed}:{purpose}".encode())
 
 
-def _hash(col: NDArray[Any], row: NDArray[Any], key: int | NDArray[np.uint32]) -> NDArray[np.uint32]:
+def hash_of(col: NDArray[Any], row: NDArray[Any], key: int | NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Hash (32 bits) of two integers, which are broadcast against each other, and a key."""
     bits = col.astype(np.uint32) * np.uint32(0x9E3779B1) ^ row.astype(np.uint32) * np.uint32(0x85EBCA77)
     bits = bits ^ key if isinstance(key, np.ndarray) else bits ^ np.uint32(key)
@@ -142,7 +150,7 @@ def noise(xs: Axis, ys: Axis, cell_m: float, key: int) -> Floats:
     row, row_weights = _taps(ys, cell_m)
     lattice_col = np.arange(col.min(), col.max() + 3)
     lattice_row = np.arange(row.min(), row.max() + 3)
-    lattice = _unit(_hash(lattice_col[None, :], lattice_row[:, None], key)) - np.float32(0.5)
+    lattice = _unit(hash_of(lattice_col[None, :], lattice_row[:, None], key)) - np.float32(0.5)
     rows = sum(lattice[row - lattice_row[0] + k] * row_weights[k][:, None] for k in range(3))
     field = sum(np.asarray(rows)[:, col - lattice_col[0] + k] * col_weights[k] for k in range(3))
     return np.asarray(field, dtype=np.float32) * np.float32(2.0)
@@ -195,7 +203,7 @@ def _blocks(xs: Axis, ys: Axis, size_m: float, key: int) -> _Blocks:
     chosen = np.zeros(shape, np.uint32)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
-            bits = _hash((col + right)[None, :], (row + down)[:, None], key)
+            bits = hash_of((col + right)[None, :], (row + down)[:, None], key)
             part_x = (bits & np.uint32(0xFFFF)).astype(np.float32) / np.float32(65536)
             part_y = (bits >> np.uint32(16)).astype(np.float32) / np.float32(65536)
             to_x = (xs - (col + right) * size_m).astype(np.float32)[None, :] - part_x * np.float32(size_m)
@@ -211,14 +219,14 @@ def _blocks(xs: Axis, ys: Axis, size_m: float, key: int) -> _Blocks:
 
 def _fields(blocks: _Blocks) -> tuple[Bytes, Floats]:
     """Kind and brightness of the fields: each block is divided into strips with a direction and a width of its own."""
-    own = _hash(blocks.hash, blocks.hash >> np.uint32(7), 17)
+    own = hash_of(blocks.hash, blocks.hash >> np.uint32(7), 17)
     slant = (own & np.uint32(0xFF)).astype(np.float32) / np.float32(127.5) - 1
     cos, sin = (1 - slant * slant) / (1 + slant * slant), 2 * slant / (1 + slant * slant)
     width_m = np.float32(70) + (own >> np.uint32(8) & np.uint32(0xFF)).astype(np.float32) * np.float32(0.7)
     length_m = np.float32(260) + (own >> np.uint32(16) & np.uint32(0xFF)).astype(np.float32) * np.float32(1.6)
     strip = np.floor((blocks.dx * cos + blocks.dy * sin) / width_m).astype(np.int32)
     piece = np.floor((blocks.dy * cos - blocks.dx * sin) / length_m).astype(np.int32)
-    bits = _hash(strip, piece, own)
+    bits = hash_of(strip, piece, own)
     limits = np.cumsum(np.array(_CROP_SHARE[:-1]) * 1024).astype(np.uint32)
     crop = np.searchsorted(limits, bits & np.uint32(0x3FF), side="right").astype(np.uint8)
     calendar = (bits >> np.uint32(10) & np.uint32(JITTERS - 1)).astype(np.uint8)
@@ -228,7 +236,7 @@ def _fields(blocks: _Blocks) -> tuple[Bytes, Floats]:
 
 def _town(xs: Axis, ys: Axis, key: int) -> Bytes:
     """Kind of each pixel in a town: houses of 30 m, and streets. The caller cuts out where the town is."""
-    house = _hash(np.floor(xs / 30.0)[None, :].astype(np.int64), np.floor(ys / 30.0)[:, None].astype(np.int64), key)
+    house = hash_of(np.floor(xs / 30.0)[None, :].astype(np.int64), np.floor(ys / 30.0)[:, None].astype(np.int64), key)
     kind = np.array([4, 5, 5, 5, 6, 7, 7, 7], np.uint8)[house & np.uint32(7)]
     street = (np.mod(xs, 150.0) < 20)[None, :] | (np.mod(ys, 120.0) < 20)[:, None]
     return np.where(street, np.uint8(6), kind)
@@ -241,22 +249,22 @@ def _round_m(xs: Axis, ys: Axis, x_m: float, y_m: float) -> Floats:
 
 def ground(xs: Axis, ys: Axis, *, seed: int) -> Ground:
     """The land at pixel centres ys x xs: fields, woods, villages and a town, a lake and a river."""
-    blocks = _blocks(xs, ys, 850.0, _key(seed, "blocks"))
+    blocks = _blocks(xs, ys, 850.0, key_of(seed, "blocks"))
     kind, tone = _fields(blocks)
     kind = np.where(blocks.border_m < 7, np.uint8(6), kind)
-    rough = fractal(xs, ys, (420.0, 170.0, 80.0), _key(seed, "rough"))
-    wood = fractal(xs, ys, (2600.0, 1100.0), _key(seed, "wood")) + rough * np.float32(0.16) > 0.24
-    conifer = noise(xs, ys, 1300.0, _key(seed, "conifer")) + rough * np.float32(0.1) > 0.02
+    rough = fractal(xs, ys, (420.0, 170.0, 80.0), key_of(seed, "rough"))
+    wood = fractal(xs, ys, (2600.0, 1100.0), key_of(seed, "wood")) + rough * np.float32(0.16) > 0.24
+    conifer = noise(xs, ys, 1300.0, key_of(seed, "conifer")) + rough * np.float32(0.1) > 0.02
     kind = np.where(wood, np.where(conifer, np.uint8(3), np.uint8(2)), kind)
     village = (blocks.hash % np.uint32(9) == 0) & (blocks.dx * blocks.dx + blocks.dy * blocks.dy < 36_000 * (1 + rough))
     town = _round_m(xs, ys, 397_300.0, 5_634_300.0) + rough * 700 < 1250
-    kind = np.where(town | village & ~wood, _town(xs, ys, _key(seed, "town")), kind)
+    kind = np.where(town | village & ~wood, _town(xs, ys, key_of(seed, "town")), kind)
     kind = np.where(_round_m(xs, ys, 405_700.0, 5_637_300.0) + rough * 500 < 950, np.uint8(0), kind)
     only = np.zeros(1)
-    bend = noise(only, ys, 4200.0, _key(seed, "bend")) * 3000 + noise(only, ys, 1300.0, _key(seed, "loop")) * 700
+    bend = noise(only, ys, 4200.0, key_of(seed, "bend")) * 3000 + noise(only, ys, 1300.0, key_of(seed, "loop")) * 700
     river = np.abs((xs - 396_300.0).astype(np.float32)[None, :] - bend) < 55 + rough * 25
     kind = np.where(river, np.uint8(1), kind)
-    canopy = noise(xs, ys, 32.0, _key(seed, "canopy"))
+    canopy = noise(xs, ys, 32.0, key_of(seed, "canopy"))
     tone = np.where(kind < len(KINDS), np.float32(1), tone) * (1 + rough * np.float32(0.07))
     tone = np.where((kind == 2) | (kind == 3), tone * (1 + canopy * np.float32(0.28)), tone)
     return Ground(kind=kind, tone=np.where(kind < 2, 1 + rough * np.float32(0.04), tone))
@@ -285,14 +293,14 @@ def sky(xs: Axis, ys: Axis, *, take: Datatake, seed: int) -> Sky:
     tall = np.concatenate([ys, ys[-1] - 10.0 * np.arange(1, down + 1)])
     date = f"{take.start:%Y%m%d}"
     cells_m = (2300.0, 1200.0, 600.0, 310.0, 150.0, 70.0)
-    field = fractal(wide, tall, cells_m, _key(seed, f"cloud{date}"))
+    field = fractal(wide, tall, cells_m, key_of(seed, f"cloud{date}"))
     density = field + np.float32(take.cover)
     for blob in take.blobs:
         away = _round_m(wide, tall, blob.x_m, blob.y_m) / np.float32(blob.radius_m)
         near = np.clip(1 - away + field * np.float32(0.3), 0, 1)
         density += near * near * np.float32(12 if blob.cloudy else -12)
     thick = _ramp(density, 0.0, 0.3)
-    veil = fractal(xs, ys, (5200.0, 1700.0, 600.0), _key(seed, f"cirrus{date}")) + np.float32(take.cirrus)
+    veil = fractal(xs, ys, (5200.0, 1700.0, 600.0), key_of(seed, f"cirrus{date}")) + np.float32(take.cirrus)
     opacity = np.maximum(thick[: ys.size, : xs.size], _ramp(veil, 0.0, 1.2) * np.float32(0.34))
     coarse_x, coarse_y = np.floor(xs / 20.0) * 20 + 10, np.floor(ys / 20.0) * 20 + 10
     seen = coarse_x[None, :] < take.east_end_m(coarse_y)[:, None]
@@ -304,7 +312,7 @@ def reflectance(land: Ground, above: Sky, xs: Axis, ys: Axis, *, take: Datatake,
     """Reflectance x 10000 (band, y, x) as the satellite measures it; 0 outside of the swath."""
     colours = palette(take.start.timetuple().tm_yday)
     col, row = (xs // 10).astype(np.int64)[None, :], (ys // 10).astype(np.int64)[:, None]
-    grain = _hash(col, row, _key(seed, f"grain{take.start:%Y%m%d}"))
+    grain = hash_of(col, row, key_of(seed, f"grain{take.start:%Y%m%d}"))
     lit = 1 - above.shadow * np.float32(0.55)
     planes = []
     for band in range(len(BANDS)):

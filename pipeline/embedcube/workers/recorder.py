@@ -13,7 +13,7 @@ import numpy as np
 
 import embedcube
 from embedcube.campaign.parts import PartWriter, Quarantined, Record
-from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.cube.encoding import STATUS_MEANINGS, why_not_held
 from embedcube.kernel.embed import Cells, EncodedShard, ReadShard
 from embedcube.machine import read_bytes
 from embedcube.workers.energy import EnergyMeter
@@ -73,6 +73,7 @@ class Recorder:
             shares_size=len(sample.shares),
             contributions_sha256=sha256(appended).hexdigest(),
             counts=_counts(encoded.cells),
+            not_held=encoded.cells.not_held,
             seconds={step: round(seconds, 6) for step, seconds in read.timings.seconds.items()},
             read_bytes=self._read_since(),
             energy_j=self._meter.joules(),
@@ -83,6 +84,9 @@ class Recorder:
         self._part.write_record(record)
         took_s = (finished - read.started).total_seconds()
         _log(record, took_s)
+        reasons = why_not_held(read.context.encoding)
+        for reason, count in record.not_held.items():
+            log.warning("%s: %d cells failed: %s", record.shard, count, reasons[reason])
         return took_s
 
     def _read_since(self) -> int:

@@ -5,6 +5,7 @@ so that any process may begin the next round, and may do so twice (docs/adr/0011
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.compute
 
 from embedcube.campaign.inventory import read_inventory, unplaced_scenes, unusable_scenes
-from embedcube.campaign.parts import Quarantined, best_documents, over_budget
+from embedcube.campaign.parts import Quarantined, best_documents, cells_not_held, over_budget
 from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
@@ -44,16 +45,19 @@ class Recorded:
     """for each shard, the scenes that it missed"""
     broken: tuple[Quarantined, ...]
     """the same without the shards that killed their ranks: nobody knows which of their scenes is the cause"""
+    not_held: Counter[tuple[str, str]]
+    """by layer and reason, the failed cells whose vector cannot be stored"""
 
 
 def recorded(run: RunDir, recipes: Iterable[str]) -> Recorded:
     """What the record of each of these recipes says, as far as there is one."""
-    documents = best_documents(run, set(recipes), ("refused",)).values()
+    documents = best_documents(run, set(recipes), ("refused", "shard", "not_held")).values()
     pairs = [(Quarantined(**one), document["refused"]) for document in documents for one in document["quarantined"]]
     return Recorded(
         count=len(documents),
         unusable=tuple(one for one, _ in pairs),
         broken=tuple(one for one, refused in pairs if not refused),
+        not_held=cells_not_held(documents),
     )
 
 

@@ -17,7 +17,7 @@ from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import NOWHERE, Asset, unforeseen
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
-from embedcube.printable import printable
+from embedcube.printable import listed, printable
 from embedcube.sources.catalog.checksums import refuse_flipped
 from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
 from embedcube.sources.catalog.files import lasting, unusable_name
@@ -72,7 +72,13 @@ class _Request:
 
 
 def _faults(product: Product) -> list[str]:
-    return [product.fault] if product.fault else [f"{band}: {reason}" for band, reason in product.missing.items()]
+    if product.fault:
+        return [product.fault]
+    # the same reason of many bands is said once
+    bands: dict[str, list[str]] = {}
+    for band, reason in product.missing.items():
+        bands.setdefault(reason, []).append(band)
+    return [f"{listed(named, 6)}: {reason}" for reason, named in bands.items()]
 
 
 def _describe(

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ from embedcube.printable import printable
 from embedcube.sources.catalog.files import Folder, lasting, not_a_file, walk
 from embedcube.sources.catalog.folders import METADATA, folder_products, image_products, images_of_all_bands, is_image
 from embedcube.sources.catalog.foreign import ZARR, foreign, foreign_by_bytes, holds_store, is_store
+from embedcube.sources.catalog.links import Links, refuse_shared
 from embedcube.sources.catalog.named import named_products
 from embedcube.sources.catalog.naming import Template
 from embedcube.sources.catalog.netcdf import products_of
@@ -49,10 +50,12 @@ def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Ite
                 f'bands {one} and {other} would both be "{min(both)}" in files; two bands never come from one: check '
                 "`bands` and options.variables"
             )
+    told = replace(told, links=Links.of(archive.links))
     if archive.search is None:
-        yield from find_products(archive.path, names, told)
+        products = find_products(archive.path, names, told)
     else:
-        yield from found_products(searched_items(archive.search), archive.root, names)
+        products = found_products(searched_items(archive.search), archive.root, names, told.links)
+    yield from refuse_shared(products)
 
 
 def find_products(root: Path, names: Names, told: Told = Told()) -> Iterator[Product]:  # noqa: B008
@@ -101,7 +104,7 @@ def _found(root: Path, names: Names, told: Told, notes: Notes) -> Iterator[Produ
     elif words := foreign_by_bytes(root):
         raise RequestError(f"{printable(root)} {words}")
     else:
-        yield from catalogue_products(root, names)
+        yield from catalogue_products(root, names, told.links)
 
 
 def _each(path: Path, root: Path, products: Callable[[], Iterator[Product]]) -> Iterator[Product]:
@@ -181,12 +184,13 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
     # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
     named: set[str] = set()
     named_in: dict[str, list[Product]] = {}
-    for product in spread(partial(item_products, root=root, names=names), listed.items):
+    for product in spread(partial(item_products, root=root, names=names, links=told.links), listed.items):
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name != METADATA else []
             continue
         paths = _paths(product)
-        for place in set(map(os.path.dirname, paths)):
+        # also the Item's own folder: the images there are its files, even where it does not find them
+        for place in {*map(os.path.dirname, paths), product.folder}:
             named.update(_packed_around(place))
             named_in.setdefault(place, []).append(product)
         named.update(path for path in paths if path.endswith(_PACKED))
@@ -214,16 +218,16 @@ def _not_named(
 ) -> Iterator[Product]:
     """The products of images in a folder that no Item names; images that belong to no product are noted.
 
-    `named` are the products that Items name in this folder. An image of the same day as one of them may be a copy, and
-    is left out.
+    `named` are the products of Items that name a file in this folder, or lie in it themselves. An image of the same
+    day as one of them, or with its id, may be a copy, and is left out.
     """
     folder, paths = images.folder, {path for product in named for path in _paths(product)}
     if all(f"{folder}{os.sep}{image}" in paths for image in images.names):
         return
     found = folder_products(folder, images.names, names, told, notes, images.faults)
     unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
-    days = {product.time.date() for product in named}
-    new = [product for product in unnamed if product.time.date() not in days]
+    days, ids = {product.time.date() for product in named}, {product.id for product in named}
+    new = [product for product in unnamed if product.time.date() not in days and product.id not in ids]
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     copies = {file.path.name for product in unnamed for file in product.files.values()} - used
     yield from new
@@ -237,7 +241,7 @@ def _not_named(
     notes.left |= {folder / name: _COPY for name in unknown if name in copies}
     whole = [name for name in unknown if name not in copies and folder / name not in notes.left]
     for product in images_of_all_bands(folder, whole, root, names, told, notes):
-        if product.time.date() in days:
+        if product.time.date() in days or product.id in ids:
             notes.left |= {Path(path): _COPY for path in _paths(product)}
         else:
             yield product

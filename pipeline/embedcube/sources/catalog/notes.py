@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedcube.errors import RequestError
-from embedcube.printable import printable
+from embedcube.printable import printable, printable_path
 
 _NAME = 100
 """most characters of a file's name in a message; the end of a longer one is left out"""
@@ -49,18 +49,13 @@ class Notes:
             first, why = next(iter(files.items()))
             words = f"{len(files)} {kind}; the first, {_named(first, root)}, {why}"
             if not (count or self.products):
-                raise RequestError(f"no scene found in {_short(root)}: {words}")
+                raise RequestError(f"no scene found in {printable_path(root)}: {words}")
             log.warning("%s: %s", printable(root), words)
         if self.unused:
             first, (unused, bands) = next(iter(self.unused.items()))
             others = f", and {len(self.unused) - 1} more files have such bands" if len(self.unused) > 1 else ""
             words = "%s: %d of %d bands are not used%s"
             log.warning(words, _named(first, root), unused, bands, others)
-
-
-def _short(root: Path) -> str:
-    text = printable(root)
-    return text if len(text) <= _NAME else f"...{text[-_NAME:]}"
 
 
 def _named(path: Path, root: Path) -> str:

@@ -62,6 +62,10 @@ class Product:
     """metadata, under the names of STAC and its extensions"""
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north as the catalogue states; only used where no file can be opened"""
+    folder: str = ""
+    """folder of the STAC Item that describes it; empty if none does"""
+    beside: frozenset[str] = frozenset()
+    """paths of files that were taken for those of links to other machines, as they lie beside the Item"""
     radar_safe: Path | None = None
     """SAFE folder of a Sentinel-1 GRD product, whose pixels are in radar geometry"""
 

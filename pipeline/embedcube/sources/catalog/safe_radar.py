@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from embedcube.campaign.boxes import Box
 from embedcube.printable import printable
-from embedcube.sources.catalog.files import lasting, read_bounded, read_member
+from embedcube.sources.catalog.files import ABSENT, lasting, not_a_file, read_bounded, read_member
 from embedcube.sources.catalog.products import Names, Product, time_in, unusable
 
 _NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\w+)(?:\.SAFE|\.zip|\.SAFE\.zip)$")
@@ -22,15 +22,12 @@ _NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\
 _POLARISATIONS = {"SH": {"hh"}, "SV": {"vv"}, "DH": {"hh", "hv"}, "DV": {"vv", "vh"}}
 """Polarisations, by the letters in a product's name"""
 
-_FAULT = (
+AS_THE_RADAR_SAW = (
     "it is Sentinel-1 as the radar saw it: calibrate and terrain-correct it first, for example with sarsen, and give "
-    "the GeoTIFFs that come of it"
+    "the GeoTIFFs"
 )
 
-_GRD_FAULT = (
-    f"{_FAULT}; or unpack it, name the terrain as options: {{dem: heights.tif}}, install embedcube[s1-safe], and "
-    "sarsen does it"
-)
+_PACKED_GRD = f"{AS_THE_RADAR_SAW}; or unpack it, write options: {{dem: heights.tif}} and install embedcube[s1-safe]"
 
 MANIFEST_BYTES = 64 << 20
 """largest manifest"""
@@ -65,7 +62,7 @@ def radar_products(path: Path, names: Names) -> Iterator[Product]:
         id=match[1],
         time=time,
         files={},
-        fault=_GRD_FAULT if grd else _FAULT,
+        fault=_PACKED_GRD if grd else AS_THE_RADAR_SAW,
         properties=properties,
         bbox=bbox,
         radar_safe=path if grd and path.is_dir() else None,
@@ -97,6 +94,8 @@ def _described(path: Path) -> tuple[Box | None, dict[str, Any]]:
 
 def _manifest(path: Path) -> bytes:
     if path.is_dir():
+        if not_a_file(path / "manifest.safe") == ABSENT:
+            raise ValueError("it has no manifest")
         return read_bounded(path / "manifest.safe", MANIFEST_BYTES)
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("/manifest.safe")), "manifest.safe")

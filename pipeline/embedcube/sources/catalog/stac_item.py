@@ -1,19 +1,18 @@
 """One STAC Item: its time, the files of its bands, and what is wrong with it. Whatever it holds, it is one product."""
 
-import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import UNKNOWN_TIME, unforeseen
 from embedcube.printable import printable, printable_href
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import kind_of
+from embedcube.sources.catalog.links import Around, Links, not_here
 from embedcube.sources.catalog.products import (
     File,
     Names,
@@ -53,16 +52,22 @@ def is_item(document: Any) -> bool:
     )
 
 
-def item_product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Product:
+def item_product(path: Path, name: Callable[[], str], item: Any, names: Names, links: Links) -> Product:
     """The product of an Item that the file at `path` holds; `name` gives what it is called if it has no id.
+
+    `links` says where links to other machines lead here.
 
     A file that is missing for a band, or anything that is wrong in the Item, is in `missing` or `fault`.
 
     Raises:
         OSError: it could not be found out whether a file is there, for a reason that may pass.
     """
+    return replace(_judged(path, name, item, names, links), folder=str(path.parent))
+
+
+def _judged(path: Path, name: Callable[[], str], item: Any, names: Names, links: Links) -> Product:
     try:
-        return _product(path, name, item, names)
+        return _product(path, name, item, names, links)
     except ValueError as error:
         fault = f"{printable(path.name)} is not a usable STAC Item: {error}"
         return unusable(_id(item) or name(), fault, _dated(name()))
@@ -76,14 +81,15 @@ def _dated(name: str) -> datetime | None:
     return time_in(name[-_NAME:])
 
 
-def _product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Product:
+def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links: Links) -> Product:
     properties = _object(_object(item, "the Item").get("properties"), "its properties")
     time = _time(properties)
     basics: dict[str, Any] = {"id": product_id(_id(item) or name()), "time": time, "properties": bounded(properties)}
     try:
         if not _id(item):
             raise ValueError(f"its id is {kind_of(item.get('id')) if item.get('id') != '' else 'empty'}")
-        offered = _offered(path, _object(item.get("assets"), "its assets"))
+        around = Around(str(path.parent), _id(item), links)
+        offered = _offered(around, _object(item.get("assets"), "its assets"))
     except ValueError as error:
         return Product(
             files={}, fault=f"{printable(path.name)} is not a STAC Item: {error}", bbox=_bbox(item), **basics
@@ -91,7 +97,7 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names) -> Pr
     found = {band: _file(offered, known) for band, known in names.items()}
     files = {band: file for band, file in found.items() if isinstance(file, File)}
     missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
-    return Product(files=files, missing=missing, bbox=_bbox(item), **basics)
+    return Product(files=files, missing=missing, beside=frozenset(around.beside), bbox=_bbox(item), **basics)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -137,13 +143,12 @@ class _Offered:
     """why it cannot be used"""
 
 
-def _offered(item_path: Path, assets: dict[str, Any]) -> list[_Offered]:
+def _offered(around: Around, assets: dict[str, Any]) -> list[_Offered]:
     """All files of an Item that are not previews."""
-    folder = str(item_path.parent)
     offered = []
     for key, asset in assets.items():
         try:
-            found = _asset(folder, key, asset)
+            found = _asset(around, key, asset)
         except ValueError as error:
             name, _ = split_pixel_size(key[:_NAME])
             wrong = f"its asset {printable(key, 60)}: {error}"
@@ -153,7 +158,7 @@ def _offered(item_path: Path, assets: dict[str, Any]) -> list[_Offered]:
     return offered
 
 
-def _asset(folder: str, key: str, asset: Any) -> _Offered | None:
+def _asset(around: Around, key: str, asset: Any) -> _Offered | None:
     """What an asset offers; None for a preview and for an asset without a file."""
     href = _object(asset, "it").get("href")
     roles = asset.get("roles")
@@ -161,14 +166,14 @@ def _asset(folder: str, key: str, asset: Any) -> _Offered | None:
         return None
     if not isinstance(href, str):
         raise ValueError(f"its href is {kind_of(href)}")
-    path = local_path(folder, href)
+    path, shown = around.find([href, *_alternates(asset)])
     bands = asset.get("eo:bands") or asset.get("bands") or ()
     if not isinstance(bands, list | tuple) or len(bands) > _BANDS:
         raise ValueError(f"its bands are {kind_of(bands)}, not a list of at most {_BANDS}")
     stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
     (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
     return _Offered(
-        href=href,
+        href=shown,
         path=path,
         names=frozenset((name, stem)),
         described=tuple(map(_band_names, bands)),
@@ -176,6 +181,13 @@ def _asset(folder: str, key: str, asset: Any) -> _Offered | None:
         size=_size(asset),
         digest=_digest(asset),
     )
+
+
+def _alternates(asset: dict[str, Any]) -> list[str]:
+    """Other links to the file of an asset (STAC's extension "alternate assets")."""
+    others = asset.get("alternate")
+    listed = others.values() if isinstance(others, dict) else ()
+    return [href for one in listed if isinstance(one, dict) and isinstance(href := one.get("href"), str) and href]
 
 
 def _band_names(band: Any) -> frozenset[str]:
@@ -220,7 +232,7 @@ def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
         if offer.wrong:
             gone = gone or offer.wrong
         elif offer.path is None:
-            remote = remote or f"{printable_href(offer.href)} is not on this machine; stage it first"
+            remote = remote or not_here(offer.href)
         else:
             path = Path(offer.path)
             if not gone and (words := not_a_file(path)):
@@ -230,16 +242,6 @@ def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
     if gone:
         return gone
     return min(found)[-1] if found else remote or "the item has no file of this band"
-
-
-def local_path(folder: str, href: str) -> str | None:
-    """The local path of a link in a file of `folder`; None if it is not on this machine."""
-    if href[:7].lower() == "file://":
-        href = os.fsdecode(unquote_to_bytes(urlsplit(href).path))
-    # a path of GDAL such as /vsicurl/ leads to other machines
-    if "://" in href or not href or href.startswith("/vsi"):
-        return None
-    return os.path.normpath(href if href.startswith("/") else f"{folder}/{href}")
 
 
 def _bbox(item: dict[str, Any]) -> Box | None:

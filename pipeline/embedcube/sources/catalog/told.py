@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from embedcube.sources.catalog.dates import When, when_in
+from embedcube.sources.catalog.links import NO_LINKS, Links
 from embedcube.sources.catalog.naming import Template
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """How images are named, and when they are."""
+    """How images are named, when they are, and where links lead."""
 
     names: Template | None = None
     """template that all images must fit"""
@@ -18,6 +19,8 @@ class Told:
     """whether `time` is that of all images, whatever their names say"""
     steps: tuple[When, ...] = ()
     """times of the steps of series that are stacked as bands"""
+    links: Links = NO_LINKS
+    """where links to other machines lead here"""
 
     def when(self, *names: str) -> When | None:
         """The time in the first of the names that has one, else what is told; None if there is none.

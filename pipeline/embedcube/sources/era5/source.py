@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from embedcube.campaign.fields import Block
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
@@ -46,7 +46,7 @@ _KEPT_BYTES = 64 << 20
 """most bytes of totals of whole fields that are kept for neighbouring shards"""
 
 
-class Options(Block):
+class Options(PluginOptions):
     """The options of the YAML block."""
 
     pattern: str = ""
@@ -85,6 +85,9 @@ class Options(Block):
 class Era5:
     """A source of weather fields: reads them on any grid, and reduces the steps of a frame."""
 
+    options = Options
+    """options of the YAML block"""
+
     counted = False
     """fields cover every place"""
 
@@ -95,6 +98,7 @@ class Era5:
             "mask": "fields are everywhere",
             "composite": "write options.methods",
             "search": "weather is read from files and stores below `path`",
+            "links": "weather is read from files and stores below `path`",
             "offset": "numbers are unpacked as the file says",
         }
         refuse_keys(name, archive, instead)

@@ -25,6 +25,31 @@ _BEYOND = 0.05
 """margin (degrees) around a product's control points within which terrain may move its pixels"""
 
 
+_KINDS = {
+    "measurement": "measurement/s1?-*-grd-{}-*.tif*",
+    "annotation": "annotation/s1?-*-grd-{}-*.xml",
+    "calibration": "annotation/calibration/calibration-s1?-*-grd-{}-*.xml",
+}
+"""The files of a band that are read"""
+
+_NOISE = {"noise": "annotation/calibration/noise-s1?-*-grd-{}-*.xml"}
+
+
+def lacking(safe: Path, bands: Sequence[str]) -> str:
+    """All files of some bands that a product lacks, in words; empty if it has what is read.
+
+    Noise is not read, but where it is missing among others, the product is to be downloaded with it.
+    """
+    gone: dict[tuple[str, ...], list[str]] = {}
+    for kind, pattern in (_KINDS | _NOISE).items():
+        if without := tuple(band for band in bands if not any(safe.glob(pattern.format(band.lower())))):
+            gone.setdefault(without, []).append(kind)
+    listed = "; ".join(f"{', '.join(kinds)} of {', '.join(without)}" for without, kinds in gone.items())
+    needed = any(kind in _KINDS for kinds in gone.values() for kind in kinds)
+    manifest = "" if (safe / "manifest.safe").exists() else "manifest.safe"
+    return "; ".join(filter(None, (listed, manifest))) if needed or manifest else ""
+
+
 def images_of(safe: Path, root: Path, bands: Sequence[str], *, full_digests: bool) -> tuple[Asset, ...]:
     """The measurement file of each band as an asset, with a box around the product's control points as its geometry.
 
@@ -105,14 +130,9 @@ def files_of(safe: Path, band: str) -> tuple[Path, Path, Path]:
         CorruptInput: one of them is missing, or is a FIFO or a device.
         OSError: this could not be found out, for a reason that may pass.
     """
-    kinds = {
-        "measurement": f"measurement/s1?-*-grd-{band.lower()}-*.tif*",
-        "annotation": f"annotation/s1?-*-grd-{band.lower()}-*.xml",
-        "calibration": f"annotation/calibration/calibration-s1?-*-grd-{band.lower()}-*.xml",
-    }
     found = []
-    for kind, pattern in kinds.items():
-        paths = sorted(safe.glob(pattern))
+    for kind, pattern in _KINDS.items():
+        paths = sorted(safe.glob(pattern := pattern.format(band.lower())))
         if len(paths) != 1:
             raise CorruptInput(f"{band}: {safe.name} has {len(paths) or 'no'} files of its {kind}, {pattern}")
         # a file that is gone since it was listed may come back, which callers find out

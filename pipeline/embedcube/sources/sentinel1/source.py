@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field
 from pyproj import CRS
 
 from embedcube.campaign.scene import Asset, Scene
@@ -28,6 +28,7 @@ from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.products import File, Product, by_time
+from embedcube.sources.catalog.safe_radar import AS_THE_RADAR_SAW, is_radar_safe
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
@@ -35,7 +36,7 @@ from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
 from embedcube.sources.sentinel1.grd import MOST_POWER, PROCESSING, SOFTWARE, can_geocode, observe_geocoded
-from embedcube.sources.sentinel1.safe import images_of
+from embedcube.sources.sentinel1.safe import images_of, lacking
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
@@ -52,7 +53,10 @@ _POWER: dict[Values, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float
 }
 """For each meaning of the numbers in files: the formula of power in words, and the formula"""
 
-_VALUES_ARE = f"say what the numbers in the files are: {', '.join(_POWER)}"
+_VALUES_ARE = (
+    "say what the numbers in the files are, after unpacking and scaling: linear, amplitude, db (10 log10 of power) or "
+    "worldcereal (dB = 20 log10(DN) - 83, 65535 is no data)"
+)
 _WORLDCEREAL_NODATA = 65535
 
 _DATATAKE = re.compile(r"(S1[A-D])_.*_(\d{6})_([0-9A-F]{6})(?:[_#]|$)", re.IGNORECASE)
@@ -65,33 +69,47 @@ _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """properties with the orbit state, in STAC and in Earth Engine"""
 
 
+_NEEDED = f"{_VALUES_ARE}; or for GRD in SAFE folders, dem: heights.tif"
+
+
+def _needs_values_or_dem(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema what the validators say: with a DEM, `values` may be left out."""
+    schema["anyOf"] = [{"required": ["values"]}, {"required": ["dem"]}]
+
+
 class Options(Numbers):
     """The options of the YAML block."""
 
-    values: Values = Field(description=_VALUES_ARE)
-    """meaning of the numbers after unpacking and scaling: `db` is 10 log10 of power; `worldcereal` is
-    dB = 20 log10(DN) - 83, with 65535 for no data"""
+    model_config = ConfigDict(json_schema_extra=_needs_values_or_dem)
+
+    values: Values | None = Field(None, description=_NEEDED)
+    """meaning of the numbers after unpacking and scaling"""
     orbit: Literal["ascending", "descending", "both"] = "both"
     """passes to be used; for both as separate inputs of a layer, write two archives"""
     dem: Path | None = None
     """raster of heights above the WGS 84 ellipsoid (m), as a path below the archive or an absolute one: with it, GRD in
     SAFE folders is geocoded"""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _geocoded_to_power(cls, options: dict[str, Any]) -> dict[str, Any]:
-        # if `values` is missing, files that are not geocoded here get a verdict that asks for it
-        return {"values": "linear", **options} if "dem" in options else options
+    @property
+    def stored(self) -> Values:
+        """What the numbers are; where the campaign does not say it, only scenes that are geocoded here can be used."""
+        return self.values or "linear"
 
 
 class Sentinel1:
     """A source of Sentinel-1: reads linear power and composites it to decibels. Nothing is masked."""
+
+    options = Options
+    """options of the YAML block"""
 
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for bands that are not polarisations, and for keys that have no meaning for radar."""
         self._name = name
         self._archive = archive
         self._options = read_options(Options, name, archive)
+        # products in SAFE say themselves all that they need
+        if self._options.values is None and self._options.dem is None and not _holds_safe(archive.path):
+            raise RequestError(f"archives.{name}.options.values: is needed: {_NEEDED}")
         instead = {"mask": "radar sees through clouds", "offset": "use options.values and options.add"}
         refuse_keys(name, archive, instead)
         for band in archive.bands:
@@ -100,7 +118,7 @@ class Sentinel1:
                     f'archives.{name}: Sentinel-1 has no band "{band}"; it has {", ".join(POLARISATIONS)}'
                 )
         self._nodata = self._options.nodata
-        if self._nodata is None and self._options.values == "worldcereal":
+        if self._nodata is None and self._options.stored == "worldcereal":
             self._nodata = _WORLDCEREAL_NODATA
 
     @property
@@ -143,11 +161,22 @@ class Sentinel1:
     ) -> Scene:
         if not orbit and self._options.orbit != "both":
             return self._scene(product, orbit, assets, "; ".join(filter(None, (faults, self._unknown_orbit()))))
+        if product.radar_safe is not None and (needs := self._needs(product.radar_safe)):
+            return self._scene(product, orbit, assets, needs)
         if product.radar_safe is not None and dem is not None:
             return self._geocoded(product, product.radar_safe, orbit, dem, full_digests)
         if "values" in self._archive.options:
             return self._scene(product, orbit, assets, faults)
         return self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
+
+    def _needs(self, safe: Path) -> str:
+        """All that is missing before a GRD product can be geocoded; empty if nothing is."""
+        lost = lacking(safe, self._archive.bands)
+        steps = ["write options: {dem: heights.tif}"] if self._options.dem is None else []
+        steps += [] if can_geocode() else ["install embedcube[s1-safe]"]
+        if not lost:
+            return f"{AS_THE_RADAR_SAW}; or {' and '.join(steps)}, and sarsen does it" if steps else ""
+        return f"it lacks {lost}: download it whole{''.join(f'; {step}' for step in steps)}"
 
     def _dem(self, full_digests: bool) -> Asset | None:
         """The DEM that the archive names; None if it names none."""
@@ -199,7 +228,7 @@ class Sentinel1:
                 [
                     _orbit_in_words(orbit),
                     *self._options.formulas(assets),
-                    f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
+                    f"{_POWER[self._options.stored][0]}, taken before resampling and compositing",
                     "the composite is 10 log10 of power",
                 ]
             ),
@@ -217,14 +246,14 @@ class Sentinel1:
 
         It raises CorruptInput for power that no surface has.
         """
-        _, formula = _POWER[self._options.values]
+        _, formula = _POWER[self._options.stored]
         unpacked = self._options.unpacked(asset)
 
         def convert(pixels: Pixels) -> Pixels:
             with np.errstate(over="ignore"):
                 power = formula(unpacked(pixels)).astype(np.float32)
             if power.max(initial=0) > MOST_POWER:
-                _refuse_no_backscatter(pixels, power, asset, self._options.values)
+                _refuse_no_backscatter(pixels, power, asset, self._options.stored)
             return np.where((power > 0) & (power < np.inf), power, np.float32(np.nan))
 
         return convert
@@ -234,6 +263,11 @@ class Sentinel1:
         power = composite(observations, self._archive.composite or "mean")
         decibels = 10 * np.log10(power.x_cyx.astype(np.float64))
         return replace(power, x_cyx=decibels.astype(np.float32))
+
+
+def _holds_safe(path: Path) -> bool:
+    """Whether a folder is a product in SAFE, or directly holds one."""
+    return is_radar_safe(path) or (path.is_dir() and any(map(is_radar_safe, path.iterdir())))
 
 
 def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: Values) -> None:

@@ -64,6 +64,9 @@ class Options(ImageOptions):
 class Sentinel2:
     """A source of Sentinel-2: decides the offset and the acquisition of each product, and masks clouds."""
 
+    options = Options
+    """options of the YAML block"""
+
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for bands that Sentinel-2 does not have, and for unknown options."""
         self._name = name
