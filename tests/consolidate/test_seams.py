@@ -19,6 +19,8 @@ from pyproj import Transformer
 from tests.conftest import Campaign
 from tests.edge.scenes import Scene, write_scene
 
+from embedcube.consolidate import blocks
+from embedcube.consolidate.blocks import Sampling
 from embedcube.consolidate.seams import CERTAIN, LEAST_LINES, ZONE_BOUND
 from embedcube.consolidate.soundness import examine
 from embedcube.consolidate.verify import verify_cube
@@ -254,3 +256,19 @@ def test_a_gap_in_the_form_of_a_shard_is_found(cube: Path) -> None:
     found = found_in(cube)
     assert f"counts: {ZONE} window 0 shard (1, 2): {side**2} cells no_data" in found
     assert f"gap: {ZONE} window 0 shard (1, 2): no vector, and 100% of the cells around it have one" in found
+
+
+def test_a_large_layer_is_sampled_and_always_the_same_way(written: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = Cube(written.run.newest_cube)
+    whole = Sampling(cube=cube, layer="s2_mosaiks")
+    assert whole.words == "all 16 squares of 16 x 16 cells, in 2 windows"
+    seen = np.zeros((2, 64, 64), dtype=int)
+    for spot in whole.spots():
+        (y, x), (rows, cols) = spot.cells, spot.inner
+        seen[spot.t, y.start + rows.start : y.start + rows.stop, x.start + cols.start : x.start + cols.stop] += 1
+    assert (seen[:, :62, :62] == 1).all(), "but for half a chip at the far ends, each cell is in one square"
+    monkeypatch.setattr(blocks, "_NUMBERS", 1)
+    one, other = (Sampling(cube=cube, layer="s2_mosaiks") for _ in range(2))
+    assert one.words == "8 of 16 squares of 16 x 16 cells, in 2 windows"
+    assert one.places == other.places
+    assert set(one.places) < set(whole.places)

@@ -38,10 +38,7 @@ _BREAKAGE = (
 
 
 def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> list[Finding]:
-    """Findings of all checks that need the cube alone; with a folder `report`, the statistics are written there.
-
-    The statistics are taken where nothing else is found.
-    """
+    """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given."""
     cube = Cube(path)
     findings: list[Finding] = []
     try:
