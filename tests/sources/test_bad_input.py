@@ -41,7 +41,8 @@ from embedcube.kernel.sample import Sample, read_sample
 from embedcube.prepare.index import index
 from embedcube.prepare.shards import cut
 from embedcube.sources.era5.source import Era5
-from embedcube.sources.reader import RasterReader, open_raster, raster_settings
+from embedcube.sources.opening import open_raster, raster_settings
+from embedcube.sources.reader import RasterReader
 
 PAGE = ROOT / "docs" / "bad-input.md"
 

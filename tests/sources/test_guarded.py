@@ -38,7 +38,8 @@ from embedcube.sources.hdf5 import refuse_other_files
 from embedcube.sources.hdf5_heap import refuse_endless_heap
 from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.netcdf3 import refuse_cut_short
-from embedcube.sources.reader import RasterReader, open_raster, raster_settings
+from embedcube.sources.opening import open_raster, raster_settings
+from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 

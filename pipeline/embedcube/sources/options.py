@@ -6,7 +6,7 @@ from embedcube.campaign.fields import nearest
 from embedcube.campaign.options import Checked, check_options
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
-from embedcube.sources.catalog.products import Names
+from embedcube.sources.catalog.products import Known, Names
 
 
 def read_options(kind: type[Checked], name: str, archive: Archive, *, free: Container[str] = ()) -> Checked:
@@ -33,8 +33,8 @@ def read_options(kind: type[Checked], name: str, archive: Archive, *, free: Cont
 
 
 def band_names(archive: Archive, variables: dict[str, str]) -> Names:
-    """Names of each band in files or their catalogue (lower case): its own, and the one that `variables` gives it."""
-    return {band: frozenset({band.lower(), variables.get(band, band).lower()}) for band in archive.bands}
+    """Names of each band in files or their catalogue: the one that `variables` gives it, and its own one otherwise."""
+    return {band: Known.of((variables.get(band, band),), (band,)) for band in archive.bands}
 
 
 def refuse_keys(name: str, archive: Archive, instead: dict[str, str]) -> None:

@@ -12,8 +12,17 @@ from rasterio.errors import RasterioError
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
-from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, time_in
-from embedcube.sources.reader import open_raster
+from embedcube.sources.catalog.products import (
+    File,
+    Names,
+    Product,
+    bounded,
+    is_alias,
+    product_id,
+    split_pixel_size,
+    time_in,
+)
+from embedcube.sources.opening import open_raster
 
 _SUFFIXES = (".tif", ".tiff", ".jp2")
 
@@ -44,7 +53,7 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
     except RasterioError:
         path.read_bytes()  # raises if the disk fails; wrong bytes are reported when the file is described
         described = [""]
-    found = {band: i for i, text in enumerate(described, start=1) for band in bands if text in names[band]}
+    found = {band: i for band in bands if (i := _place(described, names[band]))}
     if not found and len(described) > 1:
         example = f'{{{bands[0]}: "{described[0]}"}}'
         missing = (
@@ -69,6 +78,12 @@ def image_products(path: Path, names: Names, undated: datetime | None = None) ->
     )
 
 
+def _place(described: Sequence[str], known: frozenset[str]) -> int:
+    """The number of the band with a known description, its own name before one that another may have; 0 for none."""
+    found = [(is_alias(known, text), -i) for i, text in enumerate(described, start=1) if text in known]
+    return -min(found)[1] if found else 0
+
+
 def folder_products(
     folder: Path,
     files: Sequence[str],
@@ -88,7 +103,7 @@ def folder_products(
     Raises:
         OSError: the metadata could not be read for a reason that may pass.
     """
-    found: dict[str, dict[str, tuple[int, Path]]] = {}
+    found: dict[str, dict[str, tuple[bool, int, Path]]] = {}
     for file in sorted(files):
         stem, pixel_m = split_pixel_size(Path(file).stem)
         for band, known in names.items():
@@ -96,7 +111,9 @@ def folder_products(
                 if stem == name or stem.endswith(f"_{name}"):
                     product = Path(file).stem[: len(stem) - len(name)].rstrip("_") or folder.name
                     bands = found.setdefault(product, {})
-                    bands[band] = min(bands.get(band, (pixel_m, folder / file)), (pixel_m, folder / file))
+                    # a name of its own before one that another band may have too, then the finest
+                    other = is_alias(known, name), pixel_m, folder / file
+                    bands[band] = min(bands.get(band, other), other)
     if not found:
         return
     properties, fault = _properties(folder)
@@ -107,13 +124,13 @@ def folder_products(
             log.warning(words, printable(folder), printable(product))
             continue
         missing = {band: "there is no file of this band" for band in names if band not in bands}
-        for band, (_, path) in bands.items():
+        for band, (_, _, path) in bands.items():
             if path.name in faults:
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
             id=product_id(product),
             time=time,
-            files={band: File(path=bands[band][1]) for band in names if band not in missing},
+            files={band: File(path=bands[band][2]) for band in names if band not in missing},
             missing=missing,
             properties=properties,
             fault=fault,

@@ -31,6 +31,7 @@ from embedcube.sources.catalog.products import File, Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
+from embedcube.sources.evidence import Evidence, Judge, believed_when_seen, first_words, packed_floats, undeclared
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion, Pixels
@@ -63,6 +64,13 @@ _START = re.compile(r"(S1[A-D])_.*?(\d{8}T\d{6})")
 
 _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """properties with the orbit state, in STAC and in Earth Engine"""
+
+
+_RANGE_DB, _LIKELY_DB = (-50.0, 5.0), (-35.0, -1.0)
+"""Medians of backscatter in a scene (dB): what is believed, from calm water to a city; and what most scenes have"""
+
+_MOST_STRANGE = 0.5
+"""share of a scene that may have no power, or power above 0 dB"""
 
 
 class Options(Numbers):
@@ -117,15 +125,23 @@ class Sentinel1:
         """The scenes of all products of the requested orbit state, ordered by time and id.
 
         A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested. An
-        error on one product is the verdict of its scene, too.
+        error on one product is the verdict of its scene, too, and so are pixels that contradict `values`.
         """
+        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+
+    def _described(self, full_digests: bool) -> Iterator[Scene]:
         names = band_names(self._archive, self._options.variables)
         found = by_time(archive_products(self._archive, names))
         orbits = [(product, _orbit(product)) for product in found]
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
         assets_of = describe(
-            products, self._archive.root, full_digests=full_digests, nodata=self._nodata, one_footprint=True
+            products,
+            self._archive.root,
+            full_digests=full_digests,
+            nodata=self._nodata,
+            packed=self._options.packing == "declared",
+            one_footprint=True,
         )
         dem = self._dem(full_digests) if can_geocode() else None
         for (product, orbit), (assets, faults) in zip(taken, assets_of, strict=True):
@@ -148,6 +164,54 @@ class Sentinel1:
         if "values" in self._archive.options:
             return self._scene(product, orbit, assets, faults)
         return self._scene(product, orbit, assets, faults or f"options.values: {_VALUES_ARE}")
+
+    def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
+        if scene.software:
+            return []  # calibrated here
+        return [(asset, partial(self._contradicted, asset)) for asset in scene.assets]
+
+    def _contradicted(self, asset: Asset, evidence: Evidence) -> str:
+        """How the pixels of a band contradict what is declared, and what `values` calls them; empty if they do not."""
+
+        def unknown() -> str:
+            if self._nodata is not None:
+                return ""
+            # exactly 0 dB in many connected pixels is no backscatter, wherever they are
+            zeros = [0.0] if 0 in evidence.anywhere and self._options.values == "db" and asset.nodata != 0 else []
+            numbers = zeros + ([] if asset.nodata_by or asset.mask else list(evidence.at_edge))
+            scattered = [number for number in numbers if np.isfinite(self._power_of(asset, np.array([number]))).all()]
+            return undeclared(asset, evidence, scattered, zero=True)
+
+        return first_words(
+            unknown,
+            lambda: "" if "packing" in self._archive.options else packed_floats(asset, evidence),
+            lambda: self._no_backscatter(asset, evidence),
+        )
+
+    def _no_backscatter(self, asset: Asset, evidence: Evidence) -> str:
+        """Why the numbers of most of a file are no backscatter as `values` has it; empty if they are."""
+        values = evidence.values[evidence.values != 0]
+        if not values.size:
+            return ""
+        power = self._power_of(asset, values)
+        lost, median_db = float(np.isnan(power).mean()), _decibels(power)
+        unpacked = self._options.unpacked(asset)(values)
+        bright = self._options.values == "db" and float((unpacked >= 0).mean()) > _MOST_STRANGE
+        if lost <= _MOST_STRANGE and not bright and _RANGE_DB[0] <= median_db <= _RANGE_DB[1]:
+            return ""
+        shown = f"{lost:.0%} of it no power" if lost > _MOST_STRANGE else f"a median of {median_db:.3g} dB"
+        others = [name for name, (_, formula) in _POWER.items() if _fits(_decibels(_positive(formula(unpacked))))]
+        advice = f"they fit options.values: {' or '.join(others)}" if others else "write options.scale and options.add"
+        return (
+            f"{asset.band}: as options.values: {self._options.values} the numbers of {asset.path} (median "
+            f"{np.median(values):g}) give {shown}, which is no backscatter; {advice}"
+        )
+
+    def _power_of(self, asset: Asset, pixels: Pixels) -> NDArray[np.float64]:
+        """Power of some numbers; NaN where it is not above zero."""
+        _, formula = _POWER[self._options.values]
+        with np.errstate(over="ignore"):
+            return _positive(formula(self._options.unpacked(asset)(pixels)))
 
     def _dem(self, full_digests: bool) -> Asset | None:
         """The DEM that the archive names; None if it names none."""
@@ -191,6 +255,7 @@ class Sentinel1:
             id=product.id,
             archive=self._name,
             time=product.time,
+            end=product.end,
             acquisition=acquisition(product.id, product.properties),
             bbox=place_of(product, assets),
             assets=assets,
@@ -233,6 +298,23 @@ class Sentinel1:
         power = composite(observations, self._archive.composite or "mean")
         decibels = 10 * np.log10(power.x_cyx.astype(np.float64))
         return replace(power, x_cyx=decibels.astype(np.float32))
+
+
+def _positive(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power as it is read: NaN where it is not above zero in float32, or overflows."""
+    with np.errstate(over="ignore"):
+        single = power.astype(np.float32)
+    return np.where((single > 0) & (single < np.inf), power, np.nan)
+
+
+def _decibels(power: NDArray[np.float64]) -> float:
+    """Median in decibels, of the numbers that are power; NaN where none is."""
+    known = power[np.isfinite(power)]
+    return float(10 * np.log10(np.median(known))) if known.size else float("nan")
+
+
+def _fits(median_db: float) -> bool:
+    return _LIKELY_DB[0] <= median_db <= _LIKELY_DB[1]
 
 
 def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: Values) -> None:
