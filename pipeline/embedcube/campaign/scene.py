@@ -150,6 +150,8 @@ class Scene:
     """in words, what else the source does to the values"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a usable scene"""
+    asks: bool = False
+    """whether the verdict is a question about its numbers, which an option of the archive answers, and no damage"""
     software: tuple[str, ...] = ()
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""

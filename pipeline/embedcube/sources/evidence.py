@@ -95,7 +95,8 @@ def believed_when_seen(
         if words:
             found.setdefault(question.place, []).append(words)
     for place, scene in enumerate(listed):
-        yield replace(scene, verdict="; ".join(dict.fromkeys(found[place]))) if place in found else scene
+        words = "; ".join(dict.fromkeys(found.get(place, ())))
+        yield replace(scene, verdict=words, asks=True) if words else scene
 
 
 def _answer(root: Path, question: _Question) -> str:

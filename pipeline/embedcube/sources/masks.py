@@ -43,3 +43,8 @@ def missing_pixels(image: Any, beside: Any, asset: Asset, window: Window) -> NDA
     flags = beside.tags().get(f"INTERNAL_MASK_FLAGS_{asset.index}", "")
     one = beside.count < asset.index or (flags.isdigit() and int(flags) & _PER_DATASET)
     return np.asarray(beside.read(1 if one else asset.index, window=window) == 0)
+
+
+def fits(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether a type can hold a number."""
+    return dtype.kind == "f" or (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 from embedcube.campaign.resampling import ALIGNED, Method, fineness, nesting, resampling_of
 from embedcube.campaign.scene import Asset
 from embedcube.grid import Grid, PixelArea, shift_between
-from embedcube.sources.masks import missing_pixels
+from embedcube.sources.masks import fits, missing_pixels
 from embedcube.sources.warp import average, has_data, warp
 from embedcube.timings import Timings
 
@@ -77,9 +77,9 @@ def _read_onto(
         known = has_data(pixels, asset)
         if missing is not None:
             known &= ~missing
-        if pixels.dtype.kind == "f" or math.isfinite(asset.nodata or 0):
+        if asset.nodata is not None and fits(asset.nodata, pixels.dtype):
             # also before a conversion, which may refuse numbers that no pixel with data has
-            pixels = np.where(known, pixels, pixels.dtype.type(asset.nodata or 0))
+            pixels = np.where(known, pixels, pixels.dtype.type(asset.nodata))
         return np.asarray(pixels if convert is None else np.where(known, convert(pixels), np.float32(np.nan)))
 
     # describes what `read` returns

@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from embedcube.errors import CorruptInput
 from embedcube.sources.catalog.products import Stated
-from embedcube.sources.masks import BESIDE, open_mask
+from embedcube.sources.masks import BESIDE, fits, open_mask
 from embedcube.sources.netcdf3 import is_netcdf
 
 
@@ -36,10 +36,10 @@ def numbers_of(dataset: Any, index: int, dtype: np.dtype[Any], stated: Stated, a
 
     Numbers that the type cannot hold are left out.
     """
-    if asked is not None and _fits(asked, dtype):
+    if asked is not None and fits(asked, dtype):
         return Numbers(nodata=asked, also=(), by="the campaign")
-    by_file = [number for number in _declared(dataset, index) if _fits(number, dtype)]
-    by_catalogue = [stated.nodata] if stated.nodata is not None and _fits(stated.nodata, dtype) else []
+    by_file = [number for number in _declared(dataset, index) if fits(number, dtype)]
+    by_catalogue = [stated.nodata] if stated.nodata is not None and fits(stated.nodata, dtype) else []
     numbers = list(dict.fromkeys([*by_file, *by_catalogue]))
     finite = [number for number in numbers if isfinite(number)]
     if not numbers:
@@ -70,10 +70,6 @@ def _declared(dataset: Any, index: int) -> list[float]:
 
 def _same(one: float, other: float) -> bool:
     return one == other or (isnan(one) and isnan(other))
-
-
-def _fits(value: float, dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def mask_of(dataset: Any, index: int, path: Path, inner: str, read: Collection[int], name: str) -> str:

@@ -70,7 +70,10 @@ _RANGE_DB, _LIKELY_DB = (-50.0, 5.0), (-35.0, -1.0)
 """Medians of backscatter in a scene (dB): what is believed, from calm water to a city; and what most scenes have"""
 
 _MOST_STRANGE = 0.5
-"""share of a scene that may have no power, or power above 0 dB"""
+"""share of a scene that may have no power"""
+
+_ALL = 0.9
+"""decibels are below 0 in more than the rest of any scene, whatever city it shows"""
 
 
 class Options(Numbers):
@@ -196,7 +199,7 @@ class Sentinel1:
         power = self._power_of(asset, values)
         lost, median_db = float(np.isnan(power).mean()), _decibels(power)
         unpacked = self._options.unpacked(asset)(values)
-        bright = self._options.values == "db" and float((unpacked >= 0).mean()) > _MOST_STRANGE
+        bright = self._options.values == "db" and float((unpacked >= 0).mean()) > _ALL
         if lost <= _MOST_STRANGE and not bright and _RANGE_DB[0] <= median_db <= _RANGE_DB[1]:
             return ""
         shown = f"{lost:.0%} of it no power" if lost > _MOST_STRANGE else f"a median of {median_db:.3g} dB"
