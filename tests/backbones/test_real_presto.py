@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tests.backbones.reference_presto import presto
 from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 CAMPAIGN = ROOT / "configs" / "campaigns" / "presto_worldcereal_31UFS_2020-2021.yaml"
 STACK = REAL_DATA / "s1s2_agera5_worldcereal_31UFS_2020-2021" / "worldcereal_preprocessed_inputs.nc"

@@ -32,6 +32,8 @@ from embedcube.kernel.sample import Sample, read_sample
 from embedcube.prepare.fit import fit
 from embedcube.prepare.index import index
 from embedcube.prepare.plan import plan
+from embedcube.sources.catalog import netcdf
+from embedcube.sources.era5 import apart
 from embedcube.sources.reader import RasterReader
 
 LAYER = "layer"
@@ -78,6 +80,12 @@ def load_plugins() -> None:
     for room in get_args(plugins.Room):
         plugins.names(room)
     xarray.backends.list_engines()
+
+
+def open_here() -> None:
+    """Open all files in this process, which `index` leaves to another one: to start that takes longer than a trial."""
+    for module in (apart, netcdf):
+        vars(module)["apart"] = lambda work, size, *args: work(*args)
 
 
 def prepare(campaign_file: Path) -> None:

@@ -185,6 +185,7 @@ def test_what_cannot_be_compiled_is_refused_by_name() -> None:
         compile_forward(kernel_of(Undecided()), "a")
 
 
+@pytest.mark.slow
 def test_a_program_computes_the_same_and_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = kernel_of(Bands())
     monkeypatch.setenv("TMPDIR", str(tmp_path))

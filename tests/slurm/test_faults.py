@@ -170,7 +170,8 @@ def test_preemption_without_grace(
     assert "next: nothing is left to do" in begun.campaign.cli("status")
 
 
-@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["the batch host", "another node"])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1], ids=["the batch host", "another node"])
 def test_a_power_cut(cluster: Cluster, started: Callable[..., Started], quiet_cube: dict[str, str], which: int) -> None:
     begun = started()
     node = nodes_of(cluster, begun.jobs["embed"])[which]

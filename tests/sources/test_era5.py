@@ -21,6 +21,7 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.era5 import apart
 from embedcube.sources.era5.parameters import PARAMETERS, parameter
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.reader import RasterReader
@@ -647,7 +648,9 @@ def test_bands_that_are_cut_otherwise_are_told_to_take_archives_of_their_own(tmp
 # --- patterns -------------------------------------------------------------------------------------
 
 
-def test_a_pattern_is_expanded_without_opening_every_file(tmp_path: Path, reader: RasterReader) -> None:
+def test_a_pattern_is_expanded_without_opening_every_file(
+    tmp_path: Path, reader: RasterReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The layout of DKRZ's pool: hourly data in files of a day, parameters in folders."""
     for i, folder in enumerate(("134", "228")):
         (tmp_path / folder).mkdir()
@@ -655,6 +658,8 @@ def test_a_pattern_is_expanded_without_opening_every_file(tmp_path: Path, reader
             array = a_field(NORTH_UP.latitude, NORTH_UP.longitude, hours(24, f"2022-08-{d}"), seed=100 * i + d)
             write_grib(tmp_path / folder / f"E5sf00_1H_2022-08-{d}_{folder}.grb", array, paramId=int(folder))
     (tmp_path / "134" / "E5sf00_1H_2022-08-28_228.grb").write_bytes(b"not of this folder")
+    # files are opened in this process, where that is seen
+    monkeypatch.setattr(apart, "apart", lambda work, size, *args: work(*args))
     opened: list[Path] = []
     watched = [True]
     # sees every open() of this process; an audit hook cannot be removed, so it does nothing after this test

@@ -17,8 +17,10 @@ from rasterio.windows import Window
 
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.errors import CorruptInput
+from embedcube.sources.apart import apart
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.masks import missing_pixels, open_mask
+from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.opening import open_raster
 from embedcube.sources.warp import has_data
 
@@ -100,8 +102,10 @@ def believed_when_seen(
 
 
 def _answer(root: Path, question: _Question) -> str:
+    path, asset = root / question.asset.path, question.asset
     try:
-        evidence = look(root / question.asset.path, question.asset)
+        # wrong bytes of NetCDF may crash its library
+        evidence = apart(look, asset.size, path, asset) if is_netcdf(path) else look(path, asset)
     except (OSError, ValueError, RasterioError):
         return ""  # what is wrong with it is found out where it is read
     return question.judge(evidence) if evidence.values.size >= _LEAST else ""

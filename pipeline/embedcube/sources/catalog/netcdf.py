@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from embedcube.campaign.scene import unforeseen
+from embedcube.errors import StartAgain
 from embedcube.printable import printable
+from embedcube.sources.apart import apart
 from embedcube.sources.catalog.products import (
     File,
     Names,
@@ -31,7 +33,9 @@ def products_of(path: Path, id_prefix: str, names: Names) -> Iterator[Product]:
     A file that does not open is one product with a fault.
     """
     try:
-        layers, times = _variables(path, names)
+        layers, times = apart(_variables, path.stat().st_size, path, names)
+    except StartAgain:
+        raise
     except Exception as error:
         # the library reports wrong bytes and a failing disk alike; this read raises only if the disk fails
         with path.open("rb") as file:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from embedcube.campaign.scene import Scene, unforeseen
-from embedcube.errors import CorruptInput, RequestError
+from embedcube.errors import CorruptInput, EmbedcubeError, RequestError
 from embedcube.printable import printable
-from embedcube.sources.era5.files import Digests, judge_series, listed, open_series
+from embedcube.sources.era5.apart import SeriesApart
+from embedcube.sources.era5.files import Digests, judge_series, listed
 from embedcube.sources.era5.known import known_of
 from embedcube.sources.era5.overlaps import without_overlaps
 from embedcube.sources.era5.parameters import names_of
@@ -110,7 +111,7 @@ def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[t
         except CorruptInput as error:
             unusable.append((name, str(error)))
             continue
-        except OSError:
+        except (OSError, EmbedcubeError):
             raise
         except Exception as error:
             log.debug("%s", printable(name), exc_info=True)
@@ -139,7 +140,7 @@ def _by_opening(request: Request, digests: Digests) -> tuple[list[Scene], list[t
 
 def _opened(request: Request, path: Path) -> _Contents:
     def read() -> _Contents:
-        series = open_series(path, request.select)
+        series = SeriesApart(path, request.select)
         try:
             parts, faults = [], []
             for band in request.bands:
@@ -155,7 +156,7 @@ def _opened(request: Request, path: Path) -> _Contents:
 
     def judged(_: Exception) -> CorruptInput | OSError:
         name = os.path.relpath(path, request.root)
-        return judge_series(path, name, request.select, lambda series: None, size=None)
+        return judge_series(path, name, request.select, lambda series: None, size=None, opened=SeriesApart)
 
     return retried(read, judged)
 

@@ -130,12 +130,18 @@ def software_of(path: Path) -> tuple[str, ...]:
 
 
 def judge_series(
-    path: Path, name: str, select: Mapping[str, Any], decode: Callable[[Series], object], *, size: int | None
+    path: Path,
+    name: str,
+    select: Mapping[str, Any],
+    decode: Callable[[Series], object],
+    *,
+    size: int | None,
+    opened: Callable[[Path, Mapping[str, Any]], Series] | None = None,
 ) -> CorruptInput | OSError:
     """Why a series could not be decoded: wrong bytes (CorruptInput), or a failure that may pass (OSError).
 
     As in `reader.judge`, all bytes are read without a decoder, then decoded again: if that fails, the bytes are wrong.
-    `name` is the path below the archive, `size` the bytes when it was indexed.
+    `name` is the path below the archive, `size` the bytes when it was indexed, `opened` opens it if not `open_series`.
     """
     try:
         # first: to read a FIFO, which has no bytes, would wait for ever
@@ -150,7 +156,7 @@ def judge_series(
     except OSError as passing:
         return passing
     try:
-        series = open_series(path, select)
+        series = (opened or open_series)(path, select)
         try:
             decode(series)
         finally:

@@ -5,7 +5,8 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from embedcube.sources.era5.files import GRIB, open_series
+from embedcube.sources.era5.apart import SeriesApart
+from embedcube.sources.era5.files import GRIB
 from embedcube.sources.era5.scenes import Known, Request
 from embedcube.sources.era5.series import Part
 from embedcube.sources.era5.steps import spacing
@@ -106,7 +107,7 @@ def _is_whole(of_day: Ints, stamps: Times) -> bool:
 def _fields(request: Request, chosen: Iterable[tuple[Part, int]]) -> Iterator[Floats]:
     """Whole fields, one for each part and step, as files have them; neighbours in one file share its opening."""
     for path, together in groupby(chosen, key=lambda one: one[0].path):
-        series = open_series(path, request.select)
+        series = SeriesApart(path, request.select)
         try:
             for part, step in together:
                 rows, cols = part.variable.points.shape

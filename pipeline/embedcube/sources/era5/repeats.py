@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.sources.era5.files import open_series
+from embedcube.sources.era5.apart import SeriesApart
 from embedcube.sources.era5.points import Points
 from embedcube.sources.era5.scenes import Request
 from embedcube.sources.era5.series import Part
@@ -106,7 +106,7 @@ def _equal(request: Request, part: Part, twin: Part, stamp: np.datetime64) -> bo
 def _field(request: Request, part: Part, stamp: np.datetime64) -> NDArray[np.float64]:
     """The whole field of a part at a stamp."""
     rows, cols = part.variable.points.shape
-    series = open_series(part.path, request.select)
+    series = SeriesApart(part.path, request.select)
     try:
         variable = next(one for one in series.variables if one.name == part.variable.name)
         step = int(np.searchsorted(variable.times, stamp))

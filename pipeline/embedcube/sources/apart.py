@@ -1,0 +1,150 @@
+"""Call a function in a process of its own, because the library that it uses may crash or never end on wrong bytes.
+
+The process is kept for further calls. It is a new program rather than a fork, which would copy locks that other threads
+hold. Only its parent talks to it, over a pair of sockets that no other process has.
+"""
+
+import atexit
+import logging
+import math
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from threading import Lock
+from typing import TypeVar, TypeVarTuple
+
+from embedcube.errors import EmbedcubeError, StartAgain
+
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
+
+_LIMIT_S = 120
+"""CPU time of a call. It takes a second where the bytes are right; waiting for a disk does not count"""
+
+_BYTES_PER_S = 5 << 20
+"""of a file, for the CPU time that a large one may take more"""
+
+
+def apart(work: Callable[[*Ts], R], size: int, *args: *Ts) -> R:
+    """Return `work(*args)`, computed by another process; `size` is the bytes of the file that it opens.
+
+    `work`, its arguments and its result must be picklable.
+
+    Raises:
+        Exception: any error of `work`.
+        ValueError: the process crashed, or computed for longer than any file of this size takes.
+        StartAgain: the process was killed from outside, most likely for want of memory.
+    """
+    with _lock:
+        helper = _idle.pop() if _idle else None
+    helper = helper or _Helper()
+    try:
+        return helper.call(work, args, _LIMIT_S + size // _BYTES_PER_S)
+    finally:
+        if helper.alive:
+            with _lock:
+                _idle.append(helper)
+
+
+class _Helper:
+    """A process that waits for calls. It ends when its socket is closed, thus with this process."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            number, level = theirs.fileno(), logging.getLogger("embedcube").level
+            command = [sys.executable, "-m", "embedcube.sources.apart", str(number), str(level)]
+            # the same modules are to be found
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            self._process = subprocess.Popen(command, pass_fds=[number], stdin=subprocess.DEVNULL, env=environment)
+        self._connection = Connection(ours.detach())
+        self.alive = True
+
+    def call(self, work: Callable[[*Ts], R], args: tuple[*Ts], limit_s: int) -> R:
+        """The result of a call; any error of it is raised here."""
+        try:
+            self._connection.send((work, args, limit_s))
+            answer, error = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self.alive = False
+            self._connection.close()
+            raise _ended(self._process.wait(), limit_s) from None
+        if error is not None:
+            raise error
+        result: R = answer
+        return result
+
+    def close(self) -> None:
+        """End the process, which waits for a call."""
+        self._connection.close()
+        self._process.wait()
+
+
+def close() -> None:
+    """End the processes that wait for calls; a later call starts another one."""
+    with _lock:
+        while _idle:
+            _idle.pop().close()
+
+
+_idle: list[_Helper] = []
+_lock = Lock()
+
+# a forked process must not talk to the helpers of its parent
+os.register_at_fork(after_in_child=_idle.clear)
+atexit.register(close)
+
+
+def _ended(code: int, limit_s: int) -> Exception:
+    """The error of a call whose process ended."""
+    if -code == signal.SIGXCPU:
+        return ValueError(f"its decoder did not end within {limit_s} s of CPU time")
+    if code >= 0 or -code in (signal.SIGKILL, signal.SIGTERM):
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return StartAgain(f"a process that opens files ended early ({how}), perhaps for want of memory; start again")
+    return ValueError(f"its decoder crashed ({signal.Signals(-code).name})")
+
+
+def _serve(connection: Connection) -> None:
+    """Answer calls until the other side closes."""
+    # Ctrl-C goes to all processes of a terminal; this one ends with its parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a crash is told by the parent, in words
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            work, args, limit_s = connection.recv()
+        except EOFError:
+            return
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        limit = math.ceil(used.ru_utime + used.ru_stime) + limit_s
+        resource.setrlimit(resource.RLIMIT_CPU, (limit if most < 0 else min(limit, most), most))
+        answer: tuple[object, Exception | None]
+        try:
+            answer = work(*args), None
+        except Exception as error:
+            answer = None, _sendable(error)
+        # the other side may have been killed
+        with suppress(ConnectionError):
+            connection.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or its words where its class may not be known to the other side."""
+    if type(error).__module__ in ("builtins", EmbedcubeError.__module__):
+        return error
+    return ValueError(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    if level := int(sys.argv[2]):
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("embedcube").setLevel(level)
+    _serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,122 @@
+"""A decoder that crashes or never ends takes only its own process with it."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.sources.test_era5 import NORTH_UP, era5, write_netcdf
+
+from embedcube.campaign.scene import Scene
+from embedcube.errors import StartAgain
+from embedcube.sources import apart as module
+from embedcube.sources.apart import apart
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    module.close()
+
+
+def crash(how: str) -> str:
+    """Die of a signal, as a decoder in C does."""
+    if how == "SIGSEGV":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), getattr(signal, how))
+    return "alive"
+
+
+def compute(wall_s: float) -> None:
+    """Compute without an end in sight."""
+    end_s = time.monotonic() + wall_s
+    while time.monotonic() < end_s:
+        pass
+
+
+class OddError(Exception):
+    """It cannot be made again from its words."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def fail(kind: type[Exception]) -> None:
+    """Raise an error."""
+    raise OddError(1, 2) if kind is OddError else kind("words")
+
+
+def test_results_and_errors_come_back() -> None:
+    first = apart(os.getpid, 0)
+    assert first != os.getpid()
+    with pytest.raises(KeyError, match="words"):
+        apart(fail, 0, KeyError)
+    with pytest.raises(ValueError, match="OddError: 1 and 2"):
+        apart(fail, 0, OddError)
+    assert apart(os.getpid, 0) == first, "an error costs no process"
+
+
+@pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE"])
+def test_a_crash_is_a_fault_of_the_file(how: str) -> None:
+    with pytest.raises(ValueError, match=f"its decoder crashed \\({how}\\)"):
+        apart(crash, 0, how)
+    assert apart(abs, 0, -1) == 1
+
+
+def test_a_process_killed_from_outside_is_no_fault_of_the_file() -> None:
+    with pytest.raises(StartAgain, match="SIGKILL"):
+        apart(crash, 0, "SIGKILL")
+
+
+def test_a_call_that_computes_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LIMIT_S", 1)
+    with pytest.raises(ValueError, match="did not end within 1 s"):
+        apart(compute, 0, 60.0)
+    apart(compute, 0, 0.6)
+    apart(compute, 0, 0.6)  # the limit is one of each call
+
+
+def test_it_ends_with_its_parent() -> None:
+    program = "import os; from embedcube.sources.apart import apart; print(apart(os.getpid, 0))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    end_s = time.monotonic() + 20
+    while Path(f"/proc/{done.stdout.strip()}").exists():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+DIES = """
+import os, signal
+import netCDF4
+before = netCDF4.Dataset.__init__
+class Dataset(netCDF4.Dataset):
+    def __init__(self, name, *args, **options):
+        if "dies" in str(name):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().__init__(name, *args, **options)
+netCDF4.Dataset = Dataset
+"""
+
+
+def test_index_gives_the_file_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that crashes on one file of a folder: that file is named, and the other one is used."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "sitecustomize.py").write_text(DIES)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    write_netcdf(archive / "good.nc", NORTH_UP)
+    write_netcdf(archive / "dies.nc", NORTH_UP)
+    module.close()
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    verdicts = {scene.assets[0].path if scene.assets else scene.id: scene.verdict for scene in scenes_of(archive)}
+    assert verdicts == {"good.nc": "", "dies.nc": "dies.nc does not decode: its decoder crashed (SIGSEGV)"}
+
+
+def scenes_of(archive: Path) -> list[Scene]:
+    """What `index` finds."""
+    return list(era5(archive, str(NORTH_UP.name)).scenes(full_digests=False))
