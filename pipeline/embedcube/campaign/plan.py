@@ -102,7 +102,7 @@ class LayerPlan:
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
     gaps: dict[str, list[str]] = field(default_factory=dict)
-    """for each window that lacks steps of a series, by its number: which, in words"""
+    """for each window that lacks steps of a series or scenes of an archive, by its number: which, in words"""
 
 
 @dataclass(frozen=True, kw_only=True)

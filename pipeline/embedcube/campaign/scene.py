@@ -67,8 +67,8 @@ class Asset:
     nodata_by: str = ""
     """who states these numbers, in words; empty where nobody does, and the source takes the usual one"""
     mask: str = ""
-    """where the mask of missing pixels is: "inside" (a mask or an alpha band of the file), or the suffix of the file
-    beside it, behind its whole name (".msk"); empty where there is none"""
+    """where the mask of missing pixels is: "inside" the file, as its "band 4" (alpha), or the suffix of the file beside
+    it, behind its whole name (".msk"); empty where there is none"""
     mask_size: int = 0
     """bytes of the mask beside the file"""
     mask_digest: str = ""

@@ -124,7 +124,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
             more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
             say(f"            layers.{name}: window {t}: {', '.join(lacking[:_NAMED])}{more}")
         if len(layer.gaps) > _NAMED:
-            say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack steps of weather")
+            say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack a part of an archive")
     if campaign.how.executor == "slurm":
         from embedcube.campaign.site import load_site
         from embedcube.jobs.submit import refuse_at_site

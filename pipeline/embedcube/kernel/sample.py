@@ -13,7 +13,7 @@ from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALI
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.kernel.device import host_empty
-from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.layer import LayerContext, LayerInput
 from embedcube.sources.base import Observation, Source
 from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
@@ -56,6 +56,8 @@ class _Filled:
     """where some scene of some frame is masked"""
     incomplete_yx: NDArray[np.bool_]
     """where a part of some frame is missing in a series"""
+    lacking_yx: NDArray[np.bool_]
+    """cells for which an archive shows nothing in some frame, though the layer expects it"""
     contributions_nyx: NDArray[np.bool_]
     """for each scene of the shard, the cells in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
@@ -97,15 +99,17 @@ def read_sample(
             observed = {i: one for i, one in results.items() if isinstance(one, Observation)}
             with timings.step("composite"):
                 taken = [(usable[i].acquisition, one) for i, one in observed.items()]
+                masked_yx = np.zeros_like(filled.masked_yx)
                 used_oyx = _composite(
                     layer_input.source,
                     taken,
                     filled.x_tcyx[t, layer_input.channels],
                     filled.clear_tsyx[t, s],
-                    filled.masked_yx,
+                    masked_yx,
                     filled.incomplete_yx,
                     reader,
                 )
+                _note_masked(filled, filled.clear_tsyx[t, s] | masked_yx, masked_yx, layer_input, context)
                 for i, used_yx in zip(observed, used_oyx, strict=True):
                     filled.contributions_nyx[i] |= _per_cell(used_yx, context.layout) > 0
     return Sample(
@@ -128,6 +132,7 @@ def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes:
         clear_tsyx=host_empty((frames, len(context.inputs), *shape), np.bool_, context.device),
         masked_yx=np.zeros(shape, dtype=bool),
         incomplete_yx=np.zeros(shape, dtype=bool),
+        lacking_yx=np.zeros((cells, cells), dtype=bool),
         contributions_nyx=np.zeros((scenes, cells, cells), dtype=bool),
         reasons={},
     )
@@ -198,22 +203,27 @@ def _status(
     clear_yx = np.asarray(filled.clear_tsyx[:, context.counted].any(axis=(0, 1)))
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
-    partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | _lacks_fields(filled, context)
+    partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | filled.lacking_yx
     status = np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty)
     return np.where(grid.owns(area, layout.cell_px), status, NOT_PROCESSED).astype(np.uint8)
 
 
-def _lacks_fields(filled: _Filled, context: LayerContext) -> NDArray[np.bool_]:
-    """Which cells lack an archive of fields in some frame: an archive that is expected at every place and time."""
-    layout = context.layout
-    lacking = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
-    for s, layer_input in enumerate(context.inputs):
-        if layer_input.source.counted:
-            continue
-        for clear_yx in filled.clear_tsyx[:, s]:
-            share = _per_cell(np.asarray(clear_yx), layout) / np.float64(layout.cell_px**2)
-            lacking |= share < context.min_valid
-    return lacking
+def _note_masked(
+    filled: _Filled,
+    there_yx: NDArray[np.bool_],
+    masked_yx: NDArray[np.bool_],
+    layer_input: LayerInput,
+    context: LayerContext,
+) -> None:
+    """Note where an archive is masked in a frame, and which cells it shows nothing of: `there_yx` is where it does.
+
+    Fields are expected at every place and time; and each archive of a layer of several, whose vectors mean something
+    else without it. Where clouds hide all that an archive shows, it is there.
+    """
+    filled.masked_yx[:] |= masked_yx
+    if not layer_input.source.counted or len(context.inputs) > 1:
+        share = _per_cell(there_yx, context.layout) / np.float64(context.layout.cell_px**2)
+        filled.lacking_yx[:] |= share < context.min_valid
 
 
 def _acquisitions(

@@ -153,9 +153,7 @@ def _windows(image: Any, beside: Any, asset: Asset) -> Iterator[tuple[Window, ND
         # all tiles at a coarse resolution take less time than one tile at the finest
         shape = tuple(max(1, side // 32) for side in image.shape)
         whole = Window(0, 0, shape[1], shape[0])
-        missing = (
-            image.read_masks(asset.index, out_shape=shape) == 0 if asset.mask == "inside" else np.zeros(shape, bool)
-        )
+        missing = np.zeros(shape, dtype=bool)
         yield whole, image.read(asset.index, out_shape=shape), missing
         return
     rows, cols = (_places(side) for side in image.shape)

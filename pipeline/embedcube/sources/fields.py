@@ -17,6 +17,7 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
@@ -82,6 +83,7 @@ class Fields:
             yield scene_or_verdict(self._name, product, partial(self._scene, product, assets, faults))
 
     def _scene(self, product: Product, assets: tuple[Asset, ...], faults: str) -> Scene:
+        assets = tuple(self._with_nodata(asset) for asset in assets)
         unclear = [] if self._options.nodata is not None else [_unclear(asset) for asset in assets]
         return Scene(
             id=product.id,
@@ -91,8 +93,8 @@ class Fields:
             # all fields of one moment are one acquisition
             acquisition=f"{product.time:%Y%m%dT%H%M%S}",
             bbox=place_of(product, assets),
-            assets=tuple(self._with_nodata(asset) for asset in assets),
-            processing="; ".join(self._options.formulas(assets)),
+            assets=assets,
+            processing="; ".join([*self._options.formulas(assets), *several_in_words(assets)]),
             verdict="; ".join(filter(None, (faults, *unclear))),
         )
 

@@ -17,6 +17,9 @@ from embedcube.sources.opening import open_raster
 BESIDE = (".msk", ".MSK")
 """Suffixes of a mask, behind the whole name of its file, in the order in which GDAL looks for them"""
 
+ALPHA = "band "
+"""What `Asset.mask` says of an alpha band, before its number"""
+
 _PER_DATASET = 2
 """bit of INTERNAL_MASK_FLAGS: one mask for all bands"""
 
@@ -36,6 +39,8 @@ def missing_pixels(image: Any, beside: Any, asset: Asset, window: Window) -> NDA
     Raises:
         RasterioError, ValueError: the mask cannot be read.
     """
+    if asset.mask.startswith(ALPHA):
+        return np.asarray(image.read(int(asset.mask.removeprefix(ALPHA)), window=window) == 0)
     if beside is None:
         return np.asarray(image.read_masks(asset.index, window=window) == 0)
     if beside.shape != (asset.rows, asset.cols):

@@ -5,18 +5,19 @@ inside the file (also an alpha band), a mask beside it. The campaign's `options.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 
+from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.sources.catalog.products import Stated
-from embedcube.sources.masks import BESIDE, fits, open_mask
+from embedcube.sources.masks import ALPHA, BESIDE, fits, open_mask
 from embedcube.sources.netcdf3 import is_netcdf
 
 
@@ -45,10 +46,18 @@ def numbers_of(dataset: Any, index: int, dtype: np.dtype[Any], stated: Stated, a
     if not numbers:
         return Numbers(nodata=float("nan") if dtype.kind == "f" else 0.0, also=(), by="")
     who = [words for words, said in (("the file", by_file), ("its catalogue", by_catalogue)) if said]
-    differ = len(who) == 2 and not _same(by_file[0], by_catalogue[0])
-    by = " and ".join(who) + (", which differ" if differ else "")
     # NaN is missing in any case
-    return Numbers(nodata=finite[0] if finite else numbers[0], also=tuple(finite[1:]), by=by)
+    return Numbers(nodata=finite[0] if finite else numbers[0], also=tuple(finite[1:]), by=" and ".join(who))
+
+
+def several_in_words(assets: Sequence[Asset]) -> list[str]:
+    """For each band with several numbers that mean no data: these, and who states them."""
+    return [
+        f"{asset.band}: no data are {' and '.join(f'{number:g}' for number in (asset.nodata, *asset.also_nodata))}, as "
+        f"{asset.nodata_by} {'say, which differ' if ' and ' in asset.nodata_by else 'says'}"
+        for asset in assets
+        if asset.also_nodata and asset.nodata is not None
+    ]
 
 
 def _declared(dataset: Any, index: int) -> list[float]:
@@ -66,10 +75,6 @@ def _declared(dataset: Any, index: int) -> list[float]:
             except ValueError:
                 continue
     return found
-
-
-def _same(one: float, other: float) -> bool:
-    return one == other or (isnan(one) and isnan(other))
 
 
 def mask_of(dataset: Any, index: int, path: Path, inner: str, read: Collection[int], name: str) -> str:
@@ -91,11 +96,11 @@ def mask_of(dataset: Any, index: int, path: Path, inner: str, read: Collection[i
             raise CorruptInput(f"{name} has a mask beside it, {suffix}, that cannot be read: {error}") from None
         return suffix
     flags = set(dataset.mask_flag_enums[index - 1])
-    if MaskFlags.per_dataset not in flags or MaskFlags.nodata in flags:
-        return ""
-    if MaskFlags.alpha in flags and dataset.colorinterp.index(ColorInterp.alpha) + 1 in read:
-        return ""
-    return "inside"
+    if MaskFlags.per_dataset in flags and not flags & {MaskFlags.nodata, MaskFlags.alpha}:
+        return "inside"
+    # GDAL takes an alpha band for a mask only where it holds integers, and no number is declared
+    alpha = [i for i, kind in enumerate(dataset.colorinterp, start=1) if kind == ColorInterp.alpha]
+    return f"{ALPHA}{alpha[0]}" if alpha and alpha[0] not in read else ""
 
 
 def beside(path: Path, inner: str) -> str:

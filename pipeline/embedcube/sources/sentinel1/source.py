@@ -27,6 +27,7 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import File, Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
@@ -266,6 +267,7 @@ class Sentinel1:
                 [
                     _orbit_in_words(orbit),
                     *self._options.formulas(assets),
+                    *several_in_words(assets),
                     f"{_POWER[self._options.values][0]}, taken before resampling and compositing",
                     "the composite is 10 log10 of power",
                 ]

@@ -20,6 +20,7 @@ from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Known, Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
@@ -133,6 +134,7 @@ class Sentinel2:
         self, product: Product, identity: Identity, assets: tuple[Asset, ...], faults: str, superseded_by: str
     ) -> Scene:
         offset, reason = self._offset(product, identity)
+        words = [reason, _as_stored(assets), *several_in_words(assets)]
         return Scene(
             id=product.id,
             archive=self._name,
@@ -142,7 +144,7 @@ class Sentinel2:
             bbox=place_of(product, assets),
             assets=assets,
             offset=offset or 0.0,
-            processing="; ".join(filter(None, (reason, _as_stored(assets)))) if offset is not None else "",
+            processing="; ".join(filter(None, words)) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
             superseded_by=superseded_by,
