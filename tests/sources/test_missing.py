@@ -61,7 +61,7 @@ def masked_rows() -> NDArray[np.uint8]:
 
 
 def by_rasterio(path: Path) -> NDArray[np.bool_]:
-    """Where a file has data, as rasterio's mask says, or the alpha band (GDAL masks by alpha bands of integers only)."""
+    """Where a file has data by its mask; or by its alpha band, which GDAL takes for a mask only if it has integers."""
     with rasterio.open(path) as file:
         alpha = [i for i, kind in enumerate(file.colorinterp, start=1) if kind == ColorInterp.alpha]
         return np.asarray((file.read(alpha[0]) if alpha else file.dataset_mask()) > 0)

@@ -42,6 +42,9 @@ _WAVELETS = 16
 _LEAST = 64
 """fewer pixels with data tell nothing of a scene"""
 
+_CLASSES = 32
+"""most numbers of a classification"""
+
 _FILLS = frozenset(
     (0, 255, 65535, -99, -999, 9999, -9999, 99999, -99999, -32768, 32767, -32767, 1e20, -1e20, 1e30, -1e30)
 )
@@ -227,10 +230,16 @@ def _is_fill(number: float, asset: Asset, *, zero: bool) -> bool:
 
 def _is_far(number: float, rest: NDArray[np.float64]) -> bool:
     """Whether a number lies farther from all other values than these from each other."""
-    if rest.size < _LEAST:
+    if rest.size < _LEAST or _are_classes(rest):
         return False
     least, most = float(rest.min()), float(rest.max())
     return most > least and not least - (most - least) <= number <= most + (most - least)
+
+
+def _are_classes(values: NDArray[np.float64]) -> bool:
+    """Whether numbers are few integers: those of classes may lie anywhere."""
+    distinct = np.unique(values)
+    return distinct.size <= _CLASSES and np.array_equal(distinct, np.rint(distinct))
 
 
 def destroyed(asset: Asset, evidence: Evidence, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> str:

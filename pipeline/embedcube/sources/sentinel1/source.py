@@ -204,11 +204,12 @@ class Sentinel1:
         if lost <= _MOST_STRANGE and not bright and _RANGE_DB[0] <= median_db <= _RANGE_DB[1]:
             return ""
         shown = f"{lost:.0%} of it no power" if lost > _MOST_STRANGE else f"a median of {median_db:.3g} dB"
-        others = [name for name, (_, formula) in _POWER.items() if _fits(_decibels(_positive(formula(unpacked))))]
-        advice = f"they fit options.values: {' or '.join(others)}" if others else "write options.scale and options.add"
+        with np.errstate(over="ignore"):
+            others = [name for name, (_, formula) in _POWER.items() if _fits(_decibels(_positive(formula(unpacked))))]
+        advice = f"options.values: {' or '.join(others)} would fit" if others else "no options.values fits"
         return (
             f"{asset.band}: as options.values: {self._options.values} the numbers of {asset.path} (median "
-            f"{np.median(values):g}) give {shown}, which is no backscatter; {advice}"
+            f"{np.median(values):g}) give {shown}, which is no backscatter; {advice}, or they need options.scale and options.add"
         )
 
     def _power_of(self, asset: Asset, pixels: Pixels) -> NDArray[np.float64]:
