@@ -206,10 +206,11 @@ class Sentinel1:
         shown = f"{lost:.0%} of it no power" if lost > _MOST_STRANGE else f"a median of {median_db:.3g} dB"
         with np.errstate(over="ignore"):
             others = [name for name, (_, formula) in _POWER.items() if _fits(_decibels(_positive(formula(unpacked))))]
-        advice = f"options.values: {' or '.join(others)} would fit" if others else "no options.values fits"
+        fits = f"options.values: {' or '.join(others)} would fit" if others else "no options.values fits"
+        advice = f"{fits}, or they need options.scale and options.add"
         return (
             f"{asset.band}: as options.values: {self._options.values} the numbers of {asset.path} (median "
-            f"{np.median(values):g}) give {shown}, which is no backscatter; {advice}, or they need options.scale and options.add"
+            f"{np.median(values):g}) give {shown}, which is no backscatter; {advice}"
         )
 
     def _power_of(self, asset: Asset, pixels: Pixels) -> NDArray[np.float64]:
