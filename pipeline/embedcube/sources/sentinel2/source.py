@@ -155,6 +155,8 @@ class Sentinel2:
         bands = [asset for asset in scene.assets if self._is_reflectance(asset.band)]
         if not bands or _in_safe(bands[0]):
             return []  # the metadata inside of a product are those of its pixels
+        if not scene.offset and all(asset.nodata_by or asset.mask for asset in bands):
+            return []  # nothing is left open
         darkest = min(bands, key=lambda asset: _DARK.find(_CODES.get(asset.band, asset.band)) % len(_DARK))
         return [(darkest, partial(self._contradicted, scene, darkest))]
 
