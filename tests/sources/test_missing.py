@@ -145,6 +145,38 @@ def test_a_mask_behind_overviews_and_beyond_the_first_bytes_is_found(tmp_path: P
     assert [s.assets[0].mask for s in scenes_of("sentinel2", tmp_path, "B04", offset=0)] == ["inside", ""]
 
 
+def test_a_pixel_with_the_no_data_values_of_all_bands_is_missing(tmp_path: Path) -> None:
+    """GDAL's NODATA_VALUES: one number for each band, and a pixel is missing where all bands have theirs."""
+    values = np.random.default_rng(0).integers(1, 4, (2, SIDE, SIDE)).astype(np.uint8)
+    for name, tags in (("plain", {}), ("told", {"NODATA_VALUES": "1 2"})):
+        path = write(tmp_path / f"{name}_20210607.tif", values, descriptions=["a", "b"])
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(**tags)
+    [one] = observed("fields", tmp_path / "told_20210607.tif", "a", "b")
+    expected = by_rasterio(tmp_path / "told_20210607.tif")
+    np.testing.assert_array_equal(expected, ~((values[0] == 1) & (values[1] == 2)))
+    np.testing.assert_array_equal(one.seen_yx, expected)
+    [scene] = scenes_of("fields", tmp_path / "plain_20210607.tif", "a", "b")
+    assert "is 0 a value?" in scene.verdict
+
+
+def test_a_declared_zero_is_no_question(tmp_path: Path) -> None:
+    values = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE) % 7
+    write(tmp_path / "map_20210607" / "cover.tif", values, nodata=0)
+    [one] = observed("fields", tmp_path, "cover")
+    np.testing.assert_array_equal(one.seen_yx, values > 0)
+
+
+def test_numbers_of_bands_without_names_are_those_of_the_file(tmp_path: Path) -> None:
+    values = numbers("fields")
+    values[:5] = 7
+    write(tmp_path / "x" / "cover.tif", np.stack([values] * 3))
+    asset = {"href": "./cover.tif", "raster:bands": [{"nodata": 7}] * 3}
+    write_item(tmp_path / "x", "x", {"cover": asset}, datetime="2021-06-07T00:00:00Z")
+    [one] = observed("fields", tmp_path, "cover")
+    np.testing.assert_array_equal(one.seen_yx, values != 7)
+
+
 # --- a mask beside a file -----------------------------------------------------------------------------
 
 

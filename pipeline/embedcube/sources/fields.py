@@ -139,9 +139,9 @@ class Fields:
 
 def _unclear(asset: Asset) -> str:
     """Why an asset's no-data number is not known; empty if it is."""
-    if asset.mask or asset.nodata != 0 or np.dtype(asset.dtype).kind == "f":
+    if asset.mask or asset.nodata_by or asset.nodata != 0 or np.dtype(asset.dtype).kind == "f":
         return ""
     return (
-        f"{asset.band}: {asset.path} holds {asset.dtype} and declares no number but 0 as no data; is 0 a value? "
+        f"{asset.band}: {asset.path} holds {asset.dtype} and nobody declares a number as no data; is 0 a value? "
         "options.nodata says which number is none (one that never occurs, if all are)"
     )

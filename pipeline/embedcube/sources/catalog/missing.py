@@ -96,7 +96,8 @@ def mask_of(dataset: Any, index: int, path: Path, inner: str, read: Collection[i
             raise CorruptInput(f"{name} has a mask beside it, {suffix}, that cannot be read: {error}") from None
         return suffix
     flags = set(dataset.mask_flag_enums[index - 1])
-    if MaskFlags.per_dataset in flags and not flags & {MaskFlags.nodata, MaskFlags.alpha}:
+    # also where a pixel is missing if all bands have their number of NODATA_VALUES
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         return "inside"
     # GDAL takes an alpha band for a mask only where it holds integers, and no number is declared
     alpha = [i for i, kind in enumerate(dataset.colorinterp, start=1) if kind == ColorInterp.alpha]

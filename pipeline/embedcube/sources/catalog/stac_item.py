@@ -163,7 +163,7 @@ class _Offered:
     described: tuple["_Described", ...] = ()
     """each of its bands, if the Item describes them"""
     stated: Stated = NOTHING
-    """of each of its bands, where they are not described"""
+    """of its first band, where the bands have no names"""
     pixel_m: int = 0
     """0 if no name says it"""
     size: int | None = None
@@ -199,10 +199,9 @@ def _asset(folder: str, key: str, asset: Any) -> _Offered | None:
     path = local_path(folder, href)
     bands = _bands(asset, "eo:bands") or _bands(asset, "bands")
     numbers = _bands(asset, "raster:bands") or bands
+    first = _object(numbers[0], "one of its bands") if numbers else {}
     if len(numbers) != len(bands):
-        # numbers of bands that have no names
-        bands = bands or [{}] * len(numbers)
-        numbers = numbers if len(numbers) == len(bands) else [{}] * len(bands)
+        numbers = [{}] * len(bands)
     stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
     (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
     return _Offered(
@@ -210,7 +209,7 @@ def _asset(folder: str, key: str, asset: Any) -> _Offered | None:
         path=path,
         names=frozenset((name, stem)),
         described=tuple(_described(asset, band, number) for band, number in zip(bands, numbers, strict=True)),
-        stated=_stated(asset, {}),
+        stated=_stated(asset, first),
         pixel_m=pixel_m or stem_m,
         size=_size(asset),
         digest=_digest(asset),

@@ -16,7 +16,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _BLOCKS, _DATE, _GDAL_METADATA = frozenset((273, 279, 324, 325)), 306, 42112
 """tags: offsets and lengths of strips and tiles; the date; GDAL's metadata (XML)"""
 
-_PACKING = re.compile(rb'<Item[^>]*role="(?:scale|offset)"[^>]*>[^<]*')
+_PACKING = re.compile(rb'<Item[^>]*(?:role="(?:scale|offset)"|name="NODATA_VALUES")[^>]*>[^<]*')
 """The items of GDAL's metadata that describe pixels; statistics do not"""
 
 _TRANSFORMS, _CRS = {33550, 34264}, 34735
