@@ -27,13 +27,13 @@ from embedcube.sources.warp import has_data
 _SIDE = 64
 """side of a window in pixels; there are up to nine: at the corners, between them, and in the middle"""
 
-_WHOLE = 256
+_WHOLE = 192
 """images of at most this side are read whole"""
 
 _TILE = 4
 """side of the square of equal pixels by which a number fills a place"""
 
-_LOOKS = 4096
+_LOOKS = 2048
 """most looks at the files of an archive, at its first scenes in the order of time: `index` must end in time"""
 
 _WAVELETS = 16
@@ -189,15 +189,20 @@ def _filled(
     def squares(array: NDArray[Any]) -> NDArray[Any]:
         return array[: high * _TILE, : wide * _TILE].reshape(high, _TILE, wide, _TILE)
 
-    cut = squares(pixels)
-    least = cut.min(axis=(1, 3))
-    equal = (least == cut.max(axis=(1, 3))) & squares(known).all(axis=(1, 3))
+    cut, last = squares(pixels), _TILE - 1
+    first = cut[:, 0, :, 0]
+    # most squares are ruled out by their corners, which takes a tenth of the time
+    equal = (first == cut[:, 0, :, last]) & (first == cut[:, last, :, 0]) & (first == cut[:, last, :, last])
+    rows, cols = np.nonzero(equal & squares(known)[:, 0, :, 0])
+    whole = (cut[rows, :, cols] == first[rows, cols][:, None, None]) & squares(known)[rows, :, cols]
+    equal = np.zeros((high, wide), dtype=bool)
+    equal[rows, cols] = whole.all(axis=(1, 2))
     edge = np.zeros((high, wide), dtype=bool)
     edge[0] |= window.row_off == 0
     edge[-1] |= window.row_off + window.height >= asset.rows
     edge[:, 0] |= window.col_off == 0
     edge[:, -1] |= window.col_off + window.width >= asset.cols
-    return least[equal], edge[equal]
+    return first[equal], edge[equal]
 
 
 def _is_jpeg2000(asset: Asset) -> bool:
