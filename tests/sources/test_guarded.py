@@ -169,7 +169,9 @@ def test_files_beside_an_image_lead_nowhere(sidecar: str, tmp_path: Path, server
         text = f"<PAMDataset>{entry}</PAMDataset>"
     (folder / sidecar).write_text(text)
     (scene,) = scenes_of(tmp_path, full=True)
-    assert not scene.verdict
+    # a mask must be read, and is an image like any other
+    words = "B02: scene/B02.tif has a mask beside it, .msk, that cannot be read: it is no GeoTIFF, or damaged"
+    assert scene.verdict == (words if sidecar.endswith(".msk") else "")
     with open_raster(folder / "B02.tif", "", sidecars=False) as dataset:
         np.testing.assert_array_equal(dataset.read(1), pixels(0))
     assert server.asked[asked:] == []

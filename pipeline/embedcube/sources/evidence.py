@@ -6,7 +6,9 @@ windows lie at fixed places of the file, so a file has one answer, whatever shar
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from rasterio.windows import Window
 
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.errors import CorruptInput
+from embedcube.machine import cores
 from embedcube.sources.apart import apart
-from embedcube.sources.catalog.pool import spread
 from embedcube.sources.masks import missing_pixels, open_mask
 from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.opening import open_raster
@@ -92,13 +94,12 @@ def believed_when_seen(
             questions.append(_Question(place=place, asset=asset, judge=judge))
             looks += _WAVELETS if _is_jpeg2000(asset) else 1
 
-    def answered(piece: Sequence[_Question]) -> list[str]:
-        return [_answer(root, question) for question in piece]
-
     found: dict[int, list[str]] = {}
-    for question, words in zip(questions, spread(answered, questions), strict=True):
-        if words:
-            found.setdefault(question.place, []).append(words)
+    # threads: so few files are looked at that processes would take longer to start
+    with ThreadPoolExecutor(cores(), thread_name_prefix="look") as pool:
+        for question, words in zip(questions, pool.map(partial(_answer, root), questions), strict=True):
+            if words:
+                found.setdefault(question.place, []).append(words)
     for place, scene in enumerate(listed):
         words = "; ".join(dict.fromkeys(found.get(place, ())))
         yield replace(scene, verdict=words, asks=True) if words else scene

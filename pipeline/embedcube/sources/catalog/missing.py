@@ -93,7 +93,9 @@ def mask_of(dataset: Any, index: int, path: Path, inner: str, read: Collection[i
         except (OSError, ValueError) as error:
             # a failing disk raises here
             Path(f"{path}{suffix}").read_bytes()
-            raise CorruptInput(f"{name} has a mask beside it, {suffix}, that cannot be read: {error}") from None
+            # a library's error has the path of the archive in it, which must be in no verdict
+            words = str(error) if isinstance(error, ValueError) else "it is no GeoTIFF, or damaged"
+            raise CorruptInput(f"{name} has a mask beside it, {suffix}, that cannot be read: {words}") from None
         return suffix
     flags = set(dataset.mask_flag_enums[index - 1])
     # also where a pixel is missing if all bands have their number of NODATA_VALUES
