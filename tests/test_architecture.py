@@ -67,7 +67,7 @@ SCHEMAS = {
     "campaign.parts": {"Record"},
     "campaign.plan": {"LayerPlan"},
     "campaign.price": {"Price"},
-    "campaign.scene": {"Asset"},
+    "campaign.scene": {"Asset", "Scene"},
     "campaign.schema": {"Layer"},
     "campaign.site": {"Site"},
     "jobs.status": {"Status"},

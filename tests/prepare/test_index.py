@@ -97,7 +97,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         count[Path(name).name] += 1
         return DatasetReader(name, **options)
 
-    monkeypatch.setattr("embedcube.sources.reader.DatasetReader", noting)
+    monkeypatch.setattr("embedcube.sources.opening.DatasetReader", noting)
     return count
 
 

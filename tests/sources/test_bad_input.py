@@ -41,7 +41,8 @@ from embedcube.kernel.sample import Sample, read_sample
 from embedcube.prepare.index import index
 from embedcube.prepare.shards import cut
 from embedcube.sources.era5.source import Era5
-from embedcube.sources.reader import RasterReader, open_raster, raster_settings
+from embedcube.sources.opening import open_raster, raster_settings
+from embedcube.sources.reader import RasterReader
 
 PAGE = ROOT / "docs" / "bad-input.md"
 
@@ -282,7 +283,10 @@ def test_a_netcdf_file_that_is_cut_short_says_so(tmp_path: Path, kind: str, shar
 
 
 def test_the_files_header_is_right_where_a_catalogue_disagrees(tmp_path: Path) -> None:
-    """A catalogue that states another zone, transform, scale or a box that is not quite right is ignored."""
+    """A catalogue that states another zone, transform, scale or a box that is not quite right is ignored.
+
+    Its no-data number is not: see test_missing.py.
+    """
     write_good(tmp_path / "archive")
     folder = write_scene(tmp_path / "archive", scene())
     plain = read_shard(campaign_in(tmp_path))
@@ -294,7 +298,7 @@ def test_the_files_header_is_right_where_a_catalogue_disagrees(tmp_path: Path) -
         wrong = {"proj:epsg": 32633, "proj:transform": [20, 0, 0, 0, -20, 0], "proj:shape": [3, 3]}
         item["properties"] |= wrong
         for asset in item["assets"].values():
-            asset |= wrong | {"raster:bands": [{"nodata": 7, "scale": 2, "offset": 5}]}
+            asset |= wrong | {"raster:bands": [{"scale": 2, "offset": 5}]}
 
     edit_item(folder, lie)
     lied = read_shard(campaign_in(tmp_path))

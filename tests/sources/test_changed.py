@@ -26,7 +26,8 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.prepare.index import index
 from embedcube.sources.base import Observation
 from embedcube.sources.era5.source import Era5
-from embedcube.sources.reader import RasterReader, raster_settings
+from embedcube.sources.opening import raster_settings
+from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 

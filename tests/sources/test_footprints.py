@@ -17,7 +17,8 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.sources.reader import RasterReader, raster_settings
+from embedcube.sources.opening import raster_settings
+from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel1.source import Sentinel1
 from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window

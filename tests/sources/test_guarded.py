@@ -38,7 +38,8 @@ from embedcube.sources.hdf5 import refuse_other_files
 from embedcube.sources.hdf5_heap import refuse_endless_heap
 from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.netcdf3 import refuse_cut_short
-from embedcube.sources.reader import RasterReader, open_raster, raster_settings
+from embedcube.sources.opening import open_raster, raster_settings
+from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.source import Sentinel2
 from embedcube.windows import Window
 
@@ -168,7 +169,9 @@ def test_files_beside_an_image_lead_nowhere(sidecar: str, tmp_path: Path, server
         text = f"<PAMDataset>{entry}</PAMDataset>"
     (folder / sidecar).write_text(text)
     (scene,) = scenes_of(tmp_path, full=True)
-    assert not scene.verdict
+    # a mask must be read, and is an image like any other
+    words = "B02: scene/B02.tif has a mask beside it, .msk, that cannot be read: it is no GeoTIFF, or damaged"
+    assert scene.verdict == (words if sidecar.endswith(".msk") else "")
     with open_raster(folder / "B02.tif", "", sidecars=False) as dataset:
         np.testing.assert_array_equal(dataset.read(1), pixels(0))
     assert server.asked[asked:] == []

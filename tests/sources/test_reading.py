@@ -346,7 +346,7 @@ def test_the_files_of_a_years_window_stay_open(tmp_path: Path, monkeypatch: pyte
         opened_files.append(name)
         return DatasetReader(name, **options)
 
-    monkeypatch.setattr("embedcube.sources.reader.DatasetReader", noting)
+    monkeypatch.setattr("embedcube.sources.opening.DatasetReader", noting)
     one = asset("B02", WEST, NORTH, 10, (32, 32), 32, "uint8")
     reader = RasterReader(threads=2)
     try:

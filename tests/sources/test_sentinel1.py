@@ -160,7 +160,7 @@ def test_whatever_the_files_hold_the_composite_is_the_same(tmp_path: Path, value
 @pytest.mark.parametrize("told", ["by the file", "by the campaign"])
 def test_integers_of_decibels_are_what_their_scale_says(tmp_path: Path, told: str) -> None:
     """dB = 0.01 x DN - 60 in 16 bits: within half a step of 0.01 dB."""
-    decibels = 10 * np.log10(speckled(0)).clip(1e-5, 50)
+    decibels = 10 * np.log10(speckled(0).clip(1e-5, 50))
     numbers = np.rint((decibels + 60) * 100).astype(np.uint16)
     options: dict[str, Any] = {"values": "db", "nodata": 65535}
     for band in ("VV", "VH"):

@@ -53,7 +53,8 @@ class How(Block):
     cache_mb: int = Field(256, gt=0)
     """memory for decoded blocks that a rank keeps between neighbouring shards (MiB)"""
     error_budget: float = Field(0.1, ge=0, le=1)
-    """share of the scenes that may be unreadable before the campaign fails"""
+    """share of the scenes that may be unreadable before the campaign fails; those that `index` asks about, by what
+    their pixels say against their metadata, do not count"""
     read_attempts: int = Field(4, gt=0)
     """number of times that a read is tried when it fails for a reason that may pass"""
     dask: Dask = Dask()

@@ -227,7 +227,7 @@ def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:
 
 def _noted(scene: Scene) -> str:
     """What was noted of each file of a scene, as JSON."""
-    return json.dumps([list(vars(asset.noted).values()) for asset in scene.assets])
+    return json.dumps([list(vars(note).values()) for note in scene.notes])
 
 
 def _notes(text: str) -> list[Noted]:
@@ -240,9 +240,13 @@ def _scene_of(text: str, noted: str) -> Scene:
     document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
     document["bbox"] = tuple(document["bbox"])
     document["software"] = tuple(document["software"])
-    for asset, note in zip(document["assets"], _notes(noted), strict=True):
-        asset["transform"] = tuple(asset["transform"])
-        asset["noted"] = note
+    notes = iter(_notes(noted))
+    for asset in document["assets"]:
+        asset["transform"], asset["also_nodata"] = tuple(asset["transform"]), tuple(asset["also_nodata"])
+        asset["noted"] = next(notes)
+    for asset in document["assets"]:
+        if asset["mask_digest"]:
+            asset["mask_noted"] = next(notes)
     # the newest field is required: an inventory without it is of an earlier version
-    document["assets"] = tuple(Asset(timeline=asset.pop("timeline"), **asset) for asset in document["assets"])
+    document["assets"] = tuple(Asset(mask=asset.pop("mask"), **asset) for asset in document["assets"])
     return Scene(**document)

@@ -340,9 +340,10 @@ def over_budget(
     """In words, that more scenes are unreadable than `how.error_budget` allows; empty where it is enough.
 
     It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
-    inventory is added.
+    inventory is added. A scene that asks about its numbers can be read: `index` has said so, before anything began.
     """
-    found = unreadable(planned, quarantined)
+    asking = {(scene.archive, scene.id) for scene in planned if scene.asks}
+    found = {scene: reason for scene, reason in unreadable(planned, quarantined).items() if scene not in asking}
     budget = campaign.how.error_budget
     if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) <= budget:
         return ""

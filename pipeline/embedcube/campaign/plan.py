@@ -106,7 +106,7 @@ class LayerPlan:
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
     gaps: dict[str, list[str]] = field(default_factory=dict)
-    """for each window that lacks steps of a series, by its number: which, in words"""
+    """for each window that lacks steps of a series or scenes of an archive, by its number: which, in words"""
     reading: str = ""
     """which `shard_chips` decodes each block of the files about once, in words; empty where the shards do"""
     resampled: dict[str, list[str]] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import isfinite
 
@@ -25,7 +25,8 @@ FILLS = "fills only what newer scenes of the acquisition do not show"
 """What `processing` says of a scene beside which newer ones are used that are not whole"""
 
 _UNFORESEEN = re.compile(r"unforeseen (\w+)\b")
-_IN_NO_DIGEST = frozenset(("path", "inner", "noted", "declared", "block_bytes"))
+_NOTES = frozenset(("noted", "mask_noted"))
+_IN_NO_DIGEST = _NOTES | {"path", "inner", "declared", "block_bytes"}
 """Facts of an asset that cannot change a cube: where it lies, and what is known about its digest and its price"""
 
 
@@ -63,6 +64,18 @@ class Asset:
     block_cols: int
     dtype: str
     nodata: float | None
+    """number that means no data; pixels that the mask or another number calls missing are read as this number, too"""
+    also_nodata: tuple[float, ...] = ()
+    """further numbers that mean no data, where file and catalogue state several"""
+    nodata_by: str = ""
+    """who states these numbers, in words; empty where nobody does, and the source takes the usual one"""
+    mask: str = ""
+    """where the mask of missing pixels is: "inside" the file, as its "band 4" (alpha), or the suffix of the file beside
+    it, behind its whole name (".msk"); empty where there is none"""
+    mask_size: int = 0
+    """bytes of the mask beside the file"""
+    mask_digest: str = ""
+    """digest of the mask beside the file"""
     scale: float = 1.0
     """factor that the file declares: a value is DN * scale + add"""
     add: float = 0.0
@@ -84,6 +97,24 @@ class Asset:
     """memory of one block as decoded, with all bands that are stored together"""
     noted: Noted = field(default=Noted(), compare=False)
     """what `index` noted of the file; only the inventory keeps it"""
+    mask_noted: Noted = field(default=Noted(), compare=False)
+    """the same of the mask beside the file"""
+
+    @property
+    def mask_beside(self) -> "Asset | None":
+        """The mask beside the file, as far as size, digest and notes go; None where there is none."""
+        if not self.mask_digest:
+            return None
+        return replace(
+            self,
+            path=self.path + self.mask,
+            inner="",
+            size=self.mask_size,
+            digest=self.mask_digest,
+            noted=self.mask_noted,
+            mask="",
+            mask_digest="",
+        )
 
     @property
     def packed(self) -> bool:
@@ -122,6 +153,8 @@ class Scene:
     """in words, what else the source does to the values"""
     verdict: str = ""
     """why the scene cannot be used, found by `index`; empty for a usable scene"""
+    asks: bool = False
+    """whether the verdict is a question about its numbers, which an option of the archive answers, and no damage"""
     software: tuple[str, ...] = ()
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
@@ -178,7 +211,7 @@ class Scene:
 
     def to_json(self) -> str:
         """All facts of the scene as JSON, without what was noted of its files."""
-        assets = [{key: value for key, value in vars(asset).items() if key != "noted"} for asset in self.assets]
+        assets = [{key: value for key, value in vars(asset).items() if key not in _NOTES} for asset in self.assets]
         facts = vars(self) | {"assets": assets}
         # ten times faster than Python's json, which reads it again with its NaN
         return to_json(facts, inf_nan_mode="constants").decode()
@@ -200,9 +233,15 @@ class Scene:
         return named[1] if named else ""
 
     @property
+    def notes(self) -> list[Noted]:
+        """What was noted of each file, and then of each mask beside a file."""
+        masks = [asset.mask_noted for asset in self.assets if asset.mask_digest]
+        return [asset.noted for asset in self.assets] + masks
+
+    @property
     def weak(self) -> bool:
         """Whether the digest of any file covers its first bytes only."""
-        return any(asset.digest.startswith("weak:") for asset in self.assets)
+        return any(digest.startswith("weak:") for asset in self.assets for digest in (asset.digest, asset.mask_digest))
 
     @property
     def declared(self) -> bool:

@@ -137,7 +137,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
             for line in lines:
                 say(f"            layers.{place}: {line}")
         if len(layer.gaps) > _NAMED:
-            say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack steps of weather")
+            say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack a part of an archive")
     if over := unusable_in_words(campaign, folder, made):
         say(f"            nothing will be embedded: {over}")
     if campaign.how.executor == "slurm":

@@ -15,7 +15,7 @@ from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALI
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
 from embedcube.kernel.device import host_empty
-from embedcube.kernel.layer import LayerContext
+from embedcube.kernel.layer import LayerContext, LayerInput
 from embedcube.sources.base import Observation, Source
 from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
@@ -66,6 +66,8 @@ class _Filled:
     shares_tsyx: NDArray[np.uint16]
     """for each frame and archive, and each cell: share of its pixels that are clear; of a series, of its time too;
     65535 is all"""
+    lacking_yx: NDArray[np.bool_]
+    """cells for which an archive shows nothing in some frame, though the layer expects it"""
     contributions_nyx: NDArray[np.bool_]
     """for each scene of the shard, the cells of the grid's own in whose own footprint it gave a pixel"""
     reasons: dict[int, str]
@@ -106,17 +108,19 @@ def read_sample(
             observed = {i: one for i, one in results.items() if isinstance(one, Observation)}
             with timings.step("composite"):
                 taken = [(usable[i].acquisition, one) for i, one in observed.items()]
+                masked_yx = np.zeros_like(filled.masked_yx)
                 used_oyx, share_yx = _composite(
                     layer_input.source,
                     taken,
                     filled.x_tcyx[t, layer_input.channels],
                     filled.clear_tsyx[t, s],
-                    filled.masked_yx,
+                    masked_yx,
                     filled.incomplete_yx,
                     reader,
                 )
                 observed_yx = filled.clear_tsyx[t, s] if share_yx is None else share_yx
                 filled.shares_tsyx[t, s] = owned_yx * _share_per_cell(observed_yx, context.layout)
+                _note_masked(filled, filled.clear_tsyx[t, s] | masked_yx, masked_yx, layer_input, context)
                 for i, used_yx in zip(observed, used_oyx, strict=True):
                     filled.contributions_nyx[i] |= owned_yx & (_per_cell(used_yx, context.layout) > 0)
     empty_yx, status_yx = _status(filled, scenes, context, grid, area)
@@ -143,6 +147,7 @@ def _nothing_filled(context: LayerContext, window: int, area: PixelArea, scenes:
         masked_yx=np.zeros(shape, dtype=bool),
         incomplete_yx=np.zeros(shape, dtype=bool),
         shares_tsyx=np.zeros((frames, len(context.inputs), cells, cells), dtype=np.uint16),
+        lacking_yx=np.zeros((cells, cells), dtype=bool),
         contributions_nyx=np.zeros((scenes, cells, cells), dtype=bool),
         reasons={},
     )
@@ -229,21 +234,26 @@ def _status(
     valid = _per_cell(clear_yx, layout) / np.float64(layout.cell_px**2) >= context.min_valid
     empty = np.where(unreadable, FAILED, np.where(_per_cell(filled.masked_yx, layout) > 0, MASKED, NO_DATA))
     empty = empty.astype(np.uint8)
-    partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | _lacks_fields(filled, context)
+    partly = unreadable | (_per_cell(filled.incomplete_yx, layout) > 0) | filled.lacking_yx
     return empty, np.where(valid, np.where(partly, VALID_INCOMPLETE, VALID), empty).astype(np.uint8)
 
 
-def _lacks_fields(filled: _Filled, context: LayerContext) -> NDArray[np.bool_]:
-    """Which cells lack an archive of fields in some frame: an archive that is expected at every place and time."""
-    layout = context.layout
-    lacking = np.zeros((layout.shard_cells, layout.shard_cells), dtype=bool)
-    for s, layer_input in enumerate(context.inputs):
-        if layer_input.source.counted:
-            continue
-        for clear_yx in filled.clear_tsyx[:, s]:
-            share = _per_cell(np.asarray(clear_yx), layout) / np.float64(layout.cell_px**2)
-            lacking |= share < context.min_valid
-    return lacking
+def _note_masked(
+    filled: _Filled,
+    there_yx: NDArray[np.bool_],
+    masked_yx: NDArray[np.bool_],
+    layer_input: LayerInput,
+    context: LayerContext,
+) -> None:
+    """Note where an archive is masked in a frame, and which cells it shows nothing of: `there_yx` is where it does.
+
+    Fields are expected at every place and time; and each archive of a layer of several, whose vectors mean something
+    else without it. Where clouds hide all that an archive shows, it is there.
+    """
+    filled.masked_yx[:] |= masked_yx
+    if not layer_input.source.counted or len(context.inputs) > 1:
+        share = _per_cell(there_yx, context.layout) / np.float64(context.layout.cell_px**2)
+        filled.lacking_yx[:] |= share < context.min_valid
 
 
 def _acquisitions(

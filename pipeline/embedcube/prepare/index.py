@@ -20,7 +20,7 @@ from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
 from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
-from embedcube.sources.reader import raster_settings
+from embedcube.sources.opening import raster_settings
 
 _VERDICT = 2000
 """most characters of a verdict"""
@@ -127,10 +127,11 @@ def _refuse_unseen_changes(run: RunDir, scenes: list[Scene]) -> None:
     before = noted_before(run)
     for scene in scenes:
         digest, notes = before.get((scene.archive, scene.id), ("", []))
-        noted = [asset.noted for asset in scene.assets]
+        noted = scene.notes
         # the digest last: to make it takes longest
         if notes == noted or not (scene.weak or scene.declared) or digest != scene.digest:
             continue
+        # equal digests are of equally many files
         samples = [(one.sample, other.sample) for one, other in zip(notes, noted, strict=True)]
         (changed if any(one and other and one != other for one, other in samples) else touched).append(scene)
     if changed:

@@ -38,6 +38,7 @@ from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts, refuse_too_large
 from embedcube.prepare.draw_groups import assign
+from embedcube.prepare.gaps import gaps_of
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
@@ -49,7 +50,6 @@ from embedcube.prepare.price import (
 from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
-from embedcube.sources.era5.gaps import missing_steps
 from embedcube.sources.era5.steps import refuse_long_steps
 
 Ints = NDArray[np.int64]
@@ -173,7 +173,7 @@ def _plan_layer(
         program=forward.program.digest,
         compiled_for=forward.program.compiled_for,
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
-        gaps=missing_steps(campaign, name, _own(layer, scenes)),
+        gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
         reading=costs.advice([zone.price for zone in zones]),
         resampled=resampled_on(campaign, name, context.grids, cuts, scenes),
     )

@@ -18,10 +18,20 @@ from embedcube.sources.base import Observation
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
+from embedcube.sources.evidence import (
+    Evidence,
+    Judge,
+    believed_when_seen,
+    destroyed,
+    first_words,
+    packed_floats,
+    undeclared,
+)
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion
@@ -65,14 +75,19 @@ class Fields:
         """The scenes of all products, ordered by time and id.
 
         A scene of integers for which it is not known whether 0 is a value gets a verdict that asks. An error on one
-        product is the verdict of its scene.
+        product is the verdict of its scene, and so are pixels that contradict what is declared.
         """
+        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+
+    def _described(self, full_digests: bool) -> Iterator[Scene]:
         found = by_time(self._products())
-        assets_of = describe(found, self._archive.root, full_digests=full_digests)
+        packed = self._options.packing == "declared"
+        assets_of = describe(found, self._archive.root, full_digests=full_digests, packed=packed)
         for product, (assets, faults) in zip(found, assets_of, strict=True):
             yield scene_or_verdict(self._name, product, partial(self._scene, product, assets, faults))
 
     def _scene(self, product: Product, assets: tuple[Asset, ...], faults: str) -> Scene:
+        assets = tuple(self._with_nodata(asset) for asset in assets)
         unclear = [] if self._options.nodata is not None else [_unclear(asset) for asset in assets]
         return Scene(
             id=product.id,
@@ -82,9 +97,21 @@ class Fields:
             # all fields of one moment are one acquisition
             acquisition=f"{product.time:%Y%m%dT%H%M%S}",
             bbox=place_of(product, assets),
-            assets=tuple(self._with_nodata(asset) for asset in assets),
-            processing="; ".join(self._options.formulas(assets)),
+            assets=assets,
+            processing="; ".join([*self._options.formulas(assets), *several_in_words(assets)]),
             verdict="; ".join(filter(None, (faults, *unclear))),
+        )
+
+    def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
+        return [(asset, partial(self._contradicted, asset)) for asset in scene.assets]
+
+    def _contradicted(self, asset: Asset, evidence: Evidence) -> str:
+        """How the pixels of a band contradict what is declared; empty if they do not."""
+        told = asset.nodata_by or asset.mask
+        return first_words(
+            lambda: "" if told else undeclared(asset, evidence, evidence.at_edge, zero=True),
+            lambda: "" if "packing" in self._archive.options else packed_floats(asset, evidence),
+            lambda: destroyed(asset, evidence, self._value(asset)),
         )
 
     def _products(self) -> Iterator[Product]:
@@ -97,7 +124,10 @@ class Fields:
             yield replace(product, time=ALWAYS[0], end=None)
 
     def _with_nodata(self, asset: Asset) -> Asset:
-        return asset if self._options.nodata is None else replace(asset, nodata=self._options.nodata)
+        if self._options.nodata is not None:
+            return replace(asset, nodata=self._options.nodata, also_nodata=(), nodata_by="the campaign")
+        # where a mask decides alone, 0 is a value like any other
+        return replace(asset, nodata=float("nan")) if asset.mask and not asset.nodata_by else asset
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The scaled values in float32; seen where every band has one."""
@@ -114,9 +144,9 @@ class Fields:
 
 def _unclear(asset: Asset) -> str:
     """Why an asset's no-data number is not known; empty if it is."""
-    if asset.nodata != 0 or np.dtype(asset.dtype).kind == "f":
+    if asset.mask or asset.nodata_by or asset.nodata != 0 or np.dtype(asset.dtype).kind == "f":
         return ""
     return (
-        f"{asset.band}: {asset.path} holds {asset.dtype} and declares no number but 0 as no data; is 0 a value? "
+        f"{asset.band}: {asset.path} holds {asset.dtype} and nobody declares a number as no data; is 0 a value? "
         "options.nodata says which number is none (one that never occurs, if all are)"
     )

@@ -3,50 +3,32 @@
 import os
 import resource
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, MemoryFile
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 
 from embedcube.campaign.resampling import Method
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.changed import change_of
+from embedcube.sources.masks import open_mask
 from embedcube.sources.netcdf3 import is_netcdf
+from embedcube.sources.opening import open_raster
 from embedcube.sources.resample import Conversion, Pixels, read_onto
 from embedcube.timings import WITHIN_READ, Timings
-
-# a file without georeferencing gets a verdict
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-
 
 # GDAL's own threads read torn JPEG 2000 tiles as zeros or as what was in memory, and say nothing; one thread raises
 os.environ["GDAL_NUM_THREADS"] = "1"
 T = TypeVar("T")
-
-
-_DRIVERS = ("GTiff", "JP2OpenJPEG")
-"""GDAL's drivers for images. GDAL opens by content, whatever a name says: without this list a file called .tif may be a
-text (VRT, WMS) that names other files, asks servers or runs code"""
-
-
-def raster_settings(*, sidecars: bool = True) -> Any:
-    """GDAL's settings for opening files in this thread: folders are not listed, and no file runs code.
-
-    With `sidecars`, files beside an image that add to its header (.aux.xml, .tfw) are found by their names. Without it
-    an image is all that is read: the inventory has the geometry, and no pixel is in a sidecar file.
-    """
-    listing = "TRUE" if sidecars else "EMPTY_DIR"
-    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=listing, GDAL_VRT_ENABLE_PYTHON="NO")
 
 
 class Opened(Protocol):
@@ -58,27 +40,6 @@ class Opened(Protocol):
 
 
 H = TypeVar("H", bound=Opened)
-
-
-def open_raster(path: Path, inner: str, *, sidecars: bool = True) -> Any:
-    """Open a GeoTIFF or JPEG 2000, or with `inner` a member of a zip archive or the variable of a NetCDF file.
-
-    Nothing else is opened, whatever the name of the file: no driver of GDAL that follows references in a file is tried.
-    `sidecars` is explained at `raster_settings`.
-
-    Raises:
-        RasterioError: it is no such file, or damaged.
-    """
-    name: str = str(path)
-    drivers: tuple[str, ...] = _DRIVERS
-    if name.startswith("/vsi") and not name.startswith("/vsimem/"):
-        raise RasterioError(f"{name} is a name that GDAL looks up elsewhere, not a file")
-    if inner and is_netcdf(path):
-        name, drivers = f"netcdf:{path}:{inner}", ("netCDF",)
-    elif inner:
-        name = f"/vsizip/{path}/{inner}"
-    with raster_settings(sidecars=sidecars):
-        return DatasetReader(name, driver=list(drivers))
 
 
 _IN_MEMORY_BYTES = 1 << 30
@@ -121,24 +82,28 @@ class RasterReader:
         The result is that of `resample.read_onto`. It raises CorruptInput where the bytes of the file are wrong, and
         OSError where it could not be read for a reason that may pass.
         """
+        place, beside = lane % len(self._pools), asset.mask_beside
+        mask_path = Path(f"{path}{asset.mask}")
 
-        def opened() -> Any:
-            if (status := path.stat()).st_size != asset.size:
-                raise ValueError(f"{status.st_size} bytes")
-            if other := change_of(path, asset, status):
-                raise ValueError(other)
-            return open_raster(path, asset.inner, sidecars=False)
+        def mask() -> Any:
+            """The mask beside the file, which stays open like the file itself."""
+            return beside and self._kept_open(place, mask_path, partial(_mask_opened, mask_path, beside))
 
         def decode(dataset: Any) -> Pixels:
-            return read_onto(dataset, asset, grid, area, method, convert, self._spent[lane % len(self._pools)])
+            return read_onto(dataset, asset, grid, area, method, convert, self._spent[place], mask())
 
         def judged() -> CorruptInput | OSError:
+            if beside is not None:
+                self._dropped(place, mask_path)
+                if (found := _mask_judged(mask_path, beside)) is not None:
+                    return found
             found = judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
             if isinstance(found, CorruptInput) or not (other := change_of(path, asset, path.stat())):
                 return found
             return CorruptInput(other)
 
-        return self.run(lane, key=(path, asset.inner), opened=opened, decode=decode, judged=judged)
+        key = (path, asset.inner)
+        return self.run(lane, key=key, opened=partial(_opened, path, asset), decode=decode, judged=judged)
 
     def read_bands(
         self,
@@ -177,8 +142,7 @@ class RasterReader:
         place = lane % len(self._pools)
 
         def judged_closed(_: Exception) -> CorruptInput | OSError:
-            if (broken := self._files[place].pop(key, None)) is not None:
-                broken.close()
+            self._dropped(place, key)
             return judged()
 
         def read() -> T:
@@ -226,6 +190,10 @@ class RasterReader:
                 file.close()
             files.clear()
 
+    def _dropped(self, place: int, key: Hashable) -> None:
+        if (broken := self._files[place].pop(key, None)) is not None:
+            broken.close()
+
     def _kept_open(self, place: int, key: Hashable, opened: Callable[[], H]) -> H:
         files: OrderedDict[Hashable, Any] = self._files[place]
         if key in files:
@@ -236,6 +204,45 @@ class RasterReader:
                 files.popitem(last=False)[1].close()
         kept: H = files[key]
         return kept
+
+
+def _opened(path: Path, asset: Asset) -> Any:
+    """Open the file of an asset, if it is the one that was indexed; else a ValueError."""
+    if (status := path.stat()).st_size != asset.size:
+        raise ValueError(f"{status.st_size} bytes")
+    if other := change_of(path, asset, status):
+        raise ValueError(other)
+    return open_raster(path, asset.inner, sidecars=False)
+
+
+def _mask_opened(path: Path, beside: Asset) -> Any:
+    """Open the mask beside a file, if it is the one that was indexed; else a ValueError."""
+    if other := _mask_changed(path, beside):
+        raise ValueError(other)
+    return open_mask(path)
+
+
+def _mask_changed(path: Path, beside: Asset) -> str:
+    if (status := path.stat()).st_size != beside.size:
+        return f"{beside.band}: {beside.path} has {status.st_size} bytes, {beside.size} when it was indexed"
+    return change_of(path, beside, status)
+
+
+def _mask_judged(path: Path, beside: Asset) -> CorruptInput | OSError | None:
+    """Why the mask beside a file could not be read; None if it is the one that was indexed, and is not to blame."""
+    try:
+        path.read_bytes()
+        if other := _mask_changed(path, beside):
+            return CorruptInput(other)
+        with open_mask(path) as mask:
+            mask.read()
+    except FileNotFoundError as missing:
+        return judge_missing(path, beside.band, beside.path, missing)
+    except RasterioError as error:
+        return CorruptInput(f"{beside.band}: {beside.path} does not decode: {error}")
+    except OSError as passing:
+        return passing
+    return None
 
 
 def retried(

@@ -12,6 +12,7 @@ from rasterio.windows import Window
 from embedcube.campaign.resampling import ALIGNED, Method, fineness, nesting, resampling_of
 from embedcube.campaign.scene import Asset
 from embedcube.grid import Grid, PixelArea, shift_between
+from embedcube.sources.masks import fits, missing_pixels
 from embedcube.sources.warp import average, has_data, warp
 from embedcube.timings import Timings
 
@@ -32,8 +33,11 @@ def read_onto(
     method: Method,
     convert: Conversion | None = None,
     timings: Timings | None = None,
+    mask: Any = None,
 ) -> Pixels:
     """The pixels of an open file on `area`, (rows, cols) in the file's type; `asset.nodata` where it has no data.
+
+    `mask` is the open mask beside the file, if there is one. A pixel that a mask calls missing has no weight.
 
     With `convert` the result is float32 with NaN for no data. The file's pixels are converted before they are
     resampled, because the mean of decibels is not the decibels of the mean.
@@ -43,7 +47,7 @@ def read_onto(
     """
     spent = Timings()
     with spent.step("total"):
-        result = _read_onto(dataset, asset, grid, area, method, convert, spent)
+        result = _read_onto(dataset, asset, grid, area, method, convert, spent, mask)
     if timings is not None:
         decode_s = spent.seconds.get("decode", 0.0)
         timings.add("decode", decode_s)
@@ -59,6 +63,7 @@ def _read_onto(
     method: Method,
     convert: Conversion | None,
     spent: Timings,
+    mask: Any,
 ) -> Pixels:
     if dataset.shape != (asset.rows, asset.cols):
         raise ValueError(f"{dataset.shape[0]} x {dataset.shape[1]} pixels, {asset.rows} x {asset.cols} when indexed")
@@ -66,7 +71,16 @@ def _read_onto(
     def read(window: Window) -> Pixels:
         with spent.step("decode"):
             pixels = dataset.read(asset.index, window=window)
-        return pixels if convert is None else np.where(has_data(pixels, asset), convert(pixels), np.float32(np.nan))
+            missing = missing_pixels(dataset, mask, asset, window) if asset.mask else None
+        if convert is None and missing is None and not asset.also_nodata:
+            return np.asarray(pixels)
+        known = has_data(pixels, asset)
+        if missing is not None:
+            known &= ~missing
+        if asset.nodata is not None and fits(asset.nodata, pixels.dtype):
+            # also before a conversion, which may refuse numbers that no pixel with data has
+            pixels = np.where(known, pixels, pixels.dtype.type(asset.nodata))
+        return np.asarray(pixels if convert is None else np.where(known, convert(pixels), np.float32(np.nan)))
 
     # describes what `read` returns
     given = asset if convert is None else replace(asset, dtype="float32", nodata=math.nan)

@@ -20,8 +20,11 @@ Floats = NDArray[np.float64]
 
 
 def has_data(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
-    """Whether each pixel of a file is finite and not the file's no-data value."""
-    return np.asarray(np.isfinite(pixels) & (pixels != asset.nodata))
+    """Whether each pixel of a file is finite and none of the numbers that mean no data."""
+    known = np.isfinite(pixels) & (pixels != asset.nodata)
+    for number in asset.also_nodata:
+        known &= pixels != number
+    return np.asarray(known)
 
 
 def warp(

@@ -9,8 +9,8 @@ from rasterio.errors import RasterioError
 
 from embedcube.printable import printable
 from embedcube.sources.catalog.dates import When, when_in, when_of
-from embedcube.sources.catalog.products import Names
-from embedcube.sources.reader import open_raster
+from embedcube.sources.catalog.products import Names, is_alias
+from embedcube.sources.opening import open_raster
 
 _SHOWN = 4
 """names of bands that a message lists"""
@@ -79,9 +79,10 @@ def bands_in(described: Sequence[str], names: Names) -> Bands:
 
 
 def _among(described: Sequence[str], known: frozenset[str], own: str) -> list[int]:
-    """Numbers of the bands that may be meant: those of its own name, else of any name, else its number."""
-    exact = [i for i, text in enumerate(described, start=1) if text == own and own in known]
-    found = exact or [i for i, text in enumerate(described, start=1) if text in known]
+    """Numbers of the bands that may be meant: by its own names, else by any name; and by its number."""
+    named = [(i, text) for i, text in enumerate(described, start=1) if text in known]
+    exact = [i for i, text in named if text == own] or [i for i, text in named if not is_alias(known, text)]
+    found = exact or [i for i, _ in named]
     numbers = [int(name) for name in known if name.isdecimal() and 1 <= int(name) <= len(described)]
     return list(dict.fromkeys([*found, *numbers])) if numbers else found
 

@@ -13,7 +13,7 @@ from rasterio.enums import Compression, Interleaving
 
 from embedcube.errors import CorruptInput
 from embedcube.sources.catalog.products import File
-from embedcube.sources.reader import open_raster
+from embedcube.sources.opening import open_raster
 
 _PIECE = 1 << 20
 """bytes that are decompressed at once"""

@@ -22,11 +22,14 @@ from embedcube.sources.catalog.checksums import refuse_flipped
 from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
 from embedcube.sources.catalog.files import lasting, unusable_name
 from embedcube.sources.catalog.footprints import refuse_apart
+from embedcube.sources.catalog.missing import mask_of, numbers_of
 from embedcube.sources.catalog.pool import spread
-from embedcube.sources.catalog.products import File, Product
+from embedcube.sources.catalog.products import File, Product, Stated
 from embedcube.sources.catalog.tiff_header import geometry_of
+from embedcube.sources.masks import BESIDE
 from embedcube.sources.netcdf3 import is_netcdf
-from embedcube.sources.reader import judge, open_raster, raster_settings, retried
+from embedcube.sources.opening import open_raster, raster_settings
+from embedcube.sources.reader import judge, retried
 
 _DEFLATE_MOST = 1040
 """how many times smaller the method of zip can make its input, and a little more (zlib's documentation: 1032)"""
@@ -43,13 +46,15 @@ def describe(
     *,
     full_digests: bool,
     nodata: float | None = None,
+    packed: bool = False,
     one_footprint: bool = False,
 ) -> Iterator[tuple[tuple[Asset, ...], str]]:
     """For each product its assets, in the order of its files, and the reasons why others cannot be used.
 
-    `nodata` is the number that means no data in all files whose type can hold it; without it, it is the number that a
-    file declares, else NaN or 0. With `one_footprint`, the files of a product must cover the same place, and it must be
-    the place that the catalogue states, if it states one. Products are spread over the cores.
+    `nodata` is the number that means no data in all files whose type can hold it; without it, those that the file and
+    its catalogue state, else NaN or 0. With `packed`, scale and offset that a catalogue states count as those of the
+    file, and must not differ from them. With `one_footprint`, the files of a product must cover the same place, and it
+    must be the place that the catalogue states, if it states one. Products are spread over the cores.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
@@ -58,7 +63,18 @@ def describe(
         _Request(files=product.files, faults=_faults(product), bbox=product.bbox, one_footprint=one_footprint)
         for product in products
     ]
-    yield from spread(partial(_describe, root=str(root), nodata=nodata, full_digests=full_digests), requests)
+    how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
+    yield from spread(partial(_describe, how=how), requests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """How all products are described; see `describe`."""
+
+    root: str
+    nodata: float | None
+    packed: bool
+    full_digests: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +97,20 @@ def _faults(product: Product) -> list[str]:
     return [f"{listed(named, 6)}: {reason}" for reason, named in bands.items()]
 
 
-def _describe(
-    products: Sequence[_Request], *, root: str, nodata: float | None, full_digests: bool
-) -> list[tuple[tuple[Asset, ...], str]]:
+def _describe(products: Sequence[_Request], *, how: _How) -> list[tuple[tuple[Asset, ...], str]]:
     with raster_settings():  # set for this thread only
-        return [_described(product, root, nodata, full_digests) for product in products]
+        return [_described(product, how) for product in products]
 
 
-def _described(product: _Request, root: str, nodata: float | None, full_digests: bool) -> tuple[tuple[Asset, ...], str]:
-    assets, faults = [], list(product.faults)
+def _described(product: _Request, how: _How) -> tuple[tuple[Asset, ...], str]:
+    assets, faults, root = [], list(product.faults), how.root
     for band, file in product.files.items():
         path = str(file.path)
         inside = path.startswith(f"{root}{os.sep}")
         name = path[len(root) + 1 :] if inside else os.path.relpath(path, root)
+        read = frozenset(one.index for one in product.files.values() if one.path == file.path)
         try:
-            assets.append(_asset(file, band, name, nodata, full_digests=full_digests))
+            assets.append(_asset(file, band, name, read, how))
         except CorruptInput as error:
             faults.append(str(error))
         except OSError:
@@ -140,26 +155,35 @@ class _Unopened:
     """empty where the header cannot be compared"""
     index: int
     nodata: float | None
+    stated: Stated
+    """what counts of the catalogue's numbers"""
+    read: frozenset[int]
+    """numbers of all bands of the file that are read"""
     file: File = field(compare=False)
     band: str = field(compare=False)
     name: str = field(compare=False)
 
 
-def _asset(file: File, band: str, name: str, nodata: float | None, *, full_digests: bool) -> Asset:
+def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) -> Asset:
     if words := unusable_name(name):
         raise CorruptInput(f"{band}: {name} {words}")
+    stated = file.stated if how.packed else replace(file.stated, scale=None, add=None)
+    unopened = _Unopened(
+        header=b"", index=file.index, nodata=how.nodata, stated=stated, read=read, file=file, band=band, name=name
+    )
 
-    def read() -> Asset:
+    def described() -> Asset:
         look = Look.at(file.path)
         if file.size not in (None, actual := _member_size(file) or look.size):
             raise CorruptInput(f"{band}: {file.inner or name} has {actual} bytes, its catalogue says {file.size}")
-        if full_digests:
+        if how.full_digests:
             refuse_other_bytes(file, band, name)
-        digest = file.digest or (digest_of_file(file.path, True) if full_digests else look.digest)
-        header = None if file.inner or _has_sidecar(file.path) else geometry_of(look.head)
-        unopened = _Unopened(header=header or b"", index=file.index, nodata=nodata, file=file, band=band, name=name)
-        asset = _like_another(unopened) if header else _opened(unopened)
-        if full_digests:
+        digest = file.digest or (digest_of_file(file.path, True) if how.full_digests else look.digest)
+        header = None if file.inner or _has_sidecar(file.path) else geometry_of(look.head, partial(_piece, file.path))
+        asset = _like_another(replace(unopened, header=header)) if header else _opened(unopened)
+        if asset.mask in BESIDE:
+            asset = _with_mask(asset, Path(f"{file.path}{asset.mask}"), how.full_digests)
+        if how.full_digests:
             refuse_flipped(file, band, name)
         return replace(
             asset,
@@ -168,7 +192,7 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
             inner=file.inner,
             size=look.size,
             digest=digest,
-            declared=bool(file.digest) and not full_digests,
+            declared=bool(file.digest) and not how.full_digests,
             noted=look.noted,
         )
 
@@ -176,24 +200,33 @@ def _asset(file: File, band: str, name: str, nodata: float | None, *, full_diges
         if isinstance(error, OSError) and (words := lasting(error)):
             return CorruptInput(f"{band}: {name} {words}")
 
-        def decode(dataset: Any) -> Asset:
-            return _by_header(dataset, file, band, name, nodata)
+        return judge(file.path, file.inner, band, name, partial(_by_header, unopened=unopened))
 
-        return judge(file.path, file.inner, band, name, decode)
+    return retried(described, judged)
 
-    return retried(read, judged)
+
+def _piece(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), size, offset)
+
+
+def _with_mask(asset: Asset, path: Path, full_digests: bool) -> Asset:
+    """The asset with what is known of the mask beside its file."""
+    look = Look.at(path)
+    digest = digest_of_file(path, True) if full_digests else look.digest
+    return replace(asset, mask_size=look.size, mask_digest=digest, mask_noted=look.noted)
 
 
 def _has_sidecar(path: Path) -> bool:
-    """Whether a sidecar file (.aux.xml, .aux) may change what the header says."""
+    """Whether a sidecar file (.aux.xml, .aux, .msk) may add to what the header says."""
     text = str(path)
-    others = (f"{text}.aux.xml", f"{text}.aux", f"{text.removesuffix(path.suffix)}.aux")
+    others = (f"{text}.aux.xml", f"{text}.aux", f"{text.removesuffix(path.suffix)}.aux", *map(text.__add__, BESIDE))
     return any(os.access(other, os.F_OK) for other in others)
 
 
 def _opened(unopened: _Unopened) -> Asset:
     with open_raster(unopened.file.path, unopened.file.inner) as dataset:
-        return _by_header(dataset, unopened.file, unopened.band, unopened.name, unopened.nodata)
+        return _by_header(dataset, unopened)
 
 
 # all dates of a tile have the same header, and opening a file takes a millisecond: `index` of 20,000 Items of two files
@@ -201,7 +234,8 @@ def _opened(unopened: _Unopened) -> Asset:
 _like_another = lru_cache(maxsize=_TILES)(_opened)
 
 
-def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | None) -> Asset:
+def _by_header(dataset: Any, unopened: _Unopened) -> Asset:
+    file, band, name = unopened.file, unopened.band, unopened.name
     if dataset.crs is None:
         points = "ground control points only; geocode it first"
         raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
@@ -213,10 +247,8 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         dtype = np.dtype(dataset.dtypes[file.index - 1])
     except TypeError:
         raise CorruptInput(f"{band}: {name} holds {dataset.dtypes[file.index - 1]}, which cannot be read") from None
-    declared = dataset.nodatavals[file.index - 1]
-    if dataset.driver == "netCDF" and not {"_FillValue", "missing_value"} & set(dataset.tags(file.index)):
-        declared = None  # GDAL reports a default that the file does not declare
-    fallback = float("nan") if dtype.kind == "f" else 0.0
+    numbers = numbers_of(dataset, file.index, dtype, unopened.stated, unopened.nodata)
+    scale, add = _packing(dataset, unopened)
     asset = Asset(
         band=band,
         path=name,
@@ -229,9 +261,12 @@ def _by_header(dataset: Any, file: File, band: str, name: str, nodata: float | N
         block_rows=dataset.block_shapes[file.index - 1][0],
         block_cols=dataset.block_shapes[file.index - 1][1],
         dtype=dtype.name,
-        nodata=next(value for value in (nodata, declared, fallback) if value is not None and _fits(value, dtype)),
-        scale=dataset.scales[file.index - 1],
-        add=dataset.offsets[file.index - 1],
+        nodata=numbers.nodata,
+        also_nodata=numbers.also,
+        nodata_by=numbers.by,
+        mask=mask_of(dataset, file.index, file.path, file.inner, unopened.read, f"{band}: {name}"),
+        scale=scale,
+        add=add,
         size=0,
         digest="",
         block_bytes=block_bytes_of(dataset, file.index),
@@ -252,8 +287,20 @@ def block_bytes_of(dataset: Any, index: int) -> int:
     return int(rows * cols * itemsize * together)
 
 
-def _fits(value: float, dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or (float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+def _packing(dataset: Any, unopened: _Unopened) -> tuple[float, float]:
+    """Scale and offset of a band, once: as its file declares, or its catalogue states, or both."""
+    index, stated = unopened.file.index, unopened.stated
+    by_file = dataset.scales[index - 1], dataset.offsets[index - 1]
+    by_catalogue = 1.0 if stated.scale is None else stated.scale, stated.add or 0.0
+    if by_catalogue == (1.0, 0.0):
+        return by_file
+    if by_file != (1.0, 0.0) and not np.allclose(by_file, by_catalogue, rtol=1e-6, atol=0):
+        told = [f"DN * {scale:.6g} + {add:.6g}" for scale, add in (by_file, by_catalogue)]
+        raise CorruptInput(
+            f"{unopened.band}: {unopened.name} declares {told[0]}, its catalogue {told[1]}; write options.packing: "
+            "ignored, and the right options.scale and options.add"
+        )
+    return by_catalogue
 
 
 def _member_size(file: File) -> int | None:

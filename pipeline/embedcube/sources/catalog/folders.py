@@ -18,6 +18,7 @@ from embedcube.sources.catalog.products import (
     Names,
     Product,
     bounded,
+    is_alias,
     product_id,
     split_pixel_size,
     time_in,
@@ -85,7 +86,7 @@ def folder_products(
     Raises:
         OSError: the metadata could not be read for a reason that may pass.
     """
-    found: dict[str, dict[str, tuple[int, Path]]] = {}
+    found: dict[str, dict[str, tuple[bool, int, Path]]] = {}
     for file in sorted(files):
         stem, pixel_m = split_pixel_size(Path(file).stem)
         for band, known in names.items():
@@ -93,7 +94,9 @@ def folder_products(
                 if (stem == name or stem.endswith(f"_{name}")) and not _is_number(name, folder / file, faults):
                     product = Path(file).stem[: len(stem) - len(name)].rstrip("_") or folder.name
                     bands = found.setdefault(product, {})
-                    bands[band] = min(bands.get(band, (pixel_m, folder / file)), (pixel_m, folder / file))
+                    # a name of its own before one that another band may have too, then the finest
+                    other = is_alias(known, name), pixel_m, folder / file
+                    bands[band] = min(bands.get(band, other), other)
     if not found:
         return
     properties, fault = _properties(folder)
@@ -104,10 +107,11 @@ def folder_products(
             yield unusable(product, f"{printable(product)}: {error}", time_in(product) or time_in(folder.name))
             continue
         if when is None:
-            notes.left |= {path: undated(path.relative_to(root).as_posix(), _all(names)) for _, path in bands.values()}
+            undated_here = {path: path.relative_to(root).as_posix() for _, _, path in bands.values()}
+            notes.left |= {path: undated(place, _all(names)) for path, place in undated_here.items()}
             continue
         missing = {band: "there is no file of this band" for band in names if band not in bands}
-        for band, (_, path) in bands.items():
+        for band, (_, _, path) in bands.items():
             if path.name in faults:
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
@@ -117,7 +121,7 @@ def folder_products(
             else notes.id_of(product, folder, root),
             time=when.time,
             end=when.end,
-            files={band: File(path=bands[band][1]) for band in names if band not in missing},
+            files={band: File(path=bands[band][2]) for band in names if band not in missing},
             missing=missing,
             properties=said.properties | properties,
             fault=fault,

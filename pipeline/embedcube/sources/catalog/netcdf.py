@@ -14,7 +14,16 @@ from embedcube.sources.apart import apart
 from embedcube.sources.catalog.bands import shown
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.notes import Notes, undated
-from embedcube.sources.catalog.products import File, Names, Product, product_id, time_in, unusable
+from embedcube.sources.catalog.products import (
+    File,
+    Names,
+    Product,
+    is_alias,
+    last_moment,
+    product_id,
+    time_in,
+    unusable,
+)
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf import open_netcdf
 
@@ -66,16 +75,14 @@ def _variables(path: Path, names: Names, told: Told) -> tuple[dict[str, tuple[st
     """For each band its variable and whether it has time steps, and the times; all variables if none is a band."""
     with open_netcdf(path) as dataset:
         axes = {str(name): tuple(map(str, variable.dims[:-2])) for name, variable in dataset.data_vars.items()}
+        images = [name for name, outer in axes.items() if len(outer) <= 1 and dataset[name].ndim >= 2]
         layers = {}
         for band, known in names.items():
-            usable = [
-                variable
-                for variable, outer in axes.items()
-                if variable.lower() in known and len(outer) <= 1 and dataset[variable].ndim >= 2
-            ]
-            for variable in [one for one in usable if one.lower() == band.lower()] or usable:
+            found = [name for name in images if name.lower() in known]
+            # the band's name, then others of its own, then those that another band may have too
+            rank = {name: (name.lower() != band.lower(), is_alias(known, name.lower())) for name in found}
+            for variable in sorted(found, key=rank.__getitem__)[:1]:
                 layers[band] = variable, bool(axes[variable])
-                break
         if not layers:
             return [name for name in axes if dataset[name].ndim >= 2], []
         timed = {axes[variable] for variable, has_steps in layers.values() if has_steps}
@@ -83,7 +90,7 @@ def _variables(path: Path, names: Names, told: Told) -> tuple[dict[str, tuple[st
             return layers, [_undated(path, told)]
         if len(timed) > 1:
             raise ValueError(f"{', '.join(variable for variable, _ in layers.values())} have {len(timed)} axes of time")
-        return layers, [When(time=_utc(moment)) for (axis,) in timed for moment in dataset[axis].values]
+        return layers, [step for (axis,) in timed for step in _steps(dataset, axis)]
 
 
 def _undated(path: Path, told: Told) -> When:
@@ -91,6 +98,19 @@ def _undated(path: Path, told: Told) -> When:
     if when is None:
         raise ValueError(f"it has no axis of time, and {undated(path.name).removeprefix('has ')}")
     return when
+
+
+def _steps(dataset: Any, axis: str) -> list[When]:
+    """The time of each step, and the last moment of a step that lasts, as the bounds of the axis state (CF)."""
+    moments = list(map(_utc, dataset[axis].values))
+    bounds = dataset[axis].attrs.get("bounds", dataset[axis].encoding.get("bounds"))
+    if bounds not in dataset.variables:
+        return [When(time=moment) for moment in moments]
+    intervals = [(_utc(first), _utc(last)) for first, last in dataset[bounds].values]
+    return [
+        When(time=first, end=end) if (end := last_moment(first, last)) else When(time=moment)
+        for moment, (first, last) in zip(moments, intervals, strict=True)
+    ]
 
 
 def _utc(moment: Any) -> datetime:

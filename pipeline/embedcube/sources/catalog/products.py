@@ -5,7 +5,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,44 @@ _PARTS = 100
 
 _SIZED = re.compile(r"(.+)_(10|20|60)m")
 
+
+class Known(frozenset[str]):
+    """All names of a band in files and catalogues (lower case); `aliases` are those that another band may have too."""
+
+    aliases: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, exact: Iterable[str], aliases: Iterable[str]) -> "Known":
+        """The names of a band: those that are its own, and those that may be another's too."""
+        own = frozenset(name.lower() for name in exact)
+        known = cls(own | {name.lower() for name in aliases})
+        known.aliases = known - own
+        return known
+
+
 Names = Mapping[str, frozenset[str]]
-"""For each band to be read, all names (lower case) that files or catalogues may use for it"""
+"""For each band to be read, all names (lower case) that files or catalogues may use for it: `Known`, if not all of them
+are its own"""
+
+
+def is_alias(known: frozenset[str], name: str) -> bool:
+    """Whether a name of a band is one that another band may have too: it counts only where no name of its own is."""
+    return isinstance(known, Known) and name in known.aliases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a catalogue says of the numbers of one band."""
+
+    nodata: float | None = None
+    """number that means no data"""
+    scale: float | None = None
+    """a value is DN * scale + add"""
+    add: float | None = None
+
+
+NOTHING = Stated()
+"""What a catalogue says that says nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +78,7 @@ class File:
     """bytes of the file or member, as the catalogue states"""
     digest: str = ""
     """"<algorithm>:<hex>", as the catalogue states; empty if it does not"""
+    stated: Stated = NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +100,7 @@ class Product:
     time: datetime
     """UTC"""
     end: datetime | None = None
-    """last second of what lasts, such as a composite of a month; None for a moment"""
+    """last moment of a product that lasts, such as the map of a year; None for a moment"""
     files: dict[str, File]
     """by band, for the bands that the product has"""
     missing: dict[str, str] = field(default_factory=dict)
@@ -126,6 +163,16 @@ def by_time(products: Iterable[Product]) -> list[Product]:
         if id != product.id:
             unique[place] = replace(product, id=id)
     return unique
+
+
+def last_moment(start: datetime, end: datetime) -> datetime | None:
+    """The last moment of an interval, as `Scene.end` has it: one that ends at midnight belongs to the day before.
+
+    None where it has no length.
+    """
+    if end <= start:
+        return None
+    return end - timedelta(seconds=1) if end.time() == time.min else end
 
 
 def split_pixel_size(name: str) -> tuple[str, int]:

@@ -32,6 +32,7 @@ def scene_or_verdict(archive: str, product: Product, make: Callable[[], Scene]) 
             id=product.id,
             archive=archive,
             time=product.time,
+            end=product.end,
             acquisition=product.id,
             bbox=product.bbox or NOWHERE,
             verdict=f"a part of it {words}" if isinstance(error, OSError) else words,

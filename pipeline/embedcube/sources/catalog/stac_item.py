@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import kind_of
 from embedcube.sources.catalog.links import Around, Links, not_here
 from embedcube.sources.catalog.products import (
+    NOTHING,
     File,
     ItemPlace,
     Names,
     Product,
+    Stated,
     bounded,
+    is_alias,
+    last_moment,
     product_id,
     split_pixel_size,
     time_in,
@@ -32,6 +36,8 @@ _PREVIEWS = {"thumbnail", "overview", "visual"}
 
 _LAST = datetime(2262, 1, 1, tzinfo=UNKNOWN_TIME.tzinfo)
 """First moment that does not fit in nanoseconds"""
+
+_DAY = timedelta(days=1)
 
 _NAME = 1000
 """most characters of a name in which a date or a pixel size is looked for"""
@@ -89,8 +95,9 @@ def _dated(name: str) -> datetime | None:
 
 def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links: Links) -> Product:
     properties = _object(_object(item, "the Item").get("properties"), "its properties")
-    time = _time(properties)
-    basics: dict[str, Any] = {"id": product_id(_id(item) or name()), "time": time, "properties": bounded(properties)}
+    time, end = _times(properties)
+    id = product_id(_id(item) or name())
+    basics: dict[str, Any] = {"id": id, "time": time, "end": end, "properties": bounded(properties)}
     basics["names"] = names_of_item(item, item.get("assets"))
     try:
         if not _id(item):
@@ -120,8 +127,25 @@ def _id(item: Any) -> str:
     return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else ""
 
 
-def _time(properties: dict[str, Any]) -> datetime:
-    stated = properties.get("datetime") or properties.get("start_datetime")
+def _times(properties: dict[str, Any]) -> tuple[datetime, datetime | None]:
+    """The time of an Item; and its last moment, if it lasts: it has no moment, or its interval is longer than a day."""
+    moment, start, end = (properties.get(key) for key in ("datetime", "start_datetime", "end_datetime"))
+    if moment:
+        time = _time(moment)
+        try:
+            first, last = _time(start), _time(end)
+        except ValueError:
+            return time, None
+        return (first, last_moment(first, last)) if last - first > _DAY else (time, None)
+    first = _time(start)
+    if not end:
+        return first, None
+    if (last := _time(end)) < first:
+        raise ValueError(f"it ends at {printable(end, 60)}, before it begins")
+    return first, last_moment(first, last)
+
+
+def _time(stated: Any) -> datetime:
     if not isinstance(stated, str):
         raise ValueError("it has no datetime")
     try:
@@ -134,6 +158,15 @@ def _time(properties: dict[str, Any]) -> datetime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Described:
+    """A band of a file, as the Item describes it."""
+
+    name: str
+    common_name: str
+    stated: Stated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Offered:
     """A file that an Item names, and the names by which a band may find it."""
 
@@ -141,8 +174,10 @@ class _Offered:
     path: str | None
     """None if it is not on this machine"""
     names: frozenset[str]
-    described: tuple[frozenset[str], ...] = ()
-    """names of each of its bands, if the Item describes them"""
+    described: tuple["_Described", ...] = ()
+    """each of its bands, if the Item describes them"""
+    stated: Stated = NOTHING
+    """of its first band, where the bands have no names"""
     pixel_m: int = 0
     """0 if no name says it"""
     size: int | None = None
@@ -175,16 +210,19 @@ def _asset(around: Around, key: str, asset: Any) -> _Offered | None:
     if not isinstance(href, str):
         raise ValueError(f"its href is {kind_of(href)}")
     path, shown = around.find([href, *_alternates(asset)])
-    bands = asset.get("eo:bands") or asset.get("bands") or ()
-    if not isinstance(bands, list | tuple) or len(bands) > _BANDS:
-        raise ValueError(f"its bands are {kind_of(bands)}, not a list of at most {_BANDS}")
+    bands = _bands(asset, "eo:bands") or _bands(asset, "bands")
+    numbers = _bands(asset, "raster:bands") or bands
+    first = _object(numbers[0], "one of its bands") if numbers else {}
+    if len(numbers) != len(bands):
+        numbers = [{}] * len(bands)
     stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
     (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
     return _Offered(
         href=shown,
         path=path,
         names=frozenset((name, stem)),
-        described=tuple(map(_band_names, bands)),
+        described=tuple(_described(asset, band, number) for band, number in zip(bands, numbers, strict=True)),
+        stated=_stated(asset, first),
         pixel_m=pixel_m or stem_m,
         size=_size(asset),
         digest=_digest(asset),
@@ -198,9 +236,36 @@ def _alternates(asset: dict[str, Any]) -> list[str]:
     return [href for one in listed if isinstance(one, dict) and isinstance(href := one.get("href"), str) and href]
 
 
-def _band_names(band: Any) -> frozenset[str]:
-    stated = _object(band, "one of its bands")
-    return frozenset(str(stated.get(name, "")).lower() for name in ("name", "eo:common_name", "common_name"))
+def _bands(asset: dict[str, Any], key: str) -> list[Any]:
+    """The list of bands that an asset has under a key; empty where it has none."""
+    bands = asset.get(key) or []
+    if not isinstance(bands, list) or len(bands) > _BANDS:
+        raise ValueError(f"its bands are {kind_of(bands)}, not a list of at most {_BANDS}")
+    return bands
+
+
+def _described(asset: dict[str, Any], band: Any, numbers: Any) -> _Described:
+    named, numbers = _object(band, "one of its bands"), _object(numbers, "one of its bands")
+    common = named.get("eo:common_name", named.get("common_name", ""))
+    return _Described(
+        name=str(named.get("name", "")).lower(), common_name=str(common).lower(), stated=_stated(asset, numbers)
+    )
+
+
+def _stated(asset: dict[str, Any], band: dict[str, Any]) -> Stated:
+    """The numbers that an Item states of a band: in `raster:bands`; since STAC 1.1 in `bands` or the asset itself."""
+
+    def number(*keys: str) -> float | None:
+        found = next((one[key] for one in (band, asset) for key in keys if one.get(key) is not None), None)
+        if found is None:
+            return None
+        try:
+            # a text: "nan", "inf"
+            return float(found)
+        except (TypeError, ValueError):
+            raise ValueError(f"its {keys[-1]} is {printable(repr(found), 40)}, not a number") from None
+
+    return Stated(nodata=number("nodata"), scale=number("raster:scale", "scale"), add=number("raster:offset", "offset"))
 
 
 def _size(asset: dict[str, Any]) -> int | None:
@@ -229,27 +294,58 @@ def _digest(asset: dict[str, Any]) -> str:
 def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
     """The file of a band, found by asset key, file name or band name; or the reason why there is none.
 
-    A file with one band is preferred to one with several bands, and a finer one to a coarser one.
+    A name of the band's own is preferred to one that other bands may have too, a file with one band to one with several
+    bands, and a finer one to a coarser one. Nothing decides between two files of which only the common name fits.
     """
-    found: list[tuple[bool, int, int, File]] = []
-    gone = remote = ""
+    found: list[tuple[tuple[int, bool, int], int, File]] = []
+    gone: list[tuple[int, str]] = []
+    remote: list[tuple[int, str]] = []
     for order, offer in enumerate(offered):
-        index = next((i for i, names in enumerate(offer.described, start=1) if known & names), 0)
-        if not index and not (len(offer.described) <= 1 and known & offer.names):
+        if (match := _match(offer, known)) is None:
             continue
+        rank, index = match
         if offer.wrong:
-            gone = gone or offer.wrong
+            gone.append((rank, offer.wrong))
         elif offer.path is None:
-            remote = remote or not_here(offer.href)
+            remote.append((rank, not_here(offer.href)))
         else:
-            path = Path(offer.path)
-            if not gone and (words := not_a_file(path)):
-                gone = f"{printable_href(offer.href)} {words}"
-            file = File(path=path, index=index or 1, size=offer.size, digest=offer.digest)
-            found.append((len(offer.described) > 1, offer.pixel_m, order, file))
-    if gone:
-        return gone
-    return min(found)[-1] if found else remote or "the item has no file of this band"
+            if words := not_a_file(Path(offer.path)):
+                gone.append((rank, f"{printable_href(offer.href)} {words}"))
+            stated = offer.described[index - 1].stated if offer.described else offer.stated
+            here = File(path=Path(offer.path), index=index, size=offer.size, digest=offer.digest, stated=stated)
+            found.append(((rank, len(offer.described) > 1, offer.pixel_m), order, here))
+    best: tuple[int, bool, int] = _COMMON, False, 0
+    file: File | None = None
+    if found:
+        best, _, file = min(found, key=lambda one: one[:2])
+    if lost := [words for rank, words in gone if rank <= best[0]]:
+        return lost[0]
+    if elsewhere := [words for rank, words in remote if file is None or rank < best[0] == _COMMON]:
+        return elsewhere[0]
+    if file is None:
+        return "the item has no file of this band"
+    rivals = [other.path.name for rank, _, other in found if rank == best and other.path != file.path]
+    if best[0] == _COMMON and rivals:
+        names = printable(f"{file.path.name} and {rivals[0]}", 100)
+        return f"{names} have the same common name; options.variables says which is this band, by its own name"
+    return file
+
+
+_OWN, _ALIAS, _BAND_ALIAS, _COMMON = range(4)
+"""How exact a match is: a name of the band's own; else a common one as key of the asset or name of its file; as name of
+a band in it; or as no more than the common name of a band"""
+
+
+def _match(offer: _Offered, known: frozenset[str]) -> tuple[int, int] | None:
+    """How exactly a name of a file fits, and the number of the band in the file; None if no name does."""
+    found = []
+    if len(offer.described) <= 1:
+        found += [(_ALIAS if is_alias(known, name) else _OWN, 1) for name in offer.names & known]
+    for index, band in enumerate(offer.described, start=1):
+        for name, rank in ((band.name, _BAND_ALIAS), (band.common_name, _COMMON)):
+            if name in known:
+                found.append((rank if is_alias(known, name) else _OWN, index))
+    return min(found, default=None)
 
 
 def _bbox(item: dict[str, Any]) -> Box | None:

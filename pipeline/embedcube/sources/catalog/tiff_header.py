@@ -5,6 +5,7 @@ GDAL takes a millisecond to open a file. Files with equal descriptions are opene
 
 import re
 import struct
+from collections.abc import Callable
 
 _DIRECTORY = {b"*\0": ("4xI", "H", "HHI4s"), b"+\0": ("8xQ", "Q", "HHQ8s")}
 """struct formats of TIFF and BigTIFF: offset of the directory, number of its entries, one entry"""
@@ -15,24 +16,32 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _BLOCKS, _DATE, _GDAL_METADATA = frozenset((273, 279, 324, 325)), 306, 42112
 """tags: offsets and lengths of strips and tiles; the date; GDAL's metadata (XML)"""
 
-_PACKING = re.compile(rb'<Item[^>]*role="(?:scale|offset)"[^>]*>[^<]*')
+_PACKING = re.compile(rb'<Item[^>]*(?:role="(?:scale|offset)"|name="NODATA_VALUES")[^>]*>[^<]*')
 """The items of GDAL's metadata that describe pixels; statistics do not"""
 
 _TRANSFORMS, _CRS = {33550, 34264}, 34735
 """tags: pixel scale or transformation; the coordinate reference system"""
 
+_KIND, _MASK = 254, 4
+"""tag of what a directory is (NewSubfileType), and its bit for a mask"""
 
-def geometry_of(head: bytes) -> bytes | None:
-    """Everything in the first directory that describes pixels and geometry; None where GDAL must open the file.
+_DIRECTORIES = 64
+"""most directories of a file: an image, its mask, and their overviews"""
 
-    `head` is the beginning of the file. It does not suffice where it does not hold the whole directory, or where the
-    directory has no georeferencing.
+
+def geometry_of(head: bytes, read: Callable[[int, int], bytes] | None = None) -> bytes | None:
+    """Everything in a header that describes pixels and geometry; None where GDAL must open the file.
+
+    That is the first directory, and whether another one is a mask of its pixels. `head` is the beginning of the file.
+    It does not suffice where it does not hold the whole first directory, or where that has no georeferencing.
+    `read(offset, size)` reads further directories beyond `head`; without it, GDAL must open a file that has them.
     """
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     formats = _DIRECTORY.get(head[2:4] if order == "<" else head[3:1:-1])
     if order is None or formats is None:
         return None
     offset, number, entry = (struct.Struct(order + text) for text in formats)
+    link = struct.Struct(order + formats[0][-1])
     try:
         (start,) = offset.unpack_from(head)
         (count,) = number.unpack_from(head, start)
@@ -54,9 +63,42 @@ def geometry_of(head: bytes) -> bytes | None:
             parts.append(entries[begins : begins + entry.size - len(inline)])
             if tag not in _BLOCKS:
                 parts.append(inline[:length] if length <= len(inline) else _value(head, order, inline, length))
+        (following,) = link.unpack_from(head, first + count * entry.size)
+        parts.append(b"mask" * _has_mask(following, head, read, number, entry, link))
     except (struct.error, KeyError, ValueError):
         return None
     return b"".join(parts) if _CRS in tags and _TRANSFORMS & tags else None
+
+
+def _has_mask(
+    start: int,
+    head: bytes,
+    read: Callable[[int, int], bytes] | None,
+    number: struct.Struct,
+    entry: struct.Struct,
+    link: struct.Struct,
+) -> bool:
+    """Whether a directory from the one at `start` on is a mask of the image's own pixels."""
+
+    def at(place: int, size: int) -> bytes:
+        if place + size <= len(head):
+            return head[place : place + size]
+        if read is None:
+            raise ValueError("the directory lies beyond the bytes that were read")
+        return read(place, size)
+
+    for _ in range(_DIRECTORIES):
+        if not start:
+            return False
+        (count,) = number.unpack(at(start, number.size))
+        entries = at(start + number.size, count * entry.size)
+        # tags are sorted, and this one is the first
+        tag, _, _, inline = next(entry.iter_unpack(entries), (0, 0, 0, b""))
+        kind = int.from_bytes(inline[:4], "little" if number.format[0] == "<" else "big")
+        if tag == _KIND and kind & _MASK and not kind & 1:
+            return True
+        (start,) = link.unpack(at(start + number.size + count * entry.size, link.size))
+    raise ValueError("more directories than an image has")
 
 
 def _value(head: bytes, order: str, inline: bytes, length: int) -> bytes:

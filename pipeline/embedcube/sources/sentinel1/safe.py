@@ -19,7 +19,8 @@ from embedcube.sources.catalog.files import ABSENT, lasting, not_a_file, read_bo
 from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
 from embedcube.sources.catalog.safe_radar import MANIFEST_BYTES
-from embedcube.sources.reader import judge, open_raster, retried
+from embedcube.sources.opening import open_raster
+from embedcube.sources.reader import judge, retried
 
 _BEYOND = 0.05
 """margin (degrees) around a product's control points within which terrain may move its pixels"""

@@ -26,11 +26,13 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import File, Product, by_time
 from embedcube.sources.catalog.safe_radar import AS_THE_RADAR_SAW, is_radar_safe
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
+from embedcube.sources.evidence import Evidence, Judge, believed_when_seen, first_words, packed_floats, undeclared
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.passes import acquisitions
 from embedcube.sources.reader import RasterReader
@@ -63,6 +65,15 @@ _WORLDCEREAL_NODATA = 65535
 _ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
 """properties with the orbit state, in STAC and in Earth Engine"""
 
+
+_RANGE_DB, _LIKELY_DB = (-50.0, 5.0), (-35.0, -1.0)
+"""Medians of backscatter in a scene (dB): what is believed, from calm water to a city; and what most scenes have"""
+
+_MOST_STRANGE = 0.5
+"""share of a scene that may have no power"""
+
+_ALL = 0.9
+"""decibels are below 0 in more than the rest of any scene, whatever city it shows"""
 
 _NEEDED = f"{_VALUES_ARE}; or for GRD in SAFE folders, dem: heights.tif"
 
@@ -130,15 +141,23 @@ class Sentinel1:
         """The scenes of all products of the requested orbit state, ordered by time and id.
 
         A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested. An
-        error on one product is the verdict of its scene, too.
+        error on one product is the verdict of its scene, too, and so are pixels that contradict `values`.
         """
+        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+
+    def _described(self, full_digests: bool) -> Iterator[Scene]:
         names = band_names(self._archive, self._options.variables)
         found = by_time(archive_products(self._archive, names, self._options.told))
         orbits = [(product, _orbit(product)) for product in found]
         taken = [(product, orbit) for product, orbit in orbits if self._options.orbit in ("both", orbit) or not orbit]
         products = [product for product, _ in taken]
         assets_of = describe(
-            products, self._archive.root, full_digests=full_digests, nodata=self._nodata, one_footprint=True
+            products,
+            self._archive.root,
+            full_digests=full_digests,
+            nodata=self._nodata,
+            packed=self._options.packing == "declared",
+            one_footprint=True,
         )
         dem = self._dem(full_digests) if can_geocode() else None
         passes = acquisitions("S1", [clues_of(product) for product in products])
@@ -174,6 +193,56 @@ class Sentinel1:
         if not lost:
             return f"{AS_THE_RADAR_SAW}; or {' and '.join(steps)}, and sarsen does it" if steps else ""
         return f"it lacks {lost}: download it whole{''.join(f'; {step}' for step in steps)}"
+
+    def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
+        if scene.software:
+            return []  # calibrated here
+        return [(asset, partial(self._contradicted, asset)) for asset in scene.assets]
+
+    def _contradicted(self, asset: Asset, evidence: Evidence) -> str:
+        """How the pixels of a band contradict what is declared, and what `values` calls them; empty if they do not."""
+
+        def unknown() -> str:
+            if self._nodata is not None:
+                return ""
+            # exactly 0 dB in many connected pixels is no backscatter, wherever they are
+            zeros = [0.0] if 0 in evidence.anywhere and self._options.stored == "db" and asset.nodata != 0 else []
+            numbers = zeros + ([] if asset.nodata_by or asset.mask else list(evidence.at_edge))
+            scattered = [number for number in numbers if np.isfinite(self._power_of(asset, np.array([number]))).all()]
+            return undeclared(asset, evidence, scattered, zero=True)
+
+        return first_words(
+            unknown,
+            lambda: "" if "packing" in self._archive.options else packed_floats(asset, evidence),
+            lambda: self._no_backscatter(asset, evidence),
+        )
+
+    def _no_backscatter(self, asset: Asset, evidence: Evidence) -> str:
+        """Why the numbers of most of a file are no backscatter as `values` has it; empty if they are."""
+        values = evidence.values[evidence.values != 0]
+        if not values.size:
+            return ""
+        power = self._power_of(asset, values)
+        lost, median_db = float(np.isnan(power).mean()), _decibels(power)
+        unpacked = self._options.unpacked(asset)(values)
+        bright = self._options.stored == "db" and float((unpacked >= 0).mean()) > _ALL
+        if lost <= _MOST_STRANGE and not bright and _RANGE_DB[0] <= median_db <= _RANGE_DB[1]:
+            return ""
+        shown = f"{lost:.0%} of it no power" if lost > _MOST_STRANGE else f"a median of {median_db:.3g} dB"
+        with np.errstate(over="ignore"):
+            others = [name for name, (_, formula) in _POWER.items() if _fits(_decibels(_positive(formula(unpacked))))]
+        fits = f"options.values: {' or '.join(others)} would fit" if others else "no options.values fits"
+        advice = f"{fits}, or they need options.scale and options.add"
+        return (
+            f"{asset.band}: as options.values: {self._options.stored} the numbers of {asset.path} (median "
+            f"{np.median(values):g}) give {shown}, which is no backscatter; {advice}"
+        )
+
+    def _power_of(self, asset: Asset, pixels: Pixels) -> NDArray[np.float64]:
+        """Power of some numbers; NaN where it is not above zero."""
+        _, formula = _POWER[self._options.stored]
+        with np.errstate(over="ignore"):
+            return _positive(formula(self._options.unpacked(asset)(pixels)))
 
     def _dem(self, full_digests: bool) -> Asset | None:
         """The DEM that the archive names; None if it names none."""
@@ -225,6 +294,7 @@ class Sentinel1:
                 [
                     _orbit_in_words(orbit),
                     *self._options.formulas(assets),
+                    *several_in_words(assets),
                     f"{_POWER[self._options.stored][0]}, taken before resampling and compositing",
                     "the composite is 10 log10 of power",
                 ]
@@ -265,6 +335,23 @@ class Sentinel1:
 def _holds_safe(path: Path) -> bool:
     """Whether a folder is a product in SAFE, or directly holds one."""
     return is_radar_safe(path) or (path.is_dir() and any(map(is_radar_safe, path.iterdir())))
+
+
+def _positive(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power as it is read: NaN where it is not above zero in float32, or overflows."""
+    with np.errstate(over="ignore"):
+        single = power.astype(np.float32)
+    return np.where((single > 0) & (single < np.inf), power, np.nan)
+
+
+def _decibels(power: NDArray[np.float64]) -> float:
+    """Median in decibels, of the numbers that are power; NaN where none is."""
+    known = power[np.isfinite(power)]
+    return float(10 * np.log10(np.median(known))) if known.size else float("nan")
+
+
+def _fits(median_db: float) -> bool:
+    return _LIKELY_DB[0] <= median_db <= _LIKELY_DB[1]
 
 
 def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: Values) -> None:

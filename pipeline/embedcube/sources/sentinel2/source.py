@@ -18,9 +18,11 @@ from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
-from embedcube.sources.catalog.products import Product, by_time
+from embedcube.sources.catalog.missing import several_in_words
+from embedcube.sources.catalog.products import Known, Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
+from embedcube.sources.evidence import Evidence, Judge, believed_when_seen, undeclared
 from embedcube.sources.image_options import ImageOptions
 from embedcube.sources.options import read_options
 from embedcube.sources.passes import Clues, acquisitions
@@ -50,6 +52,15 @@ _EMPTY_SHARE = 0.5
 _EVIDENCE_SHARE = 0.1
 """the mask must have data on at least this share of an area to be compared: lossy masks ring at a swath's edge"""
 
+
+_DARK = "B04 B03 B02 B01 B05 B12 B11 B06 B07 B08 B8A B09 B10 "
+"""Bands in the order in which they are looked at: over land and water, red shows the smallest numbers"""
+
+_MOST_FLOORED = 0.5
+"""an offset that leaves less than 1 on more than this share of a scene is not believed"""
+
+_DARKEST = -50.0
+"""what the offset leaves of most of a real scene: reflectance of dark water may be a little below 0"""
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +104,12 @@ class Sentinel2:
         """The scenes of all products, ordered by time and id.
 
         If a tile of a datatake exists at several processing baselines, the newest that is whole is used; those that are
-        not used name it. An error on one product is the verdict of its scene.
+        not used name it. An error on one product is the verdict of its scene, and so are pixels that contradict its
+        metadata.
         """
+        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+
+    def _described(self, full_digests: bool) -> Iterator[Scene]:
         names = {band: self._names(band) for band in self._archive.read_bands}
         found = sorted(archive_products(self._archive, names, self._options.told), key=lambda p: (p.time, p.id))
         identified = [_identified(product) for product in found]
@@ -136,7 +151,7 @@ class Sentinel2:
         ids: Sequence[str],
     ) -> Scene:
         offset, reason = self._offset(product, identity)
-        words = (reason, _as_stored(assets), FILLS if use.fills else "")
+        words = [reason, _as_stored(assets), *several_in_words(assets), FILLS if use.fills else ""]
         return Scene(
             id=product.id,
             archive=self._name,
@@ -150,6 +165,31 @@ class Sentinel2:
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
             superseded_by="" if use.instead is None else ids[use.instead],
+        )
+
+    def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
+        """One band is looked at, the darkest: an offset that is applied twice leaves nothing of it."""
+        bands = [asset for asset in scene.assets if self._is_reflectance(asset.band)]
+        if not bands or _in_safe(bands[0]):
+            return []  # the metadata inside of a product are those of its pixels
+        if not scene.offset and all(asset.nodata_by or asset.mask for asset in bands):
+            return []  # nothing is left open
+        darkest = min(bands, key=lambda asset: _DARK.find(_CODES.get(asset.band, asset.band)) % len(_DARK))
+        return [(darkest, partial(self._contradicted, scene, darkest))]
+
+    def _contradicted(self, scene: Scene, asset: Asset, evidence: Evidence) -> str:
+        """How the pixels of a band contradict what is known of its numbers; empty if they do not."""
+        # integers of Sentinel-2 are 0 where there is nothing, which need not be declared
+        numbers = () if asset.nodata_by or asset.mask else evidence.at_edge
+        if words := undeclared(asset, evidence, numbers, zero=np.dtype(asset.dtype).kind == "f"):
+            return words
+        left = evidence.values + scene.offset
+        if not scene.offset or (left < 1).mean() <= _MOST_FLOORED or np.median(left) > _DARKEST:
+            return ""
+        return (
+            f"{asset.band}: the {scene.processing.partition(';')[0]} leaves nothing of {(left < 1).mean():.0%} of "
+            f'{asset.path} (median {np.median(evidence.values):g}), which seems to be without it: write "offset: 0" '
+            "(for an archive of such scenes only)"
         )
 
     def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
@@ -199,9 +239,10 @@ class Sentinel2:
     def _names(self, band: str) -> frozenset[str]:
         """All names of a band in files and catalogues, in lower case: b04, b4 and red, for both B04 and red."""
         code = _CODES.get(band, band)
-        names = {code, BAND_NAMES.get(code, code), re.sub(r"^B0", "B", code)}
-        variable = self._options.variables.get(band)
-        return frozenset(name.lower() for name in ({variable} if variable else names))
+        if variable := self._options.variables.get(band):
+            return frozenset((variable.lower(),))
+        # catalogues give one common name to several bands
+        return Known.of((code, re.sub(r"^B0", "B", code)), (BAND_NAMES.get(code, code),))
 
     def _offset(self, product: Product, identity: Identity) -> tuple[float | None, str]:
         """The offset to add to a product's values, and the reason; None and the reason if it is unknown."""
@@ -229,10 +270,18 @@ class Sentinel2:
 
     def _with_offset(self, values: Any, band: str, offset: float) -> Any:
         """Add the offset to reflectances; classes and the like stay as they are."""
-        called = {band.upper(), self._options.variables.get(band, band).upper()}
-        if not offset or called & NOT_REFLECTANCE or (self._archive.mask and band == self._archive.mask.band):
+        if not offset or not self._is_reflectance(band):
             return values
         return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
+
+    def _is_reflectance(self, band: str) -> bool:
+        name = self._options.variables.get(band, band)
+        return name.upper() not in NOT_REFLECTANCE and not (self._archive.mask and band == self._archive.mask.band)
+
+
+def _in_safe(asset: Asset) -> bool:
+    """Whether a file is a part of a SAFE product, in a folder or a zip."""
+    return ".SAFE/" in f"{asset.path}/{asset.inner}"
 
 
 def _identified(product: Product) -> tuple[Product, Identity]:

@@ -1,0 +1,298 @@
+"""Look at a few pixels of a scene, so that metadata are not believed against them.
+
+`index` looks at some windows of a file. Does a number fill its edge that nobody calls no data? What do offset, scale
+and unit make of its numbers? A contradiction is the verdict of the scene, and names the option that decides. The
+windows lie at fixed places of the file, so a file has one answer, whatever shard reads it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.errors import CorruptInput
+from embedcube.machine import cores
+from embedcube.sources.apart import apart
+from embedcube.sources.masks import missing_pixels, open_mask
+from embedcube.sources.netcdf3 import is_netcdf
+from embedcube.sources.opening import open_raster
+from embedcube.sources.warp import has_data
+
+_SIDE = 64
+"""side of a window in pixels; there are up to nine: at the corners, between them, and in the middle"""
+
+_WHOLE = 192
+"""images of at most this side are read whole"""
+
+_TILE = 4
+"""side of the square of equal pixels by which a number fills a place"""
+
+_LOOKS = 2048
+"""most looks at the files of an archive, at its first scenes in the order of time: `index` must end in time"""
+
+_WAVELETS = 16
+"""as many looks count one at a JPEG 2000, all of whose tiles are decoded for it, at a coarse resolution"""
+
+_LEAST = 64
+"""fewer pixels with data tell nothing of a scene"""
+
+_CLASSES = 32
+"""most numbers of a classification"""
+
+_FILLS = frozenset(
+    (0, 255, 65535, -99, -999, 9999, -9999, 99999, -99999, -32768, 32767, -32767, 1e20, -1e20, 1e30, -1e30)
+)
+"""numbers that programs write where there is nothing, other than the largest and smallest of a type"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was seen of one file, in the file's numbers."""
+
+    values: NDArray[np.float64]
+    """some of the pixels that have data, as far as file, mask and catalogue say"""
+    at_edge: tuple[float, ...]
+    """numbers that fill squares at the edge of the image, the most frequent first"""
+    anywhere: tuple[float, ...]
+    """numbers that fill squares anywhere"""
+
+
+Judge = Callable[[Evidence], str]
+"""Why a scene cannot be used by what was seen of one of its files, in words; empty if nothing contradicts"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    place: int
+    """of the scene"""
+    asset: Asset
+    judge: Judge
+
+
+def believed_when_seen(
+    scenes: Iterable[Scene], root: Path, questions_of: Callable[[Scene], Sequence[tuple[Asset, Judge]]]
+) -> Iterator[Scene]:
+    """The scenes of an archive, in their order; those that their pixels contradict have the reason as their verdict.
+
+    `questions_of` gives the files of a scene that are looked at, and who judges what is seen.
+    """
+    listed = list(scenes)
+    questions: list[_Question] = []
+    looks = 0
+    for place, scene in enumerate(listed):
+        if looks >= _LOOKS:
+            break
+        for asset, judge in () if scene.verdict or scene.superseded_by else questions_of(scene):
+            questions.append(_Question(place=place, asset=asset, judge=judge))
+            looks += _WAVELETS if _is_jpeg2000(asset) else 1
+
+    found: dict[int, list[str]] = {}
+    # threads: so few files are looked at that processes would take longer to start
+    with ThreadPoolExecutor(cores(), thread_name_prefix="look") as pool:
+        for question, words in zip(questions, pool.map(partial(_answer, root), questions), strict=True):
+            if words:
+                found.setdefault(question.place, []).append(words)
+    for place, scene in enumerate(listed):
+        words = "; ".join(dict.fromkeys(found.get(place, ())))
+        yield replace(scene, verdict=words, asks=True) if words else scene
+
+
+def _answer(root: Path, question: _Question) -> str:
+    path, asset = root / question.asset.path, question.asset
+    try:
+        # wrong bytes of NetCDF may crash its library
+        evidence = apart(look, asset.size, path, asset) if is_netcdf(path) else look(path, asset)
+    except (OSError, ValueError, RasterioError):
+        return ""  # what is wrong with it is found out where it is read
+    return question.judge(evidence) if evidence.values.size >= _LEAST else ""
+
+
+def look(path: Path, asset: Asset) -> Evidence:
+    """Look at a few windows of a file.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    values, at_edge, anywhere = [], _Count(), _Count()
+    with open_raster(path, asset.inner, sidecars=False) as image:
+        beside = open_mask(Path(f"{path}{asset.mask}")) if asset.mask_digest else None
+        try:
+            for window, pixels, missing in _windows(image, beside, asset):
+                known = has_data(pixels, asset) & ~missing
+                values.append(pixels[known].astype(np.float64))
+                numbers, edges = _filled(pixels, known, window, asset)
+                at_edge.add(numbers[edges])
+                anywhere.add(numbers)
+        finally:
+            if beside is not None:
+                beside.close()
+    return Evidence(values=np.concatenate(values), at_edge=at_edge.ordered(), anywhere=anywhere.ordered())
+
+
+class _Count:
+    """How often each number fills a square."""
+
+    def __init__(self) -> None:
+        self._count: dict[float, int] = {}
+
+    def add(self, numbers: NDArray[Any]) -> None:
+        for number, count in zip(*np.unique(numbers, return_counts=True), strict=True):
+            self._count[float(number)] = self._count.get(float(number), 0) + int(count)
+
+    def ordered(self) -> tuple[float, ...]:
+        return tuple(sorted(self._count, key=lambda number: (-self._count[number], number)))
+
+
+def _windows(image: Any, beside: Any, asset: Asset) -> Iterator[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
+    """Windows of a file with their pixels, and which of these a mask calls missing."""
+    if _is_jpeg2000(asset) and max(image.shape) > _WHOLE:
+        # all tiles at a coarse resolution take less time than one tile at the finest
+        shape = tuple(max(1, side // 32) for side in image.shape)
+        whole = Window(0, 0, shape[1], shape[0])
+        missing = np.zeros(shape, dtype=bool)
+        yield whole, image.read(asset.index, out_shape=shape), missing
+        return
+    rows, cols = (_places(side) for side in image.shape)
+    for row, height in rows:
+        for col, width in cols:
+            window = Window(col, row, width, height)
+            pixels = image.read(asset.index, window=window)
+            yield (
+                window,
+                pixels,
+                missing_pixels(image, beside, asset, window) if asset.mask else np.zeros(pixels.shape, dtype=bool),
+            )
+
+
+def _places(side: int) -> list[tuple[int, int]]:
+    """Starts and lengths of the windows along a side of an image."""
+    if side <= _WHOLE:
+        return [(0, side)]
+    return [(0, _SIDE), ((side - _SIDE) // 2, _SIDE), (side - _SIDE, _SIDE)]
+
+
+def _filled(
+    pixels: NDArray[Any], known: NDArray[np.bool_], window: Window, asset: Asset
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The numbers of squares of equal pixels with data in a window, and which squares lie at the image's edge."""
+    high, wide = (side // _TILE for side in pixels.shape)
+    if not high or not wide:
+        return pixels[:0, 0], known[:0, 0]
+
+    def squares(array: NDArray[Any]) -> NDArray[Any]:
+        return array[: high * _TILE, : wide * _TILE].reshape(high, _TILE, wide, _TILE)
+
+    cut, last = squares(pixels), _TILE - 1
+    first = cut[:, 0, :, 0]
+    # most squares are ruled out by their corners, which takes a tenth of the time
+    equal = (first == cut[:, 0, :, last]) & (first == cut[:, last, :, 0]) & (first == cut[:, last, :, last])
+    rows, cols = np.nonzero(equal & squares(known)[:, 0, :, 0])
+    whole = (cut[rows, :, cols] == first[rows, cols][:, None, None]) & squares(known)[rows, :, cols]
+    equal = np.zeros((high, wide), dtype=bool)
+    equal[rows, cols] = whole.all(axis=(1, 2))
+    edge = np.zeros((high, wide), dtype=bool)
+    edge[0] |= window.row_off == 0
+    edge[-1] |= window.row_off + window.height >= asset.rows
+    edge[:, 0] |= window.col_off == 0
+    edge[:, -1] |= window.col_off + window.width >= asset.cols
+    return first[equal], edge[equal]
+
+
+def _is_jpeg2000(asset: Asset) -> bool:
+    return (asset.inner or asset.path).lower().endswith((".jp2", ".j2k"))
+
+
+def undeclared(asset: Asset, evidence: Evidence, numbers: Sequence[float], *, zero: bool) -> str:
+    """Why it is not known which number means no data, where one that nobody declares fills a place; else empty.
+
+    `numbers` are those that fill a place. One of them is asked about if programs write it where there is nothing, or if
+    it lies far from all other values. `zero`: whether 0 is such a number here.
+    """
+    for number in numbers:
+        rest = evidence.values[evidence.values != number]
+        if _is_fill(number, asset, zero=zero) or _is_far(number, rest):
+            return (
+                f"{asset.band}: {number:g} fills an edge of {asset.path} and nobody declares it as no data; is it a "
+                "value? options.nodata says which number is none (one that never occurs, if all are)"
+            )
+    return ""
+
+
+def _is_fill(number: float, asset: Asset, *, zero: bool) -> bool:
+    if number == 0:
+        return zero
+    dtype = np.dtype(asset.dtype)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return number in _FILLS or number in (float(limits.min), float(limits.max)) or abs(number) > 1e30
+
+
+def _is_far(number: float, rest: NDArray[np.float64]) -> bool:
+    """Whether a number lies farther from all other values than these from each other."""
+    if rest.size < _LEAST or _are_classes(rest):
+        return False
+    least, most = float(rest.min()), float(rest.max())
+    return most > least and not least - (most - least) <= number <= most + (most - least)
+
+
+def _are_classes(values: NDArray[np.float64]) -> bool:
+    """Whether numbers are few integers: those of classes may lie anywhere."""
+    distinct = np.unique(values)
+    return distinct.size <= _CLASSES and np.array_equal(distinct, np.rint(distinct))
+
+
+def destroyed(asset: Asset, evidence: Evidence, convert: Callable[[NDArray[Any]], NDArray[Any]]) -> str:
+    """Why a conversion cannot be meant: it makes one number, or none, of most of a file; else empty.
+
+    Raises:
+        CorruptInput: as `convert` does.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        values = convert(evidence.values)
+    lost, shown = float((~np.isfinite(values)).mean()), "no number"
+    if lost <= 0.5 < _commonest(values) and _commonest(evidence.values) <= 0.5:
+        lost, shown = _commonest(values), "one and the same number"
+    if lost <= 0.5:
+        return ""
+    return (
+        f"{asset.band}: scale and offset make {shown} of {lost:.0%} of {asset.path} (median "
+        f"{np.median(evidence.values):g}); write options.packing: ignored, or the right options.scale and options.add"
+    )
+
+
+def packed_floats(asset: Asset, evidence: Evidence) -> str:
+    """Why a declared packing may be a relic: the numbers are floats and no integers, so they seem to be unpacked."""
+    if (
+        np.dtype(asset.dtype).kind != "f"
+        or not asset.packed
+        or np.array_equal(evidence.values, np.rint(evidence.values))
+    ):
+        return ""
+    return (
+        f"{asset.band}: {asset.path} holds fractions (median {np.median(evidence.values):g}), and a packing is "
+        f"declared, DN * {asset.scale:g} + {asset.add:g}; write options.packing: ignored if they are the values, else "
+        "declared"
+    )
+
+
+def _commonest(values: NDArray[Any]) -> float:
+    """Share of the most frequent number."""
+    return float(np.unique(values, return_counts=True)[1].max()) / values.size if values.size else 0.0
+
+
+def first_words(*judges: Callable[[], str]) -> str:
+    """What the first judge says that finds something; empty if none does. An input that is refused is an answer."""
+    for judge in judges:
+        try:
+            if words := judge():
+                return words
+        except CorruptInput as error:
+            return str(error)
+    return ""

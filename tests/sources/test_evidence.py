@@ -1,0 +1,291 @@
+"""What pixels say against metadata: a number that fills an edge, an offset, a unit or a packing that cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.sources.rasters import S1, S2, SIDE, observed, scenes_of, write, write_item
+
+from embedcube.campaign.scene import Scene
+from embedcube.sources import evidence as evidence_module
+from embedcube.sources.evidence import look
+
+MAP = "map_20210607"
+RNG_SIDE = 300
+"""larger than what is read whole"""
+
+
+def power(seed: int = 1, side: int = SIDE) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).gamma(3, 0.03, (side, side)).astype("f4")
+
+
+def decibels(seed: int = 1, side: int = SIDE) -> NDArray[np.float32]:
+    return (10 * np.log10(power(seed, side))).astype("f4")
+
+
+def reflectance(low: int = 150, high: int = 900, side: int = SIDE) -> NDArray[np.uint16]:
+    return np.random.default_rng(2).integers(low, high, (side, side)).astype(np.uint16)
+
+
+def only(found: list[Scene]) -> Scene:
+    [scene] = found
+    assert scene.asks == bool(scene.verdict)
+    assert len(scene.verdict) < 300
+    return scene
+
+
+# --- a number that fills an edge ------------------------------------------------------------------------
+
+
+def triangle(values: NDArray[Any], number: float, size: int = 14) -> NDArray[Any]:
+    """The upper left corner filled, as beside a swath."""
+    rows, cols = np.indices(values.shape)
+    return np.where(rows + cols < size, values.dtype.type(number), values)
+
+
+def corner(values: NDArray[Any], number: float) -> NDArray[Any]:
+    filled = values.copy()
+    filled[-8:, -8:] = number
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("kind", "product", "band", "values", "number", "options"),
+    [
+        ("sentinel1", S1, "VV", decibels(), 0, {"values": "db"}),
+        ("sentinel1", S1, "VV", decibels(), -99, {"values": "db"}),
+        ("sentinel1", S1, "VV", power(), 32767, {}),
+        ("sentinel1", S1, "VV", power(), 9.5, {}),
+        ("fields", MAP, "cover", power(), 0, {}),
+        ("fields", MAP, "cover", power(), -9999, {}),
+        ("fields", MAP, "cover", power(), np.finfo("f4").min, {}),
+        ("fields", MAP, "cover", power(), 17.25, {}),
+        ("sentinel2", S2, "B04", reflectance(), 65535, {}),
+        ("sentinel2", S2, "B04", reflectance().astype("i2"), -9999, {}),
+        ("sentinel2", S2, "B04", reflectance().astype("i2"), 255, {}),
+        ("sentinel2", S2, "B04", reflectance() / np.float32(10_000), 0, {}),
+        ("sentinel2", S2, "B04", reflectance().astype("f4"), -9999, {}),
+    ],
+)
+@pytest.mark.parametrize("fill", [triangle, corner])
+def test_a_number_that_fills_an_edge_and_is_not_declared_is_asked_about(
+    tmp_path: Path, kind: str, product: str, band: str, values: Any, number: float, options: dict[str, Any], fill: Any
+) -> None:
+    filled = fill(values, number)
+    write(tmp_path / "asked" / product / f"{band}.tif", filled)
+    assert np.float32(number) == filled.ravel()[np.argmax(np.abs(filled != values))]
+    scene = only(scenes_of(kind, tmp_path / "asked", band, options=options))
+    assert f"{number:g} fills an edge of {product}/{band}.tif and nobody declares it as no data" in scene.verdict
+    assert "options.nodata" in scene.verdict
+    # either answer is taken
+    for nodata, missing in ((number, filled != values), (-4321.0, np.zeros(values.shape, bool))):
+        if np.dtype(values.dtype).kind == "u" and nodata < 0:
+            continue
+        path = tmp_path / "asked"
+        assert not only(scenes_of(kind, path, band, options=options | {"nodata": float(np.float32(nodata))})).verdict
+        [one] = observed(kind, path, band, options=options | {"nodata": float(np.float32(nodata))})
+        assert not (one.seen_yx & missing).any()
+    # and so is what the file declares
+    write(tmp_path / "declared" / product / f"{band}.tif", filled, nodata=float(np.float32(number)))
+    assert not only(scenes_of(kind, tmp_path / "declared", band, options=options)).verdict
+    # numbers that fill nothing are no question
+    write(tmp_path / "plain" / product / f"{band}.tif", values)
+    assert not only(scenes_of(kind, tmp_path / "plain", band, options=options)).verdict
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [({}, np.where(np.indices((SIDE, SIDE))[0] < 8, 0, power()).astype("f4")),
+     ({}, np.where(np.indices((SIDE, SIDE))[0] < 8, -9999, power()).astype("f4")),
+     ({"values": "db"}, np.where(np.indices((SIDE, SIDE))[0] < 8, -9999, decibels()).astype("f4")),
+     ({"values": "amplitude"}, np.where(np.indices((SIDE, SIDE))[0] < 8, 0, np.sqrt(power())).astype("f4"))],
+)  # fmt: skip
+def test_what_is_no_power_is_no_data_and_no_question(tmp_path: Path, options: dict[str, Any], values: Any) -> None:
+    write(tmp_path / S1 / "VV.tif", values)
+    assert not only(scenes_of("sentinel1", tmp_path, "VV", options=options)).verdict
+    [one] = observed("sentinel1", tmp_path, "VV", options=options)
+    np.testing.assert_array_equal(one.seen_yx, np.arange(SIDE)[:, None] * np.ones(SIDE) >= 8)
+
+
+def test_zeros_of_decibels_are_asked_about_beside_another_declared_number_and_inside(tmp_path: Path) -> None:
+    """A warped image has its declared number at the edge, and what was its border further inside."""
+    values = decibels(side=RNG_SIDE)
+    values[: RNG_SIDE // 2 + 8] = 0
+    values[:130] = np.nan
+    write(tmp_path / S1 / "VV.tif", values, nodata=float("nan"))
+    assert "0 fills an edge" in only(scenes_of("sentinel1", tmp_path, "VV", options={"values": "db"})).verdict
+
+
+def test_plain_water_and_classes_are_no_question(tmp_path: Path) -> None:
+    """A lake of one height, a land cover of few classes: equal numbers among others are values."""
+    height = (400 + 50 * power()).astype("f4")
+    height[:10, :10] = height.min() - 1
+    write(tmp_path / "dem_20210607" / "cover.tif", height)
+    classes = np.random.default_rng(0).choice([10.0, 20, 30, 80], (SIDE // 8, SIDE // 8)).repeat(8, 0).repeat(8, 1)
+    write(tmp_path / "map_20210608" / "cover.tif", classes.astype("f4"))
+    assert [scene.verdict for scene in scenes_of("fields", tmp_path, "cover")] == ["", ""]
+
+
+# --- offset -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),
+    [(reflectance(), "100%"), (reflectance(150, 1350), "7[0-2]%"), (reflectance() / np.float32(10_000), "100%"),
+     (reflectance(1, 200), "100%"), (reflectance(side=RNG_SIDE), "100%")],
+    ids=["land", "bright land", "floats", "water", "a large image"],
+)  # fmt: skip
+def test_an_offset_that_is_not_in_the_pixels_is_a_verdict(tmp_path: Path, values: NDArray[Any], share: str) -> None:
+    nodata = float("nan") if values.dtype.kind == "f" else 0
+    for name, told in (("told", {"s2__processing_baseline": "05.09"}), ("stated", {"s2__add_offset": -1000})):
+        write(tmp_path / name / "x" / "B04.tif", values, nodata=nodata)
+        asset = {"red": {"href": "./B04.tif"}}
+        write_item(tmp_path / name / "x", "x", asset, datetime="2022-01-26T10:30:00Z", **told)
+        scene = only(scenes_of("sentinel2", tmp_path / name, "B04"))
+        assert scene.verdict.startswith("B04: the offset -1000: ")
+        assert f"leaves nothing of {share}" in scene.verdict or __import__("re").search(share, scene.verdict)
+        assert 'write "offset: 0"' in scene.verdict
+        assert not only(scenes_of("sentinel2", tmp_path / name, "B04", offset=0)).verdict
+
+
+@pytest.mark.parametrize(
+    "values",
+    [reflectance(1150, 1900), reflectance(960, 1060), reflectance(2000, 3000)],
+    ids=["with the offset", "dark water with the offset", "bright, which cannot be told"],
+)
+def test_an_offset_that_may_be_in_the_pixels_is_applied(tmp_path: Path, values: NDArray[Any]) -> None:
+    write(tmp_path / S2.replace("N0300", "N0509") / "B04.tif", values, nodata=0)
+    assert not only(scenes_of("sentinel2", tmp_path, "B04")).verdict
+    [one] = observed("sentinel2", tmp_path, "B04")
+    np.testing.assert_array_equal(one.values_cyx[0], np.maximum(values.astype(int) - 1000, 1))
+
+
+def test_the_darkest_band_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / S2.replace("N0300", "N0400")
+    write(folder / "B08.tif", reflectance(2500, 4000), nodata=0)
+    write(folder / "B04.tif", reflectance(), nodata=0)
+    assert only(scenes_of("sentinel2", tmp_path, "B08", "B04")).verdict.startswith("B04: the offset")
+    assert not only(scenes_of("sentinel2", tmp_path, "B08")).verdict, "vegetation is bright with and without it"
+
+
+# --- units --------------------------------------------------------------------------------------------
+
+NUMBERS = {"linear": power(), "db": decibels(), "worldcereal": np.rint(10 ** ((decibels() + 83) / 20)).astype("u2")}
+
+
+@pytest.mark.parametrize("said", ["linear", "amplitude", "db", "worldcereal"])
+@pytest.mark.parametrize("are", NUMBERS)
+def test_numbers_of_another_unit_are_a_verdict(tmp_path: Path, are: str, said: str) -> None:
+    write(tmp_path / S1 / "VV.tif", NUMBERS[are], nodata=-1 if are != "worldcereal" else 0)
+    verdict = only(scenes_of("sentinel1", tmp_path, "VV", options={"values": said})).verdict
+    if said == are or (are, said) == ("linear", "amplitude"):  # the square of power is power, too
+        assert not verdict
+        return
+    assert verdict.startswith(f"VV: as options.values: {said} the numbers of {S1}/VV.tif")
+    assert "is no backscatter" in verdict
+    assert are in verdict.partition("; options.values: ")[2].partition(" would fit")[0].split(" or ")
+
+
+def test_a_scale_that_is_missing_is_a_verdict(tmp_path: Path) -> None:
+    """dB = 0.01 x DN - 60, and neither the file nor the campaign says so."""
+    write(tmp_path / S1 / "VV.tif", np.rint((decibels() + 60) * 100).astype("u2"), nodata=0)
+    verdict = only(scenes_of("sentinel1", tmp_path, "VV", options={"values": "db"})).verdict
+    assert "is no backscatter" in verdict
+    assert "or they need options.scale and options.add" in verdict
+    options = {"values": "db", "scale": {"VV": 0.01}, "add": {"VV": -60}}
+    assert not only(scenes_of("sentinel1", tmp_path, "VV", options=options)).verdict
+
+
+# --- packing ------------------------------------------------------------------------------------------
+
+
+def packed(root: Path, values: NDArray[Any], raster: dict[str, Any], *, scale: float = 1.0, add: float = 0.0) -> None:
+    write(root / "x" / "cover.tif", values, nodata=9999, scale=scale, add=add)
+    asset = {"cover": {"href": "./cover.tif"} | raster}
+    write_item(root / "x", "x", asset, datetime="2021-06-07T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    "raster",
+    [
+        {"raster:bands": [{"scale": 0.01, "offset": -5}]},
+        {"bands": [{"name": "cover", "raster:scale": 0.01, "raster:offset": -5}]},
+        {"raster:scale": 0.01, "raster:offset": -5},
+        {},
+    ],
+    ids=["1.0", "1.1 of a band", "1.1 of an asset", "the file alone"],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_packing_counts_once_whoever_states_it(tmp_path: Path, raster: dict[str, Any], in_file: bool) -> None:
+    values = np.random.default_rng(0).integers(0, 1000, (SIDE, SIDE)).astype("i2")
+    packed(tmp_path, values, raster, **({"scale": 0.01, "add": -5.0} if in_file else {}))
+    [one] = observed("fields", tmp_path, "cover")
+    expected = values * 0.01 - 5 if raster or in_file else values
+    np.testing.assert_allclose(one.values_cyx[0], expected, rtol=1e-6, atol=1e-6)
+    [one] = observed("fields", tmp_path, "cover", options={"packing": "ignored"})
+    np.testing.assert_array_equal(one.values_cyx[0], values)
+
+
+def test_two_packings_that_differ_are_a_verdict(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1000, (SIDE, SIDE)).astype("i2")
+    packed(tmp_path, values, {"raster:bands": [{"scale": 0.1}]}, scale=0.01)
+    [scene] = scenes_of("fields", tmp_path, "cover")
+    assert (
+        "cover.tif declares DN * 0.01 + 0, its catalogue DN * 0.1 + 0; write options.packing: ignored" in scene.verdict
+    )
+    [scene] = scenes_of("fields", tmp_path, "cover", options={"packing": "ignored"})
+    assert not scene.verdict
+
+
+@pytest.mark.parametrize("by", ["file", "item"])
+def test_a_packing_of_numbers_that_are_unpacked_is_asked_about(tmp_path: Path, by: str) -> None:
+    celsius = (power() * 20).astype("f4")
+    raster = {"raster:bands": [{"scale": 0.01}]} if by == "item" else {}
+    packed(tmp_path, celsius, raster, **({"scale": 0.01} if by == "file" else {}))
+    verdict = only(scenes_of("fields", tmp_path, "cover")).verdict
+    assert "holds fractions" in verdict
+    assert "DN * 0.01 + 0; write options.packing: ignored" in verdict
+    for packing, factor in (("ignored", 1.0), ("declared", 0.01)):
+        [one] = observed("fields", tmp_path, "cover", options={"packing": packing})
+        np.testing.assert_allclose(one.values_cyx[0], celsius * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [({"cover": 0.0}, "one and the same number of 100%"), ({"cover": 1e300}, "no number of 100%")]
+)
+def test_a_scale_that_leaves_nothing_is_a_verdict(tmp_path: Path, scale: dict[str, float], words: str) -> None:
+    write(tmp_path / MAP / "cover.tif", power() + 1, nodata=-1)
+    verdict = only(scenes_of("fields", tmp_path, "cover", options={"scale": scale})).verdict
+    assert f"cover: scale and offset make {words} of {MAP}/cover.tif" in verdict
+
+
+# --- how much is looked at ----------------------------------------------------------------------------
+
+
+def test_only_so_many_files_are_looked_at_the_first_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence_module, "_LOOKS", 2)
+    for day in range(1, 5):
+        write(tmp_path / f"map_2021060{day}" / "cover.tif", triangle(power(), 0))
+    assert [bool(scene.verdict) for scene in scenes_of("fields", tmp_path, "cover")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_nine_windows_of_a_large_image_are_read(tmp_path: Path, tiled: bool) -> None:
+    values = reflectance(side=1000)
+    blocks: dict[str, Any] = {"tiled": True, "blockxsize": 256, "blockysize": 256} if tiled else {}
+    write(tmp_path / S2 / "B04.tif", values, nodata=0, **blocks)
+    [asset] = only(scenes_of("sentinel2", tmp_path, "B04")).assets
+    found = look(tmp_path / asset.path, asset)
+    expected = [values[r : r + 64, c : c + 64] for r in (0, 468, 936) for c in (0, 468, 936)]
+    np.testing.assert_array_equal(found.values, np.concatenate([one.ravel() for one in expected]))
+
+
+def test_a_jpeg_2000_is_looked_at_at_a_coarse_resolution(tmp_path: Path) -> None:
+    values = reflectance(side=1024)
+    path = tmp_path / S2.replace("N0300", "N0400") / "B04.jp2"
+    write(path, values, driver="JP2OpenJPEG", photometric=None, reversible="yes", quality=100)
+    scene = only(scenes_of("sentinel2", tmp_path, "B04"))
+    assert "leaves nothing of 100%" in scene.verdict
+    assert look(path, scene.assets[0]).values.size == 32 * 32
