@@ -558,7 +558,8 @@ def functions_of(file: str) -> set[str]:
 
 def test_every_test_that_the_page_names_is_there() -> None:
     """Every row of the table names a test."""
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "---" not in line][1:]
+    table = PAGE.read_text().partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(rows) > 20
     for row in rows:
         named = re.findall(r"`(\w+/test_\w+\.py)::(\w+)`", row)

@@ -94,7 +94,8 @@ def _fault(described: Sequence[str], absent: list[str], unclear: list[str]) -> s
     twice = {text for text in described if text and described.count(text) > 1}
     words = [f"of its bands {text}" for text in unclear[:1]]
     if absent:
-        words.append(f"it has no band {_listed(absent)} among its {len(described)} ({shown(described)})")
+        names = "" if twice else f" ({shown(described)})"
+        words.append(f"it has no band {_listed(absent)} among its {len(described)}{names}")
     if twice:
         words.append(f'"{_short(min(twice))}" is the name of {described.count(min(twice))}, so it names none')
     return f"{'; '.join(words)}. options.variables takes a name in the file, or a number from 1, for each band"
