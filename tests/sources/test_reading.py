@@ -302,7 +302,7 @@ SPANS: dict[str, list[tuple[float, float]]] = {
 def test_the_plan_foretells_the_steps_that_windows_decode(spans: list[tuple[float, float]], hours: int) -> None:
     """Thirty days of steps, and a single moment: a window reads its own steps, and no step twice."""
     moments = [START + timedelta(hours=hours * i) for i in range(30 * 24 // hours)]
-    one = dataclasses.replace(asset("2t", 0, 640, 10, (64, 64), 32, "float64"), steps=len(moments))
+    one = dataclasses.replace(asset("2t", 0, 640, 10, (64, 64), 32, "float64"), steps=len(moments), step_s=3600 * hours)
     series = Scene(
         id="series", archive="a", time=moments[0], end=moments[-1], acquisition="s", bbox=(0, 0, 1, 1), assets=(one,)
     )
