@@ -113,6 +113,35 @@ def test_a_file_far_from_its_item_is_a_verdict(box: list[float], good: bool, tmp
     assert not verdict if good else "its catalogue says" in verdict
 
 
+HERE = {"proj:transform": [10, 0, WEST, 0, -10, NORTH], "proj:shape": [SIDE, SIDE]}
+
+
+@pytest.mark.parametrize(
+    ("stated", "good"),
+    [
+        (HERE | {"proj:epsg": 32632}, True),
+        (HERE | {"proj:code": "EPSG:32632"}, True),
+        ({"proj:epsg": 32733, "proj:transform": [60, 0, 0, 0, -60, 0], "proj:shape": [1830, 1830]}, True),
+        ({"proj:epsg": 999999, "proj:transform": [60, 0, 0, 0, -60, 0], "proj:shape": [1830, 1830]}, True),
+        # the box, and not the file, is where the raster is said to be
+        ({"proj:epsg": 4326, "proj:transform": [0.1, 0, 0, 0, -0.1, 1], "proj:shape": [10, 10]}, False),
+        ({"proj:epsg": 32632}, False),
+        ({"proj:epsg": 32632, "proj:transform": ["a"], "proj:shape": [10, 10]}, False),
+    ],
+)
+def test_an_item_that_contradicts_itself_is_no_witness(stated: dict[str, Any], good: bool, tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    path = folder / "X_20230605.json"
+    item = json.loads(path.read_text())
+    for asset in item["assets"].values():
+        asset.update({key: value for key, value in stated.items() if key in ("proj:transform", "proj:shape")})
+    item["properties"].pop("proj:epsg", None)
+    item["properties"].update({key: value for key, value in stated.items() if key in ("proj:epsg", "proj:code")})
+    path.write_text(json.dumps(item | {"bbox": [0.0, 0.0, 1.0, 1.0]}))
+    verdict = scene_of(tmp_path).verdict
+    assert not verdict if good else "its catalogue says" in verdict
+
+
 def test_a_file_much_larger_than_its_item_is_a_verdict(tmp_path: Path) -> None:
     """A tile may have data in one corner only; no scene is 1,000 km wider than its data."""
     folder = write(tmp_path)

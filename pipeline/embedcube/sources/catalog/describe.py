@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyproj.exceptions import ProjError
+from pyproj.exceptions import CRSError, ProjError
 from rasterio.enums import Interleaving
 
 from embedcube.campaign.boxes import Box
@@ -24,7 +24,7 @@ from embedcube.sources.catalog.files import lasting, unusable_name
 from embedcube.sources.catalog.footprints import refuse_apart
 from embedcube.sources.catalog.missing import mask_of, numbers_of
 from embedcube.sources.catalog.pool import spread
-from embedcube.sources.catalog.products import File, Product, Stated
+from embedcube.sources.catalog.products import File, Product, Stated, StatedRaster
 from embedcube.sources.catalog.tiff_header import geometry_of
 from embedcube.sources.masks import BESIDE
 from embedcube.sources.netcdf3 import is_netcdf
@@ -60,7 +60,13 @@ def describe(
         OSError: a file could not be read for a reason that may pass.
     """
     requests = [
-        _Request(files=product.files, faults=_faults(product), bbox=product.bbox, one_footprint=one_footprint)
+        _Request(
+            files=product.files,
+            faults=_faults(product),
+            bbox=product.bbox,
+            raster=product.item.raster if product.item else None,
+            one_footprint=one_footprint,
+        )
         for product in products
     ]
     how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
@@ -84,6 +90,7 @@ class _Request:
     files: dict[str, File]
     faults: list[str]
     bbox: Box | None
+    raster: StatedRaster | None
     one_footprint: bool
 
 
@@ -120,7 +127,7 @@ def _described(product: _Request, how: _How) -> tuple[tuple[Asset, ...], str]:
             faults.append(f"{band}: {printable(name)}: {unforeseen(error)}")
     if product.one_footprint:
         try:
-            refuse_apart(assets, product.bbox, _degrees)
+            refuse_apart(assets, product.bbox, product.raster, _degrees)
         except CorruptInput as error:
             faults.append(str(error))
         except Exception as error:
@@ -140,7 +147,7 @@ def _degrees(crs: str, bounds: tuple[float, float, float, float]) -> tuple[float
     """Bounds in degrees; a ValueError where the projection has no such place."""
     try:
         west, south, east, north = to_degrees(crs).transform_bounds(*bounds, densify_pts=21)
-    except ProjError as error:
+    except (ProjError, CRSError) as error:
         raise ValueError(str(error)) from None
     if not np.isfinite([west, south, east, north]).all():
         raise ValueError(f"{bounds} in {crs}")

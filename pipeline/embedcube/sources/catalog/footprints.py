@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from embedcube.campaign.boxes import Box, overlaps, width
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
+from embedcube.sources.catalog.products import StatedRaster
 
 _SHARED = 0.5
 """share of the smaller box that a file and its catalogue must have in common: catalogues state boxes around the data,
@@ -25,12 +26,15 @@ _SAME_SIZE, _OTHER_SIZE = 0.5, 1.0
 place that is cut out of bands of 10 m and of 60 m is rounded to whole pixels of each"""
 
 
-def refuse_apart(assets: Sequence[Asset], stated: Box | None, degrees: Callable[[str, Box], Box]) -> None:
+def refuse_apart(
+    assets: Sequence[Asset], stated: Box | None, raster: StatedRaster | None, degrees: Callable[[str, Box], Box]
+) -> None:
     """Refuse files that do not cover one place, or not the place that their catalogue states (degrees).
 
     Files of one CRS must have the same edges. Files of two, and a file and its catalogue, must have half of the smaller
-    box in common; and the file must not be much larger than its catalogue says. `degrees` converts bounds in a CRS to
-    degrees.
+    box in common; and the file must not be much larger than its catalogue says. A box counts for nothing where the same
+    catalogue states a `raster` that lies elsewhere, or where the file does. `degrees` converts bounds in a CRS
+    to degrees.
 
     Raises:
         CorruptInput: with both places.
@@ -39,7 +43,8 @@ def refuse_apart(assets: Sequence[Asset], stated: Box | None, degrees: Callable[
         _refuse_other_place(assets[0], asset, degrees)
     if assets and stated is not None:
         place = degrees(assets[0].crs, assets[0].bounds)
-        if not _overlap(place, stated) or _much_larger(place, stated):
+        apart = not _overlap(place, stated) or _much_larger(place, stated)
+        if apart and not (raster and _contradicts(raster, stated, place, degrees)):
             raise CorruptInput(
                 f"{assets[0].band}: {assets[0].path} lies at {_text(place)} by its header, "
                 f"its catalogue says {_text(stated)} (degrees)"
@@ -63,6 +68,15 @@ def _refuse_other_place(one: Asset, other: Asset, degrees: Callable[[str, Box], 
         f"its bands lie at different places: {one.band} ({one.path}) at {_text(places[0])}, "
         f"{other.band} ({other.path}) at {_text(places[1])} ({unit})"
     )
+
+
+def _contradicts(raster: StatedRaster, box: Box, place: Box, degrees: Callable[[str, Box], Box]) -> bool:
+    """Whether a catalogue states a raster that is not at its box: at the file, elsewhere, or nowhere on the Earth."""
+    try:
+        own = degrees(raster.crs, raster.bounds)
+    except ValueError:
+        return True
+    return _overlap(own, place) or not _overlap(own, box)
 
 
 def _overlap(one: Box, other: Box) -> bool:

@@ -9,6 +9,7 @@ from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import UNKNOWN_TIME
 from embedcube.printable import printable
 from embedcube.sources.catalog.sensing import sensing_part
@@ -82,6 +83,23 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatedRaster:
+    """Where a catalogue says that the pixels of a file lie (STAC's extension "projection")."""
+
+    crs: str
+    transform: tuple[float, ...]
+    """the six numbers of an affine transform"""
+    rows: int
+    cols: int
+
+    @property
+    def bounds(self) -> Box:
+        """West, south, east, north in `crs`."""
+        dx, _, left, _, dy, top = self.transform
+        return left, top + dy * self.rows, left + dx * self.cols, top
+
+
+@dataclass(frozen=True, kw_only=True)
 class ItemPlace:
     """Where a STAC Item was found."""
 
@@ -90,6 +108,8 @@ class ItemPlace:
     """whether it is one of a saved search"""
     beside: frozenset[str] = frozenset()
     """paths of files that were taken for those of links to other machines, as they lie beside the Item"""
+    raster: StatedRaster | None = None
+    """where it says that the pixels of one of its files lie"""
 
 
 @dataclass(frozen=True, kw_only=True)

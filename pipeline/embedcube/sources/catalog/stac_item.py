@@ -28,6 +28,7 @@ from embedcube.sources.catalog.products import (
     time_in,
     unusable,
 )
+from embedcube.sources.catalog.projection import stated_raster
 from embedcube.sources.catalog.sensing import names_of_item
 from embedcube.windows import utc
 
@@ -111,7 +112,8 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links
     found = {band: _file(offered, known) for band, known in names.items()}
     files = {band: file for band, file in found.items() if isinstance(file, File)}
     missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
-    place = ItemPlace(folder=str(path.parent), beside=frozenset(around.beside))
+    raster = stated_raster(properties, item["assets"])
+    place = ItemPlace(folder=str(path.parent), beside=frozenset(around.beside), raster=raster)
     return Product(files=files, missing=missing, item=place, bbox=_bbox(item), **basics)
 
 
