@@ -146,8 +146,8 @@ def test_zones_that_do_not_meet_are_found(tmp_path: Path) -> None:
 def test_a_window_without_its_offset_drifts(tmp_path: Path) -> None:
     june = 2200 + (land(SIDE_PX) - 2200) / 2
     july = june * 1.1
-    good = campaign_of(tmp_path / "good", [scene_of(june), scene_of(july, JULY)], VIT)
-    bad = campaign_of(tmp_path / "bad", [scene_of(june), scene_of(july + 1000, JULY)], VIT)
+    good = campaign_of(tmp_path / "good", [scene_of(june), scene_of(july, JULY)], VIT | {"cell_px": 8})
+    bad = campaign_of(tmp_path / "bad", [scene_of(june), scene_of(july + 1000, JULY)], VIT | {"cell_px": 8})
     assert findings_of(good) == []
     assert [one["distance"] for one in figures_of(good)["drift"]] == pytest.approx([0.2], abs=0.2)
     (found,) = findings_of(bad)
@@ -238,7 +238,7 @@ def test_a_block_of_duplicates_is_found(cube: Path) -> None:
     embedding[1, 21:33, 21:33] = embedding[1, 2:14, 40:52]
     found = [one for one in found_in(cube) if one.startswith("duplicates: ")]
     assert len(found) == 1
-    assert re.match(r"duplicates: s2_mosaiks: 144 of \d+ different vectors are at two places or more", found[0])
+    assert re.match(r"duplicates: s2_mosaiks: 14[0-4] of \d+ different vectors are at a second place too", found[0])
 
 
 def test_a_shard_that_is_at_two_places_is_found(cube: Path) -> None:

@@ -11,10 +11,13 @@ from embedcube.consolidate.blocks import Sampling, Spot
 from embedcube.cube.encoding import int8_bound
 
 DUPLICATE_BOUND = 0.001
-"""share of different vectors that may be at two places or more"""
+"""share of different vectors that may be at a second place, all of them equally far from the first one"""
 
-LEAST_DUPLICATES = 8
-"""vectors at two places or more without which nothing is said about them"""
+LEAST_DUPLICATES = 64
+"""such vectors without which nothing is said about them"""
+
+LEAST_PLACES = 2048
+"""places with a vector without which a layer is too small for these figures to tell anything"""
 
 DRIFT_BOUND = 0.8
 """distance, less two standard errors, above which a window is a finding: of two windows of one season that follow one
@@ -69,7 +72,10 @@ class Features:
 
 
 class Duplicates:
-    """Stored vectors that are equal at different places."""
+    """Stored vectors that are equal at different places: a block of them that was written twice.
+
+    Equal land has equal vectors, at any distance. So only those count that are as far from their second place as most.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
         """Nothing is seen yet."""
@@ -100,13 +106,16 @@ class Duplicates:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Different vectors that are at two places or more, and all different vectors."""
+        """Different vectors that are at a second place, as far from the first as most are; and all different ones."""
         if not self._hashes:
             return 0, 0
         pairs = np.stack([np.concatenate(self._hashes), np.concatenate(self._places).astype(np.uint64)], axis=1)
         pairs = np.unique(pairs, axis=0)
-        _, times = np.unique(pairs[:, 0], return_counts=True)
-        return int((times > 1).sum()), len(times)
+        again = pairs[1:, 0] == pairs[:-1, 0]
+        apart = np.stack([pairs[1:, 0], pairs[1:, 1] - pairs[:-1, 1]], axis=1)[again]
+        _, times = np.unique(np.unique(apart, axis=0)[:, 1], return_counts=True)
+        different = len(pairs) - int(again.sum())
+        return int(times.max(initial=0)), different if len(pairs) >= LEAST_PLACES else 0
 
 
 class Drift:
@@ -136,7 +145,8 @@ class Drift:
         """
         found = []
         spread = self._spread()
-        for one, other in pairwise(sorted(self._means)):
+        large = [t for t in sorted(self._means) if self._moments[t][0, 0] >= LEAST_PLACES]
+        for one, other in pairwise(large):
             shared = sorted(self._means[one].keys() & self._means[other].keys())
             if len(shared) < 2:
                 continue

@@ -32,6 +32,8 @@ class Records:
         self.windows: dict[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("planned", *STATUS_MEANINGS), 0))
         """for each window the cells of its shards, and how many have each status"""
         self._vectors: dict[Place, int] = {}
+        self._explained: set[Place] = set()
+        """shards that clouds hide or that could not be read, at least in part"""
         self._otherwise: list[tuple[Place, dict[str, int], dict[str, int]]] = []
         self._digests: dict[tuple[str, ...], list[Place]] = defaultdict(list)
         for place, row in cube.provenance.places.items():
@@ -46,6 +48,8 @@ class Records:
                 self.windows[place[1]][name] += count
             self.windows[place[1]]["planned"] += sum(counts.values())
             self._vectors[place] = counts["valid"] + counts["valid_incomplete"]
+            if counts["masked"] or counts["failed"]:
+                self._explained.add(place)
             if self._vectors[place]:
                 held = {one["array"]: one["sha256"] for one in record["objects"]}
                 self._digests[held["embedding"], held.get("scale", "")].append(place)
@@ -70,7 +74,7 @@ class Records:
         return dict(zip(STATUS_MEANINGS, counted.tolist(), strict=False))
 
     def gaps(self) -> Iterator[Finding]:
-        """Shards without a vector amid cells that have one."""
+        """Shards without a vector amid cells that have one, for no reason that a status gives."""
         for zone, t, iy, ix in self._empty():
             around = [place for place in _beside((zone, t, iy, ix)) if place in self._vectors]
             if len(around) < _LEAST_NEIGHBOURS or not all(self._vectors[place] for place in around):
@@ -107,7 +111,7 @@ class Records:
     def _empty(self) -> list[Place]:
         """Places without any vector: planned ones, and those beside a vector that only other windows planned."""
         planned = {(zone, iy, ix) for zone, _, iy, ix in self._vectors}
-        empty = {place for place, vectors in self._vectors.items() if not vectors}
+        empty = {place for place, vectors in self._vectors.items() if not vectors and place not in self._explained}
         for place, vectors in self._vectors.items():
             if vectors:
                 beside = (other for other in _beside(place) if other not in self._vectors)

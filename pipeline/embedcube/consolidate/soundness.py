@@ -41,8 +41,8 @@ _NAMED = 5
 _FIELDS = ("era5", "fields")
 """sources whose windows may differ as a whole"""
 
-_LEAST_VECTORS = 100
-"""vectors without which no feature is called dead"""
+_LEAST_VECTORS = 2048
+"""vectors without which no feature is called dead: a small place may have no road and no water"""
 
 _LEAST_OF_ONE_LAND = 10_000
 """the same where all features are: so much land is never one and the same"""
@@ -84,11 +84,11 @@ class Soundness:
                         expected="features that differ from place to place",
                     )
         equal, different = self.duplicates.counts
-        if equal >= LEAST_DUPLICATES and equal > DUPLICATE_BOUND * different:
+        if different and equal >= LEAST_DUPLICATES and equal > DUPLICATE_BOUND * different:
             yield Finding(
                 check="duplicates",
                 place=self.layer,
-                found=f"{equal} of {different} different vectors are at two places or more",
+                found=f"{equal} of {different} different vectors are at a second place too, equally far from the first",
                 expected=f"at most {DUPLICATE_BOUND:.1%} of them",
             )
         yield from self._drifts()
