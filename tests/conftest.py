@@ -22,6 +22,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import Record, scan_records
+from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.cli.verbs import app, main
@@ -270,6 +273,13 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> 
         Campaign(folder / "campaign.yaml").cli("run")
 
     return Campaign(made_once(tmp_path_factory, "whole-demo", make) / "campaign.yaml")
+
+
+def planned_records(campaign: Campaign) -> list[Record]:
+    """The records of the shards as they are now: not those that were embedded before a scene was found broken."""
+    plan = read_plan(load_campaign(campaign.file), campaign.run)
+    recipes = {shard.recipe for group in read_shards(campaign.run, plan) for shard in group}
+    return [record for _, record in scan_records(campaign.run) if record.recipe in recipes]
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ UNPICKLED = """if True:
     MPI.pickle.__init__(refuse, refuse)
     from embedcube.consolidate.on_nodes import from_rank_0
     own = "-----BEGIN " + "x" * 9000 if MPI.COMM_WORLD.Get_rank() == 0 else ""
-    os.write(1, b"%d\n" % len(from_rank_0(MPI.COMM_WORLD, own)))  # in one piece, as the ranks share stdout
+    os.write(1, b"%d\\n" % len(from_rank_0(MPI.COMM_WORLD, own)))  # in one piece, as the ranks share stdout
 """
 
 

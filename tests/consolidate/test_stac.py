@@ -12,10 +12,9 @@ import pytest
 import shapely
 import xarray
 from pyproj import CRS, Transformer
-from tests.conftest import Campaign, cube_bytes
+from tests.conftest import Campaign, cube_bytes, planned_records
 
 from embedcube.campaign.boxes import footprint
-from embedcube.campaign.parts import scan_records
 from embedcube.consolidate.stac import _degrees
 
 
@@ -76,7 +75,7 @@ def test_it_is_where_and_when_the_cube_is(item: pystac.Item, finished_demo: Camp
 
 
 def test_it_says_what_the_cube_cost(item: pystac.Item, finished_demo: Campaign) -> None:
-    records = [record for _, record in scan_records(finished_demo.run)]
+    records = planned_records(finished_demo)
     energy: dict[str, Any] = item.properties["emb:energy"]
     assert energy["device_type"] == records[0].device
     assert energy["inference_duration_s"] == pytest.approx(sum(r.seconds["forward"] for r in records), abs=1e-3)

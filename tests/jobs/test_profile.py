@@ -11,7 +11,7 @@ import rasterio
 import torch
 import zarr
 from rasterio.transform import from_origin
-from tests.conftest import Campaign
+from tests.conftest import Campaign, planned_records
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import scan_records
@@ -29,7 +29,7 @@ def spent(**seconds: float) -> Spent:
 
 def test_the_steps_of_the_device_fill_the_wall_of_every_rank(finished_demo: Campaign) -> None:
     made = profile(load_campaign(finished_demo.file), finished_demo.run)
-    records = [record for _, record in scan_records(finished_demo.run)]
+    records = planned_records(finished_demo)
     assert sum(one.shards for one in made.ranks) == len(records) == made.all.shards
     for one in made.ranks:
         own = [record for record in records if one.name.startswith(f"{record.attempt}/{record.rank} ")]
@@ -119,7 +119,7 @@ def test_the_table_has_a_line_for_each_rank(finished_demo: Campaign, capsys: pyt
 
 
 def test_a_cube_says_what_it_cost(finished_demo: Campaign) -> None:
-    records = [record for _, record in scan_records(finished_demo.run)]
+    records = planned_records(finished_demo)
     receipt = zarr.open_group(finished_demo.run.newest_cube / "provenance", mode="r").attrs["receipt"]
     assert receipt == {
         "devices": ["cpu-" + torch.backends.cpu.get_cpu_capability().lower()],

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.conftest import Campaign, call_cli
+from tests.conftest import Campaign, call_cli, planned_records
 
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import Record, scan_records
+from embedcube.campaign.parts import Record
 from embedcube.campaign.resolve import open_submitted, write_resolved
 from embedcube.jobs import at_work
 from embedcube.jobs.queue import Element
@@ -52,7 +52,7 @@ def submitted(campaign: Campaign, **jobs: list[str]) -> None:
 
 
 def records_of(campaign: Campaign) -> list[Record]:
-    return [record for _, record in scan_records(campaign.run)]
+    return planned_records(campaign)
 
 
 def write(campaign: Campaign, records: Sequence[Record], attempt: str = "7-0-1", task: int = 0) -> None:

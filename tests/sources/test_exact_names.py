@@ -72,7 +72,10 @@ def test_between_two_common_names_the_scene_asks(tmp_path: Path) -> None:
 def test_what_an_inexact_name_leads_to_costs_an_exact_one_nothing(tmp_path: Path) -> None:
     assert asset_of(tmp_path / "gone", NIR, "B08", "B8A.tif") == "B08.tif"
     far = {"B8A": named("B8A", "nir"), "B08": named("B08", "nir") | {"href": "https://host/B08.tif"}}
-    assert asset_of(tmp_path / "far", far, "B08") == "B08: https://host/B08.tif is not on this machine; stage it first"
+    assert asset_of(tmp_path / "far", far, "B08") == (
+        "B08: the file at https://host/ is not on this machine: put it beside the Item, or name the folder that holds "
+        'such files here, as links: {"https://host/": FOLDER}'
+    )
     assert "B08.tif does not exist" in asset_of(tmp_path / "lost", NIR, "B08", "B08.tif")
 
 

@@ -653,7 +653,7 @@ def test_noise_alone_is_not_missed(product: Path) -> None:
 def test_files_beside_a_product_still_need_to_say_what_they_hold(product: Path) -> None:
     beside = product / "S1A_IW_20200608T010800_DVP_RTC10_G_gpuned_12AB" / "VV.tif"
     beside.parent.mkdir()
-    write_dem(beside)
+    write_dem(beside, lambda x, y: -12 + np.sin(x / 50) * np.cos(y / 70))
     where = archive(product, ("VV",))
     _, other = Sentinel1("radar", where).scenes(full_digests=False)
     assert "options.values" in other.verdict

@@ -128,7 +128,7 @@ def test_no_memory_in_any_thread_ends_the_work_and_names_the_shard(
         monkeypatch.setattr(pipeline, name, function)
     recorder: Any = SimpleNamespace(write=lambda _: 0.1)
     reader: Any = None
-    recipes: Any = SimpleNamespace(refuse_other=lambda _: None)
+    recipes: Any = SimpleNamespace(refuse_other=lambda _: None, out=lambda _: {})
     work = Pipeline({"l": None}, [], {}, reader, recorder, recipes)  # type: ignore[dict-item]
     began_s = time.monotonic()
     with pytest.raises(WorkError, match=rf"l/z t0 y0 x0: no memory while it was {doing}: .*allocate") as said:

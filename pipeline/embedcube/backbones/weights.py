@@ -13,6 +13,7 @@ from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.errors import RequestError
+from embedcube.printable import printable_path
 
 
 def read_weights(campaign: Campaign, run: RunDir, layer: str) -> tuple[Weights, str]:
@@ -75,9 +76,9 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
         )
     if campaign.layers[layer].fit and period != period_of_fit(campaign, layer):
         raise RequestError(
-            f"{origin}: fitted on {period or 'a period that it does not state'}, layers.{layer}.fit asks for "
+            f"{printable_path(origin, 50)}: fitted on {period or 'a period that it does not state'}, layers.{layer}.fit asks for "
             f"{period_of_fit(campaign, layer)}; put the period back or leave `fit` out to keep these weights, "
-            "remove the file to fit again, or give the layer another name"
+            "or remove the file to fit again"
         )
     return Weights(mean=mean, std=std, tensors=tensors)
 

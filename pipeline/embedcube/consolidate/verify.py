@@ -147,7 +147,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         "n_obs = acquisitions that contributed to the cell",
     )
     _, quarantined = cube.provenance.links(row)
-    if not (quarantined.any() or _may_lack_fields(cube, zone)):
+    if not (quarantined.any() or _may_lack_archives(cube, zone)):
         yield from breach("status", status == VALID_INCOMPLETE, "no incomplete cell where every scene was read")
     if cube.has_scale(zone):
         scale = cube.array(zone, "scale")[window]
@@ -161,10 +161,15 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
         yield from breach("missing", valid != finite, "numbers exactly where there is a vector")
 
 
-def _may_lack_fields(cube: Cube, zone: str) -> bool:
-    """Whether the layer has an archive of fields, of which a step or a whole frame may be missing."""
+def _may_lack_archives(cube: Cube, zone: str) -> bool:
+    """Whether an archive of the layer may show nothing of a cell that has a vector.
+
+    So it is with fields, of which a step or a whole frame may be missing, and with several archives.
+    """
     layer, _, _ = zone.partition("/")
     archives = cube.what["layers"][layer]["archives"]
+    if len(archives) > 1:
+        return True
     return not all(cube.what["archives"][name]["source"].startswith("sentinel") for name in archives)
 
 

@@ -115,10 +115,8 @@ def folder_products(
             if path.name in faults:
                 missing[band] = f"{printable(path.name)} {faults[path.name]}"
         yield Product(
-            # the name of a product that a file beside the images states, but for those whose own name says more
-            id=product_id(said.name)
-            if said.name and not product.startswith("S2")
-            else notes.id_of(product, folder, root),
+            # the name that a file beside the images states, unless their own says more
+            id=notes.id_of(product, folder, root) if product[:2] == "S2" or not said.name else product_id(said.name),
             time=when.time,
             end=when.end,
             files={band: File(path=bands[band][2]) for band in names if band not in missing},

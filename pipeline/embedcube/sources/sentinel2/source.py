@@ -275,8 +275,8 @@ class Sentinel2:
         return np.maximum(values.astype(np.float32) + np.float32(offset), 1).astype(values.dtype)
 
     def _is_reflectance(self, band: str) -> bool:
-        name = self._options.variables.get(band, band)
-        return name.upper() not in NOT_REFLECTANCE and not (self._archive.mask and band == self._archive.mask.band)
+        called = {band.upper(), self._options.variables.get(band, band).upper()}
+        return not called & NOT_REFLECTANCE and not (self._archive.mask and band == self._archive.mask.band)
 
 
 def _in_safe(asset: Asset) -> bool:
