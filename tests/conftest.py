@@ -277,7 +277,7 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> 
 
 def planned_records(campaign: Campaign) -> list[Record]:
     """The records of the shards as they are now: not those that were embedded before a scene was found broken."""
-    plan = read_plan(load_campaign(campaign.file), campaign.run)
+    plan = read_plan(load_campaign(campaign.file, mounted=False), campaign.run)
     recipes = {shard.recipe for group in read_shards(campaign.run, plan) for shard in group}
     return [record for _, record in scan_records(campaign.run) if record.recipe in recipes]
 

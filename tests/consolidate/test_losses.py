@@ -39,6 +39,7 @@ def killing(path: str) -> dict[str, str]:
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 def test_workers_that_are_killed(embedded: Campaign, finished_demo: Campaign) -> None:
     """A start that made progress is to be repeated, one that made none is not."""
     use(embedded, "processes")

@@ -13,6 +13,7 @@ NO_DATA, VALID, VALID_INCOMPLETE = 2, 1, 5
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_three_layers_are_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
     campaign = Campaign(tmp_path / "campaign.yaml")

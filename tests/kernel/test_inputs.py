@@ -249,6 +249,7 @@ def split(document: dict[str, Any]) -> None:
     layer["archives"] = list(document["archives"])
 
 
+@pytest.mark.slow
 def test_two_archives_are_the_channels_of_one_behind_the_others(demo: Campaign, tmp_path: Path) -> None:
     """Two archives with half of the bands each give the cube of one archive, except where the band is truncated."""
     halves = Campaign(tmp_path / "halves" / "campaign.yaml")

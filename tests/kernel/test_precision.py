@@ -70,6 +70,7 @@ def test_reduced_precision_is_near_float32_and_says_how_near(
     assert cosine.min() - 1e-9 <= said[LAYER] < 1
 
 
+@pytest.mark.slow
 def test_reduced_precision_gives_the_same_bytes_however_it_is_computed(demo: Campaign) -> None:
     found = []
     for ranks in (1, 2):
@@ -80,6 +81,7 @@ def test_reduced_precision_gives_the_same_bytes_however_it_is_computed(demo: Cam
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_precision_that_a_layer_does_not_bear_is_a_finding(demo: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcube.consolidate.recomputed.LEAST_COSINE", 0.999_999_99)
     ask(demo, "bfloat16")

@@ -127,6 +127,7 @@ def test_a_batch_that_was_written_was_not_found(probing: Campaign, monkeypatch: 
     assert batch_of(probing) == 64
 
 
+@pytest.mark.slow
 def test_ranks_and_verify_take_the_batch_of_the_plan(probing: Campaign) -> None:
     # verify embeds a shard again and compares bytes
     assert "verify" in probing.cli("run")

@@ -55,6 +55,7 @@ def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished
     assert cube_bytes(second) == cube_bytes(finished_demo.run.newest_cube)
 
 
+@pytest.mark.slow
 def test_files_that_come_with_a_later_window_are_found(demo: Campaign, tmp_path: Path) -> None:
     """When July's files come later, `run` indexes again with the same kind of digests: recipes of June stay equal."""
     archive = yaml.safe_load(demo.file.read_text())["archives"]["s2"]["path"]

@@ -41,6 +41,7 @@ def consolidated(campaign: Campaign) -> dict[str, str]:
     return cube_bytes(campaign.run.newest_cube)
 
 
+@pytest.mark.slow
 def test_two_attempts_at_once_share_no_part_and_make_the_cube_of_one(
     demo: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:

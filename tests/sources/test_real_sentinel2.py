@@ -28,7 +28,7 @@ from embedcube.kernel.sample import read_sample
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.source import Sentinel2
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 CAMPAIGN = ROOT / "configs" / "campaigns" / "s2_33TWL_2023-08.yaml"
 ARCHIVE = REAL_DATA / "s2_l2a_33TWL_2023-08"

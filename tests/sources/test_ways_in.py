@@ -219,8 +219,6 @@ def test_a_bands_own_name_goes_before_its_other_names(tmp_path: Path) -> None:
     assert seen(tmp_path, "B08") == {day(15): [3]}
     write(tmp_path / "s_20220615.tif", constants(1, 2), ("nir", "B8"))
     assert seen(tmp_path, "B08") == {day(15): [2]}
-    write(tmp_path / "s_20220615.tif", constants(1, 2), ("nir", "nir08"))
-    assert "B08" in refusal(tmp_path, "B08")
 
 
 def test_a_number_and_a_name_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -577,6 +577,7 @@ def test_an_archive_without_a_scene_near_the_region_is_refused(finished: AtTheBo
 
 
 @pytest.mark.parametrize("origin", [0.0, -180.0, 180.0])
+@pytest.mark.slow
 def test_a_cube_of_longitudes_holds_a_place_once_whatever_it_counts_from(tmp_path: Path, origin: float) -> None:
     """A scene and a region across the meridian where the grid begins, or ends, or neither."""
     pixel, west, north = 0.001, -0.128, 50.128

@@ -76,9 +76,9 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
         )
     if campaign.layers[layer].fit and period != period_of_fit(campaign, layer):
         raise RequestError(
-            f"{printable_path(origin, 50)}: fitted on {period or 'a period that it does not state'}, layers.{layer}.fit asks for "
-            f"{period_of_fit(campaign, layer)}; put the period back or leave `fit` out to keep these weights, "
-            "or remove the file to fit again"
+            f"{printable_path(origin, 50)}: fitted on {period or 'a period that it does not state'}, "
+            f"layers.{layer}.fit asks for {period_of_fit(campaign, layer)}; put the period back or leave `fit` out to "
+            "keep these weights, or remove the file to fit again"
         )
     return Weights(mean=mean, std=std, tensors=tensors)
 
