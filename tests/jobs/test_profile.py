@@ -41,7 +41,7 @@ def test_the_steps_of_the_device_fill_the_wall_of_every_rank(finished_demo: Camp
         on_device += sum(record.seconds[step] for record in whole if record not in own for step in DEVICE)
         last = max(whole, key=lambda record: record.finished)
         after = sum(last.seconds[step] for step in WRITING)
-        assert on_device + after == pytest.approx(_seconds(whole), rel=0.05)
+        assert on_device + after == pytest.approx(_seconds(whole), rel=0.05, abs=0.2)
         assert one.seconds.keys() == {*DEVICE, *READING, *WITHIN_READ, *WRITING}
 
 
