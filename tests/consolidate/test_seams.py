@@ -16,7 +16,7 @@ import yaml
 import zarr
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign
+from tests.conftest import Campaign, run_cli
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.consolidate import blocks
@@ -80,11 +80,11 @@ def scene_of(pixels: NDArray[np.float64], time: str = JUNE, **place: Any) -> Sce
 
 
 def findings_of(campaign: Campaign) -> list[str]:
-    """Findings of a run."""
+    """Findings of a run, and remarks: those let it end well."""
     with contextlib.suppress(WorkError):
         campaign.cli("run")
-    report = json.loads((campaign.run.report / "verify.json").read_text())["findings"]
-    return [f"{one['check']}: {one['place']}: {one['found']}" for one in report]
+    report = json.loads((campaign.run.report / "verify.json").read_text())
+    return [f"{one['check']}: {one['place']}: {one['found']}" for one in (*report["findings"], *report["remarks"])]
 
 
 def figures_of(campaign: Campaign) -> dict[str, Any]:
@@ -102,6 +102,9 @@ def test_a_halo_of_0_shows_the_chips_of_a_transformer(tmp_path: Path) -> None:
     assert found.startswith("seam: s2_mosaiks, borders of chips: vectors step by 0.")
     seen = figures_of(none)["seams"]["chip"]
     assert seen["effect"] > 5 * seen["standard_error"] > 0
+    for options, code in (((), 0), (("--strict",), 1)):
+        done = run_cli("verify", none.run.newest_cube, *options)
+        assert (done.returncode, "nothing found wrong, 1 remarks" in done.stdout) == (code, True), done.stdout
     assert (none.run.report / "seams_s2_mosaiks_grid.png").exists()
 
 

@@ -153,7 +153,7 @@ def verify(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tup
     except EmbedcubeError as error:
         code = error.exit_code
     answer = json.loads(capsys.readouterr().out)
-    assert list(answer) == ["findings"]
+    assert list(answer) == ["findings", "remarks"]
     return code, answer["findings"]
 
 
@@ -184,7 +184,7 @@ def lines(text: str) -> list[str]:
 def test_nothing_is_wrong_with_a_good_run(little: Campaign, cube: Cube, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(cube.campaign.file, capsys, "--recompute", "4") == (0, [])
     report = json.loads((cube.run.report / "verify.json").read_text())
-    assert report == {"cube": cube.path.name, "findings": [], "least_cosine": {}}
+    assert report == {"cube": cube.path.name, "findings": [], "remarks": [], "least_cosine": {}}
     # a copied tree is as good as a linked one, and verifying changes nothing
     for path in cube.path.rglob("*"):
         if path.is_file():

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 
 from pydantic_core import to_json
@@ -254,6 +255,8 @@ def unforeseen(error: Exception) -> str:
     return f"unforeseen {type(error).__name__}: {printable(error)}"
 
 
+# all dates of a tile have the same bounds
+@lru_cache(maxsize=1 << 15)
 def _transformed(source: str, target: str, bounds: Box) -> Box:
     """A box around `bounds` in another CRS; infinite where the place does not exist there."""
     transformer = Transformer.from_crs(source, target, always_xy=True)

@@ -1,5 +1,6 @@
 """The stages as the command line runs them: each with its progress bar and the lines that it prints."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from embedcube.progress import Say, shown
 if TYPE_CHECKING:
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
+    from embedcube.consolidate.findings import Finding
     from embedcube.cube.reader import Cube
     from embedcube.jobs.doctor import Examined
 
@@ -41,7 +43,7 @@ def run_stages(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, An
     prepare(campaign, folder, say)
     embed(campaign, folder, say, None)
     made = consolidate(campaign, folder, say)
-    return made | {"findings": verify(campaign, folder, say, recompute=1)}
+    return made | verify(campaign, folder, say, recompute=1)
 
 
 def prepare(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
@@ -241,26 +243,30 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 
 
-def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> list[str]:
-    """Verify the newest cube against the campaign's plan and records; returns the findings, one line for each."""
+def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> dict[str, list[str]]:
+    """Verify the newest cube against the campaign's plan and records; returns `findings` and `remarks`, a line each."""
     from embedcube.consolidate.soundness import in_words
     from embedcube.consolidate.verify import verify_run
 
     if not folder.newest_cube.exists():
         raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
     with shown("verify", "shards", say) as progress:
-        findings = [str(finding) for finding in verify_run(campaign, folder, progress, recompute=recompute)]
+        found = verify_run(campaign, folder, progress, recompute=recompute)
     for line in in_words(folder.report):
         say(f"            {line}")
-    say_findings(findings, say)
-    return findings
+    return say_found(found, say)
 
 
-def say_findings(findings: list[str], say: Say) -> None:
-    """Print one line for each finding, and their number."""
-    for finding in findings:
-        say(f"            {finding}")
-    say(f"            {len(findings)} findings" if findings else "            nothing found wrong")
+def say_found(found: Sequence["Finding"], say: Say) -> dict[str, list[str]]:
+    """Print one line for each finding and remark, and their number; returns them as `findings` and `remarks`."""
+    lines: dict[str, list[str]] = {"findings": [], "remarks": []}
+    for one in found:
+        lines["remarks" if one.remark else "findings"].append(str(one))
+        say(f"            {'remark: ' if one.remark else ''}{one}")
+    also = f", {len(lines['remarks'])} remarks: unusual, and perhaps right" if lines["remarks"] else ""
+    words = f"{len(lines['findings'])} findings" if lines["findings"] else "nothing found wrong"
+    say(f"            {words}{also}")
+    return lines
 
 
 def fail_on(findings: list[str]) -> None:

@@ -178,6 +178,7 @@ def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 def verify(
     path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml|CUBE.zarr", help="A campaign file or a cube.")],
     recompute: Annotated[int, typer.Option(help="Shards of each layer to embed again and compare.", min=0)] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Remarks count as findings (exit 1).")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every digest and claim of a cube.  Example: embedcube verify campaign.yaml"""
@@ -186,15 +187,15 @@ def verify(
         from embedcube.consolidate.verify import verify_cube
 
         with shown("verify", "shards", say) as progress:
-            findings = [str(finding) for finding in verify_cube(path, progress)]
-        stages.say_findings(findings, say)
+            found = verify_cube(path, progress)
+        lines = stages.say_found(found, say)
     elif path.suffix == ".zarr":
         raise RequestError(f"{path}: there is no such cube; a run prints where its cube is")
     else:
         campaign, folder = open_campaign(path)
-        findings = stages.verify(campaign, folder, say, recompute=recompute)
-    _print({"findings": findings}, as_json)
-    stages.fail_on(findings)
+        lines = stages.verify(campaign, folder, say, recompute=recompute)
+    _print(lines, as_json)
+    stages.fail_on([*lines["findings"], *(lines["remarks"] if strict else [])])
 
 
 @app.command()

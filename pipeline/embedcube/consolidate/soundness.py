@@ -6,7 +6,7 @@ bound is a finding; the figures are kept in `report/seams.json`, with a map for 
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,15 @@ class Soundness:
     """whether all archives of the layer are of weather or other fields"""
 
     def findings(self) -> Iterator[Finding]:
-        """What is above its bound."""
-        yield from _seams(self.layer, self.steps)
+        """What is above its bound: remarks, but for what contradicts the records."""
         yield from self.records.counts()
-        yield from self.records.gaps()
         yield from self.records.repeated()
+        yield from (replace(finding, remark=True) for finding in self._unusual())
+
+    def _unusual(self) -> Iterator[Finding]:
+        """What good cubes seldom have."""
+        yield from _seams(self.layer, self.steps)
+        yield from self.records.gaps()
         silent = len(self.features.dead) + len(self.features.constant)
         least = _LEAST_VECTORS if silent < self.steps.features else _LEAST_OF_ONE_LAND
         if self.features.seen >= least:

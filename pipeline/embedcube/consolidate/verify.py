@@ -6,7 +6,7 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,23 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
     run.report.mkdir(exist_ok=True)
     (run.report / FIGURES).unlink(missing_ok=True)
     findings = verify_cube(path, progress, run.report)
-    if not findings:
+    if not wrong(findings):
         findings += against_plan(campaign, run, Cube(path))
-    if not findings:
+    if not wrong(findings):
         findings += recomputed(campaign, run, Cube(path), recompute, least_cosine)
     report = {
         "cube": path.resolve().name,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [asdict(finding) for finding in wrong(findings)],
+        "remarks": [asdict(finding) for finding in findings if finding.remark],
         "least_cosine": least_cosine,
     }
     write_atomically(run.report / "verify.json", json.dumps(report, indent=1).encode())
     return findings
+
+
+def wrong(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that are no remarks."""
+    return [finding for finding in findings if not finding.remark]
 
 
 def _structure(cube: Cube, zone: str) -> Iterator[Finding]:

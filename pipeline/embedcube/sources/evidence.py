@@ -38,6 +38,9 @@ _TILE = 4
 _LOOKS = 2048
 """most looks at the files of an archive, at its first scenes in the order of time: `index` must end in time"""
 
+_BLOCK_BYTES = 1 << 27
+"""largest decoded block of a file that is looked at: `index` has not yet priced it"""
+
 _WAVELETS = 16
 """as many looks count one at a JPEG 2000, all of whose tiles are decoded for it, at a coarse resolution"""
 
@@ -46,6 +49,9 @@ _LEAST = 64
 
 _CLASSES = 32
 """most numbers of a classification"""
+
+_ALONE = 3
+"""where more numbers than this fill squares at the edge, it is flat land or cloud, and no number is special"""
 
 _FILLS = frozenset(
     (0, 255, 65535, -99, -999, 9999, -9999, 99999, -99999, -32768, 32767, -32767, 1e20, -1e20, 1e30, -1e30)
@@ -91,6 +97,8 @@ def believed_when_seen(
         if looks >= _LOOKS:
             break
         for asset, judge in () if scene.verdict or scene.superseded_by else questions_of(scene):
+            if asset.block_bytes > _BLOCK_BYTES:
+                continue
             questions.append(_Question(place=place, asset=asset, judge=judge))
             looks += _WAVELETS if _is_jpeg2000(asset) else 1
 
@@ -218,7 +226,7 @@ def undeclared(asset: Asset, evidence: Evidence, numbers: Sequence[float], *, ze
     """
     for number in numbers:
         rest = evidence.values[evidence.values != number]
-        if _is_fill(number, asset, zero=zero) or _is_far(number, rest):
+        if (len(numbers) <= _ALONE and _is_fill(number, asset, zero=zero)) or _is_far(number, rest):
             return (
                 f"{asset.band}: {number:g} fills an edge of {asset.path} and nobody declares it as no data; is it a "
                 "value? options.nodata says which number is none (one that never occurs, if all are)"

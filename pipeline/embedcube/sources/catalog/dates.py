@@ -22,12 +22,12 @@ _PARTS = re.compile(r"(\d{4})(?:[-_.]?(\d{2})(?:[-_.]?(\d{2}))?)?")
 _DAY_OF_YEAR = re.compile(r"(\d{4})-?(\d{3})")
 _CLOCK = re.compile(r"(\d\d)[:-]?(\d\d)(?:[:-]?(\d\d))?")
 
-_DAY = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:T(\d{6}))?(?!\d)")
+_DAY = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[Tt](\d{6}))?(?!\d)")
 """A day in a name of any form; shorter dates could be other numbers"""
 
 _SENSED_FIRST = (
-    re.compile(r"^S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_"),
-    re.compile(r"^\d{8}T\d{6}_\d{8}T\d{6}_T\d\d[A-Z]{3}"),
+    re.compile(r"(?:^|_)S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_"),
+    re.compile(r"(?:^|_)\d{8}T\d{6}_\d{8}T\d{6}_T\d\d[A-Z]{3}"),
     re.compile(r"^L[A-Z]\d\d_L\d\w\w_\d{6}_\d{8}_\d{8}_"),
     re.compile(r"^OPERA_L2_RTC-S1_"),
 )
@@ -131,7 +131,7 @@ def when_in(name: str) -> When | None:
         return None
     first = found[0]
     one_pass = all(other.date() == first.date() or (timed and abs(other - first) < _LONGEST_PASS) for other in found)
-    if one_pass or any(pattern.match(name) for pattern in _SENSED_FIRST):
+    if one_pass or any(pattern.search(name) for pattern in _SENSED_FIRST):
         return When(time=first)
     other = next(other for other in found if other.date() != first.date())
     raise ValueError(

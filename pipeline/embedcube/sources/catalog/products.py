@@ -206,7 +206,7 @@ def time_in(name: str) -> datetime | None:
 
     It is never the time at which a product was made, as far as its form tells.
     """
-    for match in re.finditer(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:T(\d{6}))?(?!\d)", sensing_part(name)):
+    for match in re.finditer(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[Tt](\d{6}))?(?!\d)", sensing_part(name)):
         try:
             return utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000"))))
         except ValueError:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from datetime import time
 from typing import Any
 
+from embedcube.campaign.scene import UNKNOWN_TIME
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues
 
@@ -12,6 +14,7 @@ _PRODUCT = re.compile(r"(S1[A-D])[-_]\S*[-_](\d{6})[-_]([0-9A-F]{6})(?=[-_#.\s]|
 
 _SATELLITE = re.compile(r"(?<![a-z0-9])s(?:entinel)?[-_ ]?1([a-d])(?![a-z0-9])", re.IGNORECASE)
 _BURST = re.compile(r"(?<![A-Z0-9])(T?\d{3}[-_]\d{6}[-_][IE]W\d|\d{6}_[IE]W\d)(?![A-Z0-9])", re.IGNORECASE)
+MIDNIGHT = time(0)
 _PLATFORMS = ("platform", "eo:platform", "platformShortName", "satellite")
 _LETTERS = ("platform_number", "platformSerialIdentifier")
 _DATATAKES = ("s1:datatake_id", "s1:data_take_id", "eopf:datatake_id", "eopf:data_take_id", "missionDataTakeID")
@@ -29,7 +32,8 @@ def clues_of(product: Product) -> Clues:
     burst = _BURST.search(text)
     return Clues(
         id=product.id,
-        time=product.time,
+        # two passes of a day look the same where a name tells no more than the day
+        time=product.time if product.time.time() != MIDNIGHT else UNKNOWN_TIME,
         satellite=satellite,
         datatake="" if datatake is None else "_".join([f"{orbit:06d}"] * (orbit is not None) + [f"{datatake:06X}"]),
         orbit=orbit,
