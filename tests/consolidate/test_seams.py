@@ -149,8 +149,8 @@ def test_zones_that_do_not_meet_are_found(tmp_path: Path) -> None:
 def test_a_window_without_its_offset_drifts(tmp_path: Path) -> None:
     june = 2200 + (land(SIDE_PX) - 2200) / 2
     july = june * 1.1
-    good = campaign_of(tmp_path / "good", [scene_of(june), scene_of(july, JULY)], VIT | {"cell_px": 8})
-    bad = campaign_of(tmp_path / "bad", [scene_of(june), scene_of(july + 1000, JULY)], VIT | {"cell_px": 8})
+    good = campaign_of(tmp_path / "good", [scene_of(june), scene_of(july, JULY)], VIT)
+    bad = campaign_of(tmp_path / "bad", [scene_of(june), scene_of(july + 1000, JULY)], VIT)
     assert findings_of(good) == []
     assert [one["distance"] for one in figures_of(good)["drift"]] == pytest.approx([0.2], abs=0.2)
     (found,) = findings_of(bad)

@@ -558,6 +558,8 @@ def test_the_real_cube_counts_passes_and_tells_what_was_done(finished: Campaign)
             valid = cube["status"].values == 1
             assert valid[0].sum() > 200
             assert set(np.unique(cube["n_obs"].values[0][valid[0]])) == {2}, "two passes in the first window"
+            # where passes are archives of their own, one of them is missing then
+            valid[1] |= cube["status"].values[1] == 5
             assert set(np.unique(cube["n_obs"].values[1][valid[1]])) == {1}, "one in the second"
             assert np.isfinite(cube["scale"].values[valid]).all()
     cube_ = Cube(finished.run.newest_cube)

@@ -29,6 +29,9 @@ DRIFT_RATIO = 3.0
 SEASON_D = 45.0
 """days of the year between the middles of two windows of one season, at most"""
 
+LEAST_OF_WINDOW = 1024
+"""vectors of a window without which its drift tells nothing"""
+
 _LEAST_CELLS = 0.25
 """share of a square's cells that must have a vector in both windows"""
 
@@ -145,7 +148,7 @@ class Drift:
         """
         found = []
         spread = self._spread()
-        large = [t for t in sorted(self._means) if self._moments[t][0, 0] >= LEAST_PLACES]
+        large = [t for t in sorted(self._means) if self._moments[t][0, 0] >= LEAST_OF_WINDOW]
         for one, other in pairwise(large):
             shared = sorted(self._means[one].keys() & self._means[other].keys())
             if len(shared) < 2:

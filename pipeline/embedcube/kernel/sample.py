@@ -130,7 +130,7 @@ def read_sample(
         status_yx=np.where(owned_yx, status_yx, np.uint8(NOT_PROCESSED)),
         empty_yx=empty_yx,
         n_obs_yx=_acquisitions(filled.contributions_nyx, scenes, context),
-        contributions=np.packbits(filled.contributions_nyx.reshape(len(scenes), -1), axis=1).tobytes(),
+        contributions=np.packbits(filled.contributions_nyx.reshape(len(scenes), status_yx.size), axis=1).tobytes(),
         shares=zlib.compress(filled.shares_tsyx.astype("<u2", copy=False).tobytes(), level=1),
         quarantined=tuple((shard.scenes[i], reason) for i, reason in sorted(filled.reasons.items())),
     )
