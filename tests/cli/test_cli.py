@@ -268,6 +268,7 @@ def test_a_second_run_does_nothing_again_and_answers_with_one_object(finished: C
         "version": cube.stem,
         "shards": 30,
         "findings": [],
+        "remarks": [],
     }
     assert attempts(finished) == before
     assert sum(before.values()) == 30 + 9, "those of the torn scene twice"
@@ -297,7 +298,7 @@ def test_json_of_the_stages(finished: Campaign, capfd: pytest.CaptureFixture[str
     assert status["cells"]["not_processed"] == 0
     assert sum(status["cells"].values()) == 30 * 24 * 24
     assert list(status["quarantined"]) == ["S2B_32UMB_20230706_0_L2A"]
-    assert said("verify", finished.run.newest_cube) == {"findings": []}
+    assert said("verify", finished.run.newest_cube) == {"findings": [], "remarks": []}
     explained = said("explain", finished.run.newest_cube, *INSIDE)
     assert explained["cell"]["window"] == ["2023-06-01T00:00:00Z", "2023-07-01T00:00:00Z"]
     assert {"scenes", "weights_sha256", "recipe", "made", "versions", "objects"} <= explained.keys()

@@ -329,7 +329,7 @@ def test_slices_of_one_pass_are_one_acquisition(tmp_path: Path) -> None:
             "S1A 2023-08-01T00:48 + 48 min",
         ),
         ("burst-7", {"platform": "sentinel-1a", "sat:absolute_orbit": 32904}, "S1A_A032904"),
-        ("stack_20201101T000000", {}, "S1 2020-11-01T00:00 + 48 min"),
+        ("stack_20201101T000000", {}, "stack_20201101T000000"),
     ],
 )
 def test_the_acquisition_is_the_datatake(product: str, properties: dict[str, Any], expected: str) -> None:

@@ -29,7 +29,7 @@ DRIFT_RATIO = 3.0
 SEASON_D = 45.0
 """days of the year between the middles of two windows of one season, at most"""
 
-LEAST_OF_WINDOW = 1024
+LEAST_OF_WINDOW = 512
 """vectors of a window without which its drift tells nothing"""
 
 _LEAST_CELLS = 0.25
