@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,15 @@ def test_json_that_is_no_item_is_counted_and_named(tmp_path: Path, caplog: pytes
     found = indexed(tmp_path, caplog)
     assert found.scenes.keys() == {"good"}
     assert "3 JSON files are no STAC Items and are left out, the first is a.json" in found.text
+
+
+@pytest.mark.parametrize("features", ["text", {"a": 1}, None, 3])
+def test_a_saved_search_without_a_list_is_a_scene_that_says_so(tmp_path: Path, features: Any) -> None:
+    (tmp_path / "found_20230605.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    (product,) = find_products(tmp_path, {"B02": frozenset({"b02"})})
+    assert "is a saved search" in product.fault
+    assert "not a list of Items" in product.fault
+    assert product.time == datetime(2023, 6, 5, tzinfo=UTC)
 
 
 def test_lines_and_links_of_catalogues_are_judged_one_by_one(tmp_path: Path) -> None:

@@ -12,25 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import torch
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
-from tests.conftest import Campaign
+from tests.sources.samples import sample_of_layer_x
 
-from embedcube.backbones.base import Weights, make_inputs
-from embedcube.campaign.load import load_campaign
-from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
-from embedcube.kernel.load import make_context
-from embedcube.kernel.sample import Sample, read_sample
-from embedcube.prepare.index import index
-from embedcube.prepare.shards import cut
+from embedcube.kernel.sample import Sample
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues, acquisitions
-from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel1.names import clues_of
 from embedcube.sources.sentinel2.names import identify
 
@@ -213,23 +204,8 @@ def read(folder: Path, archive: dict[str, Any], window: tuple[str, str] = ("2023
         },
         "how": {"ranks": 1, "threads": 1},
     }  # fmt: skip
-    campaign = Campaign(folder / "campaign.yaml")
-    campaign.file.write_text(yaml.safe_dump(document))
-    resolved = load_campaign(campaign.file)
-    campaign.run.root.mkdir(parents=True, exist_ok=True)
-    scenes = index(resolved, campaign.run)
-    bands = np.ones(make_inputs(resolved, "x").channels, dtype=np.float32)
-    weights = Weights(mean=0 * bands, std=bands, tensors={})
-    context = make_context(resolved, "x", ["grid"], weights, torch.nn.Identity(), torch.device("cpu"), batch=2)
-    found = cut(resolved, "x", context.grids["grid"], scenes)
-    assert found is not None
-    linked = tuple(found[0].scenes.tolist())
-    shard = Shard(layer="x", zone="grid", t=0, row=0, col=0, iy=0, ix=0, recipe="", scenes=linked)
-    reader = RasterReader(threads=2)
-    try:
-        return Read(scenes=scenes, sample=read_sample(shard, [scenes[i] for i in linked], context, reader))
-    finally:
-        reader.close()
+    scenes, sample = sample_of_layer_x(folder, document)
+    return Read(scenes=scenes, sample=sample)
 
 
 def write(path: Path, pixels: NDArray[Any], row: float = 0, col: float = 0, **profile: Any) -> None:

@@ -9,23 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import torch
-import yaml
 from rasterio.windows import Window as Cut
-from tests.conftest import REAL_DATA, Campaign
+from tests.conftest import REAL_DATA
 from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import Canvas, Shot
+from tests.sources.samples import sample_of_layer_x
 
-from embedcube.backbones.base import Weights
-from embedcube.campaign.load import load_campaign
-from embedcube.campaign.plan import Shard
 from embedcube.campaign.schema import Archive
-from embedcube.kernel.load import make_context
-from embedcube.kernel.sample import Sample, read_sample
-from embedcube.prepare.index import index
-from embedcube.prepare.shards import cut
+from embedcube.kernel.sample import Sample
 from embedcube.sources.base import Source
-from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel1.source import Sentinel1
 from embedcube.sources.sentinel2.source import Sentinel2
 
@@ -153,24 +145,9 @@ def sample_of(folder: Path) -> tuple[int, Sample]:
             }
         },
     }  # fmt: skip
-    campaign = Campaign(folder / "campaign.yaml")
-    campaign.file.write_text(yaml.safe_dump(document))
-    resolved = load_campaign(campaign.file)
-    campaign.run.root.mkdir(parents=True)
-    scenes = index(resolved, campaign.run)
+    scenes, sample = sample_of_layer_x(folder, document)
     assert not any(scene.verdict or scene.superseded_by or scene.offset for scene in scenes)
-    nothing = np.zeros(len(BANDS), np.float32)
-    weights = Weights(mean=nothing, std=nothing + 1, tensors={})
-    context = make_context(resolved, "x", ["grid"], weights, torch.nn.Identity(), torch.device("cpu"), batch=2)
-    found = cut(resolved, "x", context.grids["grid"], scenes)
-    assert found is not None
-    linked = tuple(found[0].scenes.tolist())
-    shard = Shard(layer="x", zone="grid", t=0, row=0, col=0, iy=0, ix=0, recipe="", scenes=linked)
-    reader = RasterReader(threads=2)
-    try:
-        return len(scenes), read_sample(shard, [scenes[i] for i in linked], context, reader)
-    finally:
-        reader.close()
+    return len(scenes), sample
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive
-from embedcube.sources.catalog.products import time_in
+from embedcube.sources.catalog.dates import last_moment, time_in
 from embedcube.sources.sentinel2.source import Sentinel2
 
 GRANULE = "S2A_OPER_MSI_L1C_TL_SGS__20230401T120000_A003253_T33TWL_N05.00"
@@ -108,3 +108,14 @@ def test_a_tile_of_the_bucket_is_known_by_its_own_metadata(tmp_path: Path) -> No
     (folder / "tileInfo.json").write_text(json.dumps(info))
     scene = only_scene(tmp_path / "archive")
     assert (scene.id, scene.time, scene.acquisition) == (PRODUCT, SENSED, "S2A_20151230T100402")
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [("2023-06-01T06:00:00", "2023-06-01T05:59:59"), ("2023-06-02T00:00:00", "2023-06-01T23:59:59"),
+     ("2023-06-01T23:59:59", "2023-06-01T23:59:59"), ("2023-06-01T00:00:00", "")],
+)  # fmt: skip
+def test_an_interval_ends_before_the_next_one_begins(end: str, last: str) -> None:
+    """Bounds of six hours are no part of the window that begins at 06:00."""
+    found = last_moment(*(datetime.fromisoformat(text) for text in ("2023-06-01T00:00:00", end)))
+    assert (found.isoformat() if found else "") == last

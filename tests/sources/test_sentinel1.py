@@ -31,8 +31,9 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
 from embedcube.sources.base import Observation
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.find import find_products
-from embedcube.sources.catalog.products import Product, time_in
+from embedcube.sources.catalog.products import Product
 from embedcube.sources.composite import Composite
 from embedcube.sources.passes import acquisitions
 from embedcube.sources.reader import RasterReader

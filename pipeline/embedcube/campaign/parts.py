@@ -239,7 +239,7 @@ def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]
 
 
 def cells_not_held(documents: Iterable[dict[str, Any]]) -> Counter[tuple[str, str]]:
-    """By layer and reason, the failed cells whose vector cannot be stored, of records with `shard` and `not_held`."""
+    """The failed cells whose vector cannot be stored, by layer and reason; records need `shard` and `not_held`."""
     counts: Counter[tuple[str, str]] = Counter()
     for document in documents:
         layer, _, _ = document["shard"].partition("/")

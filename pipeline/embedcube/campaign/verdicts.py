@@ -87,11 +87,11 @@ def forget_verdicts(run: RunDir) -> None:
 def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
     """Remove a file that is damaged, or of another plan than the one with these digests."""
     try:
-        if read_verdicts(run, plan, inventory).scenes:
-            return
+        of_this_plan = bool(read_verdicts(run, plan, inventory).scenes)
     except RequestError:
-        pass
-    forget_verdicts(run)
+        of_this_plan = False  # damaged: the first round finds them again
+    if not of_this_plan:
+        forget_verdicts(run)
 
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:

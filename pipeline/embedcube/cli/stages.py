@@ -102,8 +102,9 @@ def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
         if layer.passed_over:
             count = len(layer.passed_over)
             say(f"            {layer.layer}: fitted without {count} scene{'s'[: count > 1]} that could not be read")
-        for scene, reason in layer.passed_over.items():
-            say(f"            {scene}: {reason}")
+    # each once, whatever the number of layers that use it
+    for scene, reason in {scene: reason for layer in layers for scene, reason in layer.passed_over.items()}.items():
+        say(f"            {scene}: {reason}")
     passed_over = {layer.layer: layer.passed_over for layer in layers if layer.passed_over}
     return {"weights": {layer.layer: layer.digest for layer in layers}, "fitted_without": passed_over}
 
@@ -181,7 +182,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
             if found := new_verdicts(campaign, folder, made, records.broken):
                 begin_next_round(folder, made, found)
                 made = read_plan(campaign, folder)
-                say(f"            {named(found)}: out for all shards, which begins round {made.verdicts.round}")
+                say(f"            {named(found)}: out for all; round {made.verdicts.round} embeds again what it fed")
             settled = not found
         tasks = tasks_undone(folder, made, recorded_recipes(folder))
     bad = {one.scene: one.reason for one in records.unusable}

@@ -24,7 +24,7 @@ Place = tuple[str, int, int, int]
 
 
 class Records:
-    """Of each shard its cells by status, and the digests of its vectors."""
+    """The cells of each shard by status, and the digests of its vectors."""
 
     def __init__(self, cube: Cube, layer: str) -> None:
         """Read status and record of all shards of a layer once."""

@@ -5,7 +5,7 @@ bound is a finding; the figures are kept in `report/seams.json`, with a map for 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,15 +143,12 @@ class Soundness:
         }
 
 
-def sound(cube: Cube, report: Path | None) -> list[Finding]:
-    """Findings of the statistics of all layers; figures and maps go into the folder `report`, if there is one."""
-    layers = {layer: examine(cube, layer) for layer in cube.layers}
-    if report is not None:
-        figures = {layer: one.figures() for layer, one in layers.items()}
-        write_atomically(report / FIGURES, json.dumps(figures, indent=1).encode())
-        for layer, one in layers.items():
-            draw_seams(cube, layer, one.steps, report)
-    return [finding for one in layers.values() for finding in one.findings()]
+def keep_figures(cube: Cube, examined: Mapping[str, Soundness], report: Path) -> None:
+    """Write the figures of all layers, and a map for each zone, into the folder `report`."""
+    figures = {layer: one.figures() for layer, one in examined.items()}
+    write_atomically(report / FIGURES, json.dumps(figures, indent=1).encode())
+    for layer, one in examined.items():
+        draw_seams(cube, layer, one.steps, report)
 
 
 def in_words(report: Path) -> list[str]:
@@ -163,7 +160,7 @@ def in_words(report: Path) -> list[str]:
         seams = {kind: seam for kind, seam in figures["seams"].items() if seam["effect"] is not None}
         named = [f"{kind}s {seam['effect']:+.2f} +- {seam['standard_error']:.2f}" for kind, seam in seams.items()]
         if named:
-            lines.append(f"{layer}: steps across borders of {', '.join(named)} (effect sizes, {FIGURES})")
+            lines.append(f"{layer}: steps across borders of {', '.join(named)} of the spread inside (0: none is seen)")
     return lines
 
 

@@ -19,7 +19,7 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import recomputed
-from embedcube.consolidate.soundness import FIGURES, sound
+from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import (
     NOT_PROCESSED,
@@ -41,6 +41,7 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
     """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given."""
     cube = Cube(path)
     findings: list[Finding] = []
+    examined: dict[str, Soundness] = {}
     try:
         findings += _files(cube)
         for zone in cube.zones:
@@ -50,10 +51,14 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
         if not findings:
-            findings += sound(cube, report)
+            examined = {layer: examine(cube, layer) for layer in cube.layers}
+            findings += [finding for one in examined.values() for finding in one.findings()]
     except _BREAKAGE as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         findings.append(Finding(check="readable", place=str(path), found=found, expected="a store that can be read"))
+    # not above: a full disk under the report is no damage of the cube
+    if report is not None and examined:
+        keep_figures(Cube(path), examined, report)
     return findings
 
 

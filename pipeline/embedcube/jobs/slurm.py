@@ -58,7 +58,7 @@ class SlurmExecutor:
         plan = read_plan(campaign, run)
         with only_submit(run):
             refuse_while_queued(run)
-            done = recorded_recipes(run)
+            done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
             recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
             left = tuple(task for task in tasks if not recipes[task] <= done)
             submission = new_submission(left, records=len(done))

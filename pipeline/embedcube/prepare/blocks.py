@@ -1,16 +1,14 @@
-"""Blocks of files: those that are too large for a rank, and those that smaller shards read again and again."""
+"""Blocks of files that small shards decode again and again, and the shards that would not."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from embedcube.campaign.how import How
 from embedcube.campaign.plan import Shards
 from embedcube.campaign.price import Price
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_layout
-from embedcube.errors import RequestError
 from embedcube.grid import Grid
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.draw_groups import AMPLIFICATION_GOAL, ReadCost, draw_groups
@@ -19,27 +17,6 @@ from embedcube.prepare.shards import cut
 
 _LARGEST_SHARD_PX = 1 << 14
 """side of the largest shard that is proposed: tiles of satellite images are smaller"""
-
-
-def too_large(scene: Scene, how: How) -> str:
-    """Why no rank can read a scene: one block needs more memory than a rank may take; empty if they all fit."""
-    limit_bytes = how.mem_bytes_per_rank
-    return "; ".join(
-        f"{asset.band}: {asset.path} has blocks of {asset.block_rows} x {asset.block_cols} pixels, "
-        f"{asset.block_bytes / 1e9:.2f} GB as decoded, and a rank may take {limit_bytes / 1e9:.2f} GB (how.mem_gb)"
-        for asset in scene.assets
-        if asset.block_bytes > limit_bytes
-    )
-
-
-def refuse_too_large(scenes: Sequence[Scene], how: How) -> None:
-    """Raise a RequestError if the inventory has a usable scene that a rank cannot read."""
-    for scene in scenes:
-        if not scene.verdict and (reason := too_large(scene, how)):
-            raise RequestError(
-                f"{scene.archive}: {scene.id}: {reason}. Raise how.mem_gb, or run `embedcube index` again to go on "
-                "without this scene"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

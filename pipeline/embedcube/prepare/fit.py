@@ -11,8 +11,8 @@ from embedcube.campaign.plugins import plugin
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.errors import RequestError, WorkError
-from embedcube.prepare.blocks import refuse_too_large
 from embedcube.prepare.fit_sample import fit_sample
+from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.progress import Progress, silent
 
 

@@ -14,7 +14,7 @@ from embedcube.campaign.scene import Scene, unforeseen
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
-from embedcube.prepare.blocks import too_large
+from embedcube.prepare.large_blocks import too_large
 from embedcube.prepare.refusals import no_scene_in, with_next_move
 from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent

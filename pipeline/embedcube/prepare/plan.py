@@ -36,9 +36,10 @@ from embedcube.kernel.quantise import quantise
 from embedcube.kernel.recipes import LayerRecipes, digest_as_read, forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
-from embedcube.prepare.blocks import LayerCosts, refuse_too_large
+from embedcube.prepare.blocks import LayerCosts
 from embedcube.prepare.draw_groups import assign
 from embedcube.prepare.gaps import gaps_of
+from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,

@@ -4,11 +4,13 @@ What names the pass best decides: the datatake; else satellite and absolute orbi
 families of satellites ask here, so that a product gets the same answer from whatever catalogue it comes.
 """
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from embedcube.campaign.scene import UNKNOWN_TIME
 
@@ -20,6 +22,25 @@ _REVOLUTION_S = 6042
 
 _SLOT_S = 2880
 """48 minutes, a little less than half a revolution: within them a satellite of these orbits sees no place twice"""
+
+
+_PLATFORMS = (
+    "platform", "eo:platform", "SPACECRAFT_NAME", "spacecraft_name", "platformShortName", "satellite",
+)  # fmt: skip
+_LETTERS = ("platform_number", "platformSerialIdentifier")
+"""Properties that name the satellite of a product, or its letter alone"""
+
+
+def satellite_letter(pattern: re.Pattern[str], properties: Mapping[str, Any], id: str) -> str:
+    """The letter of a satellite, by the id of a product and by what a catalogue says of its platform; empty if unknown.
+
+    The first group of `pattern` is the letter, behind a name of the mission.
+    """
+    platforms = " ".join(str(properties.get(key, "")) for key in _PLATFORMS)
+    letters = (str(properties.get(key, "")).upper() for key in _LETTERS)
+    known = next((letter for letter in letters if letter in ("A", "B", "C", "D")), "")
+    found = pattern.search(id) or pattern.search(platforms)
+    return found[1].upper() if found else known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,14 @@ Floats = NDArray[np.float64]
 
 def has_data(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
     """Whether each pixel of a file is finite and none of the numbers that mean no data."""
-    known = np.isfinite(pixels) & (pixels != asset.nodata)
-    for number in asset.also_nodata:
+    missing = [number for number in (asset.nodata, *asset.also_nodata) if number is not None]
+    known = np.ones(pixels.shape, dtype=bool)
+    if pixels.dtype.kind == "f":
+        known = np.isfinite(pixels)
+    else:
+        # compared as integers, because numpy would convert every pixel to compare it with a float
+        missing = [int(number) for number in missing if float(number).is_integer()]
+    for number in missing:
         known &= pixels != number
     return np.asarray(known)
 

@@ -71,7 +71,7 @@ def refuse_unusable(campaign: Campaign, run: RunDir, plan: Plan, unusable: Colle
 
 
 def unusable_in_words(campaign: Campaign, run: RunDir, plan: Plan, unusable: Collection[Quarantined] = ()) -> str:
-    """As `refuse_unusable`, but it says so, and is empty where there are few enough."""
+    """Why more planned scenes than `how.error_budget` allows are unusable, by `index` or records; empty if few are."""
     if not unusable and not unusable_scenes(run)[0]:
         return ""  # spares reading the scenes
     scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rasterio.errors import RasterioError
 
-from embedcube.printable import printable
+from embedcube.printable import listed, printable
 from embedcube.sources.catalog.dates import When, when_in, when_of
 from embedcube.sources.catalog.products import Names, is_alias
 from embedcube.sources.opening import open_raster
@@ -95,7 +95,7 @@ def _fault(described: Sequence[str], absent: list[str], unclear: list[str]) -> s
     words = [f"of its bands {text}" for text in unclear[:1]]
     if absent:
         names = "" if twice else f" ({shown(described)})"
-        words.append(f"it has no band {_listed(absent)} among its {len(described)}{names}")
+        words.append(f"it has no band {listed(absent, _SHOWN)} among its {len(described)}{names}")
     if twice:
         words.append(f'"{_short(min(twice))}" is the name of {described.count(min(twice))}, so it names none')
     return f"{'; '.join(words)}. options.variables takes a name in the file, or a number from 1, for each band"
@@ -105,15 +105,11 @@ def shown(described: Sequence[str]) -> str:
     """The first names of an image's bands, for a message."""
     if not any(described):
         return "without names"
-    return _listed([_short(text or f"no name for {i}") for i, text in enumerate(described, start=1)])
+    return listed([_short(text or f"no name for {i}") for i, text in enumerate(described, start=1)], _SHOWN)
 
 
 def _short(text: str) -> str:
     return printable(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}...", 80)
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return ", ".join([*texts[:_SHOWN], *(["..."] if len(texts) > _SHOWN else [])])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Times that names of files tell: dates in their common forms, and names with two of them."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -108,6 +109,34 @@ def when_told(value: str) -> When:
     return interval(period.start, period.end)
 
 
+def last_moment(start: datetime, end: datetime) -> datetime | None:
+    """The last moment of an interval, as `Scene.end` has it; None where it has no length.
+
+    An end on a whole minute is the first moment after it: bounds of six hours end at 06:00. Others, as 23:59:59, are
+    the last.
+    """
+    if end <= start:
+        return None
+    return end - _SECOND if end.second == end.microsecond == 0 else end
+
+
+def time_in(name: str) -> datetime | None:
+    """The first date in a name, with its time of day where there is one: `20230815T100031`, `2023-08-15`.
+
+    It is never the time at which a product was made, as far as its form tells.
+    """
+    return next((moment for moment, _ in _moments(name)), None)
+
+
+def _moments(name: str) -> Iterator[tuple[datetime, bool]]:
+    """The dates in a name that may tell when a product was sensed, and whether each has a time of day."""
+    for match in _DAY.finditer(sensing_part(name)):
+        try:
+            yield utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000")))), match[4] is not None
+        except ValueError:
+            continue  # eight digits that are not a date
+
+
 def when_in(name: str) -> When | None:
     """The moment of the date in a name; None if it has none.
 
@@ -118,17 +147,10 @@ def when_in(name: str) -> When | None:
     Raises:
         ValueError: the name has dates of two days, and may mean an interval, a pair, or when the file was made.
     """
-    found = list[datetime]()
-    timed = True
-    sensing = sensing_part(name)
-    for match in _DAY.finditer(sensing):
-        try:
-            found.append(utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000")))))
-        except ValueError:
-            continue  # eight digits that are not a date
-        timed = timed and match[4] is not None
-    if not found:
+    moments = list(_moments(name))
+    if not moments:
         return None
+    found, timed = [moment for moment, _ in moments], all(has_time for _, has_time in moments)
     first = found[0]
     one_pass = all(other.date() == first.date() or (timed and abs(other - first) < _LONGEST_PASS) for other in found)
     if one_pass or any(pattern.search(name) for pattern in _SENSED_FIRST):

@@ -13,6 +13,7 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import EmbedcubeError, RequestError
 from embedcube.printable import printable
 from embedcube.sources.catalog.beside import IN_JSON
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import Folder, lasting, not_a_file, walk
 from embedcube.sources.catalog.folders import METADATA, folder_products, image_products, images_of_all_bands, is_image
 from embedcube.sources.catalog.foreign import (
@@ -30,7 +31,7 @@ from embedcube.sources.catalog.naming import Template
 from embedcube.sources.catalog.netcdf import products_of
 from embedcube.sources.catalog.notes import Notes
 from embedcube.sources.catalog.pool import spread
-from embedcube.sources.catalog.products import Names, Product, time_in, unusable
+from embedcube.sources.catalog.products import Names, Product, unusable
 from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.catalog.stac import catalogue_products, found_products, item_products

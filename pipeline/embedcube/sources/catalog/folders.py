@@ -9,6 +9,7 @@ from typing import Any
 from embedcube.printable import printable
 from embedcube.sources.catalog.bands import bands_in, descriptions_of, shown, stacked
 from embedcube.sources.catalog.beside import sensed
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import ITEM_BYTES, kind_of, read_json
 from embedcube.sources.catalog.naming import Template, template_for
@@ -21,7 +22,6 @@ from embedcube.sources.catalog.products import (
     is_alias,
     product_id,
     split_pixel_size,
-    time_in,
     unusable,
 )
 from embedcube.sources.catalog.told import Told

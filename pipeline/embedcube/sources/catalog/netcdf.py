@@ -12,18 +12,9 @@ from embedcube.errors import StartAgain
 from embedcube.printable import printable
 from embedcube.sources.apart import apart
 from embedcube.sources.catalog.bands import shown
-from embedcube.sources.catalog.dates import When
+from embedcube.sources.catalog.dates import When, last_moment, time_in
 from embedcube.sources.catalog.notes import Notes, undated
-from embedcube.sources.catalog.products import (
-    File,
-    Names,
-    Product,
-    is_alias,
-    last_moment,
-    product_id,
-    time_in,
-    unusable,
-)
+from embedcube.sources.catalog.products import File, Names, Product, is_alias, product_id, unusable
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf import open_netcdf
 

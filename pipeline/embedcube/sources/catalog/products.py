@@ -5,15 +5,13 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, time, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import UNKNOWN_TIME
 from embedcube.printable import printable
-from embedcube.sources.catalog.sensing import sensing_part
-from embedcube.windows import utc
 
 ID_CHARACTERS = 200
 """most characters of an id"""
@@ -185,30 +183,7 @@ def by_time(products: Iterable[Product]) -> list[Product]:
     return unique
 
 
-def last_moment(start: datetime, end: datetime) -> datetime | None:
-    """The last moment of an interval, as `Scene.end` has it: one that ends at midnight belongs to the day before.
-
-    None where it has no length.
-    """
-    if end <= start:
-        return None
-    return end - timedelta(seconds=1) if end.time() == time.min else end
-
-
 def split_pixel_size(name: str) -> tuple[str, int]:
     """A name in lower case without its pixel size, and that size (m) or 0: `T33TWL_B02_10m` -> `t33twl_b02`, 10."""
     match = _SIZED.fullmatch(name.lower())
     return (match[1], int(match[2])) if match else (name.lower(), 0)
-
-
-def time_in(name: str) -> datetime | None:
-    """The first date in a name, with its time of day where there is one: `20230815T100031`, `2023-08-15`.
-
-    It is never the time at which a product was made, as far as its form tells.
-    """
-    for match in re.finditer(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?:[Tt](\d{6}))?(?!\d)", sensing_part(name)):
-        try:
-            return utc(datetime.fromisoformat("{}-{}-{}T{}".format(*match.groups("000000"))))
-        except ValueError:
-            continue  # eight digits that are not a date
-    return None

@@ -15,17 +15,9 @@ from xml.etree import ElementTree
 
 from embedcube.campaign.scene import unforeseen
 from embedcube.printable import printable
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import lasting, read_bounded, read_member
-from embedcube.sources.catalog.products import (
-    File,
-    Names,
-    Product,
-    bounded,
-    product_id,
-    split_pixel_size,
-    time_in,
-    unusable,
-)
+from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, unusable
 from embedcube.windows import utc
 
 _METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")

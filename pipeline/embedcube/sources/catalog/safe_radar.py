@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 
 from embedcube.campaign.boxes import Box
 from embedcube.printable import printable
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import ABSENT, lasting, not_a_file, read_bounded, read_member
-from embedcube.sources.catalog.products import Names, Product, time_in, unusable
+from embedcube.sources.catalog.products import Names, Product, unusable
 
 _NAME = re.compile(r"^(S1[A-D]_\w\w_(?:GRD|SLC)\w_1\w(SH|SV|DH|DV)_\d{8}T\d{6}_\w+)(?:\.SAFE|\.zip|\.SAFE\.zip)$")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_href
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import ABSENT, NotReadable, identity, lasting, not_a_file
 from embedcube.sources.catalog.json_text import CATALOGUE_BYTES, ITEM_BYTES, kind_of, parsed, read_json
 from embedcube.sources.catalog.links import NO_LINKS, Links, local_path
-from embedcube.sources.catalog.products import Names, Product, time_in, unusable
+from embedcube.sources.catalog.products import Names, Product, unusable
 from embedcube.sources.catalog.stac_item import is_item, item_product
 
 _LINES = (".ndjson", ".jsonl", ".geojsonl")
@@ -135,13 +136,21 @@ def _is_search(document: Any) -> bool:
     """Whether a JSON value is a collection of Items; GeoJSON alone is none."""
     if not isinstance(document, dict) or document.get("type") != "FeatureCollection":
         return False
-    features = _listed(document, "features")
+    features = document.get("features")
+    if not isinstance(features, list):
+        return True  # GeoJSON has a list, too: this one is damaged, and gets a verdict
     return bool(features) and is_item(features[0])
 
 
 def _of_search(path: Path, name: str, document: dict[str, Any], names: Names, links: Links) -> Iterator[Product]:
     """The products of the saved result of a search; a warning says if it does not hold all that was found."""
-    features = _listed(document, "features")
+    features = document.get("features")
+    if not isinstance(features, list):
+        fault = (
+            f"{printable(path.name)} is a saved search, and its features are {kind_of(features)}, not a list of Items"
+        )
+        yield unusable(name, fault, time_in(name))
+        return
     if words := lacking(document, len(features)):
         log.warning("%s %s", printable(path), words)
     for number, feature in enumerate(features, start=1):

@@ -10,6 +10,7 @@ from typing import Any
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import UNKNOWN_TIME, unforeseen
 from embedcube.printable import printable, printable_href
+from embedcube.sources.catalog.dates import last_moment, time_in
 from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import kind_of
 from embedcube.sources.catalog.links import Around, Links, not_here
@@ -22,10 +23,8 @@ from embedcube.sources.catalog.products import (
     Stated,
     bounded,
     is_alias,
-    last_moment,
     product_id,
     split_pixel_size,
-    time_in,
     unusable,
 )
 from embedcube.sources.catalog.projection import stated_raster

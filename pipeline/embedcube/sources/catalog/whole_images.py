@@ -6,9 +6,10 @@ from pathlib import Path
 from embedcube.printable import printable
 from embedcube.sources.catalog.bands import Bands, Step, bands_in, descriptions_of, shown, stacked
 from embedcube.sources.catalog.beside import sensed
+from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.notes import Notes, undated
 from embedcube.sources.catalog.pool import spread
-from embedcube.sources.catalog.products import File, Names, Product, time_in, unusable
+from embedcube.sources.catalog.products import File, Names, Product, unusable
 from embedcube.sources.catalog.told import Told
 
 

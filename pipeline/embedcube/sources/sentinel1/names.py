@@ -7,16 +7,14 @@ from typing import Any
 
 from embedcube.campaign.scene import UNKNOWN_TIME
 from embedcube.sources.catalog.products import Product
-from embedcube.sources.passes import Clues
+from embedcube.sources.passes import Clues, satellite_letter
 
 _PRODUCT = re.compile(r"(S1[A-D])[-_]\S*[-_](\d{6})[-_]([0-9A-F]{6})(?=[-_#.\s]|$)", re.IGNORECASE)
 """Mission, absolute orbit and datatake in the name of a product"""
 
 _SATELLITE = re.compile(r"(?<![a-z0-9])s(?:entinel)?[-_ ]?1([a-d])(?![a-z0-9])", re.IGNORECASE)
 _BURST = re.compile(r"(?<![A-Z0-9])(T?\d{3}[-_]\d{6}[-_][IE]W\d|\d{6}_[IE]W\d)(?![A-Z0-9])", re.IGNORECASE)
-MIDNIGHT = time(0)
-_PLATFORMS = ("platform", "eo:platform", "platformShortName", "satellite")
-_LETTERS = ("platform_number", "platformSerialIdentifier")
+_MIDNIGHT = time(0)
 _DATATAKES = ("s1:datatake_id", "s1:data_take_id", "eopf:datatake_id", "eopf:data_take_id", "missionDataTakeID")
 _ORBITS = ("sat:absolute_orbit", "orbitNumber_start", "orbitNumber", "s1:absolute_orbit")
 
@@ -26,15 +24,17 @@ def clues_of(product: Product) -> Clues:
     properties = product.properties
     text = " ".join(_names(product))
     named = _PRODUCT.search(text)
-    satellite = named[1].upper() if named else _satellite(properties, product.id, text)
+    letter = satellite_letter(_SATELLITE, properties, product.id)
+    if not letter and (found := _SATELLITE.search(text)):
+        letter = found[1].upper()
     orbit = int(named[2]) if named else _number(properties, _ORBITS)
     datatake = int(named[3], 16) if named else _number(properties, _DATATAKES)
     burst = _BURST.search(text)
     return Clues(
         id=product.id,
         # two passes of a day look the same where a name tells no more than the day
-        time=product.time if product.time.time() != MIDNIGHT else UNKNOWN_TIME,
-        satellite=satellite,
+        time=product.time if product.time.time() != _MIDNIGHT else UNKNOWN_TIME,
+        satellite=named[1].upper() if named else f"S1{letter}" if letter else "",
         datatake="" if datatake is None else "_".join([f"{orbit:06d}"] * (orbit is not None) + [f"{datatake:06X}"]),
         orbit=orbit,
         place=burst[1].upper() if burst else "",
@@ -51,17 +51,6 @@ def _names(product: Product) -> Iterator[str]:
     for file in product.files.values():
         yield f"{file.path.parent.name} {file.path.stem}"
         break  # the files of a product are named alike
-
-
-def _satellite(properties: dict[str, Any], id: str, text: str) -> str:
-    platforms = " ".join(str(properties.get(key, "")) for key in _PLATFORMS)
-    letters = (str(properties.get(key, "")).upper() for key in _LETTERS)
-    known = next((letter for letter in letters if letter in ("A", "B", "C", "D")), "")
-    found = _SATELLITE.search(id) or _SATELLITE.search(platforms)
-    letter = found[1].upper() if found else known
-    if not letter and (found := _SATELLITE.search(text)):
-        letter = found[1].upper()
-    return f"S1{letter}" if letter else ""
 
 
 def _number(properties: dict[str, Any], keys: tuple[str, ...]) -> int | None:

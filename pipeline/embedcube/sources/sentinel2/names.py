@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from embedcube.sources.catalog.products import Product
-from embedcube.sources.passes import Clues
+from embedcube.sources.passes import Clues, satellite_letter
 from embedcube.windows import utc
 
 _NAMES = (
@@ -26,7 +26,6 @@ _SQUARES = (
 
 _BASELINES = re.compile(r"(?:^|:)(?:processing_?)?baseline$", re.IGNORECASE)
 _VERSIONS = ("processing:version", "processorVersion")
-_PLATFORMS = ("platform", "eo:platform", "SPACECRAFT_NAME", "spacecraft_name", "platformShortName", "satellite")
 _ORBITS = ("sat:absolute_orbit", "orbitNumber", "s2:absolute_orbit")
 _LEVELS = ("processing:level", "product:type", "s2:product_type", "productType", "processingLevel")
 _APPLIED = re.compile(r"(?:^|:)boa_offset_applied$", re.IGNORECASE)
@@ -108,7 +107,9 @@ def _clues(product: Product, text: str, tile: str) -> Clues:
     properties = product.properties
     datatake, named, granule = _DATATAKE.search(text), _PRODUCT.search(text), _GRANULE.search(text)
     letters = (found[1] for found in (datatake, named, granule) if found)
-    satellite = next(letters, "") or _letter(properties, product.id) or _first(_SATELLITE, text).upper()
+    satellite = (
+        next(letters, "") or satellite_letter(_SATELLITE, properties, product.id) or _first(_SATELLITE, text).upper()
+    )
     starts = (found[number] for found, number in ((datatake, 2), (named, 2), (_IMAGE.search(text), 1)) if found)
     orbits = [found[number] for found, number in ((datatake, 3), (granule, 2), (_NEW_GRANULE.search(text), 1)) if found]
     orbits += [str(properties[key]) for key in _ORBITS if properties.get(key)]
@@ -120,14 +121,6 @@ def _clues(product: Product, text: str, tile: str) -> Clues:
         orbit=next((int(orbit) for orbit in orbits if orbit.isascii() and orbit.isdigit() and len(orbit) < 9), None),
         place=tile,
     )
-
-
-def _letter(properties: Mapping[str, Any], id: str) -> str:
-    """The satellite's letter by the id and by what a catalogue says of its platform."""
-    platforms = " ".join(str(properties.get(key, "")) for key in _PLATFORMS)
-    serial = str(properties.get("platformSerialIdentifier", "")).upper()
-    letter = _first(_SATELLITE, id) or _first(_SATELLITE, platforms) or (serial if serial in set("ABCD") else "")
-    return letter.upper()
 
 
 def _moment(stamp: str) -> datetime | None:

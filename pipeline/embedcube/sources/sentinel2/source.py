@@ -29,6 +29,7 @@ from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.names import Identity, identify
 from embedcube.sources.sentinel2.versions import Use, Version, uses
+from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
 BAND_NAMES = {
@@ -215,12 +216,12 @@ class Sentinel2:
         pixels = {asset.band: future.result() for asset, future in zip(scene.assets, futures, strict=True)}
         assets = {asset.band: asset for asset in scene.assets}
         bands = [(pixels[band], assets[band]) for band in self._archive.bands]
-        seen_per_band = [_has_data(values, asset) for values, asset in bands]
+        seen_per_band = [has_data(values, asset) for values, asset in bands]
         mask = self._archive.mask
         if mask is None:
             seen = clear = np.logical_and.reduce(seen_per_band)
         else:
-            labelled = _has_data(pixels[mask.band], assets[mask.band])
+            labelled = has_data(pixels[mask.band], assets[mask.band])
             # a flag stored as 1 or NaN has the class 0 where it is NaN
             kept = np.isin(np.nan_to_num(pixels[mask.band], nan=0.0), mask.clear)
             if 0 in mask.clear:
@@ -306,13 +307,6 @@ def _as_stored(assets: Sequence[Asset]) -> str:
     """Note that a scale declared by files is not applied: it already contains the offset, which would count twice."""
     packings = {f"DN * {asset.scale!r} + {asset.add!r}": None for asset in assets if asset.packed}
     return f"numbers as they are stored, without {', '.join(packings)} as the files declare" if packings else ""
-
-
-def _has_data(pixels: Any, asset: Asset) -> Any:
-    if pixels.dtype.kind == "f":
-        return np.isfinite(pixels) & (pixels != asset.nodata)
-    # compared as integers, because numpy would convert every pixel to compare it with a float
-    return pixels != int(asset.nodata or 0)
 
 
 def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, bands: list[Asset], mask: Asset) -> None:
