@@ -33,7 +33,7 @@ ABOVE: dict[str, set[str]] = {
     "testing": {"ground", "campaign", "cube", "sources", "backbones", "kernel"},
     "jobs": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers"},
     "consolidate": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs"},
-    "uses": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs"},
+    "uses": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs", "consolidate"},
 }
 """Each room, and what it may import. The command line (`cli`) may import everything."""
 
@@ -45,6 +45,7 @@ LIGHT = {
     "cube": {"torch", "dask", "distributed", "rasterio", "pydantic", "pyarrow"},
     "jobs": {"torch", "dask", "distributed", "rasterio"},
     "consolidate": {"torch", "dask", "distributed", "rasterio"},
+    "uses": {"torch", "dask", "distributed", "rasterio"},
 }
 """What a room must not import, directly or not, when it is imported itself."""
 

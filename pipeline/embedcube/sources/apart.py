@@ -122,18 +122,29 @@ def _serve(connection: Connection) -> None:
             work, args, limit_s = connection.recv()
         except EOFError:
             return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        most = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        limit = math.ceil(used.ru_utime + used.ru_stime) + limit_s
-        resource.setrlimit(resource.RLIMIT_CPU, (limit if most < 0 else min(limit, most), most))
+        _limit_cpu_time(limit_s)
         answer: tuple[object, Exception | None]
         try:
             answer = work(*args), None
         except Exception as error:
             answer = None, _sendable(error)
+        finally:
+            # the time between two calls belongs to none of them
+            _limit_cpu_time(None)
         # the other side may have been killed
         with suppress(ConnectionError):
             connection.send(answer)
+
+
+def _limit_cpu_time(seconds: int | None) -> None:
+    """Let this process compute for so many seconds more; None takes the limit away."""
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if seconds is None:
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if most < 0 else min(limit, most), most))
 
 
 def _sendable(error: Exception) -> Exception:
