@@ -610,7 +610,7 @@ def test_another_validator_accepts_the_zones(cube: Path, tmp_path: Path) -> None
     subprocess.run([python, "-m", "venv", tmp_path], check=True)
     subprocess.run([tmp_path / "bin" / "pip", "--quiet", "install", GEOZARR], check=True)
     for embedding in cube.resolve().glob("*/*/embedding"):
-        command = [tmp_path / "bin" / "geozarr", "validate", embedding.parent]
+        command: list[str | Path] = [tmp_path / "bin" / "geozarr", "validate", embedding.parent]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stdout + answer.stderr
         assert "spatial, proj" in answer.stdout
