@@ -371,6 +371,8 @@ def planned(layer: Layer, grid: Grid, shards: ShardRange) -> LayerPlan:
         batch_for="",
         program="",
         compiled_for="",
+        versions={},
+        plugins=(),
         empty=(),
     )
 

@@ -17,6 +17,7 @@ from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import PartWriter, best_records
 from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.scene import Scene
 from embedcube.consolidate.verify import verify_run
 from embedcube.cube.arrays import ShardEncoder
@@ -25,7 +26,6 @@ from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.embed import run_shard
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
-from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.sample import read_sample
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.crashes import CrashHistory, Held
@@ -190,7 +190,7 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
     draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), parent, place, 1, Stop(), float("inf"))
     recorder = Recorder(PartWriter(part), EnergyMeter(device), 0, {}, device="cpu", attempt="attempt", rank=0)
     campaign = load_campaign(finished.file)
-    recipes = PlannedRecipes(campaign, read_plan(campaign, finished.run), kernel.scenes)
+    recipes = PlannedRecipes.here(campaign, read_plan(campaign, finished.run), kernel.scenes)
     Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder, recipes).run(draws, busy_core=busy_core)
     records = [json.loads(line) for line in (part / "records.jsonl").read_text().splitlines()]
     assert {r["recipe"]: {o["array"]: o["sha256"] for o in r["objects"]} for r in records} == expected

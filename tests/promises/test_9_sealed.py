@@ -30,13 +30,13 @@ from embedcube.campaign.plan import (
     tasks_undone,
     write_pilot,
 )
+from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.resolve import write_resolved
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError, WorkError
 from embedcube.jobs.submissions import Submission, submissions
-from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.prepare.fit import fit
 from embedcube.workers.crashes import Crash, crashes_by_shard, write_crash
 
@@ -245,7 +245,7 @@ def test_rows_that_are_not_the_inventorys_are_seen_though_the_digests_agree(fini
         pair = rows_that_differ(whole, column, random.Random(seed))
         change_rows(run, exchanged(column, *pair))
         plan = read_plan(loaded, run)
-        recipes = PlannedRecipes(loaded, plan, read_inventory(loaded, run, plan.inventory))
+        recipes = PlannedRecipes.here(loaded, plan, read_inventory(loaded, run, plan.inventory))
         shards = [shard for group in read_shards(run, plan) for shard in group]
         wrong = [shard for shard in shards if recipes.derive(shard) != shard.recipe]
         assert len(wrong) == 2
@@ -257,7 +257,7 @@ def test_rows_that_are_not_the_inventorys_are_seen_though_the_digests_agree(fini
 def test_a_shard_outside_of_the_campaign_has_no_recipe(finished: Campaign) -> None:
     loaded, run = load_campaign(finished.file), finished.run
     plan = read_plan(loaded, run)
-    recipes = PlannedRecipes(loaded, plan, read_inventory(loaded, run, plan.inventory))
+    recipes = PlannedRecipes.here(loaded, plan, read_inventory(loaded, run, plan.inventory))
     shard = read_shards(run, plan)[0][0]
     for other in (dataclasses.replace(shard, t=99), dataclasses.replace(shard, scenes=(99,))):
         with pytest.raises(WorkError, match="inventory and plan give none"):

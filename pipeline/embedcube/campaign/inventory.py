@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import overload
@@ -18,13 +17,12 @@ from pyproj import CRS
 from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.parts import Unplaced
 from embedcube.campaign.run_folder import RunDir, replacing
-from embedcube.campaign.scene import Asset, Noted, Scene
+from embedcube.campaign.scene import Noted, Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import refused, write_sealed
 from embedcube.campaign.search_extent import bounded
 from embedcube.campaign.tables import inventory_digest, read_columns
 from embedcube.errors import RequestError
-from embedcube.windows import utc
 
 _ROWS = 1 << 13
 """rows of the table that are made and written at once"""
@@ -137,7 +135,7 @@ class _Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                self._made[place] = _scene_of(self._texts[place].as_py(), self._noted[place].as_py())
+                self._made[place] = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
         return self._made[place]
@@ -232,21 +230,3 @@ def _noted(scene: Scene) -> str:
 
 def _notes(text: str) -> list[Noted]:
     return [Noted(**dict(zip(vars(Noted()), note, strict=True))) for note in json.loads(text)]
-
-
-def _scene_of(text: str, noted: str) -> Scene:
-    document = json.loads(text)
-    document["time"] = utc(datetime.fromisoformat(document["time"]))
-    document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
-    document["bbox"] = tuple(document["bbox"])
-    document["software"] = tuple(document["software"])
-    notes = iter(_notes(noted))
-    for asset in document["assets"]:
-        asset["transform"], asset["also_nodata"] = tuple(asset["transform"]), tuple(asset["also_nodata"])
-        asset["noted"] = next(notes)
-    for asset in document["assets"]:
-        if asset["mask_digest"]:
-            asset["mask_noted"] = next(notes)
-    # the newest field is required: an inventory without it is of an earlier version
-    document["assets"] = tuple(Asset(mask=asset.pop("mask"), **asset) for asset in document["assets"])
-    return Scene(**document)

@@ -103,6 +103,10 @@ class LayerPlan:
     """SHA-256 of the compiled forward pass; empty where the layer is not compiled"""
     compiled_for: str
     """digest of all that the program was compiled for"""
+    versions: dict[str, str]
+    """versions of the software that computes the layer"""
+    plugins: tuple[str, ...]
+    """name and version of the package of each source and of the backbone; empty for those of embedcube"""
     empty: tuple[int, ...]
     """windows in which no scene makes a cell valid"""
     gaps: dict[str, list[str]] = field(default_factory=dict)
@@ -185,7 +189,7 @@ def _layer_plan(document: dict[str, Any]) -> LayerPlan:
     zones = {zone: ShardRange(**place) for zone, place in document.pop("zones").items()}
     grids = {zone: Grid(**grid) for zone, grid in document.pop("grids").items()}
     layout = ShardLayout(**document.pop("layout"))
-    document |= {name: tuple(document[name]) for name in ("collections", "counted", "empty")}
+    document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty")}
     return LayerPlan(zones=zones, grids=grids, layout=layout, **document)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,7 +15,7 @@ from pyproj import Transformer
 from embedcube.campaign.boxes import GLOBE, Box, overlaps, width
 from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
 from embedcube.printable import printable
-from embedcube.windows import Window
+from embedcube.windows import Window, utc
 
 NOWHERE = GLOBE
 """Box of a scene that cannot be used and whose place is unknown: it belongs to no cell"""
@@ -216,6 +217,31 @@ class Scene:
         facts = vars(self) | {"assets": assets}
         # ten times faster than Python's json, which reads it again with its NaN
         return to_json(facts, inf_nan_mode="constants").decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes, notes: Sequence[Noted] = ()) -> "Scene":
+        """The scene that `to_json` wrote, with the `notes` of its files, in the order of `Scene.notes`, if given.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: it is of another version, or damaged.
+        """
+        document = json.loads(text)
+        document["time"] = utc(datetime.fromisoformat(document["time"]))
+        document["end"] = utc(datetime.fromisoformat(document["end"])) if document["end"] else None
+        document["bbox"] = tuple(document["bbox"])
+        document["software"] = tuple(document["software"])
+        for asset in document["assets"]:
+            asset["transform"], asset["also_nodata"] = tuple(asset["transform"]), tuple(asset["also_nodata"])
+        if notes:
+            noted = iter(notes)
+            for asset in document["assets"]:
+                asset["noted"] = next(noted)
+            for asset in document["assets"]:
+                if asset["mask_digest"]:
+                    asset["mask_noted"] = next(noted)
+        # the newest field is required: an inventory without it is of an earlier version
+        document["assets"] = tuple(Asset(mask=asset.pop("mask"), **asset) for asset in document["assets"])
+        return cls(**document)
 
     @property
     def placed(self) -> bool:

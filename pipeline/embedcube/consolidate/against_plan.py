@@ -38,9 +38,9 @@ def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findin
 
 def _recipes(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], shards: Iterable[Shard]) -> Iterator[Finding]:
     """Check that each shard of the plan has the recipe that inventory and plan give, where the plugins are here."""
-    from embedcube.kernel.recipes import PlannedRecipes
+    from embedcube.campaign.recipes import PlannedRecipes
 
-    recipes = PlannedRecipes(campaign, plan, scenes)
+    recipes = PlannedRecipes.here(campaign, plan, scenes)
     try:
         refuse_unknown_plugins(campaign)
         derived = [(shard, recipes.derive(shard)) for shard in shards]

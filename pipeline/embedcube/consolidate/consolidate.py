@@ -160,7 +160,7 @@ def _fill(
         [target for m in links for target in m.targets(cube)]
         + [path for name, group in series.items() for one in group for path in one.paths(cube_specs(plan.layers[name]))]
     )
-    write_template(campaign, plan, cube)
+    write_template(campaign, plan.layers, cube)
     unfinished.check_owned()  # zarr makes folders that are gone again, and a worker must not write into those
     futures = []
     if links:

@@ -7,6 +7,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     shard_record, shard_record_first            its record as JSON; row i is bytes [first[i], first[i + 1])
     scene, scene_first                          a scene as JSON
     scene_digest                                (m, 32)
+    scene_out                                   1 where the scene was found broken and is out for all shards
     link_first                                  the links of shard i are [first[i], first[i + 1])
     link_scene                                  row of the scene; in the order of compositing
     link_resampling                             row of `resampling`
@@ -78,6 +79,10 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "zones": zones,
             "counted": {name: layer.counted for name, layer in plan.layers.items()},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
+            "planned": {
+                name: {"batch": layer.batch, "versions": layer.versions, "plugins": layer.plugins}
+                for name, layer in plan.layers.items()
+            },
             "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
             "gaps": {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
@@ -94,6 +99,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_blobs(group, "shard_record", [m.record.to_line().rstrip() for m in made])
     _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
+    _write(group, "scene_out", [row in plan.verdicts.scenes for row in range(len(scenes))], np.uint8)
     _write_links(group, scenes, made)
     _write_resampling(group, campaign, plan, scenes, made)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]

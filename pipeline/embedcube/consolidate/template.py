@@ -1,6 +1,7 @@
 """The cube before it holds any shard: groups, coordinates, empty arrays, attributes."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embedcube.campaign.plan import LayerPlan, Plan
+from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
 from embedcube.consolidate.attributes import (
     array_attributes,
@@ -21,7 +22,7 @@ from embedcube.cube.arrays import ArraySpec, array_specs
 from embedcube.windows import Window
 
 
-def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
+def write_template(campaign: Campaign, layers: Mapping[str, LayerPlan], cube: Path) -> None:
     """Write all metadata and coordinates below `cube`. Writing again over the same cube changes nothing.
 
     The metadata of the layers is consolidated in the root. That of `provenance/` is not: it differs between runs, and
@@ -29,7 +30,7 @@ def write_template(campaign: Campaign, plan: Plan, cube: Path) -> None:
     """
     root = zarr.open_group(cube, mode="a", zarr_format=3, use_consolidated=False)
     root.update_attributes(root_attributes(campaign))
-    for name, planned in plan.layers.items():
+    for name, planned in layers.items():
         for zone in planned.zones:
             group = root.require_group(name).require_group(zone)
             _write_zone(group, campaign.layers[name], planned, campaign.all_windows)

@@ -17,6 +17,7 @@ import zarr
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
+from embedcube.consolidate.derived import derived, foreign
 from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import recomputed
 from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
@@ -43,6 +44,7 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
     findings: list[Finding] = []
     examined: dict[str, Soundness] = {}
     try:
+        findings += foreign(cube.path.resolve())
         findings += _files(cube)
         for zone in cube.zones:
             findings += _structure(cube, zone)
@@ -50,6 +52,8 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
+        if not findings:
+            findings += derived(cube)
         if not findings:
             examined = {layer: examine(cube, layer) for layer in cube.layers}
             findings += [finding for one in examined.values() for finding in one.findings()]

@@ -95,6 +95,15 @@ class Provenance:
         """Record of a shard."""
         return dict(json.loads(self._blob("shard_record", shard)))
 
+    def record_line(self, shard: int) -> bytes:
+        """Record of a shard as a line of records.jsonl, with its checksum."""
+        return self._blob("shard_record", shard) + b"\n"
+
+    def blobs(self, name: str) -> list[bytes]:
+        """All rows of `scene` or of another array of texts, in one read."""
+        data = bytes(self.array(name))
+        return [data[a:b] for a, b in pairwise(self._firsts(name).tolist())]
+
     def scene(self, row: int) -> dict[str, Any]:
         """Facts of a scene, from its row."""
         return dict(json.loads(self._blob("scene", row)))

@@ -1,7 +1,7 @@
 """Versions of all software that may change a byte of a shard."""
 
 import os
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Set
 from importlib import metadata
 
 import numpy as np
@@ -38,28 +38,6 @@ def software_versions(device: torch.device) -> dict[str, str]:
         "zarr": zarr.__version__,
         "numcodecs": numcodecs.__version__,
     }
-
-
-_COMPUTING = (
-    "cudnn",
-    "cublas",
-    "kernel",
-    "device",
-    "torch",
-    "mkl",
-    "onednn",
-    "numpy",
-    "gdal",
-    "proj",
-    "zarr",
-    "numcodecs",
-)
-"""keys of `software_versions`; the first two on a GPU only"""
-
-
-def computing(versions: Mapping[str, str], packages: Collection[str]) -> dict[str, str]:
-    """The versions of a plan that may change a byte of any shard, and those of these packages."""
-    return {name: versions[name] for name in (*_COMPUTING, *packages) if name in versions}
 
 
 def installed(packages: Set[str]) -> dict[str, str]:

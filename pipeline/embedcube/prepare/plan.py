@@ -18,6 +18,7 @@ from embedcube.backbones.weights import fitted_on, read_weights
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
 from embedcube.campaign.price import Price
+from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of
 from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
@@ -33,7 +34,7 @@ from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.quantise import quantise
-from embedcube.kernel.recipes import LayerRecipes, digest_as_read, forward_digest, recipes_of
+from embedcube.kernel.recipes import forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts
@@ -173,6 +174,8 @@ def _plan_layer(
         batch_for=forward.batch_for,
         program=forward.program.digest,
         compiled_for=forward.program.compiled_for,
+        versions=forward.versions,
+        plugins=plugins_of(campaign, name),
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
         reading=costs.advice([zone.price for zone in zones]),
@@ -272,6 +275,7 @@ def _plan_zone(
         weights=forward.weights,
         program=forward.program.digest,
         versions=forward.versions,
+        plugins=plugins_of(costs.campaign, costs.name),
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)

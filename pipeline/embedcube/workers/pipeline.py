@@ -14,10 +14,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from embedcube.campaign.plan import Shard
+from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.scene import Scene
 from embedcube.kernel.embed import EmbeddedShard, ReadShard, embed_stage, encode_stage, read_stage
 from embedcube.kernel.layer import LayerContext
-from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.failures import named
 from embedcube.workers.prefetch import prefetched

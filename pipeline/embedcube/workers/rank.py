@@ -23,13 +23,13 @@ from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import PartWriter, recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_shards
+from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.kernel.device import exact_arithmetic
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import load_context
-from embedcube.kernel.recipes import PlannedRecipes
 from embedcube.kernel.versions import versions_here
 from embedcube.machine import bind_near_gpu, cores, read_bytes
 from embedcube.sources.reader import RasterReader
@@ -88,7 +88,7 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
     )
     scenes = read_inventory(campaign, run, plan.inventory)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
-    recipes = PlannedRecipes(campaign, plan, scenes)
+    recipes = PlannedRecipes.here(campaign, plan, scenes)
     pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder, recipes)
     busy_core = device.type == "cpu" and how.threads_per_rank == 1 and how.ranks >= cores()
     me.guard.working(draws.finish_s)

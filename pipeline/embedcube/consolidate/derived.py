@@ -1,0 +1,167 @@
+"""Checks of `verify` that need the cube alone: all that follows from what it says of itself is derived again.
+
+A cube whose digests agree may still be wrong: times, places, scenes or settings can be changed together with the
+digests. But a recipe is a digest of all that decides the bytes of a shard, and the name of the cube is one of all
+recipes and bytes. So who changes one thing must change everything, and has another cube.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from embedcube.campaign.parts import Record, version_of
+from embedcube.campaign.plan import Shard, digest_of_recipes
+from embedcube.campaign.recipes import PlannedRecipes
+from embedcube.campaign.schema import digest_of, period_of_fit
+from embedcube.campaign.seals import from_line
+from embedcube.consolidate.findings import Finding
+from embedcube.consolidate.provenance import receipt
+from embedcube.consolidate.rebuilt import Rebuilt, rebuild
+from embedcube.consolidate.template import write_template
+from embedcube.cube.reader import Cube
+
+_VERSION = re.compile(r"[0-9a-f]{12}")
+"""a name that says which version a cube is; a user may have given another one"""
+
+
+def derived(cube: Cube) -> Iterator[Finding]:
+    """Check that all parts of a cube follow from its campaign, its scenes and its records.
+
+    Raises:
+        RequestError, ValueError, TypeError, KeyError, AttributeError: the cube does not say enough, or its metadata are
+            damaged.
+    """
+    said = rebuild(cube)
+    yield from _campaign(cube, said)
+    yield from _template(cube, said)
+    yield from _scenes(cube, said)
+    yield from _shards(cube, said)
+
+
+def foreign(cube: Path) -> Iterator[Finding]:
+    """Check that a cube holds nothing but files, and folders with files: no link, no empty folder, no device."""
+    for folder, folders, files in os.walk(cube):
+        where = Path(folder)
+        for name in (*folders, *files):
+            path = where / name
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                found = "a link" if path.is_symlink() else "neither a file nor a folder"
+                yield Finding(check="files", place=str(path.relative_to(cube)), found=found, expected="a file")
+        if not (folders or files):
+            yield Finding(check="files", place=str(where.relative_to(cube)), found="an empty folder", expected="none")
+
+
+def _differs(check: str, place: str, found: Any, expected: Any) -> Iterator[Finding]:
+    """A finding where two things are not equal, with the beginning of each."""
+    if found != expected:
+        yield Finding(check=check, place=place, found=str(found)[:60], expected=str(expected)[:60])
+
+
+def _campaign(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
+    """Check the digests of campaign and plan, and the periods of the fits."""
+    about, digest = cube.provenance.attributes, digest_of(cube.what)
+    yield from _differs("campaign", "provenance campaign_digest", about["campaign_digest"], digest)
+    yield from _differs("campaign", "embedcube:what", said.campaign.digest, digest)
+    recipes = [bytes(recipe).hex() for recipe in cube.provenance.array("shard_recipe")]
+    yield from _differs("plan", "provenance plan_digest", about["plan_digest"], digest_of_recipes(recipes))
+    yield from _differs("plan", "provenance zones", sorted(about["zones"]), list(cube.zones))
+    for name, layer in said.layers.items():
+        if layer.fitted_on:
+            fitted_on = period_of_fit(said.campaign, name)
+            yield from _differs("campaign", f"{name} fitted_on", layer.fitted_on, fitted_on)
+
+
+def _template(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
+    """Check attributes, coordinates and shapes of groups and arrays against those that `consolidate` would write."""
+    with TemporaryDirectory(prefix="embedcube-verify-") as folder:
+        path = Path(folder) / "cube.zarr"
+        write_template(said.campaign, said.layers, path)
+        expected = Cube(path)
+        root = _document(cube.path)
+        yield from _attributes("the root", root["attributes"], _document(path)["attributes"])
+        yield from _differs("derived", "zones", cube.zones, expected.zones)
+        for zone in (zone for zone in expected.zones if zone in cube.zones):
+            there, here = cube.group(zone), expected.group(zone)
+            yield from _attributes(zone, there.attrs.asdict(), here.attrs.asdict())
+            for name, array in sorted(here.arrays()):
+                found, place = there[name], f"{zone}/{name}"
+                yield from _attributes(place, found.attrs.asdict(), array.attrs.asdict())
+                for fact in ("shape", "dtype", "chunks", "shards"):
+                    yield from _differs("derived", f"{place} {fact}", getattr(found, fact), getattr(array, fact))
+                if found.shape == array.shape and array.shards is None:
+                    same = np.array_equal(found[...], array[...])
+                    yield from _differs("derived", place, "other values" if not same else "", "")
+    yield from _consolidated(cube, root)
+
+
+def _document(cube: Path) -> dict[str, Any]:
+    """The metadata of the root, which hold those of all layers too."""
+    document: dict[str, Any] = json.loads((cube / "zarr.json").read_bytes())
+    return document
+
+
+def _attributes(place: str, found: dict[str, Any], expected: dict[str, Any]) -> Iterator[Finding]:
+    for key in sorted(found.keys() | expected.keys()):
+        yield from _differs("derived", f"{place} {key}", found.get(key), expected.get(key))
+
+
+def _consolidated(cube: Cube, root: dict[str, Any]) -> Iterator[Finding]:
+    """Check that the metadata that the root repeats are those of the nodes themselves."""
+    repeated = root["consolidated_metadata"]["metadata"]
+    for zone in cube.zones:
+        group = cube.group(zone)
+        nodes = {zone: group} | {f"{zone}/{name}": array for name, array in group.arrays()}
+        for name, node in nodes.items():
+            found = repeated.get(name, {}).get("attributes")
+            yield from _differs("derived", f"{name} in the root's metadata", found, node.attrs.asdict())
+            if name != zone:
+                yield from _differs("derived", f"{name} in the root's metadata", repeated[name]["shape"], [*node.shape])
+
+
+def _scenes(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
+    """Check that the digest of each scene is that of its facts."""
+    stored = cube.provenance.array("scene_digest")
+    for scene, digest in zip(said.scenes, stored, strict=True):
+        yield from _differs("scene", f"{scene.archive}/{scene.id}", bytes(digest).hex()[:12], scene.digest[:12])
+
+
+def _shards(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
+    """Check records, scenes and recipe of each shard, and then the name of the cube and the sums of the records."""
+    provenance, about = cube.provenance, cube.provenance.attributes
+    recipes = PlannedRecipes(said.campaign, said, said.scenes, said.plugins)
+    stored, records = provenance.array("shard_recipe"), {}
+    windows = said.campaign.all_windows
+    for (zone, t, iy, ix), row in provenance.places.items():
+        layer, _, name = zone.partition("/")
+        place = said.layers[layer].zones[name]
+        rows, quarantined = provenance.links(row)
+        shard = Shard(
+            layer=layer, zone=name, t=t, row=place.row + iy, col=place.col + ix, iy=iy, ix=ix,
+            recipe=bytes(stored[row]).hex(), scenes=tuple(rows.tolist()),
+        )  # fmt: skip
+        yield from _differs("recipe", str(shard), shard.recipe[:12], recipes.derive(shard)[:12])
+        outside = [said.scenes[i].id for i in shard.scenes if not said.scenes[i].meets(windows[t])]
+        yield from _differs("scene", str(shard), outside, [])
+        if (document := from_line(provenance.record_line(row))) is None:
+            yield Finding(check="record", place=str(shard), found="another checksum", expected="its own")
+            continue
+        records[row] = record = Record.from_document(document)
+        yield from _differs("record", f"{shard} recipe", record.recipe, shard.recipe)
+        digests = [said.scenes[i].digest for i in shard.scenes]
+        yield from _differs("record", f"{shard} scenes", list(record.scenes), digests)
+        unread = {digest for digest, unread in zip(digests, quarantined.tolist(), strict=True) if unread}
+        yield from _differs("record", f"{shard} quarantined", {q.scene_digest for q in record.quarantined}, unread)
+    if len(records) < len(provenance.places):
+        return
+    yield from _differs("record", "receipt", about["receipt"], receipt([records[row] for row in sorted(records)]))
+    for zone in cube.zones:
+        own = [records[row] for (of, *_), row in provenance.places.items() if of == zone]
+        yield from _differs("record", f"{zone} receipt", about["receipts"][zone], receipt(own))
+    if _VERSION.fullmatch(cube.version):
+        yield from _differs("version", "name of the cube", cube.version, version_of(said.campaign, records.values()))

@@ -1,0 +1,110 @@
+"""Campaign and plan of a cube, made again from what the cube says of itself, so that `verify` can derive the rest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embedcube.campaign.plan import LayerPlan
+from embedcube.campaign.scene import Scene
+from embedcube.campaign.schema import Campaign, make_grid, make_layout
+from embedcube.campaign.verdicts import Verdict, Verdicts
+from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError
+from embedcube.grid import Grid, ShardLayout, ShardRange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What a cube says of its making."""
+
+    campaign: Campaign
+    """without the paths of archives, which no cube knows"""
+    layers: Mapping[str, LayerPlan]
+    versions: Mapping[str, str]
+    """versions of all software that computed bytes"""
+    verdicts: Verdicts
+    """the scenes that were out for all shards"""
+    scenes: list[Scene]
+    """the inventory"""
+    plugins: Mapping[str, tuple[str, ...]]
+    """packages of the sources and of the backbone of each layer"""
+
+
+def rebuild(cube: Cube) -> Rebuilt:
+    """Read all that a cube says of its making.
+
+    Raises:
+        RequestError: it was made by an earlier version of embedcube, which did not say so much.
+        ValueError, TypeError, KeyError, AttributeError: its metadata are damaged.
+    """
+    about = cube.provenance.attributes
+    if "planned" not in about:
+        raise RequestError(
+            f"{cube.path}: an earlier version of embedcube made it, and it does not say how its recipes were made"
+        )
+    campaign = _campaign(about["campaign"], cube.what)
+    scenes = [Scene.from_json(text) for text in cube.provenance.blobs("scene")]
+    return Rebuilt(
+        campaign=campaign,
+        layers={name: _layer(cube, campaign, name, about) for name in cube.layers},
+        versions=about["versions"],
+        verdicts=_verdicts(cube, scenes),
+        scenes=scenes,
+        plugins={name: tuple(planned["plugins"]) for name, planned in about["planned"].items()},
+    )
+
+
+def _campaign(name: str, what: dict[str, Any]) -> Campaign:
+    archives = {archive: block | {"path": "/"} for archive, block in what["archives"].items()}
+    windows = [window.split("/") for window in what["windows"]]
+    return Campaign.model_validate(what | {"campaign": name, "archives": archives, "windows": windows})
+
+
+def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any]) -> LayerPlan:
+    """The plan of a layer, as far as the cube follows from it."""
+    layer, planned = campaign.layers[name], about["planned"][name]
+    layout = make_layout(layer)
+    zones = [zone.split("/")[1] for zone in cube.zones_of(name)]
+    grids = {zone: make_grid(campaign, name, zone) for zone in zones}
+    first = cube.group(f"{name}/{zones[0]}").attrs
+    return LayerPlan(
+        zones={zone: _place(cube, f"{name}/{zone}", grids[zone], layout) for zone in zones},
+        grids=grids,
+        layout=layout,
+        encoding=layer.encoding,
+        dimensions=cube.array(f"{name}/{zones[0]}", "embedding").shape[-1],
+        chunk_windows=layer.chunk_windows,
+        collections=tuple(first["geoemb:source_data"]),
+        counted=tuple(about["counted"][name]),
+        weights=about["weights"][name],
+        fitted_on=about["fitted_on"][name],
+        model=first["geoemb:model"],
+        batch=planned["batch"],
+        batch_for="",
+        program=about["programs"].get(name, ""),
+        compiled_for="",
+        versions=planned["versions"],
+        plugins=tuple(planned["plugins"]),
+        empty=(),
+    )
+
+
+def _place(cube: Cube, zone: str, grid: Grid, layout: ShardLayout) -> ShardRange:
+    """Rows and columns of the shard lattice that are nearest to where a zone says that it lies."""
+    _, _, left, _, _, top = cube.group(zone).attrs["spatial:transform"]
+    side, (rows, columns) = layout.shard_px * grid.pixel, cube.array(zone, "status").shape[1:]
+    return ShardRange(
+        row=round((grid.origin_y - top) / side),
+        col=round((left - grid.origin_x) / side),
+        rows=rows // layout.shard_cells,
+        cols=columns // layout.shard_cells,
+    )
+
+
+def _verdicts(cube: Cube, scenes: list[Scene]) -> Verdicts:
+    out = {
+        row: Verdict(archive=scene.archive, scene=scene.id, scene_digest=scene.digest, reason="")
+        for row, (scene, is_out) in enumerate(zip(scenes, cube.provenance.array("scene_out").tolist(), strict=True))
+        if is_out
+    }
+    return Verdicts(scenes=out)
