@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,10 +16,13 @@ import pyarrow
 import pytest
 import zarr
 from numpy.typing import NDArray
+from pyproj import CRS
 from tests.conftest import Campaign, call_cli, change_plan, change_rows
 
-from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.run_folder import RunDir, point_symlink
+from embedcube.campaign.seals import CHECKSUM, to_line
 from embedcube.cli.verbs import app
+from embedcube.consolidate.seal import seal_of
 from embedcube.errors import EmbedcubeError
 
 LAYER = "s2_mosaiks"
@@ -81,8 +85,9 @@ class Cube:
         texts = []
         for start, end in pairwise(first[...].tolist()):
             record = json.loads(data[start:end])
+            del record[CHECKSUM]
             change(record)
-            texts.append(json.dumps(record).encode())
+            texts.append(to_line(record).rstrip())
         group = zarr.open_group(self.path / "provenance", mode="r+")
         joined = np.frombuffer(b"".join(texts), dtype=np.uint8)
         group.create_array("shard_record", data=joined, overwrite=True)
@@ -153,7 +158,7 @@ def verify(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tup
     except EmbedcubeError as error:
         code = error.exit_code
     answer = json.loads(capsys.readouterr().out)
-    assert list(answer) == ["findings", "remarks"]
+    assert list(answer)[:3] == ["findings", "remarks", "seal"]
     return code, answer["findings"]
 
 
@@ -173,7 +178,9 @@ def test_nothing_is_wrong_with_a_good_cube(finished_demo: Campaign, tmp_path: Pa
     shutil.copytree(finished_demo.run.newest_cube.resolve(), alone)
     done = call_cli("verify", alone)
     assert (done.returncode, done.stderr) == (0, "")
-    assert lines(done.stdout) == ["verify 30 of 30 shards in N s", "nothing found wrong"]
+    *said, seal = lines(done.stdout)
+    assert said == ["verify 30 of 30 shards in N s", "nothing found wrong"]
+    assert re.fullmatch("seal [0-9a-f]{64}", seal)
 
 
 def lines(text: str) -> list[str]:
@@ -184,6 +191,8 @@ def lines(text: str) -> list[str]:
 def test_nothing_is_wrong_with_a_good_run(little: Campaign, cube: Cube, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(cube.campaign.file, capsys, "--recompute", "4") == (0, [])
     report = json.loads((cube.run.report / "verify.json").read_text())
+    assert report.pop("recomputed")["shards"] == 4
+    assert report.pop("seal") == seal_of(cube.path)
     assert report == {"cube": cube.path.name, "findings": [], "remarks": [], "least_cosine": {}}
     # a copied tree is as good as a linked one, and verifying changes nothing
     for path in cube.path.rglob("*"):
@@ -456,9 +465,111 @@ def test_a_tampered_cube_is_found_out(cube: Cube, breach: Breach, capsys: pytest
     assert_named(breach, findings)
 
 
+def unkept(cube: Cube) -> None:
+    """Nobody has kept the seal of the cube."""
+    shutil.rmtree(cube.path.with_name(f"{cube.path.stem}-stac"))
+
+
 def test_restating_and_sealing_alone_are_no_breach(cube: Cube, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = seal_of(cube.path)
     cube.restate()
+    assert verify(cube.campaign.file, capsys) == (
+        1,
+        [seal_finding(cube, f"{cube.path.stem}-stac/collection.json", kept)],
+    )
+    unkept(cube)
     assert verify(cube.path, capsys) == (0, [])
+    assert verify(cube.path, capsys, "--seal", kept) == (1, [seal_finding(cube, "the seal that was given", kept)])
+    assert verify(cube.path, capsys, "--seal", seal_of(cube.path)) == (0, [])
+
+
+def seal_finding(cube: Cube, place: str, kept: str) -> str:
+    """What is said of another seal."""
+    return f"seal: {place}: {seal_of(cube.path)[:12]}, expected {kept[:12]}"
+
+
+def place_moved(cube: Cube) -> None:
+    """The zone lies a whole shard to the east, in all that says where it lies."""
+    east = 160 * 24
+    add(f"{ZONE}/x", east)(cube)
+
+    def change(document: dict[str, Any]) -> None:
+        document["attributes"]["spatial:transform"][2] += east
+        for edge in (0, 2):
+            document["attributes"]["spatial:bbox"][edge] += east
+
+    cube.json(ZONE, change)
+
+
+def of_another_zone(cube: Cube) -> None:
+    """Another UTM zone, in code and WKT."""
+    wkt = CRS.from_epsg(32633).to_wkt("WKT2_2019")
+    cube.json(ZONE, lambda document: document["attributes"].update({"proj:code": "EPSG:32633", "proj:wkt2": wkt}))
+
+
+def more_offset(cube: Cube) -> None:
+    """Scenes with another offset, of the same length."""
+    array = cube.array("provenance/scene")
+    text = array[...].tobytes()
+    assert b'"offset":-1000.0' in text
+    array[...] = np.frombuffer(text.replace(b'"offset":-1000.0', b'"offset":-2000.0'), dtype=np.uint8)
+
+
+def all_equal(cube: Cube) -> None:
+    """Every vector the same, as good as the true ones by all rules."""
+    valid = np.isin(cube.array(f"{ZONE}/status")[...], (1, 5))
+    for name, value, fill in (("embedding", 127, 0), ("scale", 1.0, np.nan)):
+        array = cube.array(f"{ZONE}/{name}")
+        of_cells = valid[..., None] if name == "embedding" else valid
+        array[...] = np.where(of_cells, value, fill)
+
+
+WELL_TOLD = [
+    Breach("windows moved together", both_times, (f"derived: {ZONE}/time: ", f"derived: {ZONE}/time_bnds: ")),
+    Breach("a whole shard east", place_moved, ("recipe: ",)),
+    Breach("another UTM zone", of_another_zone, (f"derived: {ZONE} proj:code: ",)),
+    Breach("features renumbered", add(f"{ZONE}/feature", 1), (f"derived: {ZONE}/feature: ",)),
+    Breach("units of time", attribute(f"{ZONE}/time", "units", "days since 1970-01-01"), (f"derived: {ZONE}/time ",)),
+    Breach("fill value", lambda c: c.json(f"{ZONE}/scale", lambda n: n.update(fill_value=0.0)), ("derived: ",)),
+    Breach("a stranger among the arrays", stray_array, (f"derived: {ZONE} arrays: ",)),
+    Breach("a stranger among the layers", stray_layer, ("readable: ",)),
+    Breach("consolidated metadata differ", consolidated(lambda m: m[f"{ZONE}/x"].update(shape=[7])), ("derived: ",)),
+    Breach("campaign digest", attribute("", "embedcube:campaign_digest", "0" * 64), ("derived: the root ",)),
+    Breach("what was asked", digest_at_root, ("campaign: provenance campaign_digest: ", "recipe: ")),
+    Breach("weights in provenance", attribute("provenance", "weights", {LAYER: "0" * 64}), ("derived: ", "recipe: ")),
+    Breach("a recipe", put_row("provenance/shard_recipe", (3, 3), OTHER_BYTE), ("recipe: ", "record: ")),
+    Breach("scene digest", put_row("provenance/scene_digest", (3, 3), OTHER_BYTE), ("scene: ",)),
+    Breach("an offset", more_offset, ("scene: ", "recipe: ", "record: ")),
+    Breach("links to other scenes", other_acquisitions, ("recipe: ",)),
+    Breach("a vector", restated(spoilt_vector), ("version: ",)),
+    Breach("every vector the same", restated(all_equal), ("version: ",)),
+]  # fmt: skip
+"""Found in the cube alone although all digests of files agree and nobody has kept its seal."""
+
+
+@pytest.mark.parametrize("breach", WELL_TOLD, ids=lambda breach: breach.name)
+def test_a_cube_whose_digests_agree_is_found_out(
+    cube: Cube, breach: Breach, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sealed(breach.do)(cube)
+    unkept(cube)
+    code, findings = verify(cube.path, capsys)
+    assert code == 1
+    assert_named(breach, findings)
+
+
+@pytest.mark.parametrize("how", ["a link", "an empty folder", "neither a file nor a folder"])
+def test_only_files_belong_to_a_cube(cube: Cube, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cube.path / ZONE / "status" / "more"
+    if how == "a link":
+        path.symlink_to("c.0.0.0")
+    elif how == "an empty folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    code, findings = verify(cube.path, capsys)
+    assert code == 1
+    assert any(line.startswith(f"files: {ZONE}/status/more: {how}, ") for line in findings)
 
 
 # --- tampered runs --------------------------------------------------------------------------------
@@ -485,7 +596,7 @@ RUNS = [
     Breach("the weights", lambda c: flip(c.run.weights(LAYER), -100), (f"weights: {LAYER}: ",)),
     Breach("a shard that nobody planned", lambda c: change_rows(c.run, lambda t: t.slice(1)), (f"plan: ('{ZONE}', ",)),
     Breach("a shard by another recipe", lambda c: change_rows(c.run, other_recipe), (f"recipe: ('{ZONE}', ",)),
-    Breach("a recipe", sealed(put_row("provenance/shard_recipe", (3, 3), OTHER_BYTE)), (f"recipe: ('{ZONE}', ",)),
+    Breach("a recipe", sealed(put_row("provenance/shard_recipe", (3, 3), OTHER_BYTE)), (f"recipe: {ZONE} ",)),
     Breach("the weights gone", lambda c: c.run.weights(LAYER).unlink(), (f"weights: {LAYER}: no file, ",)),
     Breach("the plan's own digest", other_plan_digest, ("plan: ",)),
     Breach("the error budget", no_budget, ("error budget: ",)),
@@ -504,12 +615,45 @@ def test_a_tampered_run_is_found_out(cube: Cube, breach: Breach, capsys: pytest.
 
 
 def test_a_lie_told_well_is_found_by_computing_again(cube: Cube, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told in the parts too, and in the name of the cube."""
     restated(spoilt_vector)(cube)
-    assert verify(cube.path, capsys) == (0, []), "bytes, records and rules agree"
-    code, findings = verify(cube.campaign.file, capsys, "--recompute", "4")
+    unkept(cube)
+    records: dict[str, bytes] = {}
+    cube.records(lambda record: records.update({record["recipe"]: to_line(record)}))
+    for path in cube.run.parts.rglob("records.jsonl"):
+        own = [json.loads(line)["recipe"] for line in path.read_bytes().splitlines()]
+        path.write_bytes(b"".join(records[recipe] for recipe in own if recipe in records))
+    cube.seal()
+    (named,) = (line for line in verify(cube.path, capsys)[1])
+    assert named.startswith("version: name of the cube: ")
+    other = cube.path.with_name(named.partition("expected ")[2] + ".zarr")
+    cube.path.rename(other)
+    point_symlink(cube.run.newest_cube, other)
+    assert verify(cube.path, capsys) == (0, []), "bytes, records, recipes and rules agree"
+    assert verify(cube.campaign.file, capsys, "--recompute", "0") == (0, [])
+    code, findings = verify(cube.campaign.file, capsys, "--recompute", "4", "--seed", "7")
     assert code == 1
     [found] = [finding for finding in findings if finding.startswith("same bytes: ")]
     assert "embedding" in found
+
+
+@pytest.mark.parametrize(
+    ("do", "finding"),
+    [
+        (scene_text, "inventory: s2/S2B_"),
+        (lambda cube: cube.records(lambda record: record.update(host="x")), "record: "),
+        (attribute("provenance", "versions", {}), "plan: versions: "),
+    ],
+    ids=["name of a scene", "who made it", "versions"],
+)
+def test_what_no_digest_covers_is_compared_with_the_run(
+    cube: Cube, do: Callable[[Cube], object], finding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sealed(do)(cube)
+    unkept(cube)
+    code, findings = verify(cube.campaign.file, capsys)
+    assert code == 1
+    assert any(line.startswith(finding) for line in findings), findings
 
 
 def test_findings_are_said_and_fail(cube: Cube) -> None:

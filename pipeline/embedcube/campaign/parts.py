@@ -14,7 +14,7 @@ from typing import Any
 from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
-from embedcube.campaign.seals import checked_line, parsed_line, to_line
+from embedcube.campaign.seals import checked_line, parsed_line, to_line, with_checksum
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
@@ -219,6 +219,12 @@ def _warn_of_lines(path: Path, count: int, first: int) -> None:
         count,
         first,
     )
+
+
+def record_lines(run: RunDir) -> Iterator[bytes]:
+    """Every record as the line that was written, with its checksum."""
+    for _, text in _scan_texts(run):
+        yield with_checksum(text)
 
 
 def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:

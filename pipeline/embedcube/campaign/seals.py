@@ -49,7 +49,11 @@ def has_seal(path: Path) -> bool:
 
 def to_line(document: dict[str, Any]) -> bytes:
     """A line of a .jsonl file: canonical JSON, with the checksum as its last field."""
-    body = _canonical(document)
+    return with_checksum(_canonical(document))
+
+
+def with_checksum(body: bytes) -> bytes:
+    """A line of a .jsonl file, of its canonical JSON."""
     return body[:-1] + _tail(body)
 
 

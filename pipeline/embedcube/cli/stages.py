@@ -1,7 +1,9 @@
 """The stages as the command line runs them: each with its progress bar and the lines that it prints."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedcube.errors import RequestError, WorkError
@@ -43,7 +45,7 @@ def run_stages(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, An
     prepare(campaign, folder, say)
     embed(campaign, folder, say, None)
     made = consolidate(campaign, folder, say)
-    return made | verify(campaign, folder, say, recompute=1)
+    return made | verify(campaign, folder, say, recompute=1, seed=None)
 
 
 def prepare(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
@@ -244,18 +246,42 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 
 
-def verify(campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int) -> dict[str, list[str]]:
-    """Verify the newest cube against the campaign's plan and records; returns `findings` and `remarks`, a line each."""
+def verify(
+    campaign: "Campaign", folder: "RunDir", say: Say, *, recompute: int, seed: int | None, seal: str | None = None
+) -> dict[str, Any]:
+    """Verify the newest cube against the campaign's plan and records.
+
+    Returns `findings` and `remarks`, a line each, the `seal` of the cube, and the `seed` of the shards embedded again.
+    """
+    from embedcube.consolidate.seal import seal_of
     from embedcube.consolidate.soundness import in_words
     from embedcube.consolidate.verify import verify_run
 
     if not folder.newest_cube.exists():
         raise RequestError(f"{folder.newest_cube}: there is no cube yet; run `embedcube consolidate` first")
+    seed = secrets.randbelow(1 << 32) if seed is None else seed
     with shown("verify", "shards", say) as progress:
-        found = verify_run(campaign, folder, progress, recompute=recompute)
+        found = verify_run(campaign, folder, progress, recompute=recompute, seed=seed, seal=seal)
     for line in in_words(folder.report):
         say(f"            {line}")
-    return say_found(found, say)
+    said = say_found(found, say)
+    again = f"; {recompute} shards of each layer and zone were embedded again, --seed {seed}" if recompute else ""
+    own = seal_of(folder.newest_cube)
+    say(f"            seal {own}{again}")
+    return said | {"seal": own, "seed": seed}
+
+
+def verify_alone(path: Path, say: Say, seal: str | None) -> dict[str, Any]:
+    """Verify a cube without its run folder; returns `findings` and `remarks`, a line each, and the cube's `seal`."""
+    from embedcube.consolidate.seal import seal_of
+    from embedcube.consolidate.verify import verify_cube
+
+    with shown("verify", "shards", say) as progress:
+        found = verify_cube(path, progress, seal=seal)
+    said = say_found(found, say)
+    own = seal_of(path)
+    say(f"            seal {own}")
+    return said | {"seal": own}
 
 
 def say_found(found: Sequence["Finding"], say: Say) -> dict[str, list[str]]:

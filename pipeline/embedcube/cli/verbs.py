@@ -18,7 +18,7 @@ from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, 
 from embedcube.cli import stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
-from embedcube.progress import Say, shown
+from embedcube.progress import Say
 
 app = typer.Typer(
     help="Turn Earth observation archives into one Zarr cube of embeddings, with the provenance of every vector.",
@@ -177,23 +177,21 @@ def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml|CUBE.zarr", help="A campaign file or a cube.")],
-    recompute: Annotated[int, typer.Option(help="Shards of each layer to embed again and compare.", min=0)] = 1,
+    recompute: Annotated[int, typer.Option(help="Shards of each layer and zone to embed again.", min=0)] = 1,
+    seed: Annotated[int | None, typer.Option(help="Draw the same shards as the run that printed it.", min=0)] = None,
+    seal: Annotated[str | None, typer.Option(help="Digest that was kept of this cube: compare it.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Remarks count as findings (exit 1).")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every digest and claim of a cube.  Example: embedcube verify campaign.yaml"""
     say = _teller(as_json)
     if path.is_dir():
-        from embedcube.consolidate.verify import verify_cube
-
-        with shown("verify", "shards", say) as progress:
-            found = verify_cube(path, progress)
-        lines = stages.say_found(found, say)
+        lines = stages.verify_alone(path, say, seal)
     elif path.suffix == ".zarr":
         raise RequestError(f"{path}: there is no such cube; a run prints where its cube is")
     else:
         campaign, folder = open_campaign(path)
-        lines = stages.verify(campaign, folder, say, recompute=recompute)
+        lines = stages.verify(campaign, folder, say, recompute=recompute, seed=seed, seal=seal)
     _print(lines, as_json)
     stages.fail_on([*lines["findings"], *(lines["remarks"] if strict else [])])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from embedcube.campaign.inventory import read_inventory, unplaced_scenes
-from embedcube.campaign.parts import Quarantined, refuse_over_budget
+from embedcube.campaign.parts import Quarantined, record_lines, recorded_recipes, refuse_over_budget
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_recipes, read_shards
 from embedcube.campaign.plugins import refuse_unknown_plugins
 from embedcube.campaign.run_folder import RunDir
@@ -31,6 +31,8 @@ def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findin
     yield from _recipes(campaign, plan, scenes, planned.values())
     yield from _zones(plan, planned.values())
     yield from _shards(run, plan, cube, planned)
+    yield from _said(campaign, plan, cube, scenes)
+    yield from _records(run, cube)
     yield from _verdicts(campaign, run, plan)
     yield from _budget(campaign, run, cube, planned_scenes(run, plan, scenes))
     yield from _weights(run, plan)
@@ -89,6 +91,53 @@ def _shards(run: RunDir, plan: Plan, cube: Cube, planned: dict[tuple[str, int, i
     for place_of, (found, expected) in digests.items():
         if found != expected:
             yield Finding(check="plan", place=place_of, found=found[:12], expected=expected[:12])
+
+
+def _said(campaign: Campaign, plan: Plan, cube: Cube, scenes: Sequence[Scene]) -> Iterator[Finding]:
+    """Check that the cube says of campaign, layers and scenes what campaign, plan and inventory say."""
+    about = cube.provenance.attributes
+    facts = {
+        "what": (cube.what, campaign.what),
+        "campaign": (about["campaign"], campaign.campaign),
+        "versions": (about["versions"], plan.versions),
+        "weights": (about["weights"], {name: layer.weights for name, layer in plan.layers.items()}),
+        "counted": (about["counted"], {name: list(layer.counted) for name, layer in plan.layers.items()}),
+        "gaps": (about["gaps"], {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps}),
+    }
+    for name, (found, expected) in facts.items():
+        if found != expected:
+            yield Finding(check="plan", place=name, found=str(found)[:60], expected=str(expected)[:60])
+    stored = cube.provenance.blobs("scene")
+    if len(stored) != len(scenes):
+        yield Finding(check="inventory", place="scenes", found=str(len(stored)), expected=str(len(scenes)))
+        return
+    for scene, text in zip(scenes, stored, strict=True):
+        if text != scene.to_json().encode():
+            yield Finding(
+                check="inventory", place=f"{scene.archive}/{scene.id}", found="other facts", expected="the inventory's"
+            )
+
+
+def _records(run: RunDir, cube: Cube) -> Iterator[Finding]:
+    """Check that the records of the cube are those of the parts, where these still have one of the same recipe."""
+    provenance = cube.provenance
+    # digests, as there may be millions of records
+    missing = {hashlib.sha256(provenance.record_line(row)).digest(): row for row in provenance.places.values()}
+    for line in record_lines(run):
+        missing.pop(hashlib.sha256(line).digest(), None)
+    recorded = recorded_recipes(run) if missing else set()
+    stored = provenance.array("shard_recipe")
+    place_of = {row: place for place, row in provenance.places.items()}
+    gone = 0
+    for row in missing.values():
+        if bytes(stored[row]).hex() in recorded:
+            zone, t, iy, ix = place_of[row]
+            found = "a record that no part has"
+            yield Finding(check="record", place=f"{zone} t{t} y{iy} x{ix}", found=found, expected="that of a part")
+        else:
+            gone += 1
+    if gone:
+        log.warning("%s: %d of %d records of the cube are in no part any more", run.parts, gone, len(place_of))
 
 
 def _verdicts(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[Finding]:

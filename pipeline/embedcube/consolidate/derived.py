@@ -89,11 +89,13 @@ def _template(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
         for zone in (zone for zone in expected.zones if zone in cube.zones):
             there, here = cube.group(zone), expected.group(zone)
             yield from _attributes(zone, there.attrs.asdict(), here.attrs.asdict())
-            for name, array in sorted(here.arrays()):
+            yield from _differs("derived", f"{zone} arrays", sorted(there.array_keys()), sorted(here.array_keys()))
+            for name, array in sorted(pair for pair in here.arrays() if pair[0] in there):
                 found, place = there[name], f"{zone}/{name}"
                 yield from _attributes(place, found.attrs.asdict(), array.attrs.asdict())
-                for fact in ("shape", "dtype", "chunks", "shards"):
-                    yield from _differs("derived", f"{place} {fact}", getattr(found, fact), getattr(array, fact))
+                for fact in ("shape", "dtype", "chunks", "shards", "fill_value"):
+                    # in words: NaN is not equal to itself
+                    yield from _differs("derived", f"{place} {fact}", *(str(getattr(a, fact)) for a in (found, array)))
                 if found.shape == array.shape and array.shards is None:
                     same = np.array_equal(found[...], array[...])
                     yield from _differs("derived", place, "other values" if not same else "", "")

@@ -46,7 +46,7 @@ def rebuild(cube: Cube) -> Rebuilt:
     scenes = [Scene.from_json(text) for text in cube.provenance.blobs("scene")]
     return Rebuilt(
         campaign=campaign,
-        layers={name: _layer(cube, campaign, name, about) for name in cube.layers},
+        layers={name: _layer(cube, campaign, name, about) for name in campaign.layers},
         versions=about["versions"],
         verdicts=_verdicts(cube, scenes),
         scenes=scenes,

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,15 +34,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Which shards are embedded again: some of each layer and zone, drawn at random."""
+
+    count: int
+    """of each layer and zone"""
+    seed: int
+    """of the draw; the same seed draws the same shards"""
+
+
 def recomputed(
-    campaign: Campaign, run: RunDir, cube: Cube, count: int, least_cosine: dict[str, float]
+    campaign: Campaign, run: RunDir, cube: Cube, drawn: Drawn, least_cosine: dict[str, float]
 ) -> Iterator[Finding]:
-    """Embed `count` shards of each layer again, in this process.
+    """Embed some shards of each layer again, in this process.
 
     `least_cosine` gets, for each layer that is compiled or of reduced precision, the least cosine between a vector and
     the same vector in float32, not compiled.
     """
-    if not count:
+    if not drawn.count:
         return
     import torch
 
@@ -66,7 +77,7 @@ def recomputed(
     try:
         for name in campaign.layers:
             layer = _layer_again(campaign, run, name, plan.layers[name], device)
-            for shard, record in _most_embedded([s for s in shards if s.layer == name], cube, count):
+            for shard, record in _draw([s for s in shards if s.layer == name], cube, drawn):
                 own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
                 again = run_shard(shard, own, layer.context, reader, out)
                 yield from _same_bytes(shard, again.objects, record)
@@ -112,13 +123,14 @@ def _compared(layer: _LayerAgain, again: "EncodedShard", least_cosine: dict[str,
         least_cosine[name] = min(_least_cosine(given, full), least_cosine.get(name, 1.0))
 
 
-def _most_embedded(shards: "list[Shard]", cube: Cube, count: int) -> "list[tuple[Shard, dict[str, Any]]]":
-    """The `count` shards with most embedded chips, of a sample of some 64, with their records."""
-    places = cube.provenance.places
-    in_cube = [shard for shard in shards if shard.place in places]
-    sample = in_cube[:: max(1, len(in_cube) // 64)]
-    records = [(shard, cube.provenance.record(places[shard.place])) for shard in sample]
-    return sorted(records, key=lambda one: one[1]["counts"]["chips"], reverse=True)[:count]
+def _draw(shards: "list[Shard]", cube: Cube, drawn: Drawn) -> "Iterator[tuple[Shard, dict[str, Any]]]":
+    """Shards of each zone with embedded chips, in a random order, with their records."""
+    places, random = cube.provenance.places, np.random.default_rng(drawn.seed)
+    for zone in sorted({shard.zone for shard in shards}):
+        in_cube = [shard for shard in shards if shard.zone == zone and shard.place in places]
+        in_order = (in_cube[i] for i in random.permutation(len(in_cube)).tolist())
+        records = ((shard, cube.provenance.record(places[shard.place])) for shard in in_order)
+        yield from islice(((shard, record) for shard, record in records if record["counts"]["chips"]), drawn.count)
 
 
 def _planned_context(

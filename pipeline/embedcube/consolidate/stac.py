@@ -18,6 +18,7 @@ from shapely.geometry import mapping
 from embedcube.campaign.boxes import Box, footprint, in_range
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.consolidate.model_item import add_weights, model_item
+from embedcube.consolidate.seal import SEAL, seal_of
 from embedcube.cube.reader import Cube
 
 EXTENSIONS = [
@@ -51,6 +52,7 @@ def write_catalogue(cube: Path, folder: Path, weights: Path) -> None:
         ),
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
+    collection.extra_fields[SEAL] = seal_of(cube)
     collection.item_assets = {
         "embeddings": pystac.ItemAssetDefinition.create(_TITLE, None, str(pystac.MediaType.ZARR), _ROLES)
     }

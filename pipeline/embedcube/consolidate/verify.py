@@ -19,7 +19,8 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.derived import derived, foreign
 from embedcube.consolidate.findings import Finding
-from embedcube.consolidate.recomputed import recomputed
+from embedcube.consolidate.recomputed import Drawn, recomputed
+from embedcube.consolidate.seal import check_seal, seal_of
 from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import (
@@ -38,13 +39,17 @@ _BREAKAGE = (
 """errors that readers of a store with damaged metadata raise"""
 
 
-def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> list[Finding]:
-    """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given."""
+def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal: str | None = None) -> list[Finding]:
+    """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given.
+
+    `seal` is the digest that was kept of this cube (`seal.py`). The STAC beside the cube has one, too.
+    """
     cube = Cube(path)
     findings: list[Finding] = []
     examined: dict[str, Soundness] = {}
     try:
-        findings += foreign(cube.path.resolve())
+        findings += check_seal(path, seal)
+        findings += foreign(path.resolve())
         findings += _files(cube)
         for zone in cube.zones:
             findings += _structure(cube, zone)
@@ -52,9 +57,9 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
-        if not findings:
+        if not _but_seals(findings):
             findings += derived(cube)
-        if not findings:
+        if not _but_seals(findings):
             examined = {layer: examine(cube, layer) for layer in cube.layers}
             findings += [finding for one in examined.values() for finding in one.findings()]
     except _BREAKAGE as error:
@@ -66,9 +71,12 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None) -> l
     return findings
 
 
-def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int) -> list[Finding]:
-    """Findings of all checks, with the run folder; `recompute` shards of each layer are embedded again.
+def verify_run(
+    campaign: Campaign, run: RunDir, progress: Progress, *, recompute: int, seed: int = 0, seal: str | None = None
+) -> list[Finding]:
+    """Findings of all checks, with the run folder.
 
+    `recompute` shards of each layer and zone are embedded again, drawn at random by `seed`.
     Writes the statistics (`soundness.py`), and `report/verify.json`: the findings, and for each layer that is compiled
     or of reduced precision the least cosine between a vector and the same vector in float32, not compiled.
     """
@@ -76,19 +84,26 @@ def verify_run(campaign: Campaign, run: RunDir, progress: Progress, *, recompute
     path = run.newest_cube
     run.report.mkdir(exist_ok=True)
     (run.report / FIGURES).unlink(missing_ok=True)
-    findings = verify_cube(path, progress, run.report)
+    findings = verify_cube(path, progress, run.report, seal)
     if not wrong(findings):
         findings += against_plan(campaign, run, Cube(path))
     if not wrong(findings):
-        findings += recomputed(campaign, run, Cube(path), recompute, least_cosine)
+        findings += recomputed(campaign, run, Cube(path), Drawn(count=recompute, seed=seed), least_cosine)
     report = {
         "cube": path.resolve().name,
+        "seal": seal_of(path),
+        "recomputed": {"shards": recompute, "seed": seed},
         "findings": [asdict(finding) for finding in wrong(findings)],
         "remarks": [asdict(finding) for finding in findings if finding.remark],
         "least_cosine": least_cosine,
     }
     write_atomically(run.report / "verify.json", json.dumps(report, indent=1).encode())
     return findings
+
+
+def _but_seals(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings, but for seals: a wrong one says that something has changed, and what is still to be found."""
+    return [finding for finding in findings if finding.check != "seal"]
 
 
 def wrong(findings: Iterable[Finding]) -> list[Finding]:
