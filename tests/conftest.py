@@ -46,6 +46,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.enviro
 TORCH = importlib.util.find_spec("torch") is not None
 """False under `tests/lane.py`, which tries the rooms that need no torch with other versions."""
 
+# Hundreds of processes import the package. Each would compile it anew, which takes a second, if none kept the result.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 COVERAGE = ROOT / ".coverage.json"
 """Lines that ran, file by file: written where pytest is called with `--cov-report=json:.coverage.json`."""
 
