@@ -239,10 +239,17 @@ def demo_in(folder: Path, demo_archive: Path) -> Campaign:
     """A fresh campaign on the shared demo archive; nothing has been run yet."""
     campaign = Campaign(folder / "campaign.yaml")
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
-    campaign.change(
-        lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive" / "sentinel2"))
-    )
+
+    def change(document: dict[str, Any]) -> None:
+        document["archives"]["s2"]["path"] = str(demo_archive / "archive" / "sentinel2")
+        document["how"] = {"ranks": 1, "threads": 1}  # a rank is two seconds of importing torch
+
+    campaign.change(change)
     return campaign
+
+
+SOUND_PLACE: dict[str, Any] = {"bbox": [400_000, 5_637_200, 403_000, 5_640_000], "crs": "EPSG:32632"}
+"""Region of the demo with one shard in each window and no torn file, so that one round embeds it"""
 
 
 @pytest.fixture
