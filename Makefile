@@ -28,8 +28,14 @@ SPREAD := --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 # Only in test-all: it takes a sixth of the time more.
 COVERAGE := --cov --cov-report json:.coverage.json
 
-test: lint ## install with the developers' tools; lint; all tests but the slow ones
-	@$(PYTEST) $(SPREAD) -m "not slow"
+# mypy takes a core for a minute and a half when it keeps nothing from before: it runs beside the tests, which also wait.
+test: $(DEV_STAMP) ## install with the developers' tools; ruff and mypy; all tests but the slow ones
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "mypy        beside the tests" && mkdir -p build
+	@$(BIN)/mypy >build/mypy.txt 2>&1 & typed=$$!; \
+	$(PYTEST) $(SPREAD) -m "not slow"; tested=$$?; \
+	wait $$typed || { cat build/mypy.txt; exit 1; }; exit $$tested
 
 test-all: lint test-oldest test-newest ## as test, with the slow ones and with other versions: an hour on two cores
 	@$(PYTEST) -m alone

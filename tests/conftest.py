@@ -46,6 +46,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.enviro
 TORCH = importlib.util.find_spec("torch") is not None
 """False under `tests/lane.py`, which tries the rooms that need no torch with other versions."""
 
+# Hundreds of processes import the package. Each would compile it anew, which takes a second, if none kept the result.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 COVERAGE = ROOT / ".coverage.json"
 """Lines that ran, file by file: written where pytest is called with `--cov-report=json:.coverage.json`."""
 
@@ -54,24 +58,49 @@ SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
 """This is one of several test processes."""
 
 
+TOGETHER = {"slurm": "the cluster", "docs": "the whole demo", "testing": "the whole demo"}
+"""Rooms whose tests stay in one process, and what they share: another process would only wait for it"""
+
+FIRST = (
+    "slurm",
+    "docs",
+    "testing",
+    "consolidate",
+    "promises",
+    "workers",
+    "kernel",
+    "fuzz",
+    "chaos",
+    "prepare",
+    "sources",
+)
+"""Order of the rooms among several processes: first those whose files take long, so that at the end short ones are left
+for whoever is free. The cluster mostly waits, while the others compute."""
+
+
+def room_of(test: str) -> str:
+    """The folder in tests/ of a test, by its id."""
+    return test.removeprefix("tests/").partition("/")[0]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep a file's tests in one process, as they share what its fixtures make; the cluster is in one process, too."""
+    """Keep a file's tests in one process, as they share what its fixtures make."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "tests/slurm" if file.startswith("tests/slurm/") else file
+            return TOGETHER.get(room_of(nodeid), nodeid.partition("::")[0])
 
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests; skip what this machine cannot show, and say why."""
-    # Among several processes, one brings up the cluster at once and mostly waits, while the others compute.
-    # In one process the cluster comes last, and is up no longer than its tests need it.
-    items.sort(key=lambda item: (item.get_closest_marker("slurm") is not None) != SEVERAL)
+    if SEVERAL:
+        items.sort(key=lambda item: FIRST.index(room) if (room := room_of(item.nodeid)) in FIRST else len(FIRST))
+    else:  # the cluster comes last, and is up no longer than its tests need it
+        items.sort(key=lambda item: item.get_closest_marker("slurm") is not None)
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("realdata"):
@@ -174,13 +203,17 @@ class Campaign:
     @property
     def run(self) -> RunDir:
         """The run folder."""
-        return RunDir(self.file.parent / "runs" / yaml.safe_load(self.file.read_text())["campaign"])
+        return RunDir(self.file.parent / "runs" / self._document()["campaign"])
 
     def change(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Rewrite the file after `change` has edited the parsed document in place."""
-        document = yaml.safe_load(self.file.read_text())
+        document = self._document()
         change(document)
-        self.file.write_text(yaml.safe_dump(document, sort_keys=False))
+        self.file.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+    def _document(self) -> Any:
+        # thousands of times: libyaml takes a tenth of what the loader in Python does
+        return yaml.load(self.file.read_text(), Loader=yaml.CSafeLoader)
 
     def cli(self, verb: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
         """Run a verb on the file; it must succeed. Returns what it printed.
@@ -235,10 +268,17 @@ def demo_in(folder: Path, demo_archive: Path) -> Campaign:
     """A fresh campaign on the shared demo archive; nothing has been run yet."""
     campaign = Campaign(folder / "campaign.yaml")
     shutil.copy(demo_archive / "campaign.yaml", campaign.file)
-    campaign.change(
-        lambda document: document["archives"]["s2"].update(path=str(demo_archive / "archive" / "sentinel2"))
-    )
+
+    def change(document: dict[str, Any]) -> None:
+        document["archives"]["s2"]["path"] = str(demo_archive / "archive" / "sentinel2")
+        document["how"] = {"ranks": 1, "threads": 1}  # a rank is two seconds of importing torch
+
+    campaign.change(change)
     return campaign
+
+
+SOUND_PLACE: dict[str, Any] = {"bbox": [400_000, 5_637_200, 403_000, 5_640_000], "crs": "EPSG:32632"}
+"""Region of the demo with one shard in each window and no torn file, so that one round embeds it"""
 
 
 @pytest.fixture
@@ -270,7 +310,7 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> 
             if kind != "sentinel2":
                 WRITERS[kind](archive / kind, SEED)
         (folder / "campaign.yaml").write_text(campaign_text())
-        Campaign(folder / "campaign.yaml").cli("run")
+        Campaign(folder / "campaign.yaml").cli("run", "--ranks", "1")
 
     return Campaign(made_once(tmp_path_factory, "whole-demo", make) / "campaign.yaml")
 

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -90,6 +91,7 @@ SCHEMAS = {
 YAML_BLOCKS = {"Block", "PluginOptions"}
 """Base classes of the blocks of YAML files."""
 
+T = TypeVar("T")
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -205,8 +207,11 @@ def _all_modules() -> list[Module]:
 
 
 ALL = {module.name: module for module in _all_modules()}
-PROVIDERS = packages_distributions()
-each_module = pytest.mark.parametrize("module", ALL.values(), ids=str)
+
+
+def _against(rule: Callable[[Module], T]) -> dict[str, T]:
+    """What `rule` finds in each module in which it finds something: one test for a rule lists all that is wrong."""
+    return {str(module): found for module in ALL.values() if (found := rule(module))}
 
 
 def _room(module: str) -> str:
@@ -233,10 +238,10 @@ def _family(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-@each_module
-def test_every_module_is_in_a_room(module: Module) -> None:
-    assert _room(module.name) in ABOVE.keys() | {"", "__main__", "cli"}, f"{module} is in no room"
-    assert not FORBIDDEN_STEMS & set(module.name.split(".")), "name a module after what it does"
+def test_every_module_is_in_a_room() -> None:
+    assert {name for name in ALL if _room(name) not in ABOVE.keys() | {"", "__main__", "cli"}} == set()
+    stems = _against(lambda module: FORBIDDEN_STEMS & set(module.name.split(".")))
+    assert stems == {}, "name a module after what it does"
 
 
 def test_the_root_is_small() -> None:
@@ -252,14 +257,12 @@ def test_rooms_stand_on_each_other() -> None:
     assert max(floor.values()) + 1 <= 9  # and the command line above them
 
 
-@each_module
-def test_imports_point_one_way(module: Module) -> None:
-    assert _wrong_imports(module) == []
+def test_imports_point_one_way() -> None:
+    assert _against(_wrong_imports) == {}
 
 
-@each_module
-def test_no_relative_imports(module: Module) -> None:
-    assert [found for found in module.imports if found.target.startswith(".")] == []
+def test_no_relative_imports() -> None:
+    assert _against(lambda module: [found for found in module.imports if found.target.startswith(".")]) == {}
 
 
 def test_no_import_cycles() -> None:
@@ -282,12 +285,14 @@ def _normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-@each_module
-def test_imported_packages_are_dependencies(module: Module) -> None:
-    foreign = module.foreign_imports(at_start_only=False) - sys.stdlib_module_names
-    providers = {name: {_normal(found) for found in PROVIDERS.get(name, [name])} for name in foreign}
-    declared = _declared()
-    assert [name for name, distributions in providers.items() if not distributions & declared] == []
+def test_imported_packages_are_dependencies() -> None:
+    declared, providers = _declared(), packages_distributions()
+
+    def undeclared(module: Module) -> list[str]:
+        foreign = module.foreign_imports(at_start_only=False) - sys.stdlib_module_names
+        return [name for name in foreign if not {_normal(found) for found in providers.get(name, [name])} & declared]
+
+    assert _against(undeclared) == {}
 
 
 def _reached_at_start(start: Module) -> dict[str, list[str]]:
@@ -305,14 +310,16 @@ def _reached_at_start(start: Module) -> dict[str, list[str]]:
     return ways
 
 
-@pytest.mark.parametrize("module", [m for m in ALL.values() if _room(m.name) in LIGHT], ids=str)
-def test_light_rooms_stay_light(module: Module) -> None:
-    heavy = {
-        " -> ".join(way): found
-        for name, way in _reached_at_start(module).items()
-        if (found := ALL[name].foreign_imports() & LIGHT[_room(module.name)])
-    }
-    assert heavy == {}
+@pytest.mark.parametrize("room", LIGHT)
+def test_light_rooms_stay_light(room: str) -> None:
+    def heavy(module: Module) -> dict[str, set[str]]:
+        return {
+            " -> ".join(way): found
+            for name, way in _reached_at_start(module).items()
+            if (found := ALL[name].foreign_imports() & LIGHT[room])
+        }
+
+    assert _against(lambda module: heavy(module) if _room(module.name) == room else {}) == {}
 
 
 def _loaded_by(code: str) -> set[str]:
@@ -327,12 +334,16 @@ def test_the_command_line_starts_light() -> None:
     assert _loaded_by("import embedcube.cli.verbs") & HEAVY_FOR_HELP == set()
 
 
-@each_module
-def test_files_and_functions_are_short(module: Module) -> None:
+def _long(module: Module) -> dict[str, int]:
+    """The lines of the file and of its functions, where there are too many."""
     lines = module.source.count("\n")
-    assert lines <= FILE_LINES
-    lengths = [(f.name, (f.end_lineno or f.lineno) - f.lineno + 1) for f in module.functions]
-    assert [(name, length) for name, length in lengths if length > FUNCTION_LINES] == []
+    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in module.functions}
+    too_long = {name: length for name, length in lengths.items() if length > FUNCTION_LINES}
+    return too_long | ({"the file": lines} if lines > FILE_LINES else {})
+
+
+def test_files_and_functions_are_short() -> None:
+    assert _against(_long) == {}
 
 
 def _attributes(node: ast.ClassDef) -> set[str]:
@@ -357,10 +368,9 @@ def _large_classes(module: Module) -> dict[str, int]:
     return {node.name: count for node in classes if (count := len(_attributes(node))) > CLASS_ATTRIBUTES}
 
 
-@each_module
-def test_classes_are_small(module: Module) -> None:
+def test_classes_are_small() -> None:
     """Nothing but a schema has more than twelve attributes; a schema that has become small is no exception any more."""
-    assert _large_classes(module).keys() == SCHEMAS.get(module.name, set())
+    assert _against(lambda module: set(_large_classes(module))) == SCHEMAS
 
 
 def _unexplained_keys(module: Module) -> list[str]:
@@ -375,19 +385,20 @@ def _unexplained_keys(module: Module) -> list[str]:
     return keys
 
 
-@each_module
-def test_every_key_of_a_yaml_file_is_explained(module: Module) -> None:
-    assert _unexplained_keys(module) == []
+def test_every_key_of_a_yaml_file_is_explained() -> None:
+    assert _against(_unexplained_keys) == {}
 
 
-@each_module
-def test_no_function_takes_any_keyword(module: Module) -> None:
-    takers = [
+def _takers_of_any_keyword(module: Module) -> list[str]:
+    return [
         f"line {node.lineno}: **{node.args.kwarg.arg}"
         for node in ast.walk(module.tree)
         if isinstance(node, FunctionNode | ast.Lambda) and node.args.kwarg
     ]
-    assert takers == []
+
+
+def test_no_function_takes_any_keyword() -> None:
+    assert _against(_takers_of_any_keyword) == {}
 
 
 def _unsafe(module: Module) -> list[str]:
@@ -411,9 +422,8 @@ def _unsafe(module: Module) -> list[str]:
     return found
 
 
-@each_module
-def test_nothing_unsafe(module: Module) -> None:
-    assert _unsafe(module) == []
+def test_nothing_unsafe() -> None:
+    assert _against(_unsafe) == {}
 
 
 def _undocumented(node: ast.Module | ast.ClassDef, within: str) -> Iterator[str]:
@@ -428,9 +438,8 @@ def _undocumented(node: ast.Module | ast.ClassDef, within: str) -> Iterator[str]
                 yield f"{within}.{child.name}"
 
 
-@each_module
-def test_everything_public_is_documented(module: Module) -> None:
-    assert list(_undocumented(module.tree, str(module))) == []
+def test_everything_public_is_documented() -> None:
+    assert _against(lambda module: list(_undocumented(module.tree, str(module)))) == {}
 
 
 @pytest.mark.parametrize(

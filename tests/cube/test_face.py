@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zarr
 from pyproj import Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import SOUND_PLACE, Campaign, run_cli
 
 import embedcube
 from embedcube.campaign.schema import Campaign as CampaignSchema
@@ -136,9 +136,11 @@ def test_several_windows_are_listed(finished_demo: Campaign) -> None:
 
 def test_a_year_explains_a_cube_of_one_window(demo: Campaign) -> None:
     """`--time 2023` selects a window of two months; `--time` may also be left out."""
-    demo.change(lambda document: document.update(windows=[["2023-06-01", "2023-08-01"]]))
+    demo.change(lambda document: document.update(windows=[["2023-06-01", "2023-08-01"]], region=SOUND_PLACE))
     demo.cli("run")
-    where = ("--lon", f"{LON:.9f}", "--lat", f"{LAT:.9f}", "--json")
+    west, _, _, north = SOUND_PLACE["bbox"]
+    lon, lat = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(west + 1000, north - 1000)
+    where = ("--lon", f"{lon:.9f}", "--lat", f"{lat:.9f}", "--json")
     answers = [run_cli("explain", demo.run.newest_cube, *where, *time) for time in (("--time", "2023"), ())]
     assert [done.returncode for done in answers] == [0, 0], answers[0].stderr
     assert answers[0].stdout == answers[1].stdout

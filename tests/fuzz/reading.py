@@ -5,13 +5,11 @@ plan                prepare/plan.py       inventory -> shards, with the price of
 read_sample         kernel/sample.py      a shard's scenes -> its pixels, and what was quarantined
 """
 
-import functools
 import hashlib
 import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -76,7 +74,6 @@ class Reading:
 
 def load_plugins() -> None:
     """Look at every installed package once, which takes long, before the process is forked for each input."""
-    vars(plugins)["entry_points"] = functools.cache(entry_points)
     for room in get_args(plugins.Room):
         plugins.names(room)
     xarray.backends.list_engines()

@@ -15,7 +15,6 @@ import torch
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.contexts import bare_context
 from torch import nn
-from torch._inductor.exc import InductorError
 
 from embedcube.backbones.base import Chips, FitSample, make_backbone
 from embedcube.campaign.load import load_campaign
@@ -170,6 +169,8 @@ def test_of_two_programs_that_were_made_at_once_the_one_of_the_last_plan_stays(t
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_full_disk_is_not_called_a_compilers_problem(*, wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import InductorError  # here, as the compiler takes two seconds to import
+
     full = OSError(errno.ENOSPC, "No space left on device")
 
     def fail(*_: object, **__: object) -> None:

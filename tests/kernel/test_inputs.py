@@ -12,7 +12,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign, call_cli
+from tests.conftest import SOUND_PLACE, Campaign, call_cli
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.backbones.base import Chips, Weights, make_backbone, make_inputs
@@ -354,6 +354,7 @@ def test_weights_state_their_period_and_pass_for_no_other(demo: Campaign, tmp_pa
     period = "2023-06-01T00:00:00Z/2023-07-01T00:00:00Z"
     layer = "s2_mosaiks"
     demo.change(lambda document: document["layers"][layer].update(fit=june))
+    demo.change(lambda document: document.update(region=SOUND_PLACE))
     demo.cli("run")
     frozen = demo.run.weights(layer).read_bytes()
     cube = Cube(demo.run.newest_cube)

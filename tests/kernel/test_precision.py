@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import Campaign, cube_bytes, demo_in
+from tests.conftest import SOUND_PLACE, Campaign, cube_bytes, demo_in
 
 from embedcube.consolidate.recomputed import _least_cosine
 from embedcube.cube.reader import Cube
@@ -28,6 +28,7 @@ def ask(campaign: Campaign, precision: str, ranks: int = 1) -> None:
         lambda document: document.update(
             layers={LAYER: layer},
             windows=[["2023-06-01", "2023-06-08"]],
+            region=SOUND_PLACE,
             how={"ranks": ranks, "threads": 3 - ranks},
             campaign=f"demo-{precision}",
         )

@@ -1,12 +1,13 @@
 """`batch: auto`: the fastest batch is measured once, and is then part of every recipe."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import Campaign
+from tests.conftest import Campaign, demo_in
 from tests.edge.contexts import bare_context
 
 from embedcube.backbones.base import Chips
@@ -73,10 +74,20 @@ def test_out_of_memory_ends_the_search() -> None:
     assert probed(Small(pass_ms=8, chip_ms=0.01)) == 8
 
 
+@pytest.fixture(scope="module")
+def planned(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """The demo with `batch: auto`, as far as its plan. Do not change anything in it: copy."""
+    campaign = demo_in(tmp_path_factory.mktemp("planned"), demo_archive)
+    campaign.change(lambda document: document["layers"]["s2_mosaiks"].update(batch="auto"))
+    campaign.cli("run", "--until", "plan")
+    return campaign
+
+
 @pytest.fixture
-def probing(demo: Campaign) -> Campaign:
-    demo.change(lambda document: document["layers"]["s2_mosaiks"].update(batch="auto"))
-    return demo
+def probing(planned: Campaign, tmp_path: Path) -> Campaign:
+    """A copy of it."""
+    shutil.copytree(planned.file.parent, tmp_path, dirs_exist_ok=True)
+    return Campaign(tmp_path / planned.file.name)
 
 
 def batch_of(campaign: Campaign) -> int:
@@ -88,7 +99,6 @@ def recipes(campaign: Campaign) -> set[str]:
 
 
 def test_a_campaign_keeps_the_batch_that_was_found_for_it(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    probing.cli("run", "--until", "plan")
     first, found = recipes(probing), batch_of(probing)
     monkeypatch.setattr("embedcube.prepare.plan.best_batch", lambda *_: pytest.fail("probed again"))
     probing.cli("plan")
@@ -96,10 +106,7 @@ def test_a_campaign_keeps_the_batch_that_was_found_for_it(probing: Campaign, mon
     assert recipes(probing) == first
 
 
-def test_the_batch_that_was_found_is_in_the_recipes_as_if_it_had_been_written(
-    probing: Campaign, tmp_path: Path
-) -> None:
-    probing.cli("run", "--until", "plan")
+def test_the_batch_that_was_found_is_in_the_recipes_as_if_it_had_been_written(probing: Campaign) -> None:
     automatic = recipes(probing)
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch=batch_of(probing)))
     probing.cli("plan")
@@ -110,7 +117,6 @@ def test_the_batch_that_was_found_is_in_the_recipes_as_if_it_had_been_written(
 
 
 def test_another_layer_is_probed_again(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    probing.cli("run", "--until", "plan")
     found = batch_of(probing)
     monkeypatch.setattr("embedcube.prepare.plan.best_batch", lambda *_: 2 * found)
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(precision="bfloat16"))
@@ -120,7 +126,7 @@ def test_another_layer_is_probed_again(probing: Campaign, monkeypatch: pytest.Mo
 
 def test_a_batch_that_was_written_was_not_found(probing: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch=2))
-    probing.cli("run", "--until", "plan")
+    probing.cli("plan")
     monkeypatch.setattr("embedcube.prepare.plan.best_batch", lambda *_: 64)
     probing.change(lambda document: document["layers"]["s2_mosaiks"].update(batch="auto"))
     probing.cli("plan")

@@ -15,7 +15,6 @@ import socket
 import stat
 from collections.abc import Callable
 from multiprocessing.connection import Client
-from pathlib import Path
 
 import pytest
 from tests.conftest import ROOT, Campaign
@@ -52,9 +51,9 @@ def reaching(source: str) -> list[str]:
     return ways
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_code_is_reached_from_data(path: Path) -> None:
-    assert reaching(path.read_text()) == GUARDED.get(str(path.relative_to(PACKAGE)), [])
+def test_no_code_is_reached_from_data() -> None:
+    found = {str(path.relative_to(PACKAGE)): reaching(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    assert {name: ways for name, ways in found.items() if ways} == GUARDED
 
 
 @pytest.mark.parametrize(
