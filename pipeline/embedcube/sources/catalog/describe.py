@@ -70,7 +70,7 @@ def describe(
         for product in products
     ]
     how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
-    yield from spread(partial(_describe, how=how), requests)
+    yield from spread(partial(_describe, how=how), requests, told=lambda done, of: (done, of))
 
 
 @dataclass(frozen=True, kw_only=True)

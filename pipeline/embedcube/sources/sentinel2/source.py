@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from typing import Any, Literal
@@ -16,19 +16,20 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
+from embedcube.sources.believed import believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Known, Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.evidence import Evidence, Judge, believed_when_seen, undeclared
+from embedcube.sources.evidence import Evidence, Judge, undeclared
 from embedcube.sources.image_options import ImageOptions
 from embedcube.sources.options import read_options
 from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.names import Identity, identify
-from embedcube.sources.sentinel2.versions import Use, Version, uses
+from embedcube.sources.sentinel2.versions import Version, uses
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
@@ -108,51 +109,72 @@ class Sentinel2:
         not used name it. An error on one product is the verdict of its scene, and so are pixels that contradict its
         metadata.
         """
-        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+        known = self._known()
+        versions, scenes = self._described(known, full_digests)
+        ids = [scene.id for scene in scenes]
+        del known
+        seen = list(believed_when_seen(scenes, self._archive.root, self._questions))
+        scenes.clear()
+        for scene, use in zip(seen, uses(versions, seen), strict=True):
+            if use.fills:
+                yield replace(scene, processing=f"{scene.processing}; {FILLS}")
+            else:
+                yield scene if use.instead is None else replace(scene, superseded_by=ids[use.instead])
 
-    def _described(self, full_digests: bool) -> Iterator[Scene]:
+    def _known(self) -> list["_Known"]:
+        """All products, ordered by time and id, and what their names and catalogues tell."""
         names = {band: self._names(band) for band in self._archive.read_bands}
-        found = sorted(archive_products(self._archive, names, self._options.told), key=lambda p: (p.time, p.id))
-        identified = [_identified(product) for product in found]
-        found, identities = [product for product, _ in identified], [identity for _, identity in identified]
-        self._refuse_two_levels(found, identities)
+        # one by one, because all that catalogues say of many products takes much memory
+        known = [self._of(product) for product in archive_products(self._archive, names, self._options.told)]
+        known.sort(key=lambda one: (one.product.time, one.product.id))
+        self._refuse_two_levels(known)
+        return known
+
+    def _of(self, product: Product) -> "_Known":
+        files = product.files
         if self._options.stated == "ignore":
-            found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
-        described = list(
-            describe(
-                found,
-                self._archive.root,
-                full_digests=full_digests,
-                nodata=self._options.nodata,
-                one_footprint=True,
-            )
+            files = {band: replace(file, size=None, digest="") for band, file in files.items()}
+        try:
+            identity = identify(product)
+            offset, reason = self._offset(product, identity)
+        except Exception as error:
+            log.debug("%s", printable(product.id), exc_info=True)
+            product, files = replace(product, fault=unforeseen(error)), {}
+            identity, offset, reason = _unknown(product), None, ""
+        return _Known(
+            product=replace(product, files=files, properties={}, names=()),
+            identity=identity,
+            offset=offset,
+            reason=reason,
         )
-        passes = acquisitions("S2", [identity.clues for identity in identities])
+
+    def _described(self, known: Sequence["_Known"], full_digests: bool) -> tuple[list[Version], list[Scene]]:
+        """For each product its version, and its scene as if it were used."""
+        products = [one.product for one in known]
+        passes = acquisitions("S2", [one.identity.clues for one in known])
         versions = [
-            Version.of(
-                product, identity, acquisition, usable=not faults and self._offset(product, identity)[0] is not None
-            )
-            for product, identity, acquisition, (_, faults) in zip(found, identities, passes, described, strict=True)
+            Version.of(one.product, one.identity, acquisition) for one, acquisition in zip(known, passes, strict=True)
         ]
-        ids = [product.id for product in by_time(found)]
-        decided = zip(found, ids, identities, passes, uses(versions), described, strict=True)
-        for product, id, identity, acquisition, use, (assets, faults) in decided:
-            named = product if product.id == id else replace(product, id=id)
-            make = partial(self._scene, named, identity, acquisition, assets, faults, use, ids)
-            yield scene_or_verdict(self._name, named, make)
+        ids = [product.id for product in by_time(products)]
+        described = describe(
+            products,
+            self._archive.root,
+            full_digests=full_digests,
+            nodata=self._options.nodata,
+            one_footprint=True,
+        )
+        scenes = []
+        for one, id, acquisition, (assets, faults) in zip(known, ids, passes, described, strict=True):
+            named = one.product if one.product.id == id else replace(one.product, id=id)
+            make = partial(self._scene, named, one, acquisition, assets, faults)
+            scenes.append(scene_or_verdict(self._name, named, make))
+        return versions, scenes
 
     def _scene(
-        self,
-        product: Product,
-        identity: Identity,
-        acquisition: str,
-        assets: tuple[Asset, ...],
-        faults: str,
-        use: Use,
-        ids: Sequence[str],
+        self, product: Product, known: "_Known", acquisition: str, assets: tuple[Asset, ...], faults: str
     ) -> Scene:
-        offset, reason = self._offset(product, identity)
-        words = [reason, _as_stored(assets), *several_in_words(assets), FILLS if use.fills else ""]
+        offset, reason = known.offset, known.reason
+        words = [reason, _as_stored(assets), *several_in_words(assets)]
         return Scene(
             id=product.id,
             archive=self._name,
@@ -165,7 +187,6 @@ class Sentinel2:
             processing="; ".join(filter(None, words)) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
-            superseded_by="" if use.instead is None else ids[use.instead],
         )
 
     def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
@@ -193,11 +214,10 @@ class Sentinel2:
             "(for an archive of such scenes only)"
         )
 
-    def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
+    def _refuse_two_levels(self, known: Sequence["_Known"]) -> None:
         """Refuse an archive with both L1C (at the sensor) and L2A (at the ground)."""
-        pairs = list(zip(products, identities, strict=True))
         first = {
-            identity.level: product for product, identity in reversed(pairs) if identity.level and not product.fault
+            one.identity.level: one.product for one in reversed(known) if one.identity.level and not one.product.fault
         }
         if len(first) > 1:
             named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
@@ -285,22 +305,23 @@ def _in_safe(asset: Asset) -> bool:
     return ".SAFE/" in f"{asset.path}/{asset.inner}"
 
 
-def _identified(product: Product) -> tuple[Product, Identity]:
-    """A product and its identity; where that cannot be found out, it is the product's fault."""
-    try:
-        return product, identify(product)
-    except Exception as error:
-        log.debug("%s", printable(product.id), exc_info=True)
-        unknown = Identity(
-            clues=Clues(id=product.id, time=UNKNOWN_TIME),
-            level="",
-            tile="",
-            patch="",
-            strip="",
-            baseline=None,
-            offset_applied=False,
-        )
-        return replace(product, files={}, fault=unforeseen(error)), unknown
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """A product, and what its name and its catalogue tell."""
+
+    product: Product
+    """without the properties and names that were read"""
+    identity: Identity
+    offset: float | None
+    """number to add to its values; None if it is unknown"""
+    reason: str
+    """why it is this offset, or none"""
+
+
+def _unknown(product: Product) -> Identity:
+    """The identity of a product of which nothing is known."""
+    clues = Clues(id=product.id, time=UNKNOWN_TIME)
+    return Identity(clues=clues, level="", tile="", patch="", strip="", baseline=None, offset_applied=False)
 
 
 def _as_stored(assets: Sequence[Asset]) -> str:
