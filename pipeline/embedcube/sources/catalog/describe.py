@@ -174,10 +174,21 @@ class _Unopened:
 def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) -> Asset:
     if words := unusable_name(name):
         raise CorruptInput(f"{band}: {name} {words}")
-    stated = file.stated if how.packed else replace(file.stated, scale=None, add=None)
-    unopened = _Unopened(
-        header=b"", index=file.index, nodata=how.nodata, stated=stated, read=read, file=file, band=band, name=name
-    )
+    stated = file.stated
+    if not how.packed and (stated.scale, stated.add) != (None, None):
+        stated = replace(stated, scale=None, add=None)
+
+    def unopened(header: bytes = b"") -> _Unopened:
+        return _Unopened(
+            header=header,
+            index=file.index,
+            nodata=how.nodata,
+            stated=stated,
+            read=read,
+            file=file,
+            band=band,
+            name=name,
+        )
 
     def described() -> Asset:
         look = Look.at(file.path)
@@ -187,7 +198,7 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
             refuse_other_bytes(file, band, name)
         digest = file.digest or (digest_of_file(file.path, True) if how.full_digests else look.digest)
         header = None if file.inner or _has_sidecar(file.path) else geometry_of(look.head, partial(_piece, file.path))
-        asset = _like_another(replace(unopened, header=header)) if header else _opened(unopened)
+        asset = _like_another(unopened(header)) if header else _opened(unopened())
         if asset.mask in BESIDE:
             asset = _with_mask(asset, Path(f"{file.path}{asset.mask}"), how.full_digests)
         if how.full_digests:
@@ -207,7 +218,7 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
         if isinstance(error, OSError) and (words := lasting(error)):
             return CorruptInput(f"{band}: {name} {words}")
 
-        return judge(file.path, file.inner, band, name, partial(_by_header, unopened=unopened))
+        return judge(file.path, file.inner, band, name, partial(_by_header, unopened=unopened()))
 
     return retried(described, judged)
 

@@ -66,7 +66,8 @@ def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Ite
         found = find_products(archive.path, names, told)
     else:
         found = found_products(searched_items(archive.search), archive.root, names, told.links)
-    yield from map(_of_distinct_bands, refuse_shared(found))
+    for product in map(_of_distinct_bands, refuse_shared(found)):
+        yield product if told.known is None or product.known is not None else told.known(product)
 
 
 def _of_distinct_bands(product: Product) -> Product:
@@ -214,7 +215,7 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
     # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
     named: set[str] = set()
     named_in: dict[str, list[_OfItem]] = {}
-    read = partial(item_products, root=root, names=names, links=told.links)
+    read = partial(item_products, root=root, names=names, links=told.links, known=told.known)
     for product in spread(read, listed.items, told=lambda done, _: (0, done)):
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []

@@ -109,10 +109,8 @@ class Sentinel2:
         not used name it. An error on one product is the verdict of its scene, and so are pixels that contradict its
         metadata.
         """
-        known = self._known()
-        versions, scenes = self._described(known, full_digests)
+        versions, scenes = self._described(self._products(), full_digests)
         ids = [scene.id for scene in scenes]
-        del known
         seen = list(believed_when_seen(scenes, self._archive.root, self._questions))
         scenes.clear()
         for scene, use in zip(seen, uses(versions, seen), strict=True):
@@ -121,40 +119,34 @@ class Sentinel2:
             else:
                 yield scene if use.instead is None else replace(scene, superseded_by=ids[use.instead])
 
-    def _known(self) -> list["_Known"]:
-        """All products, ordered by time and id, and what their names and catalogues tell."""
+    def _products(self) -> list[Product]:
+        """All products, ordered by time and id; what their names and catalogues tell is `known`."""
         names = {band: self._names(band) for band in self._archive.read_bands}
-        # one by one, because all that catalogues say of many products takes much memory
-        known = [self._of(product) for product in archive_products(self._archive, names, self._options.told)]
-        known.sort(key=lambda one: (one.product.time, one.product.id))
-        self._refuse_two_levels(known)
-        return known
+        told = replace(self._options.told, known=self._with_known)
+        found = sorted(archive_products(self._archive, names, told), key=lambda product: (product.time, product.id))
+        self._refuse_two_levels(found)
+        return found
 
-    def _of(self, product: Product) -> "_Known":
+    def _with_known(self, product: Product) -> Product:
+        """The product with what it tells, and without what told it, which takes much memory."""
         files = product.files
         if self._options.stated == "ignore":
             files = {band: replace(file, size=None, digest="") for band, file in files.items()}
         try:
             identity = identify(product)
             offset, reason = self._offset(product, identity)
+            known = _Known(identity=identity, offset=offset, reason=reason)
         except Exception as error:
             log.debug("%s", printable(product.id), exc_info=True)
-            product, files = replace(product, fault=unforeseen(error)), {}
-            identity, offset, reason = _unknown(product), None, ""
-        return _Known(
-            product=replace(product, files=files, properties={}, names=()),
-            identity=identity,
-            offset=offset,
-            reason=reason,
-        )
+            known, files = _nothing_known(product), {}
+            product = replace(product, fault=unforeseen(error))
+        return replace(product, files=files, known=known, properties={}, names=())
 
-    def _described(self, known: Sequence["_Known"], full_digests: bool) -> tuple[list[Version], list[Scene]]:
+    def _described(self, products: Sequence[Product], full_digests: bool) -> tuple[list[Version], list[Scene]]:
         """For each product its version, and its scene as if it were used."""
-        products = [one.product for one in known]
-        passes = acquisitions("S2", [one.identity.clues for one in known])
-        versions = [
-            Version.of(one.product, one.identity, acquisition) for one, acquisition in zip(known, passes, strict=True)
-        ]
+        identities: list[Identity] = [product.known.identity for product in products]
+        passes = acquisitions("S2", [identity.clues for identity in identities])
+        versions = list(map(Version.of, products, identities, passes))
         ids = [product.id for product in by_time(products)]
         described = describe(
             products,
@@ -164,16 +156,14 @@ class Sentinel2:
             one_footprint=True,
         )
         scenes = []
-        for one, id, acquisition, (assets, faults) in zip(known, ids, passes, described, strict=True):
-            named = one.product if one.product.id == id else replace(one.product, id=id)
-            make = partial(self._scene, named, one, acquisition, assets, faults)
+        for product, id, acquisition, (assets, faults) in zip(products, ids, passes, described, strict=True):
+            named = product if product.id == id else replace(product, id=id)
+            make = partial(self._scene, named, acquisition, assets, faults)
             scenes.append(scene_or_verdict(self._name, named, make))
         return versions, scenes
 
-    def _scene(
-        self, product: Product, known: "_Known", acquisition: str, assets: tuple[Asset, ...], faults: str
-    ) -> Scene:
-        offset, reason = known.offset, known.reason
+    def _scene(self, product: Product, acquisition: str, assets: tuple[Asset, ...], faults: str) -> Scene:
+        offset, reason = product.known.offset, product.known.reason
         words = [reason, _as_stored(assets), *several_in_words(assets)]
         return Scene(
             id=product.id,
@@ -214,11 +204,10 @@ class Sentinel2:
             "(for an archive of such scenes only)"
         )
 
-    def _refuse_two_levels(self, known: Sequence["_Known"]) -> None:
+    def _refuse_two_levels(self, products: Sequence[Product]) -> None:
         """Refuse an archive with both L1C (at the sensor) and L2A (at the ground)."""
-        first = {
-            one.identity.level: one.product for one in reversed(known) if one.identity.level and not one.product.fault
-        }
+        levels = ((product.known.identity.level, product) for product in reversed(products))
+        first = {level: product for level, product in levels if level and not product.fault}
         if len(first) > 1:
             named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
             raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
@@ -307,10 +296,8 @@ def _in_safe(asset: Asset) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Known:
-    """A product, and what its name and its catalogue tell."""
+    """What the names and the catalogue of a product tell."""
 
-    product: Product
-    """without the properties and names that were read"""
     identity: Identity
     offset: float | None
     """number to add to its values; None if it is unknown"""
@@ -318,10 +305,10 @@ class _Known:
     """why it is this offset, or none"""
 
 
-def _unknown(product: Product) -> Identity:
-    """The identity of a product of which nothing is known."""
+def _nothing_known(product: Product) -> _Known:
     clues = Clues(id=product.id, time=UNKNOWN_TIME)
-    return Identity(clues=clues, level="", tile="", patch="", strip="", baseline=None, offset_applied=False)
+    nothing = Identity(clues=clues, level="", tile="", patch="", strip="", baseline=None, offset_applied=False)
+    return _Known(identity=nothing, offset=None, reason="")
 
 
 def _as_stored(assets: Sequence[Asset]) -> str:
