@@ -51,6 +51,8 @@ class LayerCosts:
     """bytes of the weights of each layer of the campaign"""
     device_limit_bytes: float
     """memory of the GPU; 0 where there is none"""
+    share: float = 1.0
+    """of the windows that these costs are of: as large a share of the ranks works on them"""
 
     def of_zone(self, shards: Shards, grid: Grid) -> tuple[ReadCost, Price]:
         """Draw groups and price of the shards of one grid."""
@@ -111,12 +113,13 @@ class LayerCosts:
         chosen = [windows[i * len(windows) // count] for i in range(count)]
         spans = tuple((window.start, window.end) for window in chosen)
         scenes = [scene for scene in self.scenes if any(scene.meets(window) for window in chosen)]
-        return replace(self, campaign=self.campaign.model_copy(update={"windows": spans}), scenes=scenes)
+        campaign = self.campaign.model_copy(update={"windows": spans})
+        return replace(self, campaign=campaign, scenes=scenes, share=count / len(windows))
 
     @property
     def _ranks(self) -> int:
         how = self.campaign.how
-        return how.tasks * how.nodes * how.ranks
+        return max(1, round(self.share * how.tasks * how.nodes * how.ranks))
 
     def _larger(self) -> list[int]:
         """Numbers of chips along a side that are worth a try, rising: some of all sizes, and those of whole blocks."""
