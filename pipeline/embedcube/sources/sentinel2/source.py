@@ -174,6 +174,7 @@ class Sentinel2:
             bbox=place_of(product, assets),
             assets=assets,
             offset=offset or 0.0,
+            version=product.known.identity.baseline or 0.0,
             processing="; ".join(filter(None, words)) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
