@@ -17,7 +17,8 @@ from embedcube.backbones.eof import Eof
 from embedcube.campaign.how import How
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea, ShardLayout
-from embedcube.prepare.price import PROCESS_BYTES, fit_bytes, refuse_large_fit
+from embedcube.kernel.memory import PROCESS_BYTES
+from embedcube.prepare.price import fit_bytes, refuse_large_fit
 from embedcube.testing.contracts import check_backbone
 from embedcube.windows import Duration, dates_of, windows_every
 

@@ -1,6 +1,8 @@
 """Copied and resampled scenes of one acquisition: which comes first, and what `plan` says of them."""
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from tests.conftest import Campaign
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.grid import Grid
+from embedcube.prepare.resampled import Resampled
 
 WEST, NORTH, SIDE_PX = 600_000.0, 5_100_000.0, 64
 
@@ -100,3 +105,30 @@ def test_plan_is_silent_where_all_are_copied(tmp_path: Path) -> None:
     for verb in ("index", "fit"):
         campaign.cli(verb)
     assert "resampled (" not in campaign.cli("plan")
+
+
+def test_the_first_pair_that_meets_is_found_in_time(tmp_path: Path, archive: Path) -> None:
+    """Of a pass of thousands of tiles, of which the last ones meet."""
+    campaign = load_campaign(campaign_on(tmp_path, archive).file)
+    ways = Resampled(campaign, "x", Grid(crs="EPSG:32633", pixel=10))
+
+    def tile(id: str, west_m: float) -> Scene:
+        asset = Asset(
+            band="B04", path="a.tif", crs="EPSG:32633", transform=(10, 0, west_m, 0, -10, 5_000_000), rows=8, cols=8,
+            block_rows=8, block_cols=8, dtype="u2", nodata=0.0, size=1, digest="weak:0",
+        )  # fmt: skip
+        return Scene(
+            id=id, archive="s2", time=datetime(2023, 6, 1, tzinfo=UTC), acquisition="A", bbox=(15, 45, 16, 46),
+            assets=(asset,),
+        )  # fmt: skip
+
+    copied = [tile(f"copied {i}", 400_000 + 100.0 * i) for i in range(4000)]
+    others = [tile(f"resampled {i}", 2_000_000 + 100.0 * i) for i in range(4000)]
+    started = time.process_time()
+    assert ways._first_that_meet(copied, others) is None
+    # a pixel apart still meets
+    others += [tile("next", 400_000 + 100.0 * 3999 + 80 + 9.9), tile("same", 400_000 + 100.0 * 3999)]
+    found = ways._first_that_meet(copied, others)
+    assert found is not None
+    assert [scene.id for scene in found] == ["copied 3999", "next"]
+    assert time.process_time() - started < 8, "16 million pairs one by one take a minute"

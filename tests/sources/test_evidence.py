@@ -1,16 +1,26 @@
 """What pixels say against metadata: a number that fills an edge, an offset, a unit or a packing that cannot be."""
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
+from tests.conftest import run_cli
+from tests.edge import shim
 from tests.sources.rasters import S1, S2, SIDE, observed, scenes_of, write, write_item
 
-from embedcube.campaign.scene import Scene
-from embedcube.sources import evidence as evidence_module
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.schema import Archive
+from embedcube.sources import believed as believed_module
+from embedcube.sources.believed import believed_when_seen
 from embedcube.sources.evidence import look
+from embedcube.sources.fields import Fields
 
 MAP = "map_20210607"
 RNG_SIDE = 300
@@ -264,11 +274,130 @@ def test_a_scale_that_leaves_nothing_is_a_verdict(tmp_path: Path, scale: dict[st
 # --- how much is looked at ----------------------------------------------------------------------------
 
 
-def test_only_so_many_files_are_looked_at_the_first_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_module, "_LOOKS", 2)
-    for day in range(1, 5):
-        write(tmp_path / f"map_2021060{day}" / "cover.tif", triangle(power(), 0))
-    assert [bool(scene.verdict) for scene in scenes_of("fields", tmp_path, "cover")] == [True, True, False, False]
+def wrong_maps(root: Path, days: range) -> None:
+    for day in days:
+        write(root / f"map_202106{day:02d}" / "cover.tif", triangle(power(), 0))
+
+
+def test_what_is_found_does_not_depend_on_what_else_an_archive_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps with an edge of zeros are all found, though few are looked at first and right ones come before them."""
+    monkeypatch.setattr(believed_module, "_FIRST", 2)
+    wrong_maps(tmp_path / "alone", range(20, 26))
+    alone = {scene.id: scene.verdict for scene in scenes_of("fields", tmp_path / "alone", "cover")}
+    assert len(alone) == 6
+    assert all(alone.values())
+    wrong_maps(tmp_path / "many", range(20, 26))
+    for day in range(1, 20):
+        # another type of numbers: these maps are right or wrong for reasons of their own
+        write(tmp_path / "many" / f"map_202106{day:02d}" / "cover.tif", power().astype("f8"), nodata=-1)
+    many = {scene.id: scene.verdict for scene in scenes_of("fields", tmp_path / "many", "cover")}
+    assert {id: verdict for id, verdict in many.items() if verdict} == alone
+
+
+def test_of_a_large_series_a_share_is_looked_at_and_each_place_and_year(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scene that the hash of its id chooses is chosen in an archive of any size; so is the first of its place."""
+    asset = an_asset()
+    scenes = [
+        Scene(
+            id=f"scene {number}",
+            archive="a",
+            time=datetime(2000 + number % 5, 6, 7, tzinfo=UTC),
+            acquisition="",
+            bbox=(10.0 + number % 7, 50.0, 10.5 + number % 7, 50.5),
+            assets=(asset,),
+        )
+        for number in range(20_000)
+    ]
+    assert 512 <= len(seen_of(scenes, monkeypatch)) < 512 + 35
+    monkeypatch.setattr(believed_module, "_FIRST", 64)
+    seen = seen_of(scenes, monkeypatch)
+    assert 20_000 / 128 * 0.7 < len(seen) < 35 + 20_000 / 128 * 1.3
+    assert len({(scene.bbox, scene.time.year) for scene in seen}) == 35
+    half = seen_of(scenes[:10_000], monkeypatch)
+    by_share = {scene.id for scene in seen if believed_module._hash(scene.id) < (1 << 64) // 128}
+    assert len(by_share) > 100
+    assert {scene.id for scene in scenes[:10_000]} & by_share <= {scene.id for scene in half}
+    # a series of few scenes is looked at whole, whatever others there are
+    few = [replace(scene, id=f"{scene.id} b", assets=(replace(asset, dtype="f8"),)) for scene in scenes[:60]]
+    assert {scene.id for scene in few} <= {scene.id for scene in seen_of([*scenes, *few], monkeypatch)}
+    # wavelets take longer
+    waves = [replace(scene, assets=(replace(asset, path="a.jp2"),)) for scene in scenes]
+    assert len(seen_of(waves, monkeypatch)) < len(seen) / 3
+
+
+def seen_of(scenes: list[Scene], monkeypatch: pytest.MonkeyPatch) -> list[Scene]:
+    """The scenes that are looked at."""
+    seen: list[Scene] = []
+
+    def nothing_found(found: Sequence[Scene], **_: Any) -> Any:
+        seen.extend(found)
+        return [believed_module._Answer(words="") for _ in found]
+
+    monkeypatch.setattr(believed_module, "_seen", nothing_found)
+    asked = list(believed_when_seen(scenes, Path("/nowhere"), lambda scene: [(scene.assets[0], lambda _: "")]))
+    assert asked == scenes
+    return sorted(seen, key=lambda scene: scene.id)
+
+
+def an_asset() -> Asset:
+    return Asset(
+        band="b", path="a.tif", crs="EPSG:32632", transform=(10, 0, 0, 0, -10, 0), rows=8, cols=8, block_rows=8,
+        block_cols=8, dtype="f4", nodata=0.0, size=1, digest="weak:0",
+    )  # fmt: skip
+
+
+# --- files that cannot be looked at -------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_given_for_the_moment_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive that is not mounted any more, seen while pixels are looked at."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    root = tmp_path / "archive"
+    write(root / MAP / "cover.tif", power())
+    source = Fields("a", Archive(source="fields", path=root, bands=("cover",)))
+    found = list(source.scenes(full_digests=False))
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        list(believed_when_seen(found, root, source._questions))
+    # the mount point
+    root.mkdir()
+    with pytest.raises(FileNotFoundError):
+        list(believed_when_seen(found, root, source._questions))
+
+
+def test_a_file_that_the_file_system_does_not_give_is_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / MAP / "cover.tif", power())
+    source = Fields("a", Archive(source="fields", path=tmp_path, bands=("cover",)))
+    found = list(source.scenes(full_digests=False))
+    (tmp_path / MAP / "cover.tif").unlink()
+    (tmp_path / MAP / "cover.tif").symlink_to("cover.tif")
+    [scene] = believed_when_seen(found, tmp_path, source._questions)
+    assert scene.verdict == f"cover: {MAP}/cover.tif is a link that leads back to itself"
+    assert not scene.asks, "this is no question about numbers"
+
+
+@pytest.mark.chaos
+def test_an_error_of_the_disk_while_pixels_are_looked_at_stops_index(tmp_path: Path) -> None:
+    """The header is cached by its bytes, so that the second file is opened only to be looked at."""
+    for day in (7, 8):
+        write(tmp_path / "archive" / f"map_2021060{day}" / "cover.tif", power(day))
+    file = tmp_path / "campaign.yaml"
+    document = {
+        "campaign": "c", "archives": {"a": {"source": "fields", "path": "archive", "bands": ["cover"]}},
+        "grid": {"crs": "EPSG:32632", "pixel": 10}, "windows": [["2021-06-01", "2021-07-01"]],
+        "layers": {"l": {"archives": ["a"], "backbone": {"name": "mosaiks"}, "chip_px": 64}},
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(document))
+    failed = tmp_path / "failed"
+    environment = shim.failing("all", tmp_path / "archive" / "map_20210608", failed, call="fread", process="index")
+    done = run_cli("index", file, environment=environment)
+    assert done.returncode == 75, done.stderr
+    assert failed.read_text()
+    assert "could not be read whole, though its bytes are right; start again" in done.stderr
 
 
 @pytest.mark.parametrize("tiled", [True, False])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from tests.sources.samples import sample_of_layer_x
 
-from embedcube.campaign.scene import Scene
+from embedcube.campaign.scene import Asset, Scene
 from embedcube.kernel.sample import Sample
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.sentinel1.names import clues_of
 from embedcube.sources.sentinel2.names import identify
+from embedcube.sources.sentinel2.versions import Use, Version, uses
 
 WEST, NORTH, SIDE_PX, CELL_PX = 600_000.0, 5_100_000.0, 64, 8
 TIME = datetime(2023, 6, 2, 10, 3, 21, tzinfo=UTC)
@@ -386,6 +388,61 @@ def test_a_newer_version_that_cannot_be_used_replaces_none(tmp_path: Path) -> No
     assert used(broken) == {older: "", newer: ""}
     assert (broken.sample.x_tcyx[..., 1:-1, 1:-1] == 1000).all()
     assert (broken.sample.n_obs_yx == 1).all()
+
+
+def test_a_version_that_its_pixels_contradict_replaces_none(tmp_path: Path) -> None:
+    """The newest has lost its offset: the one before is used, not the oldest."""
+    oldest, older = version(tmp_path, "0205", 500), version(tmp_path, "0400", 2500)
+    newer = version(tmp_path, "0509", 300)
+    asked = read(tmp_path, PLAIN | {"offset": "auto"})
+    verdicts = {scene.id: scene.verdict for scene in asked.scenes}
+    assert "leaves nothing of 100%" in verdicts[newer]
+    assert used(asked) == {oldest: older, older: "", newer: ""}
+    assert (asked.sample.x_tcyx[..., 1:-1, 1:-1] == 1500).all()
+    assert (asked.sample.n_obs_yx == 1).all()
+
+
+OPENED = Asset(
+    band="B04", path="a.tif", crs="EPSG:32632", transform=(10, 0, 0, 0, -10, 0), rows=8, cols=8, block_rows=8,
+    block_cols=8, dtype="uint16", nodata=0.0, size=1, digest="weak:0",
+)  # fmt: skip
+
+
+def place(id: str, west: float, *, side: float = 1.0, verdict: str = "") -> Scene:
+    """A product of a place."""
+    return Scene(
+        id=id, archive="a", time=datetime(2023, 6, 2, tzinfo=UTC), acquisition="A", verdict=verdict,
+        bbox=(west, 50.0, west + side, 50.0 + side), assets=(OPENED,),
+    )  # fmt: skip
+
+
+def of_baseline(id: str, baseline: float) -> Version:
+    return Version(id=id, subject=("A", "2A", "33TWL", ""), strip="", baseline=baseline)
+
+
+def test_clips_of_two_places_of_one_tile_replace_each_other_nowhere() -> None:
+    """Two clips of one name; a newer one of the first place, a little other at its edge; and one that overlaps both."""
+    scenes = [place("a", 10.0), place("a", 12.0), place("b", 10.02), place("c", 10.6, side=2.0)]
+    versions = [of_baseline("a", 4.0), of_baseline("a", 4.0), of_baseline("b", 5.09), of_baseline("c", 5.1)]
+    assert uses(versions, scenes) == [Use(instead=2), Use(fills=True), Use(fills=True), Use()]
+    apart = [place("a", 10.0), place("a", 12.0)]
+    assert uses(versions[:2], apart) == [Use(), Use()]
+    # the same place, given twice
+    assert uses(versions[:2], [apart[0], apart[0]]) == [Use(), Use(instead=0)]
+
+
+def test_the_time_to_decide_about_versions_grows_with_their_number() -> None:
+    """Products of one subject, whatever their places and baselines."""
+
+    def seconds(count: int) -> float:
+        versions = [of_baseline(f"{number // 2}", 2 + number % 7) for number in range(count)]
+        scenes = [place(one.id, number % 50 * 3.0, side=0.001) for number, one in enumerate(versions)]
+        started = time.process_time()
+        assert len(uses(versions, scenes)) == count
+        return time.process_time() - started
+
+    seconds(500)
+    assert seconds(8000) < 8 * 4 * max(seconds(1000), 0.002)
 
 
 def test_a_version_whose_offset_is_unknown_replaces_none(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from rasterio.transform import from_origin
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive
+from embedcube.sources.catalog import beside as beside_module
+from embedcube.sources.catalog.beside import Beside, beside
 from embedcube.sources.catalog.dates import last_moment, time_in
 from embedcube.sources.sentinel2.source import Sentinel2
 
@@ -83,6 +85,24 @@ def test_metadata_beside_the_images_say_when_they_were_sensed(tmp_path: Path, na
     scene = only_scene(tmp_path / "archive")
     assert (scene.id, scene.time, scene.verdict) == (GRANULE, SENSED, "")
     assert scene.acquisition == ("GS2A_20151230T100402_003253" if name == "productInfo.json" else "S2A_A003253")
+
+
+def test_metadata_of_a_folder_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images without a date lie beside them."""
+    folders: list[Path] = []
+
+    def counted(folder: Path) -> Beside:
+        folders.append(folder)
+        return beside(folder)
+
+    monkeypatch.setattr(beside_module, "beside", counted)
+    for number in range(20):
+        band(tmp_path / "images" / f"tile{number}_B04.tif")
+    (tmp_path / "images" / "MTD_TL.xml").write_text(XML)
+    archive = Archive(source="sentinel2", path=tmp_path, bands=("B04",), offset=0)
+    scenes = list(Sentinel2("s2", archive).scenes(full_digests=False))
+    assert {scene.time for scene in scenes} == {SENSED}
+    assert folders == [tmp_path / "images"]
 
 
 def test_without_metadata_a_granule_is_refused_in_words(tmp_path: Path) -> None:

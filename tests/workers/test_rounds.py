@@ -21,6 +21,7 @@ from pyproj import Transformer
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
+from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Quarantined, scan_records
 from embedcube.campaign.plan import Plan, read_plan, read_recipes
@@ -320,3 +321,37 @@ def test_a_shard_that_kills_its_rank_is_no_verdict_on_its_scenes(finished: Campa
     both, one = recorded(run, recipes), recorded(run, recipes[:1])
     assert (both.count, len(both.unusable), len(both.broken)) == (2, 2, 1)
     assert (one.count, len(one.unusable), len(one.broken)) == (1, 1, 0)
+
+
+def test_the_next_older_version_is_used_instead_of_one_that_is_found_broken(tmp_path: Path) -> None:
+    """Three processings of one tile and pass: pixels of the newest do not decode, in a block that one shard reads."""
+    west, north = CORNER
+    ids = [f"S2A_MSIL2A_20230605T100000_N{n}_R079_T32ULB_20230606T000000" for n in ("0205", "0400", "0509")]
+    for seed, (id, baseline) in enumerate(zip(ids, ("02.05", "04.00", "05.09"), strict=True)):
+        scene = Scene(
+            id=id, time="2023-06-05T10:00:00Z", west=west, north=north, bands=bands(SIDE_PX, seed),
+            datatake="GS2A_20230605T100000_041483_N00.00", properties={"s2:processing_baseline": baseline},
+        )  # fmt: skip
+        made = write_scene(tmp_path / "archive", scene)
+    garble_last_block(made / "B02.tif")
+    campaign = campaign_of(tmp_path / "campaign", tmp_path / "archive")
+    campaign.change(lambda document: document["how"].update(error_budget=1))
+    campaign.cli("run")  # verified, too
+    plan = plan_of(campaign)
+    [verdict] = plan.verdicts.scenes.values()
+    assert verdict.scene == ids[2]
+    np.testing.assert_array_equal(np.unique(statuses(campaign)), [VALID_INCOMPLETE])
+    lon, lat = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True).transform(west + 200, north - 200)
+    answer = json.loads(finished_explain(campaign, lon, lat))
+    assert [scene["id"] for scene in answer["scenes"]] == [ids[1]]
+    assert [scene["id"] for scene in answer["scenes_not_used"]] == [ids[2]]
+    # where the next one is broken, too, the oldest
+    rows = {scene.id: row for row, scene in enumerate(read_inventory(load_campaign(campaign.file), campaign.run))}
+    assert plan.verdicts.rows([rows[ids[2]]]) == [rows[ids[2]], rows[ids[1]]]
+    second = plan.verdicts.scenes[rows[ids[2]]]
+    older = Quarantined(
+        archive="s2", scene=ids[1], scene_digest=second.instead_digests[0], reason="B02: does not decode"
+    )
+    found = new_verdicts(load_campaign(campaign.file), campaign.run, plan, [older])
+    assert found[rows[ids[1]]].instead == (rows[ids[0]],)
+    assert next_round(plan, found).rows([rows[ids[2]]]) == [rows[id] for id in reversed(ids)]

@@ -255,8 +255,8 @@ def read_plan_columns(run: RunDir, plan: Plan, names: tuple[str, ...]) -> pyarro
 
 def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
     digest, in_pilot = plan.files.get(run.plan.name, ""), task == plan.tasks
-    changed = "recipe" in names and bool(plan.verdicts.scenes)
-    needed = tuple(dict.fromkeys((*names, "scenes"))) if changed else names
+    changed = not {"recipe", "scenes"}.isdisjoint(names) and bool(plan.verdicts.scenes)
+    needed = tuple(dict.fromkeys((*names, "recipe", "scenes"))) if changed else names
     filters = None if task is None or in_pilot else [("task", "=", task)]
     table = read_columns(run.plan, digest, needed, "plan", filters)
     if changed:
@@ -265,7 +265,7 @@ def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) 
 
 
 def _without_broken(table: pyarrow.Table, verdicts: Verdicts) -> pyarrow.Table:
-    """The rows with their recipes of the present round."""
+    """The rows with their recipes and scenes of the present round."""
     if not verdicts.scenes:
         return table
     scenes = table["scenes"].combine_chunks()
@@ -275,7 +275,31 @@ def _without_broken(table: pyarrow.Table, verdicts: Verdicts) -> pyarrow.Table:
     recipes = [verdicts.recipe(table["recipe"][row].as_py(), scenes[row].as_py()) for row in rows]
     chosen = pyarrow.compute.is_in(_numbers(range(len(table))), _numbers(rows))
     changed = pyarrow.compute.replace_with_mask(table["recipe"].combine_chunks(), chosen, _texts(recipes))
-    return table.set_column(table.schema.get_field_index("recipe"), "recipe", changed)
+    table = table.set_column(table.schema.get_field_index("recipe"), "recipe", changed)
+    return _with_instead(table, scenes, rows, verdicts) if verdicts.instead else table
+
+
+def _with_instead(
+    table: pyarrow.Table, scenes: pyarrow.ListArray, rows: Sequence[int], verdicts: Verdicts
+) -> pyarrow.Table:
+    """The rows with the scenes that are used instead of those that are out."""
+    of_row = {row: verdicts.rows(scenes[row].as_py()) for row in rows}
+    counts = pyarrow.compute.list_value_length(scenes).to_numpy().astype(np.int64)
+    ends = np.cumsum(counts)
+    flat, pieces, start = pyarrow.compute.list_flatten(scenes).to_numpy(), [], 0
+    for row, linked in sorted(of_row.items()):
+        pieces += [flat[start : ends[row] - counts[row]], np.array(linked, dtype=flat.dtype)]
+        start = ends[row]
+    pieces.append(flat[start:])
+    for row, linked in of_row.items():
+        counts[row] = len(linked)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    changed = pyarrow.ListArray.from_arrays(_small(offsets), _small(np.concatenate(pieces)))
+    return table.set_column(table.schema.get_field_index("scenes"), "scenes", changed)
+
+
+def _small(values: NDArray[Any]) -> pyarrow.Array:
+    return pyarrow.Array.from_buffers(pyarrow.int32(), len(values), [None, pyarrow.py_buffer(values.astype(np.int32))])
 
 
 # from buffers, because pyarrow.array imports pandas, which takes longer than all else that `status` does

@@ -100,10 +100,14 @@ class PlannedRecipes:
     def derive(self, shard: Shard) -> str:
         """The recipe that inventory and plan give; in words why they give none, where the shard cannot be theirs."""
         try:
-            digests = b"".join(map(self._digest, shard.scenes))
+            instead = self._plan.verdicts.instead
+            digests = b"".join(self._digest(row) for row in shard.scenes if row not in instead)
             recipe = self._recipes(shard.layer, shard.zone).recipe(shard.t, shard.row, shard.col, digests)
-            out = self._plan.verdicts.scenes
-            return recipe_without(recipe, [self._scenes[row].digest for row in shard.scenes if row in out])
+            out = [row for row in shard.scenes if row in self._plan.verdicts.scenes]
+            others = [other for row in out for other in self._plan.verdicts.scenes[row].instead]
+            return recipe_without(
+                recipe, [self._scenes[row].digest for row in out], [self._scenes[row].digest for row in others]
+            )
         except (KeyError, IndexError) as error:
             return f"none ({type(error).__name__}: {error})"
 

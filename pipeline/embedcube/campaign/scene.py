@@ -160,7 +160,10 @@ class Scene:
     software: tuple[str, ...] = ()
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
-    """id of the scene that is used instead, the same acquisition processed again; then this one is in no shard"""
+    """id of the scene that is used instead, the same acquisition processed again; then this one is in no shard, unless
+    that one is found broken while it is read"""
+    version: float = 0.0
+    """number that is higher for a newer processing of the same acquisition; 0 if unknown; in no digest"""
 
     def meets(self, window: Window) -> bool:
         """Whether the scene lies in a window, at least in part."""

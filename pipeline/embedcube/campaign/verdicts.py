@@ -28,6 +28,10 @@ class Verdict:
     """digest of the scene in the inventory"""
     reason: str
     """why, in words; in no recipe"""
+    instead: tuple[int, ...] = ()
+    """rows of the inventory of the older versions that are used instead; empty where there is none"""
+    instead_digests: tuple[str, ...] = ()
+    """the digests of these scenes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +47,37 @@ class Verdicts:
         """Why some of these scenes, given as rows of the inventory, are out; by row."""
         return {row: self.scenes[row].reason for row in rows if row in self.scenes}
 
-    def recipe(self, planned: str, rows: Iterable[int]) -> str:
-        """Recipe of a shard with these scenes, from its recipe in plan.parquet."""
-        return recipe_without(planned, [self.scenes[row].scene_digest for row in rows if row in self.scenes])
+    def recipe(self, planned: str, rows: Sequence[int]) -> str:
+        """Recipe of a shard with these planned scenes, from its recipe in plan.parquet."""
+        out = [self.scenes[row] for row in self.rows(rows) if row in self.scenes]
+        return recipe_without(
+            planned,
+            [verdict.scene_digest for verdict in out],
+            [digest for verdict in out for digest in verdict.instead_digests],
+        )
+
+    def rows(self, planned: Iterable[int]) -> list[int]:
+        """The scenes of a shard, as rows: those of its plan, each that is out followed by what is used instead."""
+        found: list[int] = []
+        for row in planned:
+            found.append(row)
+            if row in self.scenes:
+                found += self.rows(self.scenes[row].instead)
+        return found
+
+    @property
+    def instead(self) -> frozenset[int]:
+        """Rows of the scenes that are used instead of others; none of them is in plan.parquet."""
+        return frozenset(row for verdict in self.scenes.values() for row in verdict.instead)
 
 
-def recipe_without(recipe: str, out: Sequence[str]) -> str:
-    """Recipe of a shard some of whose scenes are out; `out` are their digests, in the order of the shard's scenes."""
-    return hashlib.sha256(f"{recipe} without {' '.join(out)}".encode()).hexdigest() if out else recipe
+def recipe_without(recipe: str, out: Sequence[str], instead: Sequence[str] = ()) -> str:
+    """Recipe of a shard some of whose scenes are out; `out` are their digests, in the order of the shard's scenes.
+
+    `instead` are the digests of the scenes that are used instead.
+    """
+    text = f"{recipe} without {' '.join(out)}" + (f" with {' '.join(instead)}" if instead else "")
+    return hashlib.sha256(text.encode()).hexdigest() if out else recipe
 
 
 def read_verdicts(run: RunDir, plan: str, inventory: str) -> Verdicts:
@@ -96,4 +123,5 @@ def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
     row: int = document.pop("row")
-    return row, Verdict(**document)
+    lists = {key: tuple(document.pop(key)) for key in ("instead", "instead_digests")}
+    return row, Verdict(**document, **lists)

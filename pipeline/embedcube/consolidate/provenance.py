@@ -7,7 +7,6 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     shard_record, shard_record_first            its record as JSON; row i is bytes [first[i], first[i + 1])
     scene, scene_first                          a scene as JSON
     scene_digest                                (m, 32)
-    scene_out                                   1 where the scene was found broken and is out for all shards
     link_first                                  the links of shard i are [first[i], first[i + 1])
     link_scene                                  row of the scene; in the order of compositing
     link_resampling                             row of `resampling`
@@ -87,6 +86,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "gaps": {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
             "versions": plan.versions,
+            "out": {str(row): list(one.instead) for row, one in sorted(plan.verdicts.scenes.items())},
             "receipt": receipt([m.record for m in made]),
             "receipts": {zone: receipt([m.record for m in made if m.zone == zone]) for zone in zones},
         }
@@ -99,7 +99,6 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write_blobs(group, "shard_record", [m.record.to_line().rstrip() for m in made])
     _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
-    _write(group, "scene_out", [row in plan.verdicts.scenes for row in range(len(scenes))], np.uint8)
     _write_links(group, scenes, made)
     _write_resampling(group, campaign, plan, scenes, made)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]

@@ -48,7 +48,7 @@ def rebuild(cube: Cube) -> Rebuilt:
         campaign=campaign,
         layers={name: _layer(cube, campaign, name, about) for name in campaign.layers},
         versions=about["versions"],
-        verdicts=_verdicts(cube, scenes),
+        verdicts=_verdicts(about["out"], scenes),
         scenes=scenes,
         plugins={name: tuple(planned["plugins"]) for name, planned in about["planned"].items()},
     )
@@ -101,10 +101,11 @@ def _place(cube: Cube, zone: str, grid: Grid, layout: ShardLayout) -> ShardRange
     )
 
 
-def _verdicts(cube: Cube, scenes: list[Scene]) -> Verdicts:
-    out = {
-        row: Verdict(archive=scene.archive, scene=scene.id, scene_digest=scene.digest, reason="")
-        for row, (scene, is_out) in enumerate(zip(scenes, cube.provenance.array("scene_out").tolist(), strict=True))
-        if is_out
-    }
-    return Verdicts(scenes=out)
+def _verdicts(out: dict[str, list[int]], scenes: list[Scene]) -> Verdicts:
+    found = {}
+    for row, instead in out.items():
+        scene = scenes[int(row)]
+        found[int(row)] = Verdict(
+            archive=scene.archive, scene=scene.id, scene_digest=scene.digest, reason="", instead=tuple(instead)
+        )
+    return Verdicts(scenes=found)

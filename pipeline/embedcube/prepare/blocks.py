@@ -12,11 +12,28 @@ from embedcube.campaign.schema import Campaign, make_layout
 from embedcube.grid import Grid
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.draw_groups import AMPLIFICATION_GOAL, ReadCost, draw_groups
-from embedcube.prepare.price import Activations, over_limit, price_layer, total_price
+from embedcube.prepare.price import DECODE_BYTES_PER_S, Activations, over_limit, price_layer, total_price
 from embedcube.prepare.shards import cut
 
 _LARGEST_SHARD_PX = 1 << 14
 """side of the largest shard that is proposed: tiles of satellite images are smaller"""
+
+_LEAST_GAIN_S = 60.0
+"""nothing is proposed where it could not spare more CPU seconds than this"""
+
+_MOST_LINKS = 200_000
+"""pairs of a shard and a scene for which all windows are tried with other sizes; of more, some windows stand for all"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """What shards of another size would do."""
+
+    chips: int
+    """along a side"""
+    times: float
+    """how often they decode each block"""
+    shards: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +51,8 @@ class LayerCosts:
     """bytes of the weights of each layer of the campaign"""
     device_limit_bytes: float
     """memory of the GPU; 0 where there is none"""
+    share: float = 1.0
+    """of the windows that these costs are of: as large a share of the ranks works on them"""
 
     def of_zone(self, shards: Shards, grid: Grid) -> tuple[ReadCost, Price]:
         """Draw groups and price of the shards of one grid."""
@@ -61,31 +80,46 @@ class LayerCosts:
 
         Shards are never proposed that need more memory than a rank may take.
         """
-        now, tried, more = self.total(prices), list[tuple[int, Price]](), ""
-        if now.amplification <= AMPLIFICATION_GOAL:
+        now, tried, more = self.total(prices), list[_Tried](), ""
+        spared_s = (now.decoded_bytes - now.needed_bytes) / DECODE_BYTES_PER_S
+        if now.amplification <= AMPLIFICATION_GOAL or spared_s < _LEAST_GAIN_S:
             return ""
+        layout, ranks, some = self.context.layout, self._ranks, self._of_some_windows(now)
+        # blocks that several windows need are not seen in some of them
+        unseen = now.amplification / some._with_chips(layout.chips).amplification if some is not self else 1.0
         for chips in self._larger():
-            price = self._with_chips(chips)
+            price = some._with_chips(chips)
             if over_limit(price):
                 more = "; larger ones do not fit into memory: raise how.mem_gb or how.cache_mb"
                 break
-            tried.append((chips, price))
-            if price.amplification <= AMPLIFICATION_GOAL:
+            of_all = price.shards * len(self.campaign.all_windows) // len(some.campaign.all_windows)
+            tried.append(_Tried(chips=chips, times=unseen * price.amplification, shards=of_all))
+            if tried[-1].times <= AMPLIFICATION_GOAL:
                 break
-        layout, ranks = self.context.layout, self._ranks
         problem = f"shards of {layout.shard_px} px decode each block of the files {now.amplification:.1f} times"
-        chips, best = min(tried, key=lambda one: one[1].amplification, default=(layout.chips, now))
-        if best.amplification >= now.amplification:
+        best = min(tried, key=lambda one: one.times, default=None)
+        if best is None or best.times >= now.amplification:
             return f"{problem}{more or '; no larger ones do it less often'}"
         shards = "" if best.shards >= ranks else f", in {best.shards} shards for {ranks} ranks"
-        cured = best.amplification <= AMPLIFICATION_GOAL
-        cure = f"{problem}, `shard_chips: {chips}` decodes them {best.amplification:.1f} times{shards}"
-        return cure if cured else f"{cure}{more}"
+        cure = f"{problem}, `shard_chips: {best.chips}` decodes them {best.times:.1f} times{shards}"
+        return cure if best.times <= AMPLIFICATION_GOAL else f"{cure}{more}"
+
+    def _of_some_windows(self, now: Price) -> "LayerCosts":
+        """The costs of as many windows as are tried at once, evenly spread, and of their scenes."""
+        windows = self.campaign.all_windows
+        count = max(1, len(windows) * _MOST_LINKS // max(1, now.scenes))
+        if count >= len(windows):
+            return self
+        chosen = [windows[i * len(windows) // count] for i in range(count)]
+        spans = tuple((window.start, window.end) for window in chosen)
+        scenes = [scene for scene in self.scenes if any(scene.meets(window) for window in chosen)]
+        campaign = self.campaign.model_copy(update={"windows": spans})
+        return replace(self, campaign=campaign, scenes=scenes, share=count / len(windows))
 
     @property
     def _ranks(self) -> int:
         how = self.campaign.how
-        return how.tasks * how.nodes * how.ranks
+        return max(1, round(self.share * how.tasks * how.nodes * how.ranks))
 
     def _larger(self) -> list[int]:
         """Numbers of chips along a side that are worth a try, rising: some of all sizes, and those of whole blocks."""

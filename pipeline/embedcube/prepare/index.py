@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from embedcube.campaign.inventory import noted_before, write_inventory
 from embedcube.campaign.plugins import distribution, make_plugin
@@ -19,6 +20,7 @@ from embedcube.prepare.refusals import no_scene_in, with_next_move
 from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
+from embedcube.sources.catalog.pool import keeping_processes
 from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
 from embedcube.sources.opening import raster_settings
 
@@ -43,7 +45,8 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
         if words := not_utf_8(str(archive.path)):
             raise RequestError(f"archives.{name}: {printable(archive.path)} {words}")
         try:
-            with raster_settings(), _without_garbage_collection():
+            here = partial(_behind, progress, len(scenes))
+            with raster_settings(), _without_garbage_collection(), keeping_processes(here):
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
                 for one in source.scenes(full_digests=full_digests):
                     scene = _storable(one)
@@ -65,6 +68,11 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
     _refuse_unseen_changes(run, scenes)
     write_inventory(campaign, scenes, run)
     return scenes
+
+
+def _behind(progress: Progress, before: int, done: int, total: int | None) -> None:
+    """Show progress of an archive behind so many scenes of others."""
+    progress(before + done, None if total is None else before + total)
 
 
 def _storable(scene: Scene) -> Scene:

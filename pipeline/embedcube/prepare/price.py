@@ -18,15 +18,13 @@ from embedcube.cube.arrays import array_specs
 from embedcube.errors import RequestError
 from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
-from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
+from embedcube.kernel.memory import PROCESS_BYTES, SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
+from embedcube.prepare.large_blocks import decoded_at_once
 
 DECODE_BYTES_PER_S = 100e6
 """decoded bytes of a deflate or zstd GeoTIFF per second and core, as measured; only used to balance tasks and to
 estimate times"""
-
-PROCESS_BYTES = 700 << 20
-"""memory of a rank with its libraries loaded and warm, before it holds any data (550 to 590 MB were measured)"""
 
 WARP_BYTES = 140
 """bytes per pixel of a sample while a reading thread warps a band to it (132 were measured)"""
@@ -70,10 +68,7 @@ def price_layer(
     cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
     # a series of fields is checked on disk, never read whole
     largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
-    # a series is read by one thread, one block at a time
-    largest_block = max(
-        (a.block_bytes * (threads if a.steps == 1 else 1) for s in scenes if not s.verdict for a in s.assets), default=0
-    )
+    largest_block = max((decoded_at_once(a, threads) for s in scenes if not s.verdict for a in s.assets), default=0)
     warped = any(nesting(a, grid) is None for grid in context.grids.values() for s in scenes for a in s.assets)
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
 
 import numpy as np
+import shapely
 
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.plan import Shards
@@ -83,10 +83,19 @@ class Resampled:
 
     def _first_that_meet(self, some: Sequence[Scene], others: Sequence[Scene]) -> tuple[Scene, Scene] | None:
         """The first two scenes whose boxes share an area, or come within a pixel of each other."""
-        boxes = {scene.id: scene.boxes_in(self._grid) for scene in (*some, *others)}
-        for one, other in product(some, others):
-            if any(self._meet(*pair) for pair in product(boxes[one.id], boxes[other.id])):
-                return one, other
+        placed = [(other, box) for other in others for box in other.boxes_in(self._grid)]
+        # a tree, because a pass over a continent has thousands of tiles
+        tree = shapely.STRtree([shapely.box(*box) for _, box in placed])
+        reach = self._grid.pixel
+        for one in some:
+            near = [
+                place
+                for box in one.boxes_in(self._grid)
+                for place in tree.query(shapely.box(*box).buffer(reach, join_style="mitre")).tolist()
+                if self._meet(box, placed[place][1])
+            ]
+            if near:
+                return one, placed[min(near)][0]
         return None
 
     def _meet(self, box: Box, other: Box) -> bool:

@@ -1,29 +1,24 @@
-"""Look at a few pixels of a scene, so that metadata are not believed against them.
+"""Look at a few pixels of a file, so that metadata are not believed against them.
 
-`index` looks at some windows of a file. Does a number fill its edge that nobody calls no data? What do offset, scale
-and unit make of its numbers? A contradiction is the verdict of the scene, and names the option that decides. The
-windows lie at fixed places of the file, so a file has one answer, whatever shard reads it.
+Does a number fill its edge that nobody calls no data? What do offset, scale and unit make of its numbers? The windows
+lie at fixed places of the file, so a file has one answer, whatever shard reads it. Which scenes are looked at, and what
+follows: `believed.py`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
-from embedcube.machine import cores
-from embedcube.sources.apart import apart
 from embedcube.sources.masks import missing_pixels, open_mask
-from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.opening import open_raster
+from embedcube.sources.reader import judge_asset
 from embedcube.sources.warp import has_data
 
 _SIDE = 64
@@ -35,16 +30,7 @@ _WHOLE = 192
 _TILE = 4
 """side of the square of equal pixels by which a number fills a place"""
 
-_LOOKS = 2048
-"""most looks at the files of an archive, at its first scenes in the order of time: `index` must end in time"""
-
-_BLOCK_BYTES = 1 << 27
-"""largest decoded block of a file that is looked at: `index` has not yet priced it"""
-
-_WAVELETS = 16
-"""as many looks count one at a JPEG 2000, all of whose tiles are decoded for it, at a coarse resolution"""
-
-_LEAST = 64
+LEAST = 64
 """fewer pixels with data tell nothing of a scene"""
 
 _CLASSES = 32
@@ -75,109 +61,68 @@ Judge = Callable[[Evidence], str]
 """Why a scene cannot be used by what was seen of one of its files, in words; empty if nothing contradicts"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    place: int
-    """of the scene"""
-    asset: Asset
-    judge: Judge
-
-
-def believed_when_seen(
-    scenes: Iterable[Scene], root: Path, questions_of: Callable[[Scene], Sequence[tuple[Asset, Judge]]]
-) -> Iterator[Scene]:
-    """The scenes of an archive, in their order; those that their pixels contradict have the reason as their verdict.
-
-    `questions_of` gives the files of a scene that are looked at, and who judges what is seen.
-    """
-    listed = list(scenes)
-    questions: list[_Question] = []
-    looks = 0
-    for place, scene in enumerate(listed):
-        if looks >= _LOOKS:
-            break
-        for asset, judge in () if scene.verdict or scene.superseded_by else questions_of(scene):
-            if asset.block_bytes > _BLOCK_BYTES:
-                continue
-            questions.append(_Question(place=place, asset=asset, judge=judge))
-            looks += _WAVELETS if _is_jpeg2000(asset) else 1
-
-    found: dict[int, list[str]] = {}
-    # threads: so few files are looked at that processes would take longer to start
-    with ThreadPoolExecutor(cores(), thread_name_prefix="look") as pool:
-        for question, words in zip(questions, pool.map(partial(_answer, root), questions), strict=True):
-            if words:
-                found.setdefault(question.place, []).append(words)
-    for place, scene in enumerate(listed):
-        words = "; ".join(dict.fromkeys(found.get(place, ())))
-        yield replace(scene, verdict=words, asks=True) if words else scene
-
-
-def _answer(root: Path, question: _Question) -> str:
-    path, asset = root / question.asset.path, question.asset
-    try:
-        # wrong bytes of NetCDF may crash its library
-        evidence = apart(look, asset.size, path, asset) if is_netcdf(path) else look(path, asset)
-    except (OSError, ValueError, RasterioError):
-        return ""  # what is wrong with it is found out where it is read
-    return question.judge(evidence) if evidence.values.size >= _LEAST else ""
-
-
 def look(path: Path, asset: Asset) -> Evidence:
     """Look at a few windows of a file.
 
     Raises:
         OSError, ValueError: it cannot be read.
     """
-    values, at_edge, anywhere = [], _Count(), _Count()
     with open_raster(path, asset.inner, sidecars=False) as image:
-        beside = open_mask(Path(f"{path}{asset.mask}")) if asset.mask_digest else None
-        try:
-            for window, pixels, missing in _windows(image, beside, asset):
-                known = has_data(pixels, asset) & ~missing
-                values.append(pixels[known].astype(np.float64))
-                numbers, edges = _filled(pixels, known, window, asset)
-                at_edge.add(numbers[edges])
-                anywhere.add(numbers)
-        finally:
-            if beside is not None:
-                beside.close()
-    return Evidence(values=np.concatenate(values), at_edge=at_edge.ordered(), anywhere=anywhere.ordered())
+        return look_at(image, path, asset)
 
 
-class _Count:
-    """How often each number fills a square."""
+def why_unseen(path: Path, asset: Asset) -> CorruptInput | OSError:
+    """Why a file could not be looked at: its bytes are wrong (CorruptInput), or a failure that may pass (OSError)."""
+    return judge_asset(path, asset, lambda image: look_at(image, path, asset))
 
-    def __init__(self) -> None:
-        self._count: dict[float, int] = {}
 
-    def add(self, numbers: NDArray[Any]) -> None:
-        for number, count in zip(*np.unique(numbers, return_counts=True), strict=True):
-            self._count[float(number)] = self._count.get(float(number), 0) + int(count)
+def look_at(image: Any, path: Path, asset: Asset) -> Evidence:
+    """Look at a few windows of an open file; `path` is where the mask beside it is found.
 
-    def ordered(self) -> tuple[float, ...]:
-        return tuple(sorted(self._count, key=lambda number: (-self._count[number], number)))
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    beside = open_mask(Path(f"{path}{asset.mask}")) if asset.mask_digest else None
+    try:
+        seen = list(_windows(image, beside, asset))
+    finally:
+        if beside is not None:
+            beside.close()
+    pixels = np.stack([pixels for _, pixels, _ in seen])
+    known = has_data(pixels, asset)
+    if asset.mask:
+        known &= ~np.stack([missing for _, _, missing in seen])
+    numbers, edges = _filled(pixels, known, [window for window, _, _ in seen], asset)
+    return Evidence(
+        values=pixels[known].astype(np.float64),
+        at_edge=_commonest_first(numbers[edges]),
+        anywhere=_commonest_first(numbers),
+    )
+
+
+def _commonest_first(numbers: NDArray[Any]) -> tuple[float, ...]:
+    """Different numbers, the most frequent first."""
+    if not numbers.size:
+        return ()
+    distinct, counts = np.unique(numbers, return_counts=True)
+    order = np.lexsort((distinct, -counts))
+    return tuple(float(number) for number in distinct[order])
 
 
 def _windows(image: Any, beside: Any, asset: Asset) -> Iterator[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
-    """Windows of a file with their pixels, and which of these a mask calls missing."""
-    if _is_jpeg2000(asset) and max(image.shape) > _WHOLE:
+    """Windows of a file, all of one size, with their pixels, and which of these its mask calls missing, if any."""
+    if is_jpeg2000(asset) and max(image.shape) > _WHOLE:
         # all tiles at a coarse resolution take less time than one tile at the finest
         shape = tuple(max(1, side // 32) for side in image.shape)
-        whole = Window(0, 0, shape[1], shape[0])
-        missing = np.zeros(shape, dtype=bool)
-        yield whole, image.read(asset.index, out_shape=shape), missing
+        yield Window(0, 0, shape[1], shape[0]), image.read(asset.index, out_shape=shape), np.zeros(shape, dtype=bool)
         return
     rows, cols = (_places(side) for side in image.shape)
     for row, height in rows:
         for col, width in cols:
             window = Window(col, row, width, height)
             pixels = image.read(asset.index, window=window)
-            yield (
-                window,
-                pixels,
-                missing_pixels(image, beside, asset, window) if asset.mask else np.zeros(pixels.shape, dtype=bool),
-            )
+            missing = missing_pixels(image, beside, asset, window) if asset.mask else np.zeros(pixels.shape, dtype=bool)
+            yield window, pixels, missing
 
 
 def _places(side: int) -> list[tuple[int, int]]:
@@ -188,33 +133,35 @@ def _places(side: int) -> list[tuple[int, int]]:
 
 
 def _filled(
-    pixels: NDArray[Any], known: NDArray[np.bool_], window: Window, asset: Asset
+    pixels: NDArray[Any], known: NDArray[np.bool_], windows: Sequence[Window], asset: Asset
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The numbers of squares of equal pixels with data in a window, and which squares lie at the image's edge."""
-    high, wide = (side // _TILE for side in pixels.shape)
+    """The numbers of squares of equal pixels with data in windows (window, y, x), and which squares lie at the edge."""
+    count, high, wide = len(windows), *(side // _TILE for side in pixels.shape[1:])
     if not high or not wide:
-        return pixels[:0, 0], known[:0, 0]
+        return pixels[:0, 0, 0], known[:0, 0, 0]
 
     def squares(array: NDArray[Any]) -> NDArray[Any]:
-        return array[: high * _TILE, : wide * _TILE].reshape(high, _TILE, wide, _TILE)
+        return array[:, : high * _TILE, : wide * _TILE].reshape(count, high, _TILE, wide, _TILE)
 
     cut, last = squares(pixels), _TILE - 1
-    first = cut[:, 0, :, 0]
+    first = cut[:, :, 0, :, 0]
     # most squares are ruled out by their corners, which takes a tenth of the time
-    equal = (first == cut[:, 0, :, last]) & (first == cut[:, last, :, 0]) & (first == cut[:, last, :, last])
-    rows, cols = np.nonzero(equal & squares(known)[:, 0, :, 0])
-    whole = (cut[rows, :, cols] == first[rows, cols][:, None, None]) & squares(known)[rows, :, cols]
-    equal = np.zeros((high, wide), dtype=bool)
-    equal[rows, cols] = whole.all(axis=(1, 2))
-    edge = np.zeros((high, wide), dtype=bool)
-    edge[0] |= window.row_off == 0
-    edge[-1] |= window.row_off + window.height >= asset.rows
-    edge[:, 0] |= window.col_off == 0
-    edge[:, -1] |= window.col_off + window.width >= asset.cols
-    return first[equal], edge[equal]
+    equal = (first == cut[:, :, 0, :, last]) & (first == cut[:, :, last, :, 0]) & (first == cut[:, :, last, :, last])
+    at, rows, cols = np.nonzero(equal & squares(known)[:, :, 0, :, 0])
+    numbers = first[at, rows, cols]
+    whole = (cut[at, rows, :, cols] == numbers[:, None, None]) & squares(known)[at, rows, :, cols]
+    chosen = whole.all(axis=(1, 2))
+    edge = np.zeros((count, high, wide), dtype=bool)
+    for number, window in enumerate(windows):
+        edge[number, 0] |= window.row_off == 0
+        edge[number, -1] |= window.row_off + window.height >= asset.rows
+        edge[number, :, 0] |= window.col_off == 0
+        edge[number, :, -1] |= window.col_off + window.width >= asset.cols
+    return numbers[chosen], edge[at, rows, cols][chosen]
 
 
-def _is_jpeg2000(asset: Asset) -> bool:
+def is_jpeg2000(asset: Asset) -> bool:
+    """Whether a file is a JPEG 2000, by its name."""
     return (asset.inner or asset.path).lower().endswith((".jp2", ".j2k"))
 
 
@@ -244,7 +191,7 @@ def _is_fill(number: float, asset: Asset, *, zero: bool) -> bool:
 
 def _is_far(number: float, rest: NDArray[np.float64]) -> bool:
     """Whether a number lies farther from all other values than these from each other."""
-    if rest.size < _LEAST or _are_classes(rest):
+    if rest.size < LEAST or _are_classes(rest):
         return False
     least, most = float(rest.min()), float(rest.max())
     return most > least and not least - (most - least) <= number <= most + (most - least)

@@ -15,6 +15,7 @@ from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.believed import believed_when_seen
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
@@ -26,7 +27,6 @@ from embedcube.sources.converted import Numbers, observe_converted
 from embedcube.sources.evidence import (
     Evidence,
     Judge,
-    believed_when_seen,
     destroyed,
     first_words,
     packed_floats,
@@ -77,7 +77,7 @@ class Fields:
         A scene of integers for which it is not known whether 0 is a value gets a verdict that asks. An error on one
         product is the verdict of its scene, and so are pixels that contradict what is declared.
         """
-        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+        yield from believed_when_seen(list(self._described(full_digests)), self._archive.root, self._questions)
 
     def _described(self, full_digests: bool) -> Iterator[Scene]:
         found = by_time(self._products())

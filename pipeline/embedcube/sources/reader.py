@@ -95,12 +95,7 @@ class RasterReader:
         def judged() -> CorruptInput | OSError:
             if beside is not None:
                 self._dropped(place, mask_path)
-                if (found := _mask_judged(mask_path, beside)) is not None:
-                    return found
-            found = judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
-            if isinstance(found, CorruptInput) or not (other := change_of(path, asset, path.stat())):
-                return found
-            return CorruptInput(other)
+            return judge_asset(path, asset, decode)
 
         key = (path, asset.inner)
         return self.run(lane, key=key, opened=partial(_opened, path, asset), decode=decode, judged=judged)
@@ -243,6 +238,21 @@ def _mask_judged(path: Path, beside: Asset) -> CorruptInput | OSError | None:
     except OSError as passing:
         return passing
     return None
+
+
+def judge_asset(path: Path, asset: Asset, decode: Callable[[Any], object]) -> CorruptInput | OSError:
+    """Why a file or the mask beside it could not be decoded: see `judge`; or it is not the one that was indexed."""
+    beside = asset.mask_beside
+    if beside is not None and (of_mask := _mask_judged(Path(f"{path}{asset.mask}"), beside)) is not None:
+        return of_mask
+    found = judge(path, asset.inner, asset.band, asset.path, decode, size=asset.size)
+    if isinstance(found, CorruptInput):
+        return found
+    try:
+        other = change_of(path, asset, path.stat())
+    except OSError:
+        return found  # which may pass, as this
+    return CorruptInput(other) if other else found
 
 
 def retried(

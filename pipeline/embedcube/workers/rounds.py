@@ -101,7 +101,33 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
         if not by_index and (of_scene := reasons.get((archive, scene, digest))):
             reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
             found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
-    return found
+    return _with_older(campaign, run, plan, found)
+
+
+def _with_older(campaign: Campaign, run: RunDir, plan: Plan, found: dict[int, Verdict]) -> dict[int, Verdict]:
+    """The verdicts with the versions that are used instead: the newest of the older ones that are not broken.
+
+    An older one is a scene of the inventory that is not used because of the broken one, or because of the same as it.
+    """
+    names = ("embedcube:archive", "embedcube:superseded_by")
+    table = read_columns(run.inventory, plan.inventory, names, "index") if found else None
+    if table is None or not any(table["embedcube:superseded_by"].unique().to_pylist()):
+        return found
+    older: dict[tuple[str, str], list[int]] = {}
+    for row, pair in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
+        if pair[1]:
+            older.setdefault(pair, []).append(row)
+    scenes, out = read_inventory(campaign, run, plan.inventory), {*plan.verdicts.scenes, *found}
+    result = {}
+    for row, verdict in found.items():
+        broken = scenes[row]
+        rows = older.get((verdict.archive, broken.superseded_by or broken.id), [])
+        usable = [i for i in rows if i not in out and not scenes[i].verdict and scenes[i].version < broken.version]
+        newest = max((scenes[i].version for i in usable), default=0.0)
+        instead = tuple(i for i in usable if scenes[i].version == newest)
+        digests = tuple(scenes[i].digest for i in instead)
+        result[row] = replace(verdict, instead=instead, instead_digests=digests)
+    return result
 
 
 def _first(reasons: Iterable[str], archive: Archive) -> str:

@@ -66,8 +66,10 @@ class Beside:
         return uri or str(self.properties.get("s2:granule_id", ""))
 
 
-def sensed(told: Told, product: str, folder: Path) -> tuple[When | None, Beside]:
+def sensed(told: Told, product: str, folder: Path, known: dict[Path, Beside]) -> tuple[When | None, Beside]:
     """The time of a product, None if it is unknown; and what metadata beside its images say, if its name has no time.
+
+    `known` is what metadata of folders say that were read before; it is added to.
 
     Raises:
         ValueError: the date in its name is that of its making, or it has dates of two days, and nothing says more.
@@ -80,7 +82,9 @@ def sensed(told: Told, product: str, folder: Path) -> tuple[When | None, Beside]
         when, two_dates = None, error
     if when is not None and (told.always or when != told.time):
         return when, Beside()
-    said = beside(folder)
+    if folder not in known:
+        known[folder] = beside(folder)
+    said = known[folder]
     if said.time is not None:
         return When(time=said.time), said
     if two_dates is not None:

@@ -4,6 +4,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -70,7 +71,7 @@ def describe(
         for product in products
     ]
     how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
-    yield from spread(partial(_describe, how=how), requests)
+    yield from spread(partial(_describe, how=how), requests, told=lambda done, of: (done, of))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +175,21 @@ class _Unopened:
 def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) -> Asset:
     if words := unusable_name(name):
         raise CorruptInput(f"{band}: {name} {words}")
-    stated = file.stated if how.packed else replace(file.stated, scale=None, add=None)
-    unopened = _Unopened(
-        header=b"", index=file.index, nodata=how.nodata, stated=stated, read=read, file=file, band=band, name=name
-    )
+    stated = file.stated
+    if not how.packed and (stated.scale, stated.add) != (None, None):
+        stated = replace(stated, scale=None, add=None)
+
+    def unopened(header: bytes = b"") -> _Unopened:
+        return _Unopened(
+            header=header,
+            index=file.index,
+            nodata=how.nodata,
+            stated=stated,
+            read=read,
+            file=file,
+            band=band,
+            name=name,
+        )
 
     def described() -> Asset:
         look = Look.at(file.path)
@@ -187,13 +199,14 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
             refuse_other_bytes(file, band, name)
         digest = file.digest or (digest_of_file(file.path, True) if how.full_digests else look.digest)
         header = None if file.inner or _has_sidecar(file.path) else geometry_of(look.head, partial(_piece, file.path))
-        asset = _like_another(replace(unopened, header=header)) if header else _opened(unopened)
+        asset = _like_another(unopened(header)) if header else _opened(unopened())
         if asset.mask in BESIDE:
             asset = _with_mask(asset, Path(f"{file.path}{asset.mask}"), how.full_digests)
         if how.full_digests:
             refuse_flipped(file, band, name)
-        return replace(
-            asset,
+        own = copy(asset)
+        # many files share one header: to make each asset with `replace` takes longer than all else here
+        vars(own).update(
             band=band,
             path=name,
             inner=file.inner,
@@ -202,12 +215,13 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
             declared=bool(file.digest) and not how.full_digests,
             noted=look.noted,
         )
+        return own
 
     def judged(error: Exception) -> CorruptInput | OSError:
         if isinstance(error, OSError) and (words := lasting(error)):
             return CorruptInput(f"{band}: {name} {words}")
 
-        return judge(file.path, file.inner, band, name, partial(_by_header, unopened=unopened))
+        return judge(file.path, file.inner, band, name, partial(_by_header, unopened=unopened()))
 
     return retried(described, judged)
 

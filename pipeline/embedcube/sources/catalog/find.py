@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -65,7 +66,8 @@ def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Ite
         found = find_products(archive.path, names, told)
     else:
         found = found_products(searched_items(archive.search), archive.root, names, told.links)
-    yield from map(_of_distinct_bands, refuse_shared(found))
+    for product in map(_of_distinct_bands, refuse_shared(found)):
+        yield product if told.known is None or product.known is not None else told.known(product)
 
 
 def _of_distinct_bands(product: Product) -> Product:
@@ -212,18 +214,19 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
     yield from listed.faulty
     # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
     named: set[str] = set()
-    named_in: dict[str, list[Product]] = {}
-    for product in spread(partial(item_products, root=root, names=names, links=told.links), listed.items):
+    named_in: dict[str, list[_OfItem]] = {}
+    read = partial(item_products, root=root, names=names, links=told.links, known=told.known)
+    for product in spread(read, listed.items, told=lambda done, _: (0, done)):
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue
-        paths = _paths(product)
+        one = _OfItem(id=product.id, day=product.time.date(), paths=tuple(_paths(product)))
         # also the Item's own folders: the images there are its files, even where it does not find them
         own = {product.item.folder, f"{product.item.folder}/{product.id}"} if product.item else set[str]()
-        for place in own.union(map(os.path.dirname, paths)):
+        for place in own.union(map(os.path.dirname, one.paths)):
             named.update(_packed_around(place))
-            named_in.setdefault(place, []).append(product)
-        named.update(path for path in paths if path.endswith(_PACKED))
+            named_in.setdefault(place, []).append(one)
+        named.update(path for path in one.paths if path.endswith(_PACKED))
         yield product
     for path in listed.packed:
         notes.products |= not is_netcdf(path)
@@ -243,20 +246,29 @@ def _packed_products(path: Path, root: Path, names: Names, told: Told, notes: No
         yield from products_of(path, path.relative_to(root).with_suffix("").as_posix(), names, told, notes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OfItem:
+    """What is kept of a product of an Item, to tell whose the images around it are."""
+
+    id: str
+    day: date
+    paths: tuple[str, ...]
+
+
 def _not_named(
-    images: _Images, named: list[Product], root: Path, names: Names, told: Told, notes: Notes
+    images: _Images, named: list[_OfItem], root: Path, names: Names, told: Told, notes: Notes
 ) -> Iterator[Product]:
     """The products of images in a folder that no Item names; images that belong to no product are noted.
 
     `named` are the products of Items that name a file in this folder, or lie in it themselves. An image of the same
     day as one of them, or with its id, may be a copy, and is left out.
     """
-    folder, paths = images.folder, {path for product in named for path in _paths(product)}
+    folder, paths = images.folder, {path for one in named for path in one.paths}
     if all(f"{folder}{os.sep}{image}" in paths for image in images.names):
         return
     found = folder_products(folder, images.names, root, names, told, notes, images.faults)
     unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
-    days, ids = {product.time.date() for product in named}, {product.id for product in named}
+    days, ids = {one.day for one in named}, {one.id for one in named}
     new = [product for product in unnamed if product.time.date() not in days and product.id not in ids]
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     copies = {file.path.name for product in unnamed for file in product.files.values()} - used

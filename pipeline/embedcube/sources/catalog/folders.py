@@ -102,7 +102,7 @@ def folder_products(
     properties, fault = _properties(folder)
     for product, bands in found.items():
         try:
-            when, said = sensed(told, product, folder)
+            when, said = sensed(told, product, folder, notes.beside)
         except ValueError as error:
             yield unusable(product, f"{printable(product)}: {error}", time_in(product) or time_in(folder.name))
             continue

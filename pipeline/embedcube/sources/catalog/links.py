@@ -3,14 +3,15 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import lasting, not_a_file
-from embedcube.sources.catalog.products import Product
+from embedcube.sources.catalog.products import File, Product
 
 _START = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)/*", re.IGNORECASE)
 """scheme and host (or bucket) of a link"""
@@ -169,41 +170,61 @@ class Around:
 def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
     """The products, without files beside Items that several of them would have: nobody knows whose they are.
 
-    An Item that is given twice, by itself and in a saved search, counts once.
+    An Item that is given twice, by itself and in a saved search, counts once. What depends on the other products comes
+    last: Items of a saved search, and those with files beside them.
     """
-    listed = _each_item_once(products)
+    seen: list[_Seen] = []
+    waiting: list[Product] = []
+    for product in products:
+        of_search = product.item is not None and product.item.of_search
+        if not of_search:
+            seen.append((product.id, product.time, product.files, product.item is not None))
+        if of_search or _beside(product):
+            waiting.append(product)
+        else:
+            yield product
+    if not waiting:
+        return
+    alone = {_known_by(id, time, files) for id, time, files, by_item in seen if by_item}
+    waiting = [product for product in waiting if not _is_again(product, alone)]
+    seen += [(one.id, one.time, one.files, True) for one in waiting if one.item and one.item.of_search]
     owners: dict[str, set[str]] = defaultdict(set)
-    if any(_beside(product) for product in listed):
-        for product in listed:
-            for file in product.files.values():
-                owners[str(file.path)].add(product.id)
-    for product in listed:
-        shared = {
-            band: file.path.name
-            for band, file in product.files.items()
-            if str(file.path) in _beside(product) and len(owners[str(file.path)]) > 1
-        }
-        if shared:
-            words = "may be of any of several Items beside it: give each Item a folder of its own, or write links"
-            files = {band: file for band, file in product.files.items() if band not in shared}
-            missing = product.missing | {band: f"{printable(name, _SHOWN)} {words}" for band, name in shared.items()}
-            product = replace(product, files=files, missing=missing)
-        yield product
+    if any(_beside(product) for product in waiting):
+        for id, _, files, _ in seen:
+            for file in files.values():
+                owners[str(file.path)].add(id)
+    for product in waiting:
+        yield _without_shared(product, owners)
 
 
-def _each_item_once(products: Iterable[Product]) -> list[Product]:
-    every = list(products)
-    alone = {_known_by(product) for product in every if product.item and not product.item.of_search}
-    return [
-        product
-        for product in every
-        if not (product.item and product.item.of_search and product.files and _known_by(product) in alone)
-    ]
+_Seen = tuple[str, datetime, dict[str, File], bool]
+"""id, time and files of a product, and whether an Item describes it"""
+
+
+def _is_again(product: Product, alone: Collection[object]) -> bool:
+    """Whether an Item of a saved search is also there by itself."""
+    if not (product.item and product.item.of_search and product.files):
+        return False
+    return _known_by(product.id, product.time, product.files) in alone
+
+
+def _without_shared(product: Product, owners: Mapping[str, Collection[str]]) -> Product:
+    shared = {
+        band: file.path.name
+        for band, file in product.files.items()
+        if str(file.path) in _beside(product) and len(owners[str(file.path)]) > 1
+    }
+    if not shared:
+        return product
+    words = "may be of any of several Items beside it: give each Item a folder of its own, or write links"
+    files = {band: file for band, file in product.files.items() if band not in shared}
+    missing = product.missing | {band: f"{printable(name, _SHOWN)} {words}" for band, name in shared.items()}
+    return replace(product, files=files, missing=missing)
 
 
 def _beside(product: Product) -> frozenset[str]:
     return product.item.beside if product.item else frozenset()
 
 
-def _known_by(product: Product) -> tuple[object, ...]:
-    return product.id, product.time, tuple((band, str(file.path)) for band, file in product.files.items())
+def _known_by(id: str, time: datetime, files: dict[str, File]) -> tuple[object, ...]:
+    return id, time, tuple((band, str(file.path)) for band, file in files.items())

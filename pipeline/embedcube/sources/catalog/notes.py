@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_path
+from embedcube.sources.catalog.beside import Beside
 from embedcube.sources.catalog.naming import Template, template_for
 from embedcube.sources.catalog.products import product_id
 
@@ -50,6 +51,8 @@ class Notes:
 
     ids: set[str] = field(default_factory=set)
     """ids of products, by their names alone"""
+    beside: dict[Path, Beside] = field(default_factory=dict)
+    """by folder, what metadata beside images say: read once for all images of the folder"""
 
     def id_of(self, name: str, folder: Path, root: Path) -> str:
         """The id of a product of this name; a name that occurs in several folders has its folder before it.

@@ -133,6 +133,8 @@ class Product:
     """west, south, east, north as the catalogue states; only used where no file can be opened"""
     item: ItemPlace | None = None
     """the STAC Item that describes it; None if none does"""
+    known: Any = None
+    """what the source takes from its names and properties, if it takes it early; see `Told.known`"""
     radar_safe: Path | None = None
     """SAFE folder of a Sentinel-1 GRD product, whose pixels are in radar geometry"""
 

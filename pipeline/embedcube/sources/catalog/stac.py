@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,12 @@ def catalogue_products(path: Path, names: Names, links: Links = NO_LINKS) -> Ite
     yield from _lines(path, names, links) if path.suffix in _LINES else _linked(path, names, links)
 
 
-def item_products(paths: Sequence[Path], root: Path, names: Names, links: Links) -> list[Product | Path]:
+def item_products(
+    paths: Sequence[Path], root: Path, names: Names, links: Links, known: Callable[[Product], Product] | None = None
+) -> list[Product | Path]:
     """For each Item file its product, also if it does not parse, and all of a saved search; other JSON as their paths.
+
+    Each product is as `known` makes it.
 
     Catalogues and collections are left out: what they link to lies in the same archive.
 
@@ -66,7 +70,7 @@ def item_products(paths: Sequence[Path], root: Path, names: Names, links: Links)
                 found += _of_search(path, name(), document, names, links)
             elif not isinstance(document, dict) or document.get("type") not in _CATALOGUES:
                 found.append(path)
-    return found
+    return found if known is None else [one if isinstance(one, Path) else known(one) for one in found]
 
 
 def found_products(items: Iterable[Any], folder: Path, names: Names, links: Links) -> Iterator[Product]:

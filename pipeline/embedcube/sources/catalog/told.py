@@ -1,10 +1,12 @@
 """What the campaign says of images that say too little themselves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from embedcube.sources.catalog.dates import When, when_in
 from embedcube.sources.catalog.links import NO_LINKS, Links
 from embedcube.sources.catalog.naming import Template
+from embedcube.sources.catalog.products import Product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,9 @@ class Told:
     """times of the steps of series that are stacked as bands"""
     links: Links = NO_LINKS
     """where links to other machines lead here"""
+    known: Callable[[Product], Product] | None = None
+    """puts into each product what the source takes from its names and properties (`Product.known`), and may drop these;
+    it is called in the process that reads the product, and must be picklable"""
 
     def when(self, *names: str) -> When | None:
         """The time in the first of the names that has one, else what is told; None if there is none.

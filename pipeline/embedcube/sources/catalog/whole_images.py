@@ -40,7 +40,7 @@ def whole_products(
         yield from _series(path, id, bands, steps, names, told, notes)
         return
     try:
-        when, said = sensed(told, path.stem, path.parent)
+        when, said = sensed(told, path.stem, path.parent, notes.beside)
     except ValueError as error:
         yield unusable(path.stem, f"{name}: {error}", time_in(path.stem))
         return

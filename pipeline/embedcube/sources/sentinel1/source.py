@@ -24,6 +24,7 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
+from embedcube.sources.believed import believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
@@ -32,7 +33,7 @@ from embedcube.sources.catalog.safe_radar import AS_THE_RADAR_SAW, is_radar_safe
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers, observe_converted
-from embedcube.sources.evidence import Evidence, Judge, believed_when_seen, first_words, packed_floats, undeclared
+from embedcube.sources.evidence import Evidence, Judge, first_words, packed_floats, undeclared
 from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.passes import acquisitions
 from embedcube.sources.reader import RasterReader
@@ -143,7 +144,7 @@ class Sentinel1:
         A product whose orbit state is unknown becomes a scene with a verdict, unless both are requested. An
         error on one product is the verdict of its scene, too, and so are pixels that contradict `values`.
         """
-        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+        yield from believed_when_seen(list(self._described(full_digests)), self._archive.root, self._questions)
 
     def _described(self, full_digests: bool) -> Iterator[Scene]:
         names = band_names(self._archive, self._options.variables)

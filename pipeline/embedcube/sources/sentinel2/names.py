@@ -91,8 +91,7 @@ def _own_names(product: Product) -> Iterator[str]:
     """The texts of a product that may hold its names, the surest first."""
     properties = product.properties
     yield product.id
-    for key in _NAMES:
-        yield str(properties.get(key, "")).removesuffix(".SAFE")
+    yield from [str(properties[key]).removesuffix(".SAFE") for key in _NAMES if key in properties]
     for key, value in properties.items():
         # other texts, such as a title, in whatever words
         if key not in _NAMES and isinstance(value, str) and ("S2" in value or "_T" in value):

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from typing import Any, Literal
@@ -16,19 +16,20 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
+from embedcube.sources.believed import believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Known, Product, by_time
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.evidence import Evidence, Judge, believed_when_seen, undeclared
+from embedcube.sources.evidence import Evidence, Judge, undeclared
 from embedcube.sources.image_options import ImageOptions
 from embedcube.sources.options import read_options
 from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.names import Identity, identify
-from embedcube.sources.sentinel2.versions import Use, Version, uses
+from embedcube.sources.sentinel2.versions import Version, uses
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
@@ -108,51 +109,62 @@ class Sentinel2:
         not used name it. An error on one product is the verdict of its scene, and so are pixels that contradict its
         metadata.
         """
-        yield from believed_when_seen(self._described(full_digests), self._archive.root, self._questions)
+        versions, scenes = self._described(self._products(), full_digests)
+        ids = [scene.id for scene in scenes]
+        seen = list(believed_when_seen(scenes, self._archive.root, self._questions))
+        scenes.clear()
+        for scene, use in zip(seen, uses(versions, seen), strict=True):
+            if use.fills:
+                yield replace(scene, processing=f"{scene.processing}; {FILLS}")
+            else:
+                yield scene if use.instead is None else replace(scene, superseded_by=ids[use.instead])
 
-    def _described(self, full_digests: bool) -> Iterator[Scene]:
+    def _products(self) -> list[Product]:
+        """All products, ordered by time and id; what their names and catalogues tell is `known`."""
         names = {band: self._names(band) for band in self._archive.read_bands}
-        found = sorted(archive_products(self._archive, names, self._options.told), key=lambda p: (p.time, p.id))
-        identified = [_identified(product) for product in found]
-        found, identities = [product for product, _ in identified], [identity for _, identity in identified]
-        self._refuse_two_levels(found, identities)
-        if self._options.stated == "ignore":
-            found = [replace(p, files={b: replace(f, size=None, digest="") for b, f in p.files.items()}) for p in found]
-        described = list(
-            describe(
-                found,
-                self._archive.root,
-                full_digests=full_digests,
-                nodata=self._options.nodata,
-                one_footprint=True,
-            )
-        )
-        passes = acquisitions("S2", [identity.clues for identity in identities])
-        versions = [
-            Version.of(
-                product, identity, acquisition, usable=not faults and self._offset(product, identity)[0] is not None
-            )
-            for product, identity, acquisition, (_, faults) in zip(found, identities, passes, described, strict=True)
-        ]
-        ids = [product.id for product in by_time(found)]
-        decided = zip(found, ids, identities, passes, uses(versions), described, strict=True)
-        for product, id, identity, acquisition, use, (assets, faults) in decided:
-            named = product if product.id == id else replace(product, id=id)
-            make = partial(self._scene, named, identity, acquisition, assets, faults, use, ids)
-            yield scene_or_verdict(self._name, named, make)
+        told = replace(self._options.told, known=self._with_known)
+        found = sorted(archive_products(self._archive, names, told), key=lambda product: (product.time, product.id))
+        self._refuse_two_levels(found)
+        return found
 
-    def _scene(
-        self,
-        product: Product,
-        identity: Identity,
-        acquisition: str,
-        assets: tuple[Asset, ...],
-        faults: str,
-        use: Use,
-        ids: Sequence[str],
-    ) -> Scene:
-        offset, reason = self._offset(product, identity)
-        words = [reason, _as_stored(assets), *several_in_words(assets), FILLS if use.fills else ""]
+    def _with_known(self, product: Product) -> Product:
+        """The product with what it tells, and without what told it, which takes much memory."""
+        files = product.files
+        if self._options.stated == "ignore":
+            files = {band: replace(file, size=None, digest="") for band, file in files.items()}
+        try:
+            identity = identify(product)
+            offset, reason = self._offset(product, identity)
+            known = _Known(identity=identity, offset=offset, reason=reason)
+        except Exception as error:
+            log.debug("%s", printable(product.id), exc_info=True)
+            known, files = _nothing_known(product), {}
+            product = replace(product, fault=unforeseen(error))
+        return replace(product, files=files, known=known, properties={}, names=())
+
+    def _described(self, products: Sequence[Product], full_digests: bool) -> tuple[list[Version], list[Scene]]:
+        """For each product its version, and its scene as if it were used."""
+        identities: list[Identity] = [product.known.identity for product in products]
+        passes = acquisitions("S2", [identity.clues for identity in identities])
+        versions = list(map(Version.of, products, identities, passes))
+        ids = [product.id for product in by_time(products)]
+        described = describe(
+            products,
+            self._archive.root,
+            full_digests=full_digests,
+            nodata=self._options.nodata,
+            one_footprint=True,
+        )
+        scenes = []
+        for product, id, acquisition, (assets, faults) in zip(products, ids, passes, described, strict=True):
+            named = product if product.id == id else replace(product, id=id)
+            make = partial(self._scene, named, acquisition, assets, faults)
+            scenes.append(scene_or_verdict(self._name, named, make))
+        return versions, scenes
+
+    def _scene(self, product: Product, acquisition: str, assets: tuple[Asset, ...], faults: str) -> Scene:
+        offset, reason = product.known.offset, product.known.reason
+        words = [reason, _as_stored(assets), *several_in_words(assets)]
         return Scene(
             id=product.id,
             archive=self._name,
@@ -162,10 +174,10 @@ class Sentinel2:
             bbox=place_of(product, assets),
             assets=assets,
             offset=offset or 0.0,
+            version=product.known.identity.baseline or 0.0,
             processing="; ".join(filter(None, words)) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
-            superseded_by="" if use.instead is None else ids[use.instead],
         )
 
     def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
@@ -193,12 +205,10 @@ class Sentinel2:
             "(for an archive of such scenes only)"
         )
 
-    def _refuse_two_levels(self, products: Sequence[Product], identities: Sequence[Identity]) -> None:
+    def _refuse_two_levels(self, products: Sequence[Product]) -> None:
         """Refuse an archive with both L1C (at the sensor) and L2A (at the ground)."""
-        pairs = list(zip(products, identities, strict=True))
-        first = {
-            identity.level: product for product, identity in reversed(pairs) if identity.level and not product.fault
-        }
+        levels = ((product.known.identity.level, product) for product in reversed(products))
+        first = {level: product for level, product in levels if level and not product.fault}
         if len(first) > 1:
             named = " and ".join(f"{product.id} of Level-{level}" for level, product in sorted(first.items()))
             raise RequestError(f"archives.{self._name}: it holds {named}; make an archive of each")
@@ -285,22 +295,21 @@ def _in_safe(asset: Asset) -> bool:
     return ".SAFE/" in f"{asset.path}/{asset.inner}"
 
 
-def _identified(product: Product) -> tuple[Product, Identity]:
-    """A product and its identity; where that cannot be found out, it is the product's fault."""
-    try:
-        return product, identify(product)
-    except Exception as error:
-        log.debug("%s", printable(product.id), exc_info=True)
-        unknown = Identity(
-            clues=Clues(id=product.id, time=UNKNOWN_TIME),
-            level="",
-            tile="",
-            patch="",
-            strip="",
-            baseline=None,
-            offset_applied=False,
-        )
-        return replace(product, files={}, fault=unforeseen(error)), unknown
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """What the names and the catalogue of a product tell."""
+
+    identity: Identity
+    offset: float | None
+    """number to add to its values; None if it is unknown"""
+    reason: str
+    """why it is this offset, or none"""
+
+
+def _nothing_known(product: Product) -> _Known:
+    clues = Clues(id=product.id, time=UNKNOWN_TIME)
+    nothing = Identity(clues=clues, level="", tile="", patch="", strip="", baseline=None, offset_applied=False)
+    return _Known(identity=nothing, offset=None, reason="")
 
 
 def _as_stored(assets: Sequence[Asset]) -> str:

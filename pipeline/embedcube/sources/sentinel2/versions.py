@@ -1,11 +1,25 @@
-"""Which of several products of one tile and pass are used: the newest processing baseline that is whole."""
+"""Which of several products of one tile and pass are used: the newest processing baseline that is whole.
+
+Products of one name may be cut out of a tile at two places: only those of one footprint show the same.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import shapely
+
+from embedcube.campaign.boxes import Box, width
+from embedcube.campaign.scene import NOWHERE, Scene
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.sentinel2.names import Identity
+
+_SAME = 0.9
+"""share of their common area in the area of both, from which on two footprints are one"""
+
+_STATED = 0.5
+"""the same share of the smaller one, where no file of one product could be opened: catalogues state boxes of data"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,26 +28,19 @@ class Version:
 
     id: str
     subject: tuple[str, ...]
-    """acquisition, level, tile, place in the tile: products with the same subject show the same, or parts of it"""
+    """acquisition, level, tile, place in the tile: products with the same subject and footprint show the same, or parts
+    of it"""
     strip: str
     """time at which the datastrip begins; empty if unknown"""
     baseline: float
     """0 if unknown"""
-    usable: bool
-    """whether all of its files can be read, as far as their headers tell"""
 
     @classmethod
-    def of(cls, product: Product, identity: Identity, acquisition: str, *, usable: bool) -> "Version":
+    def of(cls, product: Product, identity: Identity, acquisition: str) -> "Version":
         """The version that a product is."""
         # patches of one tile are different places
         subject = (acquisition, identity.level, identity.tile, identity.patch) if identity.tile else (product.id,)
-        return cls(
-            id=product.id,
-            subject=subject,
-            strip=identity.strip,
-            baseline=identity.baseline or 0.0,
-            usable=usable,
-        )
+        return cls(id=product.id, subject=subject, strip=identity.strip, baseline=identity.baseline or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +53,13 @@ class Use:
     """whether it only fills pixels that newer products of its subject do not show"""
 
 
-def uses(versions: Sequence[Version]) -> list[Use]:
-    """For each product whether it is used.
+def uses(versions: Sequence[Version], scenes: Sequence[Scene]) -> list[Use]:
+    """For each product whether it is used; `scenes` are theirs, and one with a verdict cannot be used.
 
     A tile of a datatake may lie in several products of one baseline, each with a part of it, such as a datastrip: all
     are used. A baseline is whole if all of its parts can be used. Of the whole ones the newest is used, and no older
     one. Where the newest is not whole, an older one fills what it does not show. A product that cannot be used replaces
-    none.
+    none. Products of two footprints replace each other nowhere; where they overlap, the older one fills.
     """
     alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, version in enumerate(versions):
@@ -60,61 +67,154 @@ def uses(versions: Sequence[Version]) -> list[Use]:
     result = [Use()] * len(versions)
     for places in alike.values():
         if len(places) > 1:
-            subject = _Subject(versions, places)
-            instead = {place: subject.instead_of(place) for place in places}
-            used = [place for place in places if instead[place] is None and versions[place].usable]
-            newest = max((versions[place].baseline for place in used), default=0.0)
-            for place in places:
-                fills = place in used and versions[place].baseline < newest
-                result[place] = Use(instead=instead[place], fills=fills)
+            footprints = _Footprints(scenes, places)
+            newest = [_decide(versions, scenes, group, result) for group in footprints.groups]
+            for older, newer in footprints.overlapping:
+                for place in footprints.groups[older] if newest[older] < newest[newer] else ():
+                    if result[place].instead is None and not scenes[place].verdict:
+                        result[place] = Use(fills=True)
     return result
 
 
-class _Subject:
-    """The products of one subject, at least two."""
+def _decide(versions: Sequence[Version], scenes: Sequence[Scene], places: list[int], result: list[Use]) -> float:
+    """Decide about products of one subject and footprint; returns the newest baseline that is used."""
+    subject = _Subject(versions, scenes, places)
+    instead = {place: subject.instead_of(place) for place in places}
+    used = {place for place in places if instead[place] is None and not scenes[place].verdict}
+    newest = max((versions[place].baseline for place in used), default=0.0)
+    for place in places:
+        fills = place in used and versions[place].baseline < newest
+        result[place] = Use(instead=instead[place], fills=fills)
+    return newest
 
-    def __init__(self, versions: Sequence[Version], places: list[int]) -> None:
+
+class _Footprints:
+    """The products of one subject, by footprint."""
+
+    def __init__(self, scenes: Sequence[Scene], places: list[int]) -> None:
+        by_box: dict[tuple[Box, bool], list[int]] = defaultdict(list)
+        nowhere: list[int] = []
+        for place in places:
+            scene = scenes[place]
+            if scene.bbox == NOWHERE and not scene.assets:
+                nowhere.append(place)
+            else:
+                by_box[_rounded(scene.bbox), bool(scene.assets)].append(place)
+        self.overlapping: list[tuple[int, int]] = []
+        """numbers of groups that overlap, each pair both ways"""
+        boxes = list(by_box)
+        group = list(range(len(boxes)))
+        pairs = list(_pairs(boxes)) if len(boxes) > 1 else []
+        for one, other, same in pairs:
+            if same:
+                _join(group, one, other)
+        roots = [_root(group, number) for number in range(len(boxes))]
+        numbers = {root: number for number, root in enumerate(dict.fromkeys(roots))}
+        self.groups: list[list[int]] = [[] for _ in numbers]
+        for root, found in zip(roots, by_box.values(), strict=True):
+            self.groups[numbers[root]] += found
+        # one that lies nobody knows where is the same as another only where there is one place
+        if len(self.groups) == 1:
+            self.groups[0] += nowhere
+        elif nowhere:
+            self.groups.append(nowhere)
+        for group_of in self.groups:
+            group_of.sort()
+        ends = {(numbers[roots[one]], numbers[roots[other]]) for one, other, _ in pairs}
+        self.overlapping = sorted({*ends, *((other, one) for one, other in ends)})
+
+
+def _rounded(box: Box) -> Box:
+    """The box to a metre, from west to east."""
+    west, south, east, north = (round(edge, 5) for edge in box)
+    return west, south, round(west + width((west, south, east, north)), 5), north
+
+
+def _pairs(boxes: Sequence[tuple[Box, bool]]) -> Iterator[tuple[int, int, bool]]:
+    """Pairs of boxes that overlap, and whether they are one footprint."""
+    shapes = shapely.box(*np.array([box for box, _ in boxes]).T)
+    areas = shapely.area(shapes)
+    for one, other in shapely.STRtree(shapes).query(shapes, predicate="intersects").T.tolist():
+        if one >= other:
+            continue
+        shared = shapely.area(shapely.intersection(shapes[one], shapes[other]))
+        if shared > 0:
+            both = shared >= _SAME * (areas[one] + areas[other] - shared)
+            opened = boxes[one][1] and boxes[other][1]
+            yield one, other, bool(both or (not opened and shared >= _STATED * min(areas[one], areas[other])))
+
+
+def _root(group: list[int], number: int) -> int:
+    while group[number] != number:
+        group[number] = group[group[number]]
+        number = group[number]
+    return number
+
+
+def _join(group: list[int], one: int, other: int) -> None:
+    one, other = _root(group, one), _root(group, other)
+    group[max(one, other)] = min(one, other)
+
+
+class _Subject:
+    """The products of one subject and footprint."""
+
+    def __init__(self, versions: Sequence[Version], scenes: Sequence[Scene], places: list[int]) -> None:
         self._versions = versions
-        self._places = places
-        self._usable = [place for place in places if versions[place].usable]
+        usable = [place for place in places if not scenes[place].verdict]
+        self._usable = set(usable)
         strips = {versions[place].strip for place in places} - {""}
-        self._all_strips_there = bool(strips) and strips <= {versions[place].strip for place in self._usable}
-        self._whole = self._newest_whole()
+        self._all_strips_there = bool(strips) and strips <= {versions[place].strip for place in usable}
+        self._whole = self._newest_whole(places)
+        self._of_whole = self._newest(place for place in usable if versions[place].baseline == self._whole)
+        self._of_strip = self._newest_by(usable, [versions[place].strip for place in usable])
+        self._of_any_strip = self._newest(place for strip, place in self._of_strip.items() if strip)
+        self._of_id = self._newest_by(usable, [versions[place].id for place in usable])
 
     def instead_of(self, place: int) -> int | None:
         """The product that is used instead of one; None if this one is used."""
+        rival, twin = self._rival_of(place), self._of_id.get(self._versions[place].id)
+        if rival is not None and self._versions[rival].baseline > self._versions[place].baseline:
+            return rival
+        return None if twin == place else twin
+
+    def _rival_of(self, place: int) -> int | None:
+        """The newest product that can be used and shows all that this one shows, with others that are used."""
         version = self._versions[place]
-        rivals = [i for i in self._usable if self._replaces(self._versions[i], version)]
-        twins = [i for i in self._usable if i != place and self._versions[i].id == version.id]
-        if rivals:
-            return self._newest(rivals)
-        best = self._newest(twins)
-        replaces = best is not None and (not version.usable or self._newest([best, place]) == best)
-        return best if replaces else None
-
-    def _replaces(self, other: Version, version: Version) -> bool:
-        """Whether a newer product that can be used shows all that this one shows, with others that are used."""
-        if other.baseline <= version.baseline:
-            return False
         if self._whole is not None and version.baseline < self._whole:
-            return other.baseline == self._whole
-        return other.strip == version.strip != "" or (version.strip == "" != other.strip and self._all_strips_there)
+            return self._of_whole
+        if version.strip:
+            return self._of_strip.get(version.strip)
+        return self._of_any_strip if self._all_strips_there else None
 
-    def _newest_whole(self) -> float | None:
+    def _newest_whole(self, places: Sequence[int]) -> float | None:
         """The newest baseline whose parts do not name their datastrips and are all there; None if there is none.
 
         There is none either where newer products name datastrips, and all known datastrips are there.
         """
-        for baseline in sorted({self._versions[place].baseline for place in self._places}, reverse=True):
-            parts = [self._versions[place] for place in self._places if self._versions[place].baseline == baseline]
-            usable = [part for part in parts if part.usable]
+        by_baseline: dict[float, list[int]] = defaultdict(list)
+        for place in places:
+            by_baseline[self._versions[place].baseline].append(place)
+        for baseline, found in sorted(by_baseline.items(), reverse=True):
+            usable = [self._versions[place] for place in found if place in self._usable]
             if any(part.strip for part in usable):
                 if self._all_strips_there:
                     return None
                 continue
-            if usable and {part.id for part in parts} == {part.id for part in usable}:
+            if usable and {self._versions[place].id for place in found} == {part.id for part in usable}:
                 return baseline
         return None
 
     def _newest(self, places: Iterable[int]) -> int | None:
-        return max(places, key=lambda i: (self._versions[i].baseline, -i), default=None)
+        return max(places, key=self._order, default=None)
+
+    def _newest_by(self, places: Sequence[int], keys: Sequence[str]) -> dict[str, int]:
+        """The newest product of each key."""
+        best: dict[str, int] = {}
+        for place, key in zip(places, keys, strict=True):
+            if key not in best or self._order(place) > self._order(best[key]):
+                best[key] = place
+        return best
+
+    def _order(self, place: int) -> tuple[float, int]:
+        return self._versions[place].baseline, -place

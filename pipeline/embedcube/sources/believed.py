@@ -1,0 +1,183 @@
+"""Which scenes `index` looks at, and what follows where pixels contradict metadata.
+
+Scenes whose files say the same of their numbers are a series: they are right or wrong for one reason. Of each series
+some are looked at, chosen by a hash of their ids: so many first ones, one of each place and year, and a share of all,
+whatever else the archive holds. Where one of them is contradicted, all scenes of its series are looked at. Neither the
+order of an archive nor scenes of other series change what is found.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import floor
+from pathlib import Path
+
+from embedcube.campaign.scene import Asset, Scene
+from embedcube.errors import CorruptInput
+from embedcube.sources.apart import apart
+from embedcube.sources.catalog.files import lasting
+from embedcube.sources.catalog.pool import spread
+from embedcube.sources.evidence import LEAST, Evidence, Judge, is_jpeg2000, look, why_unseen
+from embedcube.sources.netcdf3 import is_netcdf
+from embedcube.sources.reader import retried
+
+_FIRST = 512
+"""looks at the scenes of a series that come first by the hashes of their ids: a small series is looked at whole"""
+
+_SHARE = 128
+"""further on, one scene of so many is looked at, if a look at it is one look at one file"""
+
+_WAVELETS = 16
+"""as many looks count one at a JPEG 2000, all of whose tiles are decoded for it, at a coarse resolution"""
+
+_BLOCK_BYTES = 1 << 27
+"""largest decoded block of a file that is looked at: `index` has not yet priced it"""
+
+_AT_ONCE = 16
+"""scenes that a process looks at before it tells what it saw"""
+
+QuestionsOf = Callable[[Scene], Sequence[tuple[Asset, Judge]]]
+"""The files of a scene that are looked at, and who judges what is seen; it and the judges must be picklable"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """What was seen of a scene."""
+
+    words: str
+    """why it cannot be used; empty if nothing contradicts"""
+    asks: bool = True
+    """whether that is a question, and no damage"""
+
+
+def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: QuestionsOf) -> Iterator[Scene]:
+    """The scenes of an archive, in their order; those that their pixels contradict have the reason as their verdict.
+
+    Raises:
+        OSError: a file could not be looked at for a reason that may pass.
+    """
+    answers: dict[int, _Answer] = {}
+    series = _series_of(scenes)
+    chosen = [_chosen(scenes, places, _looks(scenes[places[0]], questions_of)) for places in series]
+    answers |= _answers(scenes, set[int]().union(*chosen), root, questions_of)
+    suspect = [
+        set(places) - seen
+        for places, seen in zip(series, chosen, strict=True)
+        if any(answers[place].words and answers[place].asks for place in seen)
+    ]
+    answers |= _answers(scenes, set[int]().union(*suspect), root, questions_of)
+    for place, scene in enumerate(scenes):
+        answer = answers.get(place)
+        yield replace(scene, verdict=answer.words, asks=answer.asks) if answer and answer.words else scene
+
+
+def _series_of(scenes: Sequence[Scene]) -> list[list[int]]:
+    """The places of usable scenes that are right or wrong for one reason, as far as their files and decisions tell."""
+    found: dict[object, list[int]] = defaultdict(list)
+    for place, scene in enumerate(scenes):
+        if not scene.verdict:
+            found[scene.offset, scene.processing, tuple(map(_kind, scene.assets))].append(place)
+    return list(found.values())
+
+
+def _kind(asset: Asset) -> tuple[object, ...]:
+    """What files of one producer have in common."""
+    tiled = asset.block_cols != asset.cols
+    return (
+        asset.band,
+        (asset.inner or asset.path).rpartition(".")[2],
+        asset.index,
+        asset.dtype,
+        # NaN is unequal to itself
+        str(asset.nodata),
+        asset.also_nodata,
+        asset.nodata_by,
+        asset.mask,
+        asset.scale,
+        asset.add,
+        # strips are as wide as the image
+        (asset.block_rows, asset.block_cols) if tiled else (),
+    )
+
+
+def _looks(scene: Scene, questions_of: QuestionsOf) -> int:
+    """How many looks a scene takes; 0 where nothing is asked."""
+    return sum(_WAVELETS if is_jpeg2000(asset) else 1 for asset, _ in questions_of(scene))
+
+
+def _chosen(scenes: Sequence[Scene], places: Sequence[int], looks: int) -> set[int]:
+    """The scenes of a series that are looked at, if `looks` are needed for each."""
+    if not looks:
+        return set()
+    hashed = sorted((_hash(scenes[place].id), place) for place in places)
+    chosen = {place for _, place in hashed[: max(1, _FIRST // looks)]}
+    share = (1 << 64) // (_SHARE * looks)
+    first: dict[tuple[int, int, int], int] = {}
+    for number, place in hashed:
+        west, south, east, north = scenes[place].bbox
+        cell = floor((west + east) / 2), floor((south + north) / 2), scenes[place].time.year
+        if first.setdefault(cell, place) == place or number < share:
+            chosen.add(place)
+    return chosen
+
+
+def _hash(id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(id.encode(errors="surrogatepass"), digest_size=8).digest())
+
+
+def _answers(
+    scenes: Sequence[Scene], places: Collection[int], root: Path, questions_of: QuestionsOf
+) -> Mapping[int, _Answer]:
+    ordered = sorted(places)
+    found = spread(
+        partial(_seen, root=root, questions_of=questions_of), [scenes[place] for place in ordered], at_once=_AT_ONCE
+    )
+    return dict(zip(ordered, found, strict=True))
+
+
+def _seen(scenes: Sequence[Scene], *, root: Path, questions_of: QuestionsOf) -> list[_Answer]:
+    return [_of_scene([_answer(root, *question) for question in questions_of(scene)]) for scene in scenes]
+
+
+def _of_scene(answers: Sequence[_Answer]) -> _Answer:
+    words = [answer.words for answer in answers if answer.words]
+    return _Answer(
+        words="; ".join(dict.fromkeys(words)),
+        # damage is no question, whatever else is asked
+        asks=all(answer.asks for answer in answers if answer.words),
+    )
+
+
+class _Barred(CorruptInput):
+    """The file system does not give a file, and that will not pass."""
+
+
+def _answer(root: Path, asset: Asset, judge: Judge) -> _Answer:
+    """What a judge says of one file.
+
+    Raises:
+        OSError: it could not be looked at for a reason that may pass.
+    """
+    path = root / asset.path
+    if asset.block_bytes > _BLOCK_BYTES:
+        return _Answer(words="")
+
+    def seen() -> Evidence:
+        # wrong bytes of NetCDF may crash its library
+        return apart(look, asset.size, path, asset) if is_netcdf(path) else look(path, asset)
+
+    def judged(_: Exception) -> CorruptInput | OSError:
+        wrong = apart(why_unseen, asset.size, path, asset) if is_netcdf(path) else why_unseen(path, asset)
+        if isinstance(wrong, OSError) and (words := lasting(wrong)):
+            return _Barred(f"{asset.band}: {asset.path} {words}")
+        return wrong
+
+    try:
+        evidence = retried(seen, judged)
+    except _Barred as barred:
+        return _Answer(words=str(barred), asks=False)
+    except CorruptInput:
+        return _Answer(words="")  # what is wrong with its bytes is found out where it is read
+    return _Answer(words=judge(evidence) if evidence.values.size >= LEAST else "")
