@@ -113,6 +113,23 @@ def test_an_alternate_link_is_used_where_the_first_leads_elsewhere(tmp_path: Pat
     assert product.files["B04"].path == file
 
 
+def test_a_link_to_a_file_that_is_there_counts_before_one_to_a_file_that_is_not(tmp_path: Path) -> None:
+    gone, file = tmp_path / "gone" / "B04.tif", tmp_path / "mounted" / "B04.tif"
+    document = item(str(gone), alternate={"a": {"href": "./other/B04.tif"}, "b": {"href": file.as_uri()}})
+    write_item(tmp_path / "items", document)
+    (product,) = found(tmp_path / "items")
+    assert product.missing["B04"] == f"{gone} (tried also: ./other/B04.tif, {file.as_uri()}) does not exist"
+    write_image(file)
+    (product,) = found(tmp_path / "items")
+    assert (product.missing, product.files["B04"].path) == ({}, file)
+    # a file beside the Item is what a link to another machine means
+    beside = write_image(tmp_path / "items" / "host" / "B04.tif")
+    document["assets"]["red"] = {"href": str(gone), "alternate": {"s3": {"href": "s3://bucket/host/B04.tif"}}}
+    write_item(tmp_path / "items", document)
+    (product,) = found(tmp_path / "items")
+    assert (product.missing, product.files["B04"].path) == ({}, beside)
+
+
 @pytest.mark.parametrize("place", ["B04.tif", f"{ID}/B04.tif", "6/S2A/B04.tif", "32/U/NA/2023/6/S2A/B04.tif"])
 @pytest.mark.parametrize("write", [write_item, lambda folder, one: write_collection(folder, [one])])
 def test_a_file_beside_the_item_is_used_with_what_the_item_says(

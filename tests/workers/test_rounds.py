@@ -21,12 +21,13 @@ from pyproj import Transformer
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
+from embedcube.campaign.how import How
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Quarantined, scan_records
 from embedcube.campaign.plan import Plan, read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
-from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without, write_verdicts
 from embedcube.errors import RequestError, WorkError
 from embedcube.workers.rounds import named, new_verdicts, next_round, recorded
 
@@ -313,3 +314,21 @@ def test_a_shard_that_kills_its_rank_is_no_verdict_on_its_scenes(finished: Campa
     both, one = recorded(run, recipes), recorded(run, recipes[:1])
     assert (both.count, len(both.unusable), len(both.broken)) == (2, 2, 1)
     assert (one.count, len(one.unusable), len(one.broken)) == (1, 1, 0)
+
+
+def test_a_retry_of_one_task_is_refused_and_changes_nothing(finished: Campaign) -> None:
+    plan = plan_of(finished)
+    verdict = Verdict(archive="s2", scene="x", scene_digest="0" * 64, reason="B02: broken")
+    write_verdicts(finished.run, plan.plan, plan.inventory, Verdicts(round=2, scenes={0: verdict}))
+    before = finished.run.campaign.read_bytes()
+    with pytest.raises(RequestError, match="--retry-quarantined with --task 0: a scene is out for all tasks or for no"):
+        finished.cli("embed", "--task", "0", "--retry-quarantined")
+    assert plan_of(finished).verdicts.round == 2
+    assert finished.run.campaign.read_bytes() == before
+
+
+def test_only_the_first_round_tries_again() -> None:
+    """On Slurm the campaign of the run folder asks for it in every round; on a laptop the command does."""
+    asked, how = How(retry_quarantined=True), How()
+    assert [Verdicts(round=number).retries(asked) for number in (1, 2, 3)] == [True, False, False]
+    assert not Verdicts().retries(how)

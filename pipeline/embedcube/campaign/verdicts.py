@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from embedcube.campaign.how import How
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, refused, write_sealed
 from embedcube.errors import RequestError
@@ -42,6 +43,13 @@ class Verdicts:
     def reasons(self, rows: Iterable[int]) -> dict[int, str]:
         """Why some of these scenes, given as rows of the inventory, are out; by row."""
         return {row: self.scenes[row].reason for row in rows if row in self.scenes}
+
+    def retries(self, how: How) -> bool:
+        """Whether shards whose scenes could not be read count as not embedded: in the first round, if that is asked.
+
+        In a later round every shard has been tried again already.
+        """
+        return how.retry_quarantined and self.round == 1
 
     def recipe(self, planned: str, rows: Iterable[int]) -> str:
         """Recipe of a shard with these scenes, from its recipe in plan.parquet."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedcube.errors import RequestError, WorkError
@@ -149,6 +150,25 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 
         refuse_at_site(made.price, campaign, load_site(campaign))
     return made.summary | {"over_budget": over}
+
+
+def open_to_embed(
+    campaign_file: Path, ranks: int | None, task: int | None, *, retry_quarantined: bool
+) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, for `embed`.
+
+    Raises:
+        RequestError: `retry_quarantined` for a single task: a scene is out, or not, for the shards of all tasks.
+    """
+    from embedcube.campaign.resolve import open_run
+
+    if task is not None and retry_quarantined:
+        raise RequestError(
+            f"--retry-quarantined with --task {task}: a scene is out for all tasks or for none; leave out --task "
+            "(only shards that lack a scene are embedded again), or write how.retry_quarantined: true and "
+            "`embedcube submit`"
+        )
+    return open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
 
 
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
