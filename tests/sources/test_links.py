@@ -17,7 +17,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
 from embedcube.prepare.index import index
-from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.find import archive_products, find_products
 from embedcube.sources.catalog.products import Product
 
 NAMES = {"B04": frozenset({"b04", "red"})}
@@ -275,3 +275,37 @@ def test_an_item_and_the_same_in_a_saved_search_are_one_scene(tmp_path: Path) ->
     write_item(tmp_path, item("./B04.tif"))
     write_collection(tmp_path, [item("./B04.tif"), item("./B04.tif", "other", "2023-06-12T10:16:01Z")])
     assert sorted(product.id for product in found(tmp_path)) == [ID, "other"]
+
+
+def found_by_number(folder: Path, assets: dict[str, Any], **numbers: int) -> Product:
+    """The product of an Item with these assets; `numbers` say which band of a file is which."""
+    write_item(folder, item("x") | {"assets": assets})
+    names = {band: frozenset((str(number),)) for band, number in numbers.items()}
+    (product,) = find_products(folder, names)
+    return product
+
+
+def test_bands_of_an_item_that_does_not_describe_them_are_found_by_their_numbers(tmp_path: Path) -> None:
+    """As in files without descriptions; what the Item states of each band is that band's."""
+    for name in ("all.tif", "clouds.tif"):
+        write_image(tmp_path / name)
+    stated = [{"nodata": 0}, {"nodata": -1, "scale": 0.5}]
+    assets = {
+        "data": {"href": "./all.tif", "raster:bands": stated},
+        "metadata": {"href": "./all.xml", "roles": ["metadata"]},
+        "thumbnail": {"href": "./all.png"},
+    }
+    product = found_by_number(tmp_path, assets, B04=2, B08=1, B12=3)
+    assert {band: (file.path.name, file.index) for band, file in product.files.items()} == {
+        "B04": ("all.tif", 2), "B08": ("all.tif", 1), "B12": ("all.tif", 3),
+    }  # fmt: skip
+    assert [product.files[band].stated.nodata for band in ("B04", "B08")] == [-1, 0]
+    assert product.files["B04"].stated.scale == 0.5
+    # one that does describe them; and one with several files, where a number tells nothing
+    assets["data"] |= {"eo:bands": [{"name": "red"}, {"name": "nir"}]}
+    assert found_by_number(tmp_path, assets, B04=2).files["B04"].index == 2
+    assets |= {"clouds": {"href": "./clouds.tif"}}
+    assert found_by_number(tmp_path, assets, B04=1).missing["B04"] == (
+        "1 is the number of a band in a file, and the item has 2 files (all, clouds): options.variables takes the "
+        "name of one of them, or of a band"
+    )

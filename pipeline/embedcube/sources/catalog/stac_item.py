@@ -1,7 +1,7 @@
 """One STAC Item: its time, the files of its bands, and what is wrong with it. Whatever it holds, it is one product."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import Any
 
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import UNKNOWN_TIME, unforeseen
-from embedcube.printable import printable, printable_href
+from embedcube.printable import listed, printable, printable_href
 from embedcube.sources.catalog.dates import last_moment, time_in
 from embedcube.sources.catalog.files import not_a_file
+from embedcube.sources.catalog.folders import is_image
 from embedcube.sources.catalog.json_text import kind_of
 from embedcube.sources.catalog.links import Around, Links, not_here
 from embedcube.sources.catalog.products import (
@@ -41,6 +42,9 @@ _DAY = timedelta(days=1)
 
 _NAME = 1000
 """most characters of a name in which a date or a pixel size is looked for"""
+
+_SHOWN_NAME = 30
+"""characters of the name of a file in a message"""
 
 _BANDS = 10_000
 """most bands of one asset"""
@@ -177,6 +181,8 @@ class _Offered:
     names: frozenset[str]
     described: tuple["_Described", ...] = ()
     """each of its bands, if the Item describes them"""
+    numbers: tuple[Stated, ...] = ()
+    """what the Item states of each of its bands, if their number is stated alone"""
     stated: Stated = NOTHING
     """of its first band, where the bands have no names"""
     pixel_m: int = 0
@@ -214,6 +220,7 @@ def _asset(around: Around, key: str, asset: Any) -> _Offered | None:
     bands = _bands(asset, "eo:bands") or _bands(asset, "bands")
     numbers = _bands(asset, "raster:bands") or bands
     first = _object(numbers[0], "one of its bands") if numbers else {}
+    alone = () if bands else tuple(_stated(asset, _object(number, "one of its bands")) for number in numbers)
     if len(numbers) != len(bands):
         numbers = [{}] * len(bands)
     stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
@@ -223,6 +230,7 @@ def _asset(around: Around, key: str, asset: Any) -> _Offered | None:
         path=path,
         names=frozenset((name, stem)),
         described=tuple(_described(asset, band, number) for band, number in zip(bands, numbers, strict=True)),
+        numbers=alone,
         stated=_stated(asset, first),
         pixel_m=pixel_m or stem_m,
         size=_size(asset),
@@ -292,8 +300,8 @@ def _digest(asset: dict[str, Any]) -> str:
     return f"sha256:{text[4:]}" if text.startswith("1220") else ""
 
 
-def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
-    """The file of a band, found by asset key, file name or band name; or the reason why there is none.
+def _file(offered: Sequence[_Offered], known: frozenset[str]) -> File | str:
+    """The file of a band, found by asset key, file name, band name or number; or the reason why there is none.
 
     A name of the band's own is preferred to one that other bands may have too, a file with one band to one with several
     bands, and a finer one to a coarser one. Nothing decides between two files of which only the common name fits.
@@ -301,10 +309,17 @@ def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
     found: list[tuple[tuple[int, bool, int], int, File]] = []
     gone: list[tuple[int, str]] = []
     remote: list[tuple[int, str]] = []
-    for order, offer in enumerate(offered):
-        if (match := _match(offer, known)) is None:
-            continue
-        rank, index = match
+    matches = [(offer, match) for offer in offered if (match := _match(offer, known)) is not None]
+    if not matches and (number := next((int(name) for name in known if name.isdecimal()), 0)):
+        images = [offer for offer in offered if not offer.href or is_image(offer.path or offer.href.partition("?")[0])]
+        if len(images) > 1:
+            named = listed([printable(min(offer.names, key=len), _SHOWN_NAME) for offer in images], 3)
+            return (
+                f"{number} is the number of a band in a file, and the item has {len(images)} files ({named}): "
+                "options.variables takes the name of one of them, or of a band"
+            )
+        matches = [(offer, (_OWN, number)) for offer in images]
+    for order, (offer, (rank, index)) in enumerate(matches):
         if offer.wrong:
             gone.append((rank, offer.wrong))
         elif offer.path is None:
@@ -312,8 +327,13 @@ def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
         else:
             if words := not_a_file(Path(offer.path)):
                 gone.append((rank, f"{printable_href(offer.href)} {words}"))
-            stated = offer.described[index - 1].stated if offer.described else offer.stated
-            here = File(path=Path(offer.path), index=index, size=offer.size, digest=offer.digest, stated=stated)
+            here = File(
+                path=Path(offer.path),
+                index=index,
+                size=offer.size,
+                digest=offer.digest,
+                stated=_stated_of(offer, index),
+            )
             found.append(((rank, len(offer.described) > 1, offer.pixel_m), order, here))
     best: tuple[int, bool, int] = _COMMON, False, 0
     file: File | None = None
@@ -330,6 +350,13 @@ def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
         names = printable(f"{file.path.name} and {rivals[0]}", 100)
         return f"{names} have the same common name; options.variables says which is this band, by its own name"
     return file
+
+
+def _stated_of(offer: _Offered, index: int) -> Stated:
+    """What the Item states of one of a file's bands."""
+    if index <= len(offer.described):
+        return offer.described[index - 1].stated
+    return offer.numbers[index - 1] if index <= len(offer.numbers) else offer.stated
 
 
 _OWN, _ALIAS, _BAND_ALIAS, _COMMON = range(4)
