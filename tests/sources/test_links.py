@@ -304,6 +304,13 @@ def test_bands_of_an_item_that_does_not_describe_them_are_found_by_their_numbers
     # one that does describe them; and one with several files, where a number tells nothing
     assets["data"] |= {"eo:bands": [{"name": "red"}, {"name": "nir"}]}
     assert found_by_number(tmp_path, assets, B04=2).files["B04"].index == 2
+    # a name that two of its bands have names nothing
+    names = {"B04": frozenset(("sr",)), "B08": frozenset(("2",))}
+    twice = assets | {"data": assets["data"] | {"eo:bands": [{"name": "sr"}, {"name": "sr"}]}}
+    write_item(tmp_path, item("x") | {"assets": twice})
+    (unclear,) = find_products(tmp_path, names)
+    assert unclear.missing["B04"].startswith("its asset all has several bands of this name; options.variables takes")
+    assert unclear.files["B08"].index == 2
     assets |= {"clouds": {"href": "./clouds.tif"}}
     assert found_by_number(tmp_path, assets, B04=1).missing["B04"] == (
         "1 is the number of a band in a file, and the item has 2 files (all, clouds): options.variables takes the "

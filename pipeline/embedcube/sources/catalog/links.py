@@ -126,7 +126,7 @@ class Around:
             OSError: it could not be found out whether a file is there, for a reason that may pass.
         """
         places = [self._place(href) for href in hrefs]
-        if len(places) == 1 and places[0] and places[0][0] is not None:
+        if len(places) == 1 and places[0][0] is not None:
             return places[0]  # spares asking for a file that no band may need
         for path, shown in places:
             if path is not None and not not_a_file(Path(path)):
