@@ -83,7 +83,7 @@ def _blocks_named(part: Any) -> Iterator[str]:
 
 
 def _table(title: str, block: Json) -> str:
-    plugin = title.startswith("options-")
+    plugin = title.startswith(("options-", "backbone-"))
     meanings = {} if plugin else _field_docstrings(title)
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, value in block["properties"].items():

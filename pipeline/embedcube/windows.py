@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 _DURATION = re.compile(r"^\s*(\d+)\s*(hour|day|week|month|year)s?\s*$")
 _PARTIAL_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+_END_OF_DAY = re.compile(r"(\d{4}-?\d\d-?\d\d)([T ])24(:?00(?::?00(?:[.,]0+)?)?(?:Z|[+-][\d:]+)?)")
+_LEAP_SECOND = re.compile(r"(.*23:?59:?)60(?:[.,]\d+)?((?:Z|[+-][\d:]+)?)")
+"""Times that ISO 8601 knows and `datetime` does not"""
 
 
 @dataclass(frozen=True, order=True)
@@ -103,10 +106,13 @@ def parse_period(text: str) -> Window:
         return _ordered(parse_period(start).start, parse_period(end).start)
     match = _PARTIAL_DATE.fullmatch(start)
     if match is None:
-        moment = utc(datetime.fromisoformat(start))
-        return Window(moment, moment + timedelta.resolution)
+        begin = moment(start)
+        return Window(begin, begin + timedelta.resolution)
     year, month, day = (int(number) if number else None for number in match.groups())
-    begin = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
+    try:
+        begin = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError(f"{start}: {error}") from None
     length = Duration(months=0, hours=24) if day else Duration(months=1 if month else 12, hours=0)
     return Window(begin, length.after(begin))
 
@@ -133,6 +139,25 @@ def dates_of(windows: Sequence[Window]) -> NDArray[np.int64]:
     moments = [(one.start, one.start + (one.end - one.start) / 2) for one in windows]
     numbers = [[(time.year, time.month, time.timetuple().tm_yday) for time in both] for both in moments]
     return np.array(numbers, dtype=np.int64).reshape(-1, 2, 3)
+
+
+def moment(text: str) -> datetime:
+    """The moment that an ISO 8601 text names, in UTC; without a zone it is UTC.
+
+    24:00 is the end of its day, and a leap second the moment after it.
+
+    Raises:
+        ValueError: it names none.
+    """
+    later, plain = timedelta(0), text
+    if found := _END_OF_DAY.fullmatch(text):
+        later, plain = timedelta(days=1), f"{found[1]}{found[2]}00{found[3]}"
+    elif found := _LEAP_SECOND.fullmatch(text):
+        later, plain = timedelta(seconds=1), f"{found[1]}59{found[2]}"
+    try:
+        return utc(datetime.fromisoformat(plain)) + later
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from None
 
 
 def utc(time: datetime) -> datetime:

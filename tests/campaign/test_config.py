@@ -689,3 +689,28 @@ def test_the_schema_and_the_source_say_the_same_of_options(
     else:
         with pytest.raises(RequestError, match=r"archives\.s2\.options"):
             plugin("sources", source)("s2", archive)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "good"),
+    [
+        ({"name": "mosaiks", "filters": 16}, True),
+        ({"name": "mosaiks", "filters": 0}, False),
+        ({"name": "mosaiks", "filter": 16}, False),
+        ({"name": "mosaik"}, False),
+        ({"filters": 16}, False),
+        ({"name": "eof", "standardise": True}, True),
+        ({"name": "presto", "filters": 16}, False),
+        ({"name": "torch", "takes": "bcyx"}, True),
+        ({"name": "torch", "takes": "xyz"}, False),
+        ({"name": "terratorch"}, False),
+        ({"name": "tiny_vit", "width": 32}, True),
+        ({"name": "tiny_vit", "wide": 32}, True),  # it does not declare its options
+    ],
+    ids=str,
+)
+def test_the_schema_has_the_options_of_backbones(demo_archive: Path, backbone: dict[str, Any], good: bool) -> None:
+    document = yaml.safe_load((demo_archive / "campaign.yaml").read_text())
+    next(iter(document["layers"].values()))["backbone"] = backbone
+    plain = json.loads(json.dumps(document, default=lambda date: date.isoformat()))
+    assert jsonschema.Draft202012Validator(campaign_schema()).is_valid(plain) == good

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ import pytest
 import yaml
 import zarr
 from numpy.typing import NDArray
+from PIL import Image
 from pyproj import Transformer
 from tests.conftest import Campaign, run_cli
 from tests.edge.scenes import Scene, write_scene
 
-from embedcube.consolidate import blocks
+from embedcube.consolidate import blocks, scenes_of_cells
 from embedcube.consolidate.blocks import Sampling
-from embedcube.consolidate.seams import CERTAIN, LEAST_LINES, ZONE_BOUND
+from embedcube.consolidate.scenes_of_cells import Origins
+from embedcube.consolidate.seams import CERTAIN, LEAST_LINES, ZONE_BOUND, TileSeam
 from embedcube.consolidate.soundness import examine
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.reader import Cube
@@ -105,23 +108,59 @@ def test_a_halo_of_0_shows_the_chips_of_a_transformer(tmp_path: Path) -> None:
     for options, code in (((), 0), (("--strict",), 1)):
         done = run_cli("verify", none.run.newest_cube, *options)
         assert (done.returncode, "nothing found wrong, 1 remarks" in done.stdout) == (code, True), done.stdout
-    assert (none.run.report / "seams_s2_mosaiks_grid.png").exists()
+    with Image.open(none.run.report / "seams_s2_mosaiks_grid.png") as picture:
+        colours = {colour for _, colour in picture.getcolors(1 << 20) or []}
+    # of title and words, and of the legend: no seam, half and full red, full blue, nothing measured
+    assert {(25, 25, 25), (255, 255, 255), (255, 127, 127), (255, 0, 0), (0, 0, 255), (200, 200, 200)} <= colours
 
 
 def test_a_tile_off_by_half_a_pixel_shows_its_edge(tmp_path: Path) -> None:
+    """The first tile has stripes without data, so that the border between the two tiles is long."""
     fine = land(2 * SIDE_PX)  # pixels of 5 m
-    half = SIDE_PX // 2
     averaged = fine.reshape(2, SIDE_PX, 2, SIDE_PX, 2).mean(axis=(2, 4))
     moved = fine[:, :, 1:-1].reshape(2, SIDE_PX, 2, SIDE_PX - 1, 2).mean(axis=(2, 4))
-    west = scene_of(averaged[:, :, : half + 37])
-    on_grid = scene_of(averaged[:, :, half:], west=WEST + half * 10)
-    between = scene_of(moved[:, :, half:], west=WEST + half * 10 + 5)
-    good = campaign_of(tmp_path / "good", [west, on_grid], MOSAIKS)
-    bad = campaign_of(tmp_path / "bad", [west, between], MOSAIKS)
+    striped = averaged.copy()
+    for first in range(57, SIDE_PX, 112):
+        striped[:, :, first : first + 56] = 0
+    first = replace(scene_of(striped), id="S2A_0")
+    on_grid = scene_of(averaged)
+    between = scene_of(moved, west=WEST + 5)
+    good = campaign_of(tmp_path / "good", [first, on_grid], MOSAIKS)
+    bad = campaign_of(tmp_path / "bad", [first, between], MOSAIKS)
     assert findings_of(good) == []
-    assert figures_of(good)["seams"]["tile"]["lines"] >= 4
+    assert figures_of(good)["seams"]["tile"]["lines"] >= LEAST_LINES["tile"]
     (found,) = findings_of(bad)
     assert found.startswith("seam: s2_mosaiks, borders of tiles: ")
+
+
+def test_few_lines_between_two_tiles_are_measured_and_no_finding() -> None:
+    rng = np.random.default_rng(5)
+    seam, step = TileSeam(), np.full(16, 2.0)
+    for line in range(LEAST_LINES["tile"]):
+        assert not seam.enough
+        seam.lines[1, 2].append((step + rng.normal(0, 0.1, 16), 12))
+        measured = bool(np.isfinite(seam.effect(1.0)[0]))
+        assert measured == (line >= 3)
+    assert seam.enough
+    # two others, which step farther on fewer lines, do not decide
+    seam.lines[2, 3] = [(5 * mean, count) for mean, count in seam.lines[1, 2][:5]]
+    assert seam.effect(1.0)[0] == pytest.approx(8, rel=0.1)
+
+
+def test_keys_of_cells_are_kept_up_to_a_bound(written: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = Cube(written.run.newest_cube)
+    free = Origins(cube)
+    spots = list(Sampling(cube=cube, layer="s2_mosaiks").spots())
+    of_all = [free.of(spot) for spot in spots]
+    side = cube.array(ZONE, "embedding").shards[1]
+    assert free.kept_bytes == 32 * side**2 * 24, "all of 16 shards in two windows"
+    monkeypatch.setattr(scenes_of_cells, "_KEPT_BYTES", 3 * side**2 * 24)
+    bound = Origins(cube)
+    for spot, expected in zip(spots, of_all, strict=True):
+        found = bound.of(spot)
+        assert (found is None) == (expected is None)
+        assert found is None or all(np.array_equal(*pair) for pair in zip(found, expected or (), strict=True))
+        assert bound.kept_bytes <= 3 * side**2 * 24
 
 
 def test_zones_that_do_not_meet_are_found(tmp_path: Path) -> None:
@@ -142,6 +181,17 @@ def test_zones_that_do_not_meet_are_found(tmp_path: Path) -> None:
         array[...] = np.roll(array[...], 5, axis=1)
     zone = examine(Cube(path), "s2_mosaiks").figures()["seams"]["zone"]
     assert good["effect"] < -0.3
+    sampling = Sampling(cube=Cube(path), layer="s2_mosaiks")
+    asked: list[NDArray[np.int64]] = []
+
+    def within(sides: NDArray[np.int64]) -> NDArray[np.bool_]:
+        asked.append(sides)
+        return np.arange(sides.shape[1]) == 1 if len(asked) == 1 else np.ones(sides.shape[1], dtype=bool)
+
+    spots = sampling.spots_of("s2_mosaiks/utm32", within)
+    # asked about shards, and then about the squares of the one that is meant
+    assert len(spots) == asked[1].shape[1] == (sampling.shard // sampling.step) ** 2
+    assert asked[0].shape[1] > 8
     assert zone["lines"] >= LEAST_LINES["zone"]
     assert zone["effect"] > max(ZONE_BOUND, CERTAIN * zone["standard_error"])
 

@@ -1,5 +1,6 @@
 """Windows divide time without gap or overlap, months have 28 to 31 days, and every scene is in exactly one window."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedcube.windows import Duration, Window, matching_windows, parse_period, utc, windows_every
+from embedcube.windows import Duration, Window, matching_windows, moment, parse_period, utc, windows_every
 
 steady = settings(deadline=None)
 
@@ -58,8 +59,8 @@ def test_every_moment_lies_in_exactly_one_window(start: datetime, span: timedelt
     windows = windows_every(start, start + span, Duration.parse(step))
     inner = start + span * share
     borders = [window.start for window in windows[:50]]
-    for moment in [inner, *borders]:
-        assert sum(moment in window for window in windows) == (moment < start + span)
+    for one in [inner, *borders]:
+        assert sum(one in window for window in windows) == (one < start + span)
     for outside in (start - timedelta(seconds=1), start + span):
         assert not any(outside in window for window in windows)
 
@@ -213,3 +214,25 @@ def test_days_of_windows() -> None:
         "2022-08-31 00:00 to 03:00 UTC",
         "2022-08-31 21:00 to 2022-09-01 00:00 UTC",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2023-02-28T24:00:00Z", "2023-03-01T00:00:00+00:00"),
+        ("20240228T2400", "2024-02-29T00:00:00+00:00"),
+        ("2023-12-31T24:00:00.000+01:00", "2023-12-31T23:00:00+00:00"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00+00:00"),
+        ("2023-06-15T12:00:00-05:00", "2023-06-15T17:00:00+00:00"),
+        ("2024-02-29", "2024-02-29T00:00:00+00:00"),
+    ],
+)
+def test_a_moment_is_read_in_all_forms_of_iso_8601(text: str, expected: str) -> None:
+    assert moment(text).isoformat() == expected
+
+
+@pytest.mark.parametrize("text", ["2023-02-29", "2023-06-01T25:00", "2023-06-01T24:01Z", "2023-06-01T12:10:60Z", "x"])
+def test_what_is_no_moment_is_refused_by_its_name(text: str) -> None:
+    for read in (moment, parse_period):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            read(text)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import yaml
 from tests.conftest import ROOT, Campaign
 
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import Quarantined
 from embedcube.campaign.plan import read_plan
+from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.site import Container, Site
 from embedcube.campaign.verdicts import Verdict, Verdicts, write_verdicts
 from embedcube.errors import RequestError, StartAgain, WorkError
@@ -300,3 +302,39 @@ def test_a_new_round_is_no_resubmission_in_vain(placed: Campaign, stand_in: Call
     placed.change(lambda document: document["how"].update(retry_quarantined=True))
     placed.cli("submit")
     assert not placed.run.verdicts.exists(), "all scenes are read again"
+
+
+def test_jobs_of_the_executor_and_of_the_pilot_are_noted_with_their_round(
+    placed: Campaign, stand_in: Callable[[str, str], None]
+) -> None:
+    """Resubmissions are counted in each round anew."""
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 8")
+    placed.cli("run", "--until", "plan")
+    plan = read_plan(load_campaign(placed.file), placed.run)
+    verdict = Verdict(archive="s2", scene="broken", scene_digest="0" * 64, reason="B02: broken")
+    write_verdicts(placed.run, plan.plan, plan.inventory, Verdicts(round=2, scenes={0: verdict}))
+    with pytest.raises(StartAgain, match="2 of 2 shards have no record"):
+        placed.cli("submit", "--pilot", "2")
+    placed.change(lambda document: document["how"].update(executor="slurm"))
+    with pytest.raises(StartAgain, match="shards have no record after jobs 8"):
+        placed.cli("embed")
+    assert [one.round for one in submissions(placed.run)] == [2, 2]
+
+
+def test_where_quarantined_shards_are_tried_again_a_failed_consolidation_is_named(
+    embedded: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """A shard whose scenes stay unreadable is no reason to submit the same tasks again and again."""
+    stand_in("squeue", "exit 0")
+    stand_in("sbatch", "echo Submitted batch job 8")
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER))
+    how = {"site": "lab.yaml", "ranks": 1, "threads": 1, "retry_quarantined": True}
+    embedded.change(lambda document: document.update(how=how))
+    records = min(embedded.run.parts.glob("*/*/*/records.jsonl"))
+    lines = records.read_bytes().splitlines(keepends=True)
+    broken = asdict(Quarantined(archive="s2", scene="x", scene_digest="0" * 64, reason="B02: broken"))
+    records.write_bytes(b"".join([*lines[:-1], to_line((from_line(lines[-1]) or {}) | {"quarantined": [broken]})]))
+    embedded.cli("submit")
+    with pytest.raises(WorkError, match="every shard has a record, so consolidation itself failed"):
+        embedded.cli("submit", "--again")

@@ -670,3 +670,14 @@ def test_members_of_a_zip_are_read_up_to_a_bound(tmp_path: Path) -> None:
         archive.writestr("S2A.SAFE/GRANULE/L2A_T32UMB_A1_20230604T1/IMG_DATA/R10m/T32UMB_20230604T1_B02_10m.jp2", b"")
     (product,) = find_products(tmp_path, NAMES)
     assert product.fault.endswith("S2A.SAFE/MTD_MSIL2A.xml has more than 67,108,864 bytes")
+
+
+def test_images_of_an_item_that_cannot_be_used_are_not_said_to_want_a_date(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its verdict says what is wrong; with a date of their own they would be scenes without their metadata."""
+    bad(archive_in(tmp_path), lambda item: item["properties"].update(datetime="yesterday"))
+    with caplog.at_level(logging.WARNING):
+        (product,) = [one for one in find_products(tmp_path / "archive", NAMES) if one.fault]
+    assert 'its datetime "yesterday" is not a time' in product.fault
+    assert not caplog.records

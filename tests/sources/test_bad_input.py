@@ -42,7 +42,7 @@ from embedcube.prepare.index import index
 from embedcube.prepare.shards import cut
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.opening import open_raster, raster_settings
-from embedcube.sources.reader import RasterReader
+from embedcube.sources.reader import RasterReader, judge
 
 PAGE = ROOT / "docs" / "bad-input.md"
 
@@ -566,3 +566,30 @@ def test_every_test_that_the_page_names_is_there() -> None:
         assert named, row
         for file, name in named:
             assert name in functions_of(file), f"{file}::{name}"
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda path: os.truncate(path, path.stat().st_size // 2), r"IReadBlock failed at X offset \d.*"),
+        (lambda path: os.truncate(path, 0), "not recognized as being in a supported file format."),
+        (lambda path: path.write_bytes(b"x" * 500), "not recognized as being in a supported file format."),
+    ],
+    ids=["cut", "empty", "no image"],
+)
+def test_a_reason_names_file_and_band_once_and_no_folder(
+    tmp_path: Path, harm: Callable[[Path], object], reason: str
+) -> None:
+    path = tmp_path / "scene" / "B02.tif"
+    path.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 4000, (128, 128), np.uint16)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=128, height=128, count=1, dtype="uint16", crs="EPSG:32632", tiled=True,
+        blockxsize=64, blockysize=64, transform=from_origin(0, 0, 10, 10),
+    ) as file:  # fmt: skip
+        file.write(pixels, 1)
+    harm(path)
+    found = str(judge(path, "", "B02", "scene/B02.tif", lambda dataset: dataset.read(1)))
+    assert re.fullmatch(rf"B02: scene/B02\.tif does not decode: {reason}", found), found
+    assert found.count("B02.tif") == 1
+    assert str(tmp_path) not in found

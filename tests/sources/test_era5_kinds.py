@@ -272,6 +272,8 @@ def test_units_that_are_not_known_are_refused_and_may_be_said(tmp_path: Path) ->
     path = write_netcdf(tmp_path / "a.nc", NORTH_UP.rename("t2m").assign_attrs(units="furlong"))
     verdict = only(era5(path, "t2m")).verdict
     assert 'its units are "furlong", not K' in verdict
+    # no unit is named that would make the numbers wrong
+    assert "options.units says which they are, as {t2m: ...}" in verdict
     assert len(verdict) < 300
     assert not only(era5(path, "t2m", units={"t2m": "degC"})).verdict
 
@@ -285,6 +287,9 @@ def test_units_in_all_their_spellings() -> None:
     assert conversion("mm/day", "m") == (1e-3, 0.0)
     assert conversion("Kelvin", "K") == (1.0, 0.0)
     assert conversion("Pa", "K") is None
+    factor, term = conversion("degF", "K") or (0, 0)
+    assert 50 * factor + term == pytest.approx(283.15)
+    assert conversion("inches", "m") == (0.0254, 0.0)
 
 
 def test_points_and_curved_grids_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import RequestError
 from embedcube.prepare.index import index
-from embedcube.sources.catalog.find import archive_products
+from embedcube.sources.catalog.find import archive_products, find_products
 from embedcube.sources.catalog.products import Product
 
 NAMES = {"B04": frozenset({"b04", "red"})}
@@ -111,6 +111,23 @@ def test_an_alternate_link_is_used_where_the_first_leads_elsewhere(tmp_path: Pat
     write_item(tmp_path / "items", item("https://host.org/B.tif", alternate={"local": {"href": str(file)}}))
     (product,) = found(tmp_path / "items")
     assert product.files["B04"].path == file
+
+
+def test_a_link_to_a_file_that_is_there_counts_before_one_to_a_file_that_is_not(tmp_path: Path) -> None:
+    gone, file = tmp_path / "gone" / "B04.tif", tmp_path / "mounted" / "B04.tif"
+    document = item(str(gone), alternate={"a": {"href": "./other/B04.tif"}, "b": {"href": file.as_uri()}})
+    write_item(tmp_path / "items", document)
+    (product,) = found(tmp_path / "items")
+    assert product.missing["B04"] == f"{gone} (tried also: ./other/B04.tif, {file.as_uri()}) does not exist"
+    write_image(file)
+    (product,) = found(tmp_path / "items")
+    assert (product.missing, product.files["B04"].path) == ({}, file)
+    # a file beside the Item is what a link to another machine means
+    beside = write_image(tmp_path / "items" / "host" / "B04.tif")
+    document["assets"]["red"] = {"href": str(gone), "alternate": {"s3": {"href": "s3://bucket/host/B04.tif"}}}
+    write_item(tmp_path / "items", document)
+    (product,) = found(tmp_path / "items")
+    assert (product.missing, product.files["B04"].path) == ({}, beside)
 
 
 @pytest.mark.parametrize("place", ["B04.tif", f"{ID}/B04.tif", "6/S2A/B04.tif", "32/U/NA/2023/6/S2A/B04.tif"])
@@ -258,3 +275,44 @@ def test_an_item_and_the_same_in_a_saved_search_are_one_scene(tmp_path: Path) ->
     write_item(tmp_path, item("./B04.tif"))
     write_collection(tmp_path, [item("./B04.tif"), item("./B04.tif", "other", "2023-06-12T10:16:01Z")])
     assert sorted(product.id for product in found(tmp_path)) == [ID, "other"]
+
+
+def found_by_number(folder: Path, assets: dict[str, Any], **numbers: int) -> Product:
+    """The product of an Item with these assets; `numbers` say which band of a file is which."""
+    write_item(folder, item("x") | {"assets": assets})
+    names = {band: frozenset((str(number),)) for band, number in numbers.items()}
+    (product,) = find_products(folder, names)
+    return product
+
+
+def test_bands_of_an_item_that_does_not_describe_them_are_found_by_their_numbers(tmp_path: Path) -> None:
+    """As in files without descriptions; what the Item states of each band is that band's."""
+    for name in ("all.tif", "clouds.tif"):
+        write_image(tmp_path / name)
+    stated = [{"nodata": 0}, {"nodata": -1, "scale": 0.5}]
+    assets = {
+        "data": {"href": "./all.tif", "raster:bands": stated},
+        "metadata": {"href": "./all.xml", "roles": ["metadata"]},
+        "thumbnail": {"href": "./all.png"},
+    }
+    product = found_by_number(tmp_path, assets, B04=2, B08=1, B12=3)
+    assert {band: (file.path.name, file.index) for band, file in product.files.items()} == {
+        "B04": ("all.tif", 2), "B08": ("all.tif", 1), "B12": ("all.tif", 3),
+    }  # fmt: skip
+    assert [product.files[band].stated.nodata for band in ("B04", "B08")] == [-1, 0]
+    assert product.files["B04"].stated.scale == 0.5
+    # one that does describe them; and one with several files, where a number tells nothing
+    assets["data"] |= {"eo:bands": [{"name": "red"}, {"name": "nir"}]}
+    assert found_by_number(tmp_path, assets, B04=2).files["B04"].index == 2
+    # a name that two of its bands have names nothing
+    names = {"B04": frozenset(("sr",)), "B08": frozenset(("2",))}
+    twice = assets | {"data": assets["data"] | {"eo:bands": [{"name": "sr"}, {"name": "sr"}]}}
+    write_item(tmp_path, item("x") | {"assets": twice})
+    (unclear,) = find_products(tmp_path, names)
+    assert unclear.missing["B04"].startswith("its asset all has several bands of this name; options.variables takes")
+    assert unclear.files["B08"].index == 2
+    assets |= {"clouds": {"href": "./clouds.tif"}}
+    assert found_by_number(tmp_path, assets, B04=1).missing["B04"] == (
+        "1 is the number of a band in a file, and the item has 2 files (all, clouds): options.variables takes the "
+        "name of one of them, or of a band"
+    )

@@ -144,6 +144,19 @@ def test_slices_and_bursts_of_sentinel_1_are_one_pass() -> None:
         by_orbit[1], time=TIME + timedelta(seconds=20), properties={"platform": "S1A", "orbitNumber": 32905}
     )
     assert radar(by_orbit[0], over_the_equator) == ["S1A_A032904"] * 2
+    # so does a datatake, whose slices then name two orbits
+    north = [
+        product(f"S1C_IW_GRDH_1SDV_20250607T01080{s}_20250607T01083{s}_00{orbit}_00A1F3_D4B{s}", 25.0 * s)
+        for s, orbit in enumerate((2679, 2680))
+    ]
+    item = {"platform": "sentinel-1c", "sat:absolute_orbit": 2680, "s1:datatake_id": str(0xA1F3)}
+    north += [product("x", 50, **{key.replace(":", "__"): value for key, value in item.items()})]
+    north += [product("y", 75, platform="sentinel-1c", sat__absolute_orbit=2680)]
+    assert radar(*north) == ["S1C_002679_00A1F3"] * 4
+    # the same number years later, or in orbits that do not follow each other, is none of that datatake
+    later = product("S1C_IW_GRDH_1SDV_20280607T010800_20280607T010825_019000_00A1F3_D4B1", 8e7)
+    other = product("S1C_IW_GRDH_1SDV_20250607T010800_20250607T010825_002700_00A1F3_D4B1", 30)
+    assert len({*radar(north[0], later)}) == len({*radar(north[0], other)}) == 2
 
 
 def test_a_product_of_which_nothing_is_known_is_an_acquisition_of_its_own() -> None:

@@ -322,6 +322,9 @@ def test_slices_of_one_pass_are_one_acquisition(tmp_path: Path) -> None:
             {"platform": "SENTINEL-1A", "sat:absolute_orbit": 32904, "s1:datatake_id": "249786"},
             "S1A_032904_03CFBA",
         ),
+        ("x", {"platform": "S1A", "orbitNumber": 32905, "eopf:datatake_id": "03CFBA"}, "S1A_032905_03CFBA"),
+        ("x", {"platform": "S1A", "s1:datatake_id": "032490"}, "S1A_032490"),
+        ("x", {"platform": "S1A", "s1:datatake_id": "249786.0"}, "S1A_03CFBA"),
         ("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48", {}, "S1A 2017-06-13T16:48 + 48 min"),
         ("S1A_IW_20200607T010800_DVP_RTC10_G_gpuned_12AB", {}, "S1A 2020-06-07T00:48 + 48 min"),
         (

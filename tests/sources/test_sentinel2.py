@@ -403,7 +403,7 @@ def test_a_band_that_the_file_has_not_is_a_verdict(tmp_path: Path) -> None:
     bands = [{"name": "B02"}, {"name": "B03"}, {"name": "B04"}]
     item(tmp_path, "one", s2__processing_baseline="05.09", assets={"all": {"href": "./B04.tif", "eo:bands": bands}})
     (scene,) = scenes(tmp_path, "B04")
-    assert scene.verdict == "B04: one/B04.tif has 1 bands, its catalogue names band number 3"
+    assert scene.verdict == "B04: one/B04.tif has 1 bands, and band number 3 is asked for"
 
 
 # --- duplicates -----------------------------------------------------------------------------------------

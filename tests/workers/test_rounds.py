@@ -21,13 +21,14 @@ from pyproj import Transformer
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
+from embedcube.campaign.how import How
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Quarantined, scan_records
 from embedcube.campaign.plan import Plan, read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
-from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without
+from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without, write_verdicts
 from embedcube.errors import RequestError, WorkError
 from embedcube.workers.rounds import named, new_verdicts, next_round, recorded
 
@@ -355,3 +356,21 @@ def test_the_next_older_version_is_used_instead_of_one_that_is_found_broken(tmp_
     found = new_verdicts(load_campaign(campaign.file), campaign.run, plan, [older])
     assert found[rows[ids[1]]].instead == (rows[ids[0]],)
     assert next_round(plan, found).rows([rows[ids[2]]]) == [rows[id] for id in reversed(ids)]
+
+
+def test_a_retry_of_one_task_is_refused_and_changes_nothing(finished: Campaign) -> None:
+    plan = plan_of(finished)
+    verdict = Verdict(archive="s2", scene="x", scene_digest="0" * 64, reason="B02: broken")
+    write_verdicts(finished.run, plan.plan, plan.inventory, Verdicts(round=2, scenes={0: verdict}))
+    before = finished.run.campaign.read_bytes()
+    with pytest.raises(RequestError, match="--retry-quarantined with --task 0: a scene is out for all tasks or for no"):
+        finished.cli("embed", "--task", "0", "--retry-quarantined")
+    assert plan_of(finished).verdicts.round == 2
+    assert finished.run.campaign.read_bytes() == before
+
+
+def test_only_the_first_round_tries_again() -> None:
+    """On Slurm the campaign of the run folder asks for it in every round; on a laptop the command does."""
+    asked, how = How(retry_quarantined=True), How()
+    assert [Verdicts(round=number).retries(asked) for number in (1, 2, 3)] == [True, False, False]
+    assert not Verdicts().retries(how)

@@ -90,7 +90,8 @@ class Backbone(Protocol):
     """An encoder with its options, for chips of one layout and of given bands.
 
     A class is registered as an entry point of the group `embedcube.backbones` and is called as
-    `Backbone(options, layout, inputs)`. It may have one more attribute, `masks = True` (`leaves_masked_out`).
+    `Backbone(options, layout, inputs)`. It may have two more attributes: `masks = True` (`leaves_masked_out`), and
+    `options`, the class of its options (`PluginOptions`), which the JSON Schema of campaigns shows.
 
     Errors in the request (options, layout, bands, a checkpoint) are ValueErrors: embedcube adds the layer's name and
     exits with 2. Any other exception of the constructor, except an OSError, is reported as a bug of the plugin

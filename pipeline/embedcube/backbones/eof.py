@@ -34,6 +34,9 @@ class Options(PluginOptions):
 class Eof:
     """The backbone `eof`."""
 
+    options = Options
+    """options of the YAML block"""
+
     software: tuple[str, ...] = ()
     """no package beyond torch computes vectors"""
 

@@ -48,6 +48,9 @@ class Options(PluginOptions):
 class Mosaiks:
     """The backbone `mosaiks`."""
 
+    options = Options
+    """options of the YAML block"""
+
     software: tuple[str, ...] = ()
     """no package beyond torch computes vectors"""
 

@@ -99,6 +99,9 @@ class Presto:
     is that of the first frame in which it is clear. Dynamic World is not an input: its tokens are always missing.
     """
 
+    options = Options
+    """options of the YAML block"""
+
     software: tuple[str, ...] = ()
     """no package beyond torch computes vectors"""
 

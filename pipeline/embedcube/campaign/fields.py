@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, mod
 
 from embedcube.errors import RequestError
 from embedcube.printable import listed, printable, without_credentials
-from embedcube.windows import utc
+from embedcube.windows import moment, utc
 
 _YAML_BYTES = 16 << 20
 """largest YAML file: a region of a million corners has less"""
@@ -111,7 +111,7 @@ Crs = Annotated[str, AfterValidator(_known_crs)]
 def _as_time(value: Any) -> datetime:
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
+            value = moment(value)
         except ValueError:
             raise ValueError(f'"{value}" is not a date; write for example 2023-06-01') from None
     if isinstance(value, datetime):

@@ -60,7 +60,8 @@ class How(Block):
     dask: Dask = Dask()
     """workers that make the cube of the parts; on a batch system by default those of the site file"""
     retry_quarantined: bool = False
-    """embed the shards of unreadable scenes again, because their files can be read now"""
+    """embed the shards of unreadable scenes again, because their files can be read now: `embed` without --task, `run`
+    and `submit` then begin with the first round, in which all scenes are read"""
 
     @property
     def threads_per_rank(self) -> int:

@@ -1,6 +1,7 @@
 """Plugins by their names: the only place where entry points are looked up."""
 
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -36,36 +37,50 @@ def distribution(room: Room, name: str) -> str:
     return ""
 
 
-def options_of_sources() -> dict[str, type[PluginOptions] | None]:
-    """Options of every installed source, by its name; None for a source that does not declare them.
+def options_of(room: Room) -> dict[str, type[PluginOptions] | None]:
+    """Options of every installed source or backbone, by its name; None for one that does not declare them.
 
     Raises:
-        WorkError: the module of a source cannot be imported.
+        WorkError: the module of a plugin cannot be imported.
     """
-    return {name: getattr(plugin("sources", name), "options", None) for name in names("sources")}
+    return {name: getattr(plugin(room, name), "options", None) for name in names(room)}
 
 
 def campaign_schema() -> dict[str, Any]:
-    """JSON Schema of a campaign file; an archive's `options` are those of its source.
+    """JSON Schema of a campaign file; options of an archive and of a layer are those of its source and backbone.
 
     Raises:
-        WorkError: the module of a source cannot be imported.
+        WorkError: the module of a plugin cannot be imported.
     """
     schema = Campaign.model_json_schema()
     blocks = schema["$defs"]
     archive, cases = blocks["Archive"], []
-    for name, kind in options_of_sources().items():
-        if kind is None:
-            continue
-        block = kind.model_json_schema()
-        blocks |= block.pop("$defs", {})
+    for name, block in _declared("sources", blocks):
         blocks[f"options-{name}"] = block | {"title": f"Options of {name}"}
         then: dict[str, Any] = {"properties": {"options": {"$ref": f"#/$defs/options-{name}"}}}
         if any("required" in part for part in (block, *block.get("anyOf", ()))):
             then["required"] = ["options"]
         cases.append({"if": {"properties": {"source": {"const": name}}}, "then": then})
     archive["properties"]["source"]["enum"] = names("sources")
-    return schema | {"$defs": blocks | {"Archive": archive | {"allOf": cases}}}
+    archive["allOf"] = cases
+    backbone, cases = blocks["Layer"]["properties"]["backbone"], []
+    for name, block in _declared("backbones", blocks):
+        # a layer has the options beside the name of the backbone
+        properties = {"name": {"const": name, "description": "the backbone"}} | block.get("properties", {})
+        blocks[f"backbone-{name}"] = block | {"title": f"Backbone {name}", "properties": properties}
+        is_this = {"properties": {"name": {"const": name}}, "required": ["name"]}
+        cases.append({"if": is_this, "then": {"$ref": f"#/$defs/backbone-{name}"}})
+    backbone |= {"properties": {"name": {"enum": names("backbones")}}, "required": ["name"], "allOf": cases}
+    return schema
+
+
+def _declared(room: Room, blocks: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """JSON Schema of the options of each plugin that declares them; the blocks that they refer to join `blocks`."""
+    for name, kind in options_of(room).items():
+        if kind is not None:
+            block = kind.model_json_schema()
+            blocks |= block.pop("$defs", {})
+            yield name, block
 
 
 def refuse_unknown_plugins(campaign: Campaign) -> None:

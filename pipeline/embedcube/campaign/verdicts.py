@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from embedcube.campaign.how import How
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, refused, write_sealed
 from embedcube.errors import RequestError
@@ -69,6 +70,13 @@ class Verdicts:
     def instead(self) -> frozenset[int]:
         """Rows of the scenes that are used instead of others; none of them is in plan.parquet."""
         return frozenset(row for verdict in self.scenes.values() for row in verdict.instead)
+
+    def retries(self, how: How) -> bool:
+        """Whether shards whose scenes could not be read count as not embedded: in the first round, if that is asked.
+
+        In a later round every shard has been tried again already.
+        """
+        return how.retry_quarantined and self.round == 1
 
 
 def recipe_without(recipe: str, out: Sequence[str], instead: Sequence[str] = ()) -> str:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from embedcube.campaign.options import Option, described
-from embedcube.campaign.plugins import names, options_of_sources, plugin
+from embedcube.campaign.plugins import names, options_of, plugin
 
 _WIDTH = 110
 
@@ -26,7 +26,7 @@ def sources_installed() -> tuple[dict[str, Any], list[str]]:
     """All sources and their options."""
     answer: list[dict[str, Any]] = []
     lines: list[str] = []
-    for name, kind in options_of_sources().items():
+    for name, kind in options_of("sources").items():
         about = (plugin("sources", name).__doc__ or "").partition("\n")[0]
         options = None if kind is None else described(kind)
         answer.append(

@@ -153,6 +153,25 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     return made.summary | {"over_budget": over}
 
 
+def open_to_embed(
+    campaign_file: Path, ranks: int | None, task: int | None, *, retry_quarantined: bool
+) -> "tuple[Campaign, RunDir]":
+    """The campaign and its run folder, for `embed`.
+
+    Raises:
+        RequestError: `retry_quarantined` for a single task: a scene is out, or not, for the shards of all tasks.
+    """
+    from embedcube.campaign.resolve import open_run
+
+    if task is not None and retry_quarantined:
+        raise RequestError(
+            f"--retry-quarantined with --task {task}: a scene is out for all tasks or for none; leave out --task "
+            "(only shards that lack a scene are embedded again), or write how.retry_quarantined: true and "
+            "`embedcube submit`"
+        )
+    return open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
+
+
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
     """Embed the shards of one task here, or of all tasks with the campaign's executor.
 

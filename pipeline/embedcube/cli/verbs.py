@@ -163,7 +163,7 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed the shards that have no record.  Example: embedcube embed campaign.yaml --ranks 3"""
-    campaign, folder = open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    campaign, folder = stages.open_to_embed(campaign_file, ranks, task, retry_quarantined=retry_quarantined)
     _print(stages.embed(campaign, folder, _teller(as_json), task), as_json)
 
 

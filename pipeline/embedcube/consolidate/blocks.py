@@ -5,7 +5,7 @@ of one square. Where the squares of a layer are too many, some places are drawn 
 digest, and read in all windows that planned them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,10 @@ _PLACES = 8
 
 _MOST = 4096
 """squares of a layer, at most, all windows together"""
+
+
+Within = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Which rectangles of cells are meant, of rows and columns (top, bottom, left, right) for each"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +151,24 @@ class Sampling:
                 if (zone, t, iy, ix) in planned:
                     yield self._spot(zone, t, iy * self.shard // self.step + row, ix * self.shard // self.step + col)
 
-    def spots_of(self, zone: str) -> Iterator[Spot]:
-        """All squares of a zone, also those that were not drawn, in its first window that is looked at."""
-        along = self.shard // self.step
-        for iy, ix in sorted({(iy, ix) for name, t, iy, ix in self._planned if name == zone and t == self._windows[0]}):
-            for row, col in np.ndindex(along, along):
-                yield self._spot(zone, self._windows[0], iy * along + row, ix * along + col)
+    def spots_of(self, zone: str, within: Within) -> list[Spot]:
+        """The squares of a zone `within` something, also those that were not drawn, in its first window looked at.
+
+        Squares are made of the shards that are within it, each with a margin.
+        """
+        along, first, margin = self.shard // self.step, self._windows[0], MARGIN + self.step
+        found = {(iy, ix) for name, t, iy, ix in self._planned if name == zone and t == first}
+        if not found:
+            return []
+        shards = np.array(sorted(found))
+        start, end = shards.T * self.shard - margin, (shards.T + 1) * self.shard + margin
+        spots = [
+            self._spot(zone, first, iy * along + y, ix * along + x)
+            for iy, ix in shards[within(np.stack([start[0], end[0], start[1], end[1]]))].tolist()
+            for y, x in np.ndindex(along, along)
+        ]
+        sides = [(y.start, y.stop, x.start, x.stop) for y, x in (spot.cells for spot in spots)]
+        return [spots[i] for i in np.flatnonzero(within(np.array(sides).reshape(-1, 4).T))]
 
     def _spot(self, zone: str, t: int, row: int, col: int) -> Spot:
         """The square number (row, col) of a zone; it is cut where the zone ends."""

@@ -1,6 +1,6 @@
 """Which scenes and acquisitions made each cell, as numbers that can be compared: from the cube's provenance."""
 
-from functools import lru_cache
+from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 from embedcube.consolidate.blocks import Spot
 from embedcube.cube.reader import Cube
 
-_KEPT = 64
-"""shards whose keys are kept: squares beside one another share shards"""
+_KEPT_BYTES = 1 << 26
+"""most memory of keys that are kept, at least those of one shard: squares beside one another share shards"""
+
+_CELL_BYTES = 3 * 8
+"""keys of one cell"""
 
 Keys = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
 
@@ -20,7 +23,8 @@ class Origins:
     def __init__(self, cube: Cube) -> None:
         """Nothing is read yet."""
         self._cube = cube
-        self._of_shard = lru_cache(maxsize=_KEPT)(self._read)
+        self._kept: OrderedDict[tuple[str, int, int, int], Keys | None] = OrderedDict()
+        self._cells = 0
 
     def of(self, spot: Spot) -> Keys | None:
         """For what is read of a square: keys of scenes, keys of acquisitions, 1 where each acquisition is one scene.
@@ -31,7 +35,7 @@ class Origins:
         whole = [np.zeros((spot.rows, spot.cols), np.uint64) for _ in range(3)]
         for iy in range(spot.top // side, (spot.top + spot.rows - 1) // side + 1):
             for ix in range(spot.left // side, (spot.left + spot.cols - 1) // side + 1):
-                keys = self._of_shard(spot.zone, spot.t, iy, ix)
+                keys = self._of_shard((spot.zone, spot.t, iy, ix))
                 if keys is None:
                     continue
                 y = slice(max(iy * side, spot.top), min((iy + 1) * side, spot.top + spot.rows))
@@ -43,9 +47,28 @@ class Origins:
         scenes, acquisitions, alone = whole
         return None if (scenes == scenes[0, 0]).all() else (scenes, acquisitions, alone)
 
-    def _read(self, zone: str, t: int, iy: int, ix: int) -> Keys | None:
-        provenance = self._cube.provenance
-        row = provenance.places.get((zone, t, iy, ix))
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the keys that are kept."""
+        return self._cells * _CELL_BYTES
+
+    def _of_shard(self, place: tuple[str, int, int, int]) -> Keys | None:
+        if place in self._kept:
+            self._kept.move_to_end(place)
+            return self._kept[place]
+        keys = self._read(place)
+        if keys is not None:
+            self._cells += keys[0].size
+            # those that were used longest ago go first
+            while self._kept and self.kept_bytes > _KEPT_BYTES:
+                _, oldest = self._kept.popitem(last=False)
+                self._cells -= 0 if oldest is None else oldest[0].size
+        self._kept[place] = keys
+        return keys
+
+    def _read(self, place: tuple[str, int, int, int]) -> Keys | None:
+        provenance, (zone, *_) = self._cube.provenance, place
+        row = provenance.places.get(place)
         if row is None:
             return None
         side = int(self._cube.array(zone, "embedding").shards[1])

@@ -37,11 +37,11 @@ TILE_BOUND = 0.25
 CERTAIN = 3.0
 """standard errors above 0 from which an effect is certain"""
 
-LEAST_LINES = {"chip": 24, "shard": 8, "zone": 6}
-"""lines of each kind without which nothing is a finding"""
+LEAST_LINES = {"chip": 24, "shard": 8, "zone": 6, "tile": 8}
+"""lines of each kind without which nothing is a finding; of tiles, lines between the same two"""
 
-LEAST_TILE_LINES = 4
-"""lines between two tiles without which nothing is said about them"""
+_MEASURED_LINES = 4
+"""lines between two tiles without which no effect is measured"""
 
 
 @dataclass(kw_only=True)
@@ -94,16 +94,25 @@ class TileSeam:
 
     @property
     def enough(self) -> bool:
-        """Whether there are lines enough for a finding; without them there is no effect either."""
-        return True
+        """Whether any two tiles have lines enough between them for a finding."""
+        return bool(self._judged)
 
     def effect(self, spread: float) -> tuple[float, float]:
-        """The effect of the pair with the largest one, and its standard error; NaN where there are too few lines."""
-        found = [_length(lines) for lines in self.lines.values() if len(lines) >= LEAST_TILE_LINES]
+        """The effect of the pair with the largest one, and its standard error; NaN where there are too few lines.
+
+        Pairs with too few lines for a finding count only where no pair has more.
+        """
+        measured = [lines for lines in self.lines.values() if len(lines) >= _MEASURED_LINES]
+        found = [_length(lines) for lines in self._judged or measured]
         if not found or not spread:
             return float("nan"), float("nan")
         length, error = max(found, key=lambda one: one[0] - 2 * one[1])
         return length / spread, error / spread
+
+    @property
+    def _judged(self) -> list[list[tuple[NDArray[np.float64], int]]]:
+        """The lines of the pairs of tiles that have enough of them for a finding."""
+        return [lines for lines in self.lines.values() if len(lines) >= LEAST_LINES[self.kind]]
 
 
 def _length(lines: list[tuple[NDArray[np.float64], int]]) -> tuple[float, float]:
@@ -128,7 +137,7 @@ class Steps:
 
     def __init__(self, sampling: Sampling, origins: Origins, spread: NDArray[np.float32]) -> None:
         """`spread` is the standard deviation of each feature."""
-        self._sampling, self._origins, self._spread = sampling, origins, spread
+        self.sampling, self._origins, self._spread = sampling, origins, spread
         self.lengths = {kind: Seam(kind=kind) for kind in ("chip", "shard", "zone")}
         self.lengths["zone"].bound = ZONE_BOUND
         if sampling.halo_px:
@@ -171,7 +180,7 @@ class Steps:
 
     def _borders(self, spot: Spot, steps: NDArray[Any], first: int, lines: slice, within: slice) -> None:
         """Borders of chips and shards across one axis; line i of `steps` is that between cells i and i + 1."""
-        chip, shard = self._sampling.chip, self._sampling.shard
+        chip, shard = self.sampling.chip, self.sampling.shard
         at = first + np.arange(1, len(steps) + 1)  # the cell behind each step
         border = at % chip == 0
         for i in np.flatnonzero(~border):

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from embedcube.consolidate.blocks import Sampling, Spot
+from embedcube.consolidate.blocks import Sampling, Spot, Within
 from embedcube.consolidate.seams import Steps
 from embedcube.cube.reader import Cube
 from embedcube.grid import to_degrees, utm_grid_name, utm_zone_in
@@ -24,20 +24,26 @@ def add_zone_borders(sampling: Sampling, steps: Steps, spread: NDArray[np.float3
         other = f"{sampling.layer}/{utm_grid_name(number % 60 + 1)}" if number else ""
         if other not in cube.zones:
             continue
-        spots = [spot for spot in sampling.spots_of(zone) if _reaches_east(cube, spot)]
+        spots = sampling.spots_of(zone, _reaching_east(cube, zone, number or 0))
         chosen = [spots[i] for i in np.unique(np.linspace(0, len(spots) - 1, min(len(spots), _SPOTS), dtype=int))]
         for spot in chosen:
             steps.add_pairs("zone", spot, _differences(sampling, spot, other, spread))
 
 
-def _reaches_east(cube: Cube, spot: Spot) -> bool:
-    """Whether what is read of a square comes near the eastern border of its zone."""
-    x, y = _centres(cube, spot)
-    size = cube.group(spot.zone).attrs["spatial:transform"][0]
-    corners = np.array([x[0], x[-1] + 2 * size]), np.array([y.mean(), y.mean()])
-    lon, _ = to_degrees(cube.group(spot.zone).attrs["proj:wkt2"]).transform(*corners)
-    east = -180 + 6 * int(utm_zone_in(spot.zone.split("/")[1]) or 0)
-    return bool((np.min(lon) <= east) & (east <= np.max(lon)))
+def _reaching_east(cube: Cube, zone: str, number: int) -> Within:
+    """Which rectangles of cells of a zone come near the zone's eastern border."""
+    group, east = cube.group(zone), -180 + 6 * number
+    a, _, c, _, e, f = group.attrs["spatial:transform"]
+    transformer = to_degrees(group.attrs["proj:wkt2"])
+
+    def reaching(sides: NDArray[np.int64]) -> NDArray[np.bool_]:
+        top, bottom, left, right = sides
+        # the border is straight enough between the northern and the southern side of a shard
+        x, y = c + a * np.stack([left, right + 2] * 2), f + e * np.stack([top, top, bottom, bottom])
+        lon, _ = transformer.transform(x, y)
+        return np.asarray((np.min(lon, axis=0) <= east) & (east <= np.max(lon, axis=0)))
+
+    return reaching
 
 
 def _centres(cube: Cube, spot: Spot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

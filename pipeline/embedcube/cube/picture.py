@@ -3,6 +3,7 @@
 A cell becomes a square of pixels of one colour: nothing is interpolated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +172,21 @@ def draw_sheet(panels: list[Panel], caption: Caption, step: int, note: str) -> I
     return page.finished()
 
 
+def draw_figure(
+    pixels: NDArray[np.uint8], title: str, lines: Sequence[str], legend: Sequence[tuple[NDArray[np.uint8], str]]
+) -> Image.Image:
+    """A map of any numbers, given as colours (y, x, 3): title and lines above, a legend of colours and words below."""
+    page = _Page(max(LEAST_WIDTH, pixels.shape[1] + 2 * _MARGIN))
+    page.write(title, 28, _INK)
+    for line in lines:
+        page.write(line, 16, _PALE)
+    page.skip(8)
+    page.place(pixels, (page.width - pixels.shape[1]) // 2)
+    page.skip(14)
+    page.entries([(np.broadcast_to(colour, (*reversed(_SWATCH), 3)), text) for colour, text in legend])
+    return page.finished()
+
+
 def _write_lines(page: "_Page", caption: Caption, step: int) -> None:
     for line in caption.lines:
         page.write(line, 16, _PALE)
@@ -233,18 +249,27 @@ class _Page:
 
     def legend(self, shares: dict[int, float]) -> None:
         """Add the legend: a box for cells with a vector and for each status without one, with its share of cells."""
-        x, font, (width, height) = _MARGIN, _font(15), _SWATCH
+        width, height = _SWATCH
         vectors = sum(shares.get(status, 0) for status in (VALID, VALID_INCOMPLETE))
-        entries: list[tuple[int | None, str]] = [(None, "vectors"), *EMPTY.items()]
-        for status, text in entries:
+        statuses: list[tuple[int | None, str]] = [(None, "vectors"), *EMPTY.items()]
+        entries = []
+        for status, text in statuses:
             if shares:
                 text += f" {vectors if status is None else shares.get(status, 0):.1%}"
+            entries.append(
+                (_spectrum(height, width) if status is None else pattern(status, height, width), text),
+            )
+        self.entries(entries)
+
+    def entries(self, entries: Sequence[tuple[NDArray[np.uint8], str]]) -> None:
+        """Add boxes (y, x, 3) with their words, as many in a line as fit."""
+        x, font, (width, height) = _MARGIN, _font(15), _SWATCH
+        for swatch, text in entries:
             needed = width + 8 + int(font.getlength(text)) + 22
             if x > _MARGIN and x + needed > self.width - _MARGIN + 22:
                 x = _MARGIN
                 self._y += height + 10
             draw = self._grown(height + 10)
-            swatch = _spectrum(height, width) if status is None else pattern(status, height, width)
             self._paste(draw, swatch, x, self._y)
             draw.text((x + width + 8, self._y + 1), text, fill=_INK, font=font)
             x += needed

@@ -58,10 +58,10 @@ class SlurmExecutor:
         plan = read_plan(campaign, run)
         with only_submit(run):
             refuse_while_queued(run)
-            done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
+            done = recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
             recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
             left = tuple(task for task in tasks if not recipes[task] <= done)
-            submission = new_submission(left, records=len(done))
+            submission = new_submission(left, records=len(done), round_=plan.verdicts.round)
             submit_all(embed_jobs(campaign, site, run, left), campaign, site, run, submission)
         wait_for(submission.ids, set().union(*recipes.values()), run, progress, poll_s=site.poll_s)
 

@@ -46,7 +46,7 @@ class Submission:
 
 
 def new_submission(
-    tasks: tuple[int, ...], *, again: bool = False, records: int | None = None, round_: int = 1
+    tasks: tuple[int, ...], *, round_: int, again: bool = False, records: int | None = None
 ) -> Submission:
     """A submission of now, without any job yet: the caller adds the jobs, and notes each."""
     time = datetime.now(UTC).isoformat(timespec="microseconds")

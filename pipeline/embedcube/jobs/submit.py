@@ -69,7 +69,9 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
         refuse_at_site(plan.price, campaign, site)
     tasks, round_ = tasks_left(campaign, run, plan), plan.verdicts.round if plan else 1
     if again:
-        _limit_resubmissions(run, site, tasks, round_)
+        # where quarantined shards are tried again, tasks may be left although each shard has a record
+        unrecorded = tasks_undone(run, plan, recorded_recipes(run)) if plan else tasks
+        _limit_resubmissions(run, site, unrecorded, round_)
     submission = new_submission(tasks, again=again, records=len(recorded_recipes(run)), round_=round_)
     for stage in _chain(campaign, site, run, tasks, plan):
         submit_all(stage.jobs, campaign, site, run, submission, dependency=stage.dependency(submission.jobs))
@@ -89,7 +91,7 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
     """
     site = load_site(campaign)
     if site.prepare_in_job and not planned(campaign, run):
-        preparing = new_submission(())
+        preparing = new_submission((), round_=1)
         submit_all((_preparation(run),), campaign, site, run, preparing)
         wait_for(preparing.ids, set(), run, silent, poll_s=site.poll_s)
         if not planned(campaign, run):
@@ -98,7 +100,8 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
     refuse_at_site(plan.price, campaign, site)
     task = choose_pilot(run, plan, count)
     recipes = set(read_recipes(run, plan, task))
-    submission = new_submission((task,), records=len(done := recorded_recipes(run)))
+    done = recorded_recipes(run)
+    submission = new_submission((task,), records=len(done), round_=plan.verdicts.round)
     if not recipes <= done:
         submit_all(embed_jobs(campaign, site, run, (task,)), campaign, site, run, submission)
     wait_for(submission.ids, recipes, run, progress, poll_s=site.poll_s)
@@ -123,7 +126,7 @@ def tasks_left(campaign: Campaign, run: RunDir, plan: Plan | None) -> tuple[int,
     """Numbers of the tasks with a shard that has no record; before there is a plan, of all tasks."""
     if plan is None:
         return tuple(range(campaign.how.tasks))
-    done = recorded_recipes(run, whole=campaign.how.retry_quarantined)
+    done = recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
     return tasks_undone(run, plan, done)
 
 

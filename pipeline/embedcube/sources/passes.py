@@ -53,7 +53,7 @@ class Clues:
     satellite: str = ""
     """as S2A; empty if unknown"""
     datatake: str = ""
-    """number of the datatake; empty if unknown"""
+    """number of the datatake, which its satellite does not use again; empty if unknown"""
     start: datetime | None = None
     """beginning of the datatake, where it has no number"""
     orbit: int | None = None
@@ -72,7 +72,8 @@ class _Pass:
 def acquisitions(mission: str, products: Sequence[Clues]) -> list[str]:
     """For each product the name of its acquisition; equal names mean one pass. `mission` is S1 or S2.
 
-    - Products of one datatake are one acquisition. So are datatakes of a satellite that begin within 100 s.
+    - Products of one datatake are one acquisition, also where it begins in one orbit and ends in the next. So are
+      datatakes of a satellite that begin within 100 s.
     - A product that names no datatake belongs to the datatake of its satellite's orbit, the nearest in time of several;
       where there is none, the products of one orbit are an acquisition.
     - Products that name neither belong together, and to the others, if they follow each other within 100 s. What is
@@ -122,8 +123,9 @@ class _Passes:
                 by_orbit.append(i)
             elif product.time != UNKNOWN_TIME:
                 rest.append(i)
-        for datatake, found in sorted(by_datatake.items()):
-            self._make(f"{prefix}_{datatake}", found)
+        for datatake, every in sorted(by_datatake.items()):
+            for found in self._of_one_datatake(every):
+                self._make(f"{prefix}{self._lowest_orbit(found)}_{datatake}", found)
         known = _Near([] if satellite else self.passes, products)
         for chain in _chains(begun):
             at, found = chain[0][0], [i for _, i in chain]
@@ -138,6 +140,32 @@ class _Passes:
 
     def _make(self, name: str, members: list[int]) -> None:
         self.passes.append(_Pass(name=name, members=members, orbits=self._orbits(members)))
+
+    def _of_one_datatake(self, members: list[int]) -> list[list[int]]:
+        """The products with one number of a datatake, parted where it cannot be one datatake.
+
+        It may begin in one orbit and end in the next, as a new one begins at the equator, northward.
+        """
+        dated = [(time, i) for i in members if (time := self._products[i].time) != UNKNOWN_TIME]
+        parts: list[list[int]] = []
+        for chain in _chains(dated, _REVOLUTION_S):
+            found = [i for _, i in chain]
+            orbits = self._orbits(found)
+            if orbits and max(orbits) - min(orbits) > 1:
+                by_orbit: dict[int | None, list[int]] = defaultdict(list)
+                for i in found:
+                    by_orbit[self._products[i].orbit].append(i)
+                parts.extend(by_orbit.values())
+            else:
+                parts.append(found)
+        for i in members:
+            if (product := self._products[i]).time == UNKNOWN_TIME:
+                known = (part for part in parts if product.orbit is None or product.orbit in self._orbits(part))
+                if (part := next(known, None)) is None:
+                    parts.append([i])
+                else:
+                    part.append(i)
+        return parts
 
     def _orbits(self, members: list[int]) -> set[int]:
         return {orbit for i in members if (orbit := self._products[i].orbit) is not None}

@@ -1,6 +1,7 @@
 """Read raster files, decode each block once, and tell wrong bytes from failures that may pass."""
 
 import os
+import re
 import resource
 import time
 from collections import OrderedDict
@@ -234,7 +235,7 @@ def _mask_judged(path: Path, beside: Asset) -> CorruptInput | OSError | None:
     except FileNotFoundError as missing:
         return judge_missing(path, beside.band, beside.path, missing)
     except RasterioError as error:
-        return CorruptInput(f"{beside.band}: {beside.path} does not decode: {error}")
+        return CorruptInput(f"{beside.band}: {beside.path} does not decode: {_complaint(error, path)}")
     except OSError as passing:
         return passing
     return None
@@ -299,11 +300,16 @@ def judge(
             with open_raster(readable, inner) as dataset:
                 decode(dataset)
     except (RasterioError, ValueError) as error:
-        reason = (
-            str(error.__cause__ or error).replace(memory.name, path.name).replace(Path(memory.name).name, path.name)
-        )
-        return CorruptInput(f"{band}: {name} does not decode: {' '.join(reason.split())}")
+        return CorruptInput(f"{band}: {name} does not decode: {_complaint(error, path, Path(memory.name))}")
     return OSError(f"{band}: {name} could not be read whole, though its bytes are right")
+
+
+def _complaint(error: Exception, *paths: Path) -> str:
+    """What a decoder complains of, on one line, without the file and the band: the caller has named them."""
+    text = " ".join(str(error.__cause__ or error).split())
+    names = sorted({name for path in paths for name in (str(path), path.name)}, key=len, reverse=True)
+    any_name = "|".join(map(re.escape, names))
+    return re.sub(rf"(['\"]?)(?<![\w/.-])(?:{any_name})\1(?:, band \d+)?:? *", "", text)
 
 
 def _read_through(path: Path) -> bytes:

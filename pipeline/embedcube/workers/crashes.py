@@ -115,10 +115,10 @@ class CrashHistory:
     """why the scenes of a shard are not read any more, by recipe"""
 
     @classmethod
-    def read(cls, run: RunDir, recipes: Iterable[str], *, retry_quarantined: bool) -> "CrashHistory":
-        """The history of these recipes; with `retry_quarantined` none is refused."""
+    def read(cls, run: RunDir, recipes: Iterable[str], *, retries: bool) -> "CrashHistory":
+        """The history of these recipes; where quarantined shards are tried again, none is refused."""
         crashes = crashes_by_shard(run, recipes)
-        reasons = {} if retry_quarantined else {recipe: blame(several) for recipe, several in crashes.items()}
+        reasons = {} if retries else {recipe: blame(several) for recipe, several in crashes.items()}
         return cls(crashes=crashes, refused={recipe: reason for recipe, reason in reasons.items() if reason})
 
     def suspect(self, shard: Shard) -> bool:

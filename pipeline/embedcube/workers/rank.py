@@ -70,10 +70,11 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
     _allow_most_open_files()
     _refuse_other_versions(plan, device)
     contexts = _load_contexts(campaign, run, plan, me.parent, place, device)
-    done = recorded_recipes(run, whole=how.retry_quarantined)
+    retries = plan.verdicts.retries(how)
+    done = recorded_recipes(run, whole=retries)
     groups = read_shards(run, plan, task)
     undone = {shard.recipe for group in groups for shard in group} - done
-    history = CrashHistory.read(run, undone, retry_quarantined=how.retry_quarantined)
+    history = CrashHistory.read(run, undone, retries=retries)
     end_time_s = float(os.environ.get(END_TIME) or "inf")
     draws = RankDraws(groups, done, history, _AskedParent(me.parent), place, how.ranks, me.stop, end_time_s)
     part = PartWriter(run.part(task, attempt, place.rank))

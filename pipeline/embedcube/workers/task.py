@@ -52,7 +52,10 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
 
 def _run_parent_0(campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, progress: Progress) -> TaskResult:
     """Parent 0: coordinates the ranks of all nodes, and counts in the end what was done."""
-    total, to_do = shards_to_do(campaign, run, task)
+    plan = read_plan(campaign, run)
+    whole = plan.verdicts.retries(campaign.how)
+    recipes = read_recipes(run, plan, task)
+    total, to_do = len(recipes), set(recipes) - recorded_recipes(run, whole=whole)
     progress(total - len(to_do), total)
     if not to_do:
         parents.share(Announcement(attempt=parents.attempt, work=False))
@@ -73,7 +76,7 @@ def _run_parent_0(campaign: Campaign, run: RunDir, task: int, parents: Rendezvou
             time.sleep(POLL_S)
     recorded = {document["recipe"] for _, document in scan_documents(run, parents.attempt)}
     # another start of this task may have recorded some meanwhile
-    undone = len(to_do - recorded - recorded_recipes(run, whole=campaign.how.retry_quarantined))
+    undone = len(to_do - recorded - recorded_recipes(run, whole=whole))
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=codes, logs=ranks.logs)
     if undone:
@@ -98,12 +101,6 @@ def _announced(parents: Rendezvous, coordinator: OwnCoordinator) -> Iterator[Non
         # who comes too late has nothing to do, and need not look for this process
         with suppress(OSError):
             parents.withdraw(Announcement(attempt=parents.attempt, work=False))
-
-
-def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[str]]:
-    """How many shards a task has, and the recipes of those without a record."""
-    recipes = read_recipes(run, read_plan(campaign, run), task)
-    return len(recipes), set(recipes) - recorded_recipes(run, whole=campaign.how.retry_quarantined)
 
 
 def _run_other_parent(campaign: Campaign, run: RunDir, task: int, parents: Rendezvous) -> TaskResult:

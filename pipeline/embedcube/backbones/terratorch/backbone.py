@@ -23,6 +23,9 @@ from embedcube.grid import ShardLayout
 class TerraTorch:
     """The backbone `terratorch`."""
 
+    options = Options
+    """options of the YAML block"""
+
     software: tuple[str, ...] = ("terratorch", "timm")
     """packages with the code of the models"""
 

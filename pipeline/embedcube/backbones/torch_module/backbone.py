@@ -72,6 +72,9 @@ class Options(PluginOptions):
 class Torch:
     """The backbone `torch`."""
 
+    options = Options
+    """options of the YAML block"""
+
     @staticmethod
     def cards() -> tuple[ModelCard, ...]:
         """One card for exported programs, and one for each installed factory."""

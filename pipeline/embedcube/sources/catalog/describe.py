@@ -263,7 +263,7 @@ def _by_header(dataset: Any, unopened: _Unopened) -> Asset:
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
     if file.index > dataset.count:
-        raise CorruptInput(f"{band}: {name} has {dataset.count} bands, its catalogue names band number {file.index}")
+        raise CorruptInput(f"{band}: {name} has {dataset.count} bands, and band number {file.index} is asked for")
     try:
         dtype = np.dtype(dataset.dtypes[file.index - 1])
     except TypeError:

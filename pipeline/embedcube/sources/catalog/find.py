@@ -266,13 +266,18 @@ def _not_named(
     folder, paths = images.folder, {path for one in named for path in one.paths}
     if all(f"{folder}{os.sep}{image}" in paths for image in images.names):
         return
-    found = folder_products(folder, images.names, root, names, told, notes, images.faults)
+    found = list(folder_products(folder, images.names, root, names, told, notes, images.faults))
     unnamed = [product for product in found if paths.isdisjoint(_paths(product))]
     days, ids = {one.day for one in named}, {one.id for one in named}
     new = [product for product in unnamed if product.time.date() not in days and product.id not in ids]
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     copies = {file.path.name for product in unnamed for file in product.files.values()} - used
     yield from new
+    if any(product.fault and not product.files for product in (*named, *found)):
+        # its verdict says what is wrong: these images are its own, as far as anybody knows
+        for image in images.names:
+            notes.left.pop(folder / image, None)
+        return
     # other bands and resolutions of a product have its date
     dates = {None, *map(time_in, used)}
     unknown = [

@@ -120,20 +120,32 @@ class Around:
     def find(self, hrefs: Sequence[str]) -> tuple[str | None, str]:
         """The path of a file that is offered by several links, and what messages call it; None if it is not here.
 
-        The first link counts, unless it leads nowhere on this machine.
+        The first link that leads to a file counts. Where none does, it is the first one that leads to this machine.
 
         Raises:
             ValueError: a link leads out of a folder that `links` names.
             OSError: it could not be found out whether a file is there, for a reason that may pass.
         """
-        mapped = self._links.path_of(hrefs[0])
-        if mapped is None and (local := local_path(self._folder, hrefs[0])) is not None:
-            return local, hrefs[0]
-        others = (self._links.path_of(href) or local_path(self._folder, href) for href in hrefs[1:])
-        for path in (mapped, *others, *map(self._beside, hrefs)):
+        places = [self._place(href) for href in hrefs]
+        if len(places) == 1 and places[0][0] is not None:
+            return places[0]  # spares asking for a file that no band may need
+        for path, shown in places:
             if path is not None and not not_a_file(Path(path)):
+                return path, shown
+        for href in hrefs:
+            if (path := self._beside(href)) is not None:
                 return path, path
-        return mapped, mapped or hrefs[0]
+        here = [(path, shown) for path, shown in places if path is not None]
+        if not here:
+            return None, hrefs[0]
+        path, shown = here[0]
+        others = ", ".join(other for _, other in here[1:])
+        return path, f"{shown} (tried also: {others})" if others else shown
+
+    def _place(self, href: str) -> tuple[str | None, str]:
+        """Where a link leads by `links` or on this machine, and what messages call that."""
+        mapped = self._links.path_of(href)
+        return (mapped, mapped) if mapped is not None else (local_path(self._folder, href), href)
 
     def _beside(self, href: str) -> str | None:
         """The file below the Item's folder with the longest end of a link to another machine as its path."""

@@ -18,7 +18,7 @@ from embedcube.printable import printable
 from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import lasting, read_bounded, read_member
 from embedcube.sources.catalog.products import File, Names, Product, bounded, product_id, split_pixel_size, unusable
-from embedcube.windows import utc
+from embedcube.windows import moment
 
 _METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)_\w+)\.xml$")
 _IMAGE = re.compile(r"^GRANULE/([^/]+)/IMG_DATA/(?:R\d0m/)?[^/]+\.(jp2|tif)$")
@@ -168,8 +168,8 @@ def _metadata(safe: _Safe) -> tuple[datetime, dict[str, Any]]:
         "processing:level": text("PROCESSING_LEVEL").replace("Level-", "L"),
         "s2:add_offset": offsets.pop(),
     }
-    moment = text("DATATAKE_SENSING_START") or text("PRODUCT_START_TIME")
-    return utc(datetime.fromisoformat(moment)), {key: value for key, value in properties.items() if value != ""}
+    sensed = moment(text("DATATAKE_SENSING_START") or text("PRODUCT_START_TIME"))
+    return sensed, {key: value for key, value in properties.items() if value != ""}
 
 
 def stated_files(manifest: bytes) -> dict[str, tuple[int, str]]:

@@ -1,35 +1,33 @@
 """One STAC Item: its time, the files of its bands, and what is wrong with it. Whatever it holds, it is one product."""
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.scene import UNKNOWN_TIME, unforeseen
-from embedcube.printable import printable, printable_href
+from embedcube.printable import printable
 from embedcube.sources.catalog.dates import last_moment, time_in
-from embedcube.sources.catalog.files import not_a_file
 from embedcube.sources.catalog.json_text import kind_of
-from embedcube.sources.catalog.links import Around, Links, not_here
+from embedcube.sources.catalog.links import Around, Links
+from embedcube.sources.catalog.offered import Described, Offered, file_of
 from embedcube.sources.catalog.products import (
-    NOTHING,
     File,
     ItemPlace,
     Names,
     Product,
     Stated,
     bounded,
-    is_alias,
     product_id,
     split_pixel_size,
     unusable,
 )
 from embedcube.sources.catalog.projection import stated_raster
 from embedcube.sources.catalog.sensing import names_of_item
-from embedcube.windows import utc
+from embedcube.windows import moment
 
 _PREVIEWS = {"thumbnail", "overview", "visual"}
 """Roles and keys of assets that are pictures for people, whatever bands they name"""
@@ -108,7 +106,7 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links
         return Product(
             files={}, fault=f"{printable(path.name)} is not a STAC Item: {error}", bbox=_bbox(item), **basics
         )
-    found = {band: _file(offered, known) for band, known in names.items()}
+    found = {band: file_of(offered, known) for band, known in names.items()}
     files = {band: file for band, file in found.items() if isinstance(file, File)}
     missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
     raster = stated_raster(properties, item["assets"])
@@ -130,9 +128,9 @@ def _id(item: Any) -> str:
 
 def _times(properties: dict[str, Any]) -> tuple[datetime, datetime | None]:
     """The time of an Item; and its last moment, if it lasts: it has no moment, or its interval is longer than a day."""
-    moment, start, end = (properties.get(key) for key in ("datetime", "start_datetime", "end_datetime"))
-    if moment:
-        time = _time(moment)
+    stated, start, end = (properties.get(key) for key in ("datetime", "start_datetime", "end_datetime"))
+    if stated:
+        time = _time(stated)
         try:
             first, last = _time(start), _time(end)
         except ValueError:
@@ -150,7 +148,7 @@ def _time(stated: Any) -> datetime:
     if not isinstance(stated, str):
         raise ValueError("it has no datetime")
     try:
-        time = utc(datetime.fromisoformat(stated))
+        time = moment(stated)
     except (ValueError, OverflowError):
         raise ValueError(f'its datetime "{printable(stated, 60)}" is not a time') from None
     if not UNKNOWN_TIME < time < _LAST:
@@ -158,36 +156,7 @@ def _time(stated: Any) -> datetime:
     return time
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Described:
-    """A band of a file, as the Item describes it."""
-
-    name: str
-    common_name: str
-    stated: Stated
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Offered:
-    """A file that an Item names, and the names by which a band may find it."""
-
-    href: str
-    path: str | None
-    """None if it is not on this machine"""
-    names: frozenset[str]
-    described: tuple["_Described", ...] = ()
-    """each of its bands, if the Item describes them"""
-    stated: Stated = NOTHING
-    """of its first band, where the bands have no names"""
-    pixel_m: int = 0
-    """0 if no name says it"""
-    size: int | None = None
-    digest: str = ""
-    wrong: str = ""
-    """why it cannot be used"""
-
-
-def _offered(around: Around, assets: dict[str, Any]) -> list[_Offered]:
+def _offered(around: Around, assets: dict[str, Any]) -> list[Offered]:
     """All files of an Item that are not previews."""
     offered = []
     for key, asset in assets.items():
@@ -196,13 +165,13 @@ def _offered(around: Around, assets: dict[str, Any]) -> list[_Offered]:
         except ValueError as error:
             name, _ = split_pixel_size(key[:_NAME])
             wrong = f"its asset {printable(key, 60)}: {error}"
-            found = _Offered(href="", path=None, names=frozenset((name,)), wrong=wrong)
+            found = Offered(href="", path=None, names=frozenset((name,)), wrong=wrong)
         if found is not None:
             offered.append(found)
     return offered
 
 
-def _asset(around: Around, key: str, asset: Any) -> _Offered | None:
+def _asset(around: Around, key: str, asset: Any) -> Offered | None:
     """What an asset offers; None for a preview and for an asset without a file."""
     href = _object(asset, "it").get("href")
     roles = asset.get("roles")
@@ -214,15 +183,17 @@ def _asset(around: Around, key: str, asset: Any) -> _Offered | None:
     bands = _bands(asset, "eo:bands") or _bands(asset, "bands")
     numbers = _bands(asset, "raster:bands") or bands
     first = _object(numbers[0], "one of its bands") if numbers else {}
+    alone = () if bands else tuple(_stated(asset, _object(number, "one of its bands")) for number in numbers)
     if len(numbers) != len(bands):
         numbers = [{}] * len(bands)
     stem = (path or href).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0]
     (name, pixel_m), (stem, stem_m) = split_pixel_size(key), split_pixel_size(stem)
-    return _Offered(
+    return Offered(
         href=shown,
         path=path,
         names=frozenset((name, stem)),
         described=tuple(_described(asset, band, number) for band, number in zip(bands, numbers, strict=True)),
+        numbers=alone,
         stated=_stated(asset, first),
         pixel_m=pixel_m or stem_m,
         size=_size(asset),
@@ -245,10 +216,10 @@ def _bands(asset: dict[str, Any], key: str) -> list[Any]:
     return bands
 
 
-def _described(asset: dict[str, Any], band: Any, numbers: Any) -> _Described:
+def _described(asset: dict[str, Any], band: Any, numbers: Any) -> Described:
     named, numbers = _object(band, "one of its bands"), _object(numbers, "one of its bands")
     common = named.get("eo:common_name", named.get("common_name", ""))
-    return _Described(
+    return Described(
         name=str(named.get("name", "")).lower(), common_name=str(common).lower(), stated=_stated(asset, numbers)
     )
 
@@ -266,7 +237,11 @@ def _stated(asset: dict[str, Any], band: dict[str, Any]) -> Stated:
         except (TypeError, ValueError):
             raise ValueError(f"its {keys[-1]} is {printable(repr(found), 40)}, not a number") from None
 
-    return Stated(nodata=number("nodata"), scale=number("raster:scale", "scale"), add=number("raster:offset", "offset"))
+    return Stated(
+        nodata=number("raster:nodata", "nodata"),
+        scale=number("raster:scale", "scale"),
+        add=number("raster:offset", "offset"),
+    )
 
 
 def _size(asset: dict[str, Any]) -> int | None:
@@ -290,63 +265,6 @@ def _digest(asset: dict[str, Any]) -> str:
     if not _MULTIHASH.fullmatch(text) or (text.startswith("1220") and not _SHA256.fullmatch(text)):
         raise ValueError(f'its file:checksum "{printable(checksum, 80)}" is not a multihash')
     return f"sha256:{text[4:]}" if text.startswith("1220") else ""
-
-
-def _file(offered: Iterable[_Offered], known: frozenset[str]) -> File | str:
-    """The file of a band, found by asset key, file name or band name; or the reason why there is none.
-
-    A name of the band's own is preferred to one that other bands may have too, a file with one band to one with several
-    bands, and a finer one to a coarser one. Nothing decides between two files of which only the common name fits.
-    """
-    found: list[tuple[tuple[int, bool, int], int, File]] = []
-    gone: list[tuple[int, str]] = []
-    remote: list[tuple[int, str]] = []
-    for order, offer in enumerate(offered):
-        if (match := _match(offer, known)) is None:
-            continue
-        rank, index = match
-        if offer.wrong:
-            gone.append((rank, offer.wrong))
-        elif offer.path is None:
-            remote.append((rank, not_here(offer.href)))
-        else:
-            if words := not_a_file(Path(offer.path)):
-                gone.append((rank, f"{printable_href(offer.href)} {words}"))
-            stated = offer.described[index - 1].stated if offer.described else offer.stated
-            here = File(path=Path(offer.path), index=index, size=offer.size, digest=offer.digest, stated=stated)
-            found.append(((rank, len(offer.described) > 1, offer.pixel_m), order, here))
-    best: tuple[int, bool, int] = _COMMON, False, 0
-    file: File | None = None
-    if found:
-        best, _, file = min(found, key=lambda one: one[:2])
-    if lost := [words for rank, words in gone if rank <= best[0]]:
-        return lost[0]
-    if elsewhere := [words for rank, words in remote if file is None or rank < best[0] == _COMMON]:
-        return elsewhere[0]
-    if file is None:
-        return "the item has no file of this band"
-    rivals = [other.path.name for rank, _, other in found if rank == best and other.path != file.path]
-    if best[0] == _COMMON and rivals:
-        names = printable(f"{file.path.name} and {rivals[0]}", 100)
-        return f"{names} have the same common name; options.variables says which is this band, by its own name"
-    return file
-
-
-_OWN, _ALIAS, _BAND_ALIAS, _COMMON = range(4)
-"""How exact a match is: a name of the band's own; else a common one as key of the asset or name of its file; as name of
-a band in it; or as no more than the common name of a band"""
-
-
-def _match(offer: _Offered, known: frozenset[str]) -> tuple[int, int] | None:
-    """How exactly a name of a file fits, and the number of the band in the file; None if no name does."""
-    found = []
-    if len(offer.described) <= 1:
-        found += [(_ALIAS if is_alias(known, name) else _OWN, 1) for name in offer.names & known]
-    for index, band in enumerate(offer.described, start=1):
-        for name, rank in ((band.name, _BAND_ALIAS), (band.common_name, _COMMON)):
-            if name in known:
-                found.append((rank if is_alias(known, name) else _OWN, index))
-    return min(found, default=None)
 
 
 def _bbox(item: dict[str, Any]) -> Box | None:

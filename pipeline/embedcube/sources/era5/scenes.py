@@ -82,8 +82,8 @@ class Request:
         unit = self.unit_of(band, variable)
         if (found := conversion(unit, wanted)) is None:
             raise ValueError(
-                f'its units are "{unit}", not {wanted}; convert the file, or say which they are: '
-                f"units: {{{band}: {wanted}}}"
+                f'its units are "{unit}", not {wanted}, and no conversion is known: convert the file; or if it states '
+                f"them wrongly, options.units says which they are, as {{{band}: ...}}"
             )
         return found
 

@@ -23,11 +23,14 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
 """A unit, and its other spellings in lower case without stars"""
 
 _CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
-    "K": dict.fromkeys(("degc", "deg_c", "c", "celsius", "degree_celsius", "degrees_celsius", "°c"), (1.0, 273.15)),
+    "K": dict.fromkeys(("degc", "deg_c", "c", "celsius", "degree_celsius", "degrees_celsius", "°c"), (1.0, 273.15))
+    | dict.fromkeys(("degf", "deg_f", "f", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit", "°f"),
+                    (5 / 9, 273.15 - 32 * 5 / 9)),
     "Pa": {"hpa": (100.0, 0.0), "mbar": (100.0, 0.0), "millibar": (100.0, 0.0), "millibars": (100.0, 0.0),
            "mb": (100.0, 0.0), "kpa": (1000.0, 0.0)},
     "m": {"mm": (1e-3, 0.0), "kg m-2": (1e-3, 0.0), "kg/m2": (1e-3, 0.0), "cm": (1e-2, 0.0),
-          "mm of water equivalent": (1e-3, 0.0), "millimetres": (1e-3, 0.0), "millimeters": (1e-3, 0.0)},
+          "mm of water equivalent": (1e-3, 0.0), "millimetres": (1e-3, 0.0), "millimeters": (1e-3, 0.0),
+          "inch": (0.0254, 0.0), "inches": (0.0254, 0.0), "in": (0.0254, 0.0)},
     "m s-1": {"km h-1": (1 / 3.6, 0.0), "km/h": (1 / 3.6, 0.0), "knot": (1852 / 3600, 0.0), "knots": (1852 / 3600, 0.0),
               "kt": (1852 / 3600, 0.0)},
     "J m-2": {"kj m-2": (1e3, 0.0), "kj/m2": (1e3, 0.0), "mj m-2": (1e6, 0.0), "mj/m2": (1e6, 0.0),

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -28,6 +28,8 @@ from embedcube.sources.image_options import ImageOptions
 from embedcube.sources.options import read_options
 from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.reader import RasterReader
+from embedcube.sources.resample import Pixels
+from embedcube.sources.sentinel2.empty import Presence, empty_file, reason_to_look
 from embedcube.sources.sentinel2.names import Identity, identify
 from embedcube.sources.sentinel2.versions import Version, uses
 from embedcube.sources.warp import has_data
@@ -47,13 +49,6 @@ OFFSET_SINCE_BASELINE = 4.0
 
 NOT_REFLECTANCE = frozenset(("SCL", "AOT", "WVP", "CLD", "CLDPRB", "SNW", "SNWPRB", "CLM", "CLOUD_MASK"))
 """Layers of products that are not bands: classes, probabilities, depths. They have no offset."""
-
-_EMPTY_SHARE = 0.5
-"""a band without data on more than this share of the mask's data was not decoded, though GDAL reports no error"""
-
-_EVIDENCE_SHARE = 0.1
-"""the mask must have data on at least this share of an area to be compared: lossy masks ring at a swath's edge"""
-
 
 _DARK = "B04 B03 B02 B01 B05 B12 B11 B06 B07 B08 B8A B09 B10 "
 """Bands in the order in which they are looked at: over land and water, red shows the smallest numbers"""
@@ -217,31 +212,44 @@ class Sentinel2:
         """The bands with the offset applied (0 stays no data, data are at least 1); clear where the mask says so."""
         if scene.verdict:
             raise CorruptInput(scene.verdict)
-        futures = [
-            reader.submit(
-                self._archive.root / asset.path, asset, grid, area, self._archive.resampling_of(asset.band), lane
-            )
-            for lane, asset in enumerate(scene.assets)
-        ]
-        pixels = {asset.band: future.result() for asset, future in zip(scene.assets, futures, strict=True)}
         assets = {asset.band: asset for asset in scene.assets}
-        bands = [(pixels[band], assets[band]) for band in self._archive.bands]
-        seen_per_band = [has_data(values, asset) for values, asset in bands]
+        pixels = self._pixels(assets, grid, area, reader)
+        present = self._presence(assets, pixels)
         mask = self._archive.mask
+        if mask is not None and 0 not in mask.clear and reason_to_look(present, area):
+
+            def presence_of(grid: Grid, area: PixelArea) -> Presence:
+                return self._presence(assets, self._pixels(assets, grid, area, reader))
+
+            if words := empty_file([assets[band] for band in self._archive.bands], assets[mask.band], presence_of):
+                raise CorruptInput(words)
+        seen = np.logical_and.reduce([present.labelled, *present.bands])
+        values = np.stack(
+            [self._with_offset(pixels[band], band, scene.offset) for band in self._archive.bands],
+        )
+        return Observation(values_cyx=values, seen_yx=seen, clear_yx=seen & present.clear, fills=scene.fills)
+
+    def _pixels(
+        self, assets: Mapping[str, Asset], grid: Grid, area: PixelArea, reader: RasterReader
+    ) -> dict[str, Pixels]:
+        """The numbers of all files of a scene, by band."""
+        root, method_of = self._archive.root, self._archive.resampling_of
+        futures = [
+            reader.submit(root / asset.path, asset, grid, area, method_of(band), lane)
+            for lane, (band, asset) in enumerate(assets.items())
+        ]
+        return dict(zip(assets, (future.result() for future in futures), strict=True))
+
+    def _presence(self, assets: Mapping[str, Asset], pixels: Mapping[str, Pixels]) -> Presence:
+        """Where bands and mask have data; without a mask all is clear."""
+        bands, mask = [has_data(pixels[band], assets[band]) for band in self._archive.bands], self._archive.mask
+        everywhere = np.ones(bands[0].shape, dtype=bool)
         if mask is None:
-            seen = clear = np.logical_and.reduce(seen_per_band)
-        else:
-            labelled = has_data(pixels[mask.band], assets[mask.band])
-            # a flag stored as 1 or NaN has the class 0 where it is NaN
-            kept = np.isin(np.nan_to_num(pixels[mask.band], nan=0.0), mask.clear)
-            if 0 in mask.clear:
-                labelled = np.ones_like(kept)
-            else:
-                _refuse_silent_zeros(seen_per_band, labelled, [asset for _, asset in bands], assets[mask.band])
-            seen = np.logical_and.reduce([labelled, *seen_per_band])
-            clear = seen & kept
-        values = np.stack([self._with_offset(values, asset.band, scene.offset) for values, asset in bands])
-        return Observation(values_cyx=values, seen_yx=seen, clear_yx=clear, fills=scene.fills)
+            return Presence(bands=bands, labelled=everywhere, clear=everywhere)
+        # a flag stored as 1 or NaN has the class 0 where it is NaN
+        clear = np.isin(np.nan_to_num(pixels[mask.band], nan=0.0), mask.clear)
+        labelled = everywhere if 0 in mask.clear else has_data(pixels[mask.band], assets[mask.band])
+        return Presence(bands=bands, labelled=labelled, clear=clear)
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """The median, or the mean if the archive says so."""
@@ -316,15 +324,3 @@ def _as_stored(assets: Sequence[Asset]) -> str:
     """Note that a scale declared by files is not applied: it already contains the offset, which would count twice."""
     packings = {f"DN * {asset.scale!r} + {asset.add!r}": None for asset in assets if asset.packed}
     return f"numbers as they are stored, without {', '.join(packings)} as the files declare" if packings else ""
-
-
-def _refuse_silent_zeros(seen_per_band: list[Any], labelled: Any, bands: list[Asset], mask: Asset) -> None:
-    """Refuse bands or masks that are empty where the others have data: a truncated JPEG 2000 reads as zeros."""
-    expected = int(labelled.sum())
-    for seen, asset in zip(seen_per_band, bands, strict=True):
-        if expected > _EVIDENCE_SHARE * labelled.size and int((labelled & ~seen).sum()) > _EMPTY_SHARE * expected:
-            raise CorruptInput(f"{asset.band}: {asset.path} is empty where {mask.band} has data")
-    in_all = np.logical_and.reduce(seen_per_band)
-    expected = int(in_all.sum())
-    if expected > _EVIDENCE_SHARE * labelled.size and int((in_all & ~labelled).sum()) > _EMPTY_SHARE * expected:
-        raise CorruptInput(f"{mask.band}: {mask.path} is empty where all bands have data")
