@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.parts import PartWriter, Record
+from embedcube.campaign.parts import PartWriter, Quarantined, Record
 from embedcube.campaign.plan import LayerPlan, Plan, Shard
 from embedcube.campaign.price import Price
 from embedcube.campaign.scene import Scene
@@ -159,9 +159,14 @@ def _shard(
     seen = (n_obs > 0).reshape(1, -1)
     packed = np.packbits(np.repeat(seen, 3, axis=0), axis=1).tobytes()
     shares = zlib.compress((seen * 65535).astype("<u2").tobytes())
+    unread = (
+        (Quarantined(scene="scene0", archive="s2", scene_digest=digests[shard.scenes[0]], reason="torn"),)
+        if (shard.zone, shard.t, shard.iy, shard.ix) in (FAILED_SHARD, INCOMPLETE_SHARD)
+        else ()
+    )
     record = Record(
         shard=str(shard), recipe=shard.recipe, objects=listed, scenes=tuple(digests[i] for i in shard.scenes),
-        quarantined=(), refused="", contributions_offset=writer.write_contributions(packed + shares),
+        quarantined=unread, refused="", contributions_offset=writer.write_contributions(packed + shares),
         contributions_size=len(packed), shares_size=len(shares),
         contributions_sha256=hashlib.sha256(packed + shares).hexdigest(),
         counts={name: int((status == value).sum()) for value, name in enumerate(STATUS_MEANINGS)},
