@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.store import CubeStore
-from embedcube.cube.within import Area
 from embedcube.grid import to_degrees, unit_of
 
 _FEWEST = 4096
@@ -39,6 +38,24 @@ class Place:
     zone: str
     y: int
     x: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """Cells of a rectangle of one zone."""
+
+    zone: str
+    y: slice
+    x: slice
+    inside: NDArray[np.bool_]
+    """(y, x)"""
+
+    def holds(self, y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which cells of its zone it has."""
+        held = (y >= self.y.start) & (y < self.y.stop) & (x >= self.x.start) & (x < self.x.stop)
+        at = np.flatnonzero(held)
+        held[at] = self.inside[y[at] - self.y.start, x[at] - self.x.start]
+        return np.asarray(held)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +101,18 @@ class Drawing:
         self._crs = [str(cube.group(zone).attrs["proj:wkt2"]) for zone in zones]
 
     def best(
-        self, batches: Batches, count: int, own: Sequence[Place] = (), areas: Sequence[tuple[str, Area]] = ()
+        self, batches: Batches, count: int, own: Sequence[Place] = (), masks: Sequence[Mask] = ()
     ) -> list[Drawn]:
         """The `count` cells with the largest cosines, best first; fewer where there are no more.
 
-        None lies nearer than `apart_m` to a better one, nor to a place of `own`, nor in one of `areas`. Passes over the batches are repeated until enough hits
+        None lies nearer than `apart_m` to a better one, nor to a place of `own`, nor in one of `masks`. Passes over the batches are repeated until enough hits
         are drawn: a pass keeps some thousands of candidates, and each one after the first begins where the last ended.
         """
         seeds = list({(self.zones.index(one.zone), one.y, one.x) for one in own if one.zone in self.zones})
         taken, hits = list(seeds), list[Drawn]()
         limit, ceiling, near = max(_FEWEST, 64 * count), np.inf, seeds
         while True:
-            found, cut = self._collect(batches(), limit, ceiling, near, areas)
+            found, cut = self._collect(batches(), limit, ceiling, near, masks)
             before = len(hits)
             self._draw(found.take(self._settled(found, cut)), count, taken, hits)
             if len(hits) == count or cut == -np.inf or not self.apart_m:
@@ -115,7 +132,7 @@ class Drawing:
         limit: int,
         ceiling: float,
         near: Sequence[tuple[int, int, int]],
-        areas: Sequence[tuple[str, Area]],
+        masks: Sequence[Mask],
     ) -> tuple[_Candidates, float]:
         """The best candidates up to `ceiling`, and the largest cosine that was dropped (-inf if none was)."""
         parts: list[_Candidates] = []
@@ -123,7 +140,7 @@ class Drawing:
         for batch in batches:
             wanted = (batch.cosine <= ceiling) & (batch.cosine >= floor)
             found = self._candidates(batch, slice(None) if wanted.all() else np.flatnonzero(wanted))
-            parts.append(found.take(~self._kept_out(found, near, areas)))
+            parts.append(found.take(~self._kept_out(found, near, masks)))
             held += len(parts[-1].cosine)
             if held > 4 * limit:
                 parts = [self._best(_Candidates.joined(parts), limit)]
@@ -180,21 +197,17 @@ class Drawing:
                 alive &= ~self._near(found, place)
 
     def _kept_out(
-        self, found: _Candidates, near: Sequence[tuple[int, int, int]], areas: Sequence[tuple[str, Area]]
+        self, found: _Candidates, near: Sequence[tuple[int, int, int]], masks: Sequence[Mask]
     ) -> NDArray[np.bool_]:
-        """Which candidates are near a place, or in one of the areas."""
+        """Which candidates are near a place, or in one of the masks."""
         out = np.zeros(len(found.cosine), bool)
         if not len(out):
             return out
         for place in near:
             out |= self._near(found, place)
-        for zone, area in areas:
-            if zone in self.zones:
-                mine = found.zone == self.zones.index(zone)
-                mine &= (found.y >= area.y.start) & (found.y < area.y.stop)
-                mine &= (found.x >= area.x.start) & (found.x < area.x.stop)
-                at = np.flatnonzero(mine)
-                out[at] |= area.inside[found.y[at] - area.y.start, found.x[at] - area.x.start]
+        for mask in masks:
+            if mask.zone in self.zones:
+                out |= (found.zone == self.zones.index(mask.zone)) & mask.holds(found.y, found.x)
         return out
 
     def _near(self, found: _Candidates, place: tuple[int, int, int]) -> NDArray[np.bool_]:

@@ -10,11 +10,11 @@ from pyproj.enums import TransformDirection
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.blocks import blocks
-from embedcube.cube.drawing import Place
+from embedcube.cube.drawing import Mask, Place
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.similar import Query
 from embedcube.cube.store import Cell, CubeStore, Time
-from embedcube.cube.within import Area, area_in
+from embedcube.cube.within import area_in
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, utm_grid_name, utm_zone_of
 
@@ -31,8 +31,8 @@ class Wanted:
     query: Query
     own: list[Place] = field(default_factory=list)
     """cells of the examples"""
-    areas: list[tuple[str, Area]] = field(default_factory=list)
-    """zones, and cells of the polygons of the examples in them"""
+    masks: list[Mask] = field(default_factory=list)
+    """cells of the polygons of the examples"""
 
 
 def wanted_by(
@@ -46,10 +46,10 @@ def wanted_by(
         RequestError: an example lies outside of the layer or has no vector there; nothing is said by its value.
     """
     own: list[Place] = []
-    areas: list[tuple[str, Area]] = []
-    vectors = [_vector(cube, layer, one, time, own, areas) for one in _several(like)]
+    masks: list[Mask] = []
+    vectors = [_vector(cube, layer, one, time, own, masks) for one in _several(like)]
     against = [_vector(cube, layer, one, time, [], []) for one in (() if unlike is None else _several(unlike))]
-    return Wanted(query=Query.by_examples(vectors, against), own=own, areas=areas)
+    return Wanted(query=Query.by_examples(vectors, against), own=own, masks=masks)
 
 
 def _several(examples: Examples) -> list[Example]:
@@ -68,15 +68,15 @@ def _is_place(one: Any) -> bool:
 
 
 def _vector(
-    cube: CubeStore, layer: str, one: Example, time: Time, own: list[Place], areas: list[tuple[str, Area]]
+    cube: CubeStore, layer: str, one: Example, time: Time, own: list[Place], masks: list[Mask]
 ) -> NDArray[Any]:
-    """The vector of one example; its cells are added to `own`, its polygon to `areas`."""
+    """The vector of one example; its cells are added to `own`, its polygon to `masks`."""
     if isinstance(one, np.ndarray):
         return one
     if isinstance(one, BaseGeometry) and one.geom_type == "Point":
         one = (one.x, one.y)
     if isinstance(one, BaseGeometry):
-        return _of_polygon(cube, layer, one, time, areas)
+        return _of_polygon(cube, layer, one, time, masks)
     if isinstance(one, Cell):
         if one.zone not in cube.zones_of(layer):
             raise RequestError(f"a cell of {one.zone} is no example for layer {layer}, whose vectors differ")
@@ -123,7 +123,7 @@ def cells_at(cube: CubeStore, layer: str, lon: float, lat: float, time: Time) ->
 
 
 def _of_polygon(
-    cube: CubeStore, layer: str, polygon: BaseGeometry, time: Time, areas: list[tuple[str, Area]]
+    cube: CubeStore, layer: str, polygon: BaseGeometry, time: Time, masks: list[Mask]
 ) -> NDArray[np.float64]:
     """Mean direction of the vectors whose cell centres lie in a polygon."""
     total, count = np.zeros(0), 0
@@ -140,5 +140,5 @@ def _of_polygon(
             f"vector in layer {layer}; draw a larger one, or choose another --time"
         )
     found = ((zone, area_in(cube, zone, polygon)) for zone in cube.zones_of(layer))
-    areas += [(zone, area) for zone, area in found if area is not None]
+    masks += [Mask(zone=zone, y=a.y, x=a.x, inside=a.cut(a.y, a.x)) for zone, a in found if a is not None]
     return total / count

@@ -117,22 +117,22 @@ def search(
     if not (apart_m >= 0 and math.isfinite(apart_m)):
         raise RequestError(f"apart_m is {apart_m}; it is a distance in metres, 0 or more")
     drawing, statuses = Drawing(cube, cube.zones_of(layer), apart_m), Statuses.named(status)
-    query, own, areas = wanted.query, wanted.own, wanted.areas
+    query, own, masks = wanted.query, wanted.own, wanted.masks
     if index is None:
         if exact is False:
             raise RequestError(f"{cube.path}: no vector index of {layer}; make it: embedcube index-vectors {cube.path}")
-        drawn = drawing.best(lambda: from_cube(cube, layer, query, statuses, within, time), k, own, areas)
+        drawn = drawing.best(lambda: from_cube(cube, layer, query, statuses, within, time), k, own, masks)
         return Found(hits=_hits(cube, drawing, drawn), exact=True, cells=_cells(cube, layer, time), indexed=False)
     scan = IndexScan(cube, index, statuses, within, time)
     most = EXACT_CELLS if within is None else WITHIN_CELLS
     compare_all = scan.cells <= most if exact is None else exact
     if compare_all:
-        drawn = drawing.best(lambda: scan.all(query), k, own, areas)
+        drawn = drawing.best(lambda: scan.all(query), k, own, masks)
     else:
         lists = LISTS
         while True:
             count = lists
-            drawn = drawing.best(lambda: scan.lists(query, count), k, own, areas)
+            drawn = drawing.best(lambda: scan.lists(query, count), k, own, masks)
             if len(drawn) == k or lists >= scan.most_lists:
                 break
             lists *= 4

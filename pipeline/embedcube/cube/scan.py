@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.blocks import blocks
-from embedcube.cube.drawing import Batch
+from embedcube.cube.drawing import Batch, Mask
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.segments import ABSENT, INCOMPLETE, SegmentEntry, VectorIndex
 from embedcube.cube.similar import Query
@@ -80,36 +80,34 @@ class IndexScan:
         zones = cube.zones_of(index.layer)
         windows = {zone: set(cube.windows_of(zone, time)) for zone in zones}
         areas = {} if within is None else {zone: area_in(cube, zone, within) for zone in zones}
-        self._parts: list[tuple[SegmentEntry, Area | None]] = []
+        self._parts: list[tuple[SegmentEntry, Mask | None]] = []
         self.cells = 0
         """cells, with a vector or without, that are left"""
         listed = 0
         for entry in index.listed.segments:
             if entry.t not in windows.get(entry.zone, ()):
                 continue
-            area = None
-            if within is not None:
-                whole = areas[entry.zone]
-                area = None if whole is None else _part_of(whole, entry)
-                if area is None:
-                    continue
-            self._parts.append((entry, area))
-            self.cells += entry.cells if area is None else int(np.count_nonzero(area.inside))
+            area = areas.get(entry.zone)
+            mask = None if area is None else _part_of(area, entry)
+            if within is not None and mask is None:
+                continue
+            self._parts.append((entry, mask))
+            self.cells += entry.cells if mask is None else int(np.count_nonzero(mask.inside))
             listed += entry.cells
         self._share = min(1.0, self.cells / listed) if listed else 1.0
         self.most_lists = len(index.centroids)
 
     def all(self, query: Query) -> Iterator[Batch]:
         """Every cell that is left: exact."""
-        for entry, area in self._parts:
+        for entry, mask in self._parts:
             segment = self.index.segment(entry)
-            if area is None:
+            if mask is None:
                 for first in range(0, len(segment.cell), _BLOCK_ROWS):
                     yield from self._scored(query, entry, slice(first, first + _BLOCK_ROWS), None)
                     segment.forget()
             else:
-                y, x = np.nonzero(area.inside)
-                rows = segment.row[y + area.y.start, x + area.x.start]
+                y, x = np.nonzero(mask.inside)
+                rows = segment.row[y + mask.y.start, x + mask.x.start]
                 rows = np.sort(rows[rows != ABSENT])
                 for first in range(0, len(rows), _BLOCK_ROWS):
                     yield from self._scored(query, entry, rows[first : first + _BLOCK_ROWS], None)
@@ -122,16 +120,16 @@ class IndexScan:
         chosen.sort()
         # neighbouring lists lie one behind the other
         runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
-        for entry, area in self._parts:
+        for entry, mask in self._parts:
             segment = self.index.segment(entry)
             for run in runs:
                 first, last = int(segment.first[run[0]]), int(segment.first[run[-1] + 1])
                 for begin in range(first, last, _BLOCK_ROWS):
-                    yield from self._scored(query, entry, slice(begin, min(begin + _BLOCK_ROWS, last)), area)
+                    yield from self._scored(query, entry, slice(begin, min(begin + _BLOCK_ROWS, last)), mask)
             segment.forget()
 
     def _scored(
-        self, query: Query, entry: SegmentEntry, rows: slice | NDArray[np.integer], area: Area | None
+        self, query: Query, entry: SegmentEntry, rows: slice | NDArray[np.integer], mask: Mask | None
     ) -> Iterator[Batch]:
         segment = self.index.segment(entry)
         cell = segment.cell[rows]
@@ -139,10 +137,8 @@ class IndexScan:
         y, x = np.divmod((cell & np.uint32(INCOMPLETE - 1)).astype(np.int64), entry.width)
         cosine = query.cosines(segment.vectors[rows])
         wanted = self._statuses.wanted(incomplete)
-        if area is not None:
-            wanted &= (y >= area.y.start) & (y < area.y.stop) & (x >= area.x.start) & (x < area.x.stop)
-            at = np.flatnonzero(wanted)
-            wanted[at] = area.inside[y[at] - area.y.start, x[at] - area.x.start]
+        if mask is not None:
+            wanted &= mask.holds(y, x)
         if wanted.all():
             yield Batch(
                 zone=entry.zone, t=entry.t, y=y + entry.y, x=x + entry.x, cosine=cosine, incomplete=incomplete
@@ -158,7 +154,7 @@ class IndexScan:
             )
 
 
-def _part_of(area: Area, entry: SegmentEntry) -> Area | None:
+def _part_of(area: Area, entry: SegmentEntry) -> Mask | None:
     """The part of an area that lies in a segment, in rows and columns of the segment; None where there is none."""
     y = slice(max(area.y.start, entry.y), min(area.y.stop, entry.y + entry.height))
     x = slice(max(area.x.start, entry.x), min(area.x.stop, entry.x + entry.width))
@@ -167,6 +163,9 @@ def _part_of(area: Area, entry: SegmentEntry) -> Area | None:
     inside = area.cut(y, x)
     if not inside.any():
         return None
-    return Area(
-        y=slice(y.start - entry.y, y.stop - entry.y), x=slice(x.start - entry.x, x.stop - entry.x), inside=inside
+    return Mask(
+        zone=entry.zone,
+        y=slice(y.start - entry.y, y.stop - entry.y),
+        x=slice(x.start - entry.x, x.stop - entry.x),
+        inside=inside,
     )
