@@ -155,7 +155,7 @@ def similarity(cube: Cube) -> None:
         exact = rows @ query.vector / np.maximum(np.linalg.norm(rows, axis=1), 1e-300)
         error = np.nanmax(np.abs(answers["numpy"][::7] - exact))
         unequal = np.nanmax(np.abs(answers["numpy"] - answers["numkong"]))
-        print(f"similar, {name}: numkong {times['numkong']:.0f}, NumPy {times['numpy']:.0f} CPU ms for 1e6 x {FEATURES}, "
+        print(f"similar, {name}: numkong {times['numkong']:.0f}, NumPy {times['numpy']:.0f} CPU ms for 1e6, "
               f"error {error:.1e}, between them {unequal:.1e}")  # fmt: skip
 
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
 
 from embedcube.cube.blocks import Block, blocks
 from embedcube.cube.examples import Examples
+from embedcube.cube.places import places_of
+from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Within
 
 if TYPE_CHECKING:
-    import xarray as xr
+    import xarray
     from geopandas import GeoDataFrame
 
     from embedcube.cube.segments import VectorIndex
@@ -37,6 +41,26 @@ class Layer:
         """
         return self.cube.windows_of(zone, time)
 
+    def sample(
+        self,
+        points: Any = None,
+        time: Time = None,
+        *,
+        x: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        crs: Any = None,
+    ) -> "xarray.Dataset":
+        """Vectors of points over time: `vector` (point, time, feature), `status` and `n_obs` (point, time).
+
+        `points` are a GeoDataFrame of points or pairs (longitude, latitude) in degrees; or give `x` and `y` in `crs`.
+        A point without a vector has NaN, and its status says why; one that lies in no cell of the layer has the status
+        `outside` (255). A point has the vector of the cell that holds it, never of one near it. Near the border of two
+        UTM zones it is the cell with a vector in most windows, that of the point's own zone before the other.
+
+        `zone`, `y`, `x` and `t` name the cell, for `explain`; they are "" and -1 outside. Each chunk is decoded once.
+        """
+        return sample(self.cube, self.name, places_of(points, x, y, crs), time)
+
     def blocks(self, within: Within | None = None, time: Time = None, cells: int = 250_000) -> Iterator[Block]:
         """Blocks of at most about `cells` cells, zone by zone; each chunk is decoded once.
 
@@ -47,7 +71,7 @@ class Layer:
 
     def similar(
         self, like: Examples, unlike: Examples | None = None, time: Time = None
-    ) -> "xr.DataArray | xr.DataTree":
+    ) -> "xarray.DataArray | xarray.DataTree":
         """Cosine (time, y, x) of every cell with the examples, with the CRS; a tree by zone where there are several.
 
         `like` and `unlike` are one or several cells, places (lon, lat), polygons in degrees (the mean of their
@@ -85,7 +109,7 @@ class Layer:
         search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
         return table_of(find(self.cube, self.name, like, unlike, search, self.index))
 
-    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xr.Dataset | xr.DataTree":
+    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xarray.Dataset | xarray.DataTree":
         """How much each cell changed: score (time, y, x), and the number of its references, with the CRS.
 
         Each window of `after` is compared with the windows of `before` that are of its season, at least three; those
@@ -106,4 +130,4 @@ class Layer:
         """The vector index beside the cube; None where there is none, or the cube is not a folder of this machine."""
         from embedcube.cube.segments import VectorIndex
 
-        return VectorIndex.beside(self.cube.path, self.name)
+        return VectorIndex.beside(self.cube.path, self.name) if self.cube.is_local else None
