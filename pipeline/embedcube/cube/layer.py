@@ -31,6 +31,12 @@ class Layer:
         self.cube = cube
         self.name = name
 
+    def __repr__(self) -> str:
+        windows = self.cube.windows(self.zones[0])
+        features = self.cube.array(self.zones[0], "embedding").shape[3]
+        size = f"{features} features, {len(windows)} windows, {len(self.zones)} zones"
+        return f"Layer {self.name} of {self.cube.address}: {size}"
+
     @property
     def zones(self) -> tuple[str, ...]:
         """Paths of its groups, "<layer>/<zone>"."""

@@ -12,6 +12,7 @@ from embedcube.cube.sample import times_of, vector_attributes
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import STEP_DEGREES, Area, areas_in, rasterised, union
 from embedcube.errors import RequestError
+from embedcube.progress import Progress, silent
 
 if TYPE_CHECKING:
     import xarray
@@ -59,8 +60,10 @@ class _Sums:
             self.squares[parcel, window] += np.square(vectors, out=vectors).sum(axis=0)
 
 
-def parcels(cube: CubeStore, layer: str, gdf: Any, time: Time, stats: Sequence[str]) -> "xarray.Dataset":
-    """Statistics of parcels: what `Layer.parcels` returns."""
+def parcels(
+    cube: CubeStore, layer: str, gdf: Any, time: Time, stats: Sequence[str], progress: Progress = silent
+) -> "xarray.Dataset":
+    """Statistics of parcels: what `Layer.parcels` returns. `progress` counts blocks of cells."""
     unknown = [name for name in stats if name not in STATISTICS]
     if unknown or isinstance(stats, str):
         raise RequestError(f"no statistic {unknown[0] if unknown else stats}; there are {', '.join(STATISTICS)}")
@@ -74,6 +77,7 @@ def parcels(cube: CubeStore, layer: str, gdf: Any, time: Time, stats: Sequence[s
         total=np.zeros(shape),
         squares=np.zeros(shape),
     )
+    done = 0
     for zone, areas in _areas(cube, zones, gdf, geometries):
         held = {parcel: area for parcel, area in enumerate(areas) if area is not None}
         for parcel, area in held.items():
@@ -81,6 +85,8 @@ def parcels(cube: CubeStore, layer: str, gdf: Any, time: Time, stats: Sequence[s
         if held:
             for block in blocks_in(cube, zone, union(list(held.values())), windows, max(1, _NUMBERS // shape[2])):
                 sums.add(block, windows.index(block.t), held)
+                done += 1
+                progress(done, None)
     return _dataset(cube, layer, gdf, windows, sums, stats)
 
 
