@@ -2,14 +2,15 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
@@ -18,15 +19,19 @@ _RUNS, _RUN = 16, 256
 """A sample of records is _RUNS runs of _RUN neighbouring records each, because neighbours lie in few chunks."""
 
 
+_AT_ONCE = 4096
+"""records that are read at once, where many are needed"""
+
+
 class Provenance:
     """The group `provenance/` of a cube; `consolidate/provenance.py` describes its arrays."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the group; a RequestError says that there is none."""
+    def __init__(self, store: Store, address: str) -> None:
+        """Open the group of the cube in `store`; a RequestError says that there is none."""
         try:
-            self._group: Any = zarr.open_group(path, mode="r", zarr_format=3)
+            self._group: Any = zarr.open_group(store, path="provenance", mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-            raise RequestError(f"{path}: the cube has no provenance") from None
+            raise RequestError(f"{address}/provenance: the cube has no provenance") from None
         self._offsets: dict[str, NDArray[np.int64]] = {}
 
     @property
@@ -90,6 +95,17 @@ class Provenance:
         ends = self._firsts("shard_record")[first : last + 1]
         data = bytes(self._group["shard_record"][int(ends[0]) : int(ends[-1])])
         return [json.loads(data[a:b]) for a, b in pairwise((ends - ends[0]).tolist())]
+
+    def objects(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
+        """SHA-256 of the object of each array, by the row of a shard and the name of the array; in ascending order."""
+        rows = np.asarray(shards, np.int64)
+        found: dict[int, dict[str, str]] = {}
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            for first in range(int(run[0]), int(run[-1]) + 1, _AT_ONCE):
+                last = min(first + _AT_ONCE, int(run[-1]) + 1)
+                for row, record in enumerate(self._records(first, last), start=first):
+                    found[row] = {one["array"]: one["sha256"] for one in record["objects"]}
+        return found
 
     def record(self, shard: int) -> dict[str, Any]:
         """Record of a shard."""
