@@ -41,7 +41,7 @@ def reflectance(year: int, month: int, rng: np.random.Generator) -> NDArray[np.f
     pixels *= 1 + 0.03 * rng.normal(size=pixels.shape)
     if (year, month) == (2023, 6):
         pixels[PLANTED] = np.array([900, 1300, 1700, 2300]) * (1 + 0.03 * rng.normal(size=(3, 4, 4)))
-    return pixels
+    return np.asarray(pixels)
 
 
 def features(pixels: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import REAL_DATA, Campaign, run_cli
 from tests.cube.synthetic import write_zone
 
 from embedcube.cube import drawing
@@ -272,3 +272,17 @@ def test_hits_on_the_demo_have_the_land_cover_of_the_example(finished_demo: Camp
     assert len(chosen) >= 10
     assert np.mean(precision) > 0.6
     assert np.mean(precision) > 2.5 * np.mean(chance)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(not (REAL_DATA / "weights_presto").is_dir(), reason="no real data beside the checkout")
+def test_neighbours_of_labelled_points_agree_more_often_than_with_random_weights() -> None:
+    """Crops of points in Africa, Presto, squares of 0.1 degrees left out; the mean over classes."""
+    from benchmarks.presto_vectors import embedded, encoder, labelled, score
+
+    values, lonlat, months, labels = labelled()
+    published = score(embedded(encoder(), values, lonlat, months), lonlat, labels)
+    random = [score(embedded(encoder(seed), values, lonlat, months), lonlat, labels) for seed in (1, 2, 3)]
+    assert published[1] > max(by_class for _, by_class in random) + 0.03
+    assert published[0] > np.mean([share for share, _ in random])

@@ -1,6 +1,5 @@
 """Cosines with stored vectors: exact, equal with and without numkong, and decided by `status`, never by a value."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,12 @@ RNG = np.random.default_rng(3)
 
 
 @pytest.fixture(params=["numkong", "numpy"])
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test with both ways to multiply."""
     if request.param == "numkong":
         pytest.importorskip("numkong")
     else:
         monkeypatch.setattr(similar, "_numkong", None)
-    return request.param
 
 
 def exact(stored: NDArray[np.generic], vector: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -57,7 +55,7 @@ def test_cosines_of_int8_are_those_of_float64(features: int) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_the_largest_int8_numbers_do_not_overflow() -> None:
-    rows = np.full((40, 4096), -128, np.int8)
+    rows: NDArray[np.int8] = np.full((40, 4096), -128, np.int8)
     rows[::2] = 127
     assert Query.of(rows[0]).cosines(rows).tolist() == [1.0, -1.0] * 20
 
@@ -158,6 +156,7 @@ def test_similar_is_the_cosine_of_every_cell_with_its_crs(cube: Cube) -> None:
 def test_similar_in_one_window_and_to_several_examples(cube: Cube) -> None:
     cells = [Cell(zone="one/utm32", t=0, y=20, x=x) for x in (1, 2, 3)]
     both = cube["one"].similar(cells[:2], cells[2], time="2023-06-12")
+    assert isinstance(both, xr.DataArray)
     vectors = [cube.vectors(c.zone, c.t, slice(c.y, c.y + 1), slice(c.x, c.x + 1))[0, 0] for c in cells]
     query = Query.by_examples(vectors[:2], vectors[2:])
     stored = np.asarray(cube.array("one/utm32", "embedding")[1])
@@ -173,7 +172,7 @@ def test_an_example_without_a_vector_is_refused_by_its_status(cube: Cube) -> Non
     with pytest.raises(RequestError, match=r"a cell of other/utm32 is no example"):
         cube["one"].similar(Cell(zone="other/utm32", t=0, y=5, x=10))
     with pytest.raises(RequestError, match="an example is a cell"):
-        cube["one"].similar("here")
+        cube["one"].similar("here")  # type: ignore[arg-type]
 
 
 def test_several_zones_give_a_tree(two_zones: Path) -> None:
