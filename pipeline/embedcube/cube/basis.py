@@ -82,7 +82,7 @@ def fit_basis(cube: CubeStore, layer: str) -> Basis | None:
     cells. The sign of a component makes its largest number positive, so that colours repeat.
     """
     sample, cells = [], 0
-    for vectors in _sampled(cube, layer):
+    for vectors in sampled(cube, layer):
         sample.append(vectors)
         cells += len(vectors)
         if cells >= SAMPLE_CELLS:
@@ -109,8 +109,14 @@ def fit_basis(cube: CubeStore, layer: str) -> Basis | None:
     )
 
 
-def _sampled(cube: CubeStore, layer: str) -> Iterator[NDArray[np.float32]]:
-    """Valid vectors (cell, feature) of one chunk after the other, at most an equal share of the sample of each."""
+def sampled(
+    cube: CubeStore, layer: str, cells: int = SAMPLE_CELLS, chunks: int = _SAMPLE_CHUNKS
+) -> Iterator[NDArray[np.float32]]:
+    """Valid vectors (cell, feature) of one chunk after the other, at most an equal share of `cells` of each.
+
+    They come from all zones and windows at random, always the same; from `chunks` chunks where all of their cells are
+    valid. It goes on until no chunk is left: take as many as needed.
+    """
     grids = [
         (zone, [-(-size // chunk) for size, chunk in zip(array.shape[:3], array.chunks[:3], strict=True)])
         for zone in cube.zones_of(layer)
@@ -118,7 +124,7 @@ def _sampled(cube: CubeStore, layer: str) -> Iterator[NDArray[np.float32]]:
     ]
     ends = np.cumsum([int(np.prod(grid)) for _, grid in grids])
     rng = np.random.default_rng(0)
-    share = SAMPLE_CELLS // min(_SAMPLE_CHUNKS, int(ends[-1]))
+    share = max(1, cells // min(chunks, int(ends[-1])))
     for number in rng.permutation(int(ends[-1])).tolist():
         which = int(np.searchsorted(ends, number, side="right"))
         zone, grid = grids[which]
