@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 import embedcube
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable
-from embedcube.uses.serve import catalogue, pictures, points, regions
+from embedcube.uses.serve import catalogue, pictures, points, regions, searching
 from embedcube.uses.serve.files import CubeFiles
 from embedcube.uses.serve.gate import Gate
 from embedcube.uses.serve.holdings import NotHere, open_holdings
@@ -50,7 +50,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for module in (catalogue, points, regions, pictures):
+    for module in (catalogue, points, regions, searching, pictures):
         app.include_router(module.routes(served), prefix=VERSION)
     app.include_router(catalogue.metrics_route(served))
     for name, holding in served.holdings.items():
@@ -59,10 +59,16 @@ def create_app(
         app.mount("/", StaticFiles(directory=static, html=True), name="page")
     for kind, status in _STATUS.items():
         app.add_exception_handler(kind, _handler(status))
+    app.add_exception_handler(Exception, _failed)
     # the gate is the outer one: what it refuses is not counted under a route
     app.add_middleware(Counted, metrics=served.metrics)
     app.add_middleware(Gate, token=token, body_bytes=limits.body_bytes)
     return app
+
+
+def _failed(_: Request, error: Exception) -> JSONResponse:
+    # what failed is for the server's log, where it is written when this has been sent
+    return JSONResponse({"detail": f"the server failed ({type(error).__name__}); its log says where"}, 500)
 
 
 def _handler(status: int) -> Callable[[Request, Exception], JSONResponse]:

@@ -80,6 +80,15 @@ class FindBody(_Body):
     apart_m: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)] | None = None
 
 
+class ChangeBody(_Body):
+    """A map of change: windows of the past, and the windows that are compared with them."""
+
+    before: TimeText
+    after: TimeText
+    zone: Annotated[str, Field(max_length=64)] | None = None
+    type: Literal["uint8", "float32"] = "uint8"
+
+
 class VectorsBody(_Body):
     """A question for the vectors of examples."""
 

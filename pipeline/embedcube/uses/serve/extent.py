@@ -8,6 +8,7 @@ from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.store import CubeStore
 from embedcube.grid import is_geographic
+from embedcube.uses.serve.limits import Limits, refuse_above
 
 _DEGREE_M = 111_320.0
 """metres of a degree of latitude"""
@@ -30,3 +31,11 @@ def cells_of_zone(cube: CubeStore, zone: str) -> int:
     """Cells of a zone in one window."""
     rows, columns = cube.group(zone).attrs["spatial:shape"]
     return int(rows * columns)
+
+
+def refuse_large_window(cube: CubeStore, zone: str, limits: Limits) -> None:
+    """Refuse what needs a whole window of a zone in memory, where it is too large for that."""
+    embedding = cube.array(zone, "embedding")
+    megabytes = cells_of_zone(cube, zone) * embedding.shape[-1] * embedding.dtype.itemsize >> 20
+    refuse_above("MB of vectors in one window", megabytes, limits.windows_mb)
+    refuse_above("cells of one window", cells_of_zone(cube, zone), limits.scan_cells)

@@ -54,6 +54,11 @@ class Holding:
             raise NotHere(f"cube {self.name} has no such layer; it has {', '.join(self.layers)}")
         return self.cube[name]
 
+    def weights(self, layer: str) -> str:
+        """SHA-256 of the weights of a layer: vectors of others cannot be compared with its own."""
+        zone = self.layer(layer).zones[0]
+        return str(self.cube.group(zone).attrs.get("embedcube:weights_sha256", ""))
+
     def places(self, layer: str) -> Places:
         """How the places of a layer lead to cells."""
         self.layer(layer)

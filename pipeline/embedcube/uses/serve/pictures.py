@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedcube.uses.serve.answers import BYTES, bytes_answer, unchanged
+from embedcube.uses.serve.extent import refuse_large_window
 from embedcube.uses.serve.holdings import Holding, NotHere
-from embedcube.uses.serve.limits import refuse_above
 from embedcube.uses.serve.points import REFUSED
 from embedcube.uses.serve.served import Served
 
@@ -96,10 +96,10 @@ def routes(served: Served) -> APIRouter:
 
 def _window(holding: Holding, served: Served, layer: str, zone: str, t: int) -> str:
     path = holding.zone(layer, zone)
-    windows, rows, columns = holding.cube.array(path, "status").shape
+    windows = holding.cube.array(path, "status").shape[0]
     if t >= windows:
         raise NotHere(f"{path} has {windows} windows, counted from 0; there is no window {t}")
-    refuse_above("cells of one window", rows * columns, served.limits.scan_cells)
+    refuse_large_window(holding.cube, path, served.limits)
     return path
 
 
