@@ -27,6 +27,9 @@ _RETRIES = 2
 _LARGEST_ANSWER = 256 << 20
 """bytes of an answer of a server"""
 
+_LARGEST_DOCUMENT = 64 << 20
+"""bytes of a document of STAC"""
+
 _API = "/v1/cubes"
 
 
@@ -176,3 +179,19 @@ def _understood(address: Address, status: int, data: bytes) -> dict[str, Any]:
     if status in (400, 404, 405, 413, 422):
         raise RequestError(f"{address}: {detail} (status {status})")
     raise WorkError(f"{address}: {detail} (status {status})")
+
+
+def read_document(href: str) -> bytes:
+    """All bytes of a small document, by its path or http(s) URL; no token is shown.
+
+    Raises:
+        OSError: the file cannot be read.
+        WorkError: the server does not give it.
+    """
+    if not href.startswith(("http://", "https://")):
+        return Path(href).read_bytes()
+    folder, _, name = href.rpartition("/")
+    try:
+        return Store(Address(url=folder)).read(name, _LARGEST_DOCUMENT)
+    except FileNotFoundError:
+        raise WorkError(f"{printable_href(href)}: there is no such document") from None

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 
 from embedcube.cube.examples import wanted_by
-from embedcube.cube.find import EXACT_CELLS, search
+from embedcube.cube.find import EXACT_CELLS, default_apart_m, search
 from embedcube.errors import RequestError
 from embedcube.uses.serve.answers import BYTES, bytes_answer, json_answer
 from embedcube.uses.serve.examples import (
@@ -88,9 +88,10 @@ def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[
         refuse_above("cells without an index", cells, limits.scan_cells)
     like, unlike = (as_asked(one, layer, limits) for one in (body.like, body.unlike))
     wanted = wanted_by(holding.cube, layer, like, unlike or None, body.time)
+    apart_m = default_apart_m(holding.cube, layer) if body.apart_m is None else body.apart_m
     found = search(
-        holding.cube, layer, wanted, k=body.k, time=body.time, within=region(body.within, limits),
-        apart_m=body.apart_m, index=opened.index,
+        holding.cube, layer, wanted, k=body.k, time=body.time, within=region(body.within, limits), apart_m=apart_m,
+        index=opened.index,
     )  # fmt: skip
     return {
         "cube": holding.name,
@@ -99,6 +100,7 @@ def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[
         "weights_sha256": holding.weights(layer),
         "exact": found.exact,
         "cells": found.cells,
+        "apart_m": apart_m,
         "hits": [asdict(hit) | {"zone": hit.zone.partition("/")[2]} for hit in found.hits],
     }
 
