@@ -268,10 +268,8 @@ def _read(states: Sequence[_State], place: Place, time: str | None, weights: str
 def _refuse_others(states: Sequence[_State], weights: str) -> None:
     for state in states:
         if state.layer is not None and state.problem is None and (state.layer.weights != weights or not weights):
-            state.problem = RequestError(
-                f"weights {state.layer.weights[:12] or 'without a digest'}, the vector is of {weights[:12] or 'unknown'}: "
-                "vectors of two models cannot be compared"
-            )
+            own, other = (digest[:12] or "without a digest" for digest in (state.layer.weights, weights))
+            state.problem = RequestError(f"weights {own}, the vector is of {other}: two models cannot be compared")
 
 
 def _merged(states: Sequence[_State], question: Question) -> list[CentreHit]:
@@ -322,8 +320,11 @@ def _asked(state: _State, hits: Sequence[CentreHit]) -> Asked:
 
 
 def _only(name: str | None, layers: tuple[str, ...]) -> str:
+    """The layer with a name, or the only one."""
     if name is None and len(layers) == 1:
         return layers[0]
+    if name is None:
+        raise RequestError(f"which layer? It has {listed(layers)}; name one with --layer")
     if name not in layers:
-        raise RequestError(f"which layer? It has {listed(layers)}; name one with --layer" if name is None else f"no layer {name}; it has {listed(layers)}")
+        raise RequestError(f"no layer {printable(name, 64)}; it has {listed(layers)}")
     return name

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.buffer import cpu
+from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
@@ -135,7 +135,9 @@ class _Copy:
         for i in range(-(-int(size) // int(chunk))):
             name = f"provenance/{FILES}/c/{i}"
             data[name] = self._store.read(name, _LARGEST)
-        held = {name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()}
+        held: dict[str, Buffer] = {
+            name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()
+        }
         array = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
         sealed: dict[str, str] = json.loads(np.asarray(array[...]).tobytes())
         for name, digest in sealed.items():

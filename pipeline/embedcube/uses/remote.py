@@ -1,6 +1,6 @@
 """Cubes at other centres: their stores, read with obstore, and their servers, asked with httpx.
 
-obstore reads a folder, http(s), S3, Azure and Google stores in one way, with time limits and retries, and gives bytes in
+obstore reads a folder, http(s), S3, Azure and Google stores in one way, with time limits and retries, and reads in
 threads without holding Python's lock. What a server of cubes is asked (`embedcube serve`) is plain JSON over HTTP, for
 which httpx is the client that most people know. A token goes to its own server only, in a header.
 """

@@ -1,4 +1,4 @@
-"""Answers: JSON without NaN, arrays as bytes, each with the version of the cube as its ETag, compressed where it pays."""
+"""Answers: JSON without NaN, or raw numbers; with the version of the cube as ETag, and compressed where it pays."""
 
 import gzip
 from collections.abc import Mapping

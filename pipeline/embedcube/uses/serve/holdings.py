@@ -27,7 +27,7 @@ class Holding:
 
     name: str
     cube: Cube
-    """opened by its resolved path: when `cube.zarr` leads to another version, this one is served until the next start"""
+    """opened by its resolved path: this version is served until the end, wherever the link `cube.zarr` leads then"""
     reader: Reader
 
     @cached_property

@@ -45,7 +45,7 @@ class _Raster:
         return Spot(zone=self.zone, y=row, x=column)
 
     def centre(self, y: int, x: int) -> tuple[float, float]:
-        """x and y of the centre of a cell, in the CRS of the zone."""
+        """Centre of a cell, in the CRS of the zone."""
         a, _, left, _, e, top = self.transform
         return left + (x + 0.5) * a, top + (y + 0.5) * e
 
@@ -70,7 +70,7 @@ class Places:
         return [spot for spot in found if spot is not None]
 
     def centre(self, spot: Spot) -> tuple[float, float]:
-        """x and y of the centre of a cell, in the CRS of its zone."""
+        """Centre of a cell, in the CRS of its zone."""
         return self._rasters[spot.zone].centre(spot.y, spot.x)
 
     def degrees(self, spot: Spot) -> tuple[float, float]:

@@ -122,4 +122,13 @@ def _cell(holding: Holding, cell: Cell) -> dict[str, Any]:
     spot = Spot(zone=cell.zone, y=cell.y, x=cell.x)
     lon, lat = holding.places(layer).degrees(spot)
     window = holding.cube.windows(cell.zone)[cell.t].short
-    return {"layer": layer, "zone": zone, "t": cell.t, "y": cell.y, "x": cell.x, "window": window, "lon": lon, "lat": lat}
+    return {
+        "layer": layer,
+        "zone": zone,
+        "t": cell.t,
+        "y": cell.y,
+        "x": cell.x,
+        "window": window,
+        "lon": lon,
+        "lat": lat,
+    }

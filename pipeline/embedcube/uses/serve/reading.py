@@ -23,6 +23,7 @@ from embedcube.uses.serve.limits import Limits
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
+
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """Cells as they are stored; the arrays have the same shape, but for the features of `embedding`."""

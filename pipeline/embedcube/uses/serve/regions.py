@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.within import Area, area_in
-from embedcube.errors import RequestError
 from embedcube.uses.serve.answers import bytes_answer, json_answer, unchanged
-from embedcube.uses.serve.extent import cells_around
 from embedcube.uses.serve.examples import Bbox, Polygon, TimeText, geometry
+from embedcube.uses.serve.extent import cells_around
 from embedcube.uses.serve.holdings import Holding, NotHere
 from embedcube.uses.serve.limits import Limits, refuse_above
 from embedcube.uses.serve.points import REFUSED, Time
@@ -103,7 +102,11 @@ def _box(holding: Holding, layer: str, bbox: str, time: str | None, limits: Limi
         name, group = part.zone.partition("/")[2], holding.cube.group(part.zone)
         y, x = part.area.y, part.area.x
         stored = holding.reader.box(part.zone, part.windows, y, x)
-        arrays |= {f"{name}.embedding": stored.embedding, f"{name}.status": stored.status, f"{name}.n_obs": stored.n_obs}
+        arrays |= {
+            f"{name}.embedding": stored.embedding,
+            f"{name}.status": stored.status,
+            f"{name}.n_obs": stored.n_obs,
+        }
         if stored.scale is not None:
             arrays[f"{name}.scale"] = stored.scale
         a, _, left, _, e, top = group.attrs["spatial:transform"]
@@ -114,7 +117,7 @@ def _box(holding: Holding, layer: str, bbox: str, time: str | None, limits: Limi
             f"{name}.time_bnds": np.asarray(group["time_bnds"][...])[part.windows],
         }
     out = io.BytesIO()
-    np.savez(out, **arrays)
+    np.savez(out, allow_pickle=False, **arrays)
     return out.getvalue()
 
 
@@ -146,9 +149,7 @@ def _parcels(holding: Holding, layer: str, body: Parcels, limits: Limits) -> dic
     return {"type": "FeatureCollection", "layer": layer, "version": holding.cube.version, "features": features}
 
 
-def _refuse_large(
-    holding: Holding, layer: str, polygons: list[BaseGeometry], time: str | None, limits: Limits
-) -> None:
+def _refuse_large(holding: Holding, layer: str, polygons: list[BaseGeometry], time: str | None, limits: Limits) -> None:
     cells = 0
     for zone in holding.layer(layer).zones:
         cells += cells_around(holding.cube, zone, polygons) * len(holding.windows(zone, time))

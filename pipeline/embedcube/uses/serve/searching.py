@@ -116,9 +116,7 @@ def _vectors(holding: Holding, layer: str, body: VectorsBody, limits: Limits) ->
     return {"layer": layer, "weights_sha256": holding.weights(layer), "vectors": answers}
 
 
-def _similar(
-    holding: Holding, layer: str, body: SimilarBody, limits: Limits
-) -> tuple[NDArray[Any], dict[str, object]]:
+def _similar(holding: Holding, layer: str, body: SimilarBody, limits: Limits) -> tuple[NDArray[Any], dict[str, object]]:
     zone = holding.zone(layer, body.zone)
     t = holding.window(zone, body.time)
     refuse_large_window(holding.cube, zone, limits)
@@ -139,7 +137,9 @@ def _change(holding: Holding, layer: str, body: ChangeBody, limits: Limits) -> t
     compared = holding.layer(layer).change(body.before, body.after)
     own = compared if "score" in compared else compared[zone.partition("/")[2]]
     values, about = _raw(np.asarray(own["score"][-1], np.float32), body.type, holding, zone, t)
-    return values, about | {"Remarks": " ".join(map(str, compared.attrs.get("remarks", []))).encode("ascii", "replace").decode()}
+    return values, about | {
+        "Remarks": " ".join(map(str, compared.attrs.get("remarks", []))).encode("ascii", "replace").decode()
+    }
 
 
 def _raw(

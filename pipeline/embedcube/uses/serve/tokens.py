@@ -1,4 +1,4 @@
-"""The secret that a client must show: a token in a file that only its owner can read. Never in a link, never in a log."""
+"""The secret that a client must show: a token in a file that only its owner can read. Never in a link or a log."""
 
 import base64
 import binascii
@@ -59,7 +59,7 @@ def read_token(file: Path, *, create: bool = False) -> str:
 
 
 def shows_token(authorization: str | None, token: str) -> bool:
-    """Whether a header `Authorization` has the token: as Bearer, or as the password of Basic, which browsers ask for."""
+    """Whether a header `Authorization` has the token: as Bearer, or as the password of Basic, as browsers send it."""
     scheme, _, given = (authorization or "").partition(" ")
     if scheme.lower() == "basic":
         try:
