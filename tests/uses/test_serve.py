@@ -55,9 +55,9 @@ def cube(two_zones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(cube: Path) -> Iterator[httpx.Client]:
     """A client of a server of the cube."""
-    with running(create_app([cube], limits=Limits(body_bytes=100_000, parcels=20, hits=50))) as address:
-        with httpx.Client(base_url=address, trust_env=False, timeout=30) as opened:
-            yield opened
+    app = create_app([cube], limits=Limits(body_bytes=100_000, parcels=20, hits=50))
+    with running(app) as address, httpx.Client(base_url=address, trust_env=False, timeout=30) as opened:
+        yield opened
 
 
 LAYER_PATH = f"/v1/cubes/two_zones/layers/{LAYER}"
@@ -127,12 +127,13 @@ def test_a_masked_cell_has_no_vector_and_says_so(client: httpx.Client, cube: Pat
 
 
 def test_places_and_times_outside_are_not_answered(client: httpx.Client) -> None:
-    for parameters in (
+    asked: tuple[dict[str, str | float], ...] = (
         {"lon": 3.0, "lat": 50.0},
         {"lon": 12.0, "lat": -50.0},
         {"lon": 12.03, "lat": 50.01, "time": "1999"},
         {"lon": 12.03, "lat": 50.01, "time": "yesterday"},
-    ):
+    )
+    for parameters in asked:
         answer = client.get(f"{LAYER_PATH}/point", params=parameters)
         assert answer.status_code == 404, parameters
         assert answer.json()["detail"]
@@ -337,7 +338,13 @@ def test_wrong_questions_are_refused(client: httpx.Client, body: Any, status: in
 def test_bodies_that_are_no_json_are_refused(client: httpx.Client) -> None:
     kind = {"Content-Type": "application/json"}
     nested = b'{"like": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
-    for data in (b"{", b"\xff\xfe", nested, b'{"like": [{"vector": [NaN]}]}', b'{"like": [{"lon": Infinity, "lat": 0}]}'):
+    for data in (
+        b"{",
+        b"\xff\xfe",
+        nested,
+        b'{"like": [{"vector": [NaN]}]}',
+        b'{"like": [{"lon": Infinity, "lat": 0}]}',
+    ):
         assert client.post(f"{LAYER_PATH}/find", content=data, headers=kind).status_code in (400, 422), data[:20]
     many = (b"x" * 10_000 for _ in range(20))  # chunked: without a length
     assert client.post(f"{LAYER_PATH}/find", content=many, headers=kind).status_code == 413
@@ -453,7 +460,7 @@ def test_a_token_file_is_private(tmp_path: Path) -> None:
     assert read_token(file) == made == token_for("127.0.0.1", file)
     assert token_for("127.0.0.1", None) is None
     file.chmod(0o640)
-    with pytest.raises(RequestError, match="0640.*chmod 600"):
+    with pytest.raises(RequestError, match=r"0640.*chmod 600"):
         read_token(file)
     (short := tmp_path / "short").write_text("short\n")
     short.chmod(0o600)
