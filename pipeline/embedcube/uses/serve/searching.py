@@ -108,7 +108,9 @@ def _vectors(holding: Holding, layer: str, body: VectorsBody, limits: Limits) ->
     answers: list[dict[str, Any]] = []
     for one in as_asked(body.like, holding.cube, layer, limits):
         try:
-            answers.append({"vector": wanted_by(holding.cube, layer, [one], None, body.time).query.vector})
+            wanted = wanted_by(holding.cube, layer, [one], None, body.time)
+            centres = holding.places(layer).centres(wanted.own)
+            answers.append({"vector": wanted.query.vector, "centres": centres})
         except RequestError as error:
             answers.append({"vector": None, "problem": str(error)})
     return {"layer": layer, "weights_sha256": holding.weights(layer), "vectors": answers}
