@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Area, Within, area_in
@@ -68,13 +69,13 @@ def _blocks_of_zone(cube: CubeStore, zone: str, area: Area | None, windows: list
         for outer in _tiles(bounds, shard, cells // len(chosen)):
             if area is not None and not area.cut(*outer).any():
                 continue
-            status = cube.array(zone, "status")[times, *outer]
-            scale = cube.array(zone, "scale")[times, *outer] if cube.has_scale(zone) else None
+            status = read_box(cube, zone, "status", times, *outer)
+            scale = read_box(cube, zone, "scale", times, *outer) if cube.has_scale(zone) else None
             for y, x in _tiles(outer, chunk, cells // len(chosen)):
                 inside = None if area is None else area.cut(y, x)
                 if inside is not None and not inside.any():
                     continue
-                stored = embedding[times, y, x]
+                stored = read_box(cube, zone, "embedding", times, y, x)
                 part = (slice(y.start - outer[0].start, y.stop - outer[0].start),
                         slice(x.start - outer[1].start, x.stop - outer[1].start))  # fmt: skip
                 for t in chosen:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from embedcube.cube.segments import VectorIndex
 
+    from embedcube.cube.window import WindowTree
+
 
 class Layer:
     """One layer of a cube, over all its zones: `cube["s2_mosaiks"]`, or `cube.layer` where there is one."""
@@ -61,6 +63,17 @@ class Layer:
         `zone`, `y`, `x` and `t` name the cell, for `explain`; they are "" and -1 outside. Each chunk is decoded once.
         """
         return sample(self.cube, self.name, places_of(points, x, y, crs), time)
+
+    def window(self, within: Within, time: Time = None) -> "WindowTree":
+        """The cells of a region: a DataTree with one Dataset for each zone, in the CRS of the zone.
+
+        `within` is a box (west, south, east, north) or a polygon, in degrees; `inside` (y, x) says which cells have
+        their centre in it. `vector` (time, y, x, feature) is decoded when it is used. `.merged(crs=)` makes one Dataset
+        of all zones.
+        """
+        from embedcube.cube.window import window
+
+        return window(self.cube, self.name, within, time)
 
     def blocks(self, within: Within | None = None, time: Time = None, cells: int = 250_000) -> Iterator[Block]:
         """Blocks of at most about `cells` cells, zone by zone; each chunk is decoded once.
