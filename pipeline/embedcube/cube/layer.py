@@ -15,11 +15,9 @@ from embedcube.cube.within import Within
 
 if TYPE_CHECKING:
     import xarray
-    import xarray as xr
     from geopandas import GeoDataFrame
 
     from embedcube.cube.segments import VectorIndex
-
     from embedcube.cube.window import WindowTree
 
 
@@ -85,7 +83,7 @@ class Layer:
 
     def similar(
         self, like: Examples, unlike: Examples | None = None, time: Time = None
-    ) -> "xr.DataArray | xr.DataTree":
+    ) -> "xarray.DataArray | xarray.DataTree":
         """Cosine (time, y, x) of every cell with the examples, with the CRS; a tree by zone where there are several.
 
         `like` and `unlike` are one or several cells, places (lon, lat), polygons in degrees (the mean of their
@@ -123,7 +121,7 @@ class Layer:
         search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
         return table_of(find(self.cube, self.name, like, unlike, search, self.index))
 
-    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xr.Dataset | xr.DataTree":
+    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xarray.Dataset | xarray.DataTree":
         """How much each cell changed: score (time, y, x), and the number of its references, with the CRS.
 
         Each window of `after` is compared with the windows of `before` that are of its season, at least three; those
@@ -144,4 +142,4 @@ class Layer:
         """The vector index beside the cube; None where there is none, or the cube is not a folder of this machine."""
         from embedcube.cube.segments import VectorIndex
 
-        return VectorIndex.beside(self.cube.path, self.name)
+        return VectorIndex.beside(self.cube.path, self.name) if self.cube.is_local else None
