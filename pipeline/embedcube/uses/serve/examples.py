@@ -151,8 +151,8 @@ def _cell(one: CellOf, cube: CubeStore, layer: str) -> Cell:
     return Cell(zone=zone, t=one.t, y=one.y, x=one.x)
 
 
-def _vector(one: Vector) -> NDArray[np.float32]:
+def _vector(one: Vector) -> NDArray[np.float64]:
     vector = np.asarray(one.vector, np.float64)
     if not np.any(vector):
         raise RequestError("a vector of zeros has no direction")
-    return vector.astype(np.float32)
+    return vector
