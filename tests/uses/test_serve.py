@@ -350,6 +350,63 @@ def test_bodies_that_are_no_json_are_refused(client: httpx.Client) -> None:
     assert client.post(f"{LAYER_PATH}/find", content=many, headers=kind).status_code == 413
 
 
+SQUARE = {
+    "type": "Polygon",
+    "coordinates": [[[11.98, 50.0], [12.03, 50.0], [12.03, 50.02], [11.98, 50.02], [11.98, 50.0]]],
+}
+"""in both zones"""
+
+
+def test_parcels_are_means_over_both_zones(client: httpx.Client, cube: Path) -> None:
+    from shapely.geometry import shape
+
+    from embedcube.cube.reader import Cube
+    from embedcube.cube.within import area_in
+
+    features = [{"type": "Feature", "id": 7, "geometry": SQUARE, "properties": {"crop": "rye"}}]
+    body = {"type": "FeatureCollection", "features": features, "time": "2023-06", "stats": ["mean", "std"]}
+    (answer,) = post(client, f"{LAYER_PATH}/parcels", body).json()["features"]
+    assert answer["id"] == 7
+    assert answer["properties"]["crop"] == "rye"
+    (window,) = answer["properties"]["windows"]
+    vectors, cells = [], 0
+    for zone in ("utm32", "utm33"):
+        area = area_in(Cube(cube), f"{LAYER}/{zone}", shape(SQUARE))
+        assert area is not None
+        inside = area.cut(area.y, area.x)
+        part = (0, area.y, area.x)
+        valid = inside & np.isin(stored(cube, zone, "status")[part], (1, 5))
+        own = stored(cube, zone, "embedding")[part] * stored(cube, zone, "scale")[part][..., None].astype(np.float64)
+        vectors.append(own[valid])
+        cells += int(inside.sum())
+        assert valid.sum() > 0
+    every = np.concatenate(vectors)
+    assert len(every) < cells  # some lie under a cloud
+    assert (window["window"], window["count"]) == ("2023-06-01/2023-07-01", len(every))
+    assert answer["properties"]["cells"] == cells
+    assert np.allclose(window["mean"], every.mean(axis=0), atol=1e-5)
+    assert np.allclose(window["std"], every.std(axis=0), atol=1e-5)
+
+
+def test_parcels_that_are_too_much_are_refused(client: httpx.Client, cube: Path) -> None:
+    feature = {"type": "Feature", "geometry": SQUARE}
+
+    def status(count: int, **more: Any) -> int:
+        body = {"type": "FeatureCollection", "features": [feature] * count} | more
+        return client.post(f"{LAYER_PATH}/parcels", json=body).status_code
+
+    assert status(20) == 200
+    assert status(21) == 413
+    assert status(0) == 422
+    assert status(1, stats=["median"]) == 422
+    assert status(1, time="1999") == 404
+    for limits in (Limits(vertices=4), Limits(scan_cells=100), Limits(parcel_numbers=95)):
+        with running(create_app([cube], limits=limits)) as address:
+            body = {"type": "FeatureCollection", "features": [feature]}
+            answer = httpx.post(f"{address}{LAYER_PATH}/parcels", json=body, trust_env=False)
+            assert answer.status_code == 413, limits
+
+
 def raw(client: httpx.Client, path: str, *headers: str) -> bytes:
     """The answer to a request whose path nothing has tidied up."""
     with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=10) as opened:

@@ -38,7 +38,7 @@ class Block:
         """Decoded vectors (y, x, feature); NaN where a cell has none."""
         return decode(self.stored, self.scale)
 
-    @property
+    @cached_property
     def valid(self) -> NDArray[np.bool_]:
         """Cells (y, x) with a vector, inside of the region or not."""
         return np.asarray((self.status == VALID) | (self.status == VALID_INCOMPLETE))
@@ -55,10 +55,11 @@ def blocks(
     for zone in cube.zones_of(layer):
         area = None if within is None else area_in(cube, zone, within)
         if within is None or area is not None:
-            yield from _blocks_of_zone(cube, zone, area, cube.windows_of(zone, time), cells)
+            yield from blocks_in(cube, zone, area, cube.windows_of(zone, time), cells)
 
 
-def _blocks_of_zone(cube: CubeStore, zone: str, area: Area | None, windows: list[int], cells: int) -> Iterator[Block]:
+def blocks_in(cube: CubeStore, zone: str, area: Area | None, windows: list[int], cells: int) -> Iterator[Block]:
+    """Blocks that cover an area of one zone, None for all of it, in some windows."""
     embedding, (rows, columns) = cube.array(zone, "embedding"), cube.group(zone).attrs["spatial:shape"]
     depth, shard, chunk = embedding.chunks[0], embedding.shards[1], embedding.chunks[1]
     bounds = (slice(0, rows), slice(0, columns)) if area is None else (area.y, area.x)

@@ -128,17 +128,13 @@ def _target_of(parts: list[xarray.Dataset], crs: Any) -> _Target:
         side = side / _METRES_PER_DEGREE if target.is_geographic else side * _METRES_PER_DEGREE
     boxes, anchor = [], (0.0, 0.0)
     for part, system in zip(parts, systems, strict=True):
-        half = part.attrs["cell"] / 2
-        left, bottom, right, top = (
-            float(part["x"][0]) - half, float(part["y"][-1]) - half, float(part["x"][-1]) + half, float(part["y"][0]) + half
-        )  # fmt: skip
+        x, y, half = part["x"].values, part["y"].values, part.attrs["cell"] / 2
+        box = (x[0] - half, y[-1] - half, x[-1] + half, y[0] + half)
         if system == target:
-            anchor = (left, top)
-            boxes.append((left, bottom, right, top))
+            anchor = (box[0], box[3])
         else:
-            boxes.append(
-                Transformer.from_crs(system, target, always_xy=True).transform_bounds(left, bottom, right, top)
-            )
+            box = Transformer.from_crs(system, target, always_xy=True).transform_bounds(*box)
+        boxes.append(box)
     edges = np.array(boxes)
     (left, right), (bottom, top) = (
         ((ends - origin) / side)
