@@ -31,6 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((host, port))
+        # from now on clients wait for the server to start instead of being refused
+        opened.listen(_CONNECTIONS)
     except OSError as error:
         opened.close()
         raise RequestError(f"cannot listen on {host} port {port}: {error.strerror or error}; try --port 0") from None
