@@ -340,13 +340,13 @@ def preview(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw principal components as PNG and GeoTIFF.  Example: embedcube preview cube.zarr"""
+    """Draw principal components: Zarr, PNG, GeoTIFF.  Example: embedcube preview cube.zarr"""
     from embedcube.cube.preview import preview as draw
+    from embedcube.cube.preview_store import preview_store_of
 
-    files = draw(cube, out or cube.absolute().parent / "report")
-    _print({"files": [str(file) for file in files]}, as_json)
-    if not as_json:
-        print("\n".join(f"wrote {file}" for file in files))
+    store = out / preview_store_of(cube).name if out else preview_store_of(cube)
+    files = [store, *draw(cube, out or cube.absolute().parent / "report", store)]
+    _print_lines({"files": [str(file) for file in files]}, [f"wrote {file}" for file in files], as_json)
 
 
 @app.command()
