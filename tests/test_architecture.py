@@ -33,7 +33,18 @@ ABOVE: dict[str, set[str]] = {
     "testing": {"ground", "campaign", "cube", "sources", "backbones", "kernel"},
     "jobs": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers"},
     "consolidate": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs"},
-    "uses": {"ground", "campaign", "cube", "sources", "backbones", "kernel", "prepare", "workers", "jobs", "consolidate"},
+    "uses": {
+        "ground",
+        "campaign",
+        "cube",
+        "sources",
+        "backbones",
+        "kernel",
+        "prepare",
+        "workers",
+        "jobs",
+        "consolidate",
+    },
 }
 """Each room, and what it may import. The command line (`cli`) may import everything."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import looking, stages
+from embedcube.cli import looking, serving, stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
 from embedcube.progress import Say, shown
@@ -28,7 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(looking.verbs)
+for more in (looking, serving):
+    app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
 CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
@@ -385,10 +386,7 @@ def schema() -> None:
 
 
 def _teller(as_json: bool) -> Say:
-    def silent(_: str) -> None:
-        return
-
-    return silent if as_json else print
+    return (lambda _: None) if as_json else print
 
 
 def _print_lines(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import decode
-from embedcube.cube.reader import Cube
+from embedcube.cube.store import CubeStore
 
 SAMPLE_CELLS = 20_000
 """number of cells that a basis is fitted on"""
@@ -75,14 +75,14 @@ class Basis:
         return colours.reshape(*stored.shape[:-1], 3)
 
 
-def fit_basis(cube: Cube, layer: str) -> Basis | None:
+def fit_basis(cube: CubeStore, layer: str) -> Basis | None:
     """Principal component analysis of a sample of a layer's vectors; None where the layer has no vector.
 
     Chunks are drawn at random from all zones and windows, always the same ones, until they have given SAMPLE_CELLS
     cells. The sign of a component makes its largest number positive, so that colours repeat.
     """
     sample, cells = [], 0
-    for vectors in _sampled(cube, layer):
+    for vectors in sampled(cube, layer):
         sample.append(vectors)
         cells += len(vectors)
         if cells >= SAMPLE_CELLS:
@@ -109,8 +109,14 @@ def fit_basis(cube: Cube, layer: str) -> Basis | None:
     )
 
 
-def _sampled(cube: Cube, layer: str) -> Iterator[NDArray[np.float32]]:
-    """Valid vectors (cell, feature) of one chunk after the other, at most an equal share of the sample of each."""
+def sampled(
+    cube: CubeStore, layer: str, cells: int = SAMPLE_CELLS, chunks: int = _SAMPLE_CHUNKS
+) -> Iterator[NDArray[np.float32]]:
+    """Valid vectors (cell, feature) of one chunk after the other, at most an equal share of `cells` of each.
+
+    They come from all zones and windows at random, always the same; from `chunks` chunks where all of their cells are
+    valid. It goes on until no chunk is left: take as many as needed.
+    """
     grids = [
         (zone, [-(-size // chunk) for size, chunk in zip(array.shape[:3], array.chunks[:3], strict=True)])
         for zone in cube.zones_of(layer)
@@ -118,7 +124,7 @@ def _sampled(cube: Cube, layer: str) -> Iterator[NDArray[np.float32]]:
     ]
     ends = np.cumsum([int(np.prod(grid)) for _, grid in grids])
     rng = np.random.default_rng(0)
-    share = SAMPLE_CELLS // min(_SAMPLE_CHUNKS, int(ends[-1]))
+    share = max(1, cells // min(chunks, int(ends[-1])))
     for number in rng.permutation(int(ends[-1])).tolist():
         which = int(np.searchsorted(ends, number, side="right"))
         zone, grid = grids[which]

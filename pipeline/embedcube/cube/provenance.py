@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,10 @@ from embedcube.errors import RequestError
 
 _RUNS, _RUN = 16, 256
 """A sample of records is _RUNS runs of _RUN neighbouring records each, because neighbours lie in few chunks."""
+
+
+_AT_ONCE = 4096
+"""records that are read at once, where many are needed"""
 
 
 class Provenance:
@@ -90,6 +95,17 @@ class Provenance:
         ends = self._firsts("shard_record")[first : last + 1]
         data = bytes(self._group["shard_record"][int(ends[0]) : int(ends[-1])])
         return [json.loads(data[a:b]) for a, b in pairwise((ends - ends[0]).tolist())]
+
+    def objects(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
+        """SHA-256 of the object of each array, by the row of a shard and the name of the array; in ascending order."""
+        rows = np.asarray(shards, np.int64)
+        found: dict[int, dict[str, str]] = {}
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            for first in range(int(run[0]), int(run[-1]) + 1, _AT_ONCE):
+                last = min(first + _AT_ONCE, int(run[-1]) + 1)
+                for row, record in enumerate(self._records(first, last), start=first):
+                    found[row] = {one["array"]: one["sha256"] for one in record["objects"]}
+        return found
 
     def record(self, shard: int) -> dict[str, Any]:
         """Record of a shard."""

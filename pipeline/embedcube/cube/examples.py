@@ -1,0 +1,144 @@
+"""Examples of a search: cells, places, polygons and vectors become one vector to compare with."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj.enums import TransformDirection
+from shapely.geometry.base import BaseGeometry
+
+from embedcube.cube.blocks import blocks
+from embedcube.cube.drawing import Mask, Place
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.similar import Query
+from embedcube.cube.store import Cell, CubeStore, Time
+from embedcube.cube.within import area_in
+from embedcube.errors import RequestError
+from embedcube.grid import LATLON, to_degrees, utm_grid_name, utm_zone_of
+
+Example = Cell | tuple[float, float] | BaseGeometry | NDArray[Any]
+"""A cell, a place (lon, lat), a polygon in degrees (the mean of its vectors), or a vector."""
+
+Examples = Example | Sequence[Example]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is searched for, and where it was found already."""
+
+    query: Query
+    own: list[Place] = field(default_factory=list)
+    """cells of the examples"""
+    masks: list[Mask] = field(default_factory=list)
+    """cells of the polygons of the examples"""
+
+
+def wanted_by(
+    cube: CubeStore, layer: str, like: Examples, unlike: Examples | None = None, time: Time = None
+) -> Wanted:
+    """The vector that `like` and `unlike` stand for (`Query.by_examples`), and the places of `like`.
+
+    A place or a polygon gives the mean direction of its vectors in the windows that `time` selects.
+
+    Raises:
+        RequestError: an example lies outside of the layer or has no vector there; nothing is said by its value.
+    """
+    own: list[Place] = []
+    masks: list[Mask] = []
+    vectors = [_vector(cube, layer, one, time, own, masks) for one in _several(like)]
+    against = [_vector(cube, layer, one, time, [], []) for one in (() if unlike is None else _several(unlike))]
+    return Wanted(query=Query.by_examples(vectors, against), own=own, masks=masks)
+
+
+def _several(examples: Examples) -> list[Example]:
+    """Examples one by one."""
+    if isinstance(examples, np.ndarray):
+        return [examples] if examples.ndim == 1 else list(examples)
+    if isinstance(examples, Cell | BaseGeometry) or _is_place(examples):
+        return [examples]  # type: ignore[list-item]
+    if isinstance(examples, Iterable):
+        return list(examples)
+    raise RequestError(f"an example is a cell, (lon, lat), a polygon in degrees or a vector; not {examples!r}")
+
+
+def _is_place(one: Any) -> bool:
+    return isinstance(one, tuple) and len(one) == 2 and all(isinstance(n, int | float | np.number) for n in one)
+
+
+def _vector(
+    cube: CubeStore, layer: str, one: Example, time: Time, own: list[Place], masks: list[Mask]
+) -> NDArray[Any]:
+    """The vector of one example; its cells are added to `own`, its polygon to `masks`."""
+    if isinstance(one, np.ndarray):
+        return one
+    if isinstance(one, BaseGeometry) and one.geom_type == "Point":
+        one = (one.x, one.y)
+    if isinstance(one, BaseGeometry):
+        return _of_polygon(cube, layer, one, time, masks)
+    if isinstance(one, Cell):
+        if one.zone not in cube.zones_of(layer):
+            raise RequestError(f"a cell of {one.zone} is no example for layer {layer}, whose vectors differ")
+        cells = [one]
+    elif _is_place(one):
+        cells = cells_at(cube, layer, float(one[0]), float(one[1]), time)
+    else:
+        raise RequestError(f"an example is a cell, (lon, lat), a polygon in degrees or a vector; not {one!r}")
+    own += [Place(zone=cell.zone, y=cell.y, x=cell.x) for cell in cells]
+    found, statuses = [], set()
+    for cell in cells:
+        status = int(cube.array(cell.zone, "status")[cell.t, cell.y, cell.x])
+        statuses.add(STATUS_MEANINGS[status])
+        if status in (VALID, VALID_INCOMPLETE):
+            found.append(np.asarray(cube.array(cell.zone, "embedding")[cell.t, cell.y, cell.x]))
+    if not found:
+        raise RequestError(
+            f"{one}: no vector there, its status is {' or '.join(sorted(statuses))}; choose another place or --time"
+        )
+    return Query.by_examples(found).vector if len(found) > 1 else found[0]
+
+
+def cells_at(cube: CubeStore, layer: str, lon: float, lat: float, time: Time) -> list[Cell]:
+    """The cell of a place in each window that `time` selects; in its own UTM zone where that has it.
+
+    Raises:
+        RequestError: no zone of the layer holds the place.
+    """
+    zones = cube.zones_of(layer)
+    own = f"{layer}/{utm_grid_name(int(utm_zone_of(np.array(lon))))}"
+    for zone in sorted(zones, key=lambda zone: zone != own):
+        attributes = cube.group(zone).attrs
+        x, y = to_degrees(attributes["proj:wkt2"]).transform(lon, lat, direction=TransformDirection.INVERSE)
+        a, _, c, _, e, f = attributes["spatial:transform"]
+        if zone.split("/")[1] == LATLON:
+            x = c + (x - c) % 360
+        if np.isfinite([x, y]).all():
+            column, row = int(np.floor((x - c) / a)), int(np.floor((y - f) / e))
+            rows, columns = attributes["spatial:shape"]
+            if 0 <= row < rows and 0 <= column < columns:
+                return [Cell(zone=zone, t=t, y=row, x=column) for t in cube.windows_of(zone, time)]
+    boxes = ", ".join(zones)
+    raise RequestError(f"({lon}, {lat}) lies outside of layer {layer} ({boxes}); `embedcube info` shows where it lies")
+
+
+def _of_polygon(
+    cube: CubeStore, layer: str, polygon: BaseGeometry, time: Time, masks: list[Mask]
+) -> NDArray[np.float64]:
+    """Mean direction of the vectors whose cell centres lie in a polygon."""
+    total, count = np.zeros(0), 0
+    for block in blocks(cube, layer, polygon, time):
+        inside = block.valid & (True if block.inside is None else block.inside)
+        vectors = block.stored[inside].astype(np.float64)
+        length = np.linalg.norm(vectors, axis=1)
+        vectors = vectors[length > 0] / length[length > 0, None]
+        total = vectors.sum(axis=0) + (total if count else 0)
+        count += len(vectors)
+    if not count:
+        raise RequestError(
+            f"the polygon around {polygon.centroid.x:.5f}, {polygon.centroid.y:.5f} holds the centre of no cell with a "
+            f"vector in layer {layer}; draw a larger one, or choose another --time"
+        )
+    found = ((zone, area_in(cube, zone, polygon)) for zone in cube.zones_of(layer))
+    masks += [Mask(zone=zone, y=a.y, x=a.x, inside=a.cut(a.y, a.x)) for zone, a in found if a is not None]
+    return total / count

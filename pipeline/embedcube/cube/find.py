@@ -1,0 +1,190 @@
+"""`Layer.find`: the cells of a layer whose vectors are most like those of some examples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedcube.cube.drawing import Drawing, Drawn
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.examples import Examples, Wanted, wanted_by
+from embedcube.cube.scan import LISTS, IndexScan, Statuses, from_cube
+from embedcube.cube.segments import VectorIndex
+from embedcube.cube.store import Cell, CubeStore, Time
+from embedcube.cube.within import Within
+from embedcube.errors import RequestError
+from embedcube.grid import is_geographic
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+EXACT_CELLS = 5_000_000
+"""cells up to which every one is compared, also where there is an index"""
+
+WITHIN_CELLS = 1_000_000
+"""cells that `within` leaves up to which every one is compared: lists lose hits where a region is small"""
+
+NEAR_M = 100.0
+"""metres between hits by default, where two cells are smaller"""
+
+_DEGREE_M = 111_320.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A cell that was found."""
+
+    rank: int
+    """from 1"""
+    cosine: float
+    """with the vector that was searched for"""
+    zone: str
+    """path of the group: "<layer>/<zone>" """
+    t: int
+    """index of the window"""
+    y: int
+    x: int
+    window: str
+    """ISO 8601 interval"""
+    lon: float
+    """of the cell's centre, in degrees"""
+    lat: float
+    status: str
+
+    @property
+    def cell(self) -> Cell:
+        """The cell, for `explain`."""
+        return Cell(zone=self.zone, t=self.t, y=self.y, x=self.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Hits, best first, and how they were searched."""
+
+    hits: list[Hit]
+    exact: bool
+    """whether every cell was compared; otherwise those in the nearest lists of the index"""
+    cells: int
+    """cells that windows and region left, with a vector or without"""
+    indexed: bool
+    """whether the vectors were read from the index beside the cube"""
+
+
+def find(
+    cube: CubeStore,
+    layer: str,
+    like: Examples,
+    unlike: Examples | None = None,
+    *,
+    k: int = 10,
+    time: Time = None,
+    within: Within | None = None,
+    apart_m: float | None = None,
+    status: Sequence[str] = ("valid", "valid_incomplete"),
+    exact: bool | None = None,
+    index: VectorIndex | None = None,
+) -> Found:
+    """The `k` cells most like the examples; fewer where no more are left. `Layer.find` says what each argument is.
+
+    Raises:
+        RequestError: an example has no vector, nothing matches the time, or `exact=False` without an index.
+    """
+    if k < 1:
+        raise RequestError(f"k is {k}; ask for at least one hit")
+    wanted = wanted_by(cube, layer, like, unlike, time)
+    return search(
+        cube, layer, wanted, k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact, index=index
+    )
+
+
+def search(
+    cube: CubeStore,
+    layer: str,
+    wanted: Wanted,
+    *,
+    k: int,
+    time: Time = None,
+    within: Within | None = None,
+    apart_m: float | None = None,
+    status: Sequence[str] = ("valid", "valid_incomplete"),
+    exact: bool | None = None,
+    index: VectorIndex | None = None,
+) -> Found:
+    """As `find`, for what was made of examples before."""
+    apart_m = default_apart_m(cube, layer) if apart_m is None else apart_m
+    if not (apart_m >= 0 and math.isfinite(apart_m)):
+        raise RequestError(f"apart_m is {apart_m}; it is a distance in metres, 0 or more")
+    drawing, statuses = Drawing(cube, cube.zones_of(layer), apart_m), Statuses.named(status)
+    query, own, masks = wanted.query, wanted.own, wanted.masks
+    if index is None:
+        if exact is False:
+            raise RequestError(f"{cube.path}: no vector index of {layer}; make it: embedcube index-vectors {cube.path}")
+        drawn = drawing.best(lambda: from_cube(cube, layer, query, statuses, within, time), k, own, masks)
+        return Found(hits=_hits(cube, drawing, drawn), exact=True, cells=_cells(cube, layer, time), indexed=False)
+    scan = IndexScan(cube, index, statuses, within, time)
+    most = EXACT_CELLS if within is None else WITHIN_CELLS
+    compare_all = scan.cells <= most if exact is None else exact
+    if compare_all:
+        drawn = drawing.best(lambda: scan.all(query), k, own, masks)
+    else:
+        lists = LISTS
+        while True:
+            count = lists
+            drawn = drawing.best(lambda: scan.lists(query, count), k, own, masks)
+            if len(drawn) == k or lists >= scan.most_lists:
+                break
+            lists *= 4
+    return Found(hits=_hits(cube, drawing, drawn), exact=compare_all, cells=scan.cells, indexed=True)
+
+
+def default_apart_m(cube: CubeStore, layer: str) -> float:
+    """Metres between hits by default: 100 m, or two cells where cells are larger than 50 m."""
+    zone = cube.zones_of(layer)[0]
+    attributes = cube.group(zone).attrs
+    side = abs(float(attributes["spatial:transform"][0]))
+    if is_geographic(attributes["proj:wkt2"]):
+        side *= _DEGREE_M
+    return max(NEAR_M, 2 * side)
+
+
+def _cells(cube: CubeStore, layer: str, time: Time) -> int:
+    return sum(
+        len(cube.windows_of(zone, time)) * math.prod(cube.array(zone, "status").shape[1:])
+        for zone in cube.zones_of(layer)
+    )
+
+
+def _hits(cube: CubeStore, drawing: Drawing, drawn: list[Drawn]) -> list[Hit]:
+    hits = []
+    for rank, one in enumerate(drawn, start=1):
+        (lon,), (lat,) = drawing.degrees(drawing.zones.index(one.zone), np.array([one.y]), np.array([one.x]))
+        hits.append(
+            Hit(
+                rank=rank,
+                cosine=round(one.cosine, 7),
+                zone=one.zone,
+                t=one.t,
+                y=one.y,
+                x=one.x,
+                window=cube.windows(one.zone)[one.t].short,
+                lon=round(float(lon), 7),
+                lat=round(float(lat), 7),
+                status=STATUS_MEANINGS[VALID_INCOMPLETE if one.incomplete else VALID],
+            )
+        )
+    return hits
+
+
+def table_of(found: Found) -> "GeoDataFrame":
+    """Hits as a table with points; `attrs` say whether every cell was compared."""
+    import geopandas
+
+    columns: dict[str, Any] = {
+        name: [getattr(hit, name) for hit in found.hits] for name in Hit.__dataclass_fields__
+    }
+    points = geopandas.points_from_xy(columns["lon"], columns["lat"])
+    table = geopandas.GeoDataFrame(columns, geometry=points, crs="EPSG:4326")
+    table.attrs = {"exact": found.exact, "cells": found.cells, "indexed": found.indexed}
+    return table

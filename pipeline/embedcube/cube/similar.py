@@ -1,0 +1,199 @@
+"""Cosines between one vector and many stored ones. Needs numpy; numkong makes it faster where it is installed.
+
+Both ways give the same bits. Stored int8 are multiplied as whole numbers, which have no rounding: the sums are exact,
+and only the last division rounds. `scale` is not needed, as a cosine does not depend on the length of a vector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.errors import RequestError
+
+
+def _installed() -> ModuleType | None:
+    """Module numkong, or None where it is not installed or does not fit this processor."""
+    try:
+        return import_module("numkong")
+    except ImportError:
+        return None
+
+
+_numkong = _installed()
+
+_EXACT_FEATURES = 1000
+"""most numbers of two int8 vectors whose product float32 holds without rounding: 1000 x 128 x 128 < 2^24"""
+
+_BLOCK_NUMBERS = 1 << 16
+"""stored numbers that NumPy converts and multiplies at once: they stay in the cache, and OpenBLAS uses one thread"""
+
+_BLOCK_ROWS = 1 << 14
+"""stored vectors that numkong multiplies at once, so that what is between stays small"""
+
+_MOST_PLANES = 4
+"""int8 vectors whose sum stands for one vector in float64; four have an error below 1e-9 of its largest number"""
+
+_PRECISION = 1e-7
+"""error of a cosine at which no more planes are added"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A vector that others are compared with."""
+
+    vector: NDArray[np.float64]
+    """(feature), of length 1"""
+
+    @classmethod
+    def of(cls, vector: NDArray[Any]) -> "Query":
+        """Query of a vector of any length.
+
+        Raises:
+            RequestError: the vector has a number that is not finite, or has the length zero.
+        """
+        numbers = np.asarray(vector, np.float64)
+        if numbers.ndim != 1 or not numbers.size or not np.isfinite(numbers).all():
+            raise RequestError(
+                f"a vector to compare with has finite numbers in one dimension; this one has the shape {numbers.shape} "
+                f"and {int(np.count_nonzero(~np.isfinite(numbers)))} numbers that are not finite"
+            )
+        largest = np.abs(numbers).max()
+        if largest == 0:
+            raise RequestError("the vector to compare with is zero everywhere, so it has no direction")
+        numbers = numbers / largest
+        return cls(vector=numbers / np.linalg.norm(numbers))
+
+    @classmethod
+    def by_examples(cls, like: Sequence[NDArray[Any]], unlike: Sequence[NDArray[Any]] = ()) -> "Query":
+        """The prototype of several vectors: their mean direction; with counter-examples 2 x mean - mean of those.
+
+        Every example is first brought to length 1. It is the rule of Earth Index and geovibes. As the result is one
+        vector, a search costs the same for any number of examples, and its values stay cosines. It suits examples of
+        one kind of place: of two kinds, search for each.
+
+        Raises:
+            RequestError: there is no example, one has no direction, or they cancel out.
+        """
+        if not like:
+            raise RequestError("a search needs at least one example to be like")
+        if len(like) == 1 and not unlike:
+            return cls.of(like[0])
+        prototype = np.mean([cls.of(vector).vector for vector in like], axis=0)
+        if unlike:
+            prototype = 2 * prototype - np.mean([cls.of(vector).vector for vector in unlike], axis=0)
+        if np.linalg.norm(prototype) < 1e-6:
+            raise RequestError("the examples cancel out: their mean has no direction; give examples of one kind")
+        return cls.of(prototype)
+
+    @cached_property
+    def _planes(self) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        """Vectors (plane, feature) and factors (plane) whose sum of products is the vector.
+
+        A vector that was stored as int8 needs one plane.
+        """
+        rest, planes, steps = self.vector.copy(), [], []
+        step = float(np.abs(rest).max()) / 127
+        while len(planes) < _MOST_PLANES and (not planes or np.linalg.norm(rest) > _PRECISION):
+            plane = np.rint(rest / step)
+            rest -= plane * step
+            planes.append(plane.astype(np.int8))
+            steps.append(step)
+            step /= 254
+        return np.stack(planes), np.array(steps)
+
+    def cosines(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Cosine of each stored vector (cell, feature) with the query: (cell). The error is below 1e-6.
+
+        A vector of length zero has no direction: NaN. Which cells have a vector is said by `status`, never by the
+        numbers here, so the caller takes cells without one out.
+        """
+        if stored.shape[1] != len(self.vector):
+            raise RequestError(
+                f"the vector to compare with has {len(self.vector)} numbers, those of the layer have {stored.shape[1]}"
+            )
+        if not len(stored):
+            return np.empty(0, np.float32)
+        if stored.dtype != np.int8:
+            return self._of_floats(stored)
+        return self._by_numpy(stored) if _numkong is None else self._by_numkong(stored)
+
+    @cached_property
+    def _packed(self) -> Any:
+        assert _numkong is not None
+        return _numkong.dots_pack(self._planes[0])
+
+    def _by_numkong(self, stored: NDArray[np.int8]) -> NDArray[np.float32]:
+        assert _numkong is not None
+        cosines = np.empty(len(stored), np.float32)
+        for first in range(0, len(stored), _BLOCK_ROWS):
+            rows = np.ascontiguousarray(stored[first : first + _BLOCK_ROWS])
+            products = np.asarray(_numkong.dots_packed(rows, self._packed))
+            squares = np.atleast_1d(np.asarray(_numkong.dot(rows, rows)))
+            cosines[first : first + len(rows)] = self._cosine(products, squares)
+        return cosines
+
+    def _by_numpy(self, stored: NDArray[np.int8]) -> NDArray[np.float32]:
+        planes, features = self._planes[0].T.astype(np.float32), stored.shape[1]
+        cosines = np.empty(len(stored), np.float32)
+        count = max(1, _BLOCK_NUMBERS // features)
+        for first in range(0, len(stored), count):
+            rows = stored[first : first + count].astype(np.float32)
+            products, squares = np.zeros((len(rows), planes.shape[1])), np.zeros(len(rows))
+            for begin in range(0, features, _EXACT_FEATURES):
+                part = rows[:, begin : begin + _EXACT_FEATURES]
+                products += part @ planes[begin : begin + _EXACT_FEATURES]
+                squares += np.einsum("cf,cf->c", part, part)
+            cosines[first : first + len(rows)] = self._cosine(products, squares)
+        return cosines
+
+    def _cosine(self, products: NDArray[Any], squares: NDArray[Any]) -> NDArray[np.float64]:
+        """Cosines of whole numbers: products (cell, plane) with the planes, and sums of squares (cell)."""
+        steps = self._planes[1]
+        # plane by plane: a product of matrices would add in an order of its own
+        along = products[:, 0] * steps[0]
+        for plane in range(1, len(steps)):
+            along += products[:, plane] * steps[plane]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.clip(along / np.sqrt(squares, dtype=np.float64), -1, 1)
+
+    def _of_floats(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        cosines = np.empty(len(stored), np.float32)
+        count = max(1, _BLOCK_NUMBERS // stored.shape[1])
+        for first in range(0, len(stored), count):
+            rows = stored[first : first + count].astype(np.float64)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found = rows @ self.vector / np.sqrt(np.einsum("cf,cf->c", rows, rows))
+            cosines[first : first + len(rows)] = np.clip(found, -1, 1)
+        return cosines
+
+
+def nearest(stored: NDArray[np.int8], centroids: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Number of the centroid with the largest cosine, for each stored vector: (cell). Both are int8 (row, feature).
+
+    The first of equals. The products are whole numbers, so the answer is the same on every machine.
+    """
+    squares = np.einsum("cf,cf->c", centroids.astype(np.int64), centroids.astype(np.int64))
+    weights = (1 / np.sqrt(squares)).astype(np.float32)
+    packed = None if _numkong is None else _numkong.dots_pack(np.ascontiguousarray(centroids))
+    found = np.empty(len(stored), np.int64)
+    count = max(1, (1 << 21) // len(centroids))
+    for first in range(0, len(stored), count):
+        rows = np.ascontiguousarray(stored[first : first + count])
+        products = _products(rows, centroids) if packed is None else np.asarray(_numkong.dots_packed(rows, packed))  # type: ignore[union-attr]
+        found[first : first + len(rows)] = np.argmax(products.astype(np.float32) * weights, axis=1)
+    return found
+
+
+def _products(rows: NDArray[np.int8], centroids: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Exact products (row, centroid) of whole numbers."""
+    total = np.zeros((len(rows), len(centroids)))
+    for begin in range(0, rows.shape[1], _EXACT_FEATURES):
+        part = slice(begin, begin + _EXACT_FEATURES)
+        total += rows[:, part].astype(np.float32) @ centroids[:, part].astype(np.float32).T
+    return total

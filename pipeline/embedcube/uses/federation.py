@@ -1,0 +1,330 @@
+"""One search over cubes at several centres: each is asked where its data are; only the query and its hits travel.
+
+The vector of an example is read once, from the first centre that holds the place and has a vector there. Centres whose
+layer was made with other weights are not asked: their numbers mean something else.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.cube.examples import Wanted, wanted_by
+from embedcube.cube.find import default_apart_m, search
+from embedcube.cube.reader import Cube, open_cube
+from embedcube.cube.similar import Query
+from embedcube.errors import EmbedcubeError, RequestError, WorkError
+from embedcube.printable import listed, printable
+from embedcube.uses.centres import Centre
+from embedcube.uses.remote import Server
+
+T = TypeVar("T")
+
+Place = tuple[float, float]
+"""longitude and latitude in degrees"""
+
+TIMEOUT_S = 60.0
+"""seconds that a server may take for one answer"""
+
+_AROUND = 8
+"""hits closer to an example than the distance between hits, at most: they are left out when all have answered"""
+
+_EARTH_M = 6_371_008.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is searched for."""
+
+    like: Sequence[Place]
+    unlike: Sequence[Place] = ()
+    layer: str | None = None
+    """may be left out where each cube has one"""
+    k: int = 10
+    time: str | None = None
+    within: tuple[float, float, float, float] | None = None
+    apart_m: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreHit:
+    """A hit, and where it is from."""
+
+    rank: int
+    centre: str
+    cosine: float
+    layer: str
+    zone: str
+    t: int
+    y: int
+    x: int
+    window: str
+    lon: float
+    lat: float
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How one centre answered."""
+
+    centre: str
+    cube: str
+    """its address, without credentials"""
+    state: Literal["answered", "down", "refused"]
+    """refused: its vectors are of other weights, or the question is wrong for it"""
+    reason: str = ""
+    hits: int = 0
+    """of those that remain"""
+    version: str = ""
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federated:
+    """Hits of all centres, best first, and how each centre answered."""
+
+    hits: list[CentreHit]
+    centres: list[Asked]
+
+    @property
+    def missing(self) -> list[Asked]:
+        """Centres whose hits are not among these."""
+        return [one for one in self.centres if one.state != "answered"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A layer at a centre."""
+
+    name: str
+    weights: str
+    version: str
+
+
+class _Holder(Protocol):
+    """A cube that can be asked."""
+
+    def layer(self, name: str | None) -> _Layer:
+        """The layer with this name, or the only one."""
+
+    def vector(self, layer: str, place: Place, time: str | None) -> NDArray[Any]:
+        """The vector of a place; a RequestError says why there is none."""
+
+    def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
+        """Hits, and the metres that they are apart."""
+
+
+class _Local:
+    """A cube that this process reads: a folder, or a store at a URL."""
+
+    def __init__(self, centre: Centre) -> None:
+        self._cube: Cube = open_cube(centre.address.url)
+
+    def layer(self, name: str | None) -> _Layer:
+        name = _only(name, self._cube.layers)
+        weights = self._cube.group(self._cube.zones_of(name)[0]).attrs.get("embedcube:weights_sha256", "")
+        return _Layer(name=name, weights=str(weights), version=self._cube.version)
+
+    def vector(self, layer: str, place: Place, time: str | None) -> NDArray[Any]:
+        return wanted_by(self._cube, layer, place, None, time).query.vector
+
+    def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
+        apart_m = default_apart_m(self._cube, layer) if question.apart_m is None else question.apart_m
+        found = search(
+            self._cube, layer, Wanted(query=Query.of(vector)), k=k, time=question.time, within=question.within,
+            apart_m=apart_m, index=self._cube[layer].index,
+        )  # fmt: skip
+        return [asdict(hit) | {"zone": hit.zone.partition("/")[2]} for hit in found.hits], apart_m
+
+
+class _Served:
+    """A cube behind `embedcube serve`."""
+
+    def __init__(self, centre: Centre, timeout_s: float) -> None:
+        self._server = Server(centre.address, timeout_s)
+        self._about = self._server.get("")
+
+    def layer(self, name: str | None) -> _Layer:
+        name = _only(name, tuple(self._about["layers"]))
+        about = self._about["layers"][name]
+        return _Layer(name=name, weights=str(about["weights_sha256"] or ""), version=str(self._about["version"]))
+
+    def vector(self, layer: str, place: Place, time: str | None) -> NDArray[Any]:
+        body = {"like": [{"lon": place[0], "lat": place[1]}], "time": time}
+        (answer,) = self._server.post(f"layers/{layer}/vectors", body)["vectors"]
+        if answer["vector"] is None:
+            raise RequestError(printable(answer.get("problem", "no vector there"), 300))
+        return np.asarray(answer["vector"], np.float64)
+
+    def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
+        body = {
+            "like": [{"vector": vector.tolist()}], "k": k, "time": question.time, "within": question.within,
+            "apart_m": question.apart_m,
+        }  # fmt: skip
+        answer = self._server.post(f"layers/{layer}/find", body)
+        return list(answer["hits"]), float(answer["apart_m"])
+
+
+@dataclass
+class _State:
+    """What is known of a centre while it is asked."""
+
+    centre: Centre
+    holder: _Holder | None = None
+    layer: _Layer | None = None
+    problem: EmbedcubeError | None = None
+    hits: list[dict[str, Any]] | None = None
+    apart_m: float = 0.0
+
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """The result of `work`; None where the centre is down, refuses, or has done so before."""
+        if self.problem is not None:
+            return None
+        try:
+            return work()
+        except EmbedcubeError as error:
+            self.problem = error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.problem = WorkError(f"its answer is not understood ({type(error).__name__}: {printable(error, 100)})")
+        except OSError as error:
+            self.problem = WorkError(printable(error, 200))
+        return None
+
+
+def find_at_all(centres: Sequence[Centre], question: Question, timeout_s: float = TIMEOUT_S) -> Federated:
+    """The best hits of all centres; what a centre that is down would have added is missing, and it is named.
+
+    Raises:
+        RequestError: no centre has a vector for an example.
+        WorkError: so it is, and a centre that may have one is down.
+    """
+    states = [_State(centre) for centre in centres]
+
+    def greet(state: _State) -> None:
+        centre = state.centre
+        state.holder = state.attempt(lambda: _Served(centre, timeout_s) if centre.address.served else _Local(centre))
+        holder = state.holder
+        if holder is not None:
+            state.layer = state.attempt(lambda: holder.layer(question.layer))
+
+    with ThreadPoolExecutor(max(1, len(states))) as pool:
+        list(pool.map(greet, states))
+        query, weights = _query(states, question)
+        _refuse_others(states, weights)
+        extra = _AROUND * len(question.like)
+        list(pool.map(lambda state: _search(state, query, question, question.k + extra), states))
+    hits = _merged(states, question)
+    return Federated(hits=hits, centres=[_asked(state, hits) for state in states])
+
+
+def _search(state: _State, query: NDArray[Any], question: Question, k: int) -> None:
+    holder, layer = state.holder, state.layer
+    if holder is None or layer is None:
+        return
+    found = state.attempt(lambda: holder.find(layer.name, query, question, k))
+    if found is not None:
+        state.hits, state.apart_m = found
+
+
+def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], str]:
+    """The vector that the examples stand for, and the digest of the weights that it is of."""
+    weights: str | None = None
+    vectors: list[NDArray[Any]] = []
+    for place in (*question.like, *question.unlike):
+        vector, weights = _read(states, place, question.time, weights)
+        vectors.append(vector)
+    count = len(question.like)
+    assert weights is not None
+    return Query.by_examples(vectors[:count], vectors[count:]).vector, weights
+
+
+def _read(states: Sequence[_State], place: Place, time: str | None, weights: str | None) -> tuple[NDArray[Any], str]:
+    """The vector of a place from the first centre that has one, of the given weights if there are any."""
+    reasons = []
+    for state in states:
+        holder, layer = state.holder, state.layer
+        if holder is None or layer is None or state.problem is not None:
+            reasons.append(f"{state.centre.name}: {state.problem}")
+            continue
+        if weights is not None and layer.weights != weights:
+            reasons.append(f"{state.centre.name}: weights {layer.weights[:12]}, not {weights[:12]}")
+            continue
+        try:
+            return holder.vector(layer.name, place, time), layer.weights
+        except RequestError as error:
+            reasons.append(f"{state.centre.name}: {error}")
+        except EmbedcubeError as error:
+            state.problem = error
+            reasons.append(f"{state.centre.name}: {error}")
+    down = any(isinstance(state.problem, WorkError) for state in states)
+    raise (WorkError if down else RequestError)(f"no centre has a vector at {place}: {'; '.join(reasons)}")
+
+
+def _refuse_others(states: Sequence[_State], weights: str) -> None:
+    for state in states:
+        if state.layer is not None and state.problem is None and (state.layer.weights != weights or not weights):
+            own, other = (digest[:12] or "without a digest" for digest in (state.layer.weights, weights))
+            state.problem = RequestError(f"weights {own}, the vector is of {other}: two models cannot be compared")
+
+
+def _merged(states: Sequence[_State], question: Question) -> list[CentreHit]:
+    """The best hits of all centres, far enough from each other and from the examples."""
+    apart_m = max((state.apart_m for state in states), default=0.0)
+    found = [(state, hit) for state in states for hit in state.hits or []]
+    found.sort(key=lambda one: (-float(one[1]["cosine"]), one[0].centre.name, one[1]["zone"], one[1]["t"], one[1]["y"]))
+    taken: list[Place] = list(question.like)
+    hits: list[CentreHit] = []
+    for state, hit in found:
+        place = (float(hit["lon"]), float(hit["lat"]))
+        # rounding of the coordinates: hits of one centre are apart already
+        if any(metres(place, other) < apart_m * 0.999 for other in taken):
+            continue
+        taken.append(place)
+        assert state.layer is not None
+        hits.append(
+            CentreHit(
+                rank=len(hits) + 1, centre=state.centre.name, cosine=float(hit["cosine"]), layer=state.layer.name,
+                zone=str(hit["zone"]), t=int(hit["t"]), y=int(hit["y"]), x=int(hit["x"]), window=str(hit["window"]),
+                lon=place[0], lat=place[1], status=str(hit["status"]),
+            )
+        )  # fmt: skip
+        if len(hits) == question.k:
+            break
+    return hits
+
+
+def metres(one: Place, other: Place) -> float:
+    """Distance of two places on a sphere."""
+    (lon, lat), (lon2, lat2) = (tuple(map(math.radians, place)) for place in (one, other))
+    half = math.sin((lat2 - lat) / 2) ** 2 + math.cos(lat) * math.cos(lat2) * math.sin((lon2 - lon) / 2) ** 2
+    return 2 * _EARTH_M * math.asin(min(1.0, math.sqrt(half)))
+
+
+def _asked(state: _State, hits: Sequence[CentreHit]) -> Asked:
+    answered = state.hits is not None and state.problem is None
+    refused = isinstance(state.problem, RequestError)
+    return Asked(
+        centre=state.centre.name,
+        cube=str(state.centre.address),
+        state="answered" if answered else "refused" if refused else "down",
+        reason="" if state.problem is None else printable(state.problem, 300),
+        hits=sum(hit.centre == state.centre.name for hit in hits),
+        version="" if state.layer is None else state.layer.version,
+        weights_sha256="" if state.layer is None else state.layer.weights,
+    )
+
+
+def _only(name: str | None, layers: tuple[str, ...]) -> str:
+    """The layer with a name, or the only one."""
+    if name is None and len(layers) == 1:
+        return layers[0]
+    if name is None:
+        raise RequestError(f"which layer? It has {listed(layers)}; name one with --layer")
+    if name not in layers:
+        raise RequestError(f"no layer {printable(name, 64)}; it has {listed(layers)}")
+    return name

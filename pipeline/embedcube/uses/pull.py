@@ -1,0 +1,266 @@
+"""Copy the part of a remote cube that one needs: object by object, each compared with its digest in the provenance.
+
+The copy holds files of the remote cube byte for byte: all metadata and the provenance, and the objects of the chosen
+layers, windows and box. It is a cube like any other; cells whose objects were not copied are `not_processed`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.buffer import Buffer, cpu
+from zarr.storage import MemoryStore
+
+from embedcube.campaign.run_folder import write_atomically
+from embedcube.cube.arrays import FILES, object_key
+from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError, WorkError
+from embedcube.printable import listed, printable
+from embedcube.progress import Progress
+from embedcube.uses.remote import Address, Server, Store
+from embedcube.uses.touching import Box, touching
+
+_LARGEST = 1 << 31
+"""bytes of a file whose size is not known beforehand"""
+
+_TRIES = 3
+"""times that a file with a wrong digest is read"""
+
+_AT_ONCE = 4
+"""files that are read at once; each is in memory whole"""
+
+_OBJECTS = re.compile(r"(?P<array>embedding|scale|status|n_obs)/c(?P<place>(?:\.\d+){3,4})")
+_NAME = re.compile(r"(?!\.\.?(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._-]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One file of a cube."""
+
+    name: str
+    """path below the cube"""
+    sha256: str
+    most: int = _LARGEST
+    """bytes that it has at most"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What was copied."""
+
+    cube: Path
+    """the copy"""
+    files: int
+    """files that are there now, of those that were asked for"""
+    kept: int
+    """of these, files that were there before"""
+    bytes: int
+    """bytes that were read from the remote cube"""
+    damaged: tuple[str, ...]
+    """files that do not have their digest, however often they are read, or are not there: they are not copied"""
+
+
+def pull(
+    address: Address,
+    folder: Path,
+    progress: Progress,
+    *,
+    box: Box | None = None,
+    time: str | None = None,
+    layers: Sequence[str] = (),
+) -> Pulled:
+    """Copy a part of a cube to `folder`/<version>.zarr; what is there and has its digest is not read again.
+
+    Raises:
+        RequestError: it is no cube with provenance, or nothing lies in the box, the time and the layers.
+        WorkError: the server does not answer.
+    """
+    source = Server(address).store if address.served else address
+    name = Path(source.url.rstrip("/")).name if source.remote else Path(source.url).resolve().name
+    if not _NAME.fullmatch(name) or "/" in name:
+        raise RequestError(f"{source}: its last part is no name for a folder")
+    copy = _Copy(Store(source), folder / name)
+    sealed = copy.seal()
+    metadata = [Wanted(name=name, sha256=digest) for name, digest in sealed.items() if not _is_object(name)]
+    first = copy.fetch(metadata, progress, 0, None)
+    if first.damaged:
+        return first
+    part = _Part(cube=Cube(copy.cube), sealed=sealed, box=box, time=time, layers=layers)
+    objects = part.objects()
+    second = copy.fetch(objects, progress, len(metadata), len(metadata) + len(objects))
+    return Pulled(
+        cube=copy.cube,
+        files=first.files + second.files,
+        kept=first.kept + second.kept,
+        bytes=first.bytes + second.bytes,
+        damaged=second.damaged,
+    )
+
+
+class _Copy:
+    """The copy of one cube."""
+
+    def __init__(self, store: Store, cube: Path) -> None:
+        self._store = store
+        self.cube = cube
+
+    def seal(self) -> dict[str, str]:
+        """Digest of every file that no record covers, by name; it is copied too."""
+        problem = ""
+        for _ in range(_TRIES):
+            try:
+                return self._seal()
+            except FileNotFoundError as error:
+                raise RequestError(f"no cube with provenance: {printable(error, 200)}") from None
+            except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                problem = printable(error, 200)
+        raise WorkError(f"provenance/{FILES} of the remote cube is damaged: {problem}")
+
+    def _seal(self) -> dict[str, str]:
+        """Read and understand the list of digests. It has no digest itself: a wrong bit shows in what it names."""
+        names = [f"provenance/{FILES}/zarr.json"]
+        data = {names[0]: self._store.read(names[0], _LARGEST)}
+        about = json.loads(data[names[0]])
+        (size,), (chunk,) = about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"]
+        for i in range(-(-int(size) // int(chunk))):
+            name = f"provenance/{FILES}/c/{i}"
+            data[name] = self._store.read(name, _LARGEST)
+        held: dict[str, Buffer] = {
+            name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()
+        }
+        array = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
+        sealed: dict[str, str] = json.loads(np.asarray(array[...]).tobytes())
+        for name, digest in sealed.items():
+            if not (_NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)):
+                raise ValueError(f"{printable(name, 80)} is no name of a file with a digest")
+        for name, value in data.items():
+            path = self.cube / name
+            if path.exists() and path.read_bytes() != value:
+                raise RequestError(f"{self.cube} is a copy of another cube or version; pull into another folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, value)
+        return sealed
+
+    def fetch(self, wanted: Sequence[Wanted], progress: Progress, done: int, total: int | None) -> Pulled:
+        """Copy files that are not there with their digests."""
+        files = kept = size = 0
+        damaged = []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            try:
+                for read, problem in pool.map(self._one, wanted):
+                    done += 1
+                    progress(done, total)
+                    if problem:
+                        damaged.append(problem)
+                        continue
+                    files, kept, size = files + 1, kept + (read == 0), size + read
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return Pulled(cube=self.cube, files=files, kept=kept, bytes=size, damaged=tuple(damaged))
+
+    def _one(self, wanted: Wanted) -> tuple[int, str]:
+        """Bytes that were read, 0 where the file was there; and what is wrong with it, or nothing."""
+        path = self.cube / wanted.name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
+            return 0, ""
+        found = ""
+        for _ in range(_TRIES):
+            try:
+                data = self._store.read(wanted.name, wanted.most)
+            except FileNotFoundError:
+                return 0, f"{wanted.name}: no such file in the remote cube"
+            found = hashlib.sha256(data).hexdigest()
+            if found == wanted.sha256:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, data)
+                return len(data), ""
+        return 0, f"{wanted.name}: SHA-256 {found[:12]}, the provenance has {wanted.sha256[:12]}"
+
+
+def _is_object(name: str) -> bool:
+    """Whether a file holds cells, not metadata, coordinates or provenance."""
+    parts = name.split("/")
+    return len(parts) == 4 and parts[0] != "provenance" and _OBJECTS.fullmatch("/".join(parts[2:])) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The part of a cube that is asked for, of a copy that has all metadata."""
+
+    cube: Cube
+    sealed: dict[str, str]
+    """digests of the files that no record covers"""
+    box: Box | None
+    time: str | None
+    layers: Sequence[str]
+    """all where there are none"""
+
+    def objects(self) -> list[Wanted]:
+        """Objects of the chosen layers, windows and box; a RequestError says that there are none."""
+        unknown = set(self.layers) - set(self.cube.layers)
+        if unknown:
+            raise RequestError(f"the cube has no layer {listed(unknown)}; it has {', '.join(self.cube.layers)}")
+        found: list[Wanted] = []
+        problems: list[RequestError] = []
+        for zone in (zone for layer in self.layers or self.cube.layers for zone in self.cube.zones_of(layer)):
+            try:
+                windows = self.cube.windows_of(zone, self.time)
+            except RequestError as problem:
+                problems.append(problem)
+                continue
+            found += self._recorded(zone, windows) if self.cube.adopted(zone) else self._grouped(zone, windows)
+        if not found:
+            raise problems[0] if problems else RequestError("no object lies in this box and these layers")
+        return found
+
+    def _recorded(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
+        """Objects that the ranks wrote: each record has their digests."""
+        chosen = set(windows)
+        places = {
+            key[1:]: row for key, row in self.cube.provenance.places.items() if key[0] == zone and key[1] in chosen
+        }
+        inside = self._touching(zone, np.array([place[1:] for place in places], np.int64).reshape(-1, 2))
+        for (place, row), touches in zip(places.items(), inside, strict=True):
+            for stored in self._records[row]["objects"] if touches else ():
+                if stored["path"]:
+                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place)}"
+                    yield Wanted(name=name, sha256=stored["sha256"], most=stored["size"])
+
+    def _grouped(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
+        """Objects that hold several windows, whose digests are among those of the other files."""
+        depth = int(self.cube.array(zone, "embedding").shards[0])
+        groups = {t // depth for t in windows}
+        names = [name for name in self.sealed if name.startswith(f"{zone}/") and _is_object(name)]
+        places = np.array([_place(name) for name in names], np.int64).reshape(-1, 3)
+        inside = self._touching(zone, places[:, 1:])
+        for name, place, touches in zip(names, places.tolist(), inside, strict=True):
+            if touches and place[0] in groups:
+                yield Wanted(name=name, sha256=self.sealed[name])
+
+    def _touching(self, zone: str, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if self.box is None:
+            return np.ones(len(places), bool)
+        return touching(self.cube, zone, places, self.box)
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        data = self.cube.provenance.array("shard_record").tobytes()
+        ends = self.cube.provenance.array("shard_record_first").tolist()
+        return [json.loads(data[a:b]) for a, b in pairwise(ends)]
+
+
+def _place(name: str) -> tuple[int, int, int]:
+    """(group of windows, shard row, shard column) in the name of an object."""
+    t, iy, ix = name.rpartition("/c.")[2].split(".")[:3]
+    return int(t), int(iy), int(ix)

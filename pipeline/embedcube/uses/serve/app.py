@@ -1,0 +1,79 @@
+"""The application: all routes behind one gate. Every answer is of one version of a cube, and says so in its ETag."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
+
+import embedcube
+from embedcube.errors import RequestError, WorkError
+from embedcube.printable import printable
+from embedcube.uses.serve import catalogue, pictures, points, regions, searching
+from embedcube.uses.serve.files import CubeFiles
+from embedcube.uses.serve.gate import Gate
+from embedcube.uses.serve.holdings import NotHere, open_holdings
+from embedcube.uses.serve.limits import Limits, TooMuch
+from embedcube.uses.serve.metrics import Counted
+from embedcube.uses.serve.served import RETRY_S, Busy, Desk, Served
+
+VERSION = "/v1"
+"""prefix of all routes but /metrics: what is below it keeps its meaning"""
+
+_STATUS: dict[type[Exception], int] = {NotHere: 404, TooMuch: 413, RequestError: 422, WorkError: 500, Busy: 503}
+
+
+def create_app(
+    cubes: Sequence[str | Path],
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    static: Path | None = None,
+) -> FastAPI:
+    """The server of some cubes, given as paths or "NAME=PATH", as an ASGI application.
+
+    Clients must show `token` if there is one; else only requests to this machine's own names are answered. `static` is
+    a folder with an index.html that is served at "/": a page that draws the cubes.
+
+    Raises:
+        RequestError: a path is not a cube, or two cubes have one name.
+    """
+    limits = limits or Limits()
+    served = Served(holdings=open_holdings(cubes, limits), limits=limits, desk=Desk(limits))
+    app = FastAPI(
+        title="embedcube",
+        version=embedcube.__version__,
+        summary="Cubes of embeddings: points, regions, similar places, provenance, and the store itself.",
+        openapi_url=f"{VERSION}/openapi.json",
+        # its pages load code from another server
+        docs_url=None,
+        redoc_url=None,
+    )
+    for module in (catalogue, points, regions, searching, pictures):
+        app.include_router(module.routes(served), prefix=VERSION)
+    app.include_router(catalogue.metrics_route(served))
+    for name, holding in served.holdings.items():
+        app.mount(f"{VERSION}/cubes/{name}/files", CubeFiles(holding), name=f"files of {name}")
+    if static is not None:
+        app.mount("/", StaticFiles(directory=static, html=True), name="page")
+    for kind, status in _STATUS.items():
+        app.add_exception_handler(kind, _handler(status))
+    app.add_exception_handler(Exception, _failed)
+    # the gate is the outer one: what it refuses is not counted under a route
+    app.add_middleware(Counted, metrics=served.metrics)
+    app.add_middleware(Gate, token=token, body_bytes=limits.body_bytes)
+    return app
+
+
+def _failed(_: Request, error: Exception) -> JSONResponse:
+    # what failed is for the server's log, where it is written when this has been sent
+    return JSONResponse({"detail": f"the server failed ({type(error).__name__}); its log says where"}, 500)
+
+
+def _handler(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    def answer(_: Request, error: Exception) -> JSONResponse:
+        headers = {"Retry-After": str(RETRY_S)} if status == 503 else None
+        return JSONResponse({"detail": printable(error, 500)}, status, headers)
+
+    return answer

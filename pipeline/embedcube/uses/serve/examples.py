@@ -1,0 +1,148 @@
+"""What searches are asked by, as JSON: places, cells, polygons and vectors; and the queries that they become."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from shapely.geometry.base import BaseGeometry
+
+from embedcube.cube.reader import Cell
+from embedcube.errors import RequestError
+from embedcube.uses.serve.limits import Limits, refuse_above
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+TimeText = Annotated[str, Field(max_length=64)]
+Bbox = tuple[Longitude, Latitude, Longitude, Latitude]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Place(_Body):
+    """The cell that holds a place."""
+
+    lon: Longitude
+    lat: Latitude
+
+
+class CellOf(_Body):
+    """A cell, as answers name it."""
+
+    zone: Annotated[str, Field(max_length=64, description='Name of the zone, such as "utm32".')]
+    t: Annotated[int, Field(ge=0, le=1_000_000)]
+    y: Annotated[int, Field(ge=0, le=100_000_000)]
+    x: Annotated[int, Field(ge=0, le=100_000_000)]
+
+
+class Polygon(_Body):
+    """The mean of the vectors in a polygon; GeoJSON, in degrees."""
+
+    type: Literal["Polygon", "MultiPolygon"]
+    coordinates: list[Any]
+
+
+class Vector(_Body):
+    """A vector of the layer's length, as `point` gives it."""
+
+    vector: Annotated[list[Number], Field(min_length=1, max_length=65_536)]
+
+
+Example = Place | CellOf | Polygon | Vector
+Like = Annotated[list[Example], Field(min_length=1, description="What hits are to be like.")]
+Unlike = Annotated[list[Example], Field(description="What hits are not to be like.")]
+Within = Bbox | Polygon
+
+
+class SimilarBody(_Body):
+    """A map of similarity of one window."""
+
+    like: Like
+    unlike: Unlike = []
+    zone: Annotated[str, Field(max_length=64)] | None = None
+    time: TimeText | None = None
+    type: Literal["uint8", "float32"] = "uint8"
+
+
+class FindBody(_Body):
+    """A search for similar places."""
+
+    like: Like
+    unlike: Unlike = []
+    k: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    time: TimeText | None = None
+    within: Within | None = None
+    apart_m: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)] | None = None
+
+
+class ChangeBody(_Body):
+    """A map of change: windows of the past, and the windows that are compared with them."""
+
+    before: TimeText
+    after: TimeText
+    zone: Annotated[str, Field(max_length=64)] | None = None
+    type: Literal["uint8", "float32"] = "uint8"
+
+
+class VectorsBody(_Body):
+    """A question for the vectors of examples."""
+
+    like: Like
+    time: TimeText | None = None
+
+
+def geometry(polygon: Polygon, limits: Limits) -> BaseGeometry:
+    """The geometry of GeoJSON in degrees.
+
+    Raises:
+        RequestError: it is none, or a coordinate is no longitude and latitude.
+    """
+    try:
+        found = shapely.geometry.shape({"type": polygon.type, "coordinates": polygon.coordinates})
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, shapely.errors.ShapelyError) as error:
+        raise RequestError(f"not a {polygon.type} of GeoJSON: {str(error)[:200]}") from None
+    return checked(found, limits)
+
+
+def checked(found: BaseGeometry, limits: Limits) -> BaseGeometry:
+    """A geometry whose coordinates are degrees; a RequestError or TooMuch says what is wrong."""
+    refuse_above("vertices", int(shapely.get_num_coordinates(found)), limits.vertices)
+    xy = shapely.get_coordinates(found)
+    if not len(xy) or not np.isfinite(xy).all() or (np.abs(xy) > (360, 90)).any():
+        raise RequestError("coordinates of a polygon are longitude and latitude in degrees, finite numbers")
+    return found
+
+
+def region(within: Within | None, limits: Limits) -> Any:
+    """What `Layer` takes as `within`."""
+    if within is None or isinstance(within, tuple):
+        return within
+    return geometry(within, limits)
+
+
+def as_asked(examples: Sequence[Example], layer: str, limits: Limits) -> list[Any]:
+    """What `Layer` takes as `like`: cells, pairs of degrees, geometries and vectors."""
+    refuse_above("examples", len(examples), limits.examples)
+    asked: list[Any] = []
+    for one in examples:
+        if isinstance(one, Place):
+            asked.append((one.lon, one.lat))
+        elif isinstance(one, CellOf):
+            asked.append(Cell(zone=f"{layer}/{one.zone}", t=one.t, y=one.y, x=one.x))
+        elif isinstance(one, Polygon):
+            asked.append(geometry(one, limits))
+        else:
+            asked.append(_vector(one))
+    return asked
+
+
+def _vector(one: Vector) -> NDArray[np.float32]:
+    vector = np.asarray(one.vector, np.float64)
+    if not np.any(vector):
+        raise RequestError("a vector of zeros has no direction")
+    return vector.astype(np.float32)

@@ -1,0 +1,110 @@
+"""The cubes that are served: each opened once, by the path that its link leads to at the start."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from embedcube.cube.layer import Layer
+from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError
+from embedcube.uses.serve.limits import Limits
+from embedcube.uses.serve.places import Places
+from embedcube.uses.serve.reading import Reader
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class NotHere(Exception):
+    """A cube, layer, zone, window, place or file that is not served: status 404, with this message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """One cube that is served."""
+
+    name: str
+    cube: Cube
+    """opened by its resolved path: this version is served until the end, wherever the link `cube.zarr` leads then"""
+    reader: Reader
+
+    @cached_property
+    def etag(self) -> str:
+        """The version, and a digest of its metadata: a copied cube may have any name."""
+        digest = hashlib.sha256()
+        for name in ("zarr.json", "provenance/zarr.json"):
+            path = self.cube.path / name
+            digest.update(path.read_bytes() if path.exists() else b"")
+        return f'"{self.cube.version}-{digest.hexdigest()[:12]}"'
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return self.cube.layers
+
+    @cached_property
+    def _places(self) -> dict[str, Places]:
+        return {layer: Places(self.cube, layer) for layer in self.layers}
+
+    def layer(self, name: str) -> Layer:
+        """A layer; NotHere where the cube has none of this name."""
+        if name not in self.layers:
+            raise NotHere(f"cube {self.name} has no such layer; it has {', '.join(self.layers)}")
+        return self.cube[name]
+
+    def weights(self, layer: str) -> str:
+        """SHA-256 of the weights of a layer: vectors of others cannot be compared with its own."""
+        zone = self.layer(layer).zones[0]
+        return str(self.cube.group(zone).attrs.get("embedcube:weights_sha256", ""))
+
+    def places(self, layer: str) -> Places:
+        """How the places of a layer lead to cells."""
+        self.layer(layer)
+        return self._places[layer]
+
+    def zone(self, layer: str, name: str | None) -> str:
+        """The path of a zone by its name ("utm32"), or of the only one; NotHere where there is no such zone."""
+        zones = self.layer(layer).zones
+        if name is None and len(zones) == 1:
+            return zones[0]
+        path = f"{layer}/{name}"
+        if path not in zones:
+            listed = ", ".join(zone.partition("/")[2] for zone in zones)
+            raise NotHere(f"layer {layer} has the zones {listed}; name one")
+        return path
+
+    def windows(self, zone: str, time: str | None) -> list[int]:
+        """Windows of a zone that a time selects; NotHere where there is none."""
+        try:
+            return self.cube.windows_of(zone, time)
+        except RequestError as error:
+            raise NotHere(str(error)) from None
+
+    def window(self, zone: str, time: str | None) -> int:
+        """The only window of a zone that a time selects; NotHere where there are several, or none."""
+        chosen = self.windows(zone, time)
+        if len(chosen) > 1:
+            example = self.cube.windows(zone)[chosen[0]].short
+            raise NotHere(f"{len(chosen)} windows of {zone} match; choose one with time, for example {example}")
+        return chosen[0]
+
+
+def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Holding]:
+    """Open cubes by path; `NAME=PATH` gives one another name than that of its campaign.
+
+    Raises:
+        RequestError: a path is not a cube, a name is no name, or two cubes have one name.
+    """
+    holdings: dict[str, Holding] = {}
+    for given in cubes:
+        name, _, path = str(given).rpartition("=") if not Path(given).exists() else ("", "", str(given))
+        cube = Cube(Path(path).resolve())
+        name = name or re.sub(r"[^A-Za-z0-9._-]", "-", cube.campaign)
+        if not _NAME.fullmatch(name):
+            raise RequestError(f"{path}: {name!r} is no name for a link; write NAME={path}")
+        if name in holdings:
+            raise RequestError(f"{path}: a cube named {name} is served already; write OTHER-NAME={path}")
+        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, limits))
+    return holdings

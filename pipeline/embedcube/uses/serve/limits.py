@@ -1,0 +1,41 @@
+"""What one request may ask for. A larger one is refused with 413 before anything is read."""
+
+from dataclasses import dataclass
+
+
+class TooMuch(Exception):
+    """A request asks for more than the server gives at once: status 413, with this message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of one request, and of what is computed and kept at once."""
+
+    body_bytes: int = 8 << 20
+    """bytes of the body of a request"""
+    box_numbers: int = 32 << 20
+    """stored numbers of vectors in the answer to one box: cells x windows x features"""
+    scan_cells: int = 25_000_000
+    """cells that one search, comparison or map of similarity looks at: cells x windows"""
+    parcels: int = 10_000
+    """polygons of one request"""
+    vertices: int = 1_000_000
+    """vertices of the polygons of one request"""
+    examples: int = 256
+    """places, polygons and vectors that one search is asked by"""
+    hits: int = 1_000
+    """hits of one search"""
+    computing: int = 2
+    """requests that are computed at once: boxes, parcels, searches; more of them wait"""
+    waiting: int = 32
+    """requests that may wait; more are told to come again (503)"""
+    chunks_mb: int = 256
+    """memory of decoded chunks that are kept for points"""
+    windows_mb: int = 1024
+    """memory of whole windows that are kept for maps of similarity"""
+
+
+def refuse_above(what: str, asked: int, most: int) -> None:
+    """Refuse a request that asks for more than `most`; `what` names what is counted."""
+    if asked > most:
+        raise TooMuch(f"{asked:,} {what}; this server gives at most {most:,} at once: ask for less")

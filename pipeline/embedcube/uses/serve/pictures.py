@@ -1,0 +1,123 @@
+"""Routes of what is seen: colours and status of a window, whole as raw numbers, or in tiles as PNG.
+
+All are in the cells of the zone, in its own CRS: nothing is warped or interpolated. A cell without a vector is 0, or
+transparent.
+"""
+
+import io
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+from numpy.typing import NDArray
+from PIL import Image
+
+from embedcube.uses.serve.answers import BYTES, bytes_answer, unchanged
+from embedcube.uses.serve.extent import refuse_large_window
+from embedcube.uses.serve.holdings import Holding, NotHere
+from embedcube.uses.serve.points import REFUSED
+from embedcube.uses.serve.served import Served
+
+TILE = 256
+"""pixels along one side of a tile"""
+
+_LEVELS = 16
+
+_GREYS = (235, 0, 170, 120, 80, 0)
+"""greys of tiles of status, in the order of its values; valid cells are transparent"""
+
+What = Literal["colours", "status", "n_obs"]
+Index = Annotated[int, Path(ge=0, le=1_000_000)]
+Step = Annotated[int, Query(ge=1, le=4096, description="Every so many rows and columns.")]
+
+
+def routes(served: Served) -> APIRouter:
+    """Routes of windows and of tiles."""
+    router = APIRouter(prefix="/cubes/{cube}/layers/{layer}/zones/{zone}/windows/{t}", responses=REFUSED)
+
+    @router.get("/{what}", response_class=Response, responses={200: {"content": {BYTES: {}}}})
+    async def window(
+        request: Request, cube: str, layer: str, zone: str, t: Index, what: What, step: Step = 1
+    ) -> Response:
+        """One window as raw numbers, row by row: colours (y, x, 3) uint8, status (y, x) uint8, n_obs (y, x) uint16.
+
+        The headers X-Embedcube-Shape and X-Embedcube-Type say what they are; numbers are little-endian.
+        """
+        holding = served.cube(cube)
+        if (same := unchanged(request, holding.etag)) is not None:
+            return same
+        path = _window(holding, served, layer, zone, t)
+
+        def read() -> NDArray[Any]:
+            cells = _values(holding, path, t, what)[::step, ::step]
+            return np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("<"), copy=False))
+
+        cells = await served.desk.run(read)
+        about = {"Shape": ",".join(map(str, cells.shape)), "Type": cells.dtype.name}
+        return bytes_answer(request, cells.tobytes(), about, etag=holding.etag)
+
+    @router.get(
+        "/tiles/{what}/{level}/{row}/{column}.png",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}},
+    )
+    async def tile(
+        request: Request,
+        cube: str,
+        layer: str,
+        zone: str,
+        t: Index,
+        what: Literal["colours", "status"],
+        level: Annotated[int, Path(ge=0, le=_LEVELS)],
+        row: Index,
+        column: Index,
+    ) -> Response:
+        """A tile of 256 x 256 pixels, counted from the upper left corner; at level n every 2^n-th cell is a pixel."""
+        holding = served.cube(cube)
+        if (same := unchanged(request, holding.etag)) is not None:
+            return same
+        path = _window(holding, served, layer, zone, t)
+        rows, columns = holding.cube.array(path, "status").shape[1:]
+        step, side = 1 << level, TILE << level
+        if row * side >= rows or column * side >= columns:
+            raise NotHere(f"no tile ({row}, {column}) at level {level}: the zone has {rows} x {columns} cells")
+
+        def draw() -> bytes:
+            values = _values(holding, path, t, what)
+            part = values[row * side : (row + 1) * side : step, column * side : (column + 1) * side : step]
+            return _png(part)
+
+        headers = {"ETag": holding.etag, "Cache-Control": "no-cache"}
+        return Response(await served.desk.run(draw), media_type="image/png", headers=headers)
+
+    return router
+
+
+def _window(holding: Holding, served: Served, layer: str, zone: str, t: int) -> str:
+    path = holding.zone(layer, zone)
+    windows = holding.cube.array(path, "status").shape[0]
+    if t >= windows:
+        raise NotHere(f"{path} has {windows} windows, counted from 0; there is no window {t}")
+    refuse_large_window(holding.cube, path, served.limits)
+    return path
+
+
+def _values(holding: Holding, path: str, t: int, what: str) -> NDArray[Any]:
+    return holding.reader.colours(path, t) if what == "colours" else holding.reader.flat(path, what, t)
+
+
+def _png(part: NDArray[np.uint8]) -> bytes:
+    """A whole tile of colours (y, x, 3) or of status (y, x)."""
+    image = np.zeros((TILE, TILE, 4), np.uint8)
+    rows, columns = part.shape[:2]
+    if part.ndim == 3:
+        image[:rows, :columns, :3] = part
+        image[:rows, :columns, 3] = (part.max(axis=-1) > 0) * np.uint8(255)
+    else:
+        greys = np.array(_GREYS, np.uint8)[np.minimum(part, len(_GREYS) - 1)]
+        image[:rows, :columns, :3] = greys[..., None]
+        image[:rows, :columns, 3] = (greys > 0) * np.uint8(255)
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG", compress_level=1)
+    return out.getvalue()

@@ -1,0 +1,134 @@
+"""Routes of one place: its vectors in all windows, and what made them."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, decode
+from embedcube.cube.reader import Cell
+from embedcube.errors import RequestError
+from embedcube.uses.serve.answers import json_answer, unchanged
+from embedcube.uses.serve.holdings import Holding, NotHere
+from embedcube.uses.serve.places import Spot
+from embedcube.uses.serve.reading import Stored
+from embedcube.uses.serve.served import Served
+
+Lon = Annotated[float, Query(ge=-180, le=180, allow_inf_nan=False, description="Longitude in degrees.")]
+Lat = Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False, description="Latitude in degrees.")]
+Time = Annotated[
+    str | None,
+    Query(max_length=64, description='"2023", "2023-06", "2023-06-15" or "2023-06-01/2023-07-01"; by default all.'),
+]
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    401: {"description": "The token is missing or wrong."},
+    403: {"description": "The server answers to names of this machine only."},
+    404: {"description": "No such cube, layer, zone, window or place."},
+    413: {"description": "More than the server gives at once."},
+    503: {"description": "Too many requests wait."},
+}
+"""Answers that every route may give."""
+
+
+def routes(served: Served) -> APIRouter:
+    """Routes `point` and `explain`."""
+    router = APIRouter(prefix="/cubes/{cube}/layers/{layer}", responses=REFUSED)
+
+    @router.get("/point", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+    async def point(request: Request, cube: str, layer: str, lon: Lon, lat: Lat, time: Time = None) -> Response:
+        """Vectors, status and number of acquisitions of the cell that holds a place, in each window.
+
+        A place outside of the layer is 404, never the nearest cell.
+        """
+        holding = served.cube(cube)
+        if (same := unchanged(request, holding.etag)) is not None:
+            return same
+        spot, windows, stored = await read_point(holding, layer, lon, lat, time)
+        answer = _described(holding, layer, spot, windows, stored)
+        return json_answer(request, {"lon": lon, "lat": lat} | answer, etag=holding.etag)
+
+    @router.get("/explain", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+    async def explain(request: Request, cube: str, layer: str, lon: Lon, lat: Lat, time: Time = None) -> Response:
+        """Provenance of the vector of a place: scenes with digests, preprocessing, weights, versions, host."""
+        holding = served.cube(cube)
+        holding.layer(layer)
+        if (same := unchanged(request, holding.etag)) is not None:
+            return same
+
+        def explained() -> dict[str, Any]:
+            try:
+                cell = holding.cube.cell_at(lon, lat, time, layer)
+                return holding.cube.explain(cell) | {"cell": _cell(holding, cell)}
+            except RequestError as error:
+                raise NotHere(str(error)) from None
+
+        return json_answer(request, await served.desk.run(explained), etag=holding.etag)
+
+    return router
+
+
+async def read_point(
+    holding: Holding, layer: str, lon: float, lat: float, time: str | None
+) -> tuple[Spot, list[int], Stored]:
+    """The cell of a place, its windows, and what is stored there.
+
+    Near the border of two UTM zones it is the cell with a vector, that of the place's own zone first.
+    """
+    spots = holding.places(layer).spots(lon, lat)
+    found: list[tuple[Spot, list[int], Stored]] = []
+    for spot in spots:
+        windows = holding.windows(spot.zone, time)
+        stored = await holding.reader.point(spot.zone, windows, spot.y, spot.x)
+        found.append((spot, windows, stored))
+        if stored.valid.any():
+            return found[-1]
+    for one in found:
+        if (one[2].status != NOT_PROCESSED).any():
+            return one
+    if not found:
+        raise NotHere(f"({lon}, {lat}) is outside of layer {layer}")
+    return found[0]
+
+
+def _described(holding: Holding, layer: str, spot: Spot, windows: list[int], stored: Stored) -> dict[str, Any]:
+    attributes = holding.cube.group(spot.zone).attrs
+    vectors, valid = decode(stored.embedding, stored.scale), stored.valid.tolist()
+    all_windows, status, n_obs = holding.cube.windows(spot.zone), stored.status.tolist(), stored.n_obs.tolist()
+    return {
+        "cube": holding.name,
+        "version": holding.cube.version,
+        "layer": layer,
+        "zone": spot.zone.partition("/")[2],
+        "y": spot.y,
+        "x": spot.x,
+        "crs": attributes.get("proj:code"),
+        "centre": holding.places(layer).centre(spot),
+        "windows": [
+            {
+                "t": t,
+                "window": all_windows[t].short,
+                "status": STATUS_MEANINGS[status[i]],
+                "n_obs": n_obs[i],
+                "vector": vectors[i] if valid[i] else None,
+            }
+            for i, t in enumerate(windows)
+        ],
+    }
+
+
+def _cell(holding: Holding, cell: Cell) -> dict[str, Any]:
+    layer, _, zone = cell.zone.partition("/")
+    spot = Spot(zone=cell.zone, y=cell.y, x=cell.x)
+    lon, lat = holding.places(layer).degrees(spot)
+    window = holding.cube.windows(cell.zone)[cell.t].short
+    return {
+        "layer": layer,
+        "zone": zone,
+        "t": cell.t,
+        "y": cell.y,
+        "x": cell.x,
+        "window": window,
+        "lon": lon,
+        "lat": lat,
+    }

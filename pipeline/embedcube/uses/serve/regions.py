@@ -1,0 +1,156 @@
+"""Routes of regions: the cells in a box as they are stored, and statistics of parcels."""
+
+import io
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import shapely
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from shapely.geometry.base import BaseGeometry
+
+from embedcube.cube.within import Area, area_in
+from embedcube.uses.serve.answers import bytes_answer, json_answer, unchanged
+from embedcube.uses.serve.examples import Bbox, Polygon, TimeText, geometry
+from embedcube.uses.serve.extent import cells_around
+from embedcube.uses.serve.holdings import Holding, NotHere
+from embedcube.uses.serve.limits import Limits, refuse_above
+from embedcube.uses.serve.points import REFUSED, Time
+from embedcube.uses.serve.served import Served
+
+Box = Annotated[
+    str,
+    Query(
+        max_length=200,
+        pattern=r"^-?\d{1,3}(\.\d{1,12})?(,-?\d{1,3}(\.\d{1,12})?){3}$",
+        description="west,south,east,north in degrees; west above east crosses the antimeridian.",
+    ),
+]
+
+Statistic = Literal["mean", "std", "count"]
+
+
+class Parcel(BaseModel):
+    """A Feature of GeoJSON with a polygon in degrees; its id or properties come back with the answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["Feature"]
+    id: str | int | None = None
+    geometry: Polygon
+    properties: dict[str, Any] | None = None
+
+
+class Parcels(BaseModel):
+    """A FeatureCollection of GeoJSON, and what is asked of each polygon."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["FeatureCollection"]
+    features: Annotated[list[Parcel], Field(min_length=1)]
+    time: TimeText | None = None
+    stats: Annotated[list[Statistic], Field(min_length=1)] = ["mean", "std", "count"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What a box holds of one zone."""
+
+    zone: str
+    windows: list[int]
+    area: Area
+
+
+def routes(served: Served) -> APIRouter:
+    """Routes `box` and `parcels`."""
+    router = APIRouter(prefix="/cubes/{cube}/layers/{layer}", responses=REFUSED)
+
+    @router.get("/box", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
+    async def box(request: Request, cube: str, layer: str, bbox: Box, time: Time = None) -> Response:
+        """Cells in a box as they are stored, as one file for numpy.load (.npz).
+
+        For each zone arrays "<zone>.embedding" (time, y, x, feature), "<zone>.scale", "<zone>.status", "<zone>.n_obs"
+        (time, y, x), "<zone>.inside" (y, x), "<zone>.y" and "<zone>.x" (centres), "<zone>.time_bnds" (time, 2).
+        """
+        holding = served.cube(cube)
+        if (same := unchanged(request, holding.etag)) is not None:
+            return same
+        data = await served.desk.run(lambda: _box(holding, layer, bbox, time, served.limits))
+        return bytes_answer(request, data, {"Type": "npz"}, etag=holding.etag)
+
+    @router.post("/parcels", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+    async def parcels(request: Request, cube: str, layer: str, body: Parcels) -> Response:
+        """Mean, standard deviation and count of the vectors in each polygon, in each window.
+
+        Cells count whose centre is inside; cells without a vector never do.
+        """
+        holding = served.cube(cube)
+        answer = await served.desk.run(lambda: _parcels(holding, layer, body, served.limits))
+        return json_answer(request, answer, etag=holding.etag)
+
+    return router
+
+
+def _box(holding: Holding, layer: str, bbox: str, time: str | None, limits: Limits) -> bytes:
+    west, south, east, north = (float(edge) for edge in bbox.split(","))
+    parts = _parts(holding, layer, (west, south, east, north), time, limits)
+    arrays: dict[str, NDArray[Any]] = {}
+    for part in parts:
+        name, group = part.zone.partition("/")[2], holding.cube.group(part.zone)
+        y, x = part.area.y, part.area.x
+        stored = holding.reader.box(part.zone, part.windows, y, x)
+        arrays |= {
+            f"{name}.embedding": stored.embedding,
+            f"{name}.status": stored.status,
+            f"{name}.n_obs": stored.n_obs,
+        }
+        if stored.scale is not None:
+            arrays[f"{name}.scale"] = stored.scale
+        a, _, left, _, e, top = group.attrs["spatial:transform"]
+        arrays |= {
+            f"{name}.inside": part.area.cut(y, x),
+            f"{name}.y": top + (np.arange(y.start, y.stop) + 0.5) * e,
+            f"{name}.x": left + (np.arange(x.start, x.stop) + 0.5) * a,
+            f"{name}.time_bnds": np.asarray(group["time_bnds"][...])[part.windows],
+        }
+    out = io.BytesIO()
+    np.savez(out, allow_pickle=False, **arrays)
+    return out.getvalue()
+
+
+def _parts(holding: Holding, layer: str, bbox: Bbox, time: str | None, limits: Limits) -> list[_Part]:
+    parts, numbers = [], 0
+    for zone in holding.layer(layer).zones:
+        area = area_in(holding.cube, zone, bbox)
+        if area is None:
+            continue
+        parts.append(_Part(zone=zone, windows=holding.windows(zone, time), area=area))
+        around = (area.y.stop - area.y.start) * (area.x.stop - area.x.start)
+        numbers += around * len(parts[-1].windows) * int(holding.cube.array(zone, "embedding").shape[-1])
+    refuse_above("numbers of vectors", numbers, limits.box_numbers)
+    if not parts:
+        raise NotHere(f"no cell of layer {layer} has its centre in this box")
+    return parts
+
+
+def _parcels(holding: Holding, layer: str, body: Parcels, limits: Limits) -> dict[str, Any]:
+    refuse_above("polygons", len(body.features), limits.parcels)
+    polygons = [geometry(one.geometry, limits) for one in body.features]
+    refuse_above("vertices", sum(int(shapely.get_num_coordinates(one)) for one in polygons), limits.vertices)
+    _refuse_large(holding, layer, polygons, body.time, limits)
+    found: list[dict[str, Any]] = [{} for _ in polygons]
+    features = [
+        {"type": "Feature", "id": one.id, "geometry": None, "properties": (one.properties or {}) | found[i]}
+        for i, one in enumerate(body.features)
+    ]
+    return {"type": "FeatureCollection", "layer": layer, "version": holding.cube.version, "features": features}
+
+
+def _refuse_large(holding: Holding, layer: str, polygons: list[BaseGeometry], time: str | None, limits: Limits) -> None:
+    cells = 0
+    for zone in holding.layer(layer).zones:
+        cells += cells_around(holding.cube, zone, polygons) * len(holding.windows(zone, time))
+    refuse_above("cells in and around the polygons", cells, limits.scan_cells)

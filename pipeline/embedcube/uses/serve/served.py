@@ -1,0 +1,61 @@
+"""What all routes share: the cubes, the limits, the counts, and the desk where long requests wait for their turn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from embedcube.uses.serve.holdings import Holding, NotHere
+from embedcube.uses.serve.limits import Limits
+from embedcube.uses.serve.metrics import Metrics
+
+T = TypeVar("T")
+
+RETRY_S = 2
+"""seconds after which a client that was sent away may come again"""
+
+
+class Busy(Exception):
+    """Too many requests wait already: status 503."""
+
+
+class Desk:
+    """Computes a few requests at once, in threads; the others wait in line, and beyond that are sent away."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Nobody waits."""
+        self._most = limits.computing + limits.waiting
+        self._threads = limits.computing
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._present = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`, in a thread; Busy if too many wait."""
+        if self._present >= self._most:
+            raise Busy(f"{self._present} requests are computed or wait; come again in {RETRY_S} s")
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._threads)
+        self._present += 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._present -= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """All that a server holds."""
+
+    holdings: dict[str, Holding]
+    """cubes by name"""
+    limits: Limits
+    metrics: Metrics = field(default_factory=Metrics)
+    desk: Desk
+
+    def cube(self, name: str) -> Holding:
+        """A cube by its name; NotHere where there is none."""
+        if name not in self.holdings:
+            raise NotHere(f"no cube has this name; there are {', '.join(self.holdings)}")
+        return self.holdings[name]
