@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pyproj import Geod
 
 from embedcube.cube.store import CubeStore
 from embedcube.grid import to_degrees, unit_of
+
+_GLOBE = Geod(ellps="WGS84")
 
 _FEWEST = 4096
 """candidates that one pass keeps, at least"""
@@ -100,13 +103,12 @@ class Drawing:
         self._transforms = [cube.group(zone).attrs["spatial:transform"] for zone in zones]
         self._crs = [str(cube.group(zone).attrs["proj:wkt2"]) for zone in zones]
 
-    def best(
-        self, batches: Batches, count: int, own: Sequence[Place] = (), masks: Sequence[Mask] = ()
-    ) -> list[Drawn]:
+    def best(self, batches: Batches, count: int, own: Sequence[Place] = (), masks: Sequence[Mask] = ()) -> list[Drawn]:
         """The `count` cells with the largest cosines, best first; fewer where there are no more.
 
-        None lies nearer than `apart_m` to a better one, nor to a place of `own`, nor in one of `masks`. Passes over the batches are repeated until enough hits
-        are drawn: a pass keeps some thousands of candidates, and each one after the first begins where the last ended.
+        None lies nearer than `apart_m` to a better one, nor to a place of `own`, nor in one of `masks`. Passes over the
+        batches are repeated until enough hits are drawn: a pass keeps some thousands of candidates, and each one after
+        the first begins where the last ended.
         """
         seeds = list({(self.zones.index(one.zone), one.y, one.x) for one in own if one.zone in self.zones})
         taken, hits = list(seeds), list[Drawn]()
@@ -123,7 +125,7 @@ class Drawing:
 
     def _settled(self, found: _Candidates, cut: float) -> NDArray[np.bool_]:
         """Candidates that no dropped one can come before; where all have the cosine of a dropped one, these."""
-        above = found.cosine > cut
+        above: NDArray[np.bool_] = found.cosine > cut
         return above if above.any() and self.apart_m else np.ones(len(above), bool)
 
     def _collect(
@@ -170,9 +172,7 @@ class Drawing:
     def _best(found: _Candidates, limit: int) -> _Candidates:
         return found.take(np.argpartition(-found.cosine, limit - 1)[:limit])
 
-    def _draw(
-        self, found: _Candidates, count: int, taken: list[tuple[int, int, int]], hits: list[Drawn]
-    ) -> None:
+    def _draw(self, found: _Candidates, count: int, taken: list[tuple[int, int, int]], hits: list[Drawn]) -> None:
         """Move hits from the candidates, best first, until there are `count`."""
         found = found.take(np.lexsort((found.x, found.y, found.t, found.zone, -found.cosine)))
         alive = np.ones(len(found.cosine), bool)
@@ -202,13 +202,13 @@ class Drawing:
         """Which candidates are near a place, or in one of the masks."""
         out = np.zeros(len(found.cosine), bool)
         if not len(out):
-            return out
+            return np.asarray(out)
         for place in near:
             out |= self._near(found, place)
         for mask in masks:
             if mask.zone in self.zones:
                 out |= (found.zone == self.zones.index(mask.zone)) & mask.holds(found.y, found.x)
-        return out
+        return np.asarray(out)
 
     def _near(self, found: _Candidates, place: tuple[int, int, int]) -> NDArray[np.bool_]:
         """Which candidates are nearer to a place than `apart_m`, or are the place itself."""
@@ -216,7 +216,7 @@ class Drawing:
         same = found.zone == zone
         near = same & (found.y == y) & (found.x == x)
         if not self.apart_m:
-            return near
+            return np.asarray(near)
         if unit_of(self._crs[zone]) == "m":
             a, _, _, _, e, _ = self._transforms[zone]
             apart = np.hypot((found.x - x) * a, (found.y - y) * e)
@@ -226,23 +226,27 @@ class Drawing:
             others = np.arange(len(same))
         if len(others):
             near[others] |= self._metres(found, others, place) < self.apart_m
-        return near
+        return np.asarray(near)
 
-    def _metres(
-        self, found: _Candidates, which: NDArray[np.int64], place: tuple[int, int, int]
-    ) -> NDArray[np.float64]:
+    def _metres(self, found: _Candidates, which: NDArray[np.int64], place: tuple[int, int, int]) -> NDArray[np.float64]:
         """Distances on the Earth between candidates and a place."""
-        from pyproj import Geod
-
         lon, lat = np.empty(len(which)), np.empty(len(which))
         zones = found.zone[which]
         for zone in np.unique(zones).tolist():
             own = zones == zone
             lon[own], lat[own] = self.degrees(zone, found.y[which][own], found.x[which][own])
         (lon0,), (lat0,) = self.degrees(place[0], np.array([place[1]]), np.array([place[2]]))
-        return np.asarray(
-            Geod(ellps="WGS84").inv(lon, lat, np.full(len(lon), lon0), np.full(len(lat), lat0))[2]
+        return np.asarray(_GLOBE.inv(lon, lat, np.full(len(lon), lon0), np.full(len(lat), lat0))[2])
+
+    def apart(self, one: Drawn, other: Drawn) -> float:
+        """Metres between two hits."""
+        a, _, _, _, e, _ = self._transforms[self.zones.index(one.zone)]
+        if one.zone == other.zone and unit_of(self._crs[self.zones.index(one.zone)]) == "m":
+            return float(np.hypot((one.x - other.x) * a, (one.y - other.y) * e))
+        (lon, lat), (lon2, lat2) = (
+            self.degrees(self.zones.index(hit.zone), np.array([hit.y]), np.array([hit.x])) for hit in (one, other)
         )
+        return float(_GLOBE.inv(lon, lat, lon2, lat2)[2][0])
 
     def degrees(
         self, zone: int, y: NDArray[np.int64], x: NDArray[np.int64]

@@ -12,6 +12,9 @@ NOT_PROCESSED, VALID, NO_DATA, MASKED, FAILED, VALID_INCOMPLETE = range(6)
 
 STATUS_MEANINGS = ("not_processed", "valid", "no_data", "masked", "failed", "valid_incomplete")
 
+OUTSIDE = 255
+"""Status of a place that is in no cell of a layer, among answers; never stored in a cube."""
+
 
 def decode(stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Vectors in float32 of stored numbers; NaN where there is no vector, because the scale is NaN there."""

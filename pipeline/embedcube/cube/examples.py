@@ -1,6 +1,6 @@
 """Examples of a search: cells, places, polygons and vectors become one vector to compare with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +35,7 @@ class Wanted:
     """cells of the polygons of the examples"""
 
 
-def wanted_by(
-    cube: CubeStore, layer: str, like: Examples, unlike: Examples | None = None, time: Time = None
-) -> Wanted:
+def wanted_by(cube: CubeStore, layer: str, like: Examples, unlike: Examples | None = None, time: Time = None) -> Wanted:
     """The vector that `like` and `unlike` stand for (`Query.by_examples`), and the places of `like`.
 
     A place or a polygon gives the mean direction of its vectors in the windows that `time` selects.
@@ -56,10 +54,10 @@ def _several(examples: Examples) -> list[Example]:
     """Examples one by one."""
     if isinstance(examples, np.ndarray):
         return [examples] if examples.ndim == 1 else list(examples)
-    if isinstance(examples, Cell | BaseGeometry) or _is_place(examples):
-        return [examples]  # type: ignore[list-item]
-    if isinstance(examples, Iterable):
-        return list(examples)
+    if isinstance(examples, Cell | BaseGeometry):
+        return [examples]
+    if isinstance(examples, Sequence):
+        return [(examples[0], examples[1])] if _is_place(examples) else list(examples)  # type: ignore[arg-type, list-item]
     raise RequestError(f"an example is a cell, (lon, lat), a polygon in degrees or a vector; not {examples!r}")
 
 
@@ -67,14 +65,12 @@ def _is_place(one: Any) -> bool:
     return isinstance(one, tuple) and len(one) == 2 and all(isinstance(n, int | float | np.number) for n in one)
 
 
-def _vector(
-    cube: CubeStore, layer: str, one: Example, time: Time, own: list[Place], masks: list[Mask]
-) -> NDArray[Any]:
+def _vector(cube: CubeStore, layer: str, one: Example, time: Time, own: list[Place], masks: list[Mask]) -> NDArray[Any]:
     """The vector of one example; its cells are added to `own`, its polygon to `masks`."""
     if isinstance(one, np.ndarray):
         return one
     if isinstance(one, BaseGeometry) and one.geom_type == "Point":
-        one = (one.x, one.y)
+        one = (one.bounds[0], one.bounds[1])
     if isinstance(one, BaseGeometry):
         return _of_polygon(cube, layer, one, time, masks)
     if isinstance(one, Cell):

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcube.cube.drawing import Drawing, Drawn
+from embedcube.cube.drawing import Batches, Drawing, Drawn
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.examples import Examples, Wanted, wanted_by
 from embedcube.cube.scan import LISTS, IndexScan, Statuses, from_cube
@@ -72,71 +73,66 @@ class Found:
     """whether the vectors were read from the index beside the cube"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Where is searched, and how."""
+
+    k: int = 10
+    """hits that are wanted"""
+    time: Time = None
+    """selects windows"""
+    within: Within | None = None
+    """a box (west, south, east, north) or a polygon, in degrees"""
+    apart_m: float | None = None
+    """metres between hits; by default 100 m, or two cells where cells are larger than 50 m"""
+    status: Sequence[str] = ("valid", "valid_incomplete")
+    """kinds of cells that may be hits"""
+    exact: bool | None = None
+    """whether every cell is compared; by default where they are few, or where there is no index"""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise RequestError(f"k is {self.k}; ask for at least one hit")
+        if self.apart_m is not None and not (self.apart_m >= 0 and math.isfinite(self.apart_m)):
+            raise RequestError(f"apart_m is {self.apart_m}; it is a distance in metres, 0 or more")
+
+
 def find(
-    cube: CubeStore,
-    layer: str,
-    like: Examples,
-    unlike: Examples | None = None,
-    *,
-    k: int = 10,
-    time: Time = None,
-    within: Within | None = None,
-    apart_m: float | None = None,
-    status: Sequence[str] = ("valid", "valid_incomplete"),
-    exact: bool | None = None,
-    index: VectorIndex | None = None,
+    cube: CubeStore, layer: str, like: Examples, unlike: Examples | None, search: Search, index: VectorIndex | None
 ) -> Found:
-    """The `k` cells most like the examples; fewer where no more are left. `Layer.find` says what each argument is.
+    """The cells most like the examples; fewer than `k` where no more are left.
 
     Raises:
-        RequestError: an example has no vector, nothing matches the time, or `exact=False` without an index.
+        RequestError: an example has no vector, nothing matches the time, or `exact` is false without an index.
     """
-    if k < 1:
-        raise RequestError(f"k is {k}; ask for at least one hit")
-    wanted = wanted_by(cube, layer, like, unlike, time)
-    return search(
-        cube, layer, wanted, k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact, index=index
-    )
+    return find_query(cube, layer, wanted_by(cube, layer, like, unlike, search.time), search, index)
 
 
-def search(
-    cube: CubeStore,
-    layer: str,
-    wanted: Wanted,
-    *,
-    k: int,
-    time: Time = None,
-    within: Within | None = None,
-    apart_m: float | None = None,
-    status: Sequence[str] = ("valid", "valid_incomplete"),
-    exact: bool | None = None,
-    index: VectorIndex | None = None,
-) -> Found:
-    """As `find`, for what was made of examples before."""
-    apart_m = default_apart_m(cube, layer) if apart_m is None else apart_m
-    if not (apart_m >= 0 and math.isfinite(apart_m)):
-        raise RequestError(f"apart_m is {apart_m}; it is a distance in metres, 0 or more")
-    drawing, statuses = Drawing(cube, cube.zones_of(layer), apart_m), Statuses.named(status)
-    query, own, masks = wanted.query, wanted.own, wanted.masks
+def find_query(cube: CubeStore, layer: str, wanted: Wanted, search: Search, index: VectorIndex | None) -> Found:
+    """The cells most like a vector: `find`, for what was made of examples before."""
+    apart_m = default_apart_m(cube, layer) if search.apart_m is None else search.apart_m
+    drawing, statuses = Drawing(cube, cube.zones_of(layer), apart_m), Statuses.named(search.status)
+    query, within, time = wanted.query, search.within, search.time
+
+    def best(batches: Batches) -> list[Drawn]:
+        return drawing.best(batches, search.k, wanted.own, wanted.masks)
+
     if index is None:
-        if exact is False:
+        if search.exact is False:
             raise RequestError(f"{cube.path}: no vector index of {layer}; make it: embedcube index-vectors {cube.path}")
-        drawn = drawing.best(lambda: from_cube(cube, layer, query, statuses, within, time), k, own, masks)
+        drawn = best(lambda: from_cube(cube, layer, query, statuses, within, time))
         return Found(hits=_hits(cube, drawing, drawn), exact=True, cells=_cells(cube, layer, time), indexed=False)
     scan = IndexScan(cube, index, statuses, within, time)
-    most = EXACT_CELLS if within is None else WITHIN_CELLS
-    compare_all = scan.cells <= most if exact is None else exact
-    if compare_all:
-        drawn = drawing.best(lambda: scan.all(query), k, own, masks)
+    few = scan.cells <= (EXACT_CELLS if within is None else WITHIN_CELLS)
+    exact = few if search.exact is None else search.exact
+    if exact:
+        drawn = best(lambda: scan.all(query))
     else:
-        lists = LISTS
-        while True:
-            count = lists
-            drawn = drawing.best(lambda: scan.lists(query, count), k, own, masks)
-            if len(drawn) == k or lists >= scan.most_lists:
-                break
+        lists, drawn = LISTS, best(partial(scan.lists, query, LISTS))
+        while len(drawn) < search.k and lists < scan.most_lists:
             lists *= 4
-    return Found(hits=_hits(cube, drawing, drawn), exact=compare_all, cells=scan.cells, indexed=True)
+            drawn = best(partial(scan.lists, query, lists))
+    return Found(hits=_hits(cube, drawing, drawn), exact=exact, cells=scan.cells, indexed=True)
 
 
 def default_apart_m(cube: CubeStore, layer: str) -> float:
@@ -181,9 +177,7 @@ def table_of(found: Found) -> "GeoDataFrame":
     """Hits as a table with points; `attrs` say whether every cell was compared."""
     import geopandas
 
-    columns: dict[str, Any] = {
-        name: [getattr(hit, name) for hit in found.hits] for name in Hit.__dataclass_fields__
-    }
+    columns: dict[str, Any] = {name: [getattr(hit, name) for hit in found.hits] for name in Hit.__dataclass_fields__}
     points = geopandas.points_from_xy(columns["lon"], columns["lat"])
     table = geopandas.GeoDataFrame(columns, geometry=points, crs="EPSG:4326")
     table.attrs = {"exact": found.exact, "cells": found.cells, "indexed": found.indexed}

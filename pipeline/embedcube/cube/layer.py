@@ -1,10 +1,24 @@
 """One layer of a cube, and what is asked of it: windows and blocks of vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
 
 from embedcube.cube.blocks import Block, blocks
+from embedcube.cube.examples import Examples
+from embedcube.cube.places import places_of
+from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Within
+
+if TYPE_CHECKING:
+    import xarray
+    import xarray as xr
+    from geopandas import GeoDataFrame
+
+    from embedcube.cube.segments import VectorIndex
 
 
 class Layer:
@@ -28,6 +42,26 @@ class Layer:
         """
         return self.cube.windows_of(zone, time)
 
+    def sample(
+        self,
+        points: Any = None,
+        time: Time = None,
+        *,
+        x: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        crs: Any = None,
+    ) -> "xarray.Dataset":
+        """Vectors of points over time: `vector` (point, time, feature), `status` and `n_obs` (point, time).
+
+        `points` are a GeoDataFrame of points or pairs (longitude, latitude) in degrees; or give `x` and `y` in `crs`.
+        A point without a vector has NaN, and its status says why; one that lies in no cell of the layer has the status
+        `outside` (255). A point has the vector of the cell that holds it, never of one near it. Near the border of two
+        UTM zones it is the cell with a vector in most windows, that of the point's own zone before the other.
+
+        `zone`, `y`, `x` and `t` name the cell, for `explain`; they are "" and -1 outside. Each chunk is decoded once.
+        """
+        return sample(self.cube, self.name, places_of(points, x, y, crs), time)
+
     def blocks(self, within: Within | None = None, time: Time = None, cells: int = 250_000) -> Iterator[Block]:
         """Blocks of at most about `cells` cells, zone by zone; each chunk is decoded once.
 
@@ -35,3 +69,66 @@ class Layer:
         inside, and blocks without any are left out.
         """
         return blocks(self.cube, self.name, within, time, cells)
+
+    def similar(
+        self, like: Examples, unlike: Examples | None = None, time: Time = None
+    ) -> "xr.DataArray | xr.DataTree":
+        """Cosine (time, y, x) of every cell with the examples, with the CRS; a tree by zone where there are several.
+
+        `like` and `unlike` are one or several cells, places (lon, lat), polygons in degrees (the mean of their
+        vectors) or vectors. Of a place in several windows the mean direction is taken. Several examples become one
+        vector: the mean direction of `like`, or twice that minus the mean direction of `unlike`. The error of a cosine
+        is below 1e-6. Cells without a vector are NaN, as `status` says, whatever numbers are stored there.
+        """
+        from embedcube.cube.likeness import similar
+
+        return similar(self.cube, self.name, like, unlike, time)
+
+    def find(
+        self,
+        like: Examples,
+        unlike: Examples | None = None,
+        *,
+        k: int = 10,
+        time: Time = None,
+        within: Within | None = None,
+        apart_m: float | None = None,
+        status: Sequence[str] = ("valid", "valid_incomplete"),
+        exact: bool | None = None,
+    ) -> "GeoDataFrame":
+        """The `k` cells most like the examples (see `similar`), best first: rank, cosine, zone, t, y, x, window, ...
+
+        Hits are at least `apart_m` metres apart, and as far from the examples, in whatever windows; by default 100 m,
+        or two cells where cells are larger than 50 m. Cells in a polygon of `like` are no hits. `time` selects
+        windows, `within` a box (west, south, east, north) or a polygon in degrees, `status` the kinds of cells. Every
+        cell is compared up to 5 million of them, or where there is no index beside the cube (`embedcube
+        index-vectors`); beyond, the nearest lists of the index are, unless `exact` is true. `attrs["exact"]` says
+        which it was.
+        """
+        from embedcube.cube.find import Search, find, table_of
+
+        search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
+        return table_of(find(self.cube, self.name, like, unlike, search, self.index))
+
+    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xr.Dataset | xr.DataTree":
+        """How much each cell changed: score (time, y, x), and the number of its references, with the CRS.
+
+        Each window of `after` is compared with the windows of `before` that are of its season, at least three; those
+        may be of another cube with the same weights (`history`). The score is the distance (1 - cosine) from the mean
+        of the references, divided by what is usual: that of each reference from the others, in the cell and, for a
+        part, over the area. So 1 is usual, 5 is not. Cells with fewer than three references are NaN.
+        `attrs["remarks"]` says so where most of the area changed at once, which the input does rather than the ground.
+
+        Raises:
+            RequestError: a window has fewer than three references, or `history` is of another encoder or lattice.
+        """
+        from embedcube.cube.change import change
+
+        return change(self.cube, self.name, before, after, None if history is None else history.cube)
+
+    @cached_property
+    def index(self) -> "VectorIndex | None":
+        """The vector index beside the cube; None where there is none, or the cube is not a folder of this machine."""
+        from embedcube.cube.segments import VectorIndex
+
+        return VectorIndex.beside(self.cube.path, self.name)

@@ -22,7 +22,9 @@ def similar(
     import xarray as xr
 
     query = wanted_by(cube, layer, like, unlike, time).query
-    maps = {zone: _map(cube, zone, cosines, time) for zone, cosines in cosines_of(cube, layer, query, time=time).items()}
+    maps = {
+        zone: _map(cube, zone, cosines, time) for zone, cosines in cosines_of(cube, layer, query, time=time).items()
+    }
     if len(maps) == 1:
         return next(iter(maps.values()))
     return xr.DataTree.from_dict({zone.split("/")[1]: one.to_dataset() for zone, one in maps.items()})

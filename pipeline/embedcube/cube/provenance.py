@@ -5,12 +5,12 @@ import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
@@ -26,12 +26,12 @@ _AT_ONCE = 4096
 class Provenance:
     """The group `provenance/` of a cube; `consolidate/provenance.py` describes its arrays."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the group; a RequestError says that there is none."""
+    def __init__(self, store: Store, address: str) -> None:
+        """Open the group of the cube in `store`; a RequestError says that there is none."""
         try:
-            self._group: Any = zarr.open_group(path, mode="r", zarr_format=3)
+            self._group: Any = zarr.open_group(store, path="provenance", mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-            raise RequestError(f"{path}: the cube has no provenance") from None
+            raise RequestError(f"{address}/provenance: the cube has no provenance") from None
         self._offsets: dict[str, NDArray[np.int64]] = {}
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zarr.abc.store import Store
 
 from embedcube.cube.encoding import (
     FAILED,
@@ -35,9 +36,12 @@ _NAMED = 3
 """number of windows that an error message lists"""
 
 
-def open_cube(path: str | Path) -> "Cube":
-    """Open a cube; a RequestError says what `path` is instead of a cube."""
-    return Cube(path)
+def open_cube(source: str | Path | Store) -> "Cube":
+    """Open a cube: its folder, a link to it (http, https, s3, gs, az), or the STAC Collection that describes it.
+
+    A link needs the extra `remote`. A RequestError says what is there instead of a cube.
+    """
+    return Cube(source)
 
 
 class Cube(CubeStore):
@@ -49,14 +53,14 @@ class Cube(CubeStore):
     def __getitem__(self, name: str) -> Layer:
         """The layer with this name; a RequestError lists the names where there is none."""
         if name not in self.layers:
-            raise RequestError(f"{self.path}: no layer {name}; it has {', '.join(self.layers)}")
+            raise RequestError(f"{self.address}: no layer {name}; it has {', '.join(self.layers)}")
         return Layer(self, name)
 
     @property
     def layer(self) -> Layer:
         """The only layer; a RequestError lists the names where there are several."""
         if len(self.layers) != 1:
-            raise RequestError(f"{self.path}: which layer? It has {', '.join(self.layers)}; write cube[name]")
+            raise RequestError(f"{self.address}: which layer? It has {', '.join(self.layers)}; write cube[name]")
         return self[self.layers[0]]
 
     def status_shares(self, layer: str) -> dict[str, float]:
@@ -76,7 +80,7 @@ class Cube(CubeStore):
 
     def __repr__(self) -> str:
         count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
-        lines = [f"Cube {self.path}", f"  version {self.version}, campaign {self.campaign}, {count}"]
+        lines = [f"Cube {self.address}", f"  version {self.version}, campaign {self.campaign}, {count}"]
         return "\n".join([*lines, *(line for layer in self.layers for line in self._described(layer))])
 
     def _described(self, layer: str) -> list[str]:
@@ -133,9 +137,9 @@ class Cube(CubeStore):
         zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
         layers = sorted({zone.split("/")[0] for zone in zones})
         if not zones:
-            raise RequestError(f"{self.path}: no layer {layer}; it has {', '.join(self.zones)}")
+            raise RequestError(f"{self.address}: no layer {layer}; it has {', '.join(self.zones)}")
         if len(layers) > 1:
-            raise RequestError(f"{self.path}: which layer? It has {', '.join(layers)}; name one with --layer")
+            raise RequestError(f"{self.address}: which layer? It has {', '.join(layers)}; name one with --layer")
         if utm_zone_in(zones[0].split("/")[1]) is None:
             return (zones[0],)
         own = int(utm_zone_of(np.array(lon)))
@@ -146,7 +150,7 @@ class Cube(CubeStore):
         """The cell of a zone that holds a place, with or without a vector."""
         if zone not in self.zones:
             listed = ", ".join(self.zones_of(zone.partition("/")[0]))
-            raise RequestError(f"{self.path}: ({lon}, {lat}) is in {zone}, the layer has {listed}")
+            raise RequestError(f"{self.address}: ({lon}, {lat}) is in {zone}, the layer has {listed}")
         attributes = self.group(zone).attrs
         x, y = _project(lon, lat, attributes["proj:wkt2"])
         if zone.split("/")[1] == LATLON:

@@ -114,7 +114,7 @@ class IndexScan:
                 segment.forget()
 
     def lists(self, query: Query, count: int) -> Iterator[Batch]:
-        """Cells in the `count` lists nearest to the query, of each segment; of more where the region is a small part."""
+        """Cells in the `count` lists of each segment nearest to the query; of more where the region is small."""
         count = min(self.most_lists, round(np.ceil(count / self._share)))
         chosen = np.argsort(-query.cosines(self.index.centroids), kind="stable")[:count]
         chosen.sort()
@@ -140,9 +140,7 @@ class IndexScan:
         if mask is not None:
             wanted &= mask.holds(y, x)
         if wanted.all():
-            yield Batch(
-                zone=entry.zone, t=entry.t, y=y + entry.y, x=x + entry.x, cosine=cosine, incomplete=incomplete
-            )
+            yield Batch(zone=entry.zone, t=entry.t, y=y + entry.y, x=x + entry.x, cosine=cosine, incomplete=incomplete)
         elif wanted.any():
             yield Batch(
                 zone=entry.zone,

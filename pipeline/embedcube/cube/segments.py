@@ -119,7 +119,9 @@ def read_index(folder: Path) -> dict[str, LayerIndex]:
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError):
-        raise WorkError(f"{path} is damaged; remove it and run `embedcube index-vectors` again: segments stay") from None
+        raise WorkError(
+            f"{path} is damaged; remove it and run `embedcube index-vectors` again: segments stay"
+        ) from None
 
 
 def _checksum(body: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ class Query:
 
         A vector that was stored as int8 needs one plane.
         """
-        rest, planes, steps = self.vector.copy(), [], []
+        rest, planes, steps = self.vector.copy(), list[NDArray[np.int8]](), list[float]()
         step = float(np.abs(rest).max()) / 127
         while len(planes) < _MOST_PLANES and (not planes or np.linalg.norm(rest) > _PRECISION):
             plane = np.rint(rest / step)
@@ -160,7 +160,7 @@ class Query:
         for plane in range(1, len(steps)):
             along += products[:, plane] * steps[plane]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.clip(along / np.sqrt(squares, dtype=np.float64), -1, 1)
+            return np.asarray(np.clip(along / np.sqrt(squares, dtype=np.float64), -1, 1))
 
     def _of_floats(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         cosines = np.empty(len(stored), np.float32)

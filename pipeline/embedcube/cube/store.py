@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.opening import place_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 from embedcube.windows import Window, matching_windows, parse_period
 
 Time = str | slice | None
@@ -38,19 +41,44 @@ class Cell:
 class CubeStore:
     """Groups, arrays and windows of one version of a cube."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open the store; a RequestError says what `path` is instead of a cube."""
-        path = Path(path)
-        self.path = path
+    def __init__(self, source: str | Path | Store) -> None:
+        """Open the store; a RequestError says what is there instead of a cube.
+
+        `source` is a folder, a link (http, https, s3, gs, az), the path or link of a STAC Collection that has the cube
+        as its Zarr asset, or an open store of zarr-python.
+        """
+        place = place_of(source)
+        self._place = place
+        self.store = place.store
+        consolidated = None if place.path else True
         try:
-            self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+            self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
-            raise RequestError(f"{path}: not a cube (no Zarr v3 group there)") from None
+            raise RequestError(f"{self.address}: not a cube (no Zarr v3 group there)") from None
+        except ValueError as error:
+            raise RequestError(f"{self.address}: not a cube that can be read from here ({printable(error)})") from None
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         if "embedcube:what" not in self._root.attrs:
-            raise RequestError(f"{path}: a Zarr group, but not a cube of embedcube")
+            raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
+
+    @property
+    def address(self) -> str:
+        """Path or link as it may be printed: without credentials."""
+        return self._place.address
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self._place.path is not None
+
+    @property
+    def path(self) -> Path:
+        """The folder as it was given; a RequestError where the cube is on another machine."""
+        if self._place.path is None:
+            raise RequestError(f"{self.address} is not a folder on this machine, which this needs")
+        return self._place.path
 
     @cached_property
     def zones(self) -> tuple[str, ...]:
@@ -66,7 +94,7 @@ class CubeStore:
     @property
     def version(self) -> str:
         """Name of the version of the cube, which is that of its folder."""
-        return self.path.resolve().stem
+        return PurePosixPath(self._place.name).stem
 
     @property
     def campaign(self) -> str:
@@ -149,7 +177,7 @@ class CubeStore:
     @cached_property
     def provenance(self) -> Provenance:
         """Provenance of the cube: which process made which shard from which scenes."""
-        return Provenance(self.path / "provenance")
+        return Provenance(self.store, self.address)
 
 
 def period_of(time: str) -> Window:

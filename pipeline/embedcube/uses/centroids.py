@@ -4,6 +4,8 @@ Vectors and centroids are int8, so that a vector's list follows from whole numbe
 fitted once for a layer: later windows, and later versions of the cube with the same weights, use them unchanged.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ def fit_centroids(cube: CubeStore, layer: str, segment_cells: int) -> NDArray[np
     Raises:
         WorkError: no cell of the layer has a vector.
     """
-    sample, cells = [], 0
+    sample, cells = list[NDArray[np.int8]](), 0
     for vectors in sampled(cube, layer, SAMPLE_CELLS, _SAMPLE_CHUNKS):
         sample.append(as_int8(vectors))
         cells += len(vectors)
@@ -41,18 +43,19 @@ def fit_centroids(cube: CubeStore, layer: str, segment_cells: int) -> NDArray[np
             break
     if not sample:
         raise WorkError(f"{cube.path}: no cell of layer {layer} has a vector, so there is nothing to index")
-    vectors = np.concatenate(sample)[:SAMPLE_CELLS]
+    chosen = np.concatenate(sample)[:SAMPLE_CELLS]
     lists = 1 << max(0, round(np.log2(max(1.0, segment_cells**0.5))))
-    return k_means(vectors, max(1, min(MOST_LISTS, lists, len(vectors) // _CELLS_PER_LIST)))
+    return k_means(chosen, max(1, min(MOST_LISTS, lists, len(chosen) // _CELLS_PER_LIST)))
 
 
-def as_int8(vectors: NDArray[np.floating] | NDArray[np.int8]) -> NDArray[np.int8]:
+def as_int8(vectors: NDArray[Any]) -> NDArray[np.int8]:
     """Directions of vectors (cell, feature) as int8: each divided by its largest magnitude, times 127."""
     if vectors.dtype == np.int8:
-        return vectors  # type: ignore[return-value]
+        return vectors
     numbers = vectors.astype(np.float64)
     largest = np.abs(numbers).max(axis=1, keepdims=True)
-    return np.rint(np.divide(numbers * 127, largest, out=np.zeros_like(numbers), where=largest > 0)).astype(np.int8)
+    scaled = np.divide(numbers * 127, largest, out=np.zeros_like(numbers), where=largest > 0)
+    return np.asarray(np.rint(scaled), np.int8)
 
 
 def k_means(vectors: NDArray[np.int8], lists: int) -> NDArray[np.int8]:

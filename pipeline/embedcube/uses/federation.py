@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.examples import Wanted, wanted_by
-from embedcube.cube.find import default_apart_m, search
+from embedcube.cube.find import Search, default_apart_m, find_query
 from embedcube.cube.reader import Cube, open_cube
 from embedcube.cube.similar import Query
 from embedcube.errors import EmbedcubeError, RequestError, WorkError
@@ -135,10 +135,9 @@ class _Local:
 
     def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
         apart_m = default_apart_m(self._cube, layer) if question.apart_m is None else question.apart_m
-        found = search(
-            self._cube, layer, Wanted(query=Query.of(vector)), k=k, time=question.time, within=question.within,
-            apart_m=apart_m, index=self._cube[layer].index,
-        )  # fmt: skip
+        asked = Search(k=k, time=question.time, within=question.within, apart_m=apart_m)
+        index = self._cube[layer].index if self._cube.is_local else None
+        found = find_query(self._cube, layer, Wanted(query=Query.of(vector)), asked, index)
         return [asdict(hit) | {"zone": hit.zone.partition("/")[2]} for hit in found.hits], apart_m
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 import embedcube
@@ -20,6 +21,9 @@ from embedcube.uses.serve.served import RETRY_S, Busy, Desk, Served
 
 VERSION = "/v1"
 """prefix of all routes but /metrics: what is below it keeps its meaning"""
+
+_MOST_ERRORS = 20
+"""errors of one request that its answer lists"""
 
 _STATUS: dict[type[Exception], int] = {NotHere: 404, TooMuch: 413, RequestError: 422, WorkError: 500, Busy: 503}
 
@@ -59,11 +63,19 @@ def create_app(
         app.mount("/", Page(directory=static, html=True), name="page")
     for kind, status in _STATUS.items():
         app.add_exception_handler(kind, _handler(status))
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
     # the gate is the outer one: what it refuses is not counted under a route
     app.add_middleware(Counted, metrics=served.metrics)
     app.add_middleware(Gate, token=token, body_bytes=limits.body_bytes)
     return app
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a request, without the values that were sent: they may be no JSON, such as NaN, or long."""
+    assert isinstance(error, RequestValidationError)
+    kept = [{"loc": one["loc"], "msg": one["msg"], "type": one["type"]} for one in error.errors()[:_MOST_ERRORS]]
+    return JSONResponse({"detail": kept}, 422)
 
 
 def _failed(_: Request, error: Exception) -> JSONResponse:

@@ -142,7 +142,7 @@ class Reader:
             for key, future in begun.items():
                 chunks[key] = self._chunks.put(key, np.asarray(await future))
         except (ValueError, OSError) as error:
-            raise _unreadable(zone, error) from None
+            raise self._unreadable(zone, error) from None
         cells = {}
         for name, keys in wanted.items():
             height, width = self._cube.array(zone, name).chunks[1:3]
@@ -159,6 +159,11 @@ class Reader:
         )
         return self._array(zone, name)[region].read()
 
+    def _unreadable(self, zone: str, error: Exception) -> WorkError:
+        # where the cube lies on this machine is not for clients
+        words = " ".join(str(error).replace(str(self._cube.path), "").split())[:200]
+        return WorkError(f"{zone}: an object cannot be read ({words}); run `embedcube verify` on the cube")
+
     def box(self, zone: str, windows: Sequence[int], y: slice, x: slice) -> Stored:
         """A rectangle of cells in some windows: arrays (window, y, x) and (window, y, x, feature)."""
         names = self.names(zone)
@@ -166,14 +171,14 @@ class Reader:
         try:
             return _stored({name: future.result() for name, future in zip(names, begun, strict=True)})
         except (ValueError, OSError) as error:
-            raise _unreadable(zone, error) from None
+            raise self._unreadable(zone, error) from None
 
     def flat(self, zone: str, name: str, t: int) -> NDArray[Any]:
         """One of the arrays without features in one window: (y, x)."""
         try:
             return np.asarray(self._array(zone, name)[t].read().result())
         except (ValueError, OSError) as error:
-            raise _unreadable(zone, error) from None
+            raise self._unreadable(zone, error) from None
 
     def whole(self, zone: str, t: int) -> WholeWindow:
         """One window of a zone; it is kept."""
@@ -206,7 +211,3 @@ def _stored(arrays: dict[str, NDArray[Any]]) -> Stored:
     return Stored(
         embedding=arrays["embedding"], scale=arrays.get("scale"), status=arrays["status"], n_obs=arrays["n_obs"]
     )
-
-
-def _unreadable(zone: str, error: Exception) -> WorkError:
-    return WorkError(f"{zone}: an object cannot be read ({str(error)[:200]}); run `embedcube verify` on the cube")

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 
 from embedcube.cube.examples import wanted_by
-from embedcube.cube.find import EXACT_CELLS, default_apart_m, search
+from embedcube.cube.find import EXACT_CELLS, Search, default_apart_m, find_query
 from embedcube.errors import RequestError
 from embedcube.uses.serve.answers import BYTES, bytes_answer, json_answer
 from embedcube.uses.serve.examples import (
@@ -89,10 +89,8 @@ def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[
     like, unlike = (as_asked(one, layer, limits) for one in (body.like, body.unlike))
     wanted = wanted_by(holding.cube, layer, like, unlike or None, body.time)
     apart_m = default_apart_m(holding.cube, layer) if body.apart_m is None else body.apart_m
-    found = search(
-        holding.cube, layer, wanted, k=body.k, time=body.time, within=region(body.within, limits), apart_m=apart_m,
-        index=opened.index,
-    )  # fmt: skip
+    asked = Search(k=body.k, time=body.time, within=region(body.within, limits), apart_m=apart_m)
+    found = find_query(holding.cube, layer, wanted, asked, opened.index)
     return {
         "cube": holding.name,
         "version": holding.cube.version,

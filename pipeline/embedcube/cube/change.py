@@ -1,0 +1,242 @@
+"""`Layer.change`: how much each cell differs from its own past, measured by how its past differs from itself.
+
+Each window is compared with earlier windows of the same season only, at least three of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.cube.blocks import Block, blocks
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.likeness import coordinates
+from embedcube.cube.store import CubeStore, Time
+from embedcube.errors import RequestError
+from embedcube.windows import Window
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FEWEST_REFERENCES = 3
+"""Windows of the past that are needed: with two there is one difference, and no idea of how differences vary."""
+
+_SEASON_DAYS = 8.0
+"""days by which short windows of one season may be apart in the calendar; longer ones by half of their length"""
+
+_LENGTHS = 1.25
+"""largest ratio of the lengths of two windows of one season; February and March are 1.11"""
+
+_YEAR_DAYS = 365.2425
+
+_PRIOR = 3
+"""References' worth of the area's usual difference in that of a cell: a cell whose few references are equal by chance
+would else have any score."""
+
+CHANGED = 3.0
+"""score from which a cell counts as changed in the remark about the whole area"""
+
+_MOST = 0.5
+"""share of changed cells from which the cause is rather in the input than on the ground"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """A window of the past, in this cube or in another one on the same lattice."""
+
+    cube: CubeStore
+    zone: str
+    t: int
+    down: int
+    """rows of its arrays above row 0 of the cube that is compared"""
+    right: int
+
+    def units(self, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors (y, x, feature) of length 1, zero where there is none, and whether there is one."""
+        rows, columns = self.cube.array(self.zone, "status").shape[1:]
+        top, left = max(0, y.start + self.down), max(0, x.start + self.right)
+        bottom, end = min(rows, y.stop + self.down), min(columns, x.stop + self.right)
+        shape = (y.stop - y.start, x.stop - x.start)
+        features = self.cube.array(self.zone, "embedding").shape[-1]
+        units, valid = np.zeros((*shape, features), np.float32), np.zeros(shape, bool)
+        if top < bottom and left < end:
+            own = (self.t, slice(top, bottom), slice(left, end))
+            part = tuple(
+                slice(begin - shift - start, stop - shift - start)
+                for begin, stop, shift, start in (
+                    (top, bottom, self.down, y.start),
+                    (left, end, self.right, x.start),
+                )
+            )
+            status = self.cube.array(self.zone, "status")[own]
+            units[part], valid[part] = units_of(self.cube.array(self.zone, "embedding")[own], status)
+        return units, valid
+
+
+def change(
+    cube: CubeStore, layer: str, before: Time, after: Time, history: CubeStore | None = None
+) -> "xr.Dataset | xr.DataTree":
+    """Scores of change of the windows `after` against those `before`: see `Layer.change`.
+
+    Raises:
+        RequestError: a window has fewer than three windows of its season before it; or `history` has vectors of other
+            weights, or lies on another lattice.
+    """
+    import xarray as xr
+
+    past = cube if history is None else history
+    if history is not None:
+        _refuse_other_encoder(cube, history, layer)
+    results = {}
+    for zone in cube.zones_of(layer):
+        references = _references(cube, past, zone, before, after)
+        results[zone] = _compared(cube, layer, zone, references, after)
+    if len(results) == 1:
+        return next(iter(results.values()))
+    tree = xr.DataTree.from_dict({zone.split("/")[1]: one for zone, one in results.items()})
+    tree.attrs["remarks"] = [remark for one in results.values() for remark in one.attrs["remarks"]]
+    return tree
+
+
+def same_season(one: Window, other: Window) -> bool:
+    """Whether two windows are of about one length and lie at about one time of the year."""
+    lengths = [(window.end - window.start).total_seconds() / 86400 for window in (one, other)]
+    shorter, longer = sorted(lengths)
+    apart = abs(((one.start - other.start) + (one.end - other.end)).total_seconds()) / 2 / 86400 % _YEAR_DAYS
+    return longer <= _LENGTHS * shorter and min(apart, _YEAR_DAYS - apart) <= max(_SEASON_DAYS, shorter / 2)
+
+
+def _refuse_other_encoder(cube: CubeStore, history: CubeStore, layer: str) -> None:
+    digests = []
+    for one in (cube, history):
+        if layer not in one.layers:
+            raise RequestError(f"{one.path}: no layer {layer}; it has {', '.join(one.layers)}")
+        digests.append(str(one.provenance.attributes["weights"][layer]))
+    if digests[0] != digests[1]:
+        raise RequestError(
+            f"layer {layer} has the weights {digests[0][:12]} in {cube.path} and {digests[1][:12]} in {history.path}: "
+            "vectors of two encoders cannot be compared; embed both times with one"
+        )
+
+
+def _references(cube: CubeStore, past: CubeStore, zone: str, before: Time, after: Time) -> dict[int, list[_Reference]]:
+    """References of each window `after`, from the windows `before` that are of its season."""
+    if zone not in past.zones:
+        raise RequestError(f"{past.path}: no zone {zone}; it has {', '.join(past.zones)}")
+    down, right = _offset(cube, past, zone)
+    later, earlier = cube.windows_of(zone, after), past.windows_of(zone, before)
+    found: dict[int, list[_Reference]] = {}
+    for t in later:
+        window = cube.windows(zone)[t]
+        others = [
+            r
+            for r in earlier
+            if not (past is cube and r in later)
+            and past.windows(zone)[r].end <= window.start
+            and same_season(past.windows(zone)[r], window)
+        ]
+        if len(others) < FEWEST_REFERENCES:
+            listed = ", ".join(past.windows(zone)[r].short for r in others)
+            raise RequestError(
+                f"{zone}: window {window.short} has {len(others)} reference{'' if len(others) == 1 else 's'} of its "
+                f"season before it{f' ({listed})' if listed else ''}; at least {FEWEST_REFERENCES} are needed to tell "
+                "a change from what is usual there: begin earlier (--from), or embed more years"
+            )
+        found[t] = [_Reference(cube=past, zone=zone, t=r, down=down, right=right) for r in others]
+    return found
+
+
+def _offset(cube: CubeStore, past: CubeStore, zone: str) -> tuple[int, int]:
+    """Rows and columns by which the arrays of another cube begin earlier."""
+    one, other = (held.group(zone).attrs for held in (cube, past))
+    a, b, c, d, e, f = one["spatial:transform"]
+    a2, b2, c2, d2, e2, f2 = other["spatial:transform"]
+    right, down = (c - c2) / a, (f - f2) / e
+    whole = abs(right - round(right)) < 1e-6 and abs(down - round(down)) < 1e-6
+    if (a, b, d, e) != (a2, b2, d2, e2) or not whole or one["proj:wkt2"] != other["proj:wkt2"]:
+        raise RequestError(
+            f"{zone}: the cells of {past.path} are not those of {cube.path}; one campaign's grid is needed"
+        )
+    return round(down), round(right)
+
+
+def units_of(stored: NDArray[Any], status: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Stored vectors brought to length 1 (..., feature), zero where there is none, and whether there is one."""
+    valid = (status == VALID) | (status == VALID_INCOMPLETE)
+    units = np.where(valid[..., None], stored, 0).astype(np.float32)
+    length = np.sqrt(np.einsum("...f,...f->...", units, units))
+    valid = valid & (length > 0)
+    units /= np.where(valid, length, 1)[..., None]
+    return units, valid
+
+
+def _compared(
+    cube: CubeStore, layer: str, zone: str, references: dict[int, list[_Reference]], after: Time
+) -> "xr.Dataset":
+    """Scores of one zone."""
+    import xarray as xr
+
+    later = sorted(references)
+    shape = (len(later), *cube.array(zone, "status").shape[1:])
+    distance, usual = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    count = np.zeros(shape, np.uint16)
+    for block in blocks(cube, layer, None, after):
+        if block.zone == zone:
+            at = (later.index(block.t), block.y, block.x)
+            distance[at], usual[at], count[at] = _differences(block, references[block.t])
+    score = np.full(shape, np.nan, np.float32)
+    remarks = []
+    for i, t in enumerate(later):
+        scored = np.isfinite(distance[i]) & np.isfinite(usual[i])
+        if scored.any():
+            of_area = max(float(np.median(usual[i][scored])), float(np.finfo(np.float32).tiny))
+            n = count[i][scored]
+            expected = (n * usual[i][scored] + _PRIOR * of_area) / (n + _PRIOR)
+            score[i][scored] = distance[i][scored] / expected
+            remarks += _remarks(score[i][scored], cube.windows(zone)[t])
+    dims, mapping = ("time", "y", "x"), {"grid_mapping": "spatial_ref", "units": "1"}
+    return xr.Dataset(
+        {
+            "score": (dims, score, mapping | {"long_name": "difference from the references over the usual one"}),
+            "distance": (dims, distance, mapping | {"long_name": "1 - cosine with the mean of the references"}),
+            "usual": (dims, usual, mapping | {"long_name": "mean of 1 - cosine of each reference with the others"}),
+            "references": (dims, count, mapping | {"long_name": "references with a vector"}),
+        },
+        coords=coordinates(cube, zone, after),
+        attrs={"remarks": remarks},
+    )
+
+
+def _differences(
+    block: Block, references: Sequence[_Reference]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint16]]:
+    """Distance from the mean of the references, that of each from the others, and their number: each (y, x)."""
+    units, valid = units_of(block.stored, block.status)
+    past = [reference.units(block.y, block.x) for reference in references]
+    total = np.sum([one for one, _ in past], axis=0)
+    count = np.sum([held for _, held in past], axis=0).astype(np.uint16)
+    enough = valid & (count >= FEWEST_REFERENCES)
+    distance = np.where(enough, _distance(units, total), np.nan).astype(np.float32)
+    summed = sum(np.where(held, _distance(one, total - one), 0) for one, held in past)
+    usual = np.where(enough, summed / np.maximum(count, 1), np.nan).astype(np.float32)
+    return distance, usual, count
+
+
+def _distance(units: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 - cosine of vectors of length 1 with vectors of any length."""
+    length = np.sqrt(np.einsum("...f,...f->...", others, others))
+    along = np.einsum("...f,...f->...", units, others)
+    return np.asarray(1 - np.divide(along, length, out=np.zeros_like(along), where=length > 0))
+
+
+def _remarks(scores: NDArray[np.float32], window: Window) -> list[str]:
+    share = float((scores >= CHANGED).mean())
+    if share < _MOST:
+        return []
+    return [
+        f"window {window.short}: {share:.0%} of the cells changed at once, by {CHANGED:g} times the usual "
+        "difference or more; look at the input first (another processing baseline, an offset, another sensor), then "
+        "at the ground"
+    ]

@@ -1,0 +1,77 @@
+"""Maps that were computed from a cube, as files: GeoTIFF, Zarr, NetCDF."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedcube.campaign.run_folder import replacing
+from embedcube.errors import RequestError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def write_maps(maps: "xr.Dataset | xr.DataTree", path: Path) -> list[Path]:
+    """Write maps (time, y, x) with their CRS to a file named by its suffix; returns the files.
+
+    A GeoTIFF has one band for each variable and window. Of several zones each gets a file: change-utm32.tif.
+
+    Raises:
+        RequestError: the suffix is unknown, or a Zarr folder is there already.
+    """
+    import xarray as xr
+
+    if path.suffix not in WRITERS:
+        raise RequestError(f"{path}: a map is written as {', '.join(WRITERS)}; give it such a name")
+    if isinstance(maps, xr.Dataset):
+        WRITERS[path.suffix](maps, path)
+        return [path]
+    files = {path.with_stem(f"{path.stem}-{zone}"): node.to_dataset() for zone, node in maps.children.items()}
+    for file, one in files.items():
+        WRITERS[path.suffix](one, file)
+    return list(files)
+
+
+def _write_geotiff(maps: "xr.Dataset", path: Path) -> None:
+    import rasterio
+    from affine import Affine
+
+    reference = maps["spatial_ref"].attrs
+    c, a, b, f, d, e = (float(number) for number in reference["GeoTransform"].split())
+    bands = [(name, i) for name in maps.data_vars for i in range(maps.sizes["time"])]
+    with (
+        replacing(path) as temporary,
+        rasterio.open(
+            temporary, "w", driver="GTiff", width=maps.sizes["x"], height=maps.sizes["y"], count=len(bands),
+            dtype="float32", crs=reference["crs_wkt"], transform=Affine(a, b, c, d, e, f), nodata=np.nan, tiled=True,
+            compress="deflate", predictor=3,
+        ) as file,
+    ):  # fmt: skip
+        for number, (name, i) in enumerate(bands, start=1):
+            file.write(maps[name].values[i].astype("float32"), number)
+            file.set_band_description(number, f"{name} {np.datetime_as_string(maps['time'].values[i], 'D')}")
+
+
+def _write_zarr(maps: "xr.Dataset", path: Path) -> None:
+    if path.exists():
+        raise RequestError(f"{path} is there already; remove it, or name another")
+    temporary = path.with_name(f".tmp-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    maps.to_zarr(temporary, zarr_format=3, consolidated=False)
+    temporary.rename(path)
+
+
+def _write_netcdf(maps: "xr.Dataset", path: Path) -> None:
+    with replacing(path) as temporary:
+        maps.to_netcdf(temporary, engine="netcdf4")
+
+
+WRITERS: dict[str, Callable[["xr.Dataset", Path], None]] = {
+    ".tif": _write_geotiff,
+    ".zarr": _write_zarr,
+    ".nc": _write_netcdf,
+}
+"""Writers of maps, by the suffix of the file."""
