@@ -1,6 +1,7 @@
 """The preview store: its values, its overviews, its place, and what other programs make of it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from embedcube.cube.encoding import MASKED, STATUS_MEANINGS, VALID
 from embedcube.cube.preview_store import (
     CHUNK_SIDE,
     OVERVIEW_SIDE,
+    drawn_colours,
     level_shapes,
     preview_store_of,
     write_preview_store,
@@ -160,6 +162,17 @@ def test_it_lies_beside_the_version_and_is_replaced_whole(tmp_path: Path) -> Non
         assert sorted(path.name for path in store.parent.iterdir()) == ["abc.preview.zarr", "abc.zarr"]
         (store / "of the earlier one").touch()
     assert zarr.open_group(store).attrs["embedcube:cube"] == "abc"
+
+
+def test_colours_of_a_window_are_read_back(cube: Cube, store: Path, tmp_path: Path) -> None:
+    colours = drawn_colours(cube, "layer/grid", 1)
+    assert colours is not None
+    np.testing.assert_array_equal(np.moveaxis(colours, -1, 0), opened(store)["layer/grid/0/rgb"].values[1])
+    # beside another cube of the same name it is no preview of it
+    write_zone(tmp_path / "cube.zarr", "layer/grid", vectors(1, 16, 16, 4))
+    assert drawn_colours(Cube(tmp_path / "cube.zarr"), "layer/grid", 0) is None
+    shutil.copytree(store, tmp_path / store.name)
+    assert drawn_colours(Cube(tmp_path / "cube.zarr"), "layer/grid", 0) is None
 
 
 def test_nothing_is_left_of_one_that_cannot_be_drawn(tmp_path: Path) -> None:

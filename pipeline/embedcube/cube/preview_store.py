@@ -87,6 +87,20 @@ def write_preview_store(cube: Cube, store: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def drawn_colours(cube: Cube, zone: str, t: int) -> NDArray[np.uint8] | None:
+    """Colours (y, x, 3) of one window, from the preview beside the cube; None where there is none of this cube."""
+    store = preview_store_of(Path(cube.path))
+    try:
+        root: Any = zarr.open_group(store, mode="r", zarr_format=3)
+        rgb = root[f"{zone}/0/rgb"]
+    except (FileNotFoundError, KeyError, zarr.errors.GroupNotFoundError):
+        return None
+    windows, *cells = cube.array(zone, "status").shape
+    if root.attrs.get("embedcube:cube") != cube.version or rgb.shape != (windows, 3, *cells):
+        return None
+    return np.moveaxis(np.asarray(rgb[t]), 0, -1)
+
+
 def _consolidate(root: Any) -> None:
     """Put the metadata of each zone into its group, and all into the root: a reader of either needs one request."""
     zones = [f"{layer}/{zone}" for layer, group in root.groups() for zone in group.group_keys()]

@@ -86,9 +86,7 @@ async function openWindow(t) {
   $('days').textContent = time().replace('/', ' to ');
   $('window').setAttribute('aria-valuetext', $('days').textContent);
   await run('window', async (signal) => {
-    state.status = null;
-    const [status] = await Promise.all([getNumbers(windowPath('status'), {step: state.step}, signal)]);
-    state.status = status;
+    state.status = await getNumbers(windowPath('status'), {step: state.step}, signal);
     await show(signal);
   });
 }
@@ -240,12 +238,22 @@ async function look(cell, speak = true) {
   const [lon, lat] = place;
   await run('look', async (signal) => {
     const at = {lon, lat, time: time()};
-    const [told, {windows}] = await Promise.all([
-      getJson(path('explain'), at, signal), getJson(path('point'), {lon, lat}, signal)]);
-    state.told = {...told, series: series(windows, state.t)};
-    const status = STATUS.find(({name}) => name === told.status)?.words ?? told.status;
-    $('place').replaceChildren(...provenance(told, status, inWords(place)));
+    const {windows} = await getJson(path('point'), {lon, lat}, signal);
+    const {status: name, n_obs} = windows.find((one) => one.t === state.t);
+    const status = STATUS.find((one) => one.name === name)?.words ?? name;
+    state.told = {lon, lat, ...cell, window: time(), status: name, n_obs, series: series(windows, state.t)};
     $('series').replaceChildren(...seriesChart(state.told.series, state.t));
+    try {
+      const told = await getJson(path('explain'), at, signal);
+      Object.assign(state.told, told);
+      $('place').replaceChildren(...provenance(told, status, inWords(place)));
+    } catch (error) {
+      if (!(error instanceof Refused)) {
+        throw error;
+      }
+      // a cube without provenance, or a cell that no shard was planned for
+      $('place').replaceChildren(make('p', {}, `${inWords(place)}: ${status}. ${error.message}`));
+    }
     if (speak) {
       const best = state.hits.length ? `; ${state.hits.length} similar places, the best with cosine ${
         state.hits[0].cosine.toFixed(3)}` : '';
