@@ -10,6 +10,7 @@ import {make, provenance, series, seriesChart, table} from './words.js';
 
 const HITS = 10;
 const MOST_CELLS = 4e6;
+const WORDS = {similar: 'similarity', change: 'change'};
 const $ = (id) => document.getElementById(id);
 
 const state = {
@@ -54,7 +55,11 @@ async function openCube(name) {
   $('title').textContent = `Cube ${name}`;
   document.title = `${name} – embedcube view`;
   fill($('layer'), Object.keys(state.about.layers));
-  await openLayer($('layer').value);
+  // the layer with the most cells shows the most
+  const size = ([, {zones}]) => zones.reduce((sum, {shape: [rows, columns]}) => sum + rows * columns, 0);
+  const [[largest]] = Object.entries(state.about.layers).sort((a, b) => size(b) - size(a));
+  $('layer').value = largest;
+  await openLayer(largest);
 }
 
 async function openLayer(name) {
@@ -223,7 +228,7 @@ async function act(cell) {
     state[to] = [...state[to].filter((one) => !same(one)), example];
     listExamples();
     await findSimilar();
-    say(`${state.like.length} examples like, ${state.unlike.length} unlike.`);
+    say(`Examples: ${state.like.length} to be like, ${state.unlike.length} to be unlike.`);
   }
 }
 
@@ -272,7 +277,7 @@ function step(dy, dx) {
   const {status, scores} = state;
   const at = status && Math.floor(cell.y / state.step) * status.columns + Math.floor(cell.x / state.step);
   const score = scores && $('show').value === scores.what ? scores.values[cell.y * columns + cell.x] : 0;
-  const value = score ? `, ${scores.what} ${(scores.low + ((score - 1) / 254) * (scores.high - scores.low)).toFixed(3)}` : '';
+  const value = score ? `, ${WORDS[scores.what]} ${(scores.low + ((score - 1) / 254) * (scores.high - scores.low)).toFixed(3)}` : '';
   say(`Row ${cell.y}, column ${cell.x}: ${status ? STATUS[status.values[at]]?.words : ''}${value}.`);
 }
 
@@ -326,6 +331,13 @@ async function finishPolygon() {
   const parts = [table(['status', 'cells', 'share'], shares.filter(([, count]) => count), [1, 2])];
   state.statistics = {type: 'Feature', geometry: polygon, properties: {window: time(), cells: total}};
   await run('polygon', async (signal) => {
+    const own = await postNumbers(path('similar'), {like: [polygon], time: time(), zone: state.zone.zone}, signal);
+    const alike = alikeInside(own);
+    if (alike) {
+      Object.assign(state.statistics.properties, alike);
+      parts.push(make('p', {}, `Cosine of its ${alike.vectors} vectors with their mean: ${
+        alike.mean_cosine.toFixed(3)} on average, ${alike.least_cosine.toFixed(3)} at least.`));
+    }
     const body = {type: 'FeatureCollection', features: [{type: 'Feature', geometry: polygon}]};
     const {features: [{properties}]} = await postJson(path('parcels'), body, signal);
     Object.assign(state.statistics.properties, properties);
@@ -333,6 +345,18 @@ async function finishPolygon() {
   });
   $('statistics').replaceChildren(...parts);
   say(`${total} cells in the polygon.`);
+}
+
+/** How alike the vectors in the polygon are: their cosines with their mean; null where there is no vector. */
+function alikeInside({values, rows, columns, low, high}) {
+  let [count, sum, least] = [0, 0, 1];
+  for (let i = 0; i < rows * columns; i++) {
+    if (values[i] && inside(cells.centre({y: Math.floor(i / columns), x: i % columns}), state.polygon)) {
+      const cosine = low + ((values[i] - 1) / 254) * (high - low);
+      [count, sum, least] = [count + 1, sum + cosine, Math.min(least, cosine)];
+    }
+  }
+  return count ? {vectors: count, mean_cosine: sum / count, least_cosine: least} : null;
 }
 
 /** Statistics of the vectors in a polygon, window by window. */
