@@ -24,14 +24,15 @@ const source = new GeoZarr({
   url: new URL('${group}', location.href).href, variable: 'rgb', dimensions: {time: 1, band: [0, 1, 2]}, transition: 0,
   resample: 'nearest',
 });
-source.on('change', () => source.getState() === 'error' && console.error(String(source.error_)));
-const colour = (band) => ['/', ['band', band], 255];
+await new Promise((done) => source.on('change', () => {
+  console[source.getState() === 'error' ? 'error' : 'log'](String(source.error_));
+  done();
+}));
 const layer = new TileLayer({
   source, style: {color: ['color', ['band', 1], ['band', 2], ['band', 3], ['band', 4]]},
 });
 const map = new Map({target: 'map', layers: [layer], controls: []});
 const extent = about.attributes['spatial:bbox'];
-await source.ready?.();
 map.setView(new View({projection: source.projection, center: [(extent[0] + extent[2]) / 2, (extent[1] + extent[3]) / 2],
   resolution: (extent[2] - extent[0]) / Number(new URLSearchParams(location.search).get('width'))}));
 window.drawn = () => new Promise((done) => {

@@ -1,5 +1,8 @@
-"""Cubes of any size and content, written without a campaign. They have all that a reader needs, but no provenance."""
+"""Cubes of any size and content, written without a campaign. They have all that a reader needs; `write_provenance`
+adds what the vector index needs."""
 
+import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from embedcube.cube.arrays import array_specs
+from embedcube.cube.arrays import array_specs, object_key
 from embedcube.cube.encoding import VALID, Encoding
 
 FIRST = datetime(2023, 6, 1, tzinfo=UTC)
@@ -71,3 +74,30 @@ def write_zone(
         stored[empty] = np.nan
     arrays["embedding"][...] = stored
     arrays["status"][...] = status
+
+
+def write_provenance(path: Path, weights: str = "ab" * 32) -> None:
+    """Write of `provenance/` what the vector index needs: where shards are, and the digests of their objects."""
+    cube = zarr.open_group(path, mode="r", zarr_format=3)
+    zones = sorted(f"{layer}/{zone}" for layer, group in cube.groups() for zone, _ in group.groups())
+    places, records = [], []
+    for number, zone in enumerate(zones):
+        group: Any = cube[zone]
+        windows, rows, columns = group["status"].shape
+        depth, shard, _ = group["status"].shards
+        for t, iy, ix in np.ndindex(windows, rows // shard, columns // shard):
+            objects = []
+            for name in group:
+                if group[name].ndim >= 3:
+                    file = path / zone / name / object_key(name, (t // depth, iy, ix))
+                    data = file.read_bytes() if file.exists() else b""
+                    digest = hashlib.sha256(data + bytes([t % depth])).hexdigest()
+                    objects.append({"array": name, "sha256": digest})
+            places.append((number, t, iy, ix))
+            records.append(json.dumps({"objects": objects, "counts": {}}).encode())
+    provenance = zarr.open_group(path / "provenance", mode="w", zarr_format=3)
+    provenance.update_attributes({"zones": zones, "weights": {zone.split("/")[0]: weights for zone in zones}})
+    for name, column in zip(("zone", "t", "iy", "ix"), np.array(places, np.int32).T, strict=True):
+        provenance.create_array(f"shard_{name}", data=np.ascontiguousarray(column))
+    provenance.create_array("shard_record", data=np.frombuffer(b"".join(records), np.uint8))
+    provenance.create_array("shard_record_first", data=np.cumsum([0, *map(len, records)]))

@@ -55,9 +55,9 @@ def cube(two_zones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(cube: Path) -> Iterator[httpx.Client]:
     """A client of a server of the cube."""
-    with running(create_app([cube], limits=Limits(body_bytes=100_000, parcels=20, hits=50))) as address:
-        with httpx.Client(base_url=address, trust_env=False, timeout=30) as opened:
-            yield opened
+    app = create_app([cube], limits=Limits(body_bytes=100_000, parcels=20, hits=50))
+    with running(app) as address, httpx.Client(base_url=address, trust_env=False, timeout=30) as opened:
+        yield opened
 
 
 LAYER_PATH = f"/v1/cubes/two_zones/layers/{LAYER}"
@@ -127,12 +127,13 @@ def test_a_masked_cell_has_no_vector_and_says_so(client: httpx.Client, cube: Pat
 
 
 def test_places_and_times_outside_are_not_answered(client: httpx.Client) -> None:
-    for parameters in (
+    asked: tuple[dict[str, str | float], ...] = (
         {"lon": 3.0, "lat": 50.0},
         {"lon": 12.0, "lat": -50.0},
         {"lon": 12.03, "lat": 50.01, "time": "1999"},
         {"lon": 12.03, "lat": 50.01, "time": "yesterday"},
-    ):
+    )
+    for parameters in asked:
         answer = client.get(f"{LAYER_PATH}/point", params=parameters)
         assert answer.status_code == 404, parameters
         assert answer.json()["detail"]
@@ -337,10 +338,73 @@ def test_wrong_questions_are_refused(client: httpx.Client, body: Any, status: in
 def test_bodies_that_are_no_json_are_refused(client: httpx.Client) -> None:
     kind = {"Content-Type": "application/json"}
     nested = b'{"like": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
-    for data in (b"{", b"\xff\xfe", nested, b'{"like": [{"vector": [NaN]}]}', b'{"like": [{"lon": Infinity, "lat": 0}]}'):
+    for data in (
+        b"{",
+        b"\xff\xfe",
+        nested,
+        b'{"like": [{"vector": [NaN]}]}',
+        b'{"like": [{"lon": Infinity, "lat": 0}]}',
+    ):
         assert client.post(f"{LAYER_PATH}/find", content=data, headers=kind).status_code in (400, 422), data[:20]
     many = (b"x" * 10_000 for _ in range(20))  # chunked: without a length
     assert client.post(f"{LAYER_PATH}/find", content=many, headers=kind).status_code == 413
+
+
+SQUARE = {
+    "type": "Polygon",
+    "coordinates": [[[11.98, 50.0], [12.03, 50.0], [12.03, 50.02], [11.98, 50.02], [11.98, 50.0]]],
+}
+"""in both zones"""
+
+
+def test_parcels_are_means_over_both_zones(client: httpx.Client, cube: Path) -> None:
+    from shapely.geometry import shape
+
+    from embedcube.cube.reader import Cube
+    from embedcube.cube.within import area_in
+
+    features = [{"type": "Feature", "id": 7, "geometry": SQUARE, "properties": {"crop": "rye"}}]
+    body = {"type": "FeatureCollection", "features": features, "time": "2023-06", "stats": ["mean", "std"]}
+    (answer,) = post(client, f"{LAYER_PATH}/parcels", body).json()["features"]
+    assert answer["id"] == 7
+    assert answer["properties"]["crop"] == "rye"
+    (window,) = answer["properties"]["windows"]
+    vectors, cells = [], 0
+    for zone in ("utm32", "utm33"):
+        area = area_in(Cube(cube), f"{LAYER}/{zone}", shape(SQUARE))
+        assert area is not None
+        inside = area.cut(area.y, area.x)
+        part = (0, area.y, area.x)
+        valid = inside & np.isin(stored(cube, zone, "status")[part], (1, 5))
+        own = stored(cube, zone, "embedding")[part] * stored(cube, zone, "scale")[part][..., None].astype(np.float64)
+        vectors.append(own[valid])
+        cells += int(inside.sum())
+        assert valid.sum() > 0
+    every = np.concatenate(vectors)
+    assert len(every) < cells  # some lie under a cloud
+    assert (window["window"], window["count"]) == ("2023-06-01/2023-07-01", len(every))
+    assert answer["properties"]["cells"] == cells
+    assert np.allclose(window["mean"], every.mean(axis=0), atol=1e-5)
+    assert np.allclose(window["std"], every.std(axis=0), atol=1e-5)
+
+
+def test_parcels_that_are_too_much_are_refused(client: httpx.Client, cube: Path) -> None:
+    feature = {"type": "Feature", "geometry": SQUARE}
+
+    def status(count: int, **more: Any) -> int:
+        body = {"type": "FeatureCollection", "features": [feature] * count} | more
+        return client.post(f"{LAYER_PATH}/parcels", json=body).status_code
+
+    assert status(20) == 200
+    assert status(21) == 413
+    assert status(0) == 422
+    assert status(1, stats=["median"]) == 422
+    assert status(1, time="1999") == 404
+    for limits in (Limits(vertices=4), Limits(scan_cells=100), Limits(parcel_numbers=95)):
+        with running(create_app([cube], limits=limits)) as address:
+            body = {"type": "FeatureCollection", "features": [feature]}
+            answer = httpx.post(f"{address}{LAYER_PATH}/parcels", json=body, trust_env=False)
+            assert answer.status_code == 413, limits
 
 
 def raw(client: httpx.Client, path: str, *headers: str) -> bytes:
@@ -453,7 +517,7 @@ def test_a_token_file_is_private(tmp_path: Path) -> None:
     assert read_token(file) == made == token_for("127.0.0.1", file)
     assert token_for("127.0.0.1", None) is None
     file.chmod(0o640)
-    with pytest.raises(RequestError, match="0640.*chmod 600"):
+    with pytest.raises(RequestError, match=r"0640.*chmod 600"):
         read_token(file)
     (short := tmp_path / "short").write_text("short\n")
     short.chmod(0o600)

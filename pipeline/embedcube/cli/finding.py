@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedcube.cli.federating import find_at_centres
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
+    from embedcube.cube.find import Search
     from embedcube.cube.layer import Layer
     from embedcube.uses.recall import Checked
 
@@ -25,7 +27,7 @@ LayerName = Annotated[str | None, typer.Option(help="Where the cube has several.
 
 @verbs.command()
 def find(
-    cube: CubePath,
+    cube: Annotated[Path | None, typer.Argument(metavar="[CUBE.zarr]", help="The folder of a cube.")] = None,
     like: Annotated[
         list[str] | None,
         typer.Option(metavar="LON,LAT|FILE.geojson", help="A place, or polygons, to be like; may be repeated."),
@@ -46,36 +48,52 @@ def find(
     check: Annotated[
         bool, typer.Option("--check", help="Instead of a search: read the index again, and measure its recall.")
     ] = False,
+    catalogue: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="Instead of a cube: the cubes of all its centres.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find places like some examples.  Example: embedcube find cube.zarr --like 7.6,50.87 --k 10"""
-    searched = _layer(cube, layer)
-    say = _teller(as_json)
-    if check:
-        _print_checked(_checked(searched), say, as_json)
+    if (cube is None) == (catalogue is None):
+        raise RequestError("find searches a cube, or the cubes of a --catalogue: name one of them")
+    if check and cube is not None:
+        _print_checked(_checked(_layer(cube, layer)), _teller(as_json), as_json)
         return
     if not like:
         raise RequestError("find needs an example: --like LON,LAT, for instance --like 7.6,50.87")
     if out is not None and out.suffix not in _WRITERS:
         raise RequestError(f"{out}: hits are written as {', '.join(_WRITERS)}; give the file such a name")
-    from embedcube.cube.find import Search, table_of
-    from embedcube.cube.find import find as find_in
-
+    examples = [_example(text) for text in like], [_example(text) for text in unlike or []]
     region = None if within is None else _region(within)
-    found = find_in(
-        searched.cube,
-        searched.name,
-        [_example(text) for text in like],
-        [_example(text) for text in unlike or []] or None,
-        Search(k=k, time=moment, within=region, apart_m=apart_m),
-        searched.index,
+    if cube is not None:
+        from embedcube.cube.find import Search
+
+        search = Search(k=k, time=moment, within=region, apart_m=apart_m)
+        _find_in(_layer(cube, layer), examples, search, out, as_json)
+        return
+    from embedcube.uses.federation import Question
+
+    asked = Question(
+        like=examples[0], unlike=examples[1], layer=layer, k=k, time=moment, within=region, apart_m=apart_m
     )
+    find_at_centres(str(catalogue), asked, out, _WRITERS[out.suffix] if out else None, None if as_json else print)
+
+
+def _find_in(
+    searched: "Layer", examples: "tuple[list[Any], list[Any]]", search: "Search", out: Path | None, as_json: bool
+) -> None:
+    """Search one cube, and print the hits."""
+    from embedcube.cube.find import find as find_in
+    from embedcube.cube.find import table_of
+
+    say = _teller(as_json)
+    found = find_in(searched.cube, searched.name, examples[0], examples[1] or None, search, searched.index)
     if out is not None:
         _WRITERS[out.suffix](table_of(found), out)
         say(f"wrote {out}")
     if as_json:
-        answer = {"cube": str(cube), "layer": searched.name} | asdict(found) | {"out": str(out) if out else None}
-        print(json.dumps(answer))
+        answer = {"cube": str(searched.cube.path), "layer": searched.name} | asdict(found)
+        print(json.dumps(answer | {"out": str(out) if out else None}))
         return
     say("rank  cosine      lon         lat        window                  status            cell")
     for hit in found.hits:

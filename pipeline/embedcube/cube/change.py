@@ -112,11 +112,11 @@ def _refuse_other_encoder(cube: CubeStore, history: CubeStore, layer: str) -> No
     digests = []
     for one in (cube, history):
         if layer not in one.layers:
-            raise RequestError(f"{one.path}: no layer {layer}; it has {', '.join(one.layers)}")
+            raise RequestError(f"{one.address}: no layer {layer}; it has {', '.join(one.layers)}")
         digests.append(str(one.provenance.attributes["weights"][layer]))
     if digests[0] != digests[1]:
         raise RequestError(
-            f"layer {layer} has the weights {digests[0][:12]} in {cube.path} and {digests[1][:12]} in {history.path}: "
+            f"layer {layer} has the weights {digests[0][:12]} in {cube.address} and {digests[1][:12]} in {history.address}: "
             "vectors of two encoders cannot be compared; embed both times with one"
         )
 
@@ -124,7 +124,7 @@ def _refuse_other_encoder(cube: CubeStore, history: CubeStore, layer: str) -> No
 def _references(cube: CubeStore, past: CubeStore, zone: str, before: Time, after: Time) -> dict[int, list[_Reference]]:
     """References of each window `after`, from the windows `before` that are of its season."""
     if zone not in past.zones:
-        raise RequestError(f"{past.path}: no zone {zone}; it has {', '.join(past.zones)}")
+        raise RequestError(f"{past.address}: no zone {zone}; it has {', '.join(past.zones)}")
     down, right = _offset(cube, past, zone)
     later, earlier = cube.windows_of(zone, after), past.windows_of(zone, before)
     found: dict[int, list[_Reference]] = {}
@@ -157,7 +157,7 @@ def _offset(cube: CubeStore, past: CubeStore, zone: str) -> tuple[int, int]:
     whole = abs(right - round(right)) < 1e-6 and abs(down - round(down)) < 1e-6
     if (a, b, d, e) != (a2, b2, d2, e2) or not whole or one["proj:wkt2"] != other["proj:wkt2"]:
         raise RequestError(
-            f"{zone}: the cells of {past.path} are not those of {cube.path}; one campaign's grid is needed"
+            f"{zone}: the cells of {past.address} are not those of {cube.address}; one campaign's grid is needed"
         )
     return round(down), round(right)
 

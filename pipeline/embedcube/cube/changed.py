@@ -46,8 +46,9 @@ def most_changed(
     for zone in zones:
         scores = np.asarray(maps[zone]["score"])
         for i, t in enumerate(cube.windows_of(zone, after)):
-            y, x = np.nonzero(np.isfinite(scores[i]))
-            batches.append(Batch(zone=zone, t=t, y=y, x=x, cosine=scores[i][y, x], incomplete=np.zeros(len(y), bool)))
+            flat = scores[i].ravel()
+            everywhere = {"number": np.arange(len(flat)), "incomplete": np.zeros(len(flat), bool)}
+            batches.append(Batch(zone=zone, t=t, y=0, x=0, width=scores.shape[2], cosine=flat, **everywhere))
     places = []
     for rank, one in enumerate(drawing.best(lambda: batches, count), start=1):
         i = cube.windows_of(one.zone, after).index(one.t)

@@ -12,8 +12,11 @@ from embedcube.grid import to_degrees, unit_of
 
 _GLOBE = Geod(ellps="WGS84")
 
-_FEWEST = 4096
+_FEWEST = 2048
 """candidates that one pass keeps, at least"""
+
+_DRAWN_AT_ONCE = 256
+"""candidates that are compared with the hits at once"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +25,22 @@ class Batch:
 
     zone: str
     t: int
-    y: NDArray[np.int64]
-    x: NDArray[np.int64]
+    y: int
+    """row of the rectangle that the cells are in"""
+    x: int
+    width: int
+    """columns of the rectangle"""
+    number: NDArray[np.integer]
+    """of each cell in the rectangle, row by row"""
     cosine: NDArray[np.float32]
-    """NaN where a vector has no direction"""
+    """NaN where a vector has no direction, or the cell is not meant"""
     incomplete: NDArray[np.bool_]
     """status valid_incomplete"""
+
+    def place(self, which: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and columns of some of the cells."""
+        y, x = np.divmod(self.number[which].astype(np.int64), self.width)
+        return y + self.y, x + self.x
 
 
 Batches = Callable[[], Iterable[Batch]]
@@ -112,7 +125,7 @@ class Drawing:
         """
         seeds = list({(self.zones.index(one.zone), one.y, one.x) for one in own if one.zone in self.zones})
         taken, hits = list(seeds), list[Drawn]()
-        limit, ceiling, near = max(_FEWEST, 64 * count), np.inf, seeds
+        limit, ceiling, near = max(_FEWEST, 64 * count), np.inf, list[tuple[int, int, int]]()
         while True:
             found, cut = self._collect(batches(), limit, ceiling, near, masks)
             before = len(hits)
@@ -140,11 +153,11 @@ class Drawing:
         parts: list[_Candidates] = []
         held, floor, cut = 0, -np.inf, -np.inf
         for batch in batches:
-            wanted = (batch.cosine <= ceiling) & (batch.cosine >= floor)
-            found = self._candidates(batch, slice(None) if wanted.all() else np.flatnonzero(wanted))
-            parts.append(found.take(~self._kept_out(found, near, masks)))
+            which = np.flatnonzero((batch.cosine <= ceiling) & (batch.cosine >= floor))
+            found = self._candidates(batch, which)
+            parts.append(found if not (near or masks) else found.take(~self._kept_out(found, near, masks)))
             held += len(parts[-1].cosine)
-            if held > 4 * limit:
+            if held > 2 * limit:
                 parts = [self._best(_Candidates.joined(parts), limit)]
                 held = limit
                 floor = cut = float(parts[0].cosine.min())
@@ -157,16 +170,10 @@ class Drawing:
             cut = max(cut, float(found.cosine.min()))
         return found, cut
 
-    def _candidates(self, batch: Batch, which: NDArray[np.integer] | slice) -> _Candidates:
-        cosine = batch.cosine[which]
-        return _Candidates(
-            cosine,
-            np.full(len(cosine), self.zones.index(batch.zone)),
-            np.full(len(cosine), batch.t),
-            batch.y[which],
-            batch.x[which],
-            batch.incomplete[which],
-        )
+    def _candidates(self, batch: Batch, which: NDArray[np.integer]) -> _Candidates:
+        y, x = batch.place(which)
+        zone, t = np.full(len(which), self.zones.index(batch.zone)), np.full(len(which), batch.t)
+        return _Candidates(batch.cosine[which], zone, t, y, x, batch.incomplete[which])
 
     @staticmethod
     def _best(found: _Candidates, limit: int) -> _Candidates:
@@ -174,27 +181,26 @@ class Drawing:
 
     def _draw(self, found: _Candidates, count: int, taken: list[tuple[int, int, int]], hits: list[Drawn]) -> None:
         """Move hits from the candidates, best first, until there are `count`."""
-        found = found.take(np.lexsort((found.x, found.y, found.t, found.zone, -found.cosine)))
-        alive = np.ones(len(found.cosine), bool)
-        for place in taken:
-            alive &= ~self._near(found, place)
-        while len(hits) < count and alive.any():
-            i = int(np.argmax(alive))
-            place = (int(found.zone[i]), int(found.y[i]), int(found.x[i]))
-            hits.append(
-                Drawn(
-                    cosine=float(found.cosine[i]),
-                    zone=self.zones[place[0]],
-                    t=int(found.t[i]),
-                    y=place[1],
-                    x=place[2],
-                    incomplete=bool(found.incomplete[i]),
+        order = np.argsort(-found.cosine, kind="stable")
+        # most searches end among the first of them
+        for first in range(0, len(order), _DRAWN_AT_ONCE):
+            some = found.take(order[first : first + _DRAWN_AT_ONCE])
+            alive = np.ones(len(some.cosine), bool)
+            for place in taken:
+                alive &= ~self._near(some, place)
+            while len(hits) < count and alive.any():
+                i = int(np.argmax(alive))
+                zone, y, x = int(some.zone[i]), int(some.y[i]), int(some.x[i])
+                cosine, incomplete = float(some.cosine[i]), bool(some.incomplete[i])
+                hits.append(
+                    Drawn(cosine=cosine, zone=self.zones[zone], t=int(some.t[i]), y=y, x=x, incomplete=incomplete)
                 )
-            )
-            alive[i] = False
-            if self.apart_m:
-                taken.append(place)
-                alive &= ~self._near(found, place)
+                alive[i] = False
+                if self.apart_m:
+                    taken.append((zone, y, x))
+                    alive &= ~self._near(some, (zone, y, x))
+            if len(hits) == count:
+                return
 
     def _kept_out(
         self, found: _Candidates, near: Sequence[tuple[int, int, int]], masks: Sequence[Mask]
@@ -219,8 +225,8 @@ class Drawing:
             return np.asarray(near)
         if unit_of(self._crs[zone]) == "m":
             a, _, _, _, e, _ = self._transforms[zone]
-            apart = np.hypot((found.x - x) * a, (found.y - y) * e)
-            near |= same & (apart < self.apart_m)
+            apart_2 = ((found.x - x) * a) ** 2 + ((found.y - y) * e) ** 2
+            near |= same & (apart_2 < self.apart_m**2)
             others = np.flatnonzero(~same)
         else:
             others = np.arange(len(same))

@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj.enums import TransformDirection
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.blocks import blocks
 from embedcube.cube.drawing import Mask, Place
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.places import cells_beside, own_cells, places_of
 from embedcube.cube.similar import Query
 from embedcube.cube.store import Cell, CubeStore, Time
 from embedcube.cube.within import area_in
 from embedcube.errors import RequestError
-from embedcube.grid import LATLON, to_degrees, utm_grid_name, utm_zone_of
 
 Example = Cell | tuple[float, float] | BaseGeometry | NDArray[Any]
 """A cell, a place (lon, lat), a polygon in degrees (the mean of its vectors), or a vector."""
@@ -96,26 +95,25 @@ def _vector(cube: CubeStore, layer: str, one: Example, time: Time, own: list[Pla
 
 
 def cells_at(cube: CubeStore, layer: str, lon: float, lat: float, time: Time) -> list[Cell]:
-    """The cell of a place in each window that `time` selects; in its own UTM zone where that has it.
+    """The cell of a place in each window that `time` selects.
+
+    Of two zones that hold the place it is the cell with a vector in most windows, then that of the place's own zone.
 
     Raises:
         RequestError: no zone of the layer holds the place.
     """
-    zones = cube.zones_of(layer)
-    own = f"{layer}/{utm_grid_name(int(utm_zone_of(np.array(lon))))}"
-    for zone in sorted(zones, key=lambda zone: zone != own):
-        attributes = cube.group(zone).attrs
-        x, y = to_degrees(attributes["proj:wkt2"]).transform(lon, lat, direction=TransformDirection.INVERSE)
-        a, _, c, _, e, f = attributes["spatial:transform"]
-        if zone.split("/")[1] == LATLON:
-            x = c + (x - c) % 360
-        if np.isfinite([x, y]).all():
-            column, row = int(np.floor((x - c) / a)), int(np.floor((y - f) / e))
-            rows, columns = attributes["spatial:shape"]
-            if 0 <= row < rows and 0 <= column < columns:
-                return [Cell(zone=zone, t=t, y=row, x=column) for t in cube.windows_of(zone, time)]
-    boxes = ", ".join(zones)
-    raise RequestError(f"({lon}, {lat}) lies outside of layer {layer} ({boxes}); `embedcube info` shows where it lies")
+    places, best = places_of([(lon, lat)]), list[Cell]()
+    most = -1
+    for found in (*own_cells(cube, layer, places), *cells_beside(cube, layer, places)):
+        for y, x in zip(found.rows.tolist(), found.columns.tolist(), strict=True):
+            windows = cube.windows_of(found.zone, time)
+            valid = sum(bool(cube.valid(found.zone, t, slice(y, y + 1), slice(x, x + 1)).all()) for t in windows)
+            if valid > most:
+                most, best = valid, [Cell(zone=found.zone, t=t, y=y, x=x) for t in windows]
+    if not best:
+        zones = ", ".join(cube.zones_of(layer))
+        raise RequestError(f"({lon}, {lat}) lies outside of layer {layer} of {cube.address} ({zones})")
+    return best
 
 
 def _of_polygon(

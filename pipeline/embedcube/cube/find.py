@@ -119,7 +119,9 @@ def find_query(cube: CubeStore, layer: str, wanted: Wanted, search: Search, inde
 
     if index is None:
         if search.exact is False:
-            raise RequestError(f"{cube.path}: no vector index of {layer}; make it: embedcube index-vectors {cube.path}")
+            raise RequestError(
+                f"{cube.address}: no vector index of {layer}; make it: embedcube index-vectors {cube.address}"
+            )
         drawn = best(lambda: from_cube(cube, layer, query, statuses, within, time))
         return Found(hits=_hits(cube, drawing, drawn), exact=True, cells=_cells(cube, layer, time), indexed=False)
     scan = IndexScan(cube, index, statuses, within, time)

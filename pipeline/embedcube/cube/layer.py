@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.blocks import Block, blocks
 from embedcube.cube.examples import Examples
+from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
@@ -15,10 +17,10 @@ from embedcube.cube.within import Within
 
 if TYPE_CHECKING:
     import xarray
-    import xarray as xr
     from geopandas import GeoDataFrame
 
     from embedcube.cube.segments import VectorIndex
+    from embedcube.cube.window import WindowTree
 
 
 class Layer:
@@ -28,6 +30,12 @@ class Layer:
         """`name` is that of a layer of `cube`."""
         self.cube = cube
         self.name = name
+
+    def __repr__(self) -> str:
+        windows = self.cube.windows(self.zones[0])
+        features = self.cube.array(self.zones[0], "embedding").shape[3]
+        size = f"{features} features, {len(windows)} windows, {len(self.zones)} zones"
+        return f"Layer {self.name} of {self.cube.address}: {size}"
 
     @property
     def zones(self) -> tuple[str, ...]:
@@ -62,6 +70,33 @@ class Layer:
         """
         return sample(self.cube, self.name, places_of(points, x, y, crs), time)
 
+    def window(self, within: Within, time: Time = None) -> "WindowTree":
+        """The cells of a region: a DataTree with one Dataset for each zone, in the CRS of the zone.
+
+        `within` is a box (west, south, east, north) or a polygon, in degrees; `inside` (y, x) says which cells have
+        their centre in it. `vector` (time, y, x, feature) is decoded when it is used. `.merged(crs=)` makes one Dataset
+        of all zones.
+        """
+        from embedcube.cube.window import window
+
+        return window(self.cube, self.name, within, time)
+
+    def parcels(self, gdf: Any, time: Time = None, stats: Sequence[str] = STATISTICS) -> "xarray.Dataset":
+        """Statistics of the cells whose centre lies in each polygon of a GeoDataFrame, of any CRS.
+
+        `mean` and `std` (parcel, time, feature) are over the cells with a vector, NaN where there is none; `count` and
+        `valid_share` (parcel, time) say how many these are, and which share of the parcel's `cells`. A parcel in
+        several zones has the sums of all of them; parcels may overlap.
+        """
+        return parcels(self.cube, self.name, gdf, time, stats)
+
+    def components(self, count: int = 3) -> Basis | None:
+        """The first principal components of a sample of the vectors of all zones and windows; None without any vector.
+
+        `Basis.components` (component, feature) is the same whenever it is asked for; `colours` makes colours with it.
+        """
+        return fit_basis(self.cube, self.name, count)
+
     def blocks(self, within: Within | None = None, time: Time = None, cells: int = 250_000) -> Iterator[Block]:
         """Blocks of at most about `cells` cells, zone by zone; each chunk is decoded once.
 
@@ -72,7 +107,7 @@ class Layer:
 
     def similar(
         self, like: Examples, unlike: Examples | None = None, time: Time = None
-    ) -> "xr.DataArray | xr.DataTree":
+    ) -> "xarray.DataArray | xarray.DataTree":
         """Cosine (time, y, x) of every cell with the examples, with the CRS; a tree by zone where there are several.
 
         `like` and `unlike` are one or several cells, places (lon, lat), polygons in degrees (the mean of their
@@ -110,7 +145,7 @@ class Layer:
         search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
         return table_of(find(self.cube, self.name, like, unlike, search, self.index))
 
-    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xr.Dataset | xr.DataTree":
+    def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xarray.Dataset | xarray.DataTree":
         """How much each cell changed: score (time, y, x), and the number of its references, with the CRS.
 
         Each window of `after` is compared with the windows of `before` that are of its season, at least three; those
@@ -131,4 +166,4 @@ class Layer:
         """The vector index beside the cube; None where there is none, or the cube is not a folder of this machine."""
         from embedcube.cube.segments import VectorIndex
 
-        return VectorIndex.beside(self.cube.path, self.name)
+        return VectorIndex.beside(self.cube.path, self.name) if self.cube.is_local else None

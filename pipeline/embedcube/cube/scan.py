@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,11 @@ class Statuses:
             )
         return cls(complete=allowed[0] in names, incomplete=allowed[1] in names)
 
+    @property
+    def both(self) -> bool:
+        """Whether all cells with a vector are meant."""
+        return self.complete and self.incomplete
+
     def wanted(self, incomplete: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which cells with a vector are meant."""
         return np.where(incomplete, self.incomplete, self.complete)
@@ -56,15 +62,17 @@ def from_cube(
         wanted = block.valid & statuses.wanted(incomplete)
         if block.inside is not None:
             wanted &= block.inside
-        y, x = np.nonzero(wanted)
-        if len(y):
+        number = np.flatnonzero(wanted)
+        if len(number):
             yield Batch(
                 zone=block.zone,
                 t=block.t,
-                y=y + block.y.start,
-                x=x + block.x.start,
-                cosine=query.cosines(block.stored[y, x]),
-                incomplete=incomplete[y, x],
+                y=block.y.start,
+                x=block.x.start,
+                width=wanted.shape[1],
+                number=number,
+                cosine=query.cosines(block.stored.reshape(-1, block.stored.shape[-1])[number]),
+                incomplete=incomplete.ravel()[number],
             )
 
 
@@ -103,53 +111,62 @@ class IndexScan:
             segment = self.index.segment(entry)
             if mask is None:
                 for first in range(0, len(segment.cell), _BLOCK_ROWS):
-                    yield from self._scored(query, entry, slice(first, first + _BLOCK_ROWS), None)
+                    rows = slice(first, first + _BLOCK_ROWS)
+                    yield self._scored(query, entry, segment.cell[rows], segment.vectors[rows], None)
                     segment.forget()
-            else:
-                y, x = np.nonzero(mask.inside)
-                rows = segment.row[y + mask.y.start, x + mask.x.start]
-                rows = np.sort(rows[rows != ABSENT])
-                for first in range(0, len(rows), _BLOCK_ROWS):
-                    yield from self._scored(query, entry, rows[first : first + _BLOCK_ROWS], None)
-                segment.forget()
+                continue
+            found = segment.row[mask.y, mask.x][mask.inside]
+            found = np.sort(found[found != ABSENT])
+            for first in range(0, len(found), _BLOCK_ROWS):
+                part = found[first : first + _BLOCK_ROWS]
+                yield self._scored(query, entry, segment.cell[part], segment.vectors[part], None)
+            segment.forget()
 
     def lists(self, query: Query, count: int) -> Iterator[Batch]:
         """Cells in the `count` lists of each segment nearest to the query; of more where the region is small."""
         count = min(self.most_lists, round(np.ceil(count / self._share)))
         chosen = np.argsort(-query.cosines(self.index.centroids), kind="stable")[:count]
         chosen.sort()
-        # neighbouring lists lie one behind the other
-        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
         for entry, mask in self._parts:
             segment = self.index.segment(entry)
-            for run in runs:
-                first, last = int(segment.first[run[0]]), int(segment.first[run[-1] + 1])
+            held: list[slice] = []
+            for first, last in zip(segment.first[chosen].tolist(), segment.first[chosen + 1].tolist(), strict=True):
                 for begin in range(first, last, _BLOCK_ROWS):
-                    yield from self._scored(query, entry, slice(begin, min(begin + _BLOCK_ROWS, last)), mask)
+                    held.append(slice(begin, min(begin + _BLOCK_ROWS, last)))
+                if sum(rows.stop - rows.start for rows in held) >= _BLOCK_ROWS:
+                    yield self._joined(query, entry, held, mask)
+                    held = []
+            if held:
+                yield self._joined(query, entry, held, mask)
             segment.forget()
 
-    def _scored(
-        self, query: Query, entry: SegmentEntry, rows: slice | NDArray[np.integer], mask: Mask | None
-    ) -> Iterator[Batch]:
+    def _joined(self, query: Query, entry: SegmentEntry, held: list[slice], mask: Mask | None) -> Batch:
+        """Score rows of several lists together: a list is short, and a call takes as long as hundreds of rows."""
         segment = self.index.segment(entry)
-        cell = segment.cell[rows]
+        cell = np.concatenate([segment.cell[rows] for rows in held])
+        return self._scored(query, entry, cell, np.concatenate([segment.vectors[rows] for rows in held]), mask)
+
+    def _scored(
+        self, query: Query, entry: SegmentEntry, cell: NDArray[np.uint32], vectors: NDArray[Any], mask: Mask | None
+    ) -> Batch:
         incomplete = (cell & np.uint32(INCOMPLETE)) != 0
-        y, x = np.divmod((cell & np.uint32(INCOMPLETE - 1)).astype(np.int64), entry.width)
-        cosine = query.cosines(segment.vectors[rows])
-        wanted = self._statuses.wanted(incomplete)
+        number = cell & np.uint32(INCOMPLETE - 1)
+        cosine = query.cosines(vectors)
         if mask is not None:
-            wanted &= mask.holds(y, x)
-        if wanted.all():
-            yield Batch(zone=entry.zone, t=entry.t, y=y + entry.y, x=x + entry.x, cosine=cosine, incomplete=incomplete)
-        elif wanted.any():
-            yield Batch(
-                zone=entry.zone,
-                t=entry.t,
-                y=y[wanted] + entry.y,
-                x=x[wanted] + entry.x,
-                cosine=cosine[wanted],
-                incomplete=incomplete[wanted],
-            )
+            y, x = np.divmod(number.astype(np.int64), entry.width)
+            cosine[~mask.holds(y, x)] = np.nan
+        if not self._statuses.both:
+            cosine[~self._statuses.wanted(incomplete)] = np.nan
+        return Batch(
+            zone=entry.zone,
+            t=entry.t,
+            y=entry.y,
+            x=entry.x,
+            width=entry.width,
+            number=number,
+            cosine=cosine,
+            incomplete=incomplete,
+        )
 
 
 def _part_of(area: Area, entry: SegmentEntry) -> Mask | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import place_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
@@ -59,6 +60,7 @@ class CubeStore:
             raise RequestError(f"{self.address}: not a cube that can be read from here ({printable(error)})") from None
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
+        self._chunks: dict[tuple[str, str], Chunks] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
@@ -155,6 +157,12 @@ class CubeStore:
         if (zone, name) not in self._arrays:
             self._arrays[zone, name] = self._root[f"{zone}/{name}"]
         return self._arrays[zone, name]
+
+    def chunks(self, zone: str, name: str) -> Chunks:
+        """The inner chunks of one of the arrays of a zone."""
+        if (zone, name) not in self._chunks:
+            self._chunks[zone, name] = Chunks(self.array(zone, name))
+        return self._chunks[zone, name]
 
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""

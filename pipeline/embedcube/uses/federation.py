@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from shapely.geometry import Point, mapping
+from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.examples import Wanted, wanted_by
 from embedcube.cube.find import Search, default_apart_m, find_query
@@ -21,17 +23,24 @@ from embedcube.errors import EmbedcubeError, RequestError, WorkError
 from embedcube.printable import listed, printable
 from embedcube.uses.centres import Centre
 from embedcube.uses.remote import Server
+from embedcube.uses.serve.places import Places
 
 T = TypeVar("T")
 
 Place = tuple[float, float]
 """longitude and latitude in degrees"""
 
+Example = Place | BaseGeometry
+"""a place, or a polygon in degrees: the mean of its vectors at the first centre that has some"""
+
 TIMEOUT_S = 60.0
 """seconds that a server may take for one answer"""
 
 _AROUND = 8
 """hits closer to an example than the distance between hits, at most: they are left out when all have answered"""
+
+_SAME_M = 0.1
+"""metres between two roundings of one place"""
 
 _EARTH_M = 6_371_008.8
 
@@ -40,13 +49,13 @@ _EARTH_M = 6_371_008.8
 class Question:
     """What is searched for."""
 
-    like: Sequence[Place]
-    unlike: Sequence[Place] = ()
+    like: Sequence[Example]
+    unlike: Sequence[Example] = ()
     layer: str | None = None
     """may be left out where each cube has one"""
     k: int = 10
     time: str | None = None
-    within: tuple[float, float, float, float] | None = None
+    within: tuple[float, float, float, float] | BaseGeometry | None = None
     apart_m: float | None = None
 
 
@@ -112,8 +121,8 @@ class _Holder(Protocol):
     def layer(self, name: str | None) -> _Layer:
         """The layer with this name, or the only one."""
 
-    def vector(self, layer: str, place: Place, time: str | None) -> NDArray[Any]:
-        """The vector of a place; a RequestError says why there is none."""
+    def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
+        """The vector of an example, and the centre of its cell; a RequestError says why there is none."""
 
     def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
         """Hits, and the metres that they are apart."""
@@ -130,8 +139,9 @@ class _Local:
         weights = self._cube.group(self._cube.zones_of(name)[0]).attrs.get("embedcube:weights_sha256", "")
         return _Layer(name=name, weights=str(weights), version=self._cube.version)
 
-    def vector(self, layer: str, place: Place, time: str | None) -> NDArray[Any]:
-        return wanted_by(self._cube, layer, place, None, time).query.vector
+    def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
+        wanted = wanted_by(self._cube, layer, [example], None, time)
+        return wanted.query.vector, Places(self._cube, layer).centres(wanted.own)
 
     def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
         apart_m = default_apart_m(self._cube, layer) if question.apart_m is None else question.apart_m
@@ -153,18 +163,24 @@ class _Served:
         about = self._about["layers"][name]
         return _Layer(name=name, weights=str(about["weights_sha256"] or ""), version=str(self._about["version"]))
 
-    def vector(self, layer: str, place: Place, time: str | None) -> NDArray[Any]:
-        body = {"like": [{"lon": place[0], "lat": place[1]}], "time": time}
+    def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
+        place = mapping(example) if isinstance(example, BaseGeometry) else {"lon": example[0], "lat": example[1]}
+        body = {"like": [place], "time": time}
         (answer,) = self._server.post(f"layers/{layer}/vectors", body)["vectors"]
         if answer["vector"] is None:
             raise RequestError(printable(answer.get("problem", "no vector there"), 300))
-        return np.asarray(answer["vector"], np.float64)
+        own = [(float(lon), float(lat)) for lon, lat in answer["centres"]]
+        return np.asarray(answer["vector"], np.float64), own
 
     def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
+        within = question.within
         body = {
-            "like": [{"vector": vector.tolist()}], "k": k, "time": question.time, "within": question.within,
+            "like": [{"vector": vector.tolist()}],
+            "k": k,
+            "time": question.time,
+            "within": mapping(within) if isinstance(within, BaseGeometry) else within,
             "apart_m": question.apart_m,
-        }  # fmt: skip
+        }
         answer = self._server.post(f"layers/{layer}/find", body)
         return list(answer["hits"]), float(answer["apart_m"])
 
@@ -213,11 +229,11 @@ def find_at_all(centres: Sequence[Centre], question: Question, timeout_s: float 
 
     with ThreadPoolExecutor(max(1, len(states))) as pool:
         list(pool.map(greet, states))
-        query, weights = _query(states, question)
+        query, weights, own = _query(states, question)
         _refuse_others(states, weights)
         extra = _AROUND * len(question.like)
         list(pool.map(lambda state: _search(state, query, question, question.k + extra), states))
-    hits = _merged(states, question)
+    hits = _merged(states, question, own)
     return Federated(hits=hits, centres=[_asked(state, hits) for state in states])
 
 
@@ -230,20 +246,25 @@ def _search(state: _State, query: NDArray[Any], question: Question, k: int) -> N
         state.hits, state.apart_m = found
 
 
-def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], str]:
-    """The vector that the examples stand for, and the digest of the weights that it is of."""
+def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], str, list[Place]]:
+    """The vector that the examples stand for, the digest of its weights, and the centres of the cells of `like`."""
     weights: str | None = None
     vectors: list[NDArray[Any]] = []
-    for place in (*question.like, *question.unlike):
-        vector, weights = _read(states, place, question.time, weights)
+    own: list[Place] = []
+    for example in (*question.like, *question.unlike):
+        vector, weights, centres = _read(states, example, question.time, weights)
         vectors.append(vector)
+        if len(vectors) <= len(question.like):
+            own += centres
     count = len(question.like)
     assert weights is not None
-    return Query.by_examples(vectors[:count], vectors[count:]).vector, weights
+    return Query.by_examples(vectors[:count], vectors[count:]).vector, weights, own
 
 
-def _read(states: Sequence[_State], place: Place, time: str | None, weights: str | None) -> tuple[NDArray[Any], str]:
-    """The vector of a place from the first centre that has one, of the given weights if there are any."""
+def _read(
+    states: Sequence[_State], example: Example, time: str | None, weights: str | None
+) -> tuple[NDArray[Any], str, list[Place]]:
+    """The vector of an example from the first centre that has one, of the given weights if there are any."""
     reasons = []
     for state in states:
         holder, layer = state.holder, state.layer
@@ -254,14 +275,16 @@ def _read(states: Sequence[_State], place: Place, time: str | None, weights: str
             reasons.append(f"{state.centre.name}: weights {layer.weights[:12]}, not {weights[:12]}")
             continue
         try:
-            return holder.vector(layer.name, place, time), layer.weights
+            vector, centres = holder.vector(layer.name, example, time)
+            return vector, layer.weights, centres
         except RequestError as error:
             reasons.append(f"{state.centre.name}: {error}")
         except EmbedcubeError as error:
             state.problem = error
             reasons.append(f"{state.centre.name}: {error}")
+    where = f"the {example.geom_type} {example.bounds}" if isinstance(example, BaseGeometry) else str(example)
     down = any(isinstance(state.problem, WorkError) for state in states)
-    raise (WorkError if down else RequestError)(f"no centre has a vector at {place}: {'; '.join(reasons)}")
+    raise (WorkError if down else RequestError)(f"no centre has a vector at {where}: {'; '.join(reasons)}")
 
 
 def _refuse_others(states: Sequence[_State], weights: str) -> None:
@@ -271,17 +294,22 @@ def _refuse_others(states: Sequence[_State], weights: str) -> None:
             state.problem = RequestError(f"weights {own}, the vector is of {other}: two models cannot be compared")
 
 
-def _merged(states: Sequence[_State], question: Question) -> list[CentreHit]:
+def _merged(states: Sequence[_State], question: Question, own: Sequence[Place]) -> list[CentreHit]:
     """The best hits of all centres, far enough from each other and from the examples."""
     apart_m = max((state.apart_m for state in states), default=0.0)
     found = [(state, hit) for state in states for hit in state.hits or []]
     found.sort(key=lambda one: (-float(one[1]["cosine"]), one[0].centre.name, one[1]["zone"], one[1]["t"], one[1]["y"]))
-    taken: list[Place] = list(question.like)
+    taken: list[Place] = [one for one in question.like if not isinstance(one, BaseGeometry)]
+    areas = [one for one in question.like if isinstance(one, BaseGeometry)]
     hits: list[CentreHit] = []
     for state, hit in found:
         place = (float(hit["lon"]), float(hit["lat"]))
         # rounding of the coordinates: hits of one centre are apart already
         if any(metres(place, other) < apart_m * 0.999 for other in taken):
+            continue
+        if any(metres(place, other) < _SAME_M for other in own):
+            continue
+        if any(area.covers(Point(place)) for area in areas):
             continue
         taken.append(place)
         assert state.layer is not None

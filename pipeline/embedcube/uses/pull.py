@@ -33,7 +33,7 @@ from embedcube.uses.touching import Box, touching
 _LARGEST = 1 << 31
 """bytes of a file whose size is not known beforehand"""
 
-_TRIES = 3
+_TRIES = 4
 """times that a file with a wrong digest is read"""
 
 _AT_ONCE = 4
@@ -116,18 +116,30 @@ class _Copy:
 
     def seal(self) -> dict[str, str]:
         """Digest of every file that no record covers, by name; it is copied too."""
+        before: dict[str, bytes] = {}
         problem = ""
         for _ in range(_TRIES):
             try:
-                return self._seal()
+                data = self._list()
             except FileNotFoundError as error:
                 raise RequestError(f"no cube with provenance: {printable(error, 200)}") from None
-            except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 problem = printable(error, 200)
+                continue
+            # the list has no digest of its own: it is read until it is the same twice
+            if data == before:
+                try:
+                    sealed = _digests(data)
+                except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                    problem = printable(error, 200)
+                    break
+                self._keep(data)
+                return sealed
+            before, problem = data, "it is never the same twice"
         raise WorkError(f"provenance/{FILES} of the remote cube is damaged: {problem}")
 
-    def _seal(self) -> dict[str, str]:
-        """Read and understand the list of digests. It has no digest itself: a wrong bit shows in what it names."""
+    def _list(self) -> dict[str, bytes]:
+        """The files of the array with the digests of all other files, by name."""
         names = [f"provenance/{FILES}/zarr.json"]
         data = {names[0]: self._store.read(names[0], _LARGEST)}
         about = json.loads(data[names[0]])
@@ -135,21 +147,16 @@ class _Copy:
         for i in range(-(-int(size) // int(chunk))):
             name = f"provenance/{FILES}/c/{i}"
             data[name] = self._store.read(name, _LARGEST)
-        held: dict[str, Buffer] = {
-            name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()
-        }
-        array = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
-        sealed: dict[str, str] = json.loads(np.asarray(array[...]).tobytes())
-        for name, digest in sealed.items():
-            if not (_NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)):
-                raise ValueError(f"{printable(name, 80)} is no name of a file with a digest")
+        return data
+
+    def _keep(self, data: dict[str, bytes]) -> None:
+        """Write the files of that array; a RequestError says that the copy is of another cube."""
         for name, value in data.items():
             path = self.cube / name
             if path.exists() and path.read_bytes() != value:
                 raise RequestError(f"{self.cube} is a copy of another cube or version; pull into another folder")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, value)
-        return sealed
 
     def fetch(self, wanted: Sequence[Wanted], progress: Progress, done: int, total: int | None) -> Pulled:
         """Copy files that are not there with their digests."""
@@ -164,6 +171,9 @@ class _Copy:
                         damaged.append(problem)
                         continue
                     files, kept, size = files + 1, kept + (read == 0), size + read
+            except WorkError as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise WorkError(f"{error}; what was copied stays: the same command goes on") from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -186,6 +196,23 @@ class _Copy:
                 write_atomically(path, data)
                 return len(data), ""
         return 0, f"{wanted.name}: SHA-256 {found[:12]}, the provenance has {wanted.sha256[:12]}"
+
+
+def _digests(data: dict[str, bytes]) -> dict[str, str]:
+    """Digest of each file by its name, from the files of the array that holds them.
+
+    Raises:
+        ValueError: a name leads out of the cube, or a digest is none.
+    """
+    held: dict[str, Buffer] = {
+        name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()
+    }
+    array = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
+    sealed: dict[str, str] = json.loads(np.asarray(array[...]).tobytes())
+    for name, digest in sealed.items():
+        if not (_NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)):
+            raise ValueError(f"{printable(name, 80)} is no name of a file with a digest")
+    return sealed
 
 
 def _is_object(name: str) -> bool:

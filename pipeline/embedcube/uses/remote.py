@@ -72,6 +72,8 @@ class Store:
 
         self._address = address
         url = address.url if address.remote else Path(address.url).resolve().as_uri()
+        if not address.remote and not Path(address.url).is_dir():
+            raise RequestError(f"{address}: there is no such folder")
         client: dict[str, Any] = {"timeout": f"{_READ_S:.0f}s", "connect_timeout": f"{CONNECT_S:.0f}s"}
         if url.startswith("http"):
             client |= {"allow_http": True, "default_headers": address.headers}

@@ -22,7 +22,7 @@ from embedcube.uses.serve.served import RETRY_S, Busy, Desk, Served
 VERSION = "/v1"
 """prefix of all routes but /metrics: what is below it keeps its meaning"""
 
-_MOST_ERRORS = 20
+_MOST_ERRORS = 8
 """errors of one request that its answer lists"""
 
 _STATUS: dict[type[Exception], int] = {NotHere: 404, TooMuch: 413, RequestError: 422, WorkError: 500, Busy: 503}
@@ -74,8 +74,8 @@ def create_app(
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     """What is wrong with a request, without the values that were sent: they may be no JSON, such as NaN, or long."""
     assert isinstance(error, RequestValidationError)
-    kept = [{"loc": one["loc"], "msg": one["msg"], "type": one["type"]} for one in error.errors()[:_MOST_ERRORS]]
-    return JSONResponse({"detail": kept}, 422)
+    found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()[:_MOST_ERRORS]]
+    return JSONResponse({"detail": printable("; ".join(f"{place}: {words}" for place, words in found), 2000)}, 422)
 
 
 def _failed(_: Request, error: Exception) -> JSONResponse:

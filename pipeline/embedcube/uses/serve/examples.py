@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from shapely.geometry.base import BaseGeometry
 
-from embedcube.cube.reader import Cell
+from embedcube.cube.store import Cell, CubeStore
 from embedcube.errors import RequestError
 from embedcube.uses.serve.limits import Limits, refuse_above
 
@@ -125,7 +125,7 @@ def region(within: Within | None, limits: Limits) -> Any:
     return geometry(within, limits)
 
 
-def as_asked(examples: Sequence[Example], layer: str, limits: Limits) -> list[Any]:
+def as_asked(examples: Sequence[Example], cube: CubeStore, layer: str, limits: Limits) -> list[Any]:
     """What `Layer` takes as `like`: cells, pairs of degrees, geometries and vectors."""
     refuse_above("examples", len(examples), limits.examples)
     asked: list[Any] = []
@@ -133,7 +133,7 @@ def as_asked(examples: Sequence[Example], layer: str, limits: Limits) -> list[An
         if isinstance(one, Place):
             asked.append((one.lon, one.lat))
         elif isinstance(one, CellOf):
-            asked.append(Cell(zone=f"{layer}/{one.zone}", t=one.t, y=one.y, x=one.x))
+            asked.append(_cell(one, cube, layer))
         elif isinstance(one, Polygon):
             asked.append(geometry(one, limits))
         else:
@@ -141,8 +141,18 @@ def as_asked(examples: Sequence[Example], layer: str, limits: Limits) -> list[An
     return asked
 
 
-def _vector(one: Vector) -> NDArray[np.float32]:
+def _cell(one: CellOf, cube: CubeStore, layer: str) -> Cell:
+    zone = f"{layer}/{one.zone}"
+    if zone not in cube.zones_of(layer):
+        raise RequestError(f"layer {layer} has no such zone; it has {', '.join(cube.zones_of(layer))}")
+    windows, rows, columns = cube.array(zone, "status").shape
+    if one.t >= windows or one.y >= rows or one.x >= columns:
+        raise RequestError(f"{zone} has {windows} windows of {rows} x {columns} cells, all counted from 0")
+    return Cell(zone=zone, t=one.t, y=one.y, x=one.x)
+
+
+def _vector(one: Vector) -> NDArray[np.float64]:
     vector = np.asarray(one.vector, np.float64)
     if not np.any(vector):
         raise RequestError("a vector of zeros has no direction")
-    return vector.astype(np.float32)
+    return vector

@@ -19,6 +19,8 @@ class Limits:
     """cells that one search, comparison or map of similarity looks at: cells x windows"""
     parcels: int = 10_000
     """polygons of one request"""
+    parcel_numbers: int = 4 << 20
+    """means and standard deviations in the answer to one request: polygons x windows x features x statistics"""
     vertices: int = 1_000_000
     """vertices of the polygons of one request"""
     examples: int = 256

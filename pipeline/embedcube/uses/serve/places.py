@@ -1,11 +1,13 @@
 """From a longitude and latitude to a cell, fast enough for each request. `Cube.cell_at` says the same for one point."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyproj import Transformer
 from pyproj.enums import TransformDirection
 
+from embedcube.cube.drawing import Place
 from embedcube.cube.reader import Cube
 from embedcube.grid import LATLON, to_degrees, utm_grid_name, utm_zone_in
 
@@ -72,6 +74,10 @@ class Places:
     def centre(self, spot: Spot) -> tuple[float, float]:
         """Centre of a cell, in the CRS of its zone."""
         return self._rasters[spot.zone].centre(spot.y, spot.x)
+
+    def centres(self, cells: Iterable[Place]) -> list[tuple[float, float]]:
+        """Longitude and latitude of the centres of some cells, each once."""
+        return list(dict.fromkeys(self.degrees(Spot(zone=one.zone, y=one.y, x=one.x)) for one in cells))
 
     def degrees(self, spot: Spot) -> tuple[float, float]:
         """Longitude and latitude of the centre of a cell."""

@@ -21,12 +21,20 @@ Time = Annotated[
     Query(max_length=64, description='"2023", "2023-06", "2023-06-15" or "2023-06-01/2023-07-01"; by default all.'),
 ]
 
+_DETAIL = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+
 REFUSED: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The token is missing or wrong."},
-    403: {"description": "The server answers to names of this machine only."},
-    404: {"description": "No such cube, layer, zone, window or place."},
-    413: {"description": "More than the server gives at once."},
-    503: {"description": "Too many requests wait."},
+    status: {"description": words, "content": {"application/json": {"schema": _DETAIL}}}
+    for status, words in {
+        400: "The body is no JSON.",
+        401: "The token is missing or wrong.",
+        403: "The server answers to names of this machine only.",
+        404: "No such cube, layer, zone, window or place.",
+        413: "More than the server gives at once.",
+        422: "A value is none that can be asked for.",
+        500: "An object of the cube cannot be read.",
+        503: "Too many requests wait.",
+    }.items()
 }
 """Answers that every route may give."""
 

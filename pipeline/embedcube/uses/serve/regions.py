@@ -85,7 +85,7 @@ def routes(served: Served) -> APIRouter:
     async def parcels(request: Request, cube: str, layer: str, body: Parcels) -> Response:
         """Mean, standard deviation and count of the vectors in each polygon, in each window.
 
-        Cells count whose centre is inside; cells without a vector never do.
+        Cells count whose centre is inside; cells without a vector never do: without any, the mean is a list of null.
         """
         holding = served.cube(cube)
         answer = await served.desk.run(lambda: _parcels(holding, layer, body, served.limits))
@@ -141,7 +141,7 @@ def _parcels(holding: Holding, layer: str, body: Parcels, limits: Limits) -> dic
     polygons = [geometry(one.geometry, limits) for one in body.features]
     refuse_above("vertices", sum(int(shapely.get_num_coordinates(one)) for one in polygons), limits.vertices)
     _refuse_large(holding, layer, polygons, body.time, limits)
-    found: list[dict[str, Any]] = [{} for _ in polygons]
+    found = _statistics(holding, layer, polygons, body)
     features = [
         {"type": "Feature", "id": one.id, "geometry": None, "properties": (one.properties or {}) | found[i]}
         for i, one in enumerate(body.features)
@@ -149,8 +149,33 @@ def _parcels(holding: Holding, layer: str, body: Parcels, limits: Limits) -> dic
     return {"type": "FeatureCollection", "layer": layer, "version": holding.cube.version, "features": features}
 
 
+def _statistics(holding: Holding, layer: str, polygons: list[BaseGeometry], body: Parcels) -> list[dict[str, Any]]:
+    """For each polygon its cells, and for each window count, share, mean and standard deviation."""
+    import geopandas
+
+    table = geopandas.GeoDataFrame(geometry=polygons, crs="EPSG:4326")
+    found = holding.layer(layer).parcels(table, body.time, tuple(body.stats))
+    names = [name for name in ("count", "valid_share", "mean", "std") if name in found]
+    values = {name: found[name].values for name in names}
+    windows = holding.cube.windows(holding.layer(layer).zones[0])
+    chosen = [windows[t].short for t in found["t"].values.tolist()]
+    return [
+        {
+            "cells": cells,
+            "windows": [
+                {"window": window} | {name: values[name][parcel, i] for name in names}
+                for i, window in enumerate(chosen)
+            ],
+        }
+        for parcel, cells in enumerate(found["cells"].values.tolist())
+    ]
+
+
 def _refuse_large(holding: Holding, layer: str, polygons: list[BaseGeometry], time: str | None, limits: Limits) -> None:
-    cells = 0
-    for zone in holding.layer(layer).zones:
+    cells, zones = 0, holding.layer(layer).zones
+    features = int(holding.cube.array(zones[0], "embedding").shape[-1])
+    numbers = len(polygons) * len(holding.windows(zones[0], time)) * features * 2
+    refuse_above("numbers in the answer", numbers, limits.parcel_numbers)
+    for zone in zones:
         cells += cells_around(holding.cube, zone, polygons) * len(holding.windows(zone, time))
     refuse_above("cells in and around the polygons", cells, limits.scan_cells)

@@ -86,7 +86,7 @@ def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[
     opened, cells = holding.layer(layer), _scanned(holding, layer, body.time)
     if opened.index is None or cells <= EXACT_CELLS:
         refuse_above("cells without an index", cells, limits.scan_cells)
-    like, unlike = (as_asked(one, layer, limits) for one in (body.like, body.unlike))
+    like, unlike = (as_asked(one, holding.cube, layer, limits) for one in (body.like, body.unlike))
     wanted = wanted_by(holding.cube, layer, like, unlike or None, body.time)
     apart_m = default_apart_m(holding.cube, layer) if body.apart_m is None else body.apart_m
     asked = Search(k=body.k, time=body.time, within=region(body.within, limits), apart_m=apart_m)
@@ -106,9 +106,11 @@ def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[
 def _vectors(holding: Holding, layer: str, body: VectorsBody, limits: Limits) -> dict[str, Any]:
     holding.layer(layer)
     answers: list[dict[str, Any]] = []
-    for one in as_asked(body.like, layer, limits):
+    for one in as_asked(body.like, holding.cube, layer, limits):
         try:
-            answers.append({"vector": wanted_by(holding.cube, layer, [one], None, body.time).query.vector})
+            wanted = wanted_by(holding.cube, layer, [one], None, body.time)
+            centres = holding.places(layer).centres(wanted.own)
+            answers.append({"vector": wanted.query.vector, "centres": centres})
         except RequestError as error:
             answers.append({"vector": None, "problem": str(error)})
     return {"layer": layer, "weights_sha256": holding.weights(layer), "vectors": answers}
@@ -118,7 +120,7 @@ def _similar(holding: Holding, layer: str, body: SimilarBody, limits: Limits) ->
     zone = holding.zone(layer, body.zone)
     t = holding.window(zone, body.time)
     refuse_large_window(holding.cube, zone, limits)
-    like, unlike = (as_asked(one, layer, limits) for one in (body.like, body.unlike))
+    like, unlike = (as_asked(one, holding.cube, layer, limits) for one in (body.like, body.unlike))
     query = wanted_by(holding.cube, layer, like, unlike or None, body.time).query
     window = holding.reader.whole(zone, t)
     cosines = query.cosines(window.embedding.reshape(-1, window.embedding.shape[-1])).reshape(window.status.shape)
@@ -129,15 +131,15 @@ def _similar(holding: Holding, layer: str, body: SimilarBody, limits: Limits) ->
 
 def _change(holding: Holding, layer: str, body: ChangeBody, limits: Limits) -> tuple[NDArray[Any], dict[str, object]]:
     zone = holding.zone(layer, body.zone)
-    refuse_above("cells to compare", _scanned(holding, layer, None), limits.scan_cells)
-    holding.windows(zone, body.before)
     t = holding.windows(zone, body.after)[-1]
-    compared = holding.layer(layer).change(body.before, body.after)
-    own = compared if "score" in compared else compared[zone.partition("/")[2]]
+    after = holding.cube.windows(zone)[t].short
+    compared = sum(_scanned(holding, layer, time) for time in (body.before, after))
+    refuse_above("cells to compare", compared, limits.scan_cells)
+    found: Any = holding.layer(layer).change(body.before, after)
+    own = found if len(holding.layer(layer).zones) == 1 else found[zone.partition("/")[2]]
     values, about = _raw(np.asarray(own["score"][-1], np.float32), body.type, holding, zone, t)
-    return values, about | {
-        "Remarks": " ".join(map(str, compared.attrs.get("remarks", []))).encode("ascii", "replace").decode()
-    }
+    remarks = " ".join(map(str, found.attrs.get("remarks", [])))
+    return values, about | {"Remarks": remarks.encode("ascii", "replace").decode()}
 
 
 def _raw(

@@ -1,0 +1,75 @@
+"""Schemathesis asks the server what its OpenAPI allows, and what it does not: no crash, no undocumented answer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from tests.cube.two_zones import LAYER
+from tests.uses.serving import running
+
+from embedcube.uses.serve.app import create_app
+from embedcube.uses.serve.limits import Limits
+
+pytestmark = pytest.mark.slow
+
+KNOWN = {"cube": ["two_zones"], "layer": [LAYER], "zone": ["utm32", "utm33"]}
+"""values of parameters that lead to something; without them nearly every question is answered 404"""
+
+
+@pytest.fixture(scope="module")
+def address(two_zones: Path) -> Iterator[str]:
+    """A server whose limits are soon reached."""
+    with running(create_app([two_zones], limits=Limits(parcels=3, vertices=100, examples=3, hits=20))) as opened:
+        yield opened
+
+
+def operations(address: str) -> list[Any]:
+    """All operations of the server's OpenAPI, with parameters that lead to something."""
+    document = httpx.get(f"{address}/v1/openapi.json", trust_env=False).json()
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] in KNOWN:
+                    parameter["schema"] = {"enum": KNOWN[parameter["name"]]}
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=address)
+    return [found.ok() for found in schema.get_all_operations()]
+
+
+def answered(operation: Any, mode: GenerationMode) -> list[int]:
+    """Statuses of answers to generated questions; each answer is checked against what is documented."""
+    statuses: list[int] = []
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def ask(case: Any) -> None:
+        answer = case.call()
+        case.validate_response(answer)
+        statuses.append(answer.status_code)
+
+    ask()
+    return statuses
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_operation_answers_as_documented(address: str, mode: GenerationMode) -> None:
+    found = operations(address)
+    assert len(found) >= 14
+    asked = [one for one in found if mode is GenerationMode.POSITIVE or one.query or one.body]
+    statuses = {f"{one.method} {one.path}": answered(one, mode) for one in asked}
+    assert sum(map(len, statuses.values())) > 100
+    assert 500 not in {status for one in statuses.values() for status in one}
+    if mode is GenerationMode.POSITIVE:
+        assert sum(200 in one for one in statuses.values()) >= 8, statuses
