@@ -104,6 +104,8 @@ await page.click('#finish');
 await said('cells in the polygon');
 told.statistics = await page.locator('#statistics table').first().locator('tbody tr').evaluateAll(
   (rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+told.vectors = await page.locator('#statistics table').nth(1).locator('tbody tr').evaluateAll(
+  (rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
 told.alike_inside = await page.textContent('#statistics p');
 await forgetMarks();
 await page.click('#alike');

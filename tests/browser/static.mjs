@@ -25,7 +25,10 @@ const source = new GeoZarr({
   resample: 'nearest',
 });
 await new Promise((done) => source.on('change', () => {
-  console[source.getState() === 'error' ? 'error' : 'log'](String(source.error_));
+  if (source.getState() === 'error') {
+    console.error(String(source.error_));
+    window.failed = true;
+  }
   done();
 }));
 const layer = new TileLayer({
@@ -62,10 +65,14 @@ const told = {};
 for (const width of wanted.split(',')) {
   const {page, seen} = await open(browser, {width: 640, height: 480});
   await page.goto(`${address}/page/index.html?width=${width}`);
-  await page.waitForLoadState('networkidle');
-  await page.waitForTimeout(800);
-  if (seen.problems.length) {
-    throw new Error(seen.problems.join('; '));
+  await page.waitForFunction(() => window.drawn || window.failed);
+  // tiles come one after the other: until the map has stayed the same, and something is drawn in its middle
+  let [last, same] = ['', 0];
+  while (same < 4) {
+    await page.waitForTimeout(500);
+    const {data} = await page.evaluate(() => window.drawn());
+    const middle = Buffer.from(data, 'base64')[4 * (640 * 300 + 200) + 3];
+    [last, same] = [data, data === last && middle ? same + 1 : 0];
   }
   told[width] = {...(await page.evaluate(() => window.drawn())), seen};
   await page.screenshot({path: `${folder}/static-${width}.png`});

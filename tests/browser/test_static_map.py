@@ -21,7 +21,7 @@ from embedcube.cube.reader import Cube
 
 pytestmark = pytest.mark.browser
 
-ROWS, COLUMNS = 450, 600
+ROWS, COLUMNS = 448, 576
 WIDTH, HEIGHT = 640, 480
 
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = np.stack([vectors, vectors[::-1]]).astype(np.float32)
     status = np.full((2, ROWS, COLUMNS), VALID, np.uint8)
     status[:, 100:200, 300:400] = MASKED
-    write_zone(path / "cube.zarr", "layer/grid", both, status, shard=150)
+    write_zone(path / "cube.zarr", "layer/grid", both, status, shard=64)
     write_preview_store(Cube(path / "cube.zarr"), path / "cube.preview.zarr")
     return path
 
@@ -62,9 +62,9 @@ def test_openlayers_draws_it_in_place_and_in_its_colours(
 ) -> None:
     """At one pixel a cell it is the finest level, at half a pixel a cell the overview."""
     told = run_node(
-        "static.mjs", node_modules(tmp_path_factory), address, folder, "../cube.preview.zarr/layer/grid", "600,300"
+        "static.mjs", node_modules(tmp_path_factory), address, folder, "../cube.preview.zarr/layer/grid", "576,288"
     )
-    for pixels, level in ((600, 0), (300, 1)):
+    for pixels, level in ((576, 0), (288, 1)):
         seen = told[str(pixels)]["seen"]
         assert seen["problems"] == []
         assert any(f"/{level}/rgb/" in url for url in seen["requests"])

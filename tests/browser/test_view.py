@@ -189,6 +189,14 @@ def test_a_polygon_counts_its_cells(cube: Cube, told: Any) -> None:
     assert [share for *_, share in told["statistics"]] == [
         f"{100 * cells / sum(counted.values()):.1f} %" for cells in counted.values()
     ]
+    # and the vectors of each window, next to an own mean over the closed rectangle
+    vectors = cube.vectors(ZONE, 1, slice(top, bottom + 1), slice(left, right + 1)).astype(np.float64)
+    known = vectors[cube.valid(ZONE, 1, slice(top, bottom + 1), slice(left, right + 1))]
+    window, count, mean, spread = told["vectors"][1]
+    assert window == cube.windows(ZONE)[1].short
+    assert int(count) == pytest.approx(len(known), abs=2 * sum(status.shape))
+    assert float(mean) == pytest.approx(np.linalg.norm(known.mean(axis=0)), rel=0.05)
+    assert float(spread) == pytest.approx(np.linalg.norm(known.std(axis=0)), rel=0.05)
     assert re.search(r"Cosine of its \d+ vectors with their mean: 0\.\d+ on average", told["alike_inside"])
     assert told["alike"] == "Like the polygon (row/column)."
 

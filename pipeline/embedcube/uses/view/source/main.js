@@ -361,11 +361,11 @@ function alikeInside({values, rows, columns, low, high}) {
 
 /** Statistics of the vectors in a polygon, window by window. */
 function statistics(properties) {
-  const windows = properties.windows ?? [];
-  const length = (vector) => (vector ? Math.hypot(...vector) : null);
-  const rows = windows.map((one) => [one.window, one.count, length(one.mean)?.toPrecision(4) ?? '–',
-    length(one.std)?.toPrecision(4) ?? '–']);
-  return rows.length ? [table(['window', 'vectors', 'mean (length)', 'spread (length)'], rows, [1, 2, 3])] : [];
+  const {windows} = properties;
+  const length = (vector) => Math.hypot(...vector);
+  const rows = windows.map((one) => [one.window, one.count, one.count ? length(one.mean).toPrecision(4) : '–',
+    one.count ? length(one.std).toPrecision(4) : '–']);
+  return [table(['window', 'vectors', 'length of the mean', 'of the spread'], rows, [1, 2, 3])];
 }
 
 // --- controls -------------------------------------------------------------------------------------
