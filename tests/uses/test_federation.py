@@ -276,22 +276,27 @@ def test_catalogues_of_yaml(cubes: dict[str, Path], tmp_path: Path) -> None:
 
 def test_catalogues_of_stac(cubes: dict[str, Path], two_zones: Path, tmp_path: Path) -> None:
     """The Collection that lies beside a cube leads to it, from a file and from a server; so does a list of them."""
-    from embedcube.consolidate.stac import write_catalogue
-
-    store = tmp_path / "cubes" / "v1.zarr"
-    store.parent.mkdir()
-    store.symlink_to(two_zones)
-    write_catalogue(store, tmp_path / "cubes" / "v1-stac")
+    folder = tmp_path / "cubes" / "v1-stac"
+    (folder / "s2-utm32").mkdir(parents=True)
+    (tmp_path / "cubes" / "v1.zarr").symlink_to(two_zones)
+    # as consolidation writes them, with the Item of the model before those of the zones
+    links = [{"rel": "root", "href": "./collection.json"}, {"rel": "item", "href": "./model/model.json"}]
+    links += [{"rel": "item", "href": "./s2-utm32/s2-utm32.json"}]
+    (folder / "collection.json").write_text(json.dumps({"type": "Collection", "id": "two_zones", "links": links}))
+    (folder / "model").mkdir()
+    (folder / "model" / "model.json").write_text(json.dumps({"type": "Feature", "properties": {}, "assets": {}}))
+    item: Any = {"type": "Feature", "id": "s2-utm32", "properties": {"embedcube:zone": "s2/utm32"}}
+    item["assets"] = {"embeddings": {"href": "../../v1.zarr/s2/utm32"}}
+    (folder / "s2-utm32" / "s2-utm32.json").write_text(json.dumps(item))
     (centre,) = read_catalogue(str(tmp_path / "cubes" / "v1-stac" / "collection.json"))
-    assert (centre.name, centre.address.url) == ("two_zones", str(store.resolve()))
+    assert (centre.name, centre.address.url) == ("two_zones", str(two_zones.resolve()))
     with running(_static(tmp_path)) as address:
         (centre,) = read_catalogue(f"{address}/cubes/v1-stac/collection.json")
         assert centre.address.url == f"{address}/cubes/v1.zarr"
         links = [{"rel": "child", "href": "./cubes/v1-stac/collection.json"}, {"rel": "data", "href": "/collections"}]
         (tmp_path / "catalog.json").write_text(json.dumps({"type": "Catalog", "id": "all", "links": links}))
         links = [{"rel": "items", "href": "/cubes/items.json"}]
-        item = json.loads(next((tmp_path / "cubes" / "v1-stac").glob("*/*.json")).read_text())
-        item["assets"]["embeddings"]["href"] = f"{address}/cubes/v2.zarr/s2/{item['id'].rpartition('-')[2]}"
+        item["assets"]["embeddings"]["href"] = f"{address}/cubes/v2.zarr/s2/utm32"
         (tmp_path / "cubes" / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
         api = {"collections": [{"type": "Collection", "id": "second", "links": links}], "links": []}
         (tmp_path / "collections").write_text(json.dumps(api))
@@ -301,7 +306,7 @@ def test_catalogues_of_stac(cubes: dict[str, Path], two_zones: Path, tmp_path: P
             ("second", f"{address}/cubes/v2.zarr"),
         ]
         # a server cannot make us read a file of this machine
-        item["assets"]["embeddings"]["href"] = f"file://{cubes['north']}/s2/{item['id'].rpartition('-')[2]}"
+        item["assets"]["embeddings"]["href"] = f"file://{cubes['north']}/s2/utm32"
         (tmp_path / "cubes" / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
         with pytest.raises(RequestError, match="not followed"):
             read_catalogue(f"{address}/catalog.json")

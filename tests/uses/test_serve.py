@@ -314,6 +314,7 @@ def test_vectors_of_examples_or_why_there_is_none(client: httpx.Client, cube: Pa
         ({"like": [{"vector": []}]}, 422),
         ({"like": [{"vector": [0.0] * 16}]}, 422),
         ({"like": [{"vector": [1.0] * 15}]}, 422),
+        ({"like": [{"lon": 11.95, "lat": 50.02}, {"vector": [1.0] * 15}]}, 422),
         ({"like": [{"lon": 1e9, "lat": 0}]}, 422),
         ({"like": [{"lon": 3, "lat": 50}]}, 422),
         ({"like": [{"lon": 11.95, "lat": 50.02}], "k": 0}, 422),

@@ -137,7 +137,7 @@ def as_asked(examples: Sequence[Example], cube: CubeStore, layer: str, limits: L
         elif isinstance(one, Polygon):
             asked.append(geometry(one, limits))
         else:
-            asked.append(_vector(one))
+            asked.append(_vector(one, int(cube.array(cube.zones_of(layer)[0], "embedding").shape[-1])))
     return asked
 
 
@@ -151,7 +151,9 @@ def _cell(one: CellOf, cube: CubeStore, layer: str) -> Cell:
     return Cell(zone=zone, t=one.t, y=one.y, x=one.x)
 
 
-def _vector(one: Vector) -> NDArray[np.float64]:
+def _vector(one: Vector, features: int) -> NDArray[np.float64]:
+    if len(one.vector) != features:
+        raise RequestError(f"a vector of {len(one.vector)} numbers; those of the layer have {features}")
     vector = np.asarray(one.vector, np.float64)
     if not np.any(vector):
         raise RequestError("a vector of zeros has no direction")

@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((host, port))
-        # from here on clients wait; before, they would be refused
+        # from now on clients wait for the server to start instead of being refused
         opened.listen(_CONNECTIONS)
     except OSError as error:
         opened.close()
@@ -74,7 +74,7 @@ def serve(
         timeout_graceful_shutdown=_END_S,
         lifespan="off",
     )
+    (ready or say)(address)
     # uvicorn ends in order, then raises the signal again, which the command line takes as work that was broken off
     with suppress(StartAgain, KeyboardInterrupt):
-        (ready or say)(address)
         uvicorn.Server(config).run(sockets=[opened])

@@ -87,6 +87,9 @@ async function openZone(name) {
 
 async function openWindow(t) {
   state.t = t;
+  // hits are places of one window
+  state.hits = [];
+  listHits();
   $('window').value = t;
   $('days').textContent = time().replace('/', ' to ');
   $('window').setAttribute('aria-valuetext', $('days').textContent);
@@ -101,7 +104,7 @@ async function show(signal = undefined) {
   const {status, step} = state;
   const what = $('show').value;
   if (what === 'similar' || what === 'change') {
-    await (what === 'similar' ? findSimilar(false) : showChange());
+    await (what === 'similar' ? findSimilar() : showChange());
     return;
   }
   if (what === 'status') {
@@ -144,7 +147,7 @@ async function showChange() {
 // --- similar places -------------------------------------------------------------------------------
 
 /** Paint how alike every cell is to the examples, then list the best places. */
-async function findSimilar(listed = true) {
+async function findSimilar() {
   if (!state.like.length) {
     say('Choose a cell that others are to be like.');
     return;
@@ -157,15 +160,13 @@ async function findSimilar(listed = true) {
     return;
   }
   drawScores(scores, 'similar');
-  if (listed) {
-    await run('hits', async (signal) => {
-      const apart = 5 * Math.abs(state.zone.transform[0]);
-      const apart_m = /^(GEOGCRS|GEODCRS)/.test(state.zone.wkt2) ? apart * 111000 : apart;
-      const {hits} = await postJson(path('find'), {...body, k: HITS, apart_m}, signal);
-      state.hits = hits;
-      listHits();
-    });
-  }
+  await run('hits', async (signal) => {
+    const apart = 5 * Math.abs(state.zone.transform[0]);
+    const apart_m = /^(GEOGCRS|GEODCRS)/.test(state.zone.wkt2) ? apart * 111000 : apart;
+    const {hits} = await postJson(path('find'), {...body, k: HITS, apart_m}, signal);
+    state.hits = hits;
+    listHits();
+  });
 }
 
 const exampleOf = (one) => one.geometry ?? asked(one);
@@ -415,7 +416,7 @@ function connect() {
     }
     Object.assign(state, {like: [{geometry: geometry()}], unlike: []});
     listExamples();
-    findSimilar();
+    findSimilar().then(() => say(`${state.hits.length} places like the polygon.`));
   });
   $('goto').addEventListener('submit', (event) => {
     event.preventDefault();
