@@ -258,6 +258,14 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) 
 
 
 @pytest.fixture(scope="session")
+def two_zones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small cube over the border of two UTM zones, made by hand (tests/cube/two_zones.py). Do not change it: copy."""
+    from tests.cube.two_zones import write_two_zones
+
+    return made_once(tmp_path_factory, "two_zones", lambda folder: write_two_zones(folder / "cube.zarr")) / "cube.zarr"
+
+
+@pytest.fixture(scope="session")
 def whole_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> Campaign:
     """The whole demo, finished, as `make quickstart` leaves it. Do not change anything in it: copy."""
     from embedcube.testing.demo import KINDS, SEED, WRITERS, campaign_text

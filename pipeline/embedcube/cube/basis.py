@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import decode
-from embedcube.cube.reader import Cube
+from embedcube.cube.store import CubeStore
 
 SAMPLE_CELLS = 20_000
 """number of cells that a basis is fitted on"""
@@ -75,7 +75,7 @@ class Basis:
         return colours.reshape(*stored.shape[:-1], 3)
 
 
-def fit_basis(cube: Cube, layer: str) -> Basis | None:
+def fit_basis(cube: CubeStore, layer: str) -> Basis | None:
     """Principal component analysis of a sample of a layer's vectors; None where the layer has no vector.
 
     Chunks are drawn at random from all zones and windows, always the same ones, until they have given SAMPLE_CELLS
@@ -109,7 +109,7 @@ def fit_basis(cube: Cube, layer: str) -> Basis | None:
     )
 
 
-def _sampled(cube: Cube, layer: str) -> Iterator[NDArray[np.float32]]:
+def _sampled(cube: CubeStore, layer: str) -> Iterator[NDArray[np.float32]]:
     """Valid vectors (cell, feature) of one chunk after the other, at most an equal share of the sample of each."""
     grids = [
         (zone, [-(-size // chunk) for size, chunk in zip(array.shape[:3], array.chunks[:3], strict=True)])

@@ -1,18 +1,13 @@
-"""Open a cube, select from it, explain a cell. Needs numpy, zarr and pyproj; neither torch nor GDAL.
+"""Open a cube, find the cell of a place, explain a cell. Needs numpy, zarr and pyproj; neither torch nor GDAL.
 
-A cube is plain Zarr v3, which `xarray.open_datatree` reads too. This module adds decoding, places and provenance.
+`layer.py` has what is asked of one layer: points, windows, parcels.
 """
 
 import math
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from numpy.typing import NDArray
 
 from embedcube.cube.encoding import (
     FAILED,
@@ -21,13 +16,14 @@ from embedcube.cube.encoding import (
     VALID,
     VALID_INCOMPLETE,
     Encoding,
-    decode,
     why_not_held,
 )
-from embedcube.cube.provenance import Provenance
+from embedcube.cube.layer import Layer
+from embedcube.cube.store import Cell, CubeStore
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
-from embedcube.windows import Window, matching_windows, parse_period
+
+__all__ = ["Cell", "Cube", "open_cube"]
 
 _MADE = ("host", "device", "attempt", "rank", "started", "finished", "code_version", "job", "container")
 """fields of a record that `explain` repeats"""
@@ -39,81 +35,29 @@ _NAMED = 3
 """number of windows that an error message lists"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One cell of a layer."""
-
-    zone: str
-    """path of the group: "<layer>/<zone>" """
-    t: int
-    y: int
-    x: int
-
-
 def open_cube(path: str | Path) -> "Cube":
     """Open a cube; a RequestError says what `path` is instead of a cube."""
     return Cube(path)
 
 
-class Cube:
-    """One version of a cube. `print(cube)` shows its layers, zones, windows and shares of status."""
+class Cube(CubeStore):
+    """One version of a cube. `print(cube)` shows its layers, zones, windows and shares of status.
 
-    def __init__(self, path: str | Path) -> None:
-        """Open the store; a RequestError says what `path` is instead of a cube."""
-        path = Path(path)
-        self.path = path
-        try:
-            self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
-        except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
-            raise RequestError(f"{path}: not a cube (no Zarr v3 group there)") from None
-        self._groups: dict[str, Any] = {}
-        self._arrays: dict[tuple[str, str], Any] = {}
-        self._windows: dict[str, tuple[Window, ...]] = {}
-        if "embedcube:what" not in self._root.attrs:
-            raise RequestError(f"{path}: a Zarr group, but not a cube of embedcube")
+    `cube["s2_mosaiks"]` is a layer; `cube.layer` is the only one of a cube that has one.
+    """
 
-    @cached_property
-    def zones(self) -> tuple[str, ...]:
-        """Paths of the groups that hold arrays, "<layer>/<zone>"."""
-        layers = [(name, group) for name, group in self._root.groups() if name != "provenance"]
-        return tuple(sorted(f"{name}/{zone}" for name, group in layers for zone, _ in group.groups()))
+    def __getitem__(self, name: str) -> Layer:
+        """The layer with this name; a RequestError lists the names where there is none."""
+        if name not in self.layers:
+            raise RequestError(f"{self.path}: no layer {name}; it has {', '.join(self.layers)}")
+        return Layer(self, name)
 
     @property
-    def what(self) -> dict[str, Any]:
-        """The part of the campaign that decides the bytes of the cube: archives, grid, windows, layers."""
-        return dict(self._root.attrs["embedcube:what"])
-
-    @property
-    def version(self) -> str:
-        """Name of the version of the cube, which is that of its folder."""
-        return self.path.resolve().stem
-
-    @property
-    def campaign(self) -> str:
-        """Name of the campaign."""
-        return str(self._root.attrs["title"]).removeprefix("Embeddings of campaign ")
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers."""
-        return tuple(dict.fromkeys(zone.split("/")[0] for zone in self.zones))
-
-    def zones_of(self, layer: str) -> tuple[str, ...]:
-        """Paths of the groups of a layer, "<layer>/<zone>"."""
-        return tuple(zone for zone in self.zones if zone.split("/")[0] == layer)
-
-    def windows(self, zone: str) -> tuple[Window, ...]:
-        """The windows of a zone, in order; they are read once."""
-        if zone not in self._windows:
-            bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
-            moments = ([datetime.fromtimestamp(seconds, UTC) for seconds in pair] for pair in bounds)
-            self._windows[zone] = tuple(Window(*pair) for pair in moments)
-        return self._windows[zone]
-
-    def model(self, zone: str) -> str:
-        """Name of the backbone, and of its model where it has several."""
-        backbone = self.group(zone).attrs["embedcube:backbone"]
-        return " ".join(str(backbone[key]) for key in ("name", "model") if key in backbone)
+    def layer(self) -> Layer:
+        """The only layer; a RequestError lists the names where there are several."""
+        if len(self.layers) != 1:
+            raise RequestError(f"{self.path}: which layer? It has {', '.join(self.layers)}; write cube[name]")
+        return self[self.layers[0]]
 
     def status_shares(self, layer: str) -> dict[str, float]:
         """Share of the cells of a layer that have each status, of the statuses that occur.
@@ -156,36 +100,6 @@ class Cube:
             f"    cells     {cells:,} in each window",
             f"    status    {shares}",
         ]
-
-    def group(self, zone: str) -> Any:
-        """The Zarr group of a zone; its metadata are read once."""
-        if zone not in self._groups:
-            self._groups[zone] = self._root[zone]
-        return self._groups[zone]
-
-    def array(self, zone: str, name: str) -> Any:
-        """One of the arrays of a zone; its metadata are read once."""
-        if (zone, name) not in self._arrays:
-            self._arrays[zone, name] = self._root[f"{zone}/{name}"]
-        return self._arrays[zone, name]
-
-    def has_scale(self, zone: str) -> bool:
-        """Whether the vectors are int8, each with its scale."""
-        return bool(self.array(zone, "embedding").dtype == np.int8)
-
-    def adopted(self, zone: str) -> bool:
-        """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""
-        return bool(self.array(zone, "embedding").shards[0] == 1)
-
-    def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
-        """Decoded vectors (y, x, feature) of one window; NaN where a cell has no vector."""
-        scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None
-        return decode(self.array(zone, "embedding")[t, y, x], scale)
-
-    def valid(self, zone: str, t: int | slice, y: slice, x: slice) -> NDArray[np.bool_]:
-        """Whether each cell has a vector."""
-        status = self.array(zone, "status")[t, y, x]
-        return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
 
     def cell_at(self, lon: float, lat: float, time: str | None = None, layer: str | None = None) -> Cell:
         """The cell that holds a point in one window.
@@ -258,32 +172,17 @@ class Cube:
         return 0 if status in (VALID, VALID_INCOMPLETE) else 1 if status != NOT_PROCESSED else _NOTHING
 
     def _window_at(self, zone: str, time: str | None) -> int:
-        windows = self.windows(zone)
-        if time is None:
-            chosen = list(range(len(windows)))
-            problem = f"{zone} has {len(windows)} windows"
-        else:
-            try:
-                chosen = matching_windows(windows, parse_period(time))
-            except (ValueError, OverflowError):
-                raise RequestError(f'"{time}" is not a time; write for example 2023-06-15, 2023-06 or 2023') from None
-            problem = f"{zone}: {len(chosen)} windows match {time}"
-        if not chosen:
-            first, last = min(w.start for w in windows), max(w.end for w in windows)
-            around = Window(first, last).short.replace("/", " and ")
-            raise RequestError(f"{zone}: no window holds {time}; the windows lie between {around}")
-        if len(chosen) > 1:
-            listed = ", ".join(windows[t].short for t in chosen[:_NAMED])
-            more = f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else ""
-            raise RequestError(
-                f"{problem}: {listed}{more}; choose one with --time, for example --time {windows[chosen[0]].short}"
-            )
-        return chosen[0]
-
-    @cached_property
-    def provenance(self) -> "Provenance":
-        """Provenance of the cube: which process made which shard from which scenes."""
-        return Provenance(self.path / "provenance")
+        """The only window of a zone that a time selects; a RequestError lists several."""
+        windows, chosen = self.windows(zone), self.windows_of(zone, time)
+        if len(chosen) == 1:
+            return chosen[0]
+        problem = (
+            f"{zone} has {len(windows)} windows" if time is None else f"{zone}: {len(chosen)} windows match {time}"
+        )
+        listed = ", ".join(windows[t].short for t in chosen[:_NAMED])
+        more = f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else ""
+        example = windows[chosen[0]].short
+        raise RequestError(f"{problem}: {listed}{more}; choose one with --time, for example --time {example}")
 
     def explain(self, cell: Cell) -> dict[str, Any]:
         """All that the cube holds about a cell: status, scenes with digests, preprocessing, weights, record.

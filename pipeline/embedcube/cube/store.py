@@ -1,0 +1,169 @@
+"""The store of a cube: its groups, arrays, windows and decoded vectors. Needs numpy and zarr; neither torch nor GDAL.
+
+A cube is plain Zarr v3, which `xarray.open_datatree` reads too. What is asked of a cube (`reader.py`, `layer.py`) and
+what is computed from one is built on this module.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.provenance import Provenance
+from embedcube.errors import RequestError
+from embedcube.windows import Window, matching_windows, parse_period
+
+Time = str | slice | None
+"""What selects windows: "2023", "2023-06-15", "2023-06-01/2023-07-01", slice("2023-05", "2023-09"), or None for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a layer."""
+
+    zone: str
+    """path of the group: "<layer>/<zone>" """
+    t: int
+    y: int
+    x: int
+
+
+class CubeStore:
+    """Groups, arrays and windows of one version of a cube."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the store; a RequestError says what `path` is instead of a cube."""
+        path = Path(path)
+        self.path = path
+        try:
+            self._root: Any = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
+            raise RequestError(f"{path}: not a cube (no Zarr v3 group there)") from None
+        self._groups: dict[str, Any] = {}
+        self._arrays: dict[tuple[str, str], Any] = {}
+        self._windows: dict[str, tuple[Window, ...]] = {}
+        if "embedcube:what" not in self._root.attrs:
+            raise RequestError(f"{path}: a Zarr group, but not a cube of embedcube")
+
+    @cached_property
+    def zones(self) -> tuple[str, ...]:
+        """Paths of the groups that hold arrays, "<layer>/<zone>"."""
+        layers = [(name, group) for name, group in self._root.groups() if name != "provenance"]
+        return tuple(sorted(f"{name}/{zone}" for name, group in layers for zone, _ in group.groups()))
+
+    @property
+    def what(self) -> dict[str, Any]:
+        """The part of the campaign that decides the bytes of the cube: archives, grid, windows, layers."""
+        return dict(self._root.attrs["embedcube:what"])
+
+    @property
+    def version(self) -> str:
+        """Name of the version of the cube, which is that of its folder."""
+        return self.path.resolve().stem
+
+    @property
+    def campaign(self) -> str:
+        """Name of the campaign."""
+        return str(self._root.attrs["title"]).removeprefix("Embeddings of campaign ")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return tuple(dict.fromkeys(zone.split("/")[0] for zone in self.zones))
+
+    def zones_of(self, layer: str) -> tuple[str, ...]:
+        """Paths of the groups of a layer, "<layer>/<zone>"."""
+        return tuple(zone for zone in self.zones if zone.split("/")[0] == layer)
+
+    def windows(self, zone: str) -> tuple[Window, ...]:
+        """The windows of a zone, in order; they are read once."""
+        if zone not in self._windows:
+            bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
+            moments = ([datetime.fromtimestamp(seconds, UTC) for seconds in pair] for pair in bounds)
+            self._windows[zone] = tuple(Window(*pair) for pair in moments)
+        return self._windows[zone]
+
+    def windows_of(self, zone: str, time: Time) -> list[int]:
+        """Indices of the windows of a zone that a time selects; at least one.
+
+        A text selects as `embedcube explain --time` does: the window equal to it, else the first that contains all of
+        it, else all that overlap it. A slice selects all windows that overlap the time from the start of its first date
+        to the end of its last; either may be left out.
+
+        Raises:
+            RequestError: no window matches, or `time` is not a time.
+        """
+        windows = self.windows(zone)
+        if time is None:
+            return list(range(len(windows)))
+        chosen = _between(windows, time) if isinstance(time, slice) else matching_windows(windows, period_of(time))
+        if not chosen:
+            first, last = min(w.start for w in windows), max(w.end for w in windows)
+            around = Window(first, last).short.replace("/", " and ")
+            asked = f"{time.start} to {time.stop}" if isinstance(time, slice) else time
+            raise RequestError(f"{zone}: no window holds {asked}; the windows lie between {around}")
+        return chosen
+
+    def model(self, zone: str) -> str:
+        """Name of the backbone, and of its model where it has several."""
+        backbone = self.group(zone).attrs["embedcube:backbone"]
+        return " ".join(str(backbone[key]) for key in ("name", "model") if key in backbone)
+
+    def group(self, zone: str) -> Any:
+        """The Zarr group of a zone; its metadata are read once."""
+        if zone not in self._groups:
+            self._groups[zone] = self._root[zone]
+        return self._groups[zone]
+
+    def array(self, zone: str, name: str) -> Any:
+        """One of the arrays of a zone; its metadata are read once."""
+        if (zone, name) not in self._arrays:
+            self._arrays[zone, name] = self._root[f"{zone}/{name}"]
+        return self._arrays[zone, name]
+
+    def has_scale(self, zone: str) -> bool:
+        """Whether the vectors are int8, each with its scale."""
+        return bool(self.array(zone, "embedding").dtype == np.int8)
+
+    def adopted(self, zone: str) -> bool:
+        """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""
+        return bool(self.array(zone, "embedding").shards[0] == 1)
+
+    def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
+        """Decoded vectors (y, x, feature) of one window; NaN where a cell has no vector."""
+        scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None
+        return decode(self.array(zone, "embedding")[t, y, x], scale)
+
+    def valid(self, zone: str, t: int | slice, y: slice, x: slice) -> NDArray[np.bool_]:
+        """Whether each cell has a vector."""
+        status = self.array(zone, "status")[t, y, x]
+        return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Provenance of the cube: which process made which shard from which scenes."""
+        return Provenance(self.path / "provenance")
+
+
+def period_of(time: str) -> Window:
+    """The time that a text names; a RequestError gives an example where it names none."""
+    try:
+        return parse_period(time)
+    except (ValueError, OverflowError, AttributeError):
+        raise RequestError(f'"{time}" is not a time; write for example 2023-06-15, 2023-06 or 2023') from None
+
+
+def _between(windows: Sequence[Window], time: slice) -> list[int]:
+    """Windows that overlap the time from the start of the first date of a slice to the end of its last."""
+    if time.step is not None:
+        raise RequestError(f"a slice of time has no step, this one has {time.step}; select twice instead")
+    start = min(w.start for w in windows) if time.start is None else period_of(time.start).start
+    end = max(w.end for w in windows) if time.stop is None else period_of(time.stop).end
+    return [i for i, window in enumerate(windows) if window.start < end and start < window.end]

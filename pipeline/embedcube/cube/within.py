@@ -1,0 +1,180 @@
+"""Which cells of a zone lie in a geometry: those whose centre is in it. Needs numpy, shapely and pyproj.
+
+A centre on a left or upper edge is inside, one on a right or lower edge is outside, so that neighbouring parcels never
+share a cell. In a layer with several UTM zones a cell near their border counts in the zone that its centre lies in.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyproj.enums import TransformDirection
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
+
+from embedcube.cube.store import CubeStore
+from embedcube.errors import RequestError
+from embedcube.grid import is_geographic, to_degrees, utm_grid_name, utm_zone_in
+
+Within = tuple[float, float, float, float] | BaseGeometry
+"""A bounding box (west, south, east, north) or a polygon, in degrees."""
+
+STEP_DEGREES = 0.01
+"""An edge is cut into pieces of this length before it is projected: it then lies within 0.3 m of its true place."""
+
+_POINTS = 21
+"""points along each side of a zone that say which degrees it spans"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Area:
+    """Cells of one zone, as spans along its rows: little memory, however large the area is."""
+
+    row: NDArray[np.int64]
+    """of each span, ascending"""
+    first: NDArray[np.int64]
+    """first column of each span"""
+    end: NDArray[np.int64]
+    """column after the last one of each span"""
+
+    @property
+    def y(self) -> slice:
+        """Rows that it spans."""
+        return slice(int(self.row[0]), int(self.row[-1]) + 1)
+
+    @property
+    def x(self) -> slice:
+        """Columns that it spans."""
+        return slice(int(self.first.min()), int(self.end.max()))
+
+    @property
+    def cells(self) -> int:
+        """How many cells it has."""
+        return int((self.end - self.first).sum())
+
+    def cut(self, y: slice, x: slice) -> NDArray[np.bool_]:
+        """Which cells (y, x) of a rectangle it has."""
+        height, width = y.stop - y.start, x.stop - x.start
+        own = slice(*np.searchsorted(self.row, (y.start, y.stop)))
+        at = (self.row[own] - y.start) * (width + 1)
+        changes = np.zeros(height * (width + 1), np.int8)
+        np.add.at(changes, at + np.clip(self.first[own] - x.start, 0, width), 1)
+        np.add.at(changes, at + np.clip(self.end[own] - x.start, 0, width), -1)
+        return np.cumsum(changes.reshape(height, width + 1), axis=1, dtype=np.int8)[:, :-1].astype(bool)
+
+
+def geometry_of(within: Within) -> BaseGeometry:
+    """The geometry in degrees of a bounding box or a polygon; a box with west > east crosses the antimeridian.
+
+    Raises:
+        RequestError: it is neither, or has no area.
+    """
+    if isinstance(within, BaseGeometry):
+        if within.geom_type not in ("Polygon", "MultiPolygon") or within.is_empty:
+            raise RequestError(f"a region is a polygon in degrees, this is a {within.geom_type} ({within.area:g})")
+        return within
+    try:
+        west, south, east, north = (float(edge) for edge in within)
+    except (TypeError, ValueError):
+        raise RequestError(f"a region is (west, south, east, north) or a polygon, in degrees; not {within!r}") from None
+    east += 360 if east < west else 0
+    if not (np.isfinite([west, south, east, north]).all() and -90 <= south < north <= 90 and west < east <= west + 360):
+        raise RequestError(
+            f"{tuple(within)} is no box (west, south, east, north) in degrees, for example (7, 50, 8, 51)"
+        )
+    return shapely.box(west, south, east, north)
+
+
+def area_in(cube: CubeStore, zone: str, within: Within) -> Area | None:
+    """Cells of a zone whose centre lies in a region in degrees; None where there is none."""
+    return rasterised(in_zone(cube, zone, geometry_of(within)), cube, zone)
+
+
+def in_zone(cube: CubeStore, zone: str, geometry: BaseGeometry) -> BaseGeometry:
+    """The part of a geometry in degrees that belongs to a zone, in the CRS of the zone; empty where there is none."""
+    attributes = cube.group(zone).attrs
+    wkt = attributes["proj:wkt2"]
+    own = _degrees_of(cube, zone)
+    geometry = geometry if geometry.is_valid else shapely.make_valid(geometry)
+    # longitudes may be counted from another meridian than the zone's
+    west, _, east, _ = geometry.bounds
+    turns = range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
+    moved = (translate(geometry, 360 * turn) for turn in turns)
+    parts = [shapely.intersection(one, shapely.box(*own)) for one in moved]
+    part = shapely.union_all([one for one in parts if not one.is_empty])
+    if part.is_empty or is_geographic(wkt):
+        return part
+    return projected(shapely.segmentize(part, STEP_DEGREES), wkt)
+
+
+def projected(geometry: BaseGeometry, wkt: str) -> BaseGeometry:
+    """A geometry in degrees, vertex by vertex, in a CRS."""
+    transformer = to_degrees(wkt)
+
+    def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = transformer.transform(xy[:, 0], xy[:, 1], direction=TransformDirection.INVERSE)
+        return np.stack([x, y], axis=1)
+
+    return shapely.transform(geometry, move)
+
+
+def _degrees_of(cube: CubeStore, zone: str) -> tuple[float, float, float, float]:
+    """West, south, east, north of a zone, east above west; of a UTM zone only what does not belong to a neighbour."""
+    attributes = cube.group(zone).attrs
+    layer, name = zone.split("/")
+    xmin, ymin, xmax, ymax = attributes["spatial:bbox"]
+    if is_geographic(attributes["proj:wkt2"]):
+        return xmin, ymin, xmax, ymax
+    transformer = to_degrees(attributes["proj:wkt2"])
+    west, south, east, north = transformer.transform_bounds(xmin, ymin, xmax, ymax, densify_pts=_POINTS)
+    if not np.isfinite([west, south, east, north]).all():
+        west, south, east, north = -180.0, -90.0, 180.0, 90.0
+    east += 360 if east < west else 0
+    number = utm_zone_in(name)
+    if number is None:
+        return west, south, east, north
+    middle, zones = 6 * number - 183, cube.zones_of(layer)
+    # longitudes near those of the zone
+    turn = 360 * round(((west + east) / 2 - middle) / 360)
+    west, east = west - turn, east - turn
+    if f"{layer}/{utm_grid_name((number - 2) % 60 + 1)}" in zones:
+        west = max(west, middle - 3)
+    if f"{layer}/{utm_grid_name(number % 60 + 1)}" in zones:
+        east = min(east, middle + 3)
+    return (west, south, east, north) if east > west else (middle, south, middle, north)
+
+
+def rasterised(geometry: BaseGeometry, cube: CubeStore, zone: str) -> Area | None:
+    """Cells of a zone whose centre lies in a geometry in the CRS of the zone; None where there is none.
+
+    A scan line along each row of centres: it is inside between its first and second crossing of an edge, between the
+    third and fourth, and so on.
+    """
+    attributes = cube.group(zone).attrs
+    a, _, c, _, e, f = attributes["spatial:transform"]
+    rows, columns = attributes["spatial:shape"]
+    edges = _edges(geometry)
+    # in rows and columns counted from the first centre
+    edges = np.stack([(edges[..., 0] - c) / a - 0.5, (edges[..., 1] - f) / e - 0.5], axis=-1)
+    upper = np.where((edges[:, 0, 1] <= edges[:, 1, 1])[:, None, None], edges, edges[:, ::-1])
+    (x0, y0), (x1, y1) = upper[:, 0].T, upper[:, 1].T
+    first, last = (np.clip(np.ceil(y), 0, rows).astype(np.int64) for y in (y0, y1))
+    count = last - first
+    which = np.repeat(np.arange(len(count)), count)
+    if not len(which):
+        return None
+    row = first[which] + np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    crossing = x0[which] + (row - y0[which]) * ((x1 - x0)[which] / (y1 - y0)[which])
+    column = np.clip(np.ceil(crossing), 0, columns).astype(np.int64)
+    order = np.lexsort((column, row))
+    row, starts, ends = row[order][::2], column[order][::2], column[order][1::2]
+    some = starts < ends
+    return Area(row=row[some], first=starts[some], end=ends[some]) if some.any() else None
+
+
+def _edges(geometry: BaseGeometry) -> NDArray[np.float64]:
+    """Edges (edge, 2, 2) of all rings of the polygons of a geometry."""
+    polygons = [part for part in shapely.get_parts(geometry).tolist() if part.geom_type == "Polygon"]
+    rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygons).tolist()] if polygons else []
+    return np.concatenate([np.stack([ring[:-1], ring[1:]], axis=1) for ring in rings] or [np.empty((0, 2, 2))])
