@@ -1,0 +1,1 @@
+"""What is built from cubes, or served: each file is one use."""
