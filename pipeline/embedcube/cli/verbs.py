@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import stages
+from embedcube.cli import decoding, stages
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
 from embedcube.progress import Say, shown
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(decoding.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
 CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
@@ -39,7 +40,6 @@ Digest = Annotated[
         help="What is digested of a file without a checksum: its header and size (weak), or all bytes (full)."
     ),
 ]
-
 
 _MESSAGE = 4000
 """most characters of a line of a message"""

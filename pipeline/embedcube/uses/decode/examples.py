@@ -68,6 +68,8 @@ class Examples:
     """number of the label that a row comes from: the cells of one polygon never lie on both sides of a fold"""
     group: NDArray[np.str_] | None = None
     """the value of the column of groups"""
+    cells: Cells | None = None
+    """the cells of the cube, of its first layer; None for rows of another table"""
     left_out: dict[str, int] = field(default_factory=dict)
     """labels that are not used, by reason"""
 
@@ -86,6 +88,7 @@ class Examples:
         return replace(
             self, features=self.features[rows], target=self.target[rows], lon=self.lon[rows], lat=self.lat[rows],
             seconds=self.seconds[rows], part=self.part[rows], group=None if self.group is None else self.group[rows],
+            cells=None if self.cells is None else self.cells.take(rows),
         )  # fmt: skip
 
     def seen_through(self, features: NDArray[np.float32]) -> "Examples":
@@ -238,6 +241,13 @@ def windows_holding(cube: Cube, zone: str, seconds: NDArray[np.int64]) -> list[l
     bounds = np.asarray(cube.array(zone, "time_bnds")[...], np.int64)
     holds = (bounds[None, :, 0] <= seconds[:, None]) & (seconds[:, None] < bounds[None, :, 1])
     return [np.flatnonzero(row)[:1].tolist() for row in holds]
+
+
+def cells_of_other(cube: Cube, layer: str, examples: Examples) -> tuple[Cells, NDArray[np.int64]]:
+    """Cells of another layer at the places and times of examples of a cube, with the row of the example of each."""
+    windows = windows_holding(cube, cube.zones_of(layer)[0], examples.seconds)
+    cells, row, _ = cells_at(cube, layer, examples.lon, examples.lat, windows)
+    return cells, row
 
 
 def check_layers(cube: Cube, layers: Sequence[str]) -> tuple[str, ...]:

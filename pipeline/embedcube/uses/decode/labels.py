@@ -67,7 +67,7 @@ def read_examples(cube: Cube, layers: Sequence[str], paths: Sequence[Path], requ
     lon, lat = degrees_of(cube, labels.cells)
     examples = Examples(
         features=features, target=labels.target, classes=labels.classes, lon=lon, lat=lat,
-        seconds=seconds_of(cube, labels.cells), part=labels.part, group=labels.group,
+        seconds=seconds_of(cube, labels.cells), part=labels.part, group=labels.group, cells=labels.cells,
         left_out={reason: count for reason, count in left_out.items() if count},
     ).take(there)  # fmt: skip
     return checked(examples, named, request.column)

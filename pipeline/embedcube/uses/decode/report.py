@@ -193,9 +193,8 @@ def verdicts(rows: Sequence[Row], main: str) -> list[str]:
         if abs(difference) <= max(vectors.spread, other.spread) / 2:
             found.append(f"vectors and {name} are within the spread of folds: {told}")
         else:
-            found.append(f"{'vectors' if difference > 0 else name} win{'' if difference > 0 else 's'}: {told}, "
-                         f"{'vectors' if difference > 0 else name} before "
-                         f"{name if difference > 0 else 'vectors'}")  # fmt: skip
+            found.append(f"vectors before {name}: {told}" if difference > 0 else
+                         f"{name} before vectors: {words} {other.value:.3f} against {vectors.value:.3f}")  # fmt: skip
     if (gain := leaking[VECTORS].value - vectors.value) > vectors.spread / 2:
         found.append(f"random folds say {leaking[VECTORS].value:.3f}: {gain:.3f} too good, neighbours leak")
     nothing = fair.get(NOTHING) or fair.get(MEAN)
