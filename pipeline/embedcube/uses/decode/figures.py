@@ -36,7 +36,7 @@ def figures(
     raw_head, raw_seen = None, None
     if raw and again is not None:
         features = again.features[RAW]
-        there = np.isfinite(features).all(axis=1)
+        there = np.asarray(np.isfinite(features).all(axis=1))
         raw_seen = examples.take(there).seen_through(features[there])
         raw_head = fit_head(raw_seen, settings)
     encoder = again.encoder_parameters if again and raw else None

@@ -20,19 +20,18 @@ def lines_of(report: Report) -> Iterator[str]:
     if report.left_out:
         yield "left out    " + ", ".join(f"{count:,} {reason}" for reason, count in report.left_out.items())
     names = [name for name in _SHOWN[report.task] if name in report.rows[0].scores]
-    table = [
-        ["features", "head", "numbers", "folds", "groups", *(name.replace("_", " ") for name in names), "fit CPU s"]
-    ]
+    titles = [name.replace("_", " ") for name in names]
+    table = [["features", "head", "numbers", "folds", "groups", *titles, "fit CPU s"]]
     table += [_row(row, names) for row in report.rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for number, row in enumerate(table):
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         if number == 0:
             yield "  ".join("-" * width for width in widths)
-    if report.calibration is not None:
-        yield f"calibration Brier {report.calibration.brier:.3f}, expected calibration error {report.calibration.ece:.3f}"
-        for rows, told, found in report.calibration.reliability:
-            yield f"  said {told:.2f}, right {found:.2f} ({rows:,} cells)"
+    if (told := report.calibration) is not None:
+        yield f"calibration Brier {told.brier:.3f}, expected calibration error {told.ece:.3f}"
+        for rows, said, found in told.reliability:
+            yield f"  said {said:.2f}, right {found:.2f} ({rows:,} cells)"
     yield from _figures(report.figures)
     for verdict in report.verdicts:
         yield f"- {verdict}"
