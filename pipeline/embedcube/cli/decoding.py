@@ -59,7 +59,7 @@ def fit(
     ] = "balanced",
     neighbours: Annotated[int, typer.Option(help="Of --head knn.", min=1)] = 10,
     trees: Annotated[int, typer.Option(help="Of --head forest.", min=1)] = 100,
-    most: Annotated[int, typer.Option(help="Labels that are learned from; of more, a sample.", min=3)] = 10_000,
+    most: Annotated[int, typer.Option(help="Labels that are learned from; of more, a sample.", min=3)] = 5_000,
     seed: Annotated[int, typer.Option(help="Seed of all that is random.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:

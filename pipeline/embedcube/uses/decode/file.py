@@ -18,8 +18,12 @@ from embedcube.uses.decode.request import Request
 
 _KEY = "embedcube.decoder"
 
-_PICKLES = ((b"\x80", "a pickle"), (b"PK", "a zip, as torch and joblib write pickles"), (b"\x1f\x8b", "gzip"),
-            (b"x\x9c", "zlib, as joblib writes pickles"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"))  # fmt: skip
+_PICKLES = (
+    (b"\x80", "a pickle"),
+    (b"PK", "a zip, as torch and joblib write pickles"),
+    (b"\x1f\x8b", "gzip, as joblib writes pickles"),
+    (b"x", "zlib, as joblib writes pickles"),
+)
 """first bytes of files that hold, or may hold, a pickle"""
 
 
@@ -109,17 +113,17 @@ def read_decoder(path: Path) -> Decoder:
         data = path.read_bytes()
     except OSError as error:
         raise RequestError(f"{path}: no decoder can be read there: {error.strerror}") from None
-    for start, what in _PICKLES:
-        if data.startswith(start):
-            raise RequestError(
-                f"{path}: {what}, which could run code and is not opened; "
-                "a decoder is safetensors: make it with `embedcube decode fit`"
-            )
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = About.model_validate_json(header["__metadata__"][_KEY])
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError, ValidationError) as error:
+        for start, what in _PICKLES:
+            if data.startswith(start):
+                raise RequestError(
+                    f"{path}: {what}, which could run code and is not opened; "
+                    "a decoder is safetensors: make it with `embedcube decode fit`"
+                ) from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise RequestError(f"{path}: not a decoder of embedcube ({reason})") from None
     head = Head(kind=about.kind, outputs=len(about.classes) or 1, arrays=arrays)

@@ -17,7 +17,7 @@ FITTING: dict[Task, tuple[Kind, ...]] = {
 }
 """heads for each task, the default first"""
 
-MOST_ROWS = 10_000
+MOST_ROWS = 5_000
 """examples that a head is fitted on; of more, a sample is drawn with the seed"""
 
 _ALPHAS = np.logspace(-2, 5, 15)
@@ -91,10 +91,13 @@ def _logistic(standard: NDArray[np.float32], examples: Examples, settings: Setti
     weight = shares[rows, classes]
     if settings.class_weights == "balanced":
         total = shares.sum(axis=0)
-        weight = weight * (total.sum() / (np.count_nonzero(total) * total))[classes]
-    model = LogisticRegression(max_iter=_STEPS).fit(standard.astype(np.float64)[rows], classes, sample_weight=weight)
+        weight = weight * total.sum() / (np.count_nonzero(total) * total[classes])
     coefficients = np.zeros((shares.shape[1], standard.shape[1]))
     intercepts = np.full(shares.shape[1], -1e3)
+    if len(set(classes.tolist())) == 1:
+        intercepts[classes[0]] = 0.0
+        return {"coefficients": coefficients, "intercepts": intercepts}
+    model = LogisticRegression(max_iter=_STEPS).fit(standard.astype(np.float64)[rows], classes, sample_weight=weight)
     present = model.classes_
     two = len(present) == len(model.coef_) + 1  # of two classes there is one row, for the second
     coefficients[present[1:] if two else present] = model.coef_

@@ -216,6 +216,7 @@ def _on_cells(
         shares = np.stack([np.where(labelled, np.isin(values, own), np.nan) for own in classes.values()])
         target = np.nan_to_num(onto(shares, Resampling.average))
         if request.task == "classification":
-            target = target.argmax(axis=0).astype(np.float64)
+            # of equal shares the first class, whatever the last bit of GDAL's sums
+            target = target.round(9).argmax(axis=0).astype(np.float64)
     there = covered & np.isfinite(target if target.ndim == 2 else target.sum(axis=0))
     return there, target
