@@ -62,7 +62,7 @@ def test_maps_hold_what_the_head_says_of_each_cell(two_zones: Path, fitted: Path
         lon, lat = (np.asarray(axis) for axis in _degrees(cube, zone))
         season = vectors_at(lon, lat, 1)[..., 0] * 3 + 1
         off = (values[0] - season)[valid]
-        assert np.abs(off).max() < 0.2, "July is decoded by what June taught"
+        assert np.abs(off).max() < 0.5, "July is decoded by what June taught"
         tags = about["tags"]
         assert json.loads(tags["embedcube:decoder"])["layers"][0]["weights"] == "1" * 64
         assert len(tags["embedcube:decoder_sha256"]) == 64

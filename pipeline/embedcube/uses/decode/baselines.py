@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 RAW = "raw pixels, mean and std"
 RANDOM = "random weights"
+PIXELS = "raw pixels"
+"""all pixels of a cell (row, column, number of frame and band) in one row, for scores on pixels"""
+
+_MOST_PIXEL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +53,16 @@ class Again:
     """why there is nothing, or no `RANDOM`"""
 
 
-def read_again(cube: Cube, layer: str, cells: Cells, seed: int = 0, progress: Progress = silent) -> Again:
+def read_again(
+    cube: Cube, layer: str, cells: Cells, seed: int = 0, progress: Progress = silent, *, pixels: bool = False
+) -> Again:
     """The cells of a layer as raw pixels and through random weights; `missing` says why there is nothing.
 
-    All shards that hold one of the cells are read from the archive that the campaign names, and embedded once.
+    All shards that hold one of the cells are read from the archive that the campaign names, and embedded once. With
+    `pixels` all pixels of the cells are kept too, as `PIXELS`, unless they are more than 1 GB.
     """
     try:
-        return _read_again(cube, layer, cells, seed, progress)
+        return _read_again(cube, layer, cells, seed, progress, pixels)
     except (EmbedcubeError, OSError) as error:
         return Again(
             features={}, encoder_parameters=0, raw_bytes=0, read_cpu_s=np.nan, encoder_cpu_s=np.nan,
@@ -63,7 +70,7 @@ def read_again(cube: Cube, layer: str, cells: Cells, seed: int = 0, progress: Pr
         )  # fmt: skip
 
 
-def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progress) -> Again:
+def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progress, pixels: bool) -> Again:
     import torch
 
     from embedcube.backbones.weights import read_weights
@@ -75,7 +82,7 @@ def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progr
     contexts = _contexts(campaign, cube, layer, weights, seed)
     exact_arithmetic(campaign.how.threads_per_rank)
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
-    collected = _Collected(len(cells), contexts)
+    collected = _Collected(len(cells), contexts, pixels)
     try:
         by_shard = _cells_of_shards(cube, layer, cells)
         shards = _shards(campaign, run, layer, by_shard)
@@ -156,7 +163,7 @@ def _shards(campaign: Campaign, run: RunDir, layer: str, wanted: dict[tuple[str,
 class _Collected:
     """Features of cells, filled shard by shard, and what they cost."""
 
-    def __init__(self, cells: int, contexts: "tuple[LayerContext, LayerContext | None]") -> None:
+    def __init__(self, cells: int, contexts: "tuple[LayerContext, LayerContext | None]", pixels: bool) -> None:
         self._reads, self._random = contexts
         self._cells, self._seen = cells, 0
         self._cpu_s = {"read": 0.0, "embed": 0.0}
@@ -164,6 +171,7 @@ class _Collected:
         layout = self._reads.layout
         frames, channels = len(self._reads.frames[0]), self._reads.mean.size
         self._raw_bytes = 2 * frames * channels * layout.cell_px**2
+        self._pixels = pixels and cells * self._raw_bytes * 2 <= _MOST_PIXEL_BYTES
 
     def add(
         self, shard: Shard, scenes: Sequence[Any], out: Any, reader: Any, cells: Cells, rows: NDArray[np.int64]
@@ -177,6 +185,8 @@ class _Collected:
         side = self._reads.layout.shard_cells
         y, x = cells.y[rows] % side, cells.x[rows] % side
         self._keep(RAW, rows, pixel_statistics(read)[y, x])
+        if self._pixels:
+            self._keep(PIXELS, rows, pixels_of(read)[y, x].reshape(len(rows), -1))
         self._seen += side * side
         if self._random is not None:
             start_s = time.process_time()
@@ -207,11 +217,9 @@ def pixel_statistics(read: "ReadShard") -> NDArray[np.float32]:
 
     Of cells of one pixel there is no standard deviation, and the last axis is half as long.
     """
-    layout, x_tcyx = read.context.layout, read.sample.x_tcyx
-    halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
-    kept = x_tcyx[:, :, halo : halo + layout.shard_px, halo : halo + layout.shard_px].astype(np.float64)
-    grouped = kept.reshape(*kept.shape[:2], cells, cell, cells, cell).transpose(2, 4, 0, 1, 3, 5)
-    pixels = grouped.reshape(cells, cells, -1, cell * cell)
+    cell = read.context.layout.cell_px
+    pixels = np.moveaxis(pixels_of(read).astype(np.float64), -1, 2)
+    pixels = pixels.reshape(*pixels.shape[:3], cell * cell)
     there = np.isfinite(pixels)
     count = there.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -219,6 +227,14 @@ def pixel_statistics(read: "ReadShard") -> NDArray[np.float32]:
         spread = np.sqrt(np.where(there, (pixels - mean[..., None]) ** 2, 0).sum(axis=-1) / count)
     both = mean if cell == 1 else np.concatenate([mean, spread], axis=-1)
     return both.astype(np.float32)
+
+
+def pixels_of(read: "ReadShard") -> NDArray[np.float32]:
+    """The numbers (y, x, row, column, frames and channels) of the pixels of each cell; NaN where masked."""
+    layout, x_tcyx = read.context.layout, read.sample.x_tcyx
+    halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
+    kept = x_tcyx[:, :, halo : halo + layout.shard_px, halo : halo + layout.shard_px]
+    return kept.reshape(-1, cells, cell, cells, cell).transpose(1, 3, 2, 4, 0)
 
 
 def filled(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from embedcube.cube.reader import Cube, open_cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress, silent
-from embedcube.uses.decode.baselines import Again, read_again
+from embedcube.uses.decode.baselines import PIXELS, Again, read_again
 from embedcube.uses.decode.examples import Examples, cells_of_other, check_layers
 from embedcube.uses.decode.figures import figures
 from embedcube.uses.decode.file import Decoder, check_fits, made, read_decoder, write_decoder
 from embedcube.uses.decode.fit import Settings, fit_head
+from embedcube.uses.decode.folds import folds_of
 from embedcube.uses.decode.labels import digest_of, read_examples
 from embedcube.uses.decode.metrics import scores
+from embedcube.uses.decode.pixels import PixelRow, pixel_classes, score_pixels
 from embedcube.uses.decode.report import Held, Report, score
 from embedcube.uses.decode.request import Request
 
@@ -55,12 +57,31 @@ def score_decoder(
     request, settings = decoder.about.request, decoder.about.settings
     examples = read_examples(cube, decoder.layers, labels, request)
     seen = _again(cube, decoder.layers, examples, settings.seed, progress) if again else None
+    raw = seen.features.pop(PIXELS, None) if seen else None
     report = score(examples, settings, held, seen.features if seen else None)
+    if request.task == "dense":
+        report = replace(report, pixels=_on_pixels(cube, examples, labels, decoder, held, raw))
     costs = figures(cube, decoder.layers, examples, decoder.head, settings, seen)
     verdicts = report.verdicts
     if digest_of(labels) != decoder.about.labels:
         verdicts = (*verdicts, _as_it_is(decoder, examples, report.main))
     return replace(report, figures=costs, verdicts=verdicts)
+
+
+def _on_pixels(
+    cube: Cube, examples: Examples, labels: Sequence[Path], decoder: Decoder, held: Held,
+    raw: NDArray[np.float32] | None,
+) -> tuple[PixelRow, ...]:  # fmt: skip
+    """Scores on pixels; none where the pixels of the labels do not divide the cells."""
+    assert examples.cells is not None
+    try:
+        codes = pixel_classes(cube, examples.cells, labels, decoder.about.request, examples.classes)
+    except RequestError:
+        return ()
+    folds = folds_of(examples, blocks=held.blocks, groups=held.groups, years=held.years, count=held.folds)
+    fits = raw is not None and raw.shape[1] % codes[0].size == 0
+    pixels = raw.reshape(*codes.shape, -1) if raw is not None and fits else None
+    return score_pixels(examples, codes, pixels, decoder.about.settings, folds)
 
 
 def _again(cube: Cube, layers: Sequence[str], examples: Examples, seed: int, progress: Progress) -> Again:
@@ -71,7 +92,8 @@ def _again(cube: Cube, layers: Sequence[str], examples: Examples, seed: int, pro
         cells, rows = examples.cells, np.arange(len(examples))
         if layer != layers[0]:
             cells, rows = cells_of_other(cube, layer, examples)
-        part = read_again(cube, layer, cells, seed, progress)
+        pixels = examples.task == "dense" and len(layers) == 1
+        part = read_again(cube, layer, cells, seed, progress, pixels=pixels)
         features = {name: _spread(values, rows, len(examples)) for name, values in part.features.items()}
         parts.append(replace(part, features=features))
     names = set.intersection(*(set(part.features) for part in parts))

@@ -32,6 +32,11 @@ def lines_of(report: Report) -> Iterator[str]:
         yield f"calibration Brier {told.brier:.3f}, expected calibration error {told.ece:.3f}"
         for rows, said, found in told.reliability:
             yield f"  said {said:.2f}, right {found:.2f} ({rows:,} cells)"
+    if report.pixels:
+        yield "pixels of held-out cells (not random folds)"
+        for one in report.pixels:
+            numbers = "" if one.parameters is None else f", {one.parameters:,} parameters"
+            yield f"  {one.features:36} mIoU {one.scores['miou']:.3f}, accuracy {one.scores['accuracy']:.3f}{numbers}"
     yield from _figures(report.figures)
     for verdict in report.verdicts:
         yield f"- {verdict}"

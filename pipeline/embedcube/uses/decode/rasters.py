@@ -37,10 +37,10 @@ def labels_of_rasters(cube: Cube, layer: str, paths: Sequence[Path], request: Re
     found: list[tuple[Cells, NDArray[np.float64]]] = []
     outside = 0
     for path in paths:
-        with _opened(path, request.crs) as source:
+        with opened(path, request.crs) as source:
             before = len(found)
             for number, zone in enumerate(zones):
-                windows = _windows(cube, zone, path, request)
+                windows = windows_of_raster(cube, zone, path, request)
                 for y, x, target in _aligned(cube, zone, source, request, classes) if windows else ():
                     for t in windows:
                         cells = Cells(zones=zones, zone=np.full(len(y), number), t=np.full(len(y), t), y=y, x=x)
@@ -72,7 +72,7 @@ def _check(request: Request) -> None:
         )
 
 
-class _opened:
+class opened:
     """A raster, opened by content, with its CRS checked against what is said."""
 
     def __init__(self, path: Path, crs: str | None) -> None:
@@ -102,7 +102,7 @@ class _opened:
         self._file.close()
 
 
-def _windows(cube: Cube, zone: str, path: Path, request: Request) -> list[int]:
+def windows_of_raster(cube: Cube, zone: str, path: Path, request: Request) -> list[int]:
     """Windows that a raster's labels hold for."""
     moment = time_in(path.stem) or time_in(path.parent.name)
     if moment is None:
@@ -118,7 +118,7 @@ def _values(paths: Sequence[Path], request: Request) -> dict[str, tuple[int, ...
     """Every value of the rasters as a class of its own."""
     values: set[int] = set()
     for path in paths:
-        with _opened(path, request.crs) as source:
+        with opened(path, request.crs) as source:
             if np.dtype(source.file.dtypes[0]).kind not in "iu":
                 raise RequestError(f"{path.name} holds {source.file.dtypes[0]}, which are no classes; "
                                    "write --task regression")  # fmt: skip

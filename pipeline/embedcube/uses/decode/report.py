@@ -13,6 +13,7 @@ from embedcube.uses.decode.fit import Settings, fit_head
 from embedcube.uses.decode.folds import FOLDS, Folds, Size, folds_of, random_folds
 from embedcube.uses.decode.labels import counted_classes
 from embedcube.uses.decode.metrics import MAIN, Calibration, calibration, scores, within_groups
+from embedcube.uses.decode.pixels import PixelRow
 
 VECTORS = "vectors"
 """name of the row of the cube's vectors"""
@@ -76,6 +77,8 @@ class Report:
     calibration: Calibration | None
     """of the vectors, on folds that do not leak"""
     verdicts: tuple[str, ...]
+    pixels: tuple[PixelRow, ...] = ()
+    """of dense labels: scores on the pixels of held-out cells"""
     figures: dict[str, Any] = field(default_factory=dict)
     """parameters, bytes and CPU seconds, of vectors and of raw pixels"""
 

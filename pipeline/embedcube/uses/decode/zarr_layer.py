@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,10 @@ class ZarrLayer:
         if kind is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             return
+        with warnings.catch_warnings():
+            # as the cube has it (consolidate/template.py)
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            zarr.consolidate_metadata(zarr.open_group(self._folder, mode="a").store, zarr_format=3)
         self._folder.rename(self._out)
         fsync_folder(self._out.parent)
 
