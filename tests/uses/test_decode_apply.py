@@ -12,7 +12,7 @@ import xarray
 import zarr
 from tests.conftest import Campaign, run_cli
 from tests.cube.two_zones import vectors_at
-from tests.uses.test_decode_labels import places, write_csv
+from tests.uses.test_decode_labels import pixels, places, write_csv, write_raster
 
 import embedcube.uses.decode.apply as application
 from embedcube.cube.reader import Cube
@@ -21,6 +21,7 @@ from embedcube.uses.decode import commands
 from embedcube.uses.decode.examples import side_by_side
 from embedcube.uses.decode.fit import Settings
 from embedcube.uses.decode.labels import read_examples
+from embedcube.uses.decode.pixels import interpolated
 from embedcube.uses.decode.request import Request
 
 ZONES = ("s2/utm32", "s2/utm33")
@@ -113,6 +114,32 @@ def _smaller(pieces: Any) -> Any:
         }
 
     return cut
+
+
+def test_logits_are_interpolated_across_pieces(
+    two_zones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cube = Cube(two_zones)
+    labels = [write_raster(tmp_path / "map.tif", cube, pixels())]
+    request = Request(task="dense", time="2023-06", classes={"third": (3,), "rest": (1, 2)})
+    dense, _ = commands.fit(two_zones, labels, tmp_path / "d.safetensors", request, Settings(kind="logistic"))
+    written = application.apply(cube, tmp_path / "d.safetensors", tmp_path / "o.tif", time="2023-06", finer=4)
+    for zone, path in zip(ZONES, written, strict=True):
+        values, about = read(path)
+        assert values.shape == (1, 320, 320)
+        assert about["profile"]["transform"].a == 40
+        assert about["band"] == {"class_0": "third", "class_1": "rest"}
+        vectors = cube.vectors(zone, 0, slice(None), slice(None))
+        logits = dense.head.logits(vectors.reshape(-1, 16)).reshape(80, 80, 2)
+        whole = interpolated(logits, 4)
+        there = np.isfinite(whole).all(axis=-1)
+        np.testing.assert_array_equal(values[0] != 255, there)
+        assert (values[0] == np.nan_to_num(whole).argmax(axis=-1))[there].mean() > 0.9999
+    monkeypatch.setattr(application, "pieces", _smaller(application.pieces))
+    again = application.apply(cube, tmp_path / "d.safetensors", tmp_path / "again.tif", time="2023-06", finer=4)
+    np.testing.assert_array_equal(read(again[0])[0], read(written[0])[0])
+    with pytest.raises(RequestError, match="--finer is for a map"):
+        application.apply(cube, tmp_path / "d.safetensors", tmp_path / "o.zarr", finer=4)
 
 
 def test_a_zarr_layer_is_like_the_cube(two_zones: Path, fitted: Path, tmp_path: Path) -> None:

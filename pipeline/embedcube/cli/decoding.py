@@ -133,6 +133,9 @@ def apply(
     out: Annotated[Path, typer.Argument(metavar="OUT.tif|OUT.zarr", help="Maps (COG), or a Zarr layer.")],
     moment: Moment = None,
     bbox: Annotated[str | None, typer.Option(help="West,south,east,north in degrees; by default all.")] = None,
+    finer: Annotated[
+        int, typer.Option(help="Of a dense decoder: pixels along a side of a cell, logits interpolated.", min=1)
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Decode the cells of a cube.  Example: embedcube decode apply cube.zarr crops.safetensors crops.tif --time 2023"""
@@ -141,7 +144,7 @@ def apply(
 
     within = _box(bbox) if bbox else None
     with shown("decode", "shards", _teller(as_json)) as progress:
-        files = decode_cells(open_cube(cube), decoder.absolute(), out, within, moment, progress)
+        files = decode_cells(open_cube(cube), decoder.absolute(), out, within, moment, progress, finer)
     if as_json:
         print(json.dumps({"files": [str(file) for file in files]}))
     else:

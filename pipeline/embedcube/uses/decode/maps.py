@@ -20,9 +20,14 @@ class Maps:
     """Writes maps: the number of the class of each cell, or a number, or a band of shares for each class."""
 
     def __init__(
-        self, cube: Cube, decoder: Decoder, decoder_file: Path, out: Path, work: list[tuple[str, int]]
-    ) -> None:
-        """`work` lists the zones and windows: several get the zone and the window in the names of their files."""
+        self, cube: Cube, decoder: Decoder, decoder_file: Path, out: Path, work: list[tuple[str, int]],
+        finer: int = 1,
+    ) -> None:  # fmt: skip
+        """`work` lists the zones and windows: several get the zone and the window in the names of their files.
+
+        `finer` is the number of pixels along a side of each cell.
+        """
+        self._finer = finer
         self.files: list[Path] = []
         self._cube, self._decoder, self._out, self._several = cube, decoder, out, len(work) > 1
         self._tags = {key: value if isinstance(value, str) else json.dumps(value)
@@ -61,7 +66,7 @@ class Maps:
 
     @property
     def _of_classes(self) -> bool:
-        return self._decoder.about.request.task == "classification"
+        return self._decoder.about.request.task == "classification" or self._finer > 1
 
     def _path(self, zone: str, t: int) -> Path:
         if not self._several:
@@ -75,18 +80,20 @@ class Maps:
 
         attributes = self._cube.group(zone).attrs
         rows, columns = attributes["spatial:shape"]
+        fine = Affine.scale(1 / self._finer)
         count = 1 if self._of_classes else self._decoder.head.outputs
         kind = {"dtype": "uint8", "nodata": NO_CLASS} if self._of_classes else {"dtype": "float32", "nodata": np.nan}
         return {
-            "driver": "GTiff", "width": columns, "height": rows, "count": count, **kind,
-            "crs": attributes["proj:wkt2"], "transform": Affine(*attributes["spatial:transform"][:6]),
+            "driver": "GTiff", "width": columns * self._finer, "height": rows * self._finer, "count": count, **kind,
+            "crs": attributes["proj:wkt2"], "transform": Affine(*attributes["spatial:transform"][:6]) @ fine,
             "tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": False, "bigtiff": "if_safer",
         }  # fmt: skip
 
     def _describe(self, file: Any, window: str) -> None:
         about = self._decoder.about
         file.update_tags(**self._tags, window=window)
-        names = about.classes if about.request.task == "dense" else [label_of(self._decoder)]
+        several = about.request.task == "dense" and not self._of_classes
+        names = about.classes if several else [label_of(self._decoder)]
         for band, name in enumerate(names, start=1):
             file.set_band_description(band, name)
         if self._of_classes:

@@ -27,8 +27,9 @@ class ZarrLayer:
     """Writes one Zarr v3 store with the windows that were decoded; it appears whole."""
 
     def __init__(
-        self, cube: Cube, decoder: Decoder, decoder_file: Path, out: Path, work: list[tuple[str, int]]
-    ) -> None:
+        self, cube: Cube, decoder: Decoder, decoder_file: Path, out: Path, work: list[tuple[str, int]],
+        finer: int = 1,
+    ) -> None:  # fmt: skip
         """A RequestError says that `out` exists."""
         if out.exists():
             raise RequestError(f"{out} exists; remove it, or write to another name")
