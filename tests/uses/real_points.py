@@ -73,8 +73,8 @@ def crop_types() -> tuple[Examples, dict[str, Floats]]:
     table = pyarrow.parquet.read_table(
         REAL_DATA / "labels_croptype_points_2017" / "test_public_extractions.parquet"
     ).to_pandas()
-    counts = table.label_full.value_counts()
-    table = table[table.label_full.isin(counts[counts >= 15].index)].reset_index(drop=True)
+    counts = table.sampling_label.value_counts()
+    table = table[table.sampling_label.isin(counts[counts >= 15].index)].reset_index(drop=True)
     x = np.full((len(table), 12, len(CHANNELS)), np.nan)
     columns = {c: f"OPTICAL-B{c:02d}-ts{{}}-{20 if c in (5, 6, 7) else 10}m" for c in range(2, 9)}
     columns |= {9: "OPTICAL-B8A-ts{}-20m", 10: "OPTICAL-B11-ts{}-20m", 11: "OPTICAL-B12-ts{}-20m"}
@@ -93,7 +93,7 @@ def crop_types() -> tuple[Examples, dict[str, Floats]]:
     lonlat = table[["lon", "lat"]].to_numpy(np.float32)
     month = np.tile((11 + np.arange(12)) % 12, (len(table), 1)).astype(np.int64)
     seen = embedded(x, clear, lonlat, month)
-    classes, target = np.unique(table.label_full.to_numpy(str), return_inverse=True)
+    classes, target = np.unique(table.sampling_label.to_numpy(str), return_inverse=True)
     examples = Examples(
         features=seen.pop("int8"), target=target.astype(float), classes=tuple(classes), lon=lonlat[:, 0].astype(float),
         lat=lonlat[:, 1].astype(float), seconds=np.full(len(table), 1_496_000_000), part=np.arange(len(table)),
@@ -137,10 +137,12 @@ def fuel(kind: Kind, seeds: int = 1) -> Report:
 
 def tables() -> Iterator[str]:
     """All reports as text."""
-    for kind in ("logistic", "knn", "forest"):
+    classifiers: tuple[Kind, ...] = ("logistic", "knn", "forest")
+    for kind in classifiers:
         yield from (f"== crop types, {kind}, blocks of 0.1 degrees", *lines_of(crops(kind, seeds=3)))
     yield from ("== crop types, logistic, whole surveys", *lines_of(crops("logistic", surveys=True, seeds=3)))
-    for kind in ("ridge", "forest"):
+    regressions: tuple[Kind, ...] = ("ridge", "forest")
+    for kind in regressions:
         yield from (f"== fuel moisture, {kind}, whole sites", *lines_of(fuel(kind)))
 
 

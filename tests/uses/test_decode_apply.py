@@ -19,6 +19,7 @@ from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.uses.decode import commands
 from embedcube.uses.decode.examples import side_by_side
+from embedcube.uses.decode.file import read_decoder
 from embedcube.uses.decode.fit import Settings
 from embedcube.uses.decode.labels import read_examples
 from embedcube.uses.decode.pixels import interpolated
@@ -90,7 +91,7 @@ def test_numbers_do_not_depend_on_region_or_pieces(
         part, _ = application.apply(
             cube, decoder, tmp_path / f"{name}.tif", within=(11.95, 49.97, 12.02, 50.02), time="2023-06"
         )
-        everything = np.asarray(zarr.open_group(whole, mode="r")["s2/utm32/prediction"][0])
+        everything = np.asarray(_group(whole)["s2/utm32/prediction"][0])
         values = read(part)[0][0]
         inside = values != 255 if name == "classes" else np.isfinite(values)
         assert 500 < inside.sum() < 2000
@@ -102,6 +103,10 @@ def test_numbers_do_not_depend_on_region_or_pieces(
         np.testing.assert_array_equal(read(again)[0][0], everything)
 
 
+def _group(path: Path) -> Any:
+    return zarr.open_group(path, mode="r")
+
+
 def _smaller(pieces: Any) -> Any:
     """Pieces of 16 x 16 cells cut to 16 x 5, the last first."""
     from dataclasses import replace
@@ -109,7 +114,7 @@ def _smaller(pieces: Any) -> Any:
     def cut(*arguments: Any) -> Any:
         found = pieces(*arguments)
         return {
-            key: [replace(one, y=(y, min(y + 5, one.y[1]))) for one in work[::-1] for y in range(*one.y, 5)]
+            key: [replace(one, y=(y, min(y + 5, one.y[1]))) for one in work[::-1] for y in range(one.y[0], one.y[1], 5)]
             for key, work in found.items()
         }
 
@@ -225,7 +230,7 @@ def test_layers_side_by_side_over_dask(finished_demo: Campaign, tmp_path: Path) 
     assert len(written) == len(cube.windows(cube.zones_of(layers[0])[0]))
     cells = examples.cells.take(examples.cells.t == 0)
     vectors = side_by_side(cube, layers, cells)
-    decoder = application.read_decoder(tmp_path / "d.safetensors")
+    decoder = read_decoder(tmp_path / "d.safetensors")
     got = read(written[0])[0][0][cells.y, cells.x]
     np.testing.assert_array_equal(got, decoder.head(vectors)[:, 0].astype(np.float32))
     if len(layers) > 1:

@@ -42,7 +42,7 @@ def made(task: str, rows: int = 400, features: int = 12, classes: int = 3) -> Ex
 
 def standardised(examples: Examples) -> NDArray[np.float32]:
     x = examples.features.astype(np.float64)
-    return ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32)
+    return np.asarray(((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32))
 
 
 def test_ridge_is_that_of_scikit_learn() -> None:

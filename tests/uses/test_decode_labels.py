@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def cube(two_zones: Path) -> Cube:
     return Cube(two_zones)
 
 
-def write_csv(path: Path, columns: dict[str, Sequence[Any]]) -> Path:
+def write_csv(path: Path, columns: Mapping[str, Iterable[Any]]) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -42,9 +42,14 @@ def places(count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.f
     return rng.uniform(11.9, 12.1, count), rng.uniform(49.96, 50.04, count)
 
 
-def points(tmp_path: Path, **more: Sequence[Any]) -> Path:
+def points(tmp_path: Path, **more: Iterable[Any]) -> Path:
     lon, lat = places(120)
-    columns = {"lon": lon, "lat": lat, "crop": ["maize" if x < 12 else "rye" for x in lon], **more}
+    columns: dict[str, Iterable[Any]] = {
+        "lon": lon,
+        "lat": lat,
+        "crop": ["maize" if x < 12 else "rye" for x in lon],
+        **more,
+    }
     return write_csv(tmp_path / "points.csv", columns)
 
 
@@ -92,11 +97,9 @@ def test_a_date_of_each_label_chooses_its_window_and_none_means_all(cube: Cube, 
     every = read_examples(cube, [], [path], Request(task="regression", column="value"))
     counts = np.bincount(every.part)
     assert counts.max() == 3
-    np.testing.assert_allclose(
-        every.features[every.part == 5][:, 0],
-        [vectors_at(*(a[5] for a in places(120)), t)[0] for t in range(3)],
-        atol=0.03,
-    )
+    lon, lat = (axis[5] for axis in places(120))
+    expected = [vectors_at(lon, lat, t)[0] for t in range(3)]
+    np.testing.assert_allclose(every.features[every.part == 5][:, 0], expected, atol=0.03)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".geojson", ".csv"])
@@ -134,7 +137,7 @@ def test_labels_that_cannot_be_used_are_refused_by_name(cube: Cube, tmp_path: Pa
     lon, lat = places(30)
     column = {"lon": lon, "lat": lat}
 
-    def written(name: str, **more: Sequence[Any]) -> Path:
+    def written(name: str, **more: Iterable[Any]) -> Path:
         return write_csv(tmp_path / name, {**column, **more})
 
     refused(cube, written("one.csv", crop=["rye"] * 30), r"column crop: one class \(rye\)", CROP)

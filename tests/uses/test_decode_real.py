@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
-from tests.uses.real_points import FLOAT32, RANDOM, RAW, crops, fuel
+from tests.uses.real_points import FLOAT32, RAW, crops, fuel
 
+from embedcube.uses.decode.baselines import RANDOM
 from embedcube.uses.decode.baselines import RAW as RAW_PIXELS
 from embedcube.uses.decode.commands import fit, score_decoder
 from embedcube.uses.decode.fit import Settings

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from embedcube.uses.decode.heads import softmax
 from embedcube.uses.decode.maps import Maps
 from embedcube.uses.decode.pixels import interpolated
 from embedcube.uses.decode.zarr_layer import ZarrLayer
+
+_AT_ONCE = 64
+"""pieces that are given to workers together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +172,8 @@ def apply(
         for (zone, t), own in work.items():
             area = None if within is None else area_in(cube, zone, within)
             with writer.window(zone, t) as put:
-                for one in spread(own):
+                # some at a time: what is decoded and not yet written is in memory
+                for one in chain.from_iterable(spread(own[i : i + _AT_ONCE]) for i in range(0, len(own), _AT_ONCE)):
                     y, x = slice(*one.piece.y), slice(*one.piece.x)
                     if area is not None:
                         outside = ~area.cut(y, x)
