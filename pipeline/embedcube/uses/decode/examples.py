@@ -1,0 +1,261 @@
+"""Cells of a cube, and labelled cells with their vectors, places and times: what decoders are fitted and scored on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj.enums import TransformDirection
+
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.reader import Cube
+from embedcube.cube.store import Time
+from embedcube.errors import RequestError
+from embedcube.grid import LATLON, to_degrees, utm_grid_name, utm_zone_in, utm_zone_of
+
+Task = Literal["classification", "regression", "dense"]
+"""What a label is: one of several classes; a number; or the share of each class among the pixels of a cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Some cells of one layer, in any order."""
+
+    zones: tuple[str, ...]
+    """paths "<layer>/<zone>" """
+    zone: NDArray[np.int64]
+    """of each cell, its place in `zones`"""
+    t: NDArray[np.int64]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.zone)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Cells":
+        """Some of the cells."""
+        return Cells(zones=self.zones, zone=self.zone[rows], t=self.t[rows], y=self.y[rows], x=self.x[rows])
+
+    def each_zone(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Each zone that has some of the cells, with their rows."""
+        for number in np.unique(self.zone):
+            yield self.zones[number], np.flatnonzero(self.zone == number)
+
+
+def joined(parts: Sequence[Cells]) -> Cells:
+    """The cells of several lists of one layer, one list after the other."""
+    names = ("zone", "t", "y", "x")
+    zone, t, y, x = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return Cells(zones=parts[0].zones, zone=zone, t=t, y=y, x=x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Labelled vectors, one row each: those of a cube, or those of any table."""
+
+    features: NDArray[np.float32]
+    """(row, feature), finite"""
+    target: NDArray[np.float64]
+    """(row): number of the class, or the value; dense: (row, class) shares that add up to 1"""
+    classes: tuple[str, ...]
+    """their names, ascending by number; empty for regression"""
+    lon: NDArray[np.float64]
+    lat: NDArray[np.float64]
+    seconds: NDArray[np.int64]
+    """middle of the window, in seconds since 1970"""
+    part: NDArray[np.int64]
+    """number of the label that a row comes from: the cells of one polygon never lie on both sides of a fold"""
+    group: NDArray[np.str_] | None = None
+    """the value of the column of groups"""
+    cells: Cells | None = None
+    """the cells of the cube, of its first layer; None for rows of another table"""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """labels that are not used, by reason"""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def task(self) -> Task:
+        """What the target is."""
+        if self.target.ndim > 1:
+            return "dense"
+        return "classification" if self.classes else "regression"
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Examples":
+        """Some of the rows."""
+        return replace(
+            self, features=self.features[rows], target=self.target[rows], lon=self.lon[rows], lat=self.lat[rows],
+            seconds=self.seconds[rows], part=self.part[rows], group=None if self.group is None else self.group[rows],
+            cells=None if self.cells is None else self.cells.take(rows),
+        )  # fmt: skip
+
+    def seen_through(self, features: NDArray[np.float32]) -> "Examples":
+        """The same labels with other features (row, feature)."""
+        return replace(self, features=features)
+
+
+def cells_at(
+    cube: Cube, layer: str, lon: NDArray[np.float64], lat: NDArray[np.float64], t_of: "list[list[int]] | Time"
+) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
+    """The cells of a layer that hold some points: (cells, row of the point of each, whether each point is inside).
+
+    `t_of` selects windows; or it is a list of windows for each point. A point is in each of its windows one cell. Near
+    the border of two UTM zones it is a cell with a vector, that of the place's own zone before the other.
+    """
+    zones, parts, rows = cube.zones_of(layer), [], []
+    inside = np.zeros(len(lon), bool)
+    for zone, own, y, x in _placed(cube, zones, lon, lat):
+        inside[own] = True
+        windows = t_of if isinstance(t_of, list) else [cube.windows_of(zone, t_of)] * len(lon)
+        counts = np.array([len(windows[i]) for i in own], np.int64)
+        t = np.array([t for i in own for t in windows[i]], np.int64)
+        repeated = np.repeat(np.arange(len(own)), counts)
+        parts.append(Cells(
+            zones=zones, zone=np.full(len(t), zones.index(zone)), t=t, y=y[repeated], x=x[repeated]
+        ))  # fmt: skip
+        rows.append(own[repeated])
+    nothing = np.empty(0, np.int64)
+    parts = parts or [Cells(zones=zones, zone=nothing, t=nothing, y=nothing, x=nothing)]
+    cells, row = joined(parts), np.concatenate(rows or [nothing])
+    # a point near a border lies in two zones: the cell with a vector, the own zone's before the other
+    key = row * (1 + int(cells.t.max(initial=0))) + cells.t
+    order = np.lexsort((np.arange(len(key)), ~has_vector(cube, cells), key))
+    first = order[np.unique(key[order], return_index=True)[1]]
+    return cells.take(first), row[first], inside
+
+
+def _placed(
+    cube: Cube, zones: tuple[str, ...], lon: NDArray[np.float64], lat: NDArray[np.float64]
+) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """For each zone the points that lie in its extent, with their rows and columns; own zones before neighbours."""
+    if utm_zone_in(zones[0].split("/")[1]) is None:
+        yield zones[0], *_within(cube, zones[0], np.arange(len(lon)), lon, lat)
+        return
+    layer, own = zones[0].split("/")[0], utm_zone_of(lon)
+    for step in (0, -1, 1):
+        named = (own + step - 1) % 60 + 1
+        for number in np.unique(named).tolist():
+            zone = f"{layer}/{utm_grid_name(number)}"
+            if zone in zones:
+                yield zone, *_within(cube, zone, np.flatnonzero(named == number), lon, lat)
+
+
+def _within(
+    cube: Cube, zone: str, rows: NDArray[np.int64], lon: NDArray[np.float64], lat: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of the points `rows` those within the extent of a zone, with the row and the column of their cell."""
+    attributes = cube.group(zone).attrs
+    transformer = to_degrees(attributes["proj:wkt2"])
+    x, y = transformer.transform(lon[rows], lat[rows], direction=TransformDirection.INVERSE)
+    a, _, c, _, e, f = attributes["spatial:transform"]
+    if zone.split("/")[1] == LATLON:
+        x = c + (x - c) % 360
+    with np.errstate(invalid="ignore"):
+        column, row = np.floor((x - c) / a), np.floor((y - f) / e)
+        height, width = attributes["spatial:shape"]
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return rows[inside], row[inside].astype(np.int64), column[inside].astype(np.int64)
+
+
+def has_vector(cube: Cube, cells: Cells) -> NDArray[np.bool_]:
+    """Whether each cell has a vector."""
+    there = np.zeros(len(cells), bool)
+    for zone, rows, t, y, x in _by_chunk(cube, cells, "status"):
+        status = np.asarray(cube.array(zone, "status")[t, y, x])
+        found = status[cells.y[rows] - y.start, cells.x[rows] - x.start]
+        there[rows] = (found == VALID) | (found == VALID_INCOMPLETE)
+    return there
+
+
+def vectors_of(cube: Cube, cells: Cells) -> NDArray[np.float32]:
+    """Decoded vectors (cell, feature); NaN where a cell has none. Each chunk is decoded once for a window."""
+    features = cube.array(cells.zones[0], "embedding").shape[-1]
+    vectors = np.full((len(cells), features), np.nan, np.float32)
+    for zone, rows, t, y, x in _by_chunk(cube, cells, "embedding"):
+        vectors[rows] = cube.vectors(zone, t, y, x)[cells.y[rows] - y.start, cells.x[rows] - x.start]
+    return vectors
+
+
+def _by_chunk(cube: Cube, cells: Cells, array: str) -> Iterator[tuple[str, NDArray[np.int64], int, slice, slice]]:
+    """Rows of the cells in each chunk of an array, with the window and the rows and columns of the chunk."""
+    for zone, rows in cells.each_zone():
+        stored = cube.array(zone, array)
+        _, height, width = stored.chunks[:3]
+        keys = np.stack([cells.t[rows], cells.y[rows] // height, cells.x[rows] // width], axis=1)
+        order = np.lexsort(keys.T[::-1])
+        starts = np.flatnonzero((np.diff(keys[order], axis=0) != 0).any(axis=1)) + 1
+        for chunk in np.split(order, starts):
+            t, iy, ix = keys[chunk[0]].tolist()
+            y = slice(iy * height, min((iy + 1) * height, stored.shape[1]))
+            x = slice(ix * width, min((ix + 1) * width, stored.shape[2]))
+            yield zone, rows[chunk], t, y, x
+
+
+def degrees_of(cube: Cube, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitude and latitude of the centre of each cell."""
+    lon, lat = np.empty(len(cells)), np.empty(len(cells))
+    for zone, rows in cells.each_zone():
+        attributes = cube.group(zone).attrs
+        a, _, c, _, e, f = attributes["spatial:transform"]
+        x, y = c + (cells.x[rows] + 0.5) * a, f + (cells.y[rows] + 0.5) * e
+        lon[rows], lat[rows] = to_degrees(attributes["proj:wkt2"]).transform(x, y)
+    return lon, lat
+
+
+def seconds_of(cube: Cube, cells: Cells) -> NDArray[np.int64]:
+    """Middle of the window of each cell, in seconds since 1970."""
+    seconds = np.empty(len(cells), np.int64)
+    for zone, rows in cells.each_zone():
+        bounds = np.asarray(cube.array(zone, "time_bnds")[...], np.int64)
+        seconds[rows] = bounds.mean(axis=1).astype(np.int64)[cells.t[rows]]
+    return seconds
+
+
+def side_by_side(cube: Cube, layers: Sequence[str], cells: Cells) -> NDArray[np.float32]:
+    """Vectors (cell, feature) of the cells' own layer, then those of other layers at the same place and time.
+
+    `layers` begin with that of the cells. Another layer gives the cell that holds the centre, in the window that holds
+    the middle of the window. NaN where a layer has no vector.
+    """
+    columns = [vectors_of(cube, cells)]
+    if len(layers) > 1:
+        lon, lat, seconds = *degrees_of(cube, cells), seconds_of(cube, cells)
+        columns += [_of_other(cube, layer, lon, lat, seconds) for layer in layers[1:]]
+    return np.concatenate(columns, axis=1)
+
+
+def _of_other(
+    cube: Cube, layer: str, lon: NDArray[np.float64], lat: NDArray[np.float64], seconds: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    zone = cube.zones_of(layer)[0]
+    cells, row, _ = cells_at(cube, layer, lon, lat, windows_holding(cube, zone, seconds))
+    vectors = np.full((len(lon), cube.array(zone, "embedding").shape[-1]), np.nan, np.float32)
+    vectors[row] = vectors_of(cube, cells)
+    return vectors
+
+
+def windows_holding(cube: Cube, zone: str, seconds: NDArray[np.int64]) -> list[list[int]]:
+    """For each moment the first window of a zone that holds it, as a list of one; empty where there is none."""
+    bounds = np.asarray(cube.array(zone, "time_bnds")[...], np.int64)
+    holds = (bounds[None, :, 0] <= seconds[:, None]) & (seconds[:, None] < bounds[None, :, 1])
+    return [np.flatnonzero(row)[:1].tolist() for row in holds]
+
+
+def cells_of_other(cube: Cube, layer: str, examples: Examples) -> tuple[Cells, NDArray[np.int64]]:
+    """Cells of another layer at the places and times of examples of a cube, with the row of the example of each."""
+    windows = windows_holding(cube, cube.zones_of(layer)[0], examples.seconds)
+    cells, row, _ = cells_at(cube, layer, examples.lon, examples.lat, windows)
+    return cells, row
+
+
+def check_layers(cube: Cube, layers: Sequence[str]) -> tuple[str, ...]:
+    """The layers that are asked for, or the only one of the cube; a RequestError names those that it has."""
+    if not layers:
+        return (cube.layer.name,)
+    for layer in layers:
+        cube[layer]
+    if len(set(layers)) != len(layers):
+        raise RequestError(f"--layers {','.join(layers)} names a layer twice; name each once")
+    return tuple(layers)

@@ -1,0 +1,145 @@
+"""Heads: vectors -> classes or numbers, with NumPy alone and the same result for a row whatever rows are beside it.
+
+A head is a few arrays, as the file of a decoder holds them; `ARRAYS` says which, `fit.py` makes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["ridge", "logistic", "knn", "forest"]
+
+ARRAYS: dict[Kind, dict[str, tuple[str, ...]]] = {
+    "ridge": {"coefficients": ("output", "feature"), "intercepts": ("output",)},
+    "logistic": {"coefficients": ("output", "feature"), "intercepts": ("output",)},
+    "knn": {"vectors": ("example", "feature"), "targets": ("example", "output"), "neighbours": ()},
+    "forest": {
+        "feature": ("node",), "threshold": ("node",), "left": ("node",), "right": ("node",),
+        "value": ("node", "output"), "first": ("tree",),
+    },
+}  # fmt: skip
+"""Arrays of each kind of head, with the names of their dimensions. All have `mean` and `std` (feature) beside them,
+by which features are standardised first."""
+
+_ROWS = 256
+"""rows that a nearest-neighbour head compares at once: always as many, so that sums are equal"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A fitted head."""
+
+    kind: Kind
+    outputs: int
+    """classes; 1 for a number"""
+    arrays: Mapping[str, NDArray[Any]]
+    """`mean`, `std`, and those of `ARRAYS`"""
+
+    @property
+    def features(self) -> int:
+        """Numbers of a vector that it takes."""
+        return int(self.arrays["mean"].size)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that it holds: coefficients, stored vectors, or nodes of trees."""
+        return sum(int(array.size) for name, array in self.arrays.items() if name not in ("neighbours", "first"))
+
+    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Predictions (row, output) of finite vectors (row, feature): probabilities of classes, or one number."""
+        if self.kind == "logistic":
+            return softmax(self.logits(vectors))
+        if self.kind == "ridge":
+            return self.logits(vectors)
+        # as scikit-learn's trees compare, in float32
+        standard = ((vectors - self.arrays["mean"]) / self.arrays["std"]).astype(np.float32)
+        return self._of_neighbours(standard) if self.kind == "knn" else self._of_trees(standard)
+
+    def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Linear outputs (row, output) of a linear head: of classes before they become probabilities."""
+        standard = (vectors - self.arrays["mean"]) / self.arrays["std"]
+        # not a product of BLAS: the order of its sums depends on the number of rows
+        return np.asarray(np.einsum("nd,kd->nk", standard, self.arrays["coefficients"]) + self.arrays["intercepts"])
+
+    def _of_neighbours(self, standard: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean target of the nearest examples."""
+        vectors, targets, count = (self.arrays[name] for name in ("vectors", "targets", "neighbours"))
+        squared, known = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64), vectors.astype(np.float64).T
+        means = np.empty((len(standard), targets.shape[1]))
+        for first in range(0, len(standard), _ROWS):
+            rows = standard[first : first + _ROWS]
+            padded = np.zeros((_ROWS, rows.shape[1]))
+            padded[: len(rows)] = rows
+            distance = (squared - 2 * (padded @ known))[: len(rows)]
+            nearest = np.argpartition(distance, int(count) - 1, axis=1)[:, : int(count)]
+            means[first : first + len(rows)] = targets[np.sort(nearest, axis=1)].mean(axis=1)
+        return means
+
+    def _of_trees(self, standard: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean of the leaves that a row reaches in each tree."""
+        names = ("feature", "threshold", "left", "right", "value", "first")
+        feature, threshold, left, right, value, firsts = (self.arrays[name] for name in names)
+        total = np.zeros((len(standard), value.shape[1]))
+        rows = np.arange(len(standard))
+        for first in firsts.tolist():
+            node = np.full(len(standard), first)
+            inner = rows
+            while len(inner):
+                at = node[inner]
+                below = standard[inner, feature[at]] <= threshold[at]
+                node[inner] = np.where(below, left[at], right[at])
+                inner = inner[left[node[inner]] >= 0]
+            total += value[node]
+        return np.asarray(total / len(firsts))
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (..., class) of logits."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def why_wrong(head: Head) -> str:
+    """What is wrong with the arrays of a head from a file, in words; empty where they are consistent."""
+    expected = {"mean": ("feature",), "std": ("feature",), **ARRAYS[head.kind]}
+    if unknown := sorted(head.arrays.keys() - expected.keys()):
+        return f"it holds the array {unknown[0]}, which a {head.kind} head does not have"
+    if missing := sorted(expected.keys() - head.arrays.keys()):
+        return f"it lacks the array {missing[0]}, which a {head.kind} head has"
+    sizes: dict[str, int] = {"output": head.outputs, "feature": head.features}
+    for name, dimensions in expected.items():
+        array = head.arrays[name]
+        wanted = tuple(sizes.setdefault(d, n) for d, n in zip(dimensions, array.shape, strict=False))
+        if array.ndim != len(dimensions) or array.shape != wanted:
+            return f"{name} has the shape {array.shape}, the others ask for {dimensions} = {wanted}"
+        if array.size == 0 or not np.isfinite(array).all():
+            return f"{name} is empty or not finite"
+        # of a forest the tree's structure is whole numbers
+        kind = "i" if name in ("feature", "left", "right", "first", "neighbours") else "f"
+        if array.dtype.kind != kind:
+            return f"{name} holds {array.dtype}"
+    if not (head.arrays["std"] > 0).all():
+        return "std is not above 0 everywhere"
+    if head.kind == "knn" and not 0 < int(head.arrays["neighbours"]) <= len(head.arrays["vectors"]):
+        return f"it asks for {int(head.arrays['neighbours'])} neighbours of {len(head.arrays['vectors'])} examples"
+    return _why_no_forest(head) if head.kind == "forest" else ""
+
+
+def _why_no_forest(head: Head) -> str:
+    """Each node's children come after it, or it is a leaf: so every walk ends."""
+    feature, left, right, first = (head.arrays[name] for name in ("feature", "left", "right", "first"))
+    node = np.arange(len(left))
+    leaf = left < 0
+    if (leaf != (right < 0)).any() or ((first < 0) | (first >= len(left))).any():
+        return "its trees have nodes with one child, or begin outside of them"
+    inner = node[~leaf]
+    children = np.stack([left[inner], right[inner]])
+    if (children <= inner).any() or (children >= len(left)).any():
+        return "its trees have a child before its parent, or outside of the tree"
+    if ((feature[inner] < 0) | (feature[inner] >= head.features)).any():
+        return "its trees ask for a feature that there is none of"
+    # a walk looks at the root as at an inner node
+    return "a tree has no inner node" if leaf[first].any() else ""

@@ -1,0 +1,189 @@
+"""Dense labels finer than the cells: heads are scored on pixels, after their logits were interpolated onto these.
+
+Vectors are never interpolated. Two rows are bounds: the true class of most pixels of each cell, which is the best that
+one class for each cell can do; and a logistic on the raw numbers of each pixel, which needs no encoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError
+from embedcube.uses.decode.examples import Cells, Examples
+from embedcube.uses.decode.fit import Settings, fit_head
+from embedcube.uses.decode.folds import Folds
+from embedcube.uses.decode.metrics import of_classes
+from embedcube.uses.decode.rasters import opened, windows_of_raster
+from embedcube.uses.decode.request import Request
+
+NONE = -1
+"""a pixel without a label"""
+
+ORACLE = "true class of most pixels of a cell"
+INTERPOLATED = "vectors, logits interpolated"
+RAW_LOGISTIC = "raw pixels, logistic on each"
+
+_SAMPLE = 20_000
+"""pixels that the logistic on raw numbers is fitted on"""
+
+_OFF = 1e-3
+"""pixels that a raster may lie beside the borders of cells"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRow:
+    """Scores on pixels that were held out."""
+
+    features: str
+    parameters: int | None
+    scores: dict[str, float]
+
+
+def pixel_classes(cube: Cube, cells: Cells, paths: Sequence[Path], request: Request, classes: Sequence[str]) -> Any:
+    """Number (cell, row, column) of the class of each pixel of some cells, `NONE` where there is no label.
+
+    Raises:
+        RequestError: the pixels of a raster do not divide the cells.
+    """
+    values = dict(request.classes) or {name: (int(name),) for name in classes}
+    found: dict[int, NDArray[np.int16]] = {}
+    for path in paths:
+        with opened(path, request.crs) as source:
+            for number, zone in enumerate(cells.zones):
+                windows = windows_of_raster(cube, zone, path, request)
+                rows = np.flatnonzero((cells.zone == number) & np.isin(cells.t, windows))
+                if len(rows):
+                    for row, own in zip(rows.tolist(), _cut(source, cube, zone, cells, rows), strict=True):
+                        codes = np.full(own.shape, NONE, np.int16)
+                        for code, name in enumerate(classes):
+                            codes[np.isin(own, values[name])] = code
+                        found[row] = codes
+    sides = {codes.shape[0] for codes in found.values()}
+    if len(sides) != 1:
+        raise RequestError(f"rasters of {len(sides)} sizes of pixels; a score on pixels needs one size for all")
+    nothing = np.full((sides.copy().pop(),) * 2, NONE, np.int16)
+    return np.stack([found.get(row, nothing) for row in range(len(cells))])
+
+
+def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """The pixels (row, column) of each cell; those without a label become a value that no class has."""
+    from rasterio.windows import Window
+
+    a, _, c, _, _, f = cube.group(zone).attrs["spatial:transform"][:6]
+    file = source.file
+    factor = a / file.transform.a
+    left, top = (c - file.transform.c) / file.transform.a, (f - file.transform.f) / file.transform.e
+    off = max(abs(number - round(number)) for number in (factor, left, top))
+    if file.crs != cube.group(zone).attrs["proj:wkt2"] or off > _OFF or round(factor) < 1:
+        raise RequestError(
+            f"{Path(file.name).name}: pixels of {file.transform.a:g} do not divide cells of {a:g} of {zone}; warp the "
+            "raster onto the cells' grid for a score on pixels"
+        )
+    side, x0, y0 = round(factor), round(left), round(top)
+    y, x = cells.y[rows], cells.x[rows]
+    window = Window(x0 + int(x.min()) * side, y0 + int(y.min()) * side,
+                    int(np.ptp(x) + 1) * side, int(np.ptp(y) + 1) * side)  # fmt: skip
+    read = file.read(1, window=window, boundless=True, masked=True)
+    values = np.where(np.ma.getmaskarray(read), np.iinfo(np.int64).min, read.data.astype(np.int64))
+    rows_first, columns_first = (y - y.min()) * side, (x - x.min()) * side
+    return [values[j : j + side, i : i + side] for j, i in zip(rows_first, columns_first, strict=True)]
+
+
+def interpolated(logits: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Logits (y, x, class) on pixels `factor` times finer, bilinear between centres of cells.
+
+    Cells without logits (NaN) are left out of the weights; pixels of such cells are NaN.
+    """
+    there = np.asarray(np.isfinite(logits).all(axis=-1, keepdims=True))
+    known = np.where(there, logits, 0.0)
+    weight = there.astype(np.float64)
+    for axis in (0, 1):
+        known, weight = _finer(np.asarray(known), factor, axis), _finer(weight, factor, axis)
+    own = there.repeat(factor, axis=0).repeat(factor, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(own, known / weight, np.nan)
+
+
+def _finer(values: NDArray[np.float64], factor: int, axis: int) -> NDArray[np.float64]:
+    count = values.shape[axis]
+    at = (np.arange(count * factor) + 0.5) / factor - 0.5
+    low = np.floor(at).astype(np.int64)
+    share = (at - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    first, second = (np.clip(index, 0, count - 1) for index in (low, low + 1))
+    return np.asarray(values.take(first, axis) * (1 - share) + values.take(second, axis) * share)
+
+
+def score_pixels(
+    examples: Examples, codes: NDArray[np.int16], raw: NDArray[np.float32] | None, settings: Settings, folds: Folds
+) -> tuple[PixelRow, ...]:
+    """Scores of a dense head on the pixels of held-out cells, beside the two bounds.
+
+    `codes` (cell, row, column) are the true classes; `raw` (cell, row, column, number) the pixels of the archive, of
+    the same size.
+    """
+    true = codes != NONE
+    count = len(examples.classes)
+    most = np.stack([(codes == k).sum(axis=(1, 2)) for k in range(count)], axis=1).argmax(axis=1)
+    guesses = {ORACLE: np.broadcast_to(most[:, None, None], codes.shape)}
+    parameters: dict[str, int | None] = {ORACLE: None}
+    guesses[INTERPOLATED], parameters[INTERPOLATED] = _of_vectors(examples, codes.shape[1], settings, folds)
+    if raw is not None and raw.shape[:3] == codes.shape:
+        guesses[RAW_LOGISTIC], parameters[RAW_LOGISTIC] = _of_raw(examples, codes, raw, settings, folds)
+    return tuple(
+        PixelRow(
+            features=name, parameters=parameters[name],
+            scores=of_classes(codes[true].astype(np.int64), guess[true].astype(np.int64), count),
+        )
+        for name, guess in guesses.items()
+    )  # fmt: skip
+
+
+def _of_vectors(examples: Examples, side: int, settings: Settings, folds: Folds) -> tuple[NDArray[np.int64], int]:
+    """Class (cell, row, column) of each pixel by heads that have not seen its fold, and their parameters."""
+    assert examples.cells is not None
+    cells, guess, parameters = examples.cells, np.empty((len(examples), side, side), np.int64), 0
+    for fold in range(folds.count):
+        out = folds.fold == fold
+        head = fit_head(examples.take(~out), settings)
+        parameters = head.parameters
+        logits = head.logits(examples.features) if settings.kind == "logistic" else head(examples.features)
+        for number, t in {(int(z), int(t)) for z, t in zip(cells.zone[out], cells.t[out], strict=True)}:
+            rows = np.flatnonzero((cells.zone == number) & (cells.t == t))
+            y, x = cells.y[rows] - cells.y[rows].min(), cells.x[rows] - cells.x[rows].min()
+            grid = np.full((y.max() + 1, x.max() + 1, logits.shape[1]), np.nan)
+            grid[y, x] = logits[rows]
+            fine = interpolated(grid, side).reshape(grid.shape[0], side, grid.shape[1], side, -1)
+            held = out[rows]
+            guess[rows[held]] = fine[y[held], :, x[held]].argmax(axis=-1)
+    return guess, parameters
+
+
+def _of_raw(
+    examples: Examples, codes: NDArray[np.int16], raw: NDArray[np.float32], settings: Settings, folds: Folds
+) -> tuple[NDArray[np.int64], int]:
+    """As `_of_vectors`, by a logistic on the numbers of single pixels."""
+    from dataclasses import replace
+
+    guess, parameters = np.zeros(codes.shape, np.int64), 0
+    own = replace(settings, kind="logistic", most=_SAMPLE)
+    there = np.isfinite(raw).all(axis=-1)
+    rng = np.random.default_rng(settings.seed)
+    for fold in range(folds.count):
+        out = (folds.fold == fold)[:, None, None]
+        known = np.flatnonzero((there & ~out & (codes != NONE)).ravel())
+        known = rng.choice(known, min(_SAMPLE, len(known)), replace=False)
+        cell = known // codes[0].size
+        pixels = replace(
+            examples.take(cell), features=raw.reshape(-1, raw.shape[-1])[known],
+            target=codes.ravel()[known].astype(np.float64),
+        )  # fmt: skip
+        head = fit_head(pixels, own)
+        parameters = head.parameters
+        asked = there & out
+        guess[asked] = head(raw[asked]).argmax(axis=-1)
+    return guess, parameters

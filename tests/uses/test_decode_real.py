@@ -1,0 +1,90 @@
+"""Decoders on real labels: where vectors win, where raw numbers do, and what int8 costs. Figures of docs/decode.md."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
+from tests.uses.real_points import FLOAT32, RAW, crops, fuel
+
+from embedcube.uses.decode.baselines import RANDOM
+from embedcube.uses.decode.baselines import RAW as RAW_PIXELS
+from embedcube.uses.decode.commands import fit, score_decoder
+from embedcube.uses.decode.fit import Settings
+from embedcube.uses.decode.folds import Size
+from embedcube.uses.decode.report import MEAN, NOTHING, PLACE, VECTORS, Held, Report
+from embedcube.uses.decode.request import Request
+
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
+
+CAMPAIGN = ROOT / "configs" / "campaigns" / "s2_33TWL_2023-08_dates.yaml"
+LABELS = sorted((REAL_DATA / "s2_l2a_33TWL_2023-08").glob("*/SCL.tif"))
+CLASSES = {"shadow": (3,), "vegetation": (4,), "bare": (5,), "cloud": (8, 9), "cirrus": (10,)}
+
+
+def values(report: Report, leaks: bool = False, name: str = "") -> dict[str, float]:
+    """The main score, or another, of each kind of features."""
+    return {row.features: row.scores[name or report.main].value for row in report.rows if row.leaks == leaks}
+
+
+@pytest.fixture(scope="module")
+def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The five dates of 33TWL as tokens of 16 pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
+        campaign = Campaign(tmp_path_factory.mktemp("real") / CAMPAIGN.name)
+        shutil.copy(CAMPAIGN, campaign.file)
+        campaign.change(lambda document: document["how"].update(runs="runs"))
+        done = run_cli("run", campaign.file)
+        assert done.returncode == 0, done.stderr
+        return campaign.run.newest_cube
+
+
+def scored(cube: Path, folder: Path, request: Request, settings: Settings) -> Report:
+    decoder = folder / "d.safetensors"
+    fit(cube, LABELS, decoder, request, settings)
+    held = Held(blocks=Size(number=0.2, unit="degrees"), seeds=1)
+    return score_decoder(cube, decoder, LABELS, held)
+
+
+def test_tokens_see_the_share_of_clouds_better_than_raw_statistics(cube: Path, tmp_path: Path) -> None:
+    request = Request(task="regression", share=(8, 9, 10))
+    report = scored(cube, tmp_path, request, Settings(kind="ridge"))
+    assert report.labels == 15_435
+    found = values(report)
+    assert found[VECTORS] > 0.88
+    assert 0.80 < found[RAW_PIXELS] < found[VECTORS] - 0.03
+    assert found[PLACE] < found[RAW_PIXELS]
+    assert abs(found[MEAN]) < 0.05
+    assert report.figures["bytes for a cell"]["raw pixels, 2 bytes a number"] == 2048
+    assert report.figures["bytes for a cell"]["vector as stored"] == 260
+
+
+def test_tokens_lose_the_rare_classes_to_raw_statistics(cube: Path, tmp_path: Path) -> None:
+    request = Request(task="classification", classes=CLASSES)
+    report = scored(cube, tmp_path, request, Settings(kind="logistic", most=4000))
+    found = values(report)
+    assert found[RAW_PIXELS] > found[VECTORS]
+    assert values(report, name="accuracy")[VECTORS] > values(report, name="accuracy")[RAW_PIXELS]
+    assert any(verdict.startswith(f"{RAW_PIXELS} before vectors") for verdict in report.verdicts)
+    assert values(report, leaks=True)[VECTORS] > found[VECTORS] + 0.05, "random folds leak"
+    assert found[NOTHING] == pytest.approx(0.2)
+
+
+def test_crop_types_of_points() -> None:
+    found = values(report := crops("logistic"))
+    assert report.labels == 472
+    assert found[VECTORS] > found[RAW] > found[NOTHING]
+    assert found[VECTORS] > found[RANDOM] + 0.04
+    assert abs(found[VECTORS] - found[FLOAT32]) <= 0.02
+    surveys = values(crops("logistic", surveys=True))
+    assert surveys[VECTORS] < 0.3, "across surveys everything is near chance"
+
+
+def test_fuel_moisture_of_other_sites() -> None:
+    ridge, forest = fuel("ridge"), fuel("forest")
+    assert ridge.labels == 1578
+    assert values(forest)[RAW] > values(forest)[VECTORS] > values(ridge)[VECTORS] > values(ridge)[RANDOM]
+    assert abs(values(ridge)[VECTORS] - values(ridge)[FLOAT32]) <= 0.005
+    within = values(ridge, name="r2_within_groups")
+    assert within[VECTORS] > within[RAW], "linear on vectors sees more of the change within a site"
