@@ -16,11 +16,13 @@ import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
 from embedcube.cli import decoding, finding, looking, serving, stages, using
+from embedcube.cli.sections import Sections
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
 from embedcube.progress import Say
 
 app = typer.Typer(
+    cls=Sections,
     help="Turn Earth observation archives into one Zarr cube of embeddings, with the provenance of every vector.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,0 +1,29 @@
+"""The list of verbs in `embedcube --help`, by what they are for."""
+
+import click
+import typer.core
+
+SECTIONS = {
+    "Make a cube": ("demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
+    "On a cluster": ("submit", "status", "cancel", "doctor"),
+    "Use a cube": ("info", "explain", "sample", "parcels", "find", "index-vectors", "change", "decode"),
+    "See and share": ("preview", "view", "report", "serve", "pull"),
+    "Look up": ("models", "sources", "weights", "schema"),
+}
+"""Verbs by section, in the order in which they are listed."""
+
+
+class Sections(typer.core.TyperGroup):
+    """A group of commands that lists them by section; one that is in no section comes last."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list."""
+        listed = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in listed)
+        for title, names in (*SECTIONS.items(), ("More", others)):
+            commands = [(name, command) for name in names if (command := self.get_command(ctx, name))]
+            if not commands:
+                continue
+            width = formatter.width - 4 - max(len(name) for name, _ in commands)
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(width)) for name, command in commands])
