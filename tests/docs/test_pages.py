@@ -1,5 +1,6 @@
 """The pages of docs/ say what is so: their commands run, their paths exist, and the site builds without a warning."""
 
+import json
 import os
 import re
 import subprocess
@@ -29,6 +30,13 @@ def test_commands_and_python_run(page: str, checkout: Path) -> None:
     for line in lines:
         assert line == "make quickstart" or run_line(line, checkout)
     assert run_python(blocks(DOCS / f"{page}.md", "python"), checkout)
+
+
+def test_the_notebook_runs(checkout: Path) -> None:
+    cells = json.loads((DOCS / "first-look.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    run_python(code, checkout)
 
 
 def test_the_tutorial_shows_the_demos_campaign() -> None:
