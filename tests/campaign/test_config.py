@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from shapely.geometry import shape
 from tests.conftest import Campaign, call_cli, run_cli
 
+from embedcube.campaign import plugins
 from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.load import dump_campaign, load_campaign
 from embedcube.campaign.plugins import campaign_schema, plugin
@@ -714,3 +716,22 @@ def test_the_schema_has_the_options_of_backbones(demo_archive: Path, backbone: d
     next(iter(document["layers"].values()))["backbone"] = backbone
     plain = json.loads(json.dumps(document, default=lambda date: date.isoformat()))
     assert jsonschema.Draft202012Validator(campaign_schema()).is_valid(plain) == good
+
+
+def test_what_is_installed_is_read_once_for_a_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def look(*, group: str) -> EntryPoints:
+        looks.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr(plugins, "entry_points", look)
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        assert "sentinel2" in plugins.names("sources")
+        assert plugin("sources", "sentinel2").__name__ == "Sentinel2"
+    assert looks == ["embedcube.sources"]
+    # a folder that joins the path may bring plugins
+    monkeypatch.syspath_prepend(tmp_path / "later")
+    assert "sentinel2" in plugins.names("sources")
+    assert looks == ["embedcube.sources"] * 2

@@ -32,21 +32,21 @@ def checks(campaign: Campaign, **site: Any) -> dict[str, Check]:
     return {check.what: check for check in examine(loaded, RunDir(loaded.run_folder)).checks}
 
 
-def test_a_good_machine_has_nothing_wrong(demo: Campaign) -> None:
-    demo.cli("run", "--until", "plan")
-    said = json.loads(demo.cli("doctor", "--json"))
+def test_a_good_machine_has_nothing_wrong(fitted: Campaign) -> None:
+    fitted.cli("run", "--until", "plan")
+    said = json.loads(fitted.cli("doctor", "--json"))
     assert said["host"] == socket.gethostname()
     assert all(check["ok"] and not check["move"] for check in said["checks"])
     names = ["archive s2", "weights s2_mosaiks", "run folder", "space", "inodes", "cores, memory", "software"]
     assert [check["what"] for check in said["checks"]] == names
     assert "files of 5 of 10 scenes can be read" in said["checks"][0]["found"]
-    assert not list(demo.run.root.glob(".doctor-*"))
+    assert not list(fitted.run.root.glob(".doctor-*"))
 
 
-def test_what_is_left_is_what_the_file_system_says(demo: Campaign) -> None:
-    demo.cli("run", "--until", "plan")
-    free = os.statvfs(demo.run.root)
-    found = checks(demo)["space"].found
+def test_what_is_left_is_what_the_file_system_says(fitted: Campaign) -> None:
+    fitted.cli("run", "--until", "plan")
+    free = os.statvfs(fitted.run.root)
+    found = checks(fitted)["space"].found
     left, unit = found.split(" left")[0].split()
     there = free.f_bavail * free.f_frsize
     assert float(left) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[unit] == pytest.approx(there, rel=0.05)
@@ -112,10 +112,10 @@ def test_a_long_name_does_not_run_into_what_was_found() -> None:
     assert [line.index("as it should be") for line in lines] == [27, 27]
 
 
-def test_versions_other_than_the_plans_are_named(demo: Campaign) -> None:
-    demo.cli("run", "--until", "plan")
-    change_plan(demo.run, lambda document: document["versions"].update(torch="1.0"))
-    wrong = checks(demo)["software"]
+def test_versions_other_than_the_plans_are_named(fitted: Campaign) -> None:
+    fitted.cli("run", "--until", "plan")
+    change_plan(fitted.run, lambda document: document["versions"].update(torch="1.0"))
+    wrong = checks(fitted)["software"]
     assert not wrong.ok
     assert "planned 1.0" in wrong.found
 

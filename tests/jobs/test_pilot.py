@@ -39,27 +39,27 @@ def test_sums_are_scaled_by_planned_cost_layer_by_layer() -> None:
     assert scaled({"a": 2.0, "c": 2.5}, planned) == pytest.approx(4 * 2 + 10 * 0.5 + 2 * 4.5 / 6)
 
 
-def test_the_pilot_is_spread_over_the_price_range(demo: Campaign) -> None:
-    demo.change(lambda document: document["how"].update(tasks=3))
-    demo.cli("run", "--until", "plan")
-    campaign = load_campaign(demo.run.campaign)
-    plan = read_plan(campaign, demo.run)
-    assert choose_pilot(demo.run, plan, 5) == 3
-    chosen = read_recipes(demo.run, plan, 3)
-    table = pyarrow.parquet.read_table(demo.run.plan)
+def test_the_pilot_is_spread_over_the_price_range(fitted: Campaign) -> None:
+    fitted.change(lambda document: document["how"].update(tasks=3))
+    fitted.cli("run", "--until", "plan")
+    campaign = load_campaign(fitted.run.campaign)
+    plan = read_plan(campaign, fitted.run)
+    assert choose_pilot(fitted.run, plan, 5) == 3
+    chosen = read_recipes(fitted.run, plan, 3)
+    table = pyarrow.parquet.read_table(fitted.run.plan)
     cost = dict(zip(table["recipe"].to_pylist(), table["cost"].to_pylist(), strict=True))
     dearer = np.sort([cost[recipe] for recipe in chosen])
     assert len(set(chosen)) == 5
     np.testing.assert_array_equal(dearer, np.quantile(list(cost.values()), [0, 0.25, 0.5, 0.75, 1], method="nearest"))
     # it is one more task: those of the plan keep their shards; each of its shards is a draw group of its own
-    assert all(read_recipes(demo.run, plan, task) for task in range(3))
-    assert [len(group) for group in read_shards(demo.run, plan, 3)] == [1] * 5
-    assert len(read_recipes(demo.run, plan)) == 30
-    assert choose_pilot(demo.run, plan, 99) == 3
-    assert set(read_recipes(demo.run, plan, 3)) == set(cost)
+    assert all(read_recipes(fitted.run, plan, task) for task in range(3))
+    assert [len(group) for group in read_shards(fitted.run, plan, 3)] == [1] * 5
+    assert len(read_recipes(fitted.run, plan)) == 30
+    assert choose_pilot(fitted.run, plan, 99) == 3
+    assert set(read_recipes(fitted.run, plan, 3)) == set(cost)
     # another plan has no pilot yet
-    demo.cli("plan")
-    assert read_recipes(demo.run, read_plan(campaign, demo.run), 3) == []
+    fitted.cli("plan")
+    assert read_recipes(fitted.run, read_plan(campaign, fitted.run), 3) == []
 
 
 def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> None:

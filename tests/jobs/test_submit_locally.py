@@ -33,11 +33,18 @@ CLUSTER: dict[str, Any] = {"site": "lab", "cpus_per_node": 2, "mem_gb_per_node":
 
 
 @pytest.fixture
-def placed(demo: Campaign, tmp_path: Path) -> Campaign:
-    """The demo campaign with a site file."""
+def fresh(demo: Campaign, tmp_path: Path) -> Campaign:
+    """The demo campaign with a site file; nothing has been run yet."""
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER))
     demo.change(lambda document: document.update(how={"site": "lab.yaml", "ranks": 1, "threads": 1}))
     return demo
+
+
+@pytest.fixture
+def placed(fresh: Campaign, fitted: Campaign) -> Campaign:
+    """The same with its inventory and weights."""
+    assert fresh.file == fitted.file
+    return fresh
 
 
 def submitted(campaign: Campaign, **jobs: list[str]) -> None:
@@ -105,42 +112,42 @@ def test_a_job_knows_when_it_ends_or_says_nothing(
 
 
 def test_waiting_survives_a_queue_that_does_not_answer(
-    placed: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
+    fresh: Campaign, stand_in: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     """While Slurm's controller restarts, squeue fails: 19 failures in a row are accepted, 20 are not."""
     looks = tmp_path / "looks"
     stand_in("squeue", f"echo >> {looks}; [ $(wc -l < {looks}) -ge 20 ]")
-    wait_for(["7"], set(), placed.run, silent, poll_s=0.01)
+    wait_for(["7"], set(), fresh.run, silent, poll_s=0.01)
     assert len(looks.read_text().splitlines()) == 20
     stand_in("squeue", "echo no controller >&2; exit 1")
     with pytest.raises(StartAgain, match="no controller"):
-        wait_for(["7"], set(), placed.run, silent, poll_s=0.01)
+        wait_for(["7"], set(), fresh.run, silent, poll_s=0.01)
 
 
-def test_an_image_is_read_once(placed: Campaign, tmp_path: Path) -> None:
+def test_an_image_is_read_once(fresh: Campaign, tmp_path: Path) -> None:
     image = tmp_path / "a.sif"
     image.write_bytes(b"one")
-    placed.run.root.mkdir(parents=True)
+    fresh.run.root.mkdir(parents=True)
     container = Container(image=str(image))
-    assert image_digest(container, placed.run) == f"sha256:{sha256(b'one').hexdigest()}"
+    assert image_digest(container, fresh.run) == f"sha256:{sha256(b'one').hexdigest()}"
     changed = image.stat().st_mtime_ns
     image.write_bytes(b"two")
     os.utime(image, ns=(changed, changed))
     assert (
-        image_digest(container, placed.run) == f"sha256:{sha256(b'one').hexdigest()}"
+        image_digest(container, fresh.run) == f"sha256:{sha256(b'one').hexdigest()}"
     )  # size and time are unchanged: not read again
     os.utime(image, ns=(changed, changed + 1))
-    assert image_digest(container, placed.run) == f"sha256:{sha256(b'two').hexdigest()}"
-    assert image_digest(Container(image="/nowhere.sif"), placed.run) == ""
+    assert image_digest(container, fresh.run) == f"sha256:{sha256(b'two').hexdigest()}"
+    assert image_digest(Container(image="/nowhere.sif"), fresh.run) == ""
 
 
-def test_to_look_at_scripts_no_image_is_read(placed: Campaign, tmp_path: Path) -> None:
+def test_to_look_at_scripts_no_image_is_read(fresh: Campaign, tmp_path: Path) -> None:
     image = tmp_path / "a.sif"
     image.write_bytes(b"one")
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"container": {"image": str(image)}}))
-    said = placed.cli("submit", "--dry-run")
+    said = fresh.cli("submit", "--dry-run")
     assert f"EMBEDCUBE_IMAGE_DIGEST='<sha256 of {image}>'" in said
-    assert not placed.run.root.exists()
+    assert not fresh.run.root.exists()
 
 
 def test_a_torn_line_hides_no_other(placed: Campaign, stand_in: Callable[[str, str], None]) -> None:

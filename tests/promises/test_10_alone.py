@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Client
 
@@ -108,6 +109,7 @@ def test_embed_on_one_node_listens_nowhere_once_the_weights_are_handed_out(demo:
         while not has_records(demo):
             seen |= {address for address, _ in listening(process.pid)}
             assert process.poll() is None
+            time.sleep(0.02)  # to look all the time would slow down what is looked at
         assert listening(process.pid) == []
     assert seen <= {"127.0.0.1"}
 

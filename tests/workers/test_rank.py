@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Campaign, change_plan
+from tests.conftest import Campaign, change_plan, demo_in
 from tests.edge import shim
 
 from embedcube.campaign.parts import scan_records
@@ -17,13 +17,21 @@ from embedcube.errors import WorkError
 from embedcube.machine import cores
 
 
-@pytest.fixture
-def planned(demo: Campaign) -> Campaign:
-    """The demo with one rank and one window, planned."""
-    demo.change(lambda document: document.update(how={"ranks": 1}, windows=[["2023-06-01", "2023-06-08"]]))
+@pytest.fixture(scope="module")
+def planned_once(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """The demo with one rank and one window, planned. Do not change anything in it: copy."""
+    campaign = demo_in(tmp_path_factory.mktemp("planned"), demo_archive)
+    campaign.change(lambda document: document.update(how={"ranks": 1}, windows=[["2023-06-01", "2023-06-08"]]))
     for stage in ("index", "fit", "plan"):
-        demo.cli(stage)
-    return demo
+        campaign.cli(stage)
+    return campaign
+
+
+@pytest.fixture
+def planned(planned_once: Campaign, tmp_path: Path) -> Campaign:
+    """A copy of it."""
+    shutil.copytree(planned_once.file.parent, tmp_path, dirs_exist_ok=True)
+    return Campaign(tmp_path / planned_once.file.name)
 
 
 def refusal(campaign: Campaign) -> str:
