@@ -322,6 +322,9 @@ def test_of_a_large_series_a_share_is_looked_at_and_each_place_and_year(monkeypa
     # a series of few scenes is looked at whole, whatever others there are
     few = [replace(scene, id=f"{scene.id} b", assets=(replace(asset, dtype="f8"),)) for scene in scenes[:60]]
     assert {scene.id for scene in few} <= {scene.id for scene in seen_of([*scenes, *few], monkeypatch)}
+    # of SAFE products nothing is asked; they are a series of their own
+    safe = replace(scenes[0], id="safe", assets=(replace(asset, path="x.SAFE/a.tif"),))
+    assert scenes[1] in seen_of([safe, scenes[1]], monkeypatch)
     # wavelets take longer
     waves = [replace(scene, assets=(replace(asset, path="a.jp2"),)) for scene in scenes]
     assert len(seen_of(waves, monkeypatch)) < len(seen) / 3
@@ -336,9 +339,13 @@ def seen_of(scenes: list[Scene], monkeypatch: pytest.MonkeyPatch) -> list[Scene]
         return [believed_module._Answer(words="") for _ in found]
 
     monkeypatch.setattr(believed_module, "_seen", nothing_found)
-    asked = list(believed_when_seen(scenes, Path("/nowhere"), lambda scene: [(scene.assets[0], lambda _: "")]))
+    asked = list(believed_when_seen(scenes, Path("/nowhere"), _asked_of))
     assert asked == scenes
     return sorted(seen, key=lambda scene: scene.id)
+
+
+def _asked_of(scene: Scene) -> list[tuple[Asset, Any]]:
+    return [] if "SAFE" in scene.assets[0].path else [(scene.assets[0], lambda _: "")]
 
 
 def an_asset() -> Asset:

@@ -131,5 +131,5 @@ def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
     row: int = document.pop("row")
-    lists = {key: tuple(document.pop(key)) for key in ("instead", "instead_digests")}
-    return row, Verdict(**document, **lists)
+    instead, digests = tuple(document.pop("instead")), tuple(document.pop("instead_digests"))
+    return row, Verdict(instead=instead, instead_digests=digests, **document)

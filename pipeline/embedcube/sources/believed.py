@@ -78,7 +78,7 @@ def _series_of(scenes: Sequence[Scene]) -> list[list[int]]:
     found: dict[object, list[int]] = defaultdict(list)
     for place, scene in enumerate(scenes):
         if not scene.verdict:
-            found[scene.offset, scene.processing, tuple(map(_kind, scene.assets))].append(place)
+            found[scene.offset, scene.processing, scene.software, tuple(map(_kind, scene.assets))].append(place)
     return list(found.values())
 
 
@@ -88,6 +88,8 @@ def _kind(asset: Asset) -> tuple[object, ...]:
     return (
         asset.band,
         (asset.inner or asset.path).rpartition(".")[2],
+        # of a product whose metadata are its own
+        ".SAFE/" in f"{asset.path}/{asset.inner}",
         asset.index,
         asset.dtype,
         # NaN is unequal to itself
@@ -103,7 +105,7 @@ def _kind(asset: Asset) -> tuple[object, ...]:
 
 
 def _looks(scene: Scene, questions_of: QuestionsOf) -> int:
-    """How many looks a scene takes; 0 where nothing is asked."""
+    """How many looks a scene takes; 0 where nothing is asked, which is so for all scenes of its series."""
     return sum(_WAVELETS if is_jpeg2000(asset) else 1 for asset, _ in questions_of(scene))
 
 
