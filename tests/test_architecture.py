@@ -46,6 +46,7 @@ ABOVE: dict[str, set[str]] = {
         "consolidate",
     },
 }
+ABOVE["uses"] = {*ABOVE["consolidate"], "consolidate"}
 """Each room, and what it may import. The command line (`cli`) may import everything."""
 
 FAMILIES = {"sources": {"sentinel1", "sentinel2", "era5"}, "backbones": {"terratorch", "torch_module"}}

@@ -17,16 +17,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from embedcube.campaign.load import Campaign
     from embedcube.cli.stages import run
+    from embedcube.cube.layer import Layer
     from embedcube.cube.reader import Cube, open_cube
+    from embedcube.cube.store import Cell
     from embedcube.errors import CorruptInput, EmbedcubeError, RequestError, StartAgain, WorkError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Campaign",
+    "Cell",
     "CorruptInput",
     "Cube",
     "EmbedcubeError",
+    "Layer",
     "RequestError",
     "StartAgain",
     "WorkError",
@@ -37,9 +41,11 @@ __all__ = [
 
 _HOMES = {
     "Campaign": "embedcube.campaign.load",
+    "Cell": "embedcube.cube.store",
     "CorruptInput": "embedcube.errors",
     "Cube": "embedcube.cube.reader",
     "EmbedcubeError": "embedcube.errors",
+    "Layer": "embedcube.cube.layer",
     "RequestError": "embedcube.errors",
     "StartAgain": "embedcube.errors",
     "WorkError": "embedcube.errors",

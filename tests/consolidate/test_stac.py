@@ -1,5 +1,6 @@
 """The STAC beside a cube says what the cube says, and is STAC."""
 
+import copy
 import json
 import shutil
 from datetime import UTC, datetime
@@ -11,7 +12,11 @@ import pystac.validation
 import pytest
 import shapely
 import xarray
+from jsonschema import Draft7Validator
 from pyproj import CRS, Transformer
+from pyproj.datadir import get_data_dir
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT7
 from tests.conftest import Campaign, cube_bytes, planned_records
 
 from embedcube.campaign.boxes import footprint
@@ -37,16 +42,90 @@ def collection(catalogue: Path) -> pystac.Collection:
 
 @pytest.fixture(scope="module")
 def item(collection: pystac.Collection) -> pystac.Item:
-    """The only one of the demo."""
-    (item,) = collection.get_items()
+    """The only zone of the demo."""
+    (item,) = (one for one in collection.get_items() if "embedcube:zone" in one.properties)
     return item
 
 
-def test_it_is_valid_stac(collection: pystac.Collection, item: pystac.Item) -> None:
-    # the schemas of the core come with pystac; those of extensions would have to be fetched
-    for one in (collection, item):
+@pytest.fixture(scope="module")
+def model(collection: pystac.Collection) -> pystac.Item:
+    """The model of its only layer."""
+    (model,) = (one for one in collection.get_items() if "mlm:name" in one.properties)
+    return model
+
+
+SCHEMAS = Path(__file__).parents[1] / "data" / "stac"
+
+
+def schemas() -> Registry[Any]:
+    """All schemas that the extensions refer to, by the address that is used for them; no other is fetched."""
+    named = {
+        f"https://stac-extensions.github.io/{name}/{version}/schema.json": path
+        for path in SCHEMAS.glob("*.schema.json")
+        for name, _, version in (path.name.removesuffix(".schema.json").partition("-"),)
+    }
+    named["https://proj.org/schemas/v0.7/projjson.schema.json"] = Path(get_data_dir()) / "projjson.schema.json"
+    core = Path(pystac.validation.__file__).parent / "jsonschemas" / "geojson"
+    named["https://geojson.org/schema/Geometry.json"] = core / "Geometry.json"
+    contents = [(address, json.loads(path.read_text()) | {"$id": address}) for address, path in named.items()]
+    return Registry().with_resources(
+        (address, Resource.from_contents(content, default_specification=DRAFT7)) for address, content in contents
+    )
+
+
+def complaints(document: dict[str, Any]) -> list[str]:
+    """What the declared extensions find wrong."""
+    registry = schemas()
+    return [
+        f"{extension.split('/')[3]}: {error.message}"
+        for extension in document.get("stac_extensions", [])
+        for error in Draft7Validator(registry.contents(extension), registry=registry).iter_errors(document)
+    ]
+
+
+def test_it_is_valid_stac(collection: pystac.Collection, item: pystac.Item, model: pystac.Item) -> None:
+    for one in (collection, item, model):
         document = one.to_dict()
+        # the schemas of the core come with pystac
         pystac.validation.validate_dict(document | {"stac_extensions": []})
+        assert complaints(document) == []
+    assert len(item.stac_extensions) == 3
+    assert len(model.stac_extensions) == 1
+
+
+@pytest.mark.parametrize(
+    ("extension", "change"),
+    [
+        ("projection", {"proj:shape": [1]}),
+        ("datacube", {"cube:dimensions": {"x": {"type": "spatial"}}}),
+        ("processing", {"processing:software": {"torch": 2}}),
+    ],
+)
+def test_the_schemas_refuse_what_is_wrong(item: pystac.Item, extension: str, change: dict[str, Any]) -> None:
+    document = copy.deepcopy(item.to_dict())
+    document["properties"] |= change
+    assert {complaint.split(":")[0] for complaint in complaints(document)} == {extension}
+
+
+def test_the_schema_of_models_refuses_what_is_wrong(model: pystac.Item) -> None:
+    document = copy.deepcopy(model.to_dict())
+    del document["properties"]["mlm:input"]
+    assert complaints(document)
+
+
+def test_the_model_is_that_of_the_layer(item: pystac.Item, model: pystac.Item, finished_demo: Campaign) -> None:
+    (derived,) = item.get_links("derived_from")
+    assert derived.get_absolute_href() == model.get_self_href()
+    (given,) = model.properties["mlm:input"]
+    assert given["bands"] == ["s2:B02", "s2:B03", "s2:B04", "s2:B08"]
+    assert given["input"]["shape"] == [-1, -1, 4, 130, 130]
+    (vectors,) = model.properties["mlm:output"]
+    assert vectors["result"]["shape"] == [-1, 8, 8, item.properties["emb:dimensions"]]
+    href = model.assets["weights"].get_absolute_href()
+    assert href is not None
+    assert Path(href) == finished_demo.run.weights("s2_mosaiks")
+    seal = json.loads(finished_demo.run.weights_seal("s2_mosaiks").read_text())
+    assert model.properties["embedcube:weights_sha256"] in seal.values()
 
 
 def test_its_asset_is_the_group_of_the_cube(item: pystac.Item, finished_demo: Campaign) -> None:

@@ -23,6 +23,7 @@ import zarr
 from numpy.typing import NDArray
 from pyproj import CRS
 from tests.conftest import ROOT, Campaign
+from tests.lane import newer_python
 
 import embedcube
 from embedcube.campaign.inventory import read_inventory
@@ -596,3 +597,20 @@ def test_the_store_holds_one_object_per_shard_and_array(cube: Path) -> None:
         assert names[:-1] == sorted(f"c.{t}.{y}.{x}{extra}" for t in range(2) for y in range(3) for x in range(5))
     folders = [path for path in root.rglob("*") if path.is_dir()]
     assert len(folders) < 80, "folders do not grow with the shards"
+
+
+GEOZARR = "geozarr-toolkit==0.1.2"
+
+
+@pytest.mark.slow
+def test_another_validator_accepts_the_zones(cube: Path, tmp_path: Path) -> None:
+    python = newer_python()
+    if python is None:
+        pytest.skip(f"{GEOZARR} needs Python 3.12 or newer")
+    subprocess.run([python, "-m", "venv", tmp_path], check=True)
+    subprocess.run([tmp_path / "bin" / "pip", "--quiet", "install", GEOZARR], check=True)
+    for embedding in cube.resolve().glob("*/*/embedding"):
+        command: list[str | Path] = [tmp_path / "bin" / "geozarr", "validate", embedding.parent]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert "spatial, proj" in answer.stdout

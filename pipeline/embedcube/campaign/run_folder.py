@@ -53,21 +53,26 @@ class RunDir:
         """The digest of the inventory."""
         return self.root / "inventory.json"
 
+    @property
+    def weights_folder(self) -> Path:
+        """The frozen weights of all layers."""
+        return self.root / "weights"
+
     def weights(self, layer: str) -> Path:
         """The frozen weights of a layer."""
-        return self.root / "weights" / f"{layer}.safetensors"
+        return self.weights_folder / f"{layer}.safetensors"
 
     def weights_seal(self, layer: str) -> Path:
         """The digest of the frozen weights of a layer."""
-        return self.root / "weights" / f"{layer}.json"
+        return self.weights_folder / f"{layer}.json"
 
     def program(self, layer: str, compiled_for: str, digest: str) -> Path:
         """The compiled forward pass of a layer, by the digests of all that it depends on and of its bytes."""
-        return self.root / "weights" / f"{layer}-{compiled_for[:16]}-{digest[:16]}.pt2"
+        return self.weights_folder / f"{layer}-{compiled_for[:16]}-{digest[:16]}.pt2"
 
     def programs(self, layer: str, compiled_for: str) -> list[Path]:
         """All compiled forward passes of a layer for one digest: one, or more where two plans were made at once."""
-        return sorted((self.root / "weights").glob(f"{layer}-{compiled_for[:16]}-*.pt2"))
+        return sorted(self.weights_folder.glob(f"{layer}-{compiled_for[:16]}-*.pt2"))
 
     @property
     def plan(self) -> Path:

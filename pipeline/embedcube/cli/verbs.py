@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import finding, stages
+from embedcube.cli import finding, stages, using
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
 from embedcube.progress import Say, shown
@@ -28,7 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(finding.verbs)
+for more in (finding, using):
+    app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
 CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
@@ -322,8 +323,7 @@ def explain(
     """Show what made a vector.  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
     from embedcube.cube.reader import Cube
 
-    opened = Cube(cube)
-    answer = opened.explain(opened.cell_at(lon, lat, moment, layer))
+    answer = (opened := Cube(cube)).explain(opened.cell_at(lon, lat, moment, layer))
     if as_json:
         print(json.dumps(answer))
         return

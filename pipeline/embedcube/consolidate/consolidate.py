@@ -78,7 +78,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     fsync_folder(cube.parent)
     remove_abandoned(run, version)
     if not (run.catalogue(version) / "collection.json").exists():
-        write_catalogue(cube, run.catalogue(version))
+        write_catalogue(cube, run.catalogue(version), run.weights_folder)
     point_symlink(run.newest_cube, cube)
     return Consolidated(
         cube=cube,

@@ -1,12 +1,13 @@
-"""STAC beside a cube, made from its metadata: a Collection, and an Item for each group of a layer on one grid.
+"""STAC beside a cube, made from its metadata: a Collection, an Item for each zone, and one for the model of each layer.
 
-STAC 1.1 with the extensions projection, datacube, processing and mlm, and the fields of the proposal `emb` 0.0.1, which
-has no published schema. Unlike the arrays of the cube, these files name software, devices, time and energy: they
-differ between two runs that give the same bytes.
+STAC 1.1 with the extensions projection, datacube and processing, and for the models mlm (`model_item.py`); beside them
+the fields of the proposal `emb` 0.0.1, which has no published schema. Unlike the arrays of the cube, these files name
+software, devices, time and energy: they differ between two runs that give the same bytes.
 """
 
 import json
 from datetime import UTC, datetime
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,32 @@ from shapely.geometry import mapping
 
 from embedcube.campaign.boxes import Box, footprint, in_range
 from embedcube.campaign.run_folder import write_atomically
+from embedcube.consolidate.model_item import add_weights, model_item
 from embedcube.cube.reader import Cube
 
 EXTENSIONS = [
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/datacube/v2.2.0/schema.json",
+    "https://stac-extensions.github.io/datacube/v2.3.0/schema.json",
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-    "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
 ]
 
 
-def write_catalogue(cube: Path, folder: Path) -> None:
-    """Write the Items, then `collection.json`, to `folder`; each file replaces an earlier one whole."""
+_TITLE, _ROLES = "Zarr group of the vectors", ["data"]
+
+
+def write_catalogue(cube: Path, folder: Path, weights: Path) -> None:
+    """Write the Items, then `collection.json`, to `folder`; each file replaces an earlier one whole.
+
+    `weights` is the folder that holds the frozen weights of each layer.
+    """
     opened = Cube(cube)
     provenance = opened.provenance.attributes
+    models = {layer: model_item(opened, layer) for layer in opened.layers}
     items = [_item(opened, zone, provenance) for zone in opened.zones]
     times = [(item.common_metadata.start_datetime, item.common_metadata.end_datetime) for item in items]
     collection = pystac.Collection(
         id=provenance["campaign"],
+        title=f"{provenance['campaign']}, version {opened.version}",
         description=f"Embeddings of campaign {provenance['campaign']}",
         license="other",
         extent=pystac.Extent(
@@ -42,12 +51,20 @@ def write_catalogue(cube: Path, folder: Path) -> None:
         ),
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
-    collection.add_items(items)
+    collection.item_assets = {
+        "embeddings": pystac.ItemAssetDefinition.create(_TITLE, None, str(pystac.MediaType.ZARR), _ROLES)
+    }
+    collection.add_items([*items, *models.values()])
     collection.normalize_hrefs(str(folder))
     for item in items:
         # the cube lies beside the catalogue: wherever both are taken together, this finds it
         item.add_asset("embeddings", _asset(f"../../{cube.name}/{item.properties['embedcube:zone']}"))
-    for one in (*items, collection):
+        item.add_derived_from(models[item.properties["embedcube:zone"].split("/")[0]])
+    collection.add_asset("cube", _asset(f"../{cube.name}"))
+    for layer, model in models.items():
+        # from the folder of the Item, which lies in `folder`
+        add_weights(model, relpath(weights / f"{layer}.safetensors", folder / model.id))
+    for one in (*items, *models.values(), collection):
         path = Path(one.get_self_href() or "")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(one.to_dict(include_self_link=False), indent=1).encode())
@@ -58,6 +75,7 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
     about = group.attrs.asdict()
     bbox = _degrees(about["spatial:bbox"], about["proj:wkt2"])
     starts_s, ends_s = group["time_bnds"][:].T.tolist()
+    beside = ("scale", "status", "n_obs") if cube.has_scale(zone) else ("status", "n_obs")
     properties = {
         "embedcube:zone": zone,
         "proj:code": about.get("proj:code"),
@@ -68,8 +86,7 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
         "cube:dimensions": _dimensions(about, starts_s, ends_s),
         "cube:variables": {
             "embedding": {"type": "data", "dimensions": ["time", "y", "x", "feature"], "unit": "1"},
-            "status": {"type": "auxiliary", "dimensions": ["time", "y", "x"]},
-            "n_obs": {"type": "auxiliary", "dimensions": ["time", "y", "x"]},
+            **{name: {"type": "auxiliary", "dimensions": ["time", "y", "x"]} for name in beside},
         },
         "emb:type": about["geoemb:type"],
         "emb:dimensions": about["geoemb:dimensions"],
@@ -77,9 +94,6 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
         "emb:quantization": about.get("geoemb:quantization"),
         "emb:energy": _energy(provenance["receipts"][zone]),
         "processing:software": provenance["versions"],
-        "mlm:name": about["embedcube:backbone"]["name"],
-        "mlm:framework": "pytorch",
-        "mlm:tasks": ["representation-learning"],
     }
     item = pystac.Item(
         id=zone.replace("/", "-"),
@@ -128,4 +142,4 @@ def _degrees(bounds: list[float], wkt: str) -> Box:
 
 
 def _asset(href: str) -> pystac.Asset:
-    return pystac.Asset(href, media_type="application/vnd.zarr; version=3", roles=["data"], title="Zarr group")
+    return pystac.Asset(href, media_type=pystac.MediaType.ZARR, roles=_ROLES, title=_TITLE)

@@ -31,7 +31,7 @@ class Basis:
 
     mean: NDArray[np.float64]
     components: NDArray[np.float64]
-    """(3, feature)"""
+    """(component, feature)"""
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     """2nd and 98th percentile of the sample along each component"""
@@ -40,26 +40,30 @@ class Basis:
 
     @cached_property
     def _to_colour(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Factors (feature, 3) and offsets (3) that lead from vectors to 0 ... 254."""
+        """Factors (feature, component) and offsets (component) that lead from vectors to 0 ... 254."""
         span = self.high - self.low
         spread = span > 1e-12 * np.maximum(1, np.abs(self.high))
-        factors = np.divide(254, span, out=np.zeros(3), where=spread)
+        factors = np.divide(254, span, out=np.zeros(len(span)), where=spread)
         offsets = np.where(spread, -(self.components @ self.mean + self.low) * factors, 127)
         return (self.components * factors[:, None]).T.astype(np.float32), offsets.astype(np.float32)
+
+    def along(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
+        """Coordinates (..., component) of vectors (..., feature) along the components."""
+        return np.asarray((vectors - self.mean) @ self.components.T)
 
     def colours(
         self, stored: NDArray[Any], scale: NDArray[np.float32] | None, valid: NDArray[np.bool_]
     ) -> NDArray[np.uint8]:
-        """Colours (..., 3) of stored vectors (..., feature), 1 to 255; 0 where `valid` (...) is false.
+        """Colours (..., component) of stored vectors (..., feature), 1 to 255; 0 where `valid` (...) is false.
 
-        The stored numbers are multiplied as they are: `scale` is applied to the three products.
+        The stored numbers are multiplied as they are: `scale` is applied to the products.
         """
         features = stored.shape[-1]
         factors, offsets = self._to_colour
         rows = stored.reshape(-1, features)
         # always the same shape: a row gives the same bits wherever it stands
         block = np.zeros((max(1, _BLOCK_NUMBERS // features), features), np.float32)
-        along = np.empty((len(rows), 3), np.float32)
+        along = np.empty((len(rows), len(offsets)), np.float32)
         for first in range(0, len(rows), len(block)):
             count = min(len(block), len(rows) - first)
             block[:count] = rows[first : first + count]
@@ -72,11 +76,13 @@ class Basis:
         np.rint(np.clip(along, 0, 254, out=along), out=along)
         colours = along.astype(np.uint8) + np.uint8(1)
         colours[missing] = 0
-        return colours.reshape(*stored.shape[:-1], 3)
+        return colours.reshape(*stored.shape[:-1], len(offsets))
 
 
-def fit_basis(cube: CubeStore, layer: str) -> Basis | None:
+def fit_basis(cube: CubeStore, layer: str, count: int = 3) -> Basis | None:
     """Principal component analysis of a sample of a layer's vectors; None where the layer has no vector.
+
+    It has `count` components; those beyond the number of features are zero.
 
     Chunks are drawn at random from all zones and windows, always the same ones, until they have given SAMPLE_CELLS
     cells. The sign of a component makes its largest number positive, so that colours repeat.
@@ -93,12 +99,12 @@ def fit_basis(cube: CubeStore, layer: str) -> Basis | None:
     mean = vectors.mean(axis=0)
     centred = vectors - mean
     variance, directions = np.linalg.eigh(centred.T @ centred)
-    count = min(3, len(variance))
-    components, along = np.zeros((3, len(variance))), np.zeros(3)
-    components[:count] = directions.T[::-1][:count]
-    along[:count] = variance[::-1][:count]
+    some = min(count, len(variance))
+    components, along = np.zeros((count, len(variance))), np.zeros(count)
+    components[:some] = directions.T[::-1][:some]
+    along[:some] = variance[::-1][:some]
     largest = np.abs(components).argmax(axis=1)
-    components *= np.where(components[np.arange(3), largest] < 0, -1, 1)[:, None]
+    components *= np.where(components[np.arange(count), largest] < 0, -1, 1)[:, None]
     low, high = np.percentile(centred @ components.T, (2, 98), axis=0)
     return Basis(
         mean=mean,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Area, Within, area_in
@@ -37,7 +38,7 @@ class Block:
         """Decoded vectors (y, x, feature); NaN where a cell has none."""
         return decode(self.stored, self.scale)
 
-    @property
+    @cached_property
     def valid(self) -> NDArray[np.bool_]:
         """Cells (y, x) with a vector, inside of the region or not."""
         return np.asarray((self.status == VALID) | (self.status == VALID_INCOMPLETE))
@@ -54,10 +55,11 @@ def blocks(
     for zone in cube.zones_of(layer):
         area = None if within is None else area_in(cube, zone, within)
         if within is None or area is not None:
-            yield from _blocks_of_zone(cube, zone, area, cube.windows_of(zone, time), cells)
+            yield from blocks_in(cube, zone, area, cube.windows_of(zone, time), cells)
 
 
-def _blocks_of_zone(cube: CubeStore, zone: str, area: Area | None, windows: list[int], cells: int) -> Iterator[Block]:
+def blocks_in(cube: CubeStore, zone: str, area: Area | None, windows: list[int], cells: int) -> Iterator[Block]:
+    """Blocks that cover an area of one zone, None for all of it, in some windows."""
     embedding, (rows, columns) = cube.array(zone, "embedding"), cube.group(zone).attrs["spatial:shape"]
     depth, shard, chunk = embedding.chunks[0], embedding.shards[1], embedding.chunks[1]
     bounds = (slice(0, rows), slice(0, columns)) if area is None else (area.y, area.x)
@@ -68,13 +70,13 @@ def _blocks_of_zone(cube: CubeStore, zone: str, area: Area | None, windows: list
         for outer in _tiles(bounds, shard, cells // len(chosen)):
             if area is not None and not area.cut(*outer).any():
                 continue
-            status = cube.array(zone, "status")[times, *outer]
-            scale = cube.array(zone, "scale")[times, *outer] if cube.has_scale(zone) else None
+            status = read_box(cube, zone, "status", times, *outer)
+            scale = read_box(cube, zone, "scale", times, *outer) if cube.has_scale(zone) else None
             for y, x in _tiles(outer, chunk, cells // len(chosen)):
                 inside = None if area is None else area.cut(y, x)
                 if inside is not None and not inside.any():
                     continue
-                stored = embedding[times, y, x]
+                stored = read_box(cube, zone, "embedding", times, y, x)
                 part = (slice(y.start - outer[0].start, y.stop - outer[0].start),
                         slice(x.start - outer[1].start, x.stop - outer[1].start))  # fmt: skip
                 for t in chosen:

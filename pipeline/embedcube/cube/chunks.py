@@ -1,20 +1,19 @@
-"""Scattered cells of a cube, read so that each chunk is decoded once, however many cells and windows it holds."""
+"""Cells of a cube, scattered or in a box, read so that each chunk is decoded once, however many of them it holds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.objects import Chunks, Place
 from embedcube.cube.store import CubeStore
 
-_RUN = 16
-"""chunks, one window after the other, that are read in one call and held at once"""
-
 _AT_ONCE = 8
-"""places that are read at once from another machine, where waiting takes most of the time"""
+"""chunks that are read at once from another machine, where waiting takes most of the time"""
 
 
 def read_cells(
@@ -22,47 +21,105 @@ def read_cells(
 ) -> NDArray[Any]:
     """Stored numbers (window, cell) or (window, cell, feature) of one array at cells (row, column) in some windows.
 
-    A chunk that several of them lie in is read and decoded once. Beside the result at most 16 decoded chunks are held.
+    A chunk that several of them lie in is read and decoded once. Beside the result one decoded chunk is held, or eight
+    of a cube on another machine.
     """
-    source, windows = cube.array(zone, array), np.asarray(t, np.int64)
-    values = np.empty((len(windows), len(rows), *source.shape[3:]), source.dtype)
+    chunks, windows = cube.chunks(zone, array), np.asarray(t, np.int64)
+    values = np.full((len(windows), len(rows), *chunks.shape[3:]), chunks.fill, chunks.dtype)
     if not values.size:
         return values
-    depth, height, width = source.chunks[:3]
+    depth, height, width = chunks.chunks[:3]
+    in_time = _groups(windows // depth)
+    in_space = _groups(rows // height, columns // width)
 
-    def read(cells: NDArray[np.int64]) -> None:
-        y, x = rows[cells[0]] // height * height, columns[cells[0]] // width * width
-        for run in _runs(windows, depth):
-            first = windows[run].min()
-            block = source[first : windows[run].max() + 1, y : y + height, x : x + width]
-            at = (windows[run, None] - first, rows[cells] - y, columns[cells] - x)
-            values[np.ix_(run, cells)] = block[at]
+    def read(pair: tuple[NDArray[np.int64], NDArray[np.int64]]) -> None:
+        at, cells = pair
+        place = (windows[at[0]] // depth, rows[cells[0]] // height, columns[cells[0]] // width)
+        chunk = chunks.read(place)
+        if chunk is not None:
+            values[np.ix_(at, cells)] = chunk[windows[at, None] % depth, rows[cells] % height, columns[cells] % width]
 
-    _for_each(read, _by_chunk(rows // height, columns // width), at_once=1 if cube.is_local else _AT_ONCE)
+    _for_each(read, list(product(in_time, in_space)), cube)
     return values
 
 
-def _by_chunk(chunk_row: NDArray[np.int64], chunk_column: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Numbers of the cells of each chunk."""
-    order = np.lexsort((chunk_column, chunk_row))
-    changes = (np.diff(chunk_row[order]) != 0) | (np.diff(chunk_column[order]) != 0)
+def read_box(cube: CubeStore, zone: str, array: str, t: slice, y: slice, x: slice) -> NDArray[Any]:
+    """Stored numbers (time, y, x) or (time, y, x, feature) of one array in a box; each chunk is decoded once."""
+    chunks = cube.chunks(zone, array)
+    shape = tuple(part.stop - part.start for part in (t, y, x))
+    values = np.full((*shape, *chunks.shape[3:]), chunks.fill, chunks.dtype)
+
+    def read(part: Part) -> None:
+        chunk = chunks.read(part.place)
+        if chunk is not None:
+            values[part.to] = chunk[part.of]
+
+    _for_each(read, list(parts_of(chunks, t, y, x)), cube)
+    return values
+
+
+def read_vectors(cube: CubeStore, zone: str, t: slice, y: slice, x: slice) -> NDArray[np.float32]:
+    """Decoded vectors (time, y, x, feature) in a box; NaN where a cell has none. Each chunk is decoded once.
+
+    Beside the result the scales of the box are held and one decoded chunk, or eight of a cube on another machine.
+    """
+    chunks = cube.chunks(zone, "embedding")
+    scale = read_box(cube, zone, "scale", t, y, x)[..., None] if cube.has_scale(zone) else None
+    shape = tuple(part.stop - part.start for part in (t, y, x))
+    vectors = np.empty((*shape, *chunks.shape[3:]), np.float32)
+
+    def read(part: Part) -> None:
+        chunk, own = chunks.read(part.place), vectors[part.to]
+        # two steps, each in the cache, are quicker than one product of unlike types
+        own[...] = chunks.fill if chunk is None else chunk[part.of]
+        if scale is not None:
+            own *= scale[part.to]
+
+    _for_each(read, list(parts_of(chunks, t, y, x)), cube)
+    return vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one chunk has of a box."""
+
+    place: Place
+    of: tuple[slice, slice, slice]
+    """(time, y, x) within the chunk"""
+    to: tuple[slice, slice, slice]
+    """(time, y, x) within the box"""
+
+
+def parts_of(chunks: Chunks, t: slice, y: slice, x: slice) -> Iterator[Part]:
+    """The chunks that a box touches, one after the other."""
+    axes = [list(_along(part, size)) for part, size in zip((t, y, x), chunks.chunks[:3], strict=True)]
+    for along_t, along_y, along_x in product(*axes):
+        yield Part(
+            place=(along_t[0], along_y[0], along_x[0]),
+            of=(along_t[1], along_y[1], along_x[1]),
+            to=(along_t[2], along_y[2], along_x[2]),
+        )
+
+
+def _along(part: slice, size: int) -> Iterator[tuple[int, slice, slice]]:
+    """For each chunk along one axis: its number, what of it is in the part, and where that is in the part."""
+    for number in range(part.start // size, -(-part.stop // size)):
+        first, last = max(part.start, number * size), min(part.stop, (number + 1) * size)
+        yield number, slice(first - number * size, last - number * size), slice(first - part.start, last - part.start)
+
+
+def _groups(*numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Places of equal numbers: of equal pairs, where two arrays are given."""
+    order = np.lexsort(numbers[::-1])
+    changes = np.any([np.diff(one[order]) != 0 for one in numbers], axis=0)
     return np.split(order, np.flatnonzero(changes) + 1)
 
 
-def _runs(windows: NDArray[np.int64], depth: int) -> Iterator[NDArray[np.int64]]:
-    """Numbers of windows that lie in neighbouring chunks of `depth` windows, at most `_RUN` chunks at once."""
-    order = np.argsort(windows, kind="stable")
-    chunks = windows[order] // depth
-    # a new run begins after a gap, and at every 16th chunk
-    new = np.flatnonzero((np.diff(chunks) > 1) | (np.diff(chunks // _RUN) > 0)) + 1
-    for first, end in pairwise([0, *new.tolist(), len(order)]):
-        yield order[first:end]
-
-
-def _for_each(read: Callable[[NDArray[np.int64]], None], groups: list[NDArray[np.int64]], at_once: int) -> None:
-    if at_once == 1:
-        for cells in groups:
-            read(cells)
+def _for_each(read: Callable[[Any], None], parts: list[Any], cube: CubeStore) -> None:
+    """Read each part: one after the other, or several at once where the cube is on another machine."""
+    if cube.is_local or len(parts) < 2:
+        for part in parts:
+            read(part)
         return
-    with ThreadPoolExecutor(min(at_once, len(groups))) as pool:
-        list(pool.map(read, groups))
+    with ThreadPoolExecutor(min(_AT_ONCE, len(parts))) as pool:
+        list(pool.map(read, parts))

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.blocks import Block, blocks
 from embedcube.cube.examples import Examples
+from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from embedcube.cube.segments import VectorIndex
+    from embedcube.cube.window import WindowTree
 
 
 class Layer:
@@ -27,6 +30,12 @@ class Layer:
         """`name` is that of a layer of `cube`."""
         self.cube = cube
         self.name = name
+
+    def __repr__(self) -> str:
+        windows = self.cube.windows(self.zones[0])
+        features = self.cube.array(self.zones[0], "embedding").shape[3]
+        size = f"{features} features, {len(windows)} windows, {len(self.zones)} zones"
+        return f"Layer {self.name} of {self.cube.address}: {size}"
 
     @property
     def zones(self) -> tuple[str, ...]:
@@ -60,6 +69,33 @@ class Layer:
         `zone`, `y`, `x` and `t` name the cell, for `explain`; they are "" and -1 outside. Each chunk is decoded once.
         """
         return sample(self.cube, self.name, places_of(points, x, y, crs), time)
+
+    def window(self, within: Within, time: Time = None) -> "WindowTree":
+        """The cells of a region: a DataTree with one Dataset for each zone, in the CRS of the zone.
+
+        `within` is a box (west, south, east, north) or a polygon, in degrees; `inside` (y, x) says which cells have
+        their centre in it. `vector` (time, y, x, feature) is decoded when it is used. `.merged(crs=)` makes one Dataset
+        of all zones.
+        """
+        from embedcube.cube.window import window
+
+        return window(self.cube, self.name, within, time)
+
+    def parcels(self, gdf: Any, time: Time = None, stats: Sequence[str] = STATISTICS) -> "xarray.Dataset":
+        """Statistics of the cells whose centre lies in each polygon of a GeoDataFrame, of any CRS.
+
+        `mean` and `std` (parcel, time, feature) are over the cells with a vector, NaN where there is none; `count` and
+        `valid_share` (parcel, time) say how many these are, and which share of the parcel's `cells`. A parcel in
+        several zones has the sums of all of them; parcels may overlap.
+        """
+        return parcels(self.cube, self.name, gdf, time, stats)
+
+    def components(self, count: int = 3) -> Basis | None:
+        """The first principal components of a sample of the vectors of all zones and windows; None without any vector.
+
+        `Basis.components` (component, feature) is the same whenever it is asked for; `colours` makes colours with it.
+        """
+        return fit_basis(self.cube, self.name, count)
 
     def blocks(self, within: Within | None = None, time: Time = None, cells: int = 250_000) -> Iterator[Block]:
         """Blocks of at most about `cells` cells, zone by zone; each chunk is decoded once.

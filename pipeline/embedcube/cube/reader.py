@@ -188,14 +188,30 @@ class Cube(CubeStore):
         example = windows[chosen[0]].short
         raise RequestError(f"{problem}: {listed}{more}; choose one with --time, for example --time {example}")
 
-    def explain(self, cell: Cell) -> dict[str, Any]:
+    def explain(
+        self,
+        cell: Cell | None = None,
+        *,
+        lon: float | None = None,
+        lat: float | None = None,
+        time: str | None = None,
+        layer: str | None = None,
+    ) -> dict[str, Any]:
         """All that the cube holds about a cell: status, scenes with digests, preprocessing, weights, record.
 
+        Give a cell, or a place and time as in `cell_at`.
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
         each with the reason why it gave none. `shares_of_frames` has for each archive the share of each frame of the
         window that was observed in the cell: of its pixels, and for weather of its time, too.
         `reasons` say why a failed cell may have no vector: those of its shard.
         """
+        if cell is None:
+            if lon is None or lat is None:
+                raise RequestError("explain needs a cell, or lon= and lat=")
+            cell = self.cell_at(lon, lat, time, layer)
+        return self._explained(cell)
+
+    def _explained(self, cell: Cell) -> dict[str, Any]:
         group = self.group(cell.zone)
         layer = cell.zone.split("/")[0]
         at = (cell.t, cell.y, cell.x)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
-from embedcube.cube.opening import place_of
+from embedcube.cube.objects import Chunks
+from embedcube.cube.opening import RemoteStore, place_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
 from embedcube.printable import printable
@@ -50,7 +51,8 @@ class CubeStore:
         place = place_of(source)
         self._place = place
         self.store = place.store
-        consolidated = None if place.path else True
+        # elsewhere folders cannot be listed
+        consolidated = True if isinstance(place.store, RemoteStore) else None
         try:
             self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
@@ -59,6 +61,7 @@ class CubeStore:
             raise RequestError(f"{self.address}: not a cube that can be read from here ({printable(error)})") from None
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
+        self._chunks: dict[tuple[str, str], Chunks] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
@@ -155,6 +158,12 @@ class CubeStore:
         if (zone, name) not in self._arrays:
             self._arrays[zone, name] = self._root[f"{zone}/{name}"]
         return self._arrays[zone, name]
+
+    def chunks(self, zone: str, name: str) -> Chunks:
+        """The inner chunks of one of the arrays of a zone."""
+        if (zone, name) not in self._chunks:
+            self._chunks[zone, name] = Chunks(self.array(zone, name))
+        return self._chunks[zone, name]
 
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""

@@ -5,12 +5,12 @@ share a cell. In a layer with several UTM zones a cell near their border counts 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj.enums import TransformDirection
-from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.store import CubeStore
@@ -50,7 +50,7 @@ class Area:
 
     @property
     def cells(self) -> int:
-        """How many cells it has."""
+        """How many cells it has; one in several spans counts several times."""
         return int((self.end - self.first).sum())
 
     def cut(self, y: slice, x: slice) -> NDArray[np.bool_]:
@@ -58,10 +58,10 @@ class Area:
         height, width = y.stop - y.start, x.stop - x.start
         own = slice(*np.searchsorted(self.row, (y.start, y.stop)))
         at = (self.row[own] - y.start) * (width + 1)
-        changes = np.zeros(height * (width + 1), np.int8)
+        changes = np.zeros(height * (width + 1), np.int32)
         np.add.at(changes, at + np.clip(self.first[own] - x.start, 0, width), 1)
         np.add.at(changes, at + np.clip(self.end[own] - x.start, 0, width), -1)
-        return np.cumsum(changes.reshape(height, width + 1), axis=1, dtype=np.int8)[:, :-1].astype(bool)
+        return np.cumsum(changes.reshape(height, width + 1), axis=1)[:, :-1] > 0
 
 
 def geometry_of(within: Within) -> BaseGeometry:
@@ -88,35 +88,49 @@ def geometry_of(within: Within) -> BaseGeometry:
 
 def area_in(cube: CubeStore, zone: str, within: Within) -> Area | None:
     """Cells of a zone whose centre lies in a region in degrees; None where there is none."""
-    return rasterised(in_zone(cube, zone, geometry_of(within)), cube, zone)
+    (area,) = areas_in(cube, zone, np.array([geometry_of(within)]))
+    return area
 
 
-def in_zone(cube: CubeStore, zone: str, geometry: BaseGeometry) -> BaseGeometry:
-    """The part of a geometry in degrees that belongs to a zone, in the CRS of the zone; empty where there is none."""
-    attributes = cube.group(zone).attrs
-    wkt = attributes["proj:wkt2"]
+def areas_in(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> list[Area | None]:
+    """Cells of a zone whose centre lies in each of some polygons in degrees; None where there is none."""
+    return [rasterised(geometry, cube, zone) for geometry in _in_zone(cube, zone, geometries).tolist()]
+
+
+def _in_zone(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> NDArray[Any]:
+    """The part of each geometry in degrees that belongs to a zone, in the zone's CRS; empty where there is none."""
+    wkt = cube.group(zone).attrs["proj:wkt2"]
     own = _degrees_of(cube, zone)
-    geometry = geometry if geometry.is_valid else shapely.make_valid(geometry)
+    geometries = np.where(shapely.is_valid(geometries), geometries, shapely.make_valid(geometries))
     # longitudes may be counted from another meridian than the zone's
-    west, _, east, _ = geometry.bounds
+    west, _, east, _ = shapely.total_bounds(geometries)
     turns = range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
-    moved = (translate(geometry, 360 * turn) for turn in turns)
-    parts = [shapely.intersection(one, shapely.box(*own)) for one in moved]
-    part = shapely.union_all([one for one in parts if not one.is_empty])
-    if part.is_empty or is_geographic(wkt):
-        return part
-    return projected(shapely.segmentize(part, STEP_DEGREES), wkt)
+    found = np.full(len(geometries), shapely.Polygon())
+    for turn in turns:
+        moved = _shifted(geometries, 360.0 * turn) if turn else geometries
+        left, bottom, right, top = shapely.bounds(moved).T
+        within = (left >= own[0]) & (bottom >= own[1]) & (right <= own[2]) & (top <= own[3])
+        beside = (left > own[2]) | (bottom > own[3]) | (right < own[0]) | (top < own[1])
+        cut = ~within & ~beside
+        moved = np.array(moved)
+        moved[cut] = shapely.intersection(moved[cut], shapely.box(*own))
+        found[~beside] = shapely.union(found[~beside], moved[~beside]) if turn != turns[0] else moved[~beside]
+    return found if is_geographic(wkt) else projected(shapely.segmentize(found, STEP_DEGREES), wkt)
 
 
-def projected(geometry: BaseGeometry, wkt: str) -> BaseGeometry:
-    """A geometry in degrees, vertex by vertex, in a CRS."""
+def _shifted(geometries: NDArray[Any], degrees: float) -> NDArray[Any]:
+    return np.asarray(shapely.transform(geometries, lambda xy: xy + np.array([degrees, 0.0])))
+
+
+def projected(geometries: NDArray[Any], wkt: str) -> NDArray[Any]:
+    """Geometries in degrees, vertex by vertex, in a CRS."""
     transformer = to_degrees(wkt)
 
     def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:
         x, y = transformer.transform(xy[:, 0], xy[:, 1], direction=TransformDirection.INVERSE)
         return np.stack([x, y], axis=1)
 
-    return shapely.transform(geometry, move)
+    return np.asarray(shapely.transform(geometries, move))
 
 
 def _degrees_of(cube: CubeStore, zone: str) -> tuple[float, float, float, float]:
@@ -171,6 +185,14 @@ def rasterised(geometry: BaseGeometry, cube: CubeStore, zone: str) -> Area | Non
     row, starts, ends = row[order][::2], column[order][::2], column[order][1::2]
     some = starts < ends
     return Area(row=row[some], first=starts[some], end=ends[some]) if some.any() else None
+
+
+def union(areas: list[Area]) -> Area:
+    """All cells of some areas, of which there is at least one."""
+    row = np.concatenate([area.row for area in areas])
+    order = np.argsort(row, kind="stable")
+    first, end = (np.concatenate([getattr(area, name) for area in areas])[order] for name in ("first", "end"))
+    return Area(row=row[order], first=first, end=end)
 
 
 def _edges(geometry: BaseGeometry) -> NDArray[np.float64]:

@@ -1,0 +1,125 @@
+"""Inner chunks of the objects of an array, one at a time: in less CPU time and memory than zarr-python takes.
+
+An object is a Zarr shard as `arrays.py` writes it: inner chunks of zstd, and at its end an index with a checksum. The
+index of an object is read once. Arrays that are written otherwise are read by zarr-python.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from embedcube.errors import WorkError
+
+Place = tuple[int, int, int]
+"""numbers of a chunk along time, y and x"""
+
+_ABSENT = 2**64 - 1
+"""offset of a chunk that was not written, as all its values are the fill value"""
+
+_INDEXES = 1024
+"""indexes of objects that are kept"""
+
+
+class Chunks:
+    """The inner chunks of one array (time, y, x) or (time, y, x, feature)."""
+
+    def __init__(self, array: Any) -> None:
+        """`array` is an array of zarr-python."""
+        self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype
+        self._array = array
+        self._zstd = Zstd() if _plain(array) else None
+        self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
+        self._indexes: dict[str, NDArray[np.uint64] | None] = {}
+
+    @property
+    def fill(self) -> Any:
+        """Value where nothing was written."""
+        return self._array.fill_value
+
+    def read(self, place: Place) -> NDArray[Any] | None:
+        """Values of one chunk, whole also where it reaches beyond the array; None where nothing was written.
+
+        Raises:
+            WorkError: the object is damaged.
+        """
+        if self._zstd is None:
+            region = tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, self.chunks[:3], strict=True))
+            return np.asarray(self._array[region])
+        whole = (*place, *([0] * (len(self.shape) - 3)))
+        key = self._array.metadata.encode_chunk_key(tuple(i // n for i, n in zip(whole, self._inner, strict=True)))
+        if key not in self._indexes:
+            if len(self._indexes) >= _INDEXES:
+                self._indexes.clear()
+            self._indexes[key] = self._read_index(key)
+        index = self._indexes[key]
+        if index is None:
+            return None
+        offset, size = (int(number) for number in index[tuple(i % n for i, n in zip(whole, self._inner, strict=True))])
+        if offset == _ABSENT:
+            return None
+        stored = self._bytes(key, RangeByteRequest(offset, offset + size))
+        values = np.empty(self.chunks, self.dtype)
+        try:
+            self._zstd.decode(stored, values)
+        except (RuntimeError, ValueError):
+            raise WorkError(self._damaged(key)) from None
+        return values
+
+    def _read_index(self, key: str) -> NDArray[np.uint64] | None:
+        """Offset and size (..., 2) of each chunk of an object; None where there is no object."""
+        count = int(np.prod(self._inner))
+        stored = self._bytes(key, SuffixByteRequest(16 * count + 4))
+        if stored is None:
+            return None
+        index, checksum = stored[:-4], stored[-4:]
+        if len(index) != 16 * count or google_crc32c.value(bytes(index)) != int.from_bytes(checksum, "little"):
+            raise WorkError(self._damaged(key))
+        return np.frombuffer(index, "<u8").reshape(*self._inner, 2)
+
+    def _bytes(self, key: str, part: ByteRequest) -> Any:
+        """Bytes of a part of an object; None where there is no object."""
+        place = self._array.store_path
+        if type(place.store) is LocalStore:
+            return _bytes_of_file(place.store.root / place.path / key, part)
+        found = sync(place.store.get(f"{place.path}/{key}", default_buffer_prototype(), part))
+        return None if found is None else found.to_bytes()
+
+    def _damaged(self, key: str) -> str:
+        return f"{self._array.store_path}/{key} is damaged; `embedcube verify` says what else is, copy the file again"
+
+
+def _bytes_of_file(path: Path, part: ByteRequest) -> bytes | None:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if isinstance(part, RangeByteRequest):
+            return os.pread(file, part.end - part.start, part.start)
+        assert isinstance(part, SuffixByteRequest)
+        return os.pread(file, part.suffix, max(0, os.fstat(file).st_size - part.suffix))
+    finally:
+        os.close(file)
+
+
+def _plain(array: Any) -> bool:
+    """Whether an array is written as `arrays.py` does: sharded, zstd, an index with CRC-32C at the end."""
+    codecs = array.metadata.codecs
+    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or str(codecs[0].index_location.value) != "end":
+        return False
+    inner, index = codecs[0].codecs, codecs[0].index_codecs
+    kinds = [[type(codec) for codec in chain] for chain in (inner, index)]
+    if kinds != [[BytesCodec, ZstdCodec], [BytesCodec, Crc32cCodec]] or array.chunks[3:] != array.shape[3:]:
+        return False
+    orders = [getattr(chain[0], "endian", None) for chain in (inner, index)]
+    return all(getattr(order, "value", "little") == "little" for order in orders)
