@@ -19,7 +19,7 @@ from embedcube.cube.encoding import MASKED, VALID
 from embedcube.cube.preview_store import write_preview_store
 from embedcube.cube.reader import Cube
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ROWS, COLUMNS = 448, 576
 WIDTH, HEIGHT = 640, 480

@@ -244,6 +244,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_click_paints_a_million_cells(large: Path, modules: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Below 200 ms from click to painted map, median of ten. On a busy machine processor time is bounded instead."""
     with viewing(large) as server:
@@ -270,9 +271,9 @@ def test_a_click_paints_a_million_cells(large: Path, modules: Path, capsys: pyte
         assert measured["ready"] < 2000
 
 
-def test_a_server_that_ends_is_told(large: Path) -> None:
+def test_a_server_that_ends_is_told(cube: Cube) -> None:
     """Ended by a signal, `view` ends within seconds and leaves no port open."""
-    with viewing(large) as server:
+    with viewing(Path(cube.path)) as server:
         urllib.request.urlopen(server.address, timeout=20).close()
         server.process.terminate()
         begun = time.monotonic()

@@ -28,8 +28,8 @@ from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 
 SCHEMAS = Path(__file__).parents[1] / "data" / "conventions"
-ROWS, COLUMNS = 525, 1050
-"""an odd number of rows, and one more than two levels"""
+ROWS, COLUMNS = 75, 1050
+"""an odd number of rows, and columns for three levels"""
 
 
 def vectors(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -78,7 +78,7 @@ def test_it_holds_the_colours_the_status_and_the_acquisitions(cube: Cube, store:
 def test_cells_of_overviews_are_the_nearest_cells_below_them(store: Path) -> None:
     """Rows of an odd level lie exactly between two finer ones: either is nearest."""
     zone = opened(store)["layer/grid"]
-    assert [zone[str(k)]["status"].shape[1:] for k in range(3)] == [(525, 1050), (263, 525), (132, 263)]
+    assert [zone[str(k)]["status"].shape[1:] for k in range(3)] == [(75, 1050), (38, 525), (19, 263)]
     for k in (1, 2):
         finer, coarser = zone[str(k - 1)], zone[str(k)]
         nearest = [both_nearest(finer[axis].values, coarser[axis].values) for axis in ("y", "x")]
@@ -123,7 +123,7 @@ def test_the_conventions_hold(store: Path) -> None:
             assert not validator.is_valid(wrong)
     entry = zone["attributes"]["multiscales"]["layout"][1]
     assert entry["derived_from"] == "0"
-    assert entry["transform"]["scale"] == pytest.approx([525 / 263, 2])
+    assert entry["transform"]["scale"] == pytest.approx([75 / 38, 2])
 
 
 def test_one_request_tells_all_of_a_zone(store: Path) -> None:

@@ -22,7 +22,7 @@ FILES = ("index.html", "view.css", "view.js")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     path = tmp_path_factory.mktemp("view") / "cube.zarr"
     write_zone(path, "layer/grid", np.ones((1, 16, 16, 4), np.float32))
-    with running(create_app([path], static=PAGE)) as address, httpx.Client(base_url=address) as opened:
+    with running(create_app([path], static=PAGE)) as address, httpx.Client(base_url=address, trust_env=False) as opened:
         yield opened
 
 
