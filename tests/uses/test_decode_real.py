@@ -72,19 +72,22 @@ def test_tokens_lose_the_rare_classes_to_raw_statistics(cube: Path, tmp_path: Pa
 
 
 def test_crop_types_of_points() -> None:
-    found = values(report := crops("logistic"))
+    linear, nearest = values(report := crops("logistic")), values(crops("knn"))
     assert report.labels == 472
-    assert found[VECTORS] > found[RAW] > found[NOTHING]
-    assert found[VECTORS] > found[RANDOM] + 0.04
-    assert abs(found[VECTORS] - found[FLOAT32]) <= 0.02
-    surveys = values(crops("logistic", surveys=True))
-    assert surveys[VECTORS] < 0.3, "across surveys everything is near chance"
+    assert linear[VECTORS] > linear[RAW] > linear[NOTHING]
+    assert nearest[VECTORS] > nearest[RAW]
+    assert nearest[VECTORS] > nearest[RANDOM] + 0.1, "what was learned shows among neighbours"
+    assert abs(linear[VECTORS] - linear[FLOAT32]) <= 0.02
+    surveys = crops("logistic", surveys=True)
+    assert "the vectors are at chance on these folds" in surveys.verdicts
 
 
 def test_fuel_moisture_of_other_sites() -> None:
-    ridge, forest = fuel("ridge"), fuel("forest")
-    assert ridge.labels == 1578
-    assert values(forest)[RAW] > values(forest)[VECTORS] > values(ridge)[VECTORS] > values(ridge)[RANDOM]
-    assert abs(values(ridge)[VECTORS] - values(ridge)[FLOAT32]) <= 0.005
-    within = values(ridge, name="r2_within_groups")
+    report = fuel("ridge")
+    ridge, within = values(report), values(report, name="r2_within_groups")
+    assert report.labels == 1578
+    assert ridge[PLACE] > ridge[VECTORS] > ridge[MEAN]
+    assert any(verdict.startswith(f"{PLACE} before vectors") for verdict in report.verdicts)
     assert within[VECTORS] > within[RAW], "linear on vectors sees more of the change within a site"
+    forest = values(fuel("forest"))
+    assert forest[RAW] > forest[VECTORS], "a forest on raw numbers is before all"
