@@ -22,9 +22,9 @@ LABELS = sorted((REAL_DATA / "s2_l2a_33TWL_2023-08").glob("*/SCL.tif"))
 CLASSES = {"shadow": (3,), "vegetation": (4,), "bare": (5,), "cloud": (8, 9), "cirrus": (10,)}
 
 
-def values(report: Report, leaks: bool = False, name: str = "") -> dict[str, float]:
-    """The main score, or another, of each kind of features."""
-    return {row.features: row.scores[name or report.main].value for row in report.rows if row.leaks == leaks}
+def values(report: Report, name: str = "") -> dict[str, float]:
+    """The main score, or another, of each kind of features, on folds that do not leak."""
+    return {row.features: row.scores[name or report.main].value for row in report.rows if not row.leaks}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,10 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return campaign.run.newest_cube
 
 
-def scored(cube: Path, folder: Path, request: Request, settings: Settings) -> Report:
+def scored(cube: Path, folder: Path, request: Request, settings: Settings, folds: int = 5) -> Report:
     decoder = folder / "d.safetensors"
     fit(cube, LABELS, decoder, request, settings)
-    held = Held(blocks=Size(number=0.2, unit="degrees"), seeds=1)
+    held = Held(blocks=Size(number=0.2, unit="degrees"), seeds=1, folds=folds)
     return score_decoder(cube, decoder, LABELS, held)
 
 
@@ -62,29 +62,31 @@ def test_tokens_see_the_share_of_clouds_better_than_raw_statistics(cube: Path, t
 
 def test_tokens_lose_the_rare_classes_to_raw_statistics(cube: Path, tmp_path: Path) -> None:
     request = Request(task="classification", classes=CLASSES)
-    report = scored(cube, tmp_path, request, Settings(kind="logistic", most=4000))
+    report = scored(cube, tmp_path, request, Settings(kind="logistic", most=1500), folds=3)
     found = values(report)
     assert found[RAW_PIXELS] > found[VECTORS]
     assert values(report, name="accuracy")[VECTORS] > values(report, name="accuracy")[RAW_PIXELS]
     assert any(verdict.startswith(f"{RAW_PIXELS} before vectors") for verdict in report.verdicts)
-    assert values(report, leaks=True)[VECTORS] > found[VECTORS] + 0.05, "random folds leak"
     assert found[NOTHING] == pytest.approx(0.2)
 
 
 def test_crop_types_of_points() -> None:
-    found = values(report := crops("logistic"))
+    linear, nearest = values(report := crops("logistic")), values(crops("knn"))
     assert report.labels == 472
-    assert found[VECTORS] > found[RAW] > found[NOTHING]
-    assert found[VECTORS] > found[RANDOM] + 0.04
-    assert abs(found[VECTORS] - found[FLOAT32]) <= 0.02
-    surveys = values(crops("logistic", surveys=True))
-    assert surveys[VECTORS] < 0.3, "across surveys everything is near chance"
+    assert linear[VECTORS] > linear[RAW] > linear[NOTHING]
+    assert nearest[VECTORS] > nearest[RAW]
+    assert nearest[VECTORS] > nearest[RANDOM] + 0.1, "what was learned shows among neighbours"
+    assert abs(linear[VECTORS] - linear[FLOAT32]) <= 0.02
+    surveys = crops("logistic", surveys=True)
+    assert "the vectors are at chance on these folds" in surveys.verdicts
 
 
 def test_fuel_moisture_of_other_sites() -> None:
-    ridge, forest = fuel("ridge"), fuel("forest")
-    assert ridge.labels == 1578
-    assert values(forest)[RAW] > values(forest)[VECTORS] > values(ridge)[VECTORS] > values(ridge)[RANDOM]
-    assert abs(values(ridge)[VECTORS] - values(ridge)[FLOAT32]) <= 0.005
-    within = values(ridge, name="r2_within_groups")
+    report = fuel("ridge")
+    ridge, within = values(report), values(report, name="r2_within_groups")
+    assert report.labels == 1578
+    assert ridge[PLACE] > ridge[VECTORS] > ridge[MEAN]
+    assert any(verdict.startswith(f"{PLACE} before vectors") for verdict in report.verdicts)
     assert within[VECTORS] > within[RAW], "linear on vectors sees more of the change within a site"
+    forest = values(fuel("forest"))
+    assert forest[RAW] > forest[VECTORS], "a forest on raw numbers is before all"

@@ -84,15 +84,18 @@ def fit(
         "classes": counted_classes(examples), "parameters": decoder.head.parameters,
         "layers": [layer.name for layer in decoder.about.layers],
     }  # fmt: skip
-    if as_json:
-        print(json.dumps(answer))
-        return
-    left = ", ".join(f"{count:,} {reason}" for reason, count in examples.left_out.items())
-    print(f"labels      {len(examples):,} cells with a vector" + (f"; left out: {left}" if left else ""))
-    for name, count in counted_classes(examples).items():
-        print(f"  {name:24} {count:g}")
-    print(f"decoder     {to}: {settings.kind}, {decoder.head.parameters:,} numbers")
-    print(f"now         embedcube decode score {cube} {to} {' '.join(map(str, labels))}")
+    files = " ".join(map(str, labels if len(labels) == 1 else [labels[0], "..."]))
+    print(json.dumps(answer) if as_json else _fitted(answer, f"embedcube decode score {cube} {to} {files}"))
+
+
+def _fitted(answer: dict[str, Any], following: str) -> str:
+    left = ", ".join(f"{count:,} {reason}" for reason, count in answer["left_out"].items())
+    return "\n".join([
+        f"labels      {answer['labels']:,} cells with a vector" + (f"; left out: {left}" if left else ""),
+        *(f"  {name:24} {count:g}" for name, count in answer["classes"].items()),
+        f"decoder     {answer['decoder']}: {answer['parameters']:,} numbers",
+        f"now         {following}",
+    ])  # fmt: skip
 
 
 @decode.command()

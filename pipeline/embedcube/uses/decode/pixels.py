@@ -57,21 +57,25 @@ def pixel_classes(cube: Cube, cells: Cells, paths: Sequence[Path], request: Requ
             for number, zone in enumerate(cells.zones):
                 windows = windows_of_raster(cube, zone, path, request)
                 rows = np.flatnonzero((cells.zone == number) & np.isin(cells.t, windows))
-                if len(rows):
-                    for row, own in zip(rows.tolist(), _cut(source, cube, zone, cells, rows), strict=True):
+                if len(rows) and (cut := _cut(source, cube, zone, cells, rows)) is not None:
+                    for row, own in zip(rows.tolist(), cut, strict=True):
                         codes = np.full(own.shape, NONE, np.int16)
                         for code, name in enumerate(classes):
                             codes[np.isin(own, values[name])] = code
                         found[row] = codes
     sides = {codes.shape[0] for codes in found.values()}
     if len(sides) != 1:
-        raise RequestError(f"rasters of {len(sides)} sizes of pixels; a score on pixels needs one size for all")
-    nothing = np.full((sides.copy().pop(),) * 2, NONE, np.int16)
+        raise RequestError(
+            f"{paths[0].name}: its pixels do not divide the cells of any zone, or several sizes of pixels do; warp the "
+            "rasters onto the cells' grid for a score on pixels"
+        )
+    (side,) = sides
+    nothing = np.full((side, side), NONE, np.int16)
     return np.stack([found.get(row, nothing) for row in range(len(cells))])
 
 
-def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
-    """The pixels (row, column) of each cell; those without a label become a value that no class has."""
+def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int64]) -> list[NDArray[Any]] | None:
+    """The pixels (row, column) of each cell, without a label a value that no class has; None where they do not fit."""
     from rasterio.windows import Window
 
     a, _, c, _, _, f = cube.group(zone).attrs["spatial:transform"][:6]
@@ -80,10 +84,7 @@ def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int6
     left, top = (c - file.transform.c) / file.transform.a, (f - file.transform.f) / file.transform.e
     off = max(abs(number - round(number)) for number in (factor, left, top))
     if file.crs != cube.group(zone).attrs["proj:wkt2"] or off > _OFF or round(factor) < 1:
-        raise RequestError(
-            f"{Path(file.name).name}: pixels of {file.transform.a:g} do not divide cells of {a:g} of {zone}; warp the "
-            "raster onto the cells' grid for a score on pixels"
-        )
+        return None
     side, x0, y0 = round(factor), round(left), round(top)
     y, x = cells.y[rows], cells.x[rows]
     window = Window(x0 + int(x.min()) * side, y0 + int(y.min()) * side,
