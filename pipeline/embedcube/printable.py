@@ -69,10 +69,14 @@ def _without_user(text: str) -> str:
     scheme = _SCHEME.match(before)
     kept = scheme[0] if scheme else ""
     user = before[len(kept) :]
-    # an @ may also stand in a path, as in https://host/icon@2x.png
-    if not at or (":" not in user and (scheme is None or "/" in user)):
+    if not at:
         return text
-    return f"{kept}{HIDDEN}@{rest}"
+    # an @ may also stand in a path, as in https://host/icon@2x.png
+    if ":" in user or (scheme and "/" not in user):
+        return f"{kept}{HIDDEN}@{rest}"
+    # a break that was escaped may stand between the scheme and its slashes
+    begin = before.rfind("//") + 2
+    return f"{before[:begin]}{HIDDEN}@{rest}" if scheme and begin > 1 and "/" not in before[begin:] else text
 
 
 def is_plain(text: str) -> bool:

@@ -4,7 +4,7 @@ import time
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from embedcube.errors import CorruptInput
@@ -55,6 +55,7 @@ def links(draw: st.DrawFn) -> str:
 
 
 @given(links(), words)
+@example("https:\n//S3CRET@0.0/0", "x")
 def test_no_credential_is_left_in_a_link(link: str, word: str) -> None:
     for shown in (
         without_credentials(link),
