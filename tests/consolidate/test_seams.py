@@ -120,8 +120,8 @@ def test_a_tile_off_by_half_a_pixel_shows_its_edge(tmp_path: Path) -> None:
     averaged = fine.reshape(2, SIDE_PX, 2, SIDE_PX, 2).mean(axis=(2, 4))
     moved = fine[:, :, 1:-1].reshape(2, SIDE_PX, 2, SIDE_PX - 1, 2).mean(axis=(2, 4))
     striped = averaged.copy()
-    for first in range(57, SIDE_PX, 112):
-        striped[:, :, first : first + 56] = 0
+    for column in range(57, SIDE_PX, 112):
+        striped[:, :, column : column + 56] = 0
     first = replace(scene_of(striped), id="S2A_0")
     on_grid = scene_of(averaged)
     between = scene_of(moved, west=WEST + 5)

@@ -290,7 +290,7 @@ def test_bands_of_an_item_that_does_not_describe_them_are_found_by_their_numbers
     for name in ("all.tif", "clouds.tif"):
         write_image(tmp_path / name)
     stated = [{"nodata": 0}, {"nodata": -1, "scale": 0.5}]
-    assets = {
+    assets: dict[str, dict[str, Any]] = {
         "data": {"href": "./all.tif", "raster:bands": stated},
         "metadata": {"href": "./all.xml", "roles": ["metadata"]},
         "thumbnail": {"href": "./all.png"},
@@ -304,6 +304,9 @@ def test_bands_of_an_item_that_does_not_describe_them_are_found_by_their_numbers
     # one that does describe them; and one with several files, where a number tells nothing
     assets["data"] |= {"eo:bands": [{"name": "red"}, {"name": "nir"}]}
     assert found_by_number(tmp_path, assets, B04=2).files["B04"].index == 2
+    # a file that is called so is none of its bands
+    write_image(tmp_path / "2.tif")
+    assert found_by_number(tmp_path, {"data": {"href": "./2.tif"}}, B04=2).files["B04"].index == 2
     # a name that two of its bands have names nothing
     names = {"B04": frozenset(("sr",)), "B08": frozenset(("2",))}
     twice = assets | {"data": assets["data"] | {"eo:bands": [{"name": "sr"}, {"name": "sr"}]}}

@@ -149,8 +149,7 @@ def test_slices_and_bursts_of_sentinel_1_are_one_pass() -> None:
         product(f"S1C_IW_GRDH_1SDV_20250607T01080{s}_20250607T01083{s}_00{orbit}_00A1F3_D4B{s}", 25.0 * s)
         for s, orbit in enumerate((2679, 2680))
     ]
-    item = {"platform": "sentinel-1c", "sat:absolute_orbit": 2680, "s1:datatake_id": str(0xA1F3)}
-    north += [product("x", 50, **{key.replace(":", "__"): value for key, value in item.items()})]
+    north += [product("x", 50, platform="sentinel-1c", sat__absolute_orbit=2680, s1__datatake_id=str(0xA1F3))]
     north += [product("y", 75, platform="sentinel-1c", sat__absolute_orbit=2680)]
     assert radar(*north) == ["S1C_002679_00A1F3"] * 4
     # the same number years later, or in orbits that do not follow each other, is none of that datatake

@@ -52,10 +52,8 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
 
 def _run_parent_0(campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, progress: Progress) -> TaskResult:
     """Parent 0: coordinates the ranks of all nodes, and counts in the end what was done."""
-    plan = read_plan(campaign, run)
-    whole = plan.verdicts.retries(campaign.how)
-    recipes = read_recipes(run, plan, task)
-    total, to_do = len(recipes), set(recipes) - recorded_recipes(run, whole=whole)
+    whole = read_plan(campaign, run).verdicts.retries(campaign.how)
+    total, to_do = shards_to_do(campaign, run, task)
     progress(total - len(to_do), total)
     if not to_do:
         parents.share(Announcement(attempt=parents.attempt, work=False))
@@ -101,6 +99,13 @@ def _announced(parents: Rendezvous, coordinator: OwnCoordinator) -> Iterator[Non
         # who comes too late has nothing to do, and need not look for this process
         with suppress(OSError):
             parents.withdraw(Announcement(attempt=parents.attempt, work=False))
+
+
+def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[str]]:
+    """How many shards a task has, and the recipes of those that are to be embedded."""
+    plan = read_plan(campaign, run)
+    recipes = read_recipes(run, plan, task)
+    return len(recipes), set(recipes) - recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
 
 
 def _run_other_parent(campaign: Campaign, run: RunDir, task: int, parents: Rendezvous) -> TaskResult:

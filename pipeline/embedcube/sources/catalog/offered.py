@@ -55,15 +55,17 @@ def file_of(offered: Sequence[Offered], known: frozenset[str]) -> File | str:
     gone: list[tuple[int, str]] = []
     remote: list[tuple[int, str]] = []
     matches = [(offer, match) for offer in offered if (match := _match(offer, known)) is not None]
-    if not matches and (number := next((int(name) for name in known if name.isdecimal()), 0)):
+    if number := next((int(name) for name in known if name.isdecimal()), 0):
         images = [offer for offer in offered if not offer.href or is_image(offer.path or offer.href.partition("?")[0])]
-        if len(images) > 1:
+        if len(images) > 1 and not matches:
             named = listed([printable(min(offer.names, key=len), _SHOWN_NAME) for offer in images], 3)
             return (
                 f"{number} is the number of a band in a file, and the item has {len(images)} files ({named}): "
                 "options.variables takes the name of one of them, or of a band"
             )
-        matches = [(offer, (_OWN, number)) for offer in images]
+        if len(images) == 1 and not any(known & {band.name, band.common_name} for band in images[0].described):
+            # also where the file is called so, as 2.tif
+            matches = [(images[0], (_OWN, number))]
     for order, (offer, (rank, index)) in enumerate(matches):
         if offer.wrong:
             gone.append((rank, offer.wrong))
