@@ -2,8 +2,8 @@
 
 Two synthetic cubes are written to FOLDER (by default a temporary one), of 128 features as int8, with clouds:
 `pix` has 1008 x 1008 cells in two windows, shards of 504 and chunks of 63 x 63 cells; `tok` has 504 x 504 cells in
-twelve windows, shards and chunks of 56 x 56. They hardly compress, so the bytes of a point are more than those of a real
-cube (`benchmarks.points`). Times are CPU seconds of this process, the best of RUNS.
+twelve windows, shards and chunks of 56 x 56. They hardly compress, so a point costs more bytes than in a real cube
+(`benchmarks.points`). Times are CPU seconds of this process, the best of RUNS.
 """
 
 import argparse
