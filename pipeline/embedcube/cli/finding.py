@@ -13,6 +13,7 @@ from embedcube.progress import Say, shown
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
+    from embedcube.cube.find import Found
     from embedcube.cube.layer import Layer
     from embedcube.uses.recall import Checked
 
@@ -62,14 +63,9 @@ def find(
     from embedcube.cube.find import find as find_in
 
     region = None if within is None else _region(within)
-    found = find_in(
-        searched.cube,
-        searched.name,
-        [_example(text) for text in like],
-        [_example(text) for text in unlike or []] or None,
-        Search(k=k, time=moment, within=region, apart_m=apart_m),
-        searched.index,
-    )
+    search = Search(k=k, time=moment, within=region, apart_m=apart_m)
+    examples, against = ([_example(text) for text in texts or ()] for texts in (like, unlike))
+    found = find_in(searched.cube, searched.name, examples, against or None, search, searched.index)
     if out is not None:
         _WRITERS[out.suffix](table_of(found), out)
         say(f"wrote {out}")
@@ -77,16 +73,7 @@ def find(
         answer = {"cube": str(cube), "layer": searched.name} | asdict(found) | {"out": str(out) if out else None}
         print(json.dumps(answer))
         return
-    say("rank  cosine      lon         lat        window                  status            cell")
-    for hit in found.hits:
-        say(
-            f"{hit.rank:>4}  {hit.cosine:.6f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {hit.status:<16}  "
-            f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
-        )
-    compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
-    say(
-        f"{len(found.hits)} hits of {found.cells:,} cells, {compared}" + ("" if found.indexed else ", without an index")
-    )
+    _print_hits(found)
 
 
 @verbs.command("index-vectors")
@@ -216,6 +203,18 @@ def _print_checked(checked: "Checked", say: Say, as_json: bool) -> None:
             f"{len(checked.damaged)} files of the index have changed on the disk, the first is {checked.damaged[0]}: "
             "remove them and run `embedcube index-vectors` again"
         )
+
+
+def _print_hits(found: "Found") -> None:
+    print("rank  cosine      lon         lat        window                  status            cell")
+    for hit in found.hits:
+        print(
+            f"{hit.rank:>4}  {hit.cosine:.6f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {hit.status:<16}  "
+            f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
+        )
+    compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
+    index = "" if found.indexed else ", without an index"
+    print(f"{len(found.hits)} hits of {found.cells:,} cells, {compared}{index}")
 
 
 def _write_parquet(table: Any, path: Path) -> None:
