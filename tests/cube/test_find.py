@@ -237,7 +237,7 @@ def test_the_verb_takes_polygons_and_counter_examples(finished_demo: Campaign, t
         ((), "--like LON,LAT"),
         (("--like", "7.6"), "neither LON,LAT"),
         (("--like", "7.596,50.870", "--within", "1,2,3"), "neither W,S,E,N"),
-        (("--like", "7.596,50.870", "-o", "hits.xlsx"), ".geojson, .csv, .parquet"),
+        (("--like", "7.596,50.870", "-o", "hits.xlsx"), "a table is written as .csv, .parquet, .geojson"),
         (("--check",), "embedcube index-vectors"),
         (("--like", "9.6,50.87"), "lies outside of layer s2_mosaiks"),
     ],
