@@ -1,7 +1,6 @@
 """`find --catalogue`: one search over the cubes of several centres, and what it prints."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,7 @@ if TYPE_CHECKING:
     from embedcube.uses.federation import Federated, Question
 
 
-def find_at_centres(
-    catalogue: str, question: "Question", out: Path | None, write: Callable[[Any, Path], None] | None, say: Say | None
-) -> None:
+def find_at_centres(catalogue: str, question: "Question", out: Path | None, say: Say | None) -> None:
     """Search the cubes of a catalogue and print the hits; as JSON where there is no `say`.
 
     Raises:
@@ -24,12 +21,13 @@ def find_at_centres(
     try:
         from embedcube.uses.centres import read_catalogue
         from embedcube.uses.federation import find_at_all
+        from embedcube.uses.tables import write_table
     except ModuleNotFoundError as error:
         raise RequestError(f"{error.name} is not installed; `pip install 'embedcube[remote]'`") from None
 
     found = find_at_all(read_catalogue(catalogue), question)
-    if out is not None and write is not None:
-        write(_table(found), out)
+    if out is not None:
+        write_table(_table(found), out)
     if say is None:
         print(json.dumps(asdict(found) | {"complete": not found.missing, "out": str(out) if out else None}))
     else:

@@ -14,7 +14,7 @@ from embedcube.progress import Say, shown
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-    from embedcube.cube.find import Search
+    from embedcube.cube.find import Found, Search
     from embedcube.cube.layer import Layer
     from embedcube.uses.recall import Checked
 
@@ -61,8 +61,9 @@ def find(
         return
     if not like:
         raise RequestError("find needs an example: --like LON,LAT, for instance --like 7.6,50.87")
-    if out is not None and out.suffix not in _WRITERS:
-        raise RequestError(f"{out}: hits are written as {', '.join(_WRITERS)}; give the file such a name")
+    from embedcube.uses.tables import check_suffix
+
+    check_suffix(out)
     examples = [_example(text) for text in like], [_example(text) for text in unlike or []]
     region = None if within is None else _region(within)
     if cube is not None:
@@ -76,7 +77,7 @@ def find(
     asked = Question(
         like=examples[0], unlike=examples[1], layer=layer, k=k, time=moment, within=region, apart_m=apart_m
     )
-    find_at_centres(str(catalogue), asked, out, _WRITERS[out.suffix] if out else None, None if as_json else print)
+    find_at_centres(str(catalogue), asked, out, None if as_json else print)
 
 
 def _find_in(
@@ -85,26 +86,18 @@ def _find_in(
     """Search one cube, and print the hits."""
     from embedcube.cube.find import find as find_in
     from embedcube.cube.find import table_of
+    from embedcube.uses.tables import write_table
 
     say = _teller(as_json)
     found = find_in(searched.cube, searched.name, examples[0], examples[1] or None, search, searched.index)
     if out is not None:
-        _WRITERS[out.suffix](table_of(found), out)
+        write_table(table_of(found), out)
         say(f"wrote {out}")
     if as_json:
         answer = {"cube": str(searched.cube.path), "layer": searched.name} | asdict(found)
         print(json.dumps(answer | {"out": str(out) if out else None}))
         return
-    say("rank  cosine      lon         lat        window                  status            cell")
-    for hit in found.hits:
-        say(
-            f"{hit.rank:>4}  {hit.cosine:.6f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {hit.status:<16}  "
-            f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
-        )
-    compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
-    say(
-        f"{len(found.hits)} hits of {found.cells:,} cells, {compared}" + ("" if found.indexed else ", without an index")
-    )
+    _print_hits(found)
 
 
 @verbs.command("index-vectors")
@@ -236,25 +229,16 @@ def _print_checked(checked: "Checked", say: Say, as_json: bool) -> None:
         )
 
 
-def _write_parquet(table: Any, path: Path) -> None:
-    from embedcube.campaign.run_folder import replacing
-
-    with replacing(path) as temporary:
-        table.to_parquet(temporary)
-
-
-def _write_text(text: str, path: Path) -> None:
-    from embedcube.campaign.run_folder import write_atomically
-
-    write_atomically(path, text.encode())
-
-
-_WRITERS = {
-    ".geojson": lambda table, path: _write_text(table.to_json(), path),
-    ".csv": lambda table, path: _write_text(table.drop(columns="geometry").to_csv(index=False), path),
-    ".parquet": _write_parquet,
-}
-"""Writers of a table of hits, by the suffix of the file."""
+def _print_hits(found: "Found") -> None:
+    print("rank  cosine      lon         lat        window                  status            cell")
+    for hit in found.hits:
+        print(
+            f"{hit.rank:>4}  {hit.cosine:.6f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {hit.status:<16}  "
+            f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
+        )
+    compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
+    index = "" if found.indexed else ", without an index"
+    print(f"{len(found.hits)} hits of {found.cells:,} cells, {compared}{index}")
 
 
 def _teller(as_json: bool) -> Say:
