@@ -11,7 +11,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
-from tests.conftest import REAL_DATA, Campaign, run_cli
+from tests.conftest import REAL_DATA, Campaign, call_cli, run_cli
 from tests.cube.synthetic import write_zone
 
 from embedcube.cube import drawing
@@ -33,14 +33,14 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Cube:
     """Smooth vectors, so that neighbours are alike; two windows; some cells masked, some incomplete."""
     path = tmp_path_factory.mktemp("find") / "cube.zarr"
     rng = np.random.default_rng(5)
-    y, x = np.mgrid[:64, :80]
+    y, x = np.mgrid[:64, :96]
     waves = rng.uniform(0.05, 0.6, (20, 2)) * rng.choice([-1, 1], (20, 2))
     phase = rng.uniform(0, 6.28, (2, 20)) * [[1], [1.02]]
     vectors = np.cos(np.multiply.outer(y, waves[:, 0]) + np.multiply.outer(x, waves[:, 1]) + phase[:, None, None])
-    status = np.full((2, 64, 80), VALID, np.uint8)
+    status = np.full((2, 64, 96), VALID, np.uint8)
     status[0, 30:40, 10:60] = MASKED
     status[:, 50:] = VALID_INCOMPLETE
-    write_zone(path, ZONE, vectors.astype(np.float32), status, side=10.0)
+    write_zone(path, ZONE, vectors.astype(np.float32), status, side=10.0, shard=32)
     import zarr
 
     zarr.open_group(path, mode="a")[f"{ZONE}/status"][...] = status  # type: ignore[index]
@@ -211,7 +211,7 @@ def test_the_verb_prints_and_writes_hits(finished_demo: Campaign, tmp_path: Path
         (".csv", pd.read_csv),
         (".parquet", geopandas.read_parquet),
     ):
-        done = run_cli(*words, "-o", tmp_path / f"hits{suffix}")
+        done = call_cli(*words, "-o", tmp_path / f"hits{suffix}")
         assert (done.returncode, done.stderr) == (0, "")
         table = read(tmp_path / f"hits{suffix}")
         assert list(table["cosine"]) == [hit["cosine"] for hit in answer["hits"]]
@@ -225,7 +225,7 @@ def test_the_verb_takes_polygons_and_counter_examples(finished_demo: Campaign, t
     area.write_text(json.dumps(shapely.geometry.mapping(shapely.box(7.5, 50.8, 7.65, 50.9))))
     cube = finished_demo.run.newest_cube
     words = ("find", cube, "--like", "7.596,50.870", "--unlike", "7.52,50.82", "--time", "2023-06", "--within", area)
-    hits = json.loads(run_cli(*words, "--json").stdout)["hits"]
+    hits = json.loads(call_cli(*words, "--json").stdout)["hits"]
     assert all(7.5 <= hit["lon"] <= 7.65 and 50.8 <= hit["lat"] <= 50.9 for hit in hits)
 
 
@@ -241,7 +241,7 @@ def test_the_verb_takes_polygons_and_counter_examples(finished_demo: Campaign, t
     ],
 )
 def test_wrong_options_are_refused_in_words(finished_demo: Campaign, options: tuple[str, ...], words: str) -> None:
-    done = run_cli("find", finished_demo.run.newest_cube, *options)
+    done = call_cli("find", finished_demo.run.newest_cube, *options)
     assert done.returncode == 2
     assert words in done.stderr
 

@@ -1,6 +1,7 @@
 """Maps that were computed from a cube, as files: GeoTIFF, Zarr, NetCDF."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,10 @@ def _write_zarr(maps: "xr.Dataset", path: Path) -> None:
         raise RequestError(f"{path} is there already; remove it, or name another")
     temporary = path.with_name(f".tmp-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    maps.to_zarr(temporary, zarr_format=3, consolidated=False)
+    with warnings.catch_warnings():
+        # not in the text of Zarr v3 yet; without it each reader of xarray is warned
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        maps.to_zarr(temporary, zarr_format=3, consolidated=True)
     temporary.rename(path)
 
 
