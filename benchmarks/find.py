@@ -54,7 +54,7 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp())
     path = folder / "cube.zarr"
     if not path.exists():
-        write_cube(path, convolution_features())
+        write_cube(path, presto() if arguments.presto else convolution_features())
     cube = Cube(path)
     similarity(cube)
     index = indexing(cube)
@@ -114,6 +114,13 @@ def convolution_features() -> NDArray[np.float32]:
         pooled = functional.avg_pool2d(convolved, 5, stride=1)[0, :, :1008, :1008]
         windows.append(pooled.permute(1, 2, 0).numpy())
     return np.stack(windows)
+
+
+def presto() -> NDArray[np.float32]:
+    """(window, y, x, feature) of Presto with its published weights."""
+    from benchmarks.presto_vectors import vectors_of_tile
+
+    return vectors_of_tile()
 
 
 def write_cube(path: Path, vectors: NDArray[np.float32]) -> None:

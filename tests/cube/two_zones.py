@@ -77,7 +77,7 @@ def write_two_zones(cube: Path) -> None:
     campaign = Campaign.model_validate(DOCUMENT)
     planned = _planned(campaign)
     plan = Plan(
-        campaign=campaign.digest, plan="0" * 64, inventory="0" * 64, versions={"embedcube": "0"},
+        campaign=campaign.digest, plan="0" * 64, inventory="0" * 64, versions={"embedcube": "0", "torch": "0"},
         layers={LAYER: planned}, shards=2 * SHARDS**2 * WINDOWS, tasks=1, price=_price(), files={},
     )  # fmt: skip
     write_template(campaign, plan, cube)

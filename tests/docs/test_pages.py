@@ -22,7 +22,7 @@ PACKAGE = ROOT / "pipeline" / "embedcube"
 ROOMS = "|".join(sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "using-a-cube"])
+@pytest.mark.parametrize("page", ["tutorial", "using-a-cube", "find"])
 def test_commands_and_python_run(page: str, checkout: Path) -> None:
     lines = "".join(blocks(DOCS / f"{page}.md", "bash")).splitlines()
     assert lines

@@ -13,10 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 from tests.conftest import call_cli
 from tests.cube.two_zones import LAYER
 from tests.uses.serving import running
@@ -24,6 +27,7 @@ from tests.uses.serving import running
 from embedcube.cube.encoding import NOT_PROCESSED
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
+from embedcube.grid import to_degrees
 from embedcube.progress import silent
 from embedcube.uses.pull import pull
 from embedcube.uses.remote import Address
@@ -285,24 +289,28 @@ def test_names_that_lead_out_of_the_copy_are_refused(two_zones: Path, tmp_path: 
     assert not (tmp_path / "copy").exists()
 
 
+def outline(cube: Cube, zone: str, row: int, column: int) -> Any:
+    """A shard of 16 x 16 cells in degrees, with many points along each side."""
+    attributes = cube.group(zone).attrs
+    a, _, left, _, e, top = attributes["spatial:transform"]
+    x, y = left + column * 16 * a, top + row * 16 * e
+    square = shapely.segmentize(shapely.box(x, y + 16 * e, x + 16 * a, y), 50)
+    degrees = to_degrees(attributes["proj:wkt2"])
+    return shapely.transform(square, lambda xy: np.stack(degrees.transform(*xy.T), axis=1))
+
+
 def test_shards_that_touch_a_box(two_zones: Path) -> None:
     cube = Cube(two_zones)
     places = np.stack(np.meshgrid(np.arange(5), np.arange(5), indexing="ij"), -1).reshape(-1, 2)
-    from embedcube.cube.within import area_in
-
-    for zone in cube.zones:
-        for box in (BOX, (11.99, 50.0, 12.01, 50.01), (12.05, 49.9, 12.2, 49.98), (-180.0, -90.0, 180.0, 90.0)):
-            touched = touching(cube, zone, places, box).reshape(5, 5)
-            area = area_in(cube, zone, box)
-            needed = np.zeros((5, 5), bool)
-            if area is not None:
-                rows, columns = np.nonzero(area.cut(area.y, area.x))
-                needed[(rows + area.y.start) // 16, (columns + area.x.start) // 16] = True
-            assert (touched | ~needed).all()
-            # and only neighbours beyond: the UTM zone of a place is no matter here, both zones hold the border
-            assert touched.sum() <= needed.sum() + 16
+    boxes = (BOX, (11.99, 50.0, 12.01, 50.01), (12.05, 49.9, 12.2, 49.98), (-180.0, -90.0, 180.0, 90.0))
+    for zone, box in product(cube.zones, boxes):
+        touched = touching(cube, zone, places, box)
+        distances = np.array([outline(cube, zone, *place).distance(shapely.box(*box)) for place in places.tolist()])
+        assert touched[distances == 0].all()
+        assert not touched[distances > 1e-3].any()
+        assert touched.sum() >= (distances == 0).sum() > 0 or box[0] == 12.05
     assert not touching(cube, cube.zones[0], places, (20, 40, 21, 41)).any()
-    # across the antimeridian: all but a part of the Earth far away
+    # across the antimeridian
     assert touching(cube, cube.zones[0], places, (11.0, -90, -170.0, 90)).all()
     assert not touching(cube, cube.zones[0], places, (170.0, -90, -170.0, 90)).any()
     assert parse_box("170,-1,-170,1") == (170, -1, -170, 1)

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import zarr
 from PIL import Image
 from tests.conftest import call_cli
+from tests.cube.synthetic import write_zone
 from tests.cube.two_zones import LAYER, vectors_at
 from tests.uses.serving import running, spawned
 
@@ -294,6 +296,29 @@ def test_find_gives_the_best_cells_of_both_zones(client: httpx.Client, cube: Pat
         assert abs(maps[hit["zone"]][hit["y"], hit["x"]] - hit["cosine"]) < 1e-6
     assert answer["exact"]
     assert answer["weights_sha256"] == "1" * 64
+
+
+def test_a_planted_change_is_the_largest_of_the_map(client: httpx.Client, tmp_path: Path) -> None:
+    # three windows of three months have no past of their season
+    refused = client.post(f"{LAYER_PATH}/change", json={"before": "2023-06", "after": "2023-08", "zone": "utm33"})
+    assert refused.status_code == 422
+    assert "at least 3" in refused.json()["detail"]
+    rng = np.random.default_rng(0)
+    land = rng.normal(size=(1, 24, 24, 8)) + rng.normal(size=(5, 24, 24, 8)) * 0.1
+    land[4, 5, 17] = -land[4, 5, 17]
+    path = tmp_path / "years.zarr"
+    write_zone(path, "s2/utm32", land.astype(np.float32), shard=8)
+    group: Any = zarr.open_group(path, path="s2/utm32", mode="a", zarr_format=3)
+    junes = [[int(datetime(year, month, 1, tzinfo=UTC).timestamp()) for month in (6, 7)] for year in range(2019, 2024)]
+    group["time"][...], group["time_bnds"][...] = np.array(junes)[:, 0], np.array(junes)
+    with running(create_app([f"years={path}"])) as address:
+        body = {"before": "2019/2023", "after": "2023-06", "type": "float32"}
+        answer = httpx.post(f"{address}/v1/cubes/years/layers/s2/change", json=body, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-embedcube-window"] == "2023-06-01/2023-07-01"
+        score = np.frombuffer(answer.content, "<f4").reshape(24, 24)
+        assert int(score.argmax()) == 5 * 24 + 17
+        assert score[5, 17] > 10 * np.median(score)
 
 
 def test_vectors_of_examples_or_why_there_is_none(client: httpx.Client, cube: Path) -> None:

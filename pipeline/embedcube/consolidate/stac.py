@@ -60,6 +60,7 @@ def write_catalogue(cube: Path, folder: Path, weights: Path) -> None:
         # the cube lies beside the catalogue: wherever both are taken together, this finds it
         item.add_asset("embeddings", _asset(f"../../{cube.name}/{item.properties['embedcube:zone']}"))
         item.add_derived_from(models[item.properties["embedcube:zone"].split("/")[0]])
+    collection.add_asset("cube", _asset(f"../{cube.name}"))
     for layer, model in models.items():
         # from the folder of the Item, which lies in `folder`
         add_weights(model, relpath(weights / f"{layer}.safetensors", folder / model.id))

@@ -116,8 +116,8 @@ def _refuse_other_encoder(cube: CubeStore, history: CubeStore, layer: str) -> No
         digests.append(str(one.provenance.attributes["weights"][layer]))
     if digests[0] != digests[1]:
         raise RequestError(
-            f"layer {layer} has the weights {digests[0][:12]} in {cube.address} and {digests[1][:12]} in {history.address}: "
-            "vectors of two encoders cannot be compared; embed both times with one"
+            f"layer {layer} has the weights {digests[0][:12]} in {cube.address} and {digests[1][:12]} in "
+            f"{history.address}: vectors of two encoders cannot be compared; embed both times with one"
         )
 
 

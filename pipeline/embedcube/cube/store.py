@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.objects import Chunks
-from embedcube.cube.opening import place_of
+from embedcube.cube.opening import RemoteStore, place_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
 from embedcube.printable import printable
@@ -51,7 +51,8 @@ class CubeStore:
         place = place_of(source)
         self._place = place
         self.store = place.store
-        consolidated = None if place.path else True
+        # elsewhere folders cannot be listed
+        consolidated = True if isinstance(place.store, RemoteStore) else None
         try:
             self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
