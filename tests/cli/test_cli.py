@@ -33,6 +33,7 @@ from embedcube.prepare.plan import plan
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
     "submit", "cancel", "doctor", "models", "sources", "weights", "find", "change", "index-vectors",
+    "report", "view",
     "info", "sample", "parcels",
     "serve", "pull",
 ]  # fmt: skip
@@ -437,8 +438,10 @@ def test_preview_draws_every_window(finished_demo: Campaign, tmp_path: Path) -> 
     done = call_cli("preview", finished_demo.run.newest_cube, "--out", tmp_path / "pictures", "--json")
     drawn = [Path(file) for file in one_object(done)["files"]]
     names = sorted(file.name for file in drawn)
+    version = finished_demo.run.newest_cube.resolve().stem
     windows = ("s2_mosaiks_grid_20230601T0000", "s2_mosaiks_grid_20230701T0000")
     assert names == [
+        f"{version}.preview.zarr",
         *(f"{window}{suffix}" for window in windows for suffix in (".png", ".tif")),
         "s2_mosaiks_grid_windows.png",
     ]

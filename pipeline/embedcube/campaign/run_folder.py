@@ -11,9 +11,9 @@ The run folder is the architecture: each stage reads files here and writes files
       verdicts.json                      embed        scenes that were found broken while they were read
       pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
-      cubes/<version>.zarr               consolidate  parts     -> cube
+      cubes/<version>.zarr               consolidate  parts     -> cube; <version>.preview.zarr beside it: preview
       cube.zarr                          a relative symlink to the newest version
-      report/                            verify, preview
+      report/                            verify, preview, report
       image.json                         submit       the digest of the container's image
       submissions.jsonl                  submit       the jobs given to the batch system
       submit.lock                        submit       exists while one `submit` is at work

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import finding, serving, stages, using
+from embedcube.cli import finding, looking, serving, stages, using
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
 from embedcube.progress import Say, shown
@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for more in (finding, serving, using):
+for more in (finding, serving, using, looking):
     app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
@@ -340,13 +340,13 @@ def preview(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw principal components as PNG and GeoTIFF.  Example: embedcube preview cube.zarr"""
+    """Draw principal components: Zarr, PNG, GeoTIFF.  Example: embedcube preview cube.zarr"""
     from embedcube.cube.preview import preview as draw
+    from embedcube.cube.preview_store import preview_store_of
 
-    files = draw(cube, out or cube.absolute().parent / "report")
-    _print({"files": [str(file) for file in files]}, as_json)
-    if not as_json:
-        print("\n".join(f"wrote {file}" for file in files))
+    store = out / preview_store_of(cube).name if out else preview_store_of(cube)
+    files = [store, *draw(cube, out or cube.absolute().parent / "report", store)]
+    _print_lines({"files": [str(file) for file in files]}, [f"wrote {file}" for file in files], as_json)
 
 
 @app.command()
@@ -385,10 +385,7 @@ def schema() -> None:
 
 
 def _teller(as_json: bool) -> Say:
-    def silent(_: str) -> None:
-        return
-
-    return silent if as_json else print
+    return (lambda _: None) if as_json else print
 
 
 def _print_lines(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -6,32 +6,9 @@ from pyproj import CRS
 
 from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
+from embedcube.cube.conventions import GEOEMB, PROJ, SPATIAL
 from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS, Encoding
 from embedcube.grid import Grid, PixelArea
-
-CONVENTIONS = [
-    {
-        "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
-        "name": "proj",
-        "description": "Coordinate reference system information for geospatial data",
-        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/proj/refs/tags/v0.1/schema.json",
-        "spec_url": "https://github.com/zarr-conventions/proj/blob/v0.1/README.md",
-    },
-    {
-        "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
-        "name": "spatial",
-        "description": "Spatial coordinate information",
-        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v0.1/schema.json",
-        "spec_url": "https://github.com/zarr-conventions/spatial/blob/v0.1/README.md",
-    },
-    {
-        # its published URLs point at a tag that does not exist; the uuid alone is a valid registration
-        "uuid": "61c12cc5-0e28-4056-999a-480cf3fb7e4c",
-        "name": "geoemb:",
-        "description": "Geoembeddings convention for geospatial embedding arrays with model provenance",
-    },
-]
-"""The registrations that the schemas require: v0.1 of proj and spatial (docs/adr/0005)."""
 
 
 def root_attributes(campaign: Campaign) -> dict[str, Any]:
@@ -53,7 +30,7 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
         "Conventions": "CF-1.11",
         # makes the grid mapping a coordinate in xarray: arithmetic and selections keep the CRS
         "coordinates": "spatial_ref",
-        "zarr_conventions": CONVENTIONS,
+        "zarr_conventions": [PROJ, SPATIAL, GEOEMB],
         "proj:wkt2": crs.to_wkt("WKT2_2019"),
         "spatial:dimensions": ["y", "x"],
         "spatial:transform_type": "affine",

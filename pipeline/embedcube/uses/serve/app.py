@@ -6,7 +6,6 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.staticfiles import StaticFiles
 
 import embedcube
 from embedcube.errors import RequestError, WorkError
@@ -17,6 +16,7 @@ from embedcube.uses.serve.gate import Gate
 from embedcube.uses.serve.holdings import NotHere, open_holdings
 from embedcube.uses.serve.limits import Limits, TooMuch
 from embedcube.uses.serve.metrics import Counted
+from embedcube.uses.serve.page import Page
 from embedcube.uses.serve.served import RETRY_S, Busy, Desk, Served
 
 VERSION = "/v1"
@@ -60,7 +60,7 @@ def create_app(
     for name, holding in served.holdings.items():
         app.mount(f"{VERSION}/cubes/{name}/files", CubeFiles(holding), name=f"files of {name}")
     if static is not None:
-        app.mount("/", StaticFiles(directory=static, html=True), name="page")
+        app.mount("/", Page(directory=static, html=True), name="page")
     for kind, status in _STATUS.items():
         app.add_exception_handler(kind, _handler(status))
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.preview_store import drawn_colours
 from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
 from embedcube.uses.serve.limits import Limits
@@ -191,11 +192,14 @@ class Reader:
     def colours(self, zone: str, t: int) -> NDArray[np.uint8]:
         """Colours (y, x, 3) of one window, 1 to 255, and 0 where there is no vector; they are kept.
 
-        One basis holds for all zones and windows of a layer: equal colours are equal vectors.
+        One basis holds for all zones and windows of a layer: equal colours are equal vectors. They are those of the
+        preview beside the cube, where there is one.
         """
         kept = self._colours.get((zone, t))
         if kept is not None:
             return kept
+        if (drawn := drawn_colours(self._cube, zone, t)) is not None:
+            return self._colours.put((zone, t), drawn)
         layer = zone.partition("/")[0]
         if layer not in self._bases:
             self._bases[layer] = fit_basis(self._cube, layer)

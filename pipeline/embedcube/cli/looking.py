@@ -1,0 +1,63 @@
+"""Verbs for people who look: the report of a campaign, and a map of a cube in the browser."""
+
+import json
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedcube.errors import RequestError
+
+verbs = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@verbs.command()
+def report(
+    campaign_file: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default report.html in `report` of the run folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a report of a campaign as one HTML file.  Example: embedcube report campaign.yaml"""
+    from embedcube.campaign.resolve import open_submitted
+    from embedcube.uses.report.page import write_report
+
+    campaign, folder, changed = open_submitted(campaign_file)
+    path = write_report(campaign, folder, out)
+    if as_json:
+        print(json.dumps({"report": str(path)}))
+    else:
+        print("\n".join([*([changed] if changed else []), f"wrote {path}"]))
+
+
+@verbs.command()
+def view(
+    cubes: Annotated[list[str], typer.Argument(metavar="[NAME=]CUBE.zarr...", help="The folders of cubes.")],
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File of mode 0600 with a token that the browser asks for, as a password."),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser of this machine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show cubes on a map in the browser, until it is stopped.  Example: embedcube view cube.zarr"""
+    try:
+        from embedcube.uses.view.show import view as view_cubes
+    except ModuleNotFoundError as error:
+        raise RequestError(f"{error.name} is not installed; `pip install 'embedcube[serve]'`") from None
+
+    def ready(address: str) -> None:
+        print(json.dumps({"address": address}) if as_json else f"view        {address}", flush=True)
+        if browser:
+            webbrowser.open(address)
+
+    def say(line: str) -> None:
+        if not as_json:
+            print(f"            {line}", flush=True)
+
+    view_cubes(cubes, port=port, token_file=token_file, say=say, ready=ready)
