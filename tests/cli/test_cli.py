@@ -35,6 +35,7 @@ VERBS = [
     "submit", "cancel", "doctor", "models", "sources", "weights", "find", "change", "index-vectors",
     "report", "view",
     "info", "sample", "parcels",
+    "serve", "pull",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")

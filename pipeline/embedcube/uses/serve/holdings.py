@@ -45,6 +45,11 @@ class Holding:
         return self.cube.layers
 
     @cached_property
+    def _opened(self) -> dict[str, Layer]:
+        """Layers, each with the vector index that is beside the cube when it is first searched."""
+        return {name: self.cube[name] for name in self.layers}
+
+    @cached_property
     def _places(self) -> dict[str, Places]:
         return {layer: Places(self.cube, layer) for layer in self.layers}
 
@@ -52,7 +57,7 @@ class Holding:
         """A layer; NotHere where the cube has none of this name."""
         if name not in self.layers:
             raise NotHere(f"cube {self.name} has no such layer; it has {', '.join(self.layers)}")
-        return self.cube[name]
+        return self._opened[name]
 
     def weights(self, layer: str) -> str:
         """SHA-256 of the weights of a layer: vectors of others cannot be compared with its own."""
