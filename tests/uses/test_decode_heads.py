@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,9 +215,9 @@ def foreign(path: Path, how: str) -> None:
     elif how == "joblib, compressed":
         joblib.dump(content, buffer, compress=3)
     elif how == "torch":
-        import torch
-
-        torch.save(content, buffer)
+        # the form of torch.save, which takes seconds to import
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(content))
     path.write_bytes(buffer.getvalue())
 
 
