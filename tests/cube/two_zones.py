@@ -10,6 +10,7 @@ be compared with it. The fixture `two_zones` (tests/conftest.py) is the finished
 
 import hashlib
 import zlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.parts import PartWriter, Quarantined, Record
 from embedcube.campaign.plan import LayerPlan, Plan, Shard
 from embedcube.campaign.price import Price
+from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.consolidate.provenance import Made, write_provenance
@@ -80,7 +82,7 @@ def write_two_zones(cube: Path) -> None:
         campaign=campaign.digest, plan="0" * 64, inventory="0" * 64, versions={"embedcube": "0", "torch": "0"},
         layers={LAYER: planned}, shards=2 * SHARDS**2 * WINDOWS, tasks=1, price=_price(), files={},
     )  # fmt: skip
-    write_template(campaign, plan, cube)
+    write_template(campaign, plan.layers, cube)
     times = [datetime(2023, month, day, 10, 30, tzinfo=UTC) for month in (6, 7, 8) for day in (5, 15, 25)]
     scenes = [
         Scene(id=f"scene{i}", archive="s2", time=time, acquisition=f"pass{i}", bbox=(11.8, 49.9, 12.2, 50.1))
@@ -88,13 +90,19 @@ def write_two_zones(cube: Path) -> None:
     ]
     part = cube.with_name(f"{cube.name}.part")
     writer, encoder = PartWriter(part), ShardEncoder(part_specs(planned))
-    made = [
-        _shard(cube, part, writer, encoder, planned, Shard(
-            layer=LAYER, zone=zone, t=t, row=place.row + iy, col=place.col + ix, iy=iy, ix=ix,
-            recipe=hashlib.sha256(f"{zone} {t} {iy} {ix}".encode()).hexdigest(), scenes=tuple(range(3 * t, 3 * t + 3)),
-        ), [scene.digest for scene in scenes])
+    recipes = PlannedRecipes(campaign, plan, scenes, {LAYER: planned.plugins})
+    shards = (
+        Shard(
+            layer=LAYER, zone=zone, t=t, row=place.row + iy, col=place.col + ix, iy=iy, ix=ix, recipe="",
+            scenes=tuple(range(3 * t, 3 * t + 3)),
+        )
         for zone, place in planned.zones.items() for t in range(WINDOWS) for iy, ix in np.ndindex(SHARDS, SHARDS)
-    ]  # fmt: skip
+    )  # fmt: skip
+    digests = [scene.digest for scene in scenes]
+    made = [
+        _shard(cube, part, writer, encoder, planned, replace(shard, recipe=recipes.derive(shard)), digests)
+        for shard in shards
+    ]
     write_provenance(campaign, plan, scenes, made, cube)
 
 
@@ -112,7 +120,8 @@ def _planned(campaign: Campaign) -> LayerPlan:
     return LayerPlan(
         zones=zones, grids=grids, layout=layout, encoding=layer.encoding, dimensions=FEATURES, chunk_windows=1,
         collections=("https://example.org/s2",), counted=layer.archives, weights="1" * 64, fitted_on="",
-        model="https://example.org/model", batch=2, batch_for="", program="", compiled_for="", empty=(),
+        model="https://example.org/model", batch=2, batch_for="", program="", compiled_for="",
+        versions={"torch": "0"}, plugins=("", ""), empty=(),
     )  # fmt: skip
 
 

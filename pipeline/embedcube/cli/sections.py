@@ -1,6 +1,7 @@
 """The list of verbs in `embedcube --help`, by what they are for."""
 
-import click
+from typing import Any
+
 import typer.core
 
 SECTIONS = {
@@ -16,8 +17,8 @@ SECTIONS = {
 class Sections(typer.core.TyperGroup):
     """A group of commands that lists them by section; one that is in no section comes last."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list."""
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list. The types are those of click, which newer versions of typer bring themselves."""
         listed = {name for names in SECTIONS.values() for name in names}
         others = tuple(name for name in self.list_commands(ctx) if name not in listed)
         for title, names in (*SECTIONS.items(), ("More", others)):

@@ -220,7 +220,12 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue
-        one = _OfItem(id=product.id, day=product.time.date(), paths=tuple(_paths(product)))
+        one = _OfItem(
+            id=product.id,
+            day=product.time.date(),
+            paths=tuple(_paths(product)),
+            faulty=bool(product.fault and not product.files),
+        )
         # also the Item's own folders: the images there are its files, even where it does not find them
         own = {product.item.folder, f"{product.item.folder}/{product.id}"} if product.item else set[str]()
         for place in own.union(map(os.path.dirname, one.paths)):
@@ -253,6 +258,8 @@ class _OfItem:
     id: str
     day: date
     paths: tuple[str, ...]
+    faulty: bool
+    """whether it has a verdict and no file"""
 
 
 def _not_named(
@@ -273,7 +280,7 @@ def _not_named(
     used = {*map(os.path.basename, paths)} | {file.path.name for product in new for file in product.files.values()}
     copies = {file.path.name for product in unnamed for file in product.files.values()} - used
     yield from new
-    if any(product.fault and not product.files for product in (*named, *found)):
+    if any(one.faulty for one in named) or any(product.fault and not product.files for product in found):
         # its verdict says what is wrong: these images are its own, as far as anybody knows
         for image in images.names:
             notes.left.pop(folder / image, None)
