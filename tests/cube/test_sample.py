@@ -1,5 +1,6 @@
 """Points over time: which cell, which status, and how much is read for them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import geopandas
 import numpy as np
 import pytest
 import shapely
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cube.counting import Counting
@@ -78,6 +80,20 @@ def test_the_cell_is_that_of_cell_at(two_zones: Path, lon: float, lat: float, mo
     assert found == [cell.zone, cell.t, cell.y, cell.x]
     own = cube.vectors(cell.zone, cell.t, slice(cell.y, cell.y + 1), slice(cell.x, cell.x + 1))[0, 0]
     np.testing.assert_array_equal(sampled["vector"][0, 0], own)
+
+
+def test_near_the_border_the_zone_with_more_vectors_answers(two_zones: Path, tmp_path: Path) -> None:
+    """All of utm32 is masked in one window: its places at the border have a vector of utm33, the others none."""
+    shutil.copytree(two_zones, tmp_path / "cube.zarr")
+    array: Any = zarr.open_array(tmp_path / "cube.zarr" / "s2" / "utm32" / "status", mode="r+")
+    array[1] = MASKED
+    cube = embedcube.open_cube(tmp_path / "cube.zarr")
+    sampled = cube.layer.sample([(11.9999, 50.0), (11.99, 50.0)])
+    assert sampled["zone"].values.tolist() == ["s2/utm33", "s2/utm32"]
+    assert sampled["status"].values.tolist() == [[VALID] * 3, [VALID, MASKED, VALID]]
+    assert cube.cell_at(11.9999, 50.0, "2023-07").zone == "s2/utm33"
+    there = vectors_at(np.array(11.9999), np.array(50.0), 1)
+    np.testing.assert_allclose(sampled["vector"].values[0, 1], there, atol=0.12)
 
 
 def test_points_come_in_many_forms(layer: Any) -> None:
