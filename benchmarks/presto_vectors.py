@@ -58,7 +58,7 @@ def embedded(
     return np.concatenate(parts)
 
 
-def vectors_of_tile(side: int = 504) -> NDArray[np.float32]:
+def vectors_of_tile(side: int = 352) -> NDArray[np.float32]:
     """(window, y, x, feature) of a real tile in one month; the second window has other gains."""
     torch.set_num_threads(1)
     pixels = tile(OPTICAL)[:, :side, :side].reshape(len(OPTICAL), -1).T
@@ -100,7 +100,7 @@ def labelled() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int
 
 
 def score(vectors: NDArray[np.float32], lonlat: NDArray[np.float32], labels: list[str]) -> tuple[float, float]:
-    """Share of points, and mean of it over classes, whose nearest neighbours outside of their square agree with them."""
+    """Share of points, and its mean over classes, whose nearest neighbours outside of their square agree with them."""
     squares = np.floor(lonlat / 0.1).astype(int)
     names, right = np.array(labels), np.zeros(len(labels), bool)
     for i, vector in enumerate(vectors):

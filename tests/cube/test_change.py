@@ -12,7 +12,7 @@ import rioxarray  # noqa: F401  (the accessor .rio)
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from tests.conftest import run_cli
+from tests.conftest import call_cli
 from tests.cube.synthetic import write_provenance, write_zone
 
 from embedcube.cube.change import same_season
@@ -203,7 +203,7 @@ def test_windows_of_one_season(one: tuple[str, str], other: tuple[str, str], sam
 
 def test_the_verb_writes_a_map_that_lies_where_the_cube_does(series: Path, tmp_path: Path) -> None:
     words = ("change", series, "--from", "2019/2023", "--to", "2023-06")
-    done = run_cli(*words, "-o", tmp_path / "change.tif", "--json")
+    done = call_cli(*words, "-o", tmp_path / "change.tif", "--json")
     answer = json.loads(done.stdout)
     place = answer["places"][0]
     with rasterio.open(tmp_path / "change.tif") as file:
@@ -213,11 +213,11 @@ def test_the_verb_writes_a_map_that_lies_where_the_cube_does(series: Path, tmp_p
         x, y = (v[0] for v in rasterio.warp.transform("EPSG:4326", file.crs, [place["lon"]], [place["lat"]]))
         assert file.index(x, y) == (place["y"], place["x"])
     for name in ("change.zarr", "change.nc"):
-        assert run_cli(*words, "-o", tmp_path / name).returncode == 0
+        assert call_cli(*words, "-o", tmp_path / name).returncode == 0
         opened = xr.open_dataset(tmp_path / name, decode_coords="all")
         assert float(opened["score"][0, place["y"], place["x"]]) == pytest.approx(place["score"], abs=1e-3)
         assert opened["score"].rio.crs.to_epsg() == 32632
-    again = run_cli(*words, "-o", tmp_path / "change.zarr")
+    again = call_cli(*words, "-o", tmp_path / "change.zarr")
     assert (again.returncode, "is there already" in again.stderr) == (2, True)
-    refused = run_cli("change", series, "--from", "2021/2023", "--to", "2023-06")
+    refused = call_cli("change", series, "--from", "2021/2023", "--to", "2023-06")
     assert (refused.returncode, "2 references" in refused.stderr) == (2, True)

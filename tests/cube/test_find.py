@@ -11,7 +11,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
-from tests.conftest import REAL_DATA, Campaign, run_cli
+from tests.conftest import REAL_DATA, Campaign, call_cli, run_cli
 from tests.cube.synthetic import write_zone
 
 from embedcube.cube import drawing
@@ -33,22 +33,22 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Cube:
     """Smooth vectors, so that neighbours are alike; two windows; some cells masked, some incomplete."""
     path = tmp_path_factory.mktemp("find") / "cube.zarr"
     rng = np.random.default_rng(5)
-    y, x = np.mgrid[:64, :80]
+    y, x = np.mgrid[:64, :96]
     waves = rng.uniform(0.05, 0.6, (20, 2)) * rng.choice([-1, 1], (20, 2))
     phase = rng.uniform(0, 6.28, (2, 20)) * [[1], [1.02]]
     vectors = np.cos(np.multiply.outer(y, waves[:, 0]) + np.multiply.outer(x, waves[:, 1]) + phase[:, None, None])
-    status = np.full((2, 64, 80), VALID, np.uint8)
+    status = np.full((2, 64, 96), VALID, np.uint8)
     status[0, 30:40, 10:60] = MASKED
     status[:, 50:] = VALID_INCOMPLETE
-    write_zone(path, ZONE, vectors.astype(np.float32), status, side=10.0)
+    write_zone(path, ZONE, vectors.astype(np.float32), status, side=10.0, shard=32)
     import zarr
 
     zarr.open_group(path, mode="a")[f"{ZONE}/status"][...] = status  # type: ignore[index]
-    # write_zone writes vectors of valid cells only
+    # write_zone writes vectors of valid cells only; here also cells without one have numbers, which nobody may use
     group = zarr.open_group(path, mode="a")[ZONE]
     scale = np.abs(vectors).max(axis=-1) / 127
-    group["embedding"][:, 50:] = np.rint(vectors / scale[..., None])[:, 50:]  # type: ignore[index]
-    group["scale"][:, 50:] = scale[:, 50:]  # type: ignore[index]
+    group["embedding"][...] = np.rint(vectors / scale[..., None])  # type: ignore[index]
+    group["scale"][...] = scale  # type: ignore[index]
     return Cube(path)
 
 
@@ -91,6 +91,7 @@ def test_hits_are_those_of_a_search_by_hand(cube: Cube, apart: float, k: int, mo
     assert found.attrs["exact"]
     # a pass that keeps few candidates is repeated
     monkeypatch.setattr(drawing, "_FEWEST", 1)
+    monkeypatch.setattr(drawing, "_FOR_EACH_HIT", 1)
     monkeypatch.setattr(drawing, "_DRAWN_AT_ONCE", 5)
     assert places(cube["one"].find(cell, k=k, apart_m=apart)) == wanted
 
@@ -157,6 +158,7 @@ def test_cells_that_are_all_alike_are_drawn_too(tmp_path: Path, monkeypatch: pyt
     """More cells of one cosine than a pass keeps; each hit keeps its neighbours out."""
     write_zone(tmp_path / "cube.zarr", ZONE, np.ones((1, 32, 32, 4), np.float32), side=10.0)
     monkeypatch.setattr(drawing, "_FEWEST", 1)
+    monkeypatch.setattr(drawing, "_FOR_EACH_HIT", 1)
     found = Cube(tmp_path / "cube.zarr")["one"].find(np.ones(4), k=6, apart_m=100)
     assert len(found) == 6
     at = found[["y", "x"]].to_numpy()
@@ -211,7 +213,7 @@ def test_the_verb_prints_and_writes_hits(finished_demo: Campaign, tmp_path: Path
         (".csv", pd.read_csv),
         (".parquet", geopandas.read_parquet),
     ):
-        done = run_cli(*words, "-o", tmp_path / f"hits{suffix}")
+        done = call_cli(*words, "-o", tmp_path / f"hits{suffix}")
         assert (done.returncode, done.stderr) == (0, "")
         table = read(tmp_path / f"hits{suffix}")
         assert list(table["cosine"]) == [hit["cosine"] for hit in answer["hits"]]
@@ -225,7 +227,7 @@ def test_the_verb_takes_polygons_and_counter_examples(finished_demo: Campaign, t
     area.write_text(json.dumps(shapely.geometry.mapping(shapely.box(7.5, 50.8, 7.65, 50.9))))
     cube = finished_demo.run.newest_cube
     words = ("find", cube, "--like", "7.596,50.870", "--unlike", "7.52,50.82", "--time", "2023-06", "--within", area)
-    hits = json.loads(run_cli(*words, "--json").stdout)["hits"]
+    hits = json.loads(call_cli(*words, "--json").stdout)["hits"]
     assert all(7.5 <= hit["lon"] <= 7.65 and 50.8 <= hit["lat"] <= 50.9 for hit in hits)
 
 
@@ -241,7 +243,7 @@ def test_the_verb_takes_polygons_and_counter_examples(finished_demo: Campaign, t
     ],
 )
 def test_wrong_options_are_refused_in_words(finished_demo: Campaign, options: tuple[str, ...], words: str) -> None:
-    done = run_cli("find", finished_demo.run.newest_cube, *options)
+    done = call_cli("find", finished_demo.run.newest_cube, *options)
     assert done.returncode == 2
     assert words in done.stderr
 

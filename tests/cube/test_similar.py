@@ -55,7 +55,7 @@ def test_cosines_of_int8_are_those_of_float64(features: int) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_the_largest_int8_numbers_do_not_overflow() -> None:
-    rows: NDArray[np.int8] = np.full((40, 4096), -128, np.int8)
+    rows = np.full((40, 4096), np.int8(-128))
     rows[::2] = 127
     assert Query.of(rows[0]).cosines(rows).tolist() == [1.0, -1.0] * 20
 
@@ -63,7 +63,7 @@ def test_the_largest_int8_numbers_do_not_overflow() -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.usefixtures("library")
 def test_cosines_of_floats_are_those_of_float64(dtype: type) -> None:
-    rows = (RNG.normal(size=(3000, 100)) * 300).astype(dtype)
+    rows: NDArray[np.generic] = (RNG.normal(size=(3000, 100)) * 300).astype(dtype)
     assert np.abs(Query.of(rows[8]).cosines(rows) - exact(rows, rows[8])).max() <= 1e-6
 
 

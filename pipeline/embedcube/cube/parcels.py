@@ -64,9 +64,10 @@ def parcels(
     cube: CubeStore, layer: str, gdf: Any, time: Time, stats: Sequence[str], progress: Progress = silent
 ) -> "xarray.Dataset":
     """Statistics of parcels: what `Layer.parcels` returns. `progress` counts blocks of cells."""
+    stats = (stats,) if isinstance(stats, str) else stats
     unknown = [name for name in stats if name not in STATISTICS]
-    if unknown or isinstance(stats, str):
-        raise RequestError(f"no statistic {unknown[0] if unknown else stats}; there are {', '.join(STATISTICS)}")
+    if unknown:
+        raise RequestError(f"no statistic {unknown[0]}; there are {', '.join(STATISTICS)}")
     geometries = _polygons(gdf)
     zones = cube.zones_of(layer)
     windows = cube.windows_of(zones[0], time)

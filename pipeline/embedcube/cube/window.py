@@ -41,9 +41,15 @@ def window(cube: CubeStore, layer: str, within: Within, time: Time) -> WindowTre
         area = area_in(cube, zone, within)
         if area is None:
             continue
-        part = zone_dataset(cube, zone).isel(time=cube.windows_of(zone, time), y=area.y, x=area.x)
+        # a place at the border of two zones may lie in a cell of one whose centre lies in the other
+        margin = 1 if len(cube.zones_of(layer)) > 1 else 0
+        y, x = (
+            slice(max(0, part.start - margin), min(size, part.stop + margin))
+            for part, size in zip((area.y, area.x), cube.group(zone).attrs["spatial:shape"], strict=True)
+        )
+        part = zone_dataset(cube, zone).isel(time=cube.windows_of(zone, time), y=y, x=x)
         about = {"long_name": "centre of the cell is in the region", "grid_mapping": "spatial_ref"}
-        found[zone.split("/")[1]] = part.assign(inside=(("y", "x"), area.cut(area.y, area.x), about))
+        found[zone.split("/")[1]] = part.assign(inside=(("y", "x"), area.cut(y, x), about))
     if not found:
         raise RequestError(f"{cube.address}: no cell of {layer} has its centre in the region")
     tree = WindowTree(name=layer)

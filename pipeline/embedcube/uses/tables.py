@@ -1,5 +1,6 @@
 """Points and parcels as tables: read from files, and written to files, by their suffix."""
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,10 @@ def read_places(path: Path) -> "geopandas.GeoDataFrame":
         RequestError: it cannot be read, or has no places.
     """
     import geopandas
-    import pandas
 
     try:
         if path.suffix == ".csv":
-            table = pandas.read_csv(path)
-            names = next((pair for pair in _PLACE if set(pair) <= set(table.columns)), None)
-            if names is None:
-                raise RequestError(f"{path}: a CSV of points needs the columns lon and lat, in degrees")
-            points = geopandas.points_from_xy(table[names[0]], table[names[1]], crs="EPSG:4326")
-            return geopandas.GeoDataFrame(table, geometry=points)
+            return _read_csv(path)
         read = geopandas.read_parquet if path.suffix == ".parquet" else geopandas.read_file
         found = read(path)
         if not hasattr(found, "geometry"):
@@ -48,6 +43,19 @@ def read_places(path: Path) -> "geopandas.GeoDataFrame":
         raise RequestError(f"{path}: there is no such file") from None
     except Exception as error:
         raise RequestError(f"{path}: not a file of places ({printable(error, 120)})") from None
+
+
+def _read_csv(path: Path) -> "geopandas.GeoDataFrame":
+    """The rows of a CSV as points."""
+    import geopandas
+
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    names = next((pair for pair in _PLACE if rows and set(pair) <= set(rows[0])), None)
+    if names is None:
+        raise RequestError(f"{path}: a CSV of points needs the columns lon and lat, in degrees")
+    lon, lat = ([float(row[name]) for row in rows] for name in names)
+    return geopandas.GeoDataFrame(rows, geometry=geopandas.points_from_xy(lon, lat, crs="EPSG:4326"))
 
 
 def check_suffix(path: Path | None) -> None:
