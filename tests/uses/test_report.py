@@ -145,6 +145,7 @@ def test_what_was_asked_is_told_without_paths(campaign: Campaign, html: str, pag
     assert "name: mosaiks" in asked
     assert "- 2023-06-01T00:00:00Z/2023-07-01T00:00:00Z" in asked
     assert str(campaign.file.parent) not in html
+    assert "EPSG:32632, cells of 160 m" in page.text
 
 
 def test_inputs_are_cited_with_their_licence(page: Page) -> None:

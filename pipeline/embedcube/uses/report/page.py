@@ -9,6 +9,7 @@ import yaml
 from embedcube.campaign.price import duration, size
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
+from embedcube.grid import unit_of
 from embedcube.jobs.profile import Spent
 from embedcube.timings import DEVICE
 from embedcube.uses.report.gather import Gathered, gather
@@ -56,7 +57,7 @@ def rendered(found: Gathered, run: RunDir) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "duration": duration, "percent": _percent}
+    environment.filters |= {"size": size, "duration": duration, "percent": _percent, "unit": unit_of}
     drawn = pictures(run.newest_cube) if found.cube else []
     return environment.get_template("report.html.jinja").render(
         found=found,
