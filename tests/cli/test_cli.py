@@ -32,7 +32,7 @@ from embedcube.prepare.plan import plan
 
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
-    "submit", "cancel", "doctor", "models", "sources", "weights",
+    "submit", "cancel", "doctor", "models", "sources", "weights", "decode",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")
