@@ -14,9 +14,10 @@ from embedcube.errors import RequestError
 from embedcube.progress import Say, shown
 
 decode = typer.Typer(
-    help="Fit, score and apply small heads: from vectors to classes or numbers.", no_args_is_help=True,
+    help="From vectors to classes or numbers.  Example: embedcube decode apply cube.zarr crops.safetensors crops.tif",
+    no_args_is_help=True,
     rich_markup_mode=None,
-)  # fmt: skip
+)
 
 verbs = typer.Typer()
 verbs.add_typer(decode, name="decode")

@@ -30,8 +30,9 @@ class Maps:
         self._finer = finer
         self.files: list[Path] = []
         self._cube, self._decoder, self._out, self._several = cube, decoder, out, len(work) > 1
-        self._tags = {key: value if isinstance(value, str) else json.dumps(value)
-                      for key, value in provenance_of(cube, decoder, decoder_file).items()}  # fmt: skip
+        # GDAL takes a colon in a name for the end of the name
+        about = {key.replace(":", "_"): value for key, value in provenance_of(cube, decoder, decoder_file).items()}
+        self._tags = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
     def __enter__(self) -> "Maps":
         self._out.parent.mkdir(parents=True, exist_ok=True)
