@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from embedcube.progress import Say, shown
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
+    from embedcube.cube.find import Found
     from embedcube.cube.layer import Layer
     from embedcube.uses.recall import Checked
 
@@ -56,37 +57,24 @@ def find(
         return
     if not like:
         raise RequestError("find needs an example: --like LON,LAT, for instance --like 7.6,50.87")
-    if out is not None and out.suffix not in _WRITERS:
-        raise RequestError(f"{out}: hits are written as {', '.join(_WRITERS)}; give the file such a name")
     from embedcube.cube.find import Search, table_of
     from embedcube.cube.find import find as find_in
+    from embedcube.uses.tables import check_suffix, write_table
+
+    check_suffix(out)
 
     region = None if within is None else _region(within)
-    found = find_in(
-        searched.cube,
-        searched.name,
-        [_example(text) for text in like],
-        [_example(text) for text in unlike or []] or None,
-        Search(k=k, time=moment, within=region, apart_m=apart_m),
-        searched.index,
-    )
+    search = Search(k=k, time=moment, within=region, apart_m=apart_m)
+    examples, against = ([_example(text) for text in texts or ()] for texts in (like, unlike))
+    found = find_in(searched.cube, searched.name, examples, against or None, search, searched.index)
     if out is not None:
-        _WRITERS[out.suffix](table_of(found), out)
+        write_table(table_of(found), out)
         say(f"wrote {out}")
     if as_json:
         answer = {"cube": str(cube), "layer": searched.name} | asdict(found) | {"out": str(out) if out else None}
         print(json.dumps(answer))
         return
-    say("rank  cosine      lon         lat        window                  status            cell")
-    for hit in found.hits:
-        say(
-            f"{hit.rank:>4}  {hit.cosine:.6f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {hit.status:<16}  "
-            f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
-        )
-    compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
-    say(
-        f"{len(found.hits)} hits of {found.cells:,} cells, {compared}" + ("" if found.indexed else ", without an index")
-    )
+    _print_hits(found)
 
 
 @verbs.command("index-vectors")
@@ -218,25 +206,16 @@ def _print_checked(checked: "Checked", say: Say, as_json: bool) -> None:
         )
 
 
-def _write_parquet(table: Any, path: Path) -> None:
-    from embedcube.campaign.run_folder import replacing
-
-    with replacing(path) as temporary:
-        table.to_parquet(temporary)
-
-
-def _write_text(text: str, path: Path) -> None:
-    from embedcube.campaign.run_folder import write_atomically
-
-    write_atomically(path, text.encode())
-
-
-_WRITERS = {
-    ".geojson": lambda table, path: _write_text(table.to_json(), path),
-    ".csv": lambda table, path: _write_text(table.drop(columns="geometry").to_csv(index=False), path),
-    ".parquet": _write_parquet,
-}
-"""Writers of a table of hits, by the suffix of the file."""
+def _print_hits(found: "Found") -> None:
+    print("rank  cosine      lon         lat        window                  status            cell")
+    for hit in found.hits:
+        print(
+            f"{hit.rank:>4}  {hit.cosine:.6f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {hit.status:<16}  "
+            f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
+        )
+    compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
+    index = "" if found.indexed else ", without an index"
+    print(f"{len(found.hits)} hits of {found.cells:,} cells, {compared}{index}")
 
 
 def _teller(as_json: bool) -> Say:

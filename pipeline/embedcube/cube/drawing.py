@@ -15,6 +15,9 @@ _GLOBE = Geod(ellps="WGS84")
 _FEWEST = 2048
 """candidates that one pass keeps, at least"""
 
+_FOR_EACH_HIT = 64
+"""candidates that one pass keeps for each hit that is wanted, at least"""
+
 _DRAWN_AT_ONCE = 256
 """candidates that are compared with the hits at once"""
 
@@ -125,7 +128,7 @@ class Drawing:
         """
         seeds = list({(self.zones.index(one.zone), one.y, one.x) for one in own if one.zone in self.zones})
         taken, hits = list(seeds), list[Drawn]()
-        limit, ceiling, near = max(_FEWEST, 64 * count), np.inf, list[tuple[int, int, int]]()
+        limit, ceiling, near = max(_FEWEST, _FOR_EACH_HIT * count), np.inf, list[tuple[int, int, int]]()
         while True:
             found, cut = self._collect(batches(), limit, ceiling, near, masks)
             before = len(hits)

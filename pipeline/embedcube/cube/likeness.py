@@ -65,18 +65,8 @@ def _map(cube: CubeStore, zone: str, cosines: NDArray[np.float32], time: Time) -
 
 
 def coordinates(cube: CubeStore, zone: str, time: Time) -> dict[str, Any]:
-    """Coordinates of maps (time, y, x) of a zone in some windows, with the CRS as `spatial_ref`."""
-    from pyproj import CRS
+    """Coordinates of maps (time, y, x) of a zone in some windows: as `zone_dataset` has them, the CRS among them."""
+    from embedcube.cube.lazy import zone_dataset
 
-    attributes = cube.group(zone).attrs
-    a, _, c, _, e, f = attributes["spatial:transform"]
-    rows, columns = attributes["spatial:shape"]
-    chosen, windows = cube.windows_of(zone, time), cube.windows(zone)
-    known = CRS.from_user_input(attributes["proj:wkt2"])
-    transform = f"{c} {a} 0.0 {f} 0.0 {e}"
-    return {
-        "time": np.array([windows[t].start.replace(tzinfo=None) for t in chosen], "datetime64[ns]"),
-        "y": f + (np.arange(rows) + 0.5) * e,
-        "x": c + (np.arange(columns) + 0.5) * a,
-        "spatial_ref": ((), 0, known.to_cf() | {"GeoTransform": transform}),
-    }
+    chosen = zone_dataset(cube, zone).isel(time=cube.windows_of(zone, time))
+    return {str(name): values for name, values in chosen.coords.items()}

@@ -40,14 +40,16 @@ def _write_geotiff(maps: "xr.Dataset", path: Path) -> None:
     import rasterio
     from affine import Affine
 
-    reference = maps["spatial_ref"].attrs
-    c, a, b, f, d, e = (float(number) for number in reference["GeoTransform"].split())
+    x, y = (np.asarray(maps[name].values, np.float64) for name in ("x", "y"))
+    down = (y[-1] - y[0]) / (len(y) - 1) if len(y) > 1 else x[0] - x[1]
+    right = (x[-1] - x[0]) / (len(x) - 1) if len(x) > 1 else -down
+    transform = Affine(right, 0, x[0] - right / 2, 0, down, y[0] - down / 2)
     bands = [(name, i) for name in maps.data_vars for i in range(maps.sizes["time"])]
     with (
         replacing(path) as temporary,
         rasterio.open(
             temporary, "w", driver="GTiff", width=maps.sizes["x"], height=maps.sizes["y"], count=len(bands),
-            dtype="float32", crs=reference["crs_wkt"], transform=Affine(a, b, c, d, e, f), nodata=np.nan, tiled=True,
+            dtype="float32", crs=maps["spatial_ref"].attrs["crs_wkt"], transform=transform, nodata=np.nan, tiled=True,
             compress="deflate", predictor=3,
         ) as file,
     ):  # fmt: skip
