@@ -58,8 +58,8 @@ def embedded(
     x = np.concatenate([(x_ntc - mean) / std, ndvi[..., None]], axis=-1).astype(np.float32)
     both = clear_ntc[..., RED] & clear_ntc[..., NEAR_INFRARED]
     clear = np.concatenate([clear_ntc, both[..., None]], axis=-1)
-    arguments = (torch.from_numpy(np.nan_to_num(x)), torch.from_numpy(clear), torch.from_numpy(lonlat),
-                 torch.from_numpy(month))  # fmt: skip
+    arguments = (torch.from_numpy(np.nan_to_num(x)), torch.from_numpy(clear), torch.tensor(lonlat),
+                 torch.tensor(month))  # fmt: skip
     with torch.inference_mode():
         learned, shuffled = (
             encoder(way)(*arguments, None if land is None else torch.from_numpy(land)).numpy() for way in (False, True)

@@ -248,6 +248,8 @@ DAMAGE: list[tuple[Kind, str, Any, str]] = [
     ("logistic", "classification", lambda a: a.update(coefficients=np.zeros((4, 12))), "coefficients has the shape"),
     ("knn", "dense", lambda a: a.update(neighbours=np.array(401)), "401 neighbours of 400 examples"),
     ("forest", "classification", lambda a: a.update(left=np.zeros_like(a["left"])), "child"),
+    ("forest", "classification", lambda a: a.update(left=np.where(a["left"] < 0, -1, np.arange(len(a["left"])))),
+     "a child before its parent"),
     ("forest", "classification", lambda a: a.update(feature=a["feature"] + 12), "feature that there is none of"),
     ("forest", "classification", lambda a: a.update(first=a["first"] + len(a["left"])), "begin outside"),
     ("forest", "classification", lambda a: a.update(left=a["left"].astype(float)), "left holds float64"),
