@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plugins import plugin
 from embedcube.cli.verbs import app
 from embedcube.consolidate.consolidate import consolidate
+from embedcube.consolidate.seal import seal_of
 from embedcube.consolidate.verify import verify_run
 from embedcube.errors import RequestError
 from embedcube.prepare.plan import plan
@@ -162,8 +164,11 @@ def test_help_of_a_verb_in_a_process() -> None:
 
 def test_the_list_of_verbs_is_not_cut() -> None:
     done = run_cli("--help")
-    listed = done.stdout.split("Commands:")[1]
-    assert len(listed.strip().splitlines()) >= len(VERBS)
+    *before, listed = done.stdout.partition("Make a cube:")
+    assert before[1]
+    verbs = re.findall(r"^  ([a-z-]+)  ", listed, flags=re.MULTILINE)
+    assert sorted(verbs) == sorted(VERBS)
+    assert "More:" not in listed, "a verb is in no section"
     assert "..." not in listed
 
 
@@ -270,6 +275,8 @@ def test_a_second_run_does_nothing_again_and_answers_with_one_object(finished: C
         "shards": 30,
         "findings": [],
         "remarks": [],
+        "seal": seal_of(cube),
+        "seed": answer["seed"],
     }
     assert attempts(finished) == before
     assert sum(before.values()) == 30 + 9, "those of the torn scene twice"
@@ -299,7 +306,8 @@ def test_json_of_the_stages(finished: Campaign, capfd: pytest.CaptureFixture[str
     assert status["cells"]["not_processed"] == 0
     assert sum(status["cells"].values()) == 30 * 24 * 24
     assert list(status["quarantined"]) == ["S2B_32UMB_20230706_0_L2A"]
-    assert said("verify", finished.run.newest_cube) == {"findings": [], "remarks": []}
+    seal = seal_of(finished.run.newest_cube)
+    assert said("verify", finished.run.newest_cube) == {"findings": [], "remarks": [], "seal": seal}
     explained = said("explain", finished.run.newest_cube, *INSIDE)
     assert explained["cell"]["window"] == ["2023-06-01T00:00:00Z", "2023-07-01T00:00:00Z"]
     assert {"scenes", "weights_sha256", "recipe", "made", "versions", "objects"} <= explained.keys()

@@ -18,7 +18,7 @@ import numpy as np
 from embedcube.campaign.parts import Record, version_of
 from embedcube.campaign.plan import Shard, digest_of_recipes
 from embedcube.campaign.recipes import PlannedRecipes
-from embedcube.campaign.schema import digest_of, period_of_fit
+from embedcube.campaign.schema import digest_of
 from embedcube.campaign.seals import from_line
 from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.provenance import receipt
@@ -64,17 +64,13 @@ def _differs(check: str, place: str, found: Any, expected: Any) -> Iterator[Find
 
 
 def _campaign(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
-    """Check the digests of campaign and plan, and the periods of the fits."""
+    """Check the digests of campaign and plan."""
     about, digest = cube.provenance.attributes, digest_of(cube.what)
     yield from _differs("campaign", "provenance campaign_digest", about["campaign_digest"], digest)
     yield from _differs("campaign", "embedcube:what", said.campaign.digest, digest)
     recipes = [bytes(recipe).hex() for recipe in cube.provenance.array("shard_recipe")]
     yield from _differs("plan", "provenance plan_digest", about["plan_digest"], digest_of_recipes(recipes))
     yield from _differs("plan", "provenance zones", sorted(about["zones"]), list(cube.zones))
-    for name, layer in said.layers.items():
-        if layer.fitted_on:
-            fitted_on = period_of_fit(said.campaign, name)
-            yield from _differs("campaign", f"{name} fitted_on", layer.fitted_on, fitted_on)
 
 
 def _template(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
