@@ -19,9 +19,9 @@ def test_make_targets_exist() -> None:
 
 
 def test_commands_on_the_demo(checkout: Path) -> None:
-    """`preview` and `explain`."""
+    """`preview`, `explain`, `find` and `report`."""
     lines = [line for block in blocks(README, "") for line in block.splitlines() if line.startswith(EMBEDCUBE)]
-    assert [line.split()[1] for line in lines] == ["preview", "explain"]
+    assert [line.split()[1] for line in lines] == ["preview", "explain", "find", "report"]
     assert all(run_line(line, checkout) for line in lines)
     pictures = checkout / "demo" / "runs" / "demo" / "report"
     assert len(list(pictures.glob("*.png"))) >= 2
