@@ -1,8 +1,9 @@
-"""Similarity and search of a million real vectors: `python -m benchmarks.find [--presto] [--folder DIR]`.
+"""Similarity and search of a million real vectors: `python -m benchmarks.find [--presto|--vit] [--folder DIR]`.
 
 Vectors are 128 convolution features (patches of the image as filters, as MOSAIKS has them) of each of 1008 x 1008
 pixels of a real Sentinel-2 tile, in two windows, of which the second has another season's gains; a tenth is cloudy.
-With --presto they are those of Presto with its published weights, of 352 x 352 pixels. All times are of computing
+With --presto they are those of Presto with its published weights, of 352 x 352 pixels; with --vit tokens of a ViT-tiny
+with random weights, one every two pixels of 896 x 896. All times are of computing
 (user and system), best of some, on one thread.
 """
 
@@ -45,6 +46,7 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presto", action="store_true")
+    parser.add_argument("--vit", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -54,7 +56,7 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp())
     path = folder / "cube.zarr"
     if not path.exists():
-        write_cube(path, presto() if arguments.presto else convolution_features())
+        write_cube(path, vit() if arguments.vit else presto() if arguments.presto else convolution_features())
     cube = Cube(path)
     similarity(cube)
     index = indexing(cube)
@@ -119,6 +121,13 @@ def convolution_features() -> NDArray[np.float32]:
 def presto() -> NDArray[np.float32]:
     """(window, y, x, feature) of Presto with its published weights."""
     from benchmarks.presto_vectors import vectors_of_tile
+
+    return vectors_of_tile()
+
+
+def vit() -> NDArray[np.float32]:
+    """(window, y, x, feature) of a ViT-tiny with random weights."""
+    from benchmarks.vit_vectors import vectors_of_tile
 
     return vectors_of_tile()
 

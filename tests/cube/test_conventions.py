@@ -32,6 +32,7 @@ from embedcube.campaign.plan import LayerPlan, read_plan, read_shards
 from embedcube.campaign.schema import Layer, make_layout
 from embedcube.consolidate.attributes import coordinate_attributes, spatial_ref_attributes, zone_attributes
 from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.cube.preview_store import write_preview_store
 from embedcube.cube.reader import Cube
 from embedcube.grid import Grid, PixelArea, ShardRange
 
@@ -605,14 +606,18 @@ GEOZARR = "geozarr-toolkit==0.1.2"
 
 
 @pytest.mark.slow
-def test_another_validator_accepts_the_zones(cube: Path, tmp_path: Path) -> None:
+def test_another_validator_accepts_the_zones_and_the_preview(cube: Path, tmp_path: Path) -> None:
     python = newer_python()
     if python is None:
         pytest.skip(f"{GEOZARR} needs Python 3.12 or newer")
     subprocess.run([python, "-m", "venv", tmp_path], check=True)
     subprocess.run([tmp_path / "bin" / "pip", "--quiet", "install", GEOZARR], check=True)
-    for embedding in cube.resolve().glob("*/*/embedding"):
-        command: list[str | Path] = [tmp_path / "bin" / "geozarr", "validate", embedding.parent]
+    preview = tmp_path / "preview.zarr"
+    write_preview_store(Cube(cube), preview)
+    zones = {path.parent: "spatial, proj" for path in cube.resolve().glob("*/*/embedding")}
+    zones |= {preview / zone: "spatial, proj, multiscales" for zone in Cube(cube).zones}
+    for zone, conventions in zones.items():
+        command: list[str | Path] = [tmp_path / "bin" / "geozarr", "validate", zone]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stdout + answer.stderr
-        assert "spatial, proj" in answer.stdout
+        assert answer.stdout.strip().endswith(conventions)
