@@ -21,6 +21,7 @@ from pyproj import Transformer
 from tests.conftest import Campaign, run_cli
 from tests.edge.scenes import Scene, write_scene
 
+from embedcube.campaign.seals import CHECKSUM, to_line
 from embedcube.consolidate import blocks, scenes_of_cells
 from embedcube.consolidate.blocks import Sampling
 from embedcube.consolidate.scenes_of_cells import Origins
@@ -237,6 +238,7 @@ def restate(path: Path, zone: str) -> None:
     texts, objects = [], set()
     for place, (start, end) in zip(places, pairwise(first), strict=True):
         record = json.loads(data[start:end])
+        del record[CHECKSUM]
         for stored in record["objects"]:
             name = ".".join(["c", *map(str, place)]) + ".0" * (stored["array"] == "embedding")
             file = path / zone / stored["array"] / name
@@ -244,7 +246,7 @@ def restate(path: Path, zone: str) -> None:
             stored |= {"size": len(held), "sha256": hashlib.sha256(held).hexdigest()}
             stored["path"] = f"{zone}/{stored['array']}/{name}" if held else ""
             objects.add(str(file.relative_to(path)))
-        texts.append(json.dumps(record).encode())
+        texts.append(to_line(record).rstrip())
     arrays = {
         "shard_record": np.frombuffer(b"".join(texts), np.uint8),
         "shard_record_first": np.cumsum([0, *map(len, texts)]),

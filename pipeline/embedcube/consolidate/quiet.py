@@ -1,5 +1,6 @@
 """Logs of Dask: in a file of each process, from warnings on, and never on the screen."""
 
+import gc
 import logging
 import os
 import socket
@@ -59,6 +60,8 @@ def quiet(run: RunDir) -> Iterator[None]:
     try:
         yield
     finally:
+        # what Dask has left undone says so when it is collected
+        gc.collect()
         file.close()
         for logger, handlers, level, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate

@@ -42,17 +42,18 @@ class Cell:
 class CubeStore:
     """Groups, arrays and windows of one version of a cube."""
 
-    def __init__(self, source: str | Path | Store) -> None:
+    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False) -> None:
         """Open the store; a RequestError says what is there instead of a cube.
 
         `source` is a folder, a link (http, https, s3, gs, az), the path or link of a STAC Collection that has the cube
-        as its Zarr asset, or an open store of zarr-python.
+        as its Zarr asset, or an open store of zarr-python. The metadata of all nodes are those that the root repeats;
+        `node_by_node` reads the nodes' own.
         """
         place = place_of(source)
         self._place = place
         self.store = place.store
         # elsewhere folders cannot be listed
-        consolidated = True if isinstance(place.store, RemoteStore) else None
+        consolidated = False if node_by_node else True if isinstance(place.store, RemoteStore) else None
         try:
             self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
