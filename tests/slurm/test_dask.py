@@ -24,7 +24,7 @@ def use(campaign: Campaign, kind: str) -> None:
     campaign.change(lambda document: document["how"].update(dask={"kind": kind, "workers": 2, "threads": 1}))
 
 
-@pytest.mark.parametrize("kind", ["processes", "slurm_cluster"])
+@pytest.mark.parametrize("kind", [pytest.param("processes", marks=pytest.mark.slow), "slurm_cluster"])
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_the_client_starts(embedded: Campaign, finished_demo: Campaign, kind: str) -> None:
     use(embedded, kind)

@@ -93,6 +93,7 @@ def test_the_chain_makes_the_same_cube(
     assert len(submissions(spread.run)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "environment"),
     [
@@ -194,6 +195,7 @@ def test_cancelled_jobs_are_gone_and_records_stay(cluster: Cluster, spread: Camp
     assert json.loads(spread.cli("cancel", "--json")) == {"cancelled": []}
 
 
+@pytest.mark.slow
 def test_a_pilot_is_embedded_once_and_prices_the_campaign(
     cluster: Cluster, spread: Campaign, cube_of_june: dict[str, str]
 ) -> None:

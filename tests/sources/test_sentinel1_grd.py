@@ -691,6 +691,7 @@ def test_the_digest_knows_the_terrain_and_every_file_that_counts(product: Path) 
     assert not scene(full=True).weak
 
 
+@pytest.mark.slow
 def test_a_campaign_goes_through_and_tells_what_was_done(product: Path) -> None:
     campaign = Campaign(product / "campaign.yaml")
     document = {

@@ -361,6 +361,7 @@ def test_explain_answers_with_the_zone_that_has_the_vector(finished: AtTheBorder
     assert far.zone == own, "no cell of the other zone there was processed"
 
 
+@pytest.mark.slow
 def test_verify_knows_which_cells_belong_to_a_zone(
     finished: AtTheBorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_the_bounds_stand_beside_the_head(two_zones: Path, tmp_path: Path) -> No
 # --- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_and_score_on_the_command_line(two_zones: Path, tmp_path: Path) -> None:
     lon, lat = places(200)
     value = vectors_at(lon, lat, 0)[:, 3]

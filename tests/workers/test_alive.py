@@ -297,6 +297,7 @@ def test_a_file_that_may_not_grow_ends_the_task_and_names_it(clean: Campaign) ->
     assert re.search(rf"a rank failed: rank .*\[Errno {errno.EFBIG}\] File too large: '{clean.run.parts}", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_second_stop_signal_ends_at_once(clean: Campaign) -> None:
     with embedding(clean, SLEEPY_S="3") as process:
         wait_until(lambda: has_records(clean))

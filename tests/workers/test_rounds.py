@@ -192,6 +192,7 @@ def finished_explain(campaign: Campaign, lon: float, lat: float) -> str:
     return cube.cli("explain", "--lon", str(lon), "--lat", str(lat), "--json")
 
 
+@pytest.mark.slow
 def test_tasks_by_hand_and_consolidate_make_the_same_cube(finished: Campaign, tmp_path: Path) -> None:
     """As on Slurm: tasks know nothing of each other, and consolidation begins the next round."""
     campaign = copy_of(finished, tmp_path / "campaign", without=BEFORE_EMBED)
