@@ -21,8 +21,8 @@ quickstart: demo/campaign.yaml ## install, write a small synthetic archive to de
 	@echo "run         demo/campaign.yaml"
 	@$(BIN)/embedcube run demo/campaign.yaml
 
-# Three test processes for two cores: the one that brings up the cluster of tests/slurm mostly waits.
-PROCESSES := 3
+# Four test processes for two cores: some of them mostly wait, as the one that brings up the cluster of tests/slurm does.
+PROCESSES := 4
 PYTEST := $(BIN)/python -m pytest --no-header --durations 10
 SPREAD := --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 # Only in test-all: it takes a sixth of the time more.
