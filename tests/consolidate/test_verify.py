@@ -641,10 +641,9 @@ def test_a_lie_told_well_is_found_by_computing_again(cube: Cube, capsys: pytest.
     ("do", "finding"),
     [
         (scene_text, "inventory: s2/S2B_"),
-        (lambda cube: cube.records(lambda record: record.update(host="x")), "record: "),
         (attribute("provenance", "versions", {}), "plan: versions: "),
     ],
-    ids=["name of a scene", "who made it", "versions"],
+    ids=["name of a scene", "versions"],
 )
 def test_what_no_digest_covers_is_compared_with_the_run(
     cube: Cube, do: Callable[[Cube], object], finding: str, capsys: pytest.CaptureFixture[str]
@@ -654,6 +653,48 @@ def test_what_no_digest_covers_is_compared_with_the_run(
     code, findings = verify(cube.campaign.file, capsys)
     assert code == 1
     assert any(line.startswith(finding) for line in findings), findings
+
+
+def test_a_record_that_no_part_has_is_a_remark(cube: Cube) -> None:
+    sealed(lambda cube: cube.records(lambda record: record.update(host="x")))(cube)
+    unkept(cube)
+    done = call_cli("verify", cube.campaign.file, "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["findings"]) == (0, [])
+    assert len(answer["remarks"]) == 4
+    assert all(line.startswith(f"record: {ZONE} ") for line in answer["remarks"])
+
+
+def test_an_equal_cube_is_kept_when_the_inventory_grows(
+    cube: Cube, demo_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another scene of an archive, in no window: the cube's provenance does not know it."""
+    archive = tmp_path / "more"
+    shutil.copytree(demo_archive / "archive" / "sentinel2", archive)
+    (item,) = list(archive.rglob("S2A_32UMB_20230614*.json")) or sorted(archive.rglob("*.json"))[:1]
+    document = json.loads(item.read_text())
+    document["id"] += "_later"
+    document["properties"]["datetime"] = "2024-06-04T10:43:00Z"
+    item.with_name("later.json").write_text(json.dumps(document))
+
+    def grown(campaign: dict[str, Any]) -> None:
+        campaign["archives"]["s2"]["path"] = str(archive)
+
+    before = cube.path
+    cube.campaign.change(grown)
+    for stage in ("index", "plan", "embed", "consolidate"):
+        cube.campaign.cli(stage)
+    assert cube.path == before
+    assert verify(cube.campaign.file, capsys, "--recompute", "0") == (0, [])
+
+
+def test_a_cube_of_an_earlier_version_is_remarked(cube: Cube) -> None:
+    sealed(lambda c: c.json("provenance", lambda document: document["attributes"].pop("planned")))(cube)
+    unkept(cube)
+    done = call_cli("verify", cube.path, "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["findings"]) == (0, [])
+    assert any("made by an earlier version of embedcube" in line for line in answer["remarks"])
 
 
 def test_findings_are_said_and_fail(cube: Cube) -> None:

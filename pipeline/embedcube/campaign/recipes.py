@@ -91,6 +91,7 @@ class PlannedRecipes:
         self._campaign, self._plan, self._scenes, self._plugins = campaign, plan, scenes, plugins
         self._of_layer: dict[tuple[str, str], LayerRecipes] = {}
         self._digests: dict[int, bytes] = {}
+        self._instead = plan.verdicts.instead
 
     @classmethod
     def here(cls, campaign: Campaign, plan: Planned, scenes: Sequence[Scene]) -> "PlannedRecipes":
@@ -100,8 +101,7 @@ class PlannedRecipes:
     def derive(self, shard: Shard) -> str:
         """The recipe that inventory and plan give; in words why they give none, where the shard cannot be theirs."""
         try:
-            instead = self._plan.verdicts.instead
-            digests = b"".join(self._digest(row) for row in shard.scenes if row not in instead)
+            digests = b"".join(self._digest(row) for row in shard.scenes if row not in self._instead)
             recipe = self._recipes(shard.layer, shard.zone).recipe(shard.t, shard.row, shard.col, digests)
             out = [row for row in shard.scenes if row in self._plan.verdicts.scenes]
             others = [other for row in out for other in self._plan.verdicts.scenes[row].instead]

@@ -1,10 +1,14 @@
 """Checks of `verify` that compare cube, plan and inventory: what follows from one of them is derived again."""
 
 import hashlib
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from embedcube.campaign.inventory import read_inventory, unplaced_scenes
 from embedcube.campaign.parts import Quarantined, record_lines, recorded_recipes, refuse_over_budget
@@ -40,9 +44,12 @@ def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findin
 
 def _recipes(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], shards: Iterable[Shard]) -> Iterator[Finding]:
     """Check that each shard of the plan has the recipe that inventory and plan give, where the plugins are here."""
-    from embedcube.campaign.recipes import PlannedRecipes
+    from embedcube.campaign.recipes import PlannedRecipes, plugins_of
 
-    recipes = PlannedRecipes.here(campaign, plan, scenes)
+    recipes = PlannedRecipes(campaign, plan, scenes, {name: layer.plugins for name, layer in plan.layers.items()})
+    for name, layer in plan.layers.items():
+        if (here := plugins_of(campaign, name)) != layer.plugins:
+            log.warning("%s was planned with the plugins %s, here are %s", name, layer.plugins, here)
     try:
         refuse_unknown_plugins(campaign)
         derived = [(shard, recipes.derive(shard)) for shard in shards]
@@ -94,32 +101,43 @@ def _shards(run: RunDir, plan: Plan, cube: Cube, planned: dict[tuple[str, int, i
 
 
 def _said(campaign: Campaign, plan: Plan, cube: Cube, scenes: Sequence[Scene]) -> Iterator[Finding]:
-    """Check that the cube says of campaign, layers and scenes what campaign, plan and inventory say."""
+    """Check that the cube says of campaign, layers and scenes what campaign, plan and inventory say.
+
+    An equal cube is kept when the inventory grows: only the scenes of its shards must be there.
+    """
     about = cube.provenance.attributes
-    facts = {
+    facts: dict[str, tuple[Any, Any]] = {
         "what": (cube.what, campaign.what),
-        "campaign": (about["campaign"], campaign.campaign),
-        "versions": (about["versions"], plan.versions),
         "weights": (about["weights"], {name: layer.weights for name, layer in plan.layers.items()}),
         "counted": (about["counted"], {name: list(layer.counted) for name, layer in plan.layers.items()}),
-        "gaps": (about["gaps"], {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps}),
+    }
+    facts |= {
+        f"version of {name}": (found, plan.versions[name])
+        for name, found in about["versions"].items()
+        if name in plan.versions
     }
     for name, (found, expected) in facts.items():
         if found != expected:
             yield Finding(check="plan", place=name, found=str(found)[:60], expected=str(expected)[:60])
-    stored = cube.provenance.blobs("scene")
-    if len(stored) != len(scenes):
-        yield Finding(check="inventory", place="scenes", found=str(len(stored)), expected=str(len(scenes)))
-        return
-    for scene, text in zip(scenes, stored, strict=True):
-        if text != scene.to_json().encode():
-            yield Finding(
-                check="inventory", place=f"{scene.archive}/{scene.id}", found="other facts", expected="the inventory's"
-            )
+    if missing := sorted(
+        {name for layer in plan.layers.values() for name in layer.versions} - about["versions"].keys()
+    ):
+        yield Finding(check="plan", place="versions", found="others", expected=f"also {missing[0]}")
+    by_id = {(scene.archive, scene.id): scene for scene in scenes}
+    used = np.unique(cube.provenance.array("link_scene")).tolist()
+    for row in used:
+        said = Scene.from_json(json.dumps(cube.provenance.scene(row)))
+        known = by_id.get((said.archive, said.id))
+        if known is None or known.digest != said.digest:
+            place, found = f"{said.archive}/{said.id}", "other facts" if known else "a scene of the cube alone"
+            yield Finding(check="inventory", place=place, found=found, expected="those of the inventory")
 
 
 def _records(run: RunDir, cube: Cube) -> Iterator[Finding]:
-    """Check that the records of the cube are those of the parts, where these still have one of the same recipe."""
+    """Remark records of the cube that no part has, where one has another of the same recipe.
+
+    So it is where a shard was embedded again after the cube was made; or where somebody has changed the record.
+    """
     provenance = cube.provenance
     # digests, as there may be millions of records
     missing = {hashlib.sha256(provenance.record_line(row)).digest(): row for row in provenance.places.values()}
@@ -132,8 +150,8 @@ def _records(run: RunDir, cube: Cube) -> Iterator[Finding]:
     for row in missing.values():
         if bytes(stored[row]).hex() in recorded:
             zone, t, iy, ix = place_of[row]
-            found = "a record that no part has"
-            yield Finding(check="record", place=f"{zone} t{t} y{iy} x{ix}", found=found, expected="that of a part")
+            found, expected = "a record that no part has", "that of a part"
+            yield Finding(check="record", place=f"{zone} t{t} y{iy} x{ix}", found=found, expected=expected, remark=True)
         else:
             gone += 1
     if gone:

@@ -71,6 +71,8 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
                 write_provenance(campaign, plan, scenes, made, unfinished.path)
                 unfinished.remove_temporary()
                 _fsync_all(unfinished.path)
+                # that of an equal cube that was removed: its provenance, and so its seal, may have been another
+                (run.catalogue(version) / "collection.json").unlink(missing_ok=True)
                 unfinished.publish(cube)
         except TakenOver:
             if not cube.exists():

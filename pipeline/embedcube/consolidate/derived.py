@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from pyproj import CRS
 
 from embedcube.campaign.parts import Record, version_of
 from embedcube.campaign.plan import Shard, digest_of_recipes
@@ -26,6 +27,13 @@ from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.consolidate.template import write_template
 from embedcube.cube.reader import Cube
 
+_DECIDING = re.compile(
+    r"(spatial|geoemb|embedcube):.*|proj:code|units|calendar|bounds|flag_values|flag_meanings|grid_mapping|GeoTransform"
+)
+"""names of the attributes that decide what the numbers of a cube mean"""
+
+_WKT = {"proj:wkt2", "crs_wkt"}
+
 _VERSION = re.compile(r"[0-9a-f]{12}")
 """a name that says which version a cube is; a user may have given another one"""
 
@@ -37,6 +45,12 @@ def derived(cube: Cube) -> Iterator[Finding]:
         RequestError, ValueError, TypeError, KeyError, AttributeError: the cube does not say enough, or its metadata are
             damaged.
     """
+    if "planned" not in cube.provenance.attributes:
+        yield Finding(
+            check="derived", place=cube.version, found="made by an earlier version of embedcube, which did not say how "
+            "recipes were made", expected="a cube that can be derived again", remark=True,
+        )  # fmt: skip
+        return
     said = rebuild(cube)
     yield from _campaign(cube, said)
     yield from _template(cube, said)
@@ -105,8 +119,13 @@ def _document(cube: Path) -> dict[str, Any]:
 
 
 def _attributes(place: str, found: dict[str, Any], expected: dict[str, Any]) -> Iterator[Finding]:
-    for key in sorted(found.keys() | expected.keys()):
+    """Check the attributes that decide what numbers mean. Descriptions may differ between versions of libraries."""
+    for key in sorted(key for key in found.keys() | expected.keys() if _DECIDING.fullmatch(key)):
         yield from _differs("derived", f"{place} {key}", found.get(key), expected.get(key))
+    for key in _WKT & expected.keys():
+        # their texts differ between versions of PROJ
+        same = key in found and CRS.from_wkt(found[key]) == CRS.from_wkt(expected[key])
+        yield from _differs("derived", f"{place} {key}", "another CRS" if not same else "", "")
 
 
 def _consolidated(cube: Cube, root: dict[str, Any]) -> Iterator[Finding]:
@@ -116,7 +135,7 @@ def _consolidated(cube: Cube, root: dict[str, Any]) -> Iterator[Finding]:
         group = cube.group(zone)
         nodes = {zone: group} | {f"{zone}/{name}": array for name, array in group.arrays()}
         for name, node in nodes.items():
-            found = repeated.get(name, {}).get("attributes")
+            found = repeated.get(name, {}).get("attributes", {})
             yield from _differs("derived", f"{name} in the root's metadata", found, node.attrs.asdict())
             if name != zone:
                 yield from _differs("derived", f"{name} in the root's metadata", repeated[name]["shape"], [*node.shape])
@@ -134,7 +153,7 @@ def _shards(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
     provenance, about = cube.provenance, cube.provenance.attributes
     recipes = PlannedRecipes(said.campaign, said, said.scenes, said.plugins)
     stored, records = provenance.array("shard_recipe"), {}
-    windows = said.campaign.all_windows
+    windows, digest_of_scene = said.campaign.all_windows, [scene.digest for scene in said.scenes]
     for (zone, t, iy, ix), row in provenance.places.items():
         layer, _, name = zone.partition("/")
         place = said.layers[layer].zones[name]
@@ -151,7 +170,7 @@ def _shards(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
             continue
         records[row] = record = Record.from_document(document)
         yield from _differs("record", f"{shard} recipe", record.recipe, shard.recipe)
-        digests = [said.scenes[i].digest for i in shard.scenes]
+        digests = [digest_of_scene[i] for i in shard.scenes]
         yield from _differs("record", f"{shard} scenes", list(record.scenes), digests)
         unread = {digest for digest, unread in zip(digests, quarantined.tolist(), strict=True) if unread}
         yield from _differs("record", f"{shard} quarantined", {q.scene_digest for q in record.quarantined}, unread)

@@ -9,7 +9,6 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
 
 
@@ -34,14 +33,9 @@ def rebuild(cube: Cube) -> Rebuilt:
     """Read all that a cube says of its making.
 
     Raises:
-        RequestError: it was made by an earlier version of embedcube, which did not say so much.
         ValueError, TypeError, KeyError, AttributeError: its metadata are damaged.
     """
     about = cube.provenance.attributes
-    if "planned" not in about:
-        raise RequestError(
-            f"{cube.path}: an earlier version of embedcube made it, and it does not say how its recipes were made"
-        )
     campaign = _campaign(about["campaign"], cube.what)
     scenes = [Scene.from_json(text) for text in cube.provenance.blobs("scene")]
     return Rebuilt(

@@ -6,6 +6,7 @@ that list covers all of the cube. It is in the STAC Collection beside the cube; 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,15 +26,16 @@ def seal_of(cube: Path) -> str:
     return digest.hexdigest()
 
 
-def check_seal(cube: Path, stated: str | None) -> Iterator[Finding]:
-    """Compare the seal of a cube with a stated one, and with that of the STAC Collection beside it, if there is one.
-
-    Raises:
-        RequestError: what is stated is not a digest.
-    """
-    cube = cube.resolve()
-    if stated is not None and (len(stated) != 64 or set(stated) - set("0123456789abcdef")):
+def checked_seal(stated: str | None) -> str | None:
+    """A seal as somebody has kept it, in small letters; a RequestError says that it is none."""
+    if stated is not None and not re.fullmatch("[0-9a-fA-F]{64}", stated):
         raise RequestError(f"--seal {stated}: a seal has 64 hex digits; `embedcube verify` prints that of a cube")
+    return stated.lower() if stated else None
+
+
+def check_seal(cube: Path, stated: str | None) -> Iterator[Finding]:
+    """Compare the seal of a cube with a stated one, and with that of the STAC Collection beside it, if there is one."""
+    cube = cube.resolve()
     collection = cube.with_name(f"{cube.stem}-stac") / "collection.json"
     expected = {"the seal that was given": stated}
     if collection.is_file():

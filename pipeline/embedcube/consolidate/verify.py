@@ -20,7 +20,7 @@ from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.derived import derived, foreign
 from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import Drawn, recomputed
-from embedcube.consolidate.seal import check_seal, seal_of
+from embedcube.consolidate.seal import check_seal, checked_seal, seal_of
 from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.cube.encoding import (
@@ -29,12 +29,13 @@ from embedcube.cube.encoding import (
     VALID_INCOMPLETE,
 )
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
 from embedcube.progress import Progress
 
 _BREAKAGE = (
-    zarr.errors.BaseZarrError, RequestError, KeyError, ValueError, TypeError, IndexError, OSError, RuntimeError,
+    zarr.errors.BaseZarrError, RequestError, WorkError, LookupError, ValueError, TypeError, AttributeError,
+    ArithmeticError, OSError, RuntimeError,
 )  # fmt: skip
 """errors that readers of a store with damaged metadata raise"""
 
@@ -44,6 +45,7 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
 
     `seal` is the digest that was kept of this cube (`seal.py`). The STAC beside the cube has one, too.
     """
+    seal = checked_seal(seal)
     # what the root repeats of the nodes may differ from what they say
     cube = Cube(path, node_by_node=True)
     findings: list[Finding] = []

@@ -32,11 +32,11 @@ def block_limit(how: How) -> int:
 def too_large(scene: Scene, how: How) -> str:
     """Why no rank can read a scene: its blocks need more memory than a rank has for them; empty if they all fit."""
     limit_bytes, threads = block_limit(how), how.threads_per_rank
-    by = f" by {threads} threads" if threads > 1 else ""
+    # no figure of `how`: the words are in the digest of the scene
     return "; ".join(
         f"{asset.band}: {asset.path} has blocks of {asset.block_rows} x {asset.block_cols} pixels, "
-        f"{decoded_at_once(asset, threads) / 1e9:.2f} GB as decoded{by}, and a rank has {limit_bytes / 1e9:.2f} GB for "
-        "them (how.mem_gb)"
+        f"{asset.block_bytes / 1e9:.2f} GB as decoded, more than a rank has for all blocks that it decodes at once "
+        "(how.mem_gb, how.threads)"
         for asset in scene.assets
         if decoded_at_once(asset, threads) > limit_bytes
     )
