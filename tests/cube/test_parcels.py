@@ -94,6 +94,16 @@ def test_a_parcel_over_two_zones_has_the_sums_of_both(two_zones: Path) -> None:
     np.testing.assert_allclose(found["mean"][0], (parts["mean"] * weights).sum("parcel"), rtol=1e-5, atol=1e-6)
 
 
+def test_a_parcel_that_is_empty_or_nowhere_has_no_cells(layer: Any) -> None:
+    whole = shapely.box(*layer.cube.group("s2/grid").attrs["spatial:bbox"])
+    nowhere = [shapely.Polygon(), shapely.box(1e9, 1e9, 1e9 + 1, 1e9 + 1)]
+    for frame in ([*nowhere, whole], nowhere):
+        found = layer.parcels(geopandas.GeoDataFrame(geometry=frame, crs=32632))
+        assert found["count"].values[:2].tolist() == [[0, 0], [0, 0]]
+        assert np.isnan(found["mean"].values[:2]).all()
+        assert (found["count"].values[2:] > 0).all()
+
+
 def test_parcels_may_overlap_and_lie_outside(layer: Any) -> None:
     xmin, ymin, xmax, ymax = layer.cube.group("s2/grid").attrs["spatial:bbox"]
     whole, away = shapely.box(xmin, ymin, xmax, ymax), shapely.box(0, 0, 10, 10)

@@ -77,6 +77,10 @@ def test_every_kind_of_index_gives_what_numpy_has(zone: xarray.Dataset, decoded:
 
 
 def test_selections_of_selections_and_by_coordinate(zone: xarray.Dataset, decoded: Any) -> None:
+    again = [0] * zone.sizes["feature"]
+    repeated = zone["vector"].isel(time=0, y=slice(30, 32), x=slice(30, 32), feature=again)
+    first = zone["vector"].isel(time=0, y=slice(30, 32), x=slice(30, 32)).values[..., :1]
+    np.testing.assert_array_equal(repeated, np.repeat(first, len(again), axis=-1))
     part = zone["vector"].isel(y=slice(10, 50)).isel(y=slice(None, None, -3), x=[7, 3])
     np.testing.assert_array_equal(part.values, decoded[:, 10:50][:, ::-3][:, :, [7, 3]])
     one = (

@@ -18,6 +18,7 @@ from tests.uses.serving import running, spawned
 
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
+from embedcube.uses import federation
 from embedcube.uses.centres import Centre, read_catalogue
 from embedcube.uses.federation import Federated, Question, find_at_all, metres
 from embedcube.uses.remote import Address
@@ -151,6 +152,30 @@ def test_polygons_and_counter_examples(cubes: dict[str, Path], served: dict[str,
     assert [(hit.centre, hit.y, hit.x) for hit in one.hits] == [(hit.centre, hit.y, hit.x) for hit in other.hits]
     assert len(one.hits) == 12
     assert not any(polygon.covers(shapely.Point(hit.lon, hit.lat)) for hit in one.hits)
+
+
+def test_a_polygon_that_holds_the_best_hits_leaves_the_others(cubes: dict[str, Path]) -> None:
+    import shapely
+
+    (west, south), (east, north) = place(cubes["south"], 30, 1), place(cubes["south"], 1, 26)
+    asked = Question(like=[shapely.box(west, south, east, north)], k=12, time="2023-06-05")
+    assert len(find_at_all(local(cubes), asked).hits) == 12
+
+
+def test_a_hit_that_is_none_costs_its_centre_only(cubes: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = federation._Local.find
+
+    def torn(self: Any, *asked: Any) -> Any:
+        hits, apart_m = whole(self, *asked)
+        if self._cube.path == cubes["south"]:
+            hits[0] = {name: value for name, value in hits[0].items() if name != "cosine"}
+        return hits, apart_m
+
+    monkeypatch.setattr(federation._Local, "find", torn)
+    found = find_at_all(local(cubes), question(cubes))
+    (missing,) = found.missing
+    assert (missing.centre, "KeyError: 'cosine'" in missing.reason) == ("south", True)
+    assert found.hits
 
 
 def test_other_weights_are_never_mixed_in(cubes: dict[str, Path], tmp_path: Path) -> None:

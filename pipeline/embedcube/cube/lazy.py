@@ -46,7 +46,8 @@ class LazyArray(BackendArray):
         elif all((np.diff(one) == 1).all() for one in wanted[:3]):
             t, y, x = (slice(int(one[0]), int(one[-1]) + 1) for one in wanted[:3])
             values = self._box(t, y, x)
-            values = values[..., rest[0]] if rest and rest[0].size < self.shape[3] else values
+            whole = not rest or np.array_equal(rest[0], np.arange(self.shape[3]))
+            values = values if whole else values[..., rest[0]]
         else:
             rows, columns = (grid.ravel() for grid in np.meshgrid(wanted[1], wanted[2], indexing="ij"))
             cells = self._cells(wanted[0], rows, columns)

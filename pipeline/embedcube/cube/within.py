@@ -102,10 +102,17 @@ def _in_zone(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> NDArray[An
     wkt = cube.group(zone).attrs["proj:wkt2"]
     own = _degrees_of(cube, zone)
     geometries = np.where(shapely.is_valid(geometries), geometries, shapely.make_valid(geometries))
+    found = np.full(len(geometries), shapely.Polygon())
+    bounds = shapely.bounds(geometries)
+    # one that is empty, or lies nowhere on the Earth, has no cells
+    somewhere = np.isfinite(bounds).all(axis=1) & (np.abs(bounds) <= [720, 90.001, 720, 90.001]).all(axis=1)
+    if not somewhere.any():
+        return found
+    geometries = geometries.copy()
+    geometries[~somewhere] = shapely.Polygon()
     # longitudes may be counted from another meridian than the zone's
     west, _, east, _ = shapely.total_bounds(geometries)
     turns = range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
-    found = np.full(len(geometries), shapely.Polygon())
     for turn in turns:
         moved = _shifted(geometries, 360.0 * turn) if turn else geometries
         left, bottom, right, top = shapely.bounds(moved).T

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -38,6 +39,9 @@ TIMEOUT_S = 60.0
 
 _AROUND = 8
 """hits closer to an example than the distance between hits, at most: they are left out when all have answered"""
+
+_MOST_HITS = 1000
+"""hits that a centre is asked for at most, unless more are wanted: a server gives so many"""
 
 _SAME_M = 0.1
 """metres between two roundings of one place"""
@@ -232,8 +236,15 @@ def find_at_all(centres: Sequence[Centre], question: Question, timeout_s: float 
         query, weights, own = _query(states, question)
         _refuse_others(states, weights)
         extra = _AROUND * len(question.like)
-        list(pool.map(lambda state: _search(state, query, question, question.k + extra), states))
-    hits = _merged(states, question, own)
+        asked = max(question.k, min(_MOST_HITS, question.k + extra))
+        while True:
+            list(pool.map(partial(_search, query=query, question=question, k=asked), states))
+            hits = _merged(states, question, own)
+            more = any(state.hits is not None and len(state.hits) >= asked for state in states)
+            # hits in the polygon of an example are none: a centre may have had no others
+            if len(hits) >= question.k or asked >= _MOST_HITS or not more:
+                break
+            asked = min(_MOST_HITS, 4 * asked)
     return Federated(hits=hits, centres=[_asked(state, hits) for state in states])
 
 
@@ -241,9 +252,25 @@ def _search(state: _State, query: NDArray[Any], question: Question, k: int) -> N
     holder, layer = state.holder, state.layer
     if holder is None or layer is None:
         return
-    found = state.attempt(lambda: holder.find(layer.name, query, question, k))
+    found = state.attempt(lambda: _checked(*holder.find(layer.name, query, question, k)))
     if found is not None:
         state.hits, state.apart_m = found
+
+
+def _checked(hits: list[dict[str, Any]], apart_m: float) -> tuple[list[dict[str, Any]], float]:
+    """The hits of a centre as they may be merged and printed.
+
+    Raises:
+        KeyError, TypeError, ValueError: one of them is no hit.
+    """
+    checked = []
+    for hit in hits:
+        numbers = {name: float(hit[name]) for name in ("cosine", "lon", "lat")}
+        if not all(map(math.isfinite, numbers.values())) or abs(numbers["cosine"]) > 1.001:
+            raise ValueError(f"a hit with the cosine {numbers['cosine']} at {numbers['lon']}, {numbers['lat']}")
+        words = {name: printable(hit[name], 80) for name in ("zone", "window", "status")}
+        checked.append(numbers | words | {name: int(hit[name]) for name in ("t", "y", "x")})
+    return checked, float(apart_m)
 
 
 def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], str, list[Place]]:
