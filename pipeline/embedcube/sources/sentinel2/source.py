@@ -80,6 +80,8 @@ class Sentinel2:
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for bands that Sentinel-2 does not have, and for unknown options."""
         self._name = name
+        # for each scene that gave a reason to look, by digest: which file is empty, in words
+        self._empty: dict[str, str] = {}
         self._archive = archive
         self._options = read_options(Options, name, archive)
         for band in archive.bands:
@@ -221,7 +223,10 @@ class Sentinel2:
             def presence_of(grid: Grid, area: PixelArea) -> Presence:
                 return self._presence(assets, self._pixels(assets, grid, area, reader))
 
-            if words := empty_file([assets[band] for band in self._archive.bands], assets[mask.band], presence_of):
+            if (digest := scene.digest) not in self._empty:
+                bands = [assets[band] for band in self._archive.bands]
+                self._empty[digest] = empty_file(bands, assets[mask.band], presence_of)
+            if words := self._empty[digest]:
                 raise CorruptInput(words)
         seen = np.logical_and.reduce([present.labelled, *present.bands])
         values = np.stack(
