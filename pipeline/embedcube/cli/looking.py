@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from embedcube.cli.serving import tellers
 from embedcube.errors import RequestError
 
 verbs = typer.Typer()
@@ -51,13 +52,11 @@ def view(
     except ModuleNotFoundError as error:
         raise RequestError(f"{error.name} is not installed; `pip install 'embedcube[serve]'`") from None
 
+    say, told = tellers("view", "", as_json)
+
     def ready(address: str) -> None:
-        print(json.dumps({"address": address}) if as_json else f"view        {address}", flush=True)
+        told(address)
         if browser:
             webbrowser.open(address)
-
-    def say(line: str) -> None:
-        if not as_json:
-            print(f"            {line}", flush=True)
 
     view_cubes(cubes, port=port, token_file=token_file, say=say, ready=ready)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from embedcube.errors import RequestError, WorkError
-from embedcube.progress import shown, silent
+from embedcube.progress import Say, shown, silent
 
 verbs = typer.Typer()
 
@@ -21,6 +21,19 @@ Token = Annotated[
         help="File of mode 0600 with the token that clients must show; a new file gets a random one.",
     ),
 ]
+
+
+def tellers(verb: str, below: str, as_json: bool) -> tuple[Say, Say]:
+    """What prints the lines of a server, and what prints its address when it listens."""
+
+    def say(line: str) -> None:
+        if not as_json:
+            print(f"            {line}", flush=True)
+
+    def ready(address: str) -> None:
+        print(json.dumps({"address": address}) if as_json else f"{verb:11} {address}{below}", flush=True)
+
+    return say, ready
 
 
 @verbs.command()
@@ -39,13 +52,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise RequestError(f"{error.name} is not installed; `pip install 'embedcube[serve]'`") from None
 
-    def ready(address: str) -> None:
-        print(json.dumps({"address": address}) if as_json else f"serve       {address}/v1/cubes", flush=True)
-
-    def say(line: str) -> None:
-        if not as_json:
-            print(f"            {line}", flush=True)
-
+    say, ready = tellers("serve", "/v1/cubes", as_json)
     serve_cubes(cubes, host=host, port=port, token_file=token_file, say=say, ready=ready)
 
 

@@ -284,7 +284,8 @@ def verify(
     for line in in_words(folder.report):
         say(f"            {line}")
     said = say_found(found, say)
-    again = f"; {recompute} shards of each layer and zone were embedded again, --seed {seed}" if recompute else ""
+    count = f"{recompute} shard{'s' if recompute > 1 else ''}"
+    again = f"; embedded again: {count} of each layer and zone (--seed {seed})" if recompute else ""
     own = seal_of(folder.newest_cube)
     say(f"            seal {own}{again}")
     return said | {"seal": own, "seed": seed}

@@ -115,7 +115,7 @@ def _utm_zones(places: Places) -> NDArray[np.int64]:
 
 
 def _in_zone(cube: CubeStore, zone: str, places: Places, points: NDArray[np.int64]) -> InZone:
-    """Those of some points that lie in the rectangle of a zone, and their cells."""
+    """Find the points, of those numbered `points`, that lie in the rectangle of a zone, and their cells."""
     attributes = cube.group(zone).attrs
     transformer = to_degrees(attributes["proj:wkt2"])
     x, y = (

@@ -6,13 +6,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj.enums import TransformDirection
 
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.places import Places, cells_beside, own_cells
 from embedcube.cube.reader import Cube
 from embedcube.cube.store import Time
 from embedcube.errors import RequestError
-from embedcube.grid import LATLON, to_degrees, utm_grid_name, utm_zone_in, utm_zone_of
+from embedcube.grid import to_degrees
 
 Task = Literal["classification", "regression", "dense"]
 """What a label is: one of several classes; a number; or the share of each class among the pixels of a cell."""
@@ -106,14 +106,16 @@ def cells_at(
     """
     zones, parts, rows = cube.zones_of(layer), [], []
     inside = np.zeros(len(lon), bool)
-    for zone, own, y, x in _placed(cube, zones, lon, lat):
+    places = Places(lon=lon, lat=lat, names=np.arange(len(lon)))
+    for found in (*own_cells(cube, layer, places), *cells_beside(cube, layer, places)):
+        zone, own = found.zone, found.points
         inside[own] = True
         windows = t_of if isinstance(t_of, list) else [cube.windows_of(zone, t_of)] * len(lon)
         counts = np.array([len(windows[i]) for i in own], np.int64)
         t = np.array([t for i in own for t in windows[i]], np.int64)
         repeated = np.repeat(np.arange(len(own)), counts)
         parts.append(Cells(
-            zones=zones, zone=np.full(len(t), zones.index(zone)), t=t, y=y[repeated], x=x[repeated]
+            zones=zones, zone=np.full(len(t), zones.index(zone)), t=t, y=found.rows[repeated], x=found.columns[repeated]
         ))  # fmt: skip
         rows.append(own[repeated])
     nothing = np.empty(0, np.int64)
@@ -124,39 +126,6 @@ def cells_at(
     order = np.lexsort((np.arange(len(key)), ~has_vector(cube, cells), key))
     first = order[np.unique(key[order], return_index=True)[1]]
     return cells.take(first), row[first], inside
-
-
-def _placed(
-    cube: Cube, zones: tuple[str, ...], lon: NDArray[np.float64], lat: NDArray[np.float64]
-) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """For each zone the points that lie in its extent, with their rows and columns; own zones before neighbours."""
-    if utm_zone_in(zones[0].split("/")[1]) is None:
-        yield zones[0], *_within(cube, zones[0], np.arange(len(lon)), lon, lat)
-        return
-    layer, own = zones[0].split("/")[0], utm_zone_of(lon)
-    for step in (0, -1, 1):
-        named = (own + step - 1) % 60 + 1
-        for number in np.unique(named).tolist():
-            zone = f"{layer}/{utm_grid_name(number)}"
-            if zone in zones:
-                yield zone, *_within(cube, zone, np.flatnonzero(named == number), lon, lat)
-
-
-def _within(
-    cube: Cube, zone: str, rows: NDArray[np.int64], lon: NDArray[np.float64], lat: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of the points `rows` those within the extent of a zone, with the row and the column of their cell."""
-    attributes = cube.group(zone).attrs
-    transformer = to_degrees(attributes["proj:wkt2"])
-    x, y = transformer.transform(lon[rows], lat[rows], direction=TransformDirection.INVERSE)
-    a, _, c, _, e, f = attributes["spatial:transform"]
-    if zone.split("/")[1] == LATLON:
-        x = c + (x - c) % 360
-    with np.errstate(invalid="ignore"):
-        column, row = np.floor((x - c) / a), np.floor((y - f) / e)
-        height, width = attributes["spatial:shape"]
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return rows[inside], row[inside].astype(np.int64), column[inside].astype(np.int64)
 
 
 def has_vector(cube: Cube, cells: Cells) -> NDArray[np.bool_]:

@@ -167,7 +167,7 @@ def _of_vectors(examples: Examples, side: int, settings: Settings, folds: Folds)
 def _of_raw(
     examples: Examples, codes: NDArray[np.int16], raw: NDArray[np.float32], settings: Settings, folds: Folds
 ) -> tuple[NDArray[np.int64], int]:
-    """As `_of_vectors`, by a logistic on the numbers of single pixels."""
+    """Predict held-out pixels by a logistic on the numbers of single pixels; the answer is that of `_of_vectors`."""
     from dataclasses import replace
 
     guess, parameters = np.zeros(codes.shape, np.int64), 0

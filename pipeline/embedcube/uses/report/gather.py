@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,11 +143,10 @@ def _unusable(
 ) -> dict[tuple[str, str], str]:
     """Archive, id and reason of the scenes that `index` or a shard could not read."""
     found: dict[tuple[str, str], str] = {}
-    try:
+    # indexed anew since the plan was made: what shards have found is told all the same
+    with suppress(RequestError):
         scenes = read_inventory(campaign, run)
         found |= {(one.archive, one.id): one.verdict for one in scenes if one.verdict and not one.superseded_by}
-    except RequestError:
-        pass  # indexed anew since the plan was made: what shards have found is told all the same
     for verdict in plan.verdicts.scenes.values():
         found.setdefault((verdict.archive, verdict.scene), verdict.reason)
     for record in records:
