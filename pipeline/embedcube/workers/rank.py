@@ -1,15 +1,15 @@
 """embed: the set-up of one rank, which is one process with one device; then pipeline.py does the work.
 
-`python -m embedcube.workers.rank RUN TASK ATTEMPT` is started by a parent (ranks.py), which says in environment
-variables which rank it is, and how it reaches its parent and the other ranks (protocol.py).
+The fork server of a parent (forkserver.py) starts it. Environment variables say which rank it is, and how it reaches
+its parent and the other ranks (protocol.py).
 """
 
 import faulthandler
 import logging
 import os
 import resource
+import signal
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -46,11 +46,12 @@ from embedcube.workers.protocol import (
     HOLD,
     REPORT,
     STACKS_SIGNAL,
+    STOP_SIGNALS,
     Place,
 )
 from embedcube.workers.queue import RankDraws
 from embedcube.workers.recorder import Recorder
-from embedcube.workers.stopping import Guard, Stop, end_process
+from embedcube.workers.stopping import Guard, Stop
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,10 @@ class _Started:
         if parent.gone():
             raise StartAgain("the parent of the rank is gone")
         stop = Stop()
-        return cls(parent=parent, stop=stop, guard=Guard(place.parent, stop))
+        guard = Guard(place.parent, stop)
+        # the fork server holds them back
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return cls(parent=parent, stop=stop, guard=guard)
 
 
 class _AskedParent:
@@ -179,7 +183,10 @@ def _load_contexts(
 
 
 def main(arguments: list[str]) -> int:
-    """One rank; the exit code says done (0), failed (1), wrong request (2) or start again (75)."""
+    """One rank: `arguments` are run folder, task and attempt.
+
+    The exit code says done (0), failed (1), wrong request (2) or start again (75).
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     # GDAL's own complaints come back as the reason of a quarantine: one line is enough
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
@@ -207,8 +214,3 @@ def _ended_early(why: str, code: int, me: _Started | None) -> int:
         with suppress(Lost):
             me.parent.ask(REPORT, why, timeout_s=_REPORT_S)
     return code
-
-
-if __name__ == "__main__":
-    # a rank that a thread of a library keeps from ending would hold its whole allocation
-    end_process(main(sys.argv[1:]))
