@@ -134,7 +134,11 @@ def _answers(
 ) -> Mapping[int, _Answer]:
     ordered = sorted(places)
     found = spread(
-        partial(_seen, root=root, questions_of=questions_of), [scenes[place] for place in ordered], at_once=_AT_ONCE
+        partial(_seen, root=root, questions_of=questions_of),
+        [scenes[place] for place in ordered],
+        at_once=_AT_ONCE,
+        lost=lambda _, words: _Answer(words=words, asks=False),
+        name=lambda scene: scene.id,
     )
     return dict(zip(ordered, found, strict=True))
 
