@@ -157,6 +157,8 @@ class Scene:
     """why the scene cannot be used, found by `index`; empty for a usable scene"""
     asks: bool = False
     """whether the verdict is a question about its numbers, which an option of the archive answers, and no damage"""
+    seen: bool = False
+    """whether `index` has looked at its pixels; else whoever reads it does so first; in no digest"""
     software: tuple[str, ...] = ()
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""

@@ -161,7 +161,8 @@ class _Copy:
 
     def note(self, part: "_Part", objects: Sequence[Wanted]) -> None:
         """Write which objects the copy has, with those that were copied before; nothing where it is whole."""
-        names, asked, path = frozenset(one.name for one in objects), (part.words,), self.cube / PULLED
+        names, path = frozenset(one.name for one in objects), self.cube / PULLED
+        asked: tuple[str, ...] = (part.words,)
         every = frozenset(one.name for one in replace(part, box=None, time=None, layers=()).objects())
         before = part_of(self.cube)
         if before is not None:

@@ -16,7 +16,7 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
-from embedcube.sources.believed import believed_when_seen
+from embedcube.sources.believed import FirstLook, believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
@@ -83,6 +83,7 @@ class Sentinel2:
         # for each scene that gave a reason to look, by digest: which file is empty, in words
         self._empty: dict[str, str] = {}
         self._archive = archive
+        self._first_look = FirstLook(archive.root, self._questions)
         self._options = read_options(Options, name, archive)
         for band in archive.bands:
             if band not in BAND_NAMES.keys() | _CODES.keys() | self._options.variables.keys():
@@ -222,8 +223,7 @@ class Sentinel2:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The bands with the offset applied (0 stays no data, data are at least 1); clear where the mask says so."""
-        if scene.verdict:
-            raise CorruptInput(scene.verdict)
+        self._first_look.refuse_contradicted(scene)
         assets = {asset.band: asset for asset in scene.assets}
         pixels = self._pixels(assets, grid, area, reader)
         present = self._presence(assets, pixels)
