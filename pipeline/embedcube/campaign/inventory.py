@@ -16,6 +16,7 @@ from pyproj import CRS
 
 from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.parts import Unplaced
+from embedcube.campaign.plan import Plan
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Noted, Scene
 from embedcube.campaign.schema import Campaign, digest_of
@@ -36,10 +37,22 @@ _WKB = {
 """Metadata of the column of footprints, for readers of Arrow."""
 
 
-def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequence[Scene]:
+def scenes_as_planned(campaign: Campaign, run: RunDir, plan: Plan) -> Sequence[Scene]:
+    """The scenes of the inventory as the present round of the plan uses them, in its order.
+
+    Raises:
+        RequestError: as `read_inventory` says, or the plan was made for another inventory.
+    """
+    return read_inventory(campaign, run, planned=plan.inventory, filling=plan.verdicts.filling)
+
+
+def read_inventory(
+    campaign: Campaign, run: RunDir, *, planned: str = "", filling: frozenset[int] = frozenset()
+) -> Sequence[Scene]:
     """The scenes of the inventory, in its order. Each is decoded when it is first used, as a rank needs few of them.
 
-    `planned` is the SHA-256 of the inventory that the plan was made for; before there is a plan it is left out.
+    `planned` is the SHA-256 of the inventory that a plan was made for; before there is a plan it is left out. Rows of
+    `filling` only fill what newer scenes do not show.
 
     Raises:
         RequestError: there is no inventory, it is damaged or of another version of embedcube, or it was made for
@@ -54,7 +67,7 @@ def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequen
     table = read_columns(run.inventory, digest, names, "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory, filling)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
     return scenes
@@ -116,9 +129,15 @@ def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
 
 
 class _Scenes(Sequence[Scene]):
-    def __init__(self, texts: pyarrow.ChunkedArray, noted: pyarrow.ChunkedArray, path: Path) -> None:
+    def __init__(
+        self,
+        texts: pyarrow.ChunkedArray,
+        noted: pyarrow.ChunkedArray,
+        path: Path,
+        filling: frozenset[int] = frozenset(),
+    ) -> None:
         self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
-        self._path = path
+        self._path, self._filling = path, filling
         self._made: dict[int, Scene] = {}
 
     def __len__(self) -> int:
@@ -135,7 +154,8 @@ class _Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                self._made[place] = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
+                scene = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
+                self._made[place] = scene.filling() if place in self._filling else scene
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
         return self._made[place]
@@ -205,6 +225,7 @@ def _rows(
         "embedcube:declared": [scene.declared for scene in scenes],
         "embedcube:verdict": [scene.verdict for scene in scenes],
         "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
+        "embedcube:shows": [scene.shows for scene in scenes],
         "embedcube:scene": [scene.to_json() for scene in scenes],
         "embedcube:noted": [_noted(scene) for scene in scenes],
     }

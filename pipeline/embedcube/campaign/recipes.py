@@ -101,9 +101,10 @@ class PlannedRecipes:
     def derive(self, shard: Shard) -> str:
         """The recipe that inventory and plan give; in words why they give none, where the shard cannot be theirs."""
         try:
-            digests = b"".join(self._digest(row) for row in shard.scenes if row not in self._instead)
+            planned = [row for row in shard.scenes if row not in self._instead]
+            digests = b"".join(self._digest(row) for row in planned)
             recipe = self._recipes(shard.layer, shard.zone).recipe(shard.t, shard.row, shard.col, digests)
-            out = [row for row in shard.scenes if row in self._plan.verdicts.scenes]
+            out = [row for row in self._plan.verdicts.rows(planned) if row in self._plan.verdicts.scenes]
             others = [other for row in out for other in self._plan.verdicts.scenes[row].instead]
             return recipe_without(
                 recipe, [self._scenes[row].digest for row in out], [self._scenes[row].digest for row in others]

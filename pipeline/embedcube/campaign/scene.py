@@ -157,6 +157,8 @@ class Scene:
     """why the scene cannot be used, found by `index`; empty for a usable scene"""
     asks: bool = False
     """whether the verdict is a question about its numbers, which an option of the archive answers, and no damage"""
+    seen: bool = False
+    """whether `index` has looked at its pixels; else whoever reads it does so first; in no digest"""
     software: tuple[str, ...] = ()
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
@@ -164,6 +166,13 @@ class Scene:
     that one is found broken while it is read"""
     version: float = 0.0
     """number that is higher for a newer processing of the same acquisition; 0 if unknown; in no digest"""
+    subject: str = ""
+    """what it shows, such as acquisition, level and tile: of scenes with one subject and footprint the newest version
+    is used; empty where none shows the same, or `superseded_by` names it; in no digest"""
+    strip: str = ""
+    """which part of its subject, such as the time at which a datastrip begins; empty if unknown; in no digest"""
+    product: str = ""
+    """id of the product, where others of the archive have the same id; else empty; in no digest"""
 
     def meets(self, window: Window) -> bool:
         """Whether the scene lies in a window, at least in part."""
@@ -255,6 +264,20 @@ class Scene:
     def fills(self) -> bool:
         """Whether it is an older processing that only fills what newer scenes of its acquisition do not show."""
         return FILLS in self.processing
+
+    @property
+    def shows(self) -> str:
+        """Scenes of one archive with equal texts show the same, or parts of it, where their footprints are one."""
+        return self.subject or self.superseded_by or self.id
+
+    @property
+    def product_id(self) -> str:
+        """Id of the product; copies of one product have the same."""
+        return self.product or self.id
+
+    def filling(self) -> "Scene":
+        """The same scene, which only fills what newer ones of its acquisition do not show."""
+        return self if self.fills else replace(self, processing=f"{self.processing}; {FILLS}")
 
     @property
     def unforeseen(self) -> str:

@@ -8,7 +8,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.parts import best_records, version_of
 from embedcube.campaign.plan import Plan, Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
@@ -60,7 +60,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
 
 def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progress) -> Consolidated:
     plan, made = _settled(campaign, run)
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     counts = {"linked": 0, "copied": 0, "rechunked": 0}

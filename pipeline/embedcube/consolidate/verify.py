@@ -22,12 +22,13 @@ from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import Drawn, recomputed
 from embedcube.consolidate.seal import check_seal, checked_seal, seal_of
 from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
-from embedcube.cube.arrays import FILES, file_names, object_key
+from embedcube.cube.arrays import FILES, file_names, is_object, object_key
 from embedcube.cube.encoding import (
     NOT_PROCESSED,
     VALID,
     VALID_INCOMPLETE,
 )
+from embedcube.cube.part import PULLED
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
@@ -56,7 +57,8 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
         findings += _files(cube)
         for zone in cube.zones:
             findings += _structure(cube, zone)
-        places = cube.provenance.places
+        findings += _part(cube)
+        places = cube.held
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
@@ -238,9 +240,27 @@ def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
     return count
 
 
+def _part(cube: Cube) -> Iterator[Finding]:
+    """Say that a cube is a part of one: what was not copied is not looked at."""
+    if cube.part is not None:
+        yield Finding(
+            check="part",
+            place=cube.version,
+            found=f"{len(cube.part.objects)} of {cube.part.of} objects, pulled for {'; '.join(cube.part.asked)}",
+            expected="a whole cube; the rest was not looked at",
+            remark=True,
+        )
+
+
 def _files(cube: Cube) -> Iterator[Finding]:
-    """Check every file of the cube against its digest, except objects, which are checked with their records."""
+    """Check every file of the cube against its digest, except objects, which are checked with their records.
+
+    Objects that were not copied may be absent.
+    """
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
+    if cube.part is not None:
+        copied = cube.part.objects
+        sealed = {name: one for name, one in sealed.items() if not is_object(name) or name in copied}
     objects = {
         f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix))}"
         for (zone, t, iy, ix), row in cube.provenance.places.items()
@@ -248,7 +268,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
         for stored in cube.provenance.record(row)["objects"]
         if stored["path"]
     }
-    for name in sorted(file_names(cube.path) - objects | sealed.keys()):
+    for name in sorted(file_names(cube.path) - objects - {PULLED} | sealed.keys()):
         path = cube.path / name
         found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
         expected = sealed[name][:12] if name in sealed else "no such file"

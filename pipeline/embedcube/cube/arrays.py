@@ -1,6 +1,7 @@
 """Arrays of a layer: shapes, chunks and codecs, and the bytes of one shard of each (Zarr v3, sharded)."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ COMPRESSION_LEVEL = 1
 KEY_SEPARATOR = "."
 """All objects of an array lie in one folder: with "/" every shard would need a folder too (docs/adr/0002)."""
 
+_OBJECT = re.compile(r"(?:embedding|scale|status|n_obs)/c(?:\.\d+){3,4}")
+
 FILES = "files"
 """Array of `provenance/` with the digests of all files that no record covers, except the files of this array."""
 
@@ -34,6 +37,12 @@ def file_names(cube: Path) -> set[str]:
     """Relative paths of all files of a cube, except those of the array FILES."""
     names = {str(path.relative_to(cube)) for path in cube.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith(f"provenance/{FILES}/")}
+
+
+def is_object(name: str) -> bool:
+    """Whether a file of a cube, given by its relative path, holds cells, not metadata, coordinates or provenance."""
+    parts = name.split("/")
+    return len(parts) == 4 and parts[0] != "provenance" and _OBJECT.fullmatch("/".join(parts[2:])) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from embedcube.cube.arrays import object_key
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
+from embedcube.cube.part import Part, part_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
 from embedcube.printable import printable
@@ -89,6 +91,25 @@ class CubeStore:
         """Paths of the groups that hold arrays, "<layer>/<zone>"."""
         layers = [(name, group) for name, group in self._root.groups() if name != "provenance"]
         return tuple(sorted(f"{name}/{zone}" for name, group in layers for zone, _ in group.groups()))
+
+    @cached_property
+    def part(self) -> Part | None:
+        """The part of a cube that was copied here; None for a whole cube."""
+        return part_of(self.path) if self.is_local else None
+
+    @cached_property
+    def held(self) -> dict[tuple[str, int, int, int], int]:
+        """Row of every shard whose objects are here, by (zone, t, iy, ix): all, but for a part of a cube."""
+        part, places = self.part, self.provenance.places
+        if part is None:
+            return places
+        depths = {zone: int(self.array(zone, "status").shards[0]) for zone in self.zones}
+
+        def status_of(zone: str, t: int, iy: int, ix: int) -> str:
+            # every shard has an object of its status
+            return f"{zone}/status/{object_key('status', (t // depths[zone], iy, ix))}"
+
+        return {place: row for place, row in places.items() if status_of(*place) in part.objects}
 
     @property
     def what(self) -> dict[str, Any]:

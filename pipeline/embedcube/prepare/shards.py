@@ -97,9 +97,9 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     return _linked(footprints, campaign.all_windows, reach, wanted, place), place
 
 
-def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, int]:
+def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, float, int]:
     """Order of a scene among all: within its acquisition the newest processing first, copied before resampled."""
-    return scene.acquisition, scene.fills, len(ways.methods(scene))
+    return scene.acquisition, scene.fills, -scene.version if scene.fills else 0.0, len(ways.methods(scene))
 
 
 def _linked(

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,8 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
-from embedcube.cube.arrays import FILES, object_key
+from embedcube.cube.arrays import FILES, is_object, object_key
+from embedcube.cube.part import PULLED, Part, part_of
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import listed, printable
@@ -39,7 +40,6 @@ _TRIES = 4
 _AT_ONCE = 4
 """files that are read at once; each is in memory whole"""
 
-_OBJECTS = re.compile(r"(?P<array>embedding|scale|status|n_obs)/c(?P<place>(?:\.\d+){3,4})")
 _NAME = re.compile(r"(?!\.\.?(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._-]+)*")
 
 
@@ -91,12 +91,13 @@ def pull(
         raise RequestError(f"{source}: its last part is no name for a folder")
     copy = _Copy(Store(source), folder / name)
     sealed = copy.seal()
-    metadata = [Wanted(name=name, sha256=digest) for name, digest in sealed.items() if not _is_object(name)]
+    metadata = [Wanted(name=name, sha256=digest) for name, digest in sealed.items() if not is_object(name)]
     first = copy.fetch(metadata, progress, 0, None)
     if first.damaged:
         return first
     part = _Part(cube=Cube(copy.cube), sealed=sealed, box=box, time=time, layers=layers)
     objects = part.objects()
+    copy.note(part, objects)
     second = copy.fetch(objects, progress, len(metadata), len(metadata) + len(objects))
     return Pulled(
         cube=copy.cube,
@@ -158,6 +159,19 @@ class _Copy:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, value)
 
+    def note(self, part: "_Part", objects: Sequence[Wanted]) -> None:
+        """Write which objects the copy has, with those that were copied before; nothing where it is whole."""
+        names, path = frozenset(one.name for one in objects), self.cube / PULLED
+        asked: tuple[str, ...] = (part.words,)
+        every = frozenset(one.name for one in replace(part, box=None, time=None, layers=()).objects())
+        before = part_of(self.cube)
+        if before is not None:
+            names, asked = names | before.objects, tuple(dict.fromkeys((*before.asked, *asked)))
+        if every <= names:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, Part(objects=names, of=len(every), asked=asked).to_bytes())
+
     def fetch(self, wanted: Sequence[Wanted], progress: Progress, done: int, total: int | None) -> Pulled:
         """Copy files that are not there with their digests."""
         files = kept = size = 0
@@ -215,12 +229,6 @@ def _digests(data: dict[str, bytes]) -> dict[str, str]:
     return sealed
 
 
-def _is_object(name: str) -> bool:
-    """Whether a file holds cells, not metadata, coordinates or provenance."""
-    parts = name.split("/")
-    return len(parts) == 4 and parts[0] != "provenance" and _OBJECTS.fullmatch("/".join(parts[2:])) is not None
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Part:
     """The part of a cube that is asked for, of a copy that has all metadata."""
@@ -232,6 +240,14 @@ class _Part:
     time: str | None
     layers: Sequence[str]
     """all where there are none"""
+
+    @property
+    def words(self) -> str:
+        """What is asked for, in words."""
+        asked = [f"--layer {layer}" for layer in self.layers]
+        asked += [f"--time {self.time}"] if self.time else []
+        asked += [f"--bbox {','.join(map(str, self.box))}"] if self.box else []
+        return " ".join(asked) or "all of it"
 
     def objects(self) -> list[Wanted]:
         """Objects of the chosen layers, windows and box; a RequestError says that there are none."""
@@ -268,7 +284,7 @@ class _Part:
         """Objects that hold several windows, whose digests are among those of the other files."""
         depth = int(self.cube.array(zone, "embedding").shards[0])
         groups = {t // depth for t in windows}
-        names = [name for name in self.sealed if name.startswith(f"{zone}/") and _is_object(name)]
+        names = [name for name in self.sealed if name.startswith(f"{zone}/") and is_object(name)]
         places = np.array([_place(name) for name in names], np.int64).reshape(-1, 3)
         inside = self._touching(zone, places[:, 1:])
         for name, place, touches in zip(names, places.tolist(), inside, strict=True):

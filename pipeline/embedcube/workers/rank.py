@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from embedcube.backbones.weights import parse_weights
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import PartWriter, recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_shards
@@ -88,7 +88,7 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
         attempt=attempt,
         rank=place.rank,
     )
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
     recipes = PlannedRecipes.here(campaign, plan, scenes)
     pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder, recipes)

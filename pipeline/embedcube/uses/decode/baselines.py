@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
@@ -153,7 +153,7 @@ def _cells_of_shards(cube: Cube, layer: str, cells: Cells) -> dict[tuple[str, in
 def _shards(campaign: Campaign, run: RunDir, layer: str, wanted: dict[tuple[str, int, int, int], Any]) -> Any:
     """Shards that hold labelled cells, with their scenes and what is refused of them."""
     plan = read_plan(campaign, run)
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     for group in read_shards(run, plan):
         for shard in group:
             if shard.layer == layer and shard.place in wanted:
