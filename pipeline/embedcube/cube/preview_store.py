@@ -75,7 +75,7 @@ def write_preview_store(cube: Cube, store: Path) -> None:
                 for zone in cube.zones_of(layer):
                     _write_zone(cube, zone, basis, root.create_group(zone))
         if not list(root.group_keys()):
-            raise RequestError(f"{cube.path}: no layer has vectors to draw")
+            raise RequestError(f"{cube.address}: no layer has vectors to draw")
         _consolidate(root)
         if store.exists():
             earlier = store.rename(temporary.with_suffix(".earlier"))
@@ -89,7 +89,7 @@ def write_preview_store(cube: Cube, store: Path) -> None:
 
 def drawn_colours(cube: Cube, zone: str, t: int) -> NDArray[np.uint8] | None:
     """Colours (y, x, 3) of one window, from the preview beside the cube; None where there is none of this cube."""
-    store = preview_store_of(Path(cube.path))
+    store = preview_store_of(cube.path)
     try:
         root: Any = zarr.open_group(store, mode="r", zarr_format=3)
         rgb = root[f"{zone}/0/rgb"]

@@ -79,7 +79,13 @@ class CubeStore:
 
     @property
     def path(self) -> Path:
-        """The folder as it was given; a RequestError where the cube is on another machine."""
+        """The folder of this version, a link such as `cube.zarr` followed once, when the cube was opened.
+
+        What lies beside the cube (index, preview, STAC) is looked for here: a link may lead elsewhere since.
+
+        Raises:
+            RequestError: the cube is on another machine.
+        """
         if self._place.path is None:
             raise RequestError(f"{self.address} is not a folder on this machine, which this needs")
         return self._place.path
