@@ -206,9 +206,8 @@ def _checked(layer: "Layer") -> "Checked":
     from embedcube.uses.recall import check
 
     if layer.index is None:
-        raise RequestError(
-            f"{layer.cube.address}: no vector index of {layer.name}; make it: embedcube index-vectors {layer.cube.address}"
-        )
+        cube = layer.cube.address
+        raise RequestError(f"{cube}: no vector index of {layer.name}; make it: embedcube index-vectors {cube}")
     return check(layer.cube, layer.index)
 
 

@@ -143,7 +143,9 @@ def check_fits(decoder: Decoder, cube: Cube, path: Path) -> None:
     """
     for own in decoder.about.layers:
         if own.name not in cube.layers:
-            raise RequestError(f"{path.name} was fitted on layer {own.name}, {cube.address} has {', '.join(cube.layers)}")
+            raise RequestError(
+                f"{path.name} was fitted on layer {own.name}, {cube.address} has {', '.join(cube.layers)}"
+            )
         (there,) = layers_used(cube, [own.name])
         if there.weights != own.weights:
             raise RequestError(
