@@ -83,7 +83,9 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 def _failed(_: Request, error: Exception) -> JSONResponse:
     # what failed is for the server's log, where it is written when this has been sent
-    return JSONResponse({"detail": f"the server failed ({type(error).__name__}); its log says where"}, 500)
+    # its connection is closed then: a client must not ask for more on it
+    words = f"the server failed ({type(error).__name__}); its log says where"
+    return JSONResponse({"detail": words}, 500, {"Connection": "close"})
 
 
 def _handler(status: int, words: Callable[[Exception], str]) -> Callable[[Request, Exception], JSONResponse]:

@@ -106,7 +106,9 @@ def geometry(polygon: Polygon, limits: Limits) -> BaseGeometry:
         RequestError: it is none, or a coordinate is no longitude and latitude.
     """
     try:
-        found = shapely.geometry.shape({"type": polygon.type, "coordinates": polygon.coordinates})
+        # numbers that are not finite are told below, in words
+        with np.errstate(invalid="ignore"):
+            found = shapely.geometry.shape({"type": polygon.type, "coordinates": polygon.coordinates})
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, shapely.errors.ShapelyError) as error:
         raise RequestError(f"not a {polygon.type} of GeoJSON: {str(error)[:200]}") from None
     return checked(found, limits)
