@@ -344,8 +344,9 @@ def preview(
     from embedcube.cube.preview import preview as draw
     from embedcube.cube.preview_store import preview_store_of
 
-    store = out / preview_store_of(cube).name if out else preview_store_of(cube)
-    files = [store, *draw(cube, out or cube.absolute().parent / "report", store)]
+    version = cube.resolve()
+    store = out / preview_store_of(version).name if out else preview_store_of(version)
+    files = [store, *draw(version, out or cube.absolute().parent / "report", store)]
     _print_lines({"files": [str(file) for file in files]}, [f"wrote {file}" for file in files], as_json)
 
 

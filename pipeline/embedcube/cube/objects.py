@@ -5,6 +5,7 @@ index of an object is read once. Arrays that are written otherwise are read by z
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _INDEXES = 1024
 
 
 class Chunks:
-    """The inner chunks of one array (time, y, x) or (time, y, x, feature)."""
+    """The inner chunks of one array (time, y, x) or (time, y, x, feature). For several threads."""
 
     def __init__(self, array: Any) -> None:
         """`array` is an array of zarr-python."""
@@ -40,6 +41,14 @@ class Chunks:
         self._zstd = Zstd() if _plain(array) else None
         self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
         self._indexes: dict[str, NDArray[np.uint64] | None] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: no lock, and no indexes."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_indexes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock(), "_indexes": {}}
 
     @property
     def fill(self) -> Any:
@@ -57,11 +66,7 @@ class Chunks:
             return np.asarray(self._array[region])
         whole = (*place, *([0] * (len(self.shape) - 3)))
         key = self._array.metadata.encode_chunk_key(tuple(i // n for i, n in zip(whole, self._inner, strict=True)))
-        if key not in self._indexes:
-            if len(self._indexes) >= _INDEXES:
-                self._indexes.clear()
-            self._indexes[key] = self._read_index(key)
-        index = self._indexes[key]
+        index = self._index(key)
         if index is None:
             return None
         offset, size = (int(number) for number in index[tuple(i % n for i, n in zip(whole, self._inner, strict=True))])
@@ -74,6 +79,19 @@ class Chunks:
         except (RuntimeError, ValueError):
             raise WorkError(self._damaged(key)) from None
         return values
+
+    def _index(self, key: str) -> NDArray[np.uint64] | None:
+        """The index of an object, which is kept; None where there is no object. Several threads may ask at once."""
+        with self._lock:
+            if key in self._indexes:
+                return self._indexes[key]
+        # without the lock: others read other objects meanwhile
+        index = self._read_index(key)
+        with self._lock:
+            if len(self._indexes) >= _INDEXES:
+                self._indexes.clear()
+            self._indexes[key] = index
+        return index
 
     def _read_index(self, key: str) -> NDArray[np.uint64] | None:
         """Offset and size (..., 2) of each chunk of an object; None where there is no object."""

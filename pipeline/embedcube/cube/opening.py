@@ -42,7 +42,7 @@ class Place:
     name: str
     """last part of the path, a symbolic link followed"""
     path: Path | None
-    """as it was given; None on another machine"""
+    """the folder, a symbolic link followed; None on another machine"""
 
 
 def place_of(source: "str | Path | Store") -> Place:
@@ -65,9 +65,9 @@ def place_of(source: "str | Path | Store") -> Place:
         name = PurePosixPath(unquote(urlsplit(text).path)).name
         return Place(store=RemoteStore(text), address=printable_href(text), name=name, path=None)
     path = Path(text)
-    # a link that is replaced by a newer version does not change what was opened
+    # a link that is replaced by a newer version does not change what was opened, nor what lies beside it
     target = path.resolve()
-    return Place(store=LocalStore(target, read_only=True), address=str(path), name=target.name, path=path)
+    return Place(store=LocalStore(target, read_only=True), address=str(path), name=target.name, path=target)
 
 
 class RemoteStore(ObjectStore[Any]):

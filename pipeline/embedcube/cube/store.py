@@ -44,15 +44,15 @@ class Cell:
 class CubeStore:
     """Groups, arrays and windows of one version of a cube."""
 
-    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False) -> None:
+    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False, called: str = "") -> None:
         """Open the store; a RequestError says what is there instead of a cube.
 
         `source` is a folder, a link (http, https, s3, gs, az), the path or link of a STAC Collection that has the cube
         as its Zarr asset, or an open store of zarr-python. The metadata of all nodes are those that the root repeats;
-        `node_by_node` reads the nodes' own.
+        `node_by_node` reads the nodes' own. Messages call the cube by its path or link, or as `called` says.
         """
         place = place_of(source)
-        self._place = place
+        self._place, self._called = place, called
         self.store = place.store
         # elsewhere folders cannot be listed
         consolidated = False if node_by_node else True if isinstance(place.store, RemoteStore) else None
@@ -71,8 +71,8 @@ class CubeStore:
 
     @property
     def address(self) -> str:
-        """Path or link as it may be printed: without credentials."""
-        return self._place.address
+        """Path or link as it may be printed, without credentials; or what the cube is called."""
+        return self._called or self._place.address
 
     @property
     def is_local(self) -> bool:
@@ -81,7 +81,13 @@ class CubeStore:
 
     @property
     def path(self) -> Path:
-        """The folder as it was given; a RequestError where the cube is on another machine."""
+        """The folder of this version, a link such as `cube.zarr` followed once, when the cube was opened.
+
+        What lies beside the cube (index, preview, STAC) is looked for here: a link may lead elsewhere since.
+
+        Raises:
+            RequestError: the cube is on another machine.
+        """
         if self._place.path is None:
             raise RequestError(f"{self.address} is not a folder on this machine, which this needs")
         return self._place.path

@@ -336,7 +336,8 @@ def _merged(states: Sequence[_State], question: Question, own: Sequence[Place]) 
             continue
         if any(metres(place, other) < _SAME_M for other in own):
             continue
-        if any(area.covers(Point(place)) for area in areas):
+        # longitudes of a polygon over the antimeridian go on beyond 180
+        if any(area.covers(Point(place[0] + turn, place[1])) for area in areas for turn in (-360, 0, 360)):
             continue
         taken.append(place)
         assert state.layer is not None

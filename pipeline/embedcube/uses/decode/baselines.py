@@ -98,12 +98,12 @@ def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progr
 
 def _campaign_of(cube: Cube) -> tuple[Campaign, RunDir]:
     """The campaign of the run folder that a cube lies in; a RequestError says that it lies in none."""
-    run = RunDir(cube.path.resolve().parents[1])
+    run = RunDir(cube.path.parents[1])
     if not run.campaign.is_file():
-        raise RequestError(f"{cube.path} lies in no run folder, so nothing says where its archive is")
+        raise RequestError(f"{cube.address} lies in no run folder, so nothing says where its archive is")
     campaign = load_campaign(run.campaign)
     if campaign.digest != cube.provenance.attributes["campaign_digest"]:
-        raise RequestError(f"{run.root} was changed since {cube.path} was made; run it again")
+        raise RequestError(f"{run.root} was changed since {cube.address} was made; run it again")
     return campaign, run
 
 

@@ -17,12 +17,16 @@ class Limits:
     """stored numbers of vectors in the answer to one box: cells x windows x features"""
     scan_cells: int = 25_000_000
     """cells that one search, comparison or map of similarity looks at: cells x windows"""
+    decoded_mb: int = 8192
+    """MB of stored vectors that one request decodes: all of each chunk that it touches"""
     parcels: int = 10_000
     """polygons of one request"""
     parcel_numbers: int = 4 << 20
     """means and standard deviations in the answer to one request: polygons x windows x features x statistics"""
-    vertices: int = 1_000_000
+    vertices: int = 250_000
     """vertices of the polygons of one request"""
+    outline_cells: int = 2_000_000
+    """cells along the edges of the polygons of one request, as far as they lie in the cube"""
     examples: int = 256
     """places, polygons and vectors that one search is asked by"""
     hits: int = 1_000
@@ -34,7 +38,9 @@ class Limits:
     chunks_mb: int = 256
     """memory of decoded chunks that are kept for points"""
     windows_mb: int = 1024
-    """memory of whole windows that are kept for maps of similarity"""
+    """memory of whole windows that are kept for maps of similarity; larger windows are read part by part"""
+    map_mb: int = 128
+    """MB of numbers in one map: of a window, of similarity, of change"""
 
 
 def refuse_above(what: str, asked: int, most: int) -> None:
