@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 verbs = typer.Typer()
 
+CubePlace = Annotated[str, typer.Argument(metavar="CUBE.zarr", help="Folder or link of a cube, or of its Collection.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -62,6 +63,42 @@ def _lineage(scene: str, place: Path | None) -> "Lineage":
     if run.newest_cube.exists():
         return lineage_in_cube(Cube(run.newest_cube), scene)
     return lineage_in_plan(campaign, run, scene)
+
+
+@verbs.command()
+def reproduce(
+    cube: CubePlace,
+    shard: Annotated[str, typer.Option(help='Name of a shard, "s2/utm32 t0 y1 x2", or first digits of its recipe.')],
+    archive: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where an archive is now; by default as the run folder says."),
+    ] = None,
+    links: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="What recorded paths of files begin with, and now do.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER=FILE", help="Published weights, which no cube keeps.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="By default that of the record.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads; they change no byte.", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Make a shard again and compare the bytes.  Example: embedcube reproduce cube.zarr --shard s2/grid/t0/y1/x2"""
+    from embedcube.cube.reader import Cube
+    from embedcube.uses.reproduce import Here, pairs
+    from embedcube.uses.reproduce import reproduce as made_again
+
+    here = Here(
+        archives={name: Path(path) for name, path in pairs("--archive", archive or []).items()},
+        links=pairs("--links", links or []),
+        weights={name: Path(path) for name, path in pairs("--weights", weights or []).items()},
+        device=device,
+        threads=threads,
+    )
+    again = made_again(Cube(cube), shard, here)
+    print(json.dumps(again.document()) if as_json else "\n".join(again.lines()))
+    if not again.equal:
+        raise WorkError(f"{again.shard}: the bytes are not those of the cube")
 
 
 def _teller(as_json: bool) -> Say:

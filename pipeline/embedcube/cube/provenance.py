@@ -126,6 +126,11 @@ class Provenance:
         """Facts of a scene, from its row."""
         return dict(json.loads(self._blob("scene", row)))
 
+    def weights(self, layer: str) -> bytes | None:
+        """The weights file of a layer; None where the cube does not keep it, as it does not keep published ones."""
+        kept = self.attributes.get("weights_kept", [])
+        return self._blob("weights", kept.index(layer)) if layer in kept else None
+
     def contributions(self, shard: int) -> NDArray[np.uint8]:
         """Packed bits of the cells to which each scene contributed, one row for each link of the shard."""
         first, last = self._firsts("link")[shard : shard + 2].tolist()
