@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from embedcube.errors import RequestError, WorkError
-from embedcube.progress import Say
+from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
     from embedcube.uses.lineage import Lineage
@@ -99,6 +99,30 @@ def reproduce(
     print(json.dumps(again.document()) if as_json else "\n".join(again.lines()))
     if not again.equal:
         raise WorkError(f"{again.shard}: the bytes are not those of the cube")
+
+
+@verbs.command()
+def diff(
+    first: Annotated[str, typer.Argument(metavar="FIRST.zarr", help="Folder or link of a cube.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND.zarr", help="Another cube, or another version of it.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A map (.png), or a table: .geojson, .csv, .parquet.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which shards and cells differ, and why.  Example: embedcube diff old.zarr new.zarr -o changed.geojson"""
+    from embedcube.cube.reader import Cube
+    from embedcube.uses.diff import diff as compared
+    from embedcube.uses.diff_map import MAP, check_suffix, write_diff
+
+    check_suffix(out)
+    with shown("diff", "shards", _teller(as_json)) as progress:
+        found = compared(Cube(first), Cube(second), progress, keep_cells=out is not None and out.suffix == MAP)
+    files = write_diff(found, out) if out is not None and not found.equal else []
+    if as_json:
+        print(json.dumps(found.document() | {"files": [str(file) for file in files]}))
+        return
+    print("\n".join([*found.lines(), *(f"wrote {file}" for file in files)]))
 
 
 def _teller(as_json: bool) -> Say:

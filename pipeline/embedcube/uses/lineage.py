@@ -133,22 +133,22 @@ def shards_table(fed: Sequence[Fed]) -> "geopandas.GeoDataFrame":
         for name in ("shard", "layer", "zone", "t", "iy", "ix", "window", "recipe", "unread", "count", "of_cells")
     }
     columns["cells"] = columns.pop("count")
-    return geopandas.GeoDataFrame(columns, geometry=[_square(one) for one in fed], crs="EPSG:4326")
+    return geopandas.GeoDataFrame(columns, geometry=[square(one.bounds, one.crs) for one in fed], crs="EPSG:4326")
 
 
-def _square(one: Fed) -> Any:
-    """The square of a shard in degrees; where it crosses the antimeridian, in two parts."""
+def square(bounds: tuple[float, float, float, float], crs: str) -> Any:
+    """A box (xmin, ymin, xmax, ymax) of a CRS as a polygon in degrees; across the antimeridian, in two parts."""
     import shapely
 
     from embedcube.campaign.boxes import footprint, in_range
 
-    west, south, east, north = one.bounds
-    transformer = to_degrees(one.crs)
+    west, south, east, north = bounds
+    transformer = to_degrees(crs)
     if transformer.source_crs is not None and transformer.source_crs.is_geographic:
-        return footprint(in_range(one.bounds))
+        return footprint(in_range(bounds))
     lon, lat = transformer.transform([west, east, east, west], [south, south, north, north])
     if max(lon) - min(lon) > 180:
-        return footprint(transformer.transform_bounds(*one.bounds))
+        return footprint(transformer.transform_bounds(*bounds))
     return shapely.Polygon(list(zip(lon, lat, strict=True)))
 
 
