@@ -8,6 +8,7 @@ SECTIONS = {
     "Make a cube": ("demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
     "On a cluster": ("submit", "status", "cancel", "doctor"),
     "Use a cube": ("info", "explain", "sample", "parcels", "find", "index-vectors", "change", "decode"),
+    "Where it comes from": ("lineage", "reproduce", "diff"),
     "See and share": ("preview", "view", "report", "serve", "pull"),
     "Look up": ("models", "sources", "weights", "schema"),
 }
