@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import overload
@@ -15,6 +16,7 @@ import shapely
 from pyproj import CRS
 
 from embedcube.campaign.boxes import footprint, in_range
+from embedcube.campaign.fields import nearest
 from embedcube.campaign.parts import Unplaced
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Noted, Scene
@@ -22,10 +24,14 @@ from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import refused, write_sealed
 from embedcube.campaign.search_extent import bounded
 from embedcube.campaign.tables import inventory_digest, read_columns
+from embedcube.campaign.withdrawn import Names, matches, superseding, unknown_ids
 from embedcube.errors import RequestError
 
 _ROWS = 1 << 13
 """rows of the table that are made and written at once"""
+
+_NAMES = ("embedcube:archive", "id", "embedcube:superseded_by")
+"""columns of `Names`"""
 
 _MOMENT = pyarrow.timestamp("us", "UTC")
 
@@ -50,17 +56,48 @@ def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequen
     digest = inventory_digest(run)
     if planned not in ("", digest):
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
-    names = ("embedcube:scene", "embedcube:noted", "embedcube:asked")
+    names = ("embedcube:scene", "embedcube:noted", "embedcube:asked", *(_NAMES if campaign.withdraw else ()))
     table = read_columns(run.inventory, digest, names, "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
     scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
+    if campaign.withdraw:
+        scenes.supersede(superseding(campaign.withdraw, _names(table), scenes))
     return scenes
 
 
-def unplaced_scenes(run: RunDir) -> Unplaced:
+def read_names(campaign: Campaign, run: RunDir, planned: str = "") -> Names:
+    """Archive, id and `superseded_by` of each scene, as `read_inventory` gives them; quicker where no more is needed.
+
+    Raises:
+        RequestError: as `read_inventory`.
+    """
+    names = _names(read_columns(run.inventory, planned or inventory_digest(run), _NAMES, "index"))
+    if not campaign.withdraw:
+        return names
+    used = list(names.superseded_by)
+    for row, instead in superseding(campaign.withdraw, names, read_inventory(campaign, run, planned)).items():
+        used[row] = instead
+    return replace(names, superseded_by=used)
+
+
+def refuse_unknown_withdrawn(campaign: Campaign, run: RunDir) -> None:
+    """Raise a RequestError where `withdraw` names a scene that the inventory does not have."""
+    names = read_names(campaign, run) if campaign.withdraw else None
+    if names and (unknown := unknown_ids(campaign.withdraw, names)):
+        raise RequestError(
+            f'withdraw: "{unknown[0]}" is in no archive of the inventory{nearest(unknown[0], {*names.ids})}'
+        )
+
+
+def _names(table: pyarrow.Table) -> Names:
+    archives, ids, used = (table[name].to_pylist() for name in _NAMES)
+    return Names(archives=archives, ids=ids, superseded_by=used)
+
+
+def unplaced_scenes(campaign: Campaign, run: RunDir) -> Unplaced:
     """The scenes that cannot be used and whose place is unknown, among those of the inventory.
 
     Raises:
@@ -73,7 +110,8 @@ def unplaced_scenes(run: RunDir) -> Unplaced:
     table = read_columns(run.inventory, digest, ("embedcube:scene", "embedcube:noted"), "index", with_verdict)
     scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     found = [scene for scene in scenes if not scene.placed]
-    return Unplaced(scenes=[scene for scene in found if not scene.superseded_by], of=of)
+    used = [one for one in found if not one.superseded_by and not matches(campaign.withdraw, one.archive, one.id)]
+    return Unplaced(scenes=used, of=of)
 
 
 def unusable_scenes(run: RunDir) -> tuple[int, int]:
@@ -120,6 +158,13 @@ class _Scenes(Sequence[Scene]):
         self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
         self._path = path
         self._made: dict[int, Scene] = {}
+        self._superseded_by: Mapping[int, str] = {}
+
+    def supersede(self, superseded_by: Mapping[int, str]) -> None:
+        """Give the scenes of these rows another `superseded_by` than the inventory does."""
+        self._superseded_by = superseded_by
+        for row in self._made.keys() & superseded_by.keys():
+            del self._made[row]
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -135,9 +180,11 @@ class _Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                self._made[place] = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
+                scene = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
+            used = self._superseded_by.get(place)
+            self._made[place] = scene if used is None else replace(scene, superseded_by=used)
         return self._made[place]
 
 

@@ -87,7 +87,7 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
     counted = [scene for scene in scenes if scene.placed and not scene.superseded_by]
-    over = over_budget(campaign, counted, (), unplaced_scenes(folder)) if bad else ""
+    over = over_budget(campaign, counted, (), unplaced_scenes(campaign, folder)) if bad else ""
     if over:
         say(f"            if the plan needs them all, nothing will be embedded: {over}")
     return {"scenes": len(scenes), "unusable": bad, "weak": weak, "over_budget": over}

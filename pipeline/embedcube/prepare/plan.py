@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 
 from embedcube.backbones.base import make_backbone
 from embedcube.backbones.weights import fitted_on, read_weights
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.base import base_run
+from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
 from embedcube.campaign.price import Price
 from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of
-from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
+from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
-from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.campaign.seals import write_sealed
 from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.verdicts import forget_other_verdicts
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
 from embedcube.grid import ShardRange
-from embedcube.kernel.compile import Compiled, compile_forward
+from embedcube.kernel.compile import Compiled
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
@@ -40,6 +41,7 @@ from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts
 from embedcube.prepare.draw_groups import assign
 from embedcube.prepare.gaps import gaps_of
+from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
@@ -49,6 +51,7 @@ from embedcube.prepare.price import (
     seconds_per_batch,
     total_price,
 )
+from embedcube.prepare.program import Program, program_of
 from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
@@ -66,6 +69,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
+    refuse_unknown_withdrawn(campaign, run)
     refuse_too_large(scenes, campaign.how)
     _refuse_absent_device(campaign)
     exact_arithmetic(campaign.how.threads_per_rank)
@@ -212,7 +216,7 @@ class _Forward:
     versions: dict[str, str]
     batch_for: str
     """digest for which `batch` was measured, as in LayerPlan"""
-    program: "_Program"
+    program: Program
     batch_s: float
     """seconds of one batch"""
 
@@ -220,6 +224,7 @@ class _Forward:
 def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
     """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
+    base = base_run(how.base, run)
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
     versions = versions | installed(set(backbone.software))
@@ -227,15 +232,15 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
     batch_for = made_of if layer.batch == "auto" else ""
-    batch = layer.batch if layer.batch != "auto" else _batch_of_last_plan(run, name, batch_for)
+    batch = layer.batch if layer.batch != "auto" else batch_of_last_plan(run, base, name, batch_for)
     context = make_context(campaign, name, zones, weights, module, device, batch or 2)
     activations = _measured(name, replace(context, batch=batch or 4), measure_activations)
     if not batch:
         memory_bytes = (device_memory(device) or how.mem_bytes_per_rank / 2) / 2
         context = replace(context, batch=best_batch(context, activations, memory_bytes))
-    program = _Program()
+    program = Program()
     if layer.compile:
-        program = _program(run, name, context, digest_of([made_of, context.batch]))
+        program = program_of(run, base, name, context, digest_of([made_of, context.batch]))
         context = replace(context, module=Compiled(program.data, device))
     if context.encoding == "float16":
         _measured(name, context, partial(_refuse_too_large, name))
@@ -282,40 +287,6 @@ def _plan_zone(
     return _PlannedZone(table=_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Program:
-    """The compiled forward pass of a layer; empty where the layer is not compiled."""
-
-    data: bytes = b""
-    compiled_for: str = ""
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.data).hexdigest() if self.data else ""
-
-
-def _program(run: RunDir, name: str, context: LayerContext, compiled_for: str) -> _Program:
-    """The existing program, or a new one: compiled again it might differ, and so would every recipe.
-
-    Raises:
-        RequestError: the file of the existing program was changed; or as `compile_forward` says.
-    """
-    made = run.programs(name, compiled_for)
-    # of two that were made at the same time, the one that the last plan names
-    last = run.program(name, compiled_for, _of_last_plan(run, name).get("program", ""))
-    for path in [last] if last in made else made[:1]:
-        program = _Program(data=path.read_bytes(), compiled_for=compiled_for)
-        if path != run.program(name, compiled_for, program.digest):
-            raise RequestError(
-                f"{path} has been changed: its SHA-256 is {program.digest}, its name says otherwise; restore it, or "
-                "remove it, and the layer is compiled again"
-            )
-        return program
-    program = _Program(data=compile_forward(context, name), compiled_for=compiled_for)
-    write_atomically(run.program(name, compiled_for, program.digest), program.data)
-    return program
-
-
 def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext], Measured]) -> Measured:
     """The result of `measure`; a RequestError where the device has too little memory for it."""
     try:
@@ -344,24 +315,6 @@ def _empty_windows(
         counts = pyarrow.compute.list_value_length(table["scenes"]).to_numpy()
         empty[np.repeat(table["t"].to_numpy(), counts)[shows[linked]]] = False
     return tuple(np.nonzero(empty)[0].tolist())
-
-
-def _batch_of_last_plan(run: RunDir, name: str, batch_for: str) -> int:
-    """The batch of the last plan, if it was measured for the same weights, software and layer, else 0.
-
-    Measured again it might differ, and every shard would have to be embedded again.
-    """
-    layer = _of_last_plan(run, name)
-    return int(layer["batch"]) if layer.get("batch_for") == batch_for else 0
-
-
-def _of_last_plan(run: RunDir, name: str) -> dict[str, Any]:
-    """The part of plan.json about a layer; empty where there is no plan, a damaged one, or one without the layer."""
-    try:
-        layer: dict[str, Any] = read_sealed(run.plan_summary, "plan")["layers"][name]
-    except (FileNotFoundError, RequestError, KeyError):
-        return {}
-    return layer
 
 
 def _table(

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 import pyarrow
 import pyarrow.compute
 
-from embedcube.campaign.inventory import read_inventory, unplaced_scenes, unusable_scenes
+from embedcube.campaign.inventory import read_inventory, read_names, unplaced_scenes, unusable_scenes
 from embedcube.campaign.parts import Quarantined, best_documents, cells_not_held, over_budget
 from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, write_verdicts
+from embedcube.campaign.withdrawn import newest_usable
 from embedcube.errors import WorkError
 from embedcube.printable import printable
 
@@ -75,7 +76,7 @@ def unusable_in_words(campaign: Campaign, run: RunDir, plan: Plan, unusable: Col
     if not unusable and not unusable_scenes(run)[0]:
         return ""  # spares reading the scenes
     scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))
-    return over_budget(campaign, scenes, unusable, unplaced_scenes(run))
+    return over_budget(campaign, scenes, unusable, unplaced_scenes(campaign, run))
 
 
 def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Quarantined]) -> dict[int, Verdict]:
@@ -109,22 +110,16 @@ def _with_older(campaign: Campaign, run: RunDir, plan: Plan, found: dict[int, Ve
 
     An older one is a scene of the inventory that is not used because of the broken one, or because of the same as it.
     """
-    names = ("embedcube:archive", "embedcube:superseded_by")
-    table = read_columns(run.inventory, plan.inventory, names, "index") if found else None
-    if table is None or not any(table["embedcube:superseded_by"].unique().to_pylist()):
+    names = read_names(campaign, run, plan.inventory) if found else None
+    if names is None or not any(names.superseded_by):
         return found
-    older: dict[tuple[str, str], list[int]] = {}
-    for row, pair in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
-        if pair[1]:
-            older.setdefault(pair, []).append(row)
+    older = names.older()
     scenes, out = read_inventory(campaign, run, plan.inventory), {*plan.verdicts.scenes, *found}
     result = {}
     for row, verdict in found.items():
         broken = scenes[row]
         rows = older.get((verdict.archive, broken.superseded_by or broken.id), [])
-        usable = [i for i in rows if i not in out and not scenes[i].verdict and scenes[i].version < broken.version]
-        newest = max((scenes[i].version for i in usable), default=0.0)
-        instead = tuple(i for i in usable if scenes[i].version == newest)
+        instead = newest_usable(scenes, [i for i in rows if i not in out], broken.version)
         digests = tuple(scenes[i].digest for i in instead)
         result[row] = replace(verdict, instead=instead, instead_digests=digests)
     return result
