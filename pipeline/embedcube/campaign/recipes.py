@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from embedcube.campaign.plan import LayerPlan, Shard
 from embedcube.campaign.plugins import distribution
@@ -26,6 +26,30 @@ def plugins_of(campaign: Campaign, name: str) -> tuple[str, ...]:
     return (*sources, distribution("backbones", layer.backbone["name"]))
 
 
+def layer_facts(
+    campaign: Campaign,
+    name: str,
+    *,
+    batch: int,
+    weights: str,
+    program: str,
+    versions: Mapping[str, str],
+    plugins: Sequence[str],
+) -> dict[str, Any]:
+    """Return all that decides the bytes of every shard of a layer, as JSON; arguments are those of `LayerRecipes`."""
+    what = campaign.what
+    # how the cube is chunked changes no shard of work
+    layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"} | {"batch": batch}
+    return {
+        "layer": layer,
+        "archives": [what["archives"][archive] for archive in layer["archives"]],
+        "grid": campaign.grid_of(name).model_dump(mode="json"),
+        "plugins": list(plugins),
+        "weights": weights,
+        "versions": dict(versions),
+    } | ({"program": program} if program else {})
+
+
 class LayerRecipes:
     """Makes the recipes of the shards of one layer in one zone."""
 
@@ -42,18 +66,10 @@ class LayerRecipes:
         plugins: Sequence[str],
     ) -> None:
         """`weights` and `program` are digests; `versions` and `plugins` are of the software that computes the layer."""
-        what = campaign.what
-        # how the cube is chunked changes no shard of work
-        layer = {key: value for key, value in what["layers"][name].items() if key != "chunk_windows"} | {"batch": batch}
-        common = {
-            "layer": layer,
-            "archives": [what["archives"][archive] for archive in layer["archives"]],
-            "grid": campaign.grid_of(name).model_dump(mode="json"),
-            "zone": zone,
-            "plugins": list(plugins),
-            "weights": weights,
-            "versions": dict(versions),
-        } | ({"program": program} if program else {})
+        common = layer_facts(
+            campaign, name, batch=batch, weights=weights, program=program, versions=versions, plugins=plugins
+        )
+        common |= {"zone": zone}
         self._base = hashlib.sha256(digest_of(common).encode())
         self._windows = [str(window).encode() for window in campaign.all_windows]
 
