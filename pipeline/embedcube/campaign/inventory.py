@@ -42,7 +42,7 @@ _WKB = {
 """Metadata of the column of footprints, for readers of Arrow."""
 
 
-def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequence[Scene]:
+def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> "Scenes":
     """The scenes of the inventory, in its order. Each is decoded when it is first used, as a rank needs few of them.
 
     `planned` is the SHA-256 of the inventory that the plan was made for; before there is a plan it is left out.
@@ -60,7 +60,7 @@ def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequen
     table = read_columns(run.inventory, digest, names, "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
     if campaign.withdraw:
@@ -75,12 +75,15 @@ def read_names(campaign: Campaign, run: RunDir, planned: str = "") -> Names:
         RequestError: as `read_inventory`.
     """
     names = _names(read_columns(run.inventory, planned or inventory_digest(run), _NAMES, "index"))
-    if not campaign.withdraw:
-        return names
     used = list(names.superseded_by)
-    for row, instead in superseding(campaign.withdraw, names, read_inventory(campaign, run, planned)).items():
+    for row, instead in read_superseding(campaign, run, planned).items():
         used[row] = instead
     return replace(names, superseded_by=used)
+
+
+def read_superseding(campaign: Campaign, run: RunDir, planned: str = "") -> Mapping[int, str]:
+    """The rows whose `superseded_by` is another because the campaign withdraws scenes, and which it is."""
+    return read_inventory(campaign, run, planned).superseded_by
 
 
 def refuse_unknown_withdrawn(campaign: Campaign, run: RunDir) -> None:
@@ -108,7 +111,7 @@ def unplaced_scenes(campaign: Campaign, run: RunDir) -> Unplaced:
         return Unplaced(scenes=[], of=of)  # spares reading them
     with_verdict = [("embedcube:verdict", "!=", "")]
     table = read_columns(run.inventory, digest, ("embedcube:scene", "embedcube:noted"), "index", with_verdict)
-    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     found = [scene for scene in scenes if not scene.placed]
     used = [one for one in found if not one.superseded_by and not matches(campaign.withdraw, one.archive, one.id)]
     return Unplaced(scenes=used, of=of)
@@ -153,16 +156,19 @@ def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
     return {(archive, id_): (digest, _notes(noted)) for archive, id_, digest, noted in rows}
 
 
-class _Scenes(Sequence[Scene]):
+class Scenes(Sequence[Scene]):
+    """The scenes of an inventory, each decoded when it is first used."""
+
     def __init__(self, texts: pyarrow.ChunkedArray, noted: pyarrow.ChunkedArray, path: Path) -> None:
         self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
         self._path = path
         self._made: dict[int, Scene] = {}
-        self._superseded_by: Mapping[int, str] = {}
+        self.superseded_by: Mapping[int, str] = {}
+        """by row, where it is another than the inventory says, because scenes are withdrawn"""
 
     def supersede(self, superseded_by: Mapping[int, str]) -> None:
         """Give the scenes of these rows another `superseded_by` than the inventory does."""
-        self._superseded_by = superseded_by
+        self.superseded_by = superseded_by
         for row in self._made.keys() & superseded_by.keys():
             del self._made[row]
 
@@ -183,7 +189,7 @@ class _Scenes(Sequence[Scene]):
                 scene = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
-            used = self._superseded_by.get(place)
+            used = self.superseded_by.get(place)
             self._made[place] = scene if used is None else replace(scene, superseded_by=used)
         return self._made[place]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import batched
+from itertools import islice
 from pathlib import Path
 
 from embedcube.campaign.parts import CONTRIBUTIONS, RECORDS, Record, StoredObject
@@ -51,7 +51,8 @@ def adopt(run: RunDir, offers: Iterable[Offer], progress: Progress = silent, tot
     """
     adopted, parts = Adopted(), _Parts(run)
     with ThreadPoolExecutor(_THREADS) as threads:
-        for batch in batched(offers, _AT_ONCE):
+        remaining = iter(offers)
+        while batch := list(islice(remaining, _AT_ONCE)):
             placed = [parts.place_for(offer.record) for offer in batch]
             for offer, part, result in zip(batch, placed, threads.map(_brought, batch, placed), strict=True):
                 if isinstance(result, _Brought):
@@ -149,7 +150,7 @@ def _brought(offer: Offer, part: _Part) -> _Brought | WorkError | FileNotFoundEr
     record = offer.record
     found = hashlib.sha256(offer.contributions).hexdigest()
     if found != record.contributions_sha256:
-        return WorkError(f"{record.shard} in {offer.origin}: its contributions have another digest than its record says")
+        return WorkError(f"{record.shard} in {offer.origin}: the digest of its contributions is not that of its record")
     made: list[Path] = []
     linked = 0
     try:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.base import Base
 from embedcube.campaign.parts import CONTRIBUTIONS, Quarantined, Record, best_records, record_of
 from embedcube.campaign.plan import read_any_plan
+from embedcube.campaign.run_folder import RunDir
 from embedcube.cube.arrays import ShardDecoder, ShardEncoder, array_specs, object_key
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
@@ -44,31 +45,31 @@ def offers_of(base: Base, recipes: Collection[str]) -> Iterator[Offer]:
 
 def broken_in(base: Base) -> list[Quarantined]:
     """The scenes that a base left out of all shards, because one shard had found them broken."""
-    found: dict[tuple[str, str], Quarantined] = {}
-    if base.run is not None and base.has_parts:
-        try:
-            verdicts = read_any_plan(base.run).verdicts.scenes.values()
-        except RequestError:
-            verdicts = ()  # of another version; what it left out is found again
-        for one in verdicts:
-            found[one.archive, one.scene] = Quarantined(
-                archive=one.archive, scene=one.scene, scene_digest=one.scene_digest, reason=one.reason
-            )
-    if base.cube is not None:
-        cube = Cube(base.cube)
-        out = {bytes(cube.provenance.array("scene_digest")[int(row)]).hex() for row in _out(cube)}
-        for record in (cube.provenance.record(row) for row in (cube.provenance.places.values() if out else ())):
-            for quarantined in record["quarantined"]:
-                if quarantined["scene_digest"] in out:
-                    one = Quarantined(**quarantined)
-                    found.setdefault((one.archive, one.scene), one)
-    return list(found.values())
+    found = [*_broken_in_run(base.run)] if base.run is not None and base.has_parts else []
+    return [*found, *(_broken_in_cube(Cube(base.cube)) if base.cube is not None else ())]
 
 
-def _out(cube: Cube) -> Collection[str]:
-    """Rows of the scenes that are out, as text; none where an earlier version did not say."""
-    out: dict[str, object] = cube.provenance.attributes.get("out", {})
-    return out.keys()
+def _broken_in_run(run: RunDir) -> Iterator[Quarantined]:
+    try:
+        verdicts = read_any_plan(run).verdicts.scenes
+    except RequestError:
+        return  # of another version; what it left out is found again
+    for one in verdicts.values():
+        yield Quarantined(archive=one.archive, scene=one.scene, scene_digest=one.scene_digest, reason=one.reason)
+
+
+def _broken_in_cube(cube: Cube) -> Iterator[Quarantined]:
+    provenance = cube.provenance
+    rows: dict[str, object] = provenance.attributes.get("out", {})  # an earlier version did not say
+    digests = provenance.array("scene_digest") if rows else ()
+    out = {bytes(digests[int(row)]).hex() for row in rows}
+    for shard in provenance.places.values():
+        if not out:
+            return
+        for one in provenance.record(shard)["quarantined"]:
+            if one["scene_digest"] in out:
+                out.discard(one["scene_digest"])
+                yield Quarantined(**one)
 
 
 def _of_part(part: Path, record: Record) -> Offer:

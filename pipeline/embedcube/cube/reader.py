@@ -268,7 +268,6 @@ class Cube(CubeStore):
             "campaign_digest": provenance.attributes["campaign_digest"],
         }  # fmt: skip
 
-
     def _withdrawn(self, cell: Cell, archives: Sequence[str]) -> list[str]:
         """Ids of the scenes around a cell, in its window, that the campaign withdraws."""
         entries = self.what.get("withdraw", ())

@@ -17,7 +17,6 @@ from embedcube.prepare.fit_sample import fit_sample
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.progress import Progress, silent
 
-
 log = logging.getLogger(__name__)
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow
@@ -41,8 +41,8 @@ from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts
 from embedcube.prepare.draw_groups import assign
 from embedcube.prepare.gaps import gaps_of
-from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.large_blocks import refuse_too_large
+from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
