@@ -199,7 +199,7 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
-def in_words(adopted: Adopted, origin: Path, named: int = 3) -> Iterator[str]:
+def in_words(adopted: Adopted, origin: object, named: int = 3) -> Iterator[str]:
     """Lines of text about what was taken from `origin`."""
     if adopted.shards:
         copied = f", {adopted.copied} copied" if adopted.copied else ""

@@ -1,15 +1,11 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
-import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
@@ -18,17 +14,13 @@ from embedcube.backbones.weights import fitted_on, read_weights
 from embedcube.campaign.base import base_run
 from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
-from embedcube.campaign.price import Price
 from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of
-from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
-from embedcube.campaign.seals import write_sealed
+from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.tables import inventory_digest
-from embedcube.campaign.verdicts import forget_other_verdicts
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
-from embedcube.grid import ShardRange
 from embedcube.kernel.compile import Compiled
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.embed import blank_chips, forward
@@ -39,8 +31,7 @@ from embedcube.kernel.recipes import forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts
-from embedcube.prepare.draw_groups import assign
-from embedcube.prepare.gaps import gaps_of
+from embedcube.prepare.gaps import empty_windows, gaps_of
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.price import (
@@ -53,8 +44,8 @@ from embedcube.prepare.price import (
 )
 from embedcube.prepare.program import Program, program_of
 from embedcube.prepare.resampled import resampled_on
-from embedcube.prepare.shards import cut
-from embedcube.sources.base import counted_archives
+from embedcube.prepare.shards import cut_all, own_scenes
+from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
 from embedcube.sources.era5.steps import refuse_long_steps
 
 Ints = NDArray[np.int64]
@@ -82,7 +73,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     for name in campaign.layers:
         layers[name], zones_of_layer = _plan_layer(campaign, run, name, scenes, digests, computing)
         zones += zones_of_layer
-    table = _in_draw_order(_joined(zones), campaign.how.tasks)
+    table = in_draw_order(joined(zones), campaign.how.tasks)
     loaded = [_loaded_bytes(run, name, layers[name]) for name in campaign.layers]
     device_bytes = device_memory(torch.device(campaign.how.device))
     price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
@@ -98,7 +89,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         price=price,
         files={},
     )
-    return _write(run, result, table)
+    return write_plan(run, result, table)
 
 
 def _refuse_absent_device(campaign: Campaign) -> None:
@@ -109,34 +100,6 @@ def _refuse_absent_device(campaign: Campaign) -> None:
         )
 
 
-def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
-    """Write the files of the plan, and return the plan with their digests.
-
-    Killed before plan.json is replaced, `plan` leaves the last plan as it was. Killed between plan.json and
-    plan.parquet, it leaves two that do not agree: every reader sees that, and so does a job of the last plan.
-    """
-    with replacing(run.plan) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        result = replace(result, files={run.plan.name: digest})
-        write_sealed(run.plan_summary, result.summary)
-    run.pilot.unlink(missing_ok=True)
-    forget_other_verdicts(run, result.plan, result.inventory)
-    return result
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PlannedZone:
-    """The shards of a layer on one grid."""
-
-    table: pyarrow.Table
-    """one row per shard, still without its draw group and task"""
-    group: Ints
-    """draw group of each shard, counted from 0 in this zone"""
-    price: Price
-
-
 def _plan_layer(
     campaign: Campaign,
     run: RunDir,
@@ -144,11 +107,11 @@ def _plan_layer(
     scenes: Sequence[Scene],
     digests: NDArray[np.uint8],
     versions: dict[str, str],
-) -> tuple[LayerPlan, list[_PlannedZone]]:
+) -> tuple[LayerPlan, list[PlannedZone]]:
     """The plan of one layer and its shards; `digests` are those of the scenes and of the software that reads them."""
     layer = campaign.layers[name]
-    refuse_long_steps(campaign, name, _own(layer, scenes))
-    cuts = _cut_all(campaign, name, scenes)
+    refuse_long_steps(campaign, name, own_scenes(layer, scenes))
+    cuts = cut_all(campaign, name, scenes)
     forward = _decide_forward(campaign, run, name, list(cuts), versions)
     backbone, context = make_backbone(campaign, name), forward.context
     costs = LayerCosts(
@@ -180,28 +143,12 @@ def _plan_layer(
         compiled_for=forward.program.compiled_for,
         versions=forward.versions,
         plugins=plugins_of(campaign, name),
-        empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
+        empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
         reading=costs.advice([zone.price for zone in zones]),
         resampled=resampled_on(campaign, name, context.grids, cuts, scenes),
     )
     return planned, zones
-
-
-def _own(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
-    """The scenes of the layer's archives."""
-    return [scene for scene in scenes if scene.archive in layer.archives]
-
-
-def _cut_all(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> dict[str, tuple[Shards, ShardRange]]:
-    """For each grid that holds any of the region, its shards and the rectangle that they span."""
-    cuts = {}
-    for zone in grid_names(campaign, name, _own(campaign.layers[name], scenes)):
-        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is not None:
-            cuts[zone] = found
-    if not cuts:
-        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
-    return cuts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +216,7 @@ def _refuse_too_large(name: str, context: LayerContext) -> None:
 
 def _plan_zone(
     costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
-) -> _PlannedZone:
+) -> PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
     reading, price = costs.of_zone(shards, forward.context.grids[zone])
     maker = LayerRecipes(
@@ -284,7 +231,7 @@ def _plan_zone(
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
-    return _PlannedZone(table=_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
+    return PlannedZone(table=shard_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
 
 
 def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext], Measured]) -> Measured:
@@ -301,50 +248,3 @@ def _loaded_bytes(run: RunDir, name: str, planned: LayerPlan) -> int:
     """Bytes of the files of weights and program, which every rank reads."""
     program = run.program(name, planned.compiled_for, planned.program)
     return run.weights(name).stat().st_size + (program.stat().st_size if planned.program else 0)
-
-
-def _empty_windows(
-    campaign: Campaign, name: str, scenes: Sequence[Scene], tables: list[pyarrow.Table]
-) -> tuple[int, ...]:
-    """The windows in which no shard has a scene that makes a cell valid."""
-    counted = set(counted_archives(campaign, name))
-    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
-    empty = np.ones(len(campaign.all_windows), dtype=bool)
-    for table in tables:
-        linked = pyarrow.compute.list_flatten(table["scenes"]).to_numpy()
-        counts = pyarrow.compute.list_value_length(table["scenes"]).to_numpy()
-        empty[np.repeat(table["t"].to_numpy(), counts)[shows[linked]]] = False
-    return tuple(np.nonzero(empty)[0].tolist())
-
-
-def _table(
-    name: str, zone: str, shards: Shards, recipes: pyarrow.ChunkedArray, cost: NDArray[np.float64]
-) -> pyarrow.Table:
-    return pyarrow.table(
-        {
-            "layer": pyarrow.array([name] * len(recipes), pyarrow.string()).dictionary_encode(),
-            "zone": pyarrow.array([zone] * len(recipes), pyarrow.string()).dictionary_encode(),
-            "t": shards.t,
-            "row": shards.row,
-            "col": shards.col,
-            "recipe": recipes,
-            "scenes": pyarrow.ListArray.from_arrays(shards.first.astype(np.int32), shards.scenes.astype(np.int32)),
-            "cost": cost,
-        }
-    )
-
-
-def _joined(zones: list[_PlannedZone]) -> pyarrow.Table:
-    """All shards, with the number of their draw group among the groups of all zones."""
-    tables, groups = [], 0
-    for zone in zones:
-        tables.append(zone.table.append_column("group", pyarrow.array(zone.group + groups)))
-        groups += int(zone.group.max()) + 1
-    return pyarrow.concat_tables(tables, promote_options="permissive")
-
-
-def _in_draw_order(table: pyarrow.Table, tasks: int) -> pyarrow.Table:
-    """Rows sorted by task, then by draw (largest group first), then by place within the group."""
-    task, draw = assign(table["group"].to_numpy(), table["cost"].to_numpy(), tasks)
-    order = np.lexsort((table["col"].to_numpy(), table["row"].to_numpy(), draw, task))
-    return table.append_column("task", pyarrow.array(task)).append_column("draw", pyarrow.array(draw)).take(order)
