@@ -28,9 +28,9 @@ def merge(
     from embedcube.campaign.plan import read_recipes
     from embedcube.campaign.resolve import resolve_campaign, write_resolved
     from embedcube.campaign.verdicts import Verdicts
-    from embedcube.consolidate import merge as merging
     from embedcube.consolidate.adopt import in_words
     from embedcube.consolidate.reprocess import carry_verdicts
+    from embedcube.uses import merge as merging
 
     say: Say = (lambda _: None) if as_json else print
     campaign, folder = resolve_campaign(campaign_file, mounted=False)

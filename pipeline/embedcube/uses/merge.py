@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from embedcube.backbones.weights import read_weights, write_weights
@@ -39,7 +40,7 @@ def open_parts(paths: Sequence[Path], whole: RunDir) -> list[Part]:
     Raises:
         RequestError: a path is no run folder, has no plan, is named twice, or is that of the whole campaign.
     """
-    parts = []
+    parts: list[Part] = []
     for path in paths:
         base = open_base(path)
         if base.run is None or not base.has_parts:
@@ -51,8 +52,8 @@ def open_parts(paths: Sequence[Path], whole: RunDir) -> list[Part]:
         if base.run.root in (part.run.root for part in parts):
             raise RequestError(f"{path}: named twice")
         campaign = load_campaign(base.run.campaign, mounted=False)
-        partial = PartialRun(path=path, campaign=campaign, plan=read_any_plan(base.run))
-        parts.append(Part(base=base, run=base.run, partial=partial))
+        asked = PartialRun(path=path, campaign=campaign, plan=read_any_plan(base.run))
+        parts.append(Part(base=base, run=base.run, partial=asked))
     return parts
 
 
@@ -121,13 +122,18 @@ def collect(run: RunDir, plan_recipes: Iterable[str], parts: Sequence[Part], pro
     done = recorded_recipes(run)
     for part in parts:
         offers = (offer for offer in _unlike_none(part, wanted, seen) if offer.record.recipe not in done)
-        adopted = adopt(run, offers, progress, len(wanted))
+        adopted = adopt(run, offers, partial(_behind, progress, total.shards, len(wanted)))
         total.shards += adopted.shards
         total.linked += adopted.linked
         total.copied += adopted.copied
         total.absent += adopted.absent
         total.damaged += adopted.damaged
     return total
+
+
+def _behind(progress: Progress, before: int, total: int, done: int, _: int | None) -> None:
+    """Show progress of one run behind so many shards of others."""
+    progress(before + done, total)
 
 
 def _unlike_none(part: Part, wanted: set[str], seen: dict[str, tuple[Offer, Part]]) -> Iterator[Offer]:
@@ -164,12 +170,11 @@ def refuse_missing(campaign: Campaign, run: RunDir, plan: Plan, parts: Sequence[
                 same = one.earlier.recipe == one.later.recipe
                 of_run["not embedded there" if same else f"there with another recipe: {one.reason}"].append(one.later)
         for why, shards in of_run.items():
-            lines.append(
-                f"{part.base.path} should have {len(shards)}, the first is {_named(shards[0], windows)}: {why}"
-            )
+            first = _named(shards[0], windows)
+            lines.append(f"{part.base.path} should have {len(shards)}, the first is {first}: {why}")
     if left:
-        first = next(iter(left.values()))
-        lines.append(f"{len(left)} are of none of the runs, the first is {_named(first, windows)}")
+        first = _named(next(iter(left.values())), windows)
+        lines.append(f"{len(left)} are of none of the runs, the first is {first}")
     lines += [f"damaged: {words}" for words in adopted.damaged[:3]]
     raise WorkError(
         "\n".join(
