@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from embedcube.backbones.weights import read_weights, write_weights
 from embedcube.campaign.base import Base, open_base
 from embedcube.campaign.inventory import read_inventory, write_inventory
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.partial_runs import PartialRun, refuse_unlike
 from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import Plan, Shard, read_any_plan, read_shards
 from embedcube.campaign.reasons import compared
@@ -21,7 +21,6 @@ from embedcube.consolidate.accounts import account_of_run
 from embedcube.consolidate.adopt import Adopted, adopt
 from embedcube.consolidate.offers import Offer, offers_of
 from embedcube.errors import RequestError, WorkError
-from embedcube.prepare.merged import PartialRun, merged_plan, refuse_unlike
 from embedcube.progress import Progress
 
 
@@ -64,6 +63,8 @@ def begin(campaign: Campaign, run: RunDir, parts: Sequence[Part]) -> Plan:
         RequestError: the runs would not make the bytes of one run (`refuse_unlike`), their inventories disagree, or
             the run folder has other weights already.
     """
+    from embedcube.prepare.merged import merged_plan
+
     refuse_unlike(campaign, [part.partial for part in parts])
     run.root.mkdir(parents=True, exist_ok=True)
     write_inventory(campaign, _inventory(campaign, parts), run)
@@ -97,6 +98,8 @@ def _inventory(campaign: Campaign, parts: Sequence[Part]) -> list[Scene]:
 
 def _weights(campaign: Campaign, run: RunDir, name: str, part: Part) -> None:
     """Take the weights and the compiled program of a layer from a run."""
+    from embedcube.backbones.weights import read_weights, write_weights
+
     layer = part.partial.plan.layers[name]
     data = read_digested(part.run.weights(name), layer.weights, "fit")
     if not run.weights(name).exists():
