@@ -28,16 +28,17 @@ def open_base(path: Path) -> Base:
         RequestError: it is none of them.
     """
     if not path.exists():
-        raise RequestError(f"{path}: there is no such folder; `how.base` names a run folder or a cube that is here")
+        raise RequestError(f"{path}: there is no such folder; name a run folder or a cube that is here")
     real = path.resolve()
     if (real / "zarr.json").is_file():
         folder = RunDir(real.parents[1]) if real.parent.name == "cubes" else None
         inside = folder is not None and folder.campaign.is_file()
         return Base(path=path, run=folder if inside else None, cube=real, has_parts=False)
     run = RunDir(real)
-    if not run.campaign.is_file():
+    if not (run.campaign.is_file() and (run.plan_summary.is_file() or run.cubes.is_dir())):
         raise RequestError(
-            f"{path}: neither a run folder (no {run.campaign.name}) nor a cube (no zarr.json); `how.base` names one"
+            f"{path}: neither a run folder (with {run.campaign.name} and {run.plan_summary.name}) nor a cube (with "
+            "zarr.json)"
         )
     cube = run.newest_cube.resolve() if run.newest_cube.exists() else None
     return Base(path=path, run=run, cube=cube, has_parts=True)

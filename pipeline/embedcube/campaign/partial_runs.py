@@ -63,12 +63,10 @@ def _short(value: Any) -> str:
 
 def _asked(whole: Campaign, name: str) -> set[str]:
     """Keys of the facts of a layer that the campaign file says."""
-    layer = whole.what["layers"][name]
-    return {key for key, _ in _flat({"layer": layer | {"batch": None}, "archives": {}, "grid": {}})} | {
-        f"archives.{archive}.{key}"
-        for archive in layer["archives"]
-        for key, _ in _flat(whole.what["archives"][archive])
-    }
+    layer = {key: value for key, value in whole.what["layers"][name].items() if key != "batch"}  # the plan's
+    archives = {archive: whole.what["archives"][archive] for archive in layer["archives"]}
+    grid = whole.grid_of(name).model_dump(mode="json")
+    return {key for key, _ in _flat({"layer": layer, "archives": archives, "grid": grid})}
 
 
 def _facts(campaign: Campaign, name: str, planned: LayerPlan) -> Iterator[tuple[str, Any]]:
