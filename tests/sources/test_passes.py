@@ -20,12 +20,12 @@ from rasterio.transform import from_origin
 from tests.sources.samples import sample_of_layer_x
 
 from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.versions import Use, uses
 from embedcube.kernel.sample import Sample
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.sentinel1.names import clues_of
 from embedcube.sources.sentinel2.names import identify
-from embedcube.sources.versions import Use, uses
 
 WEST, NORTH, SIDE_PX, CELL_PX = 600_000.0, 5_100_000.0, 64, 8
 TIME = datetime(2023, 6, 2, 10, 3, 21, tzinfo=UTC)

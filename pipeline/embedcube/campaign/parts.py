@@ -108,6 +108,12 @@ class Record:
         return cls(**document)
 
 
+def record_of(line: bytes) -> Record | None:
+    """The record of a line of records.jsonl; None where it is torn, damaged, or of another version of embedcube."""
+    text = checked_line(line)
+    return None if text is None or _THIS_FORMAT not in text else Record.from_document(parsed_line(text))
+
+
 _FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]
 """value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
 

@@ -23,6 +23,9 @@ NOWHERE = GLOBE
 UNKNOWN_TIME = datetime(1678, 1, 1, tzinfo=UTC)
 """Time of a scene that cannot be used and whose time is unknown: the first year that fits in nanoseconds"""
 
+WITHDRAWN = "withdrawn by the campaign"
+"""`superseded_by` of a scene that the campaign withdraws; `read_inventory` says so, the inventory itself does not"""
+
 FILLS = "fills only what newer scenes of the acquisition do not show"
 """What `processing` says of a scene beside which newer ones are used that are not whole"""
 
@@ -163,7 +166,7 @@ class Scene:
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
     """id of the scene that is used instead, the same acquisition processed again; then this one is in no shard, unless
-    that one is found broken while it is read"""
+    that one is found broken while it is read. WITHDRAWN where the campaign withdraws the scene"""
     version: float = 0.0
     """number that is higher for a newer processing of the same acquisition; 0 if unknown; in no digest"""
     subject: str = ""
@@ -261,6 +264,11 @@ class Scene:
         return bool(self.assets) or self.bbox != NOWHERE
 
     @property
+    def withdrawn(self) -> bool:
+        """Whether the campaign withdraws the scene: it is in no shard."""
+        return self.superseded_by == WITHDRAWN
+
+    @property
     def fills(self) -> bool:
         """Whether it is an older processing that only fills what newer scenes of its acquisition do not show."""
         return FILLS in self.processing
@@ -278,6 +286,10 @@ class Scene:
     def filling(self) -> "Scene":
         """The same scene, which only fills what newer ones of its acquisition do not show."""
         return self if self.fills else replace(self, processing=f"{self.processing}; {FILLS}")
+
+    def not_filling(self) -> "Scene":
+        """The same scene, all pixels of which are used."""
+        return replace(self, processing=self.processing.replace(f"; {FILLS}", "")) if self.fills else self
 
     @property
     def unforeseen(self) -> str:

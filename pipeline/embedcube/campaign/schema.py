@@ -227,6 +227,9 @@ class Campaign(Block):
     """time axis of the cube: windows at regular steps (start, end, step), or a list of [start, end], sorted by start"""
     layers: dict[Name, Layer] = Field(min_length=1)
     """the layers; you choose their names, for example s2_mosaiks, and each is a group of the cube"""
+    withdraw: tuple[str, ...] = ()
+    """ids of scenes that are left out, as if the archive did not have them: [S2A_..., s1/S1A_...], where the name of an
+    archive before the id means this archive alone. `plan` names them, and the cube tells of them"""
     how: How = How()
     """how the campaign is computed: processes, memory, batch system. Not part of the digest"""
 
@@ -279,6 +282,8 @@ class Campaign(Block):
         for layer in document["layers"].values():
             del layer["weights"]
         document["windows"] = [str(window) for window in self.all_windows]
+        if not self.withdraw:
+            del document["withdraw"]  # the digest of a campaign that withdraws nothing is what it has always been
         return document
 
     @property

@@ -6,6 +6,7 @@ import typer.core
 
 SECTIONS = {
     "Make a cube": ("demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
+    "Make it again": ("versions", "merge"),
     "On a cluster": ("submit", "status", "cancel", "doctor"),
     "Use a cube": ("info", "explain", "sample", "parcels", "find", "index-vectors", "change", "decode"),
     "Where it comes from": ("lineage", "reproduce", "diff"),

@@ -182,7 +182,7 @@ def _budget(campaign: Campaign, run: RunDir, cube: Cube, planned: list[Scene]) -
     records = (cube.provenance.record(row) for row in cube.provenance.places.values())
     quarantined = [Quarantined(**one) for record in records for one in record["quarantined"]]
     try:
-        refuse_over_budget(campaign, planned, quarantined, unplaced_scenes(run))
+        refuse_over_budget(campaign, planned, quarantined, unplaced_scenes(campaign, run))
     except WorkError as error:
         yield Finding(check="error budget", place=cube.path.name, found=str(error), expected="within the budget")
 

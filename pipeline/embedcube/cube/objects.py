@@ -8,7 +8,6 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import google_crc32c

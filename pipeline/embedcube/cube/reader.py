@@ -4,6 +4,8 @@
 """
 
 import math
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,7 @@ class Cube(CubeStore):
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
         each with the reason why it gave none. `shares_of_frames` has for each archive the share of each frame of the
         window that was observed in the cell: of its pixels, and for weather of its time, too.
+        `scenes_withdrawn` are those of the window around the cell that the campaign withdraws.
         `reasons` say why a failed cell may have no vector: those of its shard.
         """
         if cell is None:
@@ -244,6 +247,7 @@ class Cube(CubeStore):
                 archive: [round(float(share), 4) for share in shares[:, s]]
                 for s, archive in enumerate(layer_what["archives"])
             } if len(shares) else {},
+            "scenes_withdrawn": self._withdrawn(cell, layer_what["archives"]),
             "missing_steps": provenance.attributes.get("gaps", {}).get(layer, {}).get(str(cell.t), []),
             "preprocessing": {
                 "archives": {name: what["archives"][name] for name in layer_what["archives"]},
@@ -263,6 +267,22 @@ class Cube(CubeStore):
             "objects": {o["array"]: o["sha256"] for o in record["objects"]},
             "campaign_digest": provenance.attributes["campaign_digest"],
         }  # fmt: skip
+
+    def _withdrawn(self, cell: Cell, archives: Sequence[str]) -> list[str]:
+        """Ids of the scenes around a cell, in its window, that the campaign withdraws."""
+        entries = self.what.get("withdraw", ())
+        if not entries:
+            return []
+        group, window = self.group(cell.zone), self.windows(cell.zone)[cell.t]
+        x, y = (float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y"))
+        lon, lat = to_degrees(group.attrs["proj:wkt2"]).transform(x, y)
+        found = []
+        for scene in self.provenance.withdrawn(entries, archives):
+            west, south, east, north = scene["bbox"]
+            first, last = (datetime.fromisoformat(scene[key] or scene["time"]) for key in ("time", "end"))
+            if window.overlaps(first, last) and south <= lat <= north and (lon - west) % 360 <= east - west:
+                found.append(scene["id"])
+        return found
 
 
 def _why_failed(record: dict[str, Any], encoding: Encoding) -> list[str]:

@@ -1,11 +1,13 @@
 """fit: a sample to frozen weights. Weights are fitted once; while their file exists they are never fitted again."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedcube.backbones.base import Backbone, make_backbone
 from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights, write_weights
+from embedcube.campaign.base import base_run
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plugins import plugin
 from embedcube.campaign.run_folder import RunDir
@@ -14,6 +16,8 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.prepare.fit_sample import fit_sample
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.progress import Progress, silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
         if fresh:
             if layer.weights:
                 data = _taken(campaign, name)
+            elif of_base := _of_base(campaign, run, name):
+                data, fresh = of_base, False
             else:
                 data, passed_over = _fitted(campaign, run, name, backbone, progress)
             write_weights(run, name, data)
@@ -117,6 +123,19 @@ def _taken(campaign: Campaign, name: str) -> bytes:
         return packed(campaign, name, make_backbone(campaign, name).load(data), period="")
     except ValueError as error:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
+
+
+def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes:
+    """The base's weights of the layer; empty where it has none for this backbone, these bands and this period."""
+    base = base_run(campaign.how.base, run)
+    if base is None or not base.weights(name).exists():
+        return b""
+    try:
+        read_weights(campaign, base, name)
+    except RequestError as error:
+        log.warning("layers.%s: fitted again, as the weights of the base cannot be used: %s", name, error)
+        return b""
+    return base.weights(name).read_bytes()
 
 
 def _fitted(

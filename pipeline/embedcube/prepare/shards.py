@@ -15,7 +15,7 @@ from shapely import affinity
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.plan import Ints, Shards
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Region, make_layout
+from embedcube.campaign.schema import Campaign, Layer, Region, grid_names, make_grid, make_layout
 from embedcube.errors import RequestError
 from embedcube.grid import (
     UTM_NORTH,
@@ -95,6 +95,22 @@ def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> t
     reach = shards_touching(grid, layout, footprints.boxes, layout.halo_px)
     reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
     return _linked(footprints, campaign.all_windows, reach, wanted, place), place
+
+
+def own_scenes(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
+    """The scenes of the layer's archives."""
+    return [scene for scene in scenes if scene.archive in layer.archives]
+
+
+def cut_all(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> dict[str, tuple[Shards, ShardRange]]:
+    """For each grid that holds any of the region, its shards and the rectangle that they span."""
+    cuts = {}
+    for zone in grid_names(campaign, name, own_scenes(campaign.layers[name], scenes)):
+        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is not None:
+            cuts[zone] = found
+    if not cuts:
+        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
+    return cuts
 
 
 def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, float, int]:

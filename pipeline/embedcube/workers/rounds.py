@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import pyarrow
 import pyarrow.compute
 
-from embedcube.campaign.inventory import scenes_as_planned, unplaced_scenes, unusable_scenes
+from embedcube.campaign.inventory import read_names, scenes_as_planned, unplaced_scenes, unusable_scenes
 from embedcube.campaign.parts import Quarantined, best_documents, cells_not_held, over_budget
 from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, write_verdicts
+from embedcube.campaign.withdrawn import uses_without
 from embedcube.errors import WorkError
 from embedcube.printable import printable
-from embedcube.sources.versions import uses
 
 _PLACE = re.compile(
     r" (?:at|for|in) (?:X offset \d+, Y offset \d+|(?:scanline|strip|tile|block|row|line) \d+)| \(short \d+ bytes\)"
@@ -76,7 +76,7 @@ def unusable_in_words(campaign: Campaign, run: RunDir, plan: Plan, unusable: Col
     if not unusable and not unusable_scenes(run)[0]:
         return ""  # spares reading the scenes
     scenes = planned_scenes(run, plan, scenes_as_planned(campaign, run, plan))
-    return over_budget(campaign, scenes, unusable, unplaced_scenes(run))
+    return over_budget(campaign, scenes, unusable, unplaced_scenes(campaign, run))
 
 
 def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Quarantined]) -> dict[int, Verdict]:
@@ -109,22 +109,15 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
 
 def _with_older(campaign: Campaign, run: RunDir, plan: Plan, found: dict[int, Verdict]) -> dict[int, Verdict]:
     """The verdicts with the scenes that are used instead: those that `index` would have used, had it known of all."""
-    names = ("embedcube:archive", "embedcube:superseded_by", "embedcube:shows")
-    table = read_columns(run.inventory, plan.inventory, names, "index") if found else None
-    if table is None or not any(table["embedcube:superseded_by"].unique().to_pylist()):
+    names = read_names(campaign, run, plan.inventory) if found else None
+    if names is None or not any(names.superseded_by):
         return found
-    archives, superseded, shows = (table[name].to_pylist() for name in names)
-    wanted = {(archives[row], shows[row]) for row in found}
-    alike: dict[tuple[str, str], list[int]] = {}
-    for row, pair in enumerate(zip(archives, shows, strict=True)):
-        if pair in wanted:
-            alike.setdefault(pair, []).append(row)
     scenes, out = scenes_as_planned(campaign, run, plan), plan.verdicts.scenes.keys() | found
+    out |= {row for row in scenes.used_otherwise if scenes[row].withdrawn}
     result = dict(found)
-    for rows in alike.values():
-        group = [replace(scenes[row], verdict="broken") if row in out else scenes[row] for row in rows]
-        used = {row: use for row, use in zip(rows, uses(group), strict=True) if use.instead is None}
-        newly = [row for row in used if superseded[row] and row not in out | plan.verdicts.instead]
+    for rows in names.alike(found):
+        used = {row: use for row, use in zip(rows, uses_without(scenes, rows, out), strict=True) if use.instead is None}
+        newly = [row for row in used if names.superseded_by[row] and row not in out | plan.verdicts.instead]
         for row in found.keys() & set(rows):
             older = tuple(one for one in newly if not scenes[one].verdict and scenes[one].version < scenes[row].version)
             filling = tuple(one for one in older if used[one].fills)

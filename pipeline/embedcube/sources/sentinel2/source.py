@@ -12,6 +12,7 @@ import numpy as np
 
 from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
+from embedcube.campaign.versions import uses
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable
@@ -31,7 +32,6 @@ from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Pixels
 from embedcube.sources.sentinel2.empty import Presence, empty_file, reason_to_look
 from embedcube.sources.sentinel2.names import Identity, identify
-from embedcube.sources.versions import uses
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
