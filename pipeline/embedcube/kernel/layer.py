@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.campaign.schema import Precision
-from embedcube.cube.arrays import ArraySpec, ShardEncoder, array_specs
+from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs
 from embedcube.cube.encoding import Encoding
 from embedcube.grid import Grid, ShardLayout
 from embedcube.sources.base import Source
 from embedcube.windows import Window
+from embedcube.zones import SampleList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,12 @@ class LayerContext:
     module: torch.nn.Module
     """module of the backbone, on `device`"""
     device: torch.device
+    samples: SampleList | None = None
+    """the list of samples of a layer that has one instead of grids"""
+
+    def zone(self, name: str) -> Grid | SampleList:
+        """The zone with this name."""
+        return self.samples if self.samples is not None else self.grids[name]
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -80,7 +87,7 @@ class LayerContext:
     @cached_property
     def specs(self) -> tuple[ArraySpec, ...]:
         """The arrays that a shard of this layer fills."""
-        return array_specs(cells=self.layout.shard_cells, dimensions=self.dimensions, encoding=self.encoding)
+        return layer_specs(self.layout, dimensions=self.dimensions, encoding=self.encoding)
 
     @cached_property
     def encoder(self) -> ShardEncoder:

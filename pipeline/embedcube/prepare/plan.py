@@ -1,7 +1,7 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -18,16 +18,17 @@ from embedcube.backbones.weights import fitted_on, read_weights
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
 from embedcube.campaign.price import Price
-from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of
+from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of, samples_of
 from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
+from embedcube.campaign.schema import Campaign, Layer, digest_of
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.verdicts import forget_other_verdicts
+from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
-from embedcube.grid import ShardRange
+from embedcube.grid import Grid, ShardRange
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.embed import blank_chips, forward
@@ -53,6 +54,7 @@ from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut
 from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.steps import refuse_long_steps
+from embedcube.zones import SampleList
 
 Ints = NDArray[np.int64]
 
@@ -144,8 +146,9 @@ def _plan_layer(
     """The plan of one layer and its shards; `digests` are those of the scenes and of the software that reads them."""
     layer = campaign.layers[name]
     refuse_long_steps(campaign, name, _own(layer, scenes))
-    cuts = _cut_all(campaign, name, scenes)
-    forward = _decide_forward(campaign, run, name, list(cuts), versions)
+    zones_of_layer = zones_of(campaign, name, scenes)
+    cuts = _cut_all(campaign, name, zones_of_layer, scenes)
+    forward = _decide_forward(campaign, run, name, {zone: zones_of_layer[zone] for zone in cuts}, versions)
     backbone, context = make_backbone(campaign, name), forward.context
     costs = LayerCosts(
         campaign=campaign,
@@ -161,6 +164,7 @@ def _plan_layer(
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
         grids=dict(context.grids),
+        samples=context.samples,
         layout=context.layout,
         encoding=context.encoding,
         dimensions=context.dimensions,
@@ -179,7 +183,7 @@ def _plan_layer(
         empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
         reading=costs.advice([zone.price for zone in zones]),
-        resampled=resampled_on(campaign, name, context.grids, cuts, scenes),
+        resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
     )
     return planned, zones
 
@@ -189,12 +193,14 @@ def _own(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
     return [scene for scene in scenes if scene.archive in layer.archives]
 
 
-def _cut_all(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> dict[str, tuple[Shards, ShardRange]]:
-    """For each grid that holds any of the region, its shards and the rectangle that they span."""
+def _cut_all(
+    campaign: Campaign, name: str, zones: Mapping[str, Grid | SampleList], scenes: Sequence[Scene]
+) -> dict[str, tuple[Shards, ShardRange]]:
+    """For each zone that holds any of the region, its shards and the rectangle that they span."""
     cuts = {}
-    for zone in grid_names(campaign, name, _own(campaign.layers[name], scenes)):
-        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is not None:
-            cuts[zone] = found
+    for name_of, zone in zones.items():
+        if (found := cut(campaign, name, zone, scenes)) is not None:
+            cuts[name_of] = found
     if not cuts:
         raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
     return cuts
@@ -217,7 +223,9 @@ class _Forward:
     """seconds of one batch"""
 
 
-def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
+def _decide_forward(
+    campaign: Campaign, run: RunDir, name: str, zones: Mapping[str, Grid | SampleList], versions: dict[str, str]
+) -> _Forward:
     """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
     weights, weights_digest = read_weights(campaign, run, name)
@@ -228,7 +236,7 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     module = backbone.module(weights).to(device)
     batch_for = made_of if layer.batch == "auto" else ""
     batch = layer.batch if layer.batch != "auto" else _batch_of_last_plan(run, name, batch_for)
-    context = make_context(campaign, name, zones, weights, module, device, batch or 2)
+    context = make_context(campaign, name, list(zones), weights, module, device, batch or 2, samples=listed_in(zones))
     activations = _measured(name, replace(context, batch=batch or 4), measure_activations)
     if not batch:
         memory_bytes = (device_memory(device) or how.mem_bytes_per_rank / 2) / 2
@@ -266,7 +274,7 @@ def _plan_zone(
     costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
 ) -> _PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
-    reading, price = costs.of_zone(shards, forward.context.grids[zone])
+    reading, price = costs.of_zone(shards, forward.context.zone(zone))
     maker = LayerRecipes(
         costs.campaign,
         costs.name,
@@ -276,6 +284,7 @@ def _plan_zone(
         program=forward.program.digest,
         versions=forward.versions,
         plugins=plugins_of(costs.campaign, costs.name),
+        samples=samples_of(forward.context.zone(zone), forward.context.layout),
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)

@@ -29,9 +29,11 @@ from embedcube.grid import (
     to_degrees,
 )
 from embedcube.prepare.draw_groups import Floats, distinct
+from embedcube.prepare.listed import cut_list
 from embedcube.prepare.resampled import Resampled
 from embedcube.sources.base import counted_archives
 from embedcube.windows import Window
+from embedcube.zones import SampleList
 
 _MARGIN = 0.1
 """degrees beside a UTM zone within which a region is kept: shards reach a little over the edge of the zone"""
@@ -68,14 +70,18 @@ class _Footprints:
         return np.nonzero((first_s < window.end.timestamp()) & (last_s >= window.start.timestamp()))[0]
 
 
-def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> tuple[Shards, ShardRange] | None:
-    """The shards of a layer on one of its grids that the region touches, in every window, with their scenes.
+def cut(
+    campaign: Campaign, name: str, grid: Grid | SampleList, scenes: Sequence[Scene]
+) -> tuple[Shards, ShardRange] | None:
+    """The shards of a layer in one of its zones, in every window, with their scenes: of a grid, those in the region.
 
     Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
 
     Raises:
         RequestError: no scene shows any of the region, or the region lies outside of all UTM zones.
     """
+    if isinstance(grid, SampleList):
+        return cut_list(campaign, name, grid, scenes)
     layer = campaign.layers[name]
     layout = make_layout(layer)
     ways = Resampled(campaign, name, grid)
