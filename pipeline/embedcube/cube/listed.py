@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from embedcube.cube.arrays import VECTORS
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
-from embedcube.zones import SAMPLES, together
+from embedcube.zones import SAMPLES, UNDATED, together
+
+NO_MAP = "is a list of samples and no map: name samples by their ids (layer.ids, layer.vector(id), layer.to_pandas())"
+"""What is said where a place is asked for, and a layer has none."""
 
 
 def is_list(zone: str) -> bool:
@@ -53,6 +56,18 @@ class SampleTable:
         """CRS of each sample; empty where its place is unknown."""
         named = [*self.group.attrs["embedcube:sample_crs"], ""]
         return [named[i] for i in self.column("sample_crs").tolist()]
+
+    def described(self, number: int, t: int) -> dict[str, Any]:
+        """Id, place and date of a sample in a window, for `explain`."""
+        group = self.group
+        seconds, system = int(group["acquired"][t, number]), int(group["sample_crs"][number])
+        x, y = (float(group[name][number]) for name in ("sample_x", "sample_y"))
+        return {
+            "sample": self.ids[number],
+            "crs": group.attrs["embedcube:sample_crs"][system] if system >= 0 else None,
+            "centre": [x, y] if system >= 0 else None,
+            "acquired": None if seconds == UNDATED else str(np.datetime64(seconds, "s")) + "Z",
+        }
 
 
 class AsMap:

@@ -23,7 +23,10 @@ def cut_list(campaign: Campaign, name: str, samples: SampleList, scenes: Sequenc
         (i for i, scene in enumerate(scenes) if scene.archive in archives and not scene.superseded_by),
         key=lambda i: (scenes[i].acquisition, scenes[i].time, scenes[i].id),
     )
-    touched = [np.unique(np.array([number[one.id] // layout.slots for one in scenes[i].samples], dtype=np.int64)) for i in order]
+    touched = [
+        np.unique(np.array([number[one.id] // layout.slots for one in scenes[i].samples], dtype=np.int64))
+        for i in order
+    ]
     firsts, links = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for window in campaign.all_windows:
         met = [k for k, i in enumerate(order) if scenes[i].meets(window)]
