@@ -233,7 +233,7 @@ class Scene:
     @property
     def digest(self) -> str:
         """SHA-256 over all of the scene that may change a cube: bytes, geometry, decisions; not the paths."""
-        facts = {
+        facts: dict[str, Any] = {
             "time": self.time.isoformat(),
             "acquisition": self.acquisition,
             "end": self.end.isoformat() if self.end else None,
