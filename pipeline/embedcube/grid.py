@@ -9,7 +9,7 @@ is in the same pixel, chip and cell whatever the region and the shard size:
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -138,11 +138,6 @@ class Grid:
     def cell_degrees(self, layout: "ShardLayout", row: int, col: int) -> tuple[Floats, Floats]:
         """Longitudes and latitudes (y, x) of the centres of a shard's cells."""
         return self.degrees(layout.shard_area(row, col), layout.cell_px)
-
-    def row_latitudes(self, layout: "ShardLayout", row: int, col: int) -> Floats:
-        """Latitude of each row of pixels of a shard, halo included, in its first column."""
-        area = layout.shard_area(row, col).grown(layout.halo_px)
-        return self.degrees(replace(area, cols=1), 1)[1][:, 0]
 
     def owns_shards(self, layout: "ShardLayout", place: "ShardRange") -> NDArray[np.bool_]:
         """Which shards (row, column) of a rectangle hold a cell that belongs to this grid."""

@@ -45,10 +45,6 @@ class Zone(Protocol):
         """Longitudes and latitudes (y, x) of the centres of a shard's cells; NaN where nobody knows them."""
         ...
 
-    def row_latitudes(self, layout: ShardLayout, row: int, col: int) -> Floats:
-        """Latitude of each row of pixels, halo included, of a shard of one chip."""
-        ...
-
     def own_cells(self, layout: ShardLayout, row: int, col: int) -> NDArray[np.bool_]:
         """Which cells (y, x) of a shard belong to this zone; the others are not processed."""
         ...
@@ -116,10 +112,10 @@ class SampleList:
         lon, lat = (together(one, layout) for one in lonlat)
         return lon, lat
 
-    def row_latitudes(self, layout: ShardLayout, row: int, col: int) -> Floats:
-        """Latitude of each row of pixels of the shard's first sample, in the middle of the row."""
-        steps = np.arange(layout.chip_px) + 0.5 - layout.chip_px / 2
-        return np.asarray(self.part(self.members(layout, row)[:1]).degrees(np.zeros(1), steps)[1][0, :, 0])
+    def row_latitudes(self, sample: int, rows: int) -> Floats:
+        """Latitude of each row of pixels of a sample of so many rows, in the middle of the row."""
+        steps = np.arange(rows) + 0.5 - rows / 2
+        return np.asarray(self.part([sample]).degrees(np.zeros(1), steps)[1][0, :, 0])
 
     def degrees(self, across: NDArray[Any], down: NDArray[Any]) -> tuple[Floats, Floats]:
         """Longitudes and latitudes (sample, row, column) at offsets from the centres, in pixels."""

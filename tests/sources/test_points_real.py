@@ -42,7 +42,7 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> Iterator["embedcube.Cube"]
 @pytest.fixture(scope="module")
 def rows() -> pandas.DataFrame:
     """The table, by the id of its points."""
-    return pyarrow.parquet.read_table(TABLE).to_pandas().set_index("sample_id")
+    return pandas.DataFrame(pyarrow.parquet.read_table(TABLE).to_pandas()).set_index("sample_id")
 
 
 def shown(row: pandas.Series) -> list[dict[str, float]]:
@@ -74,7 +74,7 @@ def test_all_points_have_the_vectors_of_a_second_presto(cube: "embedcube.Cube", 
     features, worst = table.set_index("id")[list(range(128))], 0.0
     for name, row in rows.iterrows():
         expected = presto(tensors, shown(row), [(11 + t) % 12 for t in range(12)], (row["lon"], row["lat"]))
-        worst = max(worst, float(np.abs(features.loc[name].to_numpy() - expected).max()))
+        worst = max(worst, float(np.abs(features.loc[str(name)].to_numpy() - expected).max()))
     assert worst < 1e-5
     assert np.ptp(features.to_numpy(), axis=0).max() > 0.5, "points differ by much more than the tolerance"
 

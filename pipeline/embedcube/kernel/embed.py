@@ -138,7 +138,7 @@ def read_stage(
 def to_device(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
     """Begin to copy the pixels and the cells of a sample to the layer's device."""
     layout = context.layout
-    degrees = context.zone(shard.zone).cell_degrees(layout, shard.row, shard.col)
+    degrees = context.zones[shard.zone].cell_degrees(layout, shard.row, shard.col)
     lonlat_yxn = np.stack(degrees, axis=-1).astype(np.float32)
     arrays = {"x_tcyx": sample.x_tcyx, "clear_tsyx": sample.clear_tsyx, "lonlat_yxn": lonlat_yxn}
     arrays |= {"dates_tmd": dates_of(context.frames[shard.t]), "valid_yx": sample.valid_yx}

@@ -44,8 +44,8 @@ class Normalisation:
 class LayerContext:
     """All that embedding a shard of one layer needs, loaded once per process."""
 
-    grids: Mapping[str, Grid]
-    """grids of the layer, by name"""
+    zones: Mapping[str, Grid | SampleList]
+    """zones of the layer, by name: grids, or one list of samples"""
     layout: ShardLayout
     inputs: tuple[LayerInput, ...]
     frames: tuple[tuple[Window, ...], ...]
@@ -62,12 +62,16 @@ class LayerContext:
     module: torch.nn.Module
     """module of the backbone, on `device`"""
     device: torch.device
-    samples: SampleList | None = None
-    """the list of samples of a layer that has one instead of grids"""
 
-    def zone(self, name: str) -> Grid | SampleList:
-        """The zone with this name."""
-        return self.samples if self.samples is not None else self.grids[name]
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The zones that are grids, by name."""
+        return {name: zone for name, zone in self.zones.items() if isinstance(zone, Grid)}
+
+    @property
+    def samples(self) -> SampleList | None:
+        """The zone that is a list of samples; None in a layer of grids."""
+        return next((zone for zone in self.zones.values() if isinstance(zone, SampleList)), None)
 
     @property
     def mean(self) -> NDArray[np.float32]:

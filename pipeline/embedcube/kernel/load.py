@@ -60,8 +60,9 @@ def make_context(
     )
     backbone = make_backbone(campaign, layer_name)
     return LayerContext(
-        grids={name: make_grid(campaign, layer_name, name) for name in grids if name != SAMPLES},
-        samples=samples,
+        zones={SAMPLES: samples}
+        if samples is not None
+        else {name: make_grid(campaign, layer_name, name) for name in grids},
         layout=layout_of(campaign, layer_name),
         inputs=inputs,
         frames=campaign.frames(layer_name),

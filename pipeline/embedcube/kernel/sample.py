@@ -65,7 +65,7 @@ def read_sample(
     Raises:
         OSError: a scene could not be read for a reason that may pass; the shard stays undone.
     """
-    layout, zone = context.layout, context.zone(shard.zone)
+    layout, zone = context.layout, context.zones[shard.zone]
     owned_yx = zone.own_cells(layout, shard.row, shard.col)
     reasons = {i: refused[row] for i, row in enumerate(shard.scenes) if row in refused}
     reading = Reading(

@@ -61,7 +61,7 @@ class LayerCosts:
     def of_zone(self, shards: Shards, zone: Grid | SampleList) -> tuple[ReadCost, Price]:
         """Draw groups and price of the shards of one zone."""
         how, layer = self.campaign.how, self.campaign.layers[self.name]
-        context = replace(self.context, grids={zone.name: zone}) if isinstance(zone, Grid) else self.context
+        context = replace(self.context, zones={zone.name: zone})
         if isinstance(zone, Grid):
             reading = draw_groups(
                 shards,

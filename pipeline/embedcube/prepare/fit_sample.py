@@ -14,7 +14,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, period_of_fit, windows_of_fit
 from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.errors import RequestError, StartAgain, WorkError
-from embedcube.grid import Grid
+from embedcube.grid import Grid, ShardLayout
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
@@ -136,12 +136,19 @@ def _clear_chips(
                 gathered.passed_over.setdefault(scenes[i].id, reason)
             if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 gathered.chips.append(sample.x_tcyx)
-                latitudes = context.zone(shard.zone).row_latitudes(context.layout, shard.row, shard.col)
-                gathered.latitudes.append(latitudes)
+                gathered.latitudes.append(_latitudes(context.zones[shard.zone], context.layout, shard))
                 progress(len(gathered.chips), limit)
     finally:
         reader.close()
     return gathered
+
+
+def _latitudes(zone: Grid | SampleList, layout: ShardLayout, shard: Shard) -> NDArray[np.float64]:
+    """Latitude of each row of pixels of a shard of one chip, halo included."""
+    if isinstance(zone, SampleList):
+        return zone.row_latitudes(shard.row, layout.chip_px)
+    area = layout.shard_area(shard.row, shard.col).grown(layout.halo_px)
+    return zone.degrees(replace(area, cols=1), 1)[1][:, 0]
 
 
 def _chips(

@@ -28,7 +28,7 @@ from embedcube.campaign.verdicts import forget_other_verdicts
 from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardRange
+from embedcube.grid import Grid
 from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.embed import blank_chips, forward
@@ -51,7 +51,7 @@ from embedcube.prepare.price import (
     total_price,
 )
 from embedcube.prepare.resampled import resampled_on
-from embedcube.prepare.shards import cut
+from embedcube.prepare.shards import cut_all
 from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.steps import refuse_long_steps
 from embedcube.zones import SampleList
@@ -147,7 +147,7 @@ def _plan_layer(
     layer = campaign.layers[name]
     refuse_long_steps(campaign, name, _own(layer, scenes))
     zones_of_layer = zones_of(campaign, name, scenes)
-    cuts = _cut_all(campaign, name, zones_of_layer, scenes)
+    cuts = cut_all(campaign, name, zones_of_layer, scenes)
     forward = _decide_forward(campaign, run, name, {zone: zones_of_layer[zone] for zone in cuts}, versions)
     backbone, context = make_backbone(campaign, name), forward.context
     costs = LayerCosts(
@@ -163,7 +163,7 @@ def _plan_layer(
     zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
-        grids=dict(context.grids),
+        grids=context.grids,
         samples=context.samples,
         layout=context.layout,
         encoding=context.encoding,
@@ -191,19 +191,6 @@ def _plan_layer(
 def _own(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
     """The scenes of the layer's archives."""
     return [scene for scene in scenes if scene.archive in layer.archives]
-
-
-def _cut_all(
-    campaign: Campaign, name: str, zones: Mapping[str, Grid | SampleList], scenes: Sequence[Scene]
-) -> dict[str, tuple[Shards, ShardRange]]:
-    """For each zone that holds any of the region, its shards and the rectangle that they span."""
-    cuts = {}
-    for name_of, zone in zones.items():
-        if (found := cut(campaign, name, zone, scenes)) is not None:
-            cuts[name_of] = found
-    if not cuts:
-        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
-    return cuts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +261,7 @@ def _plan_zone(
     costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
 ) -> _PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
-    reading, price = costs.of_zone(shards, forward.context.zone(zone))
+    reading, price = costs.of_zone(shards, forward.context.zones[zone])
     maker = LayerRecipes(
         costs.campaign,
         costs.name,
@@ -284,7 +271,7 @@ def _plan_zone(
         program=forward.program.digest,
         versions=forward.versions,
         plugins=plugins_of(costs.campaign, costs.name),
-        samples=samples_of(forward.context.zone(zone), forward.context.layout),
+        samples=samples_of(forward.context.zones[zone], forward.context.layout),
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)

@@ -1,7 +1,7 @@
 """The shards of a layer, cut from region, windows and scenes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -68,6 +68,19 @@ class _Footprints:
         """Indices of the boxes whose scenes lie in a window, at least in part, as `Scene.meets` says."""
         first_s, last_s = self.times_s.T
         return np.nonzero((first_s < window.end.timestamp()) & (last_s >= window.start.timestamp()))[0]
+
+
+def cut_all(
+    campaign: Campaign, name: str, zones: Mapping[str, Grid | SampleList], scenes: Sequence[Scene]
+) -> dict[str, tuple[Shards, ShardRange]]:
+    """For each zone that holds any of the region, its shards and the rectangle that they span."""
+    cuts = {}
+    for name_of, zone in zones.items():
+        if (found := cut(campaign, name, zone, scenes)) is not None:
+            cuts[name_of] = found
+    if not cuts:
+        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
+    return cuts
 
 
 def cut(

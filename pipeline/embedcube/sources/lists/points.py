@@ -40,10 +40,8 @@ class Options(PluginOptions):
 
     id: str
     """column of the ids"""
-    lon: str = "lon"
-    """column of the longitudes, in degrees; where it is missing, the places are unknown"""
-    lat: str = "lat"
-    """column of the latitudes, in degrees"""
+    lonlat: tuple[str, str] = ("lon", "lat")
+    """columns of the longitudes and latitudes, in degrees; where they are missing, the places are unknown"""
     columns: dict[str, str] = Field(default_factory=dict)
     """for a band, the name of its column, where it is another; with {step} for the number of a step, for example
     "OPTICAL-B02-ts{step}-10m". A column without {step} holds for all times"""
@@ -124,7 +122,7 @@ class Points:
         table = _Table(path)
         self._refuse_missing(path, table.names)
         options, known = self._options, set[str]()
-        place = (options.lon, options.lat) if {options.lon, options.lat} <= table.names else ()
+        place = options.lonlat if set(options.lonlat) <= table.names else ()
         for group in range(table.groups):
             rows = table.read(group, (options.id, *place))
             ids = [str(one) for one in rows[options.id].to_pylist()]
