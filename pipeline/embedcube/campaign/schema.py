@@ -123,8 +123,9 @@ class Archive(Block):
 class GridBlock(Block):
     """The lattice of pixels on which everything is read."""
 
-    crs: Literal["utm"] | Crs
-    """a coordinate reference system, or "utm" for one grid in each zone that the scenes touch"""
+    crs: Literal["utm", "samples"] | Crs
+    """a coordinate reference system; "utm" for one grid in each zone that the scenes touch; or "samples" for a list of
+    samples, each of which is one chip at a place of its own"""
     pixel: float = Field(gt=0)
     """side of a pixel in units of the CRS"""
     origin: tuple[float, float] = (0.0, 0.0)

@@ -22,6 +22,7 @@ from embedcube.consolidate.rechunk import Series
 from embedcube.consolidate.stac import write_catalogue
 from embedcube.consolidate.template import cube_specs, part_specs, write_template
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
+from embedcube.cube.arrays import zone_dimensions
 from embedcube.errors import WorkError
 from embedcube.progress import Progress
 from embedcube.workers.rounds import begin_next_round, named, new_verdicts, refuse_unusable
@@ -143,7 +144,8 @@ def _chosen(run: RunDir, plan: Plan, shards: list[Shard]) -> list[Made]:
             f"{len(missing)} of {len(shards)} shards have no record{in_round}, the first is {missing[0]}; "
             "run `embedcube embed` again, it does only those"
         )
-    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1]) for s in shards]
+    axes = {name: len(zone_dimensions(layer.layout)) for name, layer in plan.layers.items()}
+    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1], axes=axes[s.layer]) for s in shards]
 
 
 def _fill(

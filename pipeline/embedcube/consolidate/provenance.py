@@ -44,8 +44,9 @@ from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.cube.arrays import FILES, file_names, object_key
+from embedcube.cube.arrays import FILES, MAP, file_names, object_key
 from embedcube.errors import WorkError
+from embedcube.zones import SampleList
 
 _CHUNK = 1 << 20
 
@@ -60,6 +61,8 @@ class Made:
     shard: Shard
     part: Path
     record: Record
+    axes: int = len(MAP)
+    """dimensions of the zone's arrays without `feature`"""
 
     @property
     def zone(self) -> str:
@@ -69,7 +72,8 @@ class Made:
     def targets(self, cube: Path) -> tuple[Path, ...]:
         """Paths of the objects in `cube`, by the place in this plan; the part may be of an earlier plan."""
         place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
-        return tuple(zone / stored.array / object_key(stored.array, place) for stored in self.record.objects)
+        keys = {stored.array: object_key(stored.array, place, self.axes) for stored in self.record.objects}
+        return tuple(zone / array / key for array, key in keys.items())
 
 
 def write_provenance(
@@ -177,10 +181,12 @@ def _write_resampling(
 ) -> None:
     @cache
     def in_words(row: int, layer: str, zone: str) -> bytes:
-        scene, grid = scenes[row], plan.layers[layer].grids[zone]
+        scene, grid = scenes[row], plan.layers[layer].zone(zone)
         method_of = campaign.archives[scene.archive].resampling_of
-        assets = () if scene.software else scene.assets
-        words = {asset.band: resampling_in_words(asset, grid, method_of(asset.band)) for asset in assets}
+        # a sample is where its chip is
+        if scene.software or isinstance(grid, SampleList):
+            return b"{}"
+        words = {asset.band: resampling_in_words(asset, grid, method_of(asset.band)) for asset in scene.assets}
         return json.dumps(words).encode()
 
     links = [in_words(row, m.shard.layer, m.shard.zone) for m in made for row in m.shard.scenes]

@@ -147,7 +147,7 @@ def _planned_context(
             raise WorkError(
                 f"{path}: its SHA-256 is {digest}, the plan was made with {planned.program}: restore it, or plan again"
             )
-    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program, planned.samples)
 
 
 def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Weights") -> "LayerContext | None":

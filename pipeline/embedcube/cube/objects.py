@@ -20,6 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from embedcube.cube.listed import AsMap
 from embedcube.errors import WorkError
 
 Place = tuple[int, int, int]
@@ -153,6 +154,8 @@ def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:
 
 def _plain(array: Any) -> bool:
     """Whether an array is written as `arrays.py` does: sharded, zstd, an index with CRC-32C at the end."""
+    if isinstance(array, AsMap):
+        return False
     codecs = array.metadata.codecs
     if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or str(codecs[0].index_location.value) != "end":
         return False

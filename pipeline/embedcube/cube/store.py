@@ -16,9 +16,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from embedcube.cube.arrays import object_key
+from embedcube.cube.arrays import ARRAYS, object_key
 from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.listed import AsMap, SampleTable, is_list
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
 from embedcube.cube.part import Part, part_of
@@ -70,6 +71,7 @@ class CubeStore:
         self._arrays: dict[tuple[str, str], Any] = {}
         self._chunks: dict[tuple[str, str], Chunks] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
+        self._samples: dict[str, SampleTable] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
 
@@ -186,9 +188,10 @@ class CubeStore:
         return self._groups[zone]
 
     def array(self, zone: str, name: str) -> Any:
-        """One of the arrays of a zone; its metadata are read once."""
+        """One of the arrays of a zone, of a list of samples as a map (`listed.py`); its metadata are read once."""
         if (zone, name) not in self._arrays:
-            self._arrays[zone, name] = self._root[f"{zone}/{name}"]
+            array = self._root[f"{zone}/{name}"]
+            self._arrays[zone, name] = AsMap(array) if is_list(zone) and name in ARRAYS else array
         return self._arrays[zone, name]
 
     def chunks(self, zone: str, name: str) -> Chunks:
@@ -197,9 +200,21 @@ class CubeStore:
             self._chunks[zone, name] = Chunks(self.array(zone, name), self._keep_bytes)
         return self._chunks[zone, name]
 
+    def samples(self, zone: str) -> SampleTable:
+        """The samples of a zone that is a list; a RequestError where it is a map."""
+        if not is_list(zone):
+            raise RequestError(f"{self.address}: {zone} is a map and has no samples with ids; ask for a place instead")
+        if zone not in self._samples:
+            self._samples[zone] = SampleTable(self.group(zone))
+        return self._samples[zone]
+
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
+
+    def axes(self, zone: str) -> int:
+        """Number of dimensions of the zone's arrays, without `feature`."""
+        return len(self.group(zone)["status"].shape)
 
     def adopted(self, zone: str) -> bool:
         """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""

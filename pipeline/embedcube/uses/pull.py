@@ -277,7 +277,7 @@ class _Part:
         for (place, row), touches in zip(places.items(), inside, strict=True):
             for stored in self._records[row]["objects"] if touches else ():
                 if stored["path"]:
-                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place)}"
+                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place, self.cube.axes(zone))}"
                     yield Wanted(name=name, sha256=stored["sha256"], most=stored["size"])
 
     def _grouped(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:

@@ -178,7 +178,9 @@ def _load_contexts(
     for name, layer in plan.layers.items():
         data, program = files.pop(name)
         weights = parse_weights(data, campaign, name, str(run.weights(name)))
-        contexts[name] = load_context(campaign, name, list(layer.zones), weights, device, layer.batch, program)
+        contexts[name] = load_context(
+            campaign, name, list(layer.zones), weights, device, layer.batch, program, layer.samples
+        )
     return contexts
 
 
