@@ -28,6 +28,7 @@ from embedcube.cube.encoding import (
     VALID,
     VALID_INCOMPLETE,
 )
+from embedcube.cube.part import objects_here
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
@@ -43,7 +44,8 @@ _BREAKAGE = (
 def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal: str | None = None) -> list[Finding]:
     """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given.
 
-    `seal` is the digest that was kept of this cube (`seal.py`). The STAC beside the cube has one, too.
+    `seal` is the digest that was kept of this cube (`seal.py`). The STAC beside the cube has one, too. Of a part of a
+    cube, as `pull` and `import` make it, the objects that were copied are checked; statistics need a whole cube.
     """
     seal = checked_seal(seal)
     # what the root repeats of the nodes may differ from what they say
@@ -53,16 +55,21 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
     try:
         findings += check_seal(path, seal)
         findings += foreign(path.resolve())
-        findings += _files(cube)
+        absent = _absent(cube)
+        findings += _files(cube, absent)
         for zone in cube.zones:
             findings += _structure(cube, zone)
         places = cube.provenance.places
-        for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
-            findings += _shard(cube, zone, (t, iy, ix), row)
-            progress(done, len(places))
+        here = [place for place in places if not absent or absent.isdisjoint(_objects(cube, place, places[place]))]
+        for done, place in enumerate(here, start=1):
+            findings += _shard(cube, place[0], place[1:], places[place])
+            progress(done, len(here))
         if not _but_seals(findings):
             findings += derived(cube)
-        if not _but_seals(findings):
+        if absent:
+            found = f"{len(here)} of {len(places)} shards are here and checked"
+            findings.append(Finding(check="part", place=cube.version, found=found, expected="all", remark=True))
+        elif not _but_seals(findings):
             examined = {layer: examine(cube, layer) for layer in cube.layers}
             findings += [finding for one in examined.values() for finding in one.findings()]
     except _BREAKAGE as error:
@@ -147,6 +154,30 @@ def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
             yield Finding(check="bytes", place=str(path.relative_to(cube.path)), found=found, expected=expected)
     if not damaged:
         yield from _rules(cube, zone, place, row)
+
+
+def _absent(cube: Cube) -> frozenset[str]:
+    """Names of the objects that were not copied with this part of a cube; none of a whole cube."""
+    here = objects_here(cube.path.resolve())
+    if here is None:
+        return frozenset()
+    sealed = json.loads(cube.provenance.array(FILES).tobytes())
+    every = {
+        name for place, row in cube.provenance.places.items() for name in _objects(cube, place, row)
+        if cube.adopted(place[0]) or name in sealed
+    }  # fmt: skip
+    return frozenset(name for name in every - here if not (cube.path / name).exists())
+
+
+def _objects(cube: Cube, place: tuple[str, int, int, int], row: int) -> set[str]:
+    """Names of the objects that hold a shard; of what the ranks wrote only those that hold more than fill values."""
+    zone, t, iy, ix = place
+    if cube.adopted(zone):
+        stored = [one["array"] for one in cube.provenance.record(row)["objects"] if one["path"]]
+    else:
+        stored = ["embedding", "status", "n_obs", *(("scale",) if cube.has_scale(zone) else ())]
+    depth = int(cube.array(zone, "embedding").shards[0])
+    return {f"{zone}/{array}/{object_key(array, (t // depth, iy, ix))}" for array in stored}
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
@@ -238,8 +269,11 @@ def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
     return count
 
 
-def _files(cube: Cube) -> Iterator[Finding]:
-    """Check every file of the cube against its digest, except objects, which are checked with their records."""
+def _files(cube: Cube, absent: frozenset[str]) -> Iterator[Finding]:
+    """Check every file of the cube against its digest, except objects, which are checked with their records.
+
+    `absent` are the names of objects that were not copied.
+    """
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
     objects = {
         f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix))}"
@@ -248,7 +282,7 @@ def _files(cube: Cube) -> Iterator[Finding]:
         for stored in cube.provenance.record(row)["objects"]
         if stored["path"]
     }
-    for name in sorted(file_names(cube.path) - objects | sealed.keys()):
+    for name in sorted((file_names(cube.path) - objects | sealed.keys()) - absent):
         path = cube.path / name
         found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
         expected = sealed[name][:12] if name in sealed else "no such file"
