@@ -176,6 +176,6 @@ def _summary(cube: Cube, layer: str, out: Path, form: str, tile: int) -> dict[st
         "n_layers_saved": 1,
         "layers": [
             {"output_folder_name": "layer_00", "requested_index": -1, "layer_output_shape": [features, tile, tile]}
-        ],  # fmt: skip
+        ],
         "embedcube": about_cube(cube, (layer,)),
     }

@@ -64,6 +64,6 @@ def lines_of_losses(found: Sequence[Loss]) -> list[str]:
             f"{one.least_cosine:>9.4f}{one.recall_at_10:>11.3f}"
             + ("" if one.decoder_change is None else f"{one.decoder_change:>+10.4f}")
         )
-    lines.append("bytes of a vector with its scale, compressed; cosine after the mean was subtracted: mean, and the worst "
-                 "1 %; recall@10 against the vectors of this cube")  # fmt: skip
+    lines.append("bytes of a vector with its scale, compressed; cosine after the mean was subtracted: mean, and the "
+                 "worst 1 %; recall@10 against the vectors of this cube")  # fmt: skip
     return [*lines, *(f"warning     {one.codec}: {one.warning}" for one in found if one.warning)]

@@ -12,6 +12,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -74,8 +75,9 @@ class BundleWriter:
         return size
 
     def drop(self) -> None:
-        """Close without an end: what was written is kept for the next start."""
-        self._file.flush()
+        """Close; what was written is kept for the next start, which begins behind the last whole member."""
+        with suppress(OSError, ValueError):
+            self._zip.close()
         self._file.close()
 
 
