@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 Bits = Literal[8, 4, 1]
 
 _LEVELS: dict[int, int] = {8: 127, 4: 7}
-_MARGIN = 1.25
-"""the range of a component beyond that of the sample: other cells may lie further out; what lies beyond is cut off"""
+_RANGES = (0.35, 0.5, 0.7, 1.0)
+"""ranges of a component that are tried, as shares of its largest number in the sample; what lies beyond is cut off"""
 
 _ROWS = 4096
 """vectors that are multiplied at once: always as many, so that sums are equal"""
@@ -94,9 +94,16 @@ def fit(asked: Smaller, sample: Floats) -> Fitted:
         largest = np.abs(directions).argmax(axis=1)
         directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
         basis = directions.astype(np.float32)
-        range_of = np.abs(_times((sample - tables["mean"]), basis.T)).max(axis=0)
-        tables |= {"basis": basis, "step": np.maximum(range_of * _MARGIN / 127, np.float32(1e-30)).astype(np.float32)}
+        tables |= {"basis": basis, "step": _steps(_times(sample - tables["mean"], basis.T))}
     return Fitted(asked=asked, tables=tables)
+
+
+def _steps(along: Floats) -> Floats:
+    """Step (component) of int8 with the least mean square error: few numbers far out are cut off, the rest is finer."""
+    largest = np.maximum(np.abs(along).max(axis=0), np.float32(1e-30))
+    steps = np.stack([largest * np.float32(share / 127) for share in _RANGES])
+    errors = [((along - np.rint(np.clip(along / step, -127, 127)) * step) ** 2).mean(axis=0) for step in steps]
+    return np.asarray(steps[np.argmin(errors, axis=0), np.arange(along.shape[1])], np.float32)
 
 
 def _times(rows: Floats, matrix: Floats) -> Floats:
