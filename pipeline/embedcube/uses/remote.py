@@ -86,6 +86,10 @@ class Store:
         except Exception as error:  # of Rust, without a class of its own
             raise RequestError(f"{address}: not the URL of a store: {printable(error, 200)}") from None
 
+    def has(self, _: str) -> bool:
+        """Whether there is such a file: taken as true, reading says."""
+        return True
+
     def read(self, name: str, most: int) -> bytes:
         """All bytes of a file of at most `most` bytes.
 
