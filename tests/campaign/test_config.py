@@ -303,7 +303,7 @@ def load(campaign: Campaign, /, **values: Any) -> Document:
         ({"windows__stepp": "1 day"}, r'windows: unknown key "stepp", did you mean "step"\?'),
         (
             {"how__zzz": 1},
-            r'how: unknown key "zzz"; known here: account, cache_mb, dask, device, .* and \d+ more$',
+            r'how: unknown key "zzz"; known here: account, base, cache_mb, dask, device, .* and \d+ more$',
         ),
         ({"windows__start": "2023-06-31"}, r'windows\.start: "2023-06-31" is not a date; write for example 2023-06-01'),
         ({"windows__step": "1 fortnight"}, r'windows: "1 fortnight" is not a length of time; .* "14 days", "1 month"'),

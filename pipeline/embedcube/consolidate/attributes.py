@@ -46,6 +46,10 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
     if layer.precision != "float32" or layer.compile:
         made = layer.precision + (" compiled" if layer.compile else "")
         attributes["embedcube:precision_bound"] = f"{made} against float32: a cosine of at least {LEAST_COSINE}"
+    # behind the model's, where the cubes of before have them: the same campaign keeps its bytes
+    for name in ("geoemb:gsd", "proj:code"):
+        if name in attributes:
+            attributes[name] = attributes.pop(name)
     if step > 1 and not isinstance(grid, SampleList):
         attributes["geoemb:chip_layout"] = {
             "layout_type": "regular_grid",
