@@ -33,6 +33,8 @@ class Provenance:
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
             raise RequestError(f"{address}/provenance: the cube has no provenance") from None
         self._offsets: dict[str, NDArray[np.int64]] = {}
+        self._arrays: dict[str, Any] = {}
+        self._blocks: dict[str, tuple[int, NDArray[Any]]] = {}
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -41,7 +43,7 @@ class Provenance:
 
     def array(self, name: str) -> NDArray[Any]:
         """One of the arrays, read whole."""
-        return np.asarray(self._group[name][...])
+        return np.asarray(self._opened(name)[...])
 
     @cached_property
     def _shards(self) -> dict[tuple[str, int, int, int], int]:
@@ -93,7 +95,7 @@ class Provenance:
     def _records(self, first: int, last: int) -> list[dict[str, Any]]:
         """The records of shards `first` to `last` - 1, in one read."""
         ends = self._firsts("shard_record")[first : last + 1]
-        data = bytes(self._group["shard_record"][int(ends[0]) : int(ends[-1])])
+        data = bytes(self._part("shard_record", int(ends[0]), int(ends[-1])))
         return [json.loads(data[a:b]) for a, b in pairwise((ends - ends[0]).tolist())]
 
     def objects(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -143,8 +145,8 @@ class Provenance:
     def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Rows of the scenes of a shard, and whether each could not be read."""
         first, last = self._firsts("link")[shard : shard + 2].tolist()
-        quarantined = self._group["link_quarantined"][first:last].astype(bool)
-        return np.asarray(self._group["link_scene"][first:last]), quarantined
+        quarantined = self._part("link_quarantined", first, last).astype(bool)
+        return self._part("link_scene", first, last), quarantined
 
     def scenes_of(self, shard: int, cell: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Scenes that contributed to cell number `cell` of a shard, and the other scenes that were planned for it."""
@@ -152,9 +154,9 @@ class Provenance:
         rows, quarantined = self.links(shard)
         contributions = self.contributions(shard)
         first = self._firsts("link")[shard]
-        resampling = self._group["link_resampling"][first : first + len(rows)]
+        resampling = self._part("link_resampling", int(first), int(first) + len(rows))
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
-        digests = self._group["scene_digest"]
+        digests = self._opened("scene_digest")
         for link, row in enumerate(rows.tolist()):
             scene = self.scene(row)
             described = {key: scene[key] for key in ("id", "archive", "time", "acquisition", "offset", "processing")}
@@ -173,7 +175,26 @@ class Provenance:
 
     def _blob(self, name: str, row: int) -> bytes:
         first, last = self._firsts(name)[row : row + 2].tolist()
-        return bytes(self._group[name][first:last])
+        return bytes(self._part(name, first, last))
+
+    def _opened(self, name: str) -> Any:
+        """One of the arrays; its metadata are read once."""
+        if name not in self._arrays:
+            self._arrays[name] = self._group[name]
+        return self._arrays[name]
+
+    def _part(self, name: str, first: int, last: int) -> NDArray[Any]:
+        """Elements `first` to `last` - 1 of an array; the chunks read last are kept, as their neighbours come next."""
+        array = self._opened(name)
+        if last <= first:
+            return np.empty(0, array.dtype)
+        start, block = self._blocks.get(name, (0, np.empty(0, array.dtype)))
+        if first < start or last > start + len(block):
+            chunk = array.chunks[0]
+            start = first // chunk * chunk
+            block = np.asarray(array[start : -(-last // chunk) * chunk])
+            self._blocks[name] = start, block
+        return block[first - start : last - start]
 
     def _firsts(self, name: str) -> NDArray[np.int64]:
         """Offset of the first byte of each row. Read once: a chunk of offsets costs far more than one row."""
