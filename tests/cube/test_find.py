@@ -11,7 +11,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
-from tests.conftest import REAL_DATA, Campaign, call_cli, run_cli
+from tests.conftest import REAL_DATA, Campaign, call_cli
 from tests.cube.synthetic import write_zone
 
 from embedcube.cube import drawing
@@ -216,7 +216,7 @@ def test_wrong_requests_are_refused(cube: Cube) -> None:
 def test_the_verb_prints_and_writes_hits(finished_demo: Campaign, tmp_path: Path) -> None:
     cube = finished_demo.run.newest_cube
     words = ("find", cube, "--like", "7.596,50.870", "--time", "2023-06", "--k", "4")
-    answer = json.loads(run_cli(*words, "--json").stdout)
+    answer = json.loads(call_cli(*words, "--json").stdout)
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4]
     assert answer["exact"]
     for suffix, read in (

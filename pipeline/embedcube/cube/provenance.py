@@ -175,7 +175,7 @@ class Provenance:
         rows, quarantined = self.links(shard)
         contributions = self.contributions(shard)
         first = self._firsts("link")[shard]
-        resampling = self._group["link_resampling"][first : first + len(rows)]
+        resampling = self._column("link_resampling").part(int(first), int(first) + len(rows))
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
         digests = self._group["scene_digest"]
         for link, row in enumerate(rows.tolist()):
@@ -215,14 +215,16 @@ class _Column:
 
     def __init__(self, array: Any) -> None:
         self._array, self._rows = array, int(array.chunks[0])
-        self._kept: NDArray[Any] = np.empty(0, array.dtype)
-        self._first = 0
+        # in one assignment: several threads may ask at once
+        self._kept: tuple[int, NDArray[Any]] = (0, np.empty(0, array.dtype))
 
     def part(self, first: int, last: int) -> NDArray[Any]:
         """Return rows `first` to `last` - 1; not to be written to."""
-        if not self._first <= first <= last <= self._first + len(self._kept):
-            begin = first // self._rows * self._rows
-            if last > begin + self._rows:
+        start, kept = self._kept
+        if not start <= first <= last <= start + len(kept):
+            start = first // self._rows * self._rows
+            if last > start + self._rows:
                 return np.asarray(self._array[first:last])
-            self._kept, self._first = np.asarray(self._array[begin : begin + self._rows]), begin
-        return self._kept[first - self._first : last - self._first]
+            kept = np.asarray(self._array[start : start + self._rows])
+            self._kept = start, kept
+        return kept[first - start : last - start]
