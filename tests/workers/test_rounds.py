@@ -21,11 +21,13 @@ from pyproj import Transformer
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
+from embedcube.campaign import plan as plan_module
+from embedcube.campaign import tables
 from embedcube.campaign.how import How
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Quarantined, scan_records
-from embedcube.campaign.plan import Plan, read_plan, read_recipes
+from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without, write_verdicts
@@ -170,6 +172,19 @@ def test_the_shards_of_a_broken_scene_are_embedded_again_and_no_others(finished:
     assert 0 < len(found) < 16, "some shards do not read the broken block"
     assert finished.cli("verify")
     assert json.loads(finished.cli("status", "--json"))["round"] == 2
+
+
+def test_recipes_of_a_later_round_need_the_links_of_a_few_shards_at_once(
+    finished: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `status` reads of a plan whose links memory does not hold."""
+    plan = plan_of(finished)
+    assert plan.verdicts.scenes
+    whole, sizes, without = tasks_of_recipes(finished.run, plan), list[int](), plan_module._without_broken
+    monkeypatch.setattr(tables, "_ROWS", 2)
+    monkeypatch.setattr(plan_module, "_without_broken", lambda one, out: sizes.append(len(one)) or without(one, out))
+    assert tasks_of_recipes(finished.run, plan) == whole
+    assert sum(sizes) == len(whole) > max(sizes) == 2
 
 
 def test_explain_says_why_a_scene_is_out_where_it_would_have_been_read(finished: Campaign) -> None:

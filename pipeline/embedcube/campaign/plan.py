@@ -18,7 +18,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Encoding
 from embedcube.campaign.seals import read_digested, read_sealed, refused, write_sealed
-from embedcube.campaign.tables import inventory_digest, read_columns
+from embedcube.campaign.tables import inventory_digest, read_columns, read_pieces
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
@@ -266,9 +266,13 @@ def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) 
     changed = not {"recipe", "scenes"}.isdisjoint(names) and bool(plan.verdicts.scenes)
     needed = tuple(dict.fromkeys((*names, "recipe", "scenes"))) if changed else names
     filters = None if task is None or in_pilot else [("task", "=", task)]
-    table = read_columns(run.plan, digest, needed, "plan", filters)
-    if changed:
-        table = _without_broken(table, plan.verdicts).select(list(names))
+    if changed and filters is None:
+        # the links of all shards, which are needed for the recipes of a few, may be more than memory holds
+        pieces = read_pieces(run.plan, digest, needed, "plan")
+        table = pyarrow.concat_tables(_without_broken(piece, plan.verdicts).select(list(names)) for piece in pieces)
+    else:
+        table = read_columns(run.plan, digest, needed, "plan", filters)
+        table = _without_broken(table, plan.verdicts).select(list(names)) if changed else table
     return _pilot_of(table, run, plan, digest) if in_pilot else table
 
 
