@@ -5,9 +5,10 @@ layer was made with other weights are not asked: their numbers mean something el
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -18,12 +19,13 @@ from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.examples import Wanted, wanted_by
 from embedcube.cube.find import Search, default_apart_m, find_query
+from embedcube.cube.opening import RemoteStore
 from embedcube.cube.reader import Cube, open_cube
 from embedcube.cube.similar import Query
 from embedcube.errors import EmbedcubeError, RequestError, WorkError
 from embedcube.printable import listed, printable
 from embedcube.uses.centres import Centre
-from embedcube.uses.remote import Server
+from embedcube.uses.remote import Server, within
 from embedcube.uses.serve.places import Places
 
 T = TypeVar("T")
@@ -36,6 +38,9 @@ Example = Place | BaseGeometry
 
 TIMEOUT_S = 60.0
 """seconds that a server may take for one answer"""
+
+DEADLINE_S = 600.0
+"""seconds after which a centre is given up, whatever it does: a plain store is read by this machine, part by part"""
 
 _AROUND = 8
 """hits closer to an example than the distance between hits, at most: they are left out when all have answered"""
@@ -136,7 +141,10 @@ class _Local:
     """A cube that this process reads: a folder, or a store at a URL."""
 
     def __init__(self, centre: Centre) -> None:
-        self._cube: Cube = open_cube(centre.address.url)
+        address = centre.address
+        # a store behind a server that asks for a token, such as .../v1/cubes/NAME/files/VERSION.zarr
+        token = address.headers if address.url.startswith(("http://", "https://")) else {}
+        self._cube: Cube = open_cube(RemoteStore(address.url, token) if token else address.url)
 
     def layer(self, name: str | None) -> _Layer:
         name = _only(name, self._cube.layers)
@@ -199,13 +207,23 @@ class _State:
     problem: EmbedcubeError | None = None
     hits: list[dict[str, Any]] | None = None
     apart_m: float = 0.0
+    left_s: float = field(default_factory=lambda: DEADLINE_S)
+    """seconds that it may still take: waiting for others does not count"""
+
+    def bounded(self, work: Callable[[], T]) -> T:
+        """The result of `work`; a WorkError at the deadline."""
+        start = time.monotonic()
+        try:
+            return within(self.left_s, work, str(self.centre.address))
+        finally:
+            self.left_s -= time.monotonic() - start
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """The result of `work`; None where the centre is down, refuses, or has done so before."""
         if self.problem is not None:
             return None
         try:
-            return work()
+            return self.bounded(work)
         except EmbedcubeError as error:
             self.problem = error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -289,7 +307,7 @@ def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], 
 
 
 def _read(
-    states: Sequence[_State], example: Example, time: str | None, weights: str | None
+    states: Sequence[_State], example: Example, window: str | None, weights: str | None
 ) -> tuple[NDArray[Any], str, list[Place]]:
     """The vector of an example from the first centre that has one, of the given weights if there are any."""
     reasons = []
@@ -302,7 +320,7 @@ def _read(
             reasons.append(f"{state.centre.name}: weights {layer.weights[:12]}, not {weights[:12]}")
             continue
         try:
-            vector, centres = holder.vector(layer.name, example, time)
+            vector, centres = state.bounded(partial(holder.vector, layer.name, example, window))
             return vector, layer.weights, centres
         except RequestError as error:
             reasons.append(f"{state.centre.name}: {error}")
