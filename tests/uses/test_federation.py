@@ -22,9 +22,10 @@ from tests.uses.serving import running, spawned
 
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.uses import federation
+from embedcube.uses import federation, holders
 from embedcube.uses.centres import Centre, read_catalogue
-from embedcube.uses.federation import Federated, Question, find_at_all, metres
+from embedcube.uses.federation import Federated, find_at_all, metres
+from embedcube.uses.holders import Question
 from embedcube.uses.remote import Address
 from embedcube.uses.serve.app import create_app
 
@@ -167,7 +168,7 @@ def test_a_polygon_that_holds_the_best_hits_leaves_the_others(cubes: dict[str, P
 
 
 def test_a_hit_that_is_none_costs_its_centre_only(cubes: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = federation._Local.find
+    whole = holders.Local.find
 
     def torn(self: Any, *asked: Any) -> Any:
         hits, apart_m = whole(self, *asked)
@@ -175,7 +176,7 @@ def test_a_hit_that_is_none_costs_its_centre_only(cubes: dict[str, Path], monkey
             hits[0] = {name: value for name, value in hits[0].items() if name != "cosine"}
         return hits, apart_m
 
-    monkeypatch.setattr(federation._Local, "find", torn)
+    monkeypatch.setattr(holders.Local, "find", torn)
     found = find_at_all(local(cubes), question(cubes))
     (missing,) = found.missing
     assert (missing.centre, "KeyError: 'cosine'" in missing.reason) == ("south", True)
