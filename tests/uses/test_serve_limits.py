@@ -17,7 +17,7 @@ from embedcube.cube.preview_store import preview_store_of, write_preview_store
 from embedcube.cube.reader import Cube
 from embedcube.uses.serve.app import create_app
 from embedcube.uses.serve.extent import of_polygons, of_windows
-from embedcube.uses.serve.limits import Limits
+from embedcube.uses.serve.limits import Held, Limits
 
 LAYER_PATH = f"/v1/cubes/two_zones/layers/{LAYER}"
 
@@ -189,14 +189,14 @@ def test_windows_that_are_too_large_to_keep_are_answered_part_by_part(cube: Path
     paths = [f"zones/utm32/windows/0/{what}" for what in ("status", "n_obs", "colours", "tiles/colours/1/0/0.png")]
     paths += [f"zones/utm32/windows/0/{what}" for what in ("colours?step=3", "tiles/status/0/0/0.png", "status?step=7")]
     expected = [ask("similar", body).content, *(ask(path).content for path in paths)]
-    with served(cube, Limits(windows_mb=0)) as small:
+    with served(cube, Limits(held=Held(windows_mb=0))) as small:
         assert small("similar", body).content == expected[0]
         for path, content in zip(paths, expected[1:], strict=True):
             answer = small(path)
             assert answer.status_code == 200, (path, answer.text)
             assert answer.content == content, path
     # what is too much to send or to decode is told from what is asked: status has a byte for each cell
-    with served(cube, Limits(windows_mb=0, decoded_mb=-1)) as none:
+    with served(cube, Limits(held=Held(windows_mb=0), decoded_mb=-1)) as none:
         assert {none(path).status_code for path in paths} == {413}
 
 
@@ -207,7 +207,7 @@ def test_colours_of_large_windows_are_those_of_the_preview(cube: Path, tmp_path:
     path = "zones/utm33/windows/1/colours"
     expected = ask(path).content
     # no vector is decoded for them, so a price of vectors does not matter
-    with served(copy, Limits(windows_mb=0)) as small:
+    with served(copy, Limits(held=Held(windows_mb=0))) as small:
         assert small(path).content == expected
         assert small(path, step=5).content == ask(path, step=5).content
 
@@ -248,7 +248,7 @@ def test_errors_name_the_cube_and_not_its_place_on_this_machine(cube: Path, tmp_
         for damaged in (copy / LAYER / zone / "embedding").glob("c.0.*"):
             damaged.chmod(0o644)
             damaged.write_bytes(damaged.read_bytes()[:-20] + bytes(20))
-    with served(copy, Limits(windows_mb=0)) as ask:
+    with served(copy, Limits(held=Held(windows_mb=0))) as ask:
         answers = {name: ask(path, body, **parameters) for name, (path, body, parameters) in ASKED.items()}
         answers["explain"] = ask("explain", **PLACE, time="2023-06")
         answers["outside"] = ask("explain", lon=3, lat=50)

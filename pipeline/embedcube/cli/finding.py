@@ -72,7 +72,7 @@ def find(
         search = Search(k=k, time=moment, within=region, apart_m=apart_m)
         _find_in(_layer(cube, layer), examples, search, out, as_json)
         return
-    from embedcube.uses.federation import Question
+    from embedcube.uses.holders import Question
 
     asked = Question(
         like=examples[0], unlike=examples[1], layer=layer, k=k, time=moment, within=region, apart_m=apart_m

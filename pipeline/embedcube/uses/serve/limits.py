@@ -1,6 +1,6 @@
 """What one request may ask for. A larger one is refused with 413 before anything is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class TooMuch(Exception):
@@ -8,8 +8,22 @@ class TooMuch(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a server computes and keeps at once, for all requests."""
+
+    computing: int = 2
+    """requests that are computed at once: boxes, parcels, searches; more of them wait"""
+    waiting: int = 32
+    """requests that may wait; more are told to come again (503)"""
+    chunks_mb: int = 256
+    """memory of decoded chunks that are kept for points"""
+    windows_mb: int = 1024
+    """memory of whole windows that are kept for maps of similarity; larger windows are read part by part"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of one request, and of what is computed and kept at once."""
+    """Limits of one request, and of what is held for all of them."""
 
     body_bytes: int = 8 << 20
     """bytes of the body of a request"""
@@ -31,16 +45,9 @@ class Limits:
     """places, polygons and vectors that one search is asked by"""
     hits: int = 1_000
     """hits of one search"""
-    computing: int = 2
-    """requests that are computed at once: boxes, parcels, searches; more of them wait"""
-    waiting: int = 32
-    """requests that may wait; more are told to come again (503)"""
-    chunks_mb: int = 256
-    """memory of decoded chunks that are kept for points"""
-    windows_mb: int = 1024
-    """memory of whole windows that are kept for maps of similarity; larger windows are read part by part"""
     map_mb: int = 128
     """MB of numbers in one map: of a window, of similarity, of change"""
+    held: Held = field(default_factory=Held)
 
 
 def refuse_above(what: str, asked: int, most: int) -> None:

@@ -81,12 +81,7 @@ def routes(served: Served) -> APIRouter:
         """A tile of 256 x 256 pixels, counted from the upper left corner; at level n every 2^n-th cell is a pixel."""
         holding = served.cube(cube)
         path = _window(holding, layer, zone, t)
-        rows, columns = holding.cube.array(path, "status").shape[1:]
-        step, side = 1 << level, TILE << level
-        if row * side >= rows or column * side >= columns:
-            raise NotHere(f"no tile ({row}, {column}) at level {level}: the zone has {rows} x {columns} cells")
-        # an array may end within the tile
-        y, x = (slice(i * side, min((i + 1) * side, size), step) for i, size in ((row, rows), (column, columns)))
+        y, x = _cells_of_tile(holding, path, level, row, column)
         _refuse_large(holding, path, what, y, x, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
             return same
@@ -106,6 +101,17 @@ def _window(holding: Holding, layer: str, zone: str, t: int) -> str:
     if t >= windows:
         raise NotHere(f"{path} has {windows} windows, counted from 0; there is no window {t}")
     return path
+
+
+def _cells_of_tile(holding: Holding, path: str, level: int, row: int, column: int) -> tuple[slice, slice]:
+    """Rows and columns of a zone that a tile shows; NotHere where it would be beside the zone."""
+    rows, columns = holding.cube.array(path, "status").shape[1:]
+    step, side = 1 << level, TILE << level
+    if row * side >= rows or column * side >= columns:
+        raise NotHere(f"no tile ({row}, {column}) at level {level}: the zone has {rows} x {columns} cells")
+    # the zone may end within the tile
+    y, x = (slice(i * side, min((i + 1) * side, size), step) for i, size in ((row, rows), (column, columns)))
+    return y, x
 
 
 def _refuse_large(holding: Holding, path: str, what: str, y: slice, x: slice, limits: Limits) -> None:

@@ -107,14 +107,18 @@ class Reader:
         """Nothing is opened yet."""
         self._cube = cube
         # tensorstore keeps what says where chunks lie in an object, and the chunks that it decoded last
-        pool = {"total_bytes_limit": limits.chunks_mb << 17}
+        pool = {"total_bytes_limit": limits.held.chunks_mb << 17}
         self._context = tensorstore.Context({"cache_pool": pool})
         self._arrays: dict[tuple[str, str], Any] = {}
-        self._chunks: Kept[_Key, NDArray[Any]] = Kept(limits.chunks_mb * 7 << 17, lambda chunk: chunk.nbytes)
-        self._windows: Kept[tuple[str, int], WholeWindow] = Kept(limits.windows_mb << 20, lambda window: window.nbytes)
-        self._colours: Kept[tuple[str, int], NDArray[np.uint8]] = Kept(limits.windows_mb << 17, lambda one: one.nbytes)
+        self._chunks: Kept[_Key, NDArray[Any]] = Kept(limits.held.chunks_mb * 7 << 17, lambda chunk: chunk.nbytes)
+        self._windows: Kept[tuple[str, int], WholeWindow] = Kept(
+            limits.held.windows_mb << 20, lambda window: window.nbytes
+        )
+        self._colours: Kept[tuple[str, int], NDArray[np.uint8]] = Kept(
+            limits.held.windows_mb << 17, lambda one: one.nbytes
+        )
         self._bases: dict[str, Basis | None] = {}
-        self._most_window = limits.windows_mb << 20
+        self._most_window = limits.held.windows_mb << 20
 
     def _array(self, zone: str, name: str) -> Any:
         key = (zone, name)

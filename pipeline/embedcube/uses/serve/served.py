@@ -27,8 +27,8 @@ class Desk:
 
     def __init__(self, limits: Limits) -> None:
         """Nobody waits."""
-        self._most = limits.computing + limits.waiting
-        self._threads = limits.computing
+        self._most = limits.held.computing + limits.held.waiting
+        self._threads = limits.held.computing
         self._limiter: anyio.CapacityLimiter | None = None
         self._present = 0
 
