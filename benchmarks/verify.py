@@ -131,13 +131,12 @@ def _scene(number: int) -> Scene:
 
 
 class _Maker:
-    """Writes shards of random vectors; those of few different ones, as compressing them takes longest."""
+    """Writes shards of random vectors."""
 
     def __init__(self, cube: Path, planned: LayerPlan, digests: list[str]) -> None:
         self._cube, self._digests, self._side = cube, digests, planned.layout.shard_cells
         self._part = cube.with_name("part")
-        self._writer, encoder = PartWriter(self._part), ShardEncoder(part_specs(planned))
-        self._kept = [encoder.encode(self._arrays(seed)) for seed in range(64)]
+        self._writer, self._encoder = PartWriter(self._part), ShardEncoder(part_specs(planned))
         cells = np.ones((SCENES, self._side**2), bool)
         self._packed = np.packbits(cells, axis=1).tobytes()
         self._shares = zlib.compress(np.full((1, self._side**2), 65535, "<u2").tobytes())
@@ -153,7 +152,7 @@ class _Maker:
 
     def make(self, shard: Shard) -> Made:
         """Write the objects of a shard, and record it."""
-        objects = self._kept[(shard.iy * 31 + shard.ix) % len(self._kept)]
+        objects = self._encoder.encode(self._arrays(shard.iy * 1000 + shard.ix))
         keys = {name: object_key(name, (shard.t, shard.iy, shard.ix)) for name in objects}
         listed = []
         for name, data in objects.items():

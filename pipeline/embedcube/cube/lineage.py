@@ -37,8 +37,8 @@ class KnownScene:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fed:
-    """A shard that has a scene among those it was made of."""
+class ShardAt:
+    """Where and when a shard is."""
 
     layer: str
     zone: str
@@ -48,6 +48,24 @@ class Fed:
     ix: int
     window: str
     """ISO 8601 interval"""
+    bounds: tuple[float, float, float, float]
+    """xmin, ymin, xmax, ymax in the CRS of the zone"""
+    crs: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}/{self.zone} t{self.t} y{self.iy} x{self.ix}"
+
+    def facts(self) -> dict[str, Any]:
+        """Its name and numbers, as tables and JSON have them."""
+        numbers = {"layer": self.layer, "zone": self.zone, "t": self.t, "iy": self.iy, "ix": self.ix}
+        return {"shard": str(self), **numbers, "window": self.window}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fed:
+    """A shard that has a scene among those it was made of."""
+
+    at: ShardAt
     recipe: str
     unread: bool
     """whether the scene could not be read for it"""
@@ -55,19 +73,16 @@ class Fed:
     """cells of the shard"""
     cells: NDArray[np.bool_] | None
     """which cells (y, x) got a pixel of the scene; None before the shard was embedded"""
-    bounds: tuple[float, float, float, float]
-    """xmin, ymin, xmax, ymax in the CRS of the zone"""
-    crs: str
-
-    @property
-    def shard(self) -> str:
-        """Name of the shard, as every message has it."""
-        return f"{self.layer}/{self.zone} t{self.t} y{self.iy} x{self.ix}"
 
     @property
     def count(self) -> int | None:
         """Cells that got a pixel; None before the shard was embedded."""
         return None if self.cells is None else int(self.cells.sum())
+
+    def facts(self) -> dict[str, Any]:
+        """The row of a table."""
+        cells = {"cells": self.count, "of_cells": self.of_cells}
+        return self.at.facts() | {"recipe": self.recipe, "unread": self.unread, **cells}
 
 
 def scene_in(cube: CubeStore, asked: str) -> KnownScene:
@@ -124,25 +139,29 @@ def fed_by(cube: CubeStore, scene: int) -> Iterator[Fed]:
     recipes = provenance.array("shard_recipe")
     for link, row in zip(links.tolist(), rows.tolist(), strict=True):
         zone, t, iy, ix = places[row]
-        layer, _, name = zone.partition("/")
         side = cube.array(zone, "embedding").shards[1]
         packed = provenance.contributions(row)[link - int(first[row])]
         _, quarantined = provenance.links(row)
         yield Fed(
-            layer=layer, zone=name, t=t, iy=iy, ix=ix, window=cube.windows(zone)[t].short,
-            recipe=bytes(recipes[row]).hex(), unread=bool(quarantined[link - int(first[row])]), of_cells=side * side,
+            at=shard_at(cube, zone, t, iy, ix),
+            recipe=bytes(recipes[row]).hex(),
+            unread=bool(quarantined[link - int(first[row])]),
+            of_cells=side * side,
             cells=np.unpackbits(packed, count=side * side).astype(bool).reshape(side, side),
-            bounds=bounds_of(cube, zone, iy, ix), crs=cube.group(zone).attrs["proj:wkt2"],
-        )  # fmt: skip
+        )
 
 
-def bounds_of(cube: CubeStore, zone: str, iy: int, ix: int) -> tuple[float, float, float, float]:
-    """xmin, ymin, xmax, ymax of a shard in the CRS of its zone."""
-    a, _, left, _, e, top = cube.group(zone).attrs["spatial:transform"]
-    side = cube.array(zone, "embedding").shards[1]
-    x, y = (left + a * side * (ix + step) for step in (0, 1)), (top + e * side * (iy + step) for step in (1, 0))
-    (xmin, xmax), (ymin, ymax) = x, y
-    return xmin, ymin, xmax, ymax
+def shard_at(cube: CubeStore, zone: str, t: int, iy: int, ix: int) -> ShardAt:
+    """Where and when a shard of a cube is; `zone` is "<layer>/<zone>"."""
+    layer, _, name = zone.partition("/")
+    attributes, side = cube.group(zone).attrs, cube.array(zone, "embedding").shards[1]
+    a, _, left, _, e, top = attributes["spatial:transform"]
+    xmin, xmax = (left + a * side * (ix + step) for step in (0, 1))
+    ymin, ymax = (top + e * side * (iy + step) for step in (1, 0))
+    return ShardAt(
+        layer=layer, zone=name, t=t, iy=iy, ix=ix, window=cube.windows(zone)[t].short, bounds=(xmin, ymin, xmax, ymax),
+        crs=attributes["proj:wkt2"],
+    )  # fmt: skip
 
 
 def place_of_shard(provenance: Provenance, asked: str) -> tuple[str, int, int, int]:

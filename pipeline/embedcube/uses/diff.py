@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.reasons import KINDS, Account, Compared, Reason, compared
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
-from embedcube.cube.lineage import bounds_of
+from embedcube.cube.lineage import ShardAt, shard_at
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
@@ -31,22 +31,13 @@ EQUAL, CHANGED, LOST, GAINED = 1, 2, 3, 4
 class ShardDiff:
     """A shard that differs."""
 
-    shard: str
-    layer: str
-    zone: str
-    t: int
+    at: ShardAt
     """in the second cube; in the first one where the shard is gone"""
-    iy: int
-    ix: int
-    window: str
     reason: Reason
     cells: dict[int, int]
     """number of cells by what became of them; other cells have no vector in either cube"""
     least_cosine: float | None
     """between two vectors of a cell that changed; None where no vectors could be compared"""
-    bounds: tuple[float, float, float, float]
-    """xmin, ymin, xmax, ymax in the CRS of the zone"""
-    crs: str
     fate: NDArray[np.uint8] | None = field(default=None, repr=False)
     """what became of each cell (y, x), 0 where neither cube has a vector; None where cells cannot be compared"""
     distance: NDArray[np.float32] | None = field(default=None, repr=False)
@@ -54,12 +45,9 @@ class ShardDiff:
 
     def facts(self) -> dict[str, Any]:
         """The row of a table."""
-        return {
-            "shard": self.shard, "layer": self.layer, "zone": self.zone, "t": self.t, "iy": self.iy, "ix": self.ix,
-            "window": self.window, "kind": self.reason.kind, "reason": str(self.reason),
-            **{f"cells_{word}": self.cells.get(code, 0) for word, code in _WORDS.items()},
-            "least_cosine": self.least_cosine,
-        }  # fmt: skip
+        cells = {f"cells_{word}": self.cells.get(code, 0) for word, code in _WORDS.items()}
+        why = {"kind": self.reason.kind, "reason": str(self.reason)}
+        return {**self.at.facts(), **why, **cells, "least_cosine": self.least_cosine}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,11 +213,9 @@ def _shard_diff(
         least = 1 - float(known.max())
     cells = {} if fate is None else {code: int(n) for code in _WORDS.values() if (n := (fate == code).sum())}
     return ShardDiff(
-        shard=str(shard), layer=shard.layer, zone=shard.zone, t=shard.t, iy=shard.iy, ix=shard.ix,
-        window=side.cube.windows(zone)[shard.t].short, reason=one.reason,
+        at=shard_at(side.cube, zone, shard.t, shard.iy, shard.ix), reason=one.reason,
         cells=cells,
         least_cosine=least if distance is not None and known.size else None,
-        bounds=bounds_of(side.cube, zone, shard.iy, shard.ix), crs=side.cube.group(zone).attrs["proj:wkt2"],
         fate=fate if keep_cells else None, distance=distance if keep_cells else None,
     )  # fmt: skip
 

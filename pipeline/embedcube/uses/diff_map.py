@@ -41,13 +41,13 @@ def write_diff(found: Diff, path: Path) -> list[Path]:
         return [path]
     by_window: dict[tuple[str, str, int], list[ShardDiff]] = defaultdict(list)
     for one in found.shards:
-        by_window[one.layer, one.zone, one.t].append(one)
+        by_window[one.at.layer, one.at.zone, one.at.t].append(one)
     files = []
     for (layer, zone, t), shards in by_window.items():
         file = path if len(by_window) == 1 else path.with_stem(f"{path.stem}-{layer}-{zone}-t{t}")
         picture, step = _picture(shards)
         lines = (
-            f"window {shards[0].window}: shards that differ; north is up"
+            f"window {shards[0].at.window}: shards that differ; north is up"
             + (f"; one of {step} x {step} cells is shown" if step > 1 else ""),
             f"first {found.first}",
             f"second {found.second}",
@@ -75,13 +75,13 @@ def _table(found: Diff) -> "geopandas.GeoDataFrame":
     rows = [one.facts() for one in found.shards]
     names = list(rows[0]) if rows else ["shard", "layer", "zone", "kind", "reason"]
     columns = {name: [row[name] for row in rows] for name in names}
-    geometry = [square(one.bounds, one.crs) for one in found.shards]
+    geometry = [square(one.at.bounds, one.at.crs) for one in found.shards]
     return geopandas.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
 
 
 def _picture(shards: list[ShardDiff]) -> tuple[NDArray[np.uint8], int]:
     """Colours (y, x, 3) around shards of one zone and window, and how many cells along a side are one square."""
-    rows, cols = ([getattr(one, name) for one in shards] for name in ("iy", "ix"))
+    rows, cols = ([getattr(one.at, name) for one in shards] for name in ("iy", "ix"))
     top, left = min(rows), min(cols)
     side = max((one.fate.shape[0] for one in shards if one.fate is not None), default=1)
     shape = ((max(rows) - top + 1) * side, (max(cols) - left + 1) * side)
@@ -90,7 +90,7 @@ def _picture(shards: list[ShardDiff]) -> tuple[NDArray[np.uint8], int]:
     rgb = np.full((*small, 3), _PAPER, np.uint8)
     for one in shards:
         colours = _colours(one, side)[::step, ::step]
-        y, x = ((one.iy - top) * side // step, (one.ix - left) * side // step)
+        y, x = ((one.at.iy - top) * side // step, (one.at.ix - left) * side // step)
         part = rgb[y : y + colours.shape[0], x : x + colours.shape[1]]
         part[...] = colours[: part.shape[0], : part.shape[1]]
     factor = max(1, _SIDE_PX // max(small))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcube.cube.lineage import Fed, KnownScene, chosen, fed_by, scene_in
+from embedcube.cube.lineage import Fed, KnownScene, ShardAt, chosen, fed_by, scene_in
 from embedcube.errors import RequestError
 from embedcube.grid import to_degrees
 
@@ -39,14 +39,7 @@ class Lineage:
 
     def document(self) -> dict[str, Any]:
         """What `lineage --json` prints."""
-        shards = [
-            {
-                "shard": one.shard, "layer": one.layer, "zone": one.zone, "t": one.t, "iy": one.iy, "ix": one.ix,
-                "window": one.window, "recipe": one.recipe, "unread": one.unread, "cells": one.count,
-                "of_cells": one.of_cells,
-            }
-            for one in self.fed
-        ]  # fmt: skip
+        shards = [one.facts() for one in self.fed]
         return {"of": self.of, "scene": asdict(self.scene), "cells": self.cells, "shards": shards}
 
     def lines(self) -> Iterator[str]:
@@ -58,13 +51,13 @@ class Lineage:
         if scene.superseded_by:
             yield f"            superseded by {scene.superseded_by}"
         yield f"of          {self.of}"
-        for layer in dict.fromkeys(one.layer for one in self.fed):
-            own = [one for one in self.fed if one.layer == layer]
+        for layer in dict.fromkeys(one.at.layer for one in self.fed):
+            own = [one for one in self.fed if one.at.layer == layer]
             cells = "" if self.cells is None else f", {sum(one.count or 0 for one in own):,} cells"
             yield f"{layer}: {len(own)} shards{cells}"
             for one in own[:_SHOWN]:
                 count = "not embedded yet" if one.count is None else f"{one.count} of {one.of_cells} cells"
-                yield f"  {one.shard:<28}  {one.window:<22}  {'could not be read' if one.unread else count}"
+                yield f"  {one.at!s:<28}  {one.at.window:<22}  {'could not be read' if one.unread else count}"
             if len(own) > _SHOWN:
                 yield f"  ... and {len(own) - _SHOWN} more: -o FILE.csv lists them"
         if not self.fed:
@@ -92,18 +85,17 @@ def lineage_in_plan(campaign: "Campaign", run: "RunDir", asked: str) -> Lineage:
     for shard in (shard for group in read_shards(run, plan) for shard in group if scene.row in shard.scenes):
         layer = plan.layers[shard.layer]
         grid, layout = layer.grids[shard.zone], layer.layout
-        fed.append(
-            Fed(
-                layer=shard.layer, zone=shard.zone, t=shard.t, iy=shard.iy, ix=shard.ix, window=windows[shard.t],
-                recipe=shard.recipe, unread=scene.row in plan.verdicts.scenes, of_cells=layout.shard_cells**2,
-                cells=None, bounds=grid.bounds(layout.shard_area(shard.row, shard.col)), crs=grid.crs,
-            )
+        at = ShardAt(
+            layer=shard.layer, zone=shard.zone, t=shard.t, iy=shard.iy, ix=shard.ix, window=windows[shard.t],
+            bounds=grid.bounds(layout.shard_area(shard.row, shard.col)), crs=grid.crs,
         )  # fmt: skip
+        unread = scene.row in plan.verdicts.scenes
+        fed.append(Fed(at=at, recipe=shard.recipe, unread=unread, of_cells=layout.shard_cells**2, cells=None))
     return Lineage(of=f"the plan {run.plan}", scene=scene, fed=tuple(sorted(fed, key=_order)))
 
 
 def _order(one: Fed) -> tuple[str, str, int, int, int]:
-    return one.layer, one.zone, one.t, one.iy, one.ix
+    return one.at.layer, one.at.zone, one.at.t, one.at.iy, one.at.ix
 
 
 def _planned_scene(campaign: "Campaign", run: "RunDir", inventory: str, asked: str) -> KnownScene:
@@ -128,12 +120,11 @@ def shards_table(fed: Sequence[Fed]) -> "geopandas.GeoDataFrame":
     """One row for each shard, with its square."""
     import geopandas
 
-    columns: dict[str, Any] = {
-        name: [getattr(one, name) for one in fed]
-        for name in ("shard", "layer", "zone", "t", "iy", "ix", "window", "recipe", "unread", "count", "of_cells")
-    }
-    columns["cells"] = columns.pop("count")
-    return geopandas.GeoDataFrame(columns, geometry=[square(one.bounds, one.crs) for one in fed], crs="EPSG:4326")
+    rows = [one.facts() for one in fed]
+    names = [*(rows[0] if rows else ("shard", "layer", "zone", "t", "iy", "ix", "window", "cells"))]
+    columns = {name: [row[name] for row in rows] for name in names}
+    geometry = [square(one.at.bounds, one.at.crs) for one in fed]
+    return geopandas.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
 
 
 def square(bounds: tuple[float, float, float, float], crs: str) -> Any:
@@ -176,11 +167,11 @@ def _cells(one: Fed) -> dict[str, Any]:
     assert one.cells is not None
     side = one.cells.shape[0]
     row, col = np.nonzero(one.cells)
-    xmin, _, xmax, ymax = one.bounds
+    xmin, _, xmax, ymax = one.at.bounds
     cell = (xmax - xmin) / side
-    lon, lat = to_degrees(one.crs).transform(xmin + (col + 0.5) * cell, ymax - (row + 0.5) * cell)
-    same = {name: np.full(len(row), getattr(one, name)) for name in ("layer", "zone", "t", "window")}
-    return {**same, "y": one.iy * side + row, "x": one.ix * side + col, "lon": lon, "lat": lat}
+    lon, lat = to_degrees(one.at.crs).transform(xmin + (col + 0.5) * cell, ymax - (row + 0.5) * cell)
+    same = {name: np.full(len(row), getattr(one.at, name)) for name in ("layer", "zone", "t", "window")}
+    return {**same, "y": one.at.iy * side + row, "x": one.at.ix * side + col, "lon": lon, "lat": lat}
 
 
 def write_lineage(found: Lineage, path: Path, *, cells: bool) -> None:
