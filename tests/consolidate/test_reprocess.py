@@ -85,14 +85,12 @@ def test_nothing_is_embedded_and_the_cube_is_the_same(again: Campaign, finished_
 
 
 def test_a_cube_alone_is_enough(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> None:
-    """Without its run folder: one that came from another centre. Its weights are named by the campaign."""
+    """Without its run folder: one that came from another centre. It keeps the weights that were fitted."""
     cube = tmp_path / "elsewhere" / "cube.zarr"
     shutil.copytree(finished_demo.run.newest_cube.resolve(), cube)
-    weights = finished_demo.run.weights("s2_mosaiks")
 
     def change(document: dict[str, Any]) -> None:
         document["how"]["base"] = str(cube)
-        document["layers"]["s2_mosaiks"]["weights"] = str(weights)
 
     campaign = begun(tmp_path / "run", demo_archive, finished_demo, change)
     answer = planned(campaign)

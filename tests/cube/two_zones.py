@@ -13,6 +13,7 @@ import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ CLOUD_DEGREES = 0.012
 FAILED_SHARD, INCOMPLETE_SHARD = ("utm32", 1, 1, 1), ("utm33", 0, 2, 2)
 """zone, window, row and column of shards"""
 
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "campaign": "two_zones",
     "archives": {"s2": {"source": "sentinel2", "path": "/nowhere", "bands": ["B02", "B03", "B04", "B08"]}},
     "grid": {"crs": "utm", "pixel": 10},
@@ -74,13 +75,17 @@ def cloudy(lon: NDArray[np.float64], lat: NDArray[np.float64], t: int) -> NDArra
     return np.asarray(((lon - east) * 0.64) ** 2 + (lat - north) ** 2 < CLOUD_DEGREES**2)
 
 
-def write_two_zones(cube: Path) -> None:
-    """Write the cube, with provenance, to a new folder."""
-    campaign = Campaign.model_validate(DOCUMENT)
+def write_two_zones(cube: Path, document: dict[str, Any] = DOCUMENT, without: tuple[int, ...] = ()) -> None:
+    """Write the cube, with provenance, to a new folder; of another document, or `without` some of its nine scenes.
+
+    Without a scene, the vectors of its window are others.
+    """
+    campaign = Campaign.model_validate(document)
+    windows = len(campaign.all_windows)
     planned = _planned(campaign)
     plan = Plan(
         campaign=campaign.digest, plan="0" * 64, inventory="0" * 64, versions={"embedcube": "0", "torch": "0"},
-        layers={LAYER: planned}, shards=2 * SHARDS**2 * WINDOWS, tasks=1, price=_price(), files={},
+        layers={LAYER: planned}, shards=2 * SHARDS**2 * windows, tasks=1, price=_price(), files={},
     )  # fmt: skip
     write_template(campaign, plan.layers, cube)
     times = [datetime(2023, month, day, 10, 30, tzinfo=UTC) for month in (6, 7, 8) for day in (5, 15, 25)]
@@ -94,9 +99,9 @@ def write_two_zones(cube: Path) -> None:
     shards = (
         Shard(
             layer=LAYER, zone=zone, t=t, row=place.row + iy, col=place.col + ix, iy=iy, ix=ix, recipe="",
-            scenes=tuple(range(3 * t, 3 * t + 3)),
+            scenes=tuple(i for i in range(3 * t, 3 * t + 3) if i not in without),
         )
-        for zone, place in planned.zones.items() for t in range(WINDOWS) for iy, ix in np.ndindex(SHARDS, SHARDS)
+        for zone, place in planned.zones.items() for t in range(windows) for iy, ix in np.ndindex(SHARDS, SHARDS)
     )  # fmt: skip
     digests = [scene.digest for scene in scenes]
     made = [
@@ -154,10 +159,12 @@ def _shard(
     status = status_of(grid, shard, planned)
     empty = ~np.isin(status, (VALID, VALID_INCOMPLETE))
     vectors = vectors_at(*grid.degrees(layout.shard_area(shard.row, shard.col), layout.cell_px), shard.t)
+    vectors[..., 0] += 3 - len(shard.scenes)
     scale = np.abs(vectors).max(axis=-1).astype(np.float32) / np.float32(127)
     stored = np.rint(vectors / scale[..., None]).astype(np.int8)
     stored[empty], scale[empty] = 0, np.nan
-    n_obs = np.where(status == NOT_PROCESSED, 0, np.where(status == MASKED, 0, 3)).astype(np.uint16)
+    count = len(shard.scenes)
+    n_obs = np.where(status == NOT_PROCESSED, 0, np.where(status == MASKED, 0, count)).astype(np.uint16)
     objects = encoder.encode({"embedding": stored, "scale": scale, "status": status, "n_obs": n_obs})
     zone = f"{LAYER}/{shard.zone}"
     keys = {name: object_key(name, (shard.t, shard.iy, shard.ix)) for name in objects}
@@ -166,7 +173,7 @@ def _shard(
         if data is not None:
             (cube / zone / name / keys[name]).write_bytes(data)
     seen = (n_obs > 0).reshape(1, -1)
-    packed = np.packbits(np.repeat(seen, 3, axis=0), axis=1).tobytes()
+    packed = np.packbits(np.repeat(seen, count, axis=0), axis=1).tobytes()
     shares = zlib.compress((seen * 65535).astype("<u2").tobytes())
     unread = (
         (Quarantined(scene="scene0", archive="s2", scene_digest=digests[shard.scenes[0]], reason="torn"),)

@@ -9,6 +9,7 @@ SECTIONS = {
     "Make it again": ("versions", "merge"),
     "On a cluster": ("submit", "status", "cancel", "doctor"),
     "Use a cube": ("info", "explain", "sample", "parcels", "find", "index-vectors", "change", "decode"),
+    "Where it comes from": ("lineage", "reproduce", "diff"),
     "See and share": ("preview", "view", "report", "serve", "pull"),
     "Look up": ("models", "sources", "weights", "schema"),
 }

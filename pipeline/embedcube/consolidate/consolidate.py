@@ -17,7 +17,7 @@ from embedcube.campaign.site import load_site
 from embedcube.consolidate.dask import dask_client
 from embedcube.consolidate.endings import in_words, results
 from embedcube.consolidate.link import Brought, adopted, rechunked
-from embedcube.consolidate.provenance import Made, write_provenance
+from embedcube.consolidate.provenance import Made, fitted_weights, write_provenance
 from embedcube.consolidate.rechunk import Series
 from embedcube.consolidate.stac import write_catalogue
 from embedcube.consolidate.template import cube_specs, part_specs, write_template
@@ -68,7 +68,7 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
         try:
             with building(run, version) as unfinished:
                 counts = _fill(campaign, run, plan, made, unfinished, client, progress)
-                write_provenance(campaign, plan, scenes, made, unfinished.path)
+                write_provenance(campaign, plan, scenes, made, unfinished.path, fitted_weights(run, plan))
                 unfinished.remove_temporary()
                 _fsync_all(unfinished.path)
                 # that of an equal cube that was removed: its provenance, and so its seal, may have been another

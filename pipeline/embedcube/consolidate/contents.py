@@ -57,7 +57,7 @@ class Features:
         values = own[seen]
         bound = np.abs(values).astype(np.float64) * 1e-6
         if cube.has_scale(spot.zone):
-            bound = int8_bound(cube.array(spot.zone, "scale")[spot.t, *spot.cells][spot.inner][seen])[:, None]
+            bound = int8_bound(cube.stored(spot.zone, "scale", spot.t, *spot.cells)[spot.inner][seen])[:, None]
         self._low = np.maximum(self._low, (values - bound).max(axis=0))
         self._high = np.minimum(self._high, (values + bound).min(axis=0))
         self._largest = np.maximum(self._largest, np.abs(values).max(axis=0))
@@ -97,11 +97,11 @@ class Duplicates:
         valid = cube.valid(spot.zone, spot.t, rows, cols)
         if not valid.any():
             return
-        stored = cube.array(spot.zone, "embedding")[spot.t, rows, cols][valid]
+        stored = cube.stored(spot.zone, "embedding", spot.t, rows, cols)[valid]
         bits = stored.view(f"u{stored.dtype.itemsize}").astype(np.uint64)
         hashed = (bits * self._weights[:-1]).sum(axis=-1, dtype=np.uint64)
         if cube.has_scale(spot.zone):
-            scale = np.ascontiguousarray(cube.array(spot.zone, "scale")[spot.t, rows, cols][valid])
+            scale = np.ascontiguousarray(cube.stored(spot.zone, "scale", spot.t, rows, cols)[valid])
             hashed += scale.view(np.uint32).astype(np.uint64) * self._weights[-1]
         at = np.argwhere(valid) + np.array([rows.start, cols.start])
         self._hashes.append(hashed)

@@ -5,6 +5,7 @@ digests. But a recipe is a digest of all that decides the bytes of a shard, and 
 recipes and bytes. So who changes one thing must change everything, and has another cube.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -84,6 +85,9 @@ def _campaign(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
     yield from _differs("campaign", "embedcube:what", said.campaign.digest, digest)
     recipes = [bytes(recipe).hex() for recipe in cube.provenance.array("shard_recipe")]
     yield from _differs("plan", "provenance plan_digest", about["plan_digest"], digest_of_recipes(recipes))
+    for name in about.get("weights_kept", []):
+        kept = hashlib.sha256(cube.provenance.weights(name) or b"").hexdigest()
+        yield from _differs("weights", f"provenance weights of {name}", kept, about["weights"][name])
     yield from _differs("plan", "provenance zones", sorted(about["zones"]), list(cube.zones))
 
 

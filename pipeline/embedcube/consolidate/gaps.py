@@ -70,7 +70,7 @@ class Records:
         zone, t, iy, ix = place
         side = int(self._cube.array(zone, "status").shards[1])
         area = slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side)
-        counted = np.bincount(self._cube.array(zone, "status")[t, *area].ravel(), minlength=len(STATUS_MEANINGS))
+        counted = np.bincount(self._cube.stored(zone, "status", t, *area).ravel(), minlength=len(STATUS_MEANINGS))
         return dict(zip(STATUS_MEANINGS, counted.tolist(), strict=False))
 
     def gaps(self) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ class Records:
         zone, t, iy, ix = place
         side = int(self._cube.array(zone, "status").shards[1])
         area = slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side)
-        stored = self._cube.array(zone, "embedding")[t, *area][self._cube.valid(zone, t, *area)]
+        stored = self._cube.stored(zone, "embedding", t, *area)[self._cube.valid(zone, t, *area)]
         return len(np.unique(stored, axis=0)) >= LEAST_DUPLICATES
 
     def _empty(self) -> list[Place]:

@@ -19,16 +19,19 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
     shares, shares_first                        per shard, for each frame, archive and cell the share of the frame that
                                                 was observed (pixels that are clear; of a series, of its time too):
                                                 little-endian uint16, 65535 for all of it, zlib-compressed
+    weights, weights_first                      the weights file of each layer in the attribute `weights_kept`: of those
+                                                that were fitted, without which no shard could be made again
     files                                       SHA-256, as JSON, of every other file of the cube that no record covers
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,13 +41,16 @@ from numpy.typing import NDArray
 from embedcube.campaign.parts import CONTRIBUTIONS, Record
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes
 from embedcube.campaign.resampling import resampling_in_words
-from embedcube.campaign.run_folder import TEMPORARY_PREFIX
+from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.cube.arrays import FILES, file_names, object_key
 from embedcube.errors import WorkError
 
 _CHUNK = 1 << 20
+
+_MOST_WEIGHTS = 64 << 20
+"""bytes of a weights file that a cube keeps"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +72,18 @@ class Made:
         return tuple(zone / stored.array / object_key(stored.array, place) for stored in self.record.objects)
 
 
-def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], made: list[Made], cube: Path) -> None:
-    """Write `provenance/` below `cube`; the rest of an interrupted attempt is replaced."""
+def write_provenance(
+    campaign: Campaign,
+    plan: Plan,
+    scenes: Sequence[Scene],
+    made: list[Made],
+    cube: Path,
+    weights: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write `provenance/` below `cube`; the rest of an interrupted attempt is replaced.
+
+    `weights` has the bytes of the weights files that the cube keeps, by layer.
+    """
     zones = [f"{name}/{zone}" for name, layer in plan.layers.items() for zone in layer.zones]
     group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
     group.update_attributes(
@@ -85,6 +101,7 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
             "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
             "gaps": {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps},
             "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
+            "weights_kept": list(weights),
             "versions": plan.versions,
             "out": {str(row): list(one.instead) for row, one in sorted(plan.verdicts.scenes.items())},
             "receipt": receipt([m.record for m in made]),
@@ -101,11 +118,33 @@ def write_provenance(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], ma
     _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
     _write_links(group, scenes, made)
     _write_resampling(group, campaign, plan, scenes, made)
+    _write_blobs(group, "weights", list(weights.values()))
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in names}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
+
+
+def fitted_weights(run: RunDir, plan: Plan) -> dict[str, bytes]:
+    """The weights files that a cube keeps: those that were fitted, of a size that is small beside a cube.
+
+    Published weights are found elsewhere by their digest, and their licence may forbid a copy.
+
+    Raises:
+        WorkError: a file is not the one of the plan.
+    """
+    found = {}
+    for name, layer in plan.layers.items():
+        path = run.weights(name)
+        if layer.fitted_on and path.is_file() and path.stat().st_size <= _MOST_WEIGHTS:
+            found[name] = path.read_bytes()
+            if (digest := hashlib.sha256(found[name]).hexdigest()) != layer.weights:
+                raise WorkError(
+                    f"{path}: its SHA-256 is {digest[:12]}, the plan was made with {layer.weights[:12]}; restore it, "
+                    "or run `embedcube plan` again"
+                )
+    return found
 
 
 def receipt(records: list[Record]) -> dict[str, Any]:

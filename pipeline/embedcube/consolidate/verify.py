@@ -40,6 +40,10 @@ _BREAKAGE = (
 """errors that readers of a store with damaged metadata raise"""
 
 
+_KEEP_BYTES = 1 << 26
+"""of each array: decoded chunks that are kept, as several checks look at the same ones"""
+
+
 def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal: str | None = None) -> list[Finding]:
     """Findings of all checks that need the cube alone; statistics come last, and are written into `report` if given.
 
@@ -47,7 +51,7 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
     """
     seal = checked_seal(seal)
     # what the root repeats of the nodes may differ from what they say
-    cube = Cube(path, node_by_node=True)
+    cube = Cube(path, node_by_node=True, keep_bytes=_KEEP_BYTES)
     findings: list[Finding] = []
     examined: dict[str, Soundness] = {}
     try:
@@ -88,7 +92,7 @@ def verify_run(
     run.report.mkdir(exist_ok=True)
     (run.report / FIGURES).unlink(missing_ok=True)
     findings = verify_cube(path, progress, run.report, seal)
-    if not wrong(findings):
+    if not wrong(_but_seals(findings)):
         findings += against_plan(campaign, run, Cube(path))
     if not wrong(findings):
         findings += recomputed(campaign, run, Cube(path), Drawn(count=recompute, seed=seed), least_cosine)
@@ -158,7 +162,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
     t, iy, ix = place
     side = cube.array(zone, "embedding").shards[1]
     window = (t, slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side))
-    status, n_obs, stored = (cube.array(zone, name)[window] for name in ("status", "n_obs", "embedding"))
+    status, n_obs, stored = (cube.stored(zone, name, *window) for name in ("status", "n_obs", "embedding"))
     valid = (status == VALID) | (status == VALID_INCOMPLETE)
     where = f"{zone} window {t} shard ({iy}, {ix})"
 
@@ -183,7 +187,7 @@ def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
     if not (quarantined.any() or _may_lack_archives(cube, zone)):
         yield from breach("status", status == VALID_INCOMPLETE, "no incomplete cell where every scene was read")
     if cube.has_scale(zone):
-        scale = cube.array(zone, "scale")[window]
+        scale = cube.stored(zone, "scale", *window)
         largest = np.abs(stored.astype(np.int16)).max(axis=-1)
         yield from breach("scale", valid != np.isfinite(scale), "a scale exactly where there is a vector")
         yield from breach("scale", valid & ~(scale >= 0), "scales of at least 0")

@@ -4,20 +4,33 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.objects import Chunks, Place
-from embedcube.cube.store import CubeStore
 
 _AT_ONCE = 8
 """chunks that are read at once from another machine, where waiting takes most of the time"""
 
 
+class Readable(Protocol):
+    """What is needed of a cube to read its arrays."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+
+    def chunks(self, zone: str, name: str) -> Chunks:
+        """The inner chunks of one of the arrays of a zone."""
+
+    def has_scale(self, zone: str) -> bool:
+        """Whether the vectors are int8, each with its scale."""
+
+
 def read_cells(
-    cube: CubeStore, zone: str, array: str, t: Sequence[int], rows: NDArray[np.int64], columns: NDArray[np.int64]
+    cube: Readable, zone: str, array: str, t: Sequence[int], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[Any]:
     """Stored numbers (window, cell) or (window, cell, feature) of one array at cells (row, column) in some windows.
 
@@ -43,10 +56,14 @@ def read_cells(
     return values
 
 
-def read_box(cube: CubeStore, zone: str, array: str, t: slice, y: slice, x: slice) -> NDArray[Any]:
-    """Stored numbers (time, y, x) or (time, y, x, feature) of one array in a box; each chunk is decoded once."""
+def read_box(cube: Readable, zone: str, array: str, t: slice, y: slice, x: slice) -> NDArray[Any]:
+    """Stored numbers (time, y, x) or (time, y, x, feature) of one array in a box; each chunk is decoded once.
+
+    What of the box lies beyond the array is left out.
+    """
     chunks = cube.chunks(zone, array)
-    shape = tuple(part.stop - part.start for part in (t, y, x))
+    t, y, x = (slice(*part.indices(size)[:2]) for part, size in zip((t, y, x), chunks.shape, strict=False))
+    shape = tuple(max(0, part.stop - part.start) for part in (t, y, x))
     values = np.full((*shape, *chunks.shape[3:]), chunks.fill, chunks.dtype)
 
     def read(part: Part) -> None:
@@ -58,7 +75,7 @@ def read_box(cube: CubeStore, zone: str, array: str, t: slice, y: slice, x: slic
     return values
 
 
-def read_vectors(cube: CubeStore, zone: str, t: slice, y: slice, x: slice) -> NDArray[np.float32]:
+def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDArray[np.float32]:
     """Decoded vectors (time, y, x, feature) in a box; NaN where a cell has none. Each chunk is decoded once.
 
     Beside the result the scales of the box are held and one decoded chunk, or eight of a cube on another machine.
@@ -115,7 +132,7 @@ def _groups(*numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(changes) + 1)
 
 
-def _for_each(read: Callable[[Any], None], parts: list[Any], cube: CubeStore) -> None:
+def _for_each(read: Callable[[Any], None], parts: list[Any], cube: Readable) -> None:
     """Read each part: one after the other, or several at once where the cube is on another machine."""
     if cube.is_local or len(parts) < 2:
         for part in parts:

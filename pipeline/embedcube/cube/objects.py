@@ -4,8 +4,9 @@ An object is a Zarr shard as `arrays.py` writes it: inner chunks of zstd, and at
 index of an object is read once. Arrays that are written otherwise are read by zarr-python.
 """
 
+import math
 import os
-from pathlib import Path
+from collections import OrderedDict
 from typing import Any
 
 import google_crc32c
@@ -33,13 +34,17 @@ _INDEXES = 1024
 class Chunks:
     """The inner chunks of one array (time, y, x) or (time, y, x, feature)."""
 
-    def __init__(self, array: Any) -> None:
-        """`array` is an array of zarr-python."""
+    def __init__(self, array: Any, keep_bytes: int = 0) -> None:
+        """`array` is an array of zarr-python; so many bytes of the chunks that were read last are kept, decoded."""
         self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype
         self._array = array
         self._zstd = Zstd() if _plain(array) else None
         self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
         self._indexes: dict[str, NDArray[np.uint64] | None] = {}
+        place = array.store_path
+        self._folder = f"{place.store.root}/{place.path}" if type(place.store) is LocalStore else ""
+        self._keep = keep_bytes // max(1, math.prod(array.chunks) * array.dtype.itemsize)
+        self._kept: OrderedDict[Place, NDArray[Any] | None] = OrderedDict()
 
     @property
     def fill(self) -> Any:
@@ -49,9 +54,22 @@ class Chunks:
     def read(self, place: Place) -> NDArray[Any] | None:
         """Values of one chunk, whole also where it reaches beyond the array; None where nothing was written.
 
+        They are not to be written to.
+
         Raises:
             WorkError: the object is damaged.
         """
+        if not self._keep:
+            return self._read(place)
+        if place in self._kept:
+            self._kept.move_to_end(place)
+        else:
+            self._kept[place] = self._read(place)
+            if len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+        return self._kept[place]
+
+    def _read(self, place: Place) -> NDArray[Any] | None:
         if self._zstd is None:
             region = tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, self.chunks[:3], strict=True))
             return np.asarray(self._array[region])
@@ -89,8 +107,8 @@ class Chunks:
     def _bytes(self, key: str, part: ByteRequest) -> Any:
         """Bytes of a part of an object; None where there is no object."""
         place = self._array.store_path
-        if type(place.store) is LocalStore:
-            return _bytes_of_file(place.store.root / place.path / key, part)
+        if self._folder:
+            return _bytes_of_file(f"{self._folder}/{key}", part)
         found = sync(place.store.get(f"{place.path}/{key}", default_buffer_prototype(), part))
         return None if found is None else found.to_bytes()
 
@@ -98,7 +116,7 @@ class Chunks:
         return f"{self._array.store_path}/{key} is damaged; `embedcube verify` says what else is, copy the file again"
 
 
-def _bytes_of_file(path: Path, part: ByteRequest) -> bytes | None:
+def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -33,8 +33,9 @@ class Provenance:
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
             raise RequestError(f"{address}/provenance: the cube has no provenance") from None
         self._offsets: dict[str, NDArray[np.int64]] = {}
+        self._columns: dict[str, _Column] = {}
 
-    @property
+    @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attributes that hold for all shards."""
         return dict(self._group.attrs)
@@ -45,7 +46,8 @@ class Provenance:
 
     @cached_property
     def _shards(self) -> dict[tuple[str, int, int, int], int]:
-        zones = [self.attributes["zones"][i] for i in self._zone_of_shard]
+        names = self.attributes["zones"]
+        zones = [names[i] for i in self._zone_of_shard.tolist()]
         places = (self.array(f"shard_{name}").tolist() for name in ("t", "iy", "ix"))
         return {key: row for row, key in enumerate(zip(zones, *places, strict=True))}
 
@@ -121,7 +123,7 @@ class Provenance:
     def rows_of(self, name: str, first: int, last: int) -> list[bytes]:
         """Rows `first` to `last` - 1 of an array of texts or bytes, in one read."""
         ends = self._firsts(name)[first : last + 1]
-        data = bytes(self._group[name][int(ends[0]) : int(ends[-1])])
+        data = self._column(name).part(int(ends[0]), int(ends[-1])).tobytes()
         return [data[a:b] for a, b in pairwise((ends - ends[0]).tolist())]
 
     def scene(self, row: int) -> dict[str, Any]:
@@ -139,6 +141,11 @@ class Provenance:
             for scene in scenes
             if scene["archive"] in archives and not meant.isdisjoint((scene["id"], f"{scene['archive']}/{scene['id']}"))
         ]
+
+    def weights(self, layer: str) -> bytes | None:
+        """The weights file of a layer; None where the cube does not keep it, as it does not keep published ones."""
+        kept = self.attributes.get("weights_kept", [])
+        return self._blob("weights", kept.index(layer)) if layer in kept else None
 
     def contributions(self, shard: int) -> NDArray[np.uint8]:
         """Packed bits of the cells to which each scene contributed, one row for each link of the shard."""
@@ -159,8 +166,8 @@ class Provenance:
     def links(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Rows of the scenes of a shard, and whether each could not be read."""
         first, last = self._firsts("link")[shard : shard + 2].tolist()
-        quarantined = self._group["link_quarantined"][first:last].astype(bool)
-        return np.asarray(self._group["link_scene"][first:last]), quarantined
+        quarantined = self._column("link_quarantined").part(first, last).astype(bool)
+        return self._column("link_scene").part(first, last), quarantined
 
     def scenes_of(self, shard: int, cell: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Scenes that contributed to cell number `cell` of a shard, and the other scenes that were planned for it."""
@@ -189,10 +196,33 @@ class Provenance:
 
     def _blob(self, name: str, row: int) -> bytes:
         first, last = self._firsts(name)[row : row + 2].tolist()
-        return bytes(self._group[name][first:last])
+        return self._column(name).part(first, last).tobytes()
+
+    def _column(self, name: str) -> "_Column":
+        if name not in self._columns:
+            self._columns[name] = _Column(self._group[name])
+        return self._columns[name]
 
     def _firsts(self, name: str) -> NDArray[np.int64]:
         """Offset of the first byte of each row. Read once: a chunk of offsets costs far more than one row."""
         if name not in self._offsets:
             self._offsets[name] = self.array(f"{name}_first")
         return self._offsets[name]
+
+
+class _Column:
+    """Ranges of a one-dimensional array. The last chunk is kept, because many ranges of one chunk are asked for."""
+
+    def __init__(self, array: Any) -> None:
+        self._array, self._rows = array, int(array.chunks[0])
+        self._kept: NDArray[Any] = np.empty(0, array.dtype)
+        self._first = 0
+
+    def part(self, first: int, last: int) -> NDArray[Any]:
+        """Return rows `first` to `last` - 1; not to be written to."""
+        if not self._first <= first <= last <= self._first + len(self._kept):
+            begin = first // self._rows * self._rows
+            if last > begin + self._rows:
+                return np.asarray(self._array[first:last])
+            self._kept, self._first = np.asarray(self._array[begin : begin + self._rows]), begin
+        return self._kept[first - self._first : last - self._first]

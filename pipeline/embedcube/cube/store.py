@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
@@ -42,15 +43,15 @@ class Cell:
 class CubeStore:
     """Groups, arrays and windows of one version of a cube."""
 
-    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False) -> None:
+    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False, keep_bytes: int = 0) -> None:
         """Open the store; a RequestError says what is there instead of a cube.
 
         `source` is a folder, a link (http, https, s3, gs, az), the path or link of a STAC Collection that has the cube
         as its Zarr asset, or an open store of zarr-python. The metadata of all nodes are those that the root repeats;
-        `node_by_node` reads the nodes' own.
+        `node_by_node` reads the nodes' own. Of each array, `keep_bytes` of decoded chunks are kept in memory.
         """
         place = place_of(source)
-        self._place = place
+        self._place, self._keep_bytes = place, keep_bytes
         self.store = place.store
         # elsewhere folders cannot be listed
         consolidated = False if node_by_node else True if isinstance(place.store, RemoteStore) else None
@@ -163,7 +164,7 @@ class CubeStore:
     def chunks(self, zone: str, name: str) -> Chunks:
         """The inner chunks of one of the arrays of a zone."""
         if (zone, name) not in self._chunks:
-            self._chunks[zone, name] = Chunks(self.array(zone, name))
+            self._chunks[zone, name] = Chunks(self.array(zone, name), self._keep_bytes)
         return self._chunks[zone, name]
 
     def has_scale(self, zone: str) -> bool:
@@ -176,13 +177,20 @@ class CubeStore:
 
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature) of one window; NaN where a cell has no vector."""
-        scale = self.array(zone, "scale")[t, y, x] if self.has_scale(zone) else None
-        return decode(self.array(zone, "embedding")[t, y, x], scale)
+        scale = self.stored(zone, "scale", t, y, x) if self.has_scale(zone) else None
+        return decode(self.stored(zone, "embedding", t, y, x), scale)
 
     def valid(self, zone: str, t: int | slice, y: slice, x: slice) -> NDArray[np.bool_]:
         """Whether each cell has a vector."""
-        status = self.array(zone, "status")[t, y, x]
+        status = self.stored(zone, "status", t, y, x)
         return np.asarray((status == VALID) | (status == VALID_INCOMPLETE))
+
+    def stored(self, zone: str, name: str, t: int | slice, y: slice, x: slice) -> NDArray[Any]:
+        """Stored numbers of one array in a box, of one window (y, x[, feature]) or of some (time, y, x[, feature])."""
+        if isinstance(t, slice):
+            return read_box(self, zone, name, t, y, x)
+        values: NDArray[Any] = read_box(self, zone, name, slice(t, t + 1), y, x)[0]
+        return values
 
     @cached_property
     def provenance(self) -> Provenance:
