@@ -427,6 +427,7 @@ WHAT: dict[str, dict[str, Any]] = {
     "Layer.batch": {"layers__s2_mosaiks__batch": 8},
     "Layer.min_valid": {"layers__s2_mosaiks__min_valid": 0.6},
     "Layer.encoding": {"layers__s2_mosaiks__encoding": "float16"},
+    "Campaign.withdraw": {"withdraw": ["S2A_32UMB_20230601_0_L2A"]},
 }
 """Every key that says what is asked, and another value of it."""
 
@@ -444,6 +445,7 @@ HOW: dict[str, dict[str, Any]] = {
     "Search.times": {"archives__s2__search": SEARCH | {"times": [["2023-06-01", "2023-07-01"]]}},
     "Layer.weights": {"layers__s2_mosaiks__weights": "elsewhere.safetensors"},
     "How.runs": {"how__runs": "elsewhere"},
+    "How.base": {"how__base": "elsewhere"},
     "How.executor": {"how__executor": "slurm"},
     "How.site": {"how__site": "site.yaml"},
     "How.tasks": {"how__tasks": 7},

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -85,14 +87,12 @@ def test_nothing_is_embedded_and_the_cube_is_the_same(again: Campaign, finished_
 
 
 def test_a_cube_alone_is_enough(finished_demo: Campaign, demo_archive: Path, tmp_path: Path) -> None:
-    """Without its run folder: one that came from another centre. Its weights are named by the campaign."""
+    """Without its run folder: one that came from another centre. It keeps the weights that were fitted."""
     cube = tmp_path / "elsewhere" / "cube.zarr"
     shutil.copytree(finished_demo.run.newest_cube.resolve(), cube)
-    weights = finished_demo.run.weights("s2_mosaiks")
 
     def change(document: dict[str, Any]) -> None:
         document["how"]["base"] = str(cube)
-        document["layers"]["s2_mosaiks"]["weights"] = str(weights)
 
     campaign = begun(tmp_path / "run", demo_archive, finished_demo, change)
     answer = planned(campaign)
@@ -331,3 +331,40 @@ def test_two_results_of_one_recipe_are_refused(
     assert done.returncode == 1
     assert f"{june.run.root} (on " in done.stderr
     assert "have different bytes for one recipe" in done.stderr
+
+
+def test_a_changed_campaign_in_an_old_folder_is_told_what_is_there(finished: Campaign) -> None:
+    first = finished.run.campaign.read_bytes()
+    finished.change(lambda document: document["archives"]["s2"]["mask"].update(clear=[4, 5]))
+    with pytest.raises(RequestError, match=r"was made for another version .*: other archives\.s2\.mask\.clear"):
+        finished.cli("consolidate")
+    assert finished.run.campaign.read_bytes() == first, "jobs of the old plan still find it"
+    said = finished.cli("run", "--until", "plan")
+    assert "was made for another version of this campaign (other archives.s2.mask.clear)" in said
+    assert "other recipe: archives.s2.mask.clear" in said
+
+
+def test_two_people_in_one_folder(finished: Campaign) -> None:
+    """Somebody plans with another mask while a process works on the folder."""
+    other = finished.file.with_name("other.yaml")
+    shutil.copy(finished.file, other)
+    # a process whose command line is that of a run, on the same campaign file, that does nothing
+    program = "import time, sys; print('here', flush=True); time.sleep(60)"
+    words = [sys.executable, "-c", program, "embedcube", "run", str(finished.run.campaign)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            Campaign(other).change(lambda document: document["layers"]["s2_mosaiks"].update(min_valid=0.9))
+            done = call_cli("plan", other)
+        finally:
+            process.kill()
+    assert done.returncode == 2
+    assert f"process {process.pid} works on it with another version of this campaign" in done.stderr
+    assert "other layers.s2_mosaiks.min_valid" in done.stderr
+    assert "name this folder with how.base" in done.stderr
+
+
+def test_another_version_of_the_kernel_is_a_reason(finished: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcube.kernel.versions.KERNEL_VERSION", 5)
+    assert [row["reason"] for row in planned(finished)["changes"]] == ["other recipe: versions.kernel"]

@@ -189,7 +189,7 @@ def open_to_embed(
     Raises:
         RequestError: `retry_quarantined` for a single task: a scene is out, or not, for the shards of all tasks.
     """
-    from embedcube.campaign.resolve import open_run
+    from embedcube.cli.opening import open_to_go_on
 
     if task is not None and retry_quarantined:
         raise RequestError(
@@ -197,7 +197,7 @@ def open_to_embed(
             "(only shards that lack a scene are embedded again), or write how.retry_quarantined: true and "
             "`embedcube submit`"
         )
-    return open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    return open_to_go_on(campaign_file, ranks, retry_quarantined=retry_quarantined)
 
 
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:

@@ -15,27 +15,6 @@ _AT_ONCE = 8
 """chunks that are read at once from another machine, where waiting takes most of the time"""
 
 
-<<<<<<< HEAD
-class Arrays(Protocol):
-    """The arrays of a cube, as reading needs them: a `CubeStore`."""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether they are files of this machine."""
-        ...
-
-    def chunks(self, zone: str, name: str) -> Chunks:
-        """The inner chunks of one of the arrays of a zone."""
-        ...
-
-    def has_scale(self, zone: str) -> bool:
-        """Whether the vectors are int8, each with its scale."""
-        ...
-
-
-def read_cells(
-    cube: Readable, zone: str, array: str, t: Sequence[int], rows: NDArray[np.int64], columns: NDArray[np.int64]
-=======
 class Readable(Protocol):
     """What is needed of a cube to read its arrays."""
 
@@ -52,7 +31,6 @@ class Readable(Protocol):
 
 def read_cells(
     cube: Readable, zone: str, array: str, t: Sequence[int], rows: NDArray[np.int64], columns: NDArray[np.int64]
->>>>>>> h-history
 ) -> NDArray[Any]:
     """Stored numbers (window, cell) or (window, cell, feature) of one array at cells (row, column) in some windows.
 
@@ -78,11 +56,7 @@ def read_cells(
     return values
 
 
-<<<<<<< HEAD
 def read_box(cube: Readable, zone: str, array: str, t: slice, y: slice, x: slice) -> NDArray[Any]:
-=======
-def read_box(cube: Readable, zone: str, array: str, t: slice, y: slice, x: slice) -> NDArray[Any]:
->>>>>>> h-history
     """Stored numbers (time, y, x) or (time, y, x, feature) of one array in a box; each chunk is decoded once.
 
     What of the box lies beyond the array is left out.
@@ -101,11 +75,7 @@ def read_box(cube: Readable, zone: str, array: str, t: slice, y: slice, x: slice
     return values
 
 
-<<<<<<< HEAD
 def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDArray[np.float32]:
-=======
-def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDArray[np.float32]:
->>>>>>> h-history
     """Decoded vectors (time, y, x, feature) in a box; NaN where a cell has none. Each chunk is decoded once.
 
     Beside the result the scales of the box are held and one decoded chunk, or eight of a cube on another machine.
@@ -250,11 +220,7 @@ def _groups(*numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(changes) + 1)
 
 
-<<<<<<< HEAD
 def _for_each(read: Callable[[Any], None], parts: list[Any], cube: Readable) -> None:
-=======
-def _for_each(read: Callable[[Any], None], parts: list[Any], cube: Readable) -> None:
->>>>>>> h-history
     """Read each part: one after the other, or several at once where the cube is on another machine."""
     if cube.is_local or len(parts) < 2:
         for part in parts:

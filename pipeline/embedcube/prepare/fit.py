@@ -7,11 +7,12 @@ from pathlib import Path
 
 from embedcube.backbones.base import Backbone, make_backbone
 from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights, write_weights
-from embedcube.campaign.base import base_run
+from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plugins import plugin
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign, period_of_fit
+from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.prepare.fit_sample import fit_sample
 from embedcube.prepare.large_blocks import refuse_too_large
@@ -127,15 +128,20 @@ def _taken(campaign: Campaign, name: str) -> bytes:
 
 def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes:
     """The base's weights of the layer; empty where it has none for this backbone, these bands and this period."""
-    base = base_run(campaign.how.base, run)
-    if base is None or not base.weights(name).exists():
+    if campaign.how.base is None:
         return b""
+    base = open_base(campaign.how.base)
     try:
-        read_weights(campaign, base, name)
+        if base.run is not None and base.run.root != run.root.resolve() and base.run.weights(name).exists():
+            data: bytes | None = base.run.weights(name).read_bytes()
+            read_weights(campaign, base.run, name)
+        else:
+            data = Cube(base.cube).provenance.weights(name) if base.cube else None
+            parse_weights(data or b"", campaign, name, f"{base.path}: layer {name}")
     except RequestError as error:
         log.warning("layers.%s: fitted again, as the weights of the base cannot be used: %s", name, error)
         return b""
-    return base.weights(name).read_bytes()
+    return data or b""
 
 
 def _fitted(
