@@ -184,7 +184,7 @@ def expected(campaign: Campaign, layer: str, pixels: NDArray[Any], cell_px: int)
     batch = Chips(
         x_btcyx=torch.from_numpy(np.stack([x] * 2)),
         clear_btsyx=torch.ones((2, 1, len(loaded.layers[layer].archives), *x.shape[-2:]), dtype=torch.bool),
-        lonlat_byxn=torch.zeros((2, cells, cells, 2)),
+        lonlat_byxn=torch.full((2, cells, cells, 2), 45.0),
         dates_tmd=torch.ones((1, 2, 3), dtype=torch.int64),
     )
     with torch.inference_mode():
@@ -246,6 +246,7 @@ def test_what_a_list_lacks_is_said(made: Made) -> None:
         layer.vector("c99")
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
     for name in ("chips", "S2L2A", "S1GRD"):
         shutil.copytree(made.campaign.file.parent / name, tmp_path / name)
