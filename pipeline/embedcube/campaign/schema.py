@@ -156,6 +156,13 @@ class Region(Block):
         return self
 
 
+class Reduce(Block):
+    """Fewer numbers in each vector."""
+
+    pca: int = Field(gt=0)
+    """principal components that are kept, fitted by `fit` on the vectors of a sample and frozen with the weights"""
+
+
 class Layer(Block):
     """One group of the cube: one or more archives through a backbone."""
 
@@ -169,6 +176,8 @@ class Layer(Block):
     """period whose windows `fit` takes its sample from; by default all windows"""
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
+    reduce: Reduce | None = None
+    """fewer numbers than the backbone gives: {pca: 64}. By default all"""
     weights: Path | None = None
     """file of frozen weights that were fitted elsewhere, or of a published checkpoint; without it `fit` makes weights
     from the archives. The path is not part of the digest; the bytes are part of the recipes"""
@@ -282,6 +291,8 @@ class Campaign(Block):
             del archive["path"], archive["search"], archive["links"]
         for layer in document["layers"].values():
             del layer["weights"]
+            if layer["reduce"] is None:
+                del layer["reduce"]  # the digests of campaigns without it are older than this key
         document["windows"] = [str(window) for window in self.all_windows]
         if not self.withdraw:
             del document["withdraw"]  # the digest of a campaign that withdraws nothing is what it has always been

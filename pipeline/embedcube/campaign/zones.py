@@ -49,6 +49,7 @@ def sample_list(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> Samp
 
     So samples that lie in one file are neighbours in the cube, and a file that is added at the end moves no sample.
     """
+    scenes = [scene for scene in scenes if scene.archive in campaign.layers[layer].archives]
     first: dict[str, Listed] = {}
     held: dict[tuple[str, str, str], Scene] = {}
     for archive in campaign.layers[layer].archives:

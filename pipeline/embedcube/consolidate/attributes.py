@@ -43,6 +43,8 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
         "embedcube:fitted_on": planned.fitted_on,
         "embedcube:error_bound": ERROR_BOUNDS[planned.encoding],
     }
+    if layer.reduce:
+        attributes["embedcube:reduce"] = layer.reduce.model_dump()
     if layer.precision != "float32" or layer.compile:
         made = layer.precision + (" compiled" if layer.compile else "")
         attributes["embedcube:precision_bound"] = f"{made} against float32: a cosine of at least {LEAST_COSINE}"

@@ -23,6 +23,7 @@ from embedcube.prepare.price import refuse_large_fit
 from embedcube.prepare.shards import cut
 from embedcube.progress import Progress
 from embedcube.sources.reader import RasterReader
+from embedcube.windows import dates_of
 from embedcube.zones import SampleList
 
 _WINDOWS = 16
@@ -42,6 +43,8 @@ class _Gathered:
     """pixels (t, c, y, x) of each chip; NaN where masked"""
     latitudes: list[NDArray[np.float64]] = field(default_factory=list)
     """latitude in degrees of each row of pixels of each chip"""
+    beside: list[tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]]] = field(default_factory=list)
+    """where each chip is clear (t, archive, y, x), the places of its cells, and the dates of its frames"""
     passed_over: dict[str, str] = field(default_factory=dict)
     """reason for each scene that could not be read, by its id"""
     looked_at: set[str] = field(default_factory=set)
@@ -82,7 +85,11 @@ def fit_sample(
     side = context.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
     lat_ny = np.array(gathered.latitudes).reshape(len(chips), side)
-    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), gathered.passed_over
+    if not chips:
+        return FitSample(x_ntcyx=empty, lat_ny=lat_ny), gathered.passed_over
+    clear, lonlat, dates = (np.stack(some) for some in zip(*gathered.beside, strict=True))
+    sample = FitSample(x_ntcyx=np.stack(chips), lat_ny=lat_ny, clear_ntsyx=clear, lonlat_nyxk=lonlat, dates_ntmd=dates)
+    return sample, gathered.passed_over
 
 
 def _refuse_other_times(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
@@ -136,6 +143,9 @@ def _clear_chips(
                 gathered.passed_over.setdefault(scenes[i].id, reason)
             if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 gathered.chips.append(sample.x_tcyx)
+                degrees = context.zones[shard.zone].cell_degrees(context.layout, shard.row, shard.col)
+                lonlat = np.stack(degrees, axis=-1).astype(np.float32)
+                gathered.beside.append((sample.clear_tsyx, lonlat, dates_of(context.frames[shard.t])))
                 gathered.latitudes.append(_latitudes(context.zones[shard.zone], context.layout, shard))
                 progress(len(gathered.chips), limit)
     finally:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from embedcube.campaign.fields import nearest
+from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
@@ -22,6 +24,7 @@ from embedcube.sources.catalog.describe import describe
 from embedcube.sources.catalog.products import File, Product
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.converted import Numbers
+from embedcube.sources.image_options import BandName
 from embedcube.sources.lists.scenes import box_around, files_below, usable_id
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
@@ -41,20 +44,34 @@ _UNIT_CRS = "EPSG:3857"
 """CRS in which one pixel of a chip is one unit: chips are read by their pixels, whatever their own CRS"""
 
 
-class Options(Numbers):
+class Options(PluginOptions):
     """The options of the YAML block."""
 
-    names: str | None = "{id}.tif"
+    names: str = "{id}.tif"
     """template for the ends of paths: {id}, {date}, {band}, and {any} or * for anything; for example
     "{id}_merged.tif", or "{id}/{date}_{any}/{band}.tif". Files that do not fit are left out"""
-    numbers: dict[str, int] = Field(default_factory=dict)
-    """number of a band (from 1) in files of several bands; by default their order in the campaign"""
+    variables: dict[str, BandName] = Field(default_factory=dict)
+    """for a band, its name in the names of files, where it is another, or its number (from 1) in files with several
+    bands; by default the bands of such a file are those of the campaign in their order"""
+    nodata: float | None = None
+    """number that means no data in the files, instead of what they declare; one that never occurs, if all are values"""
+    packing: Literal["declared", "ignored"] = "declared"
+    """whether the scale and offset that a file declares (GeoTIFF) are applied first"""
+    scale: dict[str, float] = Field(default_factory=dict)
+    """factor for a band, default 1; applied after what the file declares"""
+    add: dict[str, float] = Field(default_factory=dict)
+    """added to a band after scaling, default 0"""
 
     @field_validator("names")
     @classmethod
-    def _is_a_template(cls, names: str | None) -> str | None:
-        expression_of(names or "")
+    def _is_a_template(cls, names: str) -> str:
+        expression_of(names)
         return names
+
+    @property
+    def conversion(self) -> Numbers:
+        """How numbers become values."""
+        return Numbers(packing=self.packing, scale=self.scale, add=self.add)
 
 
 def expression_of(template: str) -> re.Pattern[str]:
@@ -87,9 +104,9 @@ class Chips:
     def __init__(self, name: str, archive: Archive) -> None:
         """Raises a RequestError for unknown options, and for keys that have no meaning for chips."""
         self._name, self._archive = name, archive
-        self._options = read_options(Options, name, archive, free=("numbers",))
+        self._options = read_options(Options, name, archive)
         refuse_keys(name, archive, {"offset": "write options.add", "search": "chips lie in a folder"})
-        self._expression = expression_of(self._options.names or "{id}.tif")
+        self._expression = expression_of(self._options.names)
 
     @property
     def collection(self) -> str:
@@ -145,13 +162,12 @@ class Chips:
         named: dict[str, File] = {}
         missing: dict[str, str] = {}
         for number, band in enumerate(bands, start=1):
-            stated = self._options.variables.get(band, band).lower()
-            path = files.get(stated) or files.get("")
+            told = self._options.variables.get(band, band).lower()
+            path = files.get(told) or files.get("")
             if path is None:
                 missing[band] = "there is no file of it"
             else:
-                index = 1 if stated in files else self._options.numbers.get(band, number)
-                named[band] = File(path=path, index=index)
+                named[band] = File(path=path, index=1 if told in files else int(told) if told.isdecimal() else number)
         end = None if date else _ALWAYS
         return Product(id=name, time=time, end=end, files=named, missing=missing, properties={})
 
@@ -167,7 +183,7 @@ class Chips:
             acquisition=f"{product.time:%Y%m%dT%H%M%S}" if dated else "undated",
             bbox=box_around([sample]),
             assets=assets,
-            processing="; ".join(self._options.formulas(assets)),
+            processing="; ".join(self._options.conversion.formulas(assets)),
             verdict=faults or self._sizes(assets),
             samples=(sample,),
         )
@@ -224,7 +240,7 @@ class Chips:
         return Observation(values_cyx=values_cyx, seen_yx=seen, clear_yx=clear)
 
     def _value(self, asset: Asset) -> Conversion:
-        unpacked = self._options.unpacked(asset)
+        unpacked = self._options.conversion.unpacked(asset)
         return lambda pixels: np.asarray(unpacked(pixels).astype(np.float32))
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:

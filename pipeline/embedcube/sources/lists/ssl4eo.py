@@ -1,8 +1,9 @@
 """SSL4EO-S12 v1.1 and -downstream: Zarr stores (format 2) of many samples at four dates, in zip files or folders.
 
 As their publishers print them: `bands` (sample, time, band, y, x) in int16, with +1000 for Sentinel-2 of v1.1, or in
-float16 (dB) for Sentinel-1; `time` counts, `time_` has the dates; `crs` is an EPSG number for each sample; `cloud_mask` is of
-Sentinel-2 alone. A store of -downstream is one sample without place, dates and +1000; its id is the name of the file.
+float16 (dB) for Sentinel-1; `time` counts, `time_` has the dates; `crs` is an EPSG number for each sample;
+`cloud_mask` is of Sentinel-2 alone. A store of -downstream is one sample without place, dates and +1000; its id is the
+name of the file.
 """
 
 import re
