@@ -1,8 +1,8 @@
 """A coarse map on finer pixels: the prediction is upsampled by fine bands, never the vectors.
 
-Around each cell the coarse map is told by the means of the bands (a linear fit over 5 x 5 cells, less what chance would fit);
-the fit is applied to the fine bands, and what the mean of the fine pixels of a cell lacks of the cell's own number is
-added to them. So the mean over a cell stays what the decoder said.
+Around each cell the coarse map is told by the means of the bands (a linear fit over 5 x 5 cells, less what chance would
+fit); the fit is applied to the fine bands, and what the mean of the fine pixels of a cell lacks of the cell's own
+number is added to them. So the mean over a cell stays what the decoder said.
 """
 
 from collections.abc import Sequence

@@ -61,6 +61,9 @@ def measure_file(path: Path, bounds: Sequence[float]) -> list[FieldRun]:
 
 def fields_of(path: Path) -> Iterator[tuple[str, Field]]:
     """Names and values (..., latitude, longitude) of the fields of a file; the lowest level of several."""
+    # before eccodes, whose libraries those of pyproj do not bear beside them when they come later
+    import pyproj  # noqa: F401
+    import rasterio  # noqa: F401
     import xarray
 
     engine: dict[str, Any] = {"engine": "netcdf4"}
