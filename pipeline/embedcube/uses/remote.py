@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable, printable_href
 from embedcube.uses.serve.tokens import read_token
@@ -191,7 +192,7 @@ def read_document(href: str) -> bytes:
         WorkError: the server does not give it.
     """
     if not href.startswith(("http://", "https://")):
-        return Path(href).read_bytes()
+        return readable(Path(href)).read_bytes()
     folder, _, name = href.rpartition("/")
     try:
         return Store(Address(url=folder)).read(name, _LARGEST_DOCUMENT)
