@@ -67,24 +67,24 @@ def main() -> None:
     faulthandler.register(signal.SIGQUIT)
     try:
         app()
-    except EmbedcubeError as error:
-        if debug:
-            raise
-        print(f"embedcube: {_shown(error)}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:
-        if debug:
-            raise
-        print(f"embedcube: {_shown(error)} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        words = f"{type(error).__name__}: {_shown(error)}"
-        print(f"embedcube: {words}; this is a bug of embedcube or of a plugin, --debug shows where", file=sys.stderr)
-        sys.exit(1)
+        print(f"embedcube: {_in_words(error)}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, EmbedcubeError) else 1)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, EmbedcubeError):
+        return _shown(error)
+    if isinstance(error, OSError):
+        return f"{_shown(error)} (--debug shows where)"
+    if isinstance(error, MemoryError):
+        words = "ask for less, or take a machine with more; if what is read should be small, it may be damaged"
+        return f"not enough memory ({_shown(error) or 'no more is said'}): {words}"
+    return f"{type(error).__name__}: {_shown(error)}; this is a bug of embedcube or of a plugin, --debug shows where"
 
 
 def _shown(error: Exception) -> str:

@@ -65,7 +65,7 @@ class CubeStore:
             self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
             raise RequestError(f"{self.address}: not a cube (no Zarr v3 group there)") from None
-        except ValueError as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RequestError(f"{self.address}: not a cube that can be read from here ({printable(error)})") from None
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable, printable_href
 from embedcube.uses.serve.tokens import read_token
@@ -227,7 +228,7 @@ def read_document(href: str, seconds: float = _READ_S) -> bytes:
         WorkError: the server does not give it, or not within `seconds`.
     """
     if not href.startswith(("http://", "https://")):
-        return Path(href).read_bytes()
+        return readable(Path(href)).read_bytes()
     folder, _, name = href.rpartition("/")
     try:
         store = Store(Address(url=folder))
