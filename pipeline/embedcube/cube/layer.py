@@ -13,7 +13,7 @@ from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
-from embedcube.cube.within import Within
+from embedcube.cube.within import Within, bounds_of
 
 if TYPE_CHECKING:
     import xarray
@@ -41,6 +41,11 @@ class Layer:
     def zones(self) -> tuple[str, ...]:
         """Paths of its groups, "<layer>/<zone>"."""
         return self.cube.zones_of(self.name)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north in degrees; west above east where the layer crosses the antimeridian."""
+        return bounds_of(self.cube, self.name)
 
     def windows_of(self, zone: str, time: Time = None) -> list[int]:
         """Indices of the windows of a zone that a time selects; a RequestError says that there is none.

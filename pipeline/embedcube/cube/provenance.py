@@ -32,7 +32,9 @@ class Provenance:
         try:
             self._group: Any = zarr.open_group(store, path="provenance", mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-            raise RequestError(f"{address}/provenance: the cube has no provenance") from None
+            raise RequestError(
+                f"{address}/provenance: the cube has no provenance, which this needs; `embedcube consolidate` writes it"
+            ) from None
         self._address = address
         self._offsets: dict[str, NDArray[np.int64]] = {}
 

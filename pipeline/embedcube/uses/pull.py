@@ -134,8 +134,11 @@ class _Copy:
         for _ in range(_TRIES):
             try:
                 data = self._list()
-            except FileNotFoundError as error:
-                raise RequestError(f"no cube with provenance: {printable(error, 200)}") from None
+            except FileNotFoundError:
+                raise RequestError(
+                    f"{self._store.address}: no cube with provenance, there is no provenance/{FILES}; give the folder "
+                    "or link that ends in .zarr"
+                ) from None
             except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
                 problem = printable(error, 200)
                 continue
