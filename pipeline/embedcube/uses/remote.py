@@ -99,7 +99,7 @@ class Store:
         """Open the store; nothing is read yet. A RequestError says that the URL is of no kind that can be read."""
         from obstore.store import from_url
 
-        self._address = address
+        self.address = address
         url = address.url if address.remote else Path(address.url).resolve().as_uri()
         if not address.remote and not Path(address.url).is_dir():
             raise RequestError(f"{address}: there is no such folder")
@@ -131,13 +131,13 @@ class Store:
         try:
             answer = obstore.get(self._store, name)
             if answer.meta["size"] > most:
-                raise WorkError(f"{self._address}: {name} has {answer.meta['size']} bytes, expected at most {most}")
+                raise WorkError(f"{self.address}: {name} has {answer.meta['size']} bytes, expected at most {most}")
             return bytes(answer.bytes())
         except FileNotFoundError:
             raise
         except (OSError, obstore.exceptions.BaseError) as error:
             words = str(error).partition("Debug source")[0]
-            raise WorkError(f"{self._address}: {name}: {printable(words, 300)}") from None
+            raise WorkError(f"{self.address}: {name}: {printable(words, 300)}") from None
 
 
 class Server:

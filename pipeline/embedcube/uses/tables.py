@@ -9,7 +9,7 @@ import numpy as np
 from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing, write_atomically
 from embedcube.errors import RequestError
-from embedcube.printable import printable
+from embedcube.printable import listed, printable
 
 if TYPE_CHECKING:
     import geopandas
@@ -76,12 +76,24 @@ def _read_csv(path: Path) -> "geopandas.GeoDataFrame":
     import geopandas
 
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = next((pair for pair in _PLACE if rows and set(pair) <= set(rows[0])), None)
+        table = csv.DictReader(file)
+        columns, rows = table.fieldnames or [], list(table)
+    names = next((pair for pair in _PLACE if set(pair) <= set(columns)), None)
     if names is None:
-        raise RequestError(f"{path}: a CSV of points needs the columns lon and lat, in degrees")
-    lon, lat = ([float(row[name]) for row in rows] for name in names)
+        there = f"it has {listed(columns)}" if columns else "it is empty"
+        raise RequestError(f"{path}: a CSV of points needs the columns lon and lat, in degrees; {there}")
+    if not rows:
+        raise RequestError(f"{path}: has no line below that of the names of its columns")
+    lon, lat = ([_degrees(path, i, name, row) for i, row in enumerate(rows, start=2)] for name in names)
     return geopandas.GeoDataFrame(rows, geometry=geopandas.points_from_xy(lon, lat, crs="EPSG:4326"))
+
+
+def _degrees(path: Path, line: int, name: str, row: dict[str, Any]) -> float:
+    """A number of a CSV; a RequestError says where there is none."""
+    try:
+        return float(row[name])
+    except (TypeError, ValueError):
+        raise RequestError(f'{path}: line {line} has "{printable(row[name], 40)}" as {name}, not a number') from None
 
 
 def check_suffix(path: Path | None) -> None:
