@@ -73,7 +73,10 @@ class ProvGraph:
                 lines.append(f"  {number[key]}{boxes[kind].format(label)}")
         for relation, links in self._relations.items():
             first, second = RELATIONS[relation]
-            lines += [f"  {number[one[first]]} -- {relation} --> {number[one[second]]}" for one in links.values()]
+            for one in links.values():
+                lines.append(f"  {number[one[first]]} -- {relation} --> {number[one[second]]}")
+                if "prov:plan" in one:
+                    lines.append(f"  {number[one[first]]} -- plan --> {number[one['prov:plan']]}")
         return "\n".join(lines)
 
 
