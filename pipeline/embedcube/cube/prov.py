@@ -1,8 +1,8 @@
 """W3C PROV: a graph of entities, activities and agents as PROV-JSON, and as a drawing (Mermaid).
 
 `shard_graph` says of one shard what it was made of, by what and when, from the provenance of the cube alone. The graph
-of the whole cube lies in it as provenance/prov.json (`consolidate/prov_files.py`); it names the tables of scenes and
-shards, and not their rows.
+of the whole cube lies in it as provenance/crate/prov.json (`consolidate/prov_files.py`); it names the tables of scenes
+and shards, and not their rows.
 """
 
 import json
