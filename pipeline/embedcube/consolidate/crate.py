@@ -169,7 +169,8 @@ def _archives(crate: Crate) -> list[dict[str, Any]]:
     return [
         {
             "@id": f"#archive/{name}", "@type": "Collection", "name": f"scenes of {name}",
-            "hasPart": _ids(["#table/scene"]), "mainEntity": {"@id": "#table/scene"}, "exampleOfWork": {"@id": f"#input/{name}"},
+            "hasPart": _ids(["#table/scene"]), "mainEntity": {"@id": "#table/scene"},
+            "exampleOfWork": {"@id": f"#input/{name}"},
             "description": f"archive read as {block.source}: bands {', '.join(block.bands)}",
         }
         for name, block in crate.archives.items()
