@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from shapely.geometry import shape
-from tests.conftest import Campaign, call_cli, run_cli
+from tests.conftest import Campaign, call_cli
 
 from embedcube.campaign import plugins
 from embedcube.campaign.fields import read_yaml
@@ -284,7 +284,7 @@ def test_a_password_in_the_url_of_an_api_is_refused_and_not_repeated(demo: Campa
 
 
 def test_a_file_that_is_not_there_is_answered_in_one_line(tmp_path: Path) -> None:
-    done = run_cli("run", tmp_path / "campaign.yaml")
+    done = call_cli("run", tmp_path / "campaign.yaml")
     assert done.returncode == 2
     assert done.stderr == (
         f"embedcube: {tmp_path}/campaign.yaml: no such campaign file; `embedcube demo DIR` writes one to start from\n"
@@ -303,7 +303,7 @@ def load(campaign: Campaign, /, **values: Any) -> Document:
         ({"windows__stepp": "1 day"}, r'windows: unknown key "stepp", did you mean "step"\?'),
         (
             {"how__zzz": 1},
-            r'how: unknown key "zzz"; known here: account, cache_mb, dask, device, .* and \d+ more$',
+            r'how: unknown key "zzz"; known here: account, base, cache_mb, dask, device, .* and \d+ more$',
         ),
         ({"windows__start": "2023-06-31"}, r'windows\.start: "2023-06-31" is not a date; write for example 2023-06-01'),
         ({"windows__step": "1 fortnight"}, r'windows: "1 fortnight" is not a length of time; .* "14 days", "1 month"'),
@@ -427,6 +427,7 @@ WHAT: dict[str, dict[str, Any]] = {
     "Layer.batch": {"layers__s2_mosaiks__batch": 8},
     "Layer.min_valid": {"layers__s2_mosaiks__min_valid": 0.6},
     "Layer.encoding": {"layers__s2_mosaiks__encoding": "float16"},
+    "Campaign.withdraw": {"withdraw": ["S2A_32UMB_20230601_0_L2A"]},
 }
 """Every key that says what is asked, and another value of it."""
 
@@ -444,6 +445,7 @@ HOW: dict[str, dict[str, Any]] = {
     "Search.times": {"archives__s2__search": SEARCH | {"times": [["2023-06-01", "2023-07-01"]]}},
     "Layer.weights": {"layers__s2_mosaiks__weights": "elsewhere.safetensors"},
     "How.runs": {"how__runs": "elsewhere"},
+    "How.base": {"how__base": "elsewhere"},
     "How.executor": {"how__executor": "slurm"},
     "How.site": {"how__site": "site.yaml"},
     "How.tasks": {"how__tasks": 7},
@@ -640,7 +642,7 @@ def test_variables_are_expanded_where_they_are_declared_and_nowhere_else(
 
 
 def test_the_schema_describes_the_demo_and_refuses_typos(demo_archive: Path) -> None:
-    done = run_cli("schema")
+    done = call_cli("schema")
     assert (done.returncode, done.stderr) == (0, "")
     schema = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(schema)

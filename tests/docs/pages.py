@@ -4,9 +4,10 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, call_cli
 
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
@@ -23,15 +24,15 @@ def run_line(line: str, folder: Path) -> str:
     """What a shown command of embedcube prints in `folder`, which holds `demo/`; it must succeed."""
     program, *arguments = shlex.split(line)
     assert program == EMBEDCUBE, line
-    return _run([str(Path(sys.executable).parent / "embedcube"), *arguments], folder)
+    with chdir(folder):
+        done = call_cli(*arguments)
+    assert done.returncode == 0, f"{line}: {done.stderr}"
+    return done.stdout
 
 
 def run_python(blocks: list[str], folder: Path) -> str:
     """What shown Python prints in `folder`, one block after the other, without a warning."""
-    return _run([sys.executable, "-W", "error", "-c", "\n".join(blocks)], folder)
-
-
-def _run(command: list[str], folder: Path) -> str:
+    command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout

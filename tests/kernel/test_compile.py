@@ -28,7 +28,7 @@ from embedcube.kernel.compile import Compiled, compile_forward
 from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.recipes import forward_digest
-from embedcube.prepare.plan import _program
+from embedcube.prepare.program import program_of
 
 LAYER = "s2_vit"
 VIT = {"name": "tiny_vit", "width": 32, "depth": 1}
@@ -158,13 +158,13 @@ def test_of_two_programs_that_were_made_at_once_the_one_of_the_last_plan_stays(t
     for data in (b"one", b"two"):
         run.program("a", "key", hashlib.sha256(data).hexdigest()).write_bytes(data)
     context = kernel_of(Undecided())
-    assert _program(run, "a", context, "key").digest == digests[0]
+    assert program_of(run, None, "a", context, "key").digest == digests[0]
     for digest in digests:
         write_sealed(run.plan_summary, {"layers": {"a": {"program": digest}}})
-        assert _program(run, "a", context, "key").digest == digest
+        assert program_of(run, None, "a", context, "key").digest == digest
     run.program("a", "key", digests[1]).write_bytes(b"three")
     with pytest.raises(RequestError, match=r"has been changed: its SHA-256 is"):
-        _program(run, "a", context, "key")
+        program_of(run, None, "a", context, "key")
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

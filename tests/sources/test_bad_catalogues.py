@@ -197,7 +197,7 @@ def assert_counts(folder: Path) -> None:
     resolved = load_campaign(campaign.file)
     good = [scene for scene in read_inventory(resolved, campaign.run) if scene.placed]
     with pytest.raises(WorkError, match="0 of 1 scenes cannot be read and 1 of 2 in the inventory lie nobody knows"):
-        refuse_over_budget(resolved, good, [], unplaced_scenes(campaign.run))
+        refuse_over_budget(resolved, good, [], unplaced_scenes(resolved, campaign.run))
 
 
 def remote(item: dict[str, Any], box: Any) -> None:

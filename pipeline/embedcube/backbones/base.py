@@ -54,6 +54,12 @@ class FitSample:
     """float32 (N, T, C, chip_px, chip_px): pixels in the archives' units, not normalised; NaN where masked"""
     lat_ny: NDArray[np.float64]
     """float64 (N, chip_px): latitude of each row of pixels, in degrees"""
+    clear_ntsyx: NDArray[np.bool_] | None = None
+    """bool (N, T, archives, chip_px, chip_px): as in `Chips`; None where nobody gives it"""
+    lonlat_nyxk: NDArray[np.float32] | None = None
+    """float32 (N, chip_cells, chip_cells, 2): as in `Chips`"""
+    dates_ntmd: NDArray[np.int64] | None = None
+    """int64 (N, T, 2, 3): as in `Chips`, of the window of each chip"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +181,11 @@ def leaves_masked_out(backbone: Backbone) -> bool:
     return bool(getattr(backbone, "masks", False))
 
 
+def completes(backbone: Backbone) -> bool:
+    """Whether published weights of this backbone lack what `fit` adds: its method `complete(weights, sample)`."""
+    return hasattr(backbone, "complete")
+
+
 def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:
     """Bands and frames of the layer's chips."""
     bands = tuple(campaign.archives[archive].bands for archive in campaign.layers[layer_name].archives)
@@ -194,4 +205,8 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     backbone: Backbone = make_plugin(
         "backbones", layer.backbone["name"], f"layers.{layer_name}.backbone", options, make_layout(layer), inputs
     )
-    return backbone
+    if layer.reduce is None:
+        return backbone
+    from embedcube.backbones.reduced import Reduced
+
+    return Reduced(backbone, layer.reduce.pca, make_layout(layer))

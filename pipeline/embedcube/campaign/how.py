@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from embedcube.campaign.fields import Block
 from embedcube.machine import cores, gpus, memory_bytes
+from embedcube.printable import printable, without_credentials
 
 
 class Dask(Block):
@@ -28,6 +29,9 @@ class How(Block):
 
     runs: Path = Path("runs")
     """the folder of run folders, relative to the campaign file"""
+    base: Path | None = None
+    """an earlier run folder or cube, here or copied from another centre: shards with equal recipes are taken from there
+    and not embedded again, and layers without weights of their own take its weights; relative to the campaign file"""
     executor: str = "local"
     """where tasks run: local (this machine), slurm (jobs; `site` describes the batch system), or an installed plugin"""
     site: Path | None = None
@@ -62,6 +66,14 @@ class How(Block):
     retry_quarantined: bool = False
     """embed the shards of unreadable scenes again, because their files can be read now: `embed` without --task, `run`
     and `submit` then begin with the first round, in which all scenes are read"""
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _is_here(cls, base: object) -> object:
+        if isinstance(base, str) and "://" in base:
+            words = "a base is a folder here: copy the cube with `embedcube pull`, and name the copy"
+            raise ValueError(f"{printable(without_credentials(base))}: {words}")
+        return base
 
     @property
     def threads_per_rank(self) -> int:

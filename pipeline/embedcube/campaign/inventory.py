@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import overload
@@ -15,17 +16,23 @@ import shapely
 from pyproj import CRS
 
 from embedcube.campaign.boxes import footprint, in_range
+from embedcube.campaign.fields import nearest
 from embedcube.campaign.parts import Unplaced
+from embedcube.campaign.plan import Plan
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Noted, Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import refused, write_sealed
 from embedcube.campaign.search_extent import bounded
 from embedcube.campaign.tables import inventory_digest, read_columns
+from embedcube.campaign.withdrawn import Names, Used, matches, unknown_ids, used_otherwise
 from embedcube.errors import RequestError
 
 _ROWS = 1 << 13
 """rows of the table that are made and written at once"""
+
+_NAMES = ("embedcube:archive", "id", "embedcube:superseded_by", "embedcube:shows")
+"""columns of `Names`"""
 
 _MOMENT = pyarrow.timestamp("us", "UTC")
 
@@ -36,10 +43,22 @@ _WKB = {
 """Metadata of the column of footprints, for readers of Arrow."""
 
 
-def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequence[Scene]:
+def scenes_as_planned(campaign: Campaign, run: RunDir, plan: Plan) -> "Scenes":
+    """The scenes of the inventory as the present round of the plan uses them, in its order.
+
+    Raises:
+        RequestError: as `read_inventory` says, or the plan was made for another inventory.
+    """
+    return read_inventory(campaign, run, plan.inventory, plan.verdicts.filling)
+
+
+def read_inventory(
+    campaign: Campaign, run: RunDir, planned: str = "", filling: frozenset[int] = frozenset()
+) -> "Scenes":
     """The scenes of the inventory, in its order. Each is decoded when it is first used, as a rank needs few of them.
 
-    `planned` is the SHA-256 of the inventory that the plan was made for; before there is a plan it is left out.
+    `planned` is the SHA-256 of the inventory that a plan was made for; before there is a plan it is left out. Rows of
+    `filling` only fill what newer scenes do not show.
 
     Raises:
         RequestError: there is no inventory, it is damaged or of another version of embedcube, or it was made for
@@ -50,17 +69,46 @@ def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> Sequen
     digest = inventory_digest(run)
     if planned not in ("", digest):
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
-    names = ("embedcube:scene", "embedcube:noted", "embedcube:asked")
+    names = ("embedcube:scene", "embedcube:noted", "embedcube:asked", *(_NAMES if campaign.withdraw else ()))
     table = read_columns(run.inventory, digest, names, "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory, filling)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
+    if campaign.withdraw:
+        scenes.use_otherwise(used_otherwise(campaign.withdraw, _names(table), scenes))
     return scenes
 
 
-def unplaced_scenes(run: RunDir) -> Unplaced:
+def read_names(campaign: Campaign, run: RunDir, planned: str = "") -> Names:
+    """Archive, id and `superseded_by` of each scene, as `read_inventory` gives them; quicker where no more is needed.
+
+    Raises:
+        RequestError: as `read_inventory`.
+    """
+    names = _names(read_columns(run.inventory, planned or inventory_digest(run), _NAMES, "index"))
+    used = list(names.superseded_by)
+    for row, instead in read_inventory(campaign, run, planned).used_otherwise.items():
+        used[row] = instead.superseded_by
+    return replace(names, superseded_by=used)
+
+
+def refuse_unknown_withdrawn(campaign: Campaign, run: RunDir) -> None:
+    """Raise a RequestError where `withdraw` names a scene that the inventory does not have."""
+    names = read_names(campaign, run) if campaign.withdraw else None
+    if names and (unknown := unknown_ids(campaign.withdraw, names)):
+        raise RequestError(
+            f'withdraw: "{unknown[0]}" is in no archive of the inventory{nearest(unknown[0], {*names.ids})}'
+        )
+
+
+def _names(table: pyarrow.Table) -> Names:
+    archives, ids, used, shows = (table[name].to_pylist() for name in _NAMES)
+    return Names(archives=archives, ids=ids, superseded_by=used, shows=shows)
+
+
+def unplaced_scenes(campaign: Campaign, run: RunDir) -> Unplaced:
     """The scenes that cannot be used and whose place is unknown, among those of the inventory.
 
     Raises:
@@ -71,9 +119,10 @@ def unplaced_scenes(run: RunDir) -> Unplaced:
         return Unplaced(scenes=[], of=of)  # spares reading them
     with_verdict = [("embedcube:verdict", "!=", "")]
     table = read_columns(run.inventory, digest, ("embedcube:scene", "embedcube:noted"), "index", with_verdict)
-    scenes = _Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
     found = [scene for scene in scenes if not scene.placed]
-    return Unplaced(scenes=[scene for scene in found if not scene.superseded_by], of=of)
+    used = [one for one in found if not one.superseded_by and not matches(campaign.withdraw, one.archive, one.id)]
+    return Unplaced(scenes=used, of=of)
 
 
 def unusable_scenes(run: RunDir) -> tuple[int, int]:
@@ -115,11 +164,28 @@ def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
     return {(archive, id_): (digest, _notes(noted)) for archive, id_, digest, noted in rows}
 
 
-class _Scenes(Sequence[Scene]):
-    def __init__(self, texts: pyarrow.ChunkedArray, noted: pyarrow.ChunkedArray, path: Path) -> None:
+class Scenes(Sequence[Scene]):
+    """The scenes of an inventory, each decoded when it is first used."""
+
+    def __init__(
+        self,
+        texts: pyarrow.ChunkedArray,
+        noted: pyarrow.ChunkedArray,
+        path: Path,
+        filling: frozenset[int] = frozenset(),
+    ) -> None:
+        """Rows of `filling` only fill what newer scenes do not show."""
         self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
-        self._path = path
+        self._path, self._filling = path, filling
         self._made: dict[int, Scene] = {}
+        self.used_otherwise: Mapping[int, Used] = {}
+        """by row, where it is otherwise than the inventory says, because scenes are withdrawn"""
+
+    def use_otherwise(self, used: Mapping[int, Used]) -> None:
+        """Use the scenes of these rows otherwise than the inventory says."""
+        self.used_otherwise = used
+        for row in self._made.keys() & used.keys():
+            del self._made[row]
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -135,9 +201,12 @@ class _Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                self._made[place] = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
+                scene = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
+            if used := self.used_otherwise.get(place):
+                scene = used.of(scene)
+            self._made[place] = scene.filling() if place in self._filling else scene
         return self._made[place]
 
 
@@ -205,6 +274,7 @@ def _rows(
         "embedcube:declared": [scene.declared for scene in scenes],
         "embedcube:verdict": [scene.verdict for scene in scenes],
         "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
+        "embedcube:shows": [scene.shows for scene in scenes],
         "embedcube:scene": [scene.to_json() for scene in scenes],
         "embedcube:noted": [_noted(scene) for scene in scenes],
     }

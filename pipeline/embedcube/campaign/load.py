@@ -142,7 +142,8 @@ def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
     if region is not None and region.geojson is not None:
         region = schema.Region(geometry=read_geojson(absolute(region.geojson)))
     site = absolute(campaign.how.site) if campaign.how.site else None
-    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs), "site": site})
+    base = absolute(campaign.how.base) if campaign.how.base else None
+    how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs), "site": site, "base": base})
     return campaign.model_copy(update={"archives": archives, "layers": layers, "region": region, "how": how})
 
 

@@ -72,7 +72,7 @@ class Record:
     energy_j: float | None
     """joules that the rank's GPU used since its last record; None where there is no meter (`energy.py`)"""
     peak_bytes: int
-    """largest memory of the rank so far"""
+    """largest memory of the rank so far; what it shares with other processes is divided among them"""
     started: str
     """time in UTC (ISO 8601)"""
     finished: str
@@ -106,6 +106,12 @@ class Record:
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
         document["scenes"] = tuple(document["scenes"])
         return cls(**document)
+
+
+def record_of(line: bytes) -> Record | None:
+    """The record of a line of records.jsonl; None where it is torn, damaged, or of another version of embedcube."""
+    text = checked_line(line)
+    return None if text is None or _THIS_FORMAT not in text else Record.from_document(parsed_line(text))
 
 
 _FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]

@@ -11,6 +11,7 @@ The run folder is the architecture: each stage reads files here and writes files
       verdicts.json                      embed        scenes that were found broken while they were read
       pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
+      parts/base/<start>/<number>/       plan         the parts of the shards that come from `how.base`
       cubes/<version>.zarr               consolidate  parts     -> cube; <version>.preview.zarr beside it: preview
       cube.zarr                          a relative symlink to the newest version
       report/                            verify, preview, report
@@ -106,6 +107,10 @@ class RunDir:
     def part(self, task: int, attempt: str, rank: int) -> Path:
         """The folder of one rank in one attempt; no other process ever writes there."""
         return self.task(task) / attempt / f"{rank:04d}"
+
+    def adopted_part(self, start: str, number: int) -> Path:
+        """The folder of a part whose shards were taken from another run; `start` names the process that took them."""
+        return self.parts / "base" / start / f"{number:04d}"
 
     @property
     def cubes(self) -> Path:

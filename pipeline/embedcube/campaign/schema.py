@@ -123,8 +123,9 @@ class Archive(Block):
 class GridBlock(Block):
     """The lattice of pixels on which everything is read."""
 
-    crs: Literal["utm"] | Crs
-    """a coordinate reference system, or "utm" for one grid in each zone that the scenes touch"""
+    crs: Literal["utm", "samples"] | Crs
+    """a coordinate reference system; "utm" for one grid in each zone that the scenes touch; or "samples" for a list of
+    samples, each of which is one chip at a place of its own"""
     pixel: float = Field(gt=0)
     """side of a pixel in units of the CRS"""
     origin: tuple[float, float] = (0.0, 0.0)
@@ -155,6 +156,13 @@ class Region(Block):
         return self
 
 
+class Reduce(Block):
+    """Fewer numbers in each vector."""
+
+    pca: int = Field(gt=0)
+    """principal components that are kept, fitted by `fit` on the vectors of a sample and frozen with the weights"""
+
+
 class Layer(Block):
     """One group of the cube: one or more archives through a backbone."""
 
@@ -168,6 +176,8 @@ class Layer(Block):
     """period whose windows `fit` takes its sample from; by default all windows"""
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
+    reduce: Reduce | None = None
+    """fewer numbers than the backbone gives: {pca: 64}. By default all"""
     weights: Path | None = None
     """file of frozen weights that were fitted elsewhere, or of a published checkpoint; without it `fit` makes weights
     from the archives. The path is not part of the digest; the bytes are part of the recipes"""
@@ -227,6 +237,9 @@ class Campaign(Block):
     """time axis of the cube: windows at regular steps (start, end, step), or a list of [start, end], sorted by start"""
     layers: dict[Name, Layer] = Field(min_length=1)
     """the layers; you choose their names, for example s2_mosaiks, and each is a group of the cube"""
+    withdraw: tuple[str, ...] = ()
+    """ids of scenes that are left out, as if the archive did not have them: [S2A_..., s1/S1A_...], where the name of an
+    archive before the id means this archive alone. `plan` names them, and the cube tells of them"""
     how: How = How()
     """how the campaign is computed: processes, memory, batch system. Not part of the digest"""
 
@@ -278,7 +291,11 @@ class Campaign(Block):
             del archive["path"], archive["search"], archive["links"]
         for layer in document["layers"].values():
             del layer["weights"]
+            if layer["reduce"] is None:
+                del layer["reduce"]  # the digests of campaigns without it are older than this key
         document["windows"] = [str(window) for window in self.all_windows]
+        if not self.withdraw:
+            del document["withdraw"]  # the digest of a campaign that withdraws nothing is what it has always been
         return document
 
     @property

@@ -72,7 +72,7 @@ def find(
         search = Search(k=k, time=moment, within=region, apart_m=apart_m)
         _find_in(_layer(cube, layer), examples, search, out, as_json)
         return
-    from embedcube.uses.federation import Question
+    from embedcube.uses.holders import Question
 
     asked = Question(
         like=examples[0], unlike=examples[1], layer=layer, k=k, time=moment, within=region, apart_m=apart_m
@@ -94,7 +94,7 @@ def _find_in(
         write_table(table_of(found), out)
         say(f"wrote {out}")
     if as_json:
-        answer = {"cube": str(searched.cube.path), "layer": searched.name} | asdict(found)
+        answer = {"cube": searched.cube.address, "layer": searched.name} | asdict(found)
         print(json.dumps(answer | {"out": str(out) if out else None}))
         return
     _print_hits(found)
@@ -206,9 +206,8 @@ def _checked(layer: "Layer") -> "Checked":
     from embedcube.uses.recall import check
 
     if layer.index is None:
-        raise RequestError(
-            f"{layer.cube.path}: no vector index of {layer.name}; make it: embedcube index-vectors {layer.cube.path}"
-        )
+        cube = layer.cube.address
+        raise RequestError(f"{cube}: no vector index of {layer.name}; make it: embedcube index-vectors {cube}")
     return check(layer.cube, layer.index)
 
 

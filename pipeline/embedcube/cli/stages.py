@@ -10,6 +10,8 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
+    from embedcube.campaign.base import Base
+    from embedcube.campaign.plan import Plan
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
     from embedcube.consolidate.findings import Finding
@@ -87,7 +89,7 @@ def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: boo
     for scene, verdict in bad.items():
         say(f"            {scene}: {verdict}")
     counted = [scene for scene in scenes if scene.placed and not scene.superseded_by]
-    over = over_budget(campaign, counted, (), unplaced_scenes(folder)) if bad else ""
+    over = over_budget(campaign, counted, (), unplaced_scenes(campaign, folder)) if bad else ""
     if over:
         say(f"            if the plan needs them all, nothing will be embedded: {over}")
     return {"scenes": len(scenes), "unusable": bad, "weak": weak, "over_budget": over}
@@ -114,11 +116,16 @@ def fit(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Make the plan, and print its price and the windows without any scene."""
     from embedcube.campaign.price import describe
+    from embedcube.consolidate.changes import table
+    from embedcube.consolidate.reprocess import base_of, changes_since, reference_of, withdrawn_in_words
     from embedcube.prepare.plan import plan as make_plan
     from embedcube.workers.rounds import unusable_in_words
 
     if compiled := [name for name, layer in campaign.layers.items() if layer.compile]:
         say(f"plan        compiling {', '.join(compiled)} unless that is done already: about a minute for each layer")
+    base = base_of(campaign, folder)
+    # before the plan is made: it is compared with what there was
+    reference = reference_of(campaign, folder, base)
     made = make_plan(campaign, folder)
     for i, line in enumerate(describe(made.price)):
         say(f"{'plan' if i == 0 else '':<12}{line}")
@@ -143,6 +150,13 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 say(f"            layers.{place}: {line}")
         if len(layer.gaps) > _NAMED:
             say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack a part of an archive")
+    for line in withdrawn_in_words(campaign, folder, made):
+        say(f"            {line}")
+    if base is not None:
+        made = adopt(campaign, folder, made, [base], say)
+    rows = [] if reference is None else changes_since(reference, campaign, folder, made)
+    for line in [f"against {reference.name}:", *table(rows, campaign.how.ranks)] if reference else []:
+        say(f"            {line}")
     if over := unusable_in_words(campaign, folder, made):
         say(f"            nothing will be embedded: {over}")
     if campaign.how.executor == "slurm":
@@ -150,7 +164,21 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
         from embedcube.jobs.submit import refuse_at_site
 
         refuse_at_site(made.price, campaign, load_site(campaign))
-    return made.summary | {"over_budget": over}
+    return made.summary | {"over_budget": over, "changes": [row.document() for row in rows]}
+
+
+def adopt(campaign: "Campaign", folder: "RunDir", made: "Plan", bases: "list[Base]", say: Say) -> "Plan":
+    """Take over what earlier runs have of the plan; returns the plan, without the scenes that they found broken."""
+    from embedcube.consolidate.adopt import in_words
+    from embedcube.consolidate.reprocess import adopt_from, carry_verdicts
+
+    made = carry_verdicts(campaign, folder, made, bases)
+    for base in bases:
+        with shown("base", "shards", say) as progress:
+            adopted = adopt_from(base, folder, made, progress)
+        for line in in_words(adopted, base.path):
+            say(f"            {line}")
+    return made
 
 
 def open_to_embed(
@@ -161,7 +189,7 @@ def open_to_embed(
     Raises:
         RequestError: `retry_quarantined` for a single task: a scene is out, or not, for the shards of all tasks.
     """
-    from embedcube.campaign.resolve import open_run
+    from embedcube.cli.opening import open_to_go_on
 
     if task is not None and retry_quarantined:
         raise RequestError(
@@ -169,7 +197,7 @@ def open_to_embed(
             "(only shards that lack a scene are embedded again), or write how.retry_quarantined: true and "
             "`embedcube submit`"
         )
-    return open_run(campaign_file, ranks, retry_quarantined=retry_quarantined)
+    return open_to_go_on(campaign_file, ranks, retry_quarantined=retry_quarantined)
 
 
 def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) -> dict[str, Any]:
@@ -183,6 +211,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.campaign.verdicts import forget_verdicts
     from embedcube.cube.encoding import why_not_held
     from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded, refuse_unusable
+    from embedcube.workers.starting import servers_kept
 
     if task is not None:
         return _embed_task(campaign, folder, say, task)
@@ -191,21 +220,25 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     made = read_plan(campaign, folder)
     refuse_unusable(campaign, folder, made)
     tasks, settled = tuple(range(made.tasks)), False
-    while not settled:
-        if tasks:
-            _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
-        # another process may have begun the next round meanwhile
-        made = read_plan(campaign, folder)
-        recipes = read_recipes(folder, made)
-        records = recorded(folder, recipes)
-        if records.count == len(set(recipes)):
-            refuse_unusable(campaign, folder, made, records.unusable)
-            if found := new_verdicts(campaign, folder, made, records.broken):
-                begin_next_round(folder, made, found)
-                made = read_plan(campaign, folder)
-                say(f"            {named(found)}: out for all; round {made.verdicts.round} embeds again what it fed")
-            settled = not found
-        tasks = tasks_undone(folder, made, recorded_recipes(folder))
+    # one import of torch is enough for the ranks of all tasks and rounds
+    with servers_kept():
+        while not settled:
+            if tasks:
+                _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
+            # another process may have begun the next round meanwhile
+            made = read_plan(campaign, folder)
+            recipes = read_recipes(folder, made)
+            records = recorded(folder, recipes)
+            if records.count == len(set(recipes)):
+                refuse_unusable(campaign, folder, made, records.unusable)
+                if found := new_verdicts(campaign, folder, made, records.broken):
+                    begin_next_round(folder, made, found)
+                    made = read_plan(campaign, folder)
+                    say(
+                        f"            {named(found)}: out for all; round {made.verdicts.round} embeds again what it fed"
+                    )
+                settled = not found
+            tasks = tasks_undone(folder, made, recorded_recipes(folder))
     bad = {one.scene: one.reason for one in records.unusable}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")

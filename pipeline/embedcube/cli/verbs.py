@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import decoding, finding, history, looking, serving, stages, using
+from embedcube.cli import decoding, exchanging, finding, history, looking, serving, stages, using, versions
+from embedcube.cli.opening import open_to_go_on, open_to_plan
 from embedcube.cli.sections import Sections
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for more in (using, finding, decoding, history, looking, serving):
+for more in (versions, using, finding, decoding, history, exchanging, looking, serving):
     app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
@@ -123,8 +124,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run all stages here, each from where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
-    campaign, folder = open_run(campaign_file, ranks)
     say = _teller(as_json)
+    campaign, folder = open_to_plan(campaign_file, say, ranks)
     if until == "plan":
         _print(stages.prepare(campaign, folder, say), as_json)
         return
@@ -137,21 +138,21 @@ def run(
 @app.command()
 def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
     """Find the scenes of the archives: the inventory.  Example: embedcube index campaign.yaml"""
-    campaign, folder = open_run(campaign_file)
+    campaign, folder = open_to_plan(campaign_file, _teller(as_json))
     _print(stages.index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Fit or load the weights of each layer.  Example: embedcube fit campaign.yaml"""
-    campaign, folder = open_run(campaign_file)
+    campaign, folder = open_to_plan(campaign_file, _teller(as_json))
     _print(stages.fit(campaign, folder, _teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
     """Divide the work into shards and tasks, with a price.  Example: embedcube plan campaign.yaml"""
-    campaign, folder = open_run(campaign_file, ranks)
+    campaign, folder = open_to_plan(campaign_file, _teller(as_json), ranks)
     _print(stages.plan(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -173,7 +174,7 @@ def embed(
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Make the cube from the embedded shards.  Example: embedcube consolidate campaign.yaml"""
-    campaign, folder = open_run(campaign_file, uses_plugins=False)
+    campaign, folder = open_to_go_on(campaign_file, uses_plugins=False)
     _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
 
 
@@ -344,8 +345,9 @@ def preview(
     from embedcube.cube.preview import preview as draw
     from embedcube.cube.preview_store import preview_store_of
 
-    store = out / preview_store_of(cube).name if out else preview_store_of(cube)
-    files = [store, *draw(cube, out or cube.absolute().parent / "report", store)]
+    version = cube.resolve()
+    store = out / preview_store_of(version).name if out else preview_store_of(version)
+    files = [store, *draw(version, out or cube.absolute().parent / "report", store)]
     _print_lines({"files": [str(file) for file in files]}, [f"wrote {file}" for file in files], as_json)
 
 

@@ -13,7 +13,7 @@ from embedcube.consolidate.rechunk import Series, digest_of, rechunk
 from embedcube.cube.arrays import ArraySpec
 from embedcube.errors import WorkError
 
-_CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
+CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
 """errors of a file system that cannot link: the object is copied"""
 
 Failure = WorkError | OSError | MemoryError
@@ -82,7 +82,7 @@ def adopt_shard(part: Path, objects: tuple[StoredObject, ...], targets: tuple[Pa
         except FileExistsError:
             linked += 1  # a worker that is believed to be lost linked it just now
         except OSError as error:
-            if error.errno not in _CANNOT_LINK:
+            if error.errno not in CANNOT_LINK:
                 raise
             with replacing(target) as temporary:
                 shutil.copyfile(source, temporary)

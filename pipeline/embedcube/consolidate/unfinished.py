@@ -120,7 +120,7 @@ def building(run: RunDir, version: str) -> Iterator[Unfinished]:
     path = run.cube_under_construction(version, owner)
     path.parent.mkdir(parents=True, exist_ok=True)
     # those that are there before this one: of two that begin at once, neither removes the other's
-    others = sorted(run.cubes_under_construction(version), key=_changed, reverse=True)
+    others = sorted(run.cubes_under_construction(version), key=changed, reverse=True)
     if not any(_renamed(other, path) for other in others):
         path.mkdir()
     for other in others:
@@ -154,11 +154,11 @@ def remove_abandoned(run: RunDir, version: str) -> None:
     """
     for folder in run.cubes_under_construction():
         own = folder in run.cubes_under_construction(version)
-        if (own and run.cube(version).exists()) or (not own and time.time() - _changed(folder) > ABANDONED_S):
+        if (own and run.cube(version).exists()) or (not own and time.time() - changed(folder) > ABANDONED_S):
             remove(folder, run)
 
 
-def _changed(folder: Path) -> float:
+def changed(folder: Path) -> float:
     """Time of the last change of a folder below `folder`; 0 if it is gone."""
     newest = 0.0
     for inside, _, _ in os.walk(folder):

@@ -94,9 +94,7 @@ class Provenance:
 
     def _records(self, first: int, last: int) -> list[dict[str, Any]]:
         """The records of shards `first` to `last` - 1, in one read."""
-        ends = self._firsts("shard_record")[first : last + 1]
-        data = self._column("shard_record").part(int(ends[0]), int(ends[-1])).tobytes()
-        return [json.loads(data[a:b]) for a, b in pairwise((ends - ends[0]).tolist())]
+        return [json.loads(text) for text in self.rows_of("shard_record", first, last)]
 
     def objects(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
         """SHA-256 of the object of each array, by the row of a shard and the name of the array; in ascending order."""
@@ -122,6 +120,12 @@ class Provenance:
         data = bytes(self.array(name))
         return [data[a:b] for a, b in pairwise(self._firsts(name).tolist())]
 
+    def rows_of(self, name: str, first: int, last: int) -> list[bytes]:
+        """Rows `first` to `last` - 1 of an array of texts or bytes, in one read."""
+        ends = self._firsts(name)[first : last + 1]
+        data = self._column(name).part(int(ends[0]), int(ends[-1])).tobytes()
+        return [data[a:b] for a, b in pairwise((ends - ends[0]).tolist())]
+
     def scene(self, row: int) -> dict[str, Any]:
         """Facts of a scene, from its row."""
         return dict(json.loads(self._blob("scene", row)))
@@ -130,6 +134,18 @@ class Provenance:
         """The weights file of a layer; None where the cube does not keep it, as it does not keep published ones."""
         kept = self.attributes.get("weights_kept", [])
         return self._blob("weights", kept.index(layer)) if layer in kept else None
+
+    def withdrawn(self, entries: Sequence[str], archives: Sequence[str]) -> list[dict[str, Any]]:
+        """Facts of the scenes of some archives that the campaign's `withdraw` means: "<id>" or "<archive>/<id>"."""
+        ids = [json.dumps(entry.rpartition("/")[2]).encode() for entry in entries]
+        texts = [text for text in self.blobs("scene") if any(one in text for one in ids)] if entries else []
+        scenes = [dict(json.loads(text)) for text in texts]
+        meant = set(entries)
+        return [
+            scene
+            for scene in scenes
+            if scene["archive"] in archives and not meant.isdisjoint((scene["id"], f"{scene['archive']}/{scene['id']}"))
+        ]
 
     def contributions(self, shard: int) -> NDArray[np.uint8]:
         """Packed bits of the cells to which each scene contributed, one row for each link of the shard."""
@@ -159,7 +175,7 @@ class Provenance:
         rows, quarantined = self.links(shard)
         contributions = self.contributions(shard)
         first = self._firsts("link")[shard]
-        resampling = self._group["link_resampling"][first : first + len(rows)]
+        resampling = self._column("link_resampling").part(int(first), int(first) + len(rows))
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
         digests = self._group["scene_digest"]
         for link, row in enumerate(rows.tolist()):
@@ -199,14 +215,16 @@ class _Column:
 
     def __init__(self, array: Any) -> None:
         self._array, self._rows = array, int(array.chunks[0])
-        self._kept: NDArray[Any] = np.empty(0, array.dtype)
-        self._first = 0
+        # in one assignment: several threads may ask at once
+        self._kept: tuple[int, NDArray[Any]] = (0, np.empty(0, array.dtype))
 
     def part(self, first: int, last: int) -> NDArray[Any]:
         """Return rows `first` to `last` - 1; not to be written to."""
-        if not self._first <= first <= last <= self._first + len(self._kept):
-            begin = first // self._rows * self._rows
-            if last > begin + self._rows:
+        start, kept = self._kept
+        if not start <= first <= last <= start + len(kept):
+            start = first // self._rows * self._rows
+            if last > start + self._rows:
                 return np.asarray(self._array[first:last])
-            self._kept, self._first = np.asarray(self._array[begin : begin + self._rows]), begin
-        return self._kept[first - self._first : last - self._first]
+            kept = np.asarray(self._array[start : start + self._rows])
+            self._kept = start, kept
+        return kept[first - start : last - start]

@@ -16,10 +16,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from embedcube.cube.arrays import ARRAYS, object_key
 from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.listed import AsMap, SampleTable, is_list
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
+from embedcube.cube.part import Part, part_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
 from embedcube.printable import printable
@@ -43,15 +46,18 @@ class Cell:
 class CubeStore:
     """Groups, arrays and windows of one version of a cube."""
 
-    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False, keep_bytes: int = 0) -> None:
+    def __init__(
+        self, source: str | Path | Store, *, node_by_node: bool = False, called: str = "", keep_bytes: int = 0
+    ) -> None:
         """Open the store; a RequestError says what is there instead of a cube.
 
         `source` is a folder, a link (http, https, s3, gs, az), the path or link of a STAC Collection that has the cube
         as its Zarr asset, or an open store of zarr-python. The metadata of all nodes are those that the root repeats;
-        `node_by_node` reads the nodes' own. Of each array, `keep_bytes` of decoded chunks are kept in memory.
+        `node_by_node` reads the nodes' own. Messages call the cube by its path or link, or as `called` says. Of each
+        array, `keep_bytes` of decoded chunks are kept in memory.
         """
         place = place_of(source)
-        self._place, self._keep_bytes = place, keep_bytes
+        self._place, self._called, self._keep_bytes = place, called, keep_bytes
         self.store = place.store
         # elsewhere folders cannot be listed
         consolidated = False if node_by_node else True if isinstance(place.store, RemoteStore) else None
@@ -65,13 +71,14 @@ class CubeStore:
         self._arrays: dict[tuple[str, str], Any] = {}
         self._chunks: dict[tuple[str, str], Chunks] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
+        self._samples: dict[str, SampleTable] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
 
     @property
     def address(self) -> str:
-        """Path or link as it may be printed: without credentials."""
-        return self._place.address
+        """Path or link as it may be printed, without credentials; or what the cube is called."""
+        return self._called or self._place.address
 
     @property
     def is_local(self) -> bool:
@@ -80,7 +87,13 @@ class CubeStore:
 
     @property
     def path(self) -> Path:
-        """The folder as it was given; a RequestError where the cube is on another machine."""
+        """The folder of this version, a link such as `cube.zarr` followed once, when the cube was opened.
+
+        What lies beside the cube (index, preview, STAC) is looked for here: a link may lead elsewhere since.
+
+        Raises:
+            RequestError: the cube is on another machine.
+        """
         if self._place.path is None:
             raise RequestError(f"{self.address} is not a folder on this machine, which this needs")
         return self._place.path
@@ -90,6 +103,25 @@ class CubeStore:
         """Paths of the groups that hold arrays, "<layer>/<zone>"."""
         layers = [(name, group) for name, group in self._root.groups() if name != "provenance"]
         return tuple(sorted(f"{name}/{zone}" for name, group in layers for zone, _ in group.groups()))
+
+    @cached_property
+    def part(self) -> Part | None:
+        """The part of a cube that was copied here; None for a whole cube."""
+        return part_of(self.path) if self.is_local else None
+
+    @cached_property
+    def held(self) -> dict[tuple[str, int, int, int], int]:
+        """Row of every shard whose objects are here, by (zone, t, iy, ix): all, but for a part of a cube."""
+        part, places = self.part, self.provenance.places
+        if part is None:
+            return places
+        depths = {zone: int(self.array(zone, "status").shards[0]) for zone in self.zones}
+
+        def status_of(zone: str, t: int, iy: int, ix: int) -> str:
+            # every shard has an object of its status
+            return f"{zone}/status/{object_key('status', (t // depths[zone], iy, ix))}"
+
+        return {place: row for place, row in places.items() if status_of(*place) in part.objects}
 
     @property
     def what(self) -> dict[str, Any]:
@@ -156,9 +188,10 @@ class CubeStore:
         return self._groups[zone]
 
     def array(self, zone: str, name: str) -> Any:
-        """One of the arrays of a zone; its metadata are read once."""
+        """One of the arrays of a zone, of a list of samples as a map (`listed.py`); its metadata are read once."""
         if (zone, name) not in self._arrays:
-            self._arrays[zone, name] = self._root[f"{zone}/{name}"]
+            array = self._root[f"{zone}/{name}"]
+            self._arrays[zone, name] = AsMap(array) if is_list(zone) and name in ARRAYS else array
         return self._arrays[zone, name]
 
     def chunks(self, zone: str, name: str) -> Chunks:
@@ -167,9 +200,21 @@ class CubeStore:
             self._chunks[zone, name] = Chunks(self.array(zone, name), self._keep_bytes)
         return self._chunks[zone, name]
 
+    def samples(self, zone: str) -> SampleTable:
+        """The samples of a zone that is a list; a RequestError where it is a map."""
+        if not is_list(zone):
+            raise RequestError(f"{self.address}: {zone} is a map and has no samples with ids; ask for a place instead")
+        if zone not in self._samples:
+            self._samples[zone] = SampleTable(self.group(zone))
+        return self._samples[zone]
+
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
+
+    def axes(self, zone: str) -> int:
+        """Number of dimensions of the zone's arrays, without `feature`."""
+        return len(self.group(zone)["status"].shape)
 
     def adopted(self, zone: str) -> bool:
         """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""

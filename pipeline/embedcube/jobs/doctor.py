@@ -10,7 +10,8 @@ import secrets
 import shlex
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,10 +115,9 @@ def _plugins(campaign: Campaign) -> Iterator[Check]:
 
 
 def _archives(campaign: Campaign, run: RunDir) -> Iterator[Check]:
-    try:
+    scenes: Sequence[Scene] = []
+    with suppress(EmbedcubeError):
         scenes = read_inventory(campaign, run)
-    except EmbedcubeError:
-        scenes = []
     for name, archive in campaign.archives.items():
         of_archive = [scene for scene in scenes if scene.archive == name and scene.assets]
         yield tried(
@@ -128,7 +128,7 @@ def _archives(campaign: Campaign, run: RunDir) -> Iterator[Check]:
         )
 
 
-def _read_some(root: Path, path: Path, scenes: list[Scene]) -> str:
+def _read_some(root: Path, path: Path, scenes: Sequence[Scene]) -> str:
     if not scenes:
         if path.is_dir():
             next(path.iterdir(), None)

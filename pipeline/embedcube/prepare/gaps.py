@@ -8,6 +8,7 @@ import pyarrow.compute
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.gaps import missing_steps
 from embedcube.windows import Window
 
@@ -55,3 +56,17 @@ def _without_scene(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> It
 def _any(spans: np.ndarray[tuple[int, int], np.dtype[np.float64]], frame: Window) -> bool:
     """Whether any scene lies in a frame, at least in part, as `Scene.meets` says."""
     return bool(((spans[:, 0] < frame.end.timestamp()) & (spans[:, 1] >= frame.start.timestamp())).any())
+
+
+def empty_windows(
+    campaign: Campaign, name: str, scenes: Sequence[Scene], tables: Sequence[pyarrow.Table]
+) -> tuple[int, ...]:
+    """The windows in which no shard has a scene that makes a cell valid."""
+    counted = set(counted_archives(campaign, name))
+    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
+    empty = np.ones(len(campaign.all_windows), dtype=bool)
+    for table in tables:
+        linked = pyarrow.compute.list_flatten(table["scenes"]).to_numpy()
+        counts = pyarrow.compute.list_value_length(table["scenes"]).to_numpy()
+        empty[np.repeat(table["t"].to_numpy(), counts)[shows[linked]]] = False
+    return tuple(np.nonzero(empty)[0].tolist())

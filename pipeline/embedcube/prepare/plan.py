@@ -1,34 +1,29 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
-import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import make_backbone
 from embedcube.backbones.weights import fitted_on, read_weights
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.base import base_run
+from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
-from embedcube.campaign.price import Price
-from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of
-from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
+from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of, samples_of
+from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Layer, digest_of, grid_names, make_grid
-from embedcube.campaign.seals import read_sealed, write_sealed
+from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.tables import inventory_digest
-from embedcube.campaign.verdicts import forget_other_verdicts
+from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
-from embedcube.grid import ShardRange
-from embedcube.kernel.compile import Compiled, compile_forward
+from embedcube.grid import Grid
+from embedcube.kernel.compile import Compiled
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
@@ -38,9 +33,9 @@ from embedcube.kernel.recipes import forward_digest, recipes_of
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts
-from embedcube.prepare.draw_groups import assign
-from embedcube.prepare.gaps import gaps_of
+from embedcube.prepare.gaps import empty_windows, gaps_of
 from embedcube.prepare.large_blocks import refuse_too_large
+from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
@@ -49,10 +44,12 @@ from embedcube.prepare.price import (
     seconds_per_batch,
     total_price,
 )
+from embedcube.prepare.program import Program, program_of
 from embedcube.prepare.resampled import resampled_on
-from embedcube.prepare.shards import cut
-from embedcube.sources.base import counted_archives
+from embedcube.prepare.shards import cut_all, own_scenes
+from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
 from embedcube.sources.era5.steps import refuse_long_steps
+from embedcube.zones import SampleList
 
 Ints = NDArray[np.int64]
 
@@ -66,6 +63,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         RequestError: there is nothing to do, or one shard needs more memory than a rank has.
     """
     scenes = read_inventory(campaign, run)
+    refuse_unknown_withdrawn(campaign, run)
     refuse_too_large(scenes, campaign.how)
     _refuse_absent_device(campaign)
     exact_arithmetic(campaign.how.threads_per_rank)
@@ -78,7 +76,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     for name in campaign.layers:
         layers[name], zones_of_layer = _plan_layer(campaign, run, name, scenes, digests, computing)
         zones += zones_of_layer
-    table = _in_draw_order(_joined(zones), campaign.how.tasks)
+    table = in_draw_order(joined(zones), campaign.how.tasks)
     loaded = [_loaded_bytes(run, name, layers[name]) for name in campaign.layers]
     device_bytes = device_memory(torch.device(campaign.how.device))
     price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
@@ -94,7 +92,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
         price=price,
         files={},
     )
-    return _write(run, result, table)
+    return write_plan(run, result, table)
 
 
 def _refuse_absent_device(campaign: Campaign) -> None:
@@ -105,34 +103,6 @@ def _refuse_absent_device(campaign: Campaign) -> None:
         )
 
 
-def _write(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
-    """Write the files of the plan, and return the plan with their digests.
-
-    Killed before plan.json is replaced, `plan` leaves the last plan as it was. Killed between plan.json and
-    plan.parquet, it leaves two that do not agree: every reader sees that, and so does a job of the last plan.
-    """
-    with replacing(run.plan) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        result = replace(result, files={run.plan.name: digest})
-        write_sealed(run.plan_summary, result.summary)
-    run.pilot.unlink(missing_ok=True)
-    forget_other_verdicts(run, result.plan, result.inventory)
-    return result
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PlannedZone:
-    """The shards of a layer on one grid."""
-
-    table: pyarrow.Table
-    """one row per shard, still without its draw group and task"""
-    group: Ints
-    """draw group of each shard, counted from 0 in this zone"""
-    price: Price
-
-
 def _plan_layer(
     campaign: Campaign,
     run: RunDir,
@@ -140,12 +110,13 @@ def _plan_layer(
     scenes: Sequence[Scene],
     digests: NDArray[np.uint8],
     versions: dict[str, str],
-) -> tuple[LayerPlan, list[_PlannedZone]]:
+) -> tuple[LayerPlan, list[PlannedZone]]:
     """The plan of one layer and its shards; `digests` are those of the scenes and of the software that reads them."""
     layer = campaign.layers[name]
-    refuse_long_steps(campaign, name, _own(layer, scenes))
-    cuts = _cut_all(campaign, name, scenes)
-    forward = _decide_forward(campaign, run, name, list(cuts), versions)
+    refuse_long_steps(campaign, name, own_scenes(layer, scenes))
+    zones_of_layer = zones_of(campaign, name, scenes)
+    cuts = cut_all(campaign, name, zones_of_layer, scenes)
+    forward = _decide_forward(campaign, run, name, {zone: zones_of_layer[zone] for zone in cuts}, versions)
     backbone, context = make_backbone(campaign, name), forward.context
     costs = LayerCosts(
         campaign=campaign,
@@ -160,7 +131,8 @@ def _plan_layer(
     zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
-        grids=dict(context.grids),
+        grids=context.grids,
+        samples=context.samples,
         layout=context.layout,
         encoding=context.encoding,
         dimensions=context.dimensions,
@@ -176,28 +148,12 @@ def _plan_layer(
         compiled_for=forward.program.compiled_for,
         versions=forward.versions,
         plugins=plugins_of(campaign, name),
-        empty=_empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
+        empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
         reading=costs.advice([zone.price for zone in zones]),
-        resampled=resampled_on(campaign, name, context.grids, cuts, scenes),
+        resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
     )
     return planned, zones
-
-
-def _own(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
-    """The scenes of the layer's archives."""
-    return [scene for scene in scenes if scene.archive in layer.archives]
-
-
-def _cut_all(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> dict[str, tuple[Shards, ShardRange]]:
-    """For each grid that holds any of the region, its shards and the rectangle that they span."""
-    cuts = {}
-    for zone in grid_names(campaign, name, _own(campaign.layers[name], scenes)):
-        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is not None:
-            cuts[zone] = found
-    if not cuts:
-        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
-    return cuts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,14 +168,17 @@ class _Forward:
     versions: dict[str, str]
     batch_for: str
     """digest for which `batch` was measured, as in LayerPlan"""
-    program: "_Program"
+    program: Program
     batch_s: float
     """seconds of one batch"""
 
 
-def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
+def _decide_forward(
+    campaign: Campaign, run: RunDir, name: str, zones: Mapping[str, Grid | SampleList], versions: dict[str, str]
+) -> _Forward:
     """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
+    base = base_run(how.base, run)
     weights, weights_digest = read_weights(campaign, run, name)
     backbone = make_backbone(campaign, name)
     versions = versions | installed(set(backbone.software))
@@ -227,15 +186,15 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     device = torch.device(how.device)
     module = backbone.module(weights).to(device)
     batch_for = made_of if layer.batch == "auto" else ""
-    batch = layer.batch if layer.batch != "auto" else _batch_of_last_plan(run, name, batch_for)
-    context = make_context(campaign, name, zones, weights, module, device, batch or 2)
+    batch = layer.batch if layer.batch != "auto" else batch_of_last_plan(run, base, name, batch_for)
+    context = make_context(campaign, name, list(zones), weights, module, device, batch or 2, samples=listed_in(zones))
     activations = _measured(name, replace(context, batch=batch or 4), measure_activations)
     if not batch:
         memory_bytes = (device_memory(device) or how.mem_bytes_per_rank / 2) / 2
         context = replace(context, batch=best_batch(context, activations, memory_bytes))
-    program = _Program()
+    program = Program()
     if layer.compile:
-        program = _program(run, name, context, digest_of([made_of, context.batch]))
+        program = program_of(run, base, name, context, digest_of([made_of, context.batch]))
         context = replace(context, module=Compiled(program.data, device))
     if context.encoding == "float16":
         _measured(name, context, partial(_refuse_too_large, name))
@@ -264,9 +223,9 @@ def _refuse_too_large(name: str, context: LayerContext) -> None:
 
 def _plan_zone(
     costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
-) -> _PlannedZone:
+) -> PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
-    reading, price = costs.of_zone(shards, forward.context.grids[zone])
+    reading, price = costs.of_zone(shards, forward.context.zones[zone])
     maker = LayerRecipes(
         costs.campaign,
         costs.name,
@@ -276,44 +235,11 @@ def _plan_zone(
         program=forward.program.digest,
         versions=forward.versions,
         plugins=plugins_of(costs.campaign, costs.name),
+        samples=samples_of(forward.context.zones[zone], forward.context.layout),
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
-    return _PlannedZone(table=_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Program:
-    """The compiled forward pass of a layer; empty where the layer is not compiled."""
-
-    data: bytes = b""
-    compiled_for: str = ""
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.data).hexdigest() if self.data else ""
-
-
-def _program(run: RunDir, name: str, context: LayerContext, compiled_for: str) -> _Program:
-    """The existing program, or a new one: compiled again it might differ, and so would every recipe.
-
-    Raises:
-        RequestError: the file of the existing program was changed; or as `compile_forward` says.
-    """
-    made = run.programs(name, compiled_for)
-    # of two that were made at the same time, the one that the last plan names
-    last = run.program(name, compiled_for, _of_last_plan(run, name).get("program", ""))
-    for path in [last] if last in made else made[:1]:
-        program = _Program(data=path.read_bytes(), compiled_for=compiled_for)
-        if path != run.program(name, compiled_for, program.digest):
-            raise RequestError(
-                f"{path} has been changed: its SHA-256 is {program.digest}, its name says otherwise; restore it, or "
-                "remove it, and the layer is compiled again"
-            )
-        return program
-    program = _Program(data=compile_forward(context, name), compiled_for=compiled_for)
-    write_atomically(run.program(name, compiled_for, program.digest), program.data)
-    return program
+    return PlannedZone(table=shard_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
 
 
 def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext], Measured]) -> Measured:
@@ -330,68 +256,3 @@ def _loaded_bytes(run: RunDir, name: str, planned: LayerPlan) -> int:
     """Bytes of the files of weights and program, which every rank reads."""
     program = run.program(name, planned.compiled_for, planned.program)
     return run.weights(name).stat().st_size + (program.stat().st_size if planned.program else 0)
-
-
-def _empty_windows(
-    campaign: Campaign, name: str, scenes: Sequence[Scene], tables: list[pyarrow.Table]
-) -> tuple[int, ...]:
-    """The windows in which no shard has a scene that makes a cell valid."""
-    counted = set(counted_archives(campaign, name))
-    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
-    empty = np.ones(len(campaign.all_windows), dtype=bool)
-    for table in tables:
-        linked = pyarrow.compute.list_flatten(table["scenes"]).to_numpy()
-        counts = pyarrow.compute.list_value_length(table["scenes"]).to_numpy()
-        empty[np.repeat(table["t"].to_numpy(), counts)[shows[linked]]] = False
-    return tuple(np.nonzero(empty)[0].tolist())
-
-
-def _batch_of_last_plan(run: RunDir, name: str, batch_for: str) -> int:
-    """The batch of the last plan, if it was measured for the same weights, software and layer, else 0.
-
-    Measured again it might differ, and every shard would have to be embedded again.
-    """
-    layer = _of_last_plan(run, name)
-    return int(layer["batch"]) if layer.get("batch_for") == batch_for else 0
-
-
-def _of_last_plan(run: RunDir, name: str) -> dict[str, Any]:
-    """The part of plan.json about a layer; empty where there is no plan, a damaged one, or one without the layer."""
-    try:
-        layer: dict[str, Any] = read_sealed(run.plan_summary, "plan")["layers"][name]
-    except (FileNotFoundError, RequestError, KeyError):
-        return {}
-    return layer
-
-
-def _table(
-    name: str, zone: str, shards: Shards, recipes: pyarrow.ChunkedArray, cost: NDArray[np.float64]
-) -> pyarrow.Table:
-    return pyarrow.table(
-        {
-            "layer": pyarrow.array([name] * len(recipes), pyarrow.string()).dictionary_encode(),
-            "zone": pyarrow.array([zone] * len(recipes), pyarrow.string()).dictionary_encode(),
-            "t": shards.t,
-            "row": shards.row,
-            "col": shards.col,
-            "recipe": recipes,
-            "scenes": pyarrow.ListArray.from_arrays(shards.first.astype(np.int32), shards.scenes.astype(np.int32)),
-            "cost": cost,
-        }
-    )
-
-
-def _joined(zones: list[_PlannedZone]) -> pyarrow.Table:
-    """All shards, with the number of their draw group among the groups of all zones."""
-    tables, groups = [], 0
-    for zone in zones:
-        tables.append(zone.table.append_column("group", pyarrow.array(zone.group + groups)))
-        groups += int(zone.group.max()) + 1
-    return pyarrow.concat_tables(tables, promote_options="permissive")
-
-
-def _in_draw_order(table: pyarrow.Table, tasks: int) -> pyarrow.Table:
-    """Rows sorted by task, then by draw (largest group first), then by place within the group."""
-    task, draw = assign(table["group"].to_numpy(), table["cost"].to_numpy(), tasks)
-    order = np.lexsort((table["col"].to_numpy(), table["row"].to_numpy(), draw, task))
-    return table.append_column("task", pyarrow.array(task)).append_column("draw", pyarrow.array(draw)).take(order)

@@ -60,6 +60,8 @@ def describe(
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
+    # by place, so that the header of a tile is opened in one process, and what its files share is sent back once
+    order = sorted(range(len(products)), key=lambda i: products[i].bbox or ())
     requests = [
         _Request(
             files=product.files,
@@ -68,10 +70,14 @@ def describe(
             raster=product.item.raster if product.item else None,
             one_footprint=one_footprint,
         )
-        for product in products
+        for product in map(products.__getitem__, order)
     ]
     how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
-    yield from spread(partial(_describe, how=how), requests, told=lambda done, of: (done, of))
+    described = spread(
+        partial(_describe, how=how), requests, lost=_lost, name=_name_of, told=lambda done, of: (done, of)
+    )
+    by_place = dict(zip(order, described, strict=True))
+    yield from map(by_place.pop, range(len(products)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +99,14 @@ class _Request:
     bbox: Box | None
     raster: StatedRaster | None
     one_footprint: bool
+
+
+def _lost(product: _Request, words: str) -> tuple[tuple[Asset, ...], str]:
+    return (), "; ".join((*product.faults, f"{printable(Path(_name_of(product)).name)}: {words}"))
+
+
+def _name_of(product: _Request) -> str:
+    return next((str(file.path) for file in product.files.values()), "a product")
 
 
 def _faults(product: Product) -> list[str]:

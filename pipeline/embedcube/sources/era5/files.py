@@ -119,7 +119,9 @@ def _refuse_other_format(path: Path) -> None:
 
 def _open_store(path: Path) -> Any:
     together = _consolidated(path) is not None
-    return xarray.open_dataset(path, engine="zarr", mask_and_scale=False, cache=False, consolidated=together)
+    # by its class, as in `open_netcdf`
+    engine = xarray.backends.ZarrBackendEntrypoint
+    return xarray.open_dataset(path, engine=engine, mask_and_scale=False, cache=False, consolidated=together)
 
 
 def software_of(path: Path) -> tuple[str, ...]:

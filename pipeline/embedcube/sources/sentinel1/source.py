@@ -24,7 +24,7 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.believed import believed_when_seen
+from embedcube.sources.believed import FirstLook, believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
@@ -113,6 +113,7 @@ class Sentinel1:
         """Raises a RequestError for bands that are not polarisations, and for keys that have no meaning for radar."""
         self._name = name
         self._archive = archive
+        self._first_look = FirstLook(archive.root, self._questions)
         self._options = read_options(Options, name, archive)
         # products in SAFE say themselves all that they need
         if self._options.values is None and self._options.dem is None and not _holds_safe(archive.path):
@@ -305,6 +306,7 @@ class Sentinel1:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """Linear power in float32; seen where every band has power above zero."""
+        self._first_look.refuse_contradicted(scene)
         if scene.software:
             return observe_geocoded(scene, self._archive, grid, area, reader)
         return observe_converted(scene, self._archive, grid, area, reader, self._to_power)

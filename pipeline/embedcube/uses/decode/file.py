@@ -143,14 +143,16 @@ def check_fits(decoder: Decoder, cube: Cube, path: Path) -> None:
     """
     for own in decoder.about.layers:
         if own.name not in cube.layers:
-            raise RequestError(f"{path.name} was fitted on layer {own.name}, {cube.path} has {', '.join(cube.layers)}")
+            raise RequestError(
+                f"{path.name} was fitted on layer {own.name}, {cube.address} has {', '.join(cube.layers)}"
+            )
         (there,) = layers_used(cube, [own.name])
         if there.weights != own.weights:
             raise RequestError(
-                f"{path.name} was fitted on layer {own.name} of weights {own.weights[:12]}, that of {cube.path} has "
+                f"{path.name} was fitted on layer {own.name} of weights {own.weights[:12]}, that of {cube.address} has "
                 f"{there.weights[:12]}: another model, its numbers mean something else; fit a decoder on this cube"
             )
         if there.features != own.features:
             raise RequestError(
-                f"{path.name} takes {own.features} features of {own.name}, {cube.path} has {there.features}"
+                f"{path.name} takes {own.features} features of {own.name}, {cube.address} has {there.features}"
             )

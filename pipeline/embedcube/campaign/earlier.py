@@ -1,0 +1,59 @@
+"""What a run folder was last used for, in words: for somebody who comes with another campaign file."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_any_plan
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign
+from embedcube.errors import RequestError
+from embedcube.printable import listed
+
+_NAMED = 4
+"""keys that are named"""
+
+
+def differs_from(campaign: Campaign, run: RunDir) -> str:
+    """How the campaign differs from the one that the run folder has, by the keys of *what*; empty where it does not.
+
+    It is empty where the folder has none yet, too.
+    """
+    if not run.campaign.exists():
+        return ""
+    try:
+        earlier = load_campaign(run.campaign, mounted=False)
+    except RequestError:
+        return "this version of embedcube cannot read it"
+    if earlier.digest == campaign.digest:
+        return ""
+    return f"other {listed([*_differing(earlier.what, campaign.what)], _NAMED)}"
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Dotted names of the values that differ, or that one side lacks."""
+    for key in sorted(before.keys() | after.keys()):
+        a, b = before.get(key), after.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differing(a, b, f"{within}{key}.")
+        elif a != b:
+            yield within + key
+
+
+def refuse_other_plan(campaign: Campaign, run: RunDir) -> None:
+    """Raise a RequestError where the plan of the run folder was made for another version of the campaign.
+
+    Nothing is written then: jobs of that plan may be at work.
+    """
+    if not run.plan_summary.exists():
+        return
+    try:
+        plan = read_any_plan(run)
+    except RequestError:
+        return  # whoever needs it says what is wrong
+    if plan.campaign != campaign.digest:
+        differs = differs_from(campaign, run)
+        raise RequestError(
+            f"{run.plan} was made for another version of the campaign ({plan.campaign[:12]}, the file now says "
+            f"{campaign.digest[:12]}{': ' if differs else ''}{differs}); run `embedcube plan` again"
+        )

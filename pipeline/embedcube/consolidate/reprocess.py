@@ -1,0 +1,124 @@
+"""What a new plan takes from an earlier run, and how it differs from it: the second half of `plan`."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from embedcube.campaign.base import Base, open_base
+from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.parts import recorded_recipes
+from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
+from embedcube.campaign.reasons import Account, compared
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign
+from embedcube.campaign.verdicts import Verdicts, write_verdicts
+from embedcube.consolidate.accounts import UNREADABLE, account_of_base, account_of_cube, account_of_run
+from embedcube.consolidate.adopt import Adopted, adopt
+from embedcube.consolidate.changes import Change, changes
+from embedcube.consolidate.offers import broken_in, offers_of
+from embedcube.cube.reader import Cube
+from embedcube.printable import listed
+from embedcube.progress import Progress
+from embedcube.workers.rounds import new_verdicts, next_round
+
+log = logging.getLogger(__name__)
+
+_NAMED = 4
+"""scenes that a line names"""
+
+
+def base_of(campaign: Campaign, run: RunDir) -> Base | None:
+    """The base that the campaign names; of its own run folder only the cube, as `embed` finds its parts anyway.
+
+    Raises:
+        RequestError: there is no such folder.
+    """
+    if campaign.how.base is None:
+        return None
+    base = open_base(campaign.how.base)
+    own = base.run is not None and base.run.root == run.root.resolve()
+    return replace(base, has_parts=False) if own else base
+
+
+def carry_verdicts(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[Base]) -> Plan:
+    """Leave out, from the first round on, the planned scenes that a base has found broken; returns the plan with it.
+
+    Their shards then have the recipes that the base has them with.
+    """
+    foreseen = _foreseen(campaign, run, plan, bases)
+    if foreseen is not plan:
+        write_verdicts(run, plan.plan, plan.inventory, foreseen.verdicts)
+    return foreseen
+
+
+def _foreseen(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[Base]) -> Plan:
+    """The plan without the planned scenes that a base has found broken; itself where there are none to add."""
+    if plan.verdicts.scenes or campaign.how.retry_quarantined:
+        return plan
+    broken = [one for base in bases for one in broken_in(base)]
+    if not broken:
+        return plan
+    scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))
+    planned = {(scene.archive, scene.id, scene.digest) for scene in scenes}
+    used = [one for one in broken if (one.archive, one.scene, one.scene_digest) in planned]
+    found = new_verdicts(campaign, run, plan, used)
+    return replace(plan, verdicts=next_round(plan, found)) if found else plan
+
+
+def adopt_from(base: Base, run: RunDir, plan: Plan, progress: Progress) -> Adopted:
+    """Take over the shards of the plan that the base has and this run has not, in this round or in the first one."""
+    recipes = set(read_recipes(run, plan)) | set(read_recipes(run, replace(plan, verdicts=Verdicts())))
+    wanted = recipes - recorded_recipes(run)
+    return adopt(run, offers_of(base, wanted), progress, len(wanted)) if wanted else Adopted()
+
+
+def newest_of(run: RunDir) -> Base:
+    """The newest cube of a run folder as a base."""
+    return Base(path=run.newest_cube, run=run, cube=run.newest_cube.resolve(), has_parts=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a new plan is compared with."""
+
+    name: str
+    """in words"""
+    account: Account
+
+
+def reference_of(campaign: Campaign, run: RunDir, base: Base | None) -> Reference | None:
+    """The earlier side: the base, else the newest cube of the run folder; None where there is neither.
+
+    One that cannot be compared, as of an earlier version of embedcube, is named in a warning.
+    """
+    try:
+        if base is not None:
+            return Reference(name=str(base.path), account=account_of_base(base))
+        if run.newest_cube.exists():
+            cube = Cube(run.newest_cube.resolve())
+            return Reference(name=f"version {cube.version}", account=account_of_cube(cube))
+    except UNREADABLE as error:
+        log.warning("%s: no table of reasons: %s", base.path if base else run.newest_cube, error)
+    return None
+
+
+def changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: Plan) -> list[Change]:
+    """The table of reasons: why shards of the plan differ from those of the reference, and what that costs."""
+    if campaign.how.base is None:
+        # what the last version left out is left out again, in the second round at the latest
+        plan = _foreseen(campaign, run, plan, [newest_of(run)])
+    account = account_of_run(campaign, run, plan)
+    return changes(compared(reference.account, account), run, plan, account.scenes, recorded_recipes(run))
+
+
+def withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[str]:
+    """Which scenes of the inventory the campaign withdraws, and which are used instead."""
+    if not campaign.withdraw:
+        return
+    scenes = read_inventory(campaign, run, plan.inventory)
+    used = {row: scenes[row] for row in scenes.used_otherwise}
+    out = [f"{scene.archive}/{scene.id}" for scene in used.values() if scene.withdrawn]
+    instead = [f"{scene.archive}/{scene.id}" for scene in used.values() if not scene.superseded_by]
+    yield f"{len(out)} scene{'s'[: len(out) > 1]} withdrawn: {listed(out, _NAMED)}"
+    if instead:
+        yield f"used instead: {listed(instead, _NAMED)}"

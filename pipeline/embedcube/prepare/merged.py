@@ -1,0 +1,89 @@
+"""The plan of a campaign whose shards were embedded by several runs: nothing is measured, all follows from theirs."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import numpy as np
+
+from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
+from embedcube.campaign.partial_runs import PartialRun
+from embedcube.campaign.plan import LayerPlan, Plan, digest_of_recipes
+from embedcube.campaign.price import Price
+from embedcube.campaign.recipes import LayerRecipes, digest_as_read
+from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.campaign.tables import inventory_digest
+from embedcube.campaign.zones import zones_of
+from embedcube.kernel.recipes import recipes_of
+from embedcube.prepare.gaps import empty_windows, gaps_of
+from embedcube.prepare.resampled import resampled_on
+from embedcube.prepare.shards import cut_all
+from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
+
+_SUMS = {"shards", "cells", "chips", "scenes", "decoded_bytes", "needed_bytes", "cube_bytes", "files", "device_s"}
+"""fields of a price that add up; of the others the largest holds"""
+
+
+def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Plan:
+    """Cut the whole campaign into shards, with the recipes that the runs have used, and write its plan.
+
+    Raises:
+        RequestError: as `cut` says, or `withdraw` names a scene that no inventory has.
+    """
+    scenes = read_inventory(whole, run)
+    refuse_unknown_withdrawn(whole, run)
+    versions = {name: version for one in runs for name, version in one.plan.versions.items()}
+    as_read = b"".join(digest_as_read(scene, versions) for scene in scenes)
+    digests = np.frombuffer(as_read, dtype=np.uint8).reshape(-1, 32)
+    layers: dict[str, LayerPlan] = {}
+    zones: list[PlannedZone] = []
+    price = _price([one.plan.price for one in runs])
+    for name, layer in whole.layers.items():
+        known = next(one.plan.layers[name] for one in runs if name in one.plan.layers)
+        cuts = cut_all(whole, name, zones_of(whole, name, scenes), scenes)
+        grids = {zone: make_grid(whole, name, zone) for zone in cuts}
+        of_layer = []
+        for zone, (shards, _) in cuts.items():
+            maker = LayerRecipes(
+                whole, name, zone, batch=known.batch, weights=known.weights, program=known.program,
+                versions=known.versions, plugins=known.plugins,
+            )  # fmt: skip
+            recipes = recipes_of(maker, shards, digests)
+            table = shard_table(name, zone, shards, recipes, np.ones(len(recipes)))
+            of_layer.append(PlannedZone(table=table, group=np.arange(len(recipes)), price=price))
+        zones += of_layer
+        layers[name] = replace(
+            known,
+            zones={zone: place for zone, (_, place) in cuts.items()},
+            grids=grids,
+            chunk_windows=layer.chunk_windows,
+            empty=empty_windows(whole, name, scenes, [zone.table for zone in of_layer]),
+            gaps=gaps_of(whole, name, scenes, [zone.table for zone in of_layer]),
+            reading="",
+            resampled=resampled_on(whole, name, grids, cuts, scenes),
+        )
+    rows = in_draw_order(joined(zones), whole.how.tasks)
+    plan = Plan(
+        campaign=whole.digest,
+        plan=digest_of_recipes(rows["recipe"].to_pylist()),
+        inventory=inventory_digest(run),
+        versions=versions,
+        layers=layers,
+        shards=len(rows),
+        tasks=whole.how.tasks,
+        price=replace(price, shards=len(rows)),
+        files={},
+    )
+    return write_plan(run, plan, rows)
+
+
+def _price(prices: Sequence[Price]) -> Price:
+    """The price of several runs together."""
+    worst = max(prices, key=lambda price: price.rank_bytes)
+    sums = {name: sum(getattr(price, name) for price in prices) for name in _SUMS}
+    largest = {
+        field.name: max(getattr(price, field.name) for price in prices)
+        for field in fields(Price)
+        if field.name not in {*_SUMS, "worst_shard"}
+    }
+    return replace(worst, **sums, **largest)

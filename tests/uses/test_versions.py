@@ -1,0 +1,96 @@
+"""versions: the list, a comparison, one switch of the current one, and what prune frees."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import SOUND_PLACE, Campaign, call_cli, cube_bytes
+
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.errors import RequestError, WorkError
+
+
+@pytest.fixture
+def twice(finished: Campaign) -> tuple[Campaign, str, str]:
+    """The demo with a second version, of a smaller region; the names of both."""
+    first = finished.run.newest_cube.resolve().stem
+    finished.change(lambda document: document.update(region=SOUND_PLACE))
+    for verb in ("plan", "consolidate"):
+        finished.cli(verb)
+    return finished, first, finished.run.newest_cube.resolve().stem
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes below a folder, each file once however many names it has."""
+    files = {path.stat().st_ino: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return sum(files.values())
+
+
+def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign, str, str]) -> None:
+    campaign, first, second = twice
+    listed = json.loads(campaign.cli("versions", "--json"))["versions"]
+    assert [(one["name"], one["current"], one["shards"]) for one in listed] == [(first, False, 30), (second, True, 2)]
+    assert listed[1]["why"] == {"unchanged": 2, "gone": 28}
+    assert 0 < listed[1]["freed_bytes"] < listed[1]["bytes"], "objects are shared with the parts"
+    assert f"* {second}" in campaign.cli("versions")
+    assert json.loads(campaign.cli("versions", "compare", first, second, "--json")) == {
+        "s2_mosaiks": {"unchanged": 2, "gone": 28}
+    }
+    for arguments, words in (
+        (("prune", second), "is the current version"),
+        (("promote", "zzz"), f"there is no version zzz; it has {first}, {second}"),
+        (("promote",), "promote takes 1 version"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            campaign.cli("versions", *arguments)
+    assert json.loads(campaign.cli("versions", "promote", first[:6], "--json")) == {"current": first}
+    assert campaign.run.newest_cube.resolve().stem == first
+
+    whole = cube_bytes(campaign.run.newest_cube, provenance=True)
+    before = on_disk(campaign.run.root)
+    said = json.loads(campaign.cli("versions", "prune", "--json", "--dry-run"))
+    assert (said["versions"], on_disk(campaign.run.root)) == ([second], before)
+    done = json.loads(campaign.cli("versions", "prune", "--json"))
+    assert {key: done[key] for key in done if key != "dry_run"} == {key: said[key] for key in said if key != "dry_run"}
+    assert before - on_disk(campaign.run.root) == done["freed"]["bytes"] > 0
+    assert not list(campaign.run.cubes.glob(f"{second}*"))
+    assert cube_bytes(campaign.run.newest_cube, provenance=True) == whole
+
+
+def test_parts_that_the_plan_has_not_are_freed_and_no_others(twice: tuple[Campaign, str, str]) -> None:
+    """All shards of both versions lie in the parts; of the first one's only those that the plan has not can go."""
+    campaign, first, second = twice
+    unplanned = campaign.run.parts / "0000" / "earlier" / "0000"
+    [records] = sorted(campaign.run.parts.glob("*/*/*/records.jsonl"))[-1:]
+    shutil.copytree(records.parent, unplanned)
+    planned = campaign.run.newest_cube.resolve()
+    objects = {path.stat().st_ino for path in planned.glob("*/*/*/c.*")}
+    lines = records.read_bytes().splitlines(keepends=True)
+    planned_now = read_recipes(campaign.run, read_plan(load_campaign(campaign.file), campaign.run))
+    others = [line for line in lines if json.loads(line)["recipe"] not in planned_now]
+    assert others
+    (unplanned / "records.jsonl").write_bytes(b"".join(others))
+    before = on_disk(campaign.run.root)
+    done = json.loads(campaign.cli("versions", "prune", "--parts", "--json"))
+    assert done["versions"] == [first]
+    assert not unplanned.exists()
+    assert before - on_disk(campaign.run.root) == done["freed"]["bytes"]
+    assert {path.stat().st_ino for path in planned.glob("*/*/*/c.*")} == objects
+    assert campaign.run.newest_cube.resolve().stem == second
+    assert json.loads(campaign.cli("status", "--json"))["tasks_left"] == 0
+
+
+def test_a_version_that_is_wrong_stays_where_it_is(twice: tuple[Campaign, str, str]) -> None:
+    campaign, first, second = twice
+    victim = sorted(campaign.run.cube(first).glob("*/*/status/c.*"))[-1]
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(WorkError, match=r"findings, the first: .*; the current version stays"):
+        campaign.cli("versions", "promote", first)
+    assert campaign.run.newest_cube.resolve().stem == second
+    done = call_cli("versions", campaign.file, "promote", first, "--unverified")
+    assert (done.returncode, campaign.run.newest_cube.resolve().stem) == (0, first)
