@@ -1,7 +1,8 @@
-"""campaign.json, prov.json and ro-crate-metadata.json in `provenance/`, and the graph of one shard."""
+"""campaign.json, prov.json and ro-crate-metadata.json in `provenance/crate`, and the graph of one shard."""
 
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import prov.model
 import pyshacl
 import pytest
 import rdflib
+import zarr
 from tests.conftest import call_cli
 from tests.cube.two_zones import FAILED_SHARD
 
@@ -18,7 +20,7 @@ from embedcube.campaign.parts import Record
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import from_line
 from embedcube.consolidate.crate import Crate, RunOfLayer, crate_of
-from embedcube.consolidate.prov_files import CAMPAIGN, CRATE, PROV
+from embedcube.consolidate.prov_files import CAMPAIGN, CRATE, FOLDER, PROV
 from embedcube.consolidate.rebuilt import rebuild
 from embedcube.cube.prov import RELATIONS, shard_graph
 from embedcube.cube.reader import Cube
@@ -52,19 +54,17 @@ def _complaints(crate: dict[str, Any]) -> str:
 
 
 def _crate(cube: Path) -> dict[str, Any]:
-    return dict(json.loads((cube / "provenance" / CRATE).read_text()))
+    return dict(json.loads((cube / "provenance" / FOLDER / CRATE).read_text()))
 
 
 def test_the_crate_conforms(two_zones: Path) -> None:
     """Every MUST of the profiles holds; all that it names by path is there, with the digest that it states."""
     crate = _crate(two_zones)
     assert _complaints(crate) == ""
-    folder, entities = two_zones / "provenance", {one["@id"]: one for one in crate["@graph"]}
+    folder, entities = two_zones / "provenance" / FOLDER, {one["@id"]: one for one in crate["@graph"]}
     for part in entities["./"]["hasPart"]:
-        path = folder / part["@id"]
-        assert path.exists(), part
-        if path.is_file():
-            assert entities[part["@id"]]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        data = (folder / part["@id"]).read_bytes()
+        assert entities[part["@id"]]["sha256"] == hashlib.sha256(data).hexdigest()
     references = [one for entity in entities.values() for value in entity.values() for one in _references(value)]
     known = entities.keys() | {"https://w3id.org/ro/crate/1.1"}
     assert {one for one in references if not one.startswith("https://bioschemas.org/")} <= known
@@ -115,9 +115,11 @@ def _parsed(text: str) -> prov.model.ProvDocument:
 
 def test_prov_of_the_cube(two_zones: Path) -> None:
     """It is PROV-JSON; both ends of each relation are there; it names tables and not rows."""
-    text = (two_zones / "provenance" / PROV).read_text()
+    text = (two_zones / "provenance" / FOLDER / PROV).read_text()
     document = _parsed(text)
     _check_ends(json.loads(text))
+    for one in json.loads(text)["entity"].values():
+        assert (two_zones / "provenance" / FOLDER / one.get("prov:location", "")).exists()
     (run,) = document.get_records(prov.model.ProvActivity)
     assert isinstance(run, prov.model.ProvActivity)
     assert (str(run.get_startTime())[:4], str(run.identifier)) == ("2024", "cube:embed/s2")
@@ -153,6 +155,15 @@ def _check_ends(document: dict[str, Any]) -> None:
             assert {link[end] for end in ends} <= nodes
 
 
+def test_readers_of_zarr_find_nothing_strange(two_zones: Path) -> None:
+    """The files are in a group of their own: listing `provenance/` gives arrays and no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(two_zones / "provenance", mode="r")
+        assert {"scene", "shard_record"} <= {name for name, _ in group.arrays()}
+        assert [name for name, _ in group.groups()] == [FOLDER]
+
+
 def test_the_graph_is_printed(two_zones: Path) -> None:
     """By the command line, as PROV-JSON and as a flow chart."""
     said = call_cli("lineage", two_zones, "--shard", "s2/utm32/t0/y2/x2")
@@ -165,7 +176,7 @@ def test_the_graph_is_printed(two_zones: Path) -> None:
 
 def test_the_campaign_can_be_asked_again(two_zones: Path) -> None:
     """With paths of archives, campaign.json is a campaign file of the same digest."""
-    document = json.loads((two_zones / "provenance" / CAMPAIGN).read_text())
+    document = json.loads((two_zones / "provenance" / FOLDER / CAMPAIGN).read_text())
     for block in document["archives"].values():
         block["path"] = "/somewhere"
     document["windows"] = [window.split("/") for window in document["windows"]]

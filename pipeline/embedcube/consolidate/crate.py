@@ -1,7 +1,7 @@
-"""The RO-Crate of a cube: `provenance/` as a Provenance Run Crate (Workflow Run RO-Crate 0.5, on RO-Crate 1.1).
+"""The RO-Crate of a cube: `provenance/crate` as a Provenance Run Crate (Workflow Run RO-Crate 0.5, on RO-Crate 1.1).
 
 The campaign is the workflow, the backbone of each layer a tool that it runs. Scenes, shards and layers are collections
-that point to the tables beside this file.
+whose members are rows of tables; these lie outside of the crate's folder, so they are told in words.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,7 +85,7 @@ class Crate:
     digests: Mapping[str, str]
     """SHA-256 of the files beside it"""
     tables: Mapping[str, str]
-    """arrays beside it, with what they hold"""
+    """arrays of `provenance/`, with what they hold"""
 
 
 def crate_of(crate: Crate) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def crate_of(crate: Crate) -> dict[str, Any]:
         "description": f"How the embeddings of campaign {crate.name} were made: scenes, shards, software, devices",
         "datePublished": max((layer.finished for layer in layers), default="1970-01-01")[:10],
         "license": "other: the terms of the inputs hold", "conformsTo": _ids(PROFILES),
-        "hasPart": _ids([_CAMPAIGN, _PROV, *(f"{table}/" for table in crate.tables)]),
+        "hasPart": _ids([_CAMPAIGN, _PROV]),
         "mainEntity": {"@id": _CAMPAIGN}, "mentions": _ids([one["@id"] for one in (*actions, *collections)]),
     }  # fmt: skip
     descriptor = {
@@ -110,7 +110,7 @@ def crate_of(crate: Crate) -> dict[str, Any]:
         for profile, (name, version) in PROFILES.items()
     ]
     tables = [
-        {"@id": f"{table}/", "@type": "Dataset", "name": table, "description": words}
+        {"@id": f"#table/{table}", "@type": "CreativeWork", "name": f"provenance/{table}", "description": words}
         for table, words in crate.tables.items()
     ]
     prov = {
@@ -168,8 +168,9 @@ def _workflow(crate: Crate, layers: Sequence[RunOfLayer]) -> list[dict[str, Any]
 def _archives(crate: Crate) -> list[dict[str, Any]]:
     return [
         {
-            "@id": f"#archive/{name}", "@type": "Collection", "name": f"scenes of {name}", "hasPart": _ids(["scene/"]),
-            "mainEntity": {"@id": "scene/"}, "exampleOfWork": {"@id": f"#input/{name}"},
+            "@id": f"#archive/{name}", "@type": "Collection", "name": f"scenes of {name}",
+            "hasPart": _ids(["#table/scene"]), "mainEntity": {"@id": "#table/scene"},
+            "exampleOfWork": {"@id": f"#input/{name}"},
             "description": f"archive read as {block.source}: bands {', '.join(block.bands)}",
         }
         for name, block in crate.archives.items()
@@ -182,14 +183,15 @@ def _made(crate: Crate) -> list[dict[str, Any]]:
         {
             "@id": f"#layer/{layer.name}", "@type": "Collection", "name": f"layer {layer.name}",
             "description": f"{len(layer.records)} shards of the group {layer.name} of the cube",
-            "hasPart": _ids(["shard_record/", "link_scene/"]), "mainEntity": {"@id": "shard_record/"},
+            "hasPart": _ids(["#table/shard_record", "#table/link_scene"]), "mainEntity": {"@id": "#table/shard_record"},
         }
         for layer in crate.layers
     ]  # fmt: skip
     cube = {
         "@id": "#cube", "@type": "Collection", "name": f"cube {crate.version}", "version": crate.version,
-        "description": "the Zarr store around this folder", "hasPart": _ids([layer["@id"] for layer in layers]),
-        "mainEntity": {"@id": "shard_record/"}, "exampleOfWork": {"@id": "#output/cube"},
+        "description": "the Zarr store around the folder provenance/",
+        "hasPart": _ids(f"#layer/{layer.name}" for layer in crate.layers),
+        "mainEntity": {"@id": "#table/shard_record"}, "exampleOfWork": {"@id": "#output/cube"},
     }  # fmt: skip
     return [cube, *layers]
 

@@ -1,5 +1,6 @@
-"""Files of `provenance/` for other tools: campaign.json, prov.json (W3C PROV-JSON), ro-crate-metadata.json.
+"""Files of `provenance/crate` for other tools: campaign.json, prov.json (W3C PROV-JSON), ro-crate-metadata.json.
 
+That folder is a Zarr group, so that readers of Zarr that list `provenance/` find nothing strange there.
 They say the same as the arrays beside them, and stay small however large the cube is: rows of scenes and shards are
 named by their tables. `crate.py` makes the last one. As all of `provenance/` they hold times, devices and versions, and
 are under the digests of `provenance/files`.
@@ -17,6 +18,9 @@ from embedcube.campaign.plan import Plan
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.crate import Crate, RunOfLayer, crate_of
 from embedcube.cube.prov import ProvGraph, typed
+
+FOLDER = "crate"
+"""group of `provenance/`"""
 
 CAMPAIGN, PROV, CRATE = "campaign.json", "prov.json", "ro-crate-metadata.json"
 
@@ -41,7 +45,7 @@ class Told:
 
 
 def write_files(told: Told, folder: Path) -> None:
-    """Write the files to `provenance/`; each is the same for the same records."""
+    """Write the files to a folder; each is the same for the same records."""
     campaign = json.dumps({"campaign": told.campaign.campaign, **told.campaign.what}, indent=1, sort_keys=True)
     (folder / CAMPAIGN).write_text(campaign + "\n")
     (folder / PROV).write_text(_graph(told).to_json() + "\n")
@@ -83,7 +87,9 @@ def _graph(told: Told) -> ProvGraph:
         {"prov:type": typed("prov:Plan"), "sha256": told.campaign.digest, "prov:location": CAMPAIGN},
     )  # fmt: skip
     tables = {
-        name: graph.add("entity", f"cube:{name}", words, {"prov:type": typed("prov:Bundle"), "prov:location": name})
+        name: graph.add(
+            "entity", f"cube:{name}", words, {"prov:type": typed("prov:Bundle"), "prov:location": f"../{name}"}
+        )
         for name, words in TABLES.items()
     }
     software = graph.add(
@@ -110,7 +116,7 @@ def _add_layer(
     run = graph.add("activity", f"cube:embed/{layer.name}", f"embed {layer.name}", facts)
     made = graph.add(
         "entity", f"cube:layer/{layer.name}", f"layer {layer.name}",
-        {"prov:type": typed("prov:Collection"), "prov:location": f"../{layer.name}", "backbone": layer.backbone},
+        {"prov:type": typed("prov:Collection"), "prov:location": f"../../{layer.name}", "backbone": layer.backbone},
     )  # fmt: skip
     weights = graph.add("entity", f"cube:weights/{layer.name}", f"weights of {layer.name}", {"sha256": layer.weights})
     graph.relate("wasGeneratedBy", made, run)

@@ -21,7 +21,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
                                                 little-endian uint16, 65535 for all of it, zlib-compressed
     weights, weights_first                      the weights file of each layer in the attribute `weights_kept`: of those
                                                 that were fitted, without which no shard could be made again
-    campaign.json, prov.json, ro-crate-metadata.json are no arrays but files for other tools (`prov_files.py`)
+    crate                                       a group without arrays: files for other tools (`prov_files.py`)
     files                                       SHA-256, as JSON, of every other file of the cube that no record covers
 """
 
@@ -44,7 +44,7 @@ from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.consolidate.prov_files import Told, write_files
+from embedcube.consolidate.prov_files import FOLDER, Told, write_files
 from embedcube.cube.arrays import FILES, MAP, file_names, object_key
 from embedcube.errors import WorkError
 from embedcube.zones import SampleList
@@ -129,7 +129,8 @@ def write_provenance(
     records = [m.record for m in made]
     version = version_of(campaign, records)
     told = Told(campaign=campaign, plan=plan, version=version, scenes=len(scenes), records=records)
-    write_files(told, cube / "provenance")
+    group.create_group(FOLDER)
+    write_files(told, cube / "provenance" / FOLDER)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}

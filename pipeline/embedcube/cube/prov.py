@@ -1,8 +1,8 @@
 """W3C PROV: a graph of entities, activities and agents as PROV-JSON, and as a drawing (Mermaid).
 
 `shard_graph` says of one shard what it was made of, by what and when, from the provenance of the cube alone. The graph
-of the whole cube lies in it as provenance/prov.json (`consolidate/prov_files.py`); it names the tables of scenes and
-shards, and not their rows.
+of the whole cube lies in it as provenance/crate/prov.json (`consolidate/prov_files.py`); it names the tables of scenes
+and shards, and not their rows.
 """
 
 import json
@@ -73,7 +73,10 @@ class ProvGraph:
                 lines.append(f"  {number[key]}{boxes[kind].format(label)}")
         for relation, links in self._relations.items():
             first, second = RELATIONS[relation]
-            lines += [f"  {number[one[first]]} -- {relation} --> {number[one[second]]}" for one in links.values()]
+            for one in links.values():
+                lines.append(f"  {number[one[first]]} -- {relation} --> {number[one[second]]}")
+                if "prov:plan" in one:
+                    lines.append(f"  {number[one[first]]} -- plan --> {number[one['prov:plan']]}")
         return "\n".join(lines)
 
 
