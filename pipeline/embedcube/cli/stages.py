@@ -64,7 +64,9 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
     try:
         scenes = read_inventory(campaign, folder)
     except RequestError:
-        index(campaign, folder, say, full_digests=False)
+        from embedcube.consolidate.reprocess import base_of, has_full_digests
+
+        index(campaign, folder, say, full_digests=has_full_digests(base_of(campaign, folder)))
         return
     if made_for(campaign, folder):
         say(f"index       {len(scenes)} scenes, from an earlier run; `embedcube index` looks for new ones")

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from embedcube.campaign.base import Base, open_base
 from embedcube.campaign.inventory import read_inventory, read_superseding
-from embedcube.campaign.parts import recorded_recipes
+from embedcube.campaign.parts import recorded_recipes, scan_documents
 from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir
@@ -15,7 +16,7 @@ from embedcube.campaign.verdicts import Verdicts, write_verdicts
 from embedcube.consolidate.accounts import UNREADABLE, account_of_base, account_of_cube, account_of_run
 from embedcube.consolidate.adopt import Adopted, adopt
 from embedcube.consolidate.changes import Change, changes
-from embedcube.consolidate.offers import broken_in, offers_of
+from embedcube.consolidate.offers import broken_in, offers_of, records_in
 from embedcube.cube.reader import Cube
 from embedcube.printable import listed
 from embedcube.progress import Progress
@@ -84,6 +85,7 @@ class Reference:
     name: str
     """in words"""
     account: Account
+    base: Base
 
 
 def reference_of(campaign: Campaign, run: RunDir, base: Base | None) -> Reference | None:
@@ -93,10 +95,10 @@ def reference_of(campaign: Campaign, run: RunDir, base: Base | None) -> Referenc
     """
     try:
         if base is not None:
-            return Reference(name=str(base.path), account=account_of_base(base))
+            return Reference(name=str(base.path), account=account_of_base(base), base=base)
         if run.newest_cube.exists():
             cube = Cube(run.newest_cube.resolve())
-            return Reference(name=f"version {cube.version}", account=account_of_cube(cube))
+            return Reference(name=f"version {cube.version}", account=account_of_cube(cube), base=newest_of(run))
     except UNREADABLE as error:
         log.warning("%s: no table of reasons: %s", base.path if base else run.newest_cube, error)
     return None
@@ -108,7 +110,17 @@ def changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: P
         # what the last version left out is left out again, in the second round at the latest
         plan = _foreseen(campaign, run, plan, [newest_of(run)])
     account = account_of_run(campaign, run, plan)
-    return changes(compared(reference.account, account), run, plan, account.scenes, recorded_recipes(run))
+    records = chain((record for _, record in scan_documents(run)), records_in(reference.base))
+    return changes(compared(reference.account, account), plan, account.scenes, recorded_recipes(run), records)
+
+
+def has_full_digests(base: Base | None) -> bool:
+    """Whether all digests of a base's inventory are of whole files: with others, all of its scenes would differ."""
+    try:
+        scenes = account_of_base(base).scenes if base is not None else ()
+    except UNREADABLE:
+        return False
+    return bool(scenes) and not any(scene.weak or scene.declared for scene in scenes)
 
 
 def withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[str]:
