@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Campaign, call_cli, change_plan, cube_bytes, demo_in
+from tests.conftest import SOUND_PLACE, Campaign, call_cli, change_plan, cube_bytes, demo_in
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import record_lines, recorded_recipes
@@ -170,6 +170,21 @@ def test_withdrawn_scenes_are_in_no_shard(finished: Campaign) -> None:
     after = {shard.place: shard.recipe for shard in in_the_first_round(finished)}
     assert {place for place in before if before[place] != after[place]} == fed
     assert f"1 scene withdrawn: s2/{ids[row]}" in finished.cli("plan")
+
+
+def test_a_verdict_is_taken_over_only_with_the_shard_that_reached_it(
+    finished_demo: Campaign, demo_archive: Path, tmp_path: Path
+) -> None:
+    """A smaller region without the shard that found the torn scene uses that scene, as a run from nothing does."""
+    smaller = partial(dict.update, region=SOUND_PLACE)
+    campaign = begun(tmp_path / "run", demo_archive, finished_demo, smaller)
+        tmp_path / "run", demo_archive, finished_demo, lambda document: document.update(region=SOUND_PLACE)
+    )
+    reasons = {row["reason"]: (row["shards"], row["embed"]) for row in planned(campaign)["changes"]}
+    assert reasons == {"unchanged": (1, 0), "other verdict": (1, 0), "gone": (28, 0)}
+    assert not read_plan(load_campaign(campaign.file), campaign.run).verdicts.scenes
+    campaign.cli("consolidate")
+    assert "nothing found wrong" in campaign.cli("verify", "--recompute", "2")
 
 
 def test_what_is_not_there_is_refused_by_name(finished: Campaign, tmp_path: Path) -> None:
