@@ -178,8 +178,6 @@ def test_a_verdict_is_taken_over_only_with_the_shard_that_reached_it(
     """A smaller region without the shard that found the torn scene uses that scene, as a run from nothing does."""
     smaller = partial(dict.update, region=SOUND_PLACE)
     campaign = begun(tmp_path / "run", demo_archive, finished_demo, smaller)
-        tmp_path / "run", demo_archive, finished_demo, lambda document: document.update(region=SOUND_PLACE)
-    )
     reasons = {row["reason"]: (row["shards"], row["embed"]) for row in planned(campaign)["changes"]}
     assert reasons == {"unchanged": (1, 0), "other verdict": (1, 0), "gone": (28, 0)}
     assert not read_plan(load_campaign(campaign.file), campaign.run).verdicts.scenes
