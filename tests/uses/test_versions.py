@@ -59,6 +59,7 @@ def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign,
     assert cube_bytes(campaign.run.newest_cube, provenance=True) == whole
 
 
+@pytest.mark.slow
 def test_parts_that_the_plan_has_not_are_freed_and_no_others(twice: tuple[Campaign, str, str]) -> None:
     """All shards of both versions lie in the parts; of the first one's only those that the plan has not can go."""
     campaign, first, second = twice
