@@ -4,7 +4,7 @@ Names of arrays carry their axes: b chip of the batch, n chip of a sample, t fra
 x column, m (beginning, middle), d (year, month, day of the year).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.schema import Campaign, make_layout
+from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
 
@@ -202,11 +203,19 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     layer = campaign.layers[layer_name]
     options = {key: value for key, value in layer.backbone.items() if key != "name"}
     inputs = make_inputs(campaign, layer_name)
+    seen = replace(inputs, frames=1) if layer.over_time else inputs
     backbone: Backbone = make_plugin(
-        "backbones", layer.backbone["name"], f"layers.{layer_name}.backbone", options, make_layout(layer), inputs
+        "backbones", layer.backbone["name"], f"layers.{layer_name}.backbone", options, make_layout(layer), seen
     )
-    if layer.reduce is None:
-        return backbone
-    from embedcube.backbones.reduced import Reduced
+    if layer.over_time:
+        from embedcube.backbones.over_time import EachFrame
 
-    return Reduced(backbone, layer.reduce.pca, make_layout(layer))
+        try:
+            backbone = EachFrame(backbone, layer.over_time, inputs.frames)
+        except ValueError as error:
+            raise RequestError(f"layers.{layer_name}.{error}") from None
+    if layer.reduce:
+        from embedcube.backbones.reduced import Reduced
+
+        backbone = Reduced(backbone, layer.reduce.pca, make_layout(layer))
+    return backbone
