@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
-from embedcube.backbones.base import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
 
 OverTime = Literal["mean", "max", "min", "concat", "diff"]
 

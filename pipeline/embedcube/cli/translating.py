@@ -9,7 +9,10 @@ import yaml
 
 from embedcube.errors import RequestError
 
+verbs = typer.Typer()
 
+
+@verbs.command("import-terratorch")
 def import_terratorch(
     config: Annotated[Path, typer.Argument(help="a configuration (YAML) of TerraTorch's EmbeddingGenerationTask")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the campaign file; by default it is printed")] = None,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import decoding, finding, looking, serving, stages, using
+from embedcube.cli import decoding, finding, looking, serving, stages, translating, using
 from embedcube.cli.sections import Sections
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for more in (using, finding, decoding, looking, serving):
+for more in (using, finding, decoding, looking, serving, translating):
     app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]

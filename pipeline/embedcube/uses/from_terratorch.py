@@ -8,13 +8,9 @@ from typing import Any
 import yaml
 
 from embedcube.backbones.normalisation import MODALITIES, spelled
-from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
 from embedcube.campaign.fields import nearest
 from embedcube.errors import RequestError
 from embedcube.printable import printable
-
-_OURS = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
-"""TerraTorch's names of bands -> embedcube's"""
 
 _POOLING = {None: "none", "keep": "none", "None": "none", "none": "none"} | {
     f"{before}{name}": name for before in ("", "vit_", "cnn_") for name in ("mean", "max", "min", "cls")
@@ -26,6 +22,8 @@ _MODALITY = {
 }  # fmt: skip
 
 _SEASONS = {"start": "2020-03-01", "end": "2021-03-01", "step": "3 months"}
+
+_YEAR = [["2020-03-01", "2021-03-01"]]
 
 _ALL_TIME = [["1970-01-01", "2100-01-01"]]
 
@@ -40,6 +38,18 @@ _NOT_NEEDED = {
     "num_workers": "see `how`", "batch_size": "see `batch`", "check_stackability": "every scene is checked",
 }  # fmt: skip
 """keys that have no counterpart, and why"""
+
+
+_OF_MODEL = {"bands", "pretrained", "use_temporal", "temporal_pooling", "temporal_n_timestamps", "ckpt_path"}
+
+_OF_TASK = {"model", "model_args", "layers", "embedding_pooling", "temporal_cfg"}
+
+_OF_DATA = {"data_with_sample_dim", "image_modalities", "modalities", "means", "stds", "img_grep", "image_grep"} | {
+    "constant_scale", "no_data_replace", "output_bands", "dataset_bands", "predict_output_bands",
+    "predict_dataset_bands", *(f"{split}_{what}" for split in ("predict", "test", "val", "train")
+                               for what in ("data_root", "transform")),
+}  # fmt: skip
+"""keys that are translated"""
 
 
 @dataclass(kw_only=True)
@@ -86,7 +96,11 @@ class _Translation:
     """One configuration, while it is translated."""
 
     def __init__(self, task: dict[str, Any], data: dict[str, Any], path: Path) -> None:
+        from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
+
         self._task, self._data, self._name = task, data, path.stem
+        self._known = KNOWN.get
+        self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
         model = task.get("model_args") if isinstance(task.get("model_args"), dict) else {}
         # the old form names the model beside its arguments, the new one among them, all with the same beginning
         self._model = {key.removeprefix("backbone_"): value for key, value in dict(model or {}).items()}
@@ -100,8 +114,9 @@ class _Translation:
         modalities = self._modalities()
         archives = {self._archive_name(one): self._archive(one) for one in modalities}
         layers = self._layers(modalities, archives)
-        windows: Any = _SEASONS if self._stores else _ALL_TIME
-        if not self._stores:
+        over_time = any("over_time" in layer for layer in layers.values())
+        windows: Any = _YEAR if over_time else _SEASONS if self._stores else _ALL_TIME
+        if not self._stores and not over_time:
             self._remarks.append("windows: one for all time; set those of your dates, and {date} in options.names")
         campaign = {
             "campaign": "".join(c if c.isalnum() else "-" for c in self._name.lower()).strip("-") or "terratorch",
@@ -181,16 +196,16 @@ class _Translation:
             return [self._band(str(one)) for one in named]
         if known is not None:
             return list(known.bands)
-        of_model = KNOWN.get(self._model_name)
+        of_model = self._known(self._model_name)
         if of_model is not None and of_model.normalisation is not None:
             return list(of_model.normalisation.bands)
         self._remarks.append("archives.images.bands: no bands are named; B01 stands for all, write them")
         return ["B01"]
 
     def _band(self, name: str) -> str:
-        own = _OURS.get(name.upper().removeprefix("HLSBANDS.").removeprefix("SENSOR."), spelled(name))
-        if own not in TERRATORCH_BAND:
-            self._remarks.append(f"band {name}: no band of this name is known{nearest(name, tuple(_OURS))}; kept")
+        own = self._ours.get(name.upper().removeprefix("HLSBANDS.").removeprefix("SENSOR."), spelled(name))
+        if own not in self._ours.values():
+            self._remarks.append(f"band {name}: no band of this name is known{nearest(name, tuple(self._ours))}; kept")
         return own
 
     def _layers(self, modalities: Sequence[str | None], archives: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +219,7 @@ class _Translation:
     def _layer(
         self, modalities: Sequence[str | None], archives: Mapping[str, Any], merge: str | None
     ) -> dict[str, Any]:
-        known, pooled = KNOWN.get(self._model_name), self._task.get("embedding_pooling")
+        known, pooled = self._known(self._model_name), self._task.get("embedding_pooling")
         names, side = [self._archive_name(one) for one in modalities], self._side()
         if pooled not in _POOLING:
             raise RequestError(f"embedding_pooling: {pooled} is none of {', '.join(map(str, _POOLING))}")
@@ -221,9 +236,7 @@ class _Translation:
         if layers != [-1]:
             backbone["layers"] = list(layers)
             if len(layers) > 1:
-                self._remarks.append(
-                    f"layers {layers}: side by side in one vector; TerraTorch writes a folder for each"
-                )
+                self._remarks.append(f"layers {layers}: side by side in a vector; TerraTorch writes a folder for each")
         backbone |= self._statistics(modalities, archives)
         patch = known.patch_px if known else 16
         if known is None:
@@ -247,9 +260,7 @@ class _Translation:
         how = old.get("temporal_pooling") or self._model.get("temporal_pooling") or "keep"
         if not use or how == "keep":
             return {}
-        self._remarks.append(
-            f"temporal_pooling {how}: windows must hold several frames; one of a year with four is set"
-        )
+        self._remarks.append(f"temporal_pooling {how}: a window of a year with four frames is set; is that your data?")
         return {"over_time": how, "frames": "3 months"}
 
     def _statistics(self, modalities: Sequence[str | None], archives: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,20 +292,12 @@ class _Translation:
 
     def _left_over(self) -> Iterator[str]:
         """A line for each key that has no counterpart."""
-        yield from (
-            f"{key}: left out; {why}" for key, why in _NOT_NEEDED.items() if key in self._task or key in self._data
-        )
-        told = {"bands", "pretrained", "use_temporal", "temporal_pooling", "temporal_n_timestamps", "ckpt_path"}
+        given = self._task.keys() | self._data.keys()
+        yield from (f"{key}: left out; {why}" for key, why in _NOT_NEEDED.items() if key in given)
         if path := self._model.get("ckpt_path"):
             yield f"backbone_ckpt_path: name the file with the layer's key `weights`: {path}"
-        for key in self._model.keys() - told:
-            yield f"model_args.{key}: {printable(self._model[key])} is not translated"
-        for key in self._task.keys() - {
-            "model",
-            "model_args",
-            "layers",
-            "embedding_pooling",
-            "temporal_cfg",
-            *_NOT_NEEDED,
-        }:
-            yield f"model.{key}: {printable(self._task[key])} is not translated"
+        for block, arguments, known in (
+            ("model_args", self._model, _OF_MODEL), ("model", self._task, _OF_TASK), ("data", self._data, _OF_DATA),
+        ):  # fmt: skip
+            for key in sorted(arguments.keys() - known - _NOT_NEEDED.keys()):
+                yield f"{block}.{key}: {printable(arguments[key], 80)} is not translated"
