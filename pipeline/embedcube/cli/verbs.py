@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import decoding, exchanging, finding, history, looking, serving, stages, using, versions
+from embedcube.cli import decoding, exchanging, finding, history, looking, serving, stages, translating, using, versions
 from embedcube.cli.opening import open_to_go_on, open_to_plan
 from embedcube.cli.sections import Sections
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for more in (versions, using, finding, decoding, history, exchanging, looking, serving):
+for more in (versions, using, finding, decoding, history, exchanging, looking, serving, translating):
     app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
