@@ -19,6 +19,11 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for named, text in fenced if named == language]
 
 
+def in_order(page: Path) -> list[tuple[str, str]]:
+    """All fenced blocks with their language."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
 def run_line(line: str, folder: Path) -> str:
     """What a shown command of embedcube prints in `folder`, which holds `demo/`; it must succeed."""
     program, *arguments = shlex.split(line)
@@ -26,9 +31,9 @@ def run_line(line: str, folder: Path) -> str:
     return _run([str(Path(sys.executable).parent / "embedcube"), *arguments], folder)
 
 
-def run_python(blocks: list[str], folder: Path) -> str:
-    """What shown Python prints in `folder`, one block after the other, without a warning."""
-    return _run([sys.executable, "-W", "error", "-c", "\n".join(blocks)], folder)
+def run_python(blocks: list[str], folder: Path, *, strict: bool = True) -> str:
+    """What shown Python prints in `folder`, one block after the other; without a warning where it is strict."""
+    return _run([sys.executable, *(("-W", "error") if strict else ()), "-c", "\n".join(blocks)], folder)
 
 
 def _run(command: list[str], folder: Path) -> str:
