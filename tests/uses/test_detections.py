@@ -35,5 +35,5 @@ def test_the_ceiling_merges_vessels_of_one_token() -> None:
 def test_detections_are_local_maxima() -> None:
     score = np.zeros((6, 6))
     score[1, 1], score[1, 2], score[4, 4] = 0.9, 0.6, 0.7
-    x = y = np.arange(6) * 160.0
+    x = y = np.asarray(np.arange(6) * 160.0, np.float64)
     assert detections_of(score, 0.5, x, y).tolist() == [[160, 160], [640, 640]]
