@@ -56,6 +56,10 @@ NAME = re.compile(r"(?!\.\.?(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.\.?(?:/|$))[A-Za-z0-
 class Files(Protocol):
     """The files of a cube, wherever they are."""
 
+    @property
+    def address(self) -> object:
+        """Path or link, for messages."""
+
     def read(self, name: str, most: int) -> bytes:
         """All bytes of a file of at most `most` bytes; a FileNotFoundError says that there is none."""
 

@@ -155,6 +155,11 @@ class Members:
             )
 
     @property
+    def address(self) -> Path:
+        """The path, for messages."""
+        return self.path
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Bytes of each member by its name, in the order of the file."""
         return dict(self._sizes)
