@@ -82,7 +82,7 @@ def tear(point: dict[str, Any]) -> None:
 
 def meant(point: dict[str, Any]) -> bool:
     """Only the process that is meant: a rank by its number, which it has after the fork; else any that is no rank."""
-    return os.environ.get("RANK") == point["rank"]
+    return bool(os.environ.get("RANK") == point["rank"])
 
 
 def arm(point: dict[str, Any]) -> None:
