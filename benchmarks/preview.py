@@ -79,9 +79,8 @@ def main() -> None:
         spent = json.loads(done.stdout)
         pictures = sum(file.stat().st_size for file in (Path(folder) / "pictures").iterdir() if file.is_file())
     million = spent["cells"] / 1e6
-    print(
-        f"preview store      {spent['store'] / million:.2f} CPU s per million cells, with the basis ({spent['fit']:.2f} s once)"
-    )
+    fit = f"with the basis ({spent['fit']:.2f} s once)"
+    print(f"preview store      {spent['store'] / million:.2f} CPU s per million cells, {fit}")
     print(f"all                {spent['all'] / million:.2f} CPU s per million cells, with GeoTIFFs and PNGs")
     print(f"memory             {spent['peak_mb']:.0f} MB at most; pictures of {pictures / 1e6:.1f} MB")
 
