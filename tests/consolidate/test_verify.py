@@ -572,6 +572,17 @@ def test_only_files_belong_to_a_cube(cube: Cube, how: str, capsys: pytest.Captur
     assert any(line.startswith(f"files: {ZONE}/status/more: {how}, ") for line in findings)
 
 
+@pytest.mark.parametrize("name", ["zarr.json", f"{ZONE}/zarr.json"])
+def test_a_fifo_in_place_of_metadata_is_not_waited_for(
+    cube: Cube, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cube.path / name).unlink()
+    os.mkfifo(cube.path / name)
+    code, findings = verify(cube.path, capsys)
+    assert code == 1
+    assert [line.partition(", ")[0] for line in findings] == [f"files: {name}: neither a file nor a folder"]
+
+
 # --- tampered runs --------------------------------------------------------------------------------
 
 

@@ -59,6 +59,10 @@ def derived(cube: Cube) -> Iterator[Finding]:
     yield from _shards(cube, said)
 
 
+NO_FILE = "neither a file nor a folder"
+"""what is found where a FIFO or a device lies"""
+
+
 def foreign(cube: Path) -> Iterator[Finding]:
     """Check that a cube holds nothing but files, and folders with files: no link, no empty folder, no device."""
     for folder, folders, files in os.walk(cube):
@@ -66,7 +70,7 @@ def foreign(cube: Path) -> Iterator[Finding]:
         for name in (*folders, *files):
             path = where / name
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                found = "a link" if path.is_symlink() else "neither a file nor a folder"
+                found = "a link" if path.is_symlink() else NO_FILE
                 yield Finding(check="files", place=str(path.relative_to(cube)), found=found, expected="a file")
         if not (folders or files):
             yield Finding(check="files", place=str(where.relative_to(cube)), found="an empty folder", expected="none")

@@ -17,7 +17,7 @@ import zarr
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.against_plan import against_plan
-from embedcube.consolidate.derived import derived, foreign
+from embedcube.consolidate.derived import NO_FILE, derived, foreign
 from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import Drawn, recomputed
 from embedcube.consolidate.seal import check_seal, checked_seal, seal_of
@@ -52,13 +52,16 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
     `seal` is the digest that was kept of this cube (`seal.py`). The STAC beside the cube has one, too.
     """
     seal = checked_seal(seal)
+    others = list(foreign(path.resolve()))
+    if devices := [one for one in others if one.found == NO_FILE]:
+        return devices  # to read one may wait for ever
     # what the root repeats of the nodes may differ from what they say
     cube = Cube(path, node_by_node=True, keep_bytes=_KEEP_BYTES)
     findings: list[Finding] = []
     examined: dict[str, Soundness] = {}
     try:
         findings += check_seal(path, seal)
-        findings += foreign(path.resolve())
+        findings += others
         findings += _files(cube)
         for zone in cube.zones:
             findings += _structure(cube, zone)
