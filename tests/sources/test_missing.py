@@ -310,6 +310,24 @@ def test_a_number_that_the_item_calls_no_data_is_missing(tmp_path: Path, asset: 
     np.testing.assert_array_equal(one.seen_yx, values != 7)
 
 
+def test_zeros_of_sentinel_2_are_no_data_beside_another_declared_number(tmp_path: Path) -> None:
+    _, band, _ = KINDS["sentinel2"]
+    values = numbers("sentinel2")
+    values[:5], values[5:9] = 65535, 0
+    for dtype in ("u2", "f4"):
+        write(tmp_path / dtype / "x" / f"{band}.tif", values.astype(dtype), nodata=65535)
+        write_item(
+            tmp_path / dtype / "x", "x", {band: {"href": f"./{band}.tif"}}, datetime="2021-06-07T00:00:00Z",
+            s2__processing_baseline="03.00",
+        )  # fmt: skip
+        [scene] = scenes_of("sentinel2", tmp_path / dtype, band)
+        [one] = observed("sentinel2", tmp_path / dtype, band)
+        # a fraction of 0 may be a value
+        missing = (values == 65535) | ((values == 0) & (dtype == "u2"))
+        np.testing.assert_array_equal(one.seen_yx, ~missing)
+        assert ("0 is no data, too" in scene.processing) == (dtype == "u2")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_file_and_item_differ_both_numbers_are_missing_and_it_is_said(tmp_path: Path, kind: str) -> None:
     _, band, _ = KINDS[kind]

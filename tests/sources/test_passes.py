@@ -177,6 +177,14 @@ def test_a_baseline_is_read_in_older_words(word: str) -> None:
     assert identify(product("x", 0, (), **{word: "05.09"})).baseline == 5.09
 
 
+def test_a_name_in_small_letters_is_the_same_product() -> None:
+    small, large = identify(product(TITLE.lower())), identify(product(TITLE))
+    assert (small.level, small.tile, small.baseline, small.clues.start) == ("2A", "33TWL", 5.09, large.clues.start)
+    assert passes(product(TITLE.lower()), product(TITLE.replace("33TWL", "33TWM")))[0].startswith("S2A_20230602T095031")
+    # a latitude in another name is no baseline
+    assert identify(product("map_n0509_e011")).baseline is None
+
+
 def test_a_link_to_what_a_product_was_made_from_tells_its_pass_and_not_its_baseline() -> None:
     found = identify(
         product("S2A_33TWL_20230602_0_L2A", names=[TITLE.replace("L2A_2", "L1C_2").replace("0509", "0205")])

@@ -38,7 +38,7 @@ from embedcube.sources.composite import Composite
 from embedcube.sources.passes import acquisitions
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel1.names import clues_of
-from embedcube.sources.sentinel1.source import Sentinel1
+from embedcube.sources.sentinel1.source import Sentinel1, _orbit
 from embedcube.testing.contracts import check_source
 from embedcube.windows import Window
 
@@ -249,6 +249,22 @@ def item(root: Path, product: str, orbit: str | None, left: float = LEFT) -> Non
         "assets": {band: {"href": f"./iw-{band}.rtc.tiff"} for band in ("vv", "vh")},
     }
     (root / product / "item.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("properties", "orbit"),
+    [
+        ({"sat:orbit_state": "ASCENDING"}, "ascending"),
+        ({"sat:orbit_state": "asc"}, "ascending"),
+        ({"sat:orbit_state": None, "orbitDirection": "Descending"}, "descending"),
+        ({"s1:orbit_direction": "D"}, "descending"),
+        ({"sat:orbit_state": "rising"}, ""),
+    ],
+)
+def test_an_orbit_state_is_known_in_other_words(properties: dict[str, Any], orbit: str) -> None:
+    """One that is not known is asked about; as another state it would leave the scene out without a word."""
+    product = Product(id="x", time=datetime(2020, 6, 7, tzinfo=UTC), files={}, properties=properties)
+    assert _orbit(product) == orbit
 
 
 def earth_engine(root: Path, product: str, orbit: str, power: float) -> None:

@@ -64,7 +64,8 @@ def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: Questi
     """
     answers: dict[int, _Answer] = {}
     # here, and not in `index` alone: a scene that cannot be used replaces none
-    scenes = [scene if scene.verdict else replace(scene, verdict=too_large(scene)) for scene in scenes]
+    huge = {place: words for place, scene in enumerate(scenes) if not scene.verdict and (words := too_large(scene))}
+    scenes = [replace(scene, verdict=huge[place]) if place in huge else scene for place, scene in enumerate(scenes)]
     series = _series_of(scenes)
     chosen = [_chosen(scenes, places, _looks(scenes[places[0]], questions_of)) for places in series]
     answers |= _answers(scenes, set[int]().union(*chosen), root, questions_of)

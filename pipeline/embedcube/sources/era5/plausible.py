@@ -37,7 +37,6 @@ _FIELD_BYTES = 1 << 26
 _WITHIN: dict[str, tuple[float, float]] = {
     "K": (150.0, 360.0),
     "Pa": (20_000.0, 120_000.0),
-    "m s-1": (-250.0, 250.0),
     "W m-2": (-3_000.0, 3_000.0),
     "(0 - 1)": (-0.5, 1.6),
     "kg m-2 s-1": (-0.2, 0.2),
@@ -46,6 +45,7 @@ _WITHIN: dict[str, tuple[float, float]] = {
 """Smallest and largest value of a parameter with a unit"""
 
 _WITHIN_OF: dict[str, tuple[float, float]] = {
+    "sp": (40_000.0, 120_000.0),
     "msl": (80_000.0, 120_000.0),
     "sd": (-0.1, 60.0),
     "tcwv": (-1.0, 200.0),
@@ -54,11 +54,16 @@ _WITHIN_OF: dict[str, tuple[float, float]] = {
 }
 """The same of single parameters"""
 
-_STRAYS, _OFTEN = 3, 0.001
-"""so many numbers at most stand for what is missing; and each of them for so much of a file at least"""
+_STRAYS = (-99.0, -999.0, 999.0, -9999.0, 9999.0, -99999.0, 99999.0, -32767.0, -32768.0, 32767.0, 65535.0)
+"""numbers that programs write where there is nothing, beside huge ones"""
+
+_HUGE = 1e19
 
 _LEAST: dict[str, float] = {"K": 3.0}
 """Size of the median of numbers that are asked about: about 0 may lie anomalies and standardised numbers"""
+
+_DRY = 0.05
+"""Share of the most rain or snow in the least of it: among a few whole fields some place is dry"""
 
 _BARE = ("K", "Pa")
 """Units of which whole numbers are asked about, too, if the file states none"""
@@ -76,7 +81,6 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "K": ("degC", "degF"),
     "Pa": ("hPa", "kPa"),
     "m": ("mm", "cm"),
-    "m s-1": ("km h-1",),
     "J m-2": ("kJ m-2", "MJ m-2"),
     # YAML takes no bare percent sign
     "(0 - 1)": ("percent",),
@@ -179,7 +183,7 @@ def contradiction(request: Request, asset: Asset, variable: Variable, first: int
         return ""
     if words := _stray(asset, bounds, values, values * factor + term):
         return words
-    if abs(np.median(values)) < _LEAST.get(wanted, 0.0):
+    if abs(np.median(values)) < _LEAST.get(wanted, 0.0) or (wanted == "m" and values.min() > _DRY * values.max()):
         return ""
     if (variable.header.units or wanted not in _BARE) and np.array_equal(values, np.rint(values)):
         return ""
@@ -202,14 +206,10 @@ def contradiction(request: Request, asset: Asset, variable: Variable, first: int
 def _stray(asset: Asset, bounds: _Bounds, stored: Floats, values: Floats) -> str:
     """Which few numbers are no values where all others are, in words: those for what is missing; empty if none are."""
     outside = (values < bounds.low) | (values > bounds.high)
-    numbers, counts = np.unique(stored[outside], return_counts=True)
+    numbers = np.unique(stored[outside])
     inside = values[~outside]
-    if (
-        not inside.size
-        or not 0 < len(numbers) <= _STRAYS
-        or counts.min() < _OFTEN * stored.size
-        or not bounds.hold(inside)
-    ):
+    known = np.isin(numbers, np.array(_STRAYS)) | (np.abs(numbers) > _HUGE)
+    if not (numbers.size and known.all() and inside.size and bounds.hold(inside)):
         return ""
     return (
         f"{asset.band}: {asset.path} holds {' and '.join(f'{number:g}' for number in numbers)} in "

@@ -172,9 +172,10 @@ class Sentinel2:
         return scenes
 
     def _scene(self, product: Product, acquisition: str, assets: tuple[Asset, ...], faults: str) -> Scene:
-        assets = tuple(map(self._with_zero, assets))
         offset, reason = product.known.offset, product.known.reason
         words = [reason, _as_stored(assets), *several_in_words(assets)]
+        declared, assets = assets, tuple(map(self._with_zero, assets))
+        words += ["0 is no data, too"] if assets != declared else []
         return Scene(
             id=product.id,
             archive=self._name,
