@@ -188,11 +188,11 @@ def test_wrong_words_exit_with_2() -> None:
 def test_tracebacks_are_for_debugging(tmp_path: Path) -> None:
     missing = str(tmp_path / "c.yaml")
     for words in (("--debug", "plan", missing), ("plan", missing, "--debug")):
-        done = call_cli(*words)
+        done = run_cli(*words)
         assert done.returncode == 1
         assert done.stderr.startswith("Traceback")
         assert "RequestError" in done.stderr.splitlines()[-1]
-    assert call_cli("plan", missing).stderr.count("\n") == 1
+    assert run_cli("plan", missing).stderr.count("\n") == 1
 
 
 def test_status_before_the_plan_says_what_to_do(demo: Campaign) -> None:

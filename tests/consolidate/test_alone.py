@@ -150,7 +150,11 @@ def test_threads_have_no_port(embedded: Campaign, monkeypatch: pytest.MonkeyPatc
         assert listening(processes) == {}
 
 
-@pytest.mark.parametrize("kind", ["processes", "slurm_cluster", "slurm_runner", pytest.param("mpi", marks=SLOW)])
+# tests/slurm shows the same of the other two, on the real Slurm
+@pytest.mark.parametrize(
+    "kind",
+    ["processes", "mpi", pytest.param("slurm_cluster", marks=SLOW), pytest.param("slurm_runner", marks=SLOW)],
+)
 def test_the_cube_is_the_same_and_the_screen_is_quiet(
     embedded: Campaign, finished_demo: Campaign, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Campaign, call_cli, change_plan, cube_bytes, demo_in
+from tests.conftest import SOUND_PLACE, Campaign, call_cli, change_plan, cube_bytes, demo_in
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import record_lines, recorded_recipes
@@ -102,6 +102,7 @@ def test_a_cube_alone_is_enough(finished_demo: Campaign, demo_archive: Path, tmp
     assert inodes(campaign.run.newest_cube) == inodes(cube)
 
 
+@pytest.mark.slow
 def test_series_of_a_cube_become_shards_again(finished: Campaign, demo_archive: Path, tmp_path: Path) -> None:
     """An object of two windows is decoded and encoded as the parts had it; the digests say that it is the same."""
     finished.change(lambda document: document["layers"]["s2_mosaiks"].update(chunk_windows=2))
@@ -133,6 +134,7 @@ def test_damaged_objects_of_a_base_are_not_believed(finished: Campaign, demo_arc
         campaign.cli("consolidate")
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_linked_are_copied(
     finished_demo: Campaign, demo_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,20 @@ def test_withdrawn_scenes_are_in_no_shard(finished: Campaign) -> None:
     after = {shard.place: shard.recipe for shard in in_the_first_round(finished)}
     assert {place for place in before if before[place] != after[place]} == fed
     assert f"1 scene withdrawn: s2/{ids[row]}" in finished.cli("plan")
+
+
+@pytest.mark.slow
+def test_a_verdict_is_taken_over_only_with_the_shard_that_reached_it(
+    finished_demo: Campaign, demo_archive: Path, tmp_path: Path
+) -> None:
+    """A smaller region without the shard that found the torn scene uses that scene, as a run from nothing does."""
+    smaller = partial(dict.update, region=SOUND_PLACE)
+    campaign = begun(tmp_path / "run", demo_archive, finished_demo, smaller)
+    reasons = {row["reason"]: (row["shards"], row["embed"]) for row in planned(campaign)["changes"]}
+    assert reasons == {"unchanged": (1, 0), "other verdict": (1, 0), "gone": (28, 0)}
+    assert not read_plan(load_campaign(campaign.file), campaign.run).verdicts.scenes
+    campaign.cli("consolidate")
+    assert "nothing found wrong" in campaign.cli("verify", "--recompute", "2")
 
 
 def test_what_is_not_there_is_refused_by_name(finished: Campaign, tmp_path: Path) -> None:
@@ -312,6 +328,7 @@ def test_runs_that_do_not_fit_are_refused_with_both_values(
     assert "layer s2_mosaiks has layer.min_valid 0.5, the whole campaign 0.7" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_results_of_one_recipe_are_refused(
     months: tuple[Campaign, Campaign], demo_archive: Path, tmp_path: Path
 ) -> None:

@@ -102,3 +102,10 @@ def test_points_on_both_sides_and_however_they_are_counted(cube: Any) -> None:
     found = cube.layer.sample(x=lon, y=np.full(6, LAT), crs="EPSG:4326")
     assert (found["status"].values[:, 0] == VALID).all()
     assert np.abs(found["vector"].values[:, 0, 0] + 180 - lon % 360).max() < 0.002
+
+
+def test_bounds_go_over_it_the_short_way(cube: Any) -> None:
+    west, south, east, north = cube.layer.bounds
+    assert 179 < west < 180
+    assert -180 < east < -179
+    assert south < LAT < north

@@ -66,7 +66,7 @@ def test_a_cube_opens_by_text_and_by_path(finished_demo: Campaign) -> None:
     path = finished_demo.run.newest_cube
     opened = embedcube.open_cube(path)
     assert repr(embedcube.open_cube(str(path))) == repr(embedcube.Cube(str(path))) == repr(opened)
-    assert opened.path == path
+    assert opened.path == path.resolve()
 
 
 def test_a_cube_says_what_it_holds(finished_demo: Campaign) -> None:

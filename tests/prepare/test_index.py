@@ -246,7 +246,7 @@ def test_processes_of_a_large_archive_find_what_threads_of_a_small_one_find(
     small, table = index(campaign, demo.run), demo.run.inventory.read_bytes()
     monkeypatch.setattr(spread, "_MANY", 1)
     monkeypatch.setattr(spread, "cores", lambda: 3)
-    monkeypatch.setitem(spread.spread.__kwdefaults__, "at_once", 2)
+    monkeypatch.setitem(spread.spread.__kwdefaults__ or {}, "at_once", 2)
     assert index(campaign, demo.run) == small
     assert demo.run.inventory.read_bytes() == table
 
@@ -261,8 +261,15 @@ def half(numbers: Sequence[int]) -> list[float]:
 
 def test_an_item_that_crashes_its_process_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spread, "_MANY", 1)
-    found = spread.spread(half, range(9), at_once=2, lost=lambda item, words: (item, words), name=str)
-    assert list(found) == [0, 0.5, 1, (3, "its decoder crashed (SIGSEGV)"), 2, 2.5, 3, 3.5, 4]
+    lost: list[tuple[int, str]] = []
+
+    def noted(item: int, words: str) -> float:
+        lost.append((item, words))
+        return -1.0
+
+    found = spread.spread(half, range(9), at_once=2, lost=noted, name=str)
+    assert list(found) == [0, 0.5, 1, -1, 2, 2.5, 3, 3.5, 4]
+    assert lost == [(3, "its decoder crashed (SIGSEGV)")]
 
 
 def test_a_process_killed_from_outside_is_told_with_the_next_move(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -238,8 +239,13 @@ def test_explain_names_the_files_of_a_sample(made: Made) -> None:
 
 def test_what_a_list_lacks_is_said(made: Made) -> None:
     layer = made.cube["one"]
-    asked = [partial(layer.sample, [(9, 45)]), partial(layer.window, (8, 44, 9, 45)), partial(layer.find, (9, 45))]
-    for ask in (*asked, partial(made.cube.cell_at, 9, 45, layer="one")):
+    asked: list[Callable[[], object]] = [
+        partial(layer.sample, [(9, 45)]),
+        partial(layer.window, (8, 44, 9, 45)),
+        partial(layer.find, (9, 45)),
+    ]
+    asked.append(partial(made.cube.cell_at, 9, 45, layer="one"))
+    for ask in asked:
         with pytest.raises(embedcube.RequestError, match="list of samples and no map"):
             ask()
     with pytest.raises(embedcube.RequestError, match='there is no sample "c99" among 11 samples: c00, c01'):

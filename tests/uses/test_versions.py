@@ -32,12 +32,12 @@ def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign,
     campaign, first, second = twice
     listed = json.loads(campaign.cli("versions", "--json"))["versions"]
     assert [(one["name"], one["current"], one["shards"]) for one in listed] == [(first, False, 30), (second, True, 2)]
-    assert listed[1]["why"] == {"unchanged": 2, "gone": 28}
+    # the shard that has found a scene of July broken is gone, so the scene is used again
+    why = {"unchanged": 1, "other verdict": 1, "gone": 28}
+    assert listed[1]["why"] == why
     assert 0 < listed[1]["freed_bytes"] < listed[1]["bytes"], "objects are shared with the parts"
     assert f"* {second}" in campaign.cli("versions")
-    assert json.loads(campaign.cli("versions", "compare", first, second, "--json")) == {
-        "s2_mosaiks": {"unchanged": 2, "gone": 28}
-    }
+    assert json.loads(campaign.cli("versions", "compare", first, second, "--json")) == {"s2_mosaiks": why}
     for arguments, words in (
         (("prune", second), "is the current version"),
         (("promote", "zzz"), f"there is no version zzz; it has {first}, {second}"),
@@ -59,6 +59,7 @@ def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign,
     assert cube_bytes(campaign.run.newest_cube, provenance=True) == whole
 
 
+@pytest.mark.slow
 def test_parts_that_the_plan_has_not_are_freed_and_no_others(twice: tuple[Campaign, str, str]) -> None:
     """All shards of both versions lie in the parts; of the first one's only those that the plan has not can go."""
     campaign, first, second = twice

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
 from embedcube.grid import ShardLayout
 
 _MEAN, _BASIS = "reduce.mean", "reduce.basis"

@@ -96,6 +96,7 @@ def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
         "backbone": block.backbone,
         "bands": [list(campaign.archives[archive].bands) for archive in block.archives],
     }
+    facts |= {"over_time": block.over_time} if block.over_time else {}
     return facts | ({"reduce": block.reduce.model_dump()} if block.reduce else {})
 
 

@@ -24,7 +24,7 @@ def differs_from(campaign: Campaign, run: RunDir) -> str:
     try:
         earlier = load_campaign(run.campaign, mounted=False)
     except RequestError:
-        return "this version of embedcube cannot read it"
+        return f"its {run.campaign.name} cannot be read: damaged, or of another version of embedcube"
     if earlier.digest == campaign.digest:
         return ""
     return f"other {listed([*_differing(earlier.what, campaign.what)], _NAMED)}"

@@ -176,6 +176,8 @@ class Layer(Block):
     """period whose windows `fit` takes its sample from; by default all windows"""
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
+    over_time: Literal["mean", "max", "min", "concat", "diff"] | None = None
+    """the backbone sees each frame of a window alone, and this makes one vector of all; for models of single frames"""
     reduce: Reduce | None = None
     """fewer numbers than the backbone gives: {pca: 64}. By default all"""
     weights: Path | None = None
@@ -291,8 +293,10 @@ class Campaign(Block):
             del archive["path"], archive["search"], archive["links"]
         for layer in document["layers"].values():
             del layer["weights"]
-            if layer["reduce"] is None:
-                del layer["reduce"]  # the digests of campaigns without it are older than this key
+            # the digests of campaigns without them are older than these keys
+            for key in ("over_time", "reduce"):
+                if layer[key] is None:
+                    del layer[key]
         document["windows"] = [str(window) for window in self.all_windows]
         if not self.withdraw:
             del document["withdraw"]  # the digest of a campaign that withdraws nothing is what it has always been

@@ -90,6 +90,9 @@ def _find_in(
 
     say = _teller(as_json)
     found = find_in(searched.cube, searched.name, examples[0], examples[1] or None, search, searched.index)
+    if not found.cells:
+        where = ",".join(f"{edge:g}" for edge in searched.bounds)
+        raise RequestError(f"no cell of {searched.name} lies in --within; the layer is in {where} degrees")
     if out is not None:
         write_table(table_of(found), out)
         say(f"wrote {out}")

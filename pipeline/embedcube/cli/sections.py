@@ -5,7 +5,7 @@ from typing import Any
 import typer.core
 
 SECTIONS = {
-    "Make a cube": ("demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
+    "Make a cube": ("demo", "import-terratorch", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
     "Make it again": ("versions", "merge"),
     "On a cluster": ("submit", "status", "cancel", "doctor"),
     "Use a cube": ("info", "explain", "sample", "parcels", "find", "index-vectors", "change", "decode"),

@@ -64,7 +64,9 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
     try:
         scenes = read_inventory(campaign, folder)
     except RequestError:
-        index(campaign, folder, say, full_digests=False)
+        from embedcube.consolidate.reprocess import base_of, has_full_digests
+
+        index(campaign, folder, say, full_digests=has_full_digests(base_of(campaign, folder)))
         return
     if made_for(campaign, folder):
         say(f"index       {len(scenes)} scenes, from an earlier run; `embedcube index` looks for new ones")
@@ -170,7 +172,8 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 def adopt(campaign: "Campaign", folder: "RunDir", made: "Plan", bases: "list[Base]", say: Say) -> "Plan":
     """Take over what earlier runs have of the plan; returns the plan, without the scenes that they found broken."""
     from embedcube.consolidate.adopt import in_words
-    from embedcube.consolidate.reprocess import adopt_from, carry_verdicts
+    from embedcube.consolidate.foreseen import carry_verdicts
+    from embedcube.consolidate.reprocess import adopt_from
 
     made = carry_verdicts(campaign, folder, made, bases)
     for base in bases:

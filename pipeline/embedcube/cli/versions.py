@@ -101,7 +101,7 @@ def merge(
     from embedcube.campaign.resolve import resolve_campaign, write_resolved
     from embedcube.campaign.verdicts import Verdicts
     from embedcube.consolidate.adopt import in_words
-    from embedcube.consolidate.reprocess import carry_verdicts
+    from embedcube.consolidate.foreseen import carry_verdicts
     from embedcube.uses import merge as merging
 
     say: Say = (lambda _: None) if as_json else print

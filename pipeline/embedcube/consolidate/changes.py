@@ -7,11 +7,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from embedcube.campaign.parts import scan_documents
 from embedcube.campaign.plan import Plan
 from embedcube.campaign.price import duration, size
 from embedcube.campaign.reasons import KINDS, Compared, Kind, Reason
-from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 
 _RECORDS = 20_000
@@ -52,11 +50,16 @@ class Change:
 
 
 def changes(
-    found: Iterable[Compared], run: RunDir, plan: Plan, scenes: Sequence[Scene], done: Collection[str]
+    found: Iterable[Compared],
+    plan: Plan,
+    scenes: Sequence[Scene],
+    done: Collection[str],
+    records: Iterable[Mapping[str, Any]],
 ) -> list[Change]:
     """The shards by layer and reason; those whose recipe is in `done` cost nothing.
 
-    `scenes` is the inventory of the plan. In the order of layers, then of `KINDS`.
+    `scenes` is the inventory of the plan; `records` are those of which rates are taken.
+    In the order of layers, then of `KINDS`.
     """
     groups: dict[tuple[str, Kind, tuple[str, ...]], Change] = {}
     inputs: dict[int, set[int]] = defaultdict(set)
@@ -72,7 +75,7 @@ def changes(
             change.embed += 1
             change.cells += plan.layers[one.later.layer].layout.shard_cells ** 2
             inputs[id(change)].update(one.later.scenes)
-    rates = _rank_seconds(run) if any(change.embed for change in groups.values()) else {}
+    rates = _rank_seconds(records) if any(change.embed for change in groups.values()) else {}
     for change in groups.values():
         change.input_bytes = sum(asset.size for row in inputs[id(change)] for asset in scenes[row].assets)
         if change.layer in rates:
@@ -91,14 +94,14 @@ def _scenes(reason: Reason) -> list[str]:
     return [f"{word} {name}" for word, names in lists.items() for name in names]
 
 
-def _rank_seconds(run: RunDir) -> Mapping[str, float]:
+def _rank_seconds(records: Iterable[Mapping[str, Any]]) -> Mapping[str, float]:
     """For each layer that has records, the seconds that a rank takes for a shard, about.
 
     Steps of several shards overlap, so their sum is scaled to the time that ranks were at work.
     """
     steps: dict[str, list[float]] = defaultdict(list)
     spans: dict[tuple[str, str, int], tuple[datetime, datetime]] = {}
-    for _, record in islice(scan_documents(run), _RECORDS):
+    for record in islice(records, _RECORDS):
         steps[record["shard"].partition("/")[0]].append(sum(record["seconds"].values()))
         start, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
         rank = (record["host"], record["attempt"], record["rank"])

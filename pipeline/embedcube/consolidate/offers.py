@@ -1,6 +1,7 @@
 """What an earlier run or cube offers: shards with their records, and where the bytes of their objects are."""
 
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from embedcube.campaign.base import Base
-from embedcube.campaign.parts import CONTRIBUTIONS, Quarantined, Record, best_records, record_of
+from embedcube.campaign.parts import CONTRIBUTIONS, Quarantined, Record, best_records, record_of, scan_documents
 from embedcube.campaign.plan import read_any_plan
 from embedcube.campaign.run_folder import RunDir
 from embedcube.cube.arrays import ShardDecoder, ShardEncoder, array_specs, object_key
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+
+_SAMPLE = 4096
+"""records of a cube that are read for rates"""
 
 _AT_ONCE = 256
 """rows of the provenance that are read at once"""
@@ -41,6 +45,16 @@ def offers_of(base: Base, recipes: Collection[str]) -> Iterator[Offer]:
             yield _of_part(part, record)
     if base.cube is not None and wanted:
         yield from _of_cube(Cube(base.cube), wanted)
+
+
+def records_in(base: Base) -> Iterator[Mapping[str, Any]]:
+    """Records of a base, as plain JSON: all of its parts, some of its cube."""
+    if base.run is not None and base.has_parts:
+        yield from (record for _, record in scan_documents(base.run))
+    elif base.cube is not None:
+        provenance = Cube(base.cube).provenance
+        lines = provenance.rows_of("shard_record", 0, min(len(provenance.places), _SAMPLE))
+        yield from (json.loads(line) for line in lines)
 
 
 def broken_in(base: Base) -> list[Quarantined]:

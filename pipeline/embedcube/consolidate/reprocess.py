@@ -1,25 +1,26 @@
 """What a new plan takes from an earlier run, and how it differs from it: the second half of `plan`."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from embedcube.campaign.base import Base, open_base
 from embedcube.campaign.inventory import read_inventory
-from embedcube.campaign.parts import recorded_recipes
-from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
+from embedcube.campaign.parts import recorded_recipes, scan_documents
+from embedcube.campaign.plan import Plan, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
-from embedcube.campaign.verdicts import Verdicts, write_verdicts
+from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.accounts import UNREADABLE, account_of_base, account_of_cube, account_of_run
 from embedcube.consolidate.adopt import Adopted, adopt
 from embedcube.consolidate.changes import Change, changes
-from embedcube.consolidate.offers import broken_in, offers_of
+from embedcube.consolidate.foreseen import foreseen
+from embedcube.consolidate.offers import offers_of, records_in
 from embedcube.cube.reader import Cube
 from embedcube.printable import listed
 from embedcube.progress import Progress
-from embedcube.workers.rounds import new_verdicts, next_round
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +39,6 @@ def base_of(campaign: Campaign, run: RunDir) -> Base | None:
     base = open_base(campaign.how.base)
     own = base.run is not None and base.run.root == run.root.resolve()
     return replace(base, has_parts=False) if own else base
-
-
-def carry_verdicts(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[Base]) -> Plan:
-    """Leave out, from the first round on, the planned scenes that a base has found broken; returns the plan with it.
-
-    Their shards then have the recipes that the base has them with.
-    """
-    foreseen = _foreseen(campaign, run, plan, bases)
-    if foreseen is not plan:
-        write_verdicts(run, plan.plan, plan.inventory, foreseen.verdicts)
-    return foreseen
-
-
-def _foreseen(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[Base]) -> Plan:
-    """The plan without the planned scenes that a base has found broken; itself where there are none to add."""
-    if plan.verdicts.scenes or campaign.how.retry_quarantined:
-        return plan
-    broken = [one for base in bases for one in broken_in(base)]
-    if not broken:
-        return plan
-    scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))
-    planned = {(scene.archive, scene.id, scene.digest) for scene in scenes}
-    used = [one for one in broken if (one.archive, one.scene, one.scene_digest) in planned]
-    found = new_verdicts(campaign, run, plan, used)
-    return replace(plan, verdicts=next_round(plan, found)) if found else plan
 
 
 def adopt_from(base: Base, run: RunDir, plan: Plan, progress: Progress) -> Adopted:
@@ -84,6 +60,7 @@ class Reference:
     name: str
     """in words"""
     account: Account
+    base: Base
 
 
 def reference_of(campaign: Campaign, run: RunDir, base: Base | None) -> Reference | None:
@@ -93,10 +70,10 @@ def reference_of(campaign: Campaign, run: RunDir, base: Base | None) -> Referenc
     """
     try:
         if base is not None:
-            return Reference(name=str(base.path), account=account_of_base(base))
+            return Reference(name=str(base.path), account=account_of_base(base), base=base)
         if run.newest_cube.exists():
             cube = Cube(run.newest_cube.resolve())
-            return Reference(name=f"version {cube.version}", account=account_of_cube(cube))
+            return Reference(name=f"version {cube.version}", account=account_of_cube(cube), base=newest_of(run))
     except UNREADABLE as error:
         log.warning("%s: no table of reasons: %s", base.path if base else run.newest_cube, error)
     return None
@@ -106,9 +83,19 @@ def changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: P
     """The table of reasons: why shards of the plan differ from those of the reference, and what that costs."""
     if campaign.how.base is None:
         # what the last version left out is left out again, in the second round at the latest
-        plan = _foreseen(campaign, run, plan, [newest_of(run)])
+        plan = foreseen(campaign, run, plan, [newest_of(run)])
     account = account_of_run(campaign, run, plan)
-    return changes(compared(reference.account, account), run, plan, account.scenes, recorded_recipes(run))
+    records = chain((record for _, record in scan_documents(run)), records_in(reference.base))
+    return changes(compared(reference.account, account), plan, account.scenes, recorded_recipes(run), records)
+
+
+def has_full_digests(base: Base | None) -> bool:
+    """Whether all digests of a base's inventory are of whole files: with others, all of its scenes would differ."""
+    try:
+        scenes = account_of_base(base).scenes if base is not None else ()
+    except UNREADABLE:
+        return False
+    return bool(scenes) and not any(scene.weak or scene.declared for scene in scenes)
 
 
 def withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[str]:

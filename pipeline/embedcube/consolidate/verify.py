@@ -37,7 +37,7 @@ from embedcube.progress import Progress
 
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, WorkError, LookupError, ValueError, TypeError, AttributeError,
-    ArithmeticError, OSError, RuntimeError,
+    ArithmeticError, OSError, RuntimeError, MemoryError,
 )  # fmt: skip
 """errors that readers of a store with damaged metadata raise"""
 

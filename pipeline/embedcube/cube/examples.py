@@ -15,7 +15,7 @@ from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.places import cells_beside, own_cells, places_of
 from embedcube.cube.similar import Query
 from embedcube.cube.store import Cell, CubeStore, Time
-from embedcube.cube.within import area_in
+from embedcube.cube.within import area_in, bounds_of
 from embedcube.errors import RequestError
 
 Example = Cell | tuple[float, float] | BaseGeometry | NDArray[Any]
@@ -116,8 +116,10 @@ def cells_at(cube: CubeStore, layer: str, lon: float, lat: float, time: Time) ->
             if valid > most:
                 most, best = valid, cells
     if not best:
-        zones = ", ".join(cube.zones_of(layer))
-        raise RequestError(f"({lon}, {lat}) lies outside of layer {layer} of {cube.address} ({zones})")
+        where = ",".join(f"{edge:g}" for edge in bounds_of(cube, layer))
+        raise RequestError(
+            f"({lon}, {lat}) lies outside of layer {layer} of {cube.address}, which is in {where} degrees"
+        )
     return best
 
 

@@ -14,7 +14,7 @@ from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
-from embedcube.cube.within import Within
+from embedcube.cube.within import Within, bounds_of
 from embedcube.errors import RequestError
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class Layer:
         """Refuse what only a map has."""
         if is_list(self.zones[0]):
             raise RequestError(f"{self.cube.address}: {what}: {self.name} {NO_MAP}")
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north in degrees; west above east where the layer crosses the antimeridian."""
+        return bounds_of(self.cube, self.name)
 
     def windows_of(self, zone: str, time: Time = None) -> list[int]:
         """Indices of the windows of a zone that a time selects; a RequestError says that there is none.

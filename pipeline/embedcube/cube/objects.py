@@ -139,7 +139,7 @@ class Chunks:
 
 def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # never waits, should it be a FIFO
     except FileNotFoundError:
         return None
     try:

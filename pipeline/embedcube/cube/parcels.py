@@ -101,7 +101,7 @@ def _polygons(gdf: Any) -> NDArray[Any]:
     kinds = {geometry.geom_type if geometry is not None else "missing" for geometry in geometries}
     wrong = sorted(kinds - {"Polygon", "MultiPolygon"})
     if wrong or not len(geometries):
-        raise RequestError(f"parcels are polygons, this has {wrong[0] if wrong else 'none'}; for points: sample()")
+        raise RequestError(f"parcels are polygons, this has {wrong[0] if wrong else 'none'}; points are for `sample`")
     return geometries
 
 

@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from embedcube.cube.claims import check_whole
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
 
@@ -31,7 +32,10 @@ class Provenance:
         try:
             self._group: Any = zarr.open_group(store, path="provenance", mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-            raise RequestError(f"{address}/provenance: the cube has no provenance") from None
+            raise RequestError(
+                f"{address}/provenance: the cube has no provenance, which this needs; `embedcube consolidate` writes it"
+            ) from None
+        self._address = address
         self._offsets: dict[str, NDArray[np.int64]] = {}
         self._columns: dict[str, _Column] = {}
 
@@ -42,7 +46,9 @@ class Provenance:
 
     def array(self, name: str) -> NDArray[Any]:
         """One of the arrays, read whole."""
-        return np.asarray(self._group[name][...])
+        array = self._group[name]
+        check_whole(f"{self._address}/provenance/{name}", array)
+        return np.asarray(array[...])
 
     @cached_property
     def _shards(self) -> dict[tuple[str, int, int, int], int]:

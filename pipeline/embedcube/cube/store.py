@@ -18,6 +18,7 @@ from zarr.abc.store import Store
 
 from embedcube.cube.arrays import ARRAYS, object_key
 from embedcube.cube.chunks import read_box
+from embedcube.cube.claims import check_array, check_zone
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.listed import AsMap, SampleTable, is_list
 from embedcube.cube.objects import Chunks
@@ -65,8 +66,8 @@ class CubeStore:
             self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
             raise RequestError(f"{self.address}: not a cube (no Zarr v3 group there)") from None
-        except ValueError as error:
-            raise RequestError(f"{self.address}: not a cube that can be read from here ({printable(error)})") from None
+        except _METADATA_ERRORS as error:
+            raise RequestError(f"{self.address}: not a cube that can be read from here ({_words(error)})") from None
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
         self._chunks: dict[tuple[str, str], Chunks] = {}
@@ -150,7 +151,12 @@ class CubeStore:
     def windows(self, zone: str) -> tuple[Window, ...]:
         """The windows of a zone, in order; they are read once."""
         if zone not in self._windows:
-            bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
+            array, windows = self.array(zone, "time_bnds"), self.array(zone, "embedding").shape[0]
+            if array.shape != (windows, 2):
+                raise RequestError(
+                    f"{self.address}: {zone}/time_bnds is {array.shape}, the vectors have {windows} windows"
+                )
+            bounds = np.asarray(array[...]).tolist()
             moments = ([datetime.fromtimestamp(seconds, UTC) for seconds in pair] for pair in bounds)
             self._windows[zone] = tuple(Window(*pair) for pair in moments)
         return self._windows[zone]
@@ -184,15 +190,44 @@ class CubeStore:
     def group(self, zone: str) -> Any:
         """The Zarr group of a zone; its metadata are read once."""
         if zone not in self._groups:
-            self._groups[zone] = self._root[zone]
+            group = self._node(zone)
+            if not is_list(zone):  # samples have places of their own
+                check_zone(f"{self.address}: {zone}", group.attrs, self.array(zone, "embedding").shape)
+            self._groups[zone] = group
         return self._groups[zone]
 
     def array(self, zone: str, name: str) -> Any:
         """One of the arrays of a zone, of a list of samples as a map (`listed.py`); its metadata are read once."""
         if (zone, name) not in self._arrays:
-            array = self._root[f"{zone}/{name}"]
-            self._arrays[zone, name] = AsMap(array) if is_list(zone) and name in ARRAYS else array
+            array = self._node(f"{zone}/{name}")
+            array = AsMap(array) if is_list(zone) and name in ARRAYS else array
+            check_array(f"{self.address}: {zone}/{name}", name, array)
+            self._arrays[zone, name] = array
         return self._arrays[zone, name]
+
+    def check(self, zone: str) -> None:
+        """Refuse a zone whose metadata claim what cannot be, as one of a cube that others made; nothing is read.
+
+        Raises:
+            RequestError: an array or an attribute is missing, or is none that can be read.
+        """
+        try:
+            for name in ("embedding", "status", "n_obs", "time", "time_bnds", *(() if is_list(zone) else ("y", "x"))):
+                self.array(zone, name)
+            if self.has_scale(zone):
+                self.array(zone, "scale")
+        except KeyError as error:
+            raise RequestError(f"{self.address}: {zone} has no {printable(error, 100)}") from None
+        self.windows(zone)
+
+    def _node(self, path: str) -> Any:
+        """A group or an array of the store; a RequestError says that its metadata cannot be understood."""
+        try:
+            return self._root[path]
+        except KeyError:
+            raise
+        except _METADATA_ERRORS as error:
+            raise RequestError(f"{self.address}: {path} cannot be read ({_words(error)})") from None
 
     def chunks(self, zone: str, name: str) -> Chunks:
         """The inner chunks of one of the arrays of a zone."""
@@ -241,6 +276,24 @@ class CubeStore:
     def provenance(self) -> Provenance:
         """Provenance of the cube: which process made which shard from which scenes."""
         return Provenance(self.store, self.address)
+
+
+_METADATA_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    ArithmeticError,
+)
+"""what zarr-python raises for metadata that it does not understand, codecs that it does not have among them"""
+
+
+def _words(error: Exception) -> str:
+    return printable(
+        f"{type(error).__name__}: {error}" if isinstance(error, LookupError | RuntimeError) else error, 200
+    )
 
 
 def period_of(time: str) -> Window:

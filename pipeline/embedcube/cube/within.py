@@ -187,6 +187,23 @@ def degrees_of(cube: CubeStore, zone: str) -> tuple[float, float, float, float]:
     return (west, south, east, north) if east > west else (middle, south, middle, north)
 
 
+def bounds_of(cube: CubeStore, layer: str) -> tuple[float, float, float, float]:
+    """West, south, east, north of a layer in degrees, rounded; west above east where it crosses the antimeridian."""
+    boxes = sorted((degrees_of(cube, zone) for zone in cube.zones_of(layer)), key=lambda box: box[0] % 360)
+    south, north = min(box[1] for box in boxes), max(box[3] for box in boxes)
+    # the widest gap between the zones, going around the globe, is what the layer leaves out
+    gaps: list[tuple[float, float, float]] = []
+    end = -np.inf
+    for west, _, east, _ in [*boxes, (boxes[0][0] % 360 + 360, 0.0, boxes[0][2] % 360 + 360, 0.0)]:
+        gaps.append((west % 360 + (360 if len(gaps) == len(boxes) else 0) - end, end, west))
+        end = max(end, west % 360 + (east - west))
+    width, last, first = max(gaps[1:])
+    if width <= 0:
+        return -180.0, round(south, 4), 180.0, round(north, 4)
+    west, east = ((edge + 180) % 360 - 180 for edge in (first, last))
+    return round(west, 4), round(south, 4), round(east, 4), round(north, 4)
+
+
 def rasterised(geometry: BaseGeometry, cube: CubeStore, zone: str) -> Area | None:
     """Cells of a zone whose centre lies in a geometry in the CRS of the zone; None where there is none.
 

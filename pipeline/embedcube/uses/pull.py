@@ -34,6 +34,15 @@ from embedcube.uses.touching import Box, touching
 _LARGEST = 1 << 31
 """bytes of a file whose size is not known beforehand"""
 
+_METADATA = 1 << 26
+"""bytes of a file of metadata"""
+
+_LIST = 1 << 30
+"""bytes of the list of all files"""
+
+_CHUNKS = 1 << 16
+"""parts of that list"""
+
 _TRIES = 4
 """times that a file with a wrong digest is read"""
 
@@ -119,7 +128,11 @@ def copy_part(
     """
     copy = _Copy(files, cube)
     sealed = copy.seal()
-    metadata = [Wanted(name=name, sha256=digest) for name, digest in sealed.items() if not is_object(name)]
+    metadata = [
+        Wanted(name=name, sha256=digest, most=_METADATA if name.endswith(".json") else _LARGEST)
+        for name, digest in sealed.items()
+        if not is_object(name)
+    ]
     first = copy.fetch(metadata, progress, 0, None)
     if first.damaged:
         return first
@@ -150,16 +163,19 @@ class _Copy:
         for _ in range(_TRIES):
             try:
                 data = self._list()
-            except FileNotFoundError as error:
-                raise RequestError(f"no cube with provenance: {printable(error, 200)}") from None
-            except (ValueError, KeyError, TypeError) as error:
+            except FileNotFoundError:
+                raise RequestError(
+                    f"{self._store.address}: no cube with provenance, there is no provenance/{FILES}; give the folder "
+                    "or link that ends in .zarr"
+                ) from None
+            except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
                 problem = printable(error, 200)
                 continue
             # the list has no digest of its own: it is read until it is the same twice
             if data == before:
                 try:
                     sealed = digests_in(data)
-                except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                except (ValueError, KeyError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
                     problem = printable(error, 200)
                     break
                 self._keep(data)
@@ -170,12 +186,14 @@ class _Copy:
     def _list(self) -> dict[str, bytes]:
         """The files of the array with the digests of all other files, by name."""
         names = [f"provenance/{FILES}/zarr.json"]
-        data = {names[0]: self._store.read(names[0], _LARGEST)}
+        data = {names[0]: self._store.read(names[0], _METADATA)}
         about = json.loads(data[names[0]])
         (size,), (chunk,) = about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"]
+        if not (0 < int(size) <= _LIST and 0 < int(chunk) <= _LIST and int(size) <= _CHUNKS * int(chunk)):
+            raise ValueError(f"{size} bytes in chunks of {chunk}; a list of files has at most {_LIST:,}")
         for i in range(-(-int(size) // int(chunk))):
             name = f"provenance/{FILES}/c/{i}"
-            data[name] = self._store.read(name, _LARGEST)
+            data[name] = self._store.read(name, _LIST)
         return data
 
     def _keep(self, data: dict[str, bytes]) -> None:
@@ -249,7 +267,9 @@ def digests_in(data: dict[str, bytes]) -> dict[str, str]:
     held: dict[str, Buffer] = {
         name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()
     }
-    array = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
+    array: Any = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
+    if str(array.dtype) != "uint8" or array.ndim != 1 or array.nbytes > _LIST:
+        raise ValueError(f"{array.ndim} dimensions of {array.dtype}; the list of files is bytes")
     sealed: dict[str, str] = json.loads(np.asarray(array[...]).tobytes())
     for name, digest in sealed.items():
         if not (NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)):
@@ -287,6 +307,7 @@ class Selection:
         found: list[Wanted] = []
         problems: list[RequestError] = []
         for zone in (zone for layer in self.layers or self.cube.layers for zone in self.cube.zones_of(layer)):
+            self.cube.check(zone)
             try:
                 windows = self.cube.windows_of(zone, self.time)
             except RequestError as problem:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable, printable_href
 from embedcube.uses.serve.tokens import read_token
@@ -98,7 +99,7 @@ class Store:
         """Open the store; nothing is read yet. A RequestError says that the URL is of no kind that can be read."""
         from obstore.store import from_url
 
-        self._address = address
+        self.address = address
         url = address.url if address.remote else Path(address.url).resolve().as_uri()
         if not address.remote and not Path(address.url).is_dir():
             raise RequestError(f"{address}: there is no such folder")
@@ -130,13 +131,13 @@ class Store:
         try:
             answer = obstore.get(self._store, name)
             if answer.meta["size"] > most:
-                raise WorkError(f"{self._address}: {name} has {answer.meta['size']} bytes, expected at most {most}")
+                raise WorkError(f"{self.address}: {name} has {answer.meta['size']} bytes, expected at most {most}")
             return bytes(answer.bytes())
         except FileNotFoundError:
             raise
         except (OSError, obstore.exceptions.BaseError) as error:
             words = str(error).partition("Debug source")[0]
-            raise WorkError(f"{self._address}: {name}: {printable(words, 300)}") from None
+            raise WorkError(f"{self.address}: {name}: {printable(words, 300)}") from None
 
 
 class Server:
@@ -227,7 +228,7 @@ def read_document(href: str, seconds: float = _READ_S) -> bytes:
         WorkError: the server does not give it, or not within `seconds`.
     """
     if not href.startswith(("http://", "https://")):
-        return Path(href).read_bytes()
+        return readable(Path(href)).read_bytes()
     folder, _, name = href.rpartition("/")
     try:
         store = Store(Address(url=folder))

@@ -1,6 +1,7 @@
 """Describe products: the geometry, type and digest of each band's file, read from its header."""
 
 import logging
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -276,6 +277,8 @@ def _by_header(dataset: Any, unopened: _Unopened) -> Asset:
         raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
+    if not 0 < abs(dataset.transform.determinant) < math.inf:
+        raise CorruptInput(f"{band}: {name} says that its pixels have no size")
     if file.index > dataset.count:
         raise CorruptInput(f"{band}: {name} has {dataset.count} bands, and band number {file.index} is asked for")
     try:

@@ -63,8 +63,10 @@ _VALUES_ARE = (
 )
 _WORLDCEREAL_NODATA = 65535
 
-_ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
-"""properties with the orbit state, in STAC and in Earth Engine"""
+_ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass", "orbitDirection", "s1:orbit_direction", "orbit_direction")
+"""properties with the orbit state, in STAC, in Earth Engine, and in other catalogues"""
+
+_STATES = ("ascending", "descending")
 
 
 _RANGE_DB, _LIKELY_DB = (-50.0, 5.0), (-35.0, -1.0)
@@ -369,8 +371,9 @@ def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: 
 
 def _orbit(product: Product) -> str:
     """The orbit state of a product, ascending or descending; empty if it is unknown."""
-    states = (product.properties.get(key) for key in _ORBIT_KEYS)
-    return next((str(state).lower() for state in states if state), "")
+    states = (str(product.properties.get(key) or "").strip().lower() for key in _ORBIT_KEYS)
+    # whole words, or as short as A and D
+    return next((known for state in states if state for known in _STATES if known.startswith(state)), "")
 
 
 def _orbit_in_words(orbit: str) -> str:

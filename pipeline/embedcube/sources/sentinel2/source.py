@@ -172,6 +172,7 @@ class Sentinel2:
         return scenes
 
     def _scene(self, product: Product, acquisition: str, assets: tuple[Asset, ...], faults: str) -> Scene:
+        assets = tuple(map(self._with_zero, assets))
         offset, reason = product.known.offset, product.known.reason
         words = [reason, _as_stored(assets), *several_in_words(assets)]
         return Scene(
@@ -187,6 +188,13 @@ class Sentinel2:
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
         )
+
+    def _with_zero(self, asset: Asset) -> Asset:
+        """The asset with 0 as no data, which it is in integers of Sentinel-2, also beside another declared number."""
+        told = asset.nodata_by and self._options.nodata is None and not asset.mask
+        zero = told and np.dtype(asset.dtype).kind in "iu" and self._is_reflectance(asset.band)
+        known = (asset.nodata, *asset.also_nodata)
+        return replace(asset, also_nodata=(*asset.also_nodata, 0.0)) if zero and 0 not in known else asset
 
     def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
         """One band is looked at, the darkest: an offset that is applied twice leaves nothing of it."""

@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
@@ -110,7 +111,7 @@ def read_decoder(path: Path) -> Decoder:
         RequestError: there is no such file, it is a pickle or another foreign file, or its arrays do not fit together.
     """
     try:
-        data = path.read_bytes()
+        data = readable(path).read_bytes()
     except OSError as error:
         raise RequestError(f"{path}: no decoder can be read there: {error.strerror}") from None
     try:
