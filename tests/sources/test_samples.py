@@ -285,6 +285,26 @@ def test_tables_give_a_vector_for_each_row(made: Made) -> None:
                 np.testing.assert_allclose(stored, own, atol=np.abs(own).max() / 250)
 
 
+def test_shards_of_samples_are_asked_and_made_again(made: Made) -> None:
+    """Of lists too: equal bytes, and the samples that a scene fed; places of samples are not in the table."""
+    from embedcube.progress import silent
+    from embedcube.uses.diff import diff
+    from embedcube.uses.lineage import cells_table, lineage_in_cube, shards_table
+    from embedcube.uses.reproduce import Here, reproduce
+
+    for layer in ("tokens", "points"):
+        place = next(place for place in made.cube.provenance.places if place[0].startswith(f"{layer}/"))
+        zone, t, iy, ix = place
+        assert reproduce(made.cube, f"{zone} t{t} y{iy} x{ix}", Here()).equal
+    rows, _ = made.cube.provenance.links(made.cube.provenance.places[place])
+    scene = made.cube.provenance.scene(int(rows[0]))
+    found = lineage_in_cube(made.cube, f"{scene['archive']}/{scene['id']}")
+    assert place[0] in {f"{one.at.layer}/{one.at.zone}" for one in found.fed}
+    assert len(shards_table(found.fed)) == len(found.fed)
+    assert len(cells_table(found.fed)) == found.cells
+    assert diff(made.cube, made.cube, silent).equal
+
+
 def test_two_samples_of_one_id_are_refused(tmp_path: Path) -> None:
     write_chips(tmp_path / "chips", 2)
     write_chips(tmp_path / "chips" / "more", 1)

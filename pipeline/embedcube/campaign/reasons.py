@@ -14,6 +14,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.recipes import Planned, layer_facts
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_layout
+from embedcube.zones import SAMPLES
 
 Kind = Literal["unchanged", "new", "gone", "other recipe", "other scenes", "other verdict"]
 
@@ -42,7 +43,7 @@ class Reason:
     """the first that applies of: new, gone, other recipe, other scenes, other verdict, unchanged"""
     keys: tuple[str, ...] = ()
     """what decides the bytes of all shards of the layer and differs: keys of *what* (`archives.s2.mask.clear`), and
-    `weights`, `program`, `plugins`, `versions.<package>`"""
+    `weights`, `program`, `plugins`, `versions.<package>`; `samples` where a list has other samples at its place"""
     added: tuple[str, ...] = ()
     """scenes that only the later one has"""
     removed: tuple[str, ...] = ()
@@ -168,6 +169,10 @@ class _Side:
         """The scenes of a shard, in its order."""
         return [self._input(row) for row in shard.scenes]
 
+    def scenes_of(self, shard: Shard) -> list[tuple[str, str, bool]]:
+        """Names and digests of the scenes of a shard, in its order, and whether each could be used."""
+        return [(one.name, one.digest, one.usable) for one in self.inputs(shard)]
+
     def _input(self, row: int) -> _Input:
         if row not in self._inputs:
             scene, plan = self._account.scenes[row], self._account.plan
@@ -209,6 +214,8 @@ class _Sides:
         old, new = self.earlier.inputs(before), self.later.inputs(after)
         keys = self.keys(after.layer)
         keys += tuple(key for key in _other_software(old, new) if key not in keys)
+        if not keys and after.zone == SAMPLES and self.earlier.scenes_of(before) == self.later.scenes_of(after):
+            keys = ("samples",)  # rows of the list hold other samples than before
         return _reason(keys, old, new)
 
 

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.listed import is_list
 from embedcube.cube.provenance import Provenance
 from embedcube.cube.store import CubeStore
 from embedcube.errors import RequestError
 from embedcube.printable import listed, printable
+
+NO_BOUNDS = (np.nan,) * 4
+"""Bounds of a shard of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,9 @@ class ShardAt:
     window: str
     """ISO 8601 interval"""
     bounds: tuple[float, float, float, float]
-    """xmin, ymin, xmax, ymax in the CRS of the zone"""
+    """xmin, ymin, xmax, ymax in the CRS of the zone; NaN for samples, which lie anywhere"""
     crs: str
+    """empty for samples"""
 
     def __str__(self) -> str:
         return f"{self.layer}/{self.zone} t{self.t} y{self.iy} x{self.ix}"
@@ -154,12 +159,15 @@ def fed_by(cube: CubeStore, scene: int) -> Iterator[Fed]:
 def shard_at(cube: CubeStore, zone: str, t: int, iy: int, ix: int) -> ShardAt:
     """Where and when a shard of a cube is; `zone` is "<layer>/<zone>"."""
     layer, _, name = zone.partition("/")
+    window = cube.windows(zone)[t].short
+    if is_list(zone):
+        return ShardAt(layer=layer, zone=name, t=t, iy=iy, ix=ix, window=window, bounds=NO_BOUNDS, crs="")
     attributes, side = cube.group(zone).attrs, cube.array(zone, "embedding").shards[1]
     a, _, left, _, e, top = attributes["spatial:transform"]
     xmin, xmax = (left + a * side * (ix + step) for step in (0, 1))
     ymin, ymax = (top + e * side * (iy + step) for step in (1, 0))
     return ShardAt(
-        layer=layer, zone=name, t=t, iy=iy, ix=ix, window=cube.windows(zone)[t].short, bounds=(xmin, ymin, xmax, ymax),
+        layer=layer, zone=name, t=t, iy=iy, ix=ix, window=window, bounds=(xmin, ymin, xmax, ymax),
         crs=attributes["proj:wkt2"],
     )  # fmt: skip
 

@@ -44,8 +44,7 @@ class Chunks:
         self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
         self._indexes: dict[str, NDArray[np.uint64] | None] = {}
         self._lock = threading.Lock()
-        place = array.store_path
-        self._folder = f"{place.store.root}/{place.path}" if type(place.store) is LocalStore else ""
+        self._folder = _folder_of(array) if self._zstd is not None else ""
         self._keep = keep_bytes // max(1, math.prod(array.chunks) * array.dtype.itemsize)
         self._kept: OrderedDict[Place, NDArray[Any] | None] = OrderedDict()
 
@@ -150,6 +149,12 @@ def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:
         return os.pread(file, part.suffix, max(0, os.fstat(file).st_size - part.suffix))
     finally:
         os.close(file)
+
+
+def _folder_of(array: Any) -> str:
+    """The folder of this machine that holds an array; empty for one elsewhere."""
+    place = array.store_path
+    return f"{place.store.root}/{place.path}" if type(place.store) is LocalStore else ""
 
 
 def _plain(array: Any) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.reasons import KINDS, Account, Compared, Reason, compared
+from embedcube.consolidate.accounts import shards_of
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.cube.lineage import ShardAt, shard_at
 from embedcube.cube.reader import Cube
@@ -170,23 +171,6 @@ class _Side:
     def row(self, shard: Shard) -> int:
         """Row of a shard in the provenance."""
         return self.cube.provenance.shard(*shard.place)
-
-
-def shards_of(cube: Cube, said: Rebuilt) -> list[Shard]:
-    """All shards of a cube, in its order."""
-    provenance, found = cube.provenance, []
-    recipes = provenance.array("shard_recipe")
-    for (zone, t, iy, ix), row in provenance.places.items():
-        layer, _, name = zone.partition("/")
-        origin = said.layers[layer].zones[name]
-        rows, _ = provenance.links(row)
-        found.append(
-            Shard(
-                layer=layer, zone=name, t=t, row=origin.row + iy, col=origin.col + ix, iy=iy, ix=ix,
-                recipe=bytes(recipes[row]).hex(), scenes=tuple(rows.tolist()),
-            )
-        )  # fmt: skip
-    return found
 
 
 def _other_bytes(sides: tuple[_Side, _Side], pairs: Sequence[Compared]) -> set[int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcube.cube.lineage import Fed, KnownScene, ShardAt, chosen, fed_by, scene_in
+from embedcube.cube.lineage import NO_BOUNDS, Fed, KnownScene, ShardAt, chosen, fed_by, scene_in
 from embedcube.errors import RequestError
 from embedcube.grid import to_degrees
 
@@ -84,10 +84,11 @@ def lineage_in_plan(campaign: "Campaign", run: "RunDir", asked: str) -> Lineage:
     fed = []
     for shard in (shard for group in read_shards(run, plan) for shard in group if scene.row in shard.scenes):
         layer = plan.layers[shard.layer]
-        grid, layout = layer.grids[shard.zone], layer.layout
+        grid, layout = layer.grids.get(shard.zone), layer.layout
         at = ShardAt(
             layer=shard.layer, zone=shard.zone, t=shard.t, iy=shard.iy, ix=shard.ix, window=windows[shard.t],
-            bounds=grid.bounds(layout.shard_area(shard.row, shard.col)), crs=grid.crs,
+            bounds=grid.bounds(layout.shard_area(shard.row, shard.col)) if grid else NO_BOUNDS,
+            crs=grid.crs if grid else "",
         )  # fmt: skip
         unread = scene.row in plan.verdicts.scenes
         fed.append(Fed(at=at, recipe=shard.recipe, unread=unread, of_cells=layout.shard_cells**2, cells=None))
@@ -128,11 +129,16 @@ def shards_table(fed: Sequence[Fed]) -> "geopandas.GeoDataFrame":
 
 
 def square(bounds: tuple[float, float, float, float], crs: str) -> Any:
-    """A box (xmin, ymin, xmax, ymax) of a CRS as a polygon in degrees; across the antimeridian, in two parts."""
+    """A box (xmin, ymin, xmax, ymax) of a CRS as a polygon in degrees; across the antimeridian, in two parts.
+
+    None where there is no CRS, as for samples.
+    """
     import shapely
 
     from embedcube.campaign.boxes import footprint, in_range
 
+    if not crs:
+        return None
     west, south, east, north = bounds
     transformer = to_degrees(crs)
     if transformer.source_crs is not None and transformer.source_crs.is_geographic:
@@ -163,13 +169,15 @@ def cells_table(fed: Sequence[Fed]) -> "geopandas.GeoDataFrame":
 
 
 def _cells(one: Fed) -> dict[str, Any]:
-    """The cells of a shard that got a pixel; `y` and `x` count in the arrays of the zone."""
+    """The cells of a shard that got a pixel; `y` and `x` count in the arrays of the zone. No place for samples."""
     assert one.cells is not None
     side = one.cells.shape[0]
     row, col = np.nonzero(one.cells)
     xmin, _, xmax, ymax = one.at.bounds
     cell = (xmax - xmin) / side
-    lon, lat = to_degrees(one.at.crs).transform(xmin + (col + 0.5) * cell, ymax - (row + 0.5) * cell)
+    lon, lat = xmin + (col + 0.5) * cell, ymax - (row + 0.5) * cell
+    if one.at.crs:
+        lon, lat = to_degrees(one.at.crs).transform(lon, lat)
     same = {name: np.full(len(row), getattr(one.at, name)) for name in ("layer", "zone", "t", "window")}
     return {**same, "y": one.at.iy * side + row, "x": one.at.ix * side + col, "lon": lon, "lat": lat}
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.plan import Shard
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.consolidate.accounts import shards_of
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.cube.arrays import object_key
 from embedcube.cube.encoding import decode
@@ -25,6 +25,7 @@ from embedcube.errors import RequestError
 from embedcube.printable import listed
 
 if TYPE_CHECKING:
+    from embedcube.campaign.plan import Shard
     from embedcube.kernel.embed import EncodedShard
     from embedcube.kernel.layer import LayerContext
 
@@ -128,7 +129,7 @@ def reproduce(cube: Cube, asked: str, here: Here) -> Reproduced:
     zone, t, iy, ix = place_of_shard(cube.provenance, asked)
     said, record = _said(cube), cube.provenance.record(cube.provenance.shard(zone, t, iy, ix))
     campaign = _campaign_here(cube, said, here, zone.split("/")[0])
-    shard = _shard(cube, said, (zone, t, iy, ix))
+    shard = next(one for one in shards_of(cube, said) if one.place == (zone, t, iy, ix))
     scenes = [_moved(said.scenes[row], here.links) for row in shard.scenes]
     reasons = {one["scene_digest"]: one["reason"] for one in record["quarantined"]}
     out = {row: reasons[said.scenes[row].digest] for row in shard.scenes if said.scenes[row].digest in reasons}
@@ -171,17 +172,6 @@ def _said(cube: Cube) -> Rebuilt:
             f"{cube.address}: made by an earlier version of embedcube, which did not say how shards were made"
         )
     return rebuild(cube)
-
-
-def _shard(cube: Cube, said: Rebuilt, place: tuple[str, int, int, int]) -> Shard:
-    (zone, t, iy, ix), provenance = place, cube.provenance
-    layer, _, name = zone.partition("/")
-    row, origin = provenance.shard(*place), said.layers[layer].zones[name]
-    rows, _ = provenance.links(row)
-    return Shard(
-        layer=layer, zone=name, t=t, row=origin.row + iy, col=origin.col + ix, iy=iy, ix=ix,
-        recipe=bytes(provenance.array("shard_recipe")[row]).hex(), scenes=tuple(rows.tolist()),
-    )  # fmt: skip
 
 
 def run_folder_around(cube: Path) -> RunDir | None:
@@ -240,7 +230,7 @@ def _other_bytes(campaign: Campaign, scene: Scene) -> Iterator[str]:
 
 
 def _context(
-    cube: Cube, said: Rebuilt, campaign: Campaign, shard: Shard, here: Here, device: Any
+    cube: Cube, said: Rebuilt, campaign: Campaign, shard: "Shard", here: Here, device: Any
 ) -> "tuple[LayerContext, str]":
     """The layer as the ranks had it, and where its weights were found."""
     from embedcube.backbones.weights import parse_weights
@@ -250,7 +240,9 @@ def _context(
     data, origin = _weights(cube, shard.layer, layer.weights, here)
     weights = parse_weights(data, campaign, shard.layer, origin)
     program = _program(cube, shard.layer, layer.program) if layer.program else b""
-    return load_context(campaign, shard.layer, [shard.zone], weights, device, layer.batch, program), origin
+    return load_context(
+        campaign, shard.layer, [shard.zone], weights, device, layer.batch, program, layer.samples
+    ), origin
 
 
 def _weights(cube: Cube, layer: str, digest: str, here: Here) -> tuple[bytes, str]:
@@ -287,7 +279,7 @@ def _program(cube: Cube, layer: str, digest: str) -> bytes:
     )
 
 
-def _compared(cube: Cube, shard: Shard, again: "EncodedShard", record: dict[str, Any]) -> Iterator[ArrayAgain]:
+def _compared(cube: Cube, shard: "Shard", again: "EncodedShard", record: dict[str, Any]) -> Iterator[ArrayAgain]:
     """Compare each array of a shard with the cube's: first the bytes, then, where these differ, the numbers."""
     zone, place = f"{shard.layer}/{shard.zone}", (shard.t, shard.iy, shard.ix)
     recorded = {one["array"]: one["sha256"] for one in record["objects"]}
@@ -298,7 +290,7 @@ def _compared(cube: Cube, shard: Shard, again: "EncodedShard", record: dict[str,
     for name, data in again.objects.items():
         equal = hashlib.sha256(data or b"").hexdigest() == recorded[name]
         if equal and cube.is_local and cube.adopted(zone):
-            path = cube.path / zone / name / object_key(name, place)
+            path = cube.path / zone / name / object_key(name, place, cube.axes(zone))
             equal = (path.read_bytes() if path.exists() else b"") == (data or b"")
         elif equal:
             equal = _same(stored[name], arrays[name])
