@@ -158,7 +158,7 @@ def restart_rank(campaign_file: str) -> None:
     campaign = load_campaign(Path(campaign_file))
     run = RunDir(campaign.run_folder)
     plan = read_plan(campaign, run)
-    scenes, groups = read_inventory(campaign, run, plan.inventory), read_shards(run, plan, 0)
+    scenes, groups = read_inventory(campaign, run, planned=plan.inventory), read_shards(run, plan, 0)
     print(f"{len(scenes)} scenes, {len(groups)} groups, {len(recorded_recipes(run))} records")
 
 

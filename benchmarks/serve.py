@@ -26,7 +26,7 @@ import numpy as np
 
 from embedcube.cube.reader import Cube
 from embedcube.grid import to_degrees
-from embedcube.uses.serve.limits import Limits
+from embedcube.uses.serve.limits import Held, Limits
 
 PLACES = 4000
 """places that are asked for in turn, spread over the layer"""
@@ -65,9 +65,9 @@ def main() -> None:
     window = cube.windows(cube.zones_of(layer)[0])[0].short
     places = _places(cube, layer)
     print("                          requests   a second    p99 ms   not 200   CPU ms a request")
-    with _server(given.cube, Limits(chunks_mb=1)) as (process, address):
+    with _server(given.cube, Limits(held=Held(chunks_mb=1))) as (process, address):
         _line("points, read", _load(process, address, _paths(base, places, window), given.seconds))
-    with _server(given.cube, Limits(chunks_mb=2048)) as (process, address):
+    with _server(given.cube, Limits(held=Held(chunks_mb=2048))) as (process, address):
         paths = _paths(base, places, window)
         _load(process, address, paths, 3)
         _line("points, kept", _load(process, address, paths, given.seconds))
@@ -75,7 +75,7 @@ def main() -> None:
         _line("all windows, kept", _load(process, address, _paths(base, places[:1], None), given.seconds))
         _similar(process, address, base, places[0], window)
     if given.minutes:
-        with _server(given.cube, Limits(chunks_mb=64, windows_mb=256)) as (process, address):
+        with _server(given.cube, Limits(held=Held(chunks_mb=64, windows_mb=256))) as (process, address):
             _soak(process, address, base, places, window, given.minutes * 60)
 
 
@@ -99,7 +99,7 @@ def _paths(base: str, places: list[tuple[float, float]], window: str | None) -> 
 def _server(cube: Path, limits: Limits) -> Iterator[tuple[int, str]]:
     """The process and the address of a server with some limits."""
     program = (
-        "import sys; from embedcube.uses.serve.limits import Limits; from embedcube.uses.serve.running import serve; "
+        "from embedcube.uses.serve.limits import Held, Limits; from embedcube.uses.serve.running import serve; "
         f"serve(['cube={cube.resolve()}'], host='127.0.0.1', port=0, token_file=None, say=lambda _: None, "
         f"limits={limits!r}, ready=lambda line: print(line, flush=True))"
     )

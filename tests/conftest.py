@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.cli.verbs import app, main
+from embedcube.workers.starting import servers_kept
 
 ROOT = Path(__file__).parents[1]
 """The checkout."""
@@ -145,6 +146,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{room:12} {covered[room]:6} of {count:6} lines {100 * covered[room] / count:5.1f} %")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server() -> Iterator[None]:
+    """The ranks of all campaigns that a test process runs itself come from one fork server: one import of torch."""
+    with servers_kept():
+        yield
+
+
+@contextlib.contextmanager
+def plain_environment() -> Iterator[pytest.MonkeyPatch]:
+    """The environment without the name of the test, which would ask for another fork server in each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST", raising=False)
+        yield patch
+
+
 def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """Run `embedcube` as a user does, in a process of its own."""
     return subprocess.run(
@@ -163,7 +179,7 @@ def call_cli(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     caught = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in caught}
     code: int | str | None = 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with plain_environment() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["embedcube", *map(str, arguments)])
         patch.setattr(faulthandler, "register", lambda *_: None)  # it needs a real file
         try:
@@ -221,7 +237,8 @@ class Campaign:
         It runs in this process, which has paid for importing torch already, unless it needs another environment.
         """
         if environment is None:
-            result = CliRunner().invoke(app, [verb, str(self.file), *arguments])
+            with plain_environment():
+                result = CliRunner().invoke(app, [verb, str(self.file), *arguments])
             if result.exception is not None:
                 raise result.exception
             return result.stdout

@@ -17,6 +17,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixelArea:
@@ -81,13 +83,13 @@ class Grid:
         y = self.origin_y - area.row * self.pixel
         return (x, y - area.rows * self.pixel, x + area.cols * self.pixel, y)
 
-    def rows_cols(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def rows_cols(self, x: Floats, y: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row and column of the pixel that holds each point."""
         rows = np.floor((self.origin_y - np.asarray(y)) / self.pixel).astype(np.int64)
         cols = np.floor((np.asarray(x) - self.origin_x) / self.pixel).astype(np.int64)
         return rows, cols
 
-    def degrees(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def degrees(self, area: PixelArea, cell_px: int) -> tuple[Floats, Floats]:
         """Longitudes and latitudes (y, x) of the centres of the cells of `area`."""
         x, y = np.meshgrid(*self.centres(area, cell_px))
         if self.geographic:
@@ -95,7 +97,7 @@ class Grid:
         lon, lat = to_degrees(self.crs).transform(x, y)
         return np.asarray(lon), np.asarray(lat)
 
-    def centres(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def centres(self, area: PixelArea, cell_px: int) -> tuple[Floats, Floats]:
         """Coordinates x of the columns and y of the rows of cells of `area`, at their centres; y descends.
 
         Each is computed from whole numbers by one multiplication and one addition, so that a place has the same bits
@@ -106,7 +108,7 @@ class Grid:
         x, y = self.origin_x + right * (self.pixel / 2), self.origin_y - down * (self.pixel / 2)
         return x.astype(np.float64), y.astype(np.float64)
 
-    def edges(self, area: PixelArea, cell_px: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def edges(self, area: PixelArea, cell_px: int) -> tuple[Floats, Floats]:
         """Coordinates x of the sides and y of the tops and bottoms of the cells of `area`; y descends.
 
         As with the centres, a place has the same bits whatever the area.
@@ -129,6 +131,14 @@ class Grid:
             return np.logical_and.outer(*self._on_globe(area, cell_px))
         return np.ones((area.rows // cell_px, area.cols // cell_px), dtype=bool)
 
+    def own_cells(self, layout: "ShardLayout", row: int, col: int) -> NDArray[np.bool_]:
+        """Which cells (y, x) of a shard belong to this grid."""
+        return self.owns(layout.shard_area(row, col), layout.cell_px)
+
+    def cell_degrees(self, layout: "ShardLayout", row: int, col: int) -> tuple[Floats, Floats]:
+        """Longitudes and latitudes (y, x) of the centres of a shard's cells."""
+        return self.degrees(layout.shard_area(row, col), layout.cell_px)
+
     def owns_shards(self, layout: "ShardLayout", place: "ShardRange") -> NDArray[np.bool_]:
         """Which shards (row, column) of a rectangle hold a cell that belongs to this grid."""
         area = place.area(layout)
@@ -144,19 +154,19 @@ class Grid:
         lon, lat = self.centres(area, cell_px)
         return np.abs(lat) <= 90, (lon >= self.origin_x) & (lon < self.origin_x + 360)
 
-    def _touching_zone(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _touching_zone(self, x: Floats, y: Floats) -> NDArray[np.bool_]:
         """Which cells between these coordinates touch the UTM zone, its western border included."""
         whole = self._around_middle(x[[0, -1]], y[[0, -1]])
         if whole.within_zone:
             return np.ones((len(y) - 1, len(x) - 1), dtype=bool)
         return self._around_middle(x, y).touching_zone
 
-    def _around_middle(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> "_CellExtents":
+    def _around_middle(self, x: Floats, y: Floats) -> "_CellExtents":
         """Extents in degrees of the cells between these coordinates, on the grid of a UTM zone."""
         assert self.utm_zone is not None
         middle, transformer = 6 * self.utm_zone - 183, to_degrees(self.crs)
 
-        def degrees(y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        def degrees(y: Floats) -> tuple[Floats, Floats]:
             lon, lat = transformer.transform(*np.meshgrid(x, y))
             return (np.asarray(lon) - middle + 180) % 360 - 180, np.asarray(lat)
 
@@ -178,13 +188,13 @@ class Grid:
 class _CellExtents:
     """Extents (y, x) of cells on the grid of a UTM zone; not a number where coordinates have no place on the Earth."""
 
-    west: NDArray[np.float64]
+    west: Floats
     """degrees east of the zone's middle"""
-    east: NDArray[np.float64]
+    east: Floats
     """degrees east of the zone's middle"""
-    south: NDArray[np.float64]
+    south: Floats
     """latitude of the southernmost corner"""
-    north: NDArray[np.float64]
+    north: Floats
     """latitude of the northernmost corner"""
 
     @property
@@ -224,7 +234,7 @@ def utm_zone_in(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def utm_zone_of(lon: NDArray[np.float64]) -> NDArray[np.int64]:
+def utm_zone_of(lon: Floats) -> NDArray[np.int64]:
     """Numbers of the UTM zones, each six degrees wide, from 180 W on. Norway and Svalbard are no exceptions here."""
     return np.asarray(np.floor((lon + 180) / 6).astype(np.int64) % 60 + 1)
 
@@ -241,6 +251,8 @@ class ShardLayout:
     """side of a cell: 1 for a pixel, 16 for a patch token, `keep_px` for a whole chip"""
     chips: int
     """chips along one side of a shard"""
+    apart: bool = False
+    """whether each chip has its halo for itself, as in a list of samples; on a lattice neighbours share pixels"""
 
     def __post_init__(self) -> None:
         if self.keep_px <= 0:
@@ -276,7 +288,17 @@ class ShardLayout:
     @property
     def sample_px(self) -> int:
         """Pixels along one side of the square that is read for a shard, halo included."""
-        return self.shard_px + 2 * self.halo_px
+        return (self.chips - 1) * self.stride_px + self.chip_px
+
+    @property
+    def stride_px(self) -> int:
+        """Pixels from one chip to the next in the square that is read for a shard."""
+        return self.chip_px if self.apart else self.keep_px
+
+    @property
+    def slots(self) -> int:
+        """Chips of a shard."""
+        return self.chips**2
 
     def shard_area(self, row: int, col: int) -> PixelArea:
         """Pixels of the shard at (row, col) of the shard lattice, halo excluded."""
@@ -299,9 +321,7 @@ class ShardRange:
         return PixelArea(row=self.row * side, col=self.col * side, rows=self.rows * side, cols=self.cols * side)
 
 
-def shards_touching(
-    grid: Grid, layout: ShardLayout, bounds: NDArray[np.float64], halo_px: int = 0
-) -> NDArray[np.int64]:
+def shards_touching(grid: Grid, layout: ShardLayout, bounds: Floats, halo_px: int = 0) -> NDArray[np.int64]:
     """First row, first column, last row + 1, last column + 1 of the shards that each rectangle touches.
 
     `bounds` is (n, 4): xmin, ymin, xmax, ymax in the CRS of the grid. A rectangle that only shares an edge with a

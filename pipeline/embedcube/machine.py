@@ -75,6 +75,16 @@ def _cpulist(path: Path) -> list[int]:
     return [core for first, _, last in spans for core in range(int(first), int(last or first) + 1)]
 
 
+def shared_bytes(rollup: Path = Path("/proc/self/smaps_rollup")) -> int:
+    """Bytes of this process's memory that count for the processes it shares them with: RSS - PSS; 0 if unknown."""
+    try:
+        words = [line.split() for line in rollup.read_text().splitlines()]
+    except OSError:  # the kernel does not have it, or does not show it
+        return 0
+    kib = {line[0]: int(line[1]) for line in words if line[-1] == "kB"}
+    return (kib["Rss:"] - kib["Pss:"]) << 10
+
+
 def read_bytes() -> int:
     """Bytes that this process has read so far, from disks, their caches and the network (/proc/self/io)."""
     return int(Path("/proc/self/io").read_text().split(maxsplit=2)[1])

@@ -174,7 +174,7 @@ def test_a_compiled_model_gives_the_same_for_other_chips_and_other_dates(
     weights = backbone.fit(FitSample(x_ntcyx=np.empty((0, 1, 1, 1, 1), np.float32), lat_ny=np.empty((0, 1))))
     nothing: Any = None
     context = LayerContext(
-        grids={},
+        zones={},
         layout=TOKENS,
         inputs=(nothing,) * len(inputs.bands),
         frames=((Window(datetime(2017, 2, 1, tzinfo=UTC), datetime(2017, 3, 1, tzinfo=UTC)),) * inputs.frames,),

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from shapely.geometry import shape
-from tests.conftest import Campaign, call_cli, run_cli
+from tests.conftest import Campaign, call_cli
 
 from embedcube.campaign import plugins
 from embedcube.campaign.fields import read_yaml
@@ -284,7 +284,7 @@ def test_a_password_in_the_url_of_an_api_is_refused_and_not_repeated(demo: Campa
 
 
 def test_a_file_that_is_not_there_is_answered_in_one_line(tmp_path: Path) -> None:
-    done = run_cli("run", tmp_path / "campaign.yaml")
+    done = call_cli("run", tmp_path / "campaign.yaml")
     assert done.returncode == 2
     assert done.stderr == (
         f"embedcube: {tmp_path}/campaign.yaml: no such campaign file; `embedcube demo DIR` writes one to start from\n"
@@ -642,7 +642,7 @@ def test_variables_are_expanded_where_they_are_declared_and_nowhere_else(
 
 
 def test_the_schema_describes_the_demo_and_refuses_typos(demo_archive: Path) -> None:
-    done = run_cli("schema")
+    done = call_cli("schema")
     assert (done.returncode, done.stderr) == (0, "")
     schema = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(schema)

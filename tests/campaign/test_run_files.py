@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tests.conftest import Campaign, change_plan, change_rows, run_cli
+from tests.conftest import Campaign, call_cli, change_plan, change_rows
 
 from embedcube.campaign.inventory import made_for, read_inventory
 from embedcube.campaign.load import load_campaign
@@ -67,7 +67,7 @@ def test_a_damaged_summary_is_refused(planned: Campaign, text: str) -> None:
 @pytest.mark.parametrize("verb", ["embed", "consolidate"])
 def test_the_command_line_exits_with_2_and_without_a_traceback(planned: Campaign, verb: str) -> None:
     change_plan(planned.run, older)
-    done = run_cli(verb, planned.file)
+    done = call_cli(verb, planned.file)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"embedcube: {planned.run.plan_summary}: damaged, or written by another version")
     assert done.stderr.endswith("; run `embedcube plan` again\n")

@@ -33,6 +33,8 @@ def watch(point: dict[str, Any]) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen, struck
+        if not meant(point):
+            return
         if struck == _thread.get_ident():
             struck = None  # dying is an event too
             die(point)
@@ -70,7 +72,7 @@ def tear(point: dict[str, Any]) -> None:
             raise AssertionError("unreachable")
 
     def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-        if mode == "ab" and re.search(point["path"], os.fsdecode(file)):
+        if mode == "ab" and meant(point) and re.search(point["path"], os.fsdecode(file)):
             return Torn(io.FileIO(file, mode))
         return plain(file, mode, *arguments, **named)
 
@@ -78,10 +80,13 @@ def tear(point: dict[str, Any]) -> None:
         vars(module)["open"] = opened
 
 
+def meant(point: dict[str, Any]) -> bool:
+    """Only the process that is meant: a rank by its number, which it has after the fork; else any that is no rank."""
+    return bool(os.environ.get("RANK") == point["rank"])
+
+
 def arm(point: dict[str, Any]) -> None:
-    """Only in the process that is meant: a rank by its number, else any process that is no rank."""
-    if os.environ.get("RANK") != point["rank"]:
-        return
+    """Watch, in every process that may become the one that is meant."""
     if point["moment"] == "half":
         tear(point)
     else:

@@ -156,7 +156,7 @@ def test_every_verbs_help_shows_an_example_that_parses(verb: str) -> None:
 
 
 def test_help_of_a_verb_in_a_process() -> None:
-    done = run_cli("explain", "--help")
+    done = call_cli("explain", "--help")
     assert done.returncode == 0
     words = " ".join(done.stdout.split())
     assert "Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15" in words
@@ -164,7 +164,7 @@ def test_help_of_a_verb_in_a_process() -> None:
 
 
 def test_the_list_of_verbs_is_not_cut() -> None:
-    done = run_cli("--help")
+    done = call_cli("--help")
     *before, listed = done.stdout.partition("Make a cube:")
     assert before[1]
     verbs = re.findall(r"^  ([a-z-]+)  ", listed, flags=re.MULTILINE)
@@ -178,11 +178,11 @@ def test_the_list_of_verbs_is_not_cut() -> None:
 
 def test_wrong_words_exit_with_2() -> None:
     for words in (["frobnicate"], ["plan"], ["plan", "c.yaml", "--rank", "2"], ["plan", "c.yaml", "--ranks", "0"]):
-        done = run_cli(*words)
+        done = call_cli(*words)
         assert done.returncode == 2, words
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
-    assert "No such option: --rank" in run_cli("plan", "c.yaml", "--rank", "2").stderr
+    assert "No such option: --rank" in call_cli("plan", "c.yaml", "--rank", "2").stderr
 
 
 def test_tracebacks_are_for_debugging(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_tracebacks_are_for_debugging(tmp_path: Path) -> None:
 
 
 def test_status_before_the_plan_says_what_to_do(demo: Campaign) -> None:
-    done = run_cli("status", demo.file)
+    done = call_cli("status", demo.file)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"embedcube: {demo.run.plan}: there is no plan yet; run `embedcube plan` first\n"
 
@@ -435,7 +435,7 @@ def test_a_second_demo_keeps_what_was_edited(finished_demo: Campaign) -> None:
 
 def test_the_demo_is_refused_in_a_folder_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    done = run_cli("demo", tmp_path)
+    done = call_cli("demo", tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "thesis.tex" in done.stderr
@@ -462,7 +462,7 @@ def test_a_typo_is_named_and_not_the_weights_that_were_made_before_it(finished: 
         backbone["fliters"] = backbone.pop("filters")
 
     finished.change(mistype)
-    done = run_cli("fit", finished.file)
+    done = call_cli("fit", finished.file)
     assert done.returncode == 2
     assert 'mosaiks: no option "fliters", did you mean "filters"' in done.stderr
     assert "remove the file" not in done.stderr

@@ -125,3 +125,37 @@ def test_a_csv_without_places_is_refused(two_zones: Path, tmp_path: Path) -> Non
     (tmp_path / "p.csv").write_text("a,b\n1,2\n")
     done = call_cli("sample", two_zones, tmp_path / "p.csv")
     assert (done.returncode, "needs the columns lon and lat" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs the columns lon and lat, in degrees; it is empty"),
+        ("east,north\n1,2\n", "it has east, north"),
+        ("lon,lat\n", "no line below that of the names"),
+        ("lon,lat\n7.5,50.8\nseven,50\n", 'line 3 has "seven" as lon, not a number'),
+        ("lon,lat\n7.5\n", 'line 2 has "None" as lat, not a number'),
+    ],
+)
+def test_a_csv_that_is_wrong_is_explained(two_zones: Path, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "points.csv").write_text(text)
+    done = call_cli("sample", two_zones, tmp_path / "points.csv")
+    assert done.returncode == 2
+    assert words in done.stderr, done.stderr
+
+
+def test_who_asks_elsewhere_is_told_where_the_layer_is(two_zones: Path, tmp_path: Path) -> None:
+    where = "layer s2 is in 11.8439,49.9479,12.1338,50.068 degrees"
+    assert where in call_cli("sample", two_zones, "--at", AWAY).stdout
+    assert where not in call_cli("sample", two_zones, "--at", AWAY, "--at", INSIDE).stdout
+    geopandas.GeoSeries([shapely.box(7, 50, 7.1, 50.1)], crs=4326).to_file(tmp_path / "away.geojson")
+    assert where in call_cli("parcels", two_zones, tmp_path / "away.geojson").stdout
+    for arguments in (("--like", AWAY), ("--like", INSIDE, "--within", "7,50,7.1,50.1")):
+        refused = call_cli("find", two_zones, *arguments)
+        assert (refused.returncode, "11.8439,49.9479,12.1338,50.068 degrees" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("at", ["nan,50", "7,inf", "7,91", "400,50", "7"])
+def test_points_that_are_no_degrees_are_refused(two_zones: Path, at: str) -> None:
+    done = call_cli("sample", two_zones, "--at", at, "--json")
+    assert (done.returncode, "a point is LON,LAT in degrees" in done.stderr) == (2, True)

@@ -22,6 +22,7 @@ from embedcube.errors import RequestError, StartAgain
 HERE = Path(__file__).parent
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 KINDS = ("processes", "slurm_cluster", "slurm_runner", "mpi")
+SLOW = pytest.mark.slow
 MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
 ANY = {"00000000", "0" * 32}
 """The addresses 0.0.0.0 and :: in /proc/net."""
@@ -149,7 +150,11 @@ def test_threads_have_no_port(embedded: Campaign, monkeypatch: pytest.MonkeyPatc
         assert listening(processes) == {}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# tests/slurm shows the same of the other two, on the real Slurm
+@pytest.mark.parametrize(
+    "kind",
+    ["processes", "mpi", pytest.param("slurm_cluster", marks=SLOW), pytest.param("slurm_runner", marks=SLOW)],
+)
 def test_the_cube_is_the_same_and_the_screen_is_quiet(
     embedded: Campaign, finished_demo: Campaign, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -206,7 +211,9 @@ def test_nothing_from_mpi_is_unpickled_by_us() -> None:
     assert (done.returncode, done.stdout.split()) == (0, ["9011"] * 3), done.stderr
 
 
-@pytest.mark.parametrize("kind", ["slurm_cluster", "slurm_runner", "mpi"])
+@pytest.mark.parametrize(
+    "kind", ["slurm_cluster", pytest.param("slurm_runner", marks=SLOW), pytest.param("mpi", marks=SLOW)]
+)
 def test_an_interface_that_is_not_there(embedded: Campaign, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Said before anything is started, and in all processes."""
     use(embedded, kind, monkeypatch)

@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 from pyproj import Transformer
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.campaign.seals import CHECKSUM, to_line
@@ -108,7 +108,7 @@ def test_a_halo_of_0_shows_the_chips_of_a_transformer(tmp_path: Path) -> None:
     seen = figures_of(none)["seams"]["chip"]
     assert seen["effect"] > 5 * seen["standard_error"] > 0
     for options, code in (((), 0), (("--strict",), 1)):
-        done = run_cli("verify", none.run.newest_cube, *options)
+        done = call_cli("verify", none.run.newest_cube, *options)
         assert (done.returncode, "nothing found wrong, 1 remarks" in done.stdout) == (code, True), done.stdout
     with Image.open(none.run.report / "seams_s2_mosaiks_grid.png") as picture:
         colours = {colour for _, colour in picture.getcolors(1 << 20) or []}

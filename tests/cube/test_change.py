@@ -1,6 +1,7 @@
 """`change`: a planted change comes first, the season does not; too few references are refused; a new input is told."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.cube.synthetic import write_provenance, write_zone
 from embedcube.cube.change import same_season
 from embedcube.cube.changed import most_changed
 from embedcube.cube.encoding import MASKED, VALID
+from embedcube.cube.objects import Chunks
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.windows import Window
@@ -117,6 +119,56 @@ def test_the_score_is_the_distance_over_the_usual_one(series: Path) -> None:
     assert np.abs(found["score"].values[0] / score - 1).max() < 1e-2
     assert (found["references"].values[0] == n).all()
     assert found["score"].rio.crs.to_epsg() == 32632
+
+
+def of_junes(path: Path, zone: str, vectors: NDArray[np.float32], **how: Any) -> Path:
+    """Write a zone whose windows are Junes, the last of 2023."""
+    write_zone(path, zone, vectors, **how)
+    group: Any = zarr.open_group(path, mode="a")[zone]
+    years = range(2024 - len(vectors), 2024)
+    bounds = [[int(datetime(year, month, 1, tzinfo=UTC).timestamp()) for month in (6, 7)] for year in years]
+    group["time_bnds"][...], group["time"][...] = np.array(bounds), np.array(bounds)[:, 0]
+    return path
+
+
+def test_a_rectangle_is_held_at_a_time_and_its_chunks_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    years, cells = 6, 128
+    rng = np.random.default_rng(0)
+    land = rng.normal(size=(1, cells, cells, 16)).astype(np.float32)
+    series = land + rng.normal(size=(years, cells, cells, 16)).astype(np.float32) * np.float32(0.1)
+    path = tmp_path / "cube.zarr"
+    for zone in ("one/utm32", "one/utm33"):
+        of_junes(path, zone, series, crs=f"EPSG:326{zone[-2:]}", shard=64)
+    expected: Any = Cube(path).layer.change("2018/2023", "2023-06")
+    side = Cube(path).array("one/utm32", "embedding").chunks[1]
+    read: list[tuple[str, Any]] = []
+    plain = Chunks.read
+
+    def counted(chunks: Chunks, place: tuple[int, int, int]) -> Any:
+        read.append((chunks._array.path, place))
+        return plain(chunks, place)
+
+    monkeypatch.setattr(Chunks, "read", counted)
+    monkeypatch.setattr("embedcube.cube.change._NUMBERS", 1 << 16)
+    tracemalloc.start()
+    found: Any = Cube(path).layer.change("2018/2023", "2023-06")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.equals(expected)
+    # each chunk of vectors of all windows and both zones, once
+    vectors = [one for one in read if one[0].endswith("embedding")]
+    assert len(vectors) == len(set(vectors)) == 2 * years * (cells // side) ** 2
+    # the maps have 14 bytes a cell, in both zones; the references in float32 would be 5 MB more
+    assert most < 2 * cells**2 * 14 + 3e6, most
+
+
+def test_equal_windows_are_at_no_negative_distance(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(1, 32, 32, 48)).astype(np.float32)
+    found = scored(of_junes(tmp_path / "cube.zarr", ZONE, np.repeat(vectors, 5, axis=0)), "2019/2023", "2023-06")
+    for name in ("distance", "usual", "score"):
+        assert found[name].min() >= 0, name
 
 
 def test_two_references_are_refused(series: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
-from tests.conftest import REAL_DATA, Campaign, call_cli, run_cli
+from tests.conftest import REAL_DATA, Campaign, call_cli
 from tests.cube.synthetic import write_zone
 
 from embedcube.cube import drawing
@@ -125,6 +125,17 @@ def test_windows_regions_and_statuses_are_kept_to(cube: Cube) -> None:
     assert set(layer.find(cell, k=50, status=("valid_incomplete",))["y"]) <= set(range(50, 64))
 
 
+def test_the_cells_that_were_compared_are_those_of_the_region(cube: Cube) -> None:
+    west, south, east, north = 7.59, 50.539, 7.596, 50.542
+    like = Cell(zone=ZONE, t=0, y=5, x=5)
+    for time, windows in ((None, 2), ("2023-06-01/2023-06-11", 1)):
+        found = find(cube, "one", like, None, Search(k=1, time=time, within=(west, south, east, north)), None)
+        rows, columns = np.mgrid[:64, :96]
+        lon, lat = DEGREES.transform(400_000 + (columns + 0.5) * 10, 5_600_000 - (rows + 0.5) * 10)
+        inside = (lon > west) & (lon < east) & (lat > south) & (lat < north)
+        assert 0 < found.cells == windows * int(inside.sum())
+
+
 def test_masked_cells_are_no_hits(cube: Cube) -> None:
     found = cube["one"].find(Cell(zone=ZONE, t=1, y=35, x=30), k=20_000, time="2023-06-02", apart_m=0)
     status = cube.array(ZONE, "status")[0]
@@ -205,7 +216,7 @@ def test_wrong_requests_are_refused(cube: Cube) -> None:
 def test_the_verb_prints_and_writes_hits(finished_demo: Campaign, tmp_path: Path) -> None:
     cube = finished_demo.run.newest_cube
     words = ("find", cube, "--like", "7.596,50.870", "--time", "2023-06", "--k", "4")
-    answer = json.loads(run_cli(*words, "--json").stdout)
+    answer = json.loads(call_cli(*words, "--json").stdout)
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4]
     assert answer["exact"]
     for suffix, read in (

@@ -1,6 +1,7 @@
 """Opening: folders, links with few requests and without credentials in what is printed, buckets, STAC Collections."""
 
 import base64
+import gc
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray
 import zarr
 from tests.cube.counting import Counting
 from tests.cube.range_server import serving
@@ -19,7 +21,10 @@ from tests.cube.synthetic import create_zone
 
 import embedcube
 from embedcube.consolidate.stac import write_catalogue
+from embedcube.cube.preview_store import drawn_colours, write_preview_store
 from embedcube.errors import RequestError, WorkError
+from embedcube.progress import silent
+from embedcube.uses.index import here, index_vectors
 
 PLACE = (11.99, 50.0)
 
@@ -123,7 +128,7 @@ def test_a_collection_leads_to_its_cube(two_zones: Path, tmp_path: Path) -> None
     (tmp_path / "stac").mkdir()
     file = tmp_path / "stac" / "collection.json"
     file.write_text(json.dumps(collection("../cubes/v1.zarr")))
-    assert embedcube.open_cube(file).path == tmp_path / "cubes" / "v1.zarr"
+    assert embedcube.open_cube(file).address == str(tmp_path / "cubes" / "v1.zarr")
     with serving(tmp_path) as server:
         cube = embedcube.open_cube(f"{server.link}/stac/collection.json?sig=abc")
         assert cube.address == f"{server.link}/cubes/v1.zarr?***"
@@ -156,7 +161,7 @@ def test_collections_that_lead_elsewhere(tmp_path: Path, document: Any, words: s
 def test_the_catalogue_beside_a_cube_leads_to_it(two_zones: Path, tmp_path: Path) -> None:
     (tmp_path / "v1.zarr").symlink_to(two_zones)
     write_catalogue(tmp_path / "v1.zarr", tmp_path / "v1-stac", tmp_path / "weights")
-    assert embedcube.open_cube(tmp_path / "v1-stac" / "collection.json").path == tmp_path / "v1.zarr"
+    assert embedcube.open_cube(tmp_path / "v1-stac" / "collection.json").address == str(tmp_path / "v1.zarr")
 
 
 def test_a_cube_of_100000_shards_opens_at_once(tmp_path: Path) -> None:
@@ -186,8 +191,30 @@ def test_a_cube_whose_link_moves_on_stays_what_was_opened(two_zones: Path, tmp_p
     (tmp_path / "b.zarr").mkdir()
     link.unlink()
     link.symlink_to("b.zarr")
-    assert (cube.version, cube.path) == ("a", link)
+    assert (cube.version, cube.path) == ("a", tmp_path / "a.zarr")
     assert cube.layer.sample([PLACE])["status"].values.tolist() == [[1, 1, 1]]
+
+
+def test_index_and_preview_are_those_of_the_version_that_was_opened(two_zones: Path, tmp_path: Path) -> None:
+    for version in ("a", "b"):
+        shutil.copytree(two_zones, tmp_path / f"{version}.zarr")
+        index_vectors(embedcube.open_cube(tmp_path / f"{version}.zarr"), ("s2",), here, silent)
+    link = tmp_path / "cube.zarr"
+    link.symlink_to("a.zarr")
+    cube, dataset = embedcube.open_cube(link), xarray.open_dataset(link, engine="embedcube", group="s2/utm32").load()
+    write_preview_store(cube, tmp_path / "a.preview.zarr")
+    link.unlink()
+    link.symlink_to("b.zarr")
+    assert cube.layer.index is not None
+    assert cube.layer.index.folder == tmp_path / "a.find"
+    assert drawn_colours(cube, "s2/utm32", 0) is not None
+    # index-vectors goes on with the version that it began with
+    shutil.rmtree(tmp_path / "a.find")
+    assert index_vectors(cube, ("s2",), here, silent).folder == str(tmp_path / "a.find")
+    # and a Dataset that was read before does not answer from the newer one
+    gc.collect()
+    with pytest.raises(RequestError, match="leads to version b now, this Dataset is of a"):
+        _ = dataset.embedcube.layer
 
 
 def test_using_a_layer_imports_neither_torch_nor_gdal(two_zones: Path) -> None:

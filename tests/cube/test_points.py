@@ -1,6 +1,8 @@
 """Points over time: which cell, which status, and how much is read for them."""
 
+import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,28 @@ def test_a_damaged_object_is_named(tmp_path: Path, place: int) -> None:
     layer = embedcube.open_cube(tmp_path / "cube.zarr").layer
     with pytest.raises(WorkError, match=r"embedding/c\.0\.0\.0\.0 is damaged; `embedcube verify`"):
         layer.sample(x=[400_100.0], y=[5_599_900.0], crs=32632)
+
+
+class Cleared(dict[str, Any]):
+    """Indexes that another thread clears as soon as one is kept."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.clear()
+
+
+def test_many_threads_may_read_one_array(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3, 32, 32, 4)).astype(np.float32)
+    write_zone(tmp_path / "cube.zarr", "s2/grid", vectors, shard=16)
+    cube = embedcube.open_cube(tmp_path / "cube.zarr")
+    expected = np.asarray(cube.array("s2/grid", "embedding")[...])
+    chunks = cube.chunks("s2/grid", "embedding")
+    chunks._indexes = Cleared()
+    places = [(t, y, x) for t in range(3) for y in range(2) for x in range(2)] * 3
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(chunks.read, places))
+    for (t, y, x), own in zip(places, found, strict=True):
+        assert own is not None
+        np.testing.assert_array_equal(own, expected[t : t + 1, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16])
+    # what goes to another process has its own lock
+    assert pickle.loads(pickle.dumps(chunks)).read((2, 1, 1)).tolist() == expected[2:3, 16:, 16:].tolist()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.conftest import ROOT
-from tests.docs.pages import PAGES, blocks, run_line, run_python
+from tests.docs.pages import PAGES, blocks, in_order, run_line, run_python
 
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Site
@@ -23,13 +23,29 @@ PACKAGE = ROOT / "pipeline" / "embedcube"
 ROOMS = "|".join(sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "using-a-cube", "find"])
+@pytest.mark.parametrize("page", ["tutorial", "using-a-cube", "find", "provenance", "transfer"])
 def test_commands_and_python_run(page: str, checkout: Path) -> None:
     lines = "".join(blocks(DOCS / f"{page}.md", "bash")).splitlines()
     assert lines
     for line in lines:
         assert line == "make quickstart" or run_line(line, checkout)
-    assert run_python(blocks(DOCS / f"{page}.md", "python"), checkout)
+    python = blocks(DOCS / f"{page}.md", "python")
+    assert not python or run_python(python, checkout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted((DOCS / "uses").glob("*.md")), ids=lambda page: page.stem)
+def test_use_cases_run(page: Path, checkout: Path) -> None:
+    """Blocks of Python and commands in turn: each block of Python begins with those before it."""
+    code: list[str] = []
+    for language, text in in_order(page):
+        if language == "python":
+            code.append(text)
+        elif language == "bash":
+            run_python(code, checkout, strict=False)
+            for line in text.splitlines():
+                run_line(line, checkout)
+    assert run_python(code, checkout, strict=False)
 
 
 def test_the_notebook_runs(checkout: Path) -> None:

@@ -22,7 +22,7 @@ def bare_context(
 ) -> LayerContext:
     """A layer of one frame in float32 whose bands are normalised already."""
     return LayerContext(
-        grids={},
+        zones={},
         layout=layout,
         inputs=inputs,
         frames=((Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC)),),),

@@ -31,7 +31,7 @@ def counting(log: Path, match: Path) -> dict[str, str]:
 
 
 def failing(
-    which: str, match: Path, failed: Path, *, call: str = "", process: str = "embedcube.workers.rank"
+    which: str, match: Path, failed: Path, *, call: str = "", process: str = "embedcube.workers.forkserver"
 ) -> dict[str, str]:
     """Environment in which reads by ranks (or the verb `process`) get EIO.
 
@@ -47,7 +47,7 @@ def delaying(match: Path, milliseconds: int) -> dict[str, str]:
     return _environment(match) | {"EDGE_DELAY_MS": str(milliseconds)}
 
 
-def _environment(match: Path, process: str = "embedcube.workers.rank") -> dict[str, str]:
+def _environment(match: Path, process: str = "embedcube.workers.forkserver") -> dict[str, str]:
     return {"LD_PRELOAD": str(library()), "EDGE_PROCESS": process, "EDGE_MATCH": str(match)}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from embedcube.machine import cores, cores_near_gpus, gpus, memory_bytes, processor
+from embedcube.machine import cores, cores_near_gpus, gpus, memory_bytes, processor, shared_bytes
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -120,3 +120,12 @@ def test_nothing_is_bound_where_it_is_not_known(tmp_path: Path, homes: list[int]
     system = machine(tmp_path, homes=homes, nodes=2, cores_of_node=4)
     assert cores_near_gpus(set(range(8)), ranks, system, visible) is None
     assert cores_near_gpus(set(range(8)), ranks, tmp_path / "nothing", visible) is None
+
+
+def test_what_a_process_shares_is_what_its_memory_has_beyond_its_own_part(tmp_path: Path) -> None:
+    (tmp_path / "rollup").write_text(
+        "55a0-7ffd ---p 00000000 00:00 0    [rollup]\nRss:  5000 kB\nPss:  1200 kB\nLocked: 0 kB\n"
+    )
+    assert shared_bytes(tmp_path / "rollup") == 3800 * 1024
+    assert shared_bytes(tmp_path / "none") == 0
+    assert shared_bytes() > 0, "every process shares libc"

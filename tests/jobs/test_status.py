@@ -314,6 +314,13 @@ def test_a_process_of_this_machine_is_at_work(done: Campaign, tmp_path: Path) ->
     assert at_work.process_here(done.run, done.file, processes) == 9
     shutil.rmtree(processes / "9")
     assert at_work.process_here(done.run, done.file, processes) is None
+    # a rank tells by its log which campaign it works for
+    for number, run in {10: type(done.run)(tmp_path / "other"), 11: done.run}.items():
+        (processes / f"{number}" / "fd").mkdir(parents=True)
+        (processes / f"{number}" / "cmdline").write_bytes(b"python\0-m\0embedcube.workers.forkserver\0")
+        (processes / f"{number}" / "cwd").symlink_to(tmp_path)
+        (processes / f"{number}" / "fd" / "2").symlink_to(run.rank_log(0, "attempt", 3))
+    assert at_work.process_here(done.run, done.file, processes) == 11
 
 
 # --- what files say is told -----------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def status_of(spoil: Callable[[torch.Tensor], None], *, masks: bool) -> list[lis
     """Status of the four cells; pixels alone make them valid, valid, valid_incomplete and masked."""
     context = bare_context(Spoilt(spoil), LAYOUT, bands=1, batch=2, dimensions=3)
     normalisation = replace(context.normalisation, masks=masks)
-    context = replace(context, grids={"grid": Grid(crs="EPSG:32632", pixel=10)}, normalisation=normalisation)
+    context = replace(context, zones={"grid": Grid(crs="EPSG:32632", pixel=10)}, normalisation=normalisation)
     sample = Sample(
         x_tcyx=np.zeros((1, 1, 8, 8), np.float32),
         clear_tsyx=np.ones((1, 1, 8, 8), dtype=bool),

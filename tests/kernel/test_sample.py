@@ -19,7 +19,7 @@ from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea
-from embedcube.kernel import sample as sample_module
+from embedcube.kernel import frames as frames_module
 from embedcube.kernel.layer import LayerContext, LayerInput
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import Sample, read_sample
@@ -77,12 +77,12 @@ def test_a_sample_is_the_same_with_any_threads_and_strips(
     worst: tuple[LayerContext, Shard, list[Scene]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sample_module, "_STRIP_BYTES", 1 << 40)
+    monkeypatch.setattr(frames_module, "_STRIP_BYTES", 1 << 40)
     expected = sample_of(worst, threads=1)
     assert len(worst[2]) > 8
     assert 0 < np.isnan(expected.x_tcyx).mean() < 1
     assert expected.n_obs_yx.max() > 2
-    monkeypatch.setattr(sample_module, "_STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(frames_module, "_STRIP_BYTES", strip_bytes)
     found = sample_of(worst, threads)
     for field in fields(Sample):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), err_msg=field.name)

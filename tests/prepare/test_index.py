@@ -1,7 +1,10 @@
 """`index`: facts of a file do not depend on which reader reads its header, or in which order; STAC-GeoParquet."""
 
 import json
+import os
+import signal
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from tests.conftest import Campaign
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.scene import Asset
+from embedcube.errors import StartAgain
 from embedcube.prepare.index import index
 from embedcube.sources.catalog import pool as spread
 from embedcube.sources.catalog.describe import describe
@@ -239,9 +243,39 @@ def test_processes_of_a_large_archive_find_what_threads_of_a_small_one_find(
 ) -> None:
     campaign = load_campaign(demo.file)
     demo.run.root.mkdir(parents=True)
-    small = index(campaign, demo.run)
+    small, table = index(campaign, demo.run), demo.run.inventory.read_bytes()
     monkeypatch.setattr(spread, "_MANY", 1)
+    monkeypatch.setattr(spread, "cores", lambda: 3)
+    monkeypatch.setitem(spread.spread.__kwdefaults__ or {}, "at_once", 2)
     assert index(campaign, demo.run) == small
+    assert demo.run.inventory.read_bytes() == table
+
+
+def half(numbers: Sequence[int]) -> list[float]:
+    """Work that one item crashes, and another one ends, as the kernel ends what takes too much memory."""
+    for number, signal_ in ((3, signal.SIGSEGV), (-1, signal.SIGKILL)):
+        if number in numbers:
+            os.kill(os.getpid(), signal_)
+    return [number / 2 for number in numbers]
+
+
+def test_an_item_that_crashes_its_process_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "_MANY", 1)
+    lost: list[tuple[int, str]] = []
+
+    def noted(item: int, words: str) -> float:
+        lost.append((item, words))
+        return -1.0
+
+    found = spread.spread(half, range(9), at_once=2, lost=noted, name=str)
+    assert list(found) == [0, 0.5, 1, -1, 2, 2.5, 3, 3.5, 4]
+    assert lost == [(3, "its decoder crashed (SIGSEGV)")]
+
+
+def test_a_process_killed_from_outside_is_told_with_the_next_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "_MANY", 1)
+    with pytest.raises(StartAgain, match=r"^-1: a process that opens files ended early \(SIGKILL\), .*memory; start"):
+        list(spread.spread(half, [4, 5, -1, 7], at_once=2, lost=lambda *_: 0.0, name=str))
 
 
 def test_what_fails_in_a_process_is_told_as_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ tests/consolidate/test_resuming.py that an unfinished cube has one owner at a ti
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,7 @@ def test_two_attempts_at_once_share_no_part_and_make_the_cube_of_one(
     demo.cli("run", "--until", "plan")
     monkeypatch.setenv("SLEEPY_S", "0.3")
     with subprocess.Popen([EMBEDCUBE, "embed", demo.file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as other:
-        while other.poll() is None and not list(demo.run.parts.glob("*/*/*")):
-            time.sleep(0.02)
+        # both start together: on a busy machine, the first would be at its end before one that waits for it has begun
         demo.cli("embed")
         said, _ = other.communicate(timeout=120)
     assert other.returncode == 0, said

@@ -100,7 +100,7 @@ def use_plan(campaign: Campaign) -> None:
         read_shards(run, plan, task)
         read_recipes(run, plan, task)
     tasks_undone(run, plan, set())
-    planned_scenes(run, plan, read_inventory(loaded, run, plan.inventory))
+    planned_scenes(run, plan, read_inventory(loaded, run, planned=plan.inventory))
     read_plan_columns(run, plan, ("layer", "zone", "cost"))
 
 
@@ -245,7 +245,7 @@ def test_rows_that_are_not_the_inventorys_are_seen_though_the_digests_agree(fini
         pair = rows_that_differ(whole, column, random.Random(seed))
         change_rows(run, exchanged(column, *pair))
         plan = read_plan(loaded, run)
-        recipes = PlannedRecipes.here(loaded, plan, read_inventory(loaded, run, plan.inventory))
+        recipes = PlannedRecipes.here(loaded, plan, read_inventory(loaded, run, planned=plan.inventory))
         shards = [shard for group in read_shards(run, plan) for shard in group]
         wrong = [shard for shard in shards if recipes.derive(shard) != shard.recipe]
         assert len(wrong) == 2
@@ -257,7 +257,7 @@ def test_rows_that_are_not_the_inventorys_are_seen_though_the_digests_agree(fini
 def test_a_shard_outside_of_the_campaign_has_no_recipe(finished: Campaign) -> None:
     loaded, run = load_campaign(finished.file), finished.run
     plan = read_plan(loaded, run)
-    recipes = PlannedRecipes.here(loaded, plan, read_inventory(loaded, run, plan.inventory))
+    recipes = PlannedRecipes.here(loaded, plan, read_inventory(loaded, run, planned=plan.inventory))
     shard = read_shards(run, plan)[0][0]
     for other in (dataclasses.replace(shard, t=99), dataclasses.replace(shard, scenes=(99,))):
         with pytest.raises(WorkError, match="inventory and plan give none"):

@@ -102,7 +102,7 @@ def begun_and_ended(cluster: Cluster, begun: Started) -> str:
 
 def ranks_on(cluster: Cluster, node: str) -> list[psutil.Process]:
     """The processes of ranks on a node."""
-    return [process for process in cluster.processes(node) if "embedcube.workers.rank" in process.cmdline()]
+    return [process for process in cluster.processes(node) if process.name().startswith("rank ")]
 
 
 def nodes_of(cluster: Cluster, job: str) -> list[str]:

@@ -1,5 +1,6 @@
 """A decoder that crashes or never ends takes only its own process with it."""
 
+import atexit
 import ctypes
 import os
 import signal
@@ -88,6 +89,43 @@ def test_it_ends_with_its_parent() -> None:
     while Path(f"/proc/{done.stdout.strip()}").exists():
         assert time.monotonic() < end_s
         time.sleep(0.05)
+
+
+class Interrupt(BaseException):
+    """Ctrl-C, or a signal whose handler raises."""
+
+
+def interrupt(*_: object) -> None:
+    """Handle a signal."""
+    raise Interrupt
+
+
+def test_an_interrupted_call_leaves_its_answer_to_nobody() -> None:
+    """The process that has one call's answer in its pipe is never asked again: answers would be shifted by one."""
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        first = apart(os.getpid, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Interrupt):
+            apart(compute, 0, 1.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert [apart(abs, 0, number) for number in (-7, -8)] == [7, 8]
+    assert not Path(f"/proc/{first}").exists()
+
+
+def ignore_the_end() -> int:
+    """Stay when the other side closes."""
+    atexit.register(time.sleep, 60)
+    return os.getpid()
+
+
+def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_END_S", 0.2)
+    helper = apart(ignore_the_end, 0)
+    module.close()
+    assert not Path(f"/proc/{helper}").exists()
 
 
 DIES = """

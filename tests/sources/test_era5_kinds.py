@@ -1,6 +1,8 @@
 """Weather that is valid and was once wrong: lengths of steps, rates, running sums, repeated steps, units, odd files."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from tests.sources.test_era5 import (
 )
 
 from embedcube.campaign.scene import Scene
-from embedcube.errors import RequestError
+from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5
@@ -259,13 +261,110 @@ def test_a_minimum_of_grib_1_is_one_though_its_range_is_called_a_maximum(tmp_pat
 def test_units_are_read_and_converted(
     band: str, units: str, factor: float, term: float, tmp_path: Path, reader: RasterReader
 ) -> None:
-    source = era5(write_netcdf(tmp_path / "a.nc", NORTH_UP.rename(band).assign_attrs(units=units)), band)
+    field = NORTH_UP / factor if band == "sp" else NORTH_UP
+    source = era5(write_netcdf(tmp_path / "a.nc", field.rename(band).assign_attrs(units=units)), band)
     frame = day(START - timedelta(hours=1), 6) if band == "tp" else day(hours=6)
     found = picture(source, frame, reader)
     assert found is not None
-    expected = NORTH_UP.sum("time") if band == "tp" else NORTH_UP.mean("time")
+    expected = field.sum("time") if band == "tp" else field.mean("time")
     np.testing.assert_allclose(found.x_cyx[0], expected.values * factor + term, rtol=1e-6)
     assert ((units + " ") in only(source).processing) == ((factor, term) != (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("band", "units", "middle", "spread", "option"),
+    [
+        ("t2m", "", 20, 2, "degC"),
+        ("t2m", "K", 20, 2, "degC"),
+        ("t2m", "", 20, 0, "degC"),
+        ("sp", "Pa", 1013, 5, "hPa"),
+        ("msl", "Pa", 101.3, 0.5, "kPa"),
+        ("tp", "m", 4, 3, "mm"),
+        ("tcc", "(0 - 1)", 50, 20, "percent"),
+        ("r", "%", 0.5, 0.1, "fraction"),
+    ],
+)
+def test_numbers_that_are_not_what_their_unit_says_are_a_verdict_with_the_option(
+    band: str, units: str, middle: float, spread: float, option: str, tmp_path: Path, reader: RasterReader
+) -> None:
+    rng = np.random.default_rng(4)
+    field = NORTH_UP.copy(data=np.abs(rng.normal(middle, spread, NORTH_UP.shape))).rename(band)
+    path = write_netcdf(tmp_path / "a.nc", field.assign_attrs(units=units) if units else field)
+    scene = only(era5(path, band))
+    assert f"write options.units: {{{band}: {option}}}" in scene.verdict
+    assert scene.asks
+    assert len(scene.verdict) < 300
+    # what the message says is right, and so is that the numbers are what they are
+    for said in (option, units or "K"):
+        told = era5(path, band, units={band: said})
+        assert not only(told).verdict
+    # whoever reads a file that `index` has not looked at does so first
+    unseen = replace(scene, verdict="", seen=False)
+    with pytest.raises(CorruptInput, match=re.escape(scene.verdict)):
+        era5(path, band).observe(unseen, day(hours=6), *grid_on(NORTH_UP), reader)
+
+
+@pytest.mark.parametrize(
+    ("band", "units", "middle", "spread"),
+    [
+        ("t2m", "K", 0, 1),
+        ("t2m", "K", 285, 10),
+        ("t2m", "K", 200, 3),
+        ("sp", "Pa", 52_000, 500),
+        ("tp", "m", 1e-3, 1e-2),
+        ("tcc", "(0 - 1)", 0.5, 0.2),
+        ("r", "%", 5, 2),
+        ("u10", "m s-1", 10, 30),
+    ],
+)
+def test_numbers_that_may_be_what_their_unit_says_are_believed(
+    band: str, units: str, middle: float, spread: float, tmp_path: Path
+) -> None:
+    field = NORTH_UP.copy(data=np.random.default_rng(4).normal(middle, spread, NORTH_UP.shape)).rename(band)
+    scene = only(era5(write_netcdf(tmp_path / "a.nc", field.assign_attrs(units=units)), band))
+    assert not scene.verdict
+    assert scene.seen
+
+
+def test_geopotential_height_becomes_geopotential(tmp_path: Path, reader: RasterReader) -> None:
+    field = NORTH_UP.copy(data=np.full(NORTH_UP.shape, 5500.0)).rename("z").assign_attrs(units="gpm")
+    found = picture(era5(write_netcdf(tmp_path / "a.nc", field), "z"), day(hours=6), reader)
+    assert found is not None
+    np.testing.assert_allclose(found.x_cyx, 5500 * 9.80665, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("number", "attributes"),
+    [
+        (9.969209968386869e36, {}),
+        (1e20, {"missing_value": 1e20}),
+        (-9999.0, {"_FillValue": -9999.0}),
+        (999.0, {"valid_min": 150.0, "valid_max": 350.0}),
+        (999.0, {"valid_range": [150.0, 350.0]}),
+    ],
+)
+def test_missing_is_missing_however_netcdf_says_it(
+    number: float, attributes: dict[str, Any], tmp_path: Path, reader: RasterReader
+) -> None:
+    field = (NORTH_UP.copy(data=np.full(NORTH_UP.shape, 280.0))).rename("t2m").assign_attrs(units="K")
+    field[:, :3] = number
+    path = tmp_path / "a.nc"
+    encoding = {"_FillValue": attributes.pop("_FillValue", None)}
+    field.assign_attrs(**attributes).to_dataset().to_netcdf(path, encoding={"t2m": encoding})
+    found = picture(era5(path, "t2m"), day(hours=6), reader)
+    assert found is not None
+    assert not found.clear_yx[:3].any()
+    assert (found.x_cyx[0, 3:] == 280).all()
+
+
+def test_a_number_for_missing_that_nobody_declares_is_a_verdict(tmp_path: Path) -> None:
+    field = NORTH_UP.copy(data=np.full(NORTH_UP.shape, 280.0)).rename("t2m").assign_attrs(units="K")
+    field[:, :3] = -9999
+    path = tmp_path / "a.nc"
+    field.to_dataset().to_netcdf(path, encoding={"t2m": {"_FillValue": None}})
+    verdict = only(era5(path, "t2m")).verdict
+    assert "holds -9999 in 33% of what was looked at, and does not declare it as missing" in verdict
+    assert "ncatted -a _FillValue,t2m,o,f,-9999" in verdict
 
 
 def test_units_that_are_not_known_are_refused_and_may_be_said(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What pixels say against metadata: a number that fills an edge, an offset, a unit or a packing that cannot be."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +14,17 @@ import yaml
 from numpy.typing import NDArray
 from tests.conftest import run_cli
 from tests.edge import shim
-from tests.sources.rasters import S1, S2, SIDE, observed, scenes_of, write, write_item
+from tests.sources.rasters import AREA, GRID, S1, S2, SIDE, observed, scenes_of, write, write_item
 
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
+from embedcube.errors import CorruptInput
 from embedcube.sources import believed as believed_module
 from embedcube.sources.believed import believed_when_seen
 from embedcube.sources.evidence import look
 from embedcube.sources.fields import Fields
+from embedcube.sources.reader import RasterReader
+from embedcube.windows import parse_period
 
 MAP = "map_20210607"
 RNG_SIDE = 300
@@ -296,6 +300,42 @@ def test_what_is_found_does_not_depend_on_what_else_an_archive_holds(
     assert {id: verdict for id, verdict in many.items() if verdict} == alone
 
 
+def test_a_scene_that_index_has_not_looked_at_is_looked_at_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a small archive `index` finds the one wrong map; in a large one nobody may have looked at it."""
+    wrong_maps(tmp_path, range(3, 4))
+    for day in (1, 2, 4, 5):
+        write(tmp_path / f"map_2021060{day}" / "cover.tif", power(day) + 1)
+    source = Fields("a", Archive(source="fields", path=tmp_path, bands=("cover",)))
+    of_small = {scene.id: scene for scene in source.scenes(full_digests=False)}
+    [wrong] = [id for id, scene in of_small.items() if scene.verdict]
+    monkeypatch.setattr(believed_module, "_FIRST", 1)
+    monkeypatch.setattr(believed_module, "_SHARE", 1 << 64)
+    of_large = {scene.id: scene for scene in source.scenes(full_digests=False)}
+    assert not of_large[wrong].verdict
+    assert sum(scene.seen for scene in of_large.values()) == 1, "else the test shows nothing"
+    always, reader = parse_period("1990/2100"), RasterReader(2, attempts=1)
+    try:
+        looks: list[Any] = []
+
+        def counted(path: Path, asset: Asset) -> Any:
+            looks.append(path)
+            return look(path, asset)
+
+        monkeypatch.setattr(believed_module, "look", counted)
+        for _ in range(2):
+            for id, scene in of_large.items():
+                if id == wrong:
+                    with pytest.raises(CorruptInput, match=re.escape(of_small[wrong].verdict)):
+                        source.observe(scene, always, GRID, AREA, reader)
+                else:
+                    source.observe(scene, always, GRID, AREA, reader)
+        assert len(looks) == 4, "each scene once, but for the one that `index` has looked at"
+    finally:
+        reader.close()
+
+
 def test_of_a_large_series_a_share_is_looked_at_and_each_place_and_year(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scene that the hash of its id chooses is chosen in an archive of any size; so is the first of its place."""
     asset = an_asset()
@@ -340,7 +380,8 @@ def seen_of(scenes: list[Scene], monkeypatch: pytest.MonkeyPatch) -> list[Scene]
 
     monkeypatch.setattr(believed_module, "_seen", nothing_found)
     asked = list(believed_when_seen(scenes, Path("/nowhere"), _asked_of))
-    assert asked == scenes
+    chosen = {scene.id for scene in seen}
+    assert asked == [replace(scene, seen=scene.id in chosen) for scene in scenes]
     return sorted(seen, key=lambda scene: scene.id)
 
 

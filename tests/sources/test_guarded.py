@@ -26,12 +26,14 @@ from tests.conftest import call_cli
 from tests.edge.scenes import Scene as Written
 from tests.edge.scenes import two_bands_of, write_scene
 
+from embedcube.campaign.how import How
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Archive
-from embedcube.errors import CorruptInput
+from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.prepare.index import index
+from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.sources.era5 import apart
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.era5.stores import refuse_store
@@ -289,12 +291,12 @@ def large_blocks(path: Path, side: int, count: int = 1, **layout: Any) -> None:
 @pytest.mark.parametrize(
     ("layout", "side", "count", "gb"),
     [
-        ({"blockysize": 40_000, "compress": "deflate"}, 40_000, 1, "3.20"),
-        ({"tiled": True, "blockxsize": 20_000, "blockysize": 20_000, "compress": "zstd"}, 40_000, 1, "0.80"),
-        ({"blockysize": 20_000, "compress": "lzw", "interleave": "pixel"}, 20_000, 3, "2.40"),
+        ({"blockysize": 50_000, "compress": "deflate"}, 50_000, 1, "5.00"),
+        ({"tiled": True, "blockxsize": 48_000, "blockysize": 48_000, "compress": "zstd"}, 60_000, 1, "4.61"),
+        ({"blockysize": 30_000, "compress": "lzw", "interleave": "pixel"}, 30_000, 3, "5.40"),
     ],
 )
-def test_a_block_that_no_rank_can_hold_is_a_verdict(
+def test_a_huge_block_is_a_verdict_whatever_memory_there_is(
     layout: dict[str, Any], side: int, count: int, gb: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "archive", "good")
@@ -302,23 +304,32 @@ def test_a_block_that_no_rank_can_hold_is_a_verdict(
     large_blocks(folder / "B02.tif", side, count, **layout)
     (folder / "B03.tif").write_bytes((folder / "B02.tif").read_bytes())
     assert (folder / "B02.tif").stat().st_size < 100_000
-    campaign = two_bands_of(tmp_path, (WEST, NORTH), mem_gb=1.4, threads=1, error_budget=1)
-    large, good = sorted(index(load_campaign(campaign.file), campaign.run), key=lambda scene: not scene.verdict)
-    assert not good.verdict
-    assert f"{gb} GB as decoded, more than a rank has for all blocks" in large.verdict
+    verdicts = set()
+    for how in ({"mem_gb": 1.4, "threads": 1}, {"mem_gb": 400, "threads": 2}):
+        campaign = two_bands_of(tmp_path, (WEST, NORTH), error_budget=1, **how)
+        large, good = sorted(index(load_campaign(campaign.file), campaign.run), key=lambda scene: not scene.verdict)
+        assert not good.verdict
+        assert f"{gb} GB as decoded; a block may have 4.29 GB" in large.verdict
+        verdicts.add(large.digest)
+    assert len(verdicts) == 1
 
 
-def test_fit_and_plan_refuse_a_block_that_index_had_memory_for(tmp_path: Path) -> None:
+def test_fit_and_plan_refuse_blocks_that_a_rank_has_no_memory_for_and_say_how_much_it_needs(tmp_path: Path) -> None:
     folder = write(tmp_path / "archive")
     for band in ("B02", "B03"):
         large_blocks(folder / f"{band}.tif", 40_000, tiled=True, blockxsize=16_000, blockysize=16_000)
-    campaign = two_bands_of(tmp_path, (WEST, NORTH), mem_gb=2.1, threads=1, error_budget=1)
-    assert not index(load_campaign(campaign.file), campaign.run)[0].verdict
     campaign = two_bands_of(tmp_path, (WEST, NORTH), mem_gb=2.0, threads=1, error_budget=1)
+    scenes = index(load_campaign(campaign.file), campaign.run)
+    assert not scenes[0].verdict, "no scene is dropped because of how the cube is computed"
     for verb in ("fit", "plan"):
         done = call_cli(verb, campaign.file)
         assert done.returncode == 2
-        assert "0.51 GB as decoded, more than a rank has for all blocks" in done.stderr + done.stdout
+        [line] = [line for line in done.stderr.splitlines() if "0.51 GB at once" in line]
+        assert len(line) < 300
+        assert "how.mem_gb (2.0) leaves 0.50 for them; set it to 2.1 or more" in line
+    refuse_too_large(scenes, How(mem_gb=2.1, threads=1))
+    with pytest.raises(RequestError, match=r"of 4 threads .* set it to 5\.1 or more"):
+        refuse_too_large(scenes, How(mem_gb=2.1, threads=4))
 
 
 def test_the_memory_of_a_block_is_what_it_decodes_to(tmp_path: Path) -> None:

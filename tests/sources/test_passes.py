@@ -20,12 +20,12 @@ from rasterio.transform import from_origin
 from tests.sources.samples import sample_of_layer_x
 
 from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.versions import Use, uses
 from embedcube.kernel.sample import Sample
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues, acquisitions
 from embedcube.sources.sentinel1.names import clues_of
 from embedcube.sources.sentinel2.names import identify
-from embedcube.sources.sentinel2.versions import Use, Version, uses
 
 WEST, NORTH, SIDE_PX, CELL_PX = 600_000.0, 5_100_000.0, 64, 8
 TIME = datetime(2023, 6, 2, 10, 3, 21, tzinfo=UTC)
@@ -420,37 +420,32 @@ OPENED = Asset(
 )  # fmt: skip
 
 
-def place(id: str, west: float, *, side: float = 1.0, verdict: str = "") -> Scene:
+def place(product: str, west: float, version: float, *, side: float = 1.0) -> Scene:
     """A product of a place."""
     return Scene(
-        id=id, archive="a", time=datetime(2023, 6, 2, tzinfo=UTC), acquisition="A", verdict=verdict,
-        bbox=(west, 50.0, west + side, 50.0 + side), assets=(OPENED,),
+        id=product, archive="a", time=datetime(2023, 6, 2, tzinfo=UTC), acquisition="A", version=version,
+        subject="A/2A/33TWL/", bbox=(west, 50.0, west + side, 50.0 + side), assets=(OPENED,),
     )  # fmt: skip
-
-
-def of_baseline(id: str, baseline: float) -> Version:
-    return Version(id=id, subject=("A", "2A", "33TWL", ""), strip="", baseline=baseline)
 
 
 def test_clips_of_two_places_of_one_tile_replace_each_other_nowhere() -> None:
     """Two clips of one name; a newer one of the first place, a little other at its edge; and one that overlaps both."""
-    scenes = [place("a", 10.0), place("a", 12.0), place("b", 10.02), place("c", 10.6, side=2.0)]
-    versions = [of_baseline("a", 4.0), of_baseline("a", 4.0), of_baseline("b", 5.09), of_baseline("c", 5.1)]
-    assert uses(versions, scenes) == [Use(instead=2), Use(fills=True), Use(fills=True), Use()]
-    apart = [place("a", 10.0), place("a", 12.0)]
-    assert uses(versions[:2], apart) == [Use(), Use()]
+    apart = [place("a", 10.0, 4.0), place("a", 12.0, 4.0)]
+    scenes = [*apart, place("b", 10.02, 5.09), place("c", 10.6, 5.1, side=2.0)]
+    assert uses(scenes) == [Use(instead=2), Use(fills=True), Use(fills=True), Use()]
+    assert uses(apart) == [Use(), Use()]
     # the same place, given twice
-    assert uses(versions[:2], [apart[0], apart[0]]) == [Use(), Use(instead=0)]
+    assert uses([apart[0], apart[0]]) == [Use(), Use(instead=0)]
+    assert uses([apart[0], replace(apart[0], id="a (2)", product="a")]) == [Use(), Use(instead=0)]
 
 
 def test_the_time_to_decide_about_versions_grows_with_their_number() -> None:
     """Products of one subject, whatever their places and baselines."""
 
     def seconds(count: int) -> float:
-        versions = [of_baseline(f"{number // 2}", 2 + number % 7) for number in range(count)]
-        scenes = [place(one.id, number % 50 * 3.0, side=0.001) for number, one in enumerate(versions)]
+        scenes = [place(f"{number // 2}", number % 50 * 3.0, 2.0 + number % 7, side=0.001) for number in range(count)]
         started = time.process_time()
-        assert len(uses(versions, scenes)) == count
+        assert len(uses(scenes)) == count
         return time.process_time() - started
 
     seconds(500)

@@ -22,6 +22,7 @@ from tests.edge.scenes import Scene, write_scene
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.schema import Archive, Region, grid_names, make_grid, make_layout
+from embedcube.consolidate.soundness import examine
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
@@ -391,15 +392,23 @@ def at_the_antimeridian(tmp_path_factory: pytest.TempPathFactory) -> AtTheBorder
 
 def test_no_place_at_the_antimeridian_and_the_equator_is_without_a_vector(at_the_antimeridian: AtTheBorder) -> None:
     path = at_the_antimeridian.campaign.run.newest_cube
-    places = np.random.default_rng(3).uniform(-1, 1, (300, 2)) * (80 / 111_320, 0.005) + (180.0, 0.0)
+    places = np.random.default_rng(3).uniform(-1, 1, (1000, 2)) * (80 / 111_320, 0.005) + (180.0, 0.0)
     held = {zone: holds_vector(path, "s2", zone, places) for zone in (60, 1)}
     assert np.where(places[:, 0] < 180, held[60], held[1]).all()
     cube = Cube(path)
-    for i, (lon, lat) in enumerate(places[::5].tolist()):
+    for i, (lon, lat) in enumerate(places[::20].tolist()):
         for turned in (lon, lon - 360):
             cell = cube.cell_at(turned, lat, "2023-06-15")
-            assert held[int(cell.zone[-2:])][i * 5]
+            assert held[int(cell.zone[-2:])][i * 20]
+            assert cube.explain(cell)["status"] == "valid"
     assert cube.explain(cube.cell_at(-180.0, 0.0))["status"] == "valid"
+
+
+def test_verify_looks_at_the_seam_at_the_antimeridian(at_the_antimeridian: AtTheBorder, finished: AtTheBorder) -> None:
+    """Zone 60 and zone 1 are neighbours like any others."""
+    for world in (at_the_antimeridian, finished):
+        zone = examine(Cube(world.campaign.run.newest_cube), "s2").figures()["seams"]["zone"]
+        assert zone["lines"] > 0, zone
 
 
 def test_the_pixels_of_a_zones_own_scene_are_copied(finished: AtTheBorder) -> None:

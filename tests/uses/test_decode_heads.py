@@ -13,14 +13,16 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import f1_score, jaccard_score, mean_squared_error, r2_score, recall_score
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from embedcube.errors import RequestError
 from embedcube.uses.decode.examples import Examples
 from embedcube.uses.decode.file import About, Decoder, LayerUsed, read_decoder, write_decoder
-from embedcube.uses.decode.fit import Settings, fit_head
+from embedcube.uses.decode.fit import Settings, fit_head, penalty
+from embedcube.uses.decode.folds import folds_of
 from embedcube.uses.decode.heads import Kind
 from embedcube.uses.decode.metrics import calibration, of_classes, of_numbers, within_groups
 from embedcube.uses.decode.request import Request
@@ -47,10 +49,32 @@ def standardised(examples: Examples) -> NDArray[np.float32]:
 
 
 def test_ridge_is_that_of_scikit_learn() -> None:
-    examples = made("regression")
-    model = RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(standardised(examples).astype(float), examples.target)
-    expected = model.predict(standardised(examples).astype(float))
+    """With the penalty that predicts whole groups best, of all that are tried."""
+    examples = replace(made("regression"), group=(np.arange(len(made("regression"))) % 7).astype(str))
+    features = standardised(examples).astype(float)
+    folds = folds_of(examples, blocks=None, groups=True, years=False)
+    best = min(
+        np.logspace(-2, 5, 15),
+        key=lambda alpha: mean_squared_error(
+            examples.target,
+            cross_val_predict(Ridge(alpha), features, examples.target, cv=PredefinedSplit(folds.fold)),
+        ),
+    )
+    assert penalty(features, examples) == pytest.approx(best)
+    expected = Ridge(best).fit(features, examples.target).predict(features)
     np.testing.assert_allclose(fit_head(examples, Settings(kind="ridge"))(examples.features)[:, 0], expected, atol=1e-5)
+
+
+def test_rows_that_are_alike_choose_a_stronger_penalty_for_other_groups() -> None:
+    """Twenty rows of each of twelve sites, that differ by little: leaving single rows out fits the sites."""
+    rng = np.random.default_rng(2)
+    sites = np.repeat(np.arange(12), 20)
+    features = (rng.normal(size=(12, 30))[sites] + 0.01 * rng.normal(size=(240, 30))).astype(np.float32)
+    target = rng.normal(size=12)[sites] + features[:, 0]
+    examples = replace(made("regression", 240), features=features, target=target, group=sites.astype(str))
+    x = standardised(examples).astype(float)
+    alone = RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(x, target).alpha_
+    assert (penalty(x, examples) or 0) > 5 * alone
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.conftest import Campaign, run_cli
+from tests.conftest import Campaign, call_cli
 from tests.cube.two_zones import vectors_at
 from tests.uses.test_decode_labels import on_cells, pixels, places, write_csv, write_raster
 
@@ -199,11 +199,11 @@ def test_fit_and_score_on_the_command_line(two_zones: Path, tmp_path: Path) -> N
     value = vectors_at(lon, lat, 0)[:, 3]
     labels = write_csv(tmp_path / "l.csv", {"lon": lon, "lat": lat, "v": value, "g": np.resize(list("abcd"), 200)})
     decoder = tmp_path / "d.safetensors"
-    done = run_cli("decode", "fit", two_zones, labels, "--column", "v", "--head", "ridge", "--time", "2023-06",
+    done = call_cli("decode", "fit", two_zones, labels, "--column", "v", "--head", "ridge", "--time", "2023-06",
                    "--groups", "g", "--to", decoder, "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["labels"] > 150
-    done = run_cli("decode", "score", two_zones, decoder, labels, "--blocks", "2km", "--seeds", "1", "--json")
+    done = call_cli("decode", "score", two_zones, decoder, labels, "--blocks", "2km", "--seeds", "1", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     rows = {(row["features"], row["leaks"]): row for row in report["rows"]}
@@ -214,14 +214,14 @@ def test_fit_and_score_on_the_command_line(two_zones: Path, tmp_path: Path) -> N
     assert report["figures"]["bytes for a cell"]["vector as stored"] == 20
     assert "no run folder" in report["figures"]["missing"]
     other = write_csv(tmp_path / "other.csv", {"lon": lon[:90], "lat": lat[:90], "v": value[:90]})
-    text = run_cli("decode", "score", two_zones, decoder, other, "--no-raw", "--seeds", "1")
+    text = call_cli("decode", "score", two_zones, decoder, other, "--no-raw", "--seeds", "1")
     assert text.returncode == 2, "the groups that fit named are not in these labels"
     assert "no column g" in text.stderr
     commands.fit(two_zones, [labels], decoder, Request(task="regression", column="v"), Settings(kind="ridge"))
-    text = run_cli("decode", "score", two_zones, decoder, other, "--no-raw", "--seeds", "1")
+    text = call_cli("decode", "score", two_zones, decoder, other, "--no-raw", "--seeds", "1")
     assert text.returncode == 0, text.stderr
     assert "random (leak)" in text.stdout
     assert "the stored head, as it is, on these other labels: r2 0.9" in text.stdout
-    wrong = run_cli("decode", "fit", two_zones, labels, "--to", decoder, "--classes", "a=1,b=1")
+    wrong = call_cli("decode", "fit", two_zones, labels, "--to", decoder, "--classes", "a=1,b=1")
     assert wrong.returncode == 2
     assert "a value belongs to two classes" in wrong.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import Campaign, call_cli, made_once
+from tests.conftest import REAL_DATA, ROOT, Campaign, call_cli, made_once
 from tests.cube.two_zones import DOCUMENT, FAILED_SHARD, write_two_zones
 
 from embedcube.cube.lineage import place_of_shard, scene_in
@@ -218,3 +218,20 @@ class TestReproduce:
         for wrong in ("s2/utm32 t9 y2 x3", "utm32 t1 y2 x3", "abcdef", "x"):
             with pytest.raises(RequestError):
                 place_of_shard(provenance, wrong)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["era5_rhine_2022-08-31", "s2_33TWL_2023-08"])
+def test_real_shards_are_made_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three shards of real campaigns: equal bytes."""
+    monkeypatch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
+    campaign = Campaign(tmp_path / "campaign.yaml")
+    shutil.copy(ROOT / "configs" / "campaigns" / f"{name}.yaml", campaign.file)
+    campaign.change(lambda document: document["how"].update(runs="runs"))
+    campaign.cli("run")
+    provenance = Cube(campaign.run.newest_cube).provenance
+    full = [place for place, row in provenance.places.items() if provenance.record(row)["counts"]["chips"]]
+    for zone, t, iy, ix in (full[0], full[len(full) // 2], full[-1]):
+        said = call_cli("reproduce", campaign.run.newest_cube, "--shard", f"{zone}/t{t}/y{iy}/x{ix}")
+        assert said.returncode == 0, said.stdout + said.stderr

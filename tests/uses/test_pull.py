@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from tests.conftest import call_cli
+from tests.conftest import Campaign, call_cli
 from tests.cube.two_zones import LAYER
 from tests.uses.serving import running
 
 from embedcube.cube.encoding import NOT_PROCESSED
+from embedcube.cube.part import PULLED
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import to_degrees
@@ -100,8 +101,12 @@ def remote(two_zones: Path) -> Iterator[StaticServer]:
 
 
 def files(cube: Path) -> dict[str, bytes]:
-    """Bytes of all files of a cube, by name."""
-    return {str(path.relative_to(cube)): path.read_bytes() for path in cube.rglob("*") if path.is_file()}
+    """Bytes of all files of a cube, by name, but for the list of what was copied."""
+    return {
+        str(path.relative_to(cube)): path.read_bytes()
+        for path in cube.rglob("*")
+        if path.is_file() and path != cube / PULLED
+    }
 
 
 def test_the_whole_cube_is_copied_byte_for_byte(remote: StaticServer, two_zones: Path, tmp_path: Path) -> None:
@@ -314,3 +319,38 @@ def test_shards_that_touch_a_box(two_zones: Path) -> None:
     assert touching(cube, cube.zones[0], places, (11.0, -90, -170.0, 90)).all()
     assert not touching(cube, cube.zones[0], places, (170.0, -90, -170.0, 90)).any()
     assert parse_box("170,-1,-170,1") == (170, -1, -170, 1)
+
+
+def test_a_part_says_that_it_is_one_and_what_is_there_is_verified(finished_demo: Campaign, tmp_path: Path) -> None:
+    cube = finished_demo.run.newest_cube.resolve()
+    with static(cube.parent) as server:
+        address = Address(url=f"{server.url}/{cube.name}")
+        copy = pull(address, tmp_path, silent, time="2023-06").cube
+        part = Cube(copy).part
+        assert part is not None
+        said = call_cli("verify", copy, "--json")
+        assert said.returncode == 0, said.stderr
+        answer = json.loads(said.stdout)
+        words = f"{len(part.objects)} of {part.of} objects, pulled for --time 2023-06"
+        assert words in answer["remarks"][0]
+        assert not answer["findings"]
+        # an object that was not asked for may be absent; one that was may not, and none may be damaged
+        name = min(name for name in part.objects if "/status/" in name)
+        whole = (copy / name).read_bytes()
+        (copy / name).unlink()
+        missing = call_cli("verify", copy, "--json")
+        assert missing.returncode == 1
+        assert name in json.loads(missing.stdout)["findings"][0]
+        (copy / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert call_cli("verify", copy).returncode == 1
+        data = bytearray((copy / PULLED).read_bytes())
+        data[data.index(b"status")] ^= 1
+        (copy / PULLED).write_bytes(data)
+        with pytest.raises(RequestError, match="damaged; remove it, and run the same `embedcube pull` again"):
+            _ = Cube(copy).part
+        (copy / PULLED).unlink()
+        # asked for in parts, it is whole in the end
+        pull(address, tmp_path, silent, time="2023-06")
+        assert pull(address, tmp_path, silent, time="2023-07").cube == copy
+        assert not (copy / PULLED).exists()
+    assert files(copy) == files(cube)

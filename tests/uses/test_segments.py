@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,21 @@ from embedcube.cube.encoding import MASKED, VALID, VALID_INCOMPLETE
 from embedcube.cube.examples import wanted_by
 from embedcube.cube.find import Search, find_query
 from embedcube.cube.reader import Cube
-from embedcube.cube.segments import VectorIndex, file_digest, find_folder, read_index, segment_file
+from embedcube.cube.segments import (
+    LayerIndex,
+    SegmentEntry,
+    VectorIndex,
+    file_digest,
+    find_folder,
+    read_index,
+    segment_file,
+)
 from embedcube.cube.store import Cell
 from embedcube.errors import WorkError
 from embedcube.progress import silent
 from embedcube.uses import index as indexing
 from embedcube.uses.index import here, index_vectors, segment_shards
-from embedcube.uses.recall import check
+from embedcube.uses.recall import _numbers, check
 
 ZONE = "one/utm32"
 
@@ -226,6 +235,17 @@ def test_objects_of_several_windows_and_float16(tmp_path: Path, monkeypatch: Any
     hits = [find_query(cube, "one", wanted, Search(), one).hits for one in (None, index)]
     assert hits[0] == hits[1]
     assert check(cube, index, queries=10, lists=(32,)).measured[0].recall_at_10 >= 0.95
+
+
+def test_queries_among_a_trillion_vectors_are_drawn_in_little_memory() -> None:
+    entry = SegmentEntry(name="", sha256="", zone="", t=0, y=0, x=0, height=1, width=1, cells=10**12)
+    index = VectorIndex(Path(), "one", LayerIndex(weights="", centroids="", segments=(entry,)))
+    tracemalloc.start()
+    drawn = _numbers(index, 50)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert drawn == sorted(set(drawn)) == _numbers(index, 50)
+    assert (len(drawn), max(drawn) < 10**12, most < 1e6) == (50, True, True)
 
 
 def test_damage_is_told_and_mended(tmp_path: Path, monkeypatch: Any) -> None:

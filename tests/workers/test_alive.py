@@ -219,6 +219,9 @@ def test_a_log_that_hangs_keeps_no_process_that_ends() -> None:
     assert subprocess.run(command, timeout=20, check=False).returncode == 3
 
 
+A_RANK = "import sys; from embedcube.workers.rank import main; sys.exit(main(sys.argv[1:]))"
+
+
 @pytest.mark.parametrize("closed", ["the other end", "its own end"])
 def test_a_rank_that_cannot_reach_its_parent_says_start_again(closed: str, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
@@ -226,7 +229,7 @@ def test_a_rank_that_cannot_reach_its_parent_says_start_again(closed: str, tmp_p
     place = Place(rank=0, local_rank=0, world=1, parent=theirs.fileno(), store=str(tmp_path / "store"))
     with theirs:
         done = subprocess.run(
-            [sys.executable, "-m", "embedcube.workers.rank", str(tmp_path), "0", "attempt"],
+            [sys.executable, "-c", A_RANK, str(tmp_path), "0", "attempt"],
             env=os.environ | place.variables(),
             pass_fds=[theirs.fileno()] if closed == "the other end" else [],
             capture_output=True,
@@ -243,7 +246,7 @@ def test_a_rank_that_cannot_reach_its_parent_says_start_again(closed: str, tmp_p
 
 
 def ranks_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children() if "embedcube.workers.rank" in child.cmdline()]
+    return [child for child in psutil.Process(process.pid).children() if child.name().startswith("rank ")]
 
 
 def has_records(campaign: Campaign) -> bool:
@@ -317,7 +320,7 @@ def test_a_rank_that_fails_ends_the_task_within_a_minute(clean: Campaign) -> Non
     """Even beside a rank that is deaf."""
     with embedding(clean, SLEEPY_S="0.3") as process:
         wait_until(lambda: len(list(clean.run.parts.glob(f"*/*/*/{RECORDS}"))) == 2)
-        deaf = next(rank for rank in ranks_of(process) if rank.environ()["RANK"] == "0")
+        deaf = next(rank for rank in ranks_of(process) if rank.name() == "rank 0")
         deaf.suspend()
         (part,) = clean.run.parts.glob("*/*/0001")
         part.rename(part.with_name("gone"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import rasterio
 import zarr
@@ -21,11 +22,13 @@ from pyproj import Transformer
 from tests.conftest import Campaign, cube_bytes
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
+from embedcube.campaign import plan as plan_module
+from embedcube.campaign import tables
 from embedcube.campaign.how import How
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Quarantined, scan_records
-from embedcube.campaign.plan import Plan, read_plan, read_recipes
+from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without, write_verdicts
@@ -170,6 +173,24 @@ def test_the_shards_of_a_broken_scene_are_embedded_again_and_no_others(finished:
     assert 0 < len(found) < 16, "some shards do not read the broken block"
     assert finished.cli("verify")
     assert json.loads(finished.cli("status", "--json"))["round"] == 2
+
+
+def test_recipes_of_a_later_round_need_the_links_of_a_few_shards_at_once(
+    finished: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `status` reads of a plan whose links memory does not hold."""
+    plan = plan_of(finished)
+    assert plan.verdicts.scenes
+    whole, sizes, without = tasks_of_recipes(finished.run, plan), list[int](), plan_module._without_broken
+
+    def counted(table: pyarrow.Table, verdicts: Verdicts) -> pyarrow.Table:
+        sizes.append(len(table))
+        return without(table, verdicts)
+
+    monkeypatch.setattr(tables, "_ROWS", 2)
+    monkeypatch.setattr(plan_module, "_without_broken", counted)
+    assert tasks_of_recipes(finished.run, plan) == whole
+    assert sum(sizes) == len(whole) > max(sizes) == 2
 
 
 def test_explain_says_why_a_scene_is_out_where_it_would_have_been_read(finished: Campaign) -> None:
@@ -357,6 +378,49 @@ def test_the_next_older_version_is_used_instead_of_one_that_is_found_broken(tmp_
     found = new_verdicts(load_campaign(campaign.file), campaign.run, plan, [older])
     assert found[rows[ids[1]]].instead == (rows[ids[0]],)
     assert next_round(plan, found).rows([rows[ids[2]]]) == [rows[id] for id in reversed(ids)]
+
+
+def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path: Path) -> None:
+    """The newest is split in two, as `index` would have decided it, if it had known that one half is broken."""
+    west, north = CORNER
+    stamp, half = "20230605T100000", SIDE_PX // 2
+    upper, lower, whole = (
+        f"S2A_MSIL2A_{stamp}_N{n}_R079_T32ULB_2023060{day}T000000" for n, day in (("0509", 8), ("0509", 9), ("0400", 6))
+    )
+    rows = {upper: slice(0, half), lower: slice(half, SIDE_PX), whole: slice(0, SIDE_PX)}
+    for id, shown in rows.items():
+        pixels = {name: np.zeros((SIDE_PX, SIDE_PX), np.uint16) for name in ("B02", "B03")}
+        for name, values in bands(SIDE_PX, len(id)).items():
+            pixels[name][shown] = values[shown]
+        scene = Scene(
+            id=id, time="2023-06-05T10:00:00Z", west=west, north=north, bands=pixels,
+            datatake=f"GS2A_{stamp}_041483_N00.00", properties={"s2:processing_baseline": f"{id[28:30]}.{id[30:32]}"},
+        )  # fmt: skip
+        made = write_scene(tmp_path / "archive", scene)
+        if id == upper:
+            garble_last_block(made / "B02.tif")
+    campaign = campaign_of(tmp_path / "campaign", tmp_path / "archive", 4)
+    campaign.change(lambda document: document["how"].update(error_budget=1))
+    campaign.cli("run")  # verified, too
+    loaded, plan = load_campaign(campaign.file), plan_of(campaign)
+    row_of = {scene.id: row for row, scene in enumerate(read_inventory(loaded, campaign.run))}
+    assert plan.verdicts.instead == plan.verdicts.filling == frozenset((row_of[whole],))
+    to_degrees = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True).transform
+    for y, shows in ((200, whole), (half * 10 + 200, lower)):
+        answer = json.loads(finished_explain(campaign, *to_degrees(west + 200, north - y)))
+        assert [scene["id"] for scene in answer["scenes"]] == [shows]
+    # the other half broken, or both: what is used does not depend on which one `index` has named
+    first = replace(plan, verdicts=Verdicts())
+    scenes = read_inventory(loaded, campaign.run)
+    for ids, fills in (([lower], (row_of[whole],)), ([upper, lower], ())):
+        broken = [
+            Quarantined(archive="s2", scene=id, scene_digest=scenes[row_of[id]].digest, reason="B02: broken")
+            for id in ids
+        ]
+        found = new_verdicts(loaded, campaign.run, first, broken)
+        for id in ids:
+            assert (found[row_of[id]].instead, found[row_of[id]].filling) == ((row_of[whole],), fills)
+    assert next_round(first, found).rows([row_of[upper], row_of[lower]]) == [row_of[id] for id in (upper, whole, lower)]
 
 
 def test_a_retry_of_one_task_is_refused_and_changes_nothing(finished: Campaign) -> None:

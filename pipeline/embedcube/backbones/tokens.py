@@ -6,14 +6,14 @@ from torch import Tensor
 
 from embedcube.grid import ShardLayout
 
-Pooling = Literal["none", "mean", "max", "cls"]
+Pooling = Literal["none", "mean", "max", "min", "cls"]
 
 
 def kept_cells(tokens_byxd: Tensor, cls_bd: Tensor | None, pooling: str, layout: ShardLayout) -> Tensor:
     """Vectors (b, chip_cells, chip_cells, d) of the chips' kept centres; the ring of tokens in the halo is dropped.
 
-    With pooling `none` a cell is a token. Otherwise it is the whole centre: the mean or maximum of its tokens, or
-    (`cls`) the class token `cls_bd` of the chip.
+    With pooling `none` a cell is a token. Otherwise it is the whole centre: the mean, maximum or minimum of its
+    tokens, or (`cls`) the class token `cls_bd` of the chip.
     """
     if pooling == "cls":
         assert cls_bd is not None
@@ -22,6 +22,8 @@ def kept_cells(tokens_byxd: Tensor, cls_bd: Tensor | None, pooling: str, layout:
     kept = tokens_byxd[:, ring : tokens_byxd.shape[1] - ring, ring : tokens_byxd.shape[2] - ring]
     if pooling == "mean":
         return kept.mean(dim=(1, 2), keepdim=True)
+    if pooling == "min":
+        return kept.amin(dim=(1, 2), keepdim=True)
     return kept.amax(dim=(1, 2), keepdim=True) if pooling == "max" else kept
 
 

@@ -92,10 +92,12 @@ def _header(data: bytes) -> dict[str, Any]:
 def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
     """Backbone and bands that a layer's weights must have been made for."""
     block = campaign.layers[layer]
-    return {
+    facts: dict[str, Any] = {
         "backbone": block.backbone,
         "bands": [list(campaign.archives[archive].bands) for archive in block.archives],
     }
+    facts |= {"over_time": block.over_time} if block.over_time else {}
+    return facts | ({"reduce": block.reduce.model_dump()} if block.reduce else {})
 
 
 def is_ours(data: bytes) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError
 from embedcube.printable import listed, printable, without_credentials
 from embedcube.windows import moment, utc
@@ -29,6 +30,9 @@ def read_yaml(path: Path) -> Any:
         RequestError: it is not YAML, or beyond the bounds.
         OSError: it could not be read.
     """
+    # a FIFO is not waited for; what is gone is told by whoever asks
+    if path.exists():
+        readable(path)
     with path.open("rb") as file:
         data = file.read(_YAML_BYTES + 1)
     if len(data) > _YAML_BYTES:

@@ -1,6 +1,7 @@
 """Reading areas from GeoJSON (RFC 7946)."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def read_geojson(path: Path) -> dict[str, Any]:
 
 
 def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
+    # a FIFO is not waited for
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         data = file.read(_BYTES + 1)
     if len(data) > _BYTES:
         raise ValueError(f"it has more than {_BYTES >> 20} MB")

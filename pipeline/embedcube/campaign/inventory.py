@@ -18,19 +18,20 @@ from pyproj import CRS
 from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.fields import nearest
 from embedcube.campaign.parts import Unplaced
+from embedcube.campaign.plan import Plan
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.scene import Noted, Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import refused, write_sealed
 from embedcube.campaign.search_extent import bounded
 from embedcube.campaign.tables import inventory_digest, read_columns
-from embedcube.campaign.withdrawn import Names, matches, superseding, unknown_ids
+from embedcube.campaign.withdrawn import Names, Used, matches, unknown_ids, used_otherwise
 from embedcube.errors import RequestError
 
 _ROWS = 1 << 13
 """rows of the table that are made and written at once"""
 
-_NAMES = ("embedcube:archive", "id", "embedcube:superseded_by")
+_NAMES = ("embedcube:archive", "id", "embedcube:superseded_by", "embedcube:shows")
 """columns of `Names`"""
 
 _MOMENT = pyarrow.timestamp("us", "UTC")
@@ -42,10 +43,22 @@ _WKB = {
 """Metadata of the column of footprints, for readers of Arrow."""
 
 
-def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> "Scenes":
+def scenes_as_planned(campaign: Campaign, run: RunDir, plan: Plan) -> "Scenes":
+    """The scenes of the inventory as the present round of the plan uses them, in its order.
+
+    Raises:
+        RequestError: as `read_inventory` says, or the plan was made for another inventory.
+    """
+    return read_inventory(campaign, run, plan.inventory, plan.verdicts.filling)
+
+
+def read_inventory(
+    campaign: Campaign, run: RunDir, planned: str = "", filling: frozenset[int] = frozenset()
+) -> "Scenes":
     """The scenes of the inventory, in its order. Each is decoded when it is first used, as a rank needs few of them.
 
-    `planned` is the SHA-256 of the inventory that the plan was made for; before there is a plan it is left out.
+    `planned` is the SHA-256 of the inventory that a plan was made for; before there is a plan it is left out. Rows of
+    `filling` only fill what newer scenes do not show.
 
     Raises:
         RequestError: there is no inventory, it is damaged or of another version of embedcube, or it was made for
@@ -60,11 +73,11 @@ def read_inventory(campaign: Campaign, run: RunDir, planned: str = "") -> "Scene
     table = read_columns(run.inventory, digest, names, "index")
     if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
-    scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory)
+    scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory, filling)
     if len(scenes):
         scenes[0]  # refuses the scenes of another version of embedcube here, before any work is done
     if campaign.withdraw:
-        scenes.supersede(superseding(campaign.withdraw, _names(table), scenes))
+        scenes.use_otherwise(used_otherwise(campaign.withdraw, _names(table), scenes))
     return scenes
 
 
@@ -76,14 +89,9 @@ def read_names(campaign: Campaign, run: RunDir, planned: str = "") -> Names:
     """
     names = _names(read_columns(run.inventory, planned or inventory_digest(run), _NAMES, "index"))
     used = list(names.superseded_by)
-    for row, instead in read_superseding(campaign, run, planned).items():
-        used[row] = instead
+    for row, instead in read_inventory(campaign, run, planned).used_otherwise.items():
+        used[row] = instead.superseded_by
     return replace(names, superseded_by=used)
-
-
-def read_superseding(campaign: Campaign, run: RunDir, planned: str = "") -> Mapping[int, str]:
-    """The rows whose `superseded_by` is another because the campaign withdraws scenes, and which it is."""
-    return read_inventory(campaign, run, planned).superseded_by
 
 
 def refuse_unknown_withdrawn(campaign: Campaign, run: RunDir) -> None:
@@ -96,8 +104,8 @@ def refuse_unknown_withdrawn(campaign: Campaign, run: RunDir) -> None:
 
 
 def _names(table: pyarrow.Table) -> Names:
-    archives, ids, used = (table[name].to_pylist() for name in _NAMES)
-    return Names(archives=archives, ids=ids, superseded_by=used)
+    archives, ids, used, shows = (table[name].to_pylist() for name in _NAMES)
+    return Names(archives=archives, ids=ids, superseded_by=used, shows=shows)
 
 
 def unplaced_scenes(campaign: Campaign, run: RunDir) -> Unplaced:
@@ -159,17 +167,24 @@ def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
 class Scenes(Sequence[Scene]):
     """The scenes of an inventory, each decoded when it is first used."""
 
-    def __init__(self, texts: pyarrow.ChunkedArray, noted: pyarrow.ChunkedArray, path: Path) -> None:
+    def __init__(
+        self,
+        texts: pyarrow.ChunkedArray,
+        noted: pyarrow.ChunkedArray,
+        path: Path,
+        filling: frozenset[int] = frozenset(),
+    ) -> None:
+        """Rows of `filling` only fill what newer scenes do not show."""
         self._texts, self._noted = texts.combine_chunks(), noted.combine_chunks()
-        self._path = path
+        self._path, self._filling = path, filling
         self._made: dict[int, Scene] = {}
-        self.superseded_by: Mapping[int, str] = {}
-        """by row, where it is another than the inventory says, because scenes are withdrawn"""
+        self.used_otherwise: Mapping[int, Used] = {}
+        """by row, where it is otherwise than the inventory says, because scenes are withdrawn"""
 
-    def supersede(self, superseded_by: Mapping[int, str]) -> None:
-        """Give the scenes of these rows another `superseded_by` than the inventory does."""
-        self.superseded_by = superseded_by
-        for row in self._made.keys() & superseded_by.keys():
+    def use_otherwise(self, used: Mapping[int, Used]) -> None:
+        """Use the scenes of these rows otherwise than the inventory says."""
+        self.used_otherwise = used
+        for row in self._made.keys() & used.keys():
             del self._made[row]
 
     def __len__(self) -> int:
@@ -189,8 +204,9 @@ class Scenes(Sequence[Scene]):
                 scene = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
-            used = self.superseded_by.get(place)
-            self._made[place] = scene if used is None else replace(scene, superseded_by=used)
+            if used := self.used_otherwise.get(place):
+                scene = used.of(scene)
+            self._made[place] = scene.filling() if place in self._filling else scene
         return self._made[place]
 
 
@@ -258,6 +274,7 @@ def _rows(
         "embedcube:declared": [scene.declared for scene in scenes],
         "embedcube:verdict": [scene.verdict for scene in scenes],
         "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
+        "embedcube:shows": [scene.shows for scene in scenes],
         "embedcube:scene": [scene.to_json() for scene in scenes],
         "embedcube:noted": [_noted(scene) for scene in scenes],
     }

@@ -72,7 +72,7 @@ class Record:
     energy_j: float | None
     """joules that the rank's GPU used since its last record; None where there is no meter (`energy.py`)"""
     peak_bytes: int
-    """largest memory of the rank so far"""
+    """largest memory of the rank so far; what it shares with other processes is divided among them"""
     started: str
     """time in UTC (ISO 8601)"""
     finished: str

@@ -18,10 +18,11 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, Encoding
 from embedcube.campaign.seals import read_digested, read_sealed, refused, write_sealed
-from embedcube.campaign.tables import inventory_digest, read_columns
+from embedcube.campaign.tables import inventory_digest, read_columns, read_pieces
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.zones import SampleList, samples_from
 
 Ints = NDArray[np.int64]
 
@@ -115,6 +116,12 @@ class LayerPlan:
     """which `shard_chips` decodes each block of the files about once, in words; empty where the shards do"""
     resampled: dict[str, list[str]] = field(default_factory=dict)
     """for each grid onto which scenes are resampled: how many, and a warning where they meet copied ones, in words"""
+    samples: SampleList | None = None
+    """the zone that is a list of samples, of a layer that has one instead of grids"""
+
+    def zone(self, name: str) -> Grid | SampleList:
+        """The zone with this name."""
+        return self.samples if self.samples is not None else self.grids[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +195,10 @@ def _plan_of(document: dict[str, Any]) -> Plan:
 def _layer_plan(document: dict[str, Any]) -> LayerPlan:
     zones = {zone: ShardRange(**place) for zone, place in document.pop("zones").items()}
     grids = {zone: Grid(**grid) for zone, grid in document.pop("grids").items()}
+    listed = document.pop("samples")
     layout = ShardLayout(**document.pop("layout"))
     document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty")}
-    return LayerPlan(zones=zones, grids=grids, layout=layout, **document)
+    return LayerPlan(zones=zones, grids=grids, layout=layout, samples=listed and samples_from(listed), **document)
 
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:
@@ -258,9 +266,13 @@ def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) 
     changed = not {"recipe", "scenes"}.isdisjoint(names) and bool(plan.verdicts.scenes)
     needed = tuple(dict.fromkeys((*names, "recipe", "scenes"))) if changed else names
     filters = None if task is None or in_pilot else [("task", "=", task)]
-    table = read_columns(run.plan, digest, needed, "plan", filters)
-    if changed:
-        table = _without_broken(table, plan.verdicts).select(list(names))
+    if changed and filters is None:
+        # the links of all shards, which are needed for the recipes of a few, may be more than memory holds
+        pieces = read_pieces(run.plan, digest, needed, "plan")
+        table = pyarrow.concat_tables(_without_broken(piece, plan.verdicts).select(list(names)) for piece in pieces)
+    else:
+        table = read_columns(run.plan, digest, needed, "plan", filters)
+        table = _without_broken(table, plan.verdicts).select(list(names)) if changed else table
     return _pilot_of(table, run, plan, digest) if in_pilot else table
 
 

@@ -37,6 +37,15 @@ def distribution(room: Room, name: str) -> str:
     return ""
 
 
+def own_modules(campaign: Campaign) -> list[str]:
+    """The modules of embedcube with the campaign's sources and backbones; those of other packages are left out."""
+    named = {("sources", archive.source) for archive in campaign.archives.values()}
+    named |= {("backbones", str(layer.backbone["name"])) for layer in campaign.layers.values()}
+    rooms: tuple[Room, ...] = ("sources", "backbones")
+    points = [(room, point) for room in rooms for point in _registered(room) if not distribution(room, point.name)]
+    return sorted({point.module for room, point in points if (room, point.name) in named})
+
+
 def options_of(room: Room) -> dict[str, type[PluginOptions] | None]:
     """Options of every installed source or backbone, by its name; None for one that does not declare them.
 

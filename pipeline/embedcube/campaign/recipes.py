@@ -1,7 +1,8 @@
 """Recipes: for each shard, one digest of all that determines its bytes. The only place where recipes are made."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Protocol
 
 from embedcube.campaign.plan import LayerPlan, Shard
@@ -10,6 +11,8 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.verdicts import Verdicts, recipe_without
 from embedcube.errors import WorkError
+from embedcube.grid import ShardLayout
+from embedcube.zones import SampleList, Zone
 
 
 def digest_as_read(scene: Scene, readers: Mapping[str, str]) -> bytes:
@@ -50,6 +53,11 @@ def layer_facts(
     } | ({"program": program} if program else {})
 
 
+def samples_of(zone: Zone, layout: ShardLayout) -> Callable[[int], bytes] | None:
+    """The digest of the samples of a row of shards; None in a zone that is no list of samples."""
+    return cache(partial(zone.digest_of, layout)) if isinstance(zone, SampleList) else None
+
+
 class LayerRecipes:
     """Makes the recipes of the shards of one layer in one zone."""
 
@@ -64,19 +72,26 @@ class LayerRecipes:
         program: str,
         versions: Mapping[str, str],
         plugins: Sequence[str],
+        samples: Callable[[int], bytes] | None = None,
     ) -> None:
-        """`weights` and `program` are digests; `versions` and `plugins` are of the software that computes the layer."""
+        """`weights` and `program` are digests; `versions` and `plugins` are of the software that computes the layer.
+
+        `samples` gives the digest of the samples of a row of shards, in a zone that is a list.
+        """
         common = layer_facts(
             campaign, name, batch=batch, weights=weights, program=program, versions=versions, plugins=plugins
         )
         common |= {"zone": zone}
         self._base = hashlib.sha256(digest_of(common).encode())
         self._windows = [str(window).encode() for window in campaign.all_windows]
+        self._samples = samples
 
     def recipe(self, t: int, row: int, col: int, scenes: bytes | memoryview) -> str:
         """The recipe of a shard; `scenes` are the digests of its scenes as they are read, 32 bytes each."""
         recipe = self._base.copy()
         recipe.update(b"%b %d %d " % (self._windows[t], row, col))
+        if self._samples is not None:
+            recipe.update(self._samples(row))
         recipe.update(scenes)
         return recipe.hexdigest()
 
@@ -117,9 +132,10 @@ class PlannedRecipes:
     def derive(self, shard: Shard) -> str:
         """The recipe that inventory and plan give; in words why they give none, where the shard cannot be theirs."""
         try:
-            digests = b"".join(self._digest(row) for row in shard.scenes if row not in self._instead)
+            planned = [row for row in shard.scenes if row not in self._instead]
+            digests = b"".join(self._digest(row) for row in planned)
             recipe = self._recipes(shard.layer, shard.zone).recipe(shard.t, shard.row, shard.col, digests)
-            out = [row for row in shard.scenes if row in self._plan.verdicts.scenes]
+            out = [row for row in self._plan.verdicts.rows(planned) if row in self._plan.verdicts.scenes]
             others = [other for row in out for other in self._plan.verdicts.scenes[row].instead]
             return recipe_without(
                 recipe, [self._scenes[row].digest for row in out], [self._scenes[row].digest for row in others]
@@ -151,6 +167,7 @@ class PlannedRecipes:
                 program=layer.program,
                 versions=layer.versions,
                 plugins=self._plugins[name],
+                samples=samples_of(layer.zone(zone), layer.layout),
             )
         return self._of_layer[name, zone]
 

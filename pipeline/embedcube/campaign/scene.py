@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
+from typing import Any
 
 from pydantic_core import to_json
 from pyproj import Transformer
@@ -16,6 +17,7 @@ from embedcube.campaign.boxes import GLOBE, Box, overlaps, width
 from embedcube.grid import Grid, is_geographic, neighbourhood, shift_between
 from embedcube.printable import printable
 from embedcube.windows import Window, utc
+from embedcube.zones import UNDATED
 
 NOWHERE = GLOBE
 """Box of a scene that cannot be used and whose place is unknown: it belongs to no cell"""
@@ -136,6 +138,25 @@ class Asset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One sample that a scene holds."""
+
+    id: str
+    crs: str = ""
+    """CRS of its place; empty where the place is unknown"""
+    x: float = 0.0
+    """x of its centre"""
+    y: float = 0.0
+    """y of its centre"""
+    dx: float = 0.0
+    """step of x from one column of pixels to the next"""
+    dy: float = 0.0
+    """step of y from one row of pixels to the next"""
+    seconds: int = UNDATED
+    """Unix time of its own acquisition; UNDATED where that is unknown"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """One acquisition of one tile: the facts that a source found, and its decisions."""
 
@@ -160,6 +181,8 @@ class Scene:
     """why the scene cannot be used, found by `index`; empty for a usable scene"""
     asks: bool = False
     """whether the verdict is a question about its numbers, which an option of the archive answers, and no damage"""
+    seen: bool = False
+    """whether `index` has looked at its pixels; else whoever reads it does so first; in no digest"""
     software: tuple[str, ...] = ()
     """packages other than GDAL that decode the files: their versions are in the recipes of the shards"""
     superseded_by: str = ""
@@ -167,10 +190,27 @@ class Scene:
     that one is found broken while it is read. WITHDRAWN where the campaign withdraws the scene"""
     version: float = 0.0
     """number that is higher for a newer processing of the same acquisition; 0 if unknown; in no digest"""
+    subject: str = ""
+    """what it shows, such as acquisition, level and tile: of scenes with one subject and footprint the newest version
+    is used; empty where none shows the same, or `superseded_by` names it; in no digest"""
+    strip: str = ""
+    """which part of its subject, such as the time at which a datastrip begins; empty if unknown; in no digest"""
+    product: str = ""
+    """id of the product, where others of the archive have the same id; else empty; in no digest"""
+    samples: tuple[Listed, ...] = ()
+    """the samples that it holds, in the order of its file; none for a scene of the Earth's surface"""
+    dated: bool = False
+    """whether each sample is of its own date; then `time` and `end` are the first and the last of them"""
 
     def meets(self, window: Window) -> bool:
         """Whether the scene lies in a window, at least in part."""
         return window.overlaps(self.time, self.end or self.time)
+
+    def holds(self, one: Listed, window: Window) -> bool:
+        """Whether one of its samples is of a time in the window."""
+        if not self.dated:
+            return self.meets(window)
+        return window.start.timestamp() <= one.seconds < window.end.timestamp()
 
     def boxes_in(self, grid: Grid) -> tuple[Box, ...]:
         """Boxes of the footprint in the grid's CRS: exact where the files have the same CRS, else a box around it.
@@ -205,7 +245,7 @@ class Scene:
     @property
     def digest(self) -> str:
         """SHA-256 over all of the scene that may change a cube: bytes, geometry, decisions; not the paths."""
-        facts = {
+        facts: dict[str, Any] = {
             "time": self.time.isoformat(),
             "acquisition": self.acquisition,
             "end": self.end.isoformat() if self.end else None,
@@ -215,12 +255,18 @@ class Scene:
             "bbox": None if self.assets else self.bbox,
             "assets": [{k: v for k, v in vars(asset).items() if k not in _IN_NO_DIGEST} for asset in self.assets],
         }
+        if self.samples:
+            facts |= {"samples": [list(vars(one).values()) for one in self.samples], "dated": self.dated}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """All facts of the scene as JSON, without what was noted of its files."""
         assets = [{key: value for key, value in vars(asset).items() if key not in _NOTES} for asset in self.assets]
-        facts = vars(self) | {"assets": assets}
+        facts: dict[str, Any] = vars(self) | {"assets": assets}
+        if self.samples:
+            facts["samples"] = [list(vars(one).values()) for one in self.samples]
+        else:
+            del facts["samples"], facts["dated"]
         # ten times faster than Python's json, which reads it again with its NaN
         return to_json(facts, inf_nan_mode="constants").decode()
 
@@ -245,6 +291,9 @@ class Scene:
             for asset in document["assets"]:
                 if asset["mask_digest"]:
                     asset["mask_noted"] = next(noted)
+        document["samples"] = tuple(
+            Listed(**dict(zip(_LISTED, one, strict=True))) for one in document.get("samples", ())
+        )
         # the newest field is required: an inventory without it is of an earlier version
         document["assets"] = tuple(Asset(mask=asset.pop("mask"), **asset) for asset in document["assets"])
         return cls(**document)
@@ -263,6 +312,24 @@ class Scene:
     def fills(self) -> bool:
         """Whether it is an older processing that only fills what newer scenes of its acquisition do not show."""
         return FILLS in self.processing
+
+    @property
+    def shows(self) -> str:
+        """Scenes of one archive with equal texts show the same, or parts of it, where their footprints are one."""
+        return self.subject or self.superseded_by or self.id
+
+    @property
+    def product_id(self) -> str:
+        """Id of the product; copies of one product have the same."""
+        return self.product or self.id
+
+    def filling(self) -> "Scene":
+        """The same scene, which only fills what newer ones of its acquisition do not show."""
+        return self if self.fills else replace(self, processing=f"{self.processing}; {FILLS}")
+
+    def not_filling(self) -> "Scene":
+        """The same scene, all pixels of which are used."""
+        return replace(self, processing=self.processing.replace(f"; {FILLS}", "")) if self.fills else self
 
     @property
     def unforeseen(self) -> str:
@@ -285,6 +352,9 @@ class Scene:
     def declared(self) -> bool:
         """Whether the digest of any file is a checksum of the catalogue that was not compared with the bytes."""
         return any(asset.declared for asset in self.assets)
+
+
+_LISTED = tuple(Listed.__dataclass_fields__)
 
 
 def unforeseen(error: Exception) -> str:

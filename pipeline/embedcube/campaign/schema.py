@@ -123,8 +123,9 @@ class Archive(Block):
 class GridBlock(Block):
     """The lattice of pixels on which everything is read."""
 
-    crs: Literal["utm"] | Crs
-    """a coordinate reference system, or "utm" for one grid in each zone that the scenes touch"""
+    crs: Literal["utm", "samples"] | Crs
+    """a coordinate reference system; "utm" for one grid in each zone that the scenes touch; or "samples" for a list of
+    samples, each of which is one chip at a place of its own"""
     pixel: float = Field(gt=0)
     """side of a pixel in units of the CRS"""
     origin: tuple[float, float] = (0.0, 0.0)
@@ -155,6 +156,13 @@ class Region(Block):
         return self
 
 
+class Reduce(Block):
+    """Fewer numbers in each vector."""
+
+    pca: int = Field(gt=0)
+    """principal components that are kept, fitted by `fit` on the vectors of a sample and frozen with the weights"""
+
+
 class Layer(Block):
     """One group of the cube: one or more archives through a backbone."""
 
@@ -168,6 +176,10 @@ class Layer(Block):
     """period whose windows `fit` takes its sample from; by default all windows"""
     backbone: dict[str, Any]
     """`name` of a backbone plugin and its own options"""
+    over_time: Literal["mean", "max", "min", "concat", "diff"] | None = None
+    """the backbone sees each frame of a window alone, and this makes one vector of all; for models of single frames"""
+    reduce: Reduce | None = None
+    """fewer numbers than the backbone gives: {pca: 64}. By default all"""
     weights: Path | None = None
     """file of frozen weights that were fitted elsewhere, or of a published checkpoint; without it `fit` makes weights
     from the archives. The path is not part of the digest; the bytes are part of the recipes"""
@@ -281,6 +293,10 @@ class Campaign(Block):
             del archive["path"], archive["search"], archive["links"]
         for layer in document["layers"].values():
             del layer["weights"]
+            # the digests of campaigns without them are older than these keys
+            for key in ("over_time", "reduce"):
+                if layer[key] is None:
+                    del layer[key]
         document["windows"] = [str(window) for window in self.all_windows]
         if not self.withdraw:
             del document["withdraw"]  # the digest of a campaign that withdraws nothing is what it has always been

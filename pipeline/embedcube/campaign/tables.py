@@ -1,6 +1,6 @@
 """Reading the Parquet files of a run folder: the digest first, so that no damaged byte reaches a parser."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ import pyarrow.parquet
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_digested, read_sealed, refused
+
+_ROWS = 1 << 16
+"""rows that are decoded at once, where not all are kept"""
 
 
 def read_columns(
@@ -25,12 +28,29 @@ def read_columns(
             return pyarrow.parquet.read_table(source, columns=list(names), filters=filters)
         # not read_table: its datasets import pandas
         with pyarrow.parquet.ParquetFile(source) as file:
-            # `read` leaves out a column that is not there without a word
-            if absent := sorted(set(names) - set(file.schema_arrow.names)):
-                raise pyarrow.ArrowInvalid(f"no column {', '.join(absent)}")
+            _refuse_absent(file, names)
             return file.read(columns=list(names))
     except (pyarrow.ArrowException, OSError) as error:
         raise refused(path, error, again) from None
+
+
+def read_pieces(path: Path, digest: str, names: Sequence[str], again: str) -> Iterator[pyarrow.Table]:
+    """The named columns, some thousand rows at a time, with the errors of `read_columns`; one piece at least."""
+    source = pyarrow.BufferReader(read_digested(path, digest, again))
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            _refuse_absent(file, names)
+            yield file.schema_arrow.empty_table().select(list(names))
+            for batch in file.iter_batches(_ROWS, columns=list(names)):
+                yield pyarrow.Table.from_batches([batch]).select(list(names))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise refused(path, error, again) from None
+
+
+def _refuse_absent(file: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> None:
+    """Refuse a column that is not there: pyarrow leaves it out without a word."""
+    if absent := sorted(set(names) - set(file.schema_arrow.names)):
+        raise pyarrow.ArrowInvalid(f"no column {', '.join(absent)}")
 
 
 def inventory_digest(run: RunDir) -> str:

@@ -32,7 +32,9 @@ class Verdict:
     instead: tuple[int, ...] = ()
     """rows of the inventory of the older versions that are used instead; empty where there is none"""
     instead_digests: tuple[str, ...] = ()
-    """the digests of these scenes"""
+    """the digests of these scenes, as they are used"""
+    filling: tuple[int, ...] = ()
+    """those of `instead` that only fill what newer scenes of their acquisition do not show"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +61,22 @@ class Verdicts:
 
     def rows(self, planned: Iterable[int]) -> list[int]:
         """The scenes of a shard, as rows: those of its plan, each that is out followed by what is used instead."""
-        found: list[int] = []
+        found: dict[int, None] = {}
         for row in planned:
-            found.append(row)
+            found[row] = None
             if row in self.scenes:
-                found += self.rows(self.scenes[row].instead)
-        return found
+                found |= dict.fromkeys(self.rows(self.scenes[row].instead))
+        return list(found)
 
     @property
     def instead(self) -> frozenset[int]:
         """Rows of the scenes that are used instead of others; none of them is in plan.parquet."""
         return frozenset(row for verdict in self.scenes.values() for row in verdict.instead)
+
+    @property
+    def filling(self) -> frozenset[int]:
+        """Those of `instead` that only fill what newer scenes of their acquisition do not show."""
+        return frozenset(row for verdict in self.scenes.values() for row in verdict.filling)
 
     def retries(self, how: How) -> bool:
         """Whether shards whose scenes could not be read count as not embedded: in the first round, if that is asked.
@@ -132,4 +139,5 @@ def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
     row: int = document.pop("row")
     instead, digests = tuple(document.pop("instead")), tuple(document.pop("instead_digests"))
-    return row, Verdict(instead=instead, instead_digests=digests, **document)
+    filling = tuple(document.pop("filling", ()))
+    return row, Verdict(instead=instead, instead_digests=digests, filling=filling, **document)

@@ -1,9 +1,10 @@
 """`withdraw` of a campaign: scenes that are left out of all shards, as if the archive did not have them."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from embedcube.campaign.scene import WITHDRAWN, Scene
+from embedcube.campaign.versions import Use, uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +15,32 @@ class Names:
     ids: Sequence[str]
     superseded_by: Sequence[str]
     """id of the scene that is used instead; empty for one that is used"""
+    shows: Sequence[str]
+    """what each shows (`Scene.shows`)"""
 
-    def older(self) -> dict[tuple[str, str], list[int]]:
-        """For each scene that is used instead of others, by archive and id, the rows of the others."""
+    def alike(self, rows: Iterable[int]) -> Iterator[list[int]]:
+        """For each subject of these rows, all rows that show the same, in ascending order."""
+        wanted = {(self.archives[row], self.shows[row]) for row in rows}
         found: dict[tuple[str, str], list[int]] = {}
-        for row, (archive, used) in enumerate(zip(self.archives, self.superseded_by, strict=True)):
-            if used:
-                found.setdefault((archive, used), []).append(row)
-        return found
+        for row, pair in enumerate(zip(self.archives, self.shows, strict=True)):
+            if pair in wanted:
+                found.setdefault(pair, []).append(row)
+        yield from found.values()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """How a scene is used, where that is otherwise than the inventory says."""
+
+    superseded_by: str
+    """as in `Scene`"""
+    fills: bool
+    """whether it only fills what newer scenes of its acquisition do not show"""
+
+    def of(self, scene: Scene) -> Scene:
+        """The scene, used so."""
+        scene = scene.filling() if self.fills else scene.not_filling()
+        return replace(scene, superseded_by=self.superseded_by)
 
 
 def matches(withdraw: Collection[str], archive: str, scene: str) -> bool:
@@ -35,29 +54,24 @@ def unknown_ids(withdraw: Sequence[str], names: Names) -> list[str]:
     return [entry for entry in withdraw if entry not in known]
 
 
-def newest_usable(scenes: Sequence[Scene], older: Collection[int], than: float) -> tuple[int, ...]:
-    """Rows of the scenes that stand in for one of version `than`: of the older ones that can be used, the newest."""
-    usable = [row for row in older if not scenes[row].verdict and scenes[row].version < than]
-    newest = max((scenes[row].version for row in usable), default=0.0)
-    return tuple(row for row in usable if scenes[row].version == newest)
+def uses_without(scenes: Sequence[Scene], rows: Sequence[int], out: Collection[int]) -> list[Use]:
+    """How scenes that show the same are used where those of `out` cannot be; `instead` counts in `rows`."""
+    return uses([replace(scenes[row], verdict="out") if row in out else scenes[row] for row in rows])
 
 
-def superseding(withdraw: Sequence[str], names: Names, scenes: Sequence[Scene]) -> Mapping[int, str]:
-    """The rows of the inventory whose `superseded_by` is another because scenes are withdrawn, and which it is.
+def used_otherwise(withdraw: Sequence[str], names: Names, scenes: Sequence[Scene]) -> Mapping[int, Used]:
+    """The rows of the inventory that are used otherwise because scenes are withdrawn, and how.
 
-    A scene that was superseded by a withdrawn one is used again, if it is the newest that can be used; the others
-    are superseded by it.
+    Which of the scenes that show the same are used is decided as `index` does for an archive without those withdrawn.
     """
     asked = set(withdraw)
     pairs = enumerate(zip(names.archives, names.ids, strict=True))
-    out = [row for row, (archive, scene) in pairs if matches(asked, archive, scene)]
-    changes = dict.fromkeys(out, WITHDRAWN)
-    older = names.older() if out else {}
-    for row in out:
-        if names.superseded_by[row]:
-            continue  # another one is used instead of it as before
-        others = [one for one in older.get((names.archives[row], names.ids[row]), []) if one not in changes]
-        instead = newest_usable(scenes, others, scenes[row].version)
-        for one in others if instead else ():
-            changes[one] = "" if one in instead else names.ids[instead[0]]
+    out = {row for row, (archive, scene) in pairs if matches(asked, archive, scene)}
+    changes = {row: Used(superseded_by=WITHDRAWN, fills=scenes[row].fills) for row in sorted(out)}
+    for rows in names.alike(out) if out else ():
+        for row, use in zip(rows, uses_without(scenes, rows, out), strict=True):
+            used = Used(superseded_by="" if use.instead is None else names.ids[rows[use.instead]], fills=use.fills)
+            before = Used(superseded_by=names.superseded_by[row], fills=scenes[row].fills)
+            if row not in out and used != before:
+                changes[row] = used
     return changes

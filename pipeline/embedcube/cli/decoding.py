@@ -112,9 +112,19 @@ def score(
     raw: Annotated[
         bool, typer.Option("--raw/--no-raw", help="Read the archive too: raw pixels and random weights.")
     ] = True,
+    protocol: Annotated[
+        Literal["neuco"] | None,
+        typer.Option(help="As NeuCo-Bench: its CSV of vectors as DECODER, its folder of labels as LABELS."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score on held-out labels.  Example: embedcube decode score cube.zarr crops.safetensors crops.csv --blocks 2km"""
+    if protocol == "neuco":
+        from embedcube.uses.decode.neuco import lines_of_neuco, score_neuco
+
+        found = score_neuco(decoder, labels[0])
+        print(json.dumps([asdict(one) for one in found]) if as_json else "\n".join(lines_of_neuco(found)))
+        return
     from embedcube.uses.decode.commands import score_decoder
     from embedcube.uses.decode.folds import size_in
     from embedcube.uses.decode.printed import lines_of
@@ -140,6 +150,9 @@ def apply(
     finer: Annotated[
         int, typer.Option(help="Of a dense decoder: pixels along a side of a cell, logits interpolated.", min=1)
     ] = 1,
+    guide: Annotated[
+        list[Path] | None, typer.Option(help="Of numbers: fine bands that divide the cells; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode the cells of a cube.  Example: embedcube decode apply cube.zarr crops.safetensors crops.tif --time 2023"""
@@ -147,8 +160,14 @@ def apply(
     from embedcube.uses.decode.apply import apply as decode_cells
 
     within = _box(bbox) if bbox else None
+    if guide and out.suffix not in (".tif", ".tiff"):
+        raise RequestError(f"{out}: with --guide a map is written as .tif")
     with shown("decode", "shards", _teller(as_json)) as progress:
         files = decode_cells(open_cube(cube), decoder.absolute(), out, within, moment, progress, finer)
+    if guide:
+        from embedcube.uses.decode.guided import guide_all
+
+        files = guide_all(files, guide)
     if as_json:
         print(json.dumps({"files": [str(file) for file in files]}))
     else:

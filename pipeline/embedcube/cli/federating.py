@@ -9,7 +9,8 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say
 
 if TYPE_CHECKING:
-    from embedcube.uses.federation import Federated, Question
+    from embedcube.uses.federation import Federated
+    from embedcube.uses.holders import Question
 
 
 def find_at_centres(catalogue: str, question: "Question", out: Path | None, say: Say | None) -> None:

@@ -72,7 +72,7 @@ def find(
         search = Search(k=k, time=moment, within=region, apart_m=apart_m)
         _find_in(_layer(cube, layer), examples, search, out, as_json)
         return
-    from embedcube.uses.federation import Question
+    from embedcube.uses.holders import Question
 
     asked = Question(
         like=examples[0], unlike=examples[1], layer=layer, k=k, time=moment, within=region, apart_m=apart_m
@@ -90,11 +90,14 @@ def _find_in(
 
     say = _teller(as_json)
     found = find_in(searched.cube, searched.name, examples[0], examples[1] or None, search, searched.index)
+    if not found.cells:
+        where = ",".join(f"{edge:g}" for edge in searched.bounds)
+        raise RequestError(f"no cell of {searched.name} lies in --within; the layer is in {where} degrees")
     if out is not None:
         write_table(table_of(found), out)
         say(f"wrote {out}")
     if as_json:
-        answer = {"cube": str(searched.cube.path), "layer": searched.name} | asdict(found)
+        answer = {"cube": searched.cube.address, "layer": searched.name} | asdict(found)
         print(json.dumps(answer | {"out": str(out) if out else None}))
         return
     _print_hits(found)
@@ -206,9 +209,8 @@ def _checked(layer: "Layer") -> "Checked":
     from embedcube.uses.recall import check
 
     if layer.index is None:
-        raise RequestError(
-            f"{layer.cube.path}: no vector index of {layer.name}; make it: embedcube index-vectors {layer.cube.path}"
-        )
+        cube = layer.cube.address
+        raise RequestError(f"{cube}: no vector index of {layer.name}; make it: embedcube index-vectors {cube}")
     return check(layer.cube, layer.index)
 
 

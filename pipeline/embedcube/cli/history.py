@@ -20,19 +20,33 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 @verbs.command()
 def lineage(
-    scene: Annotated[str, typer.Argument(metavar="SCENE", help="Id of a scene, or a part that no other id has.")],
+    scene: Annotated[
+        str | None, typer.Argument(metavar="[SCENE]", help="Id of a scene, or a part that no other id has.")
+    ] = None,
     place: Annotated[
         Path | None,
         typer.Argument(metavar="[CUBE.zarr|CAMPAIGN.yaml]", help="By default campaign.yaml, or cube.zarr, here."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a table: .csv, .parquet, .geojson.")] = None,
     cells: Annotated[bool, typer.Option("--cells", help="The table has a row for each cell, not each shard.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Instead of a scene: the graph of this shard of the cube, with --as.")
+    ] = None,
+    as_: Annotated[
+        Literal["prov-json", "mermaid"], typer.Option("--as", help="Of --shard: W3C PROV-JSON, or a flow chart.")
+    ] = "prov-json",
     as_json: AsJson = False,
 ) -> None:
     """Show which shards and cells a scene fed.  Example: embedcube lineage S2B_32UMB_20230606 cube.zarr"""
     from embedcube.uses.lineage import write_lineage
     from embedcube.uses.tables import check_suffix
 
+    if shard is not None:
+        place = place or (None if scene is None else Path(scene))
+        _print_graph(Path("cube.zarr") if place is None else place, shard, as_)
+        return
+    if scene is None:
+        raise RequestError("lineage of what? Name a scene, or a shard with --shard")
     check_suffix(out)
     if cells and out is None:
         raise RequestError("--cells needs a file: -o cells.parquet")
@@ -45,6 +59,16 @@ def lineage(
     print("\n".join(found.lines()))
     if out is not None:
         print(f"wrote {out}")
+
+
+def _print_graph(place: Path, shard: str, form: Literal["prov-json", "mermaid"]) -> None:
+    from embedcube.cube.lineage import place_of_shard
+    from embedcube.cube.prov import shard_graph
+    from embedcube.cube.reader import Cube
+
+    cube = Cube(place)
+    graph = shard_graph(cube, place_of_shard(cube.provenance, shard))
+    print(graph.to_json() if form == "prov-json" else graph.mermaid())
 
 
 def _lineage(scene: str, place: Path | None) -> "Lineage":

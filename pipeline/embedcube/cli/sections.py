@@ -5,12 +5,12 @@ from typing import Any
 import typer.core
 
 SECTIONS = {
-    "Make a cube": ("demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
+    "Make a cube": ("demo", "import-terratorch", "run", "index", "fit", "plan", "embed", "consolidate", "verify"),
     "Make it again": ("versions", "merge"),
     "On a cluster": ("submit", "status", "cancel", "doctor"),
     "Use a cube": ("info", "explain", "sample", "parcels", "find", "index-vectors", "change", "decode"),
     "Where it comes from": ("lineage", "reproduce", "diff"),
-    "See and share": ("preview", "view", "report", "serve", "pull"),
+    "See and share": ("preview", "view", "report", "serve", "pull", "export", "check", "import", "codecs"),
     "Look up": ("models", "sources", "weights", "schema"),
 }
 """Verbs by section, in the order in which they are listed."""

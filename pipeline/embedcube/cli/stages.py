@@ -214,6 +214,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.campaign.verdicts import forget_verdicts
     from embedcube.cube.encoding import why_not_held
     from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded, refuse_unusable
+    from embedcube.workers.starting import servers_kept
 
     if task is not None:
         return _embed_task(campaign, folder, say, task)
@@ -222,21 +223,25 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     made = read_plan(campaign, folder)
     refuse_unusable(campaign, folder, made)
     tasks, settled = tuple(range(made.tasks)), False
-    while not settled:
-        if tasks:
-            _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
-        # another process may have begun the next round meanwhile
-        made = read_plan(campaign, folder)
-        recipes = read_recipes(folder, made)
-        records = recorded(folder, recipes)
-        if records.count == len(set(recipes)):
-            refuse_unusable(campaign, folder, made, records.unusable)
-            if found := new_verdicts(campaign, folder, made, records.broken):
-                begin_next_round(folder, made, found)
-                made = read_plan(campaign, folder)
-                say(f"            {named(found)}: out for all; round {made.verdicts.round} embeds again what it fed")
-            settled = not found
-        tasks = tasks_undone(folder, made, recorded_recipes(folder))
+    # one import of torch is enough for the ranks of all tasks and rounds
+    with servers_kept():
+        while not settled:
+            if tasks:
+                _run_tasks(campaign, folder, say, tasks, campaign.how.executor)
+            # another process may have begun the next round meanwhile
+            made = read_plan(campaign, folder)
+            recipes = read_recipes(folder, made)
+            records = recorded(folder, recipes)
+            if records.count == len(set(recipes)):
+                refuse_unusable(campaign, folder, made, records.unusable)
+                if found := new_verdicts(campaign, folder, made, records.broken):
+                    begin_next_round(folder, made, found)
+                    made = read_plan(campaign, folder)
+                    say(
+                        f"            {named(found)}: out for all; round {made.verdicts.round} embeds again what it fed"
+                    )
+                settled = not found
+            tasks = tasks_undone(folder, made, recorded_recipes(folder))
     bad = {one.scene: one.reason for one in records.unusable}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")

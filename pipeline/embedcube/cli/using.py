@@ -1,6 +1,7 @@
 """Verbs that use a cube: what is in it, the vectors of points, statistics of parcels."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +59,8 @@ def sample(
     counts = dict(Counter(names.ravel().tolist()))
     if as_json:
         rows = [
-            {"point": _plain(point), "lon": lon, "lat": lat, "zone": zone, "y": y, "x": x, "status": status}
+            {"point": _plain(point), "lon": _number(lon), "lat": _number(lat), "zone": zone, "y": y, "x": x,
+             "status": status}
             for point, lon, lat, zone, y, x, status in zip(
                 *(found[name].values.tolist() for name in ("point", "lon", "lat", "zone", "y", "x")),
                 names.tolist(), strict=True,
@@ -68,6 +70,10 @@ def sample(
         print(json.dumps(answer | {"points": rows, "status": counts, "out": None if out is None else str(out)}))
         return
     _say_sampled(found, names, windows, counts, out)
+    if set(counts) == {"outside"}:
+        print(
+            f"all points are outside: layer {asked.name} is in {','.join(f'{one:g}' for one in asked.bounds)} degrees"
+        )
 
 
 @verbs.command()
@@ -104,9 +110,13 @@ def parcels(
         return
     for t, window in enumerate(windows):
         empty = int((counts[:, t] == 0).sum())
-        print(f"{window:<22}  {counts[:, t].sum():,} cells with a vector in {len(counts)} parcels, {empty} without any")
-    if out is not None:
-        print(f"wrote {out}")
+        many = f"{len(counts)} parcel{'s' if len(counts) != 1 else ''}"
+        print(f"{window:<22}  {counts[:, t].sum():,} cells with a vector in {many}, {empty} without any")
+    if not found["cells"].values.any():
+        print(
+            f"all parcels are outside: layer {asked.name} is in {','.join(f'{one:g}' for one in asked.bounds)} degrees"
+        )
+    print(f"wrote {out}" if out is not None else "the statistics: -o FILE.parquet, .csv or .geojson")
 
 
 def _say_sampled(found: Any, names: Any, windows: list[str], counts: dict[str, int], out: Path | None) -> None:
@@ -162,7 +172,9 @@ def _pair(text: str) -> tuple[float, float]:
     try:
         lon, lat = map(float, text.split(","))
     except ValueError:
-        raise RequestError(f"--at {text}: a point is LON,LAT in degrees, for example 7.6,50.87") from None
+        lon = lat = math.nan
+    if not (abs(lon) <= 360 and abs(lat) <= 90):
+        raise RequestError(f"--at {text}: a point is LON,LAT in degrees, for example 7.6,50.87")
     return lon, lat
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
-from embedcube.cli import decoding, finding, history, looking, serving, stages, using, versions
+from embedcube.cli import decoding, exchanging, finding, history, looking, serving, stages, translating, using, versions
 from embedcube.cli.opening import open_to_go_on, open_to_plan
 from embedcube.cli.sections import Sections
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for more in (using, finding, decoding, history, versions, looking, serving):
+for more in (versions, using, finding, decoding, history, exchanging, looking, serving, translating):
     app.add_typer(more.verbs)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
@@ -67,24 +67,24 @@ def main() -> None:
     faulthandler.register(signal.SIGQUIT)
     try:
         app()
-    except EmbedcubeError as error:
-        if debug:
-            raise
-        print(f"embedcube: {_shown(error)}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:
-        if debug:
-            raise
-        print(f"embedcube: {_shown(error)} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        words = f"{type(error).__name__}: {_shown(error)}"
-        print(f"embedcube: {words}; this is a bug of embedcube or of a plugin, --debug shows where", file=sys.stderr)
-        sys.exit(1)
+        print(f"embedcube: {_in_words(error)}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, EmbedcubeError) else 1)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, EmbedcubeError):
+        return _shown(error)
+    if isinstance(error, OSError):
+        return f"{_shown(error)} (--debug shows where)"
+    if isinstance(error, MemoryError):
+        words = "ask for less, or take a machine with more; if what is read should be small, it may be damaged"
+        return f"not enough memory ({_shown(error) or 'no more is said'}): {words}"
+    return f"{type(error).__name__}: {_shown(error)}; this is a bug of embedcube or of a plugin, --debug shows where"
 
 
 def _shown(error: Exception) -> str:
@@ -345,8 +345,9 @@ def preview(
     from embedcube.cube.preview import preview as draw
     from embedcube.cube.preview_store import preview_store_of
 
-    store = out / preview_store_of(cube).name if out else preview_store_of(cube)
-    files = [store, *draw(cube, out or cube.absolute().parent / "report", store)]
+    version = cube.resolve()
+    store = out / preview_store_of(version).name if out else preview_store_of(version)
+    files = [store, *draw(version, out or cube.absolute().parent / "report", store)]
     _print_lines({"files": [str(file) for file in files]}, [f"wrote {file}" for file in files], as_json)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from embedcube.campaign.inventory import read_inventory, unplaced_scenes
+from embedcube.campaign.inventory import scenes_as_planned, unplaced_scenes
 from embedcube.campaign.parts import Quarantined, record_lines, recorded_recipes, refuse_over_budget
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_recipes, read_shards
 from embedcube.campaign.plugins import refuse_unknown_plugins
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Finding]:
     """Check the plan itself; that the cube has its shards, with the same recipes; the error budget and the weights."""
     plan = read_plan(campaign, run)
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     planned = {s.place: s for group in read_shards(run, plan) for s in group}
     yield from _recipes(campaign, plan, scenes, planned.values())
     yield from _zones(plan, planned.values())

@@ -6,9 +6,11 @@ from pyproj import CRS
 
 from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
+from embedcube.consolidate.listed import list_attributes
 from embedcube.cube.conventions import GEOEMB, PROJ, SPATIAL
 from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS, Encoding
 from embedcube.grid import Grid, PixelArea
+from embedcube.zones import SampleList
 
 
 def root_attributes(campaign: Campaign) -> dict[str, Any]:
@@ -23,21 +25,13 @@ def root_attributes(campaign: Campaign) -> dict[str, Any]:
 
 def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, Any]:
     """Attributes of the group that holds a layer's arrays on one grid: `layer` is what the campaign asks for."""
-    grid, area, step = planned.grids[zone], planned.zones[zone].area(planned.layout), planned.layout.cell_px
-    crs = CRS.from_user_input(grid.crs)
-    authority = crs.to_authority()
-    attributes: dict[str, Any] = {
-        "Conventions": "CF-1.11",
-        # makes the grid mapping a coordinate in xarray: arithmetic and selections keep the CRS
-        "coordinates": "spatial_ref",
-        "zarr_conventions": [PROJ, SPATIAL, GEOEMB],
-        "proj:wkt2": crs.to_wkt("WKT2_2019"),
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform_type": "affine",
-        "spatial:transform": list(grid.affine(area, step))[:6],
-        "spatial:shape": [area.rows // step, area.cols // step],
-        "spatial:bbox": list(grid.bounds(area)),
-        "spatial:registration": "pixel",
+    grid, step = planned.zone(zone), planned.layout.cell_px
+    attributes: dict[str, Any] = {"Conventions": "CF-1.11"}
+    if isinstance(grid, SampleList):
+        attributes |= list_attributes(grid)
+    else:
+        attributes |= _place_attributes(grid, planned.zones[zone].area(planned.layout), step)
+    attributes |= {
         "geoemb:type": "pixel" if step == 1 else "chip",
         "geoemb:dimensions": planned.dimensions,
         "geoemb:model": planned.model,
@@ -49,14 +43,16 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
         "embedcube:fitted_on": planned.fitted_on,
         "embedcube:error_bound": ERROR_BOUNDS[planned.encoding],
     }
+    if layer.reduce:
+        attributes["embedcube:reduce"] = layer.reduce.model_dump()
     if layer.precision != "float32" or layer.compile:
         made = layer.precision + (" compiled" if layer.compile else "")
         attributes["embedcube:precision_bound"] = f"{made} against float32: a cosine of at least {LEAST_COSINE}"
-    if crs.is_projected:
-        attributes["geoemb:gsd"] = grid.pixel * crs.axis_info[0].unit_conversion_factor
-    if authority:
-        attributes["proj:code"] = ":".join(authority)
-    if step > 1:
+    # behind the model's, where the cubes of before have them: the same campaign keeps its bytes
+    for name in ("geoemb:gsd", "proj:code"):
+        if name in attributes:
+            attributes[name] = attributes.pop(name)
+    if step > 1 and not isinstance(grid, SampleList):
         attributes["geoemb:chip_layout"] = {
             "layout_type": "regular_grid",
             "chip_size": [step, step],
@@ -72,8 +68,34 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
     return attributes
 
 
-def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
-    """Attributes of one of a layer's arrays. CF has no standard name for an embedding, so none is given."""
+def _place_attributes(grid: Grid, area: PixelArea, step: int) -> dict[str, Any]:
+    """What says where the cells of a lattice lie."""
+    crs = CRS.from_user_input(grid.crs)
+    authority = crs.to_authority()
+    attributes: dict[str, Any] = {
+        # makes the grid mapping a coordinate in xarray: arithmetic and selections keep the CRS
+        "coordinates": "spatial_ref",
+        "zarr_conventions": [PROJ, SPATIAL, GEOEMB],
+        "proj:wkt2": crs.to_wkt("WKT2_2019"),
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform_type": "affine",
+        "spatial:transform": list(grid.affine(area, step))[:6],
+        "spatial:shape": [area.rows // step, area.cols // step],
+        "spatial:bbox": list(grid.bounds(area)),
+        "spatial:registration": "pixel",
+    }
+    if crs.is_projected:
+        attributes["geoemb:gsd"] = grid.pixel * crs.axis_info[0].unit_conversion_factor
+    if authority:
+        attributes["proj:code"] = ":".join(authority)
+    return attributes
+
+
+def array_attributes(name: str, encoding: Encoding, *, mapped: bool = True) -> dict[str, Any]:
+    """Attributes of one of a layer's arrays; `mapped` says that it is a map, which has a grid mapping.
+
+    CF has no standard name for an embedding, so none is given.
+    """
     scaled = encoding == "int8"
     own: dict[str, dict[str, Any]] = {
         "embedding": {
@@ -92,7 +114,7 @@ def array_attributes(name: str, encoding: Encoding) -> dict[str, Any]:
             "units": "1",
         },
     }
-    return own[name] | {"grid_mapping": "spatial_ref"}
+    return own[name] | ({"grid_mapping": "spatial_ref"} if mapped else {})
 
 
 def spatial_ref_attributes(grid: Grid, area: PixelArea, cell_px: int) -> dict[str, Any]:

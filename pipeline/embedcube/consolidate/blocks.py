@@ -125,7 +125,7 @@ class Sampling:
 
     @cached_property
     def _planned(self) -> list[tuple[str, int, int, int]]:
-        return [place for place in self.cube.provenance.places if place[0].split("/")[0] == self.layer]
+        return [place for place in self.cube.held if place[0].split("/")[0] == self.layer]
 
     @cached_property
     def _windows(self) -> list[int]:
@@ -145,7 +145,7 @@ class Sampling:
 
     def spots(self) -> Iterator[Spot]:
         """The squares, window after window at each place; those that no shard was planned for are left out."""
-        planned = self.cube.provenance.places
+        planned = self.cube.held
         for zone, iy, ix, row, col in self.places:
             for t in self._windows:
                 if (zone, t, iy, ix) in planned:

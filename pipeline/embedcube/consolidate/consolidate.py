@@ -8,7 +8,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.parts import best_records, version_of
 from embedcube.campaign.plan import Plan, Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
@@ -22,6 +22,7 @@ from embedcube.consolidate.rechunk import Series
 from embedcube.consolidate.stac import write_catalogue
 from embedcube.consolidate.template import cube_specs, part_specs, write_template
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
+from embedcube.cube.arrays import zone_dimensions
 from embedcube.errors import WorkError
 from embedcube.progress import Progress
 from embedcube.workers.rounds import begin_next_round, named, new_verdicts, refuse_unusable
@@ -60,7 +61,7 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
 
 def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progress) -> Consolidated:
     plan, made = _settled(campaign, run)
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     version = version_of(campaign, [m.record for m in made])
     cube = run.cube(version)
     counts = {"linked": 0, "copied": 0, "rechunked": 0}
@@ -143,7 +144,8 @@ def _chosen(run: RunDir, plan: Plan, shards: list[Shard]) -> list[Made]:
             f"{len(missing)} of {len(shards)} shards have no record{in_round}, the first is {missing[0]}; "
             "run `embedcube embed` again, it does only those"
         )
-    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1]) for s in shards]
+    axes = {name: len(zone_dimensions(layer.layout)) for name, layer in plan.layers.items()}
+    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1], axes=axes[s.layer]) for s in shards]
 
 
 def _fill(

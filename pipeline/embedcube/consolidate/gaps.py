@@ -36,7 +36,7 @@ class Records:
         """shards that clouds hide or that could not be read, at least in part"""
         self._otherwise: list[tuple[Place, dict[str, int], dict[str, int]]] = []
         self._digests: dict[tuple[str, ...], list[Place]] = defaultdict(list)
-        for place, row in cube.provenance.places.items():
+        for place, row in cube.held.items():
             if place[0].split("/")[0] != layer:
                 continue
             record = cube.provenance.record(row)

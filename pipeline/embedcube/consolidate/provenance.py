@@ -21,36 +21,40 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
                                                 little-endian uint16, 65535 for all of it, zlib-compressed
     weights, weights_first                      the weights file of each layer in the attribute `weights_kept`: of those
                                                 that were fitted, without which no shard could be made again
+    crate                                       a group without arrays: files for other tools (`prov_files.py`)
     files                                       SHA-256, as JSON, of every other file of the cube that no record covers
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
-from embedcube.campaign.parts import CONTRIBUTIONS, Record
+from embedcube.campaign.parts import CONTRIBUTIONS, Record, version_of
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes
 from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.cube.arrays import FILES, file_names, object_key
+from embedcube.consolidate.prov_files import FOLDER, Told, write_files
+from embedcube.cube.arrays import FILES, MAP, file_names, object_key
 from embedcube.errors import WorkError
+from embedcube.zones import SampleList
 
 _CHUNK = 1 << 20
 
 _MOST_WEIGHTS = 64 << 20
 """bytes of a weights file that a cube keeps"""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class Made:
     shard: Shard
     part: Path
     record: Record
+    axes: int = len(MAP)
+    """dimensions of the zone's arrays without `feature`"""
 
     @property
     def zone(self) -> str:
@@ -69,7 +75,8 @@ class Made:
     def targets(self, cube: Path) -> tuple[Path, ...]:
         """Paths of the objects in `cube`, by the place in this plan; the part may be of an earlier plan."""
         place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
-        return tuple(zone / stored.array / object_key(stored.array, place) for stored in self.record.objects)
+        keys = {stored.array: object_key(stored.array, place, self.axes) for stored in self.record.objects}
+        return tuple(zone / array / key for array, key in keys.items())
 
 
 def write_provenance(
@@ -112,13 +119,18 @@ def write_provenance(
     _write(group, "shard_zone", [row_of[m.zone] for m in made], np.uint16)
     for name in ("t", "iy", "ix"):
         _write(group, f"shard_{name}", [getattr(m.shard, name) for m in made], np.int32)
-    _write(group, "shard_recipe", [_raw(m.shard.recipe) for m in made], np.uint8)
-    _write_blobs(group, "shard_record", [m.record.to_line().rstrip() for m in made])
-    _write_blobs(group, "scene", [scene.to_json().encode() for scene in scenes])
-    _write(group, "scene_digest", [_raw(scene.digest) for scene in scenes], np.uint8)
+    _write_digests(group, "shard_recipe", (m.shard.recipe for m in made))
+    _write_texts(group, "shard_record", made, lambda m: m.record.to_line().rstrip())
+    _write_texts(group, "scene", scenes, lambda scene: scene.to_json().encode())
+    _write_digests(group, "scene_digest", (scene.digest for scene in scenes))
     _write_links(group, scenes, made)
     _write_resampling(group, campaign, plan, scenes, made)
-    _write_blobs(group, "weights", list(weights.values()))
+    _write_texts(group, "weights", weights.values(), bytes)
+    records = [m.record for m in made]
+    version = version_of(campaign, records)
+    told = Told(campaign=campaign, plan=plan, version=version, scenes=len(scenes), records=records)
+    group.create_group(FOLDER)
+    write_files(told, cube / "provenance" / FOLDER)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}
@@ -162,14 +174,24 @@ def receipt(records: list[Record]) -> dict[str, Any]:
 def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -> None:
     first = np.cumsum([0, *(len(m.shard.scenes) for m in made)])
     _write(group, "link_first", first, np.int64)
-    _write(group, "link_scene", [scene for m in made for scene in m.shard.scenes], np.int32)
+    _write(group, "link_scene", np.fromiter((scene for m in made for scene in m.shard.scenes), np.int32), np.int32)
     digests = [scene.digest for scene in scenes]
-    unreadable = [{q.scene_digest for q in m.record.quarantined} for m in made]
-    quarantined = [digests[i] in bad for m, bad in zip(made, unreadable, strict=True) for i in m.shard.scenes]
-    _write(group, "link_quarantined", quarantined, np.uint8)
-    contributions, shares = zip(*map(_read_contributions, made), strict=True)
-    _write_blobs(group, "contributions", contributions)
-    _write_blobs(group, "shares", shares)
+    quarantined = (row for m in made for row in _quarantined(m, digests))
+    _write(group, "link_quarantined", np.fromiter(quarantined, np.uint8), np.uint8)
+    contributions = _Blobs(group, "contributions", [m.record.contributions_size for m in made])
+    shares = _Blobs(group, "shares", [m.record.shares_size for m in made])
+    # one shard after the other: those of all together may be more than memory holds
+    for cells, observed in map(_read_contributions, made):
+        contributions.append(cells)
+        shares.append(observed)
+    contributions.close()
+    shares.close()
+
+
+def _quarantined(made: Made, digests: Sequence[str]) -> list[bool]:
+    """For each scene of a shard whether it could not be read."""
+    unreadable = {one.scene_digest for one in made.record.quarantined}
+    return [digests[row] in unreadable for row in made.shard.scenes]
 
 
 def _write_resampling(
@@ -177,16 +199,19 @@ def _write_resampling(
 ) -> None:
     @cache
     def in_words(row: int, layer: str, zone: str) -> bytes:
-        scene, grid = scenes[row], plan.layers[layer].grids[zone]
+        scene, grid = scenes[row], plan.layers[layer].zone(zone)
         method_of = campaign.archives[scene.archive].resampling_of
-        assets = () if scene.software else scene.assets
-        words = {asset.band: resampling_in_words(asset, grid, method_of(asset.band)) for asset in assets}
+        # a sample is where its chip is
+        if scene.software or isinstance(grid, SampleList):
+            return b"{}"
+        words = {asset.band: resampling_in_words(asset, grid, method_of(asset.band)) for asset in scene.assets}
         return json.dumps(words).encode()
 
-    links = [in_words(row, m.shard.layer, m.shard.zone) for m in made for row in m.shard.scenes]
-    row_of = {words: row for row, words in enumerate(dict.fromkeys(links))}
-    _write(group, "link_resampling", [row_of[words] for words in links], np.int32)
-    _write_blobs(group, "resampling", list(row_of))
+    row_of: dict[bytes, int] = {}
+    links = (in_words(row, m.shard.layer, m.shard.zone) for m in made for row in m.shard.scenes)
+    rows = np.fromiter((row_of.setdefault(words, len(row_of)) for words in links), np.int32)
+    _write(group, "link_resampling", rows, np.int32)
+    _write_texts(group, "resampling", row_of, bytes)
 
 
 def _read_contributions(made: Made) -> tuple[bytes, bytes]:
@@ -202,17 +227,57 @@ def _read_contributions(made: Made) -> tuple[bytes, bytes]:
     return packed[:size], packed[size:]
 
 
-def _raw(digest: str) -> NDArray[np.uint8]:
-    return np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
-
-
 def _write(group: zarr.Group, name: str, rows: Any, dtype: Any) -> None:
     values = np.asarray(rows, dtype=dtype)
-    names = ("row", "byte")[: values.ndim]
-    chunks = (max(1, min(_CHUNK, values.shape[0])), *values.shape[1:])
-    group.create_array(name, data=values, chunks=chunks, dimension_names=[f"{name}_{n}" for n in names])
+    _created(group, name, values.shape, dtype)[...] = values
 
 
-def _write_blobs(group: zarr.Group, name: str, blobs: Sequence[bytes]) -> None:
-    _write(group, name, np.frombuffer(b"".join(blobs), dtype=np.uint8), np.uint8)
-    _write(group, f"{name}_first", np.cumsum([0, *map(len, blobs)]), np.int64)
+def _created(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    chunks = (max(1, min(_CHUNK, shape[0])), *shape[1:])
+    names = [f"{name}_{n}" for n in ("row", "byte")[: len(shape)]]
+    return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, dimension_names=names)
+
+
+def _write_digests(group: zarr.Group, name: str, digests: Iterable[str]) -> None:
+    raw = np.frombuffer(b"".join(map(bytes.fromhex, digests)), dtype=np.uint8)
+    _write(group, name, raw.reshape(-1, hashlib.sha256().digest_size), np.uint8)
+
+
+def _write_texts(group: zarr.Group, name: str, items: Iterable[T], text_of: Callable[[T], bytes]) -> None:
+    """Write one text after the other; each is made twice, because together they would take much memory."""
+    blobs = _Blobs(group, name, [len(text_of(item)) for item in items])
+    for item in items:
+        blobs.append(text_of(item))
+    blobs.close()
+
+
+class _Blobs:
+    """Texts of many rows on their way into two arrays: of their bytes, and of the first byte of each row.
+
+    At most the bytes of one chunk and one row are held.
+    """
+
+    def __init__(self, group: zarr.Group, name: str, sizes: Sequence[int]) -> None:
+        """`sizes` are the bytes of each row."""
+        first = np.cumsum([0, *sizes])
+        self._array = _created(group, name, (int(first[-1]),), np.uint8)
+        _write(group, f"{name}_first", first, np.int64)
+        self._waiting = bytearray()
+        self._written = 0
+
+    def append(self, row: bytes) -> None:
+        """Add the next row."""
+        self._waiting += row
+        whole = len(self._waiting) // _CHUNK * _CHUNK
+        if whole:
+            self._write(whole)
+
+    def close(self) -> None:
+        """Write the rest, after the last row."""
+        if self._waiting:
+            self._write(len(self._waiting))
+
+    def _write(self, size: int) -> None:
+        self._array[self._written : self._written + size] = np.frombuffer(bytes(self._waiting[:size]), np.uint8)
+        del self._waiting[:size]
+        self._written += size

@@ -1,15 +1,17 @@
 """Campaign and plan of a cube, made again from what the cube says of itself, so that `verify` can derive the rest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, make_grid, make_layout
+from embedcube.campaign.schema import Campaign, make_grid
 from embedcube.campaign.verdicts import Verdict, Verdicts
+from embedcube.campaign.zones import layout_of, sample_list
 from embedcube.cube.reader import Cube
 from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.zones import SAMPLES, SampleList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ def rebuild(cube: Cube) -> Rebuilt:
     scenes = [Scene.from_json(text) for text in cube.provenance.blobs("scene")]
     return Rebuilt(
         campaign=campaign,
-        layers={name: _layer(cube, campaign, name, about) for name in campaign.layers},
+        layers={name: _layer(cube, campaign, name, about, scenes) for name in campaign.layers},
         versions=about["versions"],
         verdicts=_verdicts(about["out"], scenes),
         scenes=scenes,
@@ -54,16 +56,18 @@ def _campaign(name: str, what: dict[str, Any]) -> Campaign:
     return Campaign.model_validate(what | {"campaign": name, "archives": archives, "windows": windows})
 
 
-def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any]) -> LayerPlan:
+def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any], scenes: Sequence[Scene]) -> LayerPlan:
     """The plan of a layer, as far as the cube follows from it."""
     layer, planned = campaign.layers[name], about["planned"][name]
-    layout = make_layout(layer)
+    layout = layout_of(campaign, name)
     zones = [zone.split("/")[1] for zone in cube.zones_of(name)]
-    grids = {zone: make_grid(campaign, name, zone) for zone in zones}
+    samples = sample_list(campaign, name, scenes) if zones == [SAMPLES] else None
+    grids = {zone: make_grid(campaign, name, zone) for zone in zones if samples is None}
     first = cube.group(f"{name}/{zones[0]}").attrs
     return LayerPlan(
-        zones={zone: _place(cube, f"{name}/{zone}", grids[zone], layout) for zone in zones},
+        zones={zone: _place(cube, f"{name}/{zone}", samples or grids[zone], layout) for zone in zones},
         grids=grids,
+        samples=samples,
         layout=layout,
         encoding=layer.encoding,
         dimensions=cube.array(f"{name}/{zones[0]}", "embedding").shape[-1],
@@ -83,8 +87,10 @@ def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any]) -> 
     )
 
 
-def _place(cube: Cube, zone: str, grid: Grid, layout: ShardLayout) -> ShardRange:
+def _place(cube: Cube, zone: str, grid: Grid | SampleList, layout: ShardLayout) -> ShardRange:
     """Rows and columns of the shard lattice that are nearest to where a zone says that it lies."""
+    if isinstance(grid, SampleList):
+        return ShardRange(row=0, col=0, rows=grid.shards(layout), cols=1)
     _, _, left, _, _, top = cube.group(zone).attrs["spatial:transform"]
     side, (rows, columns) = layout.shard_px * grid.pixel, cube.array(zone, "status").shape[1:]
     return ShardRange(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.findings import Finding
@@ -71,7 +71,7 @@ def recomputed(
         )
         return
     exact_arithmetic(campaign.how.threads_per_rank)
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     shards = [s for group in read_shards(run, plan) for s in group]
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
     try:
@@ -147,7 +147,7 @@ def _planned_context(
             raise WorkError(
                 f"{path}: its SHA-256 is {digest}, the plan was made with {planned.program}: restore it, or plan again"
             )
-    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program)
+    return load_context(campaign, name, list(planned.zones), weights, device, planned.batch, program, planned.samples)
 
 
 def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Weights") -> "LayerContext | None":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from embedcube.campaign.base import Base, open_base
-from embedcube.campaign.inventory import read_inventory, read_superseding
+from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.parts import recorded_recipes, scan_documents
 from embedcube.campaign.plan import Plan, digest_of_recipes, read_plan_columns, read_recipes
 from embedcube.campaign.reasons import Account, compared
@@ -123,7 +123,7 @@ def withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[
     if not campaign.withdraw:
         return
     scenes = read_inventory(campaign, run, plan.inventory)
-    used = {row: scenes[row] for row in read_superseding(campaign, run, plan.inventory)}
+    used = {row: scenes[row] for row in scenes.used_otherwise}
     out = [f"{scene.archive}/{scene.id}" for scene in used.values() if scene.withdrawn]
     instead = [f"{scene.archive}/{scene.id}" for scene in used.values() if not scene.superseded_by]
     yield f"{len(out)} scene{'s'[: len(out) > 1]} withdrawn: {listed(out, _NAMED)}"

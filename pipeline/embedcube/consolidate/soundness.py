@@ -30,6 +30,7 @@ from embedcube.consolidate.scenes_of_cells import Origins
 from embedcube.consolidate.seam_map import draw_seams
 from embedcube.consolidate.seams import CERTAIN, Steps
 from embedcube.consolidate.zone_seams import add_zone_borders
+from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 
 FIGURES = "seams.json"
@@ -148,7 +149,8 @@ def keep_figures(cube: Cube, examined: Mapping[str, Soundness], report: Path) ->
     figures = {layer: one.figures() for layer, one in examined.items()}
     write_atomically(report / FIGURES, json.dumps(figures, indent=1).encode())
     for layer, one in examined.items():
-        draw_seams(cube, layer, one.steps, report)
+        if not is_list(cube.zones_of(layer)[0]):
+            draw_seams(cube, layer, one.steps, report)
 
 
 def in_words(report: Path) -> list[str]:
@@ -174,7 +176,8 @@ def examine(cube: Cube, layer: str) -> Soundness:
         vectors = sampling.vectors(spot)
         if not np.isfinite(vectors[..., 0]).any():
             continue
-        steps.add(spot, vectors)
+        if not is_list(spot.zone):  # neighbours in a list are no neighbours on the Earth
+            steps.add(spot, vectors)
         features.add(spot, vectors)
         duplicates.add(spot)
         drift.add(spot, vectors)

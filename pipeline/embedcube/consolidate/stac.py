@@ -11,14 +11,16 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pystac
 from pyproj import CRS, Transformer
 from shapely.geometry import mapping
 
-from embedcube.campaign.boxes import Box, footprint, in_range
+from embedcube.campaign.boxes import GLOBE, Box, footprint, in_range
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.consolidate.model_item import add_weights, model_item
 from embedcube.consolidate.seal import SEAL, seal_of
+from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 
 EXTENSIONS = [
@@ -75,20 +77,21 @@ def write_catalogue(cube: Path, folder: Path, weights: Path) -> None:
 def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
     group = cube.group(zone)
     about = group.attrs.asdict()
-    bbox = _degrees(about["spatial:bbox"], about["proj:wkt2"])
+    bbox = _around(group) if is_list(zone) else _degrees(about["spatial:bbox"], about["proj:wkt2"])
+    named = list(group["status"].metadata.dimension_names)
     starts_s, ends_s = group["time_bnds"][:].T.tolist()
     beside = ("scale", "status", "n_obs") if cube.has_scale(zone) else ("status", "n_obs")
     properties = {
         "embedcube:zone": zone,
         "proj:code": about.get("proj:code"),
-        "proj:wkt2": about["proj:wkt2"],
-        "proj:shape": about["spatial:shape"],
-        "proj:transform": about["spatial:transform"],
-        "proj:bbox": about["spatial:bbox"],
-        "cube:dimensions": _dimensions(about, starts_s, ends_s),
+        "proj:wkt2": about.get("proj:wkt2"),
+        "proj:shape": about.get("spatial:shape"),
+        "proj:transform": about.get("spatial:transform"),
+        "proj:bbox": about.get("spatial:bbox"),
+        "cube:dimensions": _dimensions(group, about, starts_s, ends_s),
         "cube:variables": {
-            "embedding": {"type": "data", "dimensions": ["time", "y", "x", "feature"], "unit": "1"},
-            **{name: {"type": "auxiliary", "dimensions": ["time", "y", "x"]} for name in beside},
+            "embedding": {"type": "data", "dimensions": [*named, "feature"], "unit": "1"},
+            **{name: {"type": "auxiliary", "dimensions": named} for name in beside},
         },
         "emb:type": about["geoemb:type"],
         "emb:dimensions": about["geoemb:dimensions"],
@@ -113,17 +116,31 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
     return item
 
 
-def _dimensions(about: dict[str, Any], starts_s: list[int], ends_s: list[int]) -> dict[str, Any]:
-    xmin, ymin, xmax, ymax = about["spatial:bbox"]
-    system = about.get("proj:code") or about["proj:wkt2"]
-    reference = int(system.removeprefix("EPSG:")) if system.startswith("EPSG:") else system
+def _dimensions(group: Any, about: dict[str, Any], starts_s: list[int], ends_s: list[int]) -> dict[str, Any]:
     extent = [datetime.fromtimestamp(s, UTC).isoformat() for s in (min(starts_s), max(ends_s))]
-    return {
-        "x": {"type": "spatial", "axis": "x", "extent": [xmin, xmax], "reference_system": reference},
-        "y": {"type": "spatial", "axis": "y", "extent": [ymin, ymax], "reference_system": reference},
+    always = {
         "time": {"type": "temporal", "extent": extent},
         "feature": {"type": "bands", "values": list(range(about["geoemb:dimensions"]))},
     }
+    if "spatial:bbox" not in about:
+        sizes = dict(zip(group["status"].metadata.dimension_names, group["status"].shape, strict=True))
+        counted = {name: {"type": name, "extent": [0, sizes[name] - 1]} for name in sizes if name != "time"}
+        return counted | always
+    xmin, ymin, xmax, ymax = about["spatial:bbox"]
+    system = about.get("proj:code") or about["proj:wkt2"]
+    reference = int(system.removeprefix("EPSG:")) if system.startswith("EPSG:") else system
+    return {
+        "x": {"type": "spatial", "axis": "x", "extent": [xmin, xmax], "reference_system": reference},
+        "y": {"type": "spatial", "axis": "y", "extent": [ymin, ymax], "reference_system": reference},
+    } | always
+
+
+def _around(group: Any) -> Box:
+    """West, south, east, north around the centres of samples; the globe where no place is known."""
+    lon, lat = (np.asarray(group[name][...]) for name in ("lon", "lat"))
+    if not np.isfinite(lon).any():
+        return GLOBE
+    return float(np.nanmin(lon)), float(np.nanmin(lat)), float(np.nanmax(lon)), float(np.nanmax(lat))
 
 
 def _energy(receipt: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,11 @@ from embedcube.consolidate.attributes import (
     spatial_ref_attributes,
     zone_attributes,
 )
-from embedcube.cube.arrays import ArraySpec, array_specs
+from embedcube.consolidate.listed import sample_coordinates
+from embedcube.cube.arrays import ArraySpec, layer_specs
+from embedcube.grid import Grid
 from embedcube.windows import Window
+from embedcube.zones import SampleList
 
 
 def write_template(campaign: Campaign, layers: Mapping[str, LayerPlan], cube: Path) -> None:
@@ -41,19 +44,28 @@ def write_template(campaign: Campaign, layers: Mapping[str, LayerPlan], cube: Pa
 
 
 def _write_zone(zone: zarr.Group, layer: Layer, planned: LayerPlan, windows: tuple[Window, ...]) -> None:
-    place, grid, layout = planned.zones[zone.basename], planned.grids[zone.basename], planned.layout
-    area = place.area(layout)
+    place, grid, layout = planned.zones[zone.basename], planned.zone(zone.basename), planned.layout
     zone.update_attributes(zone_attributes(layer, planned, zone.basename))
-    cells = (place.rows * layout.shard_cells, place.cols * layout.shard_cells)
+    sizes = {"time": len(windows), "feature": planned.dimensions}
+    if isinstance(grid, SampleList):
+        sizes |= {"sample": len(grid), "y": layout.chip_cells, "x": layout.chip_cells}
+    else:
+        sizes |= {"y": place.rows * layout.shard_cells, "x": place.cols * layout.shard_cells}
     for spec in cube_specs(planned):
-        shape = (len(windows), *cells, *spec.shard[3:])
+        shape = tuple(sizes[name] for name in spec.dimensions)
         if spec.name not in zone:
-            spec.create(zone.store, f"{zone.path}/{spec.name}", shape, array_attributes(spec.name, planned.encoding))
-    for axis, centres in zip(("x", "y"), grid.centres(area, layout.cell_px), strict=True):
-        _coordinate(zone, axis, (axis,), centres, coordinate_attributes(grid, axis))
+            about = array_attributes(spec.name, planned.encoding, mapped=isinstance(grid, Grid))
+            spec.create(zone.store, f"{zone.path}/{spec.name}", shape, about)
     _write_times(zone, windows)
     features = np.arange(planned.dimensions, dtype=np.int32)
     _coordinate(zone, "feature", ("feature",), features, {"long_name": "number of the vector", "units": "1"})
+    if isinstance(grid, SampleList):
+        for name, one in sample_coordinates(grid, layout).items():
+            _coordinate(zone, name, *one)
+        return
+    area = place.area(layout)
+    for axis, centres in zip(("x", "y"), grid.centres(area, layout.cell_px), strict=True):
+        _coordinate(zone, axis, (axis,), centres, coordinate_attributes(grid, axis))
     mapping = spatial_ref_attributes(grid, area, layout.cell_px)
     _coordinate(zone, "spatial_ref", (), np.array(0, dtype=np.int64), mapping)
 
@@ -91,8 +103,8 @@ def part_specs(planned: LayerPlan) -> tuple[ArraySpec, ...]:
 
 
 def _specs(planned: LayerPlan, windows: int) -> tuple[ArraySpec, ...]:
-    return array_specs(
-        cells=planned.layout.shard_cells,
+    return layer_specs(
+        planned.layout,
         dimensions=planned.dimensions,
         encoding=planned.encoding,
         windows=windows,

@@ -22,12 +22,14 @@ from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import Drawn, recomputed
 from embedcube.consolidate.seal import check_seal, checked_seal, seal_of
 from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
-from embedcube.cube.arrays import FILES, file_names, object_key
+from embedcube.cube.arrays import FILES, file_names, is_object, object_key
 from embedcube.cube.encoding import (
     NOT_PROCESSED,
     VALID,
     VALID_INCOMPLETE,
 )
+from embedcube.cube.listed import is_list
+from embedcube.cube.part import PULLED
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
@@ -35,7 +37,7 @@ from embedcube.progress import Progress
 
 _BREAKAGE = (
     zarr.errors.BaseZarrError, RequestError, WorkError, LookupError, ValueError, TypeError, AttributeError,
-    ArithmeticError, OSError, RuntimeError,
+    ArithmeticError, OSError, RuntimeError, MemoryError,
 )  # fmt: skip
 """errors that readers of a store with damaged metadata raise"""
 
@@ -60,7 +62,8 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
         findings += _files(cube)
         for zone in cube.zones:
             findings += _structure(cube, zone)
-        places = cube.provenance.places
+        findings += _part(cube)
+        places = cube.held
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
@@ -121,21 +124,34 @@ def wrong(findings: Iterable[Finding]) -> list[Finding]:
 def _structure(cube: Cube, zone: str) -> Iterator[Finding]:
     """Check that arrays agree in shape, coordinates with the transform, and that windows are in order."""
     group = cube.group(zone)
-    shape = group["embedding"].shape[:3]
+    shape = group["embedding"].shape[:-1]
     for name in ("status", "n_obs", *(("scale",) if "scale" in group else ())):
         if group[name].shape != shape:
             yield Finding(check="shape", place=f"{zone}/{name}", found=str(group[name].shape), expected=str(shape))
+    yield from _samples(cube, zone, shape) if is_list(zone) else _centres(group, zone, shape)
+    bounds = group["time_bnds"][...]
+    if not (bounds[:, 1] > bounds[:, 0]).all() or not (np.diff(bounds[:, 0]) > 0).all():
+        yield Finding(check="windows", place=f"{zone}/time_bnds", found="out of order", expected="rising, not empty")
+    if not np.array_equal(group["time"][...], bounds[:, 0]):
+        yield Finding(check="windows", place=f"{zone}/time", found="other values", expected="starts of time_bnds")
+
+
+def _samples(cube: Cube, zone: str, shape: tuple[int, ...]) -> Iterator[Finding]:
+    """Check that each sample has an id of its own."""
+    ids = cube.samples(zone).ids
+    if len(ids) != shape[1] or len(set(ids)) < len(ids):
+        found = f"{len(ids)} ids, {len(set(ids))} of them distinct"
+        yield Finding(check="samples", place=f"{zone}/sample_id", found=found, expected=f"{shape[1]} distinct ids")
+
+
+def _centres(group: Any, zone: str, shape: tuple[int, ...]) -> Iterator[Finding]:
+    """Check that coordinates agree with the transform."""
     a, _, c, _, e, f = group.attrs["spatial:transform"]
     for name, size, start, step in (("y", shape[1], f, e), ("x", shape[2], c, a)):
         expected = start + (np.arange(size) + 0.5) * step
         found = group[name][...]
         if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=1e-6 * abs(step)):
             yield Finding(check="coordinates", place=f"{zone}/{name}", found="other values", expected="cell centres")
-    bounds = group["time_bnds"][...]
-    if not (bounds[:, 1] > bounds[:, 0]).all() or not (np.diff(bounds[:, 0]) > 0).all():
-        yield Finding(check="windows", place=f"{zone}/time_bnds", found="out of order", expected="rising, not empty")
-    if not np.array_equal(group["time"][...], bounds[:, 0]):
-        yield Finding(check="windows", place=f"{zone}/time", found="other values", expected="starts of time_bnds")
 
 
 def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
@@ -154,7 +170,7 @@ def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
 
 
 def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
-    return cube.path / zone / array / object_key(array, place)
+    return cube.path / zone / array / object_key(array, place, cube.axes(zone))
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
@@ -213,6 +229,10 @@ def _may_lack_archives(cube: Cube, zone: str) -> bool:
 def _own_cells(cube: Cube, zone: str, window: Any) -> Any:
     """Which cells belong to the grid: those that touch its UTM zone, and on a grid of degrees each place once."""
     group, (layer, name) = cube.group(zone), zone.split("/")
+    if is_list(zone):
+        rows, cols = (np.arange(part.start, part.stop) for part in window[1:])
+        numbers = cube.array(zone, "status").sample(*np.meshgrid(rows, cols, indexing="ij"))
+        return numbers < len(cube.samples(zone).ids)
     what = cube.what["layers"][layer]
     asked = what["grid"] or cube.what["grid"]
     pixel, (origin_x, origin_y), cell_px = asked["pixel"], asked["origin"], what["cell_px"]
@@ -242,17 +262,35 @@ def _acquisitions(cube: Cube, zone: str, row: int, contributions: Any) -> Any:
     return count
 
 
+def _part(cube: Cube) -> Iterator[Finding]:
+    """Say that a cube is a part of one: what was not copied is not looked at."""
+    if cube.part is not None:
+        yield Finding(
+            check="part",
+            place=cube.version,
+            found=f"{len(cube.part.objects)} of {cube.part.of} objects, pulled for {'; '.join(cube.part.asked)}",
+            expected="a whole cube; the rest was not looked at",
+            remark=True,
+        )
+
+
 def _files(cube: Cube) -> Iterator[Finding]:
-    """Check every file of the cube against its digest, except objects, which are checked with their records."""
+    """Check every file of the cube against its digest, except objects, which are checked with their records.
+
+    Objects that were not copied may be absent.
+    """
     sealed = json.loads(cube.provenance.array(FILES).tobytes())
+    if cube.part is not None:
+        copied = cube.part.objects
+        sealed = {name: one for name, one in sealed.items() if not is_object(name) or name in copied}
     objects = {
-        f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix))}"
+        f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix), cube.axes(zone))}"
         for (zone, t, iy, ix), row in cube.provenance.places.items()
         if cube.adopted(zone)
         for stored in cube.provenance.record(row)["objects"]
         if stored["path"]
     }
-    for name in sorted(file_names(cube.path) - objects | sealed.keys()):
+    for name in sorted(file_names(cube.path) - objects - {PULLED} | sealed.keys()):
         path = cube.path / name
         found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
         expected = sealed[name][:12] if name in sealed else "no such file"

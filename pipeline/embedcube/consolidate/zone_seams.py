@@ -32,7 +32,7 @@ def add_zone_borders(sampling: Sampling, steps: Steps, spread: NDArray[np.float3
 
 def _reaching_east(cube: Cube, zone: str, number: int) -> Within:
     """Which rectangles of cells of a zone come near the zone's eastern border."""
-    group, east = cube.group(zone), -180 + 6 * number
+    group, middle = cube.group(zone), 6 * number - 183
     a, _, c, _, e, f = group.attrs["spatial:transform"]
     transformer = to_degrees(group.attrs["proj:wkt2"])
 
@@ -41,7 +41,9 @@ def _reaching_east(cube: Cube, zone: str, number: int) -> Within:
         # the border is straight enough between the northern and the southern side of a shard
         x, y = c + a * np.stack([left, right + 2] * 2), f + e * np.stack([top, top, bottom, bottom])
         lon, _ = transformer.transform(x, y)
-        return np.asarray((np.min(lon, axis=0) <= east) & (east <= np.max(lon, axis=0)))
+        # degrees east of the zone's middle: beyond the antimeridian longitudes begin anew
+        beyond = (lon - middle + 180) % 360 - 180
+        return np.asarray((np.min(beyond, axis=0) <= 3) & (np.max(beyond, axis=0) >= 3))
 
     return reaching
 

@@ -1,6 +1,8 @@
 """Arrays of a layer: shapes, chunks and codecs, and the bytes of one shard of each (Zarr v3, sharded)."""
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
+from embedcube.grid import ShardLayout
 
 CHUNK_BYTES = 1 << 19
 """most bytes of an inner chunk of vectors before compression: reading one point costs as much (docs/adr/0001)"""
@@ -26,6 +29,10 @@ COMPRESSION_LEVEL = 1
 KEY_SEPARATOR = "."
 """All objects of an array lie in one folder: with "/" every shard would need a folder too (docs/adr/0002)."""
 
+_OBJECT = re.compile(r"(?:embedding|scale|status|n_obs)/c(?:\.\d+){3,4}")
+ARRAYS = ("embedding", "scale", "status", "n_obs")
+"""Names of the arrays of a zone that shards fill."""
+
 FILES = "files"
 """Array of `provenance/` with the digests of all files that no record covers, except the files of this array."""
 
@@ -34,6 +41,12 @@ def file_names(cube: Path) -> set[str]:
     """Relative paths of all files of a cube, except those of the array FILES."""
     names = {str(path.relative_to(cube)) for path in cube.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith(f"provenance/{FILES}/")}
+
+
+def is_object(name: str) -> bool:
+    """Whether a file of a cube, given by its relative path, holds cells, not metadata, coordinates or provenance."""
+    parts = name.split("/")
+    return len(parts) == 4 and parts[0] != "provenance" and _OBJECT.fullmatch("/".join(parts[2:])) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,7 @@ class ArraySpec:
 
     def key(self, t: int, iy: int, ix: int) -> str:
         """Name of the object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
-        return object_key(self.name, (t, iy, ix))
+        return object_key(self.name, (t, iy, ix), _axes(self.dimensions))
 
     def create(self, store: Any, path: str, shape: tuple[int, ...], attributes: dict[str, Any] | None = None) -> Any:
         """Write the array's metadata and return the empty array."""
@@ -70,35 +83,78 @@ class ArraySpec:
         )
 
 
-def object_key(array: str, place: tuple[int, int, int]) -> str:
-    """Name of the object of the shard at (window, shard row, shard column) in one of a layer's arrays."""
+MAP, VECTORS, TOKENS = ("time", "y", "x"), ("time", "sample"), ("time", "sample", "y", "x")
+"""Dimensions of a lattice; of a list with one vector for each sample; of a list with several. `feature` comes behind"""
+
+
+def _axes(dimensions: tuple[str, ...]) -> int:
+    """Number of dimensions without `feature`."""
+    return len(dimensions) - ("feature" in dimensions)
+
+
+def object_key(array: str, place: tuple[int, int, int], axes: int = len(MAP)) -> str:
+    """Name of the object of the shard at (window, shard row, shard column) in one of a layer's arrays.
+
+    `axes` is the number of dimensions of the zone's arrays without `feature`; a list of samples has no columns.
+    """
+    within = {len(VECTORS): place[:2], len(MAP): place, len(TOKENS): (*place[:2], 0, 0)}[axes]
     features = ("0",) if array == "embedding" else ()
-    return KEY_SEPARATOR.join(["c", *map(str, place), *features])
+    return KEY_SEPARATOR.join(["c", *map(str, within), *features])
+
+
+def zone_dimensions(layout: ShardLayout) -> tuple[str, ...]:
+    """Dimensions of the arrays of a layer's zones, without `feature`."""
+    if not layout.apart:
+        return MAP
+    return VECTORS if layout.chip_cells == 1 else TOKENS
+
+
+def layer_specs(layout: ShardLayout, *, dimensions: int, encoding: Encoding, windows: int = 1) -> tuple[ArraySpec, ...]:
+    """Arrays of a layer whose shards are laid out so, with vectors of `dimensions` numbers, in `windows` windows."""
+    if not layout.apart:
+        return array_specs(cells=layout.shard_cells, dimensions=dimensions, encoding=encoding, windows=windows)
+    named = zone_dimensions(layout)
+    within = (layout.chip_cells,) * (len(named) - len(VECTORS))
+
+    def shape(cell_bytes: int, most_bytes: int) -> _Shapes:
+        most = most_bytes // (windows * cell_bytes * math.prod(within))
+        count = max((n for n in range(1, layout.slots + 1) if layout.slots % n == 0 and n <= most), default=1)
+        return (windows, layout.slots, *within), (windows, count, *within)
+
+    return _specs(named, shape, dimensions, encoding)
 
 
 def array_specs(*, cells: int, dimensions: int, encoding: Encoding, windows: int = 1) -> tuple[ArraySpec, ...]:
     """Arrays of a layer whose shards are `cells` x `cells` cells of `dimensions` numbers in `windows` windows."""
-    map_dimensions = ("time", "y", "x")
+
+    def shape(cell_bytes: int, most_bytes: int) -> _Shapes:
+        side = chunk_cells(cells, windows * cell_bytes, most_bytes)
+        return (windows, cells, cells), (windows, side, side)
+
+    return _specs(MAP, shape, dimensions, encoding)
+
+
+_Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shape of an object and of an inner chunk, without features."""
+
+
+def _specs(
+    named: tuple[str, ...], shape: Callable[[int, int], _Shapes], dimensions: int, encoding: Encoding
+) -> tuple[ArraySpec, ...]:
+    """The arrays; `shape` is called with the bytes of a cell and the most bytes of an inner chunk."""
 
     def flat(name: str, dtype: str, fill: float | int) -> ArraySpec:
-        side = chunk_cells(cells, windows * np.dtype(dtype).itemsize, FLAT_CHUNK_BYTES)
-        return ArraySpec(
-            name=name,
-            dimensions=map_dimensions,
-            dtype=dtype,
-            fill=fill,
-            shard=(windows, cells, cells),
-            chunk=(windows, side, side),
-        )
+        shard, chunk = shape(np.dtype(dtype).itemsize, FLAT_CHUNK_BYTES)
+        return ArraySpec(name=name, dimensions=named, dtype=dtype, fill=fill, shard=shard, chunk=chunk)
 
-    side = chunk_cells(cells, windows * dimensions * np.dtype(encoding).itemsize, CHUNK_BYTES)
+    shard, chunk = shape(dimensions * np.dtype(encoding).itemsize, CHUNK_BYTES)
     embedding = ArraySpec(
         name="embedding",
-        dimensions=(*map_dimensions, "feature"),
+        dimensions=(*named, "feature"),
         dtype=encoding,
         fill=fill_value(encoding),
-        shard=(windows, cells, cells, dimensions),
-        chunk=(windows, side, side, dimensions),
+        shard=(*shard, dimensions),
+        chunk=(*chunk, dimensions),
     )
     scale = (flat("scale", "float32", math.nan),) if encoding == "int8" else ()
     return (embedding, *scale, flat("status", "uint8", NOT_PROCESSED), flat("n_obs", "uint16", 0))

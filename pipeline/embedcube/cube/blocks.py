@@ -67,12 +67,12 @@ def blocks_in(cube: CubeStore, zone: str, area: Area | None, windows: list[int],
         chosen = [t for t in windows if t // depth == group]
         times = slice(chosen[0], chosen[-1] + 1)
         # the other arrays have larger chunks: they are read for whole objects at once
-        for outer in _tiles(bounds, shard, cells // len(chosen)):
+        for outer in tiles(bounds, shard, cells // len(chosen)):
             if area is not None and not area.cut(*outer).any():
                 continue
             status = read_box(cube, zone, "status", times, *outer)
             scale = read_box(cube, zone, "scale", times, *outer) if cube.has_scale(zone) else None
-            for y, x in _tiles(outer, chunk, cells // len(chosen)):
+            for y, x in tiles(outer, chunk, cells // len(chosen)):
                 inside = None if area is None else area.cut(y, x)
                 if inside is not None and not inside.any():
                     continue
@@ -92,7 +92,7 @@ def blocks_in(cube: CubeStore, zone: str, area: Area | None, windows: list[int],
                     )
 
 
-def _tiles(bounds: tuple[slice, slice], unit: int, cells: int) -> Iterator[tuple[slice, slice]]:
+def tiles(bounds: tuple[slice, slice], unit: int, cells: int) -> Iterator[tuple[slice, slice]]:
     """Rectangles (y, x) of whole squares of `unit` cells, together at most about `cells`, that cover `bounds`.
 
     The squares are counted from row and column 0; at the ends of the bounds they are cut off.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.cube.blocks import Block, blocks
+from embedcube.cube.blocks import tiles
+from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
 from embedcube.cube.likeness import coordinates
 from embedcube.cube.store import CubeStore, Time
@@ -42,37 +43,70 @@ _MOST = 0.5
 """share of changed cells from which the cause is rather in the input than on the ground"""
 
 
+_NUMBERS = 1 << 24
+"""stored numbers of a window and its references that are held at once, where a chunk does not hold more"""
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Reference:
-    """A window of the past, in this cube or in another one on the same lattice."""
+class _Past:
+    """The windows of the past, of this cube or of another one on the same lattice."""
 
     cube: CubeStore
     zone: str
-    t: int
+    references: dict[int, list[int]]
+    """for each window that is scored the windows that it is compared with"""
     down: int
     """rows of its arrays above row 0 of the cube that is compared"""
     right: int
 
-    def units(self, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors (y, x, feature) of length 1, zero where there is none, and whether there is one."""
+    def read(self, windows: list[int], y: slice, x: slice) -> "dict[int, _Stored]":
+        """Stored vectors of some windows in a rectangle of the cube that is compared; each chunk is decoded once."""
         rows, columns = self.cube.array(self.zone, "status").shape[1:]
         top, left = max(0, y.start + self.down), max(0, x.start + self.right)
-        bottom, end = min(rows, y.stop + self.down), min(columns, x.stop + self.right)
+        own = (slice(top, min(rows, y.stop + self.down)), slice(left, min(columns, x.stop + self.right)))
         shape = (y.stop - y.start, x.stop - x.start)
-        features = self.cube.array(self.zone, "embedding").shape[-1]
-        units, valid = np.zeros((*shape, features), np.float32), np.zeros(shape, bool)
-        if top < bottom and left < end:
-            own = (self.t, slice(top, bottom), slice(left, end))
-            part = tuple(
-                slice(begin - shift - start, stop - shift - start)
-                for begin, stop, shift, start in (
-                    (top, bottom, self.down, y.start),
-                    (left, end, self.right, x.start),
-                )
-            )
-            status = self.cube.array(self.zone, "status")[own]
-            units[part], valid[part] = units_of(self.cube.array(self.zone, "embedding")[own], status)
-        return units, valid
+        if own[0].start >= own[0].stop or own[1].start >= own[1].stop:
+            return {}
+        at = tuple(
+            slice(part.start - shift - start, part.stop - shift - start)
+            for part, shift, start in zip(own, (self.down, self.right), (y.start, x.start), strict=True)
+        )
+        return {t: held.placed(at, shape) for t, held in _read(self.cube, self.zone, windows, *own).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """One window in a rectangle, as it is stored: a quarter of the memory of vectors in float32."""
+
+    vectors: NDArray[Any]
+    """(y, x, feature)"""
+    status: NDArray[np.uint8]
+    """(y, x)"""
+
+    def placed(self, at: tuple[slice, ...], shape: tuple[int, int]) -> "_Stored":
+        """The same in a larger rectangle, with cells that were not processed around it."""
+        if self.status.shape == shape:
+            return self
+        vectors, status = np.zeros((*shape, self.vectors.shape[-1]), self.vectors.dtype), np.zeros(shape, np.uint8)
+        vectors[at], status[at] = self.vectors, self.status
+        return _Stored(vectors=vectors, status=status)
+
+    @property
+    def units(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors (y, x, feature) of length 1, zero where there is none, and whether there is one."""
+        return units_of(self.vectors, self.status)
+
+
+def _read(cube: CubeStore, zone: str, windows: list[int], y: slice, x: slice) -> dict[int, _Stored]:
+    """Some windows in a rectangle; those that share chunks are read together."""
+    depth = cube.array(zone, "embedding").chunks[0]
+    found: dict[int, _Stored] = {}
+    for group in sorted({t // depth for t in windows}):
+        chosen = [t for t in windows if t // depth == group]
+        times = slice(min(chosen), max(chosen) + 1)
+        vectors, status = (read_box(cube, zone, name, times, y, x) for name in ("embedding", "status"))
+        found |= {t: _Stored(vectors=vectors[t - times.start], status=status[t - times.start]) for t in chosen}
+    return found
 
 
 def change(
@@ -89,15 +123,19 @@ def change(
     past = cube if history is None else history
     if history is not None:
         _refuse_other_encoder(cube, history, layer)
-    results = {}
-    for zone in cube.zones_of(layer):
-        references = _references(cube, past, zone, before, after)
-        results[zone] = _compared(cube, layer, zone, references, after)
+    # what is refused is refused before the first zone is computed
+    compared = {zone: _past(cube, past, zone, before, after) for zone in cube.zones_of(layer)}
+    results = {zone: _compared(cube, zone, own, after) for zone, own in compared.items()}
     if len(results) == 1:
         return next(iter(results.values()))
     tree = xr.DataTree.from_dict({zone.split("/")[1]: one for zone, one in results.items()})
     tree.attrs["remarks"] = [remark for one in results.values() for remark in one.attrs["remarks"]]
     return tree
+
+
+def change_of_zone(cube: CubeStore, zone: str, before: Time, after: Time) -> "xr.Dataset":
+    """Scores of change of one zone, against its own past: see `Layer.change`."""
+    return _compared(cube, zone, _past(cube, cube, zone, before, after), after)
 
 
 def same_season(one: Window, other: Window) -> bool:
@@ -121,13 +159,13 @@ def _refuse_other_encoder(cube: CubeStore, history: CubeStore, layer: str) -> No
         )
 
 
-def _references(cube: CubeStore, past: CubeStore, zone: str, before: Time, after: Time) -> dict[int, list[_Reference]]:
-    """References of each window `after`, from the windows `before` that are of its season."""
+def _past(cube: CubeStore, past: CubeStore, zone: str, before: Time, after: Time) -> _Past:
+    """The windows `before` that are of the season of each window `after`."""
     if zone not in past.zones:
         raise RequestError(f"{past.address}: no zone {zone}; it has {', '.join(past.zones)}")
     down, right = _offset(cube, past, zone)
     later, earlier = cube.windows_of(zone, after), past.windows_of(zone, before)
-    found: dict[int, list[_Reference]] = {}
+    found: dict[int, list[int]] = {}
     for t in later:
         window = cube.windows(zone)[t]
         others = [
@@ -144,8 +182,8 @@ def _references(cube: CubeStore, past: CubeStore, zone: str, before: Time, after
                 f"season before it{f' ({listed})' if listed else ''}; at least {FEWEST_REFERENCES} are needed to tell "
                 "a change from what is usual there: begin earlier (--from), or embed more years"
             )
-        found[t] = [_Reference(cube=past, zone=zone, t=r, down=down, right=right) for r in others]
-    return found
+        found[t] = others
+    return _Past(cube=past, zone=zone, references=found, down=down, right=right)
 
 
 def _offset(cube: CubeStore, past: CubeStore, zone: str) -> tuple[int, int]:
@@ -172,20 +210,26 @@ def units_of(stored: NDArray[Any], status: NDArray[np.uint8]) -> tuple[NDArray[n
     return units, valid
 
 
-def _compared(
-    cube: CubeStore, layer: str, zone: str, references: dict[int, list[_Reference]], after: Time
-) -> "xr.Dataset":
-    """Scores of one zone."""
+def _compared(cube: CubeStore, zone: str, past: _Past, after: Time) -> "xr.Dataset":
+    """Scores of one zone: rectangle by rectangle, so that beside the maps little is held."""
     import xarray as xr
 
-    later = sorted(references)
-    shape = (len(later), *cube.array(zone, "status").shape[1:])
+    later = sorted(past.references)
+    array = cube.array(zone, "embedding")
+    shape = (len(later), *array.shape[1:3])
     distance, usual = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     count = np.zeros(shape, np.uint16)
-    for block in blocks(cube, layer, None, after):
-        if block.zone == zone:
-            at = (later.index(block.t), block.y, block.x)
-            distance[at], usual[at], count[at] = _differences(block, references[block.t])
+    everywhere = (slice(0, shape[1]), slice(0, shape[2]))
+    # windows that share chunks are compared together, so that each chunk is decoded once for them
+    for group in sorted({t // array.chunks[0] for t in later}):
+        own = [t for t in later if t // array.chunks[0] == group]
+        others = sorted({r for t in own for r in past.references[t]})
+        for y, x in tiles(everywhere, array.chunks[1], _NUMBERS // (array.shape[3] * (len(own) + len(others)))):
+            scored, held = _read(cube, zone, own, y, x), past.read(others, y, x)
+            for t in own:
+                at = (later.index(t), y, x)
+                references = [held[r] for r in past.references[t] if r in held]
+                distance[at], usual[at], count[at] = _differences(scored[t], references)
     score = np.full(shape, np.nan, np.float32)
     remarks = []
     for i, t in enumerate(later):
@@ -210,25 +254,31 @@ def _compared(
 
 
 def _differences(
-    block: Block, references: Sequence[_Reference]
+    scored: _Stored, references: Sequence[_Stored]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint16]]:
     """Distance from the mean of the references, that of each from the others, and their number: each (y, x)."""
-    units, valid = units_of(block.stored, block.status)
-    past = [reference.units(block.y, block.x) for reference in references]
-    total = np.sum([one for one, _ in past], axis=0)
-    count = np.sum([held for _, held in past], axis=0).astype(np.uint16)
+    units, valid = scored.units
+    total, count = np.zeros_like(units), np.zeros(valid.shape, np.uint16)
+    # one at a time in float32, twice: all of them at once would be many times the memory
+    for reference in references:
+        one, held = reference.units
+        total += one
+        count += held
     enough = valid & (count >= FEWEST_REFERENCES)
+    summed = np.zeros(valid.shape, np.float32)
+    for reference in references:
+        one, held = reference.units
+        summed += np.where(held, _distance(one, total - one), 0)
     distance = np.where(enough, _distance(units, total), np.nan).astype(np.float32)
-    summed = sum(np.where(held, _distance(one, total - one), 0) for one, held in past)
     usual = np.where(enough, summed / np.maximum(count, 1), np.nan).astype(np.float32)
     return distance, usual, count
 
 
 def _distance(units: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 - cosine of vectors of length 1 with vectors of any length."""
+    """1 - cosine of vectors of length 1 with vectors of any length; never below 0 by rounding."""
     length = np.sqrt(np.einsum("...f,...f->...", others, others))
     along = np.einsum("...f,...f->...", units, others)
-    return np.asarray(1 - np.divide(along, length, out=np.zeros_like(along), where=length > 0))
+    return np.asarray(np.maximum(1 - np.divide(along, length, out=np.zeros_like(along), where=length > 0), 0))
 
 
 def _remarks(scores: NDArray[np.float32], window: Window) -> list[str]:

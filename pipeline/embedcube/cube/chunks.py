@@ -96,6 +96,94 @@ def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDA
     return vectors
 
 
+def read_outer(
+    cube: Readable, zone: str, array: str, at: Sequence[NDArray[np.int64]], features: NDArray[np.int64] | None = None
+) -> NDArray[Any]:
+    """Values (time, y, x) or (time, y, x, feature) at every combination of numbers along each axis, in any order.
+
+    `array` is one of the store, or "vector" for decoded vectors, of which `features` may choose some. Each chunk is
+    decoded once. Beside the result the scales are held, and a part of a decoded chunk.
+    """
+    t, y, x = at
+    chunks = cube.chunks(zone, stored_name(array))
+    values = _empty(chunks, array, (len(t), len(y), len(x)), features)
+    axes = [
+        [(own, one[own[:1]] // size, one[own] % size) for own in _groups(one // size)] if len(one) else []
+        for one, size in zip(at, chunks.chunks[:3], strict=True)
+    ]
+
+    def read(part: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]) -> None:
+        chunk = chunks.read((int(part[0][1][0]), int(part[1][1][0]), int(part[2][1][0])))
+        if chunk is None:
+            return
+        to_t, to_y, to_x = (one[0] for one in part)
+        of_t, of_y, of_x = (one[2] for one in part)
+        # some rows at a time: numbers that are repeated may make the part larger than the chunk
+        for first, last in _pieces(len(to_y), len(to_t) * len(to_x), chunk):
+            own = chunk[np.ix_(of_t, of_y[first:last], of_x)]
+            values[np.ix_(to_t, to_y[first:last], to_x)] = own if features is None else own[..., features]
+
+    _for_each(read, list(product(*axes)), cube)
+    if array == "vector" and cube.has_scale(zone):
+        values *= read_outer(cube, zone, "scale", at)[..., None]
+    return values
+
+
+def read_points(
+    cube: Readable, zone: str, array: str, at: Sequence[NDArray[np.int64]], features: NDArray[np.int64] | None = None,
+    each: bool = False,
+) -> NDArray[Any]:  # fmt: skip
+    """Values (point) or (point, feature) at points (t, y, x), in any order; else as `read_outer`.
+
+    `features` choose some of all points, or, with `each`, one of each point: (point).
+    """
+    t, y, x = at
+    chunks = cube.chunks(zone, stored_name(array))
+    values = _empty(chunks, array, (len(t),), features, each)
+    sizes = chunks.chunks[:3]
+    places = _groups(*(one // size for one, size in zip(at, sizes, strict=True))) if len(t) else []
+
+    def read(points: NDArray[np.int64]) -> None:
+        first = points[0]
+        chunk = chunks.read((int(t[first] // sizes[0]), int(y[first] // sizes[1]), int(x[first] // sizes[2])))
+        if chunk is None:
+            return
+        for begin, end in _pieces(len(points), 1, chunk):
+            own = points[begin:end]
+            of = tuple(one[own] % size for one, size in zip(at, sizes, strict=True))
+            if features is not None and each:
+                values[own] = chunk[(*of, features[own])]
+            else:
+                values[own] = chunk[of] if features is None else chunk[of][..., features]
+
+    _for_each(read, places, cube)
+    if array == "vector" and cube.has_scale(zone):
+        scale = read_points(cube, zone, "scale", at)
+        values *= scale if each else scale[:, None]
+    return values
+
+
+def stored_name(array: str) -> str:
+    """The array of the store that values are read from; decoded vectors are called "vector"."""
+    return "embedding" if array == "vector" else array
+
+
+def _empty(
+    chunks: Chunks, array: str, shape: tuple[int, ...], features: NDArray[np.int64] | None, each: bool = False
+) -> NDArray[Any]:
+    """An array for values, with the fill value everywhere."""
+    if len(chunks.shape) == 4 and not each:
+        shape = (*shape, chunks.shape[3] if features is None else len(features))
+    return np.full(shape, chunks.fill, np.float32 if array == "vector" else chunks.dtype)
+
+
+def _pieces(count: int, each: int, chunk: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Parts of a count of rows of `each` cells; a part holds no more cells than a chunk, or one row."""
+    step = max(1, int(np.prod(chunk.shape[:3])) // max(1, each))
+    for first in range(0, count, step):
+        yield first, min(count, first + step)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """What one chunk has of a box."""

@@ -19,8 +19,9 @@ from embedcube.cube.reader import Cube, open_cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
 
-_OPEN: WeakValueDictionary[str, Cube] = WeakValueDictionary()
-"""Cubes whose Datasets are in use, by address: an address that is printed has no credentials to open it again with."""
+_OPEN: WeakValueDictionary[tuple[str, str], Cube] = WeakValueDictionary()
+"""Cubes whose Datasets are in use, by address and version: an address that is printed has no credentials to open it
+again with, and a link leads to another version when a newer one is promoted."""
 
 
 class EmbedcubeBackend(BackendEntrypoint):
@@ -62,7 +63,7 @@ class EmbedcubeBackend(BackendEntrypoint):
 
 def _opened(source: Any) -> Cube:
     cube = open_cube(os.fspath(source) if isinstance(source, os.PathLike) else source)
-    _OPEN[cube.address] = cube
+    _OPEN[cube.address, cube.version] = cube
     return cube
 
 
@@ -87,13 +88,21 @@ class Accessor:
         """`dataset` is one of the engine `embedcube`, of `Layer.window`, or what was selected from it."""
         try:
             self._address, self._zone = str(dataset.attrs["cube"]), str(dataset.attrs["zone"])
+            self._version = str(dataset.attrs["version"])
         except KeyError:
             raise RequestError('this Dataset is not of a cube; open it with engine="embedcube"') from None
 
     @property
     def layer(self) -> Layer:
-        """The layer."""
-        cube = _OPEN.get(self._address) or _opened(Path(self._address) if "://" not in self._address else self._address)
+        """The layer; a RequestError where the address leads to another version by now."""
+        cube = _OPEN.get((self._address, self._version))
+        if cube is None:
+            cube = _opened(Path(self._address) if "://" not in self._address else self._address)
+            if cube.version != self._version:
+                raise RequestError(
+                    f"{self._address} leads to version {cube.version} now, this Dataset is of {self._version}; "
+                    "open it again, or that version by its own name"
+                )
         return cube[self._zone.partition("/")[0]]
 
     @property

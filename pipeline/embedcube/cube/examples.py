@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.blocks import blocks
+from embedcube.cube.chunks import read_cells
 from embedcube.cube.drawing import Mask, Place
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.places import cells_beside, own_cells, places_of
 from embedcube.cube.similar import Query
 from embedcube.cube.store import Cell, CubeStore, Time
-from embedcube.cube.within import area_in
+from embedcube.cube.within import area_in, bounds_of
 from embedcube.errors import RequestError
 
 Example = Cell | tuple[float, float] | BaseGeometry | NDArray[Any]
@@ -81,17 +82,19 @@ def _vector(cube: CubeStore, layer: str, one: Example, time: Time, own: list[Pla
     else:
         raise RequestError(f"an example is a cell, (lon, lat), a polygon in degrees or a vector; not {one!r}")
     own += [Place(zone=cell.zone, y=cell.y, x=cell.x) for cell in cells]
-    found, statuses = [], set()
-    for cell in cells:
-        status = int(cube.array(cell.zone, "status")[cell.t, cell.y, cell.x])
-        statuses.add(STATUS_MEANINGS[status])
-        if status in (VALID, VALID_INCOMPLETE):
-            found.append(np.asarray(cube.array(cell.zone, "embedding")[cell.t, cell.y, cell.x]))
-    if not found:
-        raise RequestError(
-            f"{one}: no vector there, its status is {' or '.join(sorted(statuses))}; choose another place or --time"
-        )
+    first, windows = cells[0], [cell.t for cell in cells]
+    status = _over_time(cube, first, windows, "status")
+    valid = [t for t, own in zip(windows, status.tolist(), strict=True) if own in (VALID, VALID_INCOMPLETE)]
+    if not valid:
+        statuses = " or ".join(sorted({STATUS_MEANINGS[own] for own in status.tolist()}))
+        raise RequestError(f"{one}: no vector there, its status is {statuses}; choose another place or --time")
+    found = list(_over_time(cube, first, valid, "embedding"))
     return Query.by_examples(found).vector if len(found) > 1 else found[0]
+
+
+def _over_time(cube: CubeStore, cell: Cell, windows: list[int], name: str) -> NDArray[Any]:
+    """Stored numbers (window) or (window, feature) at the place of a cell; each chunk is decoded once."""
+    return read_cells(cube, cell.zone, name, windows, np.array([cell.y]), np.array([cell.x]))[:, 0]
 
 
 def cells_at(cube: CubeStore, layer: str, lon: float, lat: float, time: Time) -> list[Cell]:
@@ -107,12 +110,16 @@ def cells_at(cube: CubeStore, layer: str, lon: float, lat: float, time: Time) ->
     for found in (*own_cells(cube, layer, places), *cells_beside(cube, layer, places)):
         for y, x in zip(found.rows.tolist(), found.columns.tolist(), strict=True):
             windows = cube.windows_of(found.zone, time)
-            valid = sum(bool(cube.valid(found.zone, t, slice(y, y + 1), slice(x, x + 1)).all()) for t in windows)
+            cells = [Cell(zone=found.zone, t=t, y=y, x=x) for t in windows]
+            status = _over_time(cube, cells[0], windows, "status")
+            valid = int(np.isin(status, (VALID, VALID_INCOMPLETE)).sum())
             if valid > most:
-                most, best = valid, [Cell(zone=found.zone, t=t, y=y, x=x) for t in windows]
+                most, best = valid, cells
     if not best:
-        zones = ", ".join(cube.zones_of(layer))
-        raise RequestError(f"({lon}, {lat}) lies outside of layer {layer} of {cube.address} ({zones})")
+        where = ",".join(f"{edge:g}" for edge in bounds_of(cube, layer))
+        raise RequestError(
+            f"({lon}, {lat}) lies outside of layer {layer} of {cube.address}, which is in {where} degrees"
+        )
     return best
 
 

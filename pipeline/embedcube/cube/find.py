@@ -14,7 +14,7 @@ from embedcube.cube.examples import Examples, Wanted, wanted_by
 from embedcube.cube.scan import LISTS, IndexScan, Statuses, from_cube
 from embedcube.cube.segments import VectorIndex
 from embedcube.cube.store import Cell, CubeStore, Time
-from embedcube.cube.within import Within
+from embedcube.cube.within import Within, area_in
 from embedcube.errors import RequestError
 from embedcube.grid import is_geographic
 
@@ -123,7 +123,9 @@ def find_query(cube: CubeStore, layer: str, wanted: Wanted, search: Search, inde
                 f"{cube.address}: no vector index of {layer}; make it: embedcube index-vectors {cube.address}"
             )
         drawn = best(lambda: from_cube(cube, layer, query, statuses, within, time))
-        return Found(hits=_hits(cube, drawing, drawn), exact=True, cells=_cells(cube, layer, time), indexed=False)
+        return Found(
+            hits=_hits(cube, drawing, drawn), exact=True, cells=_cells(cube, layer, within, time), indexed=False
+        )
     scan = IndexScan(cube, index, statuses, within, time)
     few = scan.cells <= (EXACT_CELLS if within is None else WITHIN_CELLS)
     exact = few if search.exact is None else search.exact
@@ -147,11 +149,14 @@ def default_apart_m(cube: CubeStore, layer: str) -> float:
     return max(NEAR_M, 2 * side)
 
 
-def _cells(cube: CubeStore, layer: str, time: Time) -> int:
-    return sum(
-        len(cube.windows_of(zone, time)) * math.prod(cube.array(zone, "status").shape[1:])
-        for zone in cube.zones_of(layer)
-    )
+def _cells(cube: CubeStore, layer: str, within: Within | None, time: Time) -> int:
+    """Cells of a region, or of the whole layer, in some windows."""
+    cells = 0
+    for zone in cube.zones_of(layer):
+        area = None if within is None else area_in(cube, zone, within)
+        inside = math.prod(cube.array(zone, "status").shape[1:]) if within is None else area.cells if area else 0
+        cells += len(cube.windows_of(zone, time)) * inside
+    return cells
 
 
 def _hits(cube: CubeStore, drawing: Drawing, drawn: list[Drawn]) -> list[Hit]:

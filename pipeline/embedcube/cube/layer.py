@@ -9,13 +9,16 @@ from numpy.typing import ArrayLike
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.blocks import Block, blocks
 from embedcube.cube.examples import Examples
+from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
-from embedcube.cube.within import Within
+from embedcube.cube.within import Within, bounds_of
+from embedcube.errors import RequestError
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
     from geopandas import GeoDataFrame
 
@@ -41,6 +44,40 @@ class Layer:
     def zones(self) -> tuple[str, ...]:
         """Paths of its groups, "<layer>/<zone>"."""
         return self.cube.zones_of(self.name)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the samples of a list, in the order of the cube; a RequestError where the layer is a map."""
+        return self.cube.samples(self.zones[0]).ids
+
+    def vector(self, sample: str, time: Time = None) -> "xarray.DataArray":
+        """The decoded vectors (time, feature) or (time, y, x, feature) of a sample, by its id; NaN where it has none.
+
+        A RequestError says that there is no such sample, or that the layer is a map.
+        """
+        from embedcube.cube.tables import vector
+
+        return vector(self.cube, self.zones[0], sample, time)
+
+    def to_pandas(self, time: Time = None) -> "pandas.DataFrame":
+        """One row for each sample and window: id, time, status, lon, lat, acquired, and the features 0, 1, ...
+
+        Of samples with several cells it is the mean of those with a vector. A RequestError says that the layer is a
+        map.
+        """
+        from embedcube.cube.tables import table
+
+        return table(self.cube, self.zones[0], time)
+
+    def _map(self, what: str) -> None:
+        """Refuse what only a map has."""
+        if is_list(self.zones[0]):
+            raise RequestError(f"{self.cube.address}: {what}: {self.name} {NO_MAP}")
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north in degrees; west above east where the layer crosses the antimeridian."""
+        return bounds_of(self.cube, self.name)
 
     def windows_of(self, zone: str, time: Time = None) -> list[int]:
         """Indices of the windows of a zone that a time selects; a RequestError says that there is none.
@@ -68,6 +105,7 @@ class Layer:
 
         `zone`, `y`, `x` and `t` name the cell, for `explain`; they are "" and -1 outside. Each chunk is decoded once.
         """
+        self._map("sample")
         return sample(self.cube, self.name, places_of(points, x, y, crs), time)
 
     def window(self, within: Within, time: Time = None) -> "WindowTree":
@@ -79,6 +117,7 @@ class Layer:
         """
         from embedcube.cube.window import window
 
+        self._map("window")
         return window(self.cube, self.name, within, time)
 
     def parcels(self, gdf: Any, time: Time = None, stats: Sequence[str] = STATISTICS) -> "xarray.Dataset":
@@ -88,6 +127,7 @@ class Layer:
         `valid_share` (parcel, time) say how many these are, and which share of the parcel's `cells`. A parcel in
         several zones has the sums of all of them; parcels may overlap.
         """
+        self._map("parcels")
         return parcels(self.cube, self.name, gdf, time, stats)
 
     def components(self, count: int = 3) -> Basis | None:
@@ -117,6 +157,7 @@ class Layer:
         """
         from embedcube.cube.likeness import similar
 
+        self._map("similar")
         return similar(self.cube, self.name, like, unlike, time)
 
     def find(
@@ -142,6 +183,7 @@ class Layer:
         """
         from embedcube.cube.find import Search, find, table_of
 
+        self._map("find")
         search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
         return table_of(find(self.cube, self.name, like, unlike, search, self.index))
 
@@ -159,6 +201,7 @@ class Layer:
         """
         from embedcube.cube.change import change
 
+        self._map("change")
         return change(self.cube, self.name, before, after, None if history is None else history.cube)
 
     @cached_property

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from xarray.backends.common import BackendArray
 from xarray.core import indexing
 
-from embedcube.cube.chunks import read_box, read_cells, read_vectors
-from embedcube.cube.encoding import decode
+from embedcube.cube.chunks import read_box, read_outer, read_points, read_vectors, stored_name
 from embedcube.cube.sample import status_attributes, times_of, vector_attributes
 from embedcube.cube.store import CubeStore
 
@@ -22,85 +21,101 @@ class LazyArray(BackendArray):
 
     def __init__(self, cube: CubeStore, zone: str, name: str) -> None:
         """`name` is "vector" or that of an array of the store."""
-        source = cube.array(zone, "embedding" if name == "vector" else name)
+        source = cube.array(zone, stored_name(name))
         self.shape: tuple[int, ...] = source.shape
         self.dtype = np.dtype(np.float32) if name == "vector" else source.dtype
         self._cube, self._zone, self._name = cube, zone, name
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> NDArray[Any]:
-        """Values of an index of any of xarray's three kinds."""
-        if isinstance(key, indexing.VectorizedIndexer):
-            parts = [_positive(one, size) for one, size in zip(key.tuple, self.shape, strict=True)]
-            if not isinstance(parts[1], range) and not isinstance(parts[2], range):
-                return self._points(parts)
+        """Values of an index of any of xarray's three kinds, in any order."""
+        if not isinstance(key, indexing.VectorizedIndexer):
+            # xarray's own way sorts the numbers first, and then copies all that was read
+            return self._outer(key.tuple)
+        parts = [_positive(one, size) for one, size in zip(key.tuple, self.shape, strict=True)]
+        if not isinstance(parts[1], range) and not isinstance(parts[2], range):
+            return self._points(parts)
         outer = indexing.IndexingSupport.OUTER
         return np.asarray(indexing.explicit_indexing_adapter(key, self.shape, outer, self._outer))
 
     def _outer(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        """Values at every combination of indices, which are numbers, slices with a positive step, or arrays."""
+        """Values at every combination of indices, which are numbers, slices or arrays, in any order."""
         wanted = [np.atleast_1d(np.arange(size)[one]) for one, size in zip(key, self.shape, strict=True)]
         dropped = tuple(axis for axis, one in enumerate(key) if isinstance(one, int | np.integer))
-        rest = wanted[3:]
-        if not all(one.size for one in wanted):
-            values = np.empty([one.size for one in wanted], self.dtype)
-        elif all((np.diff(one) == 1).all() for one in wanted[:3]):
+        features = wanted[3] if wanted[3:] and not np.array_equal(wanted[3], np.arange(self.shape[3])) else None
+        straight = features is None and all(len(one) and (np.diff(one) == 1).all() for one in wanted[:3])
+        if straight:
             t, y, x = (slice(int(one[0]), int(one[-1]) + 1) for one in wanted[:3])
             values = self._box(t, y, x)
-            whole = not rest or np.array_equal(rest[0], np.arange(self.shape[3]))
-            values = values if whole else values[..., rest[0]]
         else:
-            rows, columns = (grid.ravel() for grid in np.meshgrid(wanted[1], wanted[2], indexing="ij"))
-            cells = self._cells(wanted[0], rows, columns)
-            values = cells.reshape(len(wanted[0]), len(wanted[1]), len(wanted[2]), *cells.shape[2:])
-            values = values[..., rest[0]] if rest else values
+            values = read_outer(self._cube, self._zone, self._name, wanted[:3], features)
         return np.squeeze(values, axis=dropped)
 
     def _points(self, parts: "Sequence[range | NDArray[np.int64]]") -> NDArray[Any]:
         """Values at points (y, x), each at its own time or at a slice of times; features of a slice, or one of each."""
         shape = np.broadcast_shapes(*(one.shape for one in parts if not isinstance(one, range)))
-        points = [one if isinstance(one, range) else np.broadcast_to(one, shape).ravel() for one in parts]
-        time, rows, columns = points[0], np.asarray(points[1]), np.asarray(points[2])
-        if isinstance(time, range):
-            values = np.moveaxis(self._cells(np.asarray(time), rows, columns), 0, 1)
-        else:
-            values = np.empty((len(rows), *self.shape[3:]), self.dtype)
-            depth = self._cube.chunks(self._zone, self._stored).chunks[0]
-            for number in np.unique(time // depth):
-                here = np.flatnonzero(time // depth == number)
-                times, at = np.unique(time[here], return_inverse=True)
-                values[here] = self._cells(times, rows[here], columns[here])[at, np.arange(len(here))]
-        if len(points) > 3:
-            features = points[3]
-            if isinstance(features, range):
-                values = values[..., np.asarray(features, np.int64)]
-            else:
-                values = np.take_along_axis(values, features.reshape(-1, *[1] * (values.ndim - 1)), axis=-1)[..., 0]
-        return values.reshape(*shape, *values.shape[1:])
+        points = [one if isinstance(one, range) else np.broadcast_to(one, shape) for one in parts]
+        axis = _axis_of_features(points, len(shape))
+        if axis is None:
+            return self._chosen(points, shape)
+        # xarray makes an index for each number of each vector: here they are points again, and the features of all
+        features = np.asarray(points[3])[(0,) * axis + (slice(None),) + (0,) * (len(shape) - axis - 1)]
+        points = [one if isinstance(one, range) else np.asarray(one.take(0, axis)) for one in points[:3]]
+        found = self._chosen(points, (*shape[:axis], *shape[axis + 1 :]), features)
+        return np.moveaxis(found, -1, axis)
 
-    @property
-    def _stored(self) -> str:
-        return "embedding" if self._name == "vector" else self._name
+    def _chosen(
+        self,
+        points: "Sequence[range | NDArray[np.int64]]",
+        shape: tuple[int, ...],
+        features: NDArray[np.int64] | None = None,
+    ) -> NDArray[Any]:
+        """Values at points of one shape; of their features those that are given, a slice of them, or one of each."""
+        time, rows, columns = points[0], np.asarray(points[1]).ravel(), np.asarray(points[2]).ravel()
+        each = len(points) > 3 and not isinstance(points[3], range)
+        if len(points) > 3:
+            features = np.asarray(points[3], np.int64).ravel()
+        if features is not None and not each and np.array_equal(features, np.arange(self.shape[3])):
+            features = None
+        if isinstance(time, range):
+            # the same times for all points: (point, time) as one list of points
+            times, count = np.asarray(time, np.int64), len(rows)
+            shape = (*shape, len(times))
+            at = (np.tile(times, count), np.repeat(rows, len(times)), np.repeat(columns, len(times)))
+            features = np.repeat(features, len(times)) if features is not None and each else features
+        else:
+            at = (time.ravel(), rows, columns)
+        values = read_points(self._cube, self._zone, self._name, at, features, each)
+        return values.reshape(*shape, *values.shape[1:])
 
     def _box(self, t: slice, y: slice, x: slice) -> NDArray[Any]:
         if self._name == "vector":
             return read_vectors(self._cube, self._zone, t, y, x)
         return read_box(self._cube, self._zone, self._name, t, y, x)
 
-    def _cells(self, t: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[Any]:
-        stored = read_cells(self._cube, self._zone, self._stored, t.tolist(), rows, columns)
-        if self._name != "vector":
-            return stored
-        scaled = self._cube.has_scale(self._zone)
-        return decode(
-            stored, read_cells(self._cube, self._zone, "scale", t.tolist(), rows, columns) if scaled else None
-        )
+
+def _axis_of_features(points: "Sequence[range | NDArray[np.int64]]", axes: int) -> int | None:
+    """The axis of index arrays of one shape along which the feature alone differs; None where there is no such axis."""
+    if len(points) < 4 or isinstance(points[3], range):
+        return None
+
+    def same(one: "range | NDArray[np.int64]", axis: int) -> bool:
+        return isinstance(one, range) or bool((one == one.take([0], axis)).all())
+
+    if not points[3].size:
+        return None
+    for axis in range(axes):
+        others = [other for other in range(axes) if other != axis]
+        if all(same(one, axis) for one in points[:3]) and all(same(points[3], other) for other in others):
+            return axis
+    return None
 
 
 def _positive(one: "slice | NDArray[np.int64]", size: int) -> "range | NDArray[np.int64]":
     """An index without negative numbers."""
     if isinstance(one, slice):
         return range(*one.indices(size))
-    return np.where(one < 0, one + size, one)
+    # a copy of many numbers only where it is needed
+    return np.where(one < 0, one + size, one) if (one < 0).any() else one
 
 
 def zone_dataset(cube: CubeStore, zone: str) -> xarray.Dataset:

@@ -6,6 +6,7 @@ index of an object is read once. Arrays that are written otherwise are read by z
 
 import math
 import os
+import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -19,6 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from embedcube.cube.listed import AsMap
 from embedcube.errors import WorkError
 
 Place = tuple[int, int, int]
@@ -32,7 +34,7 @@ _INDEXES = 1024
 
 
 class Chunks:
-    """The inner chunks of one array (time, y, x) or (time, y, x, feature)."""
+    """The inner chunks of one array (time, y, x) or (time, y, x, feature). For several threads."""
 
     def __init__(self, array: Any, keep_bytes: int = 0) -> None:
         """`array` is an array of zarr-python; so many bytes of the chunks that were read last are kept, decoded."""
@@ -41,10 +43,18 @@ class Chunks:
         self._zstd = Zstd() if _plain(array) else None
         self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
         self._indexes: dict[str, NDArray[np.uint64] | None] = {}
+        self._lock = threading.Lock()
         place = array.store_path
         self._folder = f"{place.store.root}/{place.path}" if type(place.store) is LocalStore else ""
         self._keep = keep_bytes // max(1, math.prod(array.chunks) * array.dtype.itemsize)
         self._kept: OrderedDict[Place, NDArray[Any] | None] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: no lock, no indexes and no decoded chunks."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_indexes", "_kept")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock(), "_indexes": {}, "_kept": OrderedDict()}
 
     @property
     def fill(self) -> Any:
@@ -61,13 +71,16 @@ class Chunks:
         """
         if not self._keep:
             return self._read(place)
-        if place in self._kept:
-            self._kept.move_to_end(place)
-        else:
-            self._kept[place] = self._read(place)
+        with self._lock:
+            if place in self._kept:
+                self._kept.move_to_end(place)
+                return self._kept[place]
+        values = self._read(place)
+        with self._lock:
+            self._kept[place] = values
             if len(self._kept) > self._keep:
                 self._kept.popitem(last=False)
-        return self._kept[place]
+        return values
 
     def _read(self, place: Place) -> NDArray[Any] | None:
         if self._zstd is None:
@@ -75,11 +88,7 @@ class Chunks:
             return np.asarray(self._array[region])
         whole = (*place, *([0] * (len(self.shape) - 3)))
         key = self._array.metadata.encode_chunk_key(tuple(i // n for i, n in zip(whole, self._inner, strict=True)))
-        if key not in self._indexes:
-            if len(self._indexes) >= _INDEXES:
-                self._indexes.clear()
-            self._indexes[key] = self._read_index(key)
-        index = self._indexes[key]
+        index = self._index(key)
         if index is None:
             return None
         offset, size = (int(number) for number in index[tuple(i % n for i, n in zip(whole, self._inner, strict=True))])
@@ -92,6 +101,19 @@ class Chunks:
         except (RuntimeError, ValueError):
             raise WorkError(self._damaged(key)) from None
         return values
+
+    def _index(self, key: str) -> NDArray[np.uint64] | None:
+        """The index of an object, which is kept; None where there is no object. Several threads may ask at once."""
+        with self._lock:
+            if key in self._indexes:
+                return self._indexes[key]
+        # without the lock: others read other objects meanwhile
+        index = self._read_index(key)
+        with self._lock:
+            if len(self._indexes) >= _INDEXES:
+                self._indexes.clear()
+            self._indexes[key] = index
+        return index
 
     def _read_index(self, key: str) -> NDArray[np.uint64] | None:
         """Offset and size (..., 2) of each chunk of an object; None where there is no object."""
@@ -118,7 +140,7 @@ class Chunks:
 
 def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # never waits, should it be a FIFO
     except FileNotFoundError:
         return None
     try:
@@ -132,6 +154,8 @@ def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:
 
 def _plain(array: Any) -> bool:
     """Whether an array is written as `arrays.py` does: sharded, zstd, an index with CRC-32C at the end."""
+    if isinstance(array, AsMap):
+        return False
     codecs = array.metadata.codecs
     if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or str(codecs[0].index_location.value) != "end":
         return False

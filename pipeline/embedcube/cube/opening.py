@@ -7,6 +7,7 @@ a credential, errors of obstore included.
 import json
 import os
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -42,7 +43,7 @@ class Place:
     name: str
     """last part of the path, a symbolic link followed"""
     path: Path | None
-    """as it was given; None on another machine"""
+    """the folder, a symbolic link followed; None on another machine"""
 
 
 def place_of(source: "str | Path | Store") -> Place:
@@ -54,7 +55,8 @@ def place_of(source: "str | Path | Store") -> Place:
         RequestError: the Collection cannot be used, or the extra `remote` is missing.
     """
     if isinstance(source, Store):
-        return Place(store=source, address=printable_href(str(source)), name="", path=None)
+        name = source.folder if isinstance(source, RemoteStore) else ""
+        return Place(store=source, address=printable_href(str(source)), name=name, path=None)
     text = str(source)
     if text.startswith("file://"):
         text = urlsplit(text).path
@@ -62,21 +64,24 @@ def place_of(source: "str | Path | Store") -> Place:
     if urlsplit(text).path.endswith(".json") if remote else text.endswith(".json") and Path(text).is_file():
         return place_of(_cube_of_collection(text, remote))
     if remote:
-        name = PurePosixPath(unquote(urlsplit(text).path)).name
-        return Place(store=RemoteStore(text), address=printable_href(text), name=name, path=None)
+        return place_of(RemoteStore(text))
     path = Path(text)
-    # a link that is replaced by a newer version does not change what was opened
+    # a link that is replaced by a newer version does not change what was opened, nor what lies beside it
     target = path.resolve()
-    return Place(store=LocalStore(target, read_only=True), address=str(path), name=target.name, path=path)
+    return Place(store=LocalStore(target, read_only=True), address=str(path), name=target.name, path=target)
 
 
 class RemoteStore(ObjectStore[Any]):
     """A folder on another machine, read by ranges; what fails says which one, without credentials."""
 
-    def __init__(self, link: str) -> None:
-        """`link` is that of the folder: http, https, s3, gs or az. Credentials of buckets come from the environment."""
-        super().__init__(_obstore_of(link), read_only=True)
+    def __init__(self, link: str, headers: Mapping[str, str] | None = None) -> None:
+        """`link` is that of the folder: http, https, s3, gs or az. Credentials of buckets come from the environment.
+
+        `headers` are sent with each request to a server (http, https), such as one with a token.
+        """
+        super().__init__(_obstore_of(link, headers), read_only=True)
         self._address = printable_href(link)
+        self.folder = PurePosixPath(unquote(urlsplit(link).path)).name
 
     def __str__(self) -> str:
         return self._address
@@ -111,7 +116,7 @@ def _reason(error: Exception) -> str:
     return printable(str(error).split("Debug source", maxsplit=1)[0].strip(), 200)
 
 
-def _obstore_of(link: str) -> Any:
+def _obstore_of(link: str, headers: Mapping[str, str] | None = None) -> Any:
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
@@ -130,6 +135,8 @@ def _obstore_of(link: str) -> Any:
         user, at, host = parts.netloc.rpartition("@")
         if at:
             client["default_headers"] = {"Authorization": f"Basic {b64encode(unquote(user).encode()).decode()}"}
+        if headers:
+            client["default_headers"] = client.get("default_headers", {}) | dict(headers)
         parts = parts._replace(netloc=host)
     link = urlunsplit(parts._replace(path=parts.path.rstrip("/")))
     # without credentials a public bucket is read; otherwise the client would ask the machine's metadata server for some

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from embedcube.cube.blocks import Block, blocks_in
@@ -100,7 +101,7 @@ def _polygons(gdf: Any) -> NDArray[Any]:
     kinds = {geometry.geom_type if geometry is not None else "missing" for geometry in geometries}
     wrong = sorted(kinds - {"Polygon", "MultiPolygon"})
     if wrong or not len(geometries):
-        raise RequestError(f"parcels are polygons, this has {wrong[0] if wrong else 'none'}; for points: sample()")
+        raise RequestError(f"parcels are polygons, this has {wrong[0] if wrong else 'none'}; points are for `sample`")
     return geometries
 
 
@@ -114,8 +115,19 @@ def _areas(
     if len(zones) == 1 and own == CRS.from_user_input(gdf.crs):
         return [(zones[0], [rasterised(geometry, cube, zones[0]) for geometry in geometries.tolist()])]
     step = STEP_DEGREES if gdf.crs.is_geographic else _STEP_M
-    degrees = gdf.geometry.set_axis(range(len(gdf))).segmentize(step).to_crs("EPSG:4326")
-    return [(zone, areas_in(cube, zone, np.asarray(degrees.values))) for zone in zones]
+    degrees = np.asarray(gdf.geometry.set_axis(range(len(gdf))).segmentize(step).to_crs("EPSG:4326").values)
+    if not gdf.crs.is_geographic:
+        degrees = _unbroken(degrees)
+    return [(zone, areas_in(cube, zone, degrees)) for zone in zones]
+
+
+def _unbroken(polygons: NDArray[Any]) -> NDArray[Any]:
+    """Polygons whose longitudes jump from 180 to -180, as those of metres do, with longitudes that go on instead."""
+    west, _, east, _ = shapely.bounds(polygons).T
+    broken = np.flatnonzero(east - west > 180)
+    polygons = polygons.copy()
+    polygons[broken] = shapely.transform(polygons[broken], lambda xy: xy + np.where(xy < [0, -1e9], [360.0, 0.0], 0.0))
+    return polygons
 
 
 def _dataset(

@@ -37,13 +37,13 @@ def preview(path: Path, folder: Path, store: Path | None = None) -> list[Path]:
     """
     cube = Cube(path)
     folder.mkdir(parents=True, exist_ok=True)
-    store = store or folder / preview_store_of(path).name
+    store = store or folder / preview_store_of(cube.path).name
     write_preview_store(cube, store)
     drawn: Any = zarr.open_group(store, mode="r", zarr_format=3)
     files = []
     for layer in cube.layers:
         if layer not in drawn:
-            log.warning("%s: layer %s has no vectors to draw", path, layer)
+            log.warning("%s: layer %s has no vectors to draw", cube.address, layer)
             continue
         for zone in cube.zones_of(layer):
             files += _draw_zone(cube, zone, drawn[zone], folder)

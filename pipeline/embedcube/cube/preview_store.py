@@ -75,7 +75,7 @@ def write_preview_store(cube: Cube, store: Path) -> None:
                 for zone in cube.zones_of(layer):
                     _write_zone(cube, zone, basis, root.create_group(zone))
         if not list(root.group_keys()):
-            raise RequestError(f"{cube.path}: no layer has vectors to draw")
+            raise RequestError(f"{cube.address}: no layer has vectors to draw")
         _consolidate(root)
         if store.exists():
             earlier = store.rename(temporary.with_suffix(".earlier"))
@@ -87,9 +87,22 @@ def write_preview_store(cube: Cube, store: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def drawn_colours(cube: Cube, zone: str, t: int) -> NDArray[np.uint8] | None:
-    """Colours (y, x, 3) of one window, from the preview beside the cube; None where there is none of this cube."""
-    store = preview_store_of(Path(cube.path))
+def has_preview(cube: Cube, zone: str) -> bool:
+    """Whether there is a preview of this version of a zone beside the cube."""
+    return _drawn(cube, zone) is not None
+
+
+def drawn_colours(
+    cube: Cube, zone: str, t: int, y: slice = slice(None), x: slice = slice(None)
+) -> NDArray[np.uint8] | None:
+    """Colours (y, x, 3) of one window, or of a part, from the preview beside the cube; None where it has none."""
+    rgb = _drawn(cube, zone)
+    return None if rgb is None else np.moveaxis(np.asarray(rgb[t, :, y, x]), 0, -1)
+
+
+def _drawn(cube: Cube, zone: str) -> Any:
+    """The colours (time, band, y, x) of a zone in the preview beside the cube; None where it has none of this cube."""
+    store = preview_store_of(cube.path)
     try:
         root: Any = zarr.open_group(store, mode="r", zarr_format=3)
         rgb = root[f"{zone}/0/rgb"]
@@ -98,7 +111,7 @@ def drawn_colours(cube: Cube, zone: str, t: int) -> NDArray[np.uint8] | None:
     windows, *cells = cube.array(zone, "status").shape
     if root.attrs.get("embedcube:cube") != cube.version or rgb.shape != (windows, 3, *cells):
         return None
-    return np.moveaxis(np.asarray(rgb[t]), 0, -1)
+    return rgb
 
 
 def _consolidate(root: Any) -> None:

@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from embedcube.cube.claims import check_whole
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
 
@@ -31,7 +32,10 @@ class Provenance:
         try:
             self._group: Any = zarr.open_group(store, path="provenance", mode="r", zarr_format=3)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-            raise RequestError(f"{address}/provenance: the cube has no provenance") from None
+            raise RequestError(
+                f"{address}/provenance: the cube has no provenance, which this needs; `embedcube consolidate` writes it"
+            ) from None
+        self._address = address
         self._offsets: dict[str, NDArray[np.int64]] = {}
         self._columns: dict[str, _Column] = {}
 
@@ -42,7 +46,9 @@ class Provenance:
 
     def array(self, name: str) -> NDArray[Any]:
         """One of the arrays, read whole."""
-        return np.asarray(self._group[name][...])
+        array = self._group[name]
+        check_whole(f"{self._address}/provenance/{name}", array)
+        return np.asarray(array[...])
 
     @cached_property
     def _shards(self) -> dict[tuple[str, int, int, int], int]:
@@ -130,6 +136,11 @@ class Provenance:
         """Facts of a scene, from its row."""
         return dict(json.loads(self._blob("scene", row)))
 
+    def weights(self, layer: str) -> bytes | None:
+        """The weights file of a layer; None where the cube does not keep it, as it does not keep published ones."""
+        kept = self.attributes.get("weights_kept", [])
+        return self._blob("weights", kept.index(layer)) if layer in kept else None
+
     def withdrawn(self, entries: Sequence[str], archives: Sequence[str]) -> list[dict[str, Any]]:
         """Facts of the scenes of some archives that the campaign's `withdraw` means: "<id>" or "<archive>/<id>"."""
         ids = [json.dumps(entry.rpartition("/")[2]).encode() for entry in entries]
@@ -141,11 +152,6 @@ class Provenance:
             for scene in scenes
             if scene["archive"] in archives and not meant.isdisjoint((scene["id"], f"{scene['archive']}/{scene['id']}"))
         ]
-
-    def weights(self, layer: str) -> bytes | None:
-        """The weights file of a layer; None where the cube does not keep it, as it does not keep published ones."""
-        kept = self.attributes.get("weights_kept", [])
-        return self._blob("weights", kept.index(layer)) if layer in kept else None
 
     def contributions(self, shard: int) -> NDArray[np.uint8]:
         """Packed bits of the cells to which each scene contributed, one row for each link of the shard."""
@@ -175,7 +181,7 @@ class Provenance:
         rows, quarantined = self.links(shard)
         contributions = self.contributions(shard)
         first = self._firsts("link")[shard]
-        resampling = self._group["link_resampling"][first : first + len(rows)]
+        resampling = self._column("link_resampling").part(int(first), int(first) + len(rows))
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
         digests = self._group["scene_digest"]
         for link, row in enumerate(rows.tolist()):
@@ -215,14 +221,16 @@ class _Column:
 
     def __init__(self, array: Any) -> None:
         self._array, self._rows = array, int(array.chunks[0])
-        self._kept: NDArray[Any] = np.empty(0, array.dtype)
-        self._first = 0
+        # in one assignment: several threads may ask at once
+        self._kept: tuple[int, NDArray[Any]] = (0, np.empty(0, array.dtype))
 
     def part(self, first: int, last: int) -> NDArray[Any]:
         """Return rows `first` to `last` - 1; not to be written to."""
-        if not self._first <= first <= last <= self._first + len(self._kept):
-            begin = first // self._rows * self._rows
-            if last > begin + self._rows:
+        start, kept = self._kept
+        if not start <= first <= last <= start + len(kept):
+            start = first // self._rows * self._rows
+            if last > start + self._rows:
                 return np.asarray(self._array[first:last])
-            self._kept, self._first = np.asarray(self._array[begin : begin + self._rows]), begin
-        return self._kept[first - self._first : last - self._first]
+            kept = np.asarray(self._array[start : start + self._rows])
+            self._kept = start, kept
+        return kept[first - start : last - start]

@@ -22,6 +22,7 @@ from embedcube.cube.encoding import (
     why_not_held,
 )
 from embedcube.cube.layer import Layer
+from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.store import Cell, CubeStore
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
@@ -90,10 +91,17 @@ class Cube(CubeStore):
         zones = self.zones_of(layer)
         group, embedding = self.group(zones[0]), self.array(zones[0], "embedding")
         windows = self.windows(zones[0])
-        crs = group.attrs.get("proj:code", "a CRS without a code")
-        size = f"{group.attrs['spatial:transform'][0]:g} {unit_of(group.attrs['proj:wkt2'])}"
         named = zones[0].split("/")[1] if len(zones) == 1 else f"{len(zones)}, from {zones[0]} to {zones[-1]}"
-        cells = sum(math.prod(self.array(zone, "status").shape[1:]) for zone in zones)
+        if is_list(zones[0]):
+            counts = f"{len(self.samples(zones[0]).ids):,} samples"
+            where = (
+                f"{named}; {len(group.attrs['embedcube:sample_crs'])} CRS, pixels of {group.attrs['embedcube:pixel']:g}"
+            )
+        else:
+            crs = group.attrs.get("proj:code", "a CRS without a code")
+            size = f"{group.attrs['spatial:transform'][0]:g} {unit_of(group.attrs['proj:wkt2'])}"
+            where = f"{named}; {crs}, cells of {size}"
+            counts = f"{sum(math.prod(self.array(zone, 'status').shape[1:]) for zone in zones):,}"
         spans = windows[0].days if len(windows) == 1 else f"{windows[0].days} ... {windows[-1].days}"
         try:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in self.status_shares(layer).items())
@@ -101,11 +109,36 @@ class Cube(CubeStore):
             shares = "unknown, as the cube has no provenance"
         return [
             f"  {layer}: {embedding.shape[-1]} features as {embedding.dtype}, model {self.model(zones[0])}",
-            f"    zones     {named}; {crs}, cells of {size}",
+            f"    zones     {where}",
             f"    windows   {len(windows)}: {spans}",
-            f"    cells     {cells:,} in each window",
+            f"    cells     {counts} in each window",
             f"    status    {shares}",
         ]
+
+    def cell_of(self, sample: str, time: str | None = None, layer: str | None = None) -> Cell:
+        """The first cell of a sample in one window; `time` and `layer` as in `cell_at`.
+
+        Raises:
+            RequestError: there is no such sample, or several windows or layers match.
+        """
+        zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
+        if len(zones) != 1:
+            listed = ", ".join(self.layers)
+            raise RequestError(f"{self.address}: which layer? It has {listed}; name one with --layer")
+        y, x = self.array(zones[0], "status").place(self.samples(zones[0]).number(sample))
+        return Cell(zone=zones[0], t=self._window_at(zones[0], time), y=y, x=x)
+
+    def _place_of(self, cell: Cell) -> dict[str, Any]:
+        """Where a cell lies; of a list also which sample it is of, and the date of that."""
+        group = self.group(cell.zone)
+        if not is_list(cell.zone):
+            return {
+                "crs": group.attrs.get("proj:code"),
+                "centre": [float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y")],
+                "size": group.attrs["spatial:transform"][0],
+            }
+        samples, number = self.samples(cell.zone), self.array(cell.zone, "status").sample(cell.y, cell.x)
+        return samples.described(number, cell.t) | {"size": group.attrs["embedcube:pixel"]}
 
     def cell_at(self, lon: float, lat: float, time: str | None = None, layer: str | None = None) -> Cell:
         """The cell that holds a point in one window.
@@ -138,6 +171,8 @@ class Cube(CubeStore):
         """
         zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
         layers = sorted({zone.split("/")[0] for zone in zones})
+        if zones and is_list(zones[0]):
+            raise RequestError(f"{self.address}: {zones[0]} {NO_MAP}")
         if not zones:
             raise RequestError(f"{self.address}: no layer {layer}; it has {', '.join(self.zones)}")
         if len(layers) > 1:
@@ -198,24 +233,26 @@ class Cube(CubeStore):
         lat: float | None = None,
         time: str | None = None,
         layer: str | None = None,
+        sample: str | None = None,
     ) -> dict[str, Any]:
         """All that the cube holds about a cell: status, scenes with digests, preprocessing, weights, record.
 
-        Give a cell, or a place and time as in `cell_at`.
+        Give a cell, or a place and time as in `cell_at`; in a list of samples the id of a `sample`, and a time.
         `scenes` gave at least one pixel to the footprint of the cell. `scenes_not_used` were planned for its shard too,
         each with the reason why it gave none. `shares_of_frames` has for each archive the share of each frame of the
         window that was observed in the cell: of its pixels, and for weather of its time, too.
         `scenes_withdrawn` are those of the window around the cell that the campaign withdraws.
         `reasons` say why a failed cell may have no vector: those of its shard.
         """
+        if sample is not None:
+            cell = self.cell_of(sample, time, layer)
         if cell is None:
             if lon is None or lat is None:
-                raise RequestError("explain needs a cell, or lon= and lat=")
+                raise RequestError("explain needs a cell, lon= and lat=, or sample=")
             cell = self.cell_at(lon, lat, time, layer)
         return self._explained(cell)
 
     def _explained(self, cell: Cell) -> dict[str, Any]:
-        group = self.group(cell.zone)
         layer = cell.zone.split("/")[0]
         at = (cell.t, cell.y, cell.x)
         side = self.array(cell.zone, "embedding").shards[1]
@@ -233,9 +270,7 @@ class Cube(CubeStore):
         shares = provenance.shares(shard, len(layer_what["archives"]), side * side, within)
         return {
             "cell": {
-                "layer": layer, "t": cell.t, "y": cell.y, "x": cell.x, "crs": group.attrs.get("proj:code"),
-                "centre": [float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y")],
-                "size": group.attrs["spatial:transform"][0], "window": [start, end],
+                "layer": layer, "t": cell.t, "y": cell.y, "x": cell.x, "window": [start, end], **self._place_of(cell),
             },
             "status": STATUS_MEANINGS[status],
             "reasons": _why_failed(record, layer_what["encoding"]) if status == FAILED else [],

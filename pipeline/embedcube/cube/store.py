@@ -16,10 +16,14 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from embedcube.cube.arrays import ARRAYS, object_key
 from embedcube.cube.chunks import read_box
+from embedcube.cube.claims import check_array, check_zone
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.listed import AsMap, SampleTable, is_list
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
+from embedcube.cube.part import Part, part_of
 from embedcube.cube.provenance import Provenance
 from embedcube.errors import RequestError
 from embedcube.printable import printable
@@ -43,15 +47,18 @@ class Cell:
 class CubeStore:
     """Groups, arrays and windows of one version of a cube."""
 
-    def __init__(self, source: str | Path | Store, *, node_by_node: bool = False, keep_bytes: int = 0) -> None:
+    def __init__(
+        self, source: str | Path | Store, *, node_by_node: bool = False, called: str = "", keep_bytes: int = 0
+    ) -> None:
         """Open the store; a RequestError says what is there instead of a cube.
 
         `source` is a folder, a link (http, https, s3, gs, az), the path or link of a STAC Collection that has the cube
         as its Zarr asset, or an open store of zarr-python. The metadata of all nodes are those that the root repeats;
-        `node_by_node` reads the nodes' own. Of each array, `keep_bytes` of decoded chunks are kept in memory.
+        `node_by_node` reads the nodes' own. Messages call the cube by its path or link, or as `called` says. Of each
+        array, `keep_bytes` of decoded chunks are kept in memory.
         """
         place = place_of(source)
-        self._place, self._keep_bytes = place, keep_bytes
+        self._place, self._called, self._keep_bytes = place, called, keep_bytes
         self.store = place.store
         # elsewhere folders cannot be listed
         consolidated = False if node_by_node else True if isinstance(place.store, RemoteStore) else None
@@ -59,19 +66,20 @@ class CubeStore:
             self._root: Any = zarr.open_group(self.store, mode="r", zarr_format=3, use_consolidated=consolidated)
         except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.NodeTypeValidationError):
             raise RequestError(f"{self.address}: not a cube (no Zarr v3 group there)") from None
-        except ValueError as error:
-            raise RequestError(f"{self.address}: not a cube that can be read from here ({printable(error)})") from None
+        except _METADATA_ERRORS as error:
+            raise RequestError(f"{self.address}: not a cube that can be read from here ({_words(error)})") from None
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
         self._chunks: dict[tuple[str, str], Chunks] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
+        self._samples: dict[str, SampleTable] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
 
     @property
     def address(self) -> str:
-        """Path or link as it may be printed: without credentials."""
-        return self._place.address
+        """Path or link as it may be printed, without credentials; or what the cube is called."""
+        return self._called or self._place.address
 
     @property
     def is_local(self) -> bool:
@@ -80,7 +88,13 @@ class CubeStore:
 
     @property
     def path(self) -> Path:
-        """The folder as it was given; a RequestError where the cube is on another machine."""
+        """The folder of this version, a link such as `cube.zarr` followed once, when the cube was opened.
+
+        What lies beside the cube (index, preview, STAC) is looked for here: a link may lead elsewhere since.
+
+        Raises:
+            RequestError: the cube is on another machine.
+        """
         if self._place.path is None:
             raise RequestError(f"{self.address} is not a folder on this machine, which this needs")
         return self._place.path
@@ -90,6 +104,25 @@ class CubeStore:
         """Paths of the groups that hold arrays, "<layer>/<zone>"."""
         layers = [(name, group) for name, group in self._root.groups() if name != "provenance"]
         return tuple(sorted(f"{name}/{zone}" for name, group in layers for zone, _ in group.groups()))
+
+    @cached_property
+    def part(self) -> Part | None:
+        """The part of a cube that was copied here; None for a whole cube."""
+        return part_of(self.path) if self.is_local else None
+
+    @cached_property
+    def held(self) -> dict[tuple[str, int, int, int], int]:
+        """Row of every shard whose objects are here, by (zone, t, iy, ix): all, but for a part of a cube."""
+        part, places = self.part, self.provenance.places
+        if part is None:
+            return places
+        depths = {zone: int(self.array(zone, "status").shards[0]) for zone in self.zones}
+
+        def status_of(zone: str, t: int, iy: int, ix: int) -> str:
+            # every shard has an object of its status
+            return f"{zone}/status/{object_key('status', (t // depths[zone], iy, ix))}"
+
+        return {place: row for place, row in places.items() if status_of(*place) in part.objects}
 
     @property
     def what(self) -> dict[str, Any]:
@@ -118,7 +151,12 @@ class CubeStore:
     def windows(self, zone: str) -> tuple[Window, ...]:
         """The windows of a zone, in order; they are read once."""
         if zone not in self._windows:
-            bounds = np.asarray(self.group(zone)["time_bnds"][...]).tolist()
+            array, windows = self.array(zone, "time_bnds"), self.array(zone, "embedding").shape[0]
+            if array.shape != (windows, 2):
+                raise RequestError(
+                    f"{self.address}: {zone}/time_bnds is {array.shape}, the vectors have {windows} windows"
+                )
+            bounds = np.asarray(array[...]).tolist()
             moments = ([datetime.fromtimestamp(seconds, UTC) for seconds in pair] for pair in bounds)
             self._windows[zone] = tuple(Window(*pair) for pair in moments)
         return self._windows[zone]
@@ -152,14 +190,44 @@ class CubeStore:
     def group(self, zone: str) -> Any:
         """The Zarr group of a zone; its metadata are read once."""
         if zone not in self._groups:
-            self._groups[zone] = self._root[zone]
+            group = self._node(zone)
+            if not is_list(zone):  # samples have places of their own
+                check_zone(f"{self.address}: {zone}", group.attrs, self.array(zone, "embedding").shape)
+            self._groups[zone] = group
         return self._groups[zone]
 
     def array(self, zone: str, name: str) -> Any:
-        """One of the arrays of a zone; its metadata are read once."""
+        """One of the arrays of a zone, of a list of samples as a map (`listed.py`); its metadata are read once."""
         if (zone, name) not in self._arrays:
-            self._arrays[zone, name] = self._root[f"{zone}/{name}"]
+            array = self._node(f"{zone}/{name}")
+            array = AsMap(array) if is_list(zone) and name in ARRAYS else array
+            check_array(f"{self.address}: {zone}/{name}", name, array)
+            self._arrays[zone, name] = array
         return self._arrays[zone, name]
+
+    def check(self, zone: str) -> None:
+        """Refuse a zone whose metadata claim what cannot be, as one of a cube that others made; nothing is read.
+
+        Raises:
+            RequestError: an array or an attribute is missing, or is none that can be read.
+        """
+        try:
+            for name in ("embedding", "status", "n_obs", "time", "time_bnds", *(() if is_list(zone) else ("y", "x"))):
+                self.array(zone, name)
+            if self.has_scale(zone):
+                self.array(zone, "scale")
+        except KeyError as error:
+            raise RequestError(f"{self.address}: {zone} has no {printable(error, 100)}") from None
+        self.windows(zone)
+
+    def _node(self, path: str) -> Any:
+        """A group or an array of the store; a RequestError says that its metadata cannot be understood."""
+        try:
+            return self._root[path]
+        except KeyError:
+            raise
+        except _METADATA_ERRORS as error:
+            raise RequestError(f"{self.address}: {path} cannot be read ({_words(error)})") from None
 
     def chunks(self, zone: str, name: str) -> Chunks:
         """The inner chunks of one of the arrays of a zone."""
@@ -167,9 +235,21 @@ class CubeStore:
             self._chunks[zone, name] = Chunks(self.array(zone, name), self._keep_bytes)
         return self._chunks[zone, name]
 
+    def samples(self, zone: str) -> SampleTable:
+        """The samples of a zone that is a list; a RequestError where it is a map."""
+        if not is_list(zone):
+            raise RequestError(f"{self.address}: {zone} is a map and has no samples with ids; ask for a place instead")
+        if zone not in self._samples:
+            self._samples[zone] = SampleTable(self.group(zone))
+        return self._samples[zone]
+
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
+
+    def axes(self, zone: str) -> int:
+        """Number of dimensions of the zone's arrays, without `feature`."""
+        return len(self.group(zone)["status"].shape)
 
     def adopted(self, zone: str) -> bool:
         """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""
@@ -196,6 +276,24 @@ class CubeStore:
     def provenance(self) -> Provenance:
         """Provenance of the cube: which process made which shard from which scenes."""
         return Provenance(self.store, self.address)
+
+
+_METADATA_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    ArithmeticError,
+)
+"""what zarr-python raises for metadata that it does not understand, codecs that it does not have among them"""
+
+
+def _words(error: Exception) -> str:
+    return printable(
+        f"{type(error).__name__}: {error}" if isinstance(error, LookupError | RuntimeError) else error, 200
+    )
 
 
 def period_of(time: str) -> Window:

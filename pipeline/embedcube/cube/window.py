@@ -15,6 +15,12 @@ from embedcube.errors import RequestError
 
 _METRES_PER_DEGREE = 111_320.0
 
+_MOST_SPREAD = 16
+"""cells of a merged grid for each cell of its parts, at most: two zones side by side, turned, need about four"""
+
+_FEW_CELLS = 1_000_000
+"""cells of a merged grid that are never too many"""
+
 
 class WindowTree(xarray.DataTree):  # type: ignore[no-untyped-call]
     """A DataTree with one Dataset for each zone, named as the zone; nothing is decoded until it is used."""
@@ -26,10 +32,11 @@ class WindowTree(xarray.DataTree):  # type: ignore[no-untyped-call]
 
         Vectors are moved whole, never mixed: a new cell has the vector of the cell that its centre lies in. Where two
         zones have one, it is one with a vector, that of the place's own zone first. `zone`, `row` and `column` say
-        which cell it is. This decodes all that is in the tree.
+        which cell it is. This decodes all that is in the tree. In degrees, longitudes of a region over the antimeridian
+        go on beyond 180 or -180, so that neighbours stay neighbours.
 
         Raises:
-            RequestError: `crs` is no CRS.
+            RequestError: `crs` is no CRS, or the region lies at opposite ends of it.
         """
         return _merged([child.to_dataset() for child in self.children.values()], crs)
 
@@ -132,7 +139,8 @@ def _target_of(parts: list[xarray.Dataset], crs: Any) -> _Target:
     side = parts[0].attrs["cell"]
     if systems[0].is_geographic != target.is_geographic:
         side = side / _METRES_PER_DEGREE if target.is_geographic else side * _METRES_PER_DEGREE
-    boxes, anchor = [], (0.0, 0.0)
+    boxes: list[tuple[float, float, float, float]] = []
+    anchor = (0.0, 0.0)
     for part, system in zip(parts, systems, strict=True):
         x, y, half = part["x"].values, part["y"].values, part.attrs["cell"] / 2
         box = (x[0] - half, y[-1] - half, x[-1] + half, y[0] + half)
@@ -140,8 +148,11 @@ def _target_of(parts: list[xarray.Dataset], crs: Any) -> _Target:
             anchor = (box[0], box[3])
         else:
             box = Transformer.from_crs(system, target, always_xy=True).transform_bounds(*box)
+        if target.is_geographic:
+            box = _beside(box, boxes[0] if boxes else box)
         boxes.append(box)
     edges = np.array(boxes)
+    _refuse_spread(edges, side, parts, target)
     (left, right), (bottom, top) = (
         ((ends - origin) / side)
         for ends, origin in (
@@ -152,6 +163,25 @@ def _target_of(parts: list[xarray.Dataset], crs: Any) -> _Target:
     columns = np.arange(np.floor(left + 1e-6), np.ceil(right - 1e-6)) + 0.5
     rows = np.arange(np.ceil(top - 1e-6), np.floor(bottom + 1e-6), -1) - 0.5
     return _Target(crs=target, x=anchor[0] + columns * side, y=anchor[1] + rows * side)
+
+
+def _beside(box: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, float, float, float]:
+    """A box in degrees, its longitudes counted so that its right is above its left, and that it is near another one."""
+    left, bottom, right, top = box
+    right += 360 if right < left else 0
+    turn = 360 * round((other[0] - left) / 360)
+    return left + turn, bottom, right + turn, top
+
+
+def _refuse_spread(edges: NDArray[np.float64], side: float, parts: list[xarray.Dataset], target: Any) -> None:
+    """Refuse a grid that is nearly empty: parts at both ends of a CRS would need all that is between in memory."""
+    sides = (edges[:, 2:].max(axis=0) - edges[:, :2].min(axis=0)) / side
+    cells = sum(part.sizes["y"] * part.sizes["x"] for part in parts)
+    if not np.isfinite(sides).all() or sides.prod() > _MOST_SPREAD * cells + _FEW_CELLS:
+        raise RequestError(
+            f"in {target.name} the region would be {sides[1]:,.0f} x {sides[0]:,.0f} cells for the {cells:,} that it "
+            "has, as its parts lie far apart there; choose another crs, or take the zones one by one"
+        )
 
 
 def _nearest(
@@ -165,6 +195,10 @@ def _nearest(
     if system != target.crs:
         x, y = Transformer.from_crs(target.crs, system, always_xy=True).transform(x, y)
     side = part.attrs["cell"]
+    if system.is_geographic:
+        # longitudes of the part may be counted from another meridian
+        first = float(part["x"][0]) - side / 2
+        x = first + (x - first) % 360
     column, row = (x - float(part["x"][0])) / side + 0.5, (float(part["y"][0]) - y) / side + 0.5
     inside = (column >= 0) & (column < part.sizes["x"]) & (row >= 0) & (row < part.sizes["y"])
     return np.nonzero(inside), (np.floor(row[inside]).astype(np.int64), np.floor(column[inside]).astype(np.int64))

@@ -23,6 +23,8 @@ Within = tuple[float, float, float, float] | BaseGeometry
 STEP_DEGREES = 0.01
 """An edge is cut into pieces of this length before it is projected: it then lies within 0.3 m of its true place."""
 
+_METRES_PER_DEGREE = 111_320.0
+
 _POINTS = 21
 """points along each side of a zone that say which degrees it spans"""
 
@@ -61,7 +63,8 @@ class Area:
         changes = np.zeros(height * (width + 1), np.int32)
         np.add.at(changes, at + np.clip(self.first[own] - x.start, 0, width), 1)
         np.add.at(changes, at + np.clip(self.end[own] - x.start, 0, width), -1)
-        return np.cumsum(changes.reshape(height, width + 1), axis=1)[:, :-1] > 0
+        # whole numbers of four bytes: those of eight, which numpy takes by default, would double the memory
+        return np.cumsum(changes.reshape(height, width + 1), axis=1, dtype=np.int32)[:, :-1] > 0
 
 
 def geometry_of(within: Within) -> BaseGeometry:
@@ -100,7 +103,7 @@ def areas_in(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> list[Area 
 def _in_zone(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> NDArray[Any]:
     """The part of each geometry in degrees that belongs to a zone, in the zone's CRS; empty where there is none."""
     wkt = cube.group(zone).attrs["proj:wkt2"]
-    own = _degrees_of(cube, zone)
+    own = degrees_of(cube, zone)
     geometries = np.where(shapely.is_valid(geometries), geometries, shapely.make_valid(geometries))
     found = np.full(len(geometries), shapely.Polygon())
     bounds = shapely.bounds(geometries)
@@ -125,6 +128,24 @@ def _in_zone(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> NDArray[An
     return found if is_geographic(wkt) else projected(shapely.segmentize(found, STEP_DEGREES), wkt)
 
 
+def outline_cells(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> int:
+    """Cells along the edges of polygons in degrees, as far as these lie in a zone: what drawing them takes.
+
+    Each edge counts for itself, so a zigzag counts far more than the area that it covers.
+    """
+    attributes, own = cube.group(zone).attrs, degrees_of(cube, zone)
+    step = abs(attributes["spatial:transform"][0])
+    if not is_geographic(attributes["proj:wkt2"]):
+        step = min(STEP_DEGREES, step / _METRES_PER_DEGREE)
+    edges = shapely.boundary(geometries)
+    west, _, east, _ = shapely.total_bounds(edges)
+    if not np.isfinite([west, east]).all():
+        return 0
+    turns = range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
+    lengths = [shapely.length(shapely.clip_by_rect(_shifted(edges, 360.0 * turn), *own)).sum() for turn in turns]
+    return int(sum(lengths) / step)
+
+
 def _shifted(geometries: NDArray[Any], degrees: float) -> NDArray[Any]:
     return np.asarray(shapely.transform(geometries, lambda xy: xy + np.array([degrees, 0.0])))
 
@@ -140,7 +161,7 @@ def projected(geometries: NDArray[Any], wkt: str) -> NDArray[Any]:
     return np.asarray(shapely.transform(geometries, move))
 
 
-def _degrees_of(cube: CubeStore, zone: str) -> tuple[float, float, float, float]:
+def degrees_of(cube: CubeStore, zone: str) -> tuple[float, float, float, float]:
     """West, south, east, north of a zone, east above west; of a UTM zone only what does not belong to a neighbour."""
     attributes = cube.group(zone).attrs
     layer, name = zone.split("/")
@@ -164,6 +185,23 @@ def _degrees_of(cube: CubeStore, zone: str) -> tuple[float, float, float, float]
     if f"{layer}/{utm_grid_name(number % 60 + 1)}" in zones:
         east = min(east, middle + 3)
     return (west, south, east, north) if east > west else (middle, south, middle, north)
+
+
+def bounds_of(cube: CubeStore, layer: str) -> tuple[float, float, float, float]:
+    """West, south, east, north of a layer in degrees, rounded; west above east where it crosses the antimeridian."""
+    boxes = sorted((degrees_of(cube, zone) for zone in cube.zones_of(layer)), key=lambda box: box[0] % 360)
+    south, north = min(box[1] for box in boxes), max(box[3] for box in boxes)
+    # the widest gap between the zones, going around the globe, is what the layer leaves out
+    gaps: list[tuple[float, float, float]] = []
+    end = -np.inf
+    for west, _, east, _ in [*boxes, (boxes[0][0] % 360 + 360, 0.0, boxes[0][2] % 360 + 360, 0.0)]:
+        gaps.append((west % 360 + (360 if len(gaps) == len(boxes) else 0) - end, end, west))
+        end = max(end, west % 360 + (east - west))
+    width, last, first = max(gaps[1:])
+    if width <= 0:
+        return -180.0, round(south, 4), 180.0, round(north, 4)
+    west, east = ((edge + 180) % 360 - 180 for edge in (first, last))
+    return round(west, 4), round(south, 4), round(east, 4), round(north, 4)
 
 
 def rasterised(geometry: BaseGeometry, cube: CubeStore, zone: str) -> Area | None:

@@ -14,7 +14,8 @@ _RECENT_S = 60.0
 _VERBS = ("run", "index", "fit", "plan", "embed", "consolidate", "verify", "submit")
 """Verbs that work on a run folder."""
 
-_RANK = "embedcube.workers.rank"
+_RANK = "embedcube.workers.forkserver"
+"""In the command line of every rank."""
 
 
 def process_here(run: RunDir, campaign_file: Path, processes: Path = Path("/proc")) -> int | None:
@@ -28,11 +29,19 @@ def process_here(run: RunDir, campaign_file: Path, processes: Path = Path("/proc
             where = (folder / "cwd").readlink()
         except OSError:
             continue  # it has ended, or is another user's
-        if _RANK in words and str(run.root) in words:
+        if _RANK in words and _log(folder).parent == run.logs:
             return int(folder.name)
         if _verb(words) in _VERBS and any((where / word).resolve() in files for word in words if word):
             return int(folder.name)
     return None
+
+
+def _log(process: Path) -> Path:
+    """Where a process writes what it has to say."""
+    try:
+        return (process / "fd" / "2").readlink()
+    except OSError:
+        return Path()
 
 
 def files_change(run: RunDir) -> bool:

@@ -35,6 +35,7 @@ from embedcube.kernel.sample import Sample, read_sample
 from embedcube.sources.reader import RasterReader
 from embedcube.timings import Timings
 from embedcube.windows import dates_of
+from embedcube.zones import apart
 
 KERNEL_VERSION = 4
 """Raised by every change of this package that changes a byte of any shard."""
@@ -137,8 +138,8 @@ def read_stage(
 def to_device(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
     """Begin to copy the pixels and the cells of a sample to the layer's device."""
     layout = context.layout
-    area = layout.shard_area(shard.row, shard.col)
-    lonlat_yxn = np.stack(context.grids[shard.zone].degrees(area, layout.cell_px), axis=-1).astype(np.float32)
+    degrees = context.zones[shard.zone].cell_degrees(layout, shard.row, shard.col)
+    lonlat_yxn = np.stack(degrees, axis=-1).astype(np.float32)
     arrays = {"x_tcyx": sample.x_tcyx, "clear_tsyx": sample.clear_tsyx, "lonlat_yxn": lonlat_yxn}
     arrays |= {"dates_tmd": dates_of(context.frames[shard.t]), "valid_yx": sample.valid_yx}
     return OnDevice(arrays | {"mean_c": context.mean, "std_c": context.std}, context.device)
@@ -189,7 +190,10 @@ def encode_stage(embedded: EmbeddedShard) -> EncodedShard:
     """
     read, cells = embedded.read, embedded.cells
     with read.timings.step("encode"):
-        objects = read.context.encoder.encode(cells.arrays)
+        arrays = cells.arrays
+        if read.context.layout.apart:
+            arrays = {name: apart(values, read.context.layout) for name, values in arrays.items()}
+        objects = read.context.encoder.encode(arrays)
     return EncodedShard(read=read, cells=cells, objects=objects)
 
 
@@ -217,7 +221,7 @@ def cut_chips(pixels: Mapping[str, torch.Tensor], places: Sequence[tuple[int, in
 
     They are cut on the device: `pixels` are the tensors of `to_device`.
     """
-    layout, side, cells, device = context.layout, context.layout.keep_px, context.layout.chip_cells, context.device
+    layout, side, cells, device = context.layout, context.layout.stride_px, context.layout.chip_cells, context.device
     x_tcyx, clear_tsyx, lonlat_yxn = pixels["x_tcyx"], pixels["clear_tsyx"], pixels["lonlat_yxn"]
     mean, std = (pixels[name][:, None, None] for name in ("mean_c", "std_c"))
     shape = (layout.chip_px, layout.chip_px)

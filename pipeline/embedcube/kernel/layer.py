@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from embedcube.campaign.schema import Precision
-from embedcube.cube.arrays import ArraySpec, ShardEncoder, array_specs
+from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs
 from embedcube.cube.encoding import Encoding
 from embedcube.grid import Grid, ShardLayout
 from embedcube.sources.base import Source
 from embedcube.windows import Window
+from embedcube.zones import SampleList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class Normalisation:
 class LayerContext:
     """All that embedding a shard of one layer needs, loaded once per process."""
 
-    grids: Mapping[str, Grid]
-    """grids of the layer, by name"""
+    zones: Mapping[str, Grid | SampleList]
+    """zones of the layer, by name: grids, or one list of samples"""
     layout: ShardLayout
     inputs: tuple[LayerInput, ...]
     frames: tuple[tuple[Window, ...], ...]
@@ -61,6 +62,16 @@ class LayerContext:
     module: torch.nn.Module
     """module of the backbone, on `device`"""
     device: torch.device
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The zones that are grids, by name."""
+        return {name: zone for name, zone in self.zones.items() if isinstance(zone, Grid)}
+
+    @property
+    def samples(self) -> SampleList | None:
+        """The zone that is a list of samples; None in a layer of grids."""
+        return next((zone for zone in self.zones.values() if isinstance(zone, SampleList)), None)
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -80,7 +91,7 @@ class LayerContext:
     @cached_property
     def specs(self) -> tuple[ArraySpec, ...]:
         """The arrays that a shard of this layer fills."""
-        return array_specs(cells=self.layout.shard_cells, dimensions=self.dimensions, encoding=self.encoding)
+        return layer_specs(self.layout, dimensions=self.dimensions, encoding=self.encoding)
 
     @cached_property
     def encoder(self) -> ShardEncoder:

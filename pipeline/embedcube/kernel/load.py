@@ -6,10 +6,12 @@ from itertools import accumulate, pairwise
 import torch
 
 from embedcube.backbones.base import Weights, leaves_masked_out, make_backbone
-from embedcube.campaign.schema import Campaign, make_grid, make_layout
+from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.campaign.zones import layout_of
 from embedcube.kernel.compile import Compiled
 from embedcube.kernel.layer import LayerContext, LayerInput, Normalisation
 from embedcube.sources.base import counted_archives, make_source
+from embedcube.zones import SAMPLES, SampleList
 
 
 def load_context(
@@ -20,8 +22,9 @@ def load_context(
     device: torch.device,
     batch: int,
     program: bytes = b"",
+    samples: SampleList | None = None,
 ) -> LayerContext:
-    """The context of one layer on these `grids`, with its module on the device.
+    """The context of one layer in these zones, with its module on the device; `samples` is the zone that is a list.
 
     `batch` and `program` are the plan's; with a compiled `program`, that is the module.
     """
@@ -29,7 +32,7 @@ def load_context(
         module: torch.nn.Module = Compiled(program, device)
     else:
         module = make_backbone(campaign, layer_name).module(weights).to(device)
-    return make_context(campaign, layer_name, grids, weights, module, device, batch)
+    return make_context(campaign, layer_name, grids, weights, module, device, batch, samples)
 
 
 def make_context(
@@ -40,8 +43,9 @@ def make_context(
     module: torch.nn.Module,
     device: torch.device,
     batch: int,
+    samples: SampleList | None = None,
 ) -> LayerContext:
-    """The context of one layer on these `grids`; the module is on the `device` already."""
+    """The context of one layer in these zones; the module is on the `device` already."""
     layer = campaign.layers[layer_name]
     counted = counted_archives(campaign, layer_name)
     ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)
@@ -56,8 +60,10 @@ def make_context(
     )
     backbone = make_backbone(campaign, layer_name)
     return LayerContext(
-        grids={name: make_grid(campaign, layer_name, name) for name in grids},
-        layout=make_layout(layer),
+        zones={SAMPLES: samples}
+        if samples is not None
+        else {name: make_grid(campaign, layer_name, name) for name in grids},
+        layout=layout_of(campaign, layer_name),
         inputs=inputs,
         frames=campaign.frames(layer_name),
         min_valid=layer.min_valid,

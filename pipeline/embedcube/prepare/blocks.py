@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from embedcube.campaign.plan import Shards
 from embedcube.campaign.price import Price
 from embedcube.campaign.scene import Scene
@@ -12,8 +14,10 @@ from embedcube.campaign.schema import Campaign, make_layout
 from embedcube.grid import Grid
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.draw_groups import AMPLIFICATION_GOAL, ReadCost, draw_groups
+from embedcube.prepare.listed import cost_of_list, deepest
 from embedcube.prepare.price import DECODE_BYTES_PER_S, Activations, over_limit, price_layer, total_price
 from embedcube.prepare.shards import cut
+from embedcube.zones import SampleList
 
 _LARGEST_SHARD_PX = 1 << 14
 """side of the largest shard that is proposed: tiles of satellite images are smaller"""
@@ -54,22 +58,27 @@ class LayerCosts:
     share: float = 1.0
     """of the windows that these costs are of: as large a share of the ranks works on them"""
 
-    def of_zone(self, shards: Shards, grid: Grid) -> tuple[ReadCost, Price]:
-        """Draw groups and price of the shards of one grid."""
+    def of_zone(self, shards: Shards, zone: Grid | SampleList) -> tuple[ReadCost, Price]:
+        """Draw groups and price of the shards of one zone."""
         how, layer = self.campaign.how, self.campaign.layers[self.name]
-        context = replace(self.context, grids={grid.name: grid})
-        reading = draw_groups(
-            shards,
-            self.scenes,
-            self.campaign.all_windows,
-            grid,
-            context.layout,
-            ranks=self._ranks,
-            cache_bytes=how.cache_mb << 20,
-        )
+        context = replace(self.context, zones={zone.name: zone})
+        if isinstance(zone, Grid):
+            reading = draw_groups(
+                shards,
+                self.scenes,
+                self.campaign.all_windows,
+                zone,
+                context.layout,
+                ranks=self._ranks,
+                cache_bytes=how.cache_mb << 20,
+            )
+        else:
+            reading = cost_of_list(shards, self.scenes)
+        listed = context.samples is not None
+        deep = deepest(shards, self.scenes, context.layout) if listed else int(np.diff(shards.first).max())
         own = [scene for scene in self.scenes if scene.archive in layer.archives]
         threads = how.threads_per_rank
-        return reading, price_layer(layer, shards, own, reading, self.batch_s, threads, context, self.activations)
+        return reading, price_layer(layer, shards, own, deep, reading, self.batch_s, threads, context, self.activations)
 
     def total(self, prices: list[Price]) -> Price:
         """The price of the layer on all its grids, alone in a campaign but for the weights of the others."""

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.backbones.base import Backbone, make_backbone
+from embedcube.backbones.base import Backbone, Weights, completes, make_backbone
 from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import read_inventory
@@ -46,14 +46,15 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
         path = run.weights(name)
         fresh, passed_over = not path.exists(), dict[str, str]()
         if fresh:
-            if layer.weights:
-                data = _taken(campaign, name)
-            elif of_base := _of_base(campaign, run, name):
+            taken = _taken(campaign, name, backbone) if layer.weights else None
+            if isinstance(taken, bytes):
+                data = taken
+            elif taken is None and (of_base := _of_base(campaign, run, name)):
                 data, fresh = of_base, False
             else:
-                data, passed_over = _fitted(campaign, run, name, backbone, progress)
+                data, passed_over = _fitted(campaign, run, name, backbone, progress, taken)
             write_weights(run, name, data)
-        elif layer.weights and _taken(campaign, name) != path.read_bytes():
+        elif layer.weights and _differs(_taken(campaign, name, backbone), path):
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; to use "
                 "the former, or to try its model with other chips, remove the latter"
@@ -61,6 +62,11 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
         digest = read_weights(campaign, run, name)[1]
         fitted.append(FittedLayer(layer=name, digest=digest, fresh=fresh, passed_over=passed_over))
     return fitted
+
+
+def _differs(taken: bytes | Weights, path: Path) -> bool:
+    """Whether the file that a layer names is another one than that which the run uses, as far as that can be told."""
+    return isinstance(taken, bytes) and taken != path.read_bytes()
 
 
 def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
@@ -83,7 +89,10 @@ def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
         file = _downloaded(*hub)
         named = layer.model_copy(update={"weights": file})
         asking = campaign.model_copy(update={"layers": {**campaign.layers, name: named}})
-        write_weights(run, name, _taken(asking, name))
+        taken = _taken(asking, name, make_backbone(asking, name))
+        if not isinstance(taken, bytes):
+            raise RequestError(f"layers.{name}: fetch its weights without `reduce`, and name their file with `weights`")
+        write_weights(run, name, taken)
         fetched[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return fetched
 
@@ -104,8 +113,11 @@ def _downloaded(repository: str, file: str) -> Path:
         ) from None
 
 
-def _taken(campaign: Campaign, name: str) -> bytes:
-    """Weights file for the layer, from the file that it names: one of embedcube unchanged, a checkpoint converted."""
+def _taken(campaign: Campaign, name: str, backbone: Backbone) -> bytes | Weights:
+    """Weights file for the layer, from the file that it names: one of embedcube unchanged, a checkpoint converted.
+
+    Where `fit` adds to a checkpoint, the weights that it adds to.
+    """
     layer = campaign.layers[name]
     assert layer.weights is not None
     try:
@@ -121,7 +133,8 @@ def _taken(campaign: Campaign, name: str) -> bytes:
         parse_weights(data, campaign, name, str(layer.weights))
         return data
     try:
-        return packed(campaign, name, make_backbone(campaign, name).load(data), period="")
+        loaded = backbone.load(data)
+        return loaded if completes(backbone) else packed(campaign, name, loaded, period="")
     except ValueError as error:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
@@ -145,12 +158,14 @@ def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes:
 
 
 def _fitted(
-    campaign: Campaign, run: RunDir, name: str, backbone: Backbone, progress: Progress
+    campaign: Campaign, run: RunDir, name: str, backbone: Backbone, progress: Progress, loaded: Weights | None
 ) -> tuple[bytes, dict[str, str]]:
+    """Weights file from a sample of the archives; with what was `loaded` from a checkpoint, where there is one."""
     try:
         scenes = read_inventory(campaign, run)
         refuse_too_large(scenes, campaign.how)
         sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
-        return packed(campaign, name, backbone.fit(sample), period=period_of_fit(campaign, name)), passed_over
+        weights = backbone.fit(sample) if loaded is None else backbone.complete(loaded, sample)  # type: ignore[attr-defined]
+        return packed(campaign, name, weights, period=period_of_fit(campaign, name)), passed_over
     except ValueError as error:
         raise RequestError(f"layers.{name}.backbone: {error}") from None

@@ -1,6 +1,6 @@
 """The sample of chips for a fit: composited as in `embed`, spread over windows and places, with a fixed seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from embedcube.backbones.base import FitSample, Weights, make_inputs
 from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, grid_names, make_grid, period_of_fit, windows_of_fit
+from embedcube.campaign.schema import Campaign, period_of_fit, windows_of_fit
+from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.errors import RequestError, StartAgain, WorkError
+from embedcube.grid import Grid, ShardLayout
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.sample import read_sample
@@ -21,6 +23,8 @@ from embedcube.prepare.price import refuse_large_fit
 from embedcube.prepare.shards import cut
 from embedcube.progress import Progress
 from embedcube.sources.reader import RasterReader
+from embedcube.windows import dates_of
+from embedcube.zones import SampleList
 
 _WINDOWS = 16
 """windows that a limited sample is spread over, at most"""
@@ -39,6 +43,8 @@ class _Gathered:
     """pixels (t, c, y, x) of each chip; NaN where masked"""
     latitudes: list[NDArray[np.float64]] = field(default_factory=list)
     """latitude in degrees of each row of pixels of each chip"""
+    beside: list[tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]]] = field(default_factory=list)
+    """where each chip is clear (t, archive, y, x), the places of its cells, and the dates of its frames"""
     passed_over: dict[str, str] = field(default_factory=dict)
     """reason for each scene that could not be read, by its id"""
     looked_at: set[str] = field(default_factory=set)
@@ -60,11 +66,12 @@ def fit_sample(
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
     own = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    zones = zones_of(campaign, name, scenes)
     context = make_context(
-        campaign, name, grid_names(campaign, name, own), nothing, torch.nn.Identity(), torch.device("cpu"), batch=1
+        campaign, name, list(zones), nothing, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)
     )
     context = replace(context, layout=replace(context.layout, chips=1))
-    shards = _chips(campaign, name, scenes, limit)
+    shards = _chips(campaign, name, zones, scenes, limit)
     if limit is None:
         candidates = list(shards)
         numbers = inputs.frames * inputs.channels * context.layout.chip_px**2
@@ -78,7 +85,11 @@ def fit_sample(
     side = context.layout.chip_px
     empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
     lat_ny = np.array(gathered.latitudes).reshape(len(chips), side)
-    return FitSample(x_ntcyx=np.stack(chips) if chips else empty, lat_ny=lat_ny), gathered.passed_over
+    if not chips:
+        return FitSample(x_ntcyx=empty, lat_ny=lat_ny), gathered.passed_over
+    clear, lonlat, dates = (np.stack(some) for some in zip(*gathered.beside, strict=True))
+    sample = FitSample(x_ntcyx=np.stack(chips), lat_ny=lat_ny, clear_ntsyx=clear, lonlat_nyxk=lonlat, dates_ntmd=dates)
+    return sample, gathered.passed_over
 
 
 def _refuse_other_times(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
@@ -131,16 +142,28 @@ def _clear_chips(
             for i, reason in sample.quarantined:
                 gathered.passed_over.setdefault(scenes[i].id, reason)
             if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
-                area = context.layout.shard_area(shard.row, shard.col).grown(context.layout.halo_px)
                 gathered.chips.append(sample.x_tcyx)
-                gathered.latitudes.append(context.grids[shard.zone].degrees(replace(area, cols=1), 1)[1][:, 0])
+                degrees = context.zones[shard.zone].cell_degrees(context.layout, shard.row, shard.col)
+                lonlat = np.stack(degrees, axis=-1).astype(np.float32)
+                gathered.beside.append((sample.clear_tsyx, lonlat, dates_of(context.frames[shard.t])))
+                gathered.latitudes.append(_latitudes(context.zones[shard.zone], context.layout, shard))
                 progress(len(gathered.chips), limit)
     finally:
         reader.close()
     return gathered
 
 
-def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None) -> Iterator[Shard]:
+def _latitudes(zone: Grid | SampleList, layout: ShardLayout, shard: Shard) -> NDArray[np.float64]:
+    """Latitude of each row of pixels of a shard of one chip, halo included."""
+    if isinstance(zone, SampleList):
+        return zone.row_latitudes(shard.row, layout.chip_px)
+    area = layout.shard_area(shard.row, shard.col).grown(layout.halo_px)
+    return zone.degrees(replace(area, cols=1), 1)[1][:, 0]
+
+
+def _chips(
+    campaign: Campaign, name: str, zones: Mapping[str, Grid | SampleList], scenes: Sequence[Scene], limit: int | None
+) -> Iterator[Shard]:
     """Shards of one chip each, in the windows that the layer is fitted on; each shard once."""
     layer, windows = campaign.layers[name], windows_of_fit(campaign, name)
     rng = np.random.default_rng(0)
@@ -154,11 +177,10 @@ def _chips(campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | 
             "windows": tuple((w.start, w.end) for w in (campaign.all_windows[t] for t in windows)),
         }
     )
-    own = [scene for scene in scenes if scene.archive in layer.archives]
     cuts = [
-        (zone, cut_zone[0])
-        for zone in grid_names(one_chip, name, own)
-        if (cut_zone := cut(one_chip, name, make_grid(one_chip, name, zone), scenes)) is not None
+        (zone, found[0])
+        for zone, geometry in zones.items()
+        if (found := cut(one_chip, name, geometry, scenes)) is not None
     ]
     chips = [
         [chip for zone, shards in cuts for chip in _seen(shards, place, name, zone, t, limit, rng)]

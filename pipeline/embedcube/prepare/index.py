@@ -15,13 +15,13 @@ from embedcube.campaign.scene import Scene, unforeseen
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
-from embedcube.prepare.large_blocks import too_large
 from embedcube.prepare.refusals import no_scene_in, with_next_move
 from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
 from embedcube.sources.catalog.pool import keeping_processes
 from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
+from embedcube.sources.huge_blocks import too_large
 from embedcube.sources.opening import raster_settings
 
 _VERDICT = 2000
@@ -50,7 +50,7 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
                 for one in source.scenes(full_digests=full_digests):
                     scene = _storable(one)
-                    large = "" if scene.verdict else too_large(scene, campaign.how)
+                    large = "" if scene.verdict else too_large(scene)
                     found.append(replace(scene, verdict=large) if large else scene)
                     progress(len(scenes) + len(found), None)
         except OSError as error:

@@ -13,6 +13,7 @@ from embedcube.campaign.recipes import LayerRecipes, digest_as_read
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign, make_grid
 from embedcube.campaign.tables import inventory_digest
+from embedcube.campaign.zones import zones_of
 from embedcube.kernel.recipes import recipes_of
 from embedcube.prepare.gaps import empty_windows, gaps_of
 from embedcube.prepare.resampled import resampled_on
@@ -39,7 +40,7 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
     price = _price([one.plan.price for one in runs])
     for name, layer in whole.layers.items():
         known = next(one.plan.layers[name] for one in runs if name in one.plan.layers)
-        cuts = cut_all(whole, name, scenes)
+        cuts = cut_all(whole, name, zones_of(whole, name, scenes), scenes)
         grids = {zone: make_grid(whole, name, zone) for zone in cuts}
         of_layer = []
         for zone, (shards, _) in cuts.items():

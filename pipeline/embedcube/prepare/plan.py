@@ -1,6 +1,6 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -14,13 +14,15 @@ from embedcube.backbones.weights import fitted_on, read_weights
 from embedcube.campaign.base import base_run
 from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
-from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of
+from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of, samples_of
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.tables import inventory_digest
+from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
+from embedcube.grid import Grid
 from embedcube.kernel.compile import Compiled
 from embedcube.kernel.device import device_memory, exact_arithmetic
 from embedcube.kernel.embed import blank_chips, forward
@@ -47,6 +49,7 @@ from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut_all, own_scenes
 from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
 from embedcube.sources.era5.steps import refuse_long_steps
+from embedcube.zones import SampleList
 
 Ints = NDArray[np.int64]
 
@@ -111,8 +114,9 @@ def _plan_layer(
     """The plan of one layer and its shards; `digests` are those of the scenes and of the software that reads them."""
     layer = campaign.layers[name]
     refuse_long_steps(campaign, name, own_scenes(layer, scenes))
-    cuts = cut_all(campaign, name, scenes)
-    forward = _decide_forward(campaign, run, name, list(cuts), versions)
+    zones_of_layer = zones_of(campaign, name, scenes)
+    cuts = cut_all(campaign, name, zones_of_layer, scenes)
+    forward = _decide_forward(campaign, run, name, {zone: zones_of_layer[zone] for zone in cuts}, versions)
     backbone, context = make_backbone(campaign, name), forward.context
     costs = LayerCosts(
         campaign=campaign,
@@ -127,7 +131,8 @@ def _plan_layer(
     zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
-        grids=dict(context.grids),
+        grids=context.grids,
+        samples=context.samples,
         layout=context.layout,
         encoding=context.encoding,
         dimensions=context.dimensions,
@@ -146,7 +151,7 @@ def _plan_layer(
         empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
         reading=costs.advice([zone.price for zone in zones]),
-        resampled=resampled_on(campaign, name, context.grids, cuts, scenes),
+        resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
     )
     return planned, zones
 
@@ -168,7 +173,9 @@ class _Forward:
     """seconds of one batch"""
 
 
-def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str], versions: dict[str, str]) -> _Forward:
+def _decide_forward(
+    campaign: Campaign, run: RunDir, name: str, zones: Mapping[str, Grid | SampleList], versions: dict[str, str]
+) -> _Forward:
     """Load the weights, decide batch and program (those of the last plan where they still hold), and time one batch."""
     layer, how = campaign.layers[name], campaign.how
     base = base_run(how.base, run)
@@ -180,7 +187,7 @@ def _decide_forward(campaign: Campaign, run: RunDir, name: str, zones: list[str]
     module = backbone.module(weights).to(device)
     batch_for = made_of if layer.batch == "auto" else ""
     batch = layer.batch if layer.batch != "auto" else batch_of_last_plan(run, base, name, batch_for)
-    context = make_context(campaign, name, zones, weights, module, device, batch or 2)
+    context = make_context(campaign, name, list(zones), weights, module, device, batch or 2, samples=listed_in(zones))
     activations = _measured(name, replace(context, batch=batch or 4), measure_activations)
     if not batch:
         memory_bytes = (device_memory(device) or how.mem_bytes_per_rank / 2) / 2
@@ -218,7 +225,7 @@ def _plan_zone(
     costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
 ) -> PlannedZone:
     """The shards of one grid: their draw groups, price, recipes and cost."""
-    reading, price = costs.of_zone(shards, forward.context.grids[zone])
+    reading, price = costs.of_zone(shards, forward.context.zones[zone])
     maker = LayerRecipes(
         costs.campaign,
         costs.name,
@@ -228,6 +235,7 @@ def _plan_zone(
         program=forward.program.digest,
         versions=forward.versions,
         plugins=plugins_of(costs.campaign, costs.name),
+        samples=samples_of(forward.context.zones[zone], forward.context.layout),
     )
     recipes = recipes_of(maker, shards, digests)
     cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)

@@ -14,7 +14,7 @@ from embedcube.campaign.price import Price
 from embedcube.campaign.resampling import nesting
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Layer
-from embedcube.cube.arrays import array_specs
+from embedcube.cube.arrays import layer_specs
 from embedcube.errors import RequestError
 from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
@@ -52,20 +52,25 @@ def price_layer(
     layer: Layer,
     shards: Shards,
     scenes: Sequence[Scene],
+    deep: int,
     reading: ReadCost,
     batch_s: float,
     threads: int,
     context: LayerContext,
     activations: Activations,
 ) -> Price:
-    """The price of one layer on one grid; `batch_s` are the seconds of one forward pass."""
+    """The price of one layer in one zone; `batch_s` are the seconds of one forward pass.
+
+    `scenes` are those of the layer, of which at most `deep` lie over each other at one place of a shard.
+    """
     layout = context.layout
     counts = np.diff(shards.first)
     worst = int(counts.argmax())
     chips = len(counts) * layout.chips**2
     cells = len(counts) * layout.shard_cells**2
-    specs = array_specs(cells=layout.shard_cells, dimensions=context.dimensions, encoding=layer.encoding)
-    cell_bytes = sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shard[3:], dtype=int)) for s in specs)
+    specs = layer_specs(layout, dimensions=context.dimensions, encoding=layer.encoding)
+    features = {"embedding": context.dimensions}
+    cell_bytes = sum(np.dtype(s.dtype).itemsize * features.get(s.name, 1) for s in specs)
     # a series of fields is checked on disk, never read whole
     largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
     largest_block = max((decoded_at_once(a, threads) for s in scenes if not s.verdict for a in s.assets), default=0)
@@ -87,7 +92,7 @@ def price_layer(
         + largest_file
         + largest_block
         + warping
-        + _data_bytes(context, activations, int(counts[worst]), threads, itemsize, cell_bytes),
+        + _data_bytes(context, activations, deep, threads, itemsize, cell_bytes),
         worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
         f"with {int(counts[worst])} scenes",
         device_s=batch_s * -(-chips // context.batch),

@@ -13,20 +13,23 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.grid import Grid, ShardRange
 from embedcube.sources.base import make_source
+from embedcube.zones import SampleList
 
 
 def resampled_on(
     campaign: Campaign,
     name: str,
-    grids: Mapping[str, Grid],
+    zones: Mapping[str, Grid | SampleList],
     cuts: Mapping[str, tuple[Shards, ShardRange]],
     scenes: Sequence[Scene],
 ) -> dict[str, list[str]]:
     """For each grid onto which scenes of a layer's shards are resampled, how many, in words."""
     words = {}
     for zone, (shards, _) in cuts.items():
-        planned = [scenes[i] for i in np.unique(shards.scenes).tolist()]
-        words[zone] = Resampled(campaign, name, grids[zone]).in_words(planned)
+        # a sample is where its chip is
+        if isinstance(grid := zones[zone], Grid):
+            planned = [scenes[i] for i in np.unique(shards.scenes).tolist()]
+            words[zone] = Resampled(campaign, name, grid).in_words(planned)
     return {zone: lines for zone, lines in words.items() if lines}
 
 

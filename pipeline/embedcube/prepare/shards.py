@@ -1,7 +1,7 @@
 """The shards of a layer, cut from region, windows and scenes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from shapely import affinity
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.plan import Ints, Shards
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Layer, Region, grid_names, make_grid, make_layout
+from embedcube.campaign.schema import Campaign, Layer, Region, make_layout
 from embedcube.errors import RequestError
 from embedcube.grid import (
     UTM_NORTH,
@@ -29,9 +29,11 @@ from embedcube.grid import (
     to_degrees,
 )
 from embedcube.prepare.draw_groups import Floats, distinct
+from embedcube.prepare.listed import cut_list
 from embedcube.prepare.resampled import Resampled
 from embedcube.sources.base import counted_archives
 from embedcube.windows import Window
+from embedcube.zones import SampleList
 
 _MARGIN = 0.1
 """degrees beside a UTM zone within which a region is kept: shards reach a little over the edge of the zone"""
@@ -68,14 +70,31 @@ class _Footprints:
         return np.nonzero((first_s < window.end.timestamp()) & (last_s >= window.start.timestamp()))[0]
 
 
-def cut(campaign: Campaign, name: str, grid: Grid, scenes: Sequence[Scene]) -> tuple[Shards, ShardRange] | None:
-    """The shards of a layer on one of its grids that the region touches, in every window, with their scenes.
+def cut_all(
+    campaign: Campaign, name: str, zones: Mapping[str, Grid | SampleList], scenes: Sequence[Scene]
+) -> dict[str, tuple[Shards, ShardRange]]:
+    """For each zone that holds any of the region, its shards and the rectangle that they span."""
+    cuts = {}
+    for name_of, zone in zones.items():
+        if (found := cut(campaign, name, zone, scenes)) is not None:
+            cuts[name_of] = found
+    if not cuts:
+        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
+    return cuts
+
+
+def cut(
+    campaign: Campaign, name: str, grid: Grid | SampleList, scenes: Sequence[Scene]
+) -> tuple[Shards, ShardRange] | None:
+    """The shards of a layer in one of its zones, in every window, with their scenes: of a grid, those in the region.
 
     Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
 
     Raises:
         RequestError: no scene shows any of the region, or the region lies outside of all UTM zones.
     """
+    if isinstance(grid, SampleList):
+        return cut_list(campaign, name, grid, scenes)
     layer = campaign.layers[name]
     layout = make_layout(layer)
     ways = Resampled(campaign, name, grid)
@@ -102,20 +121,9 @@ def own_scenes(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
     return [scene for scene in scenes if scene.archive in layer.archives]
 
 
-def cut_all(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> dict[str, tuple[Shards, ShardRange]]:
-    """For each grid that holds any of the region, its shards and the rectangle that they span."""
-    cuts = {}
-    for zone in grid_names(campaign, name, own_scenes(campaign.layers[name], scenes)):
-        if (found := cut(campaign, name, make_grid(campaign, name, zone), scenes)) is not None:
-            cuts[zone] = found
-    if not cuts:
-        raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
-    return cuts
-
-
-def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, int]:
+def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, float, int]:
     """Order of a scene among all: within its acquisition the newest processing first, copied before resampled."""
-    return scene.acquisition, scene.fills, len(ways.methods(scene))
+    return scene.acquisition, scene.fills, -scene.version if scene.fills else 0.0, len(ways.methods(scene))
 
 
 def _linked(

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from threading import Lock
 from typing import TypeVar, TypeVarTuple
 
 from embedcube.errors import EmbedcubeError, StartAgain
@@ -30,6 +29,13 @@ _LIMIT_S = 120
 _BYTES_PER_S = 5 << 20
 """of a file, for the CPU time that a large one may take more"""
 
+_END_S = 10
+"""until a process that was told to end is killed, and until a killed one is not waited for any more"""
+
+
+class Crashed(ValueError):
+    """The process of a call ended by an error in it."""
+
 
 def apart(work: Callable[[*Ts], R], size: int, *args: *Ts) -> R:
     """Return `work(*args)`, computed by another process; `size` is the bytes of the file that it opens.
@@ -38,18 +44,19 @@ def apart(work: Callable[[*Ts], R], size: int, *args: *Ts) -> R:
 
     Raises:
         Exception: any error of `work`.
-        ValueError: the process crashed, or computed for longer than any file of this size takes.
+        Crashed: the process crashed.
+        ValueError: it computed for longer than any file of this size takes.
         StartAgain: the process was killed from outside, most likely for want of memory.
     """
-    with _lock:
-        helper = _idle.pop() if _idle else None
-    helper = helper or _Helper()
+    try:
+        helper = _idle.pop()
+    except IndexError:
+        helper = _Helper()
     try:
         return helper.call(work, args, _LIMIT_S + size // _BYTES_PER_S)
     finally:
         if helper.alive:
-            with _lock:
-                _idle.append(helper)
+            _idle.append(helper)
 
 
 class _Helper:
@@ -68,47 +75,63 @@ class _Helper:
 
     def call(self, work: Callable[[*Ts], R], args: tuple[*Ts], limit_s: int) -> R:
         """The result of a call; any error of it is raised here."""
+        # until its answer is here: the answer of a call that was interrupted would be taken for that of the next one
+        self.alive = False
         try:
             self._connection.send((work, args, limit_s))
             answer, error = self._connection.recv()
+            self.alive = True
         except (EOFError, ConnectionError):
+            self.close()
+            raise _ended(self._process.returncode, limit_s) from None
+        except BaseException:
             self.alive = False
-            self._connection.close()
-            raise _ended(self._process.wait(), limit_s) from None
+            self._process.kill()
+            self.close()
+            raise
         if error is not None:
             raise error
         result: R = answer
         return result
 
     def close(self) -> None:
-        """End the process, which waits for a call."""
+        """End the process, which waits for a call or has ended; one that does not end is killed."""
         self._connection.close()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+            return
+        self._process.kill()
+        # even a killed process may wait for a file system that does not answer
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
 
 
 def close() -> None:
     """End the processes that wait for calls; a later call starts another one."""
-    with _lock:
-        while _idle:
+    with suppress(IndexError):
+        while True:
             _idle.pop().close()
 
 
 _idle: list[_Helper] = []
-_lock = Lock()
+"""each step with it is one that threads cannot interrupt, and no lock, which a fork would copy as it is"""
 
 # a forked process must not talk to the helpers of its parent
 os.register_at_fork(after_in_child=_idle.clear)
 atexit.register(close)
 
 
-def _ended(code: int, limit_s: int) -> Exception:
-    """The error of a call whose process ended."""
+def _ended(code: int | None, limit_s: int) -> Exception:
+    """The error of a call whose process ended; without a code, it is not known how."""
+    if code is None:
+        return StartAgain("a process that opens files does not answer, and cannot be killed; start again")
     if -code == signal.SIGXCPU:
         return ValueError(f"its decoder did not end within {limit_s} s of CPU time")
     if code >= 0 or -code in (signal.SIGKILL, signal.SIGTERM):
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return StartAgain(f"a process that opens files ended early ({how}), perhaps for want of memory; start again")
-    return ValueError(f"its decoder crashed ({signal.Signals(-code).name})")
+        words = f"a process that opens files ended early ({how}), perhaps for want of memory"
+        return StartAgain(f"{words}; start again, with more memory if it happens again")
+    return Crashed(f"its decoder crashed ({signal.Signals(-code).name})")
 
 
 def _serve(connection: Connection) -> None:

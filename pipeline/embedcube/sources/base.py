@@ -15,6 +15,7 @@ from embedcube.grid import Grid, PixelArea
 from embedcube.sources.composite import Composite
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
+from embedcube.zones import SampleList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,24 @@ class Source(Protocol):
 
         Observations of one acquisition stand next to each other. Each pixel must depend on its own values only:
         several threads call this at once, for different strips of a shard.
+        """
+        ...
+
+
+class SampleSource(Protocol):
+    """A source of samples on no common grid, each with an id; all else is as in `Source`.
+
+    Its scenes have `samples`, and `observe_samples` takes the place of `observe`.
+    """
+
+    def observe_samples(
+        self, scene: Scene, frame: Window, samples: SampleList, side_px: int, reader: RasterReader
+    ) -> Observation:
+        """Read some samples of `scene`, `side_px` pixels square around their centres, below each other.
+
+        Raises:
+            CorruptInput: the bytes of the scene are wrong, or a sample is smaller than that.
+            OSError: the scene could not be read for a reason that may pass.
         """
         ...
 

@@ -1,9 +1,10 @@
-"""Which scenes `index` looks at, and what follows where pixels contradict metadata.
+"""Every scene is looked at before it is used, by itself: what is found does not depend on other scenes.
 
-Scenes whose files say the same of their numbers are a series: they are right or wrong for one reason. Of each series
-some are looked at, chosen by a hash of their ids: so many first ones, one of each place and year, and a share of all,
-whatever else the archive holds. Where one of them is contradicted, all scenes of its series are looked at. Neither the
-order of an archive nor scenes of other series change what is found.
+`index` looks at some, so that a wrong option is told before anything is embedded. Scenes whose files say the same of
+their numbers are a series: they are right or wrong for one reason. Of each series some are looked at, chosen by a hash
+of their ids: so many first ones, one of each place and year, and a share of all. Where one of them is contradicted, all
+scenes of its series are looked at. The others are looked at where they are read: one that is contradicted there is out
+for all (`workers/rounds.py`), as if `index` had found it.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from embedcube.sources.apart import apart
 from embedcube.sources.catalog.files import lasting
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.evidence import LEAST, Evidence, Judge, is_jpeg2000, look, why_unseen
+from embedcube.sources.huge_blocks import too_large
 from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.reader import retried
 
@@ -55,10 +57,14 @@ class _Answer:
 def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: QuestionsOf) -> Iterator[Scene]:
     """The scenes of an archive, in their order; those that their pixels contradict have the reason as their verdict.
 
+    Those that were looked at are `seen`.
+
     Raises:
         OSError: a file could not be looked at for a reason that may pass.
     """
     answers: dict[int, _Answer] = {}
+    # here, and not in `index` alone: a scene that cannot be used replaces none
+    scenes = [scene if scene.verdict else replace(scene, verdict=too_large(scene)) for scene in scenes]
     series = _series_of(scenes)
     chosen = [_chosen(scenes, places, _looks(scenes[places[0]], questions_of)) for places in series]
     answers |= _answers(scenes, set[int]().union(*chosen), root, questions_of)
@@ -70,7 +76,40 @@ def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: Questi
     answers |= _answers(scenes, set[int]().union(*suspect), root, questions_of)
     for place, scene in enumerate(scenes):
         answer = answers.get(place)
-        yield replace(scene, verdict=answer.words, asks=answer.asks) if answer and answer.words else scene
+        yield scene if answer is None else _with_answer(scene, answer)
+
+
+def _with_answer(scene: Scene, answer: _Answer) -> Scene:
+    if not answer.words:
+        return replace(scene, seen=True)
+    return replace(scene, verdict=answer.words, asks=answer.asks, seen=True)
+
+
+class FirstLook:
+    """Looks at the scenes that `index` has not looked at, each once in a process, before it is read."""
+
+    def __init__(self, root: Path, questions_of: QuestionsOf) -> None:
+        """`root` is the archive's path; `questions_of` is what `index` asks, too."""
+        self._root, self._questions_of = root, questions_of
+        # by digest; several threads may look at one scene at once, and see the same
+        self._words: dict[str, str] = {}
+
+    def refuse_contradicted(self, scene: Scene) -> None:
+        """Refuse a scene that cannot be used, or that its pixels contradict.
+
+        Raises:
+            CorruptInput: why it cannot be used.
+            OSError: it could not be looked at for a reason that may pass.
+        """
+        if scene.verdict:
+            raise CorruptInput(scene.verdict)
+        if scene.seen:
+            return
+        if (digest := scene.digest) not in self._words:
+            [answer] = _seen([scene], root=self._root, questions_of=self._questions_of)
+            self._words[digest] = answer.words
+        if words := self._words[digest]:
+            raise CorruptInput(words)
 
 
 def _series_of(scenes: Sequence[Scene]) -> list[list[int]]:
@@ -134,7 +173,11 @@ def _answers(
 ) -> Mapping[int, _Answer]:
     ordered = sorted(places)
     found = spread(
-        partial(_seen, root=root, questions_of=questions_of), [scenes[place] for place in ordered], at_once=_AT_ONCE
+        partial(_seen, root=root, questions_of=questions_of),
+        [scenes[place] for place in ordered],
+        at_once=_AT_ONCE,
+        lost=lambda _, words: _Answer(words=words, asks=False),
+        name=lambda scene: scene.id,
     )
     return dict(zip(ordered, found, strict=True))
 

@@ -31,7 +31,7 @@ class Observed(Protocol):
 
     @property
     def fills(self) -> bool:
-        """Whether it only fills pixels that no earlier observation of its acquisition shows, clear or not."""
+        """Whether it only fills pixels that no other observation of its acquisition shows, clear or not."""
         ...
 
 
@@ -58,9 +58,9 @@ def composite(observations: Sequence[tuple[str, Observed]], method: Method) -> C
     """The median or mean of the clear acquisitions, for each band and pixel.
 
     `observations` are pairs (acquisition, observation); those of one acquisition stand next to each other. They are one
-    measurement: where they overlap, the first clear one counts. One that only fills gives no pixel that those before it
-    show, not even under their clouds. The median of an even number of acquisitions is the
-    mean of the middle two. Medians are computed in float32, means in float64.
+    measurement: where they overlap, the first clear one counts. Those that only fill come after all others, and
+    give no pixel that those before them show, not even under their clouds. The median of an even number of acquisitions
+    is the mean of the middle two. Medians are computed in float32, means in float64.
     """
     mosaics: list[tuple[NDArray[Any], NDArray[np.bool_]]] = []
     used: list[NDArray[np.bool_]] = []
@@ -84,13 +84,17 @@ def composite(observations: Sequence[tuple[str, Observed]], method: Method) -> C
 
 def _mosaic(members: list[Observed], used: list[NDArray[np.bool_]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Values and clear pixels of one acquisition; appends the pixels that each of its scenes gave to `used`."""
-    values, clear, seen = members[0].values_cyx, members[0].clear_yx, members[0].seen_yx
-    used.append(clear)
-    for member in members[1:]:
+    # those that only fill come last, wherever they stand
+    first, *others = sorted(range(len(members)), key=lambda number: members[number].fills)
+    values, clear, seen = members[first].values_cyx, members[first].clear_yx, members[first].seen_yx
+    gave = {first: clear}
+    for number in others:
+        member = members[number]
         new = member.clear_yx & ~(seen if member.fills else clear)
         values = np.where(new, member.values_cyx, values)
         clear, seen = clear | new, seen | member.seen_yx
-        used.append(new)
+        gave[number] = new
+    used += [gave[number] for number in range(len(members))]
     return values, clear
 
 

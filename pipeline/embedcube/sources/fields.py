@@ -15,7 +15,7 @@ from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.believed import believed_when_seen
+from embedcube.sources.believed import FirstLook, believed_when_seen
 from embedcube.sources.catalog.dates import When
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
@@ -58,6 +58,7 @@ class Fields:
         """Raises a RequestError for unknown options, and for keys that have no meaning for fields."""
         self._name = name
         self._archive = archive
+        self._first_look = FirstLook(archive.root, self._questions)
         self._options = read_options(Options, name, archive)
         refuse_keys(name, archive, {"mask": "fields are everywhere", "offset": "write options.add"})
 
@@ -131,6 +132,7 @@ class Fields:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The scaled values in float32; seen where every band has one."""
+        self._first_look.refuse_contradicted(scene)
         return observe_converted(scene, self._archive, grid, area, reader, self._value)
 
     def _value(self, asset: Asset) -> Conversion:

@@ -33,7 +33,9 @@ def open_netcdf(path: Path) -> Any:
         for name, variable in store.ds.variables.items():
             chunks = variable.chunking()
             refuse_long_axis(name, variable.shape, chunks if isinstance(chunks, list) else ())
-        return xarray.open_dataset(store, mask_and_scale=False, cache=False)
+        # by its class: looking an engine up imports those of all installed packages, four CPU seconds
+        engine = xarray.backends.StoreBackendEntrypoint
+        return xarray.open_dataset(store, engine=engine, mask_and_scale=False, cache=False)
     except BaseException:
         store.close()
         raise

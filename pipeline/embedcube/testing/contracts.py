@@ -71,13 +71,30 @@ def check_backbone(
         dates_tmd=torch.from_numpy(dates_of(months[: inputs.frames])),
     )
     with _settings_given_back():
-        weights = _fitted(make, FitSample(x_ntcyx=sample, lat_ny=latitudes), inputs.channels, checkpoint)
+        weights = _fitted(make, _sample(sample, latitudes, layout, inputs), inputs.channels, checkpoint)
         dimensions = backbone.dimensions(weights)
         _require(dimensions > 0, f"dimensions is {dimensions}, not positive")
         shape = (batch, cells, cells, dimensions)
         _check_vectors(lambda: make().module(weights), chips, shape, masks=leaves_masked_out(backbone))
         if leaves_masked_out(backbone):
             _check_masking(backbone.module(weights), chips)
+
+
+def _sample(
+    x_ntcyx: NDArray[np.float32], latitudes: NDArray[np.float64], layout: ShardLayout, inputs: Inputs
+) -> FitSample:
+    """Chips of one month each frame, clear where every band of an archive has a value."""
+    firsts = np.cumsum([0, *map(len, inputs.bands)])[:-1]
+    finite = np.add.reduceat(~np.isfinite(x_ntcyx), firsts, axis=2) == 0
+    count, cells = len(x_ntcyx), layout.chip_cells
+    dates = dates_of(windows_every(_START, _MONTH.after(_START, inputs.frames), _MONTH))
+    return FitSample(
+        x_ntcyx=x_ntcyx,
+        lat_ny=latitudes,
+        clear_ntsyx=finite,
+        lonlat_nyxk=np.full((count, cells, cells, 2), 40, dtype=np.float32),
+        dates_ntmd=np.stack([dates] * count),
+    )
 
 
 def check_source(source: Source, grid: Grid, *, area_px: int = 96, scenes: int = 3) -> None:

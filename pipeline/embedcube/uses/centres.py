@@ -1,6 +1,7 @@
 """The catalogue of centres that hold cubes: a YAML file, or a STAC Collection, Catalog or API."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ _MOST = 1000
 
 _DEPTH = 4
 """how deep Catalogs of STAC are followed"""
+
+_DOCUMENTS = 1000
+"""documents of one catalogue of STAC that are read"""
+
+_WALK_S = 60.0
+"""seconds that reading a catalogue of STAC may take"""
 
 
 class CentreBlock(Block):
@@ -59,7 +66,11 @@ def read_catalogue(catalogue: str) -> list[Centre]:
         WorkError: it could not be reached.
     """
     if "://" in catalogue or catalogue.endswith(".json"):
-        centres = list(_of_stac(catalogue, 0))
+        # an API lists a Collection among its links, and again below /collections
+        found: dict[str, Centre] = {}
+        for centre in _Walk(catalogue).centres():
+            found.setdefault(centre.address.url, centre)
+        centres = list(found.values())
     else:
         centres = _of_yaml(Path(catalogue))
     if not centres:
@@ -87,38 +98,66 @@ def _of_yaml(path: Path) -> list[Centre]:
     return centres
 
 
-def _of_stac(href: str, depth: int) -> Iterator[Centre]:
-    """The cubes of a Collection, or of all below a Catalog, or of an API."""
-    document = _document(href)
-    kind, links = document.get("type"), document.get("links", [])
-    if kind == "Collection":
-        yield from _of_collection(document, href)
-        return
-    for listed in document.get("collections", []):
-        if isinstance(listed, dict):
-            yield from _of_collection(listed, href)
-    if depth >= _DEPTH or not isinstance(links, list):
-        return
-    for link in links[:_MOST]:
-        if isinstance(link, dict) and link.get("rel") in ("child", "data"):
-            yield from _of_stac(_joined(href, str(link.get("href"))), depth + 1)
+class _Walk:
+    """A walk through a catalogue of STAC: each document is read once, and only so many, in so much time."""
+
+    def __init__(self, catalogue: str) -> None:
+        self._catalogue = catalogue
+        self._end = time.monotonic() + _WALK_S
+        self._read: set[str] = set()
+
+    def centres(self) -> Iterator[Centre]:
+        """The cubes of a Collection, or of all below a Catalog, or of an API; one may come several times."""
+        yield from self._below(self._catalogue, 0)
+
+    def _below(self, href: str, depth: int) -> Iterator[Centre]:
+        document = self._document(href)
+        if document is None:
+            return
+        if document.get("type") == "Collection":
+            yield from self._of_collection(document, href)
+            return
+        for listed in _dicts(document.get("collections")):
+            yield from self._of_collection(listed, href)
+        if depth < _DEPTH:
+            for link in _dicts(document.get("links")):
+                if link.get("rel") in ("child", "data"):
+                    yield from self._below(_joined(href, str(link.get("href"))), depth + 1)
+
+    def _of_collection(self, collection: dict[str, Any], href: str) -> Iterator[Centre]:
+        """The cube of a Collection: what the first of its Items says of its store."""
+        links = _dicts(collection.get("links"))
+        own = next((str(link["href"]) for link in links if link.get("rel") == "self" and "href" in link), None)
+        base = _joined(href, own) if own else href
+        for link in links:
+            if link.get("rel") not in ("item", "items"):
+                continue
+            place = _joined(base, str(link.get("href")))
+            document = self._document(place)
+            for item in [] if document is None else _dicts(document.get("features", [document]))[:1]:
+                cube = _cube_of(item, place)
+                if cube is not None:
+                    yield Centre(printable(collection.get("id", cube), 64), Address(url=cube))
+                    return
+
+    def _document(self, href: str) -> dict[str, Any] | None:
+        """A document of the catalogue; None where it was read before: links may lead in circles."""
+        if href in self._read:
+            return None
+        shown, left_s = printable_href(self._catalogue), self._end - time.monotonic()
+        if len(self._read) >= _DOCUMENTS:
+            raise RequestError(
+                f"{shown}: more than {_DOCUMENTS} documents; name the Catalog or Collection that is meant"
+            )
+        if left_s <= 0:
+            raise WorkError(f"{shown}: {len(self._read)} documents in {_WALK_S:g} s, and not all; name a smaller part")
+        self._read.add(href)
+        return _document(href, left_s)
 
 
-def _of_collection(collection: dict[str, Any], href: str) -> Iterator[Centre]:
-    """The cube of a Collection: what the first of its Items says of its store."""
-    links = [link for link in collection.get("links", []) if isinstance(link, dict)]
-    own = next((str(link["href"]) for link in links if link.get("rel") == "self" and "href" in link), None)
-    base = _joined(href, own) if own else href
-    for link in links:
-        if link.get("rel") not in ("item", "items"):
-            continue
-        place = _joined(base, str(link.get("href")))
-        document = _document(place)
-        for item in document.get("features", [document])[:1]:
-            cube = _cube_of(item, place)
-            if cube is not None:
-                yield Centre(printable(collection.get("id", cube), 64), Address(url=cube))
-                return
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; no more of a document's than are ever read."""
+    return [one for one in value[:_DOCUMENTS] if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _cube_of(item: Any, href: str) -> str | None:
@@ -140,9 +179,9 @@ def _joined(base: str, href: str) -> str:
     return joined
 
 
-def _document(href: str) -> dict[str, Any]:
+def _document(href: str, seconds: float) -> dict[str, Any]:
     try:
-        document = json.loads(read_document(href))
+        document = json.loads(read_document(href, seconds))
     except (ValueError, RecursionError):
         document = None
     except OSError as error:

@@ -42,7 +42,7 @@ def fit_centroids(cube: CubeStore, layer: str, segment_cells: int) -> NDArray[np
         if cells >= SAMPLE_CELLS:
             break
     if not sample:
-        raise WorkError(f"{cube.path}: no cell of layer {layer} has a vector, so there is nothing to index")
+        raise WorkError(f"{cube.address}: no cell of layer {layer} has a vector, so there is nothing to index")
     chosen = np.concatenate(sample)[:SAMPLE_CELLS]
     lists = 1 << max(0, round(np.log2(max(1.0, segment_cells**0.5))))
     return k_means(chosen, max(1, min(MOST_LISTS, lists, len(chosen) // _CELLS_PER_LIST)))

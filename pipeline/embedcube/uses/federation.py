@@ -5,37 +5,31 @@ layer was made with other weights are not asked: their numbers mean something el
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
-from shapely.geometry import Point, mapping
+from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from embedcube.cube.examples import Wanted, wanted_by
-from embedcube.cube.find import Search, default_apart_m, find_query
-from embedcube.cube.reader import Cube, open_cube
 from embedcube.cube.similar import Query
 from embedcube.errors import EmbedcubeError, RequestError, WorkError
-from embedcube.printable import listed, printable
+from embedcube.printable import printable
 from embedcube.uses.centres import Centre
-from embedcube.uses.remote import Server
-from embedcube.uses.serve.places import Places
+from embedcube.uses.holders import Example, Holder, LayerThere, Local, Place, Question, Served
+from embedcube.uses.remote import within
 
 T = TypeVar("T")
 
-Place = tuple[float, float]
-"""longitude and latitude in degrees"""
-
-Example = Place | BaseGeometry
-"""a place, or a polygon in degrees: the mean of its vectors at the first centre that has some"""
-
 TIMEOUT_S = 60.0
 """seconds that a server may take for one answer"""
+
+DEADLINE_S = 600.0
+"""seconds after which a centre is given up, whatever it does: a plain store is read by this machine, part by part"""
 
 _AROUND = 8
 """hits closer to an example than the distance between hits, at most: they are left out when all have answered"""
@@ -47,20 +41,6 @@ _SAME_M = 0.1
 """metres between two roundings of one place"""
 
 _EARTH_M = 6_371_008.8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is searched for."""
-
-    like: Sequence[Example]
-    unlike: Sequence[Example] = ()
-    layer: str | None = None
-    """may be left out where each cube has one"""
-    k: int = 10
-    time: str | None = None
-    within: tuple[float, float, float, float] | BaseGeometry | None = None
-    apart_m: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,102 +90,33 @@ class Federated:
         return [one for one in self.centres if one.state != "answered"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """A layer at a centre."""
-
-    name: str
-    weights: str
-    version: str
-
-
-class _Holder(Protocol):
-    """A cube that can be asked."""
-
-    def layer(self, name: str | None) -> _Layer:
-        """The layer with this name, or the only one."""
-
-    def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
-        """The vector of an example, and the centre of its cell; a RequestError says why there is none."""
-
-    def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
-        """Hits, and the metres that they are apart."""
-
-
-class _Local:
-    """A cube that this process reads: a folder, or a store at a URL."""
-
-    def __init__(self, centre: Centre) -> None:
-        self._cube: Cube = open_cube(centre.address.url)
-
-    def layer(self, name: str | None) -> _Layer:
-        name = _only(name, self._cube.layers)
-        weights = self._cube.group(self._cube.zones_of(name)[0]).attrs.get("embedcube:weights_sha256", "")
-        return _Layer(name=name, weights=str(weights), version=self._cube.version)
-
-    def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
-        wanted = wanted_by(self._cube, layer, [example], None, time)
-        return wanted.query.vector, Places(self._cube, layer).centres(wanted.own)
-
-    def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
-        apart_m = default_apart_m(self._cube, layer) if question.apart_m is None else question.apart_m
-        asked = Search(k=k, time=question.time, within=question.within, apart_m=apart_m)
-        index = self._cube[layer].index if self._cube.is_local else None
-        found = find_query(self._cube, layer, Wanted(query=Query.of(vector)), asked, index)
-        return [asdict(hit) | {"zone": hit.zone.partition("/")[2]} for hit in found.hits], apart_m
-
-
-class _Served:
-    """A cube behind `embedcube serve`."""
-
-    def __init__(self, centre: Centre, timeout_s: float) -> None:
-        self._server = Server(centre.address, timeout_s)
-        self._about = self._server.get("")
-
-    def layer(self, name: str | None) -> _Layer:
-        name = _only(name, tuple(self._about["layers"]))
-        about = self._about["layers"][name]
-        return _Layer(name=name, weights=str(about["weights_sha256"] or ""), version=str(self._about["version"]))
-
-    def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
-        place = mapping(example) if isinstance(example, BaseGeometry) else {"lon": example[0], "lat": example[1]}
-        body = {"like": [place], "time": time}
-        (answer,) = self._server.post(f"layers/{layer}/vectors", body)["vectors"]
-        if answer["vector"] is None:
-            raise RequestError(printable(answer.get("problem", "no vector there"), 300))
-        own = [(float(lon), float(lat)) for lon, lat in answer["centres"]]
-        return np.asarray(answer["vector"], np.float64), own
-
-    def find(self, layer: str, vector: NDArray[Any], question: Question, k: int) -> tuple[list[dict[str, Any]], float]:
-        within = question.within
-        body = {
-            "like": [{"vector": vector.tolist()}],
-            "k": k,
-            "time": question.time,
-            "within": mapping(within) if isinstance(within, BaseGeometry) else within,
-            "apart_m": question.apart_m,
-        }
-        answer = self._server.post(f"layers/{layer}/find", body)
-        return list(answer["hits"]), float(answer["apart_m"])
-
-
 @dataclass
 class _State:
     """What is known of a centre while it is asked."""
 
     centre: Centre
-    holder: _Holder | None = None
-    layer: _Layer | None = None
+    holder: Holder | None = None
+    layer: LayerThere | None = None
     problem: EmbedcubeError | None = None
     hits: list[dict[str, Any]] | None = None
     apart_m: float = 0.0
+    left_s: float = field(default_factory=lambda: DEADLINE_S)
+    """seconds that it may still take: waiting for others does not count"""
+
+    def bounded(self, work: Callable[[], T]) -> T:
+        """The result of `work`; a WorkError at the deadline."""
+        start = time.monotonic()
+        try:
+            return within(self.left_s, work, str(self.centre.address))
+        finally:
+            self.left_s -= time.monotonic() - start
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """The result of `work`; None where the centre is down, refuses, or has done so before."""
         if self.problem is not None:
             return None
         try:
-            return work()
+            return self.bounded(work)
         except EmbedcubeError as error:
             self.problem = error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -226,7 +137,7 @@ def find_at_all(centres: Sequence[Centre], question: Question, timeout_s: float 
 
     def greet(state: _State) -> None:
         centre = state.centre
-        state.holder = state.attempt(lambda: _Served(centre, timeout_s) if centre.address.served else _Local(centre))
+        state.holder = state.attempt(lambda: Served(centre, timeout_s) if centre.address.served else Local(centre))
         holder = state.holder
         if holder is not None:
             state.layer = state.attempt(lambda: holder.layer(question.layer))
@@ -289,7 +200,7 @@ def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], 
 
 
 def _read(
-    states: Sequence[_State], example: Example, time: str | None, weights: str | None
+    states: Sequence[_State], example: Example, window: str | None, weights: str | None
 ) -> tuple[NDArray[Any], str, list[Place]]:
     """The vector of an example from the first centre that has one, of the given weights if there are any."""
     reasons = []
@@ -302,7 +213,7 @@ def _read(
             reasons.append(f"{state.centre.name}: weights {layer.weights[:12]}, not {weights[:12]}")
             continue
         try:
-            vector, centres = holder.vector(layer.name, example, time)
+            vector, centres = state.bounded(partial(holder.vector, layer.name, example, window))
             return vector, layer.weights, centres
         except RequestError as error:
             reasons.append(f"{state.centre.name}: {error}")
@@ -336,7 +247,8 @@ def _merged(states: Sequence[_State], question: Question, own: Sequence[Place]) 
             continue
         if any(metres(place, other) < _SAME_M for other in own):
             continue
-        if any(area.covers(Point(place)) for area in areas):
+        # longitudes of a polygon over the antimeridian go on beyond 180
+        if any(area.covers(Point(place[0] + turn, place[1])) for area in areas for turn in (-360, 0, 360)):
             continue
         taken.append(place)
         assert state.layer is not None
@@ -371,14 +283,3 @@ def _asked(state: _State, hits: Sequence[CentreHit]) -> Asked:
         version="" if state.layer is None else state.layer.version,
         weights_sha256="" if state.layer is None else state.layer.weights,
     )
-
-
-def _only(name: str | None, layers: tuple[str, ...]) -> str:
-    """The layer with a name, or the only one."""
-    if name is None and len(layers) == 1:
-        return layers[0]
-    if name is None:
-        raise RequestError(f"which layer? It has {listed(layers)}; name one with --layer")
-    if name not in layers:
-        raise RequestError(f"no layer {printable(name, 64)}; it has {listed(layers)}")
-    return name

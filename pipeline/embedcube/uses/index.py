@@ -124,7 +124,7 @@ def index_vectors(cube: Cube, layers: tuple[str, ...], spread: Spread, progress:
 @contextmanager
 def spread_for(cube: Cube) -> Iterator[Spread]:
     """Workers as `how.dask` of the cube's campaign asks for; a cube outside of a run folder is indexed here."""
-    run = RunDir(cube.path.resolve().parents[1])
+    run = RunDir(cube.path.parents[1])
     if not run.campaign.is_file():
         yield here
         return

@@ -7,13 +7,13 @@ layers, windows and box. It is a cube like any other; cells whose objects were n
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -22,7 +22,8 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
-from embedcube.cube.arrays import FILES, object_key
+from embedcube.cube.arrays import FILES, is_object, object_key
+from embedcube.cube.part import PULLED, Part, part_of
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import listed, printable
@@ -33,14 +34,37 @@ from embedcube.uses.touching import Box, touching
 _LARGEST = 1 << 31
 """bytes of a file whose size is not known beforehand"""
 
+_METADATA = 1 << 26
+"""bytes of a file of metadata"""
+
+_LIST = 1 << 30
+"""bytes of the list of all files"""
+
+_CHUNKS = 1 << 16
+"""parts of that list"""
+
 _TRIES = 4
 """times that a file with a wrong digest is read"""
 
 _AT_ONCE = 4
 """files that are read at once; each is in memory whole"""
 
-_OBJECTS = re.compile(r"(?P<array>embedding|scale|status|n_obs)/c(?P<place>(?:\.\d+){3,4})")
-_NAME = re.compile(r"(?!\.\.?(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._-]+)*")
+NAME = re.compile(r"(?!\.\.?(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._-]+)*")
+"""names of files of a cube: none leads out of it"""
+
+
+class Files(Protocol):
+    """The files of a cube, wherever they are."""
+
+    @property
+    def address(self) -> object:
+        """Path or link, for messages."""
+
+    def read(self, name: str, most: int) -> bytes:
+        """All bytes of a file of at most `most` bytes; a FileNotFoundError says that there is none."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, as far as that is known without asking for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +111,38 @@ def pull(
     """
     source = Server(address).store if address.served else address
     name = Path(source.url.rstrip("/")).name if source.remote else Path(source.url).resolve().name
-    if not _NAME.fullmatch(name) or "/" in name:
+    if not NAME.fullmatch(name) or "/" in name:
         raise RequestError(f"{source}: its last part is no name for a folder")
-    copy = _Copy(Store(source), folder / name)
+    return copy_part(Store(source), folder / name, progress, box=box, time=time, layers=layers)
+
+
+def copy_part(
+    files: Files,
+    cube: Path,
+    progress: Progress,
+    *,
+    box: Box | None = None,
+    time: str | None = None,
+    layers: Sequence[str] = (),
+    partly: bool = False,
+) -> Pulled:
+    """Copy a part of the cube that has these files to the folder `cube`, as `pull` says.
+
+    `partly`: the files are those of a part of a cube; what they lack is not asked for.
+    """
+    copy = _Copy(files, cube)
     sealed = copy.seal()
-    metadata = [Wanted(name=name, sha256=digest) for name, digest in sealed.items() if not _is_object(name)]
+    metadata = [
+        Wanted(name=name, sha256=digest, most=_METADATA if name.endswith(".json") else _LARGEST)
+        for name, digest in sealed.items()
+        if not is_object(name)
+    ]
     first = copy.fetch(metadata, progress, 0, None)
     if first.damaged:
         return first
-    part = _Part(cube=Cube(copy.cube), sealed=sealed, box=box, time=time, layers=layers)
-    objects = part.objects()
+    selection = Selection(cube=Cube(copy.cube), sealed=sealed, box=box, time=time, layers=layers)
+    objects = [one for one in selection.objects() if not partly or files.has(one.name)]
+    copy.note(selection, objects)
     second = copy.fetch(objects, progress, len(metadata), len(metadata) + len(objects))
     return Pulled(
         cube=copy.cube,
@@ -110,7 +156,7 @@ def pull(
 class _Copy:
     """The copy of one cube."""
 
-    def __init__(self, store: Store, cube: Path) -> None:
+    def __init__(self, store: Files, cube: Path) -> None:
         self._store = store
         self.cube = cube
 
@@ -121,16 +167,19 @@ class _Copy:
         for _ in range(_TRIES):
             try:
                 data = self._list()
-            except FileNotFoundError as error:
-                raise RequestError(f"no cube with provenance: {printable(error, 200)}") from None
-            except (ValueError, KeyError, TypeError) as error:
+            except FileNotFoundError:
+                raise RequestError(
+                    f"{self._store.address}: no cube with provenance, there is no provenance/{FILES}; give the folder "
+                    "or link that ends in .zarr"
+                ) from None
+            except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
                 problem = printable(error, 200)
                 continue
             # the list has no digest of its own: it is read until it is the same twice
             if data == before:
                 try:
-                    sealed = _digests(data)
-                except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                    sealed = digests_in(data)
+                except (ValueError, KeyError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
                     problem = printable(error, 200)
                     break
                 self._keep(data)
@@ -141,12 +190,14 @@ class _Copy:
     def _list(self) -> dict[str, bytes]:
         """The files of the array with the digests of all other files, by name."""
         names = [f"provenance/{FILES}/zarr.json"]
-        data = {names[0]: self._store.read(names[0], _LARGEST)}
+        data = {names[0]: self._store.read(names[0], _METADATA)}
         about = json.loads(data[names[0]])
         (size,), (chunk,) = about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"]
+        if not (0 < int(size) <= _LIST and 0 < int(chunk) <= _LIST and int(size) <= _CHUNKS * int(chunk)):
+            raise ValueError(f"{size} bytes in chunks of {chunk}; a list of files has at most {_LIST:,}")
         for i in range(-(-int(size) // int(chunk))):
             name = f"provenance/{FILES}/c/{i}"
-            data[name] = self._store.read(name, _LARGEST)
+            data[name] = self._store.read(name, _LIST)
         return data
 
     def _keep(self, data: dict[str, bytes]) -> None:
@@ -157,6 +208,19 @@ class _Copy:
                 raise RequestError(f"{self.cube} is a copy of another cube or version; pull into another folder")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, value)
+
+    def note(self, selection: "Selection", objects: Sequence[Wanted]) -> None:
+        """Write which objects the copy has, with those that were copied before; nothing where it is whole."""
+        names, path = frozenset(one.name for one in objects), self.cube / PULLED
+        asked: tuple[str, ...] = (selection.words,)
+        every = frozenset(one.name for one in replace(selection, box=None, time=None, layers=()).objects())
+        before = part_of(self.cube)
+        if before is not None:
+            names, asked = names | before.objects, tuple(dict.fromkeys((*before.asked, *asked)))
+        if every <= names:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, Part(objects=names, of=len(every), asked=asked).to_bytes())
 
     def fetch(self, wanted: Sequence[Wanted], progress: Progress, done: int, total: int | None) -> Pulled:
         """Copy files that are not there with their digests."""
@@ -198,7 +262,7 @@ class _Copy:
         return 0, f"{wanted.name}: SHA-256 {found[:12]}, the provenance has {wanted.sha256[:12]}"
 
 
-def _digests(data: dict[str, bytes]) -> dict[str, str]:
+def digests_in(data: dict[str, bytes]) -> dict[str, str]:
     """Digest of each file by its name, from the files of the array that holds them.
 
     Raises:
@@ -207,31 +271,37 @@ def _digests(data: dict[str, bytes]) -> dict[str, str]:
     held: dict[str, Buffer] = {
         name.removeprefix("provenance/"): cpu.Buffer.from_bytes(value) for name, value in data.items()
     }
-    array = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
+    array: Any = zarr.open_array(MemoryStore(held), path=FILES, mode="r", zarr_format=3)
+    if str(array.dtype) != "uint8" or array.ndim != 1 or array.nbytes > _LIST:
+        raise ValueError(f"{array.ndim} dimensions of {array.dtype}; the list of files is bytes")
     sealed: dict[str, str] = json.loads(np.asarray(array[...]).tobytes())
     for name, digest in sealed.items():
-        if not (_NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)):
+        if not (NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)):
             raise ValueError(f"{printable(name, 80)} is no name of a file with a digest")
     return sealed
 
 
-def _is_object(name: str) -> bool:
-    """Whether a file holds cells, not metadata, coordinates or provenance."""
-    parts = name.split("/")
-    return len(parts) == 4 and parts[0] != "provenance" and _OBJECTS.fullmatch("/".join(parts[2:])) is not None
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class Selection:
     """The part of a cube that is asked for, of a copy that has all metadata."""
 
     cube: Cube
     sealed: dict[str, str]
     """digests of the files that no record covers"""
-    box: Box | None
-    time: str | None
-    layers: Sequence[str]
+    box: Box | None = None
+    time: str | None = None
+    layers: Sequence[str] = ()
     """all where there are none"""
+    shards: Mapping[str, frozenset[tuple[int, int]]] | None = None
+    """(row, column) of the shards in each zone that are wanted; None for all"""
+
+    @property
+    def words(self) -> str:
+        """What is asked for, in words."""
+        asked = [f"--layer {layer}" for layer in self.layers]
+        asked += [f"--time {self.time}"] if self.time else []
+        asked += [f"--bbox {','.join(map(str, self.box))}"] if self.box else []
+        return " ".join(asked) or "all of it"
 
     def objects(self) -> list[Wanted]:
         """Objects of the chosen layers, windows and box; a RequestError says that there are none."""
@@ -241,6 +311,7 @@ class _Part:
         found: list[Wanted] = []
         problems: list[RequestError] = []
         for zone in (zone for layer in self.layers or self.cube.layers for zone in self.cube.zones_of(layer)):
+            self.cube.check(zone)
             try:
                 windows = self.cube.windows_of(zone, self.time)
             except RequestError as problem:
@@ -268,7 +339,7 @@ class _Part:
         """Objects that hold several windows, whose digests are among those of the other files."""
         depth = int(self.cube.array(zone, "embedding").shards[0])
         groups = {t // depth for t in windows}
-        names = [name for name in self.sealed if name.startswith(f"{zone}/") and _is_object(name)]
+        names = [name for name in self.sealed if name.startswith(f"{zone}/") and is_object(name)]
         places = np.array([_place(name) for name in names], np.int64).reshape(-1, 3)
         inside = self._touching(zone, places[:, 1:])
         for name, place, touches in zip(names, places.tolist(), inside, strict=True):
@@ -276,9 +347,13 @@ class _Part:
                 yield Wanted(name=name, sha256=self.sealed[name])
 
     def _touching(self, zone: str, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if self.box is None:
-            return np.ones(len(places), bool)
-        return touching(self.cube, zone, places, self.box)
+        inside = np.ones(len(places), bool)
+        if self.box is not None:
+            inside &= touching(self.cube, zone, places, self.box)
+        if self.shards is not None:
+            own = self.shards.get(zone, frozenset())
+            inside &= np.array([place in own for place in map(tuple, places.tolist())], bool)
+        return inside
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:

@@ -5,16 +5,21 @@ threads without holding Python's lock. What a server of cubes is asked (`embedcu
 which httpx is the client that most people know. A token goes to its own server only, in a header.
 """
 
-from collections.abc import Mapping
+import queue
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable, printable_href
 from embedcube.uses.serve.tokens import read_token
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
 """seconds to reach a server"""
@@ -31,6 +36,30 @@ _LARGEST_DOCUMENT = 64 << 20
 """bytes of a document of STAC"""
 
 _API = "/v1/cubes"
+
+
+def within(seconds: float, work: Callable[[], T], what: str) -> T:
+    """The result of `work`, which other machines may make wait; a WorkError when it takes longer than `seconds`.
+
+    Limits of clients are for a pause: one that sends a byte every second passes them for ever. The work goes on in a
+    thread that does not keep the process alive, and its result is not used.
+    """
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((True, work()))
+        except BaseException as error:
+            answers.put((False, error))
+
+    threading.Thread(target=run, daemon=True, name=f"embedcube: {what[:40]}").start()
+    try:
+        good, answer = answers.get(timeout=max(0.0, seconds))
+    except queue.Empty:
+        raise WorkError(f"{what}: no whole answer within {seconds:.3g} s") from None
+    if good:
+        return cast(T, answer)
+    raise answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +99,7 @@ class Store:
         """Open the store; nothing is read yet. A RequestError says that the URL is of no kind that can be read."""
         from obstore.store import from_url
 
-        self._address = address
+        self.address = address
         url = address.url if address.remote else Path(address.url).resolve().as_uri()
         if not address.remote and not Path(address.url).is_dir():
             raise RequestError(f"{address}: there is no such folder")
@@ -86,6 +115,10 @@ class Store:
         except Exception as error:  # of Rust, without a class of its own
             raise RequestError(f"{address}: not the URL of a store: {printable(error, 200)}") from None
 
+    def has(self, _: str) -> bool:
+        """Whether there is such a file: taken as true, reading says."""
+        return True
+
     def read(self, name: str, most: int) -> bytes:
         """All bytes of a file of at most `most` bytes.
 
@@ -98,13 +131,13 @@ class Store:
         try:
             answer = obstore.get(self._store, name)
             if answer.meta["size"] > most:
-                raise WorkError(f"{self._address}: {name} has {answer.meta['size']} bytes, expected at most {most}")
+                raise WorkError(f"{self.address}: {name} has {answer.meta['size']} bytes, expected at most {most}")
             return bytes(answer.bytes())
         except FileNotFoundError:
             raise
         except (OSError, obstore.exceptions.BaseError) as error:
             words = str(error).partition("Debug source")[0]
-            raise WorkError(f"{self._address}: {name}: {printable(words, 300)}") from None
+            raise WorkError(f"{self.address}: {name}: {printable(words, 300)}") from None
 
 
 class Server:
@@ -147,6 +180,11 @@ class Server:
         return Address(url=self._origin + path, token_file=self.address.token_file)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        status, data = within(self._timeout_s, lambda: self._answer(method, path, body), str(self.address))
+        return _understood(self.address, status, data)
+
+    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        """Status and bytes of an answer."""
         import httpx
 
         limits = httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s))
@@ -154,15 +192,14 @@ class Server:
             with httpx.stream(
                 method, self._origin + path, json=body, headers=self.address.headers, timeout=limits, trust_env=False
             ) as answer:
-                data = b""
+                data = bytearray()
                 for piece in answer.iter_bytes():
                     data += piece
                     if len(data) > _LARGEST_ANSWER:
                         raise WorkError(f"{self.address}: an answer of more than {_LARGEST_ANSWER >> 20} MB")
-                status = answer.status_code
+                return answer.status_code, bytes(data)
         except httpx.HTTPError as error:
             raise WorkError(f"{self.address}: {type(error).__name__}: {printable(error, 200)}") from None
-        return _understood(self.address, status, data)
 
 
 def _understood(address: Address, status: int, data: bytes) -> dict[str, Any]:
@@ -183,17 +220,18 @@ def _understood(address: Address, status: int, data: bytes) -> dict[str, Any]:
     raise WorkError(f"{address}: {detail} (status {status})")
 
 
-def read_document(href: str) -> bytes:
+def read_document(href: str, seconds: float = _READ_S) -> bytes:
     """All bytes of a small document, by its path or http(s) URL; no token is shown.
 
     Raises:
         OSError: the file cannot be read.
-        WorkError: the server does not give it.
+        WorkError: the server does not give it, or not within `seconds`.
     """
     if not href.startswith(("http://", "https://")):
-        return Path(href).read_bytes()
+        return readable(Path(href)).read_bytes()
     folder, _, name = href.rpartition("/")
     try:
-        return Store(Address(url=folder)).read(name, _LARGEST_DOCUMENT)
+        store = Store(Address(url=folder))
+        return within(seconds, lambda: store.read(name, _LARGEST_DOCUMENT), printable_href(href))
     except FileNotFoundError:
         raise WorkError(f"{printable_href(href)}: there is no such document") from None

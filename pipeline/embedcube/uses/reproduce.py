@@ -98,7 +98,8 @@ class Reproduced:
     def lines(self) -> Iterator[str]:
         """What `reproduce` prints."""
         yield f"shard       {self.shard}, recipe {self.recipe[:12]}"
-        yield f"made from   {len(self.scenes)} scenes; weights of {self.weights}"
+        count = f"{len(self.scenes)} scene{'s' if len(self.scenes) != 1 else ''}"
+        yield f"made from   {count}; weights of {self.weights}"
         if self.left_out:
             yield f"left out    {listed(self.left_out)}, as when it was made"
         for what in self.inputs:

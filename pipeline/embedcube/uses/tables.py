@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing, write_atomically
 from embedcube.errors import RequestError
-from embedcube.printable import printable
+from embedcube.printable import listed, printable
 
 if TYPE_CHECKING:
     import geopandas
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".parquet", ".geojson")
 """of tables that are written"""
+
+_BINARY = (b"SQLite format 3\0", b"\0\0\x27\x0a")
+"""beginnings of a GeoPackage and of a Shapefile"""
+
+_HEAD = 1 << 20
+"""bytes in which GDAL looks for what a file is, and more"""
+
+_COMMAND = b"gdal_streamed_alg"
+"""type of a JSON file that is a command of GDAL"""
 
 _PLACE = (("lon", "lat"), ("longitude", "latitude"), ("x", "y"))
 """names of the columns of a CSV that hold places in degrees"""
@@ -29,20 +39,36 @@ def read_places(path: Path) -> "geopandas.GeoDataFrame":
     """
     import geopandas
 
+    readable(path)
     try:
         if path.suffix == ".csv":
             return _read_csv(path)
-        read = geopandas.read_parquet if path.suffix == ".parquet" else geopandas.read_file
-        found = read(path)
+        if path.suffix == ".parquet":
+            found = geopandas.read_parquet(path)
+        else:
+            _refuse_references(path)
+            found = geopandas.read_file(path)
         if not hasattr(found, "geometry"):
             raise RequestError(f"{path}: a table without places")
         return found
     except RequestError:
         raise
-    except FileNotFoundError:
-        raise RequestError(f"{path}: there is no such file") from None
     except Exception as error:
         raise RequestError(f"{path}: not a file of places ({printable(error, 120)})") from None
+
+
+def _refuse_references(path: Path) -> None:
+    """Refuse what GDAL, which opens by content, would take for a list of other files, servers or commands.
+
+    Raises:
+        RequestError: it begins neither as GeoJSON nor as a GeoPackage or Shapefile.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(_BINARY) or (text.startswith(b"{") and _COMMAND not in head):
+        return
+    raise RequestError(f"{path}: neither GeoJSON, GeoPackage, Shapefile, GeoParquet (.parquet) nor CSV (.csv)")
 
 
 def _read_csv(path: Path) -> "geopandas.GeoDataFrame":
@@ -50,12 +76,24 @@ def _read_csv(path: Path) -> "geopandas.GeoDataFrame":
     import geopandas
 
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = next((pair for pair in _PLACE if rows and set(pair) <= set(rows[0])), None)
+        table = csv.DictReader(file)
+        columns, rows = table.fieldnames or [], list(table)
+    names = next((pair for pair in _PLACE if set(pair) <= set(columns)), None)
     if names is None:
-        raise RequestError(f"{path}: a CSV of points needs the columns lon and lat, in degrees")
-    lon, lat = ([float(row[name]) for row in rows] for name in names)
+        there = f"it has {listed(columns)}" if columns else "it is empty"
+        raise RequestError(f"{path}: a CSV of points needs the columns lon and lat, in degrees; {there}")
+    if not rows:
+        raise RequestError(f"{path}: has no line below that of the names of its columns")
+    lon, lat = ([_degrees(path, i, name, row) for i, row in enumerate(rows, start=2)] for name in names)
     return geopandas.GeoDataFrame(rows, geometry=geopandas.points_from_xy(lon, lat, crs="EPSG:4326"))
+
+
+def _degrees(path: Path, line: int, name: str, row: dict[str, Any]) -> float:
+    """A number of a CSV; a RequestError says where there is none."""
+    try:
+        return float(row[name])
+    except (TypeError, ValueError):
+        raise RequestError(f'{path}: line {line} has "{printable(row[name], 40)}" as {name}, not a number') from None
 
 
 def check_suffix(path: Path | None) -> None:

@@ -4,12 +4,14 @@ The story of a task, from the top:
 
 1. **Job script** (jobs/slurm.py writes it) or `embedcube embed` by hand. It exports TASK, END_TIME and, where the site
    needs them, HOST_SUFFIX, LAUNCHER and IMAGE_DIGEST, and starts one *parent* on each node of the task.
-2. **Parents** (task.py) find each other (rendezvous.py): by a file under srun and torchrun, by MPI, or there is only
-   one. Parent 0 keeps the task's counters and reports in its memory (coordinator.py). Where there is one parent,
-   nothing listens. Where there are several, parent 0 listens on the site's interface, and each other parent connects
-   to it and proves that it has the key of this start (parents.py). Each parent starts the ranks of its node (ranks.py)
-   and gives them `Place`. A rank inherits one end of a socket pair. On it the rank asks and its parent answers
-   (channel.py); what concerns the whole task, a parent asks parent 0. All of it is JSON text, and never pickled.
+2. **Parents** (task.py). Each starts a fork server first of all (starting.py), which imports what ranks need while the
+   parents find each other (rendezvous.py): by a file under srun and torchrun, by MPI, or there is only one. Parent 0
+   keeps the task's counters and reports in its memory (coordinator.py). Where there is one parent, nothing listens.
+   Where there are several, parent 0 listens on the site's interface, and each other parent connects to it and proves
+   that it has the key of this start (parents.py). Each parent lets its fork server fork the ranks of its node
+   (forkserver.py, ranks.py) and gives them `Place`. A rank gets one end of a socket pair. On it the rank asks and its
+   parent answers (channel.py); what concerns the whole task, a parent asks parent 0. All of it is JSON text, and never
+   pickled.
 3. **Ranks** (rank.py) compare their versions with the plan's, form a process group, receive the weights by broadcast
    (broadcast.py) and leave the process group. They find each other in a store of torch: a file in a private folder of
    the node, or, between nodes, a TCPStore that rank 0 opens on the site's interface and whose address it says by MEET.

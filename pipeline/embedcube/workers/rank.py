@@ -1,15 +1,15 @@
 """embed: the set-up of one rank, which is one process with one device; then pipeline.py does the work.
 
-`python -m embedcube.workers.rank RUN TASK ATTEMPT` is started by a parent (ranks.py), which says in environment
-variables which rank it is, and how it reaches its parent and the other ranks (protocol.py).
+The fork server of a parent (forkserver.py) starts it. Environment variables say which rank it is, and how it reaches
+its parent and the other ranks (protocol.py).
 """
 
 import faulthandler
 import logging
 import os
 import resource
+import signal
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from embedcube.backbones.weights import parse_weights
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import PartWriter, recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_shards
@@ -46,11 +46,12 @@ from embedcube.workers.protocol import (
     HOLD,
     REPORT,
     STACKS_SIGNAL,
+    STOP_SIGNALS,
     Place,
 )
 from embedcube.workers.queue import RankDraws
 from embedcube.workers.recorder import Recorder
-from embedcube.workers.stopping import Guard, Stop, end_process
+from embedcube.workers.stopping import Guard, Stop
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
         attempt=attempt,
         rank=place.rank,
     )
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     reader = RasterReader(how.threads_per_rank, attempts=how.read_attempts)
     recipes = PlannedRecipes.here(campaign, plan, scenes)
     pipeline = Pipeline(contexts, scenes, history.refused, reader, recorder, recipes)
@@ -126,7 +127,10 @@ class _Started:
         if parent.gone():
             raise StartAgain("the parent of the rank is gone")
         stop = Stop()
-        return cls(parent=parent, stop=stop, guard=Guard(place.parent, stop))
+        guard = Guard(place.parent, stop)
+        # the fork server holds them back
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return cls(parent=parent, stop=stop, guard=guard)
 
 
 class _AskedParent:
@@ -174,12 +178,17 @@ def _load_contexts(
     for name, layer in plan.layers.items():
         data, program = files.pop(name)
         weights = parse_weights(data, campaign, name, str(run.weights(name)))
-        contexts[name] = load_context(campaign, name, list(layer.zones), weights, device, layer.batch, program)
+        contexts[name] = load_context(
+            campaign, name, list(layer.zones), weights, device, layer.batch, program, layer.samples
+        )
     return contexts
 
 
 def main(arguments: list[str]) -> int:
-    """One rank; the exit code says done (0), failed (1), wrong request (2) or start again (75)."""
+    """One rank: `arguments` are run folder, task and attempt.
+
+    The exit code says done (0), failed (1), wrong request (2) or start again (75).
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     # GDAL's own complaints come back as the reason of a quarantine: one line is enough
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
@@ -207,8 +216,3 @@ def _ended_early(why: str, code: int, me: _Started | None) -> int:
         with suppress(Lost):
             me.parent.ask(REPORT, why, timeout_s=_REPORT_S)
     return code
-
-
-if __name__ == "__main__":
-    # a rank that a thread of a library keeps from ending would hold its whole allocation
-    end_process(main(sys.argv[1:]))

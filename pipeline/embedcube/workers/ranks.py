@@ -4,8 +4,6 @@ import faulthandler
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -40,6 +38,7 @@ from embedcube.workers.protocol import (
     WHERE,
     Place,
 )
+from embedcube.workers.starting import ForkServer
 from embedcube.workers.stopping import StopRequests
 
 _MARGIN_S = 10.0
@@ -75,15 +74,16 @@ class Ranks:
         crew: Crew,
         coordinator: Coordinator,
         asked: StopRequests,
+        server: ForkServer,
     ) -> None:
-        """Starts them; `asked` are the stop signals that this parent gets."""
+        """Let `server` start them; `asked` are the stop signals that this parent gets."""
         self._coordinator, self._asked, self._run, self._attempt = coordinator, asked, run, attempt
         run.logs.mkdir(parents=True, exist_ok=True)
         # only this user can enter it; between nodes the ranks meet in a TCPStore
         self._meeting = tempfile.TemporaryDirectory(prefix="embedcube-")
         store = str(Path(self._meeting.name) / "store") if crew.parents == 1 else ""
         self._ranks: list[_Rank] = []
-        command = [sys.executable, "-m", "embedcube.workers.rank", str(run.root), str(task), attempt]
+        arguments = [str(run.root), str(task), attempt]
         try:
             for number in crew.numbers:
                 rank = _Rank(number, run.rank_log(task, attempt, number), run.part(task, attempt, number), coordinator)
@@ -94,7 +94,9 @@ class Ranks:
                     parent=rank.theirs.fileno(),
                     store=store,
                 )
-                rank.start(command, _environment(campaign, place))
+                # on one machine nothing must leave it; between nodes the job script names the network, or gloo finds it
+                network = {INTERFACE: "lo", NCCL_INTERFACE: "lo"} if store else {}
+                rank.start(server, place.variables() | network, arguments)
                 self._ranks.append(rank)
         except BaseException:
             self.stop(0)
@@ -195,17 +197,10 @@ class _Rank:
         self.noted = False
         """its end was looked at"""
 
-    def start(self, command: list[str], environment: dict[str, str]) -> None:
-        """Start the process, and a thread that answers it."""
+    def start(self, server: ForkServer, variables: dict[str, str], arguments: list[str]) -> None:
+        """Let the process be started, and start a thread that answers it."""
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                pass_fds=[self.theirs.fileno()],
-            )
+            self.process = server.fork(self.number, variables, arguments, [self.theirs.fileno(), out.fileno()])
         self.theirs.close()
         answers: dict[str, Callable[..., Any]] = {
             COUNT: self._coordinator.count,
@@ -244,7 +239,8 @@ class _Rank:
 
     def last_words(self) -> str:
         """One line for people: why it ended, as it has told its parent; else the last line of its log."""
-        said = self._said or next(reversed(self.log.read_text(errors="replace").strip().splitlines()), "")
+        said = self.process.failure or self._said
+        said = said or next(reversed(self.log.read_text(errors="replace").strip().splitlines()), "")
         said = said or f"it ended with {self.code}, and its log is empty"
         return f"rank {self.number} on node {socket.gethostname()}: {said} ({self.log})"
 
@@ -272,15 +268,16 @@ class _Rank:
         self._said = text
 
 
-def _environment(campaign: Campaign, place: Place) -> dict[str, str]:
-    """The environment of a rank."""
+def common_environment(campaign: Campaign) -> dict[str, str]:
+    """What the ranks of a node have in common, and their fork server has: much of it is read when libraries load."""
     how = campaign.how
-    # on one machine nothing must leave it; between nodes the job script names the network, or gloo finds one
-    network = {INTERFACE: "lo", NCCL_INTERFACE: "lo"} if place.store else {}
     fixed = {
         "OMP_NUM_THREADS": str(how.threads_per_rank),
         # idle threads of one rank must not spin on the cores of another
         "OMP_WAIT_POLICY": "PASSIVE",
+        # these libraries would start threads when they are loaded, which no fork survives
+        "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "GDAL_CACHEMAX": str(how.cache_mb),
         # the inventory knows the geometry: no folder of a million files is listed to look for sidecars
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -289,4 +286,4 @@ def _environment(campaign: Campaign, place: Place) -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
-    return os.environ | network | fixed | place.variables()
+    return os.environ | fixed

@@ -15,7 +15,7 @@ import embedcube
 from embedcube.campaign.parts import PartWriter, Quarantined, Record
 from embedcube.cube.encoding import STATUS_MEANINGS, why_not_held
 from embedcube.kernel.embed import Cells, EncodedShard, ReadShard
-from embedcube.machine import read_bytes
+from embedcube.machine import read_bytes, shared_bytes
 from embedcube.workers.energy import EnergyMeter
 from embedcube.workers.protocol import IMAGE_DIGEST
 
@@ -41,6 +41,8 @@ class Recorder:
         The first record counts the bytes read beyond `read_so_far`.
         """
         self._part, self._meter, self._read_bytes, self._refused = part, meter, read_so_far, refused
+        # what was imported before the fork, mostly: each rank counts its part of it
+        self._shared_bytes = shared_bytes()
         self._record = partial(
             Record,
             host=socket.gethostname(),
@@ -77,7 +79,7 @@ class Recorder:
             seconds={step: round(seconds, 6) for step, seconds in read.timings.seconds.items()},
             read_bytes=self._read_since(),
             energy_j=self._meter.joules(),
-            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self._shared_bytes,
             started=read.started.isoformat(timespec="milliseconds"),
             finished=finished.isoformat(timespec="milliseconds"),
         )

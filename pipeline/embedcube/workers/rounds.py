@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import pyarrow
 import pyarrow.compute
 
-from embedcube.campaign.inventory import read_inventory, read_names, unplaced_scenes, unusable_scenes
+from embedcube.campaign.inventory import read_names, scenes_as_planned, unplaced_scenes, unusable_scenes
 from embedcube.campaign.parts import Quarantined, best_documents, cells_not_held, over_budget
 from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, write_verdicts
-from embedcube.campaign.withdrawn import newest_usable
+from embedcube.campaign.withdrawn import uses_without
 from embedcube.errors import WorkError
 from embedcube.printable import printable
 
@@ -75,7 +75,7 @@ def unusable_in_words(campaign: Campaign, run: RunDir, plan: Plan, unusable: Col
     """Why more planned scenes than `how.error_budget` allows are unusable, by `index` or records; empty if few are."""
     if not unusable and not unusable_scenes(run)[0]:
         return ""  # spares reading the scenes
-    scenes = planned_scenes(run, plan, read_inventory(campaign, run, plan.inventory))
+    scenes = planned_scenes(run, plan, scenes_as_planned(campaign, run, plan))
     return over_budget(campaign, scenes, unusable, unplaced_scenes(campaign, run))
 
 
@@ -99,6 +99,8 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
     found = {}
     for row in pyarrow.compute.indices_nonzero(chosen).to_pylist():
         archive, scene, digest, by_index = (table[name][row].as_py() for name in names)
+        if row in plan.verdicts.filling:
+            digest = scenes_as_planned(campaign, run, plan)[row].digest
         if not by_index and (of_scene := reasons.get((archive, scene, digest))):
             reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
             found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
@@ -106,22 +108,21 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
 
 
 def _with_older(campaign: Campaign, run: RunDir, plan: Plan, found: dict[int, Verdict]) -> dict[int, Verdict]:
-    """The verdicts with the versions that are used instead: the newest of the older ones that are not broken.
-
-    An older one is a scene of the inventory that is not used because of the broken one, or because of the same as it.
-    """
+    """The verdicts with the scenes that are used instead: those that `index` would have used, had it known of all."""
     names = read_names(campaign, run, plan.inventory) if found else None
     if names is None or not any(names.superseded_by):
         return found
-    older = names.older()
-    scenes, out = read_inventory(campaign, run, plan.inventory), {*plan.verdicts.scenes, *found}
-    result = {}
-    for row, verdict in found.items():
-        broken = scenes[row]
-        rows = older.get((verdict.archive, broken.superseded_by or broken.id), [])
-        instead = newest_usable(scenes, [i for i in rows if i not in out], broken.version)
-        digests = tuple(scenes[i].digest for i in instead)
-        result[row] = replace(verdict, instead=instead, instead_digests=digests)
+    scenes, out = scenes_as_planned(campaign, run, plan), plan.verdicts.scenes.keys() | found
+    out |= {row for row in scenes.used_otherwise if scenes[row].withdrawn}
+    result = dict(found)
+    for rows in names.alike(found):
+        used = {row: use for row, use in zip(rows, uses_without(scenes, rows, out), strict=True) if use.instead is None}
+        newly = [row for row in used if names.superseded_by[row] and row not in out | plan.verdicts.instead]
+        for row in found.keys() & set(rows):
+            older = tuple(one for one in newly if not scenes[one].verdict and scenes[one].version < scenes[row].version)
+            filling = tuple(one for one in older if used[one].fills)
+            digests = tuple((scenes[one].filling() if one in filling else scenes[one]).digest for one in older)
+            result[row] = replace(found[row], instead=older, instead_digests=digests, filling=filling)
     return result
 
 

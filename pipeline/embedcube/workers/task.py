@@ -13,6 +13,7 @@ from pathlib import Path
 
 from embedcube.campaign.parts import RECORDS, recorded_recipes, scan_documents
 from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.plugins import own_modules
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import StartAgain, WorkError
@@ -21,8 +22,9 @@ from embedcube.workers.channel import Lost
 from embedcube.workers.coordinator import Ending, OwnCoordinator
 from embedcube.workers.parents import ParentsListener, join_parent_0
 from embedcube.workers.protocol import POLL_S
-from embedcube.workers.ranks import Crew, Ranks
+from embedcube.workers.ranks import Crew, Ranks, common_environment
 from embedcube.workers.rendezvous import Announcement, Rendezvous, find_parents, own_host
+from embedcube.workers.starting import ForkServer, fork_server
 from embedcube.workers.stopping import StopRequests
 
 
@@ -44,13 +46,17 @@ def run_task(campaign: Campaign, run: RunDir, task: int, progress: Progress) -> 
         StartAgain: some shards are undone for a reason that may pass.
         WorkError: a rank failed for a reason that will not.
     """
-    parents = find_parents(run, task)
-    if parents.number == 0:
-        return _run_parent_0(campaign, run, task, parents, progress)
-    return _run_other_parent(campaign, run, task, parents)
+    # first of all: what it forks must not come from a process that has used MPI
+    with fork_server(common_environment(campaign), own_modules(campaign)) as server:
+        parents = find_parents(run, task)
+        if parents.number == 0:
+            return _run_parent_0(campaign, run, task, parents, server, progress)
+        return _run_other_parent(campaign, run, task, parents, server)
 
 
-def _run_parent_0(campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, progress: Progress) -> TaskResult:
+def _run_parent_0(
+    campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, server: ForkServer, progress: Progress
+) -> TaskResult:
     """Parent 0: coordinates the ranks of all nodes, and counts in the end what was done."""
     whole = read_plan(campaign, run).verdicts.retries(campaign.how)
     total, to_do = shards_to_do(campaign, run, task)
@@ -66,7 +72,7 @@ def _run_parent_0(campaign: Campaign, run: RunDir, task: int, parents: Rendezvou
     crew = Crew(parent=0, parents=parents.count, ranks=campaign.how.ranks)
     coordinator = OwnCoordinator(world=crew.ranks * crew.parents, parents=crew.parents)
     with StopRequests() as asked, _announced(parents, coordinator):
-        ranks = Ranks(campaign, run, task, parents.attempt, crew, coordinator, asked)
+        ranks = Ranks(campaign, run, task, parents.attempt, crew, coordinator, asked, server)
         codes = ranks.wait(report)
         while coordinator.waited_for():
             report()
@@ -108,7 +114,9 @@ def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[s
     return len(recipes), set(recipes) - recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
 
 
-def _run_other_parent(campaign: Campaign, run: RunDir, task: int, parents: Rendezvous) -> TaskResult:
+def _run_other_parent(
+    campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, server: ForkServer
+) -> TaskResult:
     """Another parent: its ranks draw from the counters of parent 0, which alone counts what was done."""
     announcement = parents.share(None)
     if not announcement.work:
@@ -118,7 +126,7 @@ def _run_other_parent(campaign: Campaign, run: RunDir, task: int, parents: Rende
     crew = Crew(parent=parents.number, parents=parents.count, ranks=campaign.how.ranks)
     try:
         with StopRequests() as asked:
-            ranks = Ranks(campaign, run, task, announcement.attempt, crew, coordinator, asked)
+            ranks = Ranks(campaign, run, task, announcement.attempt, crew, coordinator, asked, server)
             codes = ranks.wait(lambda: None)
     except Lost as error:
         raise StartAgain(

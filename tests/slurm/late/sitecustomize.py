@@ -3,5 +3,5 @@
 import sys
 import time
 
-if "embedcube.workers.rank" in sys.orig_argv:
+if "embedcube.workers.forkserver" in sys.orig_argv:
     time.sleep(600)

@@ -39,7 +39,7 @@ class Options(PluginOptions):
     layers: tuple[int, ...] = Field((-1,), min_length=1)
     """layers of the model whose outputs are concatenated into a vector; -1 is the last"""
     pooling: Pooling = "none"
-    """none: one vector per token; mean, max (over the tokens outside of the halo) or cls: one vector per chip"""
+    """none: one vector per token; mean, max, min (over the tokens outside of the halo) or cls: one vector per chip"""
     merge: Literal["mean", "max", "concat"] = "mean"
     """TerraMind only: how the tokens of several modalities are combined"""
     frames: Literal["concat", "mean"] = "concat"

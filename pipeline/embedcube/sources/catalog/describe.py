@@ -1,6 +1,7 @@
 """Describe products: the geometry, type and digest of each band's file, read from its header."""
 
 import logging
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,8 @@ def describe(
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
+    # by place, so that the header of a tile is opened in one process, and what its files share is sent back once
+    order = sorted(range(len(products)), key=lambda i: products[i].bbox or ())
     requests = [
         _Request(
             files=product.files,
@@ -68,10 +71,14 @@ def describe(
             raster=product.item.raster if product.item else None,
             one_footprint=one_footprint,
         )
-        for product in products
+        for product in map(products.__getitem__, order)
     ]
     how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
-    yield from spread(partial(_describe, how=how), requests, told=lambda done, of: (done, of))
+    described = spread(
+        partial(_describe, how=how), requests, lost=_lost, name=_name_of, told=lambda done, of: (done, of)
+    )
+    by_place = dict(zip(order, described, strict=True))
+    yield from map(by_place.pop, range(len(products)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,14 @@ class _Request:
     bbox: Box | None
     raster: StatedRaster | None
     one_footprint: bool
+
+
+def _lost(product: _Request, words: str) -> tuple[tuple[Asset, ...], str]:
+    return (), "; ".join((*product.faults, f"{printable(Path(_name_of(product)).name)}: {words}"))
+
+
+def _name_of(product: _Request) -> str:
+    return next((str(file.path) for file in product.files.values()), "a product")
 
 
 def _faults(product: Product) -> list[str]:
@@ -262,6 +277,8 @@ def _by_header(dataset: Any, unopened: _Unopened) -> Asset:
         raise CorruptInput(f"{band}: {name} has {points if dataset.gcps[0] else 'no coordinate reference system'}")
     if dataset.transform.is_identity:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
+    if not 0 < abs(dataset.transform.determinant) < math.inf:
+        raise CorruptInput(f"{band}: {name} says that its pixels have no size")
     if file.index > dataset.count:
         raise CorruptInput(f"{band}: {name} has {dataset.count} bands, and band number {file.index} is asked for")
     try:

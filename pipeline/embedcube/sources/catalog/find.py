@@ -216,7 +216,12 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
     named: set[str] = set()
     named_in: dict[str, list[_OfItem]] = {}
     read = partial(item_products, root=root, names=names, links=told.links, known=told.known)
-    for product in spread(read, listed.items, told=lambda done, _: (0, done)):
+
+    def lost(path: Path, words: str) -> Product | Path:
+        place = os.path.relpath(path, root)
+        return unusable(place, f"{printable(path.name)}: {words}", time_in(place))
+
+    for product in spread(read, listed.items, lost=lost, name=str, told=lambda done, _: (0, done)):
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue

@@ -5,13 +5,17 @@ import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from embedcube.errors import StartAgain
 from embedcube.machine import cores
+from embedcube.printable import printable
 from embedcube.progress import Progress, silent
+from embedcube.sources.apart import Crashed, apart
 
 _AT_ONCE = 128
 """items in one piece of work"""
@@ -25,11 +29,16 @@ _MANY = 1 << 13
 _PROCESSES = 16
 """most processes, because a login node is shared"""
 
+_ANY_SIZE = 1 << 40
+"""bytes of the files of one piece, of which more is not known; see `apart`"""
+
 _UNCOLLECTED = 100_000
 """objects that a process makes before Python looks for circles among them: there are none in what is read here"""
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 
 class _Kept:
@@ -64,42 +73,96 @@ def spread(
     items: Sequence[T],
     *,
     at_once: int = _AT_ONCE,
+    lost: Callable[[T, str], R],
+    name: Callable[[T], str],
     told: Callable[[int, int], tuple[int, int | None]] | None = None,
 ) -> Iterator[R]:
     """Results of `work` over pieces of `items`, in order; only some pieces are computed before they are asked for.
 
     `work`, the items and the results must be picklable. `told` gives from the number of items that are done, and of
-    all, what progress is shown; without it none is.
+    all, what progress is shown; without it none is. An item whose bytes crash a process costs no other item: its result
+    is what `lost` makes of it and of the reason. `name` is what errors call an item.
 
     Raises:
         Exception: any error of `work`.
+        StartAgain: a process was killed, most likely for want of memory, and again with one item alone.
     """
     kept = _kept.get()
     with ExitStack() as stack:
         pool = _pool(len(items), kept, stack)
-        begun: deque[Future[list[R]]] = deque()
+        begun: deque[_Begun[T, R]] = deque()
         # what was begun and is not wanted any more must not keep the process from ending
-        stack.callback(lambda: [future.cancel() for future in begun])
+        stack.callback(lambda: [one.future.cancel() for one in begun if one.future is not None])
         done = 0
         starts = iter(range(0, len(items), at_once))
         ahead = _AHEAD * min(cores(), _PROCESSES)
         while True:
             while len(begun) < ahead and (start := next(starts, None)) is not None:
-                begun.append(pool.submit(work, items[start : start + at_once]))
+                begun.append(_Begun.at(pool, work, items[start : start + at_once]))
             if not begun:
                 return
-            found = begun.popleft().result()
+            one = begun.popleft()
+            if (found := one.result()) is None:
+                if one.pool is pool:
+                    pool = _pool(len(items), kept, stack, instead_of=pool)
+                found = _alone(work, one.piece, lost, name)
             done = min(len(items), done + at_once)
             if kept is not None and told is not None:
                 kept.progress(*told(done, len(items)))
             yield from found
 
 
-def _pool(items: int, kept: _Kept | None, stack: ExitStack) -> Executor:
-    if kept is not None and kept.pool is not None:
+@dataclass(frozen=True, kw_only=True)
+class _Begun(Generic[T, R]):
+    """A piece of work that processes have been given."""
+
+    pool: Executor
+    piece: Sequence[T]
+    future: Future[list[R]] | None
+    """None where the processes had ended before"""
+
+    @classmethod
+    def at(cls, pool: Executor, work: Callable[[Sequence[T]], list[R]], piece: Sequence[T]) -> "_Begun[T, R]":
+        """Give the piece to the processes."""
+        try:
+            return cls(pool=pool, piece=piece, future=pool.submit(work, piece))
+        except BrokenExecutor:
+            return cls(pool=pool, piece=piece, future=None)
+
+    def result(self) -> list[R] | None:
+        """The results, when they are there; None if a process has ended early, which ends all of its pool."""
+        try:
+            return None if self.future is None else self.future.result()
+        except BrokenExecutor:
+            return None
+
+
+def _alone(
+    work: Callable[[Sequence[T]], list[R]],
+    piece: Sequence[T],
+    lost: Callable[[T, str], R],
+    name: Callable[[T], str],
+) -> list[R]:
+    """The results of a piece that may have ended a process: in a process of its own, then each item in one."""
+    try:
+        return apart(work, _ANY_SIZE, piece)
+    except Crashed as crashed:
+        if len(piece) == 1:
+            return [lost(piece[0], str(crashed))]
+    except StartAgain as killed:
+        if len(piece) == 1:
+            raise StartAgain(f"{printable(name(piece[0]))}: {killed}") from None
+    return [result for item in piece for result in _alone(work, [item], lost, name)]
+
+
+def _pool(items: int, kept: _Kept | None, stack: ExitStack, instead_of: Executor | None = None) -> Executor:
+    if kept is not None and kept.pool is not None and kept.pool is not instead_of:
         return kept.pool
-    if items < _MANY:
+    if items < _MANY and instead_of is None:
         return stack.enter_context(ThreadPoolExecutor(cores(), thread_name_prefix="index"))
+    if instead_of is not None:
+        log.warning("a process that opens files ended early; what it had in hand is done again, alone")
+        instead_of.shutdown(cancel_futures=True)
     level = logging.getLogger("embedcube").level
     # a fork would copy locks held by other threads
     context = multiprocessing.get_context("spawn")

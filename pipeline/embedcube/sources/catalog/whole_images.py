@@ -19,7 +19,7 @@ def described(paths: Sequence[Path]) -> Iterator[list[str]]:
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-    yield from spread(_described, paths)
+    yield from spread(_described, paths, lost=lambda *_: [], name=str)
 
 
 def _described(paths: Sequence[Path]) -> list[list[str]]:

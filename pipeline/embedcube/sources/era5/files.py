@@ -49,6 +49,10 @@ _XARRAY = ("cf-xarray", "cftime", "xarray")
 """Packages that decode coordinates and times"""
 
 
+_UNDECODED = "unable to decode time units"
+"""what xarray says of times in months or years, or in no units"""
+
+
 def is_series(path: Path) -> bool:
     """Whether a file (by its suffix) or a folder (by its content) is a time series."""
     return path.suffix.lower() in NETCDF | GRIB or (path.is_dir() and is_store(path))
@@ -94,9 +98,12 @@ def open_series(path: Path, select: Mapping[str, Any]) -> Series:
         return XarraySeries(open_netcdf(path), select)
     except RequestError:
         raise
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
         if not path.is_dir():
             _refuse_other_format(path)
+        if _UNDECODED in str(error):
+            units = str(error).partition(_UNDECODED)[2].split(" with ")[0].strip()
+            raise ValueError(f"its times are in {units}, which have no fixed length; write days since") from None
         raise
     except Exception as error:  # on wrong bytes the parsers may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -119,7 +126,9 @@ def _refuse_other_format(path: Path) -> None:
 
 def _open_store(path: Path) -> Any:
     together = _consolidated(path) is not None
-    return xarray.open_dataset(path, engine="zarr", mask_and_scale=False, cache=False, consolidated=together)
+    # by its class, as in `open_netcdf`
+    engine = xarray.backends.ZarrBackendEntrypoint
+    return xarray.open_dataset(path, engine=engine, mask_and_scale=False, cache=False, consolidated=together)
 
 
 def software_of(path: Path) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ def _step(what: str, rising: Floats) -> float:
         return 0.0
     step = float(rising[-1] - rising[0]) / (len(rising) - 1)
     if step <= 0 or np.abs(rising - rising[0] - step * np.arange(len(rising))).max() > 0.01 * step:
-        raise ValueError(f"its {what}s are not at regular steps")
+        raise ValueError(f"its {what}s are not at regular steps; regrid it, as `cdo remapbil` does")
     exact = 360 / round(360 / step)
     return exact if math.isclose(exact, step, rel_tol=1e-5) else step
 

@@ -28,6 +28,7 @@ from embedcube.sources.era5.archive import find_scenes, match
 from embedcube.sources.era5.files import compare_series, is_series, judge_series, open_series, size_of, status_of
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.placing import Read, joined_at, needed_for, pieces_of, union_in, whole_field
+from embedcube.sources.era5.plausible import believed, contradiction
 from embedcube.sources.era5.points import Floats, Lattice
 from embedcube.sources.era5.reduce import Reduced, Reduction
 from embedcube.sources.era5.scenes import Request, is_static, stamps
@@ -108,7 +109,8 @@ class Era5:
         self._archive = archive
         self._options = options
         self._methods = tuple(map(options.method, archive.bands))
-        # touched in the reader's lane only
+        # these are touched in the reader's lane only
+        self._words: dict[tuple[str, str, str], str] = {}
         self._totals: OrderedDict[tuple[Path, str, str, Window], Reduced] = OrderedDict()
         self._request = Request(
             archive=name,
@@ -131,8 +133,8 @@ class Era5:
         return "https://doi.org/10.24381/cds.adbb2d47"
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
-        """The scenes of all files, ordered by time and id."""
-        return find_scenes(self._request, full_digests=full_digests)
+        """The scenes of all files, ordered by time and id; numbers that contradict their units are a verdict."""
+        return believed(self._request, list(find_scenes(self._request, full_digests=full_digests)))
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The mean, sum or extreme of a frame's steps, in float64; seen where every step has a value.
@@ -212,6 +214,7 @@ class Era5:
         def decode(series: Series) -> Read:
             union = union_in(asset) if len(scene.assets_of(asset.band)) > 1 else None
             variable, first = _as_indexed(series, scene, asset, union)
+            self._refuse_contradicted(scene, asset, variable, first, series)
             neighbours = (union or variable.points).neighbours(*places, self._archive.resampling_of(asset.band))
             reduction = self._reduction(scene, asset, method, variable, frame)
             inside = bool(neighbours.share_kyx.any())
@@ -240,6 +243,19 @@ class Era5:
             return CorruptInput(other)
 
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
+
+    def _refuse_contradicted(self, scene: Scene, asset: Asset, variable: Variable, first: int, series: Series) -> None:
+        """Look at a file that `index` has not looked at, once; raise CorruptInput where its units are not its own."""
+        if scene.seen:
+            return
+        key = asset.path, asset.band, scene.acquisition
+        if key not in self._words:
+            try:
+                self._words[key] = contradiction(self._request, asset, variable, first, series)
+            except ValueError:
+                self._words[key] = ""  # the steps of the frame may be whole
+        if words := self._words[key]:
+            raise CorruptInput(words)
 
     def _reduction(self, scene: Scene, asset: Asset, method: Method, variable: Variable, frame: Window) -> Reduction:
         """What becomes of the steps of a band in a frame."""

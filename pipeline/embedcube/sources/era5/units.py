@@ -36,6 +36,7 @@ _CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
     "J m-2": {"kj m-2": (1e3, 0.0), "kj/m2": (1e3, 0.0), "mj m-2": (1e6, 0.0), "mj/m2": (1e6, 0.0),
               "wh m-2": (3600.0, 0.0), "w h m-2": (3600.0, 0.0), "wh/m2": (3600.0, 0.0)},
     "(0 - 1)": {"%": (1e-2, 0.0), "percent": (1e-2, 0.0), "g kg-1": (1e-3, 0.0), "g/kg": (1e-3, 0.0)},
+    "m2 s-2": dict.fromkeys(("m", "gpm", "metre", "metres", "meter", "meters"), (9.80665, 0.0)),
     "%": {"1": (100.0, 0.0), "fraction": (100.0, 0.0), "(0 - 1)": (100.0, 0.0)},
 }  # fmt: skip
 """For a unit the factor and the term that make it of another"""

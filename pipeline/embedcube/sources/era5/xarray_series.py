@@ -16,6 +16,7 @@ from embedcube.sources.era5.points import Lattice
 from embedcube.sources.era5.series import Header, Variable
 from embedcube.sources.era5.steps import Method, method_of
 from embedcube.sources.era5.timeline import Times
+from embedcube.sources.era5.unpacking import unpacked
 
 _SLAB_BYTES = 1 << 26
 """most bytes that are read at once, unless a single step has more"""
@@ -98,7 +99,7 @@ class XarraySeries:
         # without an offset, zeros may be an hour without rain
         packed = raw.dtype.kind in "iu" and array.attrs.get("add_offset", 0) != 0
         zero = [packed and not part.any() for part in raw]
-        values = _unpacked(raw, array.attrs)
+        values = unpacked(raw, array.attrs)
         if axes.expver:
             # final data where they exist, else preliminary data (ERA5T)
             merged = values[:, axes.versions[0]]
@@ -257,6 +258,8 @@ def _valid_time(array: Any) -> tuple[str, str, Times]:
     by_name = [name for name in found if array[name].attrs.get("standard_name") == "time"]
     if not found and not {"time", "valid_time"} & {*map(str, array.dims), *map(str, array.coords)}:
         return "", "", np.array(["1970-01-01"], dtype="datetime64[s]")
+    if any(array[name].ndim > 1 for name in found):
+        raise ValueError("its times lie along several dimensions, those of forecasts: write them along one, valid_time")
     if len(by_name or found) != 1:
         raise ValueError(f"its times are {by_name or found or 'none'}; one coordinate must have the standard name time")
     (valid_time,) = by_name or found
@@ -317,9 +320,10 @@ def _spans(data: Any, array: Any, axes: _Axes) -> NDArray[np.datetime64] | None:
 
 def _version(array: Any, axes: _Axes) -> int:
     """1 where any value is final (`expver` 1 or none), 5 where all are preliminary."""
-    if "expver" not in array.coords or axes.expver:
+    stated = array["expver"].values if "expver" in array.coords else array.attrs.get("GRIB_expver", "1")
+    if axes.expver:
         return 1
-    versions = {str(version).lstrip("0") for version in np.atleast_1d(array["expver"].values).tolist()}
+    versions = {str(version).lstrip("0") for version in np.atleast_1d(stated).tolist()}
     return 5 if versions == {"5"} else 1
 
 
@@ -335,15 +339,3 @@ def _versions(array: Any, axes: _Axes) -> str:
 def _turned(run: slice, size: int) -> slice:
     """The slice that selects the same indices on a reversed axis."""
     return slice(size - run.stop, size - run.start)
-
-
-def _unpacked(raw: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Unpack numbers by the CF conventions, in float64; NaN where missing."""
-    values = raw.astype(np.float64)
-    for key in ("_FillValue", "missing_value"):
-        if key in attributes:
-            values[np.isin(raw, np.asarray(attributes[key], dtype=raw.dtype))] = np.nan
-    if "scale_factor" in attributes or "add_offset" in attributes:
-        values = values * float(attributes.get("scale_factor", 1)) + float(attributes.get("add_offset", 0))
-    values[~np.isfinite(values)] = np.nan
-    return values

@@ -24,7 +24,7 @@ from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
-from embedcube.sources.believed import believed_when_seen
+from embedcube.sources.believed import FirstLook, believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
@@ -63,8 +63,10 @@ _VALUES_ARE = (
 )
 _WORLDCEREAL_NODATA = 65535
 
-_ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass")
-"""properties with the orbit state, in STAC and in Earth Engine"""
+_ORBIT_KEYS = ("sat:orbit_state", "orbitProperties_pass", "orbitDirection", "s1:orbit_direction", "orbit_direction")
+"""properties with the orbit state, in STAC, in Earth Engine, and in other catalogues"""
+
+_STATES = ("ascending", "descending")
 
 
 _RANGE_DB, _LIKELY_DB = (-50.0, 5.0), (-35.0, -1.0)
@@ -113,6 +115,7 @@ class Sentinel1:
         """Raises a RequestError for bands that are not polarisations, and for keys that have no meaning for radar."""
         self._name = name
         self._archive = archive
+        self._first_look = FirstLook(archive.root, self._questions)
         self._options = read_options(Options, name, archive)
         # products in SAFE say themselves all that they need
         if self._options.values is None and self._options.dem is None and not _holds_safe(archive.path):
@@ -305,6 +308,7 @@ class Sentinel1:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """Linear power in float32; seen where every band has power above zero."""
+        self._first_look.refuse_contradicted(scene)
         if scene.software:
             return observe_geocoded(scene, self._archive, grid, area, reader)
         return observe_converted(scene, self._archive, grid, area, reader, self._to_power)
@@ -367,8 +371,9 @@ def _refuse_no_backscatter(pixels: Pixels, power: Pixels, asset: Asset, values: 
 
 def _orbit(product: Product) -> str:
     """The orbit state of a product, ascending or descending; empty if it is unknown."""
-    states = (product.properties.get(key) for key in _ORBIT_KEYS)
-    return next((str(state).lower() for state in states if state), "")
+    states = (str(product.properties.get(key) or "").strip().lower() for key in _ORBIT_KEYS)
+    # whole words, or as short as A and D
+    return next((known for state in states if state for known in _STATES if known.startswith(state)), "")
 
 
 def _orbit_in_words(orbit: str) -> str:

@@ -17,6 +17,8 @@ _NAMES = (
 )  # fmt: skip
 """Properties that most often hold a name; all others are searched after them"""
 
+_SMALL = re.compile(r"s2[a-d]_msil(?:1c|2a)_\d{8}t\d{6}_n\d{4}_r\d{3}_t\d\d[a-z]{3}_\d{8}t\d{6}")
+
 _TILES = ("s2:mgrs_tile", "MGRS_TILE", "tileId", "s2:tile_id", "grid:code", "mgrs:tile")
 _SQUARES = (
     ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square"),
@@ -72,8 +74,8 @@ class Identity:
 def identify(product: Product) -> Identity:
     """Identify a product."""
     properties = product.properties
-    own = " ".join(_own_names(product))
-    every = " ".join((own, *product.names))
+    own = _in_capitals(" ".join(_own_names(product)))
+    every = _in_capitals(" ".join((own, *product.names)))
     level = _first(_LEVEL, own) or _first(_LEVEL, " ".join(str(properties.get(key, "")) for key in _LEVELS))
     tile = _tile(properties) or _first(_TILE, own) or _first(_TILE, every)
     return Identity(
@@ -85,6 +87,11 @@ def identify(product: Product) -> Identity:
         baseline=_baseline(properties, own) or _baseline({}, _of_level(product.names, level)),
         offset_applied=any(_means(key) == "applied" and _is_true(value) for key, value in properties.items()),
     )
+
+
+def _in_capitals(text: str) -> str:
+    """The text with the names of products in capitals, as they are given; some archives keep them in small letters."""
+    return _SMALL.sub(lambda found: found[0].upper(), text) if "_msil" in text else text
 
 
 def _own_names(product: Product) -> Iterator[str]:

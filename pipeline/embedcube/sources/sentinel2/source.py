@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedcube.campaign.scene import FILLS, UNKNOWN_TIME, Asset, Scene, unforeseen
+from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
+from embedcube.campaign.versions import uses
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
-from embedcube.sources.believed import believed_when_seen
+from embedcube.sources.believed import FirstLook, believed_when_seen
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
@@ -31,7 +32,6 @@ from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Pixels
 from embedcube.sources.sentinel2.empty import Presence, empty_file, reason_to_look
 from embedcube.sources.sentinel2.names import Identity, identify
-from embedcube.sources.sentinel2.versions import Version, uses
 from embedcube.sources.warp import has_data
 from embedcube.windows import Window
 
@@ -83,6 +83,7 @@ class Sentinel2:
         # for each scene that gave a reason to look, by digest: which file is empty, in words
         self._empty: dict[str, str] = {}
         self._archive = archive
+        self._first_look = FirstLook(archive.root, self._questions)
         self._options = read_options(Options, name, archive)
         for band in archive.bands:
             if band not in BAND_NAMES.keys() | _CODES.keys() | self._options.variables.keys():
@@ -106,13 +107,13 @@ class Sentinel2:
         not used name it. An error on one product is the verdict of its scene, and so are pixels that contradict its
         metadata.
         """
-        versions, scenes = self._described(self._products(), full_digests)
+        scenes = self._described(self._products(), full_digests)
         ids = [scene.id for scene in scenes]
         seen = list(believed_when_seen(scenes, self._archive.root, self._questions))
         scenes.clear()
-        for scene, use in zip(seen, uses(versions, seen), strict=True):
+        for scene, use in zip(seen, uses(seen), strict=True):
             if use.fills:
-                yield replace(scene, processing=f"{scene.processing}; {FILLS}")
+                yield scene.filling()
             else:
                 yield scene if use.instead is None else replace(scene, superseded_by=ids[use.instead])
 
@@ -139,11 +140,10 @@ class Sentinel2:
             product = replace(product, fault=unforeseen(error))
         return replace(product, files=files, known=known, properties={}, names=())
 
-    def _described(self, products: Sequence[Product], full_digests: bool) -> tuple[list[Version], list[Scene]]:
-        """For each product its version, and its scene as if it were used."""
+    def _described(self, products: Sequence[Product], full_digests: bool) -> list[Scene]:
+        """For each product its scene, as if it were used."""
         identities: list[Identity] = [product.known.identity for product in products]
         passes = acquisitions("S2", [identity.clues for identity in identities])
-        versions = list(map(Version.of, products, identities, passes))
         ids = [product.id for product in by_time(products)]
         described = describe(
             products,
@@ -156,10 +156,23 @@ class Sentinel2:
         for product, id, acquisition, (assets, faults) in zip(products, ids, passes, described, strict=True):
             named = product if product.id == id else replace(product, id=id)
             make = partial(self._scene, named, acquisition, assets, faults)
-            scenes.append(scene_or_verdict(self._name, named, make))
-        return versions, scenes
+            scene = scene_or_verdict(self._name, named, make)
+            identity: Identity = product.known.identity
+            # patches of one tile are different places
+            parts = (acquisition, identity.level, identity.tile, identity.patch) if identity.tile else (product.id,)
+            scenes.append(
+                replace(
+                    scene,
+                    version=identity.baseline or 0.0,
+                    subject="/".join(parts),
+                    strip=identity.strip,
+                    product="" if product.id == id else product.id,
+                )
+            )
+        return scenes
 
     def _scene(self, product: Product, acquisition: str, assets: tuple[Asset, ...], faults: str) -> Scene:
+        assets = tuple(map(self._with_zero, assets))
         offset, reason = product.known.offset, product.known.reason
         words = [reason, _as_stored(assets), *several_in_words(assets)]
         return Scene(
@@ -171,11 +184,17 @@ class Sentinel2:
             bbox=place_of(product, assets),
             assets=assets,
             offset=offset or 0.0,
-            version=product.known.identity.baseline or 0.0,
             processing="; ".join(filter(None, words)) if offset is not None else "",
             # nothing more is known of a product that cannot be used as a whole
             verdict="; ".join(filter(None, (faults, "" if offset is not None or product.fault else reason))),
         )
+
+    def _with_zero(self, asset: Asset) -> Asset:
+        """The asset with 0 as no data, which it is in integers of Sentinel-2, also beside another declared number."""
+        told = asset.nodata_by and self._options.nodata is None and not asset.mask
+        zero = told and np.dtype(asset.dtype).kind in "iu" and self._is_reflectance(asset.band)
+        known = (asset.nodata, *asset.also_nodata)
+        return replace(asset, also_nodata=(*asset.also_nodata, 0.0)) if zero and 0 not in known else asset
 
     def _questions(self, scene: Scene) -> list[tuple[Asset, Judge]]:
         """One band is looked at, the darkest: an offset that is applied twice leaves nothing of it."""
@@ -212,8 +231,7 @@ class Sentinel2:
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
         """The bands with the offset applied (0 stays no data, data are at least 1); clear where the mask says so."""
-        if scene.verdict:
-            raise CorruptInput(scene.verdict)
+        self._first_look.refuse_contradicted(scene)
         assets = {asset.band: asset for asset in scene.assets}
         pixels = self._pixels(assets, grid, area, reader)
         present = self._presence(assets, pixels)

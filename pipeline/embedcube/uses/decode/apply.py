@@ -124,7 +124,7 @@ def pieces(
                         piece = Piece(cube=str(cube.path), decoder=str(decoder), zone=zone, t=t, y=y, x=x, finer=finer)
                         found.setdefault((zone, t), []).append(piece)
     if not found:
-        raise RequestError(f"{cube.path}: no cell of {layer} lies in {within}; a region is in degrees")
+        raise RequestError(f"{cube.address}: no cell of {layer} lies in {within}; a region is in degrees")
     return found
 
 
@@ -134,7 +134,7 @@ Spread = Callable[[list[Piece]], Iterator[Any]]
 @contextmanager
 def spread_for(cube: Cube) -> Iterator[Spread]:
     """Dask workers as `how.dask` of the cube's campaign says; a cube outside of a run folder is decoded here."""
-    run = RunDir(cube.path.resolve().parents[1])
+    run = RunDir(cube.path.parents[1])
     if not run.campaign.is_file():
         yield lambda work: map(decoded, work)
         return

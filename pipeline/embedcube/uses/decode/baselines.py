@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
@@ -98,12 +98,12 @@ def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progr
 
 def _campaign_of(cube: Cube) -> tuple[Campaign, RunDir]:
     """The campaign of the run folder that a cube lies in; a RequestError says that it lies in none."""
-    run = RunDir(cube.path.resolve().parents[1])
+    run = RunDir(cube.path.parents[1])
     if not run.campaign.is_file():
-        raise RequestError(f"{cube.path} lies in no run folder, so nothing says where its archive is")
+        raise RequestError(f"{cube.address} lies in no run folder, so nothing says where its archive is")
     campaign = load_campaign(run.campaign)
     if campaign.digest != cube.provenance.attributes["campaign_digest"]:
-        raise RequestError(f"{run.root} was changed since {cube.path} was made; run it again")
+        raise RequestError(f"{run.root} was changed since {cube.address} was made; run it again")
     return campaign, run
 
 
@@ -153,7 +153,7 @@ def _cells_of_shards(cube: Cube, layer: str, cells: Cells) -> dict[tuple[str, in
 def _shards(campaign: Campaign, run: RunDir, layer: str, wanted: dict[tuple[str, int, int, int], Any]) -> Any:
     """Shards that hold labelled cells, with their scenes and what is refused of them."""
     plan = read_plan(campaign, run)
-    scenes = read_inventory(campaign, run, plan.inventory)
+    scenes = scenes_as_planned(campaign, run, plan)
     for group in read_shards(run, plan):
         for shard in group:
             if shard.layer == layer and shard.place in wanted:

@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
@@ -110,7 +111,7 @@ def read_decoder(path: Path) -> Decoder:
         RequestError: there is no such file, it is a pickle or another foreign file, or its arrays do not fit together.
     """
     try:
-        data = path.read_bytes()
+        data = readable(path).read_bytes()
     except OSError as error:
         raise RequestError(f"{path}: no decoder can be read there: {error.strerror}") from None
     try:
@@ -143,14 +144,16 @@ def check_fits(decoder: Decoder, cube: Cube, path: Path) -> None:
     """
     for own in decoder.about.layers:
         if own.name not in cube.layers:
-            raise RequestError(f"{path.name} was fitted on layer {own.name}, {cube.path} has {', '.join(cube.layers)}")
+            raise RequestError(
+                f"{path.name} was fitted on layer {own.name}, {cube.address} has {', '.join(cube.layers)}"
+            )
         (there,) = layers_used(cube, [own.name])
         if there.weights != own.weights:
             raise RequestError(
-                f"{path.name} was fitted on layer {own.name} of weights {own.weights[:12]}, that of {cube.path} has "
+                f"{path.name} was fitted on layer {own.name} of weights {own.weights[:12]}, that of {cube.address} has "
                 f"{there.weights[:12]}: another model, its numbers mean something else; fit a decoder on this cube"
             )
         if there.features != own.features:
             raise RequestError(
-                f"{path.name} takes {own.features} features of {own.name}, {cube.path} has {there.features}"
+                f"{path.name} takes {own.features} features of {own.name}, {cube.address} has {there.features}"
             )

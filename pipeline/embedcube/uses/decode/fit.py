@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from embedcube.errors import RequestError
 from embedcube.uses.decode.examples import Examples, Task
+from embedcube.uses.decode.folds import folds_of
 from embedcube.uses.decode.heads import Head, Kind
 
 FITTING: dict[Task, tuple[Kind, ...]] = {
@@ -21,7 +22,7 @@ MOST_ROWS = 5_000
 """examples that a head is fitted on; of more, a sample is drawn with the seed"""
 
 _ALPHAS = np.logspace(-2, 5, 15)
-"""strengths of ridge's penalty; leaving one out among the training rows chooses"""
+"""strengths of ridge's penalty; whole groups or blocks among the training rows, held out, choose"""
 
 _STEPS = 2_000
 
@@ -73,10 +74,39 @@ def shares_of(examples: Examples) -> NDArray[np.float64]:
 
 
 def _ridge(standard: NDArray[np.float32], examples: Examples, settings: Settings) -> dict[str, NDArray[Any]]:
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import Ridge, RidgeCV
 
-    model = RidgeCV(alphas=_ALPHAS).fit(standard.astype(np.float64), examples.target)
+    features = standard.astype(np.float64)
+    alpha = penalty(features, examples)
+    model = RidgeCV(alphas=_ALPHAS) if alpha is None else Ridge(alpha=alpha)
+    model.fit(features, examples.target)
     return {"coefficients": model.coef_.reshape(1, -1), "intercepts": np.reshape(model.intercept_, 1)}
+
+
+def penalty(features: NDArray[np.float64], examples: Examples) -> float | None:
+    """Ridge's penalty with which groups, or blocks without groups, are predicted best that were held out whole.
+
+    Rows of one group are alike: leaving single rows out would choose too weak a penalty. None where there are fewer
+    than three groups.
+    """
+    try:
+        folds = folds_of(examples, blocks=None, groups=examples.group is not None, years=False)
+    except RequestError:
+        return None
+    squares = np.zeros(len(_ALPHAS))
+    for number in range(folds.count):
+        out = folds.fold == number
+        if out.all():
+            return None
+        x, y = features[~out], examples.target[~out]
+        middle, level = x.mean(axis=0), y.mean()
+        # one decomposition serves all penalties
+        variance, directions = np.linalg.eigh((x - middle).T @ (x - middle))
+        along = directions.T @ ((x - middle).T @ (y - level))
+        asked = (features[out] - middle) @ directions
+        predicted = asked @ (along[:, None] / (np.maximum(variance, 0)[:, None] + _ALPHAS)) + level
+        squares += ((predicted - examples.target[out, None]) ** 2).sum(axis=0)
+    return float(_ALPHAS[squares.argmin()])
 
 
 def _logistic(standard: NDArray[np.float32], examples: Examples, settings: Settings) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from embedcube.campaign.readable import readable
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import same_crs
@@ -79,11 +80,12 @@ class opened:
         self._path, self._crs = path, crs
 
     def __enter__(self) -> Any:
-        import rasterio
         from rasterio.errors import RasterioError
 
+        from embedcube.sources.opening import open_raster
+
         try:
-            self._file = rasterio.open(self._path)
+            self._file = open_raster(readable(self._path), "")
         except (RasterioError, OSError) as error:
             raise RequestError(f"{self._path}: cannot be read as a raster: {str(error)[:200]}") from None
         stated = self._file.crs

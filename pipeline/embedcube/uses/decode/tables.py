@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from embedcube.campaign.readable import readable
 from embedcube.cube.within import STEP_DEGREES
 from embedcube.errors import RequestError
 from embedcube.grid import is_geographic, same_crs, to_degrees
@@ -19,6 +20,12 @@ _WGS84 = {"WGS 84", "WGS 84 (CRS84)"}
 
 _X, _Y = ("lon", "longitude", "x"), ("lat", "latitude", "y")
 """names of the columns of positions, in any case"""
+
+
+_WRONG = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, shapely.errors.ShapelyError,
+)  # fmt: skip
+"""errors that readers of a damaged table raise"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +59,10 @@ def read_table(path: Path, crs: str | None) -> Table:
     if path.suffix.lower() not in readers:
         known = ", ".join(readers)
         raise RequestError(f"{path}: labels are a table ({known}) or a GeoTIFF (.tif); convert this file to one")
+    readable(path)
     try:
         columns, geometry, stated = readers[path.suffix.lower()](path)
-    except (OSError, ValueError, KeyError, TypeError, shapely.errors.ShapelyError) as error:
+    except _WRONG as error:
         reason = " ".join(str(error).split())[:200]
         raise RequestError(f"{path}: cannot be read as {path.suffix}: {type(error).__name__}: {reason}") from None
     said = crs or DEGREES

@@ -51,7 +51,8 @@ def pictures(path: Path) -> list[Picture]:
     Raises:
         RequestError: no layer has vectors to draw.
     """
-    cube, store = Cube(path), preview_store_of(path)
+    cube = Cube(path)
+    store = preview_store_of(cube.path)
     if not store.exists():
         write_preview_store(cube, store)
     opened: Any = zarr.open_group(store, mode="r", zarr_format=3)

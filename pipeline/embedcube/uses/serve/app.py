@@ -1,5 +1,6 @@
 """The application: all routes behind one gate. Every answer is of one version of a cube, and says so in its ETag."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from embedcube.uses.serve.limits import Limits, TooMuch
 from embedcube.uses.serve.metrics import Counted
 from embedcube.uses.serve.page import Page
 from embedcube.uses.serve.served import RETRY_S, Busy, Desk, Served
+
+log = logging.getLogger(__name__)
 
 VERSION = "/v1"
 """prefix of all routes but /metrics: what is below it keeps its meaning"""
@@ -62,7 +65,7 @@ def create_app(
     if static is not None:
         app.mount("/", Page(directory=static, html=True), name="page")
     for kind, status in _STATUS.items():
-        app.add_exception_handler(kind, _handler(status))
+        app.add_exception_handler(kind, _handler(status, served.words))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
     # the gate is the outer one: what it refuses is not counted under a route
@@ -80,12 +83,17 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 def _failed(_: Request, error: Exception) -> JSONResponse:
     # what failed is for the server's log, where it is written when this has been sent
-    return JSONResponse({"detail": f"the server failed ({type(error).__name__}); its log says where"}, 500)
+    # its connection is closed then: a client must not ask for more on it
+    words = f"the server failed ({type(error).__name__}); its log says where"
+    return JSONResponse({"detail": words}, 500, {"Connection": "close"})
 
 
-def _handler(status: int) -> Callable[[Request, Exception], JSONResponse]:
+def _handler(status: int, words: Callable[[Exception], str]) -> Callable[[Request, Exception], JSONResponse]:
     def answer(_: Request, error: Exception) -> JSONResponse:
+        if status == 500:
+            # which file it is, its owner must know
+            log.error("%s", printable(error, 1000))
         headers = {"Retry-After": str(RETRY_S)} if status == 503 else None
-        return JSONResponse({"detail": printable(error, 500)}, status, headers)
+        return JSONResponse({"detail": words(error)}, status, headers)
 
     return answer

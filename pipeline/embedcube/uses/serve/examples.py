@@ -1,4 +1,4 @@
-"""What searches are asked by, as JSON: places, cells, polygons and vectors; and the queries that they become."""
+"""What searches are asked by, as JSON: places, cells, polygons and vectors; what they become, and what they cost."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.store import Cell, CubeStore
+from embedcube.cube.within import geometry_of
 from embedcube.errors import RequestError
+from embedcube.uses.serve.extent import Cost, of_points, of_polygons, refuse_long_outlines, total
+from embedcube.uses.serve.holdings import Holding
 from embedcube.uses.serve.limits import Limits, refuse_above
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -103,7 +106,9 @@ def geometry(polygon: Polygon, limits: Limits) -> BaseGeometry:
         RequestError: it is none, or a coordinate is no longitude and latitude.
     """
     try:
-        found = shapely.geometry.shape({"type": polygon.type, "coordinates": polygon.coordinates})
+        # numbers that are not finite are told below, in words
+        with np.errstate(invalid="ignore"):
+            found = shapely.geometry.shape({"type": polygon.type, "coordinates": polygon.coordinates})
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, shapely.errors.ShapelyError) as error:
         raise RequestError(f"not a {polygon.type} of GeoJSON: {str(error)[:200]}") from None
     return checked(found, limits)
@@ -115,13 +120,16 @@ def checked(found: BaseGeometry, limits: Limits) -> BaseGeometry:
     xy = shapely.get_coordinates(found)
     if not len(xy) or not np.isfinite(xy).all() or (np.abs(xy) > (360, 90)).any():
         raise RequestError("coordinates of a polygon are longitude and latitude in degrees, finite numbers")
+    if not shapely.is_valid(found):
+        reason = str(shapely.is_valid_reason(found))
+        raise RequestError(f"edges of a polygon do not touch or cross each other ({reason}); draw it in another way")
     return found
 
 
-def region(within: Within | None, limits: Limits) -> Any:
+def region(within: Within | None, limits: Limits) -> BaseGeometry | None:
     """What `Layer` takes as `within`."""
     if within is None or isinstance(within, tuple):
-        return within
+        return within if within is None else geometry_of(within)
     return geometry(within, limits)
 
 
@@ -139,6 +147,24 @@ def as_asked(examples: Sequence[Example], cube: CubeStore, layer: str, limits: L
         else:
             asked.append(_vector(one, int(cube.array(cube.zones_of(layer)[0], "embedding").shape[-1])))
     return asked
+
+
+def cost_of(holding: Holding, layer: str, examples: Sequence[Any], time: str | None, limits: Limits) -> Cost:
+    """What reading the vectors of examples costs, as `as_asked` gives them; TooMuch where drawing them alone is."""
+    zones = holding.layer(layer).zones
+    polygons = [one for one in examples if isinstance(one, BaseGeometry)]
+    cells = sum(isinstance(one, Cell) for one in examples)
+    places = sum(isinstance(one, tuple) for one in examples)
+    first = zones[0]
+    # a place is looked for in all windows, a cell is one of them
+    cost = of_points(holding.cube, first, holding.windows(first, time), places) + of_points(
+        holding.cube, first, [0], cells
+    )
+    if polygons:
+        cost += total(of_polygons(holding.cube, zone, holding.windows(zone, time), polygons) for zone in zones)
+        cost.refuse("cells in and around the polygons", limits)
+        refuse_long_outlines(holding.cube, zones, polygons, limits)
+    return cost
 
 
 def _cell(one: CellOf, cube: CubeStore, layer: str) -> Cell:

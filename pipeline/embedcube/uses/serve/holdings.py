@@ -105,11 +105,13 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
     holdings: dict[str, Holding] = {}
     for given in cubes:
         name, _, path = str(given).rpartition("=") if not Path(given).exists() else ("", "", str(given))
-        cube = Cube(Path(path).resolve())
+        cube = Cube(path)
         name = name or re.sub(r"[^A-Za-z0-9._-]", "-", cube.campaign)
         if not _NAME.fullmatch(name):
             raise RequestError(f"{path}: {name!r} is no name for a link; write NAME={path}")
         if name in holdings:
             raise RequestError(f"{path}: a cube named {name} is served already; write OTHER-NAME={path}")
+        # where a cube lies on this machine is not for clients: messages have its name
+        cube = Cube(cube.path, called=name)
         holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, limits))
     return holdings

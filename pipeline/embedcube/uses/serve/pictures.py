@@ -5,6 +5,7 @@ transparent.
 """
 
 import io
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,9 +14,11 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 from PIL import Image
 
+from embedcube.cube.preview_store import has_preview
 from embedcube.uses.serve.answers import BYTES, bytes_answer, unchanged
-from embedcube.uses.serve.extent import refuse_large_window
+from embedcube.uses.serve.extent import window_bytes
 from embedcube.uses.serve.holdings import Holding, NotHere
+from embedcube.uses.serve.limits import Limits, refuse_above
 from embedcube.uses.serve.points import REFUSED
 from embedcube.uses.serve.served import Served
 
@@ -45,12 +48,14 @@ def routes(served: Served) -> APIRouter:
         The headers X-Embedcube-Shape and X-Embedcube-Type say what they are; numbers are little-endian.
         """
         holding = served.cube(cube)
+        path = _window(holding, layer, zone, t)
+        every = slice(None, None, step)
+        _refuse_large(holding, path, what, every, every, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
             return same
-        path = _window(holding, served, layer, zone, t)
 
         def read() -> NDArray[Any]:
-            cells = _values(holding, path, t, what)[::step, ::step]
+            cells = _values(holding, path, t, what, every, every)
             return np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("<"), copy=False))
 
         cells = await served.desk.run(read)
@@ -75,18 +80,14 @@ def routes(served: Served) -> APIRouter:
     ) -> Response:
         """A tile of 256 x 256 pixels, counted from the upper left corner; at level n every 2^n-th cell is a pixel."""
         holding = served.cube(cube)
+        path = _window(holding, layer, zone, t)
+        y, x = _cells_of_tile(holding, path, level, row, column)
+        _refuse_large(holding, path, what, y, x, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
             return same
-        path = _window(holding, served, layer, zone, t)
-        rows, columns = holding.cube.array(path, "status").shape[1:]
-        step, side = 1 << level, TILE << level
-        if row * side >= rows or column * side >= columns:
-            raise NotHere(f"no tile ({row}, {column}) at level {level}: the zone has {rows} x {columns} cells")
 
         def draw() -> bytes:
-            values = _values(holding, path, t, what)
-            part = values[row * side : (row + 1) * side : step, column * side : (column + 1) * side : step]
-            return _png(part)
+            return _png(_values(holding, path, t, what, y, x))
 
         headers = {"ETag": holding.etag, "Cache-Control": "no-cache"}
         return Response(await served.desk.run(draw), media_type="image/png", headers=headers)
@@ -94,17 +95,40 @@ def routes(served: Served) -> APIRouter:
     return router
 
 
-def _window(holding: Holding, served: Served, layer: str, zone: str, t: int) -> str:
+def _window(holding: Holding, layer: str, zone: str, t: int) -> str:
     path = holding.zone(layer, zone)
     windows = holding.cube.array(path, "status").shape[0]
     if t >= windows:
         raise NotHere(f"{path} has {windows} windows, counted from 0; there is no window {t}")
-    refuse_large_window(holding.cube, path, served.limits)
     return path
 
 
-def _values(holding: Holding, path: str, t: int, what: str) -> NDArray[Any]:
-    return holding.reader.colours(path, t) if what == "colours" else holding.reader.flat(path, what, t)
+def _cells_of_tile(holding: Holding, path: str, level: int, row: int, column: int) -> tuple[slice, slice]:
+    """Rows and columns of a zone that a tile shows; NotHere where it would be beside the zone."""
+    rows, columns = holding.cube.array(path, "status").shape[1:]
+    step, side = 1 << level, TILE << level
+    if row * side >= rows or column * side >= columns:
+        raise NotHere(f"no tile ({row}, {column}) at level {level}: the zone has {rows} x {columns} cells")
+    # the zone may end within the tile
+    y, x = (slice(i * side, min((i + 1) * side, size), step) for i, size in ((row, rows), (column, columns)))
+    return y, x
+
+
+def _refuse_large(holding: Holding, path: str, what: str, y: slice, x: slice, limits: Limits) -> None:
+    """Refuse what is too much to send, or to decode for it: of colours the vectors, where no preview has them."""
+    cube, shape = holding.cube, holding.cube.array(path, "status").shape[1:]
+    rows, columns = (range(*part.indices(size)) for part, size in zip((y, x), shape, strict=True))
+    each = 3 if what == "colours" else int(cube.array(path, what).dtype.itemsize)
+    refuse_above("MB in one map", len(rows) * len(columns) * each >> 20, limits.map_mb)
+    name = "embedding" if what == "colours" and not holding.reader.keeps(path) and not has_preview(cube, path) else what
+    if name != "colours":
+        # a chunk is decoded whole, whatever the step leaves out
+        share = (rows.stop - rows.start) * (columns.stop - columns.start) / max(1, math.prod(shape))
+        refuse_above("MB to decode", int(window_bytes(cube, path, name) * share) >> 20, limits.decoded_mb)
+
+
+def _values(holding: Holding, path: str, t: int, what: str, y: slice, x: slice) -> NDArray[Any]:
+    return holding.reader.colours(path, t, y, x) if what == "colours" else holding.reader.flat(path, what, t, y, x)
 
 
 def _png(part: NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,9 @@ from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, decode
 from embedcube.cube.reader import Cell
 from embedcube.errors import RequestError
 from embedcube.uses.serve.answers import json_answer, unchanged
+from embedcube.uses.serve.extent import of_points, total
 from embedcube.uses.serve.holdings import Holding, NotHere
+from embedcube.uses.serve.limits import Limits, refuse_above
 from embedcube.uses.serve.places import Spot
 from embedcube.uses.serve.reading import Stored
 from embedcube.uses.serve.served import Served
@@ -50,9 +52,12 @@ def routes(served: Served) -> APIRouter:
         A place outside of the layer is 404, never the nearest cell.
         """
         holding = served.cube(cube)
+        # what is not there is 404, also for a client that has something else of this version
+        spots = spots_at(holding, layer, lon, lat, time)
+        _refuse_many(holding, spots, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
             return same
-        spot, windows, stored = await read_point(holding, layer, lon, lat, time)
+        spot, windows, stored = await read_point(holding, spots)
         answer = _described(holding, layer, spot, windows, stored)
         return json_answer(request, {"lon": lon, "lat": lat} | answer, etag=holding.etag)
 
@@ -60,7 +65,7 @@ def routes(served: Served) -> APIRouter:
     async def explain(request: Request, cube: str, layer: str, lon: Lon, lat: Lat, time: Time = None) -> Response:
         """Provenance of the vector of a place: scenes with digests, preprocessing, weights, versions, host."""
         holding = served.cube(cube)
-        holding.layer(layer)
+        spots_at(holding, layer, lon, lat, time)
         if (same := unchanged(request, holding.etag)) is not None:
             return same
 
@@ -76,17 +81,26 @@ def routes(served: Served) -> APIRouter:
     return router
 
 
-async def read_point(
-    holding: Holding, layer: str, lon: float, lat: float, time: str | None
-) -> tuple[Spot, list[int], Stored]:
-    """The cell of a place, its windows, and what is stored there.
+def spots_at(holding: Holding, layer: str, lon: float, lat: float, time: str | None) -> list[tuple[Spot, list[int]]]:
+    """Cells that hold a place, each with the windows that a time selects; NotHere where there is none."""
+    spots = holding.places(layer).spots(lon, lat)
+    if not spots:
+        raise NotHere(f"({lon}, {lat}) is outside of layer {layer}")
+    return [(spot, holding.windows(spot.zone, time)) for spot in spots]
+
+
+def _refuse_many(holding: Holding, spots: list[tuple[Spot, list[int]]], limits: Limits) -> None:
+    cost = total(of_points(holding.cube, spot.zone, windows, 1) for spot, windows in spots)
+    refuse_above("MB of vectors to decode", cost.decoded >> 20, limits.decoded_mb)
+
+
+async def read_point(holding: Holding, spots: list[tuple[Spot, list[int]]]) -> tuple[Spot, list[int], Stored]:
+    """The cell of a place of those that hold it, its windows, and what is stored there.
 
     Near the border of two UTM zones it is the cell with a vector, that of the place's own zone first.
     """
-    spots = holding.places(layer).spots(lon, lat)
     found: list[tuple[Spot, list[int], Stored]] = []
-    for spot in spots:
-        windows = holding.windows(spot.zone, time)
+    for spot, windows in spots:
         stored = await holding.reader.point(spot.zone, windows, spot.y, spot.x)
         found.append((spot, windows, stored))
         if stored.valid.any():
@@ -94,8 +108,6 @@ async def read_point(
     for one in found:
         if (one[2].status != NOT_PROCESSED).any():
             return one
-    if not found:
-        raise NotHere(f"({lon}, {lat}) is outside of layer {layer}")
     return found[0]
 
 

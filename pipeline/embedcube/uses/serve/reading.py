@@ -15,10 +15,13 @@ import tensorstore
 from numpy.typing import NDArray
 
 from embedcube.cube.basis import Basis, fit_basis
+from embedcube.cube.blocks import blocks_in
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
 from embedcube.cube.preview_store import drawn_colours
 from embedcube.cube.reader import Cube
+from embedcube.cube.similar import Query
 from embedcube.errors import WorkError
+from embedcube.uses.serve.extent import window_bytes
 from embedcube.uses.serve.limits import Limits
 
 K = TypeVar("K", bound=Hashable)
@@ -90,6 +93,9 @@ class Kept(Generic[K, T]):
         return value
 
 
+_BLOCK_CELLS = 1 << 18
+"""cells whose vectors are in memory at once, where a window is read part by part"""
+
 _Key = tuple[str, str, int, int, int]
 """zone, array, and place of a chunk: block of windows, row, column"""
 
@@ -101,13 +107,18 @@ class Reader:
         """Nothing is opened yet."""
         self._cube = cube
         # tensorstore keeps what says where chunks lie in an object, and the chunks that it decoded last
-        pool = {"total_bytes_limit": limits.chunks_mb << 17}
+        pool = {"total_bytes_limit": limits.held.chunks_mb << 17}
         self._context = tensorstore.Context({"cache_pool": pool})
         self._arrays: dict[tuple[str, str], Any] = {}
-        self._chunks: Kept[_Key, NDArray[Any]] = Kept(limits.chunks_mb * 7 << 17, lambda chunk: chunk.nbytes)
-        self._windows: Kept[tuple[str, int], WholeWindow] = Kept(limits.windows_mb << 20, lambda window: window.nbytes)
-        self._colours: Kept[tuple[str, int], NDArray[np.uint8]] = Kept(limits.windows_mb << 17, lambda one: one.nbytes)
+        self._chunks: Kept[_Key, NDArray[Any]] = Kept(limits.held.chunks_mb * 7 << 17, lambda chunk: chunk.nbytes)
+        self._windows: Kept[tuple[str, int], WholeWindow] = Kept(
+            limits.held.windows_mb << 20, lambda window: window.nbytes
+        )
+        self._colours: Kept[tuple[str, int], NDArray[np.uint8]] = Kept(
+            limits.held.windows_mb << 17, lambda one: one.nbytes
+        )
         self._bases: dict[str, Basis | None] = {}
+        self._most_window = limits.held.windows_mb << 20
 
     def _array(self, zone: str, name: str) -> Any:
         key = (zone, name)
@@ -174,12 +185,16 @@ class Reader:
         except (ValueError, OSError) as error:
             raise self._unreadable(zone, error) from None
 
-    def flat(self, zone: str, name: str, t: int) -> NDArray[Any]:
-        """One of the arrays without features in one window: (y, x)."""
+    def flat(self, zone: str, name: str, t: int, y: slice = slice(None), x: slice = slice(None)) -> NDArray[Any]:
+        """An array in a rectangle of one window: (y, x), or (y, x, feature) of the vectors. Slices may have steps."""
         try:
-            return np.asarray(self._array(zone, name)[t].read().result())
+            return np.asarray(self._array(zone, name)[t, y, x].read().result())
         except (ValueError, OSError) as error:
             raise self._unreadable(zone, error) from None
+
+    def keeps(self, zone: str) -> bool:
+        """Whether whole windows of a zone are small enough to be kept."""
+        return window_bytes(self._cube, zone, "embedding") <= self._most_window
 
     def whole(self, zone: str, t: int) -> WholeWindow:
         """One window of a zone; it is kept."""
@@ -189,26 +204,80 @@ class Reader:
         window = WholeWindow(embedding=self.flat(zone, "embedding", t), status=self.flat(zone, "status", t))
         return self._windows.put((zone, t), window)
 
-    def colours(self, zone: str, t: int) -> NDArray[np.uint8]:
-        """Colours (y, x, 3) of one window, 1 to 255, and 0 where there is no vector; they are kept.
+    def cosines(self, zone: str, t: int, query: Query) -> NDArray[np.float32]:
+        """Cosine (y, x) of every cell of one window with a query; NaN where there is no vector.
+
+        A window that is too large to be kept is read part by part.
+        """
+        cosines = np.full(self._cube.array(zone, "status").shape[1:], np.nan, np.float32)
+        if self.keeps(zone):
+            window = self.whole(zone, t)
+            cosines[...] = query.cosines(window.embedding.reshape(-1, window.embedding.shape[-1])).reshape(
+                cosines.shape
+            )
+            # a stored zero would be like any other stored zero: only status tells
+            cosines[~window.valid] = np.nan
+            return cosines
+        for block in blocks_in(self._cube, zone, None, [t], _BLOCK_CELLS):
+            part = np.full(block.status.shape, np.nan, np.float32)
+            part[block.valid] = query.cosines(block.stored[block.valid])
+            cosines[block.y, block.x] = part
+        return cosines
+
+    def colours(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.uint8]:
+        """Colours (y, x, 3) in a rectangle of one window, 1 to 255, and 0 where there is no vector.
 
         One basis holds for all zones and windows of a layer: equal colours are equal vectors. They are those of the
-        preview beside the cube, where there is one.
+        preview beside the cube, where there is one. Colours of a window are kept, where all its vectors are not too
+        many; else those of the rectangle are read from the preview, or made of its vectors part by part.
         """
+        if self.keeps(zone):
+            return self._colours_of_window(zone, t)[y, x]
+        drawn = drawn_colours(self._cube, zone, t, y, x)
+        if drawn is not None:
+            return drawn
+        rows, columns = (range(*part.indices(size)) for part, size in
+                         zip((y, x), self._cube.array(zone, "status").shape[1:], strict=True))  # fmt: skip
+        colours = np.zeros((len(rows), len(columns), 3), np.uint8)
+        basis = self._basis(zone)
+        # some rows at a time: what is between lies in memory, what is left out by the step does not
+        most = max(1, _BLOCK_CELLS // max(1, len(columns)))
+        for first in range(0, len(rows) if basis is not None else 0, most):
+            part = rows[first : first + most]
+            colours[first : first + len(part)] = self._coloured(basis, zone, t, _slice(part), _slice(columns))
+        return colours
+
+    def _colours_of_window(self, zone: str, t: int) -> NDArray[np.uint8]:
         kept = self._colours.get((zone, t))
         if kept is not None:
             return kept
-        if (drawn := drawn_colours(self._cube, zone, t)) is not None:
+        whole = slice(None)
+        if (drawn := drawn_colours(self._cube, zone, t, whole, whole)) is not None:
             return self._colours.put((zone, t), drawn)
-        layer = zone.partition("/")[0]
-        if layer not in self._bases:
-            self._bases[layer] = fit_basis(self._cube, layer)
-        basis, window = self._bases[layer], self.whole(zone, t)
+        basis, window = self._basis(zone), self.whole(zone, t)
         colours = np.zeros((*window.status.shape, 3), np.uint8)
         if basis is not None:
             scale = self.flat(zone, "scale", t) if self._cube.has_scale(zone) else None
             colours = basis.colours(window.embedding, scale, window.valid)
         return self._colours.put((zone, t), colours)
+
+    def _coloured(self, basis: Basis | None, zone: str, t: int, y: slice, x: slice) -> NDArray[np.uint8]:
+        status = self.flat(zone, "status", t, y, x)
+        valid = (status == VALID) | (status == VALID_INCOMPLETE)
+        if basis is None or not valid.any():
+            return np.zeros((*status.shape, 3), np.uint8)
+        scale = self.flat(zone, "scale", t, y, x) if self._cube.has_scale(zone) else None
+        return basis.colours(self.flat(zone, "embedding", t, y, x), scale, valid)
+
+    def _basis(self, zone: str) -> Basis | None:
+        layer = zone.partition("/")[0]
+        if layer not in self._bases:
+            self._bases[layer] = fit_basis(self._cube, layer)
+        return self._bases[layer]
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop, part.step)
 
 
 def _stored(arrays: dict[str, NDArray[Any]]) -> Stored:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from shapely.geometry.base import BaseGeometry
 
-from embedcube.cube.within import Area, area_in
+from embedcube.cube.within import Area, area_in, geometry_of
+from embedcube.errors import RequestError
 from embedcube.uses.serve.answers import bytes_answer, json_answer, unchanged
-from embedcube.uses.serve.examples import Bbox, Polygon, TimeText, geometry
-from embedcube.uses.serve.extent import cells_around
+from embedcube.uses.serve.examples import Polygon, TimeText, geometry
+from embedcube.uses.serve.extent import of_polygons, refuse_long_outlines, total
 from embedcube.uses.serve.holdings import Holding, NotHere
 from embedcube.uses.serve.limits import Limits, refuse_above
 from embedcube.uses.serve.points import REFUSED, Time
@@ -76,9 +77,11 @@ def routes(served: Served) -> APIRouter:
         (time, y, x), "<zone>.inside" (y, x), "<zone>.y" and "<zone>.x" (centres), "<zone>.time_bnds" (time, 2).
         """
         holding = served.cube(cube)
+        # what is not there is 404, also for a client that has something else of this version
+        parts = await served.desk.run(lambda: _parts(holding, layer, bbox, time, served.limits))
         if (same := unchanged(request, holding.etag)) is not None:
             return same
-        data = await served.desk.run(lambda: _box(holding, layer, bbox, time, served.limits))
+        data = await served.desk.run(lambda: _box(holding, parts))
         return bytes_answer(request, data, {"Type": "npz"}, etag=holding.etag)
 
     @router.post("/parcels", response_class=Response, responses={200: {"content": {"application/json": {}}}})
@@ -94,9 +97,7 @@ def routes(served: Served) -> APIRouter:
     return router
 
 
-def _box(holding: Holding, layer: str, bbox: str, time: str | None, limits: Limits) -> bytes:
-    west, south, east, north = (float(edge) for edge in bbox.split(","))
-    parts = _parts(holding, layer, (west, south, east, north), time, limits)
+def _box(holding: Holding, parts: list[_Part]) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     for part in parts:
         name, group = part.zone.partition("/")[2], holding.cube.group(part.zone)
@@ -121,13 +122,18 @@ def _box(holding: Holding, layer: str, bbox: str, time: str | None, limits: Limi
     return out.getvalue()
 
 
-def _parts(holding: Holding, layer: str, bbox: Bbox, time: str | None, limits: Limits) -> list[_Part]:
+def _parts(holding: Holding, layer: str, bbox: str, time: str | None, limits: Limits) -> list[_Part]:
+    west, south, east, north = (float(edge) for edge in bbox.split(","))
+    region, zones = geometry_of((west, south, east, north)), holding.layer(layer).zones
+    windows = {zone: holding.windows(zone, time) for zone in zones}
+    cost = total(of_polygons(holding.cube, zone, windows[zone], [region]) for zone in zones)
+    refuse_above("MB of vectors to decode", cost.decoded >> 20, limits.decoded_mb)
     parts, numbers = [], 0
-    for zone in holding.layer(layer).zones:
-        area = area_in(holding.cube, zone, bbox)
+    for zone in zones:
+        area = area_in(holding.cube, zone, region)
         if area is None:
             continue
-        parts.append(_Part(zone=zone, windows=holding.windows(zone, time), area=area))
+        parts.append(_Part(zone=zone, windows=windows[zone], area=area))
         around = (area.y.stop - area.y.start) * (area.x.stop - area.x.start)
         numbers += around * len(parts[-1].windows) * int(holding.cube.array(zone, "embedding").shape[-1])
     refuse_above("numbers of vectors", numbers, limits.box_numbers)
@@ -138,7 +144,7 @@ def _parts(holding: Holding, layer: str, bbox: Bbox, time: str | None, limits: L
 
 def _parcels(holding: Holding, layer: str, body: Parcels, limits: Limits) -> dict[str, Any]:
     refuse_above("polygons", len(body.features), limits.parcels)
-    polygons = [geometry(one.geometry, limits) for one in body.features]
+    polygons = [_polygon(i, one, limits) for i, one in enumerate(body.features)]
     refuse_above("vertices", sum(int(shapely.get_num_coordinates(one)) for one in polygons), limits.vertices)
     _refuse_large(holding, layer, polygons, body.time, limits)
     found = _statistics(holding, layer, polygons, body)
@@ -147,6 +153,13 @@ def _parcels(holding: Holding, layer: str, body: Parcels, limits: Limits) -> dic
         for i, one in enumerate(body.features)
     ]
     return {"type": "FeatureCollection", "layer": layer, "version": holding.cube.version, "features": features}
+
+
+def _polygon(number: int, parcel: Parcel, limits: Limits) -> BaseGeometry:
+    try:
+        return geometry(parcel.geometry, limits)
+    except RequestError as error:
+        raise RequestError(f"feature {number}, counted from 0: {error}") from None
 
 
 def _statistics(holding: Holding, layer: str, polygons: list[BaseGeometry], body: Parcels) -> list[dict[str, Any]]:
@@ -172,10 +185,10 @@ def _statistics(holding: Holding, layer: str, polygons: list[BaseGeometry], body
 
 
 def _refuse_large(holding: Holding, layer: str, polygons: list[BaseGeometry], time: str | None, limits: Limits) -> None:
-    cells, zones = 0, holding.layer(layer).zones
+    zones = holding.layer(layer).zones
     features = int(holding.cube.array(zones[0], "embedding").shape[-1])
     numbers = len(polygons) * len(holding.windows(zones[0], time)) * features * 2
     refuse_above("numbers in the answer", numbers, limits.parcel_numbers)
-    for zone in zones:
-        cells += cells_around(holding.cube, zone, polygons) * len(holding.windows(zone, time))
-    refuse_above("cells in and around the polygons", cells, limits.scan_cells)
+    cost = total(of_polygons(holding.cube, zone, holding.windows(zone, time), polygons) for zone in zones)
+    cost.refuse("cells in and around the polygons", limits)
+    refuse_long_outlines(holding.cube, zones, polygons, limits)

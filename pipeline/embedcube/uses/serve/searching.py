@@ -1,16 +1,23 @@
 """Routes of searches: similar places, maps of similarity, maps of change, and the vectors of examples."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
-from embedcube.cube.examples import wanted_by
-from embedcube.cube.find import EXACT_CELLS, Search, default_apart_m, find_query
+from embedcube.cube.change import change_of_zone
+from embedcube.cube.examples import Wanted, wanted_by
+from embedcube.cube.find import EXACT_CELLS, WITHIN_CELLS, Search, default_apart_m, find_query
+from embedcube.cube.scan import LISTS
+from embedcube.cube.segments import VectorIndex
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 from embedcube.uses.serve.answers import BYTES, bytes_answer, json_answer
 from embedcube.uses.serve.examples import (
     ChangeBody,
@@ -18,9 +25,10 @@ from embedcube.uses.serve.examples import (
     SimilarBody,
     VectorsBody,
     as_asked,
+    cost_of,
     region,
 )
-from embedcube.uses.serve.extent import cells_of_zone, refuse_large_window
+from embedcube.uses.serve.extent import Cost, cells_of_zone, of_polygons, of_windows, refuse_long_outlines, total
 from embedcube.uses.serve.holdings import Holding
 from embedcube.uses.serve.limits import Limits, refuse_above
 from embedcube.uses.serve.points import REFUSED
@@ -74,22 +82,58 @@ def routes(served: Served) -> APIRouter:
     return router
 
 
-def _scanned(holding: Holding, layer: str, time: str | None) -> int:
-    """Cells of a layer in the windows that a time selects."""
-    return sum(
-        len(holding.windows(zone, time)) * cells_of_zone(holding.cube, zone) for zone in holding.layer(layer).zones
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Examples:
+    """Examples as `wanted_by` takes them, and what reading their vectors costs."""
+
+    like: list[Any]
+    unlike: list[Any]
+    cost: Cost
+
+    def wanted(self, holding: Holding, layer: str, time: str | None) -> Wanted:
+        """The vector that they stand for."""
+        return wanted_by(holding.cube, layer, self.like, self.unlike or None, time)
+
+
+def _examples(holding: Holding, layer: str, body: FindBody | SimilarBody, limits: Limits) -> _Examples:
+    like, unlike = (as_asked(one, holding.cube, layer, limits) for one in (body.like, body.unlike))
+    both = [*like, *unlike]
+    refuse_above("vertices", _vertices(both), limits.vertices)
+    return _Examples(like=like, unlike=unlike, cost=cost_of(holding, layer, both, body.time, limits))
+
+
+def _vertices(examples: Sequence[Any]) -> int:
+    return sum(int(shapely.get_num_coordinates(one)) for one in examples if isinstance(one, BaseGeometry))
+
+
+def _scan(
+    holding: Holding, layer: str, time: str | None, within: BaseGeometry | None, index: VectorIndex | None
+) -> Cost:
+    """What the search itself costs: all cells of its windows, those of a region, or the nearest lists of the index."""
+    cube, zones = holding.cube, holding.layer(layer).zones
+    windows = {zone: holding.windows(zone, time) for zone in zones}
+    every = total(of_windows(cube, zone, windows[zone]) for zone in zones)
+    part = every
+    if within is not None:
+        part = total(of_polygons(cube, zone, windows[zone], [within]) for zone in zones)
+    if index is None or part.cells <= (EXACT_CELLS if within is None else WITHIN_CELLS):
+        return part
+    # where hits are too near to each other more lists are read: four times as many are allowed for
+    share = min(1.0, 4 * LISTS / len(index.centroids))
+    return Cost(cells=int(part.cells * share), decoded=int(every.decoded * share))
 
 
 def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[str, Any]:
     refuse_above("hits", body.k, limits.hits)
-    opened, cells = holding.layer(layer), _scanned(holding, layer, body.time)
-    if opened.index is None or cells <= EXACT_CELLS:
-        refuse_above("cells without an index", cells, limits.scan_cells)
-    like, unlike = (as_asked(one, holding.cube, layer, limits) for one in (body.like, body.unlike))
-    wanted = wanted_by(holding.cube, layer, like, unlike or None, body.time)
+    opened, within = holding.layer(layer), region(body.within, limits)
+    examples = _examples(holding, layer, body, limits)
+    cost = _scan(holding, layer, body.time, within, opened.index)
+    (cost + examples.cost).refuse("cells to compare" + (" without an index" if opened.index is None else ""), limits)
+    if within is not None:
+        refuse_long_outlines(holding.cube, opened.zones, [within], limits)
+    wanted = examples.wanted(holding, layer, body.time)
     apart_m = default_apart_m(holding.cube, layer) if body.apart_m is None else body.apart_m
-    asked = Search(k=body.k, time=body.time, within=region(body.within, limits), apart_m=apart_m)
+    asked = Search(k=body.k, time=body.time, within=within, apart_m=apart_m)
     found = find_query(holding.cube, layer, wanted, asked, opened.index)
     return {
         "cube": holding.name,
@@ -106,39 +150,39 @@ def _find(holding: Holding, layer: str, body: FindBody, limits: Limits) -> dict[
 def _vectors(holding: Holding, layer: str, body: VectorsBody, limits: Limits) -> dict[str, Any]:
     holding.layer(layer)
     answers: list[dict[str, Any]] = []
-    for one in as_asked(body.like, holding.cube, layer, limits):
+    examples = as_asked(body.like, holding.cube, layer, limits)
+    refuse_above("vertices", _vertices(examples), limits.vertices)
+    cost_of(holding, layer, examples, body.time, limits).refuse("cells of the examples", limits)
+    for one in examples:
         try:
             wanted = wanted_by(holding.cube, layer, [one], None, body.time)
             centres = holding.places(layer).centres(wanted.own)
             answers.append({"vector": wanted.query.vector, "centres": centres})
         except RequestError as error:
-            answers.append({"vector": None, "problem": str(error)})
+            answers.append({"vector": None, "problem": printable(error, 500)})
     return {"layer": layer, "weights_sha256": holding.weights(layer), "vectors": answers}
 
 
 def _similar(holding: Holding, layer: str, body: SimilarBody, limits: Limits) -> tuple[NDArray[Any], dict[str, object]]:
     zone = holding.zone(layer, body.zone)
     t = holding.window(zone, body.time)
-    refuse_large_window(holding.cube, zone, limits)
-    like, unlike = (as_asked(one, holding.cube, layer, limits) for one in (body.like, body.unlike))
-    query = wanted_by(holding.cube, layer, like, unlike or None, body.time).query
-    window = holding.reader.whole(zone, t)
-    cosines = query.cosines(window.embedding.reshape(-1, window.embedding.shape[-1])).reshape(window.status.shape)
-    # a stored zero would be like any other stored zero: only status tells
-    cosines[~window.valid] = np.nan
-    return _raw(cosines, body.type, holding, zone, t)
+    examples = _examples(holding, layer, body, limits)
+    (of_windows(holding.cube, zone, [t]) + examples.cost).refuse("cells of one window and of the examples", limits)
+    refuse_above("MB in one map", 4 * cells_of_zone(holding.cube, zone) >> 20, limits.map_mb)
+    query = examples.wanted(holding, layer, body.time).query
+    return _raw(holding.reader.cosines(zone, t, query), body.type, holding, zone, t)
 
 
 def _change(holding: Holding, layer: str, body: ChangeBody, limits: Limits) -> tuple[NDArray[Any], dict[str, object]]:
     zone = holding.zone(layer, body.zone)
     t = holding.windows(zone, body.after)[-1]
     after = holding.cube.windows(zone)[t].short
-    compared = sum(_scanned(holding, layer, time) for time in (body.before, after))
-    refuse_above("cells to compare", compared, limits.scan_cells)
-    found: Any = holding.layer(layer).change(body.before, after)
-    own = found if len(holding.layer(layer).zones) == 1 else found[zone.partition("/")[2]]
+    compared = [*holding.windows(zone, body.before), t]
+    of_windows(holding.cube, zone, compared).refuse("cells to compare", limits)
+    refuse_above("MB in one map", 4 * cells_of_zone(holding.cube, zone) >> 20, limits.map_mb)
+    own = change_of_zone(holding.cube, zone, body.before, after)
     values, about = _raw(np.asarray(own["score"][-1], np.float32), body.type, holding, zone, t)
-    remarks = " ".join(map(str, found.attrs.get("remarks", [])))
+    remarks = " ".join(map(str, own.attrs["remarks"]))
     return values, about | {"Remarks": remarks.encode("ascii", "replace").decode()}
 
 

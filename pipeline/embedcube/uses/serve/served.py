@@ -7,6 +7,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from embedcube.printable import printable
 from embedcube.uses.serve.holdings import Holding, NotHere
 from embedcube.uses.serve.limits import Limits
 from embedcube.uses.serve.metrics import Metrics
@@ -26,8 +27,8 @@ class Desk:
 
     def __init__(self, limits: Limits) -> None:
         """Nobody waits."""
-        self._most = limits.computing + limits.waiting
-        self._threads = limits.computing
+        self._most = limits.held.computing + limits.held.waiting
+        self._threads = limits.held.computing
         self._limiter: anyio.CapacityLimiter | None = None
         self._present = 0
 
@@ -53,6 +54,14 @@ class Served:
     limits: Limits
     metrics: Metrics = field(default_factory=Metrics)
     desk: Desk
+
+    def words(self, error: Exception) -> str:
+        """What an error says, for clients: with names of cubes instead of their places on this machine."""
+        text = str(error)
+        for holding in self.holdings.values():
+            for folder in (holding.cube.path, holding.cube.path.parent):
+                text = text.replace(f"file://{folder}", holding.name).replace(str(folder), holding.name)
+        return printable(text, 500)
 
     def cube(self, name: str) -> Holding:
         """A cube by its name; NotHere where there is none."""

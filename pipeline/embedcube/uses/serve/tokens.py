@@ -8,6 +8,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError
 
 _LEAST = 16
@@ -46,10 +47,7 @@ def read_token(file: Path, *, create: bool = False) -> str:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as out:
             out.write(secrets.token_urlsafe(32) + "\n")
-    try:
-        mode = file.stat().st_mode
-    except FileNotFoundError:
-        raise RequestError(f"{file}: there is no such file; it must hold the token") from None
+    mode = readable(file).stat().st_mode
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise RequestError(f"{file}: mode {mode & 0o777:04o}, so others can read the token; run: chmod 600 {file}")
     token = file.read_text("utf-8", errors="replace").strip()

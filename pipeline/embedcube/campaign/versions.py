@@ -1,5 +1,6 @@
 """Which of several products of one tile and pass are used: the newest processing baseline that is whole.
 
+Sources ask when they index, and `workers/rounds.py` asks again when a product was found broken while it was read.
 Products of one name may be cut out of a tile at two places: only those of one footprint show the same.
 """
 
@@ -12,35 +13,12 @@ import shapely
 
 from embedcube.campaign.boxes import Box, width
 from embedcube.campaign.scene import NOWHERE, Scene
-from embedcube.sources.catalog.products import Product
-from embedcube.sources.sentinel2.names import Identity
 
 _SAME = 0.9
 """share of their common area in the area of both, from which on two footprints are one"""
 
 _STATED = 0.5
 """the same share of the smaller one, where no file of one product could be opened: catalogues state boxes of data"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Version:
-    """One product among those that may show the same."""
-
-    id: str
-    subject: tuple[str, ...]
-    """acquisition, level, tile, place in the tile: products with the same subject and footprint show the same, or parts
-    of it"""
-    strip: str
-    """time at which the datastrip begins; empty if unknown"""
-    baseline: float
-    """0 if unknown"""
-
-    @classmethod
-    def of(cls, product: Product, identity: Identity, acquisition: str) -> "Version":
-        """The version that a product is."""
-        # patches of one tile are different places
-        subject = (acquisition, identity.level, identity.tile, identity.patch) if identity.tile else (product.id,)
-        return cls(id=product.id, subject=subject, strip=identity.strip, baseline=identity.baseline or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,22 +31,22 @@ class Use:
     """whether it only fills pixels that newer products of its subject do not show"""
 
 
-def uses(versions: Sequence[Version], scenes: Sequence[Scene]) -> list[Use]:
-    """For each product whether it is used; `scenes` are theirs, and one with a verdict cannot be used.
+def uses(scenes: Sequence[Scene]) -> list[Use]:
+    """For each product whether it is used; one with a verdict cannot be used.
 
     A tile of a datatake may lie in several products of one baseline, each with a part of it, such as a datastrip: all
     are used. A baseline is whole if all of its parts can be used. Of the whole ones the newest is used, and no older
     one. Where the newest is not whole, an older one fills what it does not show. A product that cannot be used replaces
     none. Products of two footprints replace each other nowhere; where they overlap, the older one fills.
     """
-    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, version in enumerate(versions):
-        alike[version.subject].append(place)
-    result = [Use()] * len(versions)
+    alike: dict[str, list[int]] = defaultdict(list)
+    for place, scene in enumerate(scenes):
+        alike[scene.shows].append(place)
+    result = [Use()] * len(scenes)
     for places in alike.values():
         if len(places) > 1:
             footprints = _Footprints(scenes, places)
-            newest = [_decide(versions, scenes, group, result) for group in footprints.groups]
+            newest = [_decide(scenes, group, result) for group in footprints.groups]
             for older, newer in footprints.overlapping:
                 for place in footprints.groups[older] if newest[older] < newest[newer] else ():
                     if result[place].instead is None and not scenes[place].verdict:
@@ -76,14 +54,14 @@ def uses(versions: Sequence[Version], scenes: Sequence[Scene]) -> list[Use]:
     return result
 
 
-def _decide(versions: Sequence[Version], scenes: Sequence[Scene], places: list[int], result: list[Use]) -> float:
+def _decide(scenes: Sequence[Scene], places: list[int], result: list[Use]) -> float:
     """Decide about products of one subject and footprint; returns the newest baseline that is used."""
-    subject = _Subject(versions, scenes, places)
+    subject = _Subject(scenes, places)
     instead = {place: subject.instead_of(place) for place in places}
     used = {place for place in places if instead[place] is None and not scenes[place].verdict}
-    newest = max((versions[place].baseline for place in used), default=0.0)
+    newest = max((scenes[place].version for place in used), default=0.0)
     for place in places:
-        fills = place in used and versions[place].baseline < newest
+        fills = place in used and scenes[place].version < newest
         result[place] = Use(instead=instead[place], fills=fills)
     return newest
 
@@ -159,32 +137,32 @@ def _join(group: list[int], one: int, other: int) -> None:
 class _Subject:
     """The products of one subject and footprint."""
 
-    def __init__(self, versions: Sequence[Version], scenes: Sequence[Scene], places: list[int]) -> None:
-        self._versions = versions
+    def __init__(self, scenes: Sequence[Scene], places: list[int]) -> None:
+        self._scenes = scenes
         usable = [place for place in places if not scenes[place].verdict]
         self._usable = set(usable)
-        strips = {versions[place].strip for place in places} - {""}
-        self._all_strips_there = bool(strips) and strips <= {versions[place].strip for place in usable}
+        strips = {scenes[place].strip for place in places} - {""}
+        self._all_strips_there = bool(strips) and strips <= {scenes[place].strip for place in usable}
         self._whole = self._newest_whole(places)
-        self._of_whole = self._newest(place for place in usable if versions[place].baseline == self._whole)
-        self._of_strip = self._newest_by(usable, [versions[place].strip for place in usable])
+        self._of_whole = self._newest(place for place in usable if scenes[place].version == self._whole)
+        self._of_strip = self._newest_by(usable, [scenes[place].strip for place in usable])
         self._of_any_strip = self._newest(place for strip, place in self._of_strip.items() if strip)
-        self._of_id = self._newest_by(usable, [versions[place].id for place in usable])
+        self._of_id = self._newest_by(usable, [scenes[place].product_id for place in usable])
 
     def instead_of(self, place: int) -> int | None:
         """The product that is used instead of one; None if this one is used."""
-        rival, twin = self._rival_of(place), self._of_id.get(self._versions[place].id)
-        if rival is not None and self._versions[rival].baseline > self._versions[place].baseline:
+        rival, twin = self._rival_of(place), self._of_id.get(self._scenes[place].product_id)
+        if rival is not None and self._scenes[rival].version > self._scenes[place].version:
             return rival
         return None if twin == place else twin
 
     def _rival_of(self, place: int) -> int | None:
         """The newest product that can be used and shows all that this one shows, with others that are used."""
-        version = self._versions[place]
-        if self._whole is not None and version.baseline < self._whole:
+        scene = self._scenes[place]
+        if self._whole is not None and scene.version < self._whole:
             return self._of_whole
-        if version.strip:
-            return self._of_strip.get(version.strip)
+        if scene.strip:
+            return self._of_strip.get(scene.strip)
         return self._of_any_strip if self._all_strips_there else None
 
     def _newest_whole(self, places: Sequence[int]) -> float | None:
@@ -194,14 +172,14 @@ class _Subject:
         """
         by_baseline: dict[float, list[int]] = defaultdict(list)
         for place in places:
-            by_baseline[self._versions[place].baseline].append(place)
+            by_baseline[self._scenes[place].version].append(place)
         for baseline, found in sorted(by_baseline.items(), reverse=True):
-            usable = [self._versions[place] for place in found if place in self._usable]
+            usable = [self._scenes[place] for place in found if place in self._usable]
             if any(part.strip for part in usable):
                 if self._all_strips_there:
                     return None
                 continue
-            if usable and {self._versions[place].id for place in found} == {part.id for part in usable}:
+            if usable and {self._scenes[place].product_id for place in found} == {part.product_id for part in usable}:
                 return baseline
         return None
 
@@ -217,4 +195,4 @@ class _Subject:
         return best
 
     def _order(self, place: int) -> tuple[float, int]:
-        return self._versions[place].baseline, -place
+        return self._scenes[place].version, -place

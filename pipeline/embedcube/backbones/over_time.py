@@ -1,0 +1,109 @@
+"""A backbone of single frames, for windows of several: each frame alone, then one vector of all."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+
+from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+
+OverTime = Literal["mean", "max", "min", "concat", "diff"]
+
+
+class EachFrame:
+    """A backbone that sees one frame, applied to each frame of a window; their vectors are combined.
+
+    mean, max and min are over the frames in which the cell was seen clear in some archive; where none was, over all.
+    concat puts the frames behind each other; diff is the first of two frames minus the second, as in TerraTorch.
+    """
+
+    def __init__(self, backbone: Backbone, how: OverTime, frames: int) -> None:
+        """`backbone` is made for one frame; a ValueError says that `how` does not suit the number of frames."""
+        if how == "diff" and frames != 2:
+            raise ValueError(f"over_time: diff is between two frames, a window has {frames}")
+        if frames < 2:
+            raise ValueError(f"over_time: {how} combines frames, and a window has one; set `frames`, or leave it out")
+        assert how in get_args(OverTime)
+        self._backbone, self._how, self._frames = backbone, how, frames
+        self.software = backbone.software
+        self.masks = leaves_masked_out(backbone)
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        """None: it is no model of its own."""
+        return ()
+
+    def dimensions(self, weights: Weights) -> int:
+        """The backbone's, for each frame where they are put behind each other."""
+        return self._backbone.dimensions(weights) * (self._frames if self._how == "concat" else 1)
+
+    @property
+    def model(self) -> str:
+        """That of the backbone."""
+        return self._backbone.model
+
+    @property
+    def fit_chips(self) -> int | None:
+        """That of the backbone."""
+        return self._backbone.fit_chips
+
+    def fit(self, sample: FitSample) -> Weights:
+        """The backbone's weights, from the frames of the sample as so many chips."""
+        count = len(sample.x_ntcyx) * self._frames
+        single = replace(
+            sample,
+            x_ntcyx=sample.x_ntcyx.reshape(count, 1, *sample.x_ntcyx.shape[2:]),
+            lat_ny=sample.lat_ny.repeat(self._frames, axis=0),
+            clear_ntsyx=None,
+            lonlat_nyxk=None,
+            dates_ntmd=None,
+        )
+        return self._backbone.fit(single)
+
+    def load(self, checkpoint: bytes) -> Weights:
+        """The backbone's published weights."""
+        return self._backbone.load(checkpoint)
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        """The backbone's module, called for each frame."""
+        return _EachFrame(self._backbone.module(weights), self._how).requires_grad_(False).eval()
+
+
+class _EachFrame(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module, how: OverTime) -> None:
+        super().__init__()
+        self.module, self._how = module, how
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        """Vectors (b, y, x, feature) of all frames together."""
+        vectors = torch.stack([self.module(_frame(chips, t)).float() for t in range(chips.x_btcyx.shape[1])], dim=-2)
+        if self._how == "concat":
+            return vectors.flatten(-2)
+        if self._how == "diff":
+            return vectors[..., 0, :] - vectors[..., 1, :]
+        clear = chips.clear_btsyx.any(dim=2).float()
+        seen = torch.nn.functional.adaptive_max_pool2d(clear, vectors.shape[1]).permute(0, 2, 3, 1)[..., None] > 0
+        seen = torch.where(seen.any(dim=-2, keepdim=True), seen, True)
+        return _COMBINED[self._how](vectors, seen)
+
+
+def _mean(vectors: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    return torch.where(seen, vectors, 0).sum(dim=-2) / seen.sum(dim=-2)
+
+
+_COMBINED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "mean": _mean,
+    "max": lambda vectors, seen: torch.where(seen, vectors, -torch.inf).amax(dim=-2),
+    "min": lambda vectors, seen: torch.where(seen, vectors, torch.inf).amin(dim=-2),
+}
+
+
+def _frame(chips: Chips, t: int) -> Chips:
+    """One frame of a batch."""
+    return replace(
+        chips,
+        x_btcyx=chips.x_btcyx[:, t : t + 1],
+        clear_btsyx=chips.clear_btsyx[:, t : t + 1],
+        dates_tmd=chips.dates_tmd[t : t + 1],
+    )

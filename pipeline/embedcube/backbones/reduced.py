@@ -1,0 +1,144 @@
+"""Any backbone with fewer numbers in its vectors: principal components, fitted once and frozen with the weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+from embedcube.grid import ShardLayout
+
+_MEAN, _BASIS = "reduce.mean", "reduce.basis"
+
+_VECTORS_PER_COMPONENT = 10
+"""vectors of the sample for each component that is kept: fewer leave the last components to chance"""
+
+_BATCH = 4
+"""chips in a forward pass of the fit"""
+
+
+class Reduced:
+    """A backbone, and behind it the projection on the first principal components of its vectors."""
+
+    def __init__(self, backbone: Backbone, components: int, layout: ShardLayout) -> None:
+        """`components` is the number of values that are kept."""
+        self._backbone, self._components, self._layout = backbone, components, layout
+        self.software = backbone.software
+        self.masks = leaves_masked_out(backbone)
+
+    @staticmethod
+    def cards() -> tuple[ModelCard, ...]:
+        """None: it is no model of its own."""
+        return ()
+
+    def dimensions(self, weights: Weights) -> int:
+        """The components that are kept."""
+        return self._components
+
+    @property
+    def model(self) -> str:
+        """That of the backbone."""
+        return self._backbone.model
+
+    @property
+    def fit_chips(self) -> int | None:
+        """As many chips as the backbone is fitted on, or more: ten vectors for each component."""
+        own = self._backbone.fit_chips
+        if own is None:
+            return None
+        return max(own, -(-_VECTORS_PER_COMPONENT * self._components // self._layout.chip_cells**2))
+
+    def fit(self, sample: FitSample) -> Weights:
+        """The backbone's weights from the sample, and then the components of its vectors."""
+        return self.complete(self._backbone.fit(sample), sample)
+
+    def load(self, checkpoint: bytes) -> Weights:
+        """The backbone's published weights, still without components: `complete` adds them."""
+        return self._backbone.load(checkpoint)
+
+    def complete(self, weights: Weights, sample: FitSample) -> Weights:
+        """The weights with the components of the vectors of a sample, in float64 on one thread, stored in float32.
+
+        Raises:
+            ValueError: the sample has too few vectors, or the backbone gives no more numbers than are kept.
+        """
+        given = self._backbone.dimensions(weights)
+        if self._components >= given:
+            raise ValueError(
+                f"reduce.pca: {self._components} components of {given} numbers; keep fewer, or leave it out"
+            )
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            vectors = self._vectors(weights, sample)
+            if len(vectors) <= self._components:
+                raise ValueError(f"reduce.pca: {len(vectors)} vectors in the sample for {self._components} components")
+            mean = vectors.mean(axis=0)
+            centred = torch.from_numpy(vectors - mean)
+            _, bases = torch.linalg.eigh(centred.T @ centred / len(vectors))
+            basis = bases.T.flip(0)[: self._components].numpy()
+        finally:
+            torch.set_num_threads(threads)
+        # the sign of a component means nothing: the largest number of each is positive
+        basis = basis * np.sign(basis[np.arange(len(basis)), np.abs(basis).argmax(axis=1)])[:, None]
+        fitted = {_MEAN: mean.astype(np.float32), _BASIS: np.ascontiguousarray(basis, dtype=np.float32)}
+        return replace(weights, tensors=weights.tensors | fitted)
+
+    def _vectors(self, weights: Weights, sample: FitSample) -> NDArray[np.float64]:
+        """The finite vectors (vector, number) of the sample's chips."""
+        module, found = self._backbone.module(_without(weights)), []
+        if sample.clear_ntsyx is None or sample.lonlat_nyxk is None or sample.dates_ntmd is None:
+            raise ValueError("reduce.pca needs a sample with masks, places and dates")
+        x_ntcyx = (sample.x_ntcyx - weights.mean[:, None, None]) / weights.std[:, None, None]
+        for first in range(0, len(x_ntcyx), _BATCH):
+            # the dates of a batch are those of its first chip: chips of one window stand together in a batch of one
+            own = [min(first + i, len(x_ntcyx) - 1) for i in range(_BATCH)]
+            for chosen in _by_dates(own, sample.dates_ntmd):
+                chips = Chips(
+                    x_btcyx=torch.from_numpy(np.nan_to_num(x_ntcyx[chosen])),
+                    clear_btsyx=torch.from_numpy(sample.clear_ntsyx[chosen]),
+                    lonlat_byxn=torch.from_numpy(sample.lonlat_nyxk[chosen]),
+                    dates_tmd=torch.from_numpy(sample.dates_ntmd[chosen[0]]),
+                )
+                with torch.inference_mode():
+                    found.append(
+                        module(chips)[: len(set(chosen))].reshape(-1, self._backbone.dimensions(weights)).numpy()
+                    )
+        vectors = np.concatenate(found).astype(np.float64)
+        return vectors[np.isfinite(vectors).all(axis=1)]
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        """The backbone's module and the projection."""
+        mean, basis = (torch.from_numpy(weights.tensors[name]) for name in (_MEAN, _BASIS))
+        return _Projected(self._backbone.module(_without(weights)), mean, basis).requires_grad_(False).eval()
+
+
+def _without(weights: Weights) -> Weights:
+    """The backbone's own weights."""
+    own = {name: tensor for name, tensor in weights.tensors.items() if name not in (_MEAN, _BASIS)}
+    return replace(weights, tensors=own)
+
+
+def _by_dates(chips: list[int], dates_ntmd: NDArray[np.int64]) -> list[list[int]]:
+    """The chips of equal dates, each list padded to a batch with its last chip."""
+    groups: dict[bytes, list[int]] = {}
+    for i in dict.fromkeys(chips):
+        groups.setdefault(dates_ntmd[i].tobytes(), []).append(i)
+    return [[*some, *[some[-1]] * (_BATCH - len(some))] for some in groups.values()]
+
+
+class _Projected(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module, mean: torch.Tensor, basis: torch.Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.mean: torch.Tensor
+        self.basis: torch.Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("basis", basis)
+
+    def forward(self, chips: Chips) -> torch.Tensor:
+        """Scores on the components; NaN where the backbone gives no vector."""
+        vectors = self.module(chips).float()
+        # a matrix product of all vectors of the batch: its shape, and so its rounding, is that of every batch
+        return torch.nn.functional.linear(vectors.flatten(0, -2) - self.mean, self.basis).view(*vectors.shape[:-1], -1)

@@ -1,0 +1,46 @@
+"""`import-terratorch`: a campaign from a configuration of TerraTorch."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from embedcube.errors import RequestError
+
+verbs = typer.Typer()
+
+
+@verbs.command("import-terratorch")
+def import_terratorch(
+    config: Annotated[Path, typer.Argument(help="a configuration (YAML) of TerraTorch's EmbeddingGenerationTask")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the campaign file; by default it is printed")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Make a campaign from a configuration of TerraTorch's embedding generation; TerraTorch need not be installed.
+
+    What cannot be translated, and what to look at, is listed at the top of the campaign.
+
+    Example: embedcube import-terratorch terramind_embeddings.yaml -o campaign.yaml
+    """
+    from embedcube.uses.from_terratorch import translate
+
+    made = translate(config)
+    if as_json:
+        print(json.dumps({"campaign": made.campaign, "remarks": made.remarks, "out": str(out) if out else None}))
+    lines = [f"# made from {config.name} of TerraTorch; look at these:", *(f"#   {one}" for one in made.remarks)]
+    text = "\n".join([*lines, _yaml(made.campaign)])
+    if out is None:
+        if not as_json:
+            print(text, end="")
+        return
+    if out.exists():
+        raise RequestError(f"{out} exists already; remove it or name another file")
+    out.write_text(text)
+    if not as_json:
+        print(f"{out}: {len(made.remarks)} remarks at its top; look at them, then `embedcube run {out}`")
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    return yaml.safe_dump(document, sort_keys=False, width=120)

@@ -1,0 +1,247 @@
+"""The RO-Crate of a cube: `provenance/crate` as a Provenance Run Crate (Workflow Run RO-Crate 0.5, on RO-Crate 1.1).
+
+The campaign is the workflow, the backbone of each layer a tool that it runs. Scenes, shards and layers are collections
+whose members are rows of tables; these lie outside of the crate's folder, so they are told in words.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedcube.campaign.parts import Record
+from embedcube.campaign.schema import Archive
+
+_RUN_TERMS = "https://w3id.org/ro/terms/workflow-run#"
+
+CONTEXT: list[Any] = [
+    "https://w3id.org/ro/crate/1.1/context",
+    {
+        name: f"{_RUN_TERMS}{name}"
+        for name in ("ContainerImage", "SIFImage", "containerImage", "resourceUsage", "sha256", "registry")
+    },
+]
+"""The context of RO-Crate 1.1, and terms of workflow runs that it has not."""
+
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
+    "https://w3id.org/ro/wfrun/workflow/0.5": ("Workflow Run Crate", "0.5"),
+    "https://w3id.org/ro/wfrun/provenance/0.5": ("Provenance Run Crate", "0.5"),
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
+}
+
+_UNITS = {"device_s": "https://qudt.org/vocab/unit/SEC", "energy_kwh": "https://qudt.org/vocab/unit/KiloW-HR"}
+
+_CAMPAIGN, _PROV = "campaign.json", "prov.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOfLayer:
+    """How a layer was computed."""
+
+    name: str
+    backbone: str
+    archives: tuple[str, ...]
+    weights: str
+    """SHA-256 of the weights file"""
+    records: Sequence[Record]
+
+    @property
+    def started(self) -> str:
+        """When the first shard was begun; there must be records."""
+        return min(record.started for record in self.records)
+
+    @property
+    def finished(self) -> str:
+        """When the last shard was done; there must be records."""
+        return max(record.finished for record in self.records)
+
+    @property
+    def devices(self) -> list[str]:
+        """Classes of devices."""
+        return sorted({record.device for record in self.records})
+
+    @property
+    def code_versions(self) -> list[str]:
+        """Versions of embedcube."""
+        return sorted({record.code_version for record in self.records})
+
+    @property
+    def containers(self) -> list[str]:
+        """Digests of the images of containers."""
+        return sorted({record.container for record in self.records if record.container})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crate:
+    """What a crate tells."""
+
+    name: str
+    """of the campaign"""
+    version: str
+    campaign_digest: str
+    archives: Mapping[str, Archive]
+    software: Mapping[str, str]
+    layers: Sequence[RunOfLayer]
+    digests: Mapping[str, str]
+    """SHA-256 of the files beside it"""
+    tables: Mapping[str, str]
+    """arrays of `provenance/`, with what they hold"""
+
+
+def crate_of(crate: Crate) -> dict[str, Any]:
+    """The content of ro-crate-metadata.json."""
+    layers = [layer for layer in crate.layers if layer.records]
+    actions = [_run(crate, layers), *(_embed(layer) for layer in layers)] if layers else []
+    collections = [*_archives(crate), *_made(crate)]
+    root = {
+        "@id": "./", "@type": "Dataset", "name": f"Provenance of cube {crate.version}",
+        "description": f"How the embeddings of campaign {crate.name} were made: scenes, shards, software, devices",
+        "datePublished": max((layer.finished for layer in layers), default="1970-01-01")[:10],
+        "license": "other: the terms of the inputs hold", "conformsTo": _ids(PROFILES),
+        "hasPart": _ids([_CAMPAIGN, _PROV]),
+        "mainEntity": {"@id": _CAMPAIGN}, "mentions": _ids([one["@id"] for one in (*actions, *collections)]),
+    }  # fmt: skip
+    descriptor = {
+        "@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": {"@id": "./"},
+        "conformsTo": _ids(["https://w3id.org/ro/crate/1.1", "https://w3id.org/workflowhub/workflow-ro-crate/1.0"]),
+    }  # fmt: skip
+    profiles = [
+        {"@id": profile, "@type": "CreativeWork", "name": name, "version": version}
+        for profile, (name, version) in PROFILES.items()
+    ]
+    tables = [
+        {"@id": f"#table/{table}", "@type": "CreativeWork", "name": f"provenance/{table}", "description": words}
+        for table, words in crate.tables.items()
+    ]
+    prov = {
+        "@id": _PROV, "@type": "File", "name": "W3C PROV-JSON of the cube", "encodingFormat": "application/json",
+        "description": "The same as a graph of W3C PROV", "sha256": crate.digests[_PROV],
+    }  # fmt: skip
+    entities = [
+        descriptor, root, *profiles, prov, *tables, *_workflow(crate, layers), *collections, *actions,
+        *(entity for layer in layers for entity in _details(layer)),
+    ]  # fmt: skip
+    return {"@context": CONTEXT, "@graph": entities}
+
+
+def _ids(names: Iterable[str]) -> Any:
+    """References to entities: a list, but for one alone, as RO-Crate wants it."""
+    found = [{"@id": name} for name in names]
+    return found[0] if len(found) == 1 else found
+
+
+def _workflow(crate: Crate, layers: Sequence[RunOfLayer]) -> list[dict[str, Any]]:
+    """The campaign, what goes in and out of it, its language, and the tools that it runs."""
+    language: dict[str, Any] = {"@id": "#language", "@type": "ComputerLanguage", "name": "campaign file of embedcube"}
+    inputs = [
+        {
+            "@id": f"#input/{name}", "@type": "FormalParameter", "name": name, "additionalType": "Collection",
+            "description": f"scenes of the archive {name}", "workExample": {"@id": f"#archive/{name}"},
+            "valueRequired": True,
+        }
+        for name in crate.archives
+    ]  # fmt: skip
+    output = {
+        "@id": "#output/cube", "@type": "FormalParameter", "name": "cube", "additionalType": "Collection",
+        "description": "the layers of the cube", "workExample": {"@id": "#cube"},
+    }  # fmt: skip
+    tools = [
+        {
+            "@id": f"#tool/{layer.name}", "@type": "SoftwareApplication", "name": f"{layer.backbone} of {layer.name}",
+            "description": f"backbone {layer.backbone} with the weights {layer.weights}",
+            "softwareVersion": ", ".join(layer.code_versions),
+        }
+        for layer in layers
+    ]  # fmt: skip
+    campaign = {
+        "@id": _CAMPAIGN, "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+        "name": f"campaign {crate.name}", "programmingLanguage": {"@id": "#language"},
+        "description": "What was asked: archives, grid, windows, layers; paths of archives are left out",
+        "version": crate.campaign_digest, "sha256": crate.digests[_CAMPAIGN], "encodingFormat": "application/json",
+        "conformsTo": {"@id": "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"},
+        "hasPart": _ids(f"#tool/{layer.name}" for layer in layers),
+        "input": _ids(f"#input/{name}" for name in crate.archives), "output": _ids(["#output/cube"]),
+    }  # fmt: skip
+    return [campaign, language, *inputs, output, *tools]
+
+
+def _archives(crate: Crate) -> list[dict[str, Any]]:
+    return [
+        {
+            "@id": f"#archive/{name}", "@type": "Collection", "name": f"scenes of {name}",
+            "hasPart": _ids(["#table/scene"]), "mainEntity": {"@id": "#table/scene"},
+            "exampleOfWork": {"@id": f"#input/{name}"},
+            "description": f"archive read as {block.source}: bands {', '.join(block.bands)}",
+        }
+        for name, block in crate.archives.items()
+    ]  # fmt: skip
+
+
+def _made(crate: Crate) -> list[dict[str, Any]]:
+    """The cube and its layers."""
+    layers = [
+        {
+            "@id": f"#layer/{layer.name}", "@type": "Collection", "name": f"layer {layer.name}",
+            "description": f"{len(layer.records)} shards of the group {layer.name} of the cube",
+            "hasPart": _ids(["#table/shard_record", "#table/link_scene"]), "mainEntity": {"@id": "#table/shard_record"},
+        }
+        for layer in crate.layers
+    ]  # fmt: skip
+    cube = {
+        "@id": "#cube", "@type": "Collection", "name": f"cube {crate.version}", "version": crate.version,
+        "description": "the Zarr store around the folder provenance/",
+        "hasPart": _ids(f"#layer/{layer.name}" for layer in crate.layers),
+        "mainEntity": {"@id": "#table/shard_record"}, "exampleOfWork": {"@id": "#output/cube"},
+    }  # fmt: skip
+    return [cube, *layers]
+
+
+def _run(crate: Crate, layers: Sequence[RunOfLayer]) -> dict[str, Any]:
+    """The execution of the campaign."""
+    software = ", ".join(f"{name} {version}" for name, version in sorted(crate.software.items()))
+    return {
+        "@id": "#run", "@type": "CreateAction", "name": f"run of campaign {crate.name}",
+        "description": f"all shards of all layers, with {software}", "instrument": {"@id": _CAMPAIGN},
+        "object": _ids([f"#archive/{name}" for name in crate.archives]), "result": _ids(["#cube"]),
+        "startTime": min(layer.started for layer in layers), "endTime": max(layer.finished for layer in layers),
+        "actionStatus": "http://schema.org/CompletedActionStatus",
+    }  # fmt: skip
+
+
+def _embed(layer: RunOfLayer) -> dict[str, Any]:
+    """The execution of a tool of the campaign."""
+    images = _ids(f"#image/{digest}" for digest in layer.containers)
+    return {
+        "@id": f"#embed/{layer.name}", "@type": "CreateAction", "name": f"embed {layer.name}",
+        "description": f"{len(layer.records)} shards on {', '.join(layer.devices)}",
+        "instrument": {"@id": f"#tool/{layer.name}"}, "object": _ids([f"#archive/{name}" for name in layer.archives]),
+        "result": _ids([f"#layer/{layer.name}"]), "startTime": layer.started, "endTime": layer.finished,
+        "resourceUsage": _ids([usage["@id"] for usage in _usage(layer)]),
+        "actionStatus": "http://schema.org/CompletedActionStatus",
+    } | ({"containerImage": images} if images else {})  # fmt: skip
+
+
+def _details(layer: RunOfLayer) -> list[dict[str, Any]]:
+    """What the execution of a layer used: time, energy, images of containers."""
+    images = [
+        {
+            "@id": f"#image/{digest}", "@type": "ContainerImage", "additionalType": {"@id": f"{_RUN_TERMS}SIFImage"},
+            "name": f"image of {layer.name}", "sha256": digest,
+        }
+        for digest in layer.containers
+    ]  # fmt: skip
+    return [*_usage(layer), *images]
+
+
+def _usage(layer: RunOfLayer) -> list[dict[str, Any]]:
+    used = {"device_s": round(sum(record.seconds.get("forward", 0.0) for record in layer.records), 3)}
+    energy_j = [record.energy_j for record in layer.records if record.energy_j is not None]
+    if len(energy_j) == len(layer.records):
+        used["energy_kwh"] = round(sum(energy_j) / 3.6e6, 9)
+    return [
+        {
+            "@id": f"#usage/{layer.name}/{name}", "@type": "PropertyValue", "name": name, "propertyID": name,
+            "value": str(value), "unitCode": _UNITS[name],
+        }
+        for name, value in used.items()
+    ]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Vectors of samples: by id, and as a table."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.cube.arrays import VECTORS
+from embedcube.cube.encoding import STATUS_MEANINGS, decode
+from embedcube.cube.store import CubeStore, Time
+from embedcube.zones import UNDATED
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+def vector(cube: CubeStore, zone: str, sample: str, time: Time) -> "xarray.DataArray":
+    """Decoded vectors of a sample in some windows, with the dates of its acquisitions."""
+    import xarray
+
+    samples, windows = cube.samples(zone), cube.windows_of(zone, time)
+    number = samples.number(sample)
+    vectors = np.stack([_decoded(cube, zone, t, slice(number, number + 1))[0] for t in windows])
+    dimensions = ("time", "feature") if vectors.ndim == 2 else ("time", "y", "x", "feature")
+    starts = [np.datetime64(cube.windows(zone)[t].start.replace(tzinfo=None), "ns") for t in windows]
+    acquired = _dates(samples.column("acquired")[windows, number])
+    return xarray.DataArray(
+        vectors, dims=dimensions, coords={"time": starts, "acquired": ("time", acquired), "sample_id": sample}
+    )
+
+
+def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
+    """One row for each window and sample."""
+    import pandas
+
+    samples, frames = cube.samples(zone), []
+    columns = {name: samples.column(name) for name in ("lon", "lat", "acquired")}
+    for t in cube.windows_of(zone, time):
+        vectors, status = _decoded(cube, zone, t, slice(None)), cube.group(zone)["status"][t]
+        if vectors.ndim > len(VECTORS):
+            vectors, status = _mean(vectors), status.reshape(len(status), -1).max(axis=1)
+        start = np.datetime64(cube.windows(zone)[t].start.replace(tzinfo=None), "ns")
+        facts = {
+            "id": samples.ids,
+            "time": start,
+            "status": [STATUS_MEANINGS[one] for one in status.tolist()],
+            "lon": columns["lon"],
+            "lat": columns["lat"],
+            "acquired": _dates(columns["acquired"][t]),
+        }
+        about = pandas.DataFrame(facts)
+        frames.append(pandas.concat([about, pandas.DataFrame(vectors, index=about.index)], axis=1))
+    return pandas.concat(frames, ignore_index=True)
+
+
+def _decoded(cube: CubeStore, zone: str, t: int, samples: slice) -> NDArray[np.float32]:
+    """Vectors (sample[, y, x], feature) of some samples in a window."""
+    group = cube.group(zone)
+    return decode(group["embedding"][t, samples], group["scale"][t, samples] if "scale" in group else None)
+
+
+def _mean(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over the cells of each sample that have a vector; NaN where none has."""
+    cells = vectors.reshape(len(vectors), -1, vectors.shape[-1])
+    there = np.isfinite(cells[..., 0])
+    total = np.where(there[..., None], cells, 0).sum(axis=1, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(total / there.sum(axis=1)[:, None], dtype=np.float32)
+
+
+def _dates(seconds: NDArray[np.int64]) -> NDArray[np.datetime64]:
+    """Dates; NaT where a date is unknown."""
+    known = seconds != UNDATED
+    dates = np.where(known, seconds, 0).astype("datetime64[s]").astype("datetime64[ns]")
+    dates[~known] = np.datetime64("NaT")
+    return dates

@@ -1,0 +1,303 @@
+"""A campaign from a configuration of TerraTorch's EmbeddingGenerationTask; TerraTorch itself is not needed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embedcube.backbones.normalisation import MODALITIES, spelled
+from embedcube.campaign.fields import nearest
+from embedcube.errors import RequestError
+from embedcube.printable import printable
+
+_POOLING = {None: "none", "keep": "none", "None": "none", "none": "none"} | {
+    f"{before}{name}": name for before in ("", "vit_", "cnn_") for name in ("mean", "max", "min", "cls")
+}
+"""TerraTorch's names of poolings, new and old -> embedcube's"""
+
+_MODALITY = {
+    "S2L2A": "S2L2A", "S2L1C": "S2L1C", "S1GRD": "S1GRD", "S1RTC": "S1RTC", "DEM": "DEM", "S2": "S2L2A", "S1": "S1GRD",
+}  # fmt: skip
+
+_SEASONS = {"start": "2020-03-01", "end": "2021-03-01", "step": "3 months"}
+
+_YEAR = [["2020-03-01", "2021-03-01"]]
+
+_ALL_TIME = [["1970-01-01", "2100-01-01"]]
+
+_REFLECTANCE = 10_000
+"""DN of a reflectance of 1"""
+
+_NOT_NEEDED = {
+    "has_cls": "the layout of a model's tokens is known",
+    "output_format": "a cube is written; `embedcube export` makes other files of it",
+    "output_dir": "the run folder holds everything",
+    "embed_file_key": "ids come from the names of files, or from the stores",
+    "num_workers": "see `how`", "batch_size": "see `batch`", "check_stackability": "every scene is checked",
+}  # fmt: skip
+"""keys that have no counterpart, and why"""
+
+
+_OF_MODEL = {"bands", "pretrained", "use_temporal", "temporal_pooling", "temporal_n_timestamps", "ckpt_path"}
+
+_OF_TASK = {"model", "model_args", "layers", "embedding_pooling", "temporal_cfg"}
+
+_OF_DATA = {"data_with_sample_dim", "image_modalities", "modalities", "means", "stds", "img_grep", "image_grep"} | {
+    "constant_scale", "no_data_replace", "output_bands", "dataset_bands", "predict_output_bands",
+    "predict_dataset_bands", *(f"{split}_{what}" for split in ("predict", "test", "val", "train")
+                               for what in ("data_root", "transform")),
+}  # fmt: skip
+"""keys that are translated"""
+
+
+@dataclass(kw_only=True)
+class Translated:
+    """A campaign, and what could not be put into it."""
+
+    campaign: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
+    """one line for each key that is not translated as it stands, or that must be looked at"""
+
+
+def translate(path: Path) -> Translated:
+    """The campaign of a configuration file.
+
+    Raises:
+        RequestError: it is not a configuration of TerraTorch's EmbeddingGenerationTask.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RequestError(f"{path}: cannot be read: {printable(error, 300)}") from None
+    task, data = _block(document, "model", path), _block(document, "data", path)
+    if "EmbeddingGeneration" not in str(task.get("class_path", "")):
+        raise RequestError(
+            f"{path}: model.class_path is {printable(task.get('class_path'))}; a campaign can be made of "
+            "terratorch.tasks.EmbeddingGenerationTask only"
+        )
+    return _Translation(_arguments(task), _arguments(data), path).translated()
+
+
+def _block(document: Any, key: str, path: Path) -> dict[str, Any]:
+    block = document.get(key) if isinstance(document, dict) else None
+    if not isinstance(block, dict):
+        raise RequestError(f"{path}: it has no block `{key}`, so it is no configuration of TerraTorch")
+    return block
+
+
+def _arguments(block: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = block.get("init_args")
+    return dict(arguments) if isinstance(arguments, dict) else {}
+
+
+class _Translation:
+    """One configuration, while it is translated."""
+
+    def __init__(self, task: dict[str, Any], data: dict[str, Any], path: Path) -> None:
+        from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
+
+        self._task, self._data, self._name = task, data, path.stem
+        self._known = KNOWN.get
+        self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
+        model = task.get("model_args") if isinstance(task.get("model_args"), dict) else {}
+        # the old form names the model beside its arguments, the new one among them, all with the same beginning
+        self._model = {key.removeprefix("backbone_"): value for key, value in dict(model or {}).items()}
+        self._model_name = str(task.get("model") or self._model.pop("backbone", ""))
+        if not self._model_name:
+            raise RequestError(f"{path}: neither model nor model_args.backbone names a model")
+        self._remarks: list[str] = []
+
+    def translated(self) -> Translated:
+        """The campaign and the remarks."""
+        modalities = self._modalities()
+        archives = {self._archive_name(one): self._archive(one) for one in modalities}
+        layers = self._layers(modalities, archives)
+        over_time = any("over_time" in layer for layer in layers.values())
+        windows: Any = _YEAR if over_time else _SEASONS if self._stores else _ALL_TIME
+        if not self._stores and not over_time:
+            self._remarks.append("windows: one for all time; set those of your dates, and {date} in options.names")
+        campaign = {
+            "campaign": "".join(c if c.isalnum() else "-" for c in self._name.lower()).strip("-") or "terratorch",
+            "archives": archives, "grid": {"crs": "samples", "pixel": 10}, "windows": windows, "layers": layers,
+        }  # fmt: skip
+        self._remarks.append("grid.pixel: 10 m; the chips' own pixel size is used for their places")
+        self._remarks += self._left_over()
+        return Translated(campaign=campaign, remarks=self._remarks)
+
+    @property
+    def _stores(self) -> bool:
+        """Whether the data are stores of SSL4EO-S12."""
+        return bool(self._data.get("data_with_sample_dim"))
+
+    def _modalities(self) -> list[str | None]:
+        """Names of the modalities, in the model's order; None for data of one kind without a name."""
+        named = self._model.pop("modalities", None) or self._data.get("image_modalities")
+        return [str(one) for one in named] if isinstance(named, list) and named else [None]
+
+    def _archive_name(self, modality: str | None) -> str:
+        return (modality or "images").lower()
+
+    def _of(self, key: str, modality: str | None) -> Any:
+        """The value of a key of the data, for one modality where it is a mapping."""
+        value = self._data.get(key)
+        return value.get(modality) if isinstance(value, dict) and modality is not None else value
+
+    def _archive(self, modality: str | None) -> dict[str, Any]:
+        root = next(
+            (found for split in ("predict", "test", "val", "train") if (found := self._root(split, modality))), None
+        )
+        if root is None:
+            self._remarks.append(f"archives.{self._archive_name(modality)}.path: no data root is named; write one")
+        archive: dict[str, Any] = {
+            "source": "ssl4eo" if self._stores else "chips", "path": str(root or "."), "bands": self._bands(modality),
+        }  # fmt: skip
+        archive["options"] = self._options(modality, archive["bands"])
+        return archive
+
+    def _root(self, split: str, modality: str | None) -> Any:
+        return self._of(f"{split}_data_root", modality)
+
+    def _options(self, modality: str | None, bands: Sequence[str]) -> dict[str, Any]:
+        if self._stores:
+            if str(modality).startswith("S2"):
+                self._remarks.append(
+                    f"archives.{self._archive_name(modality)}.options.offset: 0, as TerraTorch feeds the numbers of "
+                    "v1.1 with their +1000; remove it for reflectance"
+                )
+                return {"seasons_of": 2020, "offset": 0}
+            return {"seasons_of": 2020}
+        pattern = self._of("image_grep", modality) or self._of("img_grep", modality) or "*.tif"
+        options: dict[str, Any] = {"names": "{id}" + str(pattern).replace("**/", "").removeprefix("*")}
+        means = self._of("means", modality)
+        if isinstance(means, list) and means and max(map(float, means)) < 2 and not str(modality).startswith("S1"):
+            options["scale"] = dict.fromkeys(bands, _REFLECTANCE)
+            self._remarks.append(
+                f"archives.{self._archive_name(modality)}.options.scale: means below 2 are of reflectances; they and "
+                f"the pixels are multiplied by {_REFLECTANCE:,}"
+            )
+        if (constant := self._of("constant_scale", modality)) not in (None, 1, 1.0):
+            options["scale"] = {band: options.get("scale", {}).get(band, 1) * float(constant) for band in bands}
+        if (nodata := self._of("no_data_replace", modality)) is not None:
+            self._remarks.append(f"data.no_data_replace: {nodata}: pixels without data enter the model as the mean")
+        return options
+
+    def _bands(self, modality: str | None) -> list[str]:
+        known = MODALITIES.get(_MODALITY.get(str(modality), ""))
+        named = (
+            self._of("output_bands", modality) or self._of("predict_output_bands", modality)
+            or self._of("dataset_bands", modality) or self._of("predict_dataset_bands", modality)
+            or self._model.get("bands")
+        )  # fmt: skip
+        if isinstance(named, dict):
+            named = named.get(str(modality))
+        if isinstance(named, list) and named:
+            return [self._band(str(one)) for one in named]
+        if known is not None:
+            return list(known.bands)
+        of_model = self._known(self._model_name)
+        if of_model is not None and of_model.normalisation is not None:
+            return list(of_model.normalisation.bands)
+        self._remarks.append("archives.images.bands: no bands are named; B01 stands for all, write them")
+        return ["B01"]
+
+    def _band(self, name: str) -> str:
+        own = self._ours.get(name.upper().removeprefix("HLSBANDS.").removeprefix("SENSOR."), spelled(name))
+        if own not in self._ours.values():
+            self._remarks.append(f"band {name}: no band of this name is known{nearest(name, tuple(self._ours))}; kept")
+        return own
+
+    def _layers(self, modalities: Sequence[str | None], archives: Mapping[str, Any]) -> dict[str, Any]:
+        merge = self._model.pop("merge_method", None)
+        name = "".join(c if c.isalnum() or c in "_-" else "-" for c in self._model_name.lower())
+        if len(modalities) > 1 and merge in (None, "none", "None", "dict"):
+            self._remarks.append(f"merge_method {merge}: one layer for each modality, as TerraTorch writes a tree each")
+            return {f"{name}_{self._archive_name(one)}": self._layer([one], archives, None) for one in modalities}
+        return {name: self._layer(modalities, archives, merge)}
+
+    def _layer(
+        self, modalities: Sequence[str | None], archives: Mapping[str, Any], merge: str | None
+    ) -> dict[str, Any]:
+        known, pooled = self._known(self._model_name), self._task.get("embedding_pooling")
+        names, side = [self._archive_name(one) for one in modalities], self._side()
+        if pooled not in _POOLING:
+            raise RequestError(f"embedding_pooling: {pooled} is none of {', '.join(map(str, _POOLING))}")
+        backbone: dict[str, Any] = {"name": "terratorch", "model": self._model_name, "pooling": _POOLING[pooled]}
+        if known is not None and known.family == "terramind":
+            backbone["modalities"] = [_MODALITY.get(str(one), str(one)) for one in modalities]
+            unused = [
+                band for one in backbone["modalities"] if one in MODALITIES for band in MODALITIES[one].bands
+                if band not in {band for name in names for band in archives[name]["bands"]}
+            ]  # fmt: skip
+            backbone |= {"without": list(dict.fromkeys(unused))} if unused else {}
+            backbone |= {"merge": merge} if merge and len(modalities) > 1 else {}
+        layers = self._task.get("layers") or [-1]
+        if layers != [-1]:
+            backbone["layers"] = list(layers)
+            if len(layers) > 1:
+                self._remarks.append(f"layers {layers}: side by side in a vector; TerraTorch writes a folder for each")
+        backbone |= self._statistics(modalities, archives)
+        patch = known.patch_px if known else 16
+        if known is None:
+            self._remarks.append(f"{self._model_name}: the size of its cells is not known here; cell_px is {patch}")
+        elif known.coordinates:
+            self._remarks.append(
+                f"{self._model_name} is told dates and places here; TerraTorch's task tells it none: vectors differ"
+            )
+        layer: dict[str, Any] = {
+            "archives": names, "backbone": backbone, "chip_px": side, "halo_px": 0,
+            "cell_px": patch if backbone["pooling"] == "none" else side, "shard_chips": 8,
+        }  # fmt: skip
+        self._remarks.append(
+            f"layers: name the file of published weights with `weights`, or run `embedcube weights`: {self._model_name}"
+        )
+        return layer | self._over_time()
+
+    def _over_time(self) -> dict[str, Any]:
+        old = self._task.get("temporal_cfg") or {}
+        use = old.get("temporal_wrapper", False) or self._model.get("use_temporal", False)
+        how = old.get("temporal_pooling") or self._model.get("temporal_pooling") or "keep"
+        if not use or how == "keep":
+            return {}
+        self._remarks.append(f"temporal_pooling {how}: a window of a year with four frames is set; is that your data?")
+        return {"over_time": how, "frames": "3 months"}
+
+    def _statistics(self, modalities: Sequence[str | None], archives: Mapping[str, Any]) -> dict[str, Any]:
+        """Mean and standard deviation of every band, in the units of the archive's values."""
+        found: dict[str, list[float]] = {"mean": [], "std": []}
+        for one in modalities:
+            archive = archives[self._archive_name(one)]
+            factor = next(iter(archive["options"].get("scale", {}).values()), 1)
+            for ours, theirs in (("mean", "means"), ("std", "stds")):
+                numbers = self._of(theirs, one)
+                if not isinstance(numbers, list) or len(numbers) != len(archive["bands"]):
+                    self._remarks.append(f"data.{theirs}: none for the {len(archive['bands'])} bands; the model's own")
+                    return {}
+                found[ours] += [round(float(number) * factor, 6) for number in numbers]
+        return found
+
+    def _side(self) -> int:
+        """Side of a chip: what the last transform makes of it."""
+        for split in ("predict", "test", "val", "train"):
+            for transform in reversed(self._data.get(f"{split}_transform") or []):
+                arguments = transform.get("init_args") if isinstance(transform, dict) else None
+                if isinstance(arguments, dict) and isinstance(side := arguments.get("height"), int):
+                    if "Resize" in str(transform.get("class_path")):
+                        self._remarks.append(f"data.{split}_transform: Resize to {side}: pixels are never resampled "
+                                             "here; the middle of the chip is taken")  # fmt: skip
+                    return side
+        self._remarks.append("data: no transform names the size of a chip; chip_px is 224")
+        return 224
+
+    def _left_over(self) -> Iterator[str]:
+        """A line for each key that has no counterpart."""
+        given = self._task.keys() | self._data.keys()
+        yield from (f"{key}: left out; {why}" for key, why in _NOT_NEEDED.items() if key in given)
+        if path := self._model.get("ckpt_path"):
+            yield f"backbone_ckpt_path: name the file with the layer's key `weights`: {path}"
+        for block, arguments, known in (
+            ("model_args", self._model, _OF_MODEL), ("model", self._task, _OF_TASK), ("data", self._data, _OF_DATA),
+        ):  # fmt: skip
+            for key in sorted(arguments.keys() - known - _NOT_NEEDED.keys()):
+                yield f"{block}.{key}: {printable(arguments[key], 80)} is not translated"

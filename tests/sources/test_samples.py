@@ -1,0 +1,373 @@
+"""Lists of samples: chips in files, tables of points, stores of SSL4EO-S12; from index to the cube."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+import xarray
+import yaml
+from numpy.typing import NDArray
+from rasterio.transform import from_origin
+from tests.conftest import Campaign, call_cli, cube_bytes
+from tests.sources.stores import S2_BANDS, dates_of, write_store
+
+import embedcube
+from embedcube.campaign.load import load_campaign
+from embedcube.campaign.schema import Archive
+from embedcube.campaign.zones import columns_of
+from embedcube.cube.arrays import ARRAYS
+from embedcube.cube.reader import Cube
+from embedcube.sources.lists.ssl4eo import Ssl4eo
+from embedcube.sources.reader import RasterReader
+from embedcube.windows import parse_period
+from embedcube.zones import SampleList
+
+SIDE = 12
+DATES = ("20200415", "20200715")
+SYSTEMS = [32632, 32733, 32651, 32632, 32733, 32651]
+POINTS = 8111
+NODATA = 4000
+
+MOSAIKS = {
+    "archives": "s2", "backbone": {"name": "mosaiks", "filters": 4}, "chip_px": 12, "halo_px": 2, "encoding": "float32",
+    "batch": 4, "shard_chips": 2,
+}  # fmt: skip
+
+CHIPS = {"s2": {"source": "chips", "path": "chips", "bands": ["B03", "B04"], "options": {"names": "{id}_{date}.tif"}}}
+
+TABLE = {
+    "id": "name", "start": "2020-03-01", "steps": 2, "step": "3 months", "first": 1, "nodata": NODATA,
+    "columns": {"B04": "r{step}", "B03": "g{step}"},
+}  # fmt: skip
+
+
+def written(folder: Path, archives: dict[str, Any], layers: dict[str, Any], **more: Any) -> Campaign:
+    """A campaign file over lists of samples, in four seasons."""
+    document = {
+        "campaign": "samples", "archives": archives, "grid": {"crs": "samples", "pixel": 10},
+        "windows": {"start": "2020-03-01", "end": "2021-03-01", "step": "3 months"}, "layers": layers,
+        "how": {"runs": "runs"},
+    } | more  # fmt: skip
+    path = folder / "campaign.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return Campaign(path)
+
+
+def run(campaign: Campaign) -> Cube:
+    done = call_cli("run", campaign.file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing found wrong" in done.stdout
+    return embedcube.open_cube(campaign.run.newest_cube)
+
+
+def refused(campaign: Campaign, verb: str = "index") -> str:
+    done = call_cli(verb, campaign.file)
+    assert done.returncode == 2, done.stdout + done.stderr
+    return done.stderr
+
+
+def chip(i: int, date: str) -> NDArray[np.uint16]:
+    """Pixels of a chip: the same for each call."""
+    return np.random.default_rng([i, int(date)]).integers(100, 4000, (2, SIDE, SIDE)).astype(np.uint16)
+
+
+def write_chips(folder: Path, count: int) -> None:
+    """Chips north and south of the equator at two dates; number 2 has one date alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        crs, top = ("EPSG:32632", 5e6) if i % 2 else ("EPSG:32733", 8e6)
+        for date in DATES[: 1 if i == 2 else 2]:
+            about = {"driver": "GTiff", "width": SIDE, "height": SIDE, "count": 2, "dtype": "uint16", "crs": crs}
+            with rasterio.open(
+                folder / f"c{i:02d}_{date}.tif", "w", transform=from_origin(5e5 + 500 * i, top, 10, 10), **about
+            ) as file:
+                file.write(chip(i, date))
+
+
+def write_stores(folder: Path) -> tuple[NDArray[np.int16], NDArray[Any]]:
+    """Two stores of three samples of optics, and two of radar, north and south of the equator; one not consolidated."""
+    rng = np.random.default_rng(0)
+    bands = rng.integers(1100, 5000, (6, 4, 12, SIDE, SIDE)).astype(np.int16)
+    radar = rng.normal(-12, 4, (6, 4, 2, SIDE, SIDE)).astype(np.float16)
+    dates, clouds = dates_of(6, 4, 2019), np.zeros((3, 4, SIDE, SIDE), np.uint8)
+    clouds[0, 3] = 4  # all of sample 0000000 and of 0000003, in the last season
+    for kind in ("S2L2A", "S1GRD"):
+        (folder / kind).mkdir()
+    for part in (0, 1):
+        own = slice(3 * part, 3 * part + 3)
+        ids = [f"{number:07d}" for number in range(*own.indices(6))]
+        about: dict[str, Any] = {"systems": SYSTEMS[own], "dates": dates[own], "consolidated": part == 0}
+        write_store(folder / "S2L2A" / f"{part}.zarr.zip", ids, bands[own], clouds=clouds, **about)
+        write_store(folder / "S1GRD" / f"{part}.zarr.zip", ids, radar[own], names=("vv", "vh"), **about)
+    return bands, dates
+
+
+def write_table(path: Path) -> NDArray[np.int64]:
+    """A table of points with two steps of two bands; returns its numbers: r1, r2, g1, g2."""
+    values = np.random.default_rng(0).integers(1, NODATA + 1, (POINTS, 4))
+    values[3, 0] = NODATA
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "lon", "lat", "r1", "r2", "g1", "g2"])
+        rows.writerows([f"p{i}", 9 + i / 1000, 45, *row] for i, row in enumerate(values.tolist()))
+    return values
+
+
+def write_weights(campaign: Campaign, points: NDArray[np.int64]) -> None:
+    """Weights of the points' layer from some rows: a fit on all would read each of them alone."""
+    from embedcube.backbones.base import FitSample, make_backbone
+    from embedcube.backbones.weights import packed
+
+    loaded = load_campaign(campaign.file)
+    x_ntcyx = points[:50, None, [0, 2], None, None].astype(np.float32)
+    weights = make_backbone(loaded, "points").fit(FitSample(x_ntcyx=x_ntcyx, lat_ny=np.full((50, 1), 45.0)))
+    (campaign.file.parent / "eof.safetensors").write_bytes(packed(loaded, "points", weights, period=""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A finished campaign over chips, stores and a table, and what these hold."""
+
+    campaign: Campaign
+    cube: Cube
+    bands: NDArray[np.int16]
+    dates: NDArray[Any]
+    points: NDArray[np.int64]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Eleven chips as one vector and as 2 x 2 tokens each; six samples of SSL4EO; a table."""
+    folder = tmp_path_factory.mktemp("samples")
+    write_chips(folder / "chips", 11)
+    bands, dates = write_stores(folder)
+    points = write_table(folder / "points.csv")
+    seasons = {"seasons_of": 2020, "clear": [0]}
+    archives = CHIPS | {
+        "optics": {"source": "ssl4eo", "path": "S2L2A", "bands": ["B04", "B03"], "options": seasons},
+        "radar": {"source": "ssl4eo", "path": "S1GRD", "bands": ["VV"], "options": seasons},
+        "table": {"source": "points", "path": "points.csv", "bands": ["B04", "B03"], "options": TABLE},
+    }
+    layers = {
+        "one": MOSAIKS | {"cell_px": 8},
+        "tokens": MOSAIKS | {"cell_px": 4, "encoding": "int8"},
+        "seasons": MOSAIKS | {"archives": ["optics", "radar"], "cell_px": 8},
+        "points": {
+            "archives": "table", "backbone": {"name": "eof", "components": 2}, "chip_px": 1, "halo_px": 0,
+            "cell_px": 1, "shard_chips": 32, "batch": 256, "chunk_windows": 4, "weights": "eof.safetensors",
+        },
+    }  # fmt: skip
+    campaign = written(folder, archives, layers)
+    write_weights(campaign, points)
+    return Made(campaign=campaign, cube=run(campaign), bands=bands, dates=dates, points=points)
+
+
+def expected(campaign: Campaign, layer: str, pixels: NDArray[Any], cell_px: int) -> NDArray[np.float32]:
+    """The vectors of a chip (frame, band, y, x), by the backbone's own module."""
+    import torch
+
+    from embedcube.backbones.base import Chips, make_backbone
+    from embedcube.backbones.weights import read_weights
+
+    loaded = load_campaign(campaign.file)
+    weights = read_weights(loaded, campaign.run, layer)[0]
+    x = (pixels.astype(np.float32) - weights.mean[:, None, None]) / weights.std[:, None, None]
+    cells = max(1, 8 // cell_px if pixels.shape[-1] > 1 else 1)
+    batch = Chips(
+        x_btcyx=torch.from_numpy(np.stack([x] * 2)),
+        clear_btsyx=torch.ones((2, 1, len(loaded.layers[layer].archives), *x.shape[-2:]), dtype=torch.bool),
+        lonlat_byxn=torch.full((2, cells, cells, 2), 45.0),
+        dates_tmd=torch.ones((1, 2, 3), dtype=torch.int64),
+    )
+    with torch.inference_mode():
+        return np.asarray(make_backbone(loaded, layer).module(weights)(batch)[0].numpy())
+
+
+def test_each_chip_has_its_own_vector(made: Made) -> None:
+    layer = made.cube["one"]
+    assert layer.ids == tuple(f"c{i:02d}" for i in range(11))
+    for i in (0, 1, 3, 4, 10):
+        vectors = layer.vector(f"c{i:02d}")
+        for t, date in enumerate(DATES):
+            own = expected(made.campaign, "one", chip(i, date)[None], 8)
+            np.testing.assert_allclose(vectors[t], own[0, 0], atol=2e-5)
+            assert str(vectors.acquired.values[t])[:10].replace("-", "") == date
+    one_date = layer.vector("c02")
+    assert np.isfinite(one_date[0]).all()
+    assert np.isnan(one_date[1:]).all()
+    tokens = made.cube["tokens"].vector("c10", "2020-07")
+    assert tokens.dims == ("time", "y", "x", "feature")
+    own = expected(made.campaign, "tokens", chip(10, DATES[1])[None], 4)
+    np.testing.assert_allclose(tokens[0], own, atol=0.06)  # half a step of int8
+
+
+def test_a_chip_is_where_its_file_is(made: Made) -> None:
+    table = made.cube["one"].to_pandas("2020-04").set_index("id")
+    for i, crs, top in ((3, "EPSG:32632", 5e6), (4, "EPSG:32733", 8e6)):
+        lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(5e5 + 500 * i + 60, top - 60)
+        np.testing.assert_allclose([table.lon[f"c{i:02d}"], table.lat[f"c{i:02d}"]], [lon, lat], atol=1e-9)
+        assert made.cube.explain(sample=f"c{i:02d}", time="2020-04", layer="one")["cell"]["crs"] == crs
+    assert made.cube["one"].to_pandas().status.value_counts().to_dict() == {"valid": 21, "no_data": 23}
+
+
+def test_the_store_is_plain_and_says_its_dimensions(made: Made) -> None:
+    path = made.campaign.run.newest_cube
+    one, tokens = (xarray.open_zarr(path, group=f"{name}/samples", consolidated=False) for name in ("one", "tokens"))
+    assert one.embedding.dims == ("time", "sample", "feature")
+    assert one.embedding.shape == (4, 11, 8)
+    assert tokens.embedding.dims == ("time", "sample", "y", "x", "feature")
+    assert tokens.status.shape == (4, 11, 2, 2)
+    ids, first = bytes(one.sample_id.values), one.sample_id_first.values.tolist()
+    assert tuple(ids[a:b].decode() for a, b in pairwise(first)) == made.cube["one"].ids
+
+
+def test_explain_names_the_files_of_a_sample(made: Made) -> None:
+    explained = made.cube.explain(sample="c07", time="2020-07", layer="tokens")
+    assert [scene["id"] for scene in explained["scenes"]] == ["c07_20200715"]
+    assert explained["status"] == "valid"
+    assert explained["cell"]["acquired"].startswith("2020-07-15")
+
+
+def test_what_a_list_lacks_is_said(made: Made) -> None:
+    layer = made.cube["one"]
+    asked: list[Callable[[], object]] = [
+        partial(layer.sample, [(9, 45)]),
+        partial(layer.window, (8, 44, 9, 45)),
+        partial(layer.find, (9, 45)),
+    ]
+    asked.append(partial(made.cube.cell_at, 9, 45, layer="one"))
+    for ask in asked:
+        with pytest.raises(embedcube.RequestError, match="list of samples and no map"):
+            ask()
+    with pytest.raises(embedcube.RequestError, match='there is no sample "c99" among 11 samples: c00, c01'):
+        layer.vector("c99")
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_gives_the_same_bytes(made: Made, tmp_path: Path) -> None:
+    for name in ("chips", "S2L2A", "S1GRD"):
+        shutil.copytree(made.campaign.file.parent / name, tmp_path / name)
+    for name in ("points.csv", "eof.safetensors", "campaign.yaml"):
+        shutil.copy(made.campaign.file.parent / name, tmp_path / name)
+    again = Campaign(tmp_path / "campaign.yaml")
+    again.change(lambda document: document["how"].update(ranks=3))
+    run(again)
+    assert cube_bytes(again.run.newest_cube) == cube_bytes(made.campaign.run.newest_cube)
+
+
+def test_many_samples_are_few_objects(made: Made) -> None:
+    folder = made.campaign.run.newest_cube.resolve() / "points" / "samples"
+    objects = [file for name in ARRAYS for file in (folder / name).glob("c.*")]
+    assert len(objects) <= 4 * POINTS / 1000
+    assert len(made.cube["points"].ids) == POINTS
+
+
+def test_tables_give_a_vector_for_each_row(made: Made) -> None:
+    table = made.cube["points"].to_pandas("2020-03/2020-09")
+    missing = np.concatenate([(made.points[:, steps] == NODATA).any(axis=1) for steps in ([0, 2], [1, 3])])
+    assert missing.sum() >= 1
+    np.testing.assert_array_equal(table.status == "no_data", missing)
+    for i in (0, 1023, 1024, POINTS - 1):
+        for t in (0, 1):
+            pixels = made.points[i, [t, 2 + t]][None, :, None, None]
+            if not missing[t * POINTS + i]:
+                own = expected(made.campaign, "points", pixels, 1)[0, 0]
+                stored = table.loc[t * POINTS + i, [0, 1]].to_numpy(float)
+                np.testing.assert_allclose(stored, own, atol=np.abs(own).max() / 250)
+
+
+def test_two_samples_of_one_id_are_refused(tmp_path: Path) -> None:
+    write_chips(tmp_path / "chips", 2)
+    write_chips(tmp_path / "chips" / "more", 1)
+    campaign = written(tmp_path, CHIPS, {"one": MOSAIKS | {"cell_px": 8}})
+    said = refused(campaign)
+    assert "two samples have the id c00 of 20200415, in c00_20200415.tif and in more/c00_20200415.tif" in said
+    stores = tmp_path / "stores"
+    stores.mkdir()
+    bands = np.full((2, 4, 12, SIDE, SIDE), 1500, np.int16)
+    for number in (1, 2):
+        ids = ["0000001", f"000001{number}"]
+        write_store(stores / f"{number}.zarr.zip", ids, bands, systems=[32632] * 2, dates=dates_of(2, 4, 2020))
+    s2 = {"source": "ssl4eo", "path": "stores", "bands": ["B03", "B04"]}
+    campaign = written(tmp_path, {"s2": s2}, {"one": MOSAIKS | {"cell_px": 8}})
+    assert call_cli("index", campaign.file).returncode == 0
+    assert "two samples have the id 0000001, in 1-0 and in 2-0" in refused(campaign, "fit")
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    write_chips(tmp_path / "chips", 2)
+    lattice = {"grid": {"crs": "EPSG:32632", "pixel": 10}}
+    campaign = written(tmp_path, CHIPS, {"one": MOSAIKS | {"cell_px": 8}}, **lattice)
+    assert call_cli("index", campaign.file).returncode == 0
+    assert "archive s2 (chips) is a list of samples; write grid: {crs: samples, pixel: 10}" in refused(campaign, "fit")
+    other = {"s2": CHIPS["s2"] | {"options": {"names": "{name}.tif"}}}
+    assert 'has no field "name"' in refused(written(tmp_path, other, {"one": MOSAIKS | {"cell_px": 8}}))
+    other = {"s2": CHIPS["s2"] | {"options": {"names": "x_{id}.tif"}}}
+    assert "no file fits options.names" in refused(written(tmp_path, other, {"one": MOSAIKS | {"cell_px": 8}}))
+
+
+def test_stores_of_ssl4eo_become_four_vectors_a_sample(made: Made) -> None:
+    layer = made.cube["seasons"]
+    assert layer.ids == tuple(f"{number:07d}" for number in range(6))
+    for i in (0, 4):
+        name = f"{i:07d}"
+        vectors = layer.vector(name)
+        np.testing.assert_array_equal(vectors.acquired.values, made.dates[i])
+        explained = made.cube.explain(sample=name, time="2020-04", layer="seasons")
+        assert explained["cell"]["crs"] == f"EPSG:{SYSTEMS[i]}"
+        assert {scene["id"] for scene in explained["scenes"]} == {f"{i // 3}-0"}
+        assert {scene["offset"] for scene in explained["scenes"] if scene["archive"] == "optics"} == {-1000}
+    radar = np.random.default_rng(0)
+    radar.integers(1100, 5000, made.bands.shape)
+    decibels = radar.normal(-12, 4, (6, 4, 2, SIDE, SIDE)).astype(np.float16)
+    pixels = np.concatenate([made.bands[4, 2, [3, 2]] - 1000.0, decibels[4, 2, :1]])
+    own = expected(made.campaign, "seasons", pixels[None], 8)[0, 0]
+    np.testing.assert_allclose(layer.vector("0000004")[2], own, atol=2e-5)
+    # optics are all cloud, radar is there
+    last = layer.to_pandas("2021-01").set_index("id").status
+    assert last.to_dict() == dict.fromkeys(layer.ids, "valid")
+
+
+def test_pixels_of_a_store_are_numbers_without_the_offset(tmp_path: Path) -> None:
+    bands = np.arange(2 * 4 * 12 * 100).reshape(2, 4, 12, 10, 10).astype(np.int16) % 4000
+    ids, systems = ["0000001", "0000002"], [32632, 32733]
+    write_store(tmp_path / "a.zarr.zip", ids, bands, systems=systems, dates=dates_of(2, 4, 2020))
+    (tmp_path / "b").mkdir()
+    write_store(tmp_path / "b" / "f00d.zarr.zip", ["x"], bands[:1])
+    reader = RasterReader(1, attempts=1)
+    try:
+        for path, offset, options in ((tmp_path / "a.zarr.zip", 1000, {}), (tmp_path / "b", 0, {"seasons_of": 2020})):
+            named = ["B03", "B8A"] if offset else list(S2_BANDS)
+            source = Ssl4eo("s2", Archive(source="ssl4eo", path=path, bands=named, options=options))
+            scenes = list(source.scenes(full_digests=False))
+            assert len(scenes) == 4
+            scene = scenes[1]
+            assert [one.id for one in scene.samples] == (["0000001", "0000002"] if offset else ["f00d"])
+            samples = SampleList(pixel=10, **columns_of(scene.samples))
+            seen = source.observe_samples(scene, parse_period("2020"), samples, 6, reader)
+            channels = [S2_BANDS.index(band) for band in named]
+            for i in range(len(scene.samples)):
+                stored = bands[i, 1, channels, 2:8, 2:8].astype(float)
+                wanted = np.where(stored == 0, np.nan, np.maximum(stored - offset, 1))
+                own = seen.values_cyx[:, 6 * i : 6 * i + 6]
+                # the second sample is of 2021
+                assert seen.seen_yx[6 * i : 6 * i + 6].any() == (i == 0)
+                np.testing.assert_array_equal(own, wanted)
+    finally:
+        reader.close()
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("name,r1,r2,g1,g2\np7,1,1,1,1\np8,1,1,1,1\np8,2,2,2,2\n")
+    archives = {"s2": {"source": "points", "path": "points.csv", "bands": ["B04", "B03"], "options": TABLE}}
+    layer = MOSAIKS | {"cell_px": 1, "chip_px": 1, "halo_px": 0}
+    assert "points.csv has two rows with the id p8" in refused(written(tmp_path, archives, {"points": layer}))
