@@ -385,3 +385,13 @@ def test_two_people_in_one_folder(finished: Campaign) -> None:
 def test_another_version_of_the_kernel_is_a_reason(finished: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcube.kernel.versions.KERNEL_VERSION", 5)
     assert [row["reason"] for row in planned(finished)["changes"]] == ["other recipe: versions.kernel"]
+
+
+def test_a_finished_campaign_that_is_planned_again_is_unchanged(
+    finished: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shards are not compared one by one: there may be millions."""
+    monkeypatch.setattr("embedcube.consolidate.reprocess.compared", None)
+    assert [(row["reason"], row["shards"], row["embed"]) for row in planned(finished)["changes"]] == [
+        ("unchanged", 30, 0)
+    ]

@@ -117,9 +117,10 @@ def _of_cube(cube: Cube, wanted: Collection[str]) -> Iterator[Offer]:
 
 
 def _files(cube: Cube, zone: str, place: tuple[int, int, int], record: Record) -> tuple[Path | bytes, ...]:
-    folder = cube.path / zone
+    folder, axes = cube.path / zone, cube.axes(zone)
     return tuple(
-        folder / stored.array / object_key(stored.array, place) if stored.path else b"" for stored in record.objects
+        folder / stored.array / object_key(stored.array, place, axes) if stored.path else b""
+        for stored in record.objects
     )
 
 

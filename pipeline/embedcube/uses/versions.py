@@ -180,8 +180,11 @@ def prune(run: RunDir, names: Sequence[str], *, parts: bool, dry_run: bool) -> P
     of_parts = [*_unplanned(run)] if parts else []
     freed = Freed.of(file for folder in (*folders, *of_parts) for file in _files(folder))
     if not dry_run:
-        for folder in (*folders, *of_parts):
-            remove(folder, run)
+        for path in (*folders, *of_parts):
+            if path.is_dir() and not path.is_symlink():
+                remove(path, run)
+            else:
+                path.unlink(missing_ok=True)
     return Pruned(versions=tuple(versions), parts=len(of_parts), freed=freed)
 
 
