@@ -35,7 +35,7 @@ from embedcube.prepare.plan import plan
 VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
     "submit", "cancel", "doctor", "models", "sources", "weights", "find", "change", "index-vectors", "decode",
-    "report", "view", "info", "sample", "parcels", "serve", "pull",
+    "report", "view", "info", "sample", "parcels", "serve", "pull", "import-terratorch",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")
