@@ -20,8 +20,8 @@ def import_terratorch(
 ) -> None:
     """Make a campaign of a TerraTorch configuration.
 
-    The configuration is one of its EmbeddingGenerationTask; TerraTorch need not be installed. What cannot be translated, and what to look at, is listed at
-    the top of the campaign.
+    The configuration is one of its EmbeddingGenerationTask; TerraTorch need not be installed. What cannot be
+    translated, and what to look at, is listed at the top of the campaign.
 
     Example: embedcube import-terratorch terramind_embeddings.yaml -o campaign.yaml
     """
