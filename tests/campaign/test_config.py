@@ -428,6 +428,8 @@ WHAT: dict[str, dict[str, Any]] = {
     "Layer.min_valid": {"layers__s2_mosaiks__min_valid": 0.6},
     "Layer.encoding": {"layers__s2_mosaiks__encoding": "float16"},
     "Campaign.withdraw": {"withdraw": ["S2A_32UMB_20230601_0_L2A"]},
+    "Layer.over_time": {"layers__s2_mosaiks__over_time": "mean"},
+    "Reduce.pca": {"layers__s2_mosaiks__reduce": {"pca": 8}},
 }
 """Every key that says what is asked, and another value of it."""
 
@@ -477,6 +479,7 @@ BLOCKS = {
     "Campaign.how",
     "How.dask",
     "Layer.fit",
+    "Layer.reduce",
 }
 """Keys that only hold other blocks."""
 

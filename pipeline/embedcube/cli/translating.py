@@ -18,9 +18,10 @@ def import_terratorch(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the campaign file; by default it is printed")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Make a campaign from a configuration of TerraTorch's embedding generation; TerraTorch need not be installed.
+    """Make a campaign of a TerraTorch configuration.
 
-    What cannot be translated, and what to look at, is listed at the top of the campaign.
+    The configuration is one of its EmbeddingGenerationTask; TerraTorch need not be installed. What cannot be
+    translated, and what to look at, is listed at the top of the campaign.
 
     Example: embedcube import-terratorch terramind_embeddings.yaml -o campaign.yaml
     """
