@@ -13,6 +13,7 @@ import pytest
 import zarr
 from tests.conftest import call_cli
 from tests.cube.two_zones import LAYER
+from tests.uses.test_pull import static
 
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
@@ -21,6 +22,7 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.progress import silent
 from embedcube.uses.exchange.chosen import Chosen
 from embedcube.uses.exchange.codecs import Smaller
+from embedcube.uses.exchange.export import export
 from embedcube.uses.exchange.part import export_part
 from embedcube.uses.exchange.receiving import check, take_in
 from embedcube.uses.exchange.reduced import export_reduced
@@ -153,6 +155,16 @@ def test_a_dry_run_says_the_size_and_writes_nothing(two_zones: Path, part: Path,
     priced = export_part(Cube(two_zones), tmp_path / "x.zip", JULY, silent, dry_run=True)
     assert priced.bytes == part.stat().st_size
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_remote_cube_gives_the_same_bundle(two_zones: Path, part: Path, tmp_path: Path) -> None:
+    with static(two_zones.parent) as server:
+        url = f"{server.url}/cube.zarr"
+        export(url, tmp_path / "far.zip", "bundle", JULY, None, silent)
+        with pytest.raises(RequestError, match="--dry-run needs a cube on this machine"):
+            export(url, tmp_path / "x.zip", "bundle", JULY, None, silent, dry_run=True)
+    assert (tmp_path / "far.zip").read_bytes() == part.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["far.zip"]
 
 
 def test_a_damaged_cube_is_not_exported(two_zones: Path, tmp_path: Path) -> None:
