@@ -14,7 +14,7 @@ from embedcube.uses.decode.pixels import interpolated
 FACTOR, CELLS = 8, 40
 
 
-def texture(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def texture(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """A fine map, as biomass, and two bands that tell of it: one of its texture, one of noise."""
     rng = np.random.default_rng(seed)
     side = FACTOR * CELLS
@@ -27,13 +27,13 @@ def texture(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[typ
     return fine, bands
 
 
-def mean_of_cells(fine: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def mean_of_cells(fine: np.ndarray) -> np.ndarray:
     pixels = fine.reshape(CELLS, FACTOR, CELLS, FACTOR).transpose(0, 2, 1, 3)
     count = np.isfinite(pixels).sum(axis=(2, 3))
     return np.asarray(np.nansum(pixels, axis=(2, 3)) / np.where(count, count, np.nan))
 
 
-def rmse(one: np.ndarray, other: np.ndarray) -> float:  # type: ignore[type-arg]
+def rmse(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(np.nanmean((one - other) ** 2)))
 
 
@@ -61,7 +61,7 @@ def test_what_is_missing_stays_missing_and_touches_no_other_cell() -> None:
     assert np.abs(mean_of_cells(found)[there] - coarse[there]).max() < 1e-6
 
 
-def write(path: Path, bands: np.ndarray, size: float, crs: str = "EPSG:32632", left: float = 400_000) -> Path:  # type: ignore[type-arg]
+def write(path: Path, bands: np.ndarray, size: float, crs: str = "EPSG:32632", left: float = 400_000) -> Path:
     count, height, width = bands.shape
     with rasterio.open(
         path, "w", driver="GTiff", count=count, height=height, width=width, dtype="float32", crs=crs, nodata=np.nan,

@@ -6,6 +6,7 @@ import random
 import stat
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -190,8 +191,8 @@ def test_terms_and_weights_travel(part: Path) -> None:
 def test_smaller_vectors_are_what_a_plain_reader_computes(asked: Smaller, two_zones: Path, tmp_path: Path) -> None:
     cube = Cube(two_zones)
     done = export_reduced(cube, tmp_path / "small.zip", JULY, asked, silent)
-    group = zarr.open_group(zarr.storage.ZipStore(tmp_path / "small.zip", mode="r"), mode="r")[f"{LAYER}/utm32"]
-    read = {name: np.asarray(group[name][...]) for name in group}  # type: ignore[index,union-attr,attr-defined]
+    group: Any = zarr.open_group(zarr.storage.ZipStore(tmp_path / "small.zip", mode="r"), mode="r")
+    read = {name: np.asarray(array[...]) for name, array in group[f"{LAYER}/utm32"].arrays()}
     status = read["status"][0]
     valid = (status == VALID) | (status == VALID_INCOMPLETE)
     q = read["embedding"][0][valid]
@@ -217,7 +218,8 @@ def test_smaller_vectors_are_what_a_plain_reader_computes(asked: Smaller, two_zo
     )
     assert check(tmp_path / "small.zip", silent).damaged == []
     made = take_in(tmp_path / "small.zip", tmp_path / "in", silent)
-    assert np.array_equal(zarr.open_group(made.folder, mode="r")[f"{LAYER}/utm32/embedding"][...], read["embedding"])  # type: ignore[index]
+    taken: Any = zarr.open_group(made.folder, mode="r")[f"{LAYER}/utm32/embedding"]
+    assert np.array_equal(taken[...], read["embedding"])
 
 
 def test_tables_hold_the_vectors_of_the_cube(two_zones: Path, tmp_path: Path) -> None:
@@ -256,10 +258,12 @@ def test_cells_of_major_tom() -> None:
     """Against the grid built point by point, as its authors do."""
     rng = np.random.default_rng(4)
     lon, lat = rng.uniform(-180, 180, 300), rng.uniform(-80, 80, 300)
+    # where an odd number of columns meets itself
+    lon[:60] = rng.uniform(-180, -179.9, 60)
     rows, columns = major_tom_cell(lon, lat)
     radius = 6378.137
 
-    def lines(count: int, span: float) -> np.ndarray:  # type: ignore[type-arg]
+    def lines(count: int, span: float) -> np.ndarray:
         points = np.linspace(-span, span, count + 1)[:-1]
         return np.sort(np.mod(points, 2 * span) - span)
 
