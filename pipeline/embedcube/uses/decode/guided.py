@@ -39,7 +39,7 @@ def guided(coarse: Floats, bands: Floats) -> Floats:
     factor = bands.shape[1] // rows
     tiles = bands.reshape(count, rows, factor, columns, factor).transpose(1, 3, 2, 4, 0)
     tiles = tiles.reshape(rows, columns, factor * factor, count)
-    seen = np.isfinite(tiles).all(axis=-1)
+    seen = np.asarray(np.isfinite(tiles).all(axis=-1))
     pixels = seen.sum(axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(seen[..., None], tiles, 0).sum(axis=2) / pixels[..., None]
