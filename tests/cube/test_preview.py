@@ -13,6 +13,7 @@ from tests.conftest import Campaign
 from tests.cube.synthetic import create_zone, write_zone
 
 from embedcube.cube.basis import fit_basis
+from embedcube.cube.compare import compare
 from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALID
 from embedcube.cube.picture import EMPTY, LEAST_WIDTH, pattern, scale_bar
 from embedcube.cube.preview import preview
@@ -246,3 +247,17 @@ def test_the_demo_is_worth_looking_at(finished_demo: Campaign, tmp_path: Path) -
     top, left = frame_of(picture)
     inside = picture[top : top + 720, left : left + 1200]
     assert len(np.unique(inside[5::10, 5::10].reshape(-1, 3), axis=0)) > 1000
+
+
+def test_layers_of_several_cubes_stand_side_by_side(tmp_path: Path) -> None:
+    for name, layer in (("one", "a"), ("two", "b")):
+        write_zone(tmp_path / f"{name}.zarr", f"{layer}/utm32", vectors(2, 32, 32, 8))
+    cubes = [tmp_path / "one.zarr", tmp_path / "two.zarr"]
+    sheets = compare(cubes, tmp_path / "out")
+    assert [sheet.name for sheet in sheets] == ["compared_20230601T0000.png", "compared_20230611T0000.png"]
+    single = pixels(tmp_path / "out" / "one" / "a_utm32_20230601T0000.png")
+    both = pixels(sheets[0])
+    width = single.shape[1] * min(1.0, 900 / max(single.shape))
+    assert abs(both.shape[1] - 2 * width) < 20
+    with pytest.raises(RequestError, match="nothing to compare"):
+        compare(cubes[:1], tmp_path / "alone")

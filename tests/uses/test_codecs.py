@@ -98,12 +98,11 @@ def test_five_fields_of_era5() -> None:
     assert len({run.field for run in runs}) == 5
 
 
-def test_the_command_line(finished_demo: object, tmp_path: Path) -> None:
-    from tests.conftest import Campaign
-
-    assert isinstance(finished_demo, Campaign)
-    found = call_cli("codecs", str(finished_demo.run.newest_cube))
+def test_the_command_line(two_zones: Path, tmp_path: Path) -> None:
+    found = call_cli("codecs", str(two_zones))
     assert found.returncode == 0, found.stderr
     assert "warning     1 bit, not centred: never use it" in found.stdout
     (tmp_path / "no.nc").write_bytes(b"no file of fields")
-    assert call_cli("codecs", str(tmp_path / "no.nc")).returncode == 2
+    refused = call_cli("codecs", str(tmp_path / "no.nc"))
+    assert refused.returncode == 2
+    assert "not a file of fields" in refused.stderr

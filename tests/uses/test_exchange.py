@@ -14,6 +14,7 @@ import pytest
 import zarr
 from tests.conftest import call_cli
 from tests.cube.two_zones import LAYER
+from tests.uses.test_pull import static
 
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
@@ -22,6 +23,7 @@ from embedcube.errors import RequestError, WorkError
 from embedcube.progress import silent
 from embedcube.uses.exchange.chosen import Chosen
 from embedcube.uses.exchange.codecs import Smaller
+from embedcube.uses.exchange.export import export
 from embedcube.uses.exchange.part import export_part
 from embedcube.uses.exchange.receiving import check, take_in
 from embedcube.uses.exchange.reduced import export_reduced
@@ -156,6 +158,16 @@ def test_a_dry_run_says_the_size_and_writes_nothing(two_zones: Path, part: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_remote_cube_gives_the_same_bundle(two_zones: Path, part: Path, tmp_path: Path) -> None:
+    with static(two_zones.parent) as server:
+        url = f"{server.url}/cube.zarr"
+        export(url, tmp_path / "far.zip", "bundle", JULY, None, silent)
+        with pytest.raises(RequestError, match="--dry-run needs a cube on this machine"):
+            export(url, tmp_path / "x.zip", "bundle", JULY, None, silent, dry_run=True)
+    assert (tmp_path / "far.zip").read_bytes() == part.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["far.zip"]
+
+
 def test_a_damaged_cube_is_not_exported(two_zones: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -179,8 +191,8 @@ def test_terms_and_weights_travel(part: Path) -> None:
 def test_smaller_vectors_are_what_a_plain_reader_computes(asked: Smaller, two_zones: Path, tmp_path: Path) -> None:
     cube = Cube(two_zones)
     done = export_reduced(cube, tmp_path / "small.zip", JULY, asked, silent)
-    group: Any = zarr.open_group(zarr.storage.ZipStore(tmp_path / "small.zip", mode="r"), mode="r")[f"{LAYER}/utm32"]
-    read = {name: np.asarray(group[name][...]) for name in group}
+    group: Any = zarr.open_group(zarr.storage.ZipStore(tmp_path / "small.zip", mode="r"), mode="r")
+    read = {name: np.asarray(array[...]) for name, array in group[f"{LAYER}/utm32"].arrays()}
     status = read["status"][0]
     valid = (status == VALID) | (status == VALID_INCOMPLETE)
     q = read["embedding"][0][valid]
@@ -246,6 +258,8 @@ def test_cells_of_major_tom() -> None:
     """Against the grid built point by point, as its authors do."""
     rng = np.random.default_rng(4)
     lon, lat = rng.uniform(-180, 180, 300), rng.uniform(-80, 80, 300)
+    # where an odd number of columns meets itself
+    lon[:60] = rng.uniform(-180, -179.9, 60)
     rows, columns = major_tom_cell(lon, lat)
     radius = 6378.137
 

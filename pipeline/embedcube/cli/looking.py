@@ -1,4 +1,4 @@
-"""Verbs for people who look: the report of a campaign, and a map of a cube in the browser."""
+"""Verbs for people who look: pictures, the report of a campaign, and a map of a cube in the browser."""
 
 import json
 import webbrowser
@@ -13,6 +13,35 @@ from embedcube.errors import RequestError
 verbs = typer.Typer()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@verbs.command()
+def preview(
+    cube: Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; by default `report` beside the cube.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CUBE.zarr", help="Draw all layers of both cubes side by side; may be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw principal components: Zarr, PNG, GeoTIFF.  Example: embedcube preview cube.zarr"""
+    from embedcube.cube.compare import compare as draw_side_by_side
+    from embedcube.cube.preview import preview as draw
+    from embedcube.cube.preview_store import preview_store_of
+
+    folder = out or cube.absolute().parent / "report"
+    if compare:
+        cubes = [cube, *(other for other in compare if other.resolve() != cube.resolve())]
+        files = draw_side_by_side(cubes, folder)
+    else:
+        # the link is followed once: store and pictures are of one version
+        version = cube.resolve()
+        store = out / preview_store_of(version).name if out else preview_store_of(version)
+        files = [store, *draw(version, folder, store)]
+    print(json.dumps({"files": [str(f) for f in files]}) if as_json else "\n".join(f"wrote {f}" for f in files))
 
 
 @verbs.command()

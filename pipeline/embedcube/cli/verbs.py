@@ -334,24 +334,6 @@ def explain(
 
 
 @app.command()
-def preview(
-    cube: CubePath,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures; by default `report` beside the cube.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw principal components: Zarr, PNG, GeoTIFF.  Example: embedcube preview cube.zarr"""
-    from embedcube.cube.preview import preview as draw
-    from embedcube.cube.preview_store import preview_store_of
-
-    version = cube.resolve()
-    store = out / preview_store_of(version).name if out else preview_store_of(version)
-    files = [store, *draw(version, out or cube.absolute().parent / "report", store)]
-    _print_lines({"files": [str(file) for file in files]}, [f"wrote {file}" for file in files], as_json)
-
-
-@app.command()
 def models(as_json: AsJson = False) -> None:
     """List models: their inputs, cells and vectors.  Example: embedcube models"""
     from embedcube.cli.installed import models_installed

@@ -43,7 +43,7 @@ def guided(coarse: Floats, bands: Floats) -> Floats:
     pixels = seen.sum(axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(seen[..., None], tiles, 0).sum(axis=2) / pixels[..., None]
-    there = np.isfinite(coarse) & (pixels > 0)
+    there = np.asarray(np.isfinite(coarse) & (pixels > 0))
     slopes = _slopes(coarse, means, there)
     detail = ((tiles - means[:, :, None]) * slopes[:, :, None]).sum(axis=-1)
     smooth = _bilinear(coarse, factor).reshape(rows, factor, columns, factor).transpose(0, 2, 1, 3)

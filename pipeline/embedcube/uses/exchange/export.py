@@ -33,6 +33,8 @@ def export(
     """
     if smaller and form not in ("bundle", "geoparquet"):
         raise RequestError(f"--features and --bits go with --as bundle and geoparquet, not with {form}")
+    if dry_run and "://" in source:
+        raise RequestError("--dry-run needs a cube on this machine; `embedcube pull` copies a part of a remote one")
     with _here(source, out, chosen, progress) as cube:
         if form == "bundle":
             if smaller:
