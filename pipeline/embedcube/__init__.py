@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from embedcube.cube.layer import Layer
     from embedcube.cube.reader import Cube, open_cube
     from embedcube.cube.store import Cell
+    from embedcube.cube.together import side_by_side
     from embedcube.errors import CorruptInput, EmbedcubeError, RequestError, StartAgain, WorkError
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "open_cube",
     "run",
+    "side_by_side",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "WorkError": "embedcube.errors",
     "open_cube": "embedcube.cube.reader",
     "run": "embedcube.cli.stages",
+    "side_by_side": "embedcube.cube.together",
 }
 """The module that defines each public name."""
 

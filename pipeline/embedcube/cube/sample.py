@@ -36,8 +36,12 @@ class _Chosen:
 
 def sample(cube: CubeStore, layer: str, places: Places, time: Time) -> "xarray.Dataset":
     """Vectors of points in the windows that a time selects: what `Layer.sample` returns."""
+    return sample_windows(cube, layer, places, cube.windows_of(cube.zones_of(layer)[0], time))
+
+
+def sample_windows(cube: CubeStore, layer: str, places: Places, windows: list[int]) -> "xarray.Dataset":
+    """Vectors of points in some windows, by their numbers: what `Layer.sample` returns."""
     zones = cube.zones_of(layer)
-    windows = cube.windows_of(zones[0], time)
     chosen = _choose(cube, layer, places, windows)
     shape = (len(places.lon), len(windows))
     features = cube.array(zones[0], "embedding").shape[3]
