@@ -18,6 +18,7 @@ from tests.uses.test_pull import static
 
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.part import PULLED
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import silent
@@ -49,6 +50,7 @@ def test_a_part_comes_back_byte_for_byte_and_verifies(part: Path, two_zones: Pat
     copied = {str(path.relative_to(made.folder)): path for path in made.folder.rglob("*") if path.is_file()}
     assert any("/embedding/c" in name for name in copied)
     assert not any(name.startswith(f"{LAYER}/utm33/embedding/c") for name in copied)
+    assert copied.pop(PULLED), "says which objects the part has"
     for name, path in copied.items():
         assert path.read_bytes() == (two_zones / name).read_bytes(), name
     # the cube is made by hand, and says less than others of how
