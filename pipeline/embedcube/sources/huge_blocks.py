@@ -1,4 +1,4 @@
-"""Blocks of files that nobody is to decode: a few bytes may hold a block of many GB. The bounds are the same for all."""
+"""Blocks of files that nobody is to decode: a few bytes may hold a block of many GB. The bounds are for all."""
 
 from embedcube.campaign.scene import Asset, Scene
 
