@@ -158,7 +158,7 @@ def begin_next_round(run: RunDir, plan: Plan, found: Mapping[int, Verdict]) -> N
     Raises:
         WorkError: as `next_round` says.
     """
-    write_verdicts(run, plan.plan, plan.inventory, next_round(plan, found))
+    write_verdicts(run, plan.digests, next_round(plan, found))
 
 
 def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
