@@ -434,6 +434,13 @@ def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path:
         for id in ids:
             assert (found[row_of[id]].instead, found[row_of[id]].filling) == ((row_of[whole],), fills)
     assert next_round(first, found).rows([row_of[upper], row_of[lower]]) == [row_of[id] for id in (upper, whole, lower)]
+    # a half is withdrawn: the older one fills from the beginning, and is then found broken as it was used
+    asked = loaded.model_copy(update={"withdraw": (upper,)})
+    scene = read_inventory(asked, campaign.run)[row_of[whole]]
+    assert scene.digest != scenes[row_of[whole]].digest
+    filling = Quarantined(archive="s2", scene=whole, scene_digest=scene.digest, reason="B02: broken")
+    found = new_verdicts(asked, campaign.run, first, [filling])
+    assert {row: verdict.scene_digest for row, verdict in found.items()} == {row_of[whole]: scene.digest}
 
 
 def test_a_retry_of_one_task_is_refused_and_changes_nothing(finished: Campaign) -> None:
