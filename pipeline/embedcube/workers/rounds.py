@@ -96,11 +96,13 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
     names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:verdict")
     table = read_columns(run.inventory, plan.inventory, names, "index")
     chosen = pyarrow.compute.is_in(table["id"], pyarrow.array(sorted({scene for _, scene, _ in reasons})))
+    # as ranks have used them: the digest of one that only fills because of others is not that of the inventory
+    scenes = scenes_as_planned(campaign, run, plan) if plan.verdicts.filling or campaign.withdraw else None
     found = {}
     for row in pyarrow.compute.indices_nonzero(chosen).to_pylist():
         archive, scene, digest, by_index = (table[name][row].as_py() for name in names)
-        if row in plan.verdicts.filling:
-            digest = scenes_as_planned(campaign, run, plan)[row].digest
+        if scenes is not None and (row in plan.verdicts.filling or row in scenes.used_otherwise):
+            digest = scenes[row].digest
         if not by_index and (of_scene := reasons.get((archive, scene, digest))):
             reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
             found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
@@ -158,7 +160,7 @@ def begin_next_round(run: RunDir, plan: Plan, found: Mapping[int, Verdict]) -> N
     Raises:
         WorkError: as `next_round` says.
     """
-    write_verdicts(run, plan.plan, plan.inventory, next_round(plan, found))
+    write_verdicts(run, plan.digests, next_round(plan, found))
 
 
 def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
