@@ -6,7 +6,7 @@ so that any process may begin the next round, and may do so twice (docs/adr/0011
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow
@@ -163,21 +163,43 @@ def begin_next_round(run: RunDir, plan: Plan, found: Mapping[int, Verdict]) -> N
     write_verdicts(run, plan.digests, next_round(plan, found))
 
 
-def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
-    """The verdicts that follow from the records, derived round by round; None where records of a round are missing.
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round of `embed`, as plan and records give it."""
+
+    verdicts: Verdicts
+    """the scenes that are out in it"""
+    recipes: frozenset[str]
+    """of all shards"""
+    complete: bool
+    """whether all of them have a record"""
+
+
+def rounds(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[Round]:
+    """The rounds that follow from the records, the first one first; one that is not complete is the last.
 
     Raises:
         WorkError: as `next_round` says.
     """
     now = replace(plan, verdicts=Verdicts())
     while True:
-        recipes = set(read_recipes(run, now))
+        recipes = frozenset(read_recipes(run, now))
         records = recorded(run, recipes)
-        if records.count < len(recipes):
-            return None
-        if not (found := new_verdicts(campaign, run, now, records.broken)):
-            return now.verdicts
+        complete = records.count == len(recipes)
+        yield Round(verdicts=now.verdicts, recipes=recipes, complete=complete)
+        if not complete or not (found := new_verdicts(campaign, run, now, records.broken)):
+            return
         now = replace(now, verdicts=next_round(now, found))
+
+
+def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
+    """The verdicts that follow from the records, derived round by round; None where records of a round are missing.
+
+    Raises:
+        WorkError: as `next_round` says.
+    """
+    *_, last = rounds(campaign, run, plan)
+    return last.verdicts if last.complete else None
 
 
 def named(found: Mapping[int, Verdict]) -> str:
