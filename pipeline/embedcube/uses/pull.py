@@ -22,7 +22,7 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
-from embedcube.cube.arrays import FILES, is_object, object_key
+from embedcube.cube.arrays import FILES, is_object, object_key, place_in
 from embedcube.cube.part import PULLED, Part, part_of
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
@@ -324,7 +324,7 @@ class Selection:
 
     def _recorded(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
         """Objects that the ranks wrote: each record has their digests."""
-        chosen = set(windows)
+        chosen, axes = set(windows), self.cube.axes(zone)
         places = {
             key[1:]: row for key, row in self.cube.provenance.places.items() if key[0] == zone and key[1] in chosen
         }
@@ -332,7 +332,7 @@ class Selection:
         for (place, row), touches in zip(places.items(), inside, strict=True):
             for stored in self._records[row]["objects"] if touches else ():
                 if stored["path"]:
-                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place)}"
+                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place, axes)}"
                     yield Wanted(name=name, sha256=stored["sha256"], most=stored["size"])
 
     def _grouped(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
@@ -340,7 +340,8 @@ class Selection:
         depth = int(self.cube.array(zone, "embedding").shards[0])
         groups = {t // depth for t in windows}
         names = [name for name in self.sealed if name.startswith(f"{zone}/") and is_object(name)]
-        places = np.array([_place(name) for name in names], np.int64).reshape(-1, 3)
+        axes = self.cube.axes(zone)
+        places = np.array([place_in(name.rpartition("/")[2], axes) for name in names], np.int64).reshape(-1, 3)
         inside = self._touching(zone, places[:, 1:])
         for name, place, touches in zip(names, places.tolist(), inside, strict=True):
             if touches and place[0] in groups:
@@ -360,9 +361,3 @@ class Selection:
         data = self.cube.provenance.array("shard_record").tobytes()
         ends = self.cube.provenance.array("shard_record_first").tolist()
         return [json.loads(data[a:b]) for a, b in pairwise(ends)]
-
-
-def _place(name: str) -> tuple[int, int, int]:
-    """(group of windows, shard row, shard column) in the name of an object."""
-    t, iy, ix = name.rpartition("/c.")[2].split(".")[:3]
-    return int(t), int(iy), int(ix)
