@@ -108,7 +108,7 @@ class Points:
         for path in files_below(self._archive.path, _SUFFIXES, self._name, "table"):
             try:
                 yield from self._of_table(path, full_digests)
-            except (pyarrow.ArrowInvalid, CorruptInput) as error:
+            except (pyarrow.ArrowException, CorruptInput) as error:
                 yield Scene(
                     id=path.stem,
                     archive=self._name,
@@ -119,16 +119,17 @@ class Points:
                 )
 
     def _of_table(self, path: Path, full: bool) -> Iterator[Scene]:
-        table = _Table(path)
+        table = _Table(path, self._options.id)
         self._refuse_missing(path, table.names)
         options, known = self._options, set[str]()
         place = options.lonlat if set(options.lonlat) <= table.names else ()
         for group in range(table.groups):
             rows = table.read(group, (options.id, *place))
-            ids = [str(one) for one in rows[options.id].to_pylist()]
+            ids = ["" if one is None else str(one) for one in rows[options.id].to_pylist()]
             self._refuse_ids(path, ids, known)
             at = [_numbers(rows[name]).tolist() for name in place] or [[None] * len(ids)] * 2
             samples = tuple(_listed(*one) for one in zip(ids, *at, strict=True))
+            self._refuse_places(path, samples)
             asset = file_asset(
                 path, self._archive.root, band="table", rows=len(ids), cols=1, dtype="float64", full=full
             )
@@ -169,6 +170,14 @@ class Points:
                     "each row its own, or remove one"
                 )
             known.add(one)
+
+    def _refuse_places(self, path: Path, samples: Sequence[Listed]) -> None:
+        for one in samples:
+            if not (-180 <= one.x <= 360 and -90 <= one.y <= 90):
+                raise RequestError(
+                    f"archives.{self._name}: {path.name}: the row {one.id} lies at {' '.join(self._options.lonlat)} "
+                    f"{one.x:g} {one.y:g}, which are no degrees; correct it, or name other columns as options.lonlat"
+                )
 
     def _numbers_of_steps(self) -> range:
         return range(self._options.steps if self._options.start is not None else 1)
@@ -226,9 +235,9 @@ class Points:
         future = reader.run(
             0,
             key=(path, "table"),
-            opened=partial(_opened, path, asset),
+            opened=partial(_opened, path, asset, self._options.id),
             decode=decode,
-            judged=lambda: judged(path, asset, lambda: decode(_Table(path))),
+            judged=lambda: judged(path, asset, lambda: decode(_Table(path, self._options.id))),
         )
         numbers = future.result().copy()
         if self._options.nodata is not None:
@@ -260,9 +269,9 @@ def _listed(name: str, lon: float | None, lat: float | None) -> Listed:
     return Listed(id=name, crs="EPSG:4326", x=lon, y=lat)
 
 
-def _opened(path: Path, asset: Asset) -> "_Table":
+def _opened(path: Path, asset: Asset, ids: str) -> "_Table":
     same_file(path, asset)
-    return _Table(path)
+    return _Table(path, ids)
 
 
 @dataclass
@@ -274,16 +283,20 @@ class _Kept:
 
 
 class _Table:
-    """A table whose columns are read one row group at a time; a CSV file is one group."""
+    """A table whose columns are read one row group at a time; a CSV file is one group.
 
-    def __init__(self, path: Path) -> None:
+    The column `ids` is text in a CSV file, too: read as a number, 0000200 would become 200.
+    """
+
+    def __init__(self, path: Path, ids: str) -> None:
         self._file: Any = None
         self._table: pyarrow.Table | None = None
         if path.suffix.lower() == ".parquet":
             self._file = pyarrow.parquet.ParquetFile(path)
             self.names = set(self._file.schema_arrow.names)
         else:
-            self._table = pyarrow.csv.read_csv(path)
+            as_text = pyarrow.csv.ConvertOptions(column_types={ids: pyarrow.string()})
+            self._table = pyarrow.csv.read_csv(path, convert_options=as_text)
             self.names = set(self._table.column_names)
         self.groups = self._file.num_row_groups if self._file else 1
         self._kept = _Kept(group=-1, columns={})
