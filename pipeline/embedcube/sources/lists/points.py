@@ -113,7 +113,7 @@ class Points:
                     id=path.stem,
                     archive=self._name,
                     time=UNKNOWN_TIME,
-                    acquisition="row",
+                    acquisition=f"{self._name} row",
                     bbox=box_around(()),
                     verdict=f"{path.name}: {printable(error, 300)}",
                 )
@@ -138,7 +138,7 @@ class Points:
                 archive=self._name,
                 time=options.start or UNKNOWN_TIME,
                 end=self._end,
-                acquisition="row",
+                acquisition=f"{self._name} row",
                 bbox=box_around(samples),
                 assets=(replace(asset, index=group + 1),),
                 processing=self._in_words(),

@@ -137,7 +137,7 @@ class Ssl4eo:
                 archive=self._name,
                 time=time,
                 end=end,
-                acquisition=f"step {step}",
+                acquisition=f"{self._name} step {step}",
                 bbox=box_around(samples),
                 # the number of a time step, as of a band in a raster
                 assets=(replace(asset, index=step + 1),),
