@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyproj
 from pydantic import Field, field_validator
 
 from embedcube.campaign.fields import nearest
@@ -17,7 +16,7 @@ from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
-from embedcube.grid import Grid, PixelArea
+from embedcube.grid import Grid, PixelArea, same_crs
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.catalog.dates import When, when_of
@@ -269,7 +268,7 @@ def _file(path: Path, told: str, *, own_file: bool, number: int, bands: int) -> 
 
 def _on_each_other(finest: Asset, other: Asset) -> bool:
     """Whether two bands cover the same place, to a pixel of the coarser one."""
-    if finest.crs != other.crs and pyproj.CRS(finest.crs) != pyproj.CRS(other.crs):
+    if not same_crs(finest.crs, other.crs):
         return False
     pixel = max(abs(other.bounds[2] - other.bounds[0]) / other.cols, abs(finest.transform[0]))
     return all(abs(one - two) < pixel for one, two in zip(finest.bounds, other.bounds, strict=True))
