@@ -65,6 +65,6 @@ def test_chips_that_are_all_smaller_than_chip_px_are_refused() -> None:
         for side in (11, 12)
     )  # fmt: skip
     other = replace(AT, id="q")
-    with pytest.raises(RequestError, match="layers.a.chip_px: it is 12, and the samples of archive s1 have 11 pixels"):
+    with pytest.raises(RequestError, match=r"layers.a.chip_px: it is 12, and the samples of archive s1 have 11 pixels"):
         zones(scene("s1", AT, assets=(small,)))
     assert zones(scene("s1", AT, assets=(small,)), scene("s1", other, assets=(large,), id="y")) == ("p", "q")
