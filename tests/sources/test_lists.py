@@ -1,5 +1,8 @@
 """Lists of samples, source by source: what they refuse, and what they read."""
 
+import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,17 @@ import pyarrow.parquet
 import pytest
 import rasterio
 from rasterio.transform import from_origin
+from tests.sources.stores import S2_BANDS, dates_of, write_store
 
 from embedcube.campaign.schema import Archive
-from embedcube.errors import RequestError
+from embedcube.campaign.zones import columns_of
+from embedcube.errors import CorruptInput, RequestError
 from embedcube.sources.lists.chips import Chips
 from embedcube.sources.lists.points import Points
+from embedcube.sources.lists.ssl4eo import Ssl4eo
+from embedcube.sources.reader import RasterReader
+from embedcube.windows import parse_period
+from embedcube.zones import SampleList
 
 
 def points(path: Path, **options: Any) -> Points:
@@ -109,3 +118,127 @@ def test_archives_do_not_share_acquisitions(tmp_path: Path) -> None:
         for source in (Chips(name, of_chips), Points(name, of_rows)):
             said |= {scene.acquisition for scene in source.scenes(full_digests=False)}
     assert len(said) == 4
+
+
+def stored(path: Path, ids: list[str]) -> Path:
+    bands = np.arange(len(ids) * 4 * 12 * 36).reshape(len(ids), 4, 12, 6, 6).astype(np.int16) + 1001
+    write_store(path, ids, bands, systems=[32632] * len(ids), dates=dates_of(len(ids), 4, 2020))
+    return path
+
+
+def ssl4eo(path: Path) -> Ssl4eo:
+    return Ssl4eo("s", Archive(source="ssl4eo", path=path, bands=["B03", "B8A"]))
+
+
+def changed(path: Path, name: str, change: Any) -> None:
+    """Change one member of a zip file: `change` makes its new bytes of the old ones; None leaves it out."""
+    with zipfile.ZipFile(path) as old:
+        members = {one: old.read(one) for one in old.namelist() if one != ".zmetadata"}
+    with zipfile.ZipFile(path, "w") as new:
+        for one, data in members.items():
+            if (data_now := change(data) if one == name else data) is not None:
+                new.writestr(one, data_now)
+
+
+def metadata(**more: Any) -> Any:
+    return lambda data: json.dumps(json.loads(data) | more).encode()
+
+
+def test_two_samples_of_one_id_in_a_store_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"archives.s: a.zarr.zip has 2 samples with the id a; an id is of one"):
+        list(ssl4eo(stored(tmp_path / "a.zarr.zip", ["a", "a"])).scenes(full_digests=False))
+
+
+def test_ids_in_bytes_are_texts(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.zarr.zip", ["0000001", "0000002"])
+    changed(path, "sample/.zarray", metadata(dtype="|S7", compressor=None, filters=None, fill_value=None))
+    changed(path, "sample/0", lambda _: b"00000010000002")
+    scene = next(iter(ssl4eo(path).scenes(full_digests=False)))
+    assert [one.id for one in scene.samples] == ["0000001", "0000002"]
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "words"),
+    [
+        ("time_/.zattrs", lambda _: b"{}", "time_ holds numbers without the units of a time"),
+        ("bands/.zarray", metadata(compressor={"id": "pickle"}), "the codec pickle is not among those that are read"),
+        ("x_/.zarray", metadata(shape=[2, 10**11]), "x_ has 200,000,000,000 values, where at most"),
+        ("x_/.zarray", metadata(chunks=[2, 10**11]), "x_ has 200,000,000,000 values, where at most"),
+        ("bands/.zarray", metadata(shape=[10**9, 4, 12, 6, 6]), "it has 1000000000 samples and 2 ids"),
+        ("bands/.zarray", metadata(shape=[2, 10**9, 12, 6, 6]), "it has 2 samples at 1,000,000,000 times"),
+        ("crs/.zarray", lambda _: b"{", "is not JSON"),
+    ],
+)
+def test_a_store_that_claims_too_much_is_a_verdict(tmp_path: Path, member: str, change: Any, words: str) -> None:
+    path = stored(tmp_path / "a.zarr.zip", ["a", "b"])
+    changed(path, member, change)
+    (scene,) = ssl4eo(path).scenes(full_digests=False)
+    assert words in scene.verdict
+
+
+def test_samples_are_read_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zarr
+
+    path = stored(tmp_path / "a.zarr.zip", list("abcdef"))
+    folder = tmp_path / "u.zarr"
+    with zipfile.ZipFile(path) as file:
+        file.extractall(folder)
+    whole = np.asarray(zarr.open_group(folder, mode="r", zarr_format=2)["bands"][...])
+    group = zarr.open_group(folder, mode="r+", zarr_format=2, use_consolidated=False)
+    group.create_array("bands", data=whole, chunks=(2, 4, 12, 6, 6), overwrite=True)
+    scene = list(ssl4eo(folder).scenes(full_digests=False))[1]
+    assert scene.assets[0].block_bytes == 2 * 4 * 12 * 36 * 2
+    sizes = []
+    read = zarr.Array.__getitem__
+
+    def counted(array: Any, selection: Any) -> Any:
+        result = read(array, selection)
+        sizes.append(np.size(result))
+        return result
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", counted)
+    reader = RasterReader(1, attempts=1)
+    try:
+        wanted = [scene.samples[i] for i in (5, 0, 4)]
+        samples = SampleList(pixel=10, **columns_of(wanted))
+        seen = ssl4eo(folder).observe_samples(scene, parse_period("2020"), samples, 4, reader)
+    finally:
+        reader.close()
+    channels = [S2_BANDS.index(band) for band in ("B03", "B8A")]
+    expected = whole[[5, 0, 4], 1][:, channels, 1:5, 1:5].astype(float) - 1000
+    np.testing.assert_array_equal(seen.values_cyx.reshape(2, 3, 4, 4).swapaxes(0, 1), expected)
+    assert max(sizes) <= 2 * 12 * 36
+
+
+@pytest.mark.parametrize("damage", ["zip", "chunk", "column", "parquet"])
+def test_damage_is_told_from_failures_that_pass(tmp_path: Path, damage: str) -> None:
+    """What libraries raise on wrong bytes (BadZipFile, RuntimeError, OSError) quarantines the file."""
+    source: Any
+    if damage in ("zip", "chunk"):
+        path = stored(tmp_path / "a.zarr.zip", ["a", "b"])
+        source = ssl4eo(path)
+        if damage == "chunk":
+            changed(path, "bands/0.0.0.0.0", lambda data: data[:16] + b"?" * (len(data) - 16))
+    else:
+        path = tmp_path / "a.parquet"
+        values: list[Any] = [[1.0], [2.0]] if damage == "column" else [1.0, 2.0]
+        pyarrow.parquet.write_table(pyarrow.table({"name": ["a", "b"], "B04": values}), path)
+        source = points(path)
+    scene = next(iter(source.scenes(full_digests=False)))
+    assert not scene.verdict
+    if damage in ("zip", "parquet"):
+        # other bytes of the same length, of the same time: what a broken disk gives
+        about, size = path.stat(), path.stat().st_size
+        path.write_bytes(path.read_bytes()[:4] + b"?" * (size - 4))
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    reader = RasterReader(1, attempts=1)
+    try:
+        samples = SampleList(pixel=10, **columns_of(scene.samples))
+        side = 1 if path.suffix == ".parquet" else 6
+        with pytest.raises(CorruptInput):
+            source.observe_samples(scene, parse_period("2020"), samples, side, reader)
+    finally:
+        reader.close()
+    if damage in ("zip", "parquet"):
+        (scene,) = source.scenes(full_digests=False)
+        assert scene.verdict

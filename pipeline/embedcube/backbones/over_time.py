@@ -21,7 +21,11 @@ class EachFrame:
     """
 
     def __init__(self, backbone: Backbone, how: OverTime, frames: int, layout: ShardLayout) -> None:
-        """`backbone` is made for one frame and chips of `layout`; a ValueError says that `how` does not suit the number of frames."""
+        """`backbone` is made for one frame and chips of `layout`.
+
+        Raises:
+            ValueError: `how` does not suit the number of frames.
+        """
         if how == "diff" and frames != 2:
             raise ValueError(f"over_time: diff is between two frames, a window has {frames}")
         if frames < 2:

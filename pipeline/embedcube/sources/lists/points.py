@@ -23,7 +23,7 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.lists.scenes import box_around, file_asset, files_below, judged, same_file, usable_id
+from embedcube.sources.lists.scenes import box_around, damaged, file_asset, files_below, read_file, usable_id
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Duration, Window
@@ -108,7 +108,9 @@ class Points:
         for path in files_below(self._archive.path, _SUFFIXES, self._name, "table"):
             try:
                 yield from self._of_table(path, full_digests)
-            except (pyarrow.ArrowException, CorruptInput) as error:
+            except (pyarrow.ArrowException, CorruptInput, OSError) as error:
+                if isinstance(error, OSError) and not damaged(error):
+                    raise
                 yield Scene(
                     id=path.stem,
                     archive=self._name,
@@ -232,13 +234,7 @@ class Points:
         def decode(table: _Table) -> NDArray[np.float64]:
             return table.values(asset.index - 1, tuple(names))
 
-        future = reader.run(
-            0,
-            key=(path, "table"),
-            opened=partial(_opened, path, asset, self._options.id),
-            decode=decode,
-            judged=lambda: judged(path, asset, lambda: decode(_Table(path, self._options.id))),
-        )
+        future = read_file(reader, path, asset, partial(_Table, path, self._options.id), decode)
         numbers = future.result().copy()
         if self._options.nodata is not None:
             numbers[numbers == self._options.nodata] = np.nan
@@ -267,11 +263,6 @@ def _listed(name: str, lon: float | None, lat: float | None) -> Listed:
     if lon is None or lat is None or not np.isfinite([lon, lat]).all():
         return Listed(id=name)
     return Listed(id=name, crs="EPSG:4326", x=lon, y=lat)
-
-
-def _opened(path: Path, asset: Asset, ids: str) -> "_Table":
-    same_file(path, asset)
-    return _Table(path, ids)
 
 
 @dataclass
