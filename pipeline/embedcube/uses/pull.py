@@ -215,6 +215,9 @@ class _Copy:
         asked: tuple[str, ...] = (selection.words,)
         every = frozenset(one.name for one in replace(selection, box=None, time=None, layers=()).objects())
         before = part_of(self.cube)
+        if before is None and any((self.cube / name).is_file() for name in every):
+            # objects are only copied after this file is written: without it the copy is of the whole cube
+            return
         if before is not None:
             names, asked = names | before.objects, tuple(dict.fromkeys((*before.asked, *asked)))
         if every <= names:
