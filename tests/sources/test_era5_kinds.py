@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+import yaml
 from tests.sources.test_era5 import (
     NORTH_UP,
     START,
@@ -284,24 +285,42 @@ def test_units_are_read_and_converted(
         ("r", "%", 0.5, 0.1, "fraction"),
     ],
 )
-def test_numbers_that_are_not_what_their_unit_says_are_a_verdict_with_the_option(
+def test_numbers_that_are_not_what_their_unit_says_are_refused_with_the_option(
     band: str, units: str, middle: float, spread: float, option: str, tmp_path: Path, reader: RasterReader
 ) -> None:
     rng = np.random.default_rng(4)
     field = NORTH_UP.copy(data=np.abs(rng.normal(middle, spread, NORTH_UP.shape))).rename(band)
     path = write_netcdf(tmp_path / "a.nc", field.assign_attrs(units=units) if units else field)
-    scene = only(era5(path, band))
-    assert f"write options.units: {{{band}: {option}}}" in scene.verdict
-    assert scene.asks
-    assert len(scene.verdict) < 300
+    with pytest.raises(RequestError, match=f"archives.weather: {band}: a.nc holds ") as refused:
+        only(era5(path, band))
+    stated = str(refused.value).partition("Write options.units: ")[2]
+    assert yaml.safe_load(stated.partition(", or ")[0]) == {band: option}
+    assert yaml.safe_load(stated.partition(", or ")[2].partition(" if it is so")[0]) == {band: units or "K"}
+    assert len(str(refused.value)) < 400
     # what the message says is right, and so is that the numbers are what they are
     for said in (option, units or "K"):
         told = era5(path, band, units={band: said})
         assert not only(told).verdict
     # whoever reads a file that `index` has not looked at does so first
-    unseen = replace(scene, verdict="", seen=False)
-    with pytest.raises(CorruptInput, match=re.escape(scene.verdict)):
+    unseen = replace(only(told), seen=False)
+    with pytest.raises(RequestError, match=re.escape(str(refused.value))):
         era5(path, band).observe(unseen, day(hours=6), *grid_on(NORTH_UP), reader)
+
+
+@pytest.mark.parametrize(
+    ("band", "units", "usual", "telling"), [("t2m", "K", -2.0, 20.0), ("tp", "m", 0.1, 40.0), ("sp", "Pa", 5e4, 700.0)]
+)
+def test_wrong_units_are_refused_for_the_archive_where_one_file_shows_them(
+    band: str, units: str, usual: float, telling: float, tmp_path: Path
+) -> None:
+    """A day of frost in degrees Celsius is a valid temperature in K: as verdicts of files, a cube would mix both."""
+    for number, middle in enumerate((usual, telling)):
+        field = a_field(LAT, LON, hours(24, f"2022-08-{30 + number}T00:00"), name=band).assign_attrs(units=units)
+        field.values[:] = middle * np.random.default_rng(4).uniform(0 if band == "tp" else 0.99, 1.01, field.shape)
+        write_netcdf(tmp_path / f"{number}.nc", field)
+    with pytest.raises(RequestError, match=f"{band}: 1.nc holds .* in {units}: .*Write options.units: {{"):
+        used(era5(tmp_path, band))
+    assert [scene.verdict for scene in used(era5(tmp_path, band, units={band: units}))] == ["", ""]
 
 
 @pytest.mark.parametrize(
