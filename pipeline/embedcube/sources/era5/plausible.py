@@ -75,9 +75,6 @@ _DRY = 0.05
 _BARE = ("K", "Pa")
 """Units of which whole numbers are asked about, too, if the file states none"""
 
-_REACHES: dict[str, float] = {"r": 1.6}
-"""What the largest number of a few fields is at least: less is a fraction and no percentage"""
-
 _WATER = frozenset(
     {"tp", "cp", "lsp", "sf", "csf", "lsf", "smlt", "es", "e", "pev", "ro", "sro", "ssro"}
     | {"evatc", "evabs", "evaow", "evavt"}
@@ -89,9 +86,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "Pa": ("hPa", "kPa"),
     "m": ("mm", "cm"),
     "J m-2": ("kJ m-2", "MJ m-2"),
-    # YAML takes no bare percent sign
     "(0 - 1)": ("percent",),
-    "%": ("fraction",),
 }
 """The units in which files hold parameters of a unit, the most usual first"""
 
@@ -102,10 +97,9 @@ class _Bounds:
 
     low: float
     high: float
-    reaches: float
 
     def hold(self, values: Floats) -> bool:
-        return bool(self.low <= values.min() and values.max() <= self.high and values.max() >= self.reaches)
+        return bool(self.low <= values.min() and values.max() <= self.high)
 
 
 def _bounds_of(known: Parameter, unit: str, length_s: int) -> _Bounds | None:
@@ -113,14 +107,14 @@ def _bounds_of(known: Parameter, unit: str, length_s: int) -> _Bounds | None:
     if known.short in _WATER and known.method == "sum":
         # 1 m in an hour, 5 m in a day, 27 m in a month: above what was ever measured
         most = (max(length_s, 3600) / 3600) ** 0.5
-        return _Bounds(low=-most, high=most, reaches=-np.inf)
+        return _Bounds(low=-most, high=most)
     if unit == "J m-2" and known.method == "sum":
         most = 3_000.0 * max(length_s, 3600)
-        return _Bounds(low=-most, high=most, reaches=-np.inf)
+        return _Bounds(low=-most, high=most)
     within = _WITHIN_OF.get(known.short) or _WITHIN.get(unit)
     if within is None:
         return None
-    return _Bounds(low=within[0], high=within[1], reaches=_REACHES.get(known.short, -np.inf))
+    return _Bounds(low=within[0], high=within[1])
 
 
 def believed(request: Request, scenes: Sequence[Scene]) -> Iterator[Scene]:
