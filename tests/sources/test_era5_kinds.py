@@ -32,6 +32,7 @@ from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.era5.timeline import Timeline, read_timeline
 from embedcube.sources.era5.units import conversion, daily
+from embedcube.sources.era5.unpacking import unpacked
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
@@ -375,6 +376,32 @@ def test_missing_is_missing_however_netcdf_says_it(
     assert found is not None
     assert not found.clear_yx[:3].any()
     assert (found.x_cyx[0, 3:] == 280).all()
+
+
+@pytest.mark.parametrize("kind", ["i1", "i2"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"_FillValue": -1},
+        {"missing_value": [-1]},
+        {"valid_range": [0, -2]},
+        {"valid_min": 0, "valid_max": -2},
+        {"valid_range": [0.0, 300.0]},
+    ],
+)
+def test_attributes_of_unsigned_integers_are_unsigned_as_the_numbers_are(kind: str, stated: dict[str, Any]) -> None:
+    """Signed as they are stored, they are read as unsigned: the last number of the type is missing, and no other."""
+    most = np.iinfo(kind.replace("i", "u")).max
+    raw = np.array([0, 1, most // 2 + 1, most - 1, most], dtype=kind.replace("i", "u"))
+    # NetCDF gives them in the type of the numbers, Zarr as Python's integers
+    typed = {
+        key: np.asarray(one, dtype=kind if isinstance(np.ravel(one)[0], np.integer) else "f8")
+        for key, one in stated.items()
+    }
+    packed = {"_Unsigned": "true", "scale_factor": 300.0 / (most - 1)}
+    for attributes in (stated, typed):
+        found = unpacked(raw.view(kind), packed | attributes)
+        np.testing.assert_allclose(found, [*(raw[:-1] * packed["scale_factor"]), np.nan])
 
 
 def test_a_number_for_missing_that_nobody_declares_is_a_verdict(tmp_path: Path) -> None:
