@@ -62,11 +62,12 @@ class Forked:
             return self._code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; if it does not run yet, it never will."""
+        """Send a signal. If it does not run yet, it never will after one that ends it; others do nothing."""
         if self.poll() is not None:
             return
         if not self.pid:
-            self._server.kill("it was ended before it was started", -number)
+            if number in (signal.SIGTERM, signal.SIGKILL):
+                self._server.kill("it was ended before it was started", -number)
             return
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
