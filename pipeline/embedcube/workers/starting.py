@@ -51,15 +51,13 @@ class Forked:
         """The exit code, negative where a signal killed it; None while it runs or is to be started."""
         if not self.pid and self._code is None:
             self._server.look()
-        with self._lock:
-            if self._code is None and self.pid:
-                try:
-                    pid, status = os.waitpid(self.pid, os.WNOHANG)
-                except ChildProcessError:  # somebody else has asked for it: how it ended is lost
-                    pid, status = self.pid, EXIT_START_AGAIN << 8
-                if pid:
-                    self._code = os.waitstatus_to_exitcode(status)
-            return self._code
+        # who looks meanwhile, such as a signal handler that has interrupted this, finds what was known before
+        if self._code is None and self.pid and self._lock.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._lock.release()
+        return self._code
 
     def send_signal(self, number: int) -> None:
         """Send a signal. If it does not run yet, it never will after one that ends it; others do nothing."""
@@ -71,6 +69,16 @@ class Forked:
             return
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
+
+    def _look(self) -> None:
+        if self._code is not None:  # seen by another thread just now
+            return
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else has asked for it: how it ended is lost
+            pid, status = self.pid, EXIT_START_AGAIN << 8
+        if pid:
+            self._code = os.waitstatus_to_exitcode(status)
 
     def never_started(self, why: str, code: int) -> None:
         """Note why there is no such process."""
