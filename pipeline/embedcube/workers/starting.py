@@ -93,6 +93,8 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._said = os.memfd_create("embedcube")
         self._asked: dict[int, Forked] = {}
+        self._ended: tuple[str, int] | None = None
+        """why it starts no rank any more, and the exit code of those that it has not started"""
         self._subreaper_before: int | None = None
         self._lock = threading.RLock()
         with theirs:
@@ -114,7 +116,11 @@ class ForkServer:
         shares with its parent and of its log.
         """
         with self._lock:
-            forked = self._asked[number] = Forked(self)
+            forked = Forked(self)
+            if self._ended is not None:
+                forked.never_started(*self._ended)
+                return forked
+            self._asked[number] = forked
             self._adopt()
             request = {"number": number, "variables": dict(variables), "arguments": list(arguments)}
             try:
@@ -142,7 +148,10 @@ class ForkServer:
                 self._gone()
 
     def kill(self, why: str, code: int) -> None:
-        """Kill it; of the ranks that it has not started, `why` there are none, and their exit code."""
+        """Kill it; of the ranks that it has not started, `why` there are none, and their exit code.
+
+        After that it starts none, for the reason that came first.
+        """
         with self._lock:
             self._process.kill()
             self._end(why, code)
@@ -172,7 +181,9 @@ class ForkServer:
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_ENDING_S)
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with {code}"
-        last = os.pread(self._said, MOST_BYTES, 0).decode(errors="replace").strip().splitlines()[-1:]
+        last: list[str] = []
+        with suppress(OSError):  # it was closed meanwhile
+            last = os.pread(self._said, MOST_BYTES, 0).decode(errors="replace").strip().splitlines()[-1:]
         self.kill("; ".join([f"the fork server of the ranks is gone: {why}", *last]), EXIT_START_AGAIN)
 
     def _end(self, why: str, code: int) -> None:
@@ -181,8 +192,9 @@ class ForkServer:
         if self._control.fileno() >= 0:
             self._control.close()
             os.close(self._said)
+        self._ended = self._ended or (why, code)
         for one in self._asked.values():
-            one.never_started(why, code)
+            one.never_started(*self._ended)
         self._asked.clear()
         self._leave()
 
