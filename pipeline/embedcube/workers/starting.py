@@ -97,6 +97,9 @@ class ForkServer:
         """why it starts no rank any more, and the exit code of those that it has not started"""
         self._subreaper_before: int | None = None
         self._lock = threading.RLock()
+        # a launcher may have it ignored: then nobody learns how a child has ended
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", MODULE, str(theirs.fileno()), *modules],
