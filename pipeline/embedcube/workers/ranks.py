@@ -247,7 +247,10 @@ class _Rank:
         return f"rank {self.number} on node {socket.gethostname()}: {said} ({self.log})"
 
     def hang_up(self) -> None:
-        """Close the socket pair: a rank that runs ends then. One may run though the fork server, killed, never said so."""
+        """Close the socket pair, so that the rank ends.
+
+        It may run though nobody was told so: the fork server was killed just after the fork.
+        """
         with suppress(OSError):  # it is closed
             self._ours.shutdown(socket.SHUT_RDWR)
 

@@ -100,15 +100,20 @@ class ForkServer:
         # a launcher may have it ignored: then nobody learns how a child has ended
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(theirs.fileno()), *modules],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                pass_fds=[theirs.fileno()],
-            )
+        # kernels before 4.11 give orphans only to processes that had asked for them when the server was started
+        self._adopt()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", MODULE, str(theirs.fileno()), *modules],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._said,
+                    stderr=self._said,
+                    pass_fds=[theirs.fileno()],
+                )
+        finally:
+            self._leave()
 
     def fork(
         self, number: int, variables: Mapping[str, str], arguments: Sequence[str], descriptors: list[int]
