@@ -183,6 +183,34 @@ def test_a_hit_that_is_none_costs_its_centre_only(cubes: dict[str, Path], monkey
     assert found.hits
 
 
+VECTORS: dict[str, Any] = {
+    "none": {"vectors": []},
+    "two": {"vectors": [{"vector": [1.0] * FEATURES, "centres": []}] * 2},
+    "words": {"vectors": [{"vector": ["x"] * FEATURES, "centres": []}]},
+    "one word": {"vectors": [{"vector": "x", "centres": []}]},
+    "no centres": {"vectors": [{"vector": [1.0] * FEATURES}]},
+    "no number": {"vectors": [{"vector": [float("nan")] * FEATURES, "centres": []}]},
+    "zeros": {"vectors": [{"vector": [0.0] * FEATURES, "centres": []}]},
+    "short": {"vectors": [{"vector": [1.0] * (FEATURES - 1), "centres": []}]},
+    "nested": {"vectors": [{"vector": [[1.0] * FEATURES], "centres": []}]},
+}
+"""answers to the question for the vector of an example"""
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_a_vector_that_is_none_costs_its_centre_only(
+    cubes: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"layers": {"s2": {"weights_sha256": WEIGHTS, "features": FEATURES}}, "version": "v1"}
+    monkeypatch.setattr(holders.Server, "get", lambda *_: there)
+    monkeypatch.setattr(holders.Server, "post", lambda *_: VECTORS[name])
+    odd = Centre("odd", Address(url="http://127.0.0.1:9/v1/cubes/x"))
+    found = find_at_all([odd, *local(cubes)], question(cubes, k=5))
+    assert [(one.centre, one.state) for one in found.missing] == [("odd", "down")]
+    assert "its answer is not understood" in found.missing[0].reason
+    assert_same(found, expected_hits(cubes, 5))
+
+
 def test_other_weights_are_never_mixed_in(cubes: dict[str, Path], tmp_path: Path) -> None:
     write_cube(tmp_path / "other.zarr", 1, weights="cd" * 32)
     write_cube(tmp_path / "unknown.zarr", 2, weights="")
