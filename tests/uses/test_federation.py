@@ -211,6 +211,25 @@ def test_a_vector_that_is_none_costs_its_centre_only(
     assert_same(found, expected_hits(cubes, 5))
 
 
+@pytest.mark.parametrize("lie", ["many", "far", "nowhere"])
+def test_more_hits_than_asked_for_cost_their_centre_only(
+    cubes: dict[str, Path], lie: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = holders.Local.find
+
+    def lying(self: Any, *asked: Any) -> Any:
+        hits, apart_m = whole(self, *asked)
+        if self._cube.path == cubes["south"]:
+            more = {"many": (hits * 1000, apart_m), "far": (hits, 1e9), "nowhere": (hits, float("nan"))}
+            return more[lie]
+        return hits, apart_m
+
+    monkeypatch.setattr(holders.Local, "find", lying)
+    found = find_at_all(local(cubes), question(cubes, k=5))
+    assert [one.centre for one in found.missing] == ["south"]
+    assert_same(found, expected_hits({name: path for name, path in cubes.items() if name != "south"}, 5))
+
+
 def test_other_weights_are_never_mixed_in(cubes: dict[str, Path], tmp_path: Path) -> None:
     write_cube(tmp_path / "other.zarr", 1, weights="cd" * 32)
     write_cube(tmp_path / "unknown.zarr", 2, weights="")

@@ -41,6 +41,9 @@ _MOST_HITS = 1000
 _SAME_M = 0.1
 """metres between two roundings of one place"""
 
+_MOST_APART_M = 1e7
+"""metres between hits at most, as a server takes them: one centre that names more would leave out all hits of others"""
+
 _EARTH_M = 6_371_008.8
 
 _FAULTS = (EmbedcubeError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError)
@@ -172,17 +175,21 @@ def _search(state: _State, query: NDArray[Any], question: Question, k: int) -> N
     holder, layer = state.holder, state.layer
     if holder is None or layer is None:
         return
-    found = state.attempt(lambda: _checked(*holder.find(layer.name, query, question, k)))
+    found = state.attempt(lambda: _checked(*holder.find(layer.name, query, question, k), k))
     if found is not None:
         state.hits, state.apart_m = found
 
 
-def _checked(hits: list[dict[str, Any]], apart_m: float) -> tuple[list[dict[str, Any]], float]:
+def _checked(hits: list[dict[str, Any]], apart_m: float, k: int) -> tuple[list[dict[str, Any]], float]:
     """The hits of a centre as they may be merged and printed.
 
     Raises:
-        KeyError, TypeError, ValueError: one of them is no hit.
+        KeyError, TypeError, ValueError: one of them is no hit, or there are more than the `k` that were asked for.
     """
+    if len(hits) > k:
+        raise ValueError(f"{len(hits):,} hits, {k:,} were asked for")
+    if not 0 <= apart_m <= _MOST_APART_M:
+        raise ValueError(f"hits {apart_m} m apart")
     checked = []
     for hit in hits:
         numbers = {name: float(hit[name]) for name in ("cosine", "lon", "lat")}
@@ -190,7 +197,7 @@ def _checked(hits: list[dict[str, Any]], apart_m: float) -> tuple[list[dict[str,
             raise ValueError(f"a hit with the cosine {numbers['cosine']} at {numbers['lon']}, {numbers['lat']}")
         words = {name: printable(hit[name], 80) for name in ("zone", "window", "status")}
         checked.append(numbers | words | {name: int(hit[name]) for name in ("t", "y", "x")})
-    return checked, float(apart_m)
+    return checked, apart_m
 
 
 def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], str, list[Place]]:
