@@ -183,6 +183,53 @@ def test_a_hit_that_is_none_costs_its_centre_only(cubes: dict[str, Path], monkey
     assert found.hits
 
 
+VECTORS: dict[str, Any] = {
+    "none": {"vectors": []},
+    "two": {"vectors": [{"vector": [1.0] * FEATURES, "centres": []}] * 2},
+    "words": {"vectors": [{"vector": ["x"] * FEATURES, "centres": []}]},
+    "one word": {"vectors": [{"vector": "x", "centres": []}]},
+    "no centres": {"vectors": [{"vector": [1.0] * FEATURES}]},
+    "no number": {"vectors": [{"vector": [float("nan")] * FEATURES, "centres": []}]},
+    "zeros": {"vectors": [{"vector": [0.0] * FEATURES, "centres": []}]},
+    "short": {"vectors": [{"vector": [1.0] * (FEATURES - 1), "centres": []}]},
+    "nested": {"vectors": [{"vector": [[1.0] * FEATURES], "centres": []}]},
+}
+"""answers to the question for the vector of an example"""
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_a_vector_that_is_none_costs_its_centre_only(
+    cubes: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"layers": {"s2": {"weights_sha256": WEIGHTS, "features": FEATURES}}, "version": "v1"}
+    monkeypatch.setattr(holders.Server, "get", lambda *_: there)
+    monkeypatch.setattr(holders.Server, "post", lambda *_: VECTORS[name])
+    odd = Centre("odd", Address(url="http://127.0.0.1:9/v1/cubes/x"))
+    found = find_at_all([odd, *local(cubes)], question(cubes, k=5))
+    assert [(one.centre, one.state) for one in found.missing] == [("odd", "down")]
+    assert "its answer is not understood" in found.missing[0].reason
+    assert_same(found, expected_hits(cubes, 5))
+
+
+@pytest.mark.parametrize("lie", ["many", "far", "nowhere"])
+def test_more_hits_than_asked_for_cost_their_centre_only(
+    cubes: dict[str, Path], lie: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = holders.Local.find
+
+    def lying(self: Any, *asked: Any) -> Any:
+        hits, apart_m = whole(self, *asked)
+        if self._cube.path == cubes["south"]:
+            more = {"many": (hits * 1000, apart_m), "far": (hits, 1e9), "nowhere": (hits, float("nan"))}
+            return more[lie]
+        return hits, apart_m
+
+    monkeypatch.setattr(holders.Local, "find", lying)
+    found = find_at_all(local(cubes), question(cubes, k=5))
+    assert [one.centre for one in found.missing] == ["south"]
+    assert_same(found, expected_hits({name: path for name, path in cubes.items() if name != "south"}, 5))
+
+
 def test_other_weights_are_never_mixed_in(cubes: dict[str, Path], tmp_path: Path) -> None:
     write_cube(tmp_path / "other.zarr", 1, weights="cd" * 32)
     write_cube(tmp_path / "unknown.zarr", 2, weights="")

@@ -14,9 +14,11 @@ import pytest
 import zarr
 
 import embedcube
+from embedcube.cube.provenance import Provenance
+from embedcube.cube.reader import Cube
 from embedcube.errors import EmbedcubeError, RequestError, WorkError
 from embedcube.progress import silent
-from embedcube.uses.pull import pull
+from embedcube.uses.pull import Selection, pull
 from embedcube.uses.remote import Address
 
 ZONE = "s2/utm32"
@@ -79,7 +81,10 @@ LIES: dict[str, tuple[str, Callable[[Document], None], str]] = {
     "a place of NaN": (ZONE, set_at("attributes", "spatial:bbox", ["nan"] * 4), "say of no place where it is"),
     "no attributes": (ZONE, set_at("attributes", {}), "where its cells are"),
     "many shards": ("provenance/shard_zone", set_at("shape", 0, HUGE), "provenance/shard_zone: .* bytes"),
-    "many records": ("provenance/shard_record", set_at("shape", 0, HUGE), "provenance/shard_record: .* bytes"),
+    "huge chunks of records": (
+        "provenance/shard_record", set_at("chunk_grid", "configuration", "chunk_shape", [HUGE]),
+        "provenance/shard_record: .* bytes in a chunk",
+    ),
 }  # fmt: skip
 
 
@@ -126,9 +131,8 @@ def test_a_cube_that_lies_is_refused_by_name_and_in_little_memory(two_zones: Pat
     tracemalloc.start()
     with pytest.raises(RequestError, match=words):
         pull(Address(url=str(cube)), tmp_path / "copy", silent, time="2023-06", box=(11.9, 49.9, 12.1, 50.1))
-    if node != "provenance/shard_record":  # of which a part is read
-        with pytest.raises(RequestError):
-            use(cube)
+    with pytest.raises(RequestError):
+        use(cube)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 64e6
@@ -177,3 +181,25 @@ def test_a_root_that_is_deep_or_no_json_is_refused(two_zones: Path, tmp_path: Pa
         (cube / "zarr.json").write_text(text)
         with pytest.raises(EmbedcubeError, match="not a cube"):
             embedcube.open_cube(cube)
+
+
+@pytest.mark.parametrize(("size", "words"), [(10**15, ""), (-1, "-1 bytes"), ("9", "of 9 bytes"), (True, "True bytes")])
+def test_the_size_in_a_record_is_bounded_and_only_records_of_the_box_are_read(
+    two_zones: Path, size: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cube, plain, rows = Cube(two_zones), Provenance.rows_of, set()
+
+    def lying(provenance: Provenance, name: str, first: int, last: int) -> list[bytes]:
+        rows.update(range(first, last))
+        texts = [json.loads(text) for text in plain(provenance, name, first, last)]
+        told = [one | {"objects": [each | {"size": size} for each in one["objects"]]} for one in texts]
+        return [json.dumps(one).encode() for one in told]
+
+    monkeypatch.setattr(Provenance, "rows_of", lying)
+    selection = Selection(cube=cube, sealed={}, box=(11.9, 49.97, 11.96, 50.0), time="2023-06")
+    if words:
+        with pytest.raises(RequestError, match=words):
+            selection.objects()
+    else:
+        assert {one.most for one in selection.objects()} == {1 << 31}
+        assert 0 < len(rows) < cube.provenance.shards_in(ZONE) / 3

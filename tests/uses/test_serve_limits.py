@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi.exceptions import RequestValidationError
 from tests.cube.two_zones import LAYER
 from tests.uses.serving import running
 
@@ -260,3 +261,35 @@ def test_errors_name_the_cube_and_not_its_place_on_this_machine(cube: Path, tmp_
         assert "hidden" not in answer.text, (name, answer.text)
         assert str(tmp_path.parent) not in answer.text, (name, answer.text)
     assert "two_zones" in answers["no example"].json()["vectors"][0]["problem"]
+
+
+SENT: dict[str, tuple[str, Any]] = {
+    "examples": ("find", {"like": [0] * 100_000}),
+    "counter-examples": ("find", {"like": [PLACE], "unlike": [0] * 100_000}),
+    "examples that are none": ("find", {"like": [0] * 256}),
+    "numbers": ("vectors", {"like": [{"vector": ["x"] * 50_000}]}),
+    "features": ("parcels", {"type": "FeatureCollection", "features": [0] * 100_000}),
+    "features that are none": ("parcels", {"type": "FeatureCollection", "features": [0] * 10_000}),
+    "statistics": ("parcels", {"type": "FeatureCollection", "features": [], "stats": [0] * 100_000}),
+    "keys": ("find", {"like": [PLACE]} | {f"a{i}": 0 for i in range(50_000)}),
+    "keys of an example": ("find", {"like": [PLACE | {f"a{i}": 0 for i in range(50_000)}]}),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_body_full_of_errors_is_refused_at_the_first_ones(
+    ask: Ask, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bodies are checked in the loop that answers everyone: each error costs time and memory there."""
+    path, body = SENT[name]
+    counts: list[int] = []
+    plain = RequestValidationError.errors
+
+    def counted(error: RequestValidationError) -> Any:
+        counts.append(len(plain(error)))
+        return plain(error)
+
+    monkeypatch.setattr(RequestValidationError, "errors", counted)
+    answer = ask(path, body)
+    assert answer.status_code == 422, answer.text
+    assert max(counts) < 20, name

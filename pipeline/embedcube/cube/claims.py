@@ -63,6 +63,21 @@ def check_whole(where: str, array: Any) -> None:
         raise RequestError(f"{where}: chunks of {array.chunks}; its metadata are wrong")
 
 
+def check_chunks(where: str, array: Any) -> None:
+    """Refuse an array that is read chunk by chunk, and claims chunks of more than memory should be taken for."""
+    chunk, shard = tuple(map(int, array.chunks)), tuple(map(int, array.shards or array.chunks))
+    if min(*chunk, *shard, 1) < 1:
+        raise RequestError(f"{where}: chunks of {chunk} in objects of {shard}; its metadata are wrong")
+    _refuse_above(where, "bytes in a chunk", math.prod(chunk) * int(array.dtype.itemsize), _CHUNK_BYTES)
+
+
+def check_part(where: str, first: int, last: int, row_bytes: int) -> None:
+    """Refuse rows `first` to `last` - 1 that are no rows, or are more than memory should be taken for."""
+    if not 0 <= first <= last:
+        raise RequestError(f"{where}: rows {first} to {last}; what says where they are is wrong")
+    _refuse_above(where, "bytes", (last - first) * row_bytes, _WHOLE_BYTES)
+
+
 def check_zone(where: str, attributes: Any, shape: tuple[int, ...]) -> None:
     """Refuse a zone whose attributes do not say where its cells are; `shape` is that of its vectors.
 

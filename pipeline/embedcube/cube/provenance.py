@@ -1,8 +1,9 @@
 """The `provenance/` group of a cube: its layout and its reader."""
 
 import json
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from embedcube.cube.claims import check_whole
+from embedcube.cube.claims import check_chunks, check_part, check_whole
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.errors import RequestError
 
@@ -51,11 +52,9 @@ class Provenance:
         return np.asarray(array[...])
 
     @cached_property
-    def _shards(self) -> dict[tuple[str, int, int, int], int]:
-        names = self.attributes["zones"]
-        zones = [names[i] for i in self._zone_of_shard.tolist()]
-        places = (self.array(f"shard_{name}").tolist() for name in ("t", "iy", "ix"))
-        return {key: row for row, key in enumerate(zip(zones, *places, strict=True))}
+    def _places(self) -> NDArray[Any]:
+        """(t, iy, ix) of every shard: a few bytes each, where a dict has hundreds."""
+        return np.stack([self.array(f"shard_{name}") for name in ("t", "iy", "ix")], axis=-1)
 
     def shard(self, zone: str, t: int, iy: int, ix: int) -> int:
         """Row of a shard in the arrays of shards.
@@ -63,15 +62,23 @@ class Provenance:
         Raises:
             RequestError: nothing was planned there.
         """
-        try:
-            return self._shards[zone, t, iy, ix]
-        except KeyError:
-            raise RequestError(f"{zone}: no shard was planned at window {t}, row {iy}, column {ix}") from None
+        rows, places = self.shards_of(zone)
+        found = rows[(places == (t, iy, ix)).all(axis=1)]
+        if not len(found):
+            raise RequestError(f"{zone}: no shard was planned at window {t}, row {iy}, column {ix}")
+        return int(found[-1])
 
-    @property
+    @cached_property
     def places(self) -> dict[tuple[str, int, int, int], int]:
-        """Row of every shard by (zone, t, iy, ix), the zone as "<layer>/<zone>"."""
-        return self._shards
+        """Row of every shard by (zone, t, iy, ix), the zone as "<layer>/<zone>"; hundreds of bytes for each."""
+        names = self.attributes["zones"]
+        zones = [names[i] for i in self._zone_of_shard.tolist()]
+        return {(zone, *place): row for row, (zone, place) in enumerate(zip(zones, self._places.tolist(), strict=True))}
+
+    def shards_of(self, zone: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Rows of the shards of a zone, "<layer>/<zone>", in ascending order, and (t, iy, ix) of each."""
+        rows = self._rows(zone)
+        return rows, self._places[rows]
 
     def shards_in(self, zone: str) -> int:
         """How many shards were planned in a zone, "<layer>/<zone>"."""
@@ -84,10 +91,9 @@ class Provenance:
         if len(rows) > _RUNS * _RUN:
             firsts = np.linspace(0, len(rows) - _RUN, _RUNS).astype(np.int64)
             rows = rows[(firsts[:, None] + np.arange(_RUN)).ravel()]
-        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
-            for record in self._records(int(run[0]), int(run[-1]) + 1):
-                for name in counts:
-                    counts[name] += record["counts"].get(name, 0)
+        for record in self.records(rows):
+            for name in counts:
+                counts[name] += record["counts"].get(name, 0)
         return counts
 
     def _rows(self, zone: str) -> NDArray[np.int64]:
@@ -98,20 +104,20 @@ class Provenance:
     def _zone_of_shard(self) -> NDArray[Any]:
         return self.array("shard_zone")
 
-    def _records(self, first: int, last: int) -> list[dict[str, Any]]:
-        """The records of shards `first` to `last` - 1, in one read."""
-        return [json.loads(text) for text in self.rows_of("shard_record", first, last)]
+    def records(self, rows: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+        """The record of each of these shards; neighbours are read together, and only some are held at once."""
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            for first in range(int(run[0]), int(run[-1]) + 1, _AT_ONCE):
+                last = min(first + _AT_ONCE, int(run[-1]) + 1)
+                yield from map(json.loads, self.rows_of("shard_record", first, last))
 
     def objects(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
         """SHA-256 of the object of each array, by the row of a shard and the name of the array; in ascending order."""
         rows = np.asarray(shards, np.int64)
-        found: dict[int, dict[str, str]] = {}
-        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
-            for first in range(int(run[0]), int(run[-1]) + 1, _AT_ONCE):
-                last = min(first + _AT_ONCE, int(run[-1]) + 1)
-                for row, record in enumerate(self._records(first, last), start=first):
-                    found[row] = {one["array"]: one["sha256"] for one in record["objects"]}
-        return found
+        return {
+            row: {one["array"]: one["sha256"] for one in record["objects"]}
+            for row, record in zip(rows.tolist(), self.records(rows), strict=True)
+        }
 
     def record(self, shard: int) -> dict[str, Any]:
         """Record of a shard."""
@@ -183,12 +189,12 @@ class Provenance:
         first = self._firsts("link")[shard]
         resampling = self._column("link_resampling").part(int(first), int(first) + len(rows))
         reasons = {q["scene_digest"]: q["reason"] for q in self.record(shard)["quarantined"]}
-        digests = self._group["scene_digest"]
+        digests = self._column("scene_digest")
         for link, row in enumerate(rows.tolist()):
             scene = self.scene(row)
             described = {key: scene[key] for key in ("id", "archive", "time", "acquisition", "offset", "processing")}
             described["resampling"] = json.loads(self._blob("resampling", int(resampling[link])))
-            described["sha256"] = bytes(digests[row]).hex()
+            described["sha256"] = digests.part(row, row + 1).tobytes().hex()
             if contributions[link, cell // 8] >> (7 - cell % 8) & 1:
                 used.append(described)
             else:
@@ -206,7 +212,7 @@ class Provenance:
 
     def _column(self, name: str) -> "_Column":
         if name not in self._columns:
-            self._columns[name] = _Column(self._group[name])
+            self._columns[name] = _Column(f"{self._address}/provenance/{name}", self._group[name])
         return self._columns[name]
 
     def _firsts(self, name: str) -> NDArray[np.int64]:
@@ -217,10 +223,12 @@ class Provenance:
 
 
 class _Column:
-    """Ranges of a one-dimensional array. The last chunk is kept, because many ranges of one chunk are asked for."""
+    """Ranges of rows of an array. The last chunk is kept, because many ranges of one chunk are asked for."""
 
-    def __init__(self, array: Any) -> None:
-        self._array, self._rows = array, int(array.chunks[0])
+    def __init__(self, where: str, array: Any) -> None:
+        check_chunks(where, array)
+        self._where, self._array, self._rows = where, array, int(array.chunks[0])
+        self._row_bytes = math.prod(map(int, array.shape[1:])) * int(array.dtype.itemsize)
         # in one assignment: several threads may ask at once
         self._kept: tuple[int, NDArray[Any]] = (0, np.empty(0, array.dtype))
 
@@ -229,6 +237,7 @@ class _Column:
         start, kept = self._kept
         if not start <= first <= last <= start + len(kept):
             start = first // self._rows * self._rows
+            check_part(self._where, first, last, self._row_bytes)
             if last > start + self._rows:
                 return np.asarray(self._array[first:last])
             kept = np.asarray(self._array[start : start + self._rows])

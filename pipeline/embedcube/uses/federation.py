@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
@@ -40,7 +41,13 @@ _MOST_HITS = 1000
 _SAME_M = 0.1
 """metres between two roundings of one place"""
 
+_MOST_APART_M = 1e7
+"""metres between hits at most, as a server takes them: one centre that names more would leave out all hits of others"""
+
 _EARTH_M = 6_371_008.8
+
+_FAULTS = (EmbedcubeError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError)
+"""what an answer leads to that is none, or that does not come"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +124,18 @@ class _State:
             return None
         try:
             return self.bounded(work)
-        except EmbedcubeError as error:
-            self.problem = error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self.problem = WorkError(f"its answer is not understood ({type(error).__name__}: {printable(error, 100)})")
-        except OSError as error:
-            self.problem = WorkError(printable(error, 200))
+        except _FAULTS as error:
+            self.problem = _problem(error)
         return None
+
+
+def _problem(error: Exception) -> EmbedcubeError:
+    """What is wrong with a centre whose answer led to an error."""
+    if isinstance(error, EmbedcubeError):
+        return error
+    if isinstance(error, OSError):
+        return WorkError(printable(error, 200))
+    return WorkError(f"its answer is not understood ({type(error).__name__}: {printable(error, 100)})")
 
 
 def find_at_all(centres: Sequence[Centre], question: Question, timeout_s: float = TIMEOUT_S) -> Federated:
@@ -163,17 +175,21 @@ def _search(state: _State, query: NDArray[Any], question: Question, k: int) -> N
     holder, layer = state.holder, state.layer
     if holder is None or layer is None:
         return
-    found = state.attempt(lambda: _checked(*holder.find(layer.name, query, question, k)))
+    found = state.attempt(lambda: _checked(*holder.find(layer.name, query, question, k), k))
     if found is not None:
         state.hits, state.apart_m = found
 
 
-def _checked(hits: list[dict[str, Any]], apart_m: float) -> tuple[list[dict[str, Any]], float]:
+def _checked(hits: list[dict[str, Any]], apart_m: float, k: int) -> tuple[list[dict[str, Any]], float]:
     """The hits of a centre as they may be merged and printed.
 
     Raises:
-        KeyError, TypeError, ValueError: one of them is no hit.
+        KeyError, TypeError, ValueError: one of them is no hit, or there are more than the `k` that were asked for.
     """
+    if len(hits) > k:
+        raise ValueError(f"{len(hits):,} hits, {k:,} were asked for")
+    if not 0 <= apart_m <= _MOST_APART_M:
+        raise ValueError(f"hits {apart_m} m apart")
     checked = []
     for hit in hits:
         numbers = {name: float(hit[name]) for name in ("cosine", "lon", "lat")}
@@ -181,7 +197,7 @@ def _checked(hits: list[dict[str, Any]], apart_m: float) -> tuple[list[dict[str,
             raise ValueError(f"a hit with the cosine {numbers['cosine']} at {numbers['lon']}, {numbers['lat']}")
         words = {name: printable(hit[name], 80) for name in ("zone", "window", "status")}
         checked.append(numbers | words | {name: int(hit[name]) for name in ("t", "y", "x")})
-    return checked, float(apart_m)
+    return checked, apart_m
 
 
 def _query(states: Sequence[_State], question: Question) -> tuple[NDArray[Any], str, list[Place]]:
@@ -214,15 +230,22 @@ def _read(
             continue
         try:
             vector, centres = state.bounded(partial(holder.vector, layer.name, example, window))
-            return vector, layer.weights, centres
+            return _whole(vector, layer.features), layer.weights, centres
         except RequestError as error:
             reasons.append(f"{state.centre.name}: {error}")
-        except EmbedcubeError as error:
-            state.problem = error
-            reasons.append(f"{state.centre.name}: {error}")
+        except _FAULTS as error:
+            state.problem = _problem(error)
+            reasons.append(f"{state.centre.name}: {state.problem}")
     where = f"the {example.geom_type} {example.bounds}" if isinstance(example, BaseGeometry) else str(example)
     down = any(isinstance(state.problem, WorkError) for state in states)
     raise (WorkError if down else RequestError)(f"no centre has a vector at {where}: {'; '.join(reasons)}")
+
+
+def _whole(vector: NDArray[Any], features: int) -> NDArray[Any]:
+    """The vector of a centre as it may be sent to the others; a ValueError says that it is none."""
+    if vector.shape != (features,) or not np.isfinite(vector).all() or not vector.any():
+        raise ValueError(f"a vector of shape {vector.shape}, expected {features} finite numbers that are not all 0")
+    return vector
 
 
 def _refuse_others(states: Sequence[_State], weights: str) -> None:

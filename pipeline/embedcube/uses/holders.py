@@ -48,6 +48,8 @@ class LayerThere:
     name: str
     weights: str
     version: str
+    features: int
+    """numbers of a vector"""
 
 
 class Holder(Protocol):
@@ -76,8 +78,10 @@ class Local:
     def layer(self, name: str | None) -> LayerThere:
         """The layer with this name, or the only one."""
         name = _only(name, self._cube.layers)
-        weights = self._cube.group(self._cube.zones_of(name)[0]).attrs.get("embedcube:weights_sha256", "")
-        return LayerThere(name=name, weights=str(weights), version=self._cube.version)
+        zone = self._cube.zones_of(name)[0]
+        weights = self._cube.group(zone).attrs.get("embedcube:weights_sha256", "")
+        features = int(self._cube.array(zone, "embedding").shape[-1])
+        return LayerThere(name=name, weights=str(weights), version=self._cube.version, features=features)
 
     def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
         """The vector of an example, and the centres of its cells."""
@@ -105,7 +109,8 @@ class Served:
         """The layer with this name, or the only one."""
         name = _only(name, tuple(self._about["layers"]))
         about = self._about["layers"][name]
-        return LayerThere(name=name, weights=str(about["weights_sha256"] or ""), version=str(self._about["version"]))
+        weights, version = str(about["weights_sha256"] or ""), str(self._about["version"])
+        return LayerThere(name=name, weights=weights, version=version, features=int(about["features"]))
 
     def vector(self, layer: str, example: Example, time: str | None) -> tuple[NDArray[Any], list[Place]]:
         """The vector of an example, and the centres of its cells."""

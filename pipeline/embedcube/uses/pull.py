@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -327,16 +325,16 @@ class Selection:
 
     def _recorded(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
         """Objects that the ranks wrote: each record has their digests."""
-        chosen, axes = set(windows), self.cube.axes(zone)
-        places = {
-            key[1:]: row for key, row in self.cube.provenance.places.items() if key[0] == zone and key[1] in chosen
-        }
-        inside = self._touching(zone, np.array([place[1:] for place in places], np.int64).reshape(-1, 2))
-        for (place, row), touches in zip(places.items(), inside, strict=True):
-            for stored in self._records[row]["objects"] if touches else ():
+        axes = self.cube.axes(zone)
+        rows, stored_at = self.cube.provenance.shards_of(zone)
+        chosen = np.isin(stored_at[:, 0], windows)
+        chosen[chosen] = self._touching(zone, stored_at[chosen, 1:].astype(np.int64))
+        places: list[tuple[int, int, int]] = [(t, iy, ix) for t, iy, ix in stored_at[chosen].tolist()]
+        for place, record in zip(places, self.cube.provenance.records(rows[chosen]), strict=True):
+            for stored in record["objects"]:
                 if stored["path"]:
                     name = f"{zone}/{stored['array']}/{object_key(stored['array'], place, axes)}"
-                    yield Wanted(name=name, sha256=stored["sha256"], most=stored["size"])
+                    yield Wanted(name=name, sha256=stored["sha256"], most=_size(stored["size"]))
 
     def _grouped(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
         """Objects that hold several windows, whose digests are among those of the other files."""
@@ -359,8 +357,9 @@ class Selection:
             inside &= np.array([place in own for place in map(tuple, places.tolist())], bool)
         return inside
 
-    @cached_property
-    def _records(self) -> list[dict[str, Any]]:
-        data = self.cube.provenance.array("shard_record").tobytes()
-        ends = self.cube.provenance.array("shard_record_first").tolist()
-        return [json.loads(data[a:b]) for a, b in pairwise(ends)]
+
+def _size(claimed: Any) -> int:
+    """Bytes of an object as a record claims them, for what is read at most; a record may come from anyone."""
+    if type(claimed) is not int or claimed < 0:
+        raise RequestError(f"a record of the provenance has an object of {printable(claimed, 40)} bytes; it is damaged")
+    return min(claimed, _LARGEST)

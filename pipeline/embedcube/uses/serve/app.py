@@ -78,7 +78,8 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     """What is wrong with a request, without the values that were sent: they may be no JSON, such as NaN, or long."""
     assert isinstance(error, RequestValidationError)
     found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()[:_MOST_ERRORS]]
-    return JSONResponse({"detail": printable("; ".join(f"{place}: {words}" for place, words in found), 2000)}, 422)
+    status = 413 if any(one["type"] == "too_long" for one in error.errors()) else 422
+    return JSONResponse({"detail": printable("; ".join(f"{place}: {words}" for place, words in found), 2000)}, status)
 
 
 def _failed(_: Request, error: Exception) -> JSONResponse:

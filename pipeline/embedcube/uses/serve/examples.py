@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.store import Cell, CubeStore
@@ -23,8 +23,19 @@ TimeText = Annotated[str, Field(max_length=64)]
 Bbox = tuple[Longitude, Latitude, Longitude, Latitude]
 
 
+_MOST_KEYS = 32
+"""keys of one object of a body: each unknown one would be an error, and a body has room for a million"""
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_KEYS:
+            raise ValueError(f"an object with {len(value):,} keys, at most {_MOST_KEYS} can be asked for")
+        return value
 
 
 class Place(_Body):
@@ -53,12 +64,17 @@ class Polygon(_Body):
 class Vector(_Body):
     """A vector of the layer's length, as `point` gives it."""
 
-    vector: Annotated[list[Number], Field(min_length=1, max_length=65_536)]
+    vector: Annotated[list[Number], FailFast(), Field(min_length=1, max_length=65_536)]
 
 
 Example = Place | CellOf | Polygon | Vector
-Like = Annotated[list[Example], Field(min_length=1, description="What hits are to be like.")]
-Unlike = Annotated[list[Example], Field(description="What hits are not to be like.")]
+# as bodies are checked before a request waits for its turn: their number first, and the first error ends the check
+Like = Annotated[
+    list[Example], FailFast(), Field(min_length=1, max_length=Limits.examples, description="What hits are to be like.")
+]
+Unlike = Annotated[
+    list[Example], FailFast(), Field(max_length=Limits.examples, description="What hits are not to be like.")
+]
 Within = Bbox | Polygon
 
 

@@ -23,7 +23,11 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of one request, and of what is held for all of them."""
+    """Limits of one request, and of what is held for all of them.
+
+    Lists of a body are checked against the defaults of `examples` and `parcels` while they are read: a server may give
+    less than these, and not more.
+    """
 
     body_bytes: int = 8 << 20
     """bytes of the body of a request"""

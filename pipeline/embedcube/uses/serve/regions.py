@@ -9,7 +9,7 @@ import shapely
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.within import Area, area_in, geometry_of
@@ -51,9 +51,9 @@ class Parcels(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     type: Literal["FeatureCollection"]
-    features: Annotated[list[Parcel], Field(min_length=1)]
+    features: Annotated[list[Parcel], FailFast(), Field(min_length=1, max_length=Limits.parcels)]
     time: TimeText | None = None
-    stats: Annotated[list[Statistic], Field(min_length=1)] = ["mean", "std", "count"]
+    stats: Annotated[list[Statistic], FailFast(), Field(min_length=1, max_length=8)] = ["mean", "std", "count"]
 
 
 @dataclass(frozen=True, kw_only=True)
