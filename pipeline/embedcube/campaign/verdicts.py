@@ -127,14 +127,15 @@ def forget_verdicts(run: RunDir) -> None:
     run.verdicts.unlink(missing_ok=True)
 
 
-def forget_other_verdicts(run: RunDir, digests: Mapping[str, str]) -> None:
-    """Remove a file that is damaged, or of another plan than the one with these digests."""
+def keep_verdicts(run: RunDir, digests: Mapping[str, str]) -> Verdicts:
+    """The verdicts that are there of the plan with these digests; a file that is damaged or of another is removed."""
     try:
-        of_this_plan = bool(read_verdicts(run, digests).scenes)
+        kept = read_verdicts(run, digests)
     except RequestError:
-        of_this_plan = False  # damaged: the first round finds them again
-    if not of_this_plan:
+        kept = Verdicts()  # damaged: the first round finds them again
+    if not kept.scenes:
         forget_verdicts(run)
+    return kept
 
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
