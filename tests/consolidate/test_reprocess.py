@@ -22,6 +22,7 @@ from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
+from embedcube.workers.rounds import not_held_in_words, recorded
 
 ZONE = "s2_mosaiks/grid"
 
@@ -356,6 +357,35 @@ def test_a_changed_campaign_in_an_old_folder_is_told_what_is_there(finished: Cam
     with pytest.raises(RequestError, match=r"was made for another version .*: other archives\.s2\.mask\.clear"):
         finished.cli("consolidate")
     assert finished.run.campaign.read_bytes() == first, "jobs of the old plan still find it"
+def test_a_renamed_layer_keeps_what_records_say(finished: Campaign) -> None:
+    """Records name the layer as it was called: costs, failed cells and the crate are of the layer as it is now."""
+    run = finished.run
+    finished.change(lambda document: document["layers"].update(optical=document["layers"].pop("s2_mosaiks")))
+    for name in ("safetensors", "json"):
+        shutil.copy(run.weights_folder / f"s2_mosaiks.{name}", run.weights_folder / f"optical.{name}")
+    assert [(row["layer"], row["reason"], row["embed"]) for row in planned(finished)["changes"]] == [
+        ("optical", "unchanged", 0)
+    ]
+    finished.cli("consolidate")
+    crate = run.newest_cube / "provenance" / "crate"
+    assert json.loads((crate / "prov.json").read_text())["activity"]["cube:embed/optical"]["embedcube:shards"] == 30
+    campaign = load_campaign(finished.file)
+    plan = read_plan(campaign, run)
+    recipes = read_recipes(run, plan)
+    records = replace(recorded(run, recipes), not_held={recipes[0]: {"not_finite": 3}, recipes[1]: {"not_finite": 4}})
+    [line] = not_held_in_words(campaign, run, plan, records)
+    assert line.startswith("layers.optical: 7 cells failed: ")
+
+    kept = [line for line in record_lines(run) if json.loads(line)["recipe"] != recipes[0]]
+    (part := sorted(run.parts.glob("*/*/*/records.jsonl"))[0]).write_bytes(b"".join(kept))
+    for other in sorted(run.parts.glob("*/*/*/records.jsonl")):
+        if other != part:
+            other.unlink()
+    [row] = planned(finished)["changes"]
+    assert (row["layer"], row["embed"]) == ("optical", 1)
+    assert row["rank_s"] > 0
+
+
     said = finished.cli("run", "--until", "plan")
     assert "was made for another version of this campaign (other archives.s2.mask.clear)" in said
     assert "other recipe: archives.s2.mask.clear" in said
