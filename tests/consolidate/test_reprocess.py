@@ -317,6 +317,7 @@ def test_runs_that_do_not_fit_are_refused_with_both_values(
     refused(lambda document: layer(document)["versions"].update(zarr="1.0"), "versions.zarr 1.0", str(june.run.root))
     for runs, words in (
         ((june.run.root, june.run.root), "named twice"),
+    refused(lambda document: document.update(campaign="0" * 64), "made for another version of the campaign (00000000")
         ((june.run.newest_cube if june.run.newest_cube.exists() else tmp_path / "x",), "there is no such folder"),
         ((tmp_path,), "neither a run folder"),
     ):
@@ -351,12 +352,6 @@ def test_two_results_of_one_recipe_are_refused(
     assert "have different bytes for one recipe" in done.stderr
 
 
-def test_a_changed_campaign_in_an_old_folder_is_told_what_is_there(finished: Campaign) -> None:
-    first = finished.run.campaign.read_bytes()
-    finished.change(lambda document: document["archives"]["s2"]["mask"].update(clear=[4, 5]))
-    with pytest.raises(RequestError, match=r"was made for another version .*: other archives\.s2\.mask\.clear"):
-        finished.cli("consolidate")
-    assert finished.run.campaign.read_bytes() == first, "jobs of the old plan still find it"
 def test_a_renamed_layer_keeps_what_records_say(finished: Campaign) -> None:
     """Records name the layer as it was called: costs, failed cells and the crate are of the layer as it is now."""
     run = finished.run
@@ -391,6 +386,12 @@ def test_a_renamed_layer_keeps_what_records_say(finished: Campaign) -> None:
     assert "other recipe: archives.s2.mask.clear" in said
 
 
+def test_a_changed_campaign_in_an_old_folder_is_told_what_is_there(finished: Campaign) -> None:
+    first = finished.run.campaign.read_bytes()
+    finished.change(lambda document: document["archives"]["s2"]["mask"].update(clear=[4, 5]))
+    with pytest.raises(RequestError, match=r"was made for another version .*: other archives\.s2\.mask\.clear"):
+        finished.cli("consolidate")
+    assert finished.run.campaign.read_bytes() == first, "jobs of the old plan still find it"
 def test_two_people_in_one_folder(finished: Campaign) -> None:
     """Somebody plans with another mask while a process works on the folder."""
     other = finished.file.with_name("other.yaml")

@@ -32,6 +32,7 @@ from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_of_reci
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without, write_verdicts
+from embedcube.consolidate.accounts import account_of_run
 from embedcube.errors import RequestError, WorkError
 from embedcube.workers.rounds import named, new_verdicts, next_round, recorded
 from embedcube.prepare.plan import plan as make_plan
@@ -420,6 +421,8 @@ def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path:
     row_of = {scene.id: row for row, scene in enumerate(read_inventory(loaded, campaign.run))}
     assert plan.verdicts.instead == plan.verdicts.filling == frozenset((row_of[whole],))
     to_degrees = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True).transform
+    used = account_of_run(loaded, campaign.run, plan).scenes[row_of[whole]]
+    assert used.digest == plan.verdicts.scenes[row_of[upper]].instead_digests[0], "reasons compare it as it is used"
     for y, shows in ((200, whole), (half * 10 + 200, lower)):
         answer = json.loads(finished_explain(campaign, *to_degrees(west + 200, north - y)))
         assert [scene["id"] for scene in answer["scenes"]] == [shows]
