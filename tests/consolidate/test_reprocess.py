@@ -172,7 +172,9 @@ def test_withdrawn_scenes_are_in_no_shard(finished: Campaign) -> None:
     assert answer["changes"][0]["rank_s"] > 0
     after = {shard.place: shard.recipe for shard in in_the_first_round(finished)}
     assert {place for place in before if before[place] != after[place]} == fed
-    assert f"1 scene withdrawn: s2/{ids[row]}" in finished.cli("plan")
+    said = finished.cli("plan")
+    assert f"1 scene withdrawn: s2/{ids[row]}" in said
+    assert f"layers.s2_mosaiks: weights fitted before s2/{ids[row]} was withdrawn: a run from nothing fits its" in said
 
 
 @pytest.mark.slow
@@ -241,7 +243,8 @@ def of_month(folder: Path, archive: Path, base: Campaign, name: str, start: str,
         document["windows"] |= {"start": start, "end": end}
 
     campaign = begun(folder / name, archive, base, change)
-    campaign.cli("plan")
+    said = campaign.cli("plan")
+    assert "layers.s2_mosaiks: weights fitted on 2023-06-01T00:00:00Z/2023-08-01T00:00:00Z, not on 2023-0" in said
     return campaign
 
 

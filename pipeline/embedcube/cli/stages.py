@@ -119,7 +119,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Make the plan, and print its price and the windows without any scene."""
     from embedcube.campaign.price import describe
     from embedcube.consolidate.changes import table
-    from embedcube.consolidate.reprocess import base_of, changes_since, reference_of, withdrawn_in_words
+    from embedcube.consolidate.reprocess import base_of, changes_since, reference_of, remarks
     from embedcube.prepare.plan import plan as make_plan
     from embedcube.workers.rounds import unusable_in_words
 
@@ -152,7 +152,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 say(f"            layers.{place}: {line}")
         if len(layer.gaps) > _NAMED:
             say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack a part of an archive")
-    for line in withdrawn_in_words(campaign, folder, made):
+    for line in remarks(campaign, folder, made, reference):
         say(f"            {line}")
     if base is not None:
         made = adopt(campaign, folder, made, [base], say)
