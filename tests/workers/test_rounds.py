@@ -262,6 +262,10 @@ def test_damaged_verdicts_are_refused_and_those_of_another_plan_do_not_count(
     for digest in plan_of(campaign).digests:
         write_sealed(campaign.run.verdicts, document | {digest: "0" * 64})
         assert plan_of(campaign).verdicts == Verdicts(), digest
+    older = {name: value for name, value in document.items() if name != "campaign"}
+    write_sealed(campaign.run.verdicts, older)
+    with pytest.raises(RequestError, match=r"verdicts.json: .*another version of embedcube .*`embedcube plan` again"):
+        plan_of(campaign)
     data = bytearray(campaign.run.verdicts.read_bytes())
     data[data.index(b"does not decode")] ^= 1
     campaign.run.verdicts.write_bytes(data)

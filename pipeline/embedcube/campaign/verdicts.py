@@ -102,14 +102,14 @@ def read_verdicts(run: RunDir, digests: Mapping[str, str]) -> Verdicts:
     that is used nowhere so far is in no recipe.
 
     Raises:
-        RequestError: the file is damaged.
+        RequestError: the file is damaged, or of another version of embedcube.
     """
     try:
         document = read_sealed(run.verdicts, "plan")
     except FileNotFoundError:
         return Verdicts()
     try:
-        if any(document.get(name) != digest for name, digest in digests.items()):
+        if {name: document[name] for name in digests} != digests:
             return Verdicts()  # of another plan; after this one's first round it is written anew
         return Verdicts(round=document["round"], scenes=dict(map(_scene, document["scenes"])))
     except (TypeError, KeyError, AttributeError) as error:
