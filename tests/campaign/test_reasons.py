@@ -232,6 +232,32 @@ def test_verdicts() -> None:
     assert _reasons(instead, out)["optical", 0] == Reason(kind="other scenes", added=("s2/a_older",))
 
 
+def test_a_scene_that_is_used_otherwise_instead_of_a_broken_one() -> None:
+    """The older scene fills beside a part of the newer one, and is used whole without it: the verdict is the reason."""
+    older = _scene("a_older", 6, 5)
+    used = {
+        digest: Verdict(archive="s2", scene=SCENES[row].id, scene_digest=SCENES[row].digest, reason="cut", instead=(6,),
+                        instead_digests=(digest,))
+        for row, digest in ((0, older.filling().digest), (1, older.digest))
+    }  # fmt: skip
+    fills = replace(
+        BEFORE, scenes=(*SCENES, older.filling()),
+        verdicts=Verdicts(round=2, scenes={0: used[older.filling().digest]}),
+    )  # fmt: skip
+    whole = replace(
+        BEFORE, scenes=(*SCENES, older),
+        verdicts=Verdicts(round=2, scenes={0: used[older.filling().digest], 1: used[older.digest]}),
+    )  # fmt: skip
+    assert _reasons(whole, fills)["optical", 0] == Reason(kind="other verdict", verdicts=("s2/b",))
+
+
+def test_a_recipe_that_differs_for_no_known_reason_is_not_called_a_verdict() -> None:
+    """As where the recipe in a plan is not the one that its parts give."""
+    account = BEFORE.account()
+    damaged = replace(account, shards=[replace(shard, recipe="0" * 64) for shard in account.shards])
+    assert {one.reason.label for one in compared(account, damaged)} == {"unexplained"}
+
+
 def test_the_order_of_compositing() -> None:
     """The same scenes in another order have another recipe."""
     found = _reasons(replace(BEFORE, scenes=(SCENES[1], SCENES[0], *SCENES[2:])))

@@ -22,6 +22,7 @@ from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
+from embedcube.workers.rounds import not_held_in_words, recorded
 
 ZONE = "s2_mosaiks/grid"
 
@@ -171,7 +172,9 @@ def test_withdrawn_scenes_are_in_no_shard(finished: Campaign) -> None:
     assert answer["changes"][0]["rank_s"] > 0
     after = {shard.place: shard.recipe for shard in in_the_first_round(finished)}
     assert {place for place in before if before[place] != after[place]} == fed
-    assert f"1 scene withdrawn: s2/{ids[row]}" in finished.cli("plan")
+    said = finished.cli("plan")
+    assert f"1 scene withdrawn: s2/{ids[row]}" in said
+    assert f"layers.s2_mosaiks: weights fitted before s2/{ids[row]} was withdrawn: a run from nothing fits its" in said
 
 
 @pytest.mark.slow
@@ -216,6 +219,11 @@ def test_a_base_and_withdrawn_scenes_enter_the_digests_as_they_should(finished: 
     withdrawn = load_campaign(finished.file)
     assert withdrawn.digest != plain.digest
     assert withdrawn.what["withdraw"] == [BROKEN]
+    digests = set()
+    for entries in (["a", "b"], ["b", "a"], ["a", "b", "a"]):
+        finished.change(partial(dict.update, withdraw=entries))
+        digests.add(load_campaign(finished.file).digest)
+    assert len(digests) == 1, "neither order nor repetition asks for anything else"
 
 
 def test_the_verdict_of_a_withdrawn_scene_is_gone(finished: Campaign) -> None:
@@ -235,7 +243,8 @@ def of_month(folder: Path, archive: Path, base: Campaign, name: str, start: str,
         document["windows"] |= {"start": start, "end": end}
 
     campaign = begun(folder / name, archive, base, change)
-    campaign.cli("plan")
+    said = campaign.cli("plan")
+    assert "layers.s2_mosaiks: weights fitted on 2023-06-01T00:00:00Z/2023-08-01T00:00:00Z, not on 2023-0" in said
     return campaign
 
 
@@ -311,6 +320,7 @@ def test_runs_that_do_not_fit_are_refused_with_both_values(
         found: dict[str, Any] = document["layers"]["s2_mosaiks"]
         return found
 
+    refused(lambda document: document.update(campaign="0" * 64), "made for another version of the campaign (00000000")
     refused(lambda document: layer(document).update(batch=9), "layer.batch 9", f"{june.run.root} 4")
     refused(lambda document: layer(document).update(weights="00ff"), "weights 00ff", str(june.run.root))
     refused(lambda document: layer(document)["versions"].update(zarr="1.0"), "versions.zarr 1.0", str(june.run.root))
@@ -348,6 +358,35 @@ def test_two_results_of_one_recipe_are_refused(
     assert done.returncode == 1
     assert f"{june.run.root} (on " in done.stderr
     assert "have different bytes for one recipe" in done.stderr
+
+
+def test_a_renamed_layer_keeps_what_records_say(finished: Campaign) -> None:
+    """Records name the layer as it was called: costs, failed cells and the crate are of the layer as it is now."""
+    run = finished.run
+    finished.change(lambda document: document["layers"].update(optical=document["layers"].pop("s2_mosaiks")))
+    for name in ("safetensors", "json"):
+        shutil.copy(run.weights_folder / f"s2_mosaiks.{name}", run.weights_folder / f"optical.{name}")
+    assert [(row["layer"], row["reason"], row["embed"]) for row in planned(finished)["changes"]] == [
+        ("optical", "unchanged", 0)
+    ]
+    finished.cli("consolidate")
+    crate = run.newest_cube / "provenance" / "crate"
+    assert json.loads((crate / "prov.json").read_text())["activity"]["cube:embed/optical"]["embedcube:shards"] == 30
+    campaign = load_campaign(finished.file)
+    plan = read_plan(campaign, run)
+    recipes = read_recipes(run, plan)
+    records = replace(recorded(run, recipes), not_held={recipes[0]: {"not_finite": 3}, recipes[1]: {"not_finite": 4}})
+    [line] = not_held_in_words(campaign, run, plan, records)
+    assert line.startswith("layers.optical: 7 cells failed: ")
+
+    kept = [line for line in record_lines(run) if json.loads(line)["recipe"] != recipes[0]]
+    (part := sorted(run.parts.glob("*/*/*/records.jsonl"))[0]).write_bytes(b"".join(kept))
+    for other in sorted(run.parts.glob("*/*/*/records.jsonl")):
+        if other != part:
+            other.unlink()
+    [row] = planned(finished)["changes"]
+    assert (row["layer"], row["embed"]) == ("optical", 1)
+    assert row["rank_s"] > 0
 
 
 def test_a_changed_campaign_in_an_old_folder_is_told_what_is_there(finished: Campaign) -> None:

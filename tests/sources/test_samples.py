@@ -21,15 +21,16 @@ from tests.conftest import Campaign, call_cli, cube_bytes
 from tests.sources.stores import S2_BANDS, dates_of, write_store
 
 import embedcube
+from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.schema import Archive
-from embedcube.campaign.zones import columns_of
+from embedcube.campaign.zones import columns_of, zones_of
 from embedcube.cube.arrays import ARRAYS
 from embedcube.cube.reader import Cube
 from embedcube.sources.lists.ssl4eo import Ssl4eo
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import parse_period
-from embedcube.zones import SampleList
+from embedcube.zones import SAMPLES, SampleList
 
 SIDE = 12
 DATES = ("20200415", "20200715")
@@ -321,6 +322,12 @@ def test_two_samples_of_one_id_are_refused(tmp_path: Path) -> None:
     campaign = written(tmp_path, {"s2": s2}, {"one": MOSAIKS | {"cell_px": 8}})
     assert call_cli("index", campaign.file).returncode == 0
     assert "two samples have the id 0000001, in 1-0 and in 2-0" in refused(campaign, "fit")
+    # withdrawn, the second store is left out as if the archive did not have it
+    seconds = tuple(f"2-{date}" for date in range(4))
+    asked = load_campaign(campaign.file).model_copy(update={"withdraw": seconds})
+    listed = zones_of(asked, "one", read_inventory(asked, campaign.run))[SAMPLES]
+    assert isinstance(listed, SampleList)
+    assert listed.ids == ("0000001", "0000011")
 
 
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:

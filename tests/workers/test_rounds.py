@@ -32,7 +32,9 @@ from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_of_reci
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, recipe_without, write_verdicts
+from embedcube.consolidate.accounts import account_of_run
 from embedcube.errors import RequestError, WorkError
+from embedcube.prepare.plan import plan as make_plan
 from embedcube.workers.rounds import named, new_verdicts, next_round, recorded
 
 CORNER = (400_000.0, 5_600_000.0)
@@ -242,8 +244,9 @@ def test_verdicts_that_are_lost_are_found_again_without_embedding(finished: Camp
     campaign.run.verdicts.unlink()
     campaign.cli("consolidate")
     assert campaign.run.verdicts.read_bytes() == written
-    campaign.cli("plan")
+    made = make_plan(load_campaign(campaign.file), campaign.run)
     assert campaign.run.verdicts.read_bytes() == written, "the same shards"
+    assert made.verdicts == plan_of(campaign).verdicts != Verdicts(), "what `plan` does next is of the same round"
     campaign.run.verdicts.unlink()
     assert json.loads(campaign.cli("embed", "--json"))["rounds"] == 2
     campaign.cli("consolidate")
@@ -259,6 +262,10 @@ def test_damaged_verdicts_are_refused_and_those_of_another_plan_do_not_count(
     for digest in plan_of(campaign).digests:
         write_sealed(campaign.run.verdicts, document | {digest: "0" * 64})
         assert plan_of(campaign).verdicts == Verdicts(), digest
+    older = {name: value for name, value in document.items() if name != "campaign"}
+    write_sealed(campaign.run.verdicts, older)
+    with pytest.raises(RequestError, match=r"verdicts.json: .*another version of embedcube .*`embedcube plan` again"):
+        plan_of(campaign)
     data = bytearray(campaign.run.verdicts.read_bytes())
     data[data.index(b"does not decode")] ^= 1
     campaign.run.verdicts.write_bytes(data)
@@ -418,6 +425,8 @@ def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path:
     loaded, plan = load_campaign(campaign.file), plan_of(campaign)
     row_of = {scene.id: row for row, scene in enumerate(read_inventory(loaded, campaign.run))}
     assert plan.verdicts.instead == plan.verdicts.filling == frozenset((row_of[whole],))
+    used = account_of_run(loaded, campaign.run, plan).scenes[row_of[whole]]
+    assert used.digest == plan.verdicts.scenes[row_of[upper]].instead_digests[0], "reasons compare it as it is used"
     to_degrees = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True).transform
     for y, shows in ((200, whole), (half * 10 + 200, lower)):
         answer = json.loads(finished_explain(campaign, *to_degrees(west + 200, north - y)))
@@ -436,11 +445,11 @@ def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path:
     assert next_round(first, found).rows([row_of[upper], row_of[lower]]) == [row_of[id] for id in (upper, whole, lower)]
     # a half is withdrawn: the older one fills from the beginning, and is then found broken as it was used
     asked = loaded.model_copy(update={"withdraw": (upper,)})
-    scene = read_inventory(asked, campaign.run)[row_of[whole]]
-    assert scene.digest != scenes[row_of[whole]].digest
-    filling = Quarantined(archive="s2", scene=whole, scene_digest=scene.digest, reason="B02: broken")
+    digest = read_inventory(asked, campaign.run)[row_of[whole]].digest
+    assert digest != scenes[row_of[whole]].digest
+    filling = Quarantined(archive="s2", scene=whole, scene_digest=digest, reason="B02: broken")
     found = new_verdicts(asked, campaign.run, first, [filling])
-    assert {row: verdict.scene_digest for row, verdict in found.items()} == {row_of[whole]: scene.digest}
+    assert {row: verdict.scene_digest for row, verdict in found.items()} == {row_of[whole]: digest}
 
 
 def test_a_retry_of_one_task_is_refused_and_changes_nothing(finished: Campaign) -> None:

@@ -14,6 +14,9 @@ from embedcube.errors import RequestError
 from embedcube.printable import listed, printable, without_credentials
 from embedcube.windows import moment, utc
 
+Ids = Annotated[tuple[str, ...], AfterValidator(lambda ids: tuple(sorted(set(ids))))]
+"""Ids in any order, each once: two lists of the same ids are the same request."""
+
 _YAML_BYTES = 16 << 20
 """largest YAML file: a region of a million corners has less"""
 

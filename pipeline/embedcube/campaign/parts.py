@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -248,15 +248,6 @@ def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]
         if recipe in recipes and (recipe not in found or _missed(document) < _missed(found[recipe])):
             found[recipe] = {name: document[name] for name in ("quarantined", *names)}
     return found
-
-
-def cells_not_held(documents: Iterable[dict[str, Any]]) -> Counter[tuple[str, str]]:
-    """The failed cells whose vector cannot be stored, by layer and reason; records need `shard` and `not_held`."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for document in documents:
-        layer, _, _ = document["shard"].partition("/")
-        counts.update({(layer, reason): count for reason, count in document["not_held"].items()})
-    return counts
 
 
 def _missed(document: dict[str, Any]) -> tuple[int, tuple[str, ...]]:

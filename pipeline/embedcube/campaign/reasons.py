@@ -16,9 +16,9 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_layout
 from embedcube.zones import SAMPLES
 
-Kind = Literal["unchanged", "new", "gone", "other recipe", "other scenes", "other verdict"]
+Kind = Literal["unchanged", "new", "gone", "other recipe", "other scenes", "other verdict", "unexplained"]
 
-KINDS: tuple[Kind, ...] = ("new", "gone", "other recipe", "other scenes", "other verdict", "unchanged")
+KINDS: tuple[Kind, ...] = ("new", "gone", "other recipe", "other scenes", "other verdict", "unexplained", "unchanged")
 """All kinds of reasons, in the order in which tables list them."""
 
 
@@ -40,7 +40,8 @@ class Reason:
     """Why the recipe of a shard differs. Scenes are named "<archive>/<id>"."""
 
     kind: Kind
-    """the first that applies of: new, gone, other recipe, other scenes, other verdict, unchanged"""
+    """the first that applies of: new, gone, other recipe, other scenes, other verdict, unchanged; unexplained where the
+    recipes differ and nothing that is known of the two sides does"""
     keys: tuple[str, ...] = ()
     """what decides the bytes of all shards of the layer and differs: keys of *what* (`archives.s2.mask.clear`), and
     `weights`, `program`, `plugins`, `versions.<package>`; `samples` where a list has other samples at its place"""
@@ -252,7 +253,7 @@ def _other_software(before: Sequence[_Input], after: Sequence[_Input]) -> Iterat
 def _reason(keys: tuple[str, ...], before: Sequence[_Input], after: Sequence[_Input]) -> Reason:
     """The reason for a shard of both sides, from the keys that differ and the scenes of each side."""
     old, new = _by_name(before), _by_name(after)
-    changed, verdicts = [], []
+    changed, verdicts = list[str](), list[str]()
     for name in (name for name in new if name in old):
         if [one.usable for one in old[name]] != [one.usable for one in new[name]]:
             verdicts.append(name)
@@ -260,7 +261,11 @@ def _reason(keys: tuple[str, ...], before: Sequence[_Input], after: Sequence[_In
             changed.append(name)
     added, removed = _only(new, old, bool(verdicts)), _only(old, new, bool(verdicts))
     reordered = [one.name for one in before if one.name in new] != [one.name for one in after if one.name in old]
-    kind: Kind = "other scenes" if added or removed or changed or reordered else "other verdict"
+    if verdicts:  # what is used instead of a broken scene may be used otherwise: to fill, or not
+        changed = [name for name in changed if not any(one.instead for one in (*old[name], *new[name]))]
+    kind: Kind = "other verdict" if verdicts else "unexplained"
+    if added or removed or changed or reordered:
+        kind = "other scenes"
     return Reason(
         kind="other recipe" if keys else kind, keys=keys, added=added, removed=removed, changed=tuple(changed),
         verdicts=tuple(verdicts), reordered=reordered,

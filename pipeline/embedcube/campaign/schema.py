@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from embedcube.campaign.fields import Block, Crs, Links, Time, nearest
+from embedcube.campaign.fields import Block, Crs, Ids, Links, Time, nearest
 from embedcube.campaign.how import How
 from embedcube.campaign.periods import Period, WindowSteps
 from embedcube.campaign.scene import Scene
@@ -239,7 +239,7 @@ class Campaign(Block):
     """time axis of the cube: windows at regular steps (start, end, step), or a list of [start, end], sorted by start"""
     layers: dict[Name, Layer] = Field(min_length=1)
     """the layers; you choose their names, for example s2_mosaiks, and each is a group of the cube"""
-    withdraw: tuple[str, ...] = ()
+    withdraw: Ids = ()
     """ids of scenes that are left out, as if the archive did not have them: [S2A_..., s1/S1A_...], where the name of an
     archive before the id means this archive alone. `plan` names them, and the cube tells of them"""
     how: How = How()

@@ -102,14 +102,14 @@ def read_verdicts(run: RunDir, digests: Mapping[str, str]) -> Verdicts:
     that is used nowhere so far is in no recipe.
 
     Raises:
-        RequestError: the file is damaged.
+        RequestError: the file is damaged, or of another version of embedcube.
     """
     try:
         document = read_sealed(run.verdicts, "plan")
     except FileNotFoundError:
         return Verdicts()
     try:
-        if any(document.get(name) != digest for name, digest in digests.items()):
+        if {name: document[name] for name in digests} != digests:
             return Verdicts()  # of another plan; after this one's first round it is written anew
         return Verdicts(round=document["round"], scenes=dict(map(_scene, document["scenes"])))
     except (TypeError, KeyError, AttributeError) as error:
@@ -127,14 +127,15 @@ def forget_verdicts(run: RunDir) -> None:
     run.verdicts.unlink(missing_ok=True)
 
 
-def forget_other_verdicts(run: RunDir, digests: Mapping[str, str]) -> None:
-    """Remove a file that is damaged, or of another plan than the one with these digests."""
+def keep_verdicts(run: RunDir, digests: Mapping[str, str]) -> Verdicts:
+    """The verdicts that are there of the plan with these digests; a file that is damaged or of another is removed."""
     try:
-        of_this_plan = bool(read_verdicts(run, digests).scenes)
+        kept = read_verdicts(run, digests)
     except RequestError:
-        of_this_plan = False  # damaged: the first round finds them again
-    if not of_this_plan:
+        kept = Verdicts()  # damaged: the first round finds them again
+    if not kept.scenes:
         forget_verdicts(run)
+    return kept
 
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from embedcube.campaign.scene import Listed, Scene
-from embedcube.campaign.schema import Campaign, grid_names, make_grid, make_layout
+from embedcube.campaign.schema import Campaign, Layer, grid_names, make_grid, make_layout
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, is_geographic, to_degrees
 from embedcube.zones import SAMPLES, UNDATED, SampleList
@@ -21,6 +21,11 @@ def layout_of(campaign: Campaign, layer: str) -> ShardLayout:
     return replace(make_layout(campaign.layers[layer]), apart=campaign.grid_of(layer).crs == SAMPLES)
 
 
+def own_scenes(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
+    """The scenes of the layer's archives, without those that the campaign withdraws."""
+    return [scene for scene in scenes if scene.archive in layer.archives and not scene.withdrawn]
+
+
 def zones_of(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> dict[str, Grid | SampleList]:
     """The zones of a layer that its `scenes` touch, by name: one, or one for each UTM zone.
 
@@ -28,7 +33,7 @@ def zones_of(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> dict[st
         RequestError: the grid is `samples` and a scene is of no list, or the other way round; or two samples of an
             archive have one id, or one sample lies at two places; or no chip of an archive is as large as chip_px.
     """
-    own = [scene for scene in scenes if scene.archive in campaign.layers[layer].archives]
+    own = own_scenes(campaign.layers[layer], scenes)
     asked = campaign.grid_of(layer).crs == SAMPLES
     for scene in own:
         if bool(scene.samples) != asked and not (scene.verdict and not scene.samples):
@@ -51,7 +56,7 @@ def sample_list(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> Samp
 
     So samples that lie in one file are neighbours in the cube, and a file that is added at the end moves no sample.
     """
-    scenes = [scene for scene in scenes if scene.archive in campaign.layers[layer].archives]
+    scenes = own_scenes(campaign.layers[layer], scenes)
     first: dict[str, Listed] = {}
     held: dict[tuple[str, str, str], tuple[Scene, Listed]] = {}
     for archive in campaign.layers[layer].archives:

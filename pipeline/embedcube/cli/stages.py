@@ -119,7 +119,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
     """Make the plan, and print its price and the windows without any scene."""
     from embedcube.campaign.price import describe
     from embedcube.consolidate.changes import table
-    from embedcube.consolidate.reprocess import base_of, changes_since, reference_of, withdrawn_in_words
+    from embedcube.consolidate.reprocess import base_of, changes_since, reference_of, remarks
     from embedcube.prepare.plan import plan as make_plan
     from embedcube.workers.rounds import unusable_in_words
 
@@ -152,7 +152,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
                 say(f"            layers.{place}: {line}")
         if len(layer.gaps) > _NAMED:
             say(f"            layers.{name}: {len(layer.gaps)} of {len(windows)} windows lack a part of an archive")
-    for line in withdrawn_in_words(campaign, folder, made):
+    for line in remarks(campaign, folder, made, reference):
         say(f"            {line}")
     if base is not None:
         made = adopt(campaign, folder, made, [base], say)
@@ -212,8 +212,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     from embedcube.campaign.parts import recorded_recipes
     from embedcube.campaign.plan import read_plan, read_recipes, tasks_undone
     from embedcube.campaign.verdicts import forget_verdicts
-    from embedcube.cube.encoding import why_not_held
-    from embedcube.workers.rounds import begin_next_round, named, new_verdicts, recorded, refuse_unusable
+    from embedcube.workers import rounds
     from embedcube.workers.starting import servers_kept
 
     if task is not None:
@@ -221,7 +220,7 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     if campaign.how.retry_quarantined:
         forget_verdicts(folder)
     made = read_plan(campaign, folder)
-    refuse_unusable(campaign, folder, made)
+    rounds.refuse_unusable(campaign, folder, made)
     tasks, settled = tuple(range(made.tasks)), False
     # one import of torch is enough for the ranks of all tasks and rounds
     with servers_kept():
@@ -231,23 +230,21 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
             # another process may have begun the next round meanwhile
             made = read_plan(campaign, folder)
             recipes = read_recipes(folder, made)
-            records = recorded(folder, recipes)
+            records = rounds.recorded(folder, recipes)
             if records.count == len(set(recipes)):
-                refuse_unusable(campaign, folder, made, records.unusable)
-                if found := new_verdicts(campaign, folder, made, records.broken):
-                    begin_next_round(folder, made, found)
+                rounds.refuse_unusable(campaign, folder, made, records.unusable)
+                if found := rounds.new_verdicts(campaign, folder, made, records.broken):
+                    rounds.begin_next_round(folder, made, found)
                     made = read_plan(campaign, folder)
-                    say(
-                        f"            {named(found)}: out for all; round {made.verdicts.round} embeds again what it fed"
-                    )
+                    again = f"round {made.verdicts.round} embeds again what it fed"
+                    say(f"            {rounds.named(found)}: out for all; {again}")
                 settled = not found
             tasks = tasks_undone(folder, made, recorded_recipes(folder))
     bad = {one.scene: one.reason for one in records.unusable}
     for scene, reason in sorted(bad.items()):
         say(f"            quarantined {scene}: {reason}")
-    for (layer, reason), count in records.not_held.items():
-        why = why_not_held(campaign.layers[layer].encoding)[reason]
-        say(f"            layers.{layer}: {count:,} cells failed: {why}")
+    for line in rounds.not_held_in_words(campaign, folder, made, records):
+        say(f"            {line}")
     return {"shards": len(recipes), "quarantined": bad, "rounds": made.verdicts.round}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from embedcube.campaign.base import Base
-from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import Plan, Shard, read_any_plan, read_shards
 from embedcube.campaign.reasons import Account
@@ -21,7 +21,22 @@ UNREADABLE = (RequestError, OSError, RuntimeError, LookupError, ValueError, Type
 def account_of_run(campaign: Campaign, run: RunDir, plan: Plan) -> Account:
     """What the plan of a run folder says of its shards, in the present round."""
     shards = (shard for group in read_shards(run, plan) for shard in group)
-    return Account(campaign=campaign, plan=plan, scenes=read_inventory(campaign, run, plan.inventory), shards=shards)
+    return Account(campaign=campaign, plan=plan, scenes=scenes_as_planned(campaign, run, plan), shards=shards)
+
+
+def asked_and_planned(run: RunDir) -> tuple[Campaign, Plan]:
+    """The campaign of an earlier run folder, and the plan that was made for it.
+
+    Raises:
+        RequestError: one of them cannot be read, or the campaign has changed since the plan was made.
+    """
+    campaign, plan = load_campaign(run.campaign, mounted=False), read_any_plan(run)
+    if plan.campaign != campaign.digest:
+        raise RequestError(
+            f"{run.plan}: made for another version of the campaign ({plan.campaign[:12]}, {run.campaign.name} now says "
+            f"{campaign.digest[:12]}); run `embedcube plan` there"
+        )
+    return campaign, plan
 
 
 def account_of_cube(cube: Cube) -> Account:
@@ -44,8 +59,8 @@ def account_of_base(base: Base) -> Account:
     """
     if base.run is not None and base.has_parts:
         try:
-            campaign = load_campaign(base.run.campaign, mounted=False)
-            return account_of_run(campaign, base.run, read_any_plan(base.run))
+            campaign, plan = asked_and_planned(base.run)
+            return account_of_run(campaign, base.run, plan)
         except RequestError:
             if base.cube is None:
                 raise

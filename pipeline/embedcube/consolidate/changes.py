@@ -63,6 +63,7 @@ def changes(
     """
     groups: dict[tuple[str, Kind, tuple[str, ...]], Change] = {}
     inputs: dict[int, set[int]] = defaultdict(set)
+    layer_of: dict[str, str] = {}
     for one in found:
         shard = one.later or one.earlier
         assert shard is not None
@@ -70,12 +71,13 @@ def changes(
         key = (shard.layer, reason.kind, reason.keys)
         change = groups.setdefault(key, Change(layer=shard.layer, kind=reason.kind, keys=reason.keys))
         change.shards += 1
+        layer_of |= {side.recipe: shard.layer for side in (one.earlier, one.later) if side is not None}
         change.scenes += [name for name in _scenes(reason) if name not in change.scenes]
         if one.later is not None and one.later.recipe not in done:
             change.embed += 1
             change.cells += plan.layers[one.later.layer].layout.shard_cells ** 2
             inputs[id(change)].update(one.later.scenes)
-    rates = _rank_seconds(records) if any(change.embed for change in groups.values()) else {}
+    rates = _rank_seconds(records, layer_of) if any(change.embed for change in groups.values()) else {}
     for change in groups.values():
         change.input_bytes = sum(asset.size for row in inputs[id(change)] for asset in scenes[row].assets)
         if change.layer in rates:
@@ -94,15 +96,17 @@ def _scenes(reason: Reason) -> list[str]:
     return [f"{word} {name}" for word, names in lists.items() for name in names]
 
 
-def _rank_seconds(records: Iterable[Mapping[str, Any]]) -> Mapping[str, float]:
+def _rank_seconds(records: Iterable[Mapping[str, Any]], layer_of: Mapping[str, str]) -> Mapping[str, float]:
     """For each layer that has records, the seconds that a rank takes for a shard, about.
 
+    `layer_of` has the layer of a recipe: a record names its layer as it was called when the shard was embedded.
     Steps of several shards overlap, so their sum is scaled to the time that ranks were at work.
     """
     steps: dict[str, list[float]] = defaultdict(list)
     spans: dict[tuple[str, str, int], tuple[datetime, datetime]] = {}
     for record in islice(records, _RECORDS):
-        steps[record["shard"].partition("/")[0]].append(sum(record["seconds"].values()))
+        layer = layer_of.get(record["recipe"], record["shard"].partition("/")[0])
+        steps[layer].append(sum(record["seconds"].values()))
         start, end = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
         rank = (record["host"], record["attempt"], record["rank"])
         first, last = spans.get(rank, (start, end))

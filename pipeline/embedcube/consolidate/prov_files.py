@@ -8,7 +8,7 @@ are under the digests of `provenance/files`.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Told:
     version: str
     """name of the cube"""
     scenes: int
-    records: Sequence[Record]
+    records: Mapping[str, Sequence[Record]]
+    """by layer of the cube; a record may name its layer otherwise, as it was called when the shard was embedded"""
 
 
 def write_files(told: Told, folder: Path) -> None:
@@ -68,7 +69,7 @@ def _layers(told: Told) -> list[RunOfLayer]:
             backbone=str(told.campaign.layers[name].backbone["name"]),
             archives=told.campaign.layers[name].archives,
             weights=layer.weights,
-            records=[record for record in told.records if record.shard.partition("/")[0] == name],
+            records=told.records[name],
         )
         for name, layer in told.plan.layers.items()
     ]
@@ -78,9 +79,10 @@ def _graph(told: Told) -> ProvGraph:
     """PROV of the whole cube: its layers, what they were made of, and the tables with all scenes and shards."""
     graph = ProvGraph(told.version)
     collection = {"prov:type": typed("prov:Collection")}
+    shards = sum(map(len, told.records.values()))
     cube = graph.add(
         "entity", "cube:cube", f"cube {told.version}",
-        collection | {"campaign_sha256": told.campaign.digest, "shards": len(told.records), "scenes": told.scenes},
+        collection | {"campaign_sha256": told.campaign.digest, "shards": shards, "scenes": told.scenes},
     )  # fmt: skip
     plan = graph.add(
         "entity", "cube:campaign", f"campaign {told.campaign.campaign}",

@@ -126,8 +126,8 @@ def write_provenance(
     _write_links(group, scenes, made)
     _write_resampling(group, campaign, plan, scenes, made)
     _write_texts(group, "weights", weights.values(), bytes)
-    records = [m.record for m in made]
-    version = version_of(campaign, records)
+    version = version_of(campaign, [m.record for m in made])
+    records = {name: [m.record for m in made if m.shard.layer == name] for name in plan.layers}
     told = Told(campaign=campaign, plan=plan, version=version, scenes=len(scenes), records=records)
     group.create_group(FOLDER)
     write_files(told, cube / "provenance" / FOLDER)

@@ -12,8 +12,9 @@ from embedcube.campaign.parts import recorded_recipes, scan_documents
 from embedcube.campaign.plan import Plan, digest_of_recipes, read_plan_columns, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.schema import Campaign
+from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.campaign.verdicts import Verdicts
+from embedcube.campaign.withdrawn import matches
 from embedcube.consolidate.accounts import UNREADABLE, account_of_base, account_of_cube, account_of_run
 from embedcube.consolidate.adopt import Adopted, adopt
 from embedcube.consolidate.changes import Change, changes
@@ -118,7 +119,13 @@ def has_full_digests(base: Base | None) -> bool:
     return bool(scenes) and not any(scene.weak or scene.declared for scene in scenes)
 
 
-def withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[str]:
+def remarks(campaign: Campaign, run: RunDir, plan: Plan, reference: Reference | None) -> Iterator[str]:
+    """What `plan` says of scenes that are withdrawn, and of weights that a run from nothing would not have."""
+    yield from _withdrawn_in_words(campaign, run, plan)
+    yield from _weights_in_words(campaign, run, plan, reference)
+
+
+def _withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[str]:
     """Which scenes of the inventory the campaign withdraws, and which are used instead."""
     if not campaign.withdraw:
         return
@@ -129,3 +136,29 @@ def withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[
     yield f"{len(out)} scene{'s'[: len(out) > 1]} withdrawn: {listed(out, _NAMED)}"
     if instead:
         yield f"used instead: {listed(instead, _NAMED)}"
+
+
+def _weights_in_words(campaign: Campaign, run: RunDir, plan: Plan, reference: Reference | None) -> Iterator[str]:
+    """The layers whose weights are kept, and would be fitted otherwise in a run from nothing, as far as is known."""
+    earlier = reference.account if reference else None
+    kept = {layer.weights for layer in earlier.plan.layers.values()} if earlier else set()
+    scenes = read_inventory(campaign, run, plan.inventory) if earlier and campaign.withdraw else None
+    withdrawn = [scenes[row] for row in sorted(scenes.used_otherwise) if scenes[row].withdrawn] if scenes else []
+    for name, layer in plan.layers.items():
+        if not layer.fitted_on or campaign.layers[name].weights:
+            continue  # a run from nothing takes the same file
+        why = []
+        if layer.fitted_on != (period := period_of_fit(campaign, name)):
+            why.append(f"fitted on {layer.fitted_on}, not on {period}")
+        newly = [
+            f"{scene.archive}/{scene.id}"
+            for scene in withdrawn
+            if scene.archive in campaign.layers[name].archives
+            and earlier is not None
+            and layer.weights in kept
+            and not matches(earlier.campaign.withdraw, scene.archive, scene.id)
+        ]
+        if newly:
+            why.append(f"fitted before {listed(newly, _NAMED)} {'were' if len(newly) > 1 else 'was'} withdrawn")
+        if why:
+            yield f"layers.{name}: weights {' and '.join(why)}: a run from nothing fits its own"

@@ -12,7 +12,7 @@ from embedcube.backbones.base import FitSample, Weights, make_inputs
 from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, period_of_fit, windows_of_fit
-from embedcube.campaign.zones import listed_in, zones_of
+from embedcube.campaign.zones import listed_in, own_scenes, zones_of
 from embedcube.errors import RequestError, StartAgain, WorkError
 from embedcube.grid import Grid, ShardLayout
 from embedcube.kernel.layer import LayerContext
@@ -65,7 +65,7 @@ def fit_sample(
     inputs = make_inputs(campaign, name)
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
-    own = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    own = own_scenes(campaign.layers[name], scenes)
     zones = zones_of(campaign, name, scenes)
     context = make_context(
         campaign, name, list(zones), nothing, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)

@@ -8,6 +8,7 @@ import pyarrow.compute
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.zones import own_scenes
 from embedcube.sources.base import counted_archives
 from embedcube.sources.era5.gaps import missing_steps
 from embedcube.windows import Window
@@ -20,7 +21,7 @@ def gaps_of(
 
     `tables` have the shards of the layer; only scenes of one of them count.
     """
-    own = [scene for scene in scenes if scene.archive in campaign.layers[name].archives]
+    own = own_scenes(campaign.layers[name], scenes)
     found = missing_steps(campaign, name, own)
     linked = [pyarrow.compute.list_flatten(table["scenes"]).to_numpy() for table in tables]
     used = [scenes[i] for i in np.unique(np.concatenate(linked)).tolist()] if linked else []

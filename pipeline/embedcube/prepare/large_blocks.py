@@ -26,13 +26,14 @@ def decoded_at_once(asset: Asset, threads: int) -> int:
 def refuse_too_large(scenes: Sequence[Scene], how: How) -> None:
     """Raise a RequestError if a rank has too little memory for the blocks of a usable scene; it says how much it needs.
 
+    Scenes that the campaign withdraws do not count.
     Where a rank has no memory for data at all, `plan` says that of its shards.
     """
     beside = PROCESS_BYTES + (how.cache_mb << 20)
     for_data, threads = how.mem_bytes_per_rank - beside, how.threads_per_rank
     if for_data <= 0:
         return
-    usable = [scene for scene in scenes if not scene.verdict]
+    usable = [scene for scene in scenes if not scene.verdict and not scene.withdrawn]
     of_scene = [max((decoded_at_once(asset, threads) for asset in scene.assets), default=0) for scene in usable]
     largest = max(of_scene, default=0)
     if largest * _SHARE > for_data:

@@ -20,7 +20,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.tables import inventory_digest
-from embedcube.campaign.zones import listed_in, zones_of
+from embedcube.campaign.zones import listed_in, own_scenes, zones_of
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
 from embedcube.grid import Grid
@@ -47,7 +47,7 @@ from embedcube.prepare.price import (
 )
 from embedcube.prepare.program import Program, program_of
 from embedcube.prepare.resampled import resampled_on
-from embedcube.prepare.shards import cut_all, own_scenes
+from embedcube.prepare.shards import cut_all
 from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
 from embedcube.printable import listed
 from embedcube.sources.era5.steps import refuse_long_steps

@@ -15,7 +15,7 @@ from shapely import affinity
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.plan import Ints, Shards
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Layer, Region, make_layout
+from embedcube.campaign.schema import Campaign, Region, make_layout
 from embedcube.errors import RequestError
 from embedcube.grid import (
     UTM_NORTH,
@@ -114,11 +114,6 @@ def cut(
     reach = shards_touching(grid, layout, footprints.boxes, layout.halo_px)
     reach = np.clip(reach - [place.row, place.col, place.row, place.col], 0, [place.rows, place.cols] * 2)
     return _linked(footprints, campaign.all_windows, reach, wanted, place), place
-
-
-def own_scenes(layer: Layer, scenes: Sequence[Scene]) -> list[Scene]:
-    """The scenes of the layer's archives."""
-    return [scene for scene in scenes if scene.archive in layer.archives]
 
 
 def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, float, int]:

@@ -13,7 +13,7 @@ from embedcube.campaign.plan import Ints, Plan, Shards
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.seals import write_sealed
-from embedcube.campaign.verdicts import forget_other_verdicts
+from embedcube.campaign.verdicts import keep_verdicts
 from embedcube.prepare.draw_groups import assign
 
 
@@ -63,7 +63,7 @@ def in_draw_order(table: pyarrow.Table, tasks: int) -> pyarrow.Table:
 
 
 def write_plan(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
-    """Write the files of the plan, and return the plan with their digests.
+    """Write the files of the plan, and return the plan with their digests and with the verdicts that are kept.
 
     Killed before plan.json is replaced, `plan` leaves the last plan as it was. Killed between plan.json and
     plan.parquet, it leaves two that do not agree: every reader sees that, and so does a job of the last plan.
@@ -75,5 +75,4 @@ def write_plan(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
         result = replace(result, files={run.plan.name: digest})
         write_sealed(run.plan_summary, result.summary)
     run.pilot.unlink(missing_ok=True)
-    forget_other_verdicts(run, result.digests)
-    return result
+    return replace(result, verdicts=keep_verdicts(run, result.digests))

@@ -14,6 +14,7 @@ from embedcube.grid import to_degrees
 if TYPE_CHECKING:
     import geopandas
 
+    from embedcube.campaign.plan import Plan
     from embedcube.campaign.run_folder import RunDir
     from embedcube.campaign.schema import Campaign
     from embedcube.cube.reader import Cube
@@ -79,7 +80,7 @@ def lineage_in_plan(campaign: "Campaign", run: "RunDir", asked: str) -> Lineage:
     from embedcube.campaign.plan import read_plan, read_shards
 
     plan = read_plan(campaign, run)
-    scene = _planned_scene(campaign, run, plan.inventory, asked)
+    scene = _planned_scene(campaign, run, plan, asked)
     windows = [window.short for window in campaign.all_windows]
     fed = []
     for shard in (shard for group in read_shards(run, plan) for shard in group if scene.row in shard.scenes):
@@ -99,12 +100,12 @@ def _order(one: Fed) -> tuple[str, str, int, int, int]:
     return one.at.layer, one.at.zone, one.at.t, one.at.iy, one.at.ix
 
 
-def _planned_scene(campaign: "Campaign", run: "RunDir", inventory: str, asked: str) -> KnownScene:
-    from embedcube.campaign.inventory import read_inventory
+def _planned_scene(campaign: "Campaign", run: "RunDir", plan: "Plan", asked: str) -> KnownScene:
+    from embedcube.campaign.inventory import scenes_as_planned
     from embedcube.campaign.tables import read_columns
 
-    scenes = read_inventory(campaign, run, inventory)
-    table = read_columns(run.inventory, inventory, ("embedcube:archive", "id"), "index")
+    scenes = scenes_as_planned(campaign, run, plan)
+    table = read_columns(run.inventory, plan.inventory, ("embedcube:archive", "id"), "index")
     names = zip(table["embedcube:archive"].to_pylist(), table["id"].to_pylist(), strict=True)
     rows = [row for row, (archive, name) in enumerate(names) if asked in f"{archive}/{name}"]
     found = (

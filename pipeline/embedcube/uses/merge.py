@@ -8,16 +8,15 @@ from pathlib import Path
 
 from embedcube.campaign.base import Base, open_base
 from embedcube.campaign.inventory import read_inventory, write_inventory
-from embedcube.campaign.load import load_campaign
 from embedcube.campaign.partial_runs import PartialRun, refuse_unlike
 from embedcube.campaign.parts import recorded_recipes
-from embedcube.campaign.plan import Plan, Shard, read_any_plan, read_shards
+from embedcube.campaign.plan import Plan, Shard, read_shards
 from embedcube.campaign.reasons import compared
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.seals import read_digested
-from embedcube.consolidate.accounts import account_of_run
+from embedcube.consolidate.accounts import account_of_run, asked_and_planned
 from embedcube.consolidate.adopt import Adopted, adopt
 from embedcube.consolidate.offers import Offer, offers_of
 from embedcube.errors import RequestError, WorkError
@@ -37,7 +36,8 @@ def open_parts(paths: Sequence[Path], whole: RunDir) -> list[Part]:
     """The runs that are merged, each with its campaign and plan.
 
     Raises:
-        RequestError: a path is no run folder, has no plan, is named twice, or is that of the whole campaign.
+        RequestError: a path is no run folder, has no plan or one of another version of its campaign, is named twice, or
+            is that of the whole campaign.
     """
     parts: list[Part] = []
     for path in paths:
@@ -50,9 +50,8 @@ def open_parts(paths: Sequence[Path], whole: RunDir) -> list[Part]:
             )
         if base.run.root in (part.run.root for part in parts):
             raise RequestError(f"{path}: named twice")
-        campaign = load_campaign(base.run.campaign, mounted=False)
-        asked = PartialRun(path=path, campaign=campaign, plan=read_any_plan(base.run))
-        parts.append(Part(base=base, run=base.run, partial=asked))
+        campaign, plan = asked_and_planned(base.run)
+        parts.append(Part(base=base, run=base.run, partial=PartialRun(path=path, campaign=campaign, plan=plan)))
     return parts
 
 
@@ -166,7 +165,7 @@ def refuse_missing(campaign: Campaign, run: RunDir, plan: Plan, parts: Sequence[
     left = {shard.recipe: shard for shard in missing}
     for part in parts:
         of_run: dict[str, list[Shard]] = defaultdict(list)
-        theirs = account_of_run(part.partial.campaign, part.run, read_any_plan(part.run))
+        theirs = account_of_run(part.partial.campaign, part.run, part.partial.plan)
         for one in compared(theirs, account_of_run(campaign, run, plan)):
             if one.later is not None and one.earlier is not None and one.later.recipe in recipes & left.keys():
                 del left[one.later.recipe]

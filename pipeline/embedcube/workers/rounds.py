@@ -13,13 +13,14 @@ import pyarrow
 import pyarrow.compute
 
 from embedcube.campaign.inventory import read_names, scenes_as_planned, unplaced_scenes, unusable_scenes
-from embedcube.campaign.parts import Quarantined, best_documents, cells_not_held, over_budget
-from embedcube.campaign.plan import Plan, planned_scenes, read_recipes
+from embedcube.campaign.parts import Quarantined, best_documents, over_budget
+from embedcube.campaign.plan import Plan, planned_scenes, read_plan_columns, read_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
 from embedcube.campaign.verdicts import MOST_ROUNDS, Verdict, Verdicts, write_verdicts
 from embedcube.campaign.withdrawn import uses_without
+from embedcube.cube.encoding import why_not_held
 from embedcube.errors import WorkError
 from embedcube.printable import printable
 
@@ -46,20 +47,34 @@ class Recorded:
     """for each shard, the scenes that it missed"""
     broken: tuple[Quarantined, ...]
     """the same without the shards that killed their ranks: nobody knows which of their scenes is the cause"""
-    not_held: Counter[tuple[str, str]]
-    """by layer and reason, the failed cells whose vector cannot be stored"""
+    not_held: Mapping[str, Mapping[str, int]]
+    """by recipe and reason, the failed cells whose vector cannot be stored"""
 
 
 def recorded(run: RunDir, recipes: Iterable[str]) -> Recorded:
     """What the record of each of these recipes says, as far as there is one."""
-    documents = best_documents(run, set(recipes), ("refused", "shard", "not_held")).values()
-    pairs = [(Quarantined(**one), document["refused"]) for document in documents for one in document["quarantined"]]
+    documents = best_documents(run, set(recipes), ("refused", "not_held"))
+    pairs = [(Quarantined(**one), each["refused"]) for each in documents.values() for one in each["quarantined"]]
     return Recorded(
         count=len(documents),
         unusable=tuple(one for one, _ in pairs),
         broken=tuple(one for one, refused in pairs if not refused),
-        not_held=cells_not_held(documents),
+        not_held={recipe: each["not_held"] for recipe, each in documents.items() if each["not_held"]},
     )
+
+
+def not_held_in_words(campaign: Campaign, run: RunDir, plan: Plan, records: Recorded) -> Iterator[str]:
+    """The failed cells whose vector cannot be stored, by layer of the plan and reason.
+
+    A record may name its layer otherwise: the name is in no recipe, so a layer may have another one since.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    if records.not_held:
+        columns = read_plan_columns(run, plan, ("layer", "recipe"))
+        for layer, recipe in zip(*(columns[name].to_pylist() for name in ("layer", "recipe")), strict=True):
+            counts.update({(layer, reason): count for reason, count in records.not_held.get(recipe, {}).items()})
+    for (layer, reason), count in counts.items():
+        yield f"layers.{layer}: {count:,} cells failed: {why_not_held(campaign.layers[layer].encoding)[reason]}"
 
 
 def refuse_unusable(campaign: Campaign, run: RunDir, plan: Plan, unusable: Collection[Quarantined] = ()) -> None:
