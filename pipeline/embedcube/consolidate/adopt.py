@@ -28,6 +28,9 @@ from embedcube.progress import Progress, silent
 _AT_ONCE = 256
 """shards after which files are flushed to the disk, and records written"""
 
+_WORDS = 1000
+"""most characters of what is said of a shard"""
+
 _THREADS = 4
 """files that are read at once"""
 
@@ -111,7 +114,7 @@ def adopt(
                     adopted.linked += result.linked
                     adopted.copied += result.copied
                 elif recipe not in adopted.recipes:
-                    words = "" if isinstance(result, _Absent) else str(result)
+                    words = "" if isinstance(result, _Absent) else printable(result, _WORDS)
                     adopted.lost[recipe] = words or adopted.lost.get(recipe, "")
             parts.write()
             progress(adopted.shards, total)
@@ -119,7 +122,8 @@ def adopt(
 
 def _refused(offer: Offer, adopted: Adopted) -> bool:
     """Whether the record of an offer cannot be true; it is noted."""
-    if words := unfit(offer.record):
+    words = unfit(offer.record)
+    if words and offer.record.recipe not in adopted.recipes:
         adopted.lost[offer.record.recipe] = printable(f"{offer.record.shard} in {offer.origin}: {words}")
     return bool(words)
 

@@ -166,6 +166,8 @@ def _of_cube(cube: Cube, wanted: Collection[str]) -> Iterator[Offer]:
         for row, line, contributions, shares in zip(range(first, last), *blobs, strict=True):
             if recipes[row] not in wanted or (record := record_of(line + b"\n")) is None:
                 continue  # of another version of embedcube, or damaged
+            if record.recipe != recipes[row]:
+                continue  # of another shard
             zone, *place = places[row]
             at = (place[0], place[1], place[2])
             if not cube.adopted(zone) and zone not in series:
