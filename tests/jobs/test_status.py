@@ -16,6 +16,7 @@ from tests.conftest import Campaign, call_cli, planned_records
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record
 from embedcube.campaign.resolve import open_submitted, write_resolved
+from embedcube.campaign.run_folder import RunDir
 from embedcube.jobs import at_work
 from embedcube.jobs.queue import Element
 from embedcube.jobs.rate import seconds_left, speed
@@ -321,6 +322,18 @@ def test_a_process_of_this_machine_is_at_work(done: Campaign, tmp_path: Path) ->
         (processes / f"{number}" / "cwd").symlink_to(tmp_path)
         (processes / f"{number}" / "fd" / "2").symlink_to(run.rank_log(0, "attempt", 3))
     assert at_work.process_here(done.run, done.file, processes) == 11
+
+
+def test_another_user_whose_files_change_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path)
+    run.logs.mkdir()
+    log = run.rank_log(0, "x", 0)
+    log.touch()
+    assert at_work.another_user(run) == ""
+    monkeypatch.setattr(os, "geteuid", lambda: log.stat().st_uid + 1)
+    assert at_work.another_user(run) == f"user {log.owner()}"
+    os.utime(log, (1e9, 1e9))
+    assert at_work.another_user(run) == ""
 
 
 # --- what files say is told -----------------------------------------------------------------------------------------

@@ -167,6 +167,21 @@ def test_of_two_programs_that_were_made_at_once_the_one_of_the_last_plan_stays(t
         program_of(run, None, "a", context, "key")
 
 
+def test_a_program_of_a_base_is_taken_only_from_the_same_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, digest = RunDir(tmp_path / "base"), hashlib.sha256(b"one").hexdigest()
+    base.weights_folder.mkdir(parents=True)
+    base.program("a", "key", digest).write_bytes(b"one")
+    monkeypatch.setattr("embedcube.prepare.program.compile_forward", lambda *_: b"compiled here")
+    context = kernel_of(Undecided())
+    for name, other, expected in (("own", 0, b"one"), ("other", 1, b"compiled here")):
+        run = RunDir(tmp_path / name)
+        run.weights_folder.mkdir(parents=True)
+        with monkeypatch.context() as patch:
+            user = os.geteuid() + other
+            patch.setattr(os, "geteuid", lambda user=user: user)
+            assert program_of(run, base, "a", context, "key").data == expected
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_full_disk_is_not_called_a_compilers_problem(*, wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor.exc import InductorError  # here, as the compiler takes two seconds to import

@@ -265,6 +265,24 @@ def test_any_number_of_ranks_gives_the_same_bytes(made: Made, tmp_path: Path) ->
     assert cube_bytes(again.run.newest_cube) == cube_bytes(made.campaign.run.newest_cube)
 
 
+def test_samples_are_merged_and_come_from_a_cube_alone(made: Made, tmp_path: Path) -> None:
+    """Of several windows in one object, too: they are divided again, and have the bytes of their records."""
+    from embedcube.campaign.base import Base
+    from embedcube.campaign.run_folder import RunDir
+    from embedcube.consolidate.adopt import Adopted, adopt_all
+
+    for name in ("eof.safetensors", "campaign.yaml"):
+        shutil.copy(made.campaign.file.parent / name, tmp_path / name)
+    whole = Campaign(tmp_path / "campaign.yaml")
+    done = call_cli("merge", made.campaign.run.root, "--campaign", whole.file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cube_bytes(whole.run.newest_cube) == cube_bytes(made.campaign.run.newest_cube)
+    recipes = {bytes(recipe).hex() for recipe in made.cube.provenance.array("shard_recipe")}
+    alone, adopted = Base(path=made.cube.path, run=None, cube=made.cube.path, has_parts=False), Adopted()
+    adopt_all(RunDir(tmp_path / "new"), alone, recipes, adopted)
+    assert (adopted.recipes, adopted.damaged) == (recipes, [])
+
+
 def test_many_samples_are_few_objects(made: Made) -> None:
     folder = made.campaign.run.newest_cube.resolve() / "points" / "samples"
     objects = [file for name in ARRAYS for file in (folder / name).glob("c.*")]

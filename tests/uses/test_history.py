@@ -235,3 +235,16 @@ def test_real_shards_are_made_again(name: str, tmp_path: Path, monkeypatch: pyte
     for zone, t, iy, ix in (full[0], full[len(full) // 2], full[-1]):
         said = call_cli("reproduce", campaign.run.newest_cube, "--shard", f"{zone}/t{t}/y{iy}/x{ix}")
         assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_a_link_to_a_cube_stays_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+
+    def refused(place: object) -> None:
+        opened.append(place)
+        raise RequestError("no network here")
+
+    monkeypatch.setattr("embedcube.cube.reader.Cube", refused)
+    for words in (("lineage", "S2B", "https://host/a.zarr"), ("lineage", "https://host/a.zarr", "--shard", "x")):
+        assert call_cli(*words).returncode == 2
+    assert opened == ["https://host/a.zarr"] * 2

@@ -24,7 +24,7 @@ def lineage(
         str | None, typer.Argument(metavar="[SCENE]", help="Id of a scene, or a part that no other id has.")
     ] = None,
     place: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(metavar="[CUBE.zarr|CAMPAIGN.yaml]", help="By default campaign.yaml, or cube.zarr, here."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a table: .csv, .parquet, .geojson.")] = None,
@@ -42,8 +42,7 @@ def lineage(
     from embedcube.uses.tables import check_suffix
 
     if shard is not None:
-        place = place or (None if scene is None else Path(scene))
-        _print_graph(Path("cube.zarr") if place is None else place, shard, as_)
+        _print_graph(place or scene or "cube.zarr", shard, as_)
         return
     if scene is None:
         raise RequestError("lineage of what? Name a scene, or a shard with --shard")
@@ -61,7 +60,7 @@ def lineage(
         print(f"wrote {out}")
 
 
-def _print_graph(place: Path, shard: str, form: Literal["prov-json", "mermaid"]) -> None:
+def _print_graph(place: str, shard: str, form: Literal["prov-json", "mermaid"]) -> None:
     from embedcube.cube.lineage import place_of_shard
     from embedcube.cube.prov import shard_graph
     from embedcube.cube.reader import Cube
@@ -71,19 +70,19 @@ def _print_graph(place: Path, shard: str, form: Literal["prov-json", "mermaid"])
     print(graph.to_json() if form == "prov-json" else graph.mermaid())
 
 
-def _lineage(scene: str, place: Path | None) -> "Lineage":
+def _lineage(scene: str, place: str | None) -> "Lineage":
     """What a scene fed: of a cube, or of the newest cube of a campaign, or of its plan before there is one."""
     from embedcube.cube.reader import Cube
     from embedcube.uses.lineage import lineage_in_cube, lineage_in_plan
 
-    place = place or next((path for path in (Path("campaign.yaml"), Path("cube.zarr")) if path.exists()), None)
+    place = place or next((name for name in ("campaign.yaml", "cube.zarr") if Path(name).exists()), None)
     if place is None:
         raise RequestError("lineage of which cube? There is no campaign.yaml and no cube.zarr here; name one")
-    if place.suffix not in (".yaml", ".yml"):
+    if Path(place).suffix not in (".yaml", ".yml"):
         return lineage_in_cube(Cube(place), scene)
     from embedcube.campaign.resolve import open_submitted
 
-    campaign, run, _ = open_submitted(place)
+    campaign, run, _ = open_submitted(Path(place))
     if run.newest_cube.exists():
         return lineage_in_cube(Cube(run.newest_cube), scene)
     return lineage_in_plan(campaign, run, scene)

@@ -105,14 +105,15 @@ def merge(
 ) -> None:
     """Make one cube of several runs.  Example: embedcube merge runs/2022 runs/2023 --campaign whole.yaml"""
     from embedcube.campaign.plan import read_recipes
-    from embedcube.campaign.resolve import resolve_campaign, write_resolved
+    from embedcube.campaign.resolve import write_resolved
     from embedcube.campaign.verdicts import Verdicts
+    from embedcube.cli.opening import resolve_to_plan
     from embedcube.consolidate.adopt import in_words
     from embedcube.consolidate.foreseen import carry_verdicts
     from embedcube.uses import merge as merging
 
     say: Say = (lambda _: None) if as_json else print
-    campaign, folder = resolve_campaign(campaign_file, mounted=False)
+    campaign, folder = resolve_to_plan(campaign_file, say, mounted=False)
     parts = merging.open_parts(runs, folder)
     plan = merging.begin(campaign, folder, parts)
     write_resolved(campaign, folder)

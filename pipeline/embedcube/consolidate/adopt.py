@@ -8,22 +8,28 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+from embedcube.campaign.base import Base
 from embedcube.campaign.parts import CONTRIBUTIONS, RECORDS, Record, StoredObject
+from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import RunDir, fsync_folder, replacing
 from embedcube.consolidate.link import CANNOT_LINK
-from embedcube.consolidate.offers import Offer
-from embedcube.errors import WorkError
+from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts, unfit
+from embedcube.errors import RequestError, WorkError
+from embedcube.printable import printable
 from embedcube.progress import Progress, silent
 
 _AT_ONCE = 256
 """shards after which files are flushed to the disk, and records written"""
+
+_WORDS = 1000
+"""most characters of what is said of a shard"""
 
 _THREADS = 4
 """files that are read at once"""
@@ -33,40 +39,97 @@ _THREADS = 4
 class Adopted:
     """What was taken from an earlier run."""
 
-    shards: int = 0
+    recipes: set[str] = field(default_factory=set)
+    """of the shards that were taken"""
     linked: int = 0
     """objects that share their bytes with the earlier run"""
     copied: int = 0
     """objects that do not: on another file system, of another user, or cut out of a series"""
-    absent: int = 0
-    """shards whose objects are not there: the base is a part of a cube, or its files were removed"""
-    damaged: list[str] = field(default_factory=list)
-    """for each shard that has other bytes than its record says, what was found"""
+    lost: dict[str, str] = field(default_factory=dict)
+    """for the recipe of each shard that could not be taken, what was found; empty where its objects are not there"""
+
+    @property
+    def shards(self) -> int:
+        """Number of shards that were taken."""
+        return len(self.recipes)
+
+    @property
+    def absent(self) -> int:
+        """Shards whose objects are not there: the base is a part of a cube, or its files were removed."""
+        return sum(not words for words in self.lost.values())
+
+    @property
+    def damaged(self) -> list[str]:
+        """For each shard that has other bytes than its record says, or cannot be read, what was found."""
+        return [words for words in self.lost.values() if words]
 
 
-def adopt(run: RunDir, offers: Iterable[Offer], progress: Progress = silent, total: int | None = None) -> Adopted:
-    """Take over the offered shards whose bytes are those of their records; the others are counted.
+def adopt_all(
+    run: RunDir,
+    base: Base,
+    wanted: set[str],
+    adopted: Adopted,
+    *,
+    chosen: Callable[[Iterable[Offer]], Iterable[Offer]] = iter,
+    progress: Progress = silent,
+) -> None:
+    """Take over the shards of a base that have these recipes: from its parts, and what they have not from its cube.
+
+    `chosen` leaves offers out.
+
+    Raises:
+        WorkError: two records of the base for one recipe name different bytes.
+    """
+    offered: set[str] = set()
+
+    def noted(offers: Iterable[Offer]) -> Iterator[Offer]:
+        for offer in offers:
+            offered.add(offer.record.recipe)
+            yield offer
+
+    for offers_of in (offers_of_parts, offers_of_cube):
+        offers = offers_of(base, wanted - (offered & adopted.recipes))
+        adopt(run, chosen(noted(offers)), adopted, progress, len(wanted))
+
+
+def adopt(
+    run: RunDir, offers: Iterable[Offer], adopted: Adopted, progress: Progress = silent, total: int | None = None
+) -> None:
+    """Take over the offered shards whose bytes are those of their records; `adopted` counts them, and the others.
 
     Killed at any moment it leaves shards that are there, or that are taken the next time.
     """
-    adopted, parts = Adopted(), _Parts(run)
+    parts = _Parts(run)
     with ThreadPoolExecutor(_THREADS) as threads:
         remaining = iter(offers)
         while batch := list(islice(remaining, _AT_ONCE)):
-            placed = [parts.place_for(offer.record) for offer in batch]
-            for offer, part, result in zip(batch, placed, threads.map(_brought, batch, placed), strict=True):
+            sound = [offer for offer in batch if not _refused(offer, adopted)]
+            placed = [parts.place_for(offer.record) for offer in sound]
+            for offer, part, result in zip(sound, placed, threads.map(_brought, sound, placed), strict=True):
+                recipe = offer.record.recipe
                 if isinstance(result, _Brought):
                     part.lines.append((offer.record, offer.contributions))
-                    adopted.shards += 1
+                    adopted.recipes.add(recipe)
+                    adopted.lost.pop(recipe, None)
                     adopted.linked += result.linked
                     adopted.copied += result.copied
-                elif isinstance(result, FileNotFoundError):
-                    adopted.absent += 1
-                else:
-                    adopted.damaged.append(str(result))
+                elif recipe not in adopted.recipes:
+                    words = "" if isinstance(result, _Absent) else printable(result, _WORDS)
+                    adopted.lost[recipe] = words or adopted.lost.get(recipe, "")
             parts.write()
             progress(adopted.shards, total)
-    return adopted
+
+
+def _refused(offer: Offer, adopted: Adopted) -> bool:
+    """Whether the record of an offer cannot be true; it is noted."""
+    words = unfit(offer.record)
+    if words and offer.record.recipe not in adopted.recipes:
+        adopted.lost[offer.record.recipe] = printable(f"{offer.record.shard} in {offer.origin}: {words}")
+    return bool(words)
+
+
+class _Absent(WorkError):
+    """An object is not where its record says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +208,7 @@ class _Parts:
             part.write()
 
 
-def _brought(offer: Offer, part: _Part) -> _Brought | WorkError | FileNotFoundError:
+def _brought(offer: Offer, part: _Part) -> _Brought | WorkError:
     """Compare the objects of a shard with its record and bring them into the part; an error is returned."""
     record = offer.record
     found = hashlib.sha256(offer.contributions).hexdigest()
@@ -166,7 +229,7 @@ def _brought(offer: Offer, part: _Part) -> _Brought | WorkError | FileNotFoundEr
                 with replacing(target) as temporary:
                     temporary.write_bytes(data)
                 target.chmod(0o444)
-    except (WorkError, FileNotFoundError) as error:
+    except WorkError as error:
         for path in made:
             path.unlink(missing_ok=True)
         return error
@@ -174,8 +237,8 @@ def _brought(offer: Offer, part: _Part) -> _Brought | WorkError | FileNotFoundEr
 
 
 def _checked(record: Record, stored: StoredObject, source: Path | bytes) -> bytes:
-    """The bytes of an object; a WorkError says that they are not those of the record."""
-    data = source.read_bytes() if isinstance(source, Path) else source
+    """The bytes of an object; a WorkError says that they are not those of the record, or cannot be read."""
+    data = _read(source) if isinstance(source, Path) else source
     found = hashlib.sha256(data).hexdigest()
     if (len(data), found) != (stored.size, stored.sha256):
         where = source if isinstance(source, Path) else f"{record.shard}, {stored.array}"
@@ -186,14 +249,29 @@ def _checked(record: Record, stored: StoredObject, source: Path | bytes) -> byte
     return data
 
 
+def _read(source: Path) -> bytes:
+    """The bytes of a file of the base; a WorkError says why it cannot be read."""
+    try:
+        source.stat()
+        return readable(source).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _Absent(f"{source}: {error}") from None
+    except RequestError as error:
+        raise WorkError(str(error)) from None
+    except OSError as error:
+        raise WorkError(f"{source}: cannot be read: {error.strerror or error}") from None
+
+
 def _linked(source: Path, target: Path) -> bool:
     """Link a file, which is made read-only, as two runs share it from now on; False where it cannot be linked."""
+    if source.is_symlink():
+        return False
     try:
         if source.stat().st_mode & 0o222:
             source.chmod(0o444)
         os.link(source, target)
     except OSError as error:
-        if error.errno not in (*CANNOT_LINK, errno.EACCES, errno.EROFS):
+        if error.errno not in (*CANNOT_LINK, errno.EACCES, errno.EROFS, errno.ENOENT):
             raise
         return False
     return True

@@ -58,15 +58,16 @@ def _broken(bases: Sequence[Base]) -> tuple[list[Quarantined], Mapping[_Key, set
     broken: list[Quarantined] = []
     fed: dict[_Key, set[str]] = defaultdict(set)
     for base in bases:
-        if not (of_base := broken_in(base)):
-            continue
         try:
-            account = account_of_base(base)
+            of_base, fed_here = broken_in(base), defaultdict[_Key, set[str]](set)
+            account = account_of_base(base) if of_base else None
+            out = {row: _key(one) for row, one in account.plan.verdicts.scenes.items()} if account else {}
+            for shard in account.shards if account else ():
+                for row in out.keys() & set(shard.scenes):
+                    fed_here[out[row]].add(shard.recipe)
         except UNREADABLE:
-            continue  # of another version; what it left out is found again
-        out = {row: _key(one) for row, one in account.plan.verdicts.scenes.items()}
-        for shard in account.shards:
-            for row in out.keys() & set(shard.scenes):
-                fed[out[row]].add(shard.recipe)
+            continue  # damaged, or of another version; what it left out is found again
+        for key, recipes in fed_here.items():
+            fed[key] |= recipes
         broken += [one for one in of_base if _key(one) in fed]
     return broken, fed

@@ -1,6 +1,8 @@
 """What an earlier run or cube offers: shards with their records, and where the bytes of their objects are."""
 
 import json
+import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,21 @@ from embedcube.campaign.base import Base
 from embedcube.campaign.parts import CONTRIBUTIONS, Quarantined, Record, best_records, record_of, scan_documents
 from embedcube.campaign.plan import read_any_plan
 from embedcube.campaign.run_folder import RunDir
-from embedcube.cube.arrays import ShardDecoder, ShardEncoder, array_specs, object_key
+from embedcube.campaign.zones import layout_of
+from embedcube.consolidate.accounts import UNREADABLE
+from embedcube.consolidate.rebuilt import campaign_of
+from embedcube.cube.arrays import ARRAYS, ShardDecoder, ShardEncoder, layer_specs, object_key
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+from embedcube.printable import listed, printable
+
+log = logging.getLogger(__name__)
+
+_KEY = re.compile(r"c(\.[0-9]{1,9}){2,5}")
+"""key of an object, as `object_key` makes it"""
+
+_MOST_CONTRIBUTIONS = 1 << 42
+"""bytes of a `contributions.bin` that are believed"""
 
 _SAMPLE = 4096
 """records of a cube that are read for rates"""
@@ -36,15 +50,50 @@ class Offer:
     """the part or the cube that it is of"""
 
 
-def offers_of(base: Base, recipes: Collection[str]) -> Iterator[Offer]:
-    """The shards of a base that have these recipes: from the parts of its run folder, then from its cube."""
-    wanted = set(recipes)
+def offers_of_parts(base: Base, recipes: set[str]) -> Iterator[Offer]:
+    """The shards with these recipes that the parts of a base's run folder have.
+
+    Raises:
+        WorkError: two records of one recipe name different bytes.
+    """
     if base.run is not None and base.has_parts:
-        for recipe, (part, record) in best_records(base.run, wanted).items():
-            wanted.discard(recipe)
+        for part, record in best_records(base.run, recipes).values():
             yield _of_part(part, record)
-    if base.cube is not None and wanted:
-        yield from _of_cube(Cube(base.cube), wanted)
+
+
+def offers_of_cube(base: Base, recipes: set[str]) -> Iterator[Offer]:
+    """The shards with these recipes that the cube of a base has; a warning says why it cannot be read further."""
+    if base.cube is None or not recipes:
+        return
+    try:
+        yield from _of_cube(Cube(base.cube), recipes)
+    except UNREADABLE as error:
+        log.warning("%s: what it has cannot be read, and is embedded again: %s", base.cube, printable(error))
+
+
+def unfit(record: Record) -> str:
+    """Why what a record says of its files cannot be true, in words; empty where it can.
+
+    A base may come from anywhere: its records name the files that are read, and those that are written here.
+    """
+    arrays = [stored.array for stored in record.objects]
+    if not set(arrays) <= set(ARRAYS) or len(set(arrays)) < len(arrays):
+        return f"its record names the arrays {listed(arrays)}"
+    for stored in record.objects:
+        if stored.path and not _is_path_of(stored.array, stored.path):
+            return f"its record names the file {printable(stored.path)}"
+    places: tuple[object, ...] = (record.contributions_offset, record.contributions_size, record.shares_size)
+    for offset in places:
+        if not isinstance(offset, int) or not 0 <= offset <= _MOST_CONTRIBUTIONS:
+            return f"its record names the place {printable(offset)} of contributions"
+    return ""
+
+
+def _is_path_of(array: str, path: object) -> bool:
+    """Whether a path within a part is that of an object: layer/zone/array/key."""
+    parts = path.split("/") if isinstance(path, str) and "\0" not in path else []
+    inside = len(parts) == 4 and {"", ".", ".."}.isdisjoint(parts)
+    return inside and parts[2] == array and _KEY.fullmatch(parts[3]) is not None
 
 
 def records_in(base: Base) -> Iterator[Mapping[str, Any]]:
@@ -87,13 +136,22 @@ def _broken_in_cube(cube: Cube) -> Iterator[Quarantined]:
 
 
 def _of_part(part: Path, record: Record) -> Offer:
-    packed = b""
-    if (path := part / CONTRIBUTIONS).is_file():
-        with path.open("rb") as file:
-            file.seek(record.contributions_offset)
-            packed = file.read(record.contributions_size + record.shares_size)
+    try:
+        packed = _packed(part / CONTRIBUTIONS, record)
+    except OSError:
+        packed = b""  # its digest is compared, and tells
     objects = tuple(part / stored.path if stored.path else b"" for stored in record.objects)
     return Offer(record=record, objects=objects, contributions=packed, origin=part)
+
+
+def _packed(path: Path, record: Record) -> bytes:
+    """What `contributions.bin` has of a shard; empty where it is no file, or the record cannot be true."""
+    if unfit(record) or not path.is_file():
+        return b""
+    size = record.contributions_size + record.shares_size
+    with path.open("rb") as file:
+        file.seek(record.contributions_offset)
+        return file.read(min(size, path.stat().st_size))
 
 
 def _of_cube(cube: Cube, wanted: Collection[str]) -> Iterator[Offer]:
@@ -108,6 +166,8 @@ def _of_cube(cube: Cube, wanted: Collection[str]) -> Iterator[Offer]:
         for row, line, contributions, shares in zip(range(first, last), *blobs, strict=True):
             if recipes[row] not in wanted or (record := record_of(line + b"\n")) is None:
                 continue  # of another version of embedcube, or damaged
+            if record.recipe != recipes[row]:
+                continue  # of another shard
             zone, *place = places[row]
             at = (place[0], place[1], place[2])
             if not cube.adopted(zone) and zone not in series:
@@ -142,12 +202,13 @@ class _Series:
     """The objects of a zone that hold several windows each: decoded, and encoded again as a part has them."""
 
     def __init__(self, cube: Cube, zone: str) -> None:
-        embedding = cube.array(zone, "embedding")
-        self._windows, cells, _, dimensions = embedding.shards
-        encoding = cube.what["layers"][zone.partition("/")[0]]["encoding"]
-        self._specs = array_specs(cells=cells, dimensions=dimensions, encoding=encoding, windows=self._windows)
+        embedding, name = cube.array(zone, "embedding"), zone.partition("/")[0]
+        self._windows, dimensions = embedding.shards[0], embedding.shards[-1]
+        campaign = campaign_of(cube)
+        layout, encoding = layout_of(campaign, name), campaign.layers[name].encoding
+        self._specs = layer_specs(layout, dimensions=dimensions, encoding=encoding, windows=self._windows)
         self._decoder = ShardDecoder(self._specs)
-        self._encoder = ShardEncoder(array_specs(cells=cells, dimensions=dimensions, encoding=encoding))
+        self._encoder = ShardEncoder(layer_specs(layout, dimensions=dimensions, encoding=encoding))
         self._folder = cube.path / zone
         self._place: tuple[int, int, int] | None = None
         self._values: dict[str, NDArray[Any]] = {}
@@ -158,14 +219,14 @@ class _Series:
         chunk = (t // self._windows, iy, ix)
         files = {spec.name: self._folder / spec.name / spec.key(*chunk) for spec in self._specs}
         if self._place != chunk:
-            data = {name: path.read_bytes() if path.is_file() else None for name, path in files.items()}
             try:
+                data = {name: path.read_bytes() if path.is_file() else None for name, path in files.items()}
                 self._values = self._decoder.decode(data) if data["embedding"] else {}
             except (ValueError, RuntimeError, OSError):
                 self._values = {}
             self._place = chunk
         if not self._values:
-            return tuple(files[stored.array] if stored.path else b"" for stored in record.objects)
+            return tuple(files.get(stored.array, b"") if stored.path else b"" for stored in record.objects)
         window = {name: values[t % self._windows][None] for name, values in self._values.items()}
         encoded = self._encoder.encode(window)
-        return tuple(encoded[stored.array] or b"" for stored in record.objects)
+        return tuple(encoded.get(stored.array) or b"" for stored in record.objects)

@@ -38,7 +38,7 @@ def rebuild(cube: Cube) -> Rebuilt:
         ValueError, TypeError, KeyError, AttributeError: its metadata are damaged.
     """
     about = cube.provenance.attributes
-    campaign = _campaign(about["campaign"], cube.what)
+    campaign = campaign_of(cube)
     scenes = [Scene.from_json(text) for text in cube.provenance.blobs("scene")]
     return Rebuilt(
         campaign=campaign,
@@ -50,7 +50,9 @@ def rebuild(cube: Cube) -> Rebuilt:
     )
 
 
-def _campaign(name: str, what: dict[str, Any]) -> Campaign:
+def campaign_of(cube: Cube) -> Campaign:
+    """The campaign of a cube, without the paths of archives; errors as `rebuild` has them."""
+    name, what = cube.provenance.attributes["campaign"], cube.what
     archives = {archive: block | {"path": "/"} for archive, block in what["archives"].items()}
     windows = [window.split("/") for window in what["windows"]]
     return Campaign.model_validate(what | {"campaign": name, "archives": archives, "windows": windows})

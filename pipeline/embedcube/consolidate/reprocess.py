@@ -16,12 +16,12 @@ from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.campaign.withdrawn import matches
 from embedcube.consolidate.accounts import UNREADABLE, account_of_base, account_of_cube, account_of_run
-from embedcube.consolidate.adopt import Adopted, adopt
+from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.changes import Change, changes
 from embedcube.consolidate.foreseen import foreseen
-from embedcube.consolidate.offers import offers_of, records_in
+from embedcube.consolidate.offers import records_in
 from embedcube.cube.reader import Cube
-from embedcube.printable import listed
+from embedcube.printable import listed, printable
 from embedcube.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,10 @@ def adopt_from(base: Base, run: RunDir, plan: Plan, progress: Progress) -> Adopt
     """Take over the shards of the plan that the base has and this run has not, in this round or in the first one."""
     recipes = set(read_recipes(run, plan)) | set(read_recipes(run, replace(plan, verdicts=Verdicts())))
     wanted = recipes - recorded_recipes(run)
-    return adopt(run, offers_of(base, wanted), progress, len(wanted)) if wanted else Adopted()
+    adopted = Adopted()
+    if wanted:
+        adopt_all(run, base, wanted, adopted, progress=progress)
+    return adopted
 
 
 def newest_of(run: RunDir) -> Base:
@@ -82,7 +85,18 @@ def reference_of(campaign: Campaign, run: RunDir, base: Base | None) -> Referenc
 
 
 def changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: Plan) -> list[Change]:
-    """The table of reasons: why shards of the plan differ from those of the reference, and what that costs."""
+    """The table of reasons: why shards of the plan differ from those of the reference, and what that costs.
+
+    It is empty, with a warning, where the reference cannot be read to its end.
+    """
+    try:
+        return _changes_since(reference, campaign, run, plan)
+    except UNREADABLE as error:
+        log.warning("%s: no table of reasons: %s", reference.base.path, printable(error))
+        return []
+
+
+def _changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: Plan) -> list[Change]:
     if campaign.how.base is None:
         # what the last version left out is left out again, in the second round at the latest
         plan = foreseen(campaign, run, plan, [newest_of(run)])

@@ -1,6 +1,7 @@
 """Who works on a run folder without Slurm: a process of this machine, or somebody whose files change."""
 
 import os
+import pwd
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,29 @@ def files_change(run: RunDir) -> bool:
     """Whether a record, a log or a cube under construction was written within the last minute."""
     since = time.time() - _RECENT_S
     return any(_changed(path) > since for path in _written(run))
+
+
+def another_user(run: RunDir) -> str:
+    """Which other user has written a record, a log or a cube under construction within the last minute; or nothing.
+
+    Processes of other users do not tell on what they work, nor do those of other machines.
+    """
+    since, own = time.time() - _RECENT_S, os.geteuid()
+    for path in _written(run):
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        if facts.st_mtime > since and facts.st_uid != own:
+            return f"user {_name(facts.st_uid)}"
+    return ""
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"{user}"
 
 
 def _written(run: RunDir) -> Iterator[Path]:

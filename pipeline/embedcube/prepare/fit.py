@@ -150,7 +150,9 @@ def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes:
             read_weights(campaign, base.run, name)
         else:
             data = Cube(base.cube).provenance.weights(name) if base.cube else None
-            parse_weights(data or b"", campaign, name, f"{base.path}: layer {name}")
+            if data is None:
+                return b""  # a layer that the base has not, or whose weights were published
+            parse_weights(data, campaign, name, f"{base.path}: layer {name}")
     except RequestError as error:
         log.warning("layers.%s: fitted again, as the weights of the base cannot be used: %s", name, error)
         return b""

@@ -9,11 +9,12 @@ from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdraw
 from embedcube.campaign.partial_runs import PartialRun
 from embedcube.campaign.plan import LayerPlan, Plan, digest_of_recipes
 from embedcube.campaign.price import Price
-from embedcube.campaign.recipes import LayerRecipes, digest_as_read
+from embedcube.campaign.recipes import LayerRecipes, digest_as_read, samples_of
 from embedcube.campaign.run_folder import RunDir
-from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.campaign.schema import Campaign
 from embedcube.campaign.tables import inventory_digest
-from embedcube.campaign.zones import zones_of
+from embedcube.campaign.zones import listed_in, zones_of
+from embedcube.grid import Grid
 from embedcube.kernel.recipes import recipes_of
 from embedcube.prepare.gaps import empty_windows, gaps_of
 from embedcube.prepare.resampled import resampled_on
@@ -40,13 +41,14 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
     price = _price([one.plan.price for one in runs])
     for name, layer in whole.layers.items():
         known = next(one.plan.layers[name] for one in runs if name in one.plan.layers)
-        cuts = cut_all(whole, name, zones_of(whole, name, scenes), scenes)
-        grids = {zone: make_grid(whole, name, zone) for zone in cuts}
+        all_zones = zones_of(whole, name, scenes)
+        cuts = cut_all(whole, name, all_zones, scenes)
+        spanned = {zone: all_zones[zone] for zone in cuts}
         of_layer = []
         for zone, (shards, _) in cuts.items():
             maker = LayerRecipes(
                 whole, name, zone, batch=known.batch, weights=known.weights, program=known.program,
-                versions=known.versions, plugins=known.plugins,
+                versions=known.versions, plugins=known.plugins, samples=samples_of(spanned[zone], known.layout),
             )  # fmt: skip
             recipes = recipes_of(maker, shards, digests)
             table = shard_table(name, zone, shards, recipes, np.ones(len(recipes)))
@@ -55,12 +57,13 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
         layers[name] = replace(
             known,
             zones={zone: place for zone, (_, place) in cuts.items()},
-            grids=grids,
+            grids={zone: grid for zone, grid in spanned.items() if isinstance(grid, Grid)},
+            samples=listed_in(spanned),
             chunk_windows=layer.chunk_windows,
             empty=empty_windows(whole, name, scenes, [zone.table for zone in of_layer]),
             gaps=gaps_of(whole, name, scenes, [zone.table for zone in of_layer]),
             reading="",
-            resampled=resampled_on(whole, name, grids, cuts, scenes),
+            resampled=resampled_on(whole, name, spanned, cuts, scenes),
         )
     rows = in_draw_order(joined(zones), whole.how.tasks)
     plan = Plan(

@@ -1,14 +1,17 @@
 """The compiled forward pass of a layer: taken from the run folder or the base, or made once."""
 
 import hashlib
-import shutil
+import logging
 from dataclasses import dataclass
 
-from embedcube.campaign.run_folder import RunDir, replacing, write_atomically
+from embedcube.campaign.readable import read_code
+from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.errors import RequestError
 from embedcube.kernel.compile import compile_forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.last_plan import layers_of_last_plans
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +52,15 @@ def program_of(run: RunDir, base: RunDir | None, name: str, context: LayerContex
 
 
 def _take_from_base(run: RunDir, base: RunDir | None, name: str, compiled_for: str) -> None:
-    """Copy the programs of the base for the same layer, where the run has none."""
+    """Copy the programs of the base for the same layer, where the run has none; never one of another user."""
     if base is None or run.programs(name, compiled_for):
         return
     for path in base.programs(name, compiled_for):
-        with replacing(run.weights_folder / path.name) as temporary:
-            shutil.copyfile(path, temporary)
+        if (data := read_code(path)) is None:
+            log.warning(
+                "layers.%s: compiled again, with other recipes: %s belongs to another user, and a compiled program is "
+                "code; if you trust it, copy it into %s and plan again",
+                name, path, run.weights_folder,
+            )  # fmt: skip
+        else:
+            write_atomically(run.weights_folder / path.name, data)

@@ -1,24 +1,28 @@
 """merge: several runs, each of a part of one campaign, become the parts of one run, which is then consolidated."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from sys import intern
+from typing import NamedTuple
 
 from embedcube.campaign.base import Base, open_base
 from embedcube.campaign.inventory import read_inventory, write_inventory
 from embedcube.campaign.partial_runs import PartialRun, refuse_unlike
-from embedcube.campaign.parts import recorded_recipes
+from embedcube.campaign.parts import Record, recorded_recipes
 from embedcube.campaign.plan import Plan, Shard, read_shards
+from embedcube.campaign.readable import read_code
 from embedcube.campaign.reasons import compared
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.seals import read_digested
 from embedcube.consolidate.accounts import account_of_run, asked_and_planned
-from embedcube.consolidate.adopt import Adopted, adopt
-from embedcube.consolidate.offers import Offer, offers_of
+from embedcube.consolidate.adopt import Adopted, adopt_all
+from embedcube.consolidate.offers import Offer
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Progress
 
@@ -74,25 +78,40 @@ def begin(campaign: Campaign, run: RunDir, parts: Sequence[Part]) -> Plan:
 
 def _inventory(campaign: Campaign, parts: Sequence[Part]) -> list[Scene]:
     """The scenes of all inventories, archive after archive, each once."""
-    found: dict[tuple[str, str, str], tuple[Scene, Path]] = {}
+    inventories: list[tuple[Path, Sequence[Scene]]] = []
+    alike: set[tuple[str, str]] = set()
+    """scenes of one archive that share an id: they are told apart by their digests"""
     for part in parts:
-        counts: Counter[tuple[str, str]] = Counter()
         asked = part.partial.campaign.model_copy(update={"withdraw": ()})
-        for scene in read_inventory(asked, part.run, part.partial.plan.inventory):
-            counts[scene.archive, scene.id] += 1  # an archive may hold two scenes of one name
-            key = (scene.archive, scene.id, str(counts[scene.archive, scene.id]))
-            known, path = found.setdefault(key, (scene, part.base.path))
-            for what, one, other in (
-                ("digest", known.digest[:12], scene.digest[:12]),
-                ("scene that is used instead", known.superseded_by, scene.superseded_by),
-            ):
-                if one != other:
-                    raise RequestError(
-                        f"{part.base.path}: {scene.archive}/{scene.id} has the {what} {other or 'none'}, {path} has "
-                        f"{one or 'none'}: the archive has changed between the runs; index, plan and embed one again"
-                    )
+        scenes = read_inventory(asked, part.run, part.partial.plan.inventory)
+        counts = Counter((scene.archive, scene.id) for scene in scenes)
+        alike |= {name for name, count in counts.items() if count > 1}
+        inventories.append((part.base.path, scenes))
+    found: dict[tuple[str, str, str, int], tuple[Scene, Path]] = {}
+    for path, of_run in inventories:
+        numbers: Counter[tuple[str, str, str]] = Counter()
+        for scene in of_run:
+            name = (scene.archive, scene.id, scene.digest if (scene.archive, scene.id) in alike else "")
+            numbers[name] += 1
+            known, earlier = found.setdefault((*name, numbers[name]), (scene, path))
+            _refuse_other_facts(known, earlier, scene, path)
+    if not found:
+        raise RequestError(f"{', '.join(str(path) for path, _ in inventories)}: their inventories hold no scene")
     order = list(campaign.archives)
     return [scene for archive in order for scene, _ in found.values() if scene.archive == archive]
+
+
+def _refuse_other_facts(known: Scene, earlier: Path, scene: Scene, path: Path) -> None:
+    """Refuse two inventories that say different things of one scene."""
+    for what, one, other in (
+        ("digest", known.digest[:12], scene.digest[:12]),
+        ("scene that is used instead", known.superseded_by, scene.superseded_by),
+    ):
+        if one != other:
+            raise RequestError(
+                f"{path}: {scene.archive}/{scene.id} has the {what} {other or 'none'}, {earlier} has "
+                f"{one or 'none'}: the archive has changed between the runs; index, plan and embed one again"
+            )
 
 
 def _weights(campaign: Campaign, run: RunDir, name: str, part: Part) -> None:
@@ -111,47 +130,68 @@ def _weights(campaign: Campaign, run: RunDir, name: str, part: Part) -> None:
     if layer.program:
         path = part.run.program(name, layer.compiled_for, layer.program)
         target = run.program(name, layer.compiled_for, layer.program)
+        if target.exists():
+            return  # `verify` compares it with its digest
+        if read_code(path) is None:
+            raise RequestError(
+                f"{path}: belongs to another user, and a compiled program is code that would run as you; if you trust "
+                f"it, copy it to {target} and merge again"
+            )
         write_atomically(target, read_digested(path, layer.program, "plan"))
 
 
 def collect(run: RunDir, plan_recipes: Iterable[str], parts: Sequence[Part], progress: Progress) -> Adopted:
-    """Take over the shards of all runs.
+    """Take over the shards of all runs; one that is damaged in a run is taken from the next that has it.
 
     Raises:
         WorkError: two runs have different bytes for one recipe.
     """
-    wanted, seen, total = set(plan_recipes), dict[str, tuple[Offer, Part]](), Adopted()
+    wanted, seen, adopted = set(plan_recipes), dict[str, _Result](), Adopted()
     done = recorded_recipes(run)
     for part in parts:
-        offers = (offer for offer in _unlike_none(part, wanted, seen) if offer.record.recipe not in done)
-        adopted = adopt(run, offers, partial(_behind, progress, total.shards, len(wanted)))
-        total.shards += adopted.shards
-        total.linked += adopted.linked
-        total.copied += adopted.copied
-        total.absent += adopted.absent
-        total.damaged += adopted.damaged
-    return total
+        chosen = partial(_unlike_none, part.base.path, seen, done, adopted)
+        adopt_all(run, part.base, wanted, adopted, chosen=chosen, progress=progress)
+    return adopted
 
 
-def _behind(progress: Progress, before: int, total: int, done: int, _: int | None) -> None:
-    """Show progress of one run behind so many shards of others."""
-    progress(before + done, total)
+class _Result(NamedTuple):
+    """What is kept of each shard that a run has, as there may be millions."""
+
+    missed: bytes
+    """SHA-256 over the digests of the scenes that could not be read"""
+    objects: bytes
+    """SHA-256 over the digests of the objects"""
+    host: str
+    device: str
+    path: Path
+    """of the run"""
+
+    @classmethod
+    def of(cls, record: Record, path: Path) -> "_Result":
+        """What is kept of a record."""
+        missed = sorted({one.scene_digest for one in record.quarantined})
+        missing, objects = (sha256(repr(one).encode()).digest() for one in (missed, record.bytes_digest))
+        return cls(missing, objects, intern(record.host), intern(record.device), path)
 
 
-def _unlike_none(part: Part, wanted: set[str], seen: dict[str, tuple[Offer, Part]]) -> Iterator[Offer]:
-    """The shards of a run that no run before has had; a WorkError names two that differ."""
-    for offer in offers_of(part.base, wanted):
+def _unlike_none(
+    path: Path, seen: dict[str, _Result], done: Set[str], adopted: Adopted, offers: Iterable[Offer]
+) -> Iterator[Offer]:
+    """The shards of a run that are not there yet; a WorkError names two that differ."""
+    for offer in offers:
         record = offer.record
-        missed = {one.scene_digest for one in record.quarantined}
-        known, of = seen.setdefault(record.recipe, (offer, part))
-        if known is offer or {one.scene_digest for one in known.record.quarantined} != missed:
-            yield offer  # of two that could not read the same scenes, `consolidate` takes the better one
-        elif known.record.bytes_digest != record.bytes_digest:
+        result = _Result.of(record, path)
+        known = seen.setdefault(record.recipe, result)
+        # of two that could not read the same scenes, `consolidate` takes the better one
+        other = known.missed != result.missed
+        if not other and known.objects != result.objects:
             raise WorkError(
-                f"{record.shard}: {of.base.path} (on {known.record.host}) and {part.base.path} (on {record.host}) have "
-                f"different bytes for one recipe, both {record.device}; one of the machines is not to be trusted: "
-                "embed the shard again in one of the runs"
+                f"{record.shard}: {known.path} (on {known.host}) and {path} (on {record.host}) have different bytes "
+                f"for one recipe, both {record.device}; one of the machines is not to be trusted: embed the shard "
+                "again in one of the runs"
             )
+        if record.recipe not in done and (other or record.recipe not in adopted.recipes):
+            yield offer
 
 
 def refuse_missing(campaign: Campaign, run: RunDir, plan: Plan, parts: Sequence[Part], adopted: Adopted) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.campaign.readable import read_code
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign
@@ -270,7 +271,12 @@ def _program(cube: Cube, layer: str, digest: str) -> bytes:
     """The compiled forward pass of a layer, from the run folder around the cube: loading runs it, so it is compared."""
     run = run_folder_around(cube.path) if cube.is_local else None
     for path in run.programs(layer, "*") if run is not None else []:
-        data = path.read_bytes()
+        data = read_code(path)
+        if data is None:
+            raise RequestError(
+                f"{path}: belongs to another user, and a compiled program is code that would run as you; if you trust "
+                "it, copy the run folder and reproduce the cube there"
+            )
         if hashlib.sha256(data).hexdigest() == digest:
             return data
     raise RequestError(
