@@ -6,6 +6,7 @@ OUT/embeddings.pt, patch_ids.pt          tensors for its scikit-learn decoder (l
 OUT/configuration_summary.json           its keys, and the digest of the weights beside them
 """
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.run_folder import replacing, write_atomically
 from embedcube.cube.chunks import read_box, read_vectors
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress
@@ -58,6 +60,8 @@ def export_terratorch(
         RequestError: several layers are chosen, or no cell has a vector.
     """
     layer = one_layer(cube, chosen)
+    if form != "pt" and is_list(zone := cube.zones_of(layer)[0]):
+        raise RequestError(f"--as {form}: {zone} {NO_MAP}; --as pt, geoparquet and neuco-csv take samples")
     cells = cells_of(cube, layer, chosen)
     features = int(cube.array(cube.zones_of(layer)[0], "embedding").shape[-1])
     if not cells:
@@ -156,12 +160,13 @@ def _tensors(cube: Cube, out: Path, layer: str, chosen: Chosen) -> list[Path]:
     parts, ids = [], []
     for batch in batches(cube, layer, chosen):
         parts.append(batch.vectors)
-        ids += [f"{name},{batch.window.start:%Y-%m-%dT%H:%M:%S}" for name in batch.ids]
+        ids += [(name, f"{batch.window.start:%Y-%m-%dT%H:%M:%S}") for name in batch.ids]
     files = [out / "embeddings.pt", out / "patch_ids.pt", out / "ids.csv"]
     for path, tensor in zip(files, (torch.from_numpy(np.concatenate(parts)), torch.arange(len(ids))), strict=False):
         with replacing(path) as temporary:
             torch.save(tensor, temporary)
-    write_atomically(files[2], ("id,time\n" + "\n".join(ids) + "\n").encode())
+    with replacing(files[2]) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("id", "time"), *ids])
     return files
 
 
