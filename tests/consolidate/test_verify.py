@@ -524,6 +524,58 @@ def all_equal(cube: Cube) -> None:
         array[...] = np.where(of_cells, value, fill)
 
 
+def one_cell_west(cube: Cube) -> None:
+    """The vectors of all cells one cell further, as good as the true ones by all rules that hold for full shards."""
+    for name in ("embedding", "scale"):
+        array = cube.array(f"{ZONE}/{name}")
+        values = array[...]
+        valid = np.isin(cube.array(f"{ZONE}/status")[...], (1, 5))
+        values[valid] = np.roll(values[valid], 1, axis=0)
+        array[...] = values
+
+
+def doubled(cube: Cube) -> None:
+    """All vectors twice as long."""
+    array = cube.array(f"{ZONE}/scale")
+    array[...] = array[...] * 2
+
+
+def clouded(cube: Cube) -> None:
+    """Cells without data are said to lie behind clouds."""
+    array = cube.array(f"{ZONE}/status")
+    status = array[...]
+    assert (status == 2).any()
+    status[status == 2] = 3
+    array[...] = status
+
+
+def swapped(axis: str, *, told: bool) -> Callable[[Cube], None]:
+    """The objects of two windows, or of two neighbours, in each other's place; and where `told`, their records too."""
+
+    def do(cube: Cube) -> None:
+        for name in ARRAYS:
+            end = ".0" * (name == "embedding")
+            for other in (0, 1):
+                pair = ("c.0.{}.0", "c.1.{}.0") if axis == "t" else ("c.{}.0.0", "c.{}.1.0")
+                one, two = (cube.path / ZONE / name / (place.format(other) + end) for place in pair)
+                first, second = one.read_bytes(), two.read_bytes()
+                one.write_bytes(second)
+                two.write_bytes(first)
+        if told:
+            array = cube.array(f"provenance/shard_{axis}")
+            array[...] = 1 - array[...]
+
+    return do
+
+
+def letter_of_a_record(cube: Cube) -> None:
+    """Another host in a record, which keeps its checksum."""
+    array = cube.array("provenance/shard_record")
+    data = bytearray(array[...].tobytes())
+    data[data.index(b'"host":"') + 8] ^= 1
+    array[...] = np.frombuffer(bytes(data), dtype=np.uint8)
+
+
 WELL_TOLD = [
     Breach("windows moved together", both_times, (f"derived: {ZONE}/time: ", f"derived: {ZONE}/time_bnds: ")),
     Breach("a whole shard east", place_moved, ("recipe: ",)),
@@ -543,6 +595,14 @@ WELL_TOLD = [
     Breach("links to other scenes", other_acquisitions, ("recipe: ",)),
     Breach("a vector", restated(spoilt_vector), ("version: ",)),
     Breach("every vector the same", restated(all_equal), ("version: ",)),
+    Breach("vectors one cell further", restated(one_cell_west), ("version: ",)),
+    Breach("every vector twice as long", restated(doubled), ("version: ",)),
+    Breach("no data said to be clouds", restated(clouded), ("version: ",)),
+    Breach("windows exchanged", restated(swapped("t", told=False)), ()),
+    Breach("windows exchanged, records too", restated(swapped("t", told=True)), ("recipe: ",)),
+    Breach("neighbours exchanged", restated(swapped("iy", told=False)), ()),
+    Breach("neighbours exchanged, records too", restated(swapped("iy", told=True)), ("recipe: ",)),
+    Breach("a letter of a record", letter_of_a_record, ("record: ",)),
 ]  # fmt: skip
 """Found in the cube alone although all digests of files agree and nobody has kept its seal."""
 
@@ -556,6 +616,18 @@ def test_a_cube_whose_digests_agree_is_found_out(
     code, findings = verify(cube.path, capsys)
     assert code == 1
     assert_named(breach, findings)
+
+
+def test_a_wrong_cube_that_was_pulled_in_part_is_found_out(
+    cube: Cube, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sealed(put_row("provenance/scene_digest", (3, 3), OTHER_BYTE))(cube)
+    time = zarr.open_array(cube.path / ZONE / "time")
+    day = str(np.datetime64(int(time[0]), "s"))[:10]
+    app(["pull", str(cube.path), str(tmp_path / "part"), "--time", day, "--json"], standalone_mode=False)
+    code, findings = verify(tmp_path / "part" / cube.path.name, capsys)
+    assert code == 1
+    assert_named(Breach("", lambda _: None, ("scene: ",)), findings)
 
 
 @pytest.mark.parametrize("how", ["a link", "an empty folder", "neither a file nor a folder"])

@@ -1,6 +1,7 @@
 """Lists of samples: chips in files, tables of points, stores of SSL4EO-S12; from index to the cube."""
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from embedcube.campaign.schema import Archive
 from embedcube.campaign.zones import columns_of, zones_of
 from embedcube.cube.arrays import ARRAYS
 from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError
 from embedcube.sources.lists.ssl4eo import Ssl4eo
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import parse_period
@@ -416,3 +418,136 @@ def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
     archives = {"s2": {"source": "points", "path": "points.csv", "bands": ["B04", "B03"], "options": TABLE}}
     layer = MOSAIKS | {"cell_px": 1, "chip_px": 1, "halo_px": 0}
     assert "points.csv has two rows with the id p8" in refused(written(tmp_path, archives, {"points": layer}))
+
+
+def test_a_part_of_a_list_is_pulled_and_looked_at(made: Made, tmp_path: Path) -> None:
+    from embedcube.consolidate.verify import verify_cube, wrong
+    from embedcube.progress import silent
+    from embedcube.uses.pull import pull
+    from embedcube.uses.remote import Address
+
+    address = Address(url=str(made.cube.path))
+    part = pull(address, tmp_path, silent, layers=("tokens", "points"), box=(8.9, 44.9, 9.5, 45.2)).cube
+    held = Cube(part).held
+    # samples 0 to 500 of the table lie there, all in its first shard of 1024; of the chips those north of the equator
+    assert {(zone, iy) for zone, _, iy, _ in held if zone.startswith("points/")} == {("points/samples", 0)}
+    assert {iy for zone, _, iy, _ in held if zone.startswith("tokens/")} == {0, 1, 2}
+    assert wrong(verify_cube(part, silent)) == []
+    name = next(one for one in sorted((part / "tokens/samples/embedding").iterdir()) if one.name.startswith("c."))
+    assert name.name.count(".") == 5
+    name.write_bytes(name.read_bytes()[:-1] + b"x")
+    assert [one.check for one in wrong(verify_cube(part, silent))] == ["bytes"]
+
+
+def test_samples_are_exported_by_their_ids(made: Made, tmp_path: Path) -> None:
+    import geopandas
+    import pandas
+
+    from embedcube.progress import silent
+    from embedcube.uses.exchange.chosen import Chosen
+    from embedcube.uses.exchange.export import export
+    from embedcube.uses.exchange.receiving import take_in
+
+    for layer, ids in (("tokens", ("c07", "c01")), ("points", ("p7", "p8000"))):
+        chosen = Chosen(layers=(layer,), time="2020-04", ids=ids)
+        table = made.cube[layer].to_pandas("2020-04").set_index("id").loc[sorted(ids)]
+        numbers = table[[name for name in table.columns if isinstance(name, int)]].to_numpy()
+        out = tmp_path / f"{layer}.csv"
+        assert export(str(made.cube.path), out, "neuco-csv", chosen, None, silent).cells == 2
+        read = pandas.read_csv(out).set_index("id").loc[sorted(ids)]
+        np.testing.assert_array_equal(read.to_numpy(np.float32), numbers.astype(np.float32))
+        out = tmp_path / f"{layer}.parquet"
+        export(str(made.cube.path), out, "geoparquet", chosen, None, silent)
+        places = geopandas.read_parquet(out).set_index("id").loc[sorted(ids)]
+        np.testing.assert_allclose([places.geometry.x, places.geometry.y], [table.lon, table.lat])
+        np.testing.assert_array_equal(np.stack(places.embedding), numbers.astype(np.float32))
+        out = tmp_path / f"{layer}.zip"
+        export(str(made.cube.path), out, "bundle", chosen, None, silent)
+        cube = Cube(take_in(out, tmp_path / layer, silent).folder)
+        np.testing.assert_array_equal(cube[layer].vector(ids[0])[0], made.cube[layer].vector(ids[0])[0])
+        own = cube[layer].vector("c07" if layer == "tokens" else "p7", "2020-07")
+        # an object of the points holds all windows
+        assert np.isnan(own).all() == (layer == "tokens")
+
+
+def test_labels_of_samples_fit_a_decoder(made: Made, tmp_path: Path) -> None:
+    from embedcube.uses.decode.labels import read_examples
+    from embedcube.uses.decode.request import Request
+
+    rows = [f"{i:07d},{'ab'[i % 2]},g{i % 3}" for i in range(6)]
+    (tmp_path / "labels.csv").write_text("id,crop,part\n" + "\n".join([*rows, "0000099,a,g0"]) + "\n")
+    request = Request(task="classification", column="crop", time="2020-04", groups="part")
+    examples = read_examples(made.cube, ("seasons",), [tmp_path / "labels.csv"], request)
+    wanted = np.stack([made.cube["seasons"].vector(f"{i:07d}", "2020-04")[0] for i in range(6)])
+    np.testing.assert_array_equal(examples.features, wanted)
+    assert [examples.classes[int(one)] for one in examples.target] == list("ababab")
+    assert examples.left_out == {"outside of the cube": 1}
+    assert examples.group is not None
+    assert examples.group.tolist() == ["g0", "g1", "g2"] * 2
+    table = made.cube["seasons"].to_pandas("2020-04")
+    np.testing.assert_array_equal(examples.lon, table.lon)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["explain", "CUBE", "--lon", "9", "--lat", "45", "--layer", "one"],
+        ["find", "CUBE", "--like", "9,45", "--layer", "one"],
+        ["change", "CUBE", "--from", "2020-04", "--to", "2020-07", "--layer", "one"],
+        ["index-vectors", "CUBE"],
+        ["preview", "CUBE", "--out", "OUT"],
+        ["export", "CUBE", "OUT", "--as", "major-tom", "--layer", "one"],
+        ["export", "CUBE", "OUT", "--as", "terratorch-tiff", "--layer", "one"],
+        ["export", "CUBE", "OUT", "--features", "2", "--layer", "points"],
+        ["serve", "CUBE", "--port", "0"],
+    ],
+    ids=lambda asked: " ".join(asked[:1] + asked[3:5]),
+)
+def test_what_needs_a_map_is_refused(made: Made, tmp_path: Path, asked: list[str]) -> None:
+    from embedcube.cli.verbs import app
+
+    places = {"CUBE": str(made.cube.path), "OUT": str(tmp_path / "out")}
+    with pytest.raises(RequestError, match="is a list of samples and no map"):
+        app([places.get(word, word) for word in asked], standalone_mode=False)
+
+
+def test_explain_takes_an_id(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    from embedcube.cli.verbs import app
+
+    app(["explain", str(made.cube.path), "--sample", "c07", "--time", "2020-07", "--layer", "tokens", "--json"],
+        standalone_mode=False)  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["cell"]["sample"] == "c07"
+    with pytest.raises(RequestError, match="one of the two"):
+        app(["explain", str(made.cube.path), "--sample", "c07", "--lon", "9", "--lat", "45"], standalone_mode=False)
+
+
+def test_lineage_names_the_samples(made: Made) -> None:
+    from embedcube.uses.lineage import cells_table, lineage_in_cube
+
+    found = lineage_in_cube(made.cube, "c07_20200715")
+    assert {tuple(one.facts()["samples"]) for one in found.fed} == {("c07",)}
+    cells = cells_table(found.fed)
+    table = made.cube["one"].to_pandas("2020-04").set_index("id")
+    assert set(cells["sample"]) == {"c07"}
+    assert set(cells["lon"]) == {table.lon["c07"]}
+
+
+def test_a_region_of_a_list_is_refused_and_missing_places_are_told(
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = made.campaign.file.parent
+    for name in ("eof.safetensors", "points.csv"):
+        shutil.copy(folder / name, tmp_path / name)
+    lines = [line.split(",") for line in (tmp_path / "points.csv").read_text().splitlines()[:20]]
+    lines[3][1] = ""
+    (tmp_path / "points.csv").write_text("\n".join(map(",".join, lines)) + "\n")
+    document = yaml.safe_load(made.campaign.file.read_text())
+    archives, layers = ({name: document[key][name]} for key, name in (("archives", "table"), ("layers", "points")))
+    campaign = written(tmp_path, archives, layers)
+    for verb in ("index", "fit"):
+        assert call_cli(verb, campaign.file).returncode == 0
+    planned = call_cli("plan", campaign.file)
+    assert planned.returncode == 0, planned.stderr
+    assert "layers.points: 1 of 19 samples have no place (p2)" in caplog.text
+    region = {"bbox": [9, 44, 10, 46]}
+    assert "region: layer points is a list of samples" in refused(written(tmp_path, archives, layers, region=region))

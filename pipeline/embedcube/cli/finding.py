@@ -111,7 +111,7 @@ def index_vectors(cube: CubePath, layer: LayerName = None, as_json: AsJson = Fal
     from embedcube.uses.index import spread_for
 
     opened = Cube(cube)
-    layers = opened.layers if layer is None else (_layer(cube, layer).name,)
+    layers = opened.maps or opened.layers if layer is None else (_layer(cube, layer).name,)
     say = _teller(as_json)
     with spread_for(opened) as spread, shown("index", "segments", say) as progress:
         indexed = index_them(opened, layers, spread, progress)

@@ -313,18 +313,23 @@ def doctor(
 @app.command()
 def explain(
     cube: CubePath,
-    lon: Annotated[float, typer.Option(help="Longitude in degrees.")],
-    lat: Annotated[float, typer.Option(help="Latitude in degrees.")],
+    lon: Annotated[float | None, typer.Option(help="Longitude in degrees.")] = None,
+    lat: Annotated[float | None, typer.Option(help="Latitude in degrees.")] = None,
     moment: Annotated[
         str | None, typer.Option("--time", help="A day, month, year or moment; needed where there are several windows.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
+    sample: Annotated[str | None, typer.Option(help="Instead of a place: the id of a sample of a list.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what made a vector.  Example: embedcube explain cube.zarr --lon 7.6 --lat 50.87 --time 2023-06-15"""
     from embedcube.cube.reader import Cube
 
-    answer = (opened := Cube(cube)).explain(opened.cell_at(lon, lat, moment, layer))
+    if (sample is None) == (lon is None and lat is None):
+        raise RequestError("explain a place, --lon 7.6 --lat 50.87, or a sample of a list, --sample ID: one of the two")
+    if sample is None and (lon is None or lat is None):
+        raise RequestError("a place is --lon and --lat, for example --lon 7.6 --lat 50.87")
+    answer = Cube(cube).explain(lon=lon, lat=lat, time=moment, layer=layer, sample=sample)
     if as_json:
         print(json.dumps(answer))
         return

@@ -67,6 +67,16 @@ class ShardAt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleAt:
+    """A sample of a list."""
+
+    id: str
+    lon: float
+    """NaN where its place is unknown"""
+    lat: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fed:
     """A shard that has a scene among those it was made of."""
 
@@ -78,6 +88,8 @@ class Fed:
     """cells of the shard"""
     cells: NDArray[np.bool_] | None
     """which cells (y, x) got a pixel of the scene; None before the shard was embedded"""
+    samples: tuple[SampleAt, ...] = ()
+    """of a list, the sample of each of these cells, row by row"""
 
     @property
     def count(self) -> int | None:
@@ -87,7 +99,8 @@ class Fed:
     def facts(self) -> dict[str, Any]:
         """The row of a table."""
         cells = {"cells": self.count, "of_cells": self.of_cells}
-        return self.at.facts() | {"recipe": self.recipe, "unread": self.unread, **cells}
+        ids = {"samples": list(dict.fromkeys(one.id for one in self.samples))} if self.samples else {}
+        return self.at.facts() | {"recipe": self.recipe, "unread": self.unread, **cells, **ids}
 
 
 def scene_in(cube: CubeStore, asked: str) -> KnownScene:
@@ -147,13 +160,23 @@ def fed_by(cube: CubeStore, scene: int) -> Iterator[Fed]:
         side = cube.array(zone, "embedding").shards[1]
         packed = provenance.contributions(row)[link - int(first[row])]
         _, quarantined = provenance.links(row)
+        cells = np.unpackbits(packed, count=side * side).astype(bool).reshape(side, side)
         yield Fed(
             at=shard_at(cube, zone, t, iy, ix),
             recipe=bytes(recipes[row]).hex(),
             unread=bool(quarantined[link - int(first[row])]),
             of_cells=side * side,
-            cells=np.unpackbits(packed, count=side * side).astype(bool).reshape(side, side),
+            cells=cells,
+            samples=tuple(_samples_of(cube, zone, iy, cells)) if is_list(zone) else (),
         )
+
+
+def _samples_of(cube: CubeStore, zone: str, iy: int, cells: NDArray[np.bool_]) -> Iterator[SampleAt]:
+    """The sample of each of some cells (y, x) of a shard of a list."""
+    samples, (y, x) = cube.samples(zone), np.nonzero(cells)
+    lon, lat = samples.column("lon"), samples.column("lat")
+    for number in cube.array(zone, "status").sample(iy * len(cells) + y, x).tolist():
+        yield SampleAt(id=samples.ids[number], lon=float(lon[number]), lat=float(lat[number]))
 
 
 def shard_at(cube: CubeStore, zone: str, t: int, iy: int, ix: int) -> ShardAt:

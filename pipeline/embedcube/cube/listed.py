@@ -1,6 +1,7 @@
 """A list of samples in a cube: who they are, and its arrays seen as a map, so that what reads maps reads lists too."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +22,63 @@ NO_MAP = "is a list of samples and no map: name samples by their ids (layer.ids,
 def is_list(zone: str) -> bool:
     """Whether a zone, "<layer>/<zone>", is a list of samples."""
     return zone.rpartition("/")[2] == SAMPLES
+
+
+class NoMap(Mapping[str, Any]):
+    """Attributes of a zone that is a list: those that say where a map lies are asked for in vain, and it says so."""
+
+    def __init__(self, attributes: Any, called: str) -> None:
+        """`called` is the zone, for messages."""
+        self._attributes, self._called = attributes, called
+
+    def __getitem__(self, key: str) -> Any:
+        """The value; a RequestError says that a list is no map."""
+        if key not in self._attributes and key.startswith(("spatial:", "proj:")):
+            raise RequestError(f"{self._called} {NO_MAP}")
+        return self._attributes[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._attributes
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or another where there is none."""
+        return self._attributes.get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._attributes)
+
+    def __len__(self) -> int:
+        return len(self._attributes)
+
+    def asdict(self) -> dict[str, Any]:
+        """All of them."""
+        return dict(self._attributes.asdict())
+
+
+class ListedGroup:
+    """The Zarr group of a zone that is a list, which has no map's attributes and no rows and columns."""
+
+    def __init__(self, group: Any, called: str) -> None:
+        """`called` is the zone, for messages."""
+        self._group, self._called = group, called
+        self.attrs = NoMap(group.attrs, called)
+
+    def __getitem__(self, name: str) -> Any:
+        """An array; a RequestError says that a list is no map. Of several vectors a sample, `y` and `x` count them."""
+        if name in ("y", "x") and name not in self._group:
+            raise RequestError(f"{self._called} {NO_MAP}")
+        return self._group[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._group
+
+    def arrays(self) -> Iterator[tuple[str, Any]]:
+        """Names and arrays."""
+        yield from self._group.arrays()
+
+    def array_keys(self) -> Iterator[str]:
+        """Names of the arrays."""
+        yield from self._group.array_keys()
 
 
 @dataclass(frozen=True)
@@ -87,6 +145,11 @@ class AsMap:
         self.dtype, self.fill_value, self.attrs = array.dtype, array.fill_value, array.attrs
         self.shape = (array.shape[0], count * side, side, *self._features)
         self.shards = self.chunks = (windows, side, side, *self._features)
+
+    @property
+    def sample_cells(self) -> int:
+        """Cells along a side of a sample."""
+        return self._layout.chip_cells
 
     def place(self, sample: int) -> tuple[int, int]:
         """Row and column of the first cell of a sample."""

@@ -19,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.cube.listed import NO_MAP
 from embedcube.cube.picture import MAP_SIDE, Caption, Panel, draw_map, draw_sheet, sheet_side, thinning
 from embedcube.cube.preview_store import preview_store_of, write_preview_store
 from embedcube.cube.reader import Cube
@@ -43,7 +44,8 @@ def preview(path: Path, folder: Path, store: Path | None = None) -> list[Path]:
     files = []
     for layer in cube.layers:
         if layer not in drawn:
-            log.warning("%s: layer %s has no vectors to draw", cube.address, layer)
+            what = "has no vectors to draw" if layer in cube.maps else f"is not drawn: it {NO_MAP}"
+            log.warning("%s: layer %s %s", cube.address, layer, what)
             continue
         for zone in cube.zones_of(layer):
             files += _draw_zone(cube, zone, drawn[zone], folder)

@@ -31,8 +31,10 @@ from embedcube.cube.arrays import COMPRESSION_LEVEL, KEY_SEPARATOR
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.conventions import MULTISCALES, PROJ, SPATIAL
 from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.listed import NO_MAP
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+from embedcube.printable import listed
 
 SUFFIX = ".preview.zarr"
 
@@ -62,15 +64,17 @@ def write_preview_store(cube: Cube, store: Path) -> None:
     """Write the preview of all layers, zones and windows to `store`; it replaces an earlier one when it is whole.
 
     Raises:
-        RequestError: no layer has vectors to draw.
+        RequestError: no layer has vectors to draw, or all are lists of samples.
     """
+    if not cube.maps:
+        raise RequestError(f"{cube.address}: nothing to draw: {listed(cube.layers)} {NO_MAP}")
     store.parent.mkdir(parents=True, exist_ok=True)
     temporary = store.with_name(f".tmp-{store.name}.{secrets.token_hex(4)}")
     try:
         root: Any = zarr.open_group(temporary, mode="w", zarr_format=3)
         root.update_attributes({"title": f"Preview of the embeddings of campaign {cube.campaign}"})
         root.update_attributes({"embedcube:cube": cube.version})
-        for layer in cube.layers:
+        for layer in cube.maps:
             if basis := fit_basis(cube, layer):
                 for zone in cube.zones_of(layer):
                     _write_zone(cube, zone, basis, root.create_group(zone))

@@ -308,9 +308,7 @@ class Cube(CubeStore):
         entries = self.what.get("withdraw", ())
         if not entries:
             return []
-        group, window = self.group(cell.zone), self.windows(cell.zone)[cell.t]
-        x, y = (float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y"))
-        lon, lat = to_degrees(group.attrs["proj:wkt2"]).transform(x, y)
+        window, (lon, lat) = self.windows(cell.zone)[cell.t], self._degrees_of(cell)
         found = []
         for scene in self.provenance.withdrawn(entries, archives):
             west, south, east, north = scene["bbox"]
@@ -318,6 +316,16 @@ class Cube(CubeStore):
             if window.overlaps(first, last) and south <= lat <= north and (lon - west) % 360 <= east - west:
                 found.append(scene["id"])
         return found
+
+    def _degrees_of(self, cell: Cell) -> tuple[float, float]:
+        """Longitude and latitude of a cell, of a list those of its sample; NaN where nobody knows them."""
+        if is_list(cell.zone):
+            number = self.array(cell.zone, "status").sample(cell.y, cell.x)
+            samples = self.samples(cell.zone)
+            return float(samples.column("lon")[number]), float(samples.column("lat")[number])
+        x, y = (float(self.array(cell.zone, axis)[getattr(cell, axis)]) for axis in ("x", "y"))
+        lon, lat = to_degrees(self.group(cell.zone).attrs["proj:wkt2"]).transform(x, y)
+        return float(lon), float(lat)
 
 
 def _why_failed(record: dict[str, Any], encoding: Encoding) -> list[str]:

@@ -20,7 +20,7 @@ from embedcube.cube.arrays import ARRAYS, object_key
 from embedcube.cube.chunks import read_box
 from embedcube.cube.claims import check_array, check_zone
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
-from embedcube.cube.listed import AsMap, SampleTable, is_list
+from embedcube.cube.listed import NO_MAP, AsMap, ListedGroup, SampleTable, is_list
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
 from embedcube.cube.part import Part, part_of
@@ -120,7 +120,7 @@ class CubeStore:
 
         def status_of(zone: str, t: int, iy: int, ix: int) -> str:
             # every shard has an object of its status
-            return f"{zone}/status/{object_key('status', (t // depths[zone], iy, ix))}"
+            return f"{zone}/status/{object_key('status', (t // depths[zone], iy, ix), self.axes(zone))}"
 
         return {place: row for place, row in places.items() if status_of(*place) in part.objects}
 
@@ -143,6 +143,11 @@ class CubeStore:
     def layers(self) -> tuple[str, ...]:
         """Names of the layers."""
         return tuple(dict.fromkeys(zone.split("/")[0] for zone in self.zones))
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the layers that are maps, and no lists of samples."""
+        return tuple(layer for layer in self.layers if not is_list(self.zones_of(layer)[0]))
 
     def zones_of(self, layer: str) -> tuple[str, ...]:
         """Paths of the groups of a layer, "<layer>/<zone>"."""
@@ -191,7 +196,9 @@ class CubeStore:
         """The Zarr group of a zone; its metadata are read once."""
         if zone not in self._groups:
             group = self._node(zone)
-            if not is_list(zone):  # samples have places of their own
+            if is_list(zone):  # samples have places of their own
+                group = ListedGroup(group, f"{self.address}: {zone}")
+            else:
                 check_zone(f"{self.address}: {zone}", group.attrs, self.array(zone, "embedding").shape)
             self._groups[zone] = group
         return self._groups[zone]
@@ -199,6 +206,8 @@ class CubeStore:
     def array(self, zone: str, name: str) -> Any:
         """One of the arrays of a zone, of a list of samples as a map (`listed.py`); its metadata are read once."""
         if (zone, name) not in self._arrays:
+            if is_list(zone) and name in ("y", "x"):
+                raise RequestError(f"{self.address}: {zone} {NO_MAP}")
             array = self._node(f"{zone}/{name}")
             array = AsMap(array) if is_list(zone) and name in ARRAYS else array
             check_array(f"{self.address}: {zone}/{name}", name, array)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.arrays import VECTORS
-from embedcube.cube.encoding import STATUS_MEANINGS, decode
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.store import CubeStore, Time
 from embedcube.zones import UNDATED
 
@@ -37,9 +37,7 @@ def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
     samples, frames = cube.samples(zone), []
     columns = {name: samples.column(name) for name in ("lon", "lat", "acquired")}
     for t in cube.windows_of(zone, time):
-        vectors, status = _decoded(cube, zone, t, slice(None)), cube.group(zone)["status"][t]
-        if vectors.ndim > len(VECTORS):
-            vectors, status = _mean(vectors), status.reshape(len(status), -1).max(axis=1)
+        vectors, status = rows_of(cube, zone, t, slice(None))
         start = np.datetime64(cube.windows(zone)[t].start.replace(tzinfo=None), "ns")
         facts = {
             "id": samples.ids,
@@ -52,6 +50,21 @@ def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
         about = pandas.DataFrame(facts)
         frames.append(pandas.concat([about, pandas.DataFrame(vectors, index=about.index)], axis=1))
     return pandas.concat(frames, ignore_index=True)
+
+
+def rows_of(cube: CubeStore, zone: str, t: int, samples: slice) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Vector (sample, feature) and status (sample) of some samples in a window.
+
+    Of samples with several cells it is the mean of those with a vector; a sample has a status of these, where it has
+    one.
+    """
+    vectors, status = _decoded(cube, zone, t, samples), np.asarray(cube.group(zone)["status"][t, samples])
+    if vectors.ndim == len(VECTORS):
+        return vectors, status
+    cells = status.reshape(len(status), -1)
+    there = (cells == VALID) | (cells == VALID_INCOMPLETE)
+    own = np.where(there.any(axis=1), np.where(there, cells, 0).max(axis=1), cells.max(axis=1))
+    return _mean(vectors), own.astype(np.uint8)
 
 
 def _decoded(cube: CubeStore, zone: str, t: int, samples: slice) -> NDArray[np.float32]:

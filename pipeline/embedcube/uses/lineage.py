@@ -10,6 +10,7 @@ import numpy as np
 from embedcube.cube.lineage import NO_BOUNDS, Fed, KnownScene, ShardAt, chosen, fed_by, scene_in
 from embedcube.errors import RequestError
 from embedcube.grid import to_degrees
+from embedcube.printable import listed
 
 if TYPE_CHECKING:
     import geopandas
@@ -58,7 +59,9 @@ class Lineage:
             yield f"{layer}: {len(own)} shards{cells}"
             for one in own[:_SHOWN]:
                 count = "not embedded yet" if one.count is None else f"{one.count} of {one.of_cells} cells"
-                yield f"  {one.at!s:<28}  {one.at.window:<22}  {'could not be read' if one.unread else count}"
+                ids = list(dict.fromkeys(sample.id for sample in one.samples))
+                of = f", samples {listed(ids, _NAMED)}" if ids else ""
+                yield f"  {one.at!s:<28}  {one.at.window:<22}  {'could not be read' if one.unread else count}{of}"
             if len(own) > _SHOWN:
                 yield f"  ... and {len(own) - _SHOWN} more: -o FILE.csv lists them"
         if not self.fed:
@@ -67,6 +70,9 @@ class Lineage:
 
 _SHOWN = 20
 """shards of a layer that are printed"""
+
+_NAMED = 4
+"""samples of a shard that are printed"""
 
 
 def lineage_in_cube(cube: "Cube", asked: str) -> Lineage:
@@ -122,9 +128,13 @@ def shards_table(fed: Sequence[Fed]) -> "geopandas.GeoDataFrame":
     """One row for each shard, with its square."""
     import geopandas
 
-    rows = [one.facts() for one in fed]
-    names = [*(rows[0] if rows else ("shard", "layer", "zone", "t", "iy", "ix", "window", "cells"))]
-    columns = {name: [row[name] for row in rows] for name in names}
+    rows = [
+        {name: ", ".join(value) if isinstance(value, list) else value for name, value in one.facts().items()}
+        for one in fed
+    ]
+    nothing = dict.fromkeys(("shard", "layer", "zone", "t", "iy", "ix", "window", "cells"))
+    names = [*dict.fromkeys(name for row in rows or [nothing] for name in row)]
+    columns = {name: [row.get(name, "") for row in rows] for name in names}
     geometry = [square(one.at.bounds, one.at.crs) for one in fed]
     return geopandas.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
 
@@ -163,14 +173,19 @@ def cells_table(fed: Sequence[Fed]) -> "geopandas.GeoDataFrame":
     if (count := sum(one.count or 0 for one in fed)) > MOST_CELLS:
         raise RequestError(f"--cells: {count:,} cells are more than {MOST_CELLS:,}; without it the file lists shards")
     parts = [_cells(one) for one in fed]
-    names = ("layer", "zone", "t", "y", "x", "window", "lon", "lat")
+    names = ["layer", "zone", "t", "y", "x", "window", "lon", "lat"]
+    if any(one.samples for one in fed):
+        names.append("sample")
     columns = {name: np.concatenate([part[name] for part in parts]) if parts else np.zeros(0) for name in names}
     geometry = geopandas.points_from_xy(columns["lon"], columns["lat"])
     return geopandas.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
 
 
 def _cells(one: Fed) -> dict[str, Any]:
-    """The cells of a shard that got a pixel; `y` and `x` count in the arrays of the zone. No place for samples."""
+    """The cells of a shard that got a pixel; `y` and `x` count in the arrays of the zone.
+
+    Cells of a list have the id and the place of their sample.
+    """
     assert one.cells is not None
     side = one.cells.shape[0]
     row, col = np.nonzero(one.cells)
@@ -179,8 +194,11 @@ def _cells(one: Fed) -> dict[str, Any]:
     lon, lat = xmin + (col + 0.5) * cell, ymax - (row + 0.5) * cell
     if one.at.crs:
         lon, lat = to_degrees(one.at.crs).transform(lon, lat)
+    if one.samples:
+        lon, lat = (np.array([getattr(sample, name) for sample in one.samples]) for name in ("lon", "lat"))
+    ids = np.array([sample.id for sample in one.samples] or [""] * len(row), dtype=object)
     same = {name: np.full(len(row), getattr(one.at, name)) for name in ("layer", "zone", "t", "window")}
-    return {**same, "y": one.at.iy * side + row, "x": one.at.ix * side + col, "lon": lon, "lat": lat}
+    return {**same, "y": one.at.iy * side + row, "x": one.at.ix * side + col, "lon": lon, "lat": lat, "sample": ids}
 
 
 def write_lineage(found: Lineage, path: Path, *, cells: bool) -> None:

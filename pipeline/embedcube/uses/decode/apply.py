@@ -19,6 +19,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.consolidate.dask import dask_client
 from embedcube.consolidate.endings import results
+from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.reader import Cube
 from embedcube.cube.store import Time
 from embedcube.cube.within import Within, area_in
@@ -161,6 +162,8 @@ def apply(
     kinds: dict[str, type[Maps] | type[ZarrLayer]] = {".tif": Maps, ".tiff": Maps, ".zarr": ZarrLayer}
     if out.suffix not in kinds:
         raise RequestError(f"{out}: write .tif for maps (COG) or .zarr for a Zarr layer")
+    if is_list(zone := cube.zones_of(decoder.layers[0])[0]):
+        raise RequestError(f"{cube.address}: apply: {zone} {NO_MAP}")
     about = decoder.about
     if finer > 1 and (out.suffix == ".zarr" or (about.request.task, about.kind) != ("dense", "logistic")):
         raise RequestError(f"--finer is for a map (.tif) of a dense logistic decoder, not for {about.request.task}, "

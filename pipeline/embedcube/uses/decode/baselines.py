@@ -18,6 +18,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
+from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import EmbedcubeError, RequestError
 from embedcube.progress import Progress, silent
@@ -77,6 +78,8 @@ def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progr
     from embedcube.kernel.device import exact_arithmetic
     from embedcube.sources.reader import RasterReader
 
+    if is_list(zone := cube.zones_of(layer)[0]):
+        raise RequestError(f"{zone} is a list of samples, whose pixels are not read again")
     campaign, run = _campaign_of(cube)
     weights = read_weights(campaign, run, layer)[0]
     contexts = _contexts(campaign, cube, layer, weights, seed)

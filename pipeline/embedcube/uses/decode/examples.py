@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.listed import is_list
 from embedcube.cube.places import Places, cells_beside, own_cells
 from embedcube.cube.reader import Cube
 from embedcube.cube.store import Time
@@ -128,6 +129,24 @@ def cells_at(
     return cells.take(first), row[first], inside
 
 
+def cells_of_samples(
+    cube: Cube, zone: str, ids: Sequence[str], t_of: "list[list[int]] | Time"
+) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
+    """The cells of some samples of a list, as `cells_at` gives those of points; an id that is none is outside."""
+    numbers = {name: i for i, name in enumerate(cube.samples(zone).ids)}
+    known, array = np.array([one in numbers for one in ids], bool), cube.array(zone, "status")
+    windows = t_of if isinstance(t_of, list) else [cube.windows_of(zone, t_of)] * len(ids)
+    places = np.stack(np.meshgrid(*[np.arange(array.sample_cells)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    rows, found = [np.empty(0, np.int64)], [np.empty((0, 3), np.int64)]
+    for i in np.flatnonzero(known).tolist():
+        y, x = (places + array.place(numbers[ids[i]])).T
+        for t in windows[i]:
+            rows.append(np.full(len(y), i))
+            found.append(np.stack([np.full(len(y), t), y, x], axis=1))
+    t, y, x = np.concatenate(found).T
+    return Cells(zones=(zone,), zone=np.zeros(len(t), np.int64), t=t, y=y, x=x), np.concatenate(rows), known
+
+
 def has_vector(cube: Cube, cells: Cells) -> NDArray[np.bool_]:
     """Whether each cell has a vector."""
     there = np.zeros(len(cells), bool)
@@ -163,9 +182,13 @@ def _by_chunk(cube: Cube, cells: Cells, array: str) -> Iterator[tuple[str, NDArr
 
 
 def degrees_of(cube: Cube, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Longitude and latitude of the centre of each cell."""
+    """Longitude and latitude of the centre of each cell; of a list those of its sample, NaN where nobody knows them."""
     lon, lat = np.empty(len(cells)), np.empty(len(cells))
     for zone, rows in cells.each_zone():
+        if is_list(zone):
+            samples, number = cube.samples(zone), cube.array(zone, "status").sample(cells.y[rows], cells.x[rows])
+            lon[rows], lat[rows] = (samples.column(name)[number] for name in ("lon", "lat"))
+            continue
         attributes = cube.group(zone).attrs
         a, _, c, _, e, f = attributes["spatial:transform"]
         x, y = c + (cells.x[rows] + 0.5) * a, f + (cells.y[rows] + 0.5) * e
@@ -227,4 +250,8 @@ def check_layers(cube: Cube, layers: Sequence[str]) -> tuple[str, ...]:
         cube[layer]
     if len(set(layers)) != len(layers):
         raise RequestError(f"--layers {','.join(layers)} names a layer twice; name each once")
+    if len(layers) > 1 and (lists := [layer for layer in layers if is_list(cube.zones_of(layer)[0])]):
+        raise RequestError(
+            f"--layers: {lists[0]} is a list of samples, which stands beside no other layer; name it alone"
+        )
     return tuple(layers)

@@ -102,6 +102,12 @@ def folds_of(
         if examples.group is None:
             raise RequestError("the labels have no column of groups; name it with --groups when you fit")
         return _whole("groups", "groups", examples.group, count, seed)
+    if not np.isfinite(examples.lon).all():
+        nowhere = int((~np.isfinite(examples.lon)).sum())
+        raise RequestError(
+            f"{nowhere} of {len(examples)} labelled samples have no place, so they lie in no block: hold out groups of "
+            "a column (`decode fit --groups COLUMN`, `decode score --groups`), or --years"
+        )
     size = blocks or default_size(examples)
     return _whole("blocks", f"blocks of {size}", blocks_of(examples, size).astype(str), count, seed)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 from embedcube.cube.within import area_in
 from embedcube.errors import RequestError
@@ -18,6 +19,7 @@ from embedcube.uses.decode.examples import (
     Examples,
     Task,
     cells_at,
+    cells_of_samples,
     check_layers,
     degrees_of,
     joined,
@@ -27,7 +29,7 @@ from embedcube.uses.decode.examples import (
 )
 from embedcube.uses.decode.rasters import labels_of_rasters
 from embedcube.uses.decode.request import Labels, Request
-from embedcube.uses.decode.tables import Table, read_table
+from embedcube.uses.decode.tables import Table, read_columns, read_table
 
 RASTERS = (".tif", ".tiff")
 
@@ -47,13 +49,20 @@ def read_examples(cube: Cube, layers: Sequence[str], paths: Sequence[Path], requ
     for path in paths:
         if not path.is_file():
             raise RequestError(f"{path}: there is no such file of labels")
+    listed = is_list(cube.zones_of(layers[0])[0])
     if all(path.suffix.lower() in RASTERS for path in paths):
+        if listed:
+            raise RequestError(f"{named}: {layers[0]} is a list of samples: labels are a table with a column id")
         labels = labels_of_rasters(cube, layers[0], paths, request)
     elif len(paths) == 1:
-        labels = _labels_of_table(cube, layers[0], read_table(paths[0], request.crs), request)
+        table = read_columns(paths[0]) if listed else read_table(paths[0], request.crs)
+        labels = _labels_of_table(cube, layers[0], table, request)
     else:
         raise RequestError(f"{named}: several files of labels are rasters (.tif), one for each date; or one table")
     if not len(labels.cells):
+        if listed:
+            known = ", ".join(cube[layers[0]].ids[:3])
+            raise RequestError(f"{named}: none of its ids is a sample of {layers[0]}; the cube has {known}, ...")
         spans = ", ".join(f"{zone} {_extent(cube, zone)}" for zone in cube.zones_of(layers[0])[:2])
         raise RequestError(f"{named}: all {labels.outside} labels lie outside of the cube ({spans})")
     features = side_by_side(cube, layers, labels.cells)
@@ -123,11 +132,12 @@ def _labels_of_table(cube: Cube, layer: str, table: Table, request: Request) -> 
     values = table.column(request.column)
     target, classes = _target(table.path.name, request.column, values, request.task)
     windows = None if request.date is None else _windows_at(cube, layer, table, request.date)
-    place = _cells_of_points if table.of_points else _cells_of_polygons
+    listed = is_list(cube.zones_of(layer)[0])
+    place = _cells_of_samples if listed else _cells_of_points if table.of_points else _cells_of_polygons
     cells, row, inside = place(cube, layer, table, request.time if windows is None else windows)
     groups = None if request.groups is None else np.array([str(name) for name in table.column(request.groups)])
     twice = 0
-    if not table.of_points:
+    if not listed and not table.of_points:
         cells, row, twice = _once(cells, row, target)
     return Labels(
         cells=cells, target=target[row], classes=classes, part=row, group=None if groups is None else groups[row],
@@ -178,6 +188,17 @@ def _cells_of_points(
     used = np.zeros(len(lon), bool)
     used[row] = True
     return cells, row, inside & used
+
+
+def _cells_of_samples(
+    cube: Cube, layer: str, table: Table, t_of: "str | list[list[int]] | None"
+) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
+    """The cells of the samples that the column id names."""
+    ids = table.ids()
+    cells, row, known = cells_of_samples(cube, cube.zones_of(layer)[0], ids, t_of)
+    used = np.zeros(len(ids), bool)
+    used[row] = True
+    return cells, row, known & used
 
 
 def _cells_of_polygons(

@@ -48,6 +48,10 @@ class Table:
             raise RequestError(f"{self.path.name}: no column {name}; it has {', '.join(list(self.columns)[:20])}")
         return self.columns[name]
 
+    def ids(self) -> list[str]:
+        """The ids of samples, in the column `id`."""
+        return [str(one) for one in self.column("id")]
+
 
 def read_table(path: Path, crs: str | None) -> Table:
     """The labels of a file. `crs` is that of its positions where it is said; by default they are degrees.
@@ -55,16 +59,7 @@ def read_table(path: Path, crs: str | None) -> Table:
     Raises:
         RequestError: the file cannot be read, has no positions, states another CRS, or the positions are none of it.
     """
-    readers = {".csv": _csv, ".parquet": _parquet, ".geoparquet": _parquet, ".geojson": _geojson, ".json": _geojson}
-    if path.suffix.lower() not in readers:
-        known = ", ".join(readers)
-        raise RequestError(f"{path}: labels are a table ({known}) or a GeoTIFF (.tif); convert this file to one")
-    readable(path)
-    try:
-        columns, geometry, stated = readers[path.suffix.lower()](path)
-    except _WRONG as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RequestError(f"{path}: cannot be read as {path.suffix}: {type(error).__name__}: {reason}") from None
+    columns, geometry, stated = _read(path)
     said = crs or DEGREES
     if stated and not _same(stated, said):
         raise RequestError(
@@ -73,6 +68,29 @@ def read_table(path: Path, crs: str | None) -> Table:
     if geometry is None:
         geometry = _points(path, columns)
     return Table(path=path, geometry=_in_degrees(path, geometry, said), columns=columns)
+
+
+def read_columns(path: Path) -> Table:
+    """The labels of a file for samples with ids; positions are not looked at, and need not be there.
+
+    Raises:
+        RequestError: the file cannot be read.
+    """
+    return Table(path=path, geometry=np.empty(0, object), columns=_read(path)[0])
+
+
+def _read(path: Path) -> tuple[dict[str, list[Any]], NDArray[Any] | None, str]:
+    """Columns, geometries where the file has some, and the CRS that it states, or nothing."""
+    readers = {".csv": _csv, ".parquet": _parquet, ".geoparquet": _parquet, ".geojson": _geojson, ".json": _geojson}
+    if path.suffix.lower() not in readers:
+        known = ", ".join(readers)
+        raise RequestError(f"{path}: labels are a table ({known}) or a GeoTIFF (.tif); convert this file to one")
+    readable(path)
+    try:
+        return readers[path.suffix.lower()](path)
+    except _WRONG as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"{path}: cannot be read as {path.suffix}: {type(error).__name__}: {reason}") from None
 
 
 def _same(stated: str, said: str) -> bool:
@@ -90,9 +108,12 @@ def _short(crs: str) -> str:
 
 
 def _csv(path: Path) -> tuple[dict[str, list[Any]], None, str]:
+    import pyarrow
     import pyarrow.csv
 
-    return pyarrow.csv.read_csv(path).to_pydict(), None, ""
+    # an id keeps its zeros
+    types = pyarrow.csv.ConvertOptions(column_types={"id": pyarrow.string()})
+    return pyarrow.csv.read_csv(path, convert_options=types).to_pydict(), None, ""
 
 
 def _parquet(path: Path) -> tuple[dict[str, list[Any]], NDArray[Any] | None, str]:

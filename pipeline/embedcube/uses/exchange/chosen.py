@@ -11,7 +11,7 @@ from embedcube.cube.reader import Cube
 from embedcube.cube.within import area_in
 from embedcube.errors import RequestError
 from embedcube.printable import listed, printable
-from embedcube.uses.touching import Box
+from embedcube.uses.touching import Box, contains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Chosen:
     box: Box | None = None
     time: str | None = None
     ids: tuple[str, ...] = ()
-    """names of cells, ZONE/ROW/COLUMN; all where there are none"""
+    """names of cells, ZONE/ROW/COLUMN, or ids of samples of a list; all where there are none"""
 
     def asked(self) -> dict[str, Any]:
         """As a bundle and its digest have it."""
@@ -71,6 +71,24 @@ def cells_named(cube: Cube, layer: str, ids: Sequence[str]) -> dict[str, NDArray
             raise RequestError(f"{name}: {path} has {rows} rows and {columns} columns of cells, counted from 0")
         found.setdefault(path, []).append((int(row), int(column)))
     return {path: np.array(cells, np.int64) for path, cells in found.items()}
+
+
+def samples_in(cube: Cube, zone: str, chosen: Chosen) -> NDArray[np.bool_]:
+    """Which samples of a list are chosen: by their ids, and by the box that their places lie in.
+
+    Raises:
+        RequestError: there is no sample of such an id, or none is chosen.
+    """
+    samples = cube.samples(zone)
+    inside = np.ones(len(samples.ids), bool)
+    if chosen.ids:
+        named = [samples.number(one) for one in chosen.ids]
+        inside &= np.isin(np.arange(len(inside)), named)
+    if chosen.box is not None:
+        inside &= contains(chosen.box, samples.column("lon"), samples.column("lat"))
+    if not inside.any():
+        raise RequestError(f"no sample of {zone} is in what was asked for; `embedcube info` shows what there is")
+    return inside
 
 
 def rectangles(cube: Cube, layer: str, chosen: Chosen) -> list[Rectangle]:

@@ -1,5 +1,6 @@
 """The CSV of NeuCo-Bench: a row for each cell, `id` and the numbers of its vector in the columns 0, 1, ..."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ _NUMBER_BYTES = 14
 
 
 def export_neuco(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dry_run: bool = False) -> Exported:
-    """Write the CSV. Names of cells are ZONE/ROW/COLUMN, with the start of the window where several are chosen.
+    """Write the CSV. Names of cells are ZONE/ROW/COLUMN, those of samples their ids.
+
+    Where several windows are chosen, the start of the window follows the name.
 
     Cells without a vector have no row: the benchmark would take them for vectors of zeros.
 
@@ -32,12 +35,12 @@ def export_neuco(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, d
         return Exported(files=[out], bytes=cells * features * _NUMBER_BYTES, cells=cells, exact=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     done = 0
-    with replacing(out) as temporary, temporary.open("w", encoding="ascii") as file:
-        file.write(",".join(["id", *map(str, range(features))]) + "\n")
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["id", *map(str, range(features))])
         for batch in batches(cube, layer, chosen):
             more = f"/{batch.window.start:%Y-%m-%dT%H%M%S}".removesuffix("T000000") if several else ""
             for name, vector in zip(batch.ids, batch.vectors, strict=True):
-                numbers = ",".join(np.format_float_scientific(number, unique=True) for number in vector)
-                file.write(f"{name}{more},{numbers}\n")
-            progress(done := done + len(batch.y), cells)
+                rows.writerow([f"{name}{more}", *(np.format_float_scientific(one, unique=True) for one in vector)])
+            progress(done := done + len(batch), cells)
     return Exported(files=[out], bytes=out.stat().st_size, cells=cells)

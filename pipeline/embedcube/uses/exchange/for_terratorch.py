@@ -6,6 +6,7 @@ OUT/embeddings.pt, patch_ids.pt          tensors for its scikit-learn decoder (l
 OUT/configuration_summary.json           its keys, and the digest of the weights beside them
 """
 
+import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing, write_atomically
 from embedcube.cube.chunks import read_box, read_vectors
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress
@@ -82,6 +84,8 @@ def export_terratorch(
             another way.
     """
     layer = one_layer(cube, chosen)
+    if form != "pt" and is_list(zone := cube.zones_of(layer)[0]):
+        raise RequestError(f"--as {form}: {zone} {NO_MAP}; --as pt, geoparquet and neuco-csv take samples")
     if form != "pt" and chosen.ids:
         raise RequestError(f"--ids names cells, --as {form} writes whole tiles; choose --bbox, or --as pt, geoparquet")
     squares = [] if form == "pt" else list(_squares(cube, layer, chosen, tile))
@@ -211,14 +215,15 @@ def _tensors(cube: Cube, out: Path, layer: str, chosen: Chosen) -> list[Path]:
     for batch in batches(cube, layer, chosen):
         parts.append(batch.vectors)
         ids += [
-            f"{name},{batch.window.start:%Y-%m-%dT%H:%M:%S},{STATUS_MEANINGS[status]}"
+            (name, f"{batch.window.start:%Y-%m-%dT%H:%M:%S}", STATUS_MEANINGS[status])
             for name, status in zip(batch.ids, batch.status.tolist(), strict=True)
         ]
     files = [out / "embeddings.pt", out / "patch_ids.pt", out / "ids.csv"]
     for path, tensor in zip(files, (torch.from_numpy(np.concatenate(parts)), torch.arange(len(ids))), strict=False):
         with replacing(path) as temporary:
             torch.save(tensor, temporary)
-    write_atomically(files[2], ("id,time,status\n" + "\n".join(ids) + "\n").encode())
+    with replacing(files[2]) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("id", "time", "status"), *ids])
     return files
 
 

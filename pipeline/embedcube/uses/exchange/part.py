@@ -3,17 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedcube.consolidate.seal import seal_of
 from embedcube.cube.arrays import FILES, is_object
+from embedcube.cube.listed import is_list
 from embedcube.cube.part import part_of
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Progress
-from embedcube.uses.exchange.chosen import Chosen, cells_named, layers_of
+from embedcube.uses.exchange.chosen import Chosen, cells_named, layers_of, samples_in
 from embedcube.uses.exchange.manifest import MANIFEST, PART, about_cube, manifest_bytes, request_digest
 from embedcube.uses.exchange.zipped import BundleWriter, zip_bytes
 from embedcube.uses.pull import Selection, Wanted, digests_in
@@ -95,6 +98,11 @@ def _objects(cube: Cube, sealed: dict[str, str], chosen: Chosen, folder: Path) -
 def _shards_named(cube: Cube, chosen: Chosen) -> Mapping[str, frozenset[tuple[int, int]]]:
     found = {}
     for layer in layers_of(cube, chosen):
+        if is_list(zone := cube.zones_of(layer)[0]):
+            slots = int(cube.group(zone)["status"].shards[1])
+            rows = np.flatnonzero(samples_in(cube, zone, replace(chosen, box=None))) // slots
+            found[zone] = frozenset((int(row), 0) for row in rows)
+            continue
         for zone, cells in cells_named(cube, layer, chosen.ids).items():
             side = cube.array(zone, "embedding").shards[1]
             found[zone] = frozenset((int(y) // side, int(x) // side) for y, x in cells)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.run_folder import replacing
 from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress
@@ -20,7 +21,7 @@ from embedcube.uses.exchange.chosen import Chosen, one_layer
 from embedcube.uses.exchange.codecs import Fitted
 from embedcube.uses.exchange.manifest import about_cube
 from embedcube.uses.exchange.part import Exported
-from embedcube.uses.exchange.rows import Batch, batches, cells_of
+from embedcube.uses.exchange.rows import Batch, SampleBatch, batches, cells_of
 
 RADIUS_KM = 6378.137
 """of the sphere of Major TOM's grid"""
@@ -53,7 +54,9 @@ def export_table(
     number_bytes = features * 4 if fitted is None else _encoded_bytes(fitted)
     if dry_run:
         return Exported(files=[out], bytes=cells * (number_bytes + _ROW_BYTES), cells=cells, exact=False)
-    columns: Callable[[Batch], dict[str, Any]] = _major_tom if major_tom else lambda one: _plain(one, fitted)
+    if major_tom and is_list(zone := cube.zones_of(layer)[0]):
+        raise RequestError(f"--as major-tom: {zone} {NO_MAP}; --as geoparquet takes samples")
+    columns: Callable[[Any], dict[str, Any]] = _major_tom if major_tom else lambda one: _plain(one, fitted)
     about = {**about_cube(cube, (layer,)), "asked": chosen.asked(), **(_told(fitted, measured) if fitted else {})}
     bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
     done = 0
@@ -61,26 +64,28 @@ def export_table(
     with replacing(out) as temporary:
         writer = None
         for batch in batches(cube, layer, chosen):
-            footprints = batch.footprints()
-            low, high = footprints.min(axis=(0, 1)), footprints.max(axis=(0, 1))
-            bounds = np.r_[np.minimum(bounds[:2], low), np.maximum(bounds[2:], high)]
-            geometry = shapely.to_wkb(shapely.polygons(footprints))
-            table = pyarrow.table({**columns(batch), "geometry": pyarrow.array(geometry, pyarrow.binary())})
+            shapes = batch.geometry()
+            own = shapely.total_bounds(shapes)
+            bounds = np.r_[np.fmin(bounds[:2], own[:2]), np.fmax(bounds[2:], own[2:])]
+            geometry = pyarrow.array(shapely.to_wkb(shapes), pyarrow.binary())
+            table = pyarrow.table({**columns(batch), "geometry": geometry})
             if writer is None:
                 writer = parquet.ParquetWriter(temporary, table.schema, compression="zstd", compression_level=1)
             writer.write_table(table)
             progress(done := done + len(table), cells)
         assert writer is not None
         # not in the schema: the bounds are known at the end
-        writer.add_key_value_metadata({"geo": json.dumps(_geo(bounds)), "embedcube": json.dumps(about)})
+        kind = "Point" if is_list(cube.zones_of(layer)[0]) else "Polygon"
+        writer.add_key_value_metadata({"geo": json.dumps(_geo(bounds, kind)), "embedcube": json.dumps(about)})
         writer.close()
     return Exported(files=[out], bytes=out.stat().st_size, cells=cells,
                     measured={layer: measured} if measured else {})  # fmt: skip
 
 
-def _geo(bounds: NDArray[np.float64]) -> dict[str, Any]:
-    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "bbox": bounds.tolist(),
-              "orientation": "counterclockwise"}  # fmt: skip
+def _geo(bounds: NDArray[np.float64], kind: str) -> dict[str, Any]:
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [kind], "orientation": "counterclockwise"}
+    if np.isfinite(bounds).all():
+        column["bbox"] = bounds.tolist()
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
@@ -104,8 +109,8 @@ def _lists(values: NDArray[Any]) -> Any:
     return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), values.shape[1])
 
 
-def _plain(batch: Batch, fitted: Fitted | None) -> dict[str, Any]:
-    count = len(batch.y)
+def _plain(batch: Batch | SampleBatch, fitted: Fitted | None) -> dict[str, Any]:
+    count = len(batch)
     stored = {"embedding": batch.vectors} if fitted is None else fitted.encode(batch.vectors)
     return {
         "id": batch.ids,

@@ -48,10 +48,14 @@ class Picture:
 def pictures(path: Path) -> list[Picture]:
     """Maps of all layers of a cube, zone by zone; its preview store is written if there is none.
 
+    Lists of samples have none.
+
     Raises:
         RequestError: no layer has vectors to draw.
     """
     cube = Cube(path)
+    if not cube.maps:
+        return []
     store = preview_store_of(cube.path)
     if not store.exists():
         write_preview_store(cube, store)

@@ -1,6 +1,7 @@
 """The cubes that are served: each opened once, by the path that its link leads to at the start."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +9,15 @@ from functools import cached_property
 from pathlib import Path
 
 from embedcube.cube.layer import Layer
+from embedcube.cube.listed import NO_MAP
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+from embedcube.printable import listed
 from embedcube.uses.serve.limits import Limits
 from embedcube.uses.serve.places import Places
 from embedcube.uses.serve.reading import Reader
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -41,8 +46,8 @@ class Holding:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers."""
-        return self.cube.layers
+        """Names of the layers that are maps; lists of samples are served as files alone."""
+        return self.cube.maps
 
     @cached_property
     def _opened(self) -> dict[str, Layer]:
@@ -111,6 +116,10 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
             raise RequestError(f"{path}: {name!r} is no name for a link; write NAME={path}")
         if name in holdings:
             raise RequestError(f"{path}: a cube named {name} is served already; write OTHER-NAME={path}")
+        if lists := [layer for layer in cube.layers if layer not in cube.maps]:
+            if not cube.maps:
+                raise RequestError(f"{path}: nothing to serve: {listed(lists)} {NO_MAP}")
+            log.warning("%s: %s: lists of samples are served as files, not as maps", path, listed(lists))
         # where a cube lies on this machine is not for clients: messages have its name
         cube = Cube(cube.path, called=name)
         holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, limits))
