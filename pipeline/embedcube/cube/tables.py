@@ -6,7 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.arrays import VECTORS
-from embedcube.cube.encoding import STATUS_MEANINGS, decode
+from embedcube.cube.encoding import (
+    FAILED,
+    MASKED,
+    NO_DATA,
+    NOT_PROCESSED,
+    STATUS_MEANINGS,
+    VALID,
+    VALID_INCOMPLETE,
+    decode,
+)
 from embedcube.cube.store import CubeStore, Time
 from embedcube.zones import UNDATED
 
@@ -39,7 +48,7 @@ def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
     for t in cube.windows_of(zone, time):
         vectors, status = _decoded(cube, zone, t, slice(None)), cube.group(zone)["status"][t]
         if vectors.ndim > len(VECTORS):
-            vectors, status = _mean(vectors), status.reshape(len(status), -1).max(axis=1)
+            vectors, status = _mean(vectors), _best(status.reshape(len(status), -1))
         start = np.datetime64(cube.windows(zone)[t].start.replace(tzinfo=None), "ns")
         facts = {
             "id": samples.ids,
@@ -67,6 +76,16 @@ def _mean(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     total = np.where(there[..., None], cells, 0).sum(axis=1, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(total / there.sum(axis=1)[:, None], dtype=np.float32)
+
+
+def _best(status: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The status (sample) of the cell of each sample (sample, cell) that is nearest to a whole vector."""
+    rank = np.argsort(_BEST_FIRST)
+    return np.take_along_axis(status, rank[status].argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+_BEST_FIRST = np.array([VALID, VALID_INCOMPLETE, FAILED, MASKED, NO_DATA, NOT_PROCESSED])
+"""values of `status`; a cell that failed may have one when it is made again"""
 
 
 def _dates(seconds: NDArray[np.int64]) -> NDArray[np.datetime64]:
