@@ -1,6 +1,8 @@
 """Principal components behind a backbone, against scikit-learn's, and the contract of backbones."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -8,13 +10,17 @@ import torch
 from sklearn.decomposition import PCA
 from tests.backbones.test_mosaiks import a_sample
 
-from embedcube.backbones.base import Chips, FitSample, Inputs
+from embedcube.backbones.base import Backbone, Chips, FitSample, Inputs, Weights, make_backbone
 from embedcube.backbones.mosaiks import Mosaiks
 from embedcube.backbones.reduced import Reduced
+from embedcube.campaign.load import load_campaign
+from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
+from embedcube.prepare.price import refuse_large_fit
 from embedcube.testing import check_backbone
 from embedcube.windows import Window, dates_of
 
+ROOT = Path(__file__).resolve().parents[2]
 INPUTS = Inputs(bands=(("B02", "B03", "B04", "B08"),))
 LAYOUT = ShardLayout(chip_px=34, halo_px=1, cell_px=8, chips=2)
 DATES = dates_of((Window(datetime(2023, 6, 1, tzinfo=UTC), datetime(2023, 7, 1, tzinfo=UTC)),))
@@ -68,3 +74,54 @@ def test_more_components_than_numbers_are_refused() -> None:
     one[:, :, :17] = np.nan
     with pytest.raises(ValueError, match="vectors in the sample for 15 components"):
         reduced(15).fit(sample_of(one))
+
+
+class Means:
+    """A backbone that masks nothing: the mean of each band in a cell."""
+
+    software: tuple[str, ...] = ()
+
+    def dimensions(self, weights: Weights) -> int:
+        return 4
+
+    def module(self, weights: Weights) -> torch.nn.Module:
+        return CellMeans()
+
+
+class CellMeans(torch.nn.Module):
+    def forward(self, chips: Chips) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(chips.x_btcyx[:, 0, :, 1:-1, 1:-1], 8).permute(0, 2, 3, 1)
+
+
+def test_components_are_of_cells_with_a_clear_pixel() -> None:
+    x_ncyx = np.random.default_rng(0).standard_normal((9, 4, 34, 34)).astype(np.float32)
+    x_ncyx[:, :, :, 17:] = np.nan  # the cells on the right
+    x_ncyx[:, :, 5, 20] = 1  # but for one pixel of the upper one of the two columns
+    backbone = Reduced(cast("Backbone", Means()), 2, LAYOUT)
+    one = Weights(mean=np.zeros(4, np.float32), std=np.ones(4, np.float32), tensors={})
+    weights = backbone.complete(one, [sample_of(x_ncyx)])
+    cells = np.nan_to_num(x_ncyx[:, :, 1:-1, 1:-1]).reshape(9, 4, 4, 8, 4, 8).mean(axis=(3, 5)).transpose(0, 2, 3, 1)
+    seen = np.zeros((9, 4, 4), bool)
+    seen[:, :, :2], seen[:, 0, 2] = True, True
+    np.testing.assert_allclose(weights.tensors["reduce.mean"], cells[seen].mean(axis=0, dtype=float), atol=1e-6)
+
+
+def test_parts_of_a_sample_give_its_components() -> None:
+    backbone, sample = reduced(5), sample_of(a_sample(chips=12))
+    whole = backbone.fit(sample)
+    parts = [sample_of(sample.x_ntcyx[first : first + 4, 0]) for first in range(0, 12, 4)]
+    in_parts = backbone.complete(backbone.begin(sample), parts)
+    for name, tensor in whole.tensors.items():
+        np.testing.assert_array_equal(in_parts.tensors[name], tensor)
+
+
+def test_the_shipped_recipe_can_be_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,240 of its chips have 308 GB: only their vectors are kept, and 64 of them are fitted on."""
+    monkeypatch.setenv("SSL4EO", "/data")
+    campaign = load_campaign(ROOT / "configs" / "campaigns" / "temp_mosaiks_ssl4eo.yaml", mounted=False)
+    backbone = make_backbone(campaign, "temp_mosaiks")
+    assert isinstance(backbone, Reduced)
+    assert (backbone.fit_chips, backbone.vector_chips) == (64, 10_240)
+    refuse_large_fit("temp_mosaiks", 64, 4 * 27 * 264**2, campaign.how, decomposed=False)
+    with pytest.raises(RequestError, match=r"a fit on 10,240 chips of .* would take 24"):
+        refuse_large_fit("temp_mosaiks", 10_240, 4 * 27 * 264**2, campaign.how, decomposed=False)

@@ -29,7 +29,13 @@ AT = Listed(id="p", crs="EPSG:32632", x=500_000.0, y=5_000_000.0, dx=10.0, dy=-1
 
 def scene(archive: str, *samples: Listed, **more: Any) -> Scene:
     moment = datetime(2020, 6, 1, tzinfo=UTC)
-    about = {"id": "x", "archive": archive, "time": moment, "acquisition": "row", "bbox": (9, 45, 9, 45)} | more
+    about: dict[str, Any] = {
+        "id": "x",
+        "archive": archive,
+        "time": moment,
+        "acquisition": "row",
+        "bbox": (9, 45, 9, 45),
+    } | more
     return Scene(samples=samples, **about)
 
 

@@ -183,7 +183,8 @@ def test_samples_are_read_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "u.zarr"
     with zipfile.ZipFile(path) as file:
         file.extractall(folder)
-    whole = np.asarray(zarr.open_group(folder, mode="r", zarr_format=2)["bands"][...])
+    whole: Any = zarr.open_group(folder, mode="r", zarr_format=2)["bands"]
+    whole = np.asarray(whole[...])
     group = zarr.open_group(folder, mode="r+", zarr_format=2, use_consolidated=False)
     group.create_array("bands", data=whole, chunks=(2, 4, 12, 6, 6), overwrite=True)
     scene = list(ssl4eo(folder).scenes(full_digests=False))[1]

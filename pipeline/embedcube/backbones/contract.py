@@ -180,5 +180,5 @@ def leaves_masked_out(backbone: Backbone) -> bool:
 
 
 def completes(backbone: Backbone) -> bool:
-    """Whether published weights of this backbone lack what `fit` adds: its method `complete(weights, sample)`."""
+    """Whether published weights of this backbone lack what `fit` adds: its method `complete(weights, samples)`."""
     return hasattr(backbone, "complete")

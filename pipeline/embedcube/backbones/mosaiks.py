@@ -114,7 +114,8 @@ class Mosaiks:
         flat = x_ncyx.transpose(0, 1).flatten(1)
         flat = flat[:, flat.isfinite().all(dim=0)]
         mean, std = flat.mean(dim=1), flat.std(dim=1).clamp_min(1e-6)
-        z_ncyx = (x_ncyx - mean[:, None, None]) / std[:, None, None]
+        del flat
+        z_ncyx = (x_ncyx - mean[:, None, None]).div_(std[:, None, None])
         size = options.kernel_px
         gaps = (~z_ncyx.isfinite()).any(dim=1, keepdim=True).half()
         whole = (

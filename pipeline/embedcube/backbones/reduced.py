@@ -1,5 +1,6 @@
 """Any backbone with fewer numbers in its vectors: principal components, fitted once and frozen with the weights."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +44,12 @@ class Reduced:
 
     @property
     def fit_chips(self) -> int | None:
-        """As many chips as the backbone is fitted on, or more: ten vectors for each component."""
+        """As many chips as the backbone is fitted on."""
+        return self._backbone.fit_chips
+
+    @property
+    def vector_chips(self) -> int | None:
+        """Chips whose vectors `complete` needs: those of the fit, or more, for ten vectors of each component."""
         own = self._backbone.fit_chips
         if own is None:
             return None
@@ -51,17 +57,23 @@ class Reduced:
 
     def fit(self, sample: FitSample) -> Weights:
         """The backbone's weights from the sample, and then the components of its vectors."""
-        return self.complete(self._backbone.fit(sample), sample)
+        return self.complete(self.begin(sample), [sample])
+
+    def begin(self, sample: FitSample) -> Weights:
+        """The backbone's weights from its sample, still without components."""
+        return self._backbone.fit(sample)
 
     def load(self, checkpoint: bytes) -> Weights:
         """The backbone's published weights, still without components: `complete` adds them."""
         return self._backbone.load(checkpoint)
 
-    def complete(self, weights: Weights, sample: FitSample) -> Weights:
-        """The weights with the components of the vectors of a sample, in float64 on one thread, stored in float32.
+    def complete(self, weights: Weights, samples: Iterable[FitSample]) -> Weights:
+        """The weights with the components of the vectors of samples, in float64 on one thread, stored in float32.
+
+        Of each sample only its vectors are kept: their chips together may be larger than the memory.
 
         Raises:
-            ValueError: the sample has too few vectors, or the backbone gives no more numbers than are kept.
+            ValueError: the samples have too few vectors, or the backbone gives no more numbers than are kept.
         """
         given = self._backbone.dimensions(weights)
         if self._components >= given:
@@ -71,7 +83,8 @@ class Reduced:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            vectors = self._vectors(weights, sample)
+            found = [self._vectors(weights, sample) for sample in samples]
+            vectors = np.concatenate(found).astype(np.float64) if found else np.empty((0, given))
             if len(vectors) <= self._components:
                 raise ValueError(f"reduce.pca: {len(vectors)} vectors in the sample for {self._components} components")
             mean = vectors.mean(axis=0)
@@ -85,11 +98,12 @@ class Reduced:
         fitted = {_MEAN: mean.astype(np.float32), _BASIS: np.ascontiguousarray(basis, dtype=np.float32)}
         return replace(weights, tensors=weights.tensors | fitted)
 
-    def _vectors(self, weights: Weights, sample: FitSample) -> NDArray[np.float64]:
-        """The finite vectors (vector, number) of the sample's chips."""
+    def _vectors(self, weights: Weights, sample: FitSample) -> NDArray[np.float32]:
+        """The finite vectors (vector, number) of those cells of the sample's chips that have a clear pixel."""
         module, found = self._backbone.module(_without(weights)), []
         if sample.clear_ntsyx is None or sample.lonlat_nyxk is None or sample.dates_ntmd is None:
             raise ValueError("reduce.pca needs a sample with masks, places and dates")
+        clear_nyx = self._clear_cells(sample.clear_ntsyx)
         x_ntcyx = (sample.x_ntcyx - weights.mean[:, None, None]) / weights.std[:, None, None]
         for first in range(0, len(x_ntcyx), _BATCH):
             # the dates of a batch are those of its first chip: chips of one window stand together in a batch of one
@@ -101,12 +115,19 @@ class Reduced:
                     lonlat_byxn=torch.from_numpy(sample.lonlat_nyxk[chosen]),
                     dates_tmd=torch.from_numpy(sample.dates_ntmd[chosen[0]]),
                 )
+                each = list(dict.fromkeys(chosen))  # without those that fill up the batch
                 with torch.inference_mode():
-                    found.append(
-                        module(chips)[: len(set(chosen))].reshape(-1, self._backbone.dimensions(weights)).numpy()
-                    )
-        vectors = np.concatenate(found).astype(np.float64)
+                    found.append(module(chips)[: len(each)].numpy()[clear_nyx[each]])
+        vectors: NDArray[np.float32] = np.concatenate(found)
         return vectors[np.isfinite(vectors).all(axis=1)]
+
+    def _clear_cells(self, clear_ntsyx: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which cells (chip, y, x) have a clear pixel in some frame and archive."""
+        layout = self._layout
+        kept = slice(layout.halo_px, layout.halo_px + layout.keep_px)
+        clear_nyx = np.asarray(clear_ntsyx.any(axis=(1, 2)))[:, kept, kept]
+        cells, px = layout.chip_cells, layout.cell_px
+        return np.asarray(clear_nyx.reshape(-1, cells, px, cells, px).any(axis=(2, 4)))
 
     def module(self, weights: Weights) -> torch.nn.Module:
         """The backbone's module and the projection."""

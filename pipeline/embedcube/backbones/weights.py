@@ -53,6 +53,12 @@ def fitted_on(run: RunDir, layer: str) -> str:
     return period
 
 
+def checkpoint_of(data: bytes) -> str:
+    """SHA-256 (hex) of the checkpoint that `fit` completed to the weights of a file; empty where it did not."""
+    checkpoint: str = _header(data).get("checkpoint", "")
+    return checkpoint
+
+
 def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> Weights:
     """Weights from the bytes of a safetensors file; `origin` is named in errors.
 
@@ -68,6 +74,7 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
         raise RequestError(
             f"{origin}: not a weights file of embedcube: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from None
+    made_for.pop("checkpoint", None)
     expected, period = _facts(campaign, layer), made_for.pop("period", "")
     if made_for != expected:
         raise RequestError(
@@ -107,13 +114,14 @@ def is_ours(data: bytes) -> bool:
     return header.startswith(b"{") and b'"embedcube"' in header
 
 
-def packed(campaign: Campaign, name: str, weights: Weights, *, period: str) -> bytes:
-    """The bytes of a weights file (safetensors) for the layer `name`."""
+def packed(campaign: Campaign, name: str, weights: Weights, *, period: str, checkpoint: str = "") -> bytes:
+    """The bytes of a weights file (safetensors) for the layer `name`, with the SHA-256 of what `fit` completed."""
     tensors: dict[str, NDArray[Any]] = {
         "embedcube.mean": weights.mean,
         "embedcube.std": weights.std,
         **weights.tensors,
     }
     # one key: safetensors writes several in an order that changes from run to run
-    header = json.dumps(_facts(campaign, name) | {"period": period}, sort_keys=True)
+    facts = _facts(campaign, name) | {"period": period} | ({"checkpoint": checkpoint} if checkpoint else {})
+    header = json.dumps(facts, sort_keys=True)
     return safetensors.numpy.save(tensors, metadata={"embedcube": header})

@@ -6,7 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.arrays import VECTORS
-from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.encoding import (
+    FAILED,
+    MASKED,
+    NO_DATA,
+    NOT_PROCESSED,
+    STATUS_MEANINGS,
+    VALID,
+    VALID_INCOMPLETE,
+    decode,
+)
 from embedcube.cube.store import CubeStore, Time
 from embedcube.zones import UNDATED
 
@@ -55,16 +64,12 @@ def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
 def rows_of(cube: CubeStore, zone: str, t: int, samples: slice) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Vector (sample, feature) and status (sample) of some samples in a window.
 
-    Of samples with several cells it is the mean of those with a vector; a sample has a status of these, where it has
-    one.
+    Of samples with several cells it is the mean of those with a vector, and the status of the best cell.
     """
     vectors, status = _decoded(cube, zone, t, samples), np.asarray(cube.group(zone)["status"][t, samples])
     if vectors.ndim == len(VECTORS):
         return vectors, status
-    cells = status.reshape(len(status), -1)
-    there = (cells == VALID) | (cells == VALID_INCOMPLETE)
-    own = np.where(there.any(axis=1), np.where(there, cells, 0).max(axis=1), cells.max(axis=1))
-    return _mean(vectors), own.astype(np.uint8)
+    return _mean(vectors), _best(status.reshape(len(status), -1))
 
 
 def _decoded(cube: CubeStore, zone: str, t: int, samples: slice) -> NDArray[np.float32]:
@@ -80,6 +85,16 @@ def _mean(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     total = np.where(there[..., None], cells, 0).sum(axis=1, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(total / there.sum(axis=1)[:, None], dtype=np.float32)
+
+
+def _best(status: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The status (sample) of the cell of each sample (sample, cell) that is nearest to a whole vector."""
+    rank = np.argsort(_BEST_FIRST)
+    return np.take_along_axis(status, rank[status].argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+_BEST_FIRST = np.array([VALID, VALID_INCOMPLETE, FAILED, MASKED, NO_DATA, NOT_PROCESSED])
+"""values of `status`; a cell that failed may have one when it is made again"""
 
 
 def _dates(seconds: NDArray[np.int64]) -> NDArray[np.datetime64]:

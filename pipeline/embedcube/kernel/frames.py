@@ -135,7 +135,7 @@ def compose(
                     contributions[i] = contributions[i] | given_yx if i in contributions else given_yx
     unreadable = np.zeros(owned_yx.shape, dtype=bool)
     for i in reasons.keys() & reading.scenes.keys():
-        unreadable |= _cells_covered(reading.scenes[i], zone, area, layout)
+        unreadable |= _cells_covered(reading.scenes[i], zone, area, layout, context.frames[reading.window])
     empty_yx, status_yx = _status(filled, unreadable, context)
     return Composed(
         x_tcyx=filled.x_tcyx,
@@ -252,10 +252,17 @@ def _note_masked(
         filled.lacking_yx[:] |= share < context.min_valid
 
 
-def _cells_covered(scene: Scene, zone: Grid | SampleList, area: PixelArea, layout: ShardLayout) -> NDArray[np.bool_]:
-    """Which cells a scene's footprint touches, of an area with its halo; only the inventory is needed for that."""
-    if isinstance(zone, SampleList):  # each of these samples is one of the scene's
-        return np.ones((len(zone) * layout.chip_cells, layout.chip_cells), dtype=bool)
+def _cells_covered(
+    scene: Scene, zone: Grid | SampleList, area: PixelArea, layout: ShardLayout, frames: Sequence[Window]
+) -> NDArray[np.bool_]:
+    """Which cells a scene's footprint touches, of an area with its halo; only the inventory is needed for that.
+
+    Of samples, each of which is one of the scene's, those that it shows in some frame.
+    """
+    if isinstance(zone, SampleList):
+        own = {one.id: one for one in scene.samples}
+        shown = np.array([any(scene.holds(own[name], frame) for frame in frames) for name in zone.ids], dtype=bool)
+        return np.repeat(shown, layout.chip_cells)[:, None] & np.ones(layout.chip_cells, dtype=bool)
     kept, cell_px = area.grown(-layout.halo_px), layout.cell_px
     covered = np.zeros((kept.rows // cell_px, kept.cols // cell_px), dtype=bool)
     rows, cols = np.arange(covered.shape[0]), np.arange(covered.shape[1])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedcube.backbones.base import Backbone, Weights, completes, make_backbone
-from embedcube.backbones.weights import is_ours, packed, parse_weights, read_weights, write_weights
+from embedcube.backbones.reduced import Reduced
+from embedcube.backbones.weights import checkpoint_of, is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plugins import plugin
@@ -14,7 +15,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
-from embedcube.prepare.fit_sample import fit_sample
+from embedcube.prepare.fit_sample import fit_parts, fit_sample
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.progress import Progress, silent
 
@@ -54,7 +55,7 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
             else:
                 data, passed_over = _fitted(campaign, run, name, backbone, progress, taken)
             write_weights(run, name, data)
-        elif layer.weights and _differs(_taken(campaign, name, backbone), path):
+        elif layer.weights and _differs(_taken(campaign, name, backbone), layer.weights, path):
             raise RequestError(
                 f"layers.{name}.weights: {layer.weights} differs from {path}, which the run uses already; to use "
                 "the former, or to try its model with other chips, remove the latter"
@@ -64,9 +65,18 @@ def fit(campaign: Campaign, run: RunDir, progress: Progress = silent) -> list[Fi
     return fitted
 
 
-def _differs(taken: bytes | Weights, path: Path) -> bool:
-    """Whether the file that a layer names is another one than that which the run uses, as far as that can be told."""
-    return isinstance(taken, bytes) and taken != path.read_bytes()
+def _differs(taken: bytes | Weights, named: Path, path: Path) -> bool:
+    """Whether the file that a layer names is another one than that which the run uses.
+
+    Where `fit` completed a checkpoint, the run's file keeps the checkpoint's digest.
+    """
+    if isinstance(taken, bytes):
+        return taken != path.read_bytes()
+    return checkpoint_of(path.read_bytes()) != _digest_of(named)
+
+
+def _digest_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
@@ -93,7 +103,7 @@ def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
         if not isinstance(taken, bytes):
             raise RequestError(f"layers.{name}: fetch its weights without `reduce`, and name their file with `weights`")
         write_weights(run, name, taken)
-        fetched[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        fetched[name] = _digest_of(file)
     return fetched
 
 
@@ -166,8 +176,18 @@ def _fitted(
     try:
         scenes = read_inventory(campaign, run)
         refuse_too_large(scenes, campaign.how)
-        sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
-        weights = backbone.fit(sample) if loaded is None else backbone.complete(loaded, sample)  # type: ignore[attr-defined]
-        return packed(campaign, name, weights, period=period_of_fit(campaign, name)), passed_over
+        passed_over = dict[str, str]()
+        if isinstance(backbone, Reduced) and (loaded or backbone.vector_chips != backbone.fit_chips):
+            if (begun := loaded) is None:
+                sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
+                begun = backbone.begin(sample)
+            parts = fit_parts(campaign, name, scenes, backbone.vector_chips, passed_over, progress)
+            weights = backbone.complete(begun, parts)
+        else:
+            sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
+            weights = backbone.fit(sample)
+        named = campaign.layers[name].weights
+        checkpoint = _digest_of(named) if named and loaded else ""
+        return packed(campaign, name, weights, period=period_of_fit(campaign, name), checkpoint=checkpoint), passed_over
     except ValueError as error:
         raise RequestError(f"layers.{name}.backbone: {error}") from None

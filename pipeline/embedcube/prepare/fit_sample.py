@@ -21,7 +21,7 @@ from embedcube.kernel.sample import read_sample
 from embedcube.machine import cores
 from embedcube.prepare.price import refuse_large_fit
 from embedcube.prepare.shards import cut
-from embedcube.progress import Progress
+from embedcube.progress import Progress, silent
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import dates_of
 from embedcube.zones import SampleList
@@ -30,6 +30,9 @@ _WINDOWS = 16
 """windows that a limited sample is spread over, at most"""
 
 _TRIES_PER_CHIP = 8
+
+_PART = 16
+"""chips that are read at once where only their vectors are kept"""
 
 _CLEAR_SHARE = 0.5
 """share of a chip's pixels that must be clear for the chip to be in the sample"""
@@ -62,34 +65,78 @@ def fit_sample(
         RequestError: no chip is half clear, or all chips together do not fit into memory.
         WorkError: no chip is half clear, as no scene could be read.
     """
+    context, candidates = _drawn(campaign, name, scenes, limit)
+    count = len(candidates) if limit is None else min(limit, len(candidates))
+    if count:
+        refuse_large_fit(name, count, _numbers(context), campaign.how, decomposed=limit is None)
+    gathered = _clear_chips(iter(candidates), name, scenes, context, limit, progress)
+    if limit != 0 and not gathered.chips:
+        raise _no_chip(campaign, name, scenes, context.layout.chip_px, gathered)
+    return _sample_of(gathered, context), gathered.passed_over
+
+
+def fit_parts(
+    campaign: Campaign,
+    name: str,
+    scenes: Sequence[Scene],
+    limit: int | None,
+    passed_over: dict[str, str],
+    progress: Progress,
+) -> Iterator[FitSample]:
+    """The chips of `fit_sample` in samples of a few, one after the other: all together may be too large for memory.
+
+    The reason for each scene that could not be read is added to `passed_over`.
+
+    Raises:
+        RequestError, WorkError: as `fit_sample`.
+    """
+    context, candidates = _drawn(campaign, name, scenes, limit)
+    refuse_large_fit(name, min(_PART, len(candidates)), _numbers(context), campaign.how, decomposed=False)
+    shards, found = iter(candidates), 0
+    while limit is None or found < limit:
+        size = _PART if limit is None else min(_PART, limit - found)
+        gathered = _clear_chips(shards, name, scenes, context, size, silent)
+        passed_over.update(gathered.passed_over)
+        if not found and not gathered.chips:
+            raise _no_chip(campaign, name, scenes, context.layout.chip_px, gathered)
+        if not gathered.chips:
+            return
+        found += len(gathered.chips)
+        progress(found, limit)
+        yield _sample_of(gathered, context)
+
+
+def _drawn(
+    campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None
+) -> tuple[LayerContext, list[Shard]]:
+    """What chips are read with, and the shards of one chip each that are tried in turn."""
     inputs = make_inputs(campaign, name)
     channels = np.zeros(inputs.channels, dtype=np.float32)
     nothing = Weights(mean=channels, std=channels, tensors={})
-    own = own_scenes(campaign.layers[name], scenes)
     zones = zones_of(campaign, name, scenes)
     context = make_context(
         campaign, name, list(zones), nothing, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)
     )
     context = replace(context, layout=replace(context.layout, chips=1))
-    shards = _chips(campaign, name, zones, scenes, limit)
-    if limit is None:
-        candidates = list(shards)
-        numbers = inputs.frames * inputs.channels * context.layout.chip_px**2
-        refuse_large_fit(name, len(candidates), numbers, campaign.how)
-        shards = iter(candidates)
-    gathered = _clear_chips(shards, name, scenes, context, limit, progress)
-    chips = gathered.chips
-    if limit != 0 and not chips:
-        _refuse_other_times(campaign, name, own)
-        raise _no_chip(campaign, name, context.layout.chip_px, gathered)
-    side = context.layout.chip_px
-    empty = np.empty((0, inputs.frames, inputs.channels, side, side), dtype=np.float32)
+    return context, list(_chips(campaign, name, zones, scenes, limit))
+
+
+def _numbers(context: LayerContext) -> int:
+    """Numbers of a chip."""
+    return len(context.frames[0]) * context.mean.size * context.layout.chip_px**2
+
+
+def _sample_of(gathered: _Gathered, context: LayerContext) -> FitSample:
+    """The chips that were read, stacked; their list is emptied, as both together are twice as large."""
+    chips, side = gathered.chips, context.layout.chip_px
+    empty = np.empty((0, len(context.frames[0]), context.mean.size, side, side), dtype=np.float32)
     lat_ny = np.array(gathered.latitudes).reshape(len(chips), side)
     if not chips:
-        return FitSample(x_ntcyx=empty, lat_ny=lat_ny), gathered.passed_over
+        return FitSample(x_ntcyx=empty, lat_ny=lat_ny)
     clear, lonlat, dates = (np.stack(some) for some in zip(*gathered.beside, strict=True))
-    sample = FitSample(x_ntcyx=np.stack(chips), lat_ny=lat_ny, clear_ntsyx=clear, lonlat_nyxk=lonlat, dates_ntmd=dates)
-    return sample, gathered.passed_over
+    x_ntcyx = np.stack(chips)
+    chips.clear()
+    return FitSample(x_ntcyx=x_ntcyx, lat_ny=lat_ny, clear_ntsyx=clear, lonlat_nyxk=lonlat, dates_ntmd=dates)
 
 
 def _refuse_other_times(campaign: Campaign, name: str, scenes: Sequence[Scene]) -> None:
@@ -104,8 +151,11 @@ def _refuse_other_times(campaign: Campaign, name: str, scenes: Sequence[Scene]) 
         )
 
 
-def _no_chip(campaign: Campaign, name: str, chip_px: int, gathered: _Gathered) -> WorkError | RequestError:
+def _no_chip(
+    campaign: Campaign, name: str, scenes: Sequence[Scene], chip_px: int, gathered: _Gathered
+) -> WorkError | RequestError:
     """Why there is no chip to fit on."""
+    _refuse_other_times(campaign, name, own_scenes(campaign.layers[name], scenes))
     broken = [f"{scene}: {reason}" for scene, reason in gathered.passed_over.items()]
     count = len(gathered.looked_at)
     if broken and len(broken) == count:
@@ -129,11 +179,11 @@ def _clear_chips(
 ) -> _Gathered:
     """Read shards of one chip each, and keep the chips that are clear enough, until there are `limit` of them."""
     gathered = _Gathered()
+    if limit == 0:
+        return gathered
     reader = RasterReader(threads=cores())
     try:
         for shard in shards:
-            if len(gathered.chips) == limit:
-                break
             try:
                 sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
             except OSError as error:
@@ -148,6 +198,8 @@ def _clear_chips(
                 gathered.beside.append((sample.clear_tsyx, lonlat, dates_of(context.frames[shard.t])))
                 gathered.latitudes.append(_latitudes(context.zones[shard.zone], context.layout, shard))
                 progress(len(gathered.chips), limit)
+            if len(gathered.chips) == limit:
+                break
     finally:
         reader.close()
     return gathered

@@ -218,12 +218,17 @@ def fit_bytes(chips: int, numbers: int) -> int:
     return PROCESS_BYTES + (8 + 60) * chips * numbers + 4 * 8 * min(chips, numbers) ** 2
 
 
-def refuse_large_fit(layer: str, chips: int, numbers: int, how: How) -> None:
-    """Raise a RequestError if a fit on all chips needs more memory than a node's ranks may take together."""
-    needed, limit = fit_bytes(chips, numbers), how.mem_bytes_per_rank * how.ranks
+def refuse_large_fit(layer: str, chips: int, numbers: int, how: How, *, decomposed: bool = True) -> None:
+    """Raise a RequestError if a fit on chips needs more memory than a node's ranks may take together.
+
+    Chips that are not `decomposed` as a whole take 32 bytes a value: read and stacked in float32, and three copies in
+    float64 (28 were counted, in the fit of mosaiks).
+    """
+    needed = fit_bytes(chips, numbers) if decomposed else PROCESS_BYTES + 32 * chips * numbers
+    limit, which = how.mem_bytes_per_rank * how.ranks, "all " if decomposed else ""
     if needed > limit:
         raise RequestError(
-            f"layers.{layer}: a fit on all {chips:,} chips of {numbers:,} numbers would take {needed / 1e9:.2f} GB, "
+            f"layers.{layer}: a fit on {which}{chips:,} chips of {numbers:,} numbers would take {needed / 1e9:.2f} GB, "
             f"the ranks together may take {limit / 1e9:.2f} GB. Set a shorter period as `fit`, lower chip_px, raise "
             "how.mem_gb, or name weights that were fitted elsewhere"
         )
