@@ -113,6 +113,9 @@ def test_the_command_line(two_zones: Path, tmp_path: Path) -> None:
     found = call_cli("codecs", str(two_zones))
     assert found.returncode == 0, found.stderr
     assert "warning     1 bit, not centred: never use it" in found.stdout
+    # the cube is int8
+    assert "warning     int8: no measurement: the cube has its vectors so already" in found.stdout
+    assert "warning     float32: no measurement" not in found.stdout
     (tmp_path / "no.nc").write_bytes(b"no file of fields")
     refused = call_cli("codecs", str(tmp_path / "no.nc"))
     assert refused.returncode == 2
