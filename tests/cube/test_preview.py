@@ -261,3 +261,7 @@ def test_layers_of_several_cubes_stand_side_by_side(tmp_path: Path) -> None:
     assert abs(both.shape[1] - 2 * width) < 20
     with pytest.raises(RequestError, match="nothing to compare"):
         compare(cubes[:1], tmp_path / "alone")
+    # two zones of one layer are one layer
+    write_zone(tmp_path / "one.zarr", "a/utm33", vectors(2, 32, 32, 8))
+    with pytest.raises(RequestError, match="nothing to compare"):
+        compare(cubes[:1], tmp_path / "zones")

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,35 @@ def test_too_few_blocks_are_refused_and_the_default_has_enough() -> None:
     assert len(np.unique(blocks_of(examples, size))) >= 10
     with pytest.raises(RequestError, match="1 years"):
         folds_of(examples, blocks=None, groups=False, years=True)
+
+
+def test_blocks_are_no_narrower_than_four_cells_by_default() -> None:
+    close = of_places()
+    # 500 labels within half a kilometre
+    close = replace(close, lon=12 + (close.lon - close.lon.min()) * 1e-3, lat=50 + (close.lat - close.lat.min()) * 1e-3,
+                    cell_m=160.0)  # fmt: skip
+    size = default_size(close)
+    metres = size.number * (1 if size.unit == "m" else 111_195 * np.cos(np.radians(50)))
+    assert metres >= 640
+    with pytest.raises(RequestError, match="choose smaller blocks with --blocks, or label a larger area"):
+        folds_of(close, blocks=None, groups=False, years=False)
+    assert default_size(replace(close, cell_m=50_000.0)) == Size(number=200_000, unit="m")
+
+
+def test_labels_of_several_groups_in_one_cell_are_left_out(cube: Cube, tmp_path: Path) -> None:
+    lon, lat = (np.append(axis, axis[0]) for axis in places(60))
+    grouped = VALUE.model_copy(update={"groups": "who"})
+
+    def read(last: str) -> Examples:
+        who = [f"g{i % 4}" for i in range(60)] + [last]
+        path = write_csv(tmp_path / f"{last}.csv", {"lon": lon, "lat": lat, "value": np.arange(61.0), "who": who})
+        return read_examples(cube, [], [path], grouped)
+
+    same, mixed = read("g0"), read("g3")
+    assert {0, 60} <= set(same.part.tolist())
+    assert not {0, 60} & set(mixed.part.tolist())
+    assert mixed.left_out["in cells of several groups"] == 2 + same.left_out.get("in cells of several groups", 0)
+    assert same.cell_m == 160
 
 
 def test_a_size_is_degrees_or_metres() -> None:

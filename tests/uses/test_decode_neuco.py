@@ -100,3 +100,32 @@ def test_what_cannot_be_scored_is_refused_by_name(files: tuple[Path, Path], tmp_
         read_tasks(tmp_path / "v.csv", labels)
     done = call_cli("decode", "score", "cube.zarr", str(tmp_path / "v.csv"), str(labels), "--protocol", "neuco")
     assert done.returncode == 2
+
+
+def write_files(folder: Path, ids: list[str], labels: list[tuple[str, object]]) -> tuple[Path, Path]:
+    rng = np.random.default_rng(1)
+    rows = [",".join([name, *map(str, rng.normal(size=3))]) for name in ids]
+    (folder / "v.csv").write_text("\n".join(["id,0,1,2", *rows]))
+    (folder / "labels").mkdir()
+    lines = [f"{name},{label}" for name, label in labels]
+    (folder / "labels" / "rare__classification.csv").write_text("\n".join(["id,label", *lines]))
+    return folder / "v.csv", folder / "labels"
+
+
+IDS = [f"c{i}" for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "words"),
+    [
+        (IDS, [(name, int(name == "c3")) for name in IDS], "rare: one of its 40 splits has all rows of one"),
+        (IDS, [(name, "nan" if name == "c4" else i % 2) for i, name in enumerate(IDS)], "the label of c4 is nan"),
+        ([*IDS, "c5"], [(name, i % 2) for i, name in enumerate(IDS)], "v.csv: the id c5 is there 2 times"),
+        (IDS, [(name, i % 2) for i, name in enumerate([*IDS, "c6"])], "rare__.*: the id c6 is there 2 times"),
+    ],
+)
+def test_labels_that_cannot_be_scored_are_refused_by_name(
+    ids: list[str], labels: list[tuple[str, object]], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        score_neuco(*write_files(tmp_path, ids, labels))

@@ -14,8 +14,10 @@ from tests.conftest import Campaign, call_cli
 from tests.cube.two_zones import vectors_at
 from tests.uses.test_decode_labels import on_cells, pixels, places, write_csv, write_raster
 
+from embedcube.backbones.base import Weights
 from embedcube.cube.reader import Cube
 from embedcube.uses.decode import baselines, commands
+from embedcube.uses.decode import report as reports
 from embedcube.uses.decode.baselines import PIXELS, RANDOM, RAW, filled, pixel_statistics, pixels_of, read_again
 from embedcube.uses.decode.examples import Cells, Examples, vectors_of
 from embedcube.uses.decode.fit import Settings
@@ -128,6 +130,39 @@ def test_pixels_lie_in_their_cells() -> None:
 def test_missing_frames_get_the_mean_of_the_others() -> None:
     given = np.array([[1, np.nan, np.nan], [3, 4, np.nan], [np.nan, np.nan, np.nan]], np.float32)
     np.testing.assert_array_equal(filled(given), np.array([[1, 4], [3, 4], [np.nan, np.nan]], np.float32))
+
+
+def test_missing_numbers_are_means_of_what_is_learned_from() -> None:
+    given = np.array([[1, np.nan], [3, 4], [100, 8]], np.float32)
+    known = np.array([True, True, False])
+    np.testing.assert_array_equal(filled(given, known), np.array([[1, 4], [3, 4], [100, 8]], np.float32))
+    # a report fills them fold by fold: here the rows of a patch have numbers that no other row has
+    examples, seen = patchy("label"), []
+    raw = np.where(np.arange(800) % 2, np.nan, np.arange(800.0)).astype(np.float32)
+
+    def watched(features: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+        done = filled(features, known)
+        seen.append(done[1, 0] - raw[known & np.isfinite(raw)].mean())
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reports, "filled", watched)
+        held = Held(blocks=Size(number=0.02, unit="degrees"), seeds=1)
+        others = {"raw": np.stack([raw, examples.features[:, 0]], axis=1)}
+        report = score(examples, Settings(kind="knn"), held, others)
+    assert report.labels == 800
+    assert len(seen) == 10
+    assert np.abs(seen).max() < 0.01
+
+
+def test_tables_of_a_reduction_are_not_shuffled() -> None:
+    rng = np.random.default_rng(1)
+    tensors = {name: rng.normal(size=(6, 8)).astype(np.float32) for name in ("a", "reduce.basis", "reduce.mean")}
+    weights = Weights(tensors=tensors, mean=np.zeros(1, np.float32), std=np.ones(1, np.float32))
+    shuffled = baselines._shuffled(weights, 0)
+    assert shuffled is not None
+    same = {name: np.array_equal(one, tensors[name]) for name, one in shuffled.tensors.items()}
+    assert same == {"a": False, "reduce.basis": True, "reduce.mean": True}
 
 
 def test_a_cube_outside_of_its_run_folder_says_what_is_missing(two_zones: Path) -> None:

@@ -11,6 +11,8 @@ from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, 
 from embedcube.grid import ShardLayout
 
 _MEAN, _BASIS = "reduce.mean", "reduce.basis"
+TABLES = (_MEAN, _BASIS)
+"""names of the tensors of a reduction among those of the frozen weights"""
 
 _VECTORS_PER_COMPONENT = 10
 """vectors of the sample for each component that is kept: fewer leave the last components to chance"""

@@ -25,7 +25,7 @@ def compare(cubes: Sequence[Path], folder: Path) -> list[Path]:
     Raises:
         RequestError: no two layers have a window that starts at the same time.
     """
-    pictures: dict[str, list[Path]] = {}
+    pictures: dict[str, list[tuple[str, Path]]] = {}
     for cube in cubes:
         drawn = preview(cube, folder / cube.resolve().stem)
         opened = Cube(cube)
@@ -34,13 +34,14 @@ def compare(cubes: Sequence[Path], folder: Path) -> list[Path]:
                 stem = zone.replace("/", "_")
                 for window in opened.windows(zone):
                     start = f"{window.start:%Y%m%dT%H%M}"
-                    own = [path for path in drawn if path.name == f"{stem}_{start}.png"]
+                    own = [(f"{cube}/{layer}", path) for path in drawn if path.name == f"{stem}_{start}.png"]
                     pictures.setdefault(start, []).extend(own)
     sheets = []
     for start, own in sorted(pictures.items()):
-        if len(own) > 1:
+        # zones of one layer are no comparison
+        if len({layer for layer, _ in own}) > 1:
             sheets.append(folder / f"compared_{start}.png")
-            _side_by_side(own).save(sheets[-1])
+            _side_by_side([path for _, path in own]).save(sheets[-1])
     if not sheets:
         raise RequestError("no two layers have a window that starts at the same time; there is nothing to compare")
     return sheets

@@ -130,15 +130,18 @@ def _contexts(
 
 
 def _shuffled(weights: "Weights", seed: int) -> "Weights | None":
-    """Weights with the numbers of each tensor in random order; None where there is no tensor of numbers."""
+    """Weights with the numbers of each tensor in random order; None where there is no tensor of numbers.
+
+    The tables of `reduce` stay: they are no weights of the model, and shuffled they would keep no components.
+    """
+    from embedcube.backbones.reduced import TABLES
+
     rng = np.random.default_rng(seed)
-    if not any(tensor.dtype.kind == "f" for tensor in weights.tensors.values()):
+    learned = {name: one for name, one in weights.tensors.items() if one.dtype.kind == "f" and name not in TABLES}
+    if not learned:
         return None
-    tensors = {
-        name: rng.permutation(tensor.ravel()).reshape(tensor.shape) if tensor.dtype.kind == "f" else tensor
-        for name, tensor in weights.tensors.items()
-    }
-    return replace(weights, tensors=tensors)
+    shuffled = {name: rng.permutation(tensor.ravel()).reshape(tensor.shape) for name, tensor in learned.items()}
+    return replace(weights, tensors={**weights.tensors, **shuffled})
 
 
 def _cells_of_shards(cube: Cube, layer: str, cells: Cells) -> dict[tuple[str, int, int, int], NDArray[np.int64]]:
@@ -203,9 +206,7 @@ class _Collected:
         self._features[name][rows] = values
 
     def finished(self, parameters: int) -> Again:
-        """Everything; raw numbers of frames without a clear pixel are the mean of the others."""
-        if RAW in self._features:
-            self._features[RAW] = filled(self._features[RAW])
+        """Everything; raw numbers of frames without a clear pixel are NaN."""
         seen = max(self._seen, 1)
         return Again(
             features=self._features, encoder_parameters=parameters, raw_bytes=self._raw_bytes,
@@ -240,12 +241,16 @@ def pixels_of(read: "ReadShard") -> NDArray[np.float32]:
     return kept.reshape(-1, cells, cell, cells, cell).transpose(1, 3, 2, 4, 0)
 
 
-def filled(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Features with the mean of a column where a row lacks it; rows without any number stay without."""
+def filled(features: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Features with the mean of a column where a row lacks it; rows without any number stay without.
+
+    With `known` the mean is that over these rows, the ones that are learned from; 0 where none of them has a number.
+    Columns without any number are left out.
+    """
     there = np.isfinite(features)
     some = there.any(axis=0)
-    count = np.maximum(there.sum(axis=0), 1)
-    mean = np.where(there, features, 0).sum(axis=0, dtype=np.float64) / count
+    own = there if known is None else there & known[:, None]
+    mean = np.where(own, features, 0).sum(axis=0, dtype=np.float64) / np.maximum(own.sum(axis=0), 1)
     complete = np.where(there, features, mean.astype(np.float32))[:, some]
     complete[~there.any(axis=1)] = np.nan
     return complete

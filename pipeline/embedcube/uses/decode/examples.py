@@ -71,6 +71,8 @@ class Examples:
     """the value of the column of groups"""
     cells: Cells | None = None
     """the cells of the cube, of its first layer; None for rows of another table"""
+    cell_m: float = 0.0
+    """side of a cell in metres; 0 where it is not known"""
     left_out: dict[str, int] = field(default_factory=dict)
     """labels that are not used, by reason"""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.reader import Cube
-from embedcube.uses.decode.baselines import RAW, Again
+from embedcube.uses.decode.baselines import RAW, Again, filled
 from embedcube.uses.decode.examples import Examples
 from embedcube.uses.decode.fit import Settings, fit_head
 from embedcube.uses.decode.heads import Head
@@ -35,7 +35,7 @@ def figures(
     raw = again is not None and RAW in again.features
     raw_head, raw_seen = None, None
     if raw and again is not None:
-        features = again.features[RAW]
+        features = filled(again.features[RAW])
         there = np.asarray(np.isfinite(features).all(axis=1))
         raw_seen = examples.take(there).seen_through(features[there])
         raw_head = fit_head(raw_seen, settings)

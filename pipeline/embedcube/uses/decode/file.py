@@ -140,7 +140,7 @@ def check_fits(decoder: Decoder, cube: Cube, path: Path) -> None:
     """Refuse a cube whose vectors are of another model than those that the decoder was fitted on.
 
     Raises:
-        RequestError: a layer is missing, or its weights, its number of features or its encoding differ.
+        RequestError: a layer is missing, or its weights or its number of features differ. Encodings may differ.
     """
     for own in decoder.about.layers:
         if own.name not in cube.layers:

@@ -15,6 +15,9 @@ EARTH_M = 6_371_008.8
 
 FOLDS = 5
 
+LEAST_CELLS = 4
+"""side in cells of the smallest blocks that are chosen by default"""
+
 FEWEST_GROUPS = 3
 """blocks, groups or years, below which their folds say nothing"""
 
@@ -62,13 +65,22 @@ def size_in(text: str) -> Size:
 
 
 def default_size(examples: Examples) -> Size:
-    """0.1 degrees, or less where that would be fewer than ten blocks: the largest of 0.1, 0.05, 0.02, 0.01, ... ."""
-    for exponent in range(1, 6):
-        for step in (10, 5, 2):
-            size = Size(number=step * 10.0 ** -(exponent + 1), unit="degrees")
-            if len(np.unique(blocks_of(examples, size))) >= 2 * FOLDS:
-                return size
-    return Size(number=0.1, unit="degrees")
+    """0.1 degrees, or less where that would be fewer than ten blocks: the largest of 0.1, 0.05, 0.02, 0.01, ... .
+
+    Blocks are never narrower than four cells: neighbours across their borders would be most of what they hold.
+    """
+    least_m = LEAST_CELLS * examples.cell_m
+    metres = EARTH_M * np.radians(1) * max(float(np.cos(np.radians(np.abs(examples.lat).max()))), 0.01)
+    sizes = (Size(number=step * 10.0 ** -(exponent + 1), unit="degrees") for exponent in range(1, 6)
+             for step in (10, 5, 2))  # fmt: skip
+    found = Size(number=float(np.ceil(least_m)) or 1.0, unit="m")
+    for size in sizes:
+        if size.number * metres < least_m:
+            break
+        found = size
+        if len(np.unique(blocks_of(examples, size))) >= 2 * FOLDS:
+            break
+    return found
 
 
 def blocks_of(examples: Examples, size: Size) -> NDArray[np.int64]:
@@ -118,7 +130,11 @@ def _whole(kind: Kind, words: str, names: NDArray[np.str_], count: int, seed: in
     if len(sizes) < FEWEST_GROUPS:
         raise RequestError(
             f"the labels lie in {len(sizes)} {words}, held-out folds need at least {FEWEST_GROUPS}; "
-            + ("choose smaller blocks with --blocks" if kind == "blocks" else "fold by --blocks instead")
+            + (
+                "choose smaller blocks with --blocks, or label a larger area"
+                if kind == "blocks"
+                else "fold by --blocks instead"
+            )
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]

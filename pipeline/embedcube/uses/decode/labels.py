@@ -14,6 +14,7 @@ from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 from embedcube.cube.within import area_in
 from embedcube.errors import RequestError
+from embedcube.grid import is_geographic
 from embedcube.uses.decode.examples import (
     Cells,
     Examples,
@@ -27,6 +28,7 @@ from embedcube.uses.decode.examples import (
     side_by_side,
     windows_holding,
 )
+from embedcube.uses.decode.folds import EARTH_M
 from embedcube.uses.decode.rasters import labels_of_rasters
 from embedcube.uses.decode.request import Labels, Request
 from embedcube.uses.decode.tables import Table, read_columns, read_table
@@ -77,9 +79,21 @@ def read_examples(cube: Cube, layers: Sequence[str], paths: Sequence[Path], requ
     examples = Examples(
         features=features, target=labels.target, classes=labels.classes, lon=lon, lat=lat,
         seconds=seconds_of(cube, labels.cells), part=labels.part, group=labels.group, cells=labels.cells,
-        left_out={reason: count for reason, count in left_out.items() if count},
+        left_out={reason: count for reason, count in left_out.items() if count}, cell_m=_cell_m(cube, layers[0]),
     ).take(there)  # fmt: skip
     return checked(examples, named, request.column)
+
+
+def _cell_m(cube: Cube, layer: str) -> float:
+    """Side of the cells of a layer in metres, the longest; of degrees at the equator; 0 of samples without a grid."""
+    sides = []
+    for zone in cube.zones_of(layer):
+        attributes = cube.group(zone).attrs
+        if (transform := attributes.get("spatial:transform")) is None:
+            continue
+        unit = EARTH_M * np.radians(1) if is_geographic(attributes["proj:wkt2"]) else 1.0
+        sides += [abs(transform[i]) * unit for i in (0, 4)]
+    return float(max(sides, default=0))
 
 
 def _extent(cube: Cube, zone: str) -> str:
@@ -136,12 +150,16 @@ def _labels_of_table(cube: Cube, layer: str, table: Table, request: Request) -> 
     place = _cells_of_samples if listed else _cells_of_points if table.of_points else _cells_of_polygons
     cells, row, inside = place(cube, layer, table, request.time if windows is None else windows)
     groups = None if request.groups is None else np.array([str(name) for name in table.column(request.groups)])
-    twice = 0
+    twice = mixed = 0
     if not listed and not table.of_points:
         cells, row, twice = _once(cells, row, target)
+    elif groups is not None:
+        kept = _of_one_group(cells, groups[row])
+        cells, row, mixed = cells.take(kept), row[kept], int((~kept).sum())
     return Labels(
         cells=cells, target=target[row], classes=classes, part=row, group=None if groups is None else groups[row],
-        outside=int((~inside).sum()), left_out={"in polygons of several labels": twice},
+        outside=int((~inside).sum()),
+        left_out={"in polygons of several labels": twice, "in cells of several groups": mixed},
     )  # fmt: skip
 
 
@@ -235,6 +253,15 @@ def _once(cells: Cells, row: NDArray[np.int64], target: NDArray[np.float64]) -> 
     np.maximum.at(highest, inverse, target[row])
     kept = np.sort(first[lowest == highest])
     return cells.take(kept), row[kept], int((lowest != highest).sum())
+
+
+def _of_one_group(cells: Cells, group: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Whether all labels in the cell of each row are of one group: else one vector lies on both sides of a fold."""
+    keys = np.stack([cells.zone, cells.t, cells.y, cells.x], axis=1)
+    inverse = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    number = np.unique(group, return_inverse=True)[1].ravel()
+    pairs = np.unique(np.stack([inverse, number], axis=1), axis=0)
+    return np.asarray(np.bincount(pairs[:, 0])[inverse] == 1)
 
 
 def counted_classes(examples: Examples) -> dict[str, float]:

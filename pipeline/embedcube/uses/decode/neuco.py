@@ -6,6 +6,7 @@ or logistic on the same splits stands beside each score.
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 
 SPLITS, EPOCHS, BATCH, RATE, SEED, HELD = 40, 10, 64, 1e-3, 42, 0.1
 """of its sample configuration: splits, epochs, rows of a batch, learning rate, seed, share of rows held out"""
@@ -114,21 +116,39 @@ def _read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     if not len(matrix) or matrix.ndim != 2:
         raise RequestError(f"{path}: it holds no vector")
     names = [name.replace(".zarr.zip", "").replace(".zarr", "") for name, _ in rows]
+    _check_once(path, names)
     return names, np.nan_to_num(matrix)
 
 
 def _read_labels(path: Path) -> list[tuple[str, float]]:
     with path.open(newline="") as file:
         try:
-            return [(row["id"], float(row["label"])) for row in csv.DictReader(file) if row.get("label")]
+            rows = [(row["id"], float(row["label"])) for row in csv.DictReader(file) if row.get("label")]
         except (KeyError, ValueError) as error:
             raise RequestError(f"{path}: labels are a CSV with the columns id and label, a number ({error})") from None
+    for name, label in rows:
+        if not np.isfinite(label):
+            raise RequestError(f"{path}: the label of {printable(name, 60)} is {label}; labels are finite numbers")
+    _check_once(path, [name for name, _ in rows])
+    return rows
+
+
+def _check_once(path: Path, names: Sequence[str]) -> None:
+    """Refuse an id that is there twice: its vector would be learned from and asked for."""
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise RequestError(f"{path}: the id {printable(name, 60)} is there {count} times; write each once")
 
 
 def _scored(task: Task, splits: int) -> NeucoScore:
     from sklearn.model_selection import ShuffleSplit
 
     split = list(ShuffleSplit(n_splits=splits, test_size=HELD, random_state=SEED).split(task.vectors))
+    if task.kind == "classification" and any(len(np.unique(task.target[known] > 0.5)) < 2 for known, _ in split):
+        raise RequestError(
+            f"{task.name}: one of its {splits} splits has all rows of one of its two classes in the held-out tenth, "
+            "so there is nothing to learn; label more rows of both classes"
+        )
     own = [_trained(task, known, asked) for known, asked in split]
     converged = [_converged(task, known, asked) for known, asked in split]
     mean, spread = float(np.mean(own)), float(np.std(own))

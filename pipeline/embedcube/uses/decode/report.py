@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.uses.decode.baselines import filled
 from embedcube.uses.decode.examples import Examples
 from embedcube.uses.decode.fit import Settings, fit_head
 from embedcube.uses.decode.folds import FOLDS, Folds, Size, folds_of, random_folds
@@ -89,12 +90,12 @@ def score(
     """Fit and score the head again and again on folds, with the vectors and with what is simpler.
 
     `others` are other features (row, feature) of the same rows by name: raw pixels, random weights. Rows in which one
-    of them is not finite are left out for all.
+    of them has no number are left out for all; where some are missing, each fold takes means of what it learns from.
     """
     others = dict(others or {})
     there = np.ones(len(examples), bool)
     for features in others.values():
-        there &= np.isfinite(features).all(axis=1)
+        there &= np.isfinite(features).any(axis=1)
     examples, others = examples.take(there), {name: features[there] for name, features in others.items()}
     ways: list[tuple[str, Settings | None, Examples]] = [
         (NOTHING if examples.classes else MEAN, None, examples),
@@ -141,12 +142,14 @@ def _scored(
 ) -> tuple[Row, NDArray[np.float64]]:
     """The row of one kind of features, and the predictions for held-out rows of the first dealing."""
     whole, single, cpu_s, first = [], [], [], None
+    whole_rows = bool(np.isfinite(examples.features).all())
     for folds in dealt:
         predicted = np.zeros((len(examples), len(examples.classes) or 1))
         for fold in range(folds.count):
             out = folds.fold == fold
+            seen = examples if whole_rows else examples.seen_through(filled(examples.features, ~out))
             start_s = time.process_time()
-            predicted[out] = _predicted(settings, examples.take(~out), examples.take(out))
+            predicted[out] = _predicted(settings, seen.take(~out), seen.take(out))
             cpu_s.append(time.process_time() - start_s)
             single.append(scores(examples.task, examples.target[out], predicted[out]))
         found = scores(examples.task, examples.target, predicted)

@@ -59,17 +59,14 @@ def export(
 
 def _fitted(cube: Cube, chosen: Chosen, smaller: Smaller) -> tuple[Fitted, dict[str, object]]:
     sample = sample_of(cube, one_layer(cube, chosen))
-    fitted = fit(smaller, sample)
-    return fitted, asdict(measure(sample, fitted))
+    return fit(smaller, sample), asdict(measure(sample, smaller))
 
 
 @contextmanager
 def _here(source: str, out: Path, chosen: Chosen, progress: Progress) -> Iterator[Cube]:
     """The cube as a folder of this machine."""
     if "://" not in source:
-        cube = Cube(source)
-        cube.path.resolve()
-        yield cube
+        yield Cube(source)
         return
     from embedcube.uses.pull import pull
     from embedcube.uses.remote import Address

@@ -69,19 +69,20 @@ def sample_of(cube: Cube, layer: str, cells: int = CELLS) -> Floats:
 
 
 def losses(vectors: Floats, change: Callable[[Callable[[Floats], Floats]], float] | None = None) -> list[Loss]:
-    """Measure the codecs on some vectors (cell, feature).
+    """Measure the codecs on some vectors (cell, feature): each fitted on one half, and measured on the other.
 
     `change` gives the change of a decoder's score where its features go through a function.
     """
-    return [loss_of(name, vectors, code, change) for name, code in codecs(vectors.shape[1])]
+    return [loss_of(name, vectors, code, change) for name, code in codecs(vectors.shape[1], len(vectors))]
 
 
 def loss_of(
     name: str, vectors: Floats, code: Callable[[Floats, Floats], Coded],
     change: Callable[[Callable[[Floats], Floats]], float] | None = None,
 ) -> Loss:  # fmt: skip
-    """Measure one codec, a function of (sample to fit on, vectors)."""
-    back, size = code(vectors, vectors)
+    """Measure one codec, a function of (sample to fit on, vectors): fitted on one half, measured on the other."""
+    known, vectors = halves(vectors)
+    back, size = code(known, vectors)
     mean = vectors.mean(axis=0, dtype=np.float64)
     cosine = cosines(vectors - mean, back - mean)
     recall = recall_at_10(vectors, back)
@@ -94,8 +95,15 @@ def loss_of(
         codec=name, bytes_per_vector=round(size, 1), times_smaller=round(4 * vectors.shape[1] / size, 1),
         centred_cosine=round(float(cosine.mean()), 5), least_cosine=round(float(np.percentile(cosine, 1)), 5),
         recall_at_10=round(recall, 4), warning=warning,
-        decoder_change=None if change is None else round(change(lambda rows: code(vectors, rows)[0]), 4),
+        decoder_change=None if change is None else round(change(lambda rows: code(known, rows)[0]), 4),
     )  # fmt: skip
+
+
+def halves(vectors: Floats) -> tuple[Floats, Floats]:
+    """Two halves of some vectors, drawn at random, always the same; each in the order that it had."""
+    first = np.zeros(len(vectors), bool)
+    first[np.random.default_rng(_SEED).permutation(len(vectors))[: len(vectors) // 2]] = True
+    return vectors[first], vectors[~first]
 
 
 def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -120,14 +128,14 @@ def _nearest(vectors: Floats, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.argpartition(-cosine, HITS, axis=1)[:, :HITS]
 
 
-def codecs(features: int) -> Iterator[tuple[str, Callable[[Floats, Floats], Coded]]]:
-    """Names and functions of the codecs for vectors of so many features."""
+def codecs(features: int, sample: int) -> Iterator[tuple[str, Callable[[Floats, Floats], Coded]]]:
+    """Names and functions of the codecs for vectors of so many features; those that half of the sample can fit."""
     yield "float32", lambda _, rows: (rows, _zstd(rows))
     yield "float16", lambda _, rows: (rows.astype(np.float16).astype(np.float32), _zstd(rows.astype(np.float16)))
     yield "int8", _int8
     yield "int8, mean subtracted", _smaller(Smaller(bits=8))
     for count in (64, 32, 16, 8):
-        if count < features:
+        if count < features and 4 * count <= sample:
             asked = Smaller(features=count)
             yield str(asked), _smaller(asked)
     yield "4 bits, centred", _smaller(Smaller(bits=4))

@@ -47,13 +47,12 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
         WorkError: a file of the cube is damaged or not there.
     """
     folder = cube.path.resolve()
-    sealed = digests_in(_list_files(folder))
+    listing = _list_files(folder)
+    sealed = digests_in(listing)
     wanted = [Wanted(name=name, sha256=digest) for name, digest in sorted(sealed.items()) if not is_object(name)]
     objects = _objects(cube, sealed, chosen, folder)
     sizes = _sizes(folder, [one.name for one in (*wanted, *objects)])
-    own = sorted(_list_files(folder))
-    own = [f"provenance/{name.removeprefix('provenance/')}" for name in own]
-    sizes |= _sizes(folder, own)
+    sizes |= _sizes(folder, sorted(listing))
     layers = layers_of(cube, chosen)
     about = {"kind": PART, **about_cube(cube, layers), "seal": seal_of(folder), "asked": chosen.asked()}
     if dry_run:

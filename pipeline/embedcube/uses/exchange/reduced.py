@@ -65,7 +65,7 @@ def export_reduced(
         return _priced(cube, out, parts, asked)
     samples = {layer: sample_of(cube, layer) for layer in layers}
     fitted = {layer: fit(asked, sample) for layer, sample in samples.items()}
-    measured = {layer: asdict(measure(samples[layer], fitted[layer])) for layer in layers}
+    measured = {layer: asdict(measure(samples[layer], asked)) for layer in layers}
     about: dict[str, Any] = {
         "kind": REDUCED, **about_cube(cube, layers), "asked": {**chosen.asked(), **asdict(asked)},
         "measured": measured, "seal": seal_of(cube.path.resolve()) if cube.is_local else "",
@@ -100,14 +100,15 @@ def export_reduced(
     return Exported(files=[out], bytes=size, cells=cells, kept=kept, measured=measured)
 
 
-def measure(sample: NDArray[np.float32], fitted: Fitted) -> Loss:
-    """What a fitted codec loses on the sample."""
+def measure(sample: NDArray[np.float32], asked: Smaller) -> Loss:
+    """What a codec loses: fitted on one half of the sample, measured on the other."""
 
-    def code(_: NDArray[np.float32], rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    def code(known: NDArray[np.float32], rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        fitted = fit(asked, known)
         stored = fitted.encode(rows)
         return fitted.decode(stored), float(sum(array.nbytes for array in stored.values())) / len(rows)
 
-    return replace(loss_of(str(fitted.asked), sample, code), decoder_change=None)
+    return replace(loss_of(str(asked), sample, code), decoder_change=None)
 
 
 def _priced(cube: Cube, out: Path, parts: dict[str, list[Rectangle]], asked: Smaller) -> Exported:
