@@ -163,7 +163,7 @@ def _fitted(
     """Weights file from a sample of the archives; with what was `loaded` from a checkpoint, where there is one."""
     try:
         scenes = read_inventory(campaign, run)
-        refuse_too_large(scenes, campaign.how)
+        refuse_too_large(scenes, campaign.layers[name].archives, campaign.how)
         sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
         weights = backbone.fit(sample) if loaded is None else backbone.complete(loaded, sample)  # type: ignore[attr-defined]
         return packed(campaign, name, weights, period=period_of_fit(campaign, name)), passed_over
