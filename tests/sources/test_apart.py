@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.errors import StartAgain
 from embedcube.sources import apart as module
 from embedcube.sources.apart import apart
+from embedcube.sources.catalog import pool
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +70,31 @@ def test_a_crash_is_a_fault_of_the_file(how: str) -> None:
     assert apart(abs, 0, -1) == 1
 
 
-def test_a_process_killed_from_outside_is_no_fault_of_the_file() -> None:
-    with pytest.raises(StartAgain, match="SIGKILL"):
-        apart(crash, 0, "SIGKILL")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGALRM"])
+def test_a_process_killed_from_outside_is_no_fault_of_the_file(how: str) -> None:
+    with pytest.raises(StartAgain, match=how):
+        apart(crash, 0, how)
+
+
+@pytest.mark.parametrize("how", ["SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_to_all_processes_of_a_job_is_not_for_this_one(how: str) -> None:
+    assert apart(crash, 0, how) == "alive"
+
+
+def computed(pieces: Sequence[float]) -> list[str]:
+    """Compute for so many seconds each."""
+    for wall_s in pieces:
+        compute(wall_s)
+    return ["done"] * len(pieces)
+
+
+def test_of_several_files_only_the_one_that_never_ends_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LIMIT_S", 1)
+    monkeypatch.setattr(pool, "_ANY_SIZE", 0)
+    found = pool._alone(computed, [0.0, 60.0], lambda item, words: f"{item}: {words}", str)
+    assert found == ["done", "60.0: its decoder did not end within 1 s of CPU time"]
+    monkeypatch.undo()
+    assert pool._ANY_SIZE // module._BYTES_PER_S < 2 * 3600
 
 
 def test_a_call_that_computes_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,10 +327,15 @@ def test_fit_and_plan_refuse_blocks_that_a_rank_has_no_memory_for_and_say_how_mu
         [line] = [line for line in done.stderr.splitlines() if "0.51 GB at once" in line]
         assert len(line) < 300
         assert "how.mem_gb (2.0) leaves 0.50 for them; set it to 2.1 or more" in line
-    refuse_too_large(scenes, How(mem_gb=2.1, threads=1))
-    with pytest.raises(RequestError, match=r"of 4 threads .* set it to 5\.1 or more"):
-        refuse_too_large(scenes, How(mem_gb=2.1, threads=4))
-    refuse_too_large([replace(scene, superseded_by=WITHDRAWN) for scene in scenes], How(mem_gb=2.1, threads=4))
+    archives = {scenes[0].archive}
+    refuse_too_large(scenes, archives, How(mem_gb=2.1, threads=1))
+    with pytest.raises(RequestError, match=r"of 4 threads .* set it to 5\.1 or more, how\.threads to less than 4, or"):
+        refuse_too_large(scenes, archives, How(mem_gb=2.1, threads=4))
+    # what nobody reads needs no memory
+    refuse_too_large(scenes, {"other"}, How(mem_gb=2.1, threads=4))
+    for instead in ("newer", WITHDRAWN):
+        unread = [replace(scene, superseded_by=instead) for scene in scenes]
+        refuse_too_large(unread, archives, How(mem_gb=2.1, threads=4))
 
 
 def test_the_memory_of_a_block_is_what_it_decodes_to(tmp_path: Path) -> None:

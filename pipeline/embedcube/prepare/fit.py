@@ -175,7 +175,7 @@ def _fitted(
     """Weights file from a sample of the archives; with what was `loaded` from a checkpoint, where there is one."""
     try:
         scenes = read_inventory(campaign, run)
-        refuse_too_large(scenes, campaign.how)
+        refuse_too_large(scenes, campaign.layers[name].archives, campaign.how)
         passed_over = dict[str, str]()
         if isinstance(backbone, Reduced) and (loaded or backbone.vector_chips != backbone.fit_chips):
             if (begun := loaded) is None:

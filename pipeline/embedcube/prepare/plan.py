@@ -68,7 +68,7 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     """
     scenes = read_inventory(campaign, run)
     refuse_unknown_withdrawn(campaign, run)
-    refuse_too_large(scenes, campaign.how)
+    refuse_too_large(scenes, {name for layer in campaign.layers.values() for name in layer.archives}, campaign.how)
     _refuse_absent_device(campaign)
     exact_arithmetic(campaign.how.threads_per_rank)
     computing = software_versions(torch.device(campaign.how.device))

@@ -20,7 +20,7 @@ from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.memory import PROCESS_BYTES, SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
-from embedcube.prepare.large_blocks import decoded_at_once
+from embedcube.prepare.large_blocks import decoded_at_once, is_read
 
 DECODE_BYTES_PER_S = 100e6
 """decoded bytes of a deflate or zstd GeoTIFF per second and core, as measured; only used to balance tasks and to
@@ -73,7 +73,7 @@ def price_layer(
     cell_bytes = sum(np.dtype(s.dtype).itemsize * features.get(s.name, 1) for s in specs)
     # a series of fields is checked on disk, never read whole
     largest_file = max((a.size for s in scenes for a in s.assets if a.steps == 1), default=0)
-    largest_block = max((decoded_at_once(a, threads) for s in scenes if not s.verdict for a in s.assets), default=0)
+    largest_block = max((decoded_at_once(a, threads) for s in scenes if is_read(s) for a in s.assets), default=0)
     warped = any(nesting(a, grid) is None for grid in context.grids.values() for s in scenes for a in s.assets)
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)

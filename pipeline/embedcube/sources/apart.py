@@ -33,8 +33,15 @@ _END_S = 10
 """until a process that was told to end is killed, and until a killed one is not waited for any more"""
 
 
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
+"""signals by which a process ends because of what it did itself"""
+
+_FOR_OTHERS = {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+"""signals that a terminal or a batch system sends to all processes of a group, and that are meant for their parent"""
+
+
 class Crashed(ValueError):
-    """The process of a call ended by an error in it."""
+    """The process of a call ended by an error in it, or computed for longer than any file of its size takes."""
 
 
 def apart(work: Callable[[*Ts], R], size: int, *args: *Ts) -> R:
@@ -44,8 +51,7 @@ def apart(work: Callable[[*Ts], R], size: int, *args: *Ts) -> R:
 
     Raises:
         Exception: any error of `work`.
-        Crashed: the process crashed.
-        ValueError: it computed for longer than any file of this size takes.
+        Crashed: the process crashed, or computed for longer than any file of this size takes.
         StartAgain: the process was killed from outside, most likely for want of memory.
     """
     try:
@@ -126,18 +132,21 @@ def _ended(code: int | None, limit_s: int) -> Exception:
     if code is None:
         return StartAgain("a process that opens files does not answer, and cannot be killed; start again")
     if -code == signal.SIGXCPU:
-        return ValueError(f"its decoder did not end within {limit_s} s of CPU time")
-    if code >= 0 or -code in (signal.SIGKILL, signal.SIGTERM):
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        words = f"a process that opens files ended early ({how}), perhaps for want of memory"
-        return StartAgain(f"{words}; start again, with more memory if it happens again")
-    return Crashed(f"its decoder crashed ({signal.Signals(-code).name})")
+        return Crashed(f"its decoder did not end within {limit_s} s of CPU time")
+    if -code in _CRASHES:
+        return Crashed(f"its decoder crashed ({signal.Signals(-code).name})")
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    with suppress(ValueError):  # those for real-time have no name
+        how = signal.Signals(-code).name
+    words = f"a process that opens files ended early ({how}), perhaps for want of memory"
+    return StartAgain(f"{words}; start again, with more memory if it happens again")
 
 
 def _serve(connection: Connection) -> None:
     """Answer calls until the other side closes."""
-    # Ctrl-C goes to all processes of a terminal; this one ends with its parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # this process ends with its parent
+    for number in _FOR_OTHERS:
+        signal.signal(number, signal.SIG_IGN)
     # a crash is told by the parent, in words
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:

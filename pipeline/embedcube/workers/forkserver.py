@@ -1,7 +1,8 @@
 """The fork server of a node: one process that imports what ranks need, once, and forks them.
 
-`python -m embedcube.workers.forkserver MODULE...` is started by a parent (task.py) before that touches MPI, a store or
-Parquet. Its environment is already that of its ranks, because much of it is read when a program or a library is loaded.
+`python -m embedcube.workers.forkserver DESCRIPTOR MODULE...` is started by a parent (task.py) before that touches MPI,
+a store or Parquet; DESCRIPTOR is that of the socket over which the parent asks. Its environment is already that of its
+ranks, because much of it is read when a program or a library is loaded.
 It starts no thread, opens no data, computes nothing and never asks for a GPU: nothing of that survives a fork. What is
 the rank's own (variables, log, signals, threads, device, process group, modules of third parties) comes after the fork.
 

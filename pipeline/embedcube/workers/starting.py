@@ -165,9 +165,8 @@ class ForkServer:
             self._end(why, code)
 
     def close(self) -> None:
-        """Let it end; the ranks that it has started go on."""
+        """Kill it, as it may be busy with importing, which nobody waits for; the ranks that it has started go on."""
         with self._lock:
-            # it may be busy with importing, which nobody waits for
             self.kill("nobody waits for it", -signal.SIGKILL)
 
     @property

@@ -29,8 +29,8 @@ _MANY = 1 << 13
 _PROCESSES = 16
 """most processes, because a login node is shared"""
 
-_ANY_SIZE = 1 << 40
-"""bytes of the files of one piece, of which more is not known; see `apart`"""
+_ANY_SIZE = 1 << 34
+"""bytes of the files of one piece, of which more is not known, for its CPU time: about an hour; see `apart`"""
 
 _UNCOLLECTED = 100_000
 """objects that a process makes before Python looks for circles among them: there are none in what is read here"""
