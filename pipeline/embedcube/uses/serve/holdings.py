@@ -10,6 +10,7 @@ from pathlib import Path
 from embedcube.cube.layer import Layer
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+from embedcube.uses.serve.kept import Shelf
 from embedcube.uses.serve.limits import Limits
 from embedcube.uses.serve.places import Places
 from embedcube.uses.serve.reading import Reader
@@ -103,6 +104,7 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
         RequestError: a path is not a cube, a name is no name, or two cubes have one name.
     """
     holdings: dict[str, Holding] = {}
+    shelf = Shelf(limits.held)
     for given in cubes:
         name, _, path = str(given).rpartition("=") if not Path(given).exists() else ("", "", str(given))
         cube = Cube(path)
@@ -113,5 +115,5 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
             raise RequestError(f"{path}: a cube named {name} is served already; write OTHER-NAME={path}")
         # where a cube lies on this machine is not for clients: messages have its name
         cube = Cube(cube.path, called=name)
-        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, limits))
+        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, shelf))
     return holdings
