@@ -270,7 +270,7 @@ def test_what_a_program_makes_out_of_nothing_is_made_where_the_module_lies(cnn_f
         (PLAIN | {"pool": "mean"}, 'torch: no option "pool", did you mean "pooling"'),
         (
             PLAIN | {"pooling": "median"},
-            "torch.pooling: .* 'none', 'mean', 'max' or 'cls' .found 'median'",
+            "torch.pooling: .* 'none', 'mean', 'max', 'min' or 'cls' .found 'median'",
         ),
         (PLAIN | {"takes": "byxc"}, "torch.takes: Input should be 'bcyx', 'btcyx' or 'bctyx' .found 'byxc'"),
         (PLAIN | {"arguments": {"bands": 3}}, "arguments are for a `factory`"),

@@ -36,7 +36,7 @@ VERBS = [
     "demo", "run", "index", "fit", "plan", "embed", "consolidate", "verify", "status", "explain", "preview", "schema",
     "submit", "cancel", "doctor", "models", "sources", "weights", "find", "change", "index-vectors", "decode",
     "report", "view", "info", "sample", "parcels", "serve", "pull", "versions", "merge",
-    "lineage", "reproduce", "diff", "import-terratorch",
+    "lineage", "reproduce", "diff", "import-terratorch", "export", "check", "import", "codecs",
 ]  # fmt: skip
 
 INSIDE = ("--lon", "7.6", "--lat", "50.87", "--time", "2023-06-15")

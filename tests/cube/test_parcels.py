@@ -123,7 +123,7 @@ def test_parcels_may_overlap_and_lie_outside(layer: Any) -> None:
         (
             geopandas.GeoDataFrame(geometry=[shapely.Point(0, 0)], crs=4326),
             ["mean"],
-            r"this has Point; for points: sam",
+            r"this has Point; points are for `sam",
         ),
         (geopandas.GeoDataFrame(geometry=[None], crs=4326), ["mean"], "this has missing"),
         ([shapely.box(0, 0, 1, 1)], ["mean"], "parcels are a GeoDataFrame of polygons, not list"),

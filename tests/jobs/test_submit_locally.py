@@ -301,7 +301,7 @@ def test_a_new_round_is_no_resubmission_in_vain(placed: Campaign, stand_in: Call
     verdict = Verdict(archive="s2", scene="broken", scene_digest="0" * 64, reason="B02: broken")
     for number in (2, 3):
         verdicts = Verdicts(round=number, scenes={0: verdict})
-        write_verdicts(placed.run, plan.plan, plan.inventory, verdicts)
+        write_verdicts(placed.run, plan.digests, verdicts)
         placed.cli("submit", "--again")
         with pytest.raises(WorkError, match="the last resubmission has made none"):
             placed.cli("submit", "--again")
@@ -320,7 +320,7 @@ def test_jobs_of_the_executor_and_of_the_pilot_are_noted_with_their_round(
     placed.cli("run", "--until", "plan")
     plan = read_plan(load_campaign(placed.file), placed.run)
     verdict = Verdict(archive="s2", scene="broken", scene_digest="0" * 64, reason="B02: broken")
-    write_verdicts(placed.run, plan.plan, plan.inventory, Verdicts(round=2, scenes={0: verdict}))
+    write_verdicts(placed.run, plan.digests, Verdicts(round=2, scenes={0: verdict}))
     with pytest.raises(StartAgain, match="2 of 2 shards have no record"):
         placed.cli("submit", "--pilot", "2")
     placed.change(lambda document: document["how"].update(executor="slurm"))

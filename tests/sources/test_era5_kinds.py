@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+import yaml
 from tests.sources.test_era5 import (
     NORTH_UP,
     START,
@@ -25,12 +26,13 @@ from tests.sources.test_era5 import (
 )
 
 from embedcube.campaign.scene import Scene
-from embedcube.errors import CorruptInput, RequestError
+from embedcube.errors import RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.era5.timeline import Timeline, read_timeline
 from embedcube.sources.era5.units import conversion, daily
+from embedcube.sources.era5.unpacking import unpacked
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
 
@@ -281,27 +283,44 @@ def test_units_are_read_and_converted(
         ("msl", "Pa", 101.3, 0.5, "kPa"),
         ("tp", "m", 4, 3, "mm"),
         ("tcc", "(0 - 1)", 50, 20, "percent"),
-        ("r", "%", 0.5, 0.1, "fraction"),
     ],
 )
-def test_numbers_that_are_not_what_their_unit_says_are_a_verdict_with_the_option(
+def test_numbers_that_are_not_what_their_unit_says_are_refused_with_the_option(
     band: str, units: str, middle: float, spread: float, option: str, tmp_path: Path, reader: RasterReader
 ) -> None:
     rng = np.random.default_rng(4)
     field = NORTH_UP.copy(data=np.abs(rng.normal(middle, spread, NORTH_UP.shape))).rename(band)
     path = write_netcdf(tmp_path / "a.nc", field.assign_attrs(units=units) if units else field)
-    scene = only(era5(path, band))
-    assert f"write options.units: {{{band}: {option}}}" in scene.verdict
-    assert scene.asks
-    assert len(scene.verdict) < 300
+    with pytest.raises(RequestError, match=f"archives.weather: {band}: a.nc holds ") as refused:
+        only(era5(path, band))
+    stated = str(refused.value).partition("Write options.units: ")[2]
+    assert yaml.safe_load(stated.partition(", or ")[0]) == {band: option}
+    assert yaml.safe_load(stated.partition(", or ")[2].partition(" if it is so")[0]) == {band: units or "K"}
+    assert len(str(refused.value)) < 400
     # what the message says is right, and so is that the numbers are what they are
     for said in (option, units or "K"):
         told = era5(path, band, units={band: said})
         assert not only(told).verdict
     # whoever reads a file that `index` has not looked at does so first
-    unseen = replace(scene, verdict="", seen=False)
-    with pytest.raises(CorruptInput, match=re.escape(scene.verdict)):
+    unseen = replace(only(told), seen=False)
+    with pytest.raises(RequestError, match=re.escape(str(refused.value))):
         era5(path, band).observe(unseen, day(hours=6), *grid_on(NORTH_UP), reader)
+
+
+@pytest.mark.parametrize(
+    ("band", "units", "usual", "telling"), [("t2m", "K", -2.0, 20.0), ("tp", "m", 0.1, 40.0), ("sp", "Pa", 5e4, 700.0)]
+)
+def test_wrong_units_are_refused_for_the_archive_where_one_file_shows_them(
+    band: str, units: str, usual: float, telling: float, tmp_path: Path
+) -> None:
+    """A day of frost in degrees Celsius is a valid temperature in K: as verdicts of files, a cube would mix both."""
+    for number, middle in enumerate((usual, telling)):
+        field = a_field(LAT, LON, hours(24, f"2022-08-{30 + number}T00:00"), name=band).assign_attrs(units=units)
+        field.values[:] = middle * np.random.default_rng(4).uniform(0 if band == "tp" else 0.99, 1.01, field.shape)
+        write_netcdf(tmp_path / f"{number}.nc", field)
+    with pytest.raises(RequestError, match=f"{band}: 1.nc holds .* in {units}: .*Write options.units: {{"):
+        used(era5(tmp_path, band))
+    assert [scene.verdict for scene in used(era5(tmp_path, band, units={band: units}))] == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +333,8 @@ def test_numbers_that_are_not_what_their_unit_says_are_a_verdict_with_the_option
         ("tp", "m", 1e-3, 1e-2),
         ("tcc", "(0 - 1)", 0.5, 0.2),
         ("r", "%", 5, 2),
+        # in the stratosphere, and over a small dry region
+        ("r", "%", 0.5, 0.1),
         ("u10", "m s-1", 10, 30),
     ],
 )
@@ -355,6 +376,32 @@ def test_missing_is_missing_however_netcdf_says_it(
     assert found is not None
     assert not found.clear_yx[:3].any()
     assert (found.x_cyx[0, 3:] == 280).all()
+
+
+@pytest.mark.parametrize("kind", ["i1", "i2"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"_FillValue": -1},
+        {"missing_value": [-1]},
+        {"valid_range": [0, -2]},
+        {"valid_min": 0, "valid_max": -2},
+        {"valid_range": [0.0, 300.0]},
+    ],
+)
+def test_attributes_of_unsigned_integers_are_unsigned_as_the_numbers_are(kind: str, stated: dict[str, Any]) -> None:
+    """Signed as they are stored, they are read as unsigned: the last number of the type is missing, and no other."""
+    most = np.iinfo(kind.replace("i", "u")).max
+    raw = np.array([0, 1, most // 2 + 1, most - 1, most], dtype=kind.replace("i", "u"))
+    # NetCDF gives them in the type of the numbers, Zarr as Python's integers
+    typed = {
+        key: np.asarray(one, dtype=kind if isinstance(np.ravel(one)[0], np.integer) else "f8")
+        for key, one in stated.items()
+    }
+    packed = {"_Unsigned": "true", "scale_factor": 300.0 / (most - 1)}
+    for attributes in (stated, typed):
+        found = unpacked(raw.view(kind), packed | attributes)
+        np.testing.assert_allclose(found, [*(raw[:-1] * packed["scale_factor"]), np.nan])
 
 
 def test_a_number_for_missing_that_nobody_declares_is_a_verdict(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ from embedcube.prepare.index import index
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.sources.era5 import apart
 from embedcube.sources.era5.source import Era5
-from embedcube.sources.era5.stores import refuse_store
 from embedcube.sources.hdf5 import refuse_other_files
 from embedcube.sources.hdf5_heap import refuse_endless_heap
 from embedcube.sources.netcdf import open_netcdf
@@ -44,6 +43,7 @@ from embedcube.sources.netcdf3 import refuse_cut_short
 from embedcube.sources.opening import open_raster, raster_settings
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.sentinel2.source import Sentinel2
+from embedcube.sources.stores import refuse_store
 from embedcube.windows import Window
 
 WEST, NORTH, SIDE = 400_000.0, 5_600_000.0, 64

@@ -8,7 +8,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from embedcube.errors import RequestError
-from embedcube.uses.decode.guided import guide_all, guided
+from embedcube.uses.decode.guided import check_guides, guide_all, guided
 from embedcube.uses.decode.pixels import interpolated
 
 FACTOR, CELLS = 8, 40
@@ -105,3 +105,52 @@ def test_guides_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         guide = write(tmp_path / f"{name}_guide.tif", bands, size, crs, left)
         with pytest.raises(RequestError, match=words):
             guide_all([coarse], [guide])
+        # refused before anything is renamed
+        assert sorted(path.name for path in tmp_path.glob(f"{name}*")) == [f"{name}.tif", f"{name}_guide.tif"]
+
+
+def placed(path: Path, transform: Affine, bands: np.ndarray) -> Path:
+    count, height, width = bands.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype="float32", crs="EPSG:32632",
+        transform=transform,
+    ) as file:  # fmt: skip
+        file.write(bands.astype(np.float32))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (Affine(10, 0, 400_000, 0, -20, 5_600_000), "pixels of 10 x 20"),
+        (Affine(10, 1, 400_000, 1, -10, 5_600_000), "do not run along the axes"),
+        (Affine(10, 0, 400_000, 0, -10, 5_700_000), "lies beside the map"),
+    ],
+)
+def test_guides_that_are_turned_stretched_or_beside_are_refused(transform: Affine, words: str, tmp_path: Path) -> None:
+    fine, bands = texture()
+    coarse = write(tmp_path / "map.tif", mean_of_cells(fine)[None], 80)
+    with pytest.raises(RequestError, match=words):
+        guide_all([coarse], [placed(tmp_path / "guide.tif", transform, bands)])
+    assert not (tmp_path / "map_coarse.tif").exists()
+
+
+def test_a_guide_that_names_other_files_is_not_opened(tmp_path: Path) -> None:
+    fine, bands = texture()
+    coarse = write(tmp_path / "map.tif", mean_of_cells(fine)[None], 80)
+    guide = write(tmp_path / "guide.tif", bands, 10)
+    text = (
+        f'<VRTDataset rasterXSize="320" rasterYSize="320"><SRS>EPSG:32632</SRS>'
+        f"<GeoTransform>400000, 10, 0, 5600000, 0, -10</GeoTransform>"
+        f'<VRTRasterBand dataType="Float32" band="1"><SimpleSource><SourceFilename>{guide}</SourceFilename>'
+        f"<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    for name in ("guide.vrt", "named.tif"):
+        (tmp_path / name).write_text(text)
+        with rasterio.open(tmp_path / name) as opened:
+            assert opened.driver == "VRT"
+        with pytest.raises(RequestError, match="cannot be read as GeoTIFF or JPEG 2000"):
+            guide_all([coarse], [tmp_path / name])
+        # and before the decoder is looked at
+        with pytest.raises(RequestError, match="cannot be read as GeoTIFF or JPEG 2000"):
+            check_guides([tmp_path / name], tmp_path / "none.safetensors")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import stat
 import zipfile
 from pathlib import Path
@@ -18,12 +19,14 @@ from tests.uses.test_pull import static
 
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.part import PULLED, part_of
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import silent
 from embedcube.uses.exchange.chosen import Chosen
 from embedcube.uses.exchange.codecs import Smaller
 from embedcube.uses.exchange.export import export
+from embedcube.uses.exchange.manifest import manifest_bytes
 from embedcube.uses.exchange.part import export_part
 from embedcube.uses.exchange.receiving import check, take_in
 from embedcube.uses.exchange.reduced import export_reduced
@@ -49,6 +52,7 @@ def test_a_part_comes_back_byte_for_byte_and_verifies(part: Path, two_zones: Pat
     copied = {str(path.relative_to(made.folder)): path for path in made.folder.rglob("*") if path.is_file()}
     assert any("/embedding/c" in name for name in copied)
     assert not any(name.startswith(f"{LAYER}/utm33/embedding/c") for name in copied)
+    assert copied.pop(PULLED).is_file()  # says which part it is
     for name, path in copied.items():
         assert path.read_bytes() == (two_zones / name).read_bytes(), name
     # the cube is made by hand, and says less than others of how
@@ -63,6 +67,40 @@ def test_a_loss_in_a_part_is_a_finding(part: Path, tmp_path: Path) -> None:
     lost = next(made.folder.rglob("embedding/c.1.*"))
     lost.unlink()
     assert any(one.check == "bytes" and one.found == "no object" for one in verify_cube(made.folder, silent))
+
+
+def test_a_bundle_into_a_whole_cube_leaves_it_whole(part: Path, two_zones: Path, tmp_path: Path) -> None:
+    copy = tmp_path / f"{two_zones.resolve().stem}.zarr"
+    shutil.copytree(two_zones, copy)
+    made = take_in(part, tmp_path, silent)
+    assert made.folder == copy
+    assert made.kept == made.files
+    assert part_of(copy) is None
+
+
+def test_a_bundle_without_all_of_its_members_is_refused(part: Path, tmp_path: Path) -> None:
+    manifest = json.loads(zipfile.ZipFile(part).read("bundle.json"))
+    lost = next(name for name in manifest["files"] if "/embedding/c" in name)
+    with zipfile.ZipFile(part) as whole, zipfile.ZipFile(tmp_path / "less.zip", "w") as less:
+        for info in whole.infolist():
+            if info.filename != lost:
+                less.writestr(info, whole.read(info))
+    with pytest.raises(WorkError, match=f"not in the file: {lost}"):
+        take_in(tmp_path / "less.zip", tmp_path / "in", silent)
+    assert not (tmp_path / "in").exists()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "a" * 5000, "..", "a/b", ""], ids=ascii)
+def test_a_version_that_is_no_name_is_refused(name: str, part: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(part) as whole, zipfile.ZipFile(tmp_path / "named.zip", "w") as other:
+        about = json.loads(whole.read("bundle.json"))
+        files = {key: (one["sha256"], one["bytes"]) for key, one in about.pop("files").items()}
+        del about["checksum"], about["format"]
+        for info in whole.infolist():
+            own = info.filename == "bundle.json"
+            other.writestr(info, manifest_bytes(about | {"cube": name}, files) if own else whole.read(info))
+    with pytest.raises(RequestError, match="is no name for a folder"):
+        take_in(tmp_path / "named.zip", tmp_path / "in", silent)
 
 
 def test_the_store_in_the_zip_is_plain_to_read(part: Path, two_zones: Path) -> None:
@@ -169,8 +207,6 @@ def test_a_remote_cube_gives_the_same_bundle(two_zones: Path, part: Path, tmp_pa
 
 
 def test_a_damaged_cube_is_not_exported(two_zones: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "cube.zarr"
     shutil.copytree(two_zones, copy)
     damaged = copy / LAYER / "utm32" / "embedding" / "c.0.0.0.0"

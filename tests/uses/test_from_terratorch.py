@@ -9,6 +9,7 @@ from tests.conftest import call_cli
 
 from embedcube.backbones.base import make_backbone
 from embedcube.campaign.schema import Campaign
+from embedcube.errors import RequestError
 from embedcube.uses.from_terratorch import translate
 
 STORES: dict[str, Any] = {
@@ -101,13 +102,81 @@ def test_chips_in_the_new_form(tmp_path: Path) -> None:
         assert any(words in line for line in remarks), words
 
 
-@pytest.mark.parametrize("how", ["mean", "max", "min", "concat"])
+@pytest.mark.parametrize("how", ["mean", "max", "min", "concat", "diff"])
 def test_single_frames_over_time(tmp_path: Path, how: str) -> None:
     document = yaml.safe_load(yaml.safe_dump(STORES))
     document["model"]["init_args"]["temporal_cfg"]["temporal_pooling"] = how
     campaign, _ = made(tmp_path, document)
-    assert len(campaign.frames("terramind_v1_base")[0]) == 4
+    assert len(campaign.frames("terramind_v1_base")[0]) == (2 if how == "diff" else 4)
     assert campaign.layers["terramind_v1_base"].over_time == how
+
+
+@pytest.mark.parametrize(
+    ("constant", "means", "scale", "mean"),
+    [
+        # TerraTorch normalises what its factor has made of the numbers: 0.033 is DN 330
+        (1e-4, 0.033, None, 330.0), (None, 0.033, 10_000, 330.0), (1e-4, 33.0, 1e-4, 33.0), (None, 330.0, None, 330.0),
+        ("1e-4", "0.033", None, 330.0),
+    ],
+)  # fmt: skip
+def test_statistics_are_of_what_the_factor_makes(
+    tmp_path: Path, constant: Any, means: Any, scale: float | None, mean: float
+) -> None:
+    document = yaml.safe_load(yaml.safe_dump(CHIPS))
+    document["data"]["init_args"] |= {"constant_scale": constant, "means": [means] * 6, "stds": [means] * 6}
+    campaign, _ = made(tmp_path, document)
+    options, block = campaign.archives["images"].options, campaign.layers["prithvi_eo_v2_300_tl"].backbone
+    assert options.get("scale") == (dict.fromkeys(campaign.archives["images"].bands, scale) if scale else None)
+    assert block["mean"] == block["std"] == [mean] * 6
+
+
+def test_statistics_of_stores_are_of_their_numbers(tmp_path: Path) -> None:
+    document = yaml.safe_load(yaml.safe_dump(STORES))
+    document["data"]["init_args"] |= {"constant_scale": {"S2L2A": 1e-4, "S1GRD": 1}}
+    document["data"]["init_args"]["means"]["S2L2A"] = [0.1] * 12
+    campaign, _ = made(tmp_path, document)
+    assert campaign.layers["terramind_v1_base"].backbone["mean"] == [1000.0] * 12 + [-12.6, -20.3]
+
+
+def test_bands_that_are_left_out_keep_their_numbers(tmp_path: Path) -> None:
+    document = yaml.safe_load(yaml.safe_dump(CHIPS))
+    document["data"]["init_args"] |= {
+        "output_bands": ["NIR_NARROW", "BLUE"], "means": [300.0] * 2, "stds": [300.0] * 2,
+    }  # fmt: skip
+    document["model"]["init_args"]["model_args"] |= {"backbone_bands": ["NIR_NARROW", "BLUE"]}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    archive = translate(path).campaign["archives"]["images"]
+    assert archive["bands"] == ["B8A", "B02"]
+    assert archive["options"]["variables"] == {"B8A": "4", "B02": "1"}
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "words"),
+    [
+        ("data", "means", ["a"], "data.init_args.means"), ("model", "layers", 5, "model.init_args.layers"),
+        ("model", "embedding_pooling", ["x"], "model.init_args.embedding_pooling"),
+        ("model", "temporal_cfg", True, "model.init_args.temporal_cfg"),
+        ("data", "test_transform", 5, "data.init_args.test_transform"),
+        ("data", "constant_scale", 0, "data.init_args.constant_scale"),
+        ("model", "model_args", [1], "model.init_args.model_args"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, block: str, key: str, value: Any, words: str) -> None:
+    document = yaml.safe_load(yaml.safe_dump(STORES))
+    document[block]["init_args"][key] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(RequestError, match=rf"{words}.*, not "):
+        translate(path)
+
+
+def test_a_remark_is_one_line(tmp_path: Path) -> None:
+    document = yaml.safe_load(yaml.safe_dump(STORES))
+    document["model"]["init_args"]["model_args"]["ckpt_path"] = "a\nhow: {runs: /}"
+    _, remarks = made(tmp_path, document)
+    assert any("ckpt_path" in line for line in remarks)
+    assert not any("\n" in line for line in remarks)
 
 
 def test_a_tree_for_each_modality_becomes_layers(tmp_path: Path) -> None:
@@ -124,7 +193,9 @@ def test_the_verb_writes_a_campaign_that_loads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert out.read_text().startswith("# made from config.yaml of TerraTorch; look at these:\n#   ")
     assert yaml.safe_load(out.read_text())["archives"]["images"]["source"] == "chips"
-    assert "exists already" in call_cli("import-terratorch", config, "-o", out).stderr
+    again = call_cli("import-terratorch", config, "-o", out, "--json")
+    assert "exists already" in again.stderr
+    assert not again.stdout
 
 
 def test_what_is_no_configuration_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """versions: the list, a comparison, one switch of the current one, and what prune frees."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from tests.conftest import SOUND_PLACE, Campaign, call_cli, cube_bytes
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.run_folder import RunDir, point_symlink
+from embedcube.consolidate.unfinished import remove
 from embedcube.errors import RequestError, WorkError
+from embedcube.uses.versions import prune, versions_of
 
 
 @pytest.fixture
@@ -26,6 +30,56 @@ def on_disk(folder: Path) -> int:
     """Bytes below a folder, each file once however many names it has."""
     files = {path.stat().st_ino: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     return sum(files.values())
+
+
+def by_hand(run: RunDir, *names: str) -> None:
+    """Folders that look like finished cubes, one second after the other, each with a STAC."""
+    for age, name in enumerate(reversed(names)):
+        written = run.cube(name) / "provenance" / "zarr.json"
+        written.parent.mkdir(parents=True)
+        written.write_text("{}")
+        run.catalogue(name).mkdir()
+        os.utime(written, (1e9 - age, 1e9 - age))
+
+
+def test_prune_without_a_name_needs_a_current_version_and_takes_none_that_is_newer(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    by_hand(run, "aa", "bb", "cc")
+    with pytest.raises(RequestError, match=r"cube\.zarr: leads to no version"):
+        prune(run, (), parts=False, dry_run=False)
+    point_symlink(run.newest_cube, run.cube("gone"))
+    with pytest.raises(RequestError, match=r"cube\.zarr: leads to no version"):
+        prune(run, (), parts=False, dry_run=False)
+    point_symlink(run.newest_cube, run.cube("bb"))
+    done = prune(run, (), parts=False, dry_run=False)
+    assert (done.versions, done.newer) == (("aa",), ("cc",))
+    assert sorted(path.name for path in run.cubes.iterdir()) == ["bb-stac", "bb.zarr", "cc-stac", "cc.zarr"]
+
+
+def test_prune_leaves_what_only_begins_with_the_name_of_a_version(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    by_hand(run, "aa", "aa-good", "aa.old")
+    point_symlink(run.newest_cube, run.cube("aa-good"))
+    (run.cubes / "aa").mkdir()
+    for name in ("aa.preview.zarr", "aa.find"):
+        (run.cubes / name).mkdir()
+    assert prune(run, ["aa.zarr"], parts=False, dry_run=False).versions == ("aa",)
+    kept = ["aa", "aa-good-stac", "aa-good.zarr", "aa.old-stac", "aa.old.zarr"]
+    assert sorted(path.name for path in run.cubes.iterdir()) == kept
+
+
+def test_a_version_that_cannot_be_read_is_a_line_of_the_list(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    by_hand(run, "aa", "bb")
+    assert [(one.name, bool(one.damaged)) for one in versions_of(run)] == [("aa", True), ("bb", True)]
+
+
+def test_parts_are_removed_where_there_is_no_cube_yet(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    part = run.part(0, "x", 0)
+    part.mkdir(parents=True)
+    remove(part, run)
+    assert not part.exists()
 
 
 def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign, str, str]) -> None:
@@ -50,9 +104,12 @@ def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign,
 
     whole = cube_bytes(campaign.run.newest_cube, provenance=True)
     before = on_disk(campaign.run.root)
-    said = json.loads(campaign.cli("versions", "prune", "--json", "--dry-run"))
+    # it may be one that somebody has finished this moment
+    assert json.loads(campaign.cli("versions", "prune", "--json"))["newer"] == [second]
+    assert f"removed only if it is named: {second}" in campaign.cli("versions", "prune", "--dry-run")
+    said = json.loads(campaign.cli("versions", "prune", second, "--json", "--dry-run"))
     assert (said["versions"], on_disk(campaign.run.root)) == ([second], before)
-    done = json.loads(campaign.cli("versions", "prune", "--json"))
+    done = json.loads(campaign.cli("versions", "prune", second, "--json"))
     assert {key: done[key] for key in done if key != "dry_run"} == {key: said[key] for key in said if key != "dry_run"}
     assert before - on_disk(campaign.run.root) == done["freed"]["bytes"] > 0
     assert not list(campaign.run.cubes.glob(f"{second}*"))

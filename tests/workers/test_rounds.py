@@ -256,8 +256,9 @@ def test_damaged_verdicts_are_refused_and_those_of_another_plan_do_not_count(
 ) -> None:
     campaign = copy_of(finished, tmp_path / "campaign", without=("cubes", "cube.zarr"))
     document = read_sealed(campaign.run.verdicts, "plan")
-    write_sealed(campaign.run.verdicts, document | {"plan": "0" * 64})
-    assert plan_of(campaign).verdicts == Verdicts()
+    for digest in plan_of(campaign).digests:
+        write_sealed(campaign.run.verdicts, document | {digest: "0" * 64})
+        assert plan_of(campaign).verdicts == Verdicts(), digest
     data = bytearray(campaign.run.verdicts.read_bytes())
     data[data.index(b"does not decode")] ^= 1
     campaign.run.verdicts.write_bytes(data)
@@ -268,7 +269,7 @@ def test_damaged_verdicts_are_refused_and_those_of_another_plan_do_not_count(
     assert not campaign.run.verdicts.exists()
 
 
-@pytest.mark.parametrize("change", ["a verdict too many", "none"])
+@pytest.mark.parametrize("change", ["a verdict too many", "another scene instead", "none"])
 def test_verify_derives_the_verdicts_from_the_records(finished: Campaign, tmp_path: Path, change: str) -> None:
     campaign = copy_of(finished, tmp_path / "campaign")
     if change == "none":
@@ -277,8 +278,12 @@ def test_verify_derives_the_verdicts_from_the_records(finished: Campaign, tmp_pa
     else:
         document = read_sealed(campaign.run.verdicts, "plan")
         [broken], whole = document["scenes"], next(s for s in scenes_of(campaign) if s["scene"] == "whole")
-        write_sealed(campaign.run.verdicts, document | {"scenes": [broken, broken | whole]})
-        expected = "s2/whole", "out", "in use, by the records"
+        written, expected = [broken, broken | whole], ("s2/whole", "out", "in use, by the records")
+        if change == "another scene instead":
+            written = [broken | {"instead": [whole["row"]], "instead_digests": [whole["scene_digest"]]}]
+            used = f"instead of it {whole['row']} {whole['scene_digest'][:12]}"
+            expected = "verdicts: s2/broken", used, "instead of it no scene"
+        write_sealed(campaign.run.verdicts, document | {"scenes": written})
     findings = "\n".join(json.loads(campaign_verify(campaign))["findings"])
     assert all(words in findings for words in expected), findings
 
@@ -378,6 +383,14 @@ def test_the_next_older_version_is_used_instead_of_one_that_is_found_broken(tmp_
     found = new_verdicts(load_campaign(campaign.file), campaign.run, plan, [older])
     assert found[rows[ids[1]]].instead == (rows[ids[0]],)
     assert next_round(plan, found).rows([rows[ids[2]]]) == [rows[id] for id in reversed(ids)]
+    # withdrawn, the next one is in no shard of the first round, before and after: the recipes of that round stay
+    campaign.change(lambda document: document.update(withdraw=[ids[1]]))
+    campaign.cli("plan")
+    withdrawn = plan_of(campaign)
+    assert (withdrawn.plan, withdrawn.verdicts) == (plan.plan, Verdicts())
+    broken = recorded(campaign.run, read_recipes(campaign.run, withdrawn)).broken
+    found = new_verdicts(load_campaign(campaign.file), campaign.run, withdrawn, broken)
+    assert {row: verdict.instead for row, verdict in found.items()} == {rows[ids[2]]: (rows[ids[0]],)}
 
 
 def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path: Path) -> None:
@@ -421,12 +434,19 @@ def test_a_whole_older_version_only_fills_beside_a_part_of_a_newer_one(tmp_path:
         for id in ids:
             assert (found[row_of[id]].instead, found[row_of[id]].filling) == ((row_of[whole],), fills)
     assert next_round(first, found).rows([row_of[upper], row_of[lower]]) == [row_of[id] for id in (upper, whole, lower)]
+    # a half is withdrawn: the older one fills from the beginning, and is then found broken as it was used
+    asked = loaded.model_copy(update={"withdraw": (upper,)})
+    scene = read_inventory(asked, campaign.run)[row_of[whole]]
+    assert scene.digest != scenes[row_of[whole]].digest
+    filling = Quarantined(archive="s2", scene=whole, scene_digest=scene.digest, reason="B02: broken")
+    found = new_verdicts(asked, campaign.run, first, [filling])
+    assert {row: verdict.scene_digest for row, verdict in found.items()} == {row_of[whole]: scene.digest}
 
 
 def test_a_retry_of_one_task_is_refused_and_changes_nothing(finished: Campaign) -> None:
     plan = plan_of(finished)
     verdict = Verdict(archive="s2", scene="x", scene_digest="0" * 64, reason="B02: broken")
-    write_verdicts(finished.run, plan.plan, plan.inventory, Verdicts(round=2, scenes={0: verdict}))
+    write_verdicts(finished.run, plan.digests, Verdicts(round=2, scenes={0: verdict}))
     before = finished.run.campaign.read_bytes()
     with pytest.raises(RequestError, match="--retry-quarantined with --task 0: a scene is out for all tasks or for no"):
         finished.cli("embed", "--task", "0", "--retry-quarantined")

@@ -1,11 +1,15 @@
 """The fork server: what it is when it forks, whose children ranks are, and what is said when it fails."""
 
+import ctypes
 import json
 import os
 import signal
 import socket
+import subprocess
+import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -14,11 +18,14 @@ from tests.workers.parents import embedding, sleepy, wait_until
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import RECORDS
+from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import StartAgain, WorkError
 from embedcube.workers import task
+from embedcube.workers.coordinator import OwnCoordinator
 from embedcube.workers.protocol import Place
-from embedcube.workers.ranks import common_environment
-from embedcube.workers.starting import MODULE, ForkServer, fork_server, servers_kept
+from embedcube.workers.ranks import Crew, Ranks, common_environment
+from embedcube.workers.starting import MODULE, Forked, ForkServer, fork_server, servers_kept
+from embedcube.workers.stopping import StopRequests
 
 LOOK = """
 import json, os, sys
@@ -61,6 +68,81 @@ def test_it_has_one_thread_and_nothing_that_a_fork_would_break(finished_demo: Ca
     assert server.usable
     server.close()
     assert not server.usable
+
+
+def test_what_is_asked_of_a_server_that_starts_or_has_ended(tmp_path: Path) -> None:
+    """A launcher has SIGCHLD ignored, a person asks for stacks too early, and the server dies between two ranks."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    variables = Place(rank=0, local_rank=0, world=1, parent=0, store=str(tmp_path / "store")).variables()
+    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with (tmp_path / "log").open("wb") as log:
+        descriptors = [log.fileno(), log.fileno()]
+        try:
+            server = ForkServer(os.environ, [])
+            rank = server.fork(0, variables, [str(tmp_path), "0", "attempt"], descriptors)
+            rank.send_signal(signal.SIGQUIT)
+            wait_until(lambda: rank.poll() is not None)
+            assert (rank.poll(), rank.failure) == (2, ""), "it ran, and there is no campaign in this folder"
+        finally:
+            server.close()
+            signal.signal(signal.SIGCHLD, before)
+        dying = ForkServer(os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"}, ["dies"])
+        first = dying.fork(0, variables, [], descriptors)
+        wait_until(lambda: first.poll() is not None)
+        second = dying.fork(1, variables, [], descriptors)
+    assert first.failure == second.failure == "the fork server of the ranks is gone: killed by SIGKILL"
+    assert first.poll() == second.poll() == 75
+    adopts = ctypes.c_int(1)
+    ctypes.CDLL(None).prctl(37, ctypes.byref(adopts), 0, 0, 0)
+    assert not adopts.value, "this process is given no orphans any more"
+
+
+def test_a_signal_handler_may_ask_for_the_end_of_a_rank_while_it_is_looked_for() -> None:
+    """The handler interrupts the thread that holds the lock, and would wait for it for ever."""
+    rank = Forked(cast("ForkServer", None))
+    with subprocess.Popen(["sleep", "60"]) as process:
+        rank.pid = process.pid
+        with rank._lock:
+            handler = threading.Thread(target=rank.poll, daemon=True)
+            handler.start()
+            handler.join(5)
+            assert not handler.is_alive()
+        process.kill()
+        wait_until(lambda: rank.poll() is not None)
+        assert rank.poll() == -signal.SIGKILL
+
+
+class Killed:
+    """A fork server that was killed after it had forked a rank, and before it said so."""
+
+    def fork(self, number: int, variables: object, arguments: object, descriptors: list[int]) -> Forked:
+        """What the rank has, stays open."""
+        self.rank = socket.socket(fileno=os.dup(descriptors[0]))
+        forked = Forked(cast("ForkServer", self))
+        forked.never_started("the fork server is gone", 75)
+        return forked
+
+
+def test_a_rank_of_which_its_parent_was_never_told_ends(finished_demo: Campaign, tmp_path: Path) -> None:
+    server = Killed()
+    with StopRequests() as asked:
+        ranks = Ranks(
+            load_campaign(finished_demo.file),
+            RunDir(tmp_path),
+            0,
+            "lost",
+            Crew(parent=0, parents=1, ranks=1),
+            OwnCoordinator(world=1, parents=1),
+            asked,
+            cast("ForkServer", server),
+        )
+        server.rank.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.rank.recv(1)
+        assert ranks.wait(lambda: None) == (75,)
+    server.rank.settimeout(20)
+    assert server.rank.recv(1) == b"", "the rank sees that nobody is there, and ends"
+    server.rank.close()
 
 
 def failed(module: str, folder: Path) -> tuple[int, str]:
@@ -106,7 +188,8 @@ def test_the_task_says_why_no_rank_was_started(planned: Campaign, monkeypatch: p
         planned.cli("embed")
 
 
-def test_one_server_serves_the_next_task_of_the_same_environment() -> None:
+def test_one_server_serves_the_next_task_of_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcube.workers.starting._kept", None)  # not that of all tests
     with servers_kept():
         with fork_server(os.environ, []) as first:
             pass

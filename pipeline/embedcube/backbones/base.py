@@ -54,7 +54,7 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     )
     if layer.over_time:
         try:
-            backbone = EachFrame(backbone, layer.over_time, inputs.frames)
+            backbone = EachFrame(backbone, layer.over_time, inputs.frames, make_layout(layer))
         except ValueError as error:
             raise RequestError(f"layers.{layer_name}.{error}") from None
     if layer.reduce:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 
 from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+from embedcube.grid import ShardLayout
 
 OverTime = Literal["mean", "max", "min", "concat", "diff"]
 
@@ -14,18 +15,23 @@ OverTime = Literal["mean", "max", "min", "concat", "diff"]
 class EachFrame:
     """A backbone that sees one frame, applied to each frame of a window; their vectors are combined.
 
-    mean, max and min are over the frames in which the cell was seen clear in some archive; where none was, over all.
+    mean, max and min are over the frames in which the cell was seen clear in some archive; where none was, over all. A
+    frame of which the backbone gives no finite vector counts only where it gives none of any frame.
     concat puts the frames behind each other; diff is the first of two frames minus the second, as in TerraTorch.
     """
 
-    def __init__(self, backbone: Backbone, how: OverTime, frames: int) -> None:
-        """`backbone` is made for one frame; a ValueError says that `how` does not suit the number of frames."""
+    def __init__(self, backbone: Backbone, how: OverTime, frames: int, layout: ShardLayout) -> None:
+        """`backbone` is made for one frame and chips of `layout`.
+
+        Raises:
+            ValueError: `how` does not suit the number of frames.
+        """
         if how == "diff" and frames != 2:
             raise ValueError(f"over_time: diff is between two frames, a window has {frames}")
         if frames < 2:
             raise ValueError(f"over_time: {how} combines frames, and a window has one; set `frames`, or leave it out")
         assert how in get_args(OverTime)
-        self._backbone, self._how, self._frames = backbone, how, frames
+        self._backbone, self._how, self._frames, self._layout = backbone, how, frames, layout
         self.software = backbone.software
         self.masks = leaves_masked_out(backbone)
 
@@ -67,13 +73,15 @@ class EachFrame:
 
     def module(self, weights: Weights) -> torch.nn.Module:
         """The backbone's module, called for each frame."""
-        return _EachFrame(self._backbone.module(weights), self._how).requires_grad_(False).eval()
+        module = _EachFrame(self._backbone.module(weights), self._how, self._layout)
+        return module.requires_grad_(False).eval()
 
 
 class _EachFrame(torch.nn.Module):
-    def __init__(self, module: torch.nn.Module, how: OverTime) -> None:
+    def __init__(self, module: torch.nn.Module, how: OverTime, layout: ShardLayout) -> None:
         super().__init__()
         self.module, self._how = module, how
+        self._kept, self._cell_px = slice(layout.halo_px, layout.halo_px + layout.keep_px), layout.cell_px
 
     def forward(self, chips: Chips) -> torch.Tensor:
         """Vectors (b, y, x, feature) of all frames together."""
@@ -82,9 +90,11 @@ class _EachFrame(torch.nn.Module):
             return vectors.flatten(-2)
         if self._how == "diff":
             return vectors[..., 0, :] - vectors[..., 1, :]
-        clear = chips.clear_btsyx.any(dim=2).float()
-        seen = torch.nn.functional.adaptive_max_pool2d(clear, vectors.shape[1]).permute(0, 2, 3, 1)[..., None] > 0
-        seen = torch.where(seen.any(dim=-2, keepdim=True), seen, True)
+        clear = chips.clear_btsyx.any(dim=2)[..., self._kept, self._kept].float()
+        seen = torch.nn.functional.max_pool2d(clear, self._cell_px).permute(0, 2, 3, 1)[..., None] > 0
+        given = vectors.isfinite().all(dim=-1, keepdim=True)
+        given = torch.where(given.any(dim=-2, keepdim=True), given, True)
+        seen = torch.where((seen & given).any(dim=-2, keepdim=True), seen & given, given)
         return _COMBINED[self._how](vectors, seen)
 
 

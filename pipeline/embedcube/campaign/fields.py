@@ -30,8 +30,8 @@ def read_yaml(path: Path) -> Any:
         RequestError: it is not YAML, or beyond the bounds.
         OSError: it could not be read.
     """
-    # a FIFO is not waited for; what is gone is told by whoever asks
-    if path.exists():
+    # a FIFO is not waited for, but for one that the shell has opened: <(...); what is gone is told by whoever asks
+    if path.exists() and not path.is_relative_to("/dev/fd"):
         readable(path)
     with path.open("rb") as file:
         data = file.read(_YAML_BYTES + 1)

@@ -16,6 +16,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import has_seal, sealed_text
 from embedcube.errors import RequestError
 from embedcube.printable import printable
+from embedcube.zones import SAMPLES
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -141,6 +142,11 @@ def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
     region = campaign.region
     if region is not None and region.geojson is not None:
         region = schema.Region(geometry=read_geojson(absolute(region.geojson)))
+    if region is not None and (lists := [name for name in layers if campaign.grid_of(name).crs == SAMPLES]):
+        raise ValueError(
+            f"region: layer {lists[0]} is a list of samples, of which no region chooses some: remove region, and take "
+            "samples that are not wanted out of the archive; layers on a grid go into a campaign of their own"
+        )
     site = absolute(campaign.how.site) if campaign.how.site else None
     base = absolute(campaign.how.base) if campaign.how.base else None
     how = campaign.how.model_copy(update={"runs": absolute(campaign.how.runs), "site": site, "base": base})

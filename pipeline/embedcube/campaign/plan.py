@@ -146,6 +146,11 @@ class Plan:
     """the scenes that are out for all shards; of a file of its own"""
 
     @property
+    def digests(self) -> dict[str, str]:
+        """What the verdicts of this plan are kept with: other verdicts may hold where one of them differs."""
+        return {"campaign": self.campaign, "plan": self.plan, "inventory": self.inventory}
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What plan.json holds."""
         return {name: value for name, value in asdict(self).items() if name != "verdicts"}
@@ -184,7 +189,7 @@ def read_any_plan(run: RunDir) -> Plan:
         plan = _plan_of(read_sealed(run.plan_summary, "plan"))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise refused(run.plan_summary, error, "plan") from None
-    return replace(plan, verdicts=read_verdicts(run, plan.plan, plan.inventory))
+    return replace(plan, verdicts=read_verdicts(run, plan.digests))
 
 
 def _plan_of(document: dict[str, Any]) -> Plan:

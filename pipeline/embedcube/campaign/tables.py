@@ -40,9 +40,10 @@ def read_pieces(path: Path, digest: str, names: Sequence[str], again: str) -> It
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             _refuse_absent(file, names)
-            yield file.schema_arrow.empty_table().select(list(names))
             for batch in file.iter_batches(_ROWS, columns=list(names)):
                 yield pyarrow.Table.from_batches([batch]).select(list(names))
+            if not file.metadata.num_rows:
+                yield file.schema_arrow.empty_table().select(list(names))
     except (pyarrow.ArrowException, OSError) as error:
         raise refused(path, error, again) from None
 

@@ -95,10 +95,11 @@ def recipe_without(recipe: str, out: Sequence[str], instead: Sequence[str] = ())
     return hashlib.sha256(text.encode()).hexdigest() if out else recipe
 
 
-def read_verdicts(run: RunDir, plan: str, inventory: str) -> Verdicts:
-    """The scenes that are out of the plan with the digest `plan`, made for the inventory with the digest `inventory`.
+def read_verdicts(run: RunDir, digests: Mapping[str, str]) -> Verdicts:
+    """The scenes that are out of the plan with these digests (`Plan.digests`); none where nothing was found yet.
 
-    None where nothing was found yet.
+    The digest of the campaign is among them: what is used instead of a broken scene depends on `withdraw`, and a scene
+    that is used nowhere so far is in no recipe.
 
     Raises:
         RequestError: the file is damaged.
@@ -108,17 +109,17 @@ def read_verdicts(run: RunDir, plan: str, inventory: str) -> Verdicts:
     except FileNotFoundError:
         return Verdicts()
     try:
-        if (document["plan"], document["inventory"]) != (plan, inventory):
+        if any(document.get(name) != digest for name, digest in digests.items()):
             return Verdicts()  # of another plan; after this one's first round it is written anew
         return Verdicts(round=document["round"], scenes=dict(map(_scene, document["scenes"])))
     except (TypeError, KeyError, AttributeError) as error:
         raise refused(run.verdicts, error, "plan") from None
 
 
-def write_verdicts(run: RunDir, plan: str, inventory: str, verdicts: Verdicts) -> None:
+def write_verdicts(run: RunDir, digests: Mapping[str, str], verdicts: Verdicts) -> None:
     """Write the scenes that are out of a plan, whole or not at all; the digests are those of `read_verdicts`."""
     scenes = [{"row": row} | asdict(verdict) for row, verdict in sorted(verdicts.scenes.items())]
-    write_sealed(run.verdicts, {"plan": plan, "inventory": inventory, "round": verdicts.round, "scenes": scenes})
+    write_sealed(run.verdicts, {**digests, "round": verdicts.round, "scenes": scenes})
 
 
 def forget_verdicts(run: RunDir) -> None:
@@ -126,10 +127,10 @@ def forget_verdicts(run: RunDir) -> None:
     run.verdicts.unlink(missing_ok=True)
 
 
-def forget_other_verdicts(run: RunDir, plan: str, inventory: str) -> None:
+def forget_other_verdicts(run: RunDir, digests: Mapping[str, str]) -> None:
     """Remove a file that is damaged, or of another plan than the one with these digests."""
     try:
-        of_this_plan = bool(read_verdicts(run, plan, inventory).scenes)
+        of_this_plan = bool(read_verdicts(run, digests).scenes)
     except RequestError:
         of_this_plan = False  # damaged: the first round finds them again
     if not of_this_plan:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import cos, hypot, radians
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from embedcube.campaign.scene import Listed, Scene
 from embedcube.campaign.schema import Campaign, grid_names, make_grid, make_layout
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardLayout
+from embedcube.grid import Grid, ShardLayout, is_geographic, to_degrees
 from embedcube.zones import SAMPLES, UNDATED, SampleList
 
 _AS_LIST = "write grid: {crs: samples, pixel: 10} for a list of samples"
@@ -25,7 +26,7 @@ def zones_of(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> dict[st
 
     Raises:
         RequestError: the grid is `samples` and a scene is of no list, or the other way round; or two samples of an
-            archive have one id, or one sample lies at two places.
+            archive have one id, or one sample lies at two places; or no chip of an archive is as large as chip_px.
     """
     own = [scene for scene in scenes if scene.archive in campaign.layers[layer].archives]
     asked = campaign.grid_of(layer).crs == SAMPLES
@@ -36,6 +37,7 @@ def zones_of(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> dict[st
             raise RequestError(f"layers.{layer}: archive {scene.archive} ({source}) is {what}")
     if not asked:
         return {name: make_grid(campaign, layer, name) for name in grid_names(campaign, layer, own)}
+    _refuse_small_chips(campaign, layer, own)
     return {SAMPLES: sample_list(campaign, layer, own)}
 
 
@@ -51,20 +53,20 @@ def sample_list(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> Samp
     """
     scenes = [scene for scene in scenes if scene.archive in campaign.layers[layer].archives]
     first: dict[str, Listed] = {}
-    held: dict[tuple[str, str, str], Scene] = {}
+    held: dict[tuple[str, str, str], tuple[Scene, Listed]] = {}
     for archive in campaign.layers[layer].archives:
         for scene in scenes:
             if scene.archive != archive:
                 continue
             for one in scene.samples:
-                known = held.setdefault((archive, one.id, scene.acquisition), scene)
-                if known is not scene:
+                known, place = held.setdefault((archive, one.id, scene.acquisition), (scene, one))
+                if known is not scene or place is not one:
                     raise RequestError(
                         f"archives.{archive}: two samples have the id {one.id}, in {known.id} and in {scene.id}; an id "
                         "is of one sample: rename one of them, or leave its file out"
                     )
                 before = first.setdefault(one.id, one)
-                _refuse_other_place(archive, before, one)
+                _refuse_other_place(archive, before, one, campaign.grid_of(layer).pixel)
                 if not before.crs and one.crs:
                     first[one.id] = one
     if not first:
@@ -77,22 +79,46 @@ def sample_list(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> Samp
     )
 
 
+def _refuse_small_chips(campaign: Campaign, layer: str, scenes: Sequence[Scene]) -> None:
+    """Refuse a `chip_px` that no chip of an archive has; where some have it, the others are at fault."""
+    wanted = campaign.layers[layer].chip_px
+    for archive in campaign.layers[layer].archives:
+        sides = [asset.cols for scene in scenes if scene.archive == archive for asset in scene.assets]
+        if sides and max(sides) < wanted:
+            raise RequestError(
+                f"layers.{layer}.chip_px: it is {wanted}, and the samples of archive {archive} have {max(sides)} "
+                f"pixel{'s'[: max(sides) > 1]} along a side; lower chip_px, and halo_px and cell_px with it"
+            )
+
+
 def columns_of(listed: Sequence[Listed]) -> Mapping[str, Any]:
     """The columns of a list of these samples."""
     names = {"ids": "id", "crs": "crs", "x": "x", "y": "y", "dx": "dx", "dy": "dy"}
     return {column: tuple(getattr(one, name) for one in listed) for column, name in names.items()}
 
 
-def _refuse_other_place(archive: str, one: Listed, other: Listed) -> None:
-    """Refuse two places of one sample that are further apart than a few pixels."""
-    if not one.crs or one.crs != other.crs:
+def _refuse_other_place(archive: str, one: Listed, other: Listed, pixel: float) -> None:
+    """Refuse two places of one sample that are further apart than a few pixels, which have `pixel` metres or more."""
+    if not one.crs or not other.crs or (one.crs, one.x, one.y) == (other.crs, other.x, other.y):
         return
-    off = max(abs(one.x - other.x) / (abs(one.dx) or 1), abs(one.y - other.y) / (abs(one.dy) or 1))
-    if off > _FEW_PIXELS:
+    (lon, lat), (other_lon, other_lat) = (to_degrees(place.crs).transform(place.x, place.y) for place in (one, other))
+    east = (other_lon - lon + 180) % 360 - 180
+    off = _METRES * hypot(east * cos(radians(lat)), other_lat - lat)
+    pixel = max(pixel, *(abs(place.dx) * _metres_of_a_unit(place.crs) for place in (one, other)))
+    # a place that its projection does not have is infinite, and is nobody's
+    if not off <= _FEW_PIXELS * pixel:
         raise RequestError(
-            f"archives.{archive}: sample {one.id} lies at two places, {one.x:g} {one.y:g} and {other.x:g} {other.y:g} "
-            f"in {one.crs}; are these two samples of one id?"
+            f"archives.{archive}: sample {one.id} lies at two places, {lon:.6g} {lat:.6g} and {other_lon:.6g} "
+            f"{other_lat:.6g} degrees, {off:,.0f} m apart; are these two samples of one id?"
         )
+
+
+def _metres_of_a_unit(crs: str) -> float:
+    return _METRES if is_geographic(crs) else 1.0
+
+
+_METRES = 111_195.0
+"""metres of a degree along a meridian"""
 
 
 _FEW_PIXELS = 8

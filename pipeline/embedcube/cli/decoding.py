@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcube.cli.wording import parts_of, teller
 from embedcube.errors import RequestError
-from embedcube.progress import Say, shown
+from embedcube.progress import shown
 
 decode = typer.Typer(
     help="From vectors to classes or numbers.  Example: embedcube decode apply cube.zarr crops.safetensors crops.tif",
@@ -79,7 +80,7 @@ def fit(
         kind=head or FITTING[chosen][0], seed=seed, class_weights=class_weights, neighbours=neighbours, trees=trees,
         most=most,
     )  # fmt: skip
-    decoder, examples = commands.fit(cube, labels, to, request, settings, _listed(layers))
+    decoder, examples = commands.fit(cube, labels, to, request, settings, parts_of(layers))
     answer = {
         "decoder": str(to), "labels": len(examples), "left_out": examples.left_out,
         "classes": counted_classes(examples), "parameters": decoder.head.parameters,
@@ -135,7 +136,7 @@ def score(
     held = Held(
         blocks=size_in(blocks) if blocks else None, groups=groups, years=years, folds=folds, seeds=seeds
     )  # fmt: skip
-    with shown("archive", "shards", _teller(as_json)) as progress:
+    with shown("archive", "shards", teller(as_json)) as progress:
         report = score_decoder(cube, decoder, labels, held, again=raw, progress=progress)
     print(json.dumps(asdict(report)) if as_json else "\n".join(lines_of(report)))
 
@@ -158,15 +159,18 @@ def apply(
     """Decode the cells of a cube.  Example: embedcube decode apply cube.zarr crops.safetensors crops.tif --time 2023"""
     from embedcube.cube.reader import open_cube
     from embedcube.uses.decode.apply import apply as decode_cells
+    from embedcube.uses.touching import parse_box
 
-    within = _box(bbox) if bbox else None
-    if guide and out.suffix not in (".tif", ".tiff"):
-        raise RequestError(f"{out}: with --guide a map is written as .tif")
-    with shown("decode", "shards", _teller(as_json)) as progress:
+    within = parse_box(bbox) if bbox else None
+    if guide:
+        from embedcube.uses.decode.guided import check_guides, guide_all
+
+        if out.suffix not in (".tif", ".tiff"):
+            raise RequestError(f"{out}: with --guide a map is written as .tif")
+        check_guides(guide, decoder)
+    with shown("decode", "shards", teller(as_json)) as progress:
         files = decode_cells(open_cube(cube), decoder.absolute(), out, within, moment, progress, finer)
     if guide:
-        from embedcube.uses.decode.guided import guide_all
-
         files = guide_all(files, guide)
     if as_json:
         print(json.dumps({"files": [str(file) for file in files]}))
@@ -174,28 +178,9 @@ def apply(
         print("\n".join(f"wrote {file}" for file in files))
 
 
-def _teller(as_json: bool) -> Say:
-    def nothing(_: str) -> None:
-        return
-
-    return nothing if as_json else print
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _box(text: str) -> tuple[float, float, float, float]:
-    try:
-        west, south, east, north = (float(part) for part in text.split(","))
-    except ValueError:
-        raise RequestError(f'--bbox "{text}" is not four numbers; write west,south,east,north in degrees') from None
-    return west, south, east, north
-
-
 def _classes(text: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
-    for part in _listed(text):
+    for part in parts_of(text):
         name, equals, values = part.partition("=")
         if not (name and equals and values) or name in found:
             raise RequestError(f'--classes "{part}" is no class; write a name and its values once: cloud=8+9')

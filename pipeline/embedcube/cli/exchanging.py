@@ -6,12 +6,13 @@ Heavy imports are inside the functions, as in `verbs.py`.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from embedcube.cli.wording import parts_of, teller
 from embedcube.errors import RequestError, WorkError
-from embedcube.progress import Say, shown
+from embedcube.progress import shown
 
 if TYPE_CHECKING:
     from embedcube.uses.exchange.part import Exported
@@ -47,10 +48,10 @@ def export(
     from embedcube.uses.exchange.export import export as write
     from embedcube.uses.touching import parse_box
 
-    chosen = Chosen(layers=_listed(layer), box=parse_box(bbox) if bbox else None, time=moment, ids=_ids(ids))
+    chosen = Chosen(layers=parts_of(layer), box=parse_box(bbox) if bbox else None, time=moment, ids=_ids(ids))
     width: Literal[8, 4, 1] = 1 if bits == "1" else 4 if bits == "4" else 8
     smaller = Smaller(features=features, bits=width) if features or bits else None
-    with shown("export", "objects", _teller(as_json)) as progress:
+    with shown("export", "objects", teller(as_json)) as progress:
         done = write(cube, out, form, chosen, smaller, progress, tile=tile, dry_run=dry_run)
     _say_exported(done, dry_run=dry_run, as_json=as_json)
 
@@ -75,7 +76,7 @@ def check(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Compare every byte of a bundle with its digests.  Example: embedcube check june.zip"""
     from embedcube.uses.exchange.receiving import check as compare
 
-    with shown("check", "members", _teller(as_json)) as progress:
+    with shown("check", "members", teller(as_json)) as progress:
         found = compare(bundle, progress)
     if as_json:
         print(json.dumps(asdict(found)))
@@ -95,7 +96,7 @@ def import_(
     """Make a cube of a bundle.  Example: embedcube import june.zip cubes"""
     from embedcube.uses.exchange.receiving import take_in
 
-    with shown("import", "files", _teller(as_json)) as progress:
+    with shown("import", "files", teller(as_json)) as progress:
         made = take_in(bundle, folder, progress)
     if as_json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}))
@@ -121,7 +122,7 @@ def codecs(
     if Path(source).is_file() and Path(source).suffix in (".nc", ".nc4", ".grib", ".grb", ".grib2"):
         from embedcube.uses.exchange.fields import lines_of_fields, measure_file
 
-        runs = measure_file(Path(source), tuple(_number(text) for text in _listed(bounds)))
+        runs = measure_file(Path(source), tuple(_number(text) for text in parts_of(bounds)))
         print(json.dumps([asdict(run) for run in runs]) if as_json else "\n".join(lines_of_fields(runs)))
         if broken := [run for run in runs if not run.bound_holds]:
             raise WorkError(f"{len(broken)} of {len(runs)} runs violate their bound, the first {broken[0].codec}")
@@ -148,15 +149,4 @@ def _ids(text: str) -> tuple[str, ...]:
         if not path.is_file():
             raise RequestError(f"--ids {text}: there is no such file")
         return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    return _listed(text)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _teller(as_json: bool) -> Say:
-    def nothing(_: Any) -> None:
-        return
-
-    return nothing if as_json else print
+    return parts_of(text)

@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 
 verbs = typer.Typer()
 
@@ -27,17 +28,18 @@ def import_terratorch(
     """
     from embedcube.uses.from_terratorch import translate
 
+    if out is not None and out.exists():
+        raise RequestError(f"{out} exists already; remove it or name another file")
     made = translate(config)
     if as_json:
         print(json.dumps({"campaign": made.campaign, "remarks": made.remarks, "out": str(out) if out else None}))
-    lines = [f"# made from {config.name} of TerraTorch; look at these:", *(f"#   {one}" for one in made.remarks)]
+    origin = printable(config.name)
+    lines = [f"# made from {origin} of TerraTorch; look at these:", *(f"#   {one}" for one in made.remarks)]
     text = "\n".join([*lines, _yaml(made.campaign)])
     if out is None:
         if not as_json:
             print(text, end="")
         return
-    if out.exists():
-        raise RequestError(f"{out} exists already; remove it or name another file")
     out.write_text(text)
     if not as_json:
         print(f"{out}: {len(made.remarks)} remarks at its top; look at them, then `embedcube run {out}`")

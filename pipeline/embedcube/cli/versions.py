@@ -11,6 +11,7 @@ import typer
 from embedcube.campaign.price import size
 from embedcube.cli import stages
 from embedcube.errors import RequestError
+from embedcube.printable import printable
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ def _listed(found: "Sequence[Version]") -> list[str]:
     for one in found:
         mark = "*" if one.current else " "
         shared = f", {size(one.freed_bytes)} of it alone" if one.freed_bytes < one.bytes else ""
-        lines.append(f"{mark} {one.name}  {one.made}  {one.shards} shards, {size(one.bytes)}{shared}")
+        shards = "cannot be read" if one.damaged else f"{one.shards} shards"
+        lines.append(f"{mark} {one.name}  {one.made}  {shards}, {size(one.bytes)}{shared}")
+        if one.damaged:
+            lines.append(f"    {printable(one.damaged)}")
         if one.why:
             lines.append(f"    against the version before: {_counted(one.why)}")
     return lines or ["no version yet"]
@@ -82,10 +86,13 @@ def _listed(found: "Sequence[Version]") -> list[str]:
 def _pruned(pruned: "Pruned", *, dry_run: bool) -> list[str]:
     done = "would be " if dry_run else ""
     what = [*(f"version {name}" for name in pruned.versions), *([f"{pruned.parts} parts"] if pruned.parts else [])]
-    return [
+    lines = [
         f"{', '.join(what) or 'nothing'} {done}removed: {pruned.freed.files} files, {size(pruned.freed.bytes)} freed; "
         f"{size(pruned.freed.all_bytes - pruned.freed.bytes)} are shared and stay"
     ]
+    if pruned.newer:
+        lines.append(f"newer than the current version, removed only if it is named: {', '.join(pruned.newer)}")
+    return lines
 
 
 @verbs.command()

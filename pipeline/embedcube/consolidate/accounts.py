@@ -14,8 +14,8 @@ from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 
-UNREADABLE = (RequestError, ValueError, TypeError, KeyError, AttributeError)
-"""errors of a cube or a run folder that does not say enough, as those of earlier versions"""
+UNREADABLE = (RequestError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+"""errors of a cube or a run folder that does not say enough, as those of earlier versions, or that is damaged"""
 
 
 def account_of_run(campaign: Campaign, run: RunDir, plan: Plan) -> Account:

@@ -17,7 +17,7 @@ from embedcube.campaign.plugins import refuse_unknown_plugins
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.campaign.verdicts import Verdicts
+from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.reader import Cube
 from embedcube.errors import EmbedcubeError, WorkError
@@ -175,6 +175,21 @@ def _verdicts(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[Finding]:
         yield Finding(
             check="verdicts", place=f"{one.archive}/{one.scene}", found=found, expected=f"{expected}, by the records"
         )
+    for row in sorted(derived.scenes.keys() & plan.verdicts.scenes.keys()):
+        one, kept = derived.scenes[row], plan.verdicts.scenes[row]
+        if _instead(kept) != _instead(one):
+            yield Finding(
+                check="verdicts", place=f"{one.archive}/{one.scene}", found=_instead(kept), expected=_instead(one)
+            )
+
+
+def _instead(verdict: Verdict) -> str:
+    """What is used instead of a scene that is out: rows of the inventory and the digests that they are used with."""
+    used = [
+        f"{row} {digest[:12]}{' to fill' if row in verdict.filling else ''}"
+        for row, digest in zip(verdict.instead, verdict.instead_digests, strict=True)
+    ]
+    return f"instead of it {', '.join(used) or 'no scene'}"
 
 
 def _budget(campaign: Campaign, run: RunDir, cube: Cube, planned: list[Scene]) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def carry_verdicts(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[
     """
     carried = foreseen(campaign, run, plan, bases)
     if carried is not plan:
-        write_verdicts(run, plan.plan, plan.inventory, carried.verdicts)
+        write_verdicts(run, plan.digests, carried.verdicts)
     return carried
 
 

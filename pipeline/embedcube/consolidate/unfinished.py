@@ -140,8 +140,9 @@ def building(run: RunDir, version: str) -> Iterator[Unfinished]:
 
 
 def remove(folder: Path, run: RunDir) -> None:
-    """Remove an unfinished cube, after a rename: a process that still builds it fails, instead of making it again."""
+    """Remove a folder, after a rename: a process that still builds a cube in it fails, instead of making it again."""
     doomed = run.cube_under_construction("removed", "removed")
+    doomed.parent.mkdir(exist_ok=True)  # a run folder with parts alone has no folder of cubes
     if _renamed(folder, doomed):
         shutil.rmtree(doomed, ignore_errors=True)
 

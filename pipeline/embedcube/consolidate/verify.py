@@ -70,9 +70,9 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             findings += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
-        if not _but_seals(findings):
+        if not wrong(_but_seals(findings)):
             findings += derived(cube)
-        if not _but_seals(findings):
+        if not wrong(_but_seals(findings)):
             examined = {layer: examine(cube, layer) for layer in cube.layers}
             findings += [finding for one in examined.values() for finding in one.findings()]
     except _BREAKAGE as error:

@@ -15,6 +15,7 @@ from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
+from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 
 CHUNK_BYTES = 1 << 19
@@ -29,7 +30,7 @@ COMPRESSION_LEVEL = 1
 KEY_SEPARATOR = "."
 """All objects of an array lie in one folder: with "/" every shard would need a folder too (docs/adr/0002)."""
 
-_OBJECT = re.compile(r"(?:embedding|scale|status|n_obs)/c(?:\.\d+){3,4}")
+_OBJECT = re.compile(r"(?:embedding|scale|status|n_obs)/c(?:\.\d+){2,5}")
 ARRAYS = ("embedding", "scale", "status", "n_obs")
 """Names of the arrays of a zone that shards fill."""
 
@@ -100,6 +101,17 @@ def object_key(array: str, place: tuple[int, int, int], axes: int = len(MAP)) ->
     within = {len(VECTORS): place[:2], len(MAP): place, len(TOKENS): (*place[:2], 0, 0)}[axes]
     features = ("0",) if array == "embedding" else ()
     return KEY_SEPARATOR.join(["c", *map(str, within), *features])
+
+
+def place_in(key: str, axes: int) -> tuple[int, int, int]:
+    """(group of windows, shard row, shard column) in the name of an object: what `object_key` wrote into it.
+
+    A RequestError says that no array of so many dimensions has such an object.
+    """
+    numbers = [int(number) for number in key.split(KEY_SEPARATOR)[1:]]
+    if len(numbers) not in (axes, axes + 1):
+        raise RequestError(f"{key} is the name of no object of an array of {axes} dimensions")
+    return numbers[0], numbers[1], numbers[2] if axes == len(MAP) else 0
 
 
 def zone_dimensions(layout: ShardLayout) -> tuple[str, ...]:

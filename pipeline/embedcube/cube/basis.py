@@ -139,7 +139,7 @@ def sampled(
         region = tuple(slice(int(i) * step, (int(i) + 1) * step) for i, step in zip(place, size[:3], strict=True))
         valid = cube.valid(zone, *region)
         if valid.any():
-            stored = cube.array(zone, "embedding")[region][valid]
-            scale = cube.array(zone, "scale")[region][valid] if cube.has_scale(zone) else None
+            stored = cube.stored(zone, "embedding", *region)[valid]
+            scale = cube.stored(zone, "scale", *region)[valid] if cube.has_scale(zone) else None
             chosen = rng.permutation(len(stored))[:share]
             yield decode(stored[chosen], None if scale is None else scale[chosen])

@@ -229,14 +229,14 @@ def _draw(cube: Cube, zone: str, basis: Basis, level: Any) -> None:
     for t in _steps(windows, depth):
         for y in _steps(rows, side):
             for x in _steps(columns, side):
-                status = cube.array(zone, "status")[t, y, x]
+                status = cube.stored(zone, "status", t, y, x)
                 rgb = np.zeros((status.shape[0], 3, *status.shape[1:]), np.uint8)
                 for v, u in _tiles(cube, zone, status.shape):
                     region = (t, slice(y.start + v.start, y.start + v.stop), slice(x.start + u.start, x.start + u.stop))
                     rgb[:, :, v, u] = np.moveaxis(_colours(cube, zone, basis, region, status[:, v, u]), -1, 1)
                 level["rgb"][t, :, y, x] = rgb
                 level["status"][t, y, x] = status
-                level["n_obs"][t, y, x] = cube.array(zone, "n_obs")[t, y, x]
+                level["n_obs"][t, y, x] = cube.stored(zone, "n_obs", t, y, x)
 
 
 def _steps(size: int, step: int) -> Iterator[slice]:
@@ -265,8 +265,8 @@ def _colours(
     valid = (status == VALID) | (status == VALID_INCOMPLETE)
     if not valid.any():
         return np.zeros((*status.shape, 3), np.uint8)
-    scale = cube.array(zone, "scale")[region] if cube.has_scale(zone) else None
-    return basis.colours(cube.array(zone, "embedding")[region], scale, valid)
+    scale = cube.stored(zone, "scale", *region) if cube.has_scale(zone) else None
+    return basis.colours(cube.stored(zone, "embedding", *region), scale, valid)
 
 
 def _thin(finer: Any, coarser: Any) -> None:

@@ -249,7 +249,7 @@ class CubeStore:
 
     def axes(self, zone: str) -> int:
         """Number of dimensions of the zone's arrays, without `feature`."""
-        return len(self.group(zone)["status"].shape)
+        return len(self._node(f"{zone}/status").shape)
 
     def adopted(self, zone: str) -> bool:
         """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""

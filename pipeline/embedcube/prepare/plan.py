@@ -1,5 +1,6 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,8 +49,11 @@ from embedcube.prepare.program import Program, program_of
 from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut_all, own_scenes
 from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
+from embedcube.printable import listed
 from embedcube.sources.era5.steps import refuse_long_steps
 from embedcube.zones import SampleList
+
+log = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 
@@ -118,6 +122,7 @@ def _plan_layer(
     cuts = cut_all(campaign, name, zones_of_layer, scenes)
     forward = _decide_forward(campaign, run, name, {zone: zones_of_layer[zone] for zone in cuts}, versions)
     backbone, context = make_backbone(campaign, name), forward.context
+    _warn_without_places(name, context)
     costs = LayerCosts(
         campaign=campaign,
         name=name,
@@ -219,6 +224,23 @@ def _refuse_too_large(name: str, context: LayerContext) -> None:
             f"layers.{name}.encoding: {context.encoding} holds numbers up to {limit:,.0f}, and the backbone gives "
             f"{float(vectors.abs().max()):.3g} for a chip of mean values; write int8 or float32"
         )
+
+
+def _warn_without_places(name: str, context: LayerContext) -> None:
+    """Say how many samples have no place, where the backbone gives no vector without one."""
+    samples = context.samples
+    if samples is None or "" not in samples.crs:
+        return
+    chips = blank_chips(context)
+    chips = replace(chips, lonlat_byxn=torch.full_like(chips.lonlat_byxn, torch.nan))
+    if bool(forward(context, chips).isfinite().all()):
+        return
+    nowhere = samples.chosen([not crs for crs in samples.crs])
+    log.warning(
+        "layers.%s: %d of %d samples have no place (%s): the backbone is told places, so these samples get no vector, "
+        "and their status is failed",
+        name, len(nowhere), len(samples), listed(nowhere),
+    )  # fmt: skip
 
 
 def _plan_zone(

@@ -75,5 +75,5 @@ def write_plan(run: RunDir, result: Plan, table: pyarrow.Table) -> Plan:
         result = replace(result, files={run.plan.name: digest})
         write_sealed(run.plan_summary, result.summary)
     run.pilot.unlink(missing_ok=True)
-    forget_other_verdicts(run, result.plan, result.inventory)
+    forget_other_verdicts(run, result.digests)
     return result

@@ -1,17 +1,29 @@
-"""Blocks of files that nobody is to decode: a few bytes may hold a block of many GB. The bound is one for all."""
+"""Blocks of files that nobody is to decode: a few bytes may hold a block of many GB. The bounds are for all."""
 
-from embedcube.campaign.scene import Scene
+from embedcube.campaign.scene import Asset, Scene
 
 LARGEST_BLOCK = 1 << 32
 """bytes of a block as decoded, at most: that much a chunk of HDF5 may have"""
 
+_LARGE = 1 << 27
+"""bytes of a block from which on it is compared with its image"""
+
+_BEYOND = 4
+"""times the pixels of its image that a large block may have, as the last tile reaches beyond the image's edge"""
+
 
 def too_large(scene: Scene) -> str:
-    """Why nobody is to read a scene: a block of it has more than LARGEST_BLOCK bytes; empty if none has."""
-    return "; ".join(
-        f"{asset.band}: {asset.path} has blocks of {asset.block_rows} x {asset.block_cols} pixels, "
-        f"{asset.block_bytes / 1e9:.2f} GB as decoded; a block may have {LARGEST_BLOCK / 1e9:.2f} GB: write the file "
-        "with smaller blocks"
-        for asset in scene.assets
-        if asset.block_bytes > LARGEST_BLOCK
-    )
+    """Why nobody is to read a scene: one of its files has blocks that are too large; empty if none has."""
+    return "; ".join(words for asset in scene.assets if (words := _words(asset)))
+
+
+def _words(asset: Asset) -> str:
+    shape = f"{asset.band}: {asset.path} has blocks of {asset.block_rows} x {asset.block_cols} pixels"
+    size = f"{asset.block_bytes / 1e9:.2f} GB as decoded"
+    if asset.block_bytes > LARGEST_BLOCK:
+        most = f"a block may have {LARGEST_BLOCK / 1e9:.2f} GB"
+        return f"{shape}, {size}; {most}: write the file with smaller blocks"
+    pixels = asset.rows * asset.cols
+    if asset.steps == 1 and asset.block_bytes > _LARGE and asset.block_rows * asset.block_cols > _BEYOND * pixels:
+        return f"{shape}, {size}, for an image of {asset.rows} x {asset.cols}: its header is damaged; copy it again"
+    return ""

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from embedcube.backbones.normalisation import MODALITIES, spelled
 from embedcube.campaign.fields import nearest
@@ -16,6 +18,8 @@ _POOLING = {None: "none", "keep": "none", "None": "none", "none": "none"} | {
     f"{before}{name}": name for before in ("", "vit_", "cnn_") for name in ("mean", "max", "min", "cls")
 }
 """TerraTorch's names of poolings, new and old -> embedcube's"""
+
+_OVER_TIME = ("mean", "max", "min", "concat", "diff")
 
 _MODALITY = {
     "S2L2A": "S2L2A", "S2L1C": "S2L1C", "S1GRD": "S1GRD", "S1RTC": "S1RTC", "DEM": "DEM", "S2": "S2L2A", "S1": "S1GRD",
@@ -50,6 +54,62 @@ _OF_DATA = {"data_with_sample_dim", "image_modalities", "modalities", "means", "
                                for what in ("data_root", "transform")),
 }  # fmt: skip
 """keys that are translated"""
+
+
+class _Arguments(BaseModel):
+    """Arguments of TerraTorch, checked as far as they are translated; others may be anything."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+Numbers = list[float] | dict[str, list[float]] | None
+Texts = str | dict[str, str | None] | None
+Bands = list[Any] | dict[str, list[Any] | None] | None
+
+
+class _Task(_Arguments):
+    model: str | None = None
+    model_args: dict[str, Any] | None = None
+    layers: list[int] | None = None
+    embedding_pooling: str | None = None
+    temporal_cfg: dict[str, Any] | None = None
+
+
+class _Model(_Arguments):
+    merge_method: str | None = None
+    bands: Bands = None
+    temporal_pooling: str | None = None
+    temporal_n_timestamps: int | None = None
+
+
+class _Data(_Arguments):
+    means: Numbers = None
+    stds: Numbers = None
+    constant_scale: PositiveFloat | dict[str, PositiveFloat] | None = None
+    img_grep: Texts = None
+    image_grep: Texts = None
+    dataset_bands: Bands = None
+    output_bands: Bands = None
+    predict_dataset_bands: Bands = None
+    predict_output_bands: Bands = None
+    predict_data_root: Texts = None
+    test_data_root: Texts = None
+    val_data_root: Texts = None
+    train_data_root: Texts = None
+    predict_transform: list[Any] | None = None
+    test_transform: list[Any] | None = None
+    val_transform: list[Any] | None = None
+    train_transform: list[Any] | None = None
+
+
+def _refuse_other_kinds(path: Path, block: str, kind: type[_Arguments], arguments: Mapping[str, Any]) -> None:
+    try:
+        kind.model_validate(arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (block, *first["loc"])))
+        given = printable(first["input"], 60)
+        raise RequestError(f"{path}: {printable(place, 100)}: {first['msg']}, not {given}") from None
 
 
 @dataclass(kw_only=True)
@@ -98,12 +158,15 @@ class _Translation:
     def __init__(self, task: dict[str, Any], data: dict[str, Any], path: Path) -> None:
         from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
 
+        _refuse_other_kinds(path, "model.init_args", _Task, task)
+        _refuse_other_kinds(path, "data.init_args", _Data, data)
         self._task, self._data, self._name = task, data, path.stem
         self._known = KNOWN.get
         self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
         model = task.get("model_args") if isinstance(task.get("model_args"), dict) else {}
         # the old form names the model beside its arguments, the new one among them, all with the same beginning
         self._model = {key.removeprefix("backbone_"): value for key, value in dict(model or {}).items()}
+        _refuse_other_kinds(path, "model.init_args.model_args", _Model, self._model)
         self._model_name = str(task.get("model") or self._model.pop("backbone", ""))
         if not self._model_name:
             raise RequestError(f"{path}: neither model nor model_args.backbone names a model")
@@ -124,7 +187,8 @@ class _Translation:
         }  # fmt: skip
         self._remarks.append("grid.pixel: 10 m; the chips' own pixel size is used for their places")
         self._remarks += self._left_over()
-        return Translated(campaign=campaign, remarks=self._remarks)
+        # whatever a value holds, each remark is one line of a comment
+        return Translated(campaign=campaign, remarks=[printable(one, 500) for one in self._remarks])
 
     @property
     def _stores(self) -> bool:
@@ -170,26 +234,48 @@ class _Translation:
             return {"seasons_of": 2020}
         pattern = self._of("image_grep", modality) or self._of("img_grep", modality) or "*.tif"
         options: dict[str, Any] = {"names": "{id}" + str(pattern).replace("**/", "").removeprefix("*")}
-        means = self._of("means", modality)
-        if isinstance(means, list) and means and max(map(float, means)) < 2 and not str(modality).startswith("S1"):
-            options["scale"] = dict.fromkeys(bands, _REFLECTANCE)
+        if (unit := self._unit(modality)) != 1:
             self._remarks.append(
                 f"archives.{self._archive_name(modality)}.options.scale: means below 2 are of reflectances; they and "
-                f"the pixels are multiplied by {_REFLECTANCE:,}"
+                f"what TerraTorch makes of the pixels are multiplied by {unit:,}"
             )
-        if (constant := self._of("constant_scale", modality)) not in (None, 1, 1.0):
-            options["scale"] = {band: options.get("scale", {}).get(band, 1) * float(constant) for band in bands}
+        if not isclose(scale := unit * self._constant(modality), 1):
+            options["scale"] = dict.fromkeys(bands, scale)
+        held = [self._band(str(one)) for one in self._named(("predict_dataset_bands", "dataset_bands"), modality)]
+        if held and held != list(bands):
+            options["variables"] = {band: str(held.index(band) + 1) for band in bands if band in held}
+            for band in bands:
+                if band not in held:
+                    self._remarks.append(f"band {band}: dataset_bands does not name it; write its number as "
+                                         f"archives.{self._archive_name(modality)}.options.variables")  # fmt: skip
         if (nodata := self._of("no_data_replace", modality)) is not None:
             self._remarks.append(f"data.no_data_replace: {nodata}: pixels without data enter the model as the mean")
         return options
 
+    def _constant(self, modality: str | None) -> float:
+        """The factor of TerraTorch for its pixels."""
+        constant = self._of("constant_scale", modality)
+        return 1.0 if constant is None or isinstance(constant, dict) else float(constant)
+
+    def _unit(self, modality: str | None) -> int:
+        """The factor for what TerraTorch makes of its pixels: its means, of these, tell reflectances from DN."""
+        means = self._of("means", modality)
+        known = isinstance(means, list) and means and not str(modality).startswith("S1")
+        return _REFLECTANCE if known and max(map(float, means)) < 2 else 1
+
+    def _named(self, keys: Sequence[str], modality: str | None) -> list[Any]:
+        """The bands that the first of these keys names; none where they name none."""
+        for key in keys:
+            named = self._of(key, modality)
+            if isinstance(named, list) and named:
+                return named
+        return []
+
     def _bands(self, modality: str | None) -> list[str]:
         known = MODALITIES.get(_MODALITY.get(str(modality), ""))
-        named = (
-            self._of("output_bands", modality) or self._of("predict_output_bands", modality)
-            or self._of("dataset_bands", modality) or self._of("predict_dataset_bands", modality)
-            or self._model.get("bands")
-        )  # fmt: skip
+        named = self._named(
+            ("predict_output_bands", "output_bands", "predict_dataset_bands", "dataset_bands"), modality
+        ) or self._model.get("bands")
         if isinstance(named, dict):
             named = named.get(str(modality))
         if isinstance(named, list) and named:
@@ -222,7 +308,7 @@ class _Translation:
         known, pooled = self._known(self._model_name), self._task.get("embedding_pooling")
         names, side = [self._archive_name(one) for one in modalities], self._side()
         if pooled not in _POOLING:
-            raise RequestError(f"embedding_pooling: {pooled} is none of {', '.join(map(str, _POOLING))}")
+            raise RequestError(f"embedding_pooling: {printable(pooled, 60)} is none of {', '.join(map(str, _POOLING))}")
         backbone: dict[str, Any] = {"name": "terratorch", "model": self._model_name, "pooling": _POOLING[pooled]}
         if known is not None and known.family == "terramind":
             backbone["modalities"] = [_MODALITY.get(str(one), str(one)) for one in modalities]
@@ -260,15 +346,21 @@ class _Translation:
         how = old.get("temporal_pooling") or self._model.get("temporal_pooling") or "keep"
         if not use or how == "keep":
             return {}
-        self._remarks.append(f"temporal_pooling {how}: a window of a year with four frames is set; is that your data?")
-        return {"over_time": how, "frames": "3 months"}
+        if how not in _OVER_TIME:
+            raise RequestError(f"temporal_pooling: {printable(how, 60)} is none of keep, {', '.join(_OVER_TIME)}")
+        count = 2 if how == "diff" else self._model.get("temporal_n_timestamps") or 4
+        if count not in (2, 3, 4, 6, 12):
+            raise RequestError(f"temporal_n_timestamps: a year does not divide into {count} frames of whole months")
+        self._remarks.append(f"temporal_pooling {how}: a window of a year with {count} frames; is that your data?")
+        return {"over_time": how, "frames": f"{12 // count} months" if count < 12 else "1 month"}
 
     def _statistics(self, modalities: Sequence[str | None], archives: Mapping[str, Any]) -> dict[str, Any]:
         """Mean and standard deviation of every band, in the units of the archive's values."""
         found: dict[str, list[float]] = {"mean": [], "std": []}
         for one in modalities:
             archive = archives[self._archive_name(one)]
-            factor = next(iter(archive["options"].get("scale", {}).values()), 1)
+            # stores have no scale: their DN are those before TerraTorch's factor
+            factor = 1 / self._constant(one) if self._stores else self._unit(one)
             for ours, theirs in (("mean", "means"), ("std", "stds")):
                 numbers = self._of(theirs, one)
                 if not isinstance(numbers, list) or len(numbers) != len(archive["bands"]):

@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
-from embedcube.cube.arrays import FILES, is_object, object_key
+from embedcube.cube.arrays import FILES, is_object, object_key, place_in
 from embedcube.cube.part import PULLED, Part, part_of
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
@@ -213,6 +213,9 @@ class _Copy:
         asked: tuple[str, ...] = (selection.words,)
         every = frozenset(one.name for one in replace(selection, box=None, time=None, layers=()).objects())
         before = part_of(self.cube)
+        if before is None and any((self.cube / name).is_file() for name in every):
+            # objects are only copied after this file is written: without it the copy is of the whole cube
+            return
         if before is not None:
             names, asked = names | before.objects, tuple(dict.fromkeys((*before.asked, *asked)))
         if every <= names:
@@ -322,6 +325,7 @@ class Selection:
 
     def _recorded(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
         """Objects that the ranks wrote: each record has their digests."""
+        axes = self.cube.axes(zone)
         rows, stored_at = self.cube.provenance.shards_of(zone)
         chosen = np.isin(stored_at[:, 0], windows)
         chosen[chosen] = self._touching(zone, stored_at[chosen, 1:].astype(np.int64))
@@ -329,7 +333,7 @@ class Selection:
         for place, record in zip(places, self.cube.provenance.records(rows[chosen]), strict=True):
             for stored in record["objects"]:
                 if stored["path"]:
-                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place)}"
+                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place, axes)}"
                     yield Wanted(name=name, sha256=stored["sha256"], most=_size(stored["size"]))
 
     def _grouped(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
@@ -337,7 +341,8 @@ class Selection:
         depth = int(self.cube.array(zone, "embedding").shards[0])
         groups = {t // depth for t in windows}
         names = [name for name in self.sealed if name.startswith(f"{zone}/") and is_object(name)]
-        places = np.array([_place(name) for name in names], np.int64).reshape(-1, 3)
+        axes = self.cube.axes(zone)
+        places = np.array([place_in(name.rpartition("/")[2], axes) for name in names], np.int64).reshape(-1, 3)
         inside = self._touching(zone, places[:, 1:])
         for name, place, touches in zip(names, places.tolist(), inside, strict=True):
             if touches and place[0] in groups:
@@ -358,9 +363,3 @@ def _size(claimed: Any) -> int:
     if type(claimed) is not int or claimed < 0:
         raise RequestError(f"a record of the provenance has an object of {printable(claimed, 40)} bytes; it is damaged")
     return min(claimed, _LARGEST)
-
-
-def _place(name: str) -> tuple[int, int, int]:
-    """(group of windows, shard row, shard column) in the name of an object."""
-    t, iy, ix = name.rpartition("/c.")[2].split(".")[:3]
-    return int(t), int(iy), int(ix)

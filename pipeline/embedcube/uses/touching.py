@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.listed import is_list
 from embedcube.cube.store import CubeStore
 from embedcube.errors import RequestError
 from embedcube.grid import is_geographic, to_degrees
@@ -32,6 +33,8 @@ def touching(cube: CubeStore, zone: str, places: NDArray[np.int64], box: Box) ->
     """Whether each shard (row, column) touches a box: (shard). One that lies close to it may count, too."""
     if not len(places):
         return np.zeros(0, bool)
+    if is_list(zone):
+        return _samples_in(cube, zone, places, box)
     attributes, side = cube.group(zone).attrs, cube.array(zone, "embedding").shards[1]
     a, _, left, _, e, top = attributes["spatial:transform"]
     along = np.linspace(0, 1, _STEPS + 1)
@@ -52,3 +55,17 @@ def touching(cube: CubeStore, zone: str, places: NDArray[np.int64], box: Box) ->
     first, width = first - width * _SLACK, width * (1 + 2 * _SLACK)
     span = 360.0 if east == west + 360 else (east - west) % 360
     return np.asarray(beside & (((first - west) % 360 <= span) | ((west - first) % 360 <= width)))
+
+
+def _samples_in(cube: CubeStore, zone: str, places: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
+    """Whether a sample of each shard of a list lies in a box; one without a place lies in none."""
+    samples, slots = cube.samples(zone), int(cube.group(zone)["status"].shards[1])
+    shards = np.flatnonzero(contains(box, samples.column("lon"), samples.column("lat"))) // slots
+    return np.isin(places[:, 0], shards)
+
+
+def contains(box: Box, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each place lies in a box; NaN does not."""
+    west, south, east, north = box
+    span = 360.0 if east == west + 360 else (east - west) % 360
+    return np.asarray((lat >= south) & (lat <= north) & ((lon - west) % 360 <= span))

@@ -1,26 +1,26 @@
 """versions: which versions of a cube a run folder holds, why they differ, which is the current one, what can go."""
 
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import scan_documents
-from embedcube.campaign.plan import read_any_plan, read_recipes
+from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir, point_symlink
-from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.accounts import UNREADABLE, account_of_cube, listed
-from embedcube.consolidate.seal import seal_of
 from embedcube.consolidate.unfinished import ABANDONED_S, changed, remove
 from embedcube.consolidate.verify import verify_cube, wrong
+from embedcube.cube.preview_store import SUFFIX
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Progress
+from embedcube.workers.rounds import rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Version:
     freed_files: int
     why: dict[str, int] = field(default_factory=dict)
     """number of shards by the reason why they differ from the version before; empty for the first"""
+    damaged: str = ""
+    """why it cannot be read, in words; empty where it can"""
 
 
 def versions_of(run: RunDir) -> list[Version]:
@@ -47,19 +49,24 @@ def versions_of(run: RunDir) -> list[Version]:
     found: list[Version] = []
     before = None
     for path in _cubes(run):
-        cube = Cube(path)
         freed = Freed.of([*_files_of(run, path.stem)])
-        after = _account(cube)
+        shards, damaged, after = 0, "", None
+        try:
+            cube = Cube(path)
+            shards, after = len(cube.provenance.places), _account(cube)
+        except UNREADABLE as error:
+            damaged = f"{type(error).__name__}: {error}"
         found.append(
             Version(
                 name=path.stem,
                 made=datetime.fromtimestamp(_made(path), UTC).isoformat(timespec="seconds"),
                 current=_is_current(run, path),
-                shards=len(cube.provenance.places),
+                shards=shards,
                 bytes=freed.all_bytes,
                 freed_bytes=freed.bytes,
                 freed_files=freed.files,
                 why=_why(before, after) if found else {},
+                damaged=damaged,
             )
         )
         before = after
@@ -82,9 +89,9 @@ def compare(run: RunDir, first: str, second: str) -> dict[str, dict[str, int]]:
 
 
 def version_named(run: RunDir, name: str) -> str:
-    """The only version whose name begins so; a RequestError lists those that there are."""
-    names = [path.stem for path in _cubes(run)]
-    fitting = [one for one in names if one.startswith(name.removesuffix(".zarr"))]
+    """The version of this name, or the only one whose name begins so; a RequestError lists those that there are."""
+    names, asked = [path.stem for path in _cubes(run)], name.removesuffix(".zarr")
+    fitting = [asked] if asked in names else [one for one in names if one.startswith(asked)]
     if len(fitting) != 1:
         count = f"{len(fitting)} versions begin with" if fitting else "there is no version"
         raise RequestError(f"{run.cubes}: {count} {name}; it has {', '.join(names) or 'none'}")
@@ -94,8 +101,7 @@ def version_named(run: RunDir, name: str) -> str:
 def promote(run: RunDir, name: str, progress: Progress, *, unverified: bool = False) -> str:
     """Make a version the current one, by one rename of the link; returns its name.
 
-    It must be one that `verify CAMPAIGN` has found right, and that has not changed since; else it is verified now, as
-    far as the cube alone allows, unless `unverified` is true.
+    Before that all of it is read and verified, as far as the cube alone allows, unless `unverified` is true.
 
     Raises:
         RequestError: there is no such version.
@@ -103,22 +109,13 @@ def promote(run: RunDir, name: str, progress: Progress, *, unverified: bool = Fa
     """
     version = version_named(run, name)
     path = run.cube(version)
-    if not (unverified or _found_right(run, path)) and (findings := wrong(verify_cube(path, progress))):
+    if not unverified and (findings := wrong(verify_cube(path, progress))):
         raise WorkError(
             f"{path}: {len(findings)} findings, the first: {findings[0]}; the current version stays. "
             "--unverified makes it the current one nevertheless"
         )
     point_symlink(run.newest_cube, path)
     return version
-
-
-def _found_right(run: RunDir, path: Path) -> bool:
-    """Whether the last `verify` of the campaign was about this cube as it is, and found nothing wrong."""
-    try:
-        report = json.loads((run.report / "verify.json").read_bytes())
-        return (report["cube"], report["seal"], report["findings"]) == (path.name, seal_of(path), [])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,20 +155,21 @@ class Pruned:
     parts: int
     """folders of parts"""
     freed: Freed
+    newer: tuple[str, ...] = ()
+    """versions that stay because they are newer than the current one, where none was named"""
 
 
 def prune(run: RunDir, names: Sequence[str], *, parts: bool, dry_run: bool) -> Pruned:
-    """Remove versions with all that lies beside them, by default all but the current one; and what nobody needs.
+    """Remove versions with all that lies beside them, by default those before the current one; and what nobody needs.
 
     That is: cubes that were never finished, a day after their last change, and with `parts` the parts none of whose
-    shards the plan of the run folder has. Files that something else shares stay there: only names go.
+    shards the plan of the run folder has, in any round. Files that something else shares stay there: only names go.
 
     Raises:
-        RequestError: a version is the current one, or there is none of that name.
+        RequestError: a version is the current one, or there is none of that name; none is named and none is the
+            current one; or, with `parts`, the plan is not that of the campaign.
     """
-    versions = [version_named(run, name) for name in names] or [
-        path.stem for path in _cubes(run) if not _is_current(run, path)
-    ]
+    versions, newer = ([version_named(run, name) for name in names], ()) if names else _before_current(run)
     if current := [version for version in versions if _is_current(run, run.cube(version))]:
         raise RequestError(f"{current[0]} is the current version; `embedcube versions` promotes another one first")
     folders = [path for version in versions for path in _beside(run, version)]
@@ -185,13 +183,34 @@ def prune(run: RunDir, names: Sequence[str], *, parts: bool, dry_run: bool) -> P
                 remove(path, run)
             else:
                 path.unlink(missing_ok=True)
-    return Pruned(versions=tuple(versions), parts=len(of_parts), freed=freed)
+    return Pruned(versions=tuple(versions), parts=len(of_parts), freed=freed, newer=newer)
+
+
+def _before_current(run: RunDir) -> tuple[list[str], tuple[str, ...]]:
+    """The versions that were made before the current one; and those made later, perhaps a moment ago.
+
+    Raises:
+        RequestError: there are versions, and none is the current one.
+    """
+    cubes = _cubes(run)
+    current = next((_made(path) for path in cubes if _is_current(run, path)), None)
+    if cubes and current is None:
+        raise RequestError(
+            f"{run.newest_cube}: leads to no version, so nobody knows which one is to stay; `embedcube versions` "
+            "promotes one first, or name those that are to go"
+        )
+    others = [path for path in cubes if not _is_current(run, path)]
+    before = [path.stem for path in others if _made(path) < (current or 0.0)]
+    return before, tuple(path.stem for path in others if path.stem not in before)
 
 
 def _unplanned(run: RunDir) -> Iterator[Path]:
     """Folders of parts whose records are of other plans; those without a record may be of a rank at work."""
-    plan = read_any_plan(run)
-    planned = {*read_recipes(run, plan), *read_recipes(run, replace(plan, verdicts=Verdicts()))}
+    campaign = load_campaign(run.campaign, mounted=False)
+    plan = read_plan(campaign, run)
+    planned = {*read_recipes(run, plan)}
+    for one in rounds(campaign, run, plan):  # `verify` derives the verdicts of each from its records
+        planned |= one.recipes
     needed: dict[Path, bool] = {}
     for part, record in scan_documents(run):
         needed[part] = needed.get(part, False) or record["recipe"] in planned
@@ -204,7 +223,9 @@ def _cubes(run: RunDir) -> list[Path]:
 
 
 def _made(cube: Path) -> float:
-    return (cube / "provenance" / "zarr.json").stat().st_mtime
+    """Time at which it was finished; of a damaged one that of its folder."""
+    written = cube / "provenance" / "zarr.json"
+    return (written if written.exists() else cube).stat().st_mtime
 
 
 def _is_current(run: RunDir, cube: Path) -> bool:
@@ -212,8 +233,9 @@ def _is_current(run: RunDir, cube: Path) -> bool:
 
 
 def _beside(run: RunDir, version: str) -> list[Path]:
-    """The cube, and what lies beside it under its name: STAC, preview."""
-    return sorted(path for path in run.cubes.glob(f"{version}*") if path.name[len(version)] in ".-")
+    """The cube, and what embedcube writes beside it: STAC, preview, vector index. Other files are somebody's own."""
+    known = [run.cube(version), run.catalogue(version), *(run.cubes / f"{version}{end}" for end in (SUFFIX, ".find"))]
+    return [path for path in known if path.is_symlink() or path.exists()]
 
 
 def _files_of(run: RunDir, version: str) -> Iterator[Path]:

@@ -40,6 +40,8 @@ def _serve(control: socket.socket, modules: Sequence[str]) -> int:
     # they are for the parent, which ends this process; a rank takes them again when it can act on them
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     faulthandler.register(STACKS_SIGNAL)
+    # a launcher may have it ignored: then nobody learns how a child has ended
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.disable()
     try:
         for name in (*modules, *chain.from_iterable(_USED_BY.get(name, ()) for name in modules), *_USED):

@@ -161,6 +161,8 @@ class Ranks:
             if rank.noted or rank.code is None:
                 continue
             rank.noted = True
+            if rank.process.failure:
+                rank.hang_up()
             if rank.killed:
                 held = self._undone(rank)
                 if held:
@@ -210,8 +212,8 @@ class _Rank:
             HOLD: self._hold,
             REPORT: self._report,
         }
-        channel = Channel(Connection(self._ours.detach()))
-        threading.Thread(target=channel.serve, args=(answers,), daemon=True).start()
+        channel = Channel(Connection(os.dup(self._ours.fileno())))
+        threading.Thread(target=self._serve, args=(channel, answers), daemon=True).start()
 
     @property
     def code(self) -> int | None:
@@ -244,7 +246,20 @@ class _Rank:
         said = said or f"it ended with {self.code}, and its log is empty"
         return f"rank {self.number} on node {socket.gethostname()}: {said} ({self.log})"
 
+    def hang_up(self) -> None:
+        """Close the socket pair, so that the rank ends.
+
+        It may run though nobody was told so: the fork server was killed just after the fork.
+        """
+        with suppress(OSError):  # it is closed
+            self._ours.shutdown(socket.SHUT_RDWR)
+
     # --- what it asks -----------------------------------------------------------------------------------------------
+
+    def _serve(self, channel: Channel, answers: dict[str, Callable[..., Any]]) -> None:
+        channel.serve(answers)
+        self.hang_up()
+        self._ours.close()
 
     def _ready(self, rank: int) -> None:
         self._coordinator.ready(rank)

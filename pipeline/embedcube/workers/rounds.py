@@ -6,7 +6,7 @@ so that any process may begin the next round, and may do so twice (docs/adr/0011
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow
@@ -96,11 +96,13 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
     names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:verdict")
     table = read_columns(run.inventory, plan.inventory, names, "index")
     chosen = pyarrow.compute.is_in(table["id"], pyarrow.array(sorted({scene for _, scene, _ in reasons})))
+    # as ranks have used them: the digest of one that only fills because of others is not that of the inventory
+    scenes = scenes_as_planned(campaign, run, plan) if plan.verdicts.filling or campaign.withdraw else None
     found = {}
     for row in pyarrow.compute.indices_nonzero(chosen).to_pylist():
         archive, scene, digest, by_index = (table[name][row].as_py() for name in names)
-        if row in plan.verdicts.filling:
-            digest = scenes_as_planned(campaign, run, plan)[row].digest
+        if scenes is not None and (row in plan.verdicts.filling or row in scenes.used_otherwise):
+            digest = scenes[row].digest
         if not by_index and (of_scene := reasons.get((archive, scene, digest))):
             reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
             found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
@@ -158,7 +160,36 @@ def begin_next_round(run: RunDir, plan: Plan, found: Mapping[int, Verdict]) -> N
     Raises:
         WorkError: as `next_round` says.
     """
-    write_verdicts(run, plan.plan, plan.inventory, next_round(plan, found))
+    write_verdicts(run, plan.digests, next_round(plan, found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round of `embed`, as plan and records give it."""
+
+    verdicts: Verdicts
+    """the scenes that are out in it"""
+    recipes: frozenset[str]
+    """of all shards"""
+    complete: bool
+    """whether all of them have a record"""
+
+
+def rounds(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[Round]:
+    """The rounds that follow from the records, the first one first; one that is not complete is the last.
+
+    Raises:
+        WorkError: as `next_round` says.
+    """
+    now = replace(plan, verdicts=Verdicts())
+    while True:
+        recipes = frozenset(read_recipes(run, now))
+        records = recorded(run, recipes)
+        complete = records.count == len(recipes)
+        yield Round(verdicts=now.verdicts, recipes=recipes, complete=complete)
+        if not complete or not (found := new_verdicts(campaign, run, now, records.broken)):
+            return
+        now = replace(now, verdicts=next_round(now, found))
 
 
 def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
@@ -167,15 +198,8 @@ def replayed(campaign: Campaign, run: RunDir, plan: Plan) -> Verdicts | None:
     Raises:
         WorkError: as `next_round` says.
     """
-    now = replace(plan, verdicts=Verdicts())
-    while True:
-        recipes = set(read_recipes(run, now))
-        records = recorded(run, recipes)
-        if records.count < len(recipes):
-            return None
-        if not (found := new_verdicts(campaign, run, now, records.broken)):
-            return now.verdicts
-        now = replace(now, verdicts=next_round(now, found))
+    *_, last = rounds(campaign, run, plan)
+    return last.verdicts if last.complete else None
 
 
 def named(found: Mapping[int, Verdict]) -> str:

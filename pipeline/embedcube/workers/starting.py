@@ -51,25 +51,34 @@ class Forked:
         """The exit code, negative where a signal killed it; None while it runs or is to be started."""
         if not self.pid and self._code is None:
             self._server.look()
-        with self._lock:
-            if self._code is None and self.pid:
-                try:
-                    pid, status = os.waitpid(self.pid, os.WNOHANG)
-                except ChildProcessError:  # somebody else has asked for it: how it ended is lost
-                    pid, status = self.pid, EXIT_START_AGAIN << 8
-                if pid:
-                    self._code = os.waitstatus_to_exitcode(status)
-            return self._code
+        # who looks meanwhile, such as a signal handler that has interrupted this, finds what was known before
+        if self._code is None and self.pid and self._lock.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._lock.release()
+        return self._code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; if it does not run yet, it never will."""
+        """Send a signal. If it does not run yet, it never will after one that ends it; others do nothing."""
         if self.poll() is not None:
             return
         if not self.pid:
-            self._server.kill("it was ended before it was started", -number)
+            if number in (signal.SIGTERM, signal.SIGKILL):
+                self._server.kill("it was ended before it was started", -number)
             return
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
+
+    def _look(self) -> None:
+        if self._code is not None:  # seen by another thread just now
+            return
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else has asked for it: how it ended is lost
+            pid, status = self.pid, EXIT_START_AGAIN << 8
+        if pid:
+            self._code = os.waitstatus_to_exitcode(status)
 
     def never_started(self, why: str, code: int) -> None:
         """Note why there is no such process."""
@@ -84,17 +93,27 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._said = os.memfd_create("embedcube")
         self._asked: dict[int, Forked] = {}
+        self._ended: tuple[str, int] | None = None
+        """why it starts no rank any more, and the exit code of those that it has not started"""
         self._subreaper_before: int | None = None
         self._lock = threading.RLock()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(theirs.fileno()), *modules],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                pass_fds=[theirs.fileno()],
-            )
+        # a launcher may have it ignored: then nobody learns how a child has ended
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # kernels before 4.11 give orphans only to processes that had asked for them when the server was started
+        self._adopt()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", MODULE, str(theirs.fileno()), *modules],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._said,
+                    stderr=self._said,
+                    pass_fds=[theirs.fileno()],
+                )
+        finally:
+            self._leave()
 
     def fork(
         self, number: int, variables: Mapping[str, str], arguments: Sequence[str], descriptors: list[int]
@@ -105,7 +124,11 @@ class ForkServer:
         shares with its parent and of its log.
         """
         with self._lock:
-            forked = self._asked[number] = Forked(self)
+            forked = Forked(self)
+            if self._ended is not None:
+                forked.never_started(*self._ended)
+                return forked
+            self._asked[number] = forked
             self._adopt()
             request = {"number": number, "variables": dict(variables), "arguments": list(arguments)}
             try:
@@ -133,7 +156,10 @@ class ForkServer:
                 self._gone()
 
     def kill(self, why: str, code: int) -> None:
-        """Kill it; of the ranks that it has not started, `why` there are none, and their exit code."""
+        """Kill it; of the ranks that it has not started, `why` there are none, and their exit code.
+
+        After that it starts none, for the reason that came first.
+        """
         with self._lock:
             self._process.kill()
             self._end(why, code)
@@ -163,7 +189,9 @@ class ForkServer:
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_ENDING_S)
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with {code}"
-        last = os.pread(self._said, MOST_BYTES, 0).decode(errors="replace").strip().splitlines()[-1:]
+        last: list[str] = []
+        with suppress(OSError):  # it was closed meanwhile
+            last = os.pread(self._said, MOST_BYTES, 0).decode(errors="replace").strip().splitlines()[-1:]
         self.kill("; ".join([f"the fork server of the ranks is gone: {why}", *last]), EXIT_START_AGAIN)
 
     def _end(self, why: str, code: int) -> None:
@@ -172,8 +200,9 @@ class ForkServer:
         if self._control.fileno() >= 0:
             self._control.close()
             os.close(self._said)
+        self._ended = self._ended or (why, code)
         for one in self._asked.values():
-            one.never_started(why, code)
+            one.never_started(*self._ended)
         self._asked.clear()
         self._leave()
 

@@ -177,6 +177,7 @@ class _Unopened:
     header: bytes
     """empty where the header cannot be compared"""
     index: int
+    most: int | None
     nodata: float | None
     stated: Stated
     """what counts of the catalogue's numbers"""
@@ -198,6 +199,7 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
         return _Unopened(
             header=header,
             index=file.index,
+            most=file.most,
             nodata=how.nodata,
             stated=stated,
             read=read,
@@ -279,6 +281,11 @@ def _by_header(dataset: Any, unopened: _Unopened) -> Asset:
         raise CorruptInput(f"{band}: {name} does not say where its pixels lie")
     if not 0 < abs(dataset.transform.determinant) < math.inf:
         raise CorruptInput(f"{band}: {name} says that its pixels have no size")
+    if unopened.most is not None and dataset.count > unopened.most:
+        raise CorruptInput(
+            f"{band}: {name} has {dataset.count} bands and the campaign names {unopened.most}, so nobody knows which "
+            f'they are; write the number of each as options.variables: {{{band}: "1"}}'
+        )
     if file.index > dataset.count:
         raise CorruptInput(f"{band}: {name} has {dataset.count} bands, and band number {file.index} is asked for")
     try:

@@ -73,6 +73,8 @@ class File:
     """member of a zip archive, or variable of a NetCDF file"""
     index: int = 1
     """number of the band in the raster, from 1"""
+    most: int | None = None
+    """bands that the raster may have, where the number of the band is only its place among those that are named"""
     size: int | None = None
     """bytes of the file or member, as the catalogue states"""
     digest: str = ""

@@ -17,10 +17,10 @@ from embedcube.sources.catalog.files import not_a_file, unusable_name, walk
 from embedcube.sources.changed import compare_file
 from embedcube.sources.era5.grib import GribSeries
 from embedcube.sources.era5.series import Series
-from embedcube.sources.era5.stores import refuse_store
 from embedcube.sources.era5.xarray_series import XarraySeries
 from embedcube.sources.netcdf import open_netcdf
 from embedcube.sources.reader import judge_missing
+from embedcube.sources.stores import refuse_store
 
 log = logging.getLogger(__name__)
 

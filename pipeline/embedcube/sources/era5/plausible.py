@@ -2,10 +2,13 @@
 
 The bounds are far outside of all that ERA5 holds, and what is outside of them is asked about only where other units
 would make it right. A few whole fields at fixed steps are looked at, so a file has one answer, whatever is read of it.
+Wrong units are a question about the archive and no verdict of a file: the same units may look right in another file (a
+day of frost, a day without rain), and a cube would mix both. So they are refused until the campaign states them.
 Units that the campaign states are not questioned, nor those of GRIB, which follow from the number of the parameter;
 those of whole numbers neither, if the file states any.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,7 +17,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from embedcube.campaign.scene import Asset, Scene
-from embedcube.errors import CorruptInput
+from embedcube.errors import CorruptInput, RequestError
+from embedcube.printable import printable
 from embedcube.sources.era5.apart import SeriesApart
 from embedcube.sources.era5.archive import match
 from embedcube.sources.era5.files import GRIB
@@ -27,6 +31,9 @@ from embedcube.sources.era5.units import UNIT_OF, conversion
 
 _LOOKS = 64
 """scenes that `index` looks at, spread over the archive; of the others, whoever reads one looks at it first"""
+
+_WORDS = 1000
+"""most characters of a refusal, which quotes data"""
 
 _STEPS = 12
 """steps of a file that are looked at, from the first to the last"""
@@ -68,9 +75,6 @@ _DRY = 0.05
 _BARE = ("K", "Pa")
 """Units of which whole numbers are asked about, too, if the file states none"""
 
-_REACHES: dict[str, float] = {"r": 1.6}
-"""What the largest number of a few fields is at least: less is a fraction and no percentage"""
-
 _WATER = frozenset(
     {"tp", "cp", "lsp", "sf", "csf", "lsf", "smlt", "es", "e", "pev", "ro", "sro", "ssro"}
     | {"evatc", "evabs", "evaow", "evavt"}
@@ -82,9 +86,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "Pa": ("hPa", "kPa"),
     "m": ("mm", "cm"),
     "J m-2": ("kJ m-2", "MJ m-2"),
-    # YAML takes no bare percent sign
     "(0 - 1)": ("percent",),
-    "%": ("fraction",),
 }
 """The units in which files hold parameters of a unit, the most usual first"""
 
@@ -95,10 +97,9 @@ class _Bounds:
 
     low: float
     high: float
-    reaches: float
 
     def hold(self, values: Floats) -> bool:
-        return bool(self.low <= values.min() and values.max() <= self.high and values.max() >= self.reaches)
+        return bool(self.low <= values.min() and values.max() <= self.high)
 
 
 def _bounds_of(known: Parameter, unit: str, length_s: int) -> _Bounds | None:
@@ -106,20 +107,23 @@ def _bounds_of(known: Parameter, unit: str, length_s: int) -> _Bounds | None:
     if known.short in _WATER and known.method == "sum":
         # 1 m in an hour, 5 m in a day, 27 m in a month: above what was ever measured
         most = (max(length_s, 3600) / 3600) ** 0.5
-        return _Bounds(low=-most, high=most, reaches=-np.inf)
+        return _Bounds(low=-most, high=most)
     if unit == "J m-2" and known.method == "sum":
         most = 3_000.0 * max(length_s, 3600)
-        return _Bounds(low=-most, high=most, reaches=-np.inf)
+        return _Bounds(low=-most, high=most)
     within = _WITHIN_OF.get(known.short) or _WITHIN.get(unit)
     if within is None:
         return None
-    return _Bounds(low=within[0], high=within[1], reaches=_REACHES.get(known.short, -np.inf))
+    return _Bounds(low=within[0], high=within[1])
 
 
 def believed(request: Request, scenes: Sequence[Scene]) -> Iterator[Scene]:
-    """The scenes in their order; those whose numbers their units contradict have the reason as their verdict.
+    """The scenes in their order; those with undeclared numbers for what is missing have that as their verdict.
 
-    Of many scenes some are looked at, and all where one of these is contradicted; those that were are `seen`.
+    Of many scenes some are looked at, and all where one of these has such numbers; those that were are `seen`.
+
+    Raises:
+        RequestError: the numbers of a file contradict its units, see `undeclared`.
     """
     usable = [place for place, scene in enumerate(scenes) if not scene.verdict]
     # behind a pattern no more files are opened than must be
@@ -136,7 +140,7 @@ def believed(request: Request, scenes: Sequence[Scene]) -> Iterator[Scene]:
 
 
 def _of_scene(request: Request, scene: Scene) -> str | None:
-    """How the numbers of a scene contradict their units; empty if they do not, None if they cannot be read."""
+    """Which numbers of a scene are no values; empty if all are, None if they cannot be read."""
     asked = [asset for asset in scene.assets if _may_be_asked(request, asset)]
     found = []
     for path, assets in groupby(asked, key=lambda asset: request.root / asset.path):
@@ -145,7 +149,7 @@ def _of_scene(request: Request, scene: Scene) -> str | None:
             try:
                 for asset in assets:
                     if (variable := match(series, asset.band)) is not None:
-                        found.append(contradiction(request, asset, variable, _first_step(variable, scene), series))
+                        found.append(undeclared(request, asset, variable, _first_step(variable, scene), series))
             finally:
                 series.close()
         except (ValueError, OSError, CorruptInput):
@@ -162,12 +166,13 @@ def _first_step(variable: Variable, scene: Scene) -> int:
     return 0 if is_static(scene) else int(np.searchsorted(variable.times, stamps(scene)[0]))
 
 
-def contradiction(request: Request, asset: Asset, variable: Variable, first: int, series: Series) -> str:
-    """How the numbers of a band in a file contradict their units, in words; empty if they do not.
+def undeclared(request: Request, asset: Asset, variable: Variable, first: int, series: Series) -> str:
+    """Which numbers of a band in a file stand for what is missing, though it does not say so; empty if none do.
 
     `first` is the number of the first step of the file that is used.
 
     Raises:
+        RequestError: the numbers contradict their units, and others would fit; whichever file shows it first.
         ValueError, OSError: they cannot be read.
     """
     known = next((p for p in map(parameter, (asset.band, *sorted(variable.names))) if p), None)
@@ -196,11 +201,18 @@ def contradiction(request: Request, asset: Asset, variable: Variable, first: int
         return ""
     unit = variable.header.units
     held = f"{values.min():.4g} to {values.max():.4g}" + (f" in {unit}" if unit else ", and no unit")
-    advice = f"{' or '.join(fits)} would fit: write options.units: {{{asset.band}: {fits[0]}}}"
-    return (
-        f"{asset.band}: {asset.path} holds {held}: no {known.long.replace('_', ' ')} is so in {wanted}; {advice}; or "
-        f"{{{asset.band}: {unit or wanted}}}, if it is so"
+    words = (
+        f"archives.{request.archive}: {asset.band}: {asset.path} holds {held}: no {known.long.replace('_', ' ')} is so "
+        f"in {wanted}; {' or '.join(fits)} would fit. Write options.units: {_stated(asset.band, fits[0])}, or "
+        f"{_stated(asset.band, unit or wanted)} if it is so; it holds for all files of the archive: convert or remove "
+        "those that are otherwise"
     )
+    raise RequestError(printable(words, _WORDS))
+
+
+def _stated(band: str, unit: str) -> str:
+    """The option that says which units a band has, as YAML takes it."""
+    return json.dumps({band: unit}, ensure_ascii=False)
 
 
 def _stray(asset: Asset, bounds: _Bounds, stored: Floats, values: Floats) -> str:

@@ -28,7 +28,7 @@ from embedcube.sources.era5.archive import find_scenes, match
 from embedcube.sources.era5.files import compare_series, is_series, judge_series, open_series, size_of, status_of
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.placing import Read, joined_at, needed_for, pieces_of, union_in, whole_field
-from embedcube.sources.era5.plausible import believed, contradiction
+from embedcube.sources.era5.plausible import believed, undeclared
 from embedcube.sources.era5.points import Floats, Lattice
 from embedcube.sources.era5.reduce import Reduced, Reduction
 from embedcube.sources.era5.scenes import Request, is_static, stamps
@@ -133,7 +133,10 @@ class Era5:
         return "https://doi.org/10.24381/cds.adbb2d47"
 
     def scenes(self, *, full_digests: bool) -> Iterator[Scene]:
-        """The scenes of all files, ordered by time and id; numbers that contradict their units are a verdict."""
+        """The scenes of all files, ordered by time and id.
+
+        Raises a RequestError where numbers contradict their units, and other units would make them right.
+        """
         return believed(self._request, list(find_scenes(self._request, full_digests=full_digests)))
 
     def observe(self, scene: Scene, frame: Window, grid: Grid, area: PixelArea, reader: RasterReader) -> Observation:
@@ -245,13 +248,17 @@ class Era5:
         return reader.run(_LANE, key=(path, repr(select)), opened=opened, decode=decode, judged=judged)
 
     def _refuse_contradicted(self, scene: Scene, asset: Asset, variable: Variable, first: int, series: Series) -> None:
-        """Look at a file that `index` has not looked at, once; raise CorruptInput where its units are not its own."""
+        """Look at a file that `index` has not looked at, once.
+
+        Raises CorruptInput where it holds undeclared numbers for what is missing. A RequestError where its numbers
+        contradict its units ends the work: files that were read before have the same units, and may not show it.
+        """
         if scene.seen:
             return
         key = asset.path, asset.band, scene.acquisition
         if key not in self._words:
             try:
-                self._words[key] = contradiction(self._request, asset, variable, first, series)
+                self._words[key] = undeclared(self._request, asset, variable, first, series)
             except ValueError:
                 self._words[key] = ""  # the steps of the frame may be whole
         if words := self._words[key]:

@@ -16,10 +16,10 @@ from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
-from embedcube.grid import Grid, PixelArea
+from embedcube.grid import Grid, PixelArea, same_crs
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
-from embedcube.sources.catalog.dates import when_of
+from embedcube.sources.catalog.dates import When, when_of
 from embedcube.sources.catalog.describe import describe
 from embedcube.sources.catalog.products import File, Product
 from embedcube.sources.composite import Composite, composite
@@ -37,8 +37,8 @@ _SUFFIXES = (".tif", ".tiff", ".jp2")
 _FIELDS = {"id": r"[^/]+?", "date": r"[0-9][0-9T:Z-]*", "band": r"[^/]+?", "any": r"[^/]*?"}
 """what the fields of a template stand for"""
 
-_ALWAYS = datetime(2262, 1, 1, tzinfo=UTC)
-"""last moment of chips without a date"""
+_ALWAYS = When(time=UNKNOWN_TIME, end=datetime(2262, 1, 1, tzinfo=UTC))
+"""time of chips without a date"""
 
 _UNIT_CRS = "EPSG:3857"
 """CRS in which one pixel of a chip is one unit: chips are read by their pixels, whatever their own CRS"""
@@ -157,7 +157,14 @@ class Chips:
         return [self._product(*key, files[key]) for key in sorted(files)]
 
     def _product(self, name: str, date: str, files: dict[str, Path]) -> Product:
-        time = when_of(date).time if date else UNKNOWN_TIME
+        try:
+            when = when_of(date) if date else _ALWAYS
+        except ValueError as error:
+            first = next(iter(files.values())).relative_to(self._archive.root)
+            raise RequestError(
+                f"archives.{self._name}: {printable(first)}: the part that options.names calls the date is none: "
+                f"{printable(error)}; change options.names"
+            ) from None
         bands = self._archive.read_bands
         named: dict[str, File] = {}
         missing: dict[str, str] = {}
@@ -167,20 +174,19 @@ class Chips:
             if path is None:
                 missing[band] = "there is no file of it"
             else:
-                named[band] = File(path=path, index=1 if told in files else int(told) if told.isdecimal() else number)
-        end = None if date else _ALWAYS
-        return Product(id=name, time=time, end=end, files=named, missing=missing, properties={})
+                named[band] = _file(path, told, own_file=told in files, number=number, bands=len(bands))
+        return Product(id=name, time=when.time, end=when.end, files=named, missing=missing, properties={})
 
     def _scene(self, product: Product, assets: tuple[Asset, ...], faults: str) -> Scene:
         assets = tuple(self._with_nodata(asset) for asset in assets)
-        dated = product.end is None
+        dated = product.end != _ALWAYS.end
         sample = self._sample(product, assets)
         return Scene(
             id=f"{product.id}_{product.time:%Y%m%d}" if dated else product.id,
             archive=self._name,
             time=product.time,
             end=product.end,
-            acquisition=f"{product.time:%Y%m%dT%H%M%S}" if dated else "undated",
+            acquisition=f"{self._name} {f'{product.time:%Y%m%dT%H%M%S}' if dated else 'undated'}",
             bbox=box_around([sample]),
             assets=assets,
             processing="; ".join(self._options.conversion.formulas(assets)),
@@ -189,7 +195,7 @@ class Chips:
         )
 
     def _sample(self, product: Product, assets: Sequence[Asset]) -> Listed:
-        seconds = int(product.time.timestamp()) if product.end is None else UNDATED
+        seconds = int(product.time.timestamp()) if product.end != _ALWAYS.end else UNDATED
         if not assets:
             return Listed(id=product.id, seconds=seconds)
         finest = max(assets, key=lambda asset: asset.cols)
@@ -205,7 +211,10 @@ class Chips:
     def _sizes(self, assets: Sequence[Asset]) -> str:
         """Why bands of a chip do not lie on each other; empty if they do."""
         most = max(asset.cols for asset in assets)
+        finest = next(asset for asset in assets if asset.cols == most)
         for asset in assets:
+            if not _on_each_other(finest, asset):
+                return f"{asset.band}: {asset.path} lies elsewhere than {finest.path}, and a chip is one place"
             if asset.rows != asset.cols:
                 return f"{asset.band}: {asset.path} has {asset.cols} x {asset.rows} pixels; a chip is a square"
             if most % asset.cols:
@@ -246,3 +255,20 @@ class Chips:
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
         """The median, or the mean if the archive says so."""
         return composite(observations, self._archive.composite or "median")
+
+
+def _file(path: Path, told: str, *, own_file: bool, number: int, bands: int) -> File:
+    """The file of a band: its own, or one of several bands, by the number it is told or else by its place."""
+    if own_file:
+        return File(path=path)
+    if told.isdecimal():
+        return File(path=path, index=int(told))
+    return File(path=path, index=number, most=bands)
+
+
+def _on_each_other(finest: Asset, other: Asset) -> bool:
+    """Whether two bands cover the same place, to a pixel of the coarser one."""
+    if not same_crs(finest.crs, other.crs):
+        return False
+    pixel = max(abs(other.bounds[2] - other.bounds[0]) / other.cols, abs(finest.transform[0]))
+    return all(abs(one - two) < pixel for one, two in zip(finest.bounds, other.bounds, strict=True))

@@ -23,7 +23,7 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.lists.scenes import box_around, file_asset, files_below, judged, same_file, usable_id
+from embedcube.sources.lists.scenes import box_around, damaged, file_asset, files_below, read_file, usable_id
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Duration, Window
@@ -108,27 +108,30 @@ class Points:
         for path in files_below(self._archive.path, _SUFFIXES, self._name, "table"):
             try:
                 yield from self._of_table(path, full_digests)
-            except (pyarrow.ArrowInvalid, CorruptInput) as error:
+            except (pyarrow.ArrowException, CorruptInput, OSError) as error:
+                if isinstance(error, OSError) and not damaged(error):
+                    raise
                 yield Scene(
                     id=path.stem,
                     archive=self._name,
                     time=UNKNOWN_TIME,
-                    acquisition="row",
+                    acquisition=f"{self._name} row",
                     bbox=box_around(()),
                     verdict=f"{path.name}: {printable(error, 300)}",
                 )
 
     def _of_table(self, path: Path, full: bool) -> Iterator[Scene]:
-        table = _Table(path)
+        table = _Table(path, self._options.id)
         self._refuse_missing(path, table.names)
         options, known = self._options, set[str]()
         place = options.lonlat if set(options.lonlat) <= table.names else ()
         for group in range(table.groups):
             rows = table.read(group, (options.id, *place))
-            ids = [str(one) for one in rows[options.id].to_pylist()]
+            ids = ["" if one is None else str(one) for one in rows[options.id].to_pylist()]
             self._refuse_ids(path, ids, known)
             at = [_numbers(rows[name]).tolist() for name in place] or [[None] * len(ids)] * 2
             samples = tuple(_listed(*one) for one in zip(ids, *at, strict=True))
+            self._refuse_places(path, samples)
             asset = file_asset(
                 path, self._archive.root, band="table", rows=len(ids), cols=1, dtype="float64", full=full
             )
@@ -137,7 +140,7 @@ class Points:
                 archive=self._name,
                 time=options.start or UNKNOWN_TIME,
                 end=self._end,
-                acquisition="row",
+                acquisition=f"{self._name} row",
                 bbox=box_around(samples),
                 assets=(replace(asset, index=group + 1),),
                 processing=self._in_words(),
@@ -169,6 +172,14 @@ class Points:
                     "each row its own, or remove one"
                 )
             known.add(one)
+
+    def _refuse_places(self, path: Path, samples: Sequence[Listed]) -> None:
+        for one in samples:
+            if not (-180 <= one.x <= 360 and -90 <= one.y <= 90):
+                raise RequestError(
+                    f"archives.{self._name}: {path.name}: the row {one.id} lies at {' '.join(self._options.lonlat)} "
+                    f"{one.x:g} {one.y:g}, which are no degrees; correct it, or name other columns as options.lonlat"
+                )
 
     def _numbers_of_steps(self) -> range:
         return range(self._options.steps if self._options.start is not None else 1)
@@ -223,13 +234,7 @@ class Points:
         def decode(table: _Table) -> NDArray[np.float64]:
             return table.values(asset.index - 1, tuple(names))
 
-        future = reader.run(
-            0,
-            key=(path, "table"),
-            opened=partial(_opened, path, asset),
-            decode=decode,
-            judged=lambda: judged(path, asset, lambda: decode(_Table(path))),
-        )
+        future = read_file(reader, path, asset, partial(_Table, path, self._options.id), decode)
         numbers = future.result().copy()
         if self._options.nodata is not None:
             numbers[numbers == self._options.nodata] = np.nan
@@ -260,11 +265,6 @@ def _listed(name: str, lon: float | None, lat: float | None) -> Listed:
     return Listed(id=name, crs="EPSG:4326", x=lon, y=lat)
 
 
-def _opened(path: Path, asset: Asset) -> "_Table":
-    same_file(path, asset)
-    return _Table(path)
-
-
 @dataclass
 class _Kept:
     """The columns that were read last: each frame of each shard asks for some of them."""
@@ -274,16 +274,20 @@ class _Kept:
 
 
 class _Table:
-    """A table whose columns are read one row group at a time; a CSV file is one group."""
+    """A table whose columns are read one row group at a time; a CSV file is one group.
 
-    def __init__(self, path: Path) -> None:
+    The column `ids` is text in a CSV file, too: read as a number, 0000200 would become 200.
+    """
+
+    def __init__(self, path: Path, ids: str) -> None:
         self._file: Any = None
         self._table: pyarrow.Table | None = None
         if path.suffix.lower() == ".parquet":
             self._file = pyarrow.parquet.ParquetFile(path)
             self.names = set(self._file.schema_arrow.names)
         else:
-            self._table = pyarrow.csv.read_csv(path)
+            as_text = pyarrow.csv.ConvertOptions(column_types={ids: pyarrow.string()})
+            self._table = pyarrow.csv.read_csv(path, convert_options=as_text)
             self.names = set(self._table.column_names)
         self.groups = self._file.num_row_groups if self._file else 1
         self._kept = _Kept(group=-1, columns={})

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from embedcube.campaign.scene import NOWHERE, Asset, Listed
 from embedcube.errors import CorruptInput, RequestError
@@ -11,7 +13,10 @@ from embedcube.printable import is_plain, printable
 from embedcube.sources.catalog.digests import Look, digest_of_file
 from embedcube.sources.catalog.files import lasting, not_a_file
 from embedcube.sources.changed import change_of
-from embedcube.sources.reader import judge_missing
+from embedcube.sources.reader import Opened, RasterReader, judge_missing
+
+H = TypeVar("H", bound=Opened)
+T = TypeVar("T")
 
 _ID_CHARACTERS = 200
 """most characters of an id"""
@@ -70,6 +75,50 @@ def same_file(path: Path, asset: Asset) -> None:
         raise ValueError(other)
 
 
+def read_file(
+    reader: RasterReader, path: Path, asset: Asset, opened: Callable[[], H], decode: Callable[[H], T]
+) -> "Future[T]":
+    """Start `decode` on the file that `opened` opens, and that stays open; `path` is what was indexed as `asset`.
+
+    The result raises CorruptInput where the bytes of the file are wrong, and OSError where it could not be read for a
+    reason that may pass.
+    """
+
+    def checked() -> H:
+        same_file(path, asset)
+        return _foreign_errors(opened)
+
+    def again() -> None:
+        file = opened()
+        try:
+            decode(file)
+        finally:
+            file.close()
+
+    return reader.run(
+        0,
+        key=(path, asset.band),
+        opened=checked,
+        decode=lambda file: _foreign_errors(lambda: decode(file)),
+        judged=lambda: judged(path, asset, again),
+    )
+
+
+def _foreign_errors(read: Callable[[], T]) -> T:
+    """The result of `read`; what a library of a format raises on wrong bytes becomes the ValueError that is judged."""
+    try:
+        return read()
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def damaged(error: OSError) -> bool:
+    """Whether an error is of a library that calls wrong bytes so; the file system gives its errors a number."""
+    return error.errno is None and not isinstance(error, TimeoutError)
+
+
 def judged(path: Path, asset: Asset, again: Callable[[], object]) -> CorruptInput | OSError:
     """Why a file could not be read: wrong bytes (CorruptInput), or a failure that may pass (OSError)."""
     try:
@@ -78,7 +127,11 @@ def judged(path: Path, asset: Asset, again: Callable[[], object]) -> CorruptInpu
     except FileNotFoundError as missing:
         return judge_missing(path, asset.band, asset.path, missing)
     except OSError as error:
+        if damaged(error):
+            return CorruptInput(f"{asset.path}: {printable(error, 300)}")
         return CorruptInput(f"{asset.path} {words}") if (words := lasting(error)) else error
+    except MemoryError:
+        raise
     except Exception as error:  # libraries of formats raise anything on wrong bytes
         return CorruptInput(f"{asset.path}: {printable(error, 300)}")
     return OSError(f"{asset.path} could not be read whole, though its bytes are right")

@@ -1,4 +1,6 @@
-"""SSL4EO-S12 v1.1 and -downstream: Zarr stores (format 2) of many samples at four dates, in zip files or folders.
+"""SSL4EO-S12 v1.1 and -downstream: Zarr stores (format 2) of many samples at four dates, in zip files.
+
+One that is unpacked is named as the archive's `path` itself: folders below it are not looked through.
 
 As their publishers print them: `bands` (sample, time, band, y, x) in int16, with +1000 for Sentinel-2 of v1.1, or in
 float16 (dB) for Sentinel-1; `time` counts, `time_` has the dates; `crs` is an EPSG number for each sample;
@@ -7,8 +9,10 @@ name of the file.
 """
 
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,13 +31,17 @@ from embedcube.errors import CorruptInput, RequestError
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.lists.scenes import box_around, file_asset, files_below, judged, same_file, usable_id
+from embedcube.sources.lists.scenes import box_around, damaged, file_asset, files_below, read_file, usable_id
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
+from embedcube.sources.stores import refuse_store
 from embedcube.windows import Window
 from embedcube.zones import UNDATED, SampleList
 
 _SUFFIXES = (".zarr.zip",)
+
+_SMALL = 1 << 24
+"""most values of an array that is read whole, and most samples times dates of a store"""
 
 _SEASONS = (4, 7, 10, 13)
 """months in whose middle the seasons have theirs, in the order of -downstream: MAM, JJA, SON, DJF of the next year"""
@@ -92,11 +100,11 @@ class Ssl4eo:
         for path in self._stores():
             try:
                 yield from self._of_store(path, full_digests)
-            except RequestError:
-                raise
-            except OSError:
+            except (RequestError, MemoryError):
                 raise
             except Exception as error:  # libraries raise anything on wrong bytes
+                if isinstance(error, OSError) and not damaged(error):
+                    raise
                 fault = f"{path.name}: {printable(error, 300)}"
                 yield Scene(
                     id=_stem(path),
@@ -115,6 +123,7 @@ class Ssl4eo:
         return files_below(root, _SUFFIXES, self._name, "store of SSL4EO-S12")
 
     def _of_store(self, path: Path, full: bool) -> Iterator[Scene]:
+        refuse_store(zipfile.Path(path) if path.is_file() else path)
         store = _Store(path)
         try:
             facts = self._facts(path, store)
@@ -137,10 +146,10 @@ class Ssl4eo:
                 archive=self._name,
                 time=time,
                 end=end,
-                acquisition=f"step {step}",
+                acquisition=f"{self._name} step {step}",
                 bbox=box_around(samples),
                 # the number of a time step, as of a band in a raster
-                assets=(replace(asset, index=step + 1),),
+                assets=(replace(asset, index=step + 1, block_bytes=facts.block_bytes),),
                 offset=-facts.offset,
                 samples=samples,
                 dated=dated,
@@ -179,15 +188,21 @@ class Ssl4eo:
         ids = [_stem(path)] if by_file else store.texts("sample")
         if ids is None or len(ids) != count:
             raise ValueError(f"it has {count} samples and {len(ids or ())} ids (coordinate `sample`)")
-        for one in ids:
+        for one, times in Counter(ids).items():
             if words := usable_id(one):
                 raise ValueError(words)
+            if times > 1:
+                raise RequestError(
+                    f"archives.{self._name}: {path.name} has {times} samples with the id {one}; an id is of one "
+                    "sample: give each its own, or leave the file out"
+                )
         offset = self._options.offset
         if offset == "auto":
             radar = np.dtype(bands.dtype).kind == "f"
             offset = 0.0 if radar or not placed else 1000.0
         return _Facts(
             ids=ids, steps=steps, side=side, dtype=np.dtype(bands.dtype).name, offset=float(offset),
+            block_bytes=max(map(store.chunk_bytes, ("bands", "cloud_mask"))),
             places=_places(store, systems, count), seconds=store.seconds(count, steps),
         )  # fmt: skip
 
@@ -204,24 +219,12 @@ class Ssl4eo:
         rows = [number[one] for one in samples.ids]
         path = self._archive.root / asset.path
         path = path if path.is_file() and path.name != ".zarray" else path.parent.parent
-        checked = self._archive.root / asset.path
-
-        def opened() -> _Store:
-            same_file(checked, asset)
-            return _Store(path)
 
         def decode(store: _Store) -> tuple[NDArray[Any], NDArray[np.bool_]]:
             return self._read(store, asset.index - 1, rows, side_px, scene.offset)
 
-        def again() -> None:
-            store = _Store(path)
-            try:
-                decode(store)
-            finally:
-                store.close()
-
-        values, clear = reader.run(
-            0, key=(path, "store"), opened=opened, decode=decode, judged=partial(judged, checked, asset, again)
+        values, clear = read_file(
+            reader, self._archive.root / asset.path, asset, partial(_Store, path), decode
         ).result()
         within = np.array([scene.holds(scene.samples[i], frame) for i in rows])
         seen = np.isfinite(values).all(axis=1) & within[:, None, None]
@@ -236,19 +239,16 @@ class Ssl4eo:
         self, store: "_Store", step: int, rows: Sequence[int], side_px: int, offset: float
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values (sample, band, y, x) of some samples, NaN where there is none; and where they are clear."""
-        bands = store.step("bands", step)
         named = [one.lower() for one in store.texts("band") or self._archive.bands]
         channels = [named.index(band.lower()) for band in self._archive.bands]
-        first = (bands.shape[-1] - side_px) // 2
-        middle = slice(first, first + side_px)
-        stored = bands[np.ix_(rows, channels)][..., middle, middle]
+        stored = store.middles("bands", step, rows, side_px, channels)
         values = stored.astype(np.float32)
         if stored.dtype.kind != "f":
             # 0 is no data; what the offset would make negative is the least value, as elsewhere
             values = np.where(stored == 0, np.nan, np.maximum(values + np.float32(offset), 1)).astype(np.float32)
         clear = np.ones((len(rows), side_px, side_px), dtype=bool)
         if self._options.clear and store.array("cloud_mask") is not None:
-            clear = np.isin(store.step("cloud_mask", step)[rows][..., middle, middle], self._options.clear)
+            clear = np.isin(store.middles("cloud_mask", step, rows, side_px), self._options.clear)
         return values, clear
 
     def composite(self, observations: Sequence[tuple[str, Observation]]) -> Composite:
@@ -265,6 +265,8 @@ class _Facts:
     side: int
     dtype: str
     offset: float
+    block_bytes: int
+    """bytes of one chunk of `bands`"""
     places: Sequence[Listed]
     """without ids and dates"""
     seconds: NDArray[np.int64]
@@ -297,12 +299,13 @@ def _stem(path: Path) -> str:
     return re.sub(r"(\.zarr)?(\.zip)?$", "", path.name)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """The time step that was read last: all samples of it lie in one chunk."""
+    """The samples of one chunk at the time step that was read last."""
 
-    step: int = -1
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    step: int
+    chunk: int
+    values: NDArray[Any]
 
 
 class _Store:
@@ -311,7 +314,7 @@ class _Store:
     def __init__(self, path: Path) -> None:
         self._store: Any = ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
         self._group = zarr.open_group(self._store, mode="r", zarr_format=2, use_consolidated=False)
-        self._kept = _Kept()
+        self._kept: dict[str, _Kept] = {}
 
     def array(self, name: str) -> Any:
         """An array; None where there is none."""
@@ -321,22 +324,31 @@ class _Store:
             return None
 
     def values(self, name: str) -> NDArray[Any] | None:
-        """All values of a small array; None where there is none."""
+        """All values of a small array; None where there is none. A ValueError says that it is not small."""
         array = self.array(name)
-        return None if array is None else np.asarray(array[...])
+        if array is None:
+            return None
+        if (most := max(array.size, int(np.prod(array.chunks, dtype=object)))) > _SMALL:
+            raise ValueError(f"{name} has {most:,} values, where at most {_SMALL:,} are read")
+        return np.asarray(array[...])
 
     def texts(self, name: str) -> list[str] | None:
         """A coordinate of texts."""
         values = self.values(name)
-        return None if values is None else [str(one) for one in values.tolist()]
+        if values is None:
+            return None
+        return [one.decode() if isinstance(one, bytes) else str(one) for one in values.tolist()]
 
     def seconds(self, count: int, steps: int) -> NDArray[np.int64]:
         """Unix time (sample, step) of each acquisition; UNDATED where there is none."""
-        nothing = np.full((count, steps), UNDATED)
-        array = self.array("time_")
-        if array is None:
-            return nothing
-        values, about = np.asarray(array[...]), dict(array.attrs)
+        if count * steps > _SMALL:
+            raise ValueError(f"it has {count:,} samples at {steps:,} times; at most {_SMALL:,} together are read")
+        array, values = self.array("time_"), self.values("time_")
+        if array is None or values is None:
+            return np.full((count, steps), UNDATED)
+        about = dict(array.attrs)
+        if values.dtype.kind != "M" and "since" not in str(about.get("units", "")):
+            raise ValueError("time_ holds numbers without the units of a time, as `days since 1970-01-01`")
         if values.dtype.kind == "M":
             moments = values.astype("datetime64[s]")
         else:
@@ -347,13 +359,36 @@ class _Store:
             moments = moments.astype("datetime64[s]")
         return np.where(np.isnat(moments), UNDATED, moments.astype(np.int64)).reshape(count, steps)
 
-    def step(self, name: str, step: int) -> NDArray[Any]:
-        """An array (sample, time, ...) at one time step; what was read last is kept."""
-        if self._kept.step != step:
-            self._kept = _Kept(step=step)
-        if name not in self._kept.arrays:
-            self._kept.arrays[name] = np.asarray(self.array(name)[:, step])
-        return self._kept.arrays[name]
+    def chunk_bytes(self, name: str) -> int:
+        """Bytes of one chunk of an array, decoded; 0 where there is none."""
+        if (array := self.array(name)) is None:
+            return 0
+        return int(np.prod(array.chunks, dtype=object)) * int(np.dtype(array.dtype).itemsize)
+
+    def middles(
+        self, name: str, step: int, rows: Sequence[int], side_px: int, channels: Sequence[int] | None = None
+    ) -> NDArray[Any]:
+        """The middles (sample[, band], y, x) of some samples of an array (sample, time[, band], y, x) at a time step.
+
+        Chunks are read one after the other; the last one is kept.
+        """
+        array, found = self.array(name), list[NDArray[Any]]()
+        first, size = (array.shape[-1] - side_px) // 2, array.chunks[0]
+        middle = slice(first, first + side_px)
+        for row in rows:
+            own = self._chunk(name, step, row // size)[row % size]
+            found.append((own if channels is None else own[channels])[..., middle, middle])
+        return np.stack(found)
+
+    def _chunk(self, name: str, step: int, chunk: int) -> NDArray[Any]:
+        kept = self._kept.get(name)
+        if kept is None or (kept.step, kept.chunk) != (step, chunk):
+            self._kept.pop(name, None)
+            array = self.array(name)
+            size = array.chunks[0]
+            values = np.asarray(array[chunk * size : (chunk + 1) * size, step])
+            kept = self._kept[name] = _Kept(step=step, chunk=chunk, values=values)
+        return kept.values
 
     def close(self) -> None:
         """Close the file."""

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing
 from embedcube.errors import RequestError
+from embedcube.printable import printable, printable_path
 
 Floats = NDArray[np.float64]
 
@@ -121,26 +123,62 @@ def guided_map(coarse: Path, guides: Sequence[Path], out: Path) -> None:
         file.update_tags(**tags, guides=", ".join(path.name for path in guides))
 
 
+def check_guides(guides: Sequence[Path], decoder: Path) -> None:
+    """Refuse, before anything is decoded, a guide that is no raster, and a decoder whose maps are not of numbers."""
+    from embedcube.uses.decode.file import read_decoder
+
+    for path in guides:
+        _opened(path).close()
+    task = read_decoder(decoder).about.request.task
+    if guides and task != "regression":
+        raise RequestError(f"{decoder}: --guide is for a map of numbers (regression); this one is of {task}")
+
+
+def _opened(path: Path) -> Any:
+    """An open raster: a GeoTIFF or JPEG 2000, as a text (VRT) could name other files and servers."""
+    from rasterio.errors import RasterioError
+
+    from embedcube.sources.opening import open_raster
+
+    try:
+        return open_raster(readable(path), "")
+    except RasterioError as error:
+        raise RequestError(
+            f"--guide {printable_path(path)}: cannot be read as GeoTIFF or JPEG 2000: {printable(error, 200)}"
+        ) from None
+
+
+def _factor_of(coarse: Any, guide: Any, name: str) -> tuple[int, int, int]:
+    """Pixels of a raster along a side of a cell, and column and row of its pixel in the first corner of the map.
+
+    Raises:
+        RequestError: it is of another CRS, is turned, does not divide the cells, or lies elsewhere.
+    """
+    cell, pixel = coarse.transform, guide.transform
+    if pixel.b or pixel.d or not (pixel.a and pixel.e):
+        raise RequestError(f"--guide {name}: its rows do not run along the axes; warp it onto the cells first")
+    left, top = (cell.c - pixel.c) / pixel.a, (cell.f - pixel.f) / pixel.e
+    factor = round(cell.a / pixel.a)
+    off = max(*(abs(number - round(number)) for number in (left, top)),
+              *(abs(number - factor) for number in (cell.a / pixel.a, cell.e / pixel.e)))  # fmt: skip
+    if guide.crs != coarse.crs or factor < 2 or off > _OFF:
+        raise RequestError(
+            f"--guide {name}: its pixels of {pixel.a:g} x {-pixel.e:g} in {guide.crs} do not divide the cells of "
+            f"{cell.a:g} x {-cell.e:g} in {coarse.crs}; warp it onto them first"
+        )
+    own, other = guide.bounds, coarse.bounds
+    if own.left >= other.right or own.right <= other.left or own.bottom >= other.top or own.top <= other.bottom:
+        raise RequestError(f"--guide {name}: it lies beside the map")
+    return factor, round(left), round(top)
+
+
 def _bands_on(coarse: Any, path: Path) -> Floats:
     """Bands (band, y * factor, x * factor) of a raster on the cells of an open map; NaN where it has none."""
-    import rasterio
     from rasterio.windows import Window
 
-    if not path.is_file():
-        raise RequestError(f"--guide {path}: there is no such file")
-    with rasterio.open(path) as guide:
-        cell, pixel = coarse.transform, guide.transform
-        left, top = (cell.c - pixel.c) / pixel.a, (cell.f - pixel.f) / pixel.e
-        factor = round(cell.a / pixel.a)
-        off = max(abs(number - round(number)) for number in (cell.a / pixel.a, left, top))
-        if guide.crs != coarse.crs or factor < 2 or off > _OFF:
-            raise RequestError(
-                f"--guide {path.name}: its pixels of {pixel.a:g} in {guide.crs} do not divide the cells of {cell.a:g} "
-                f"in {coarse.crs}; warp it onto them first"
-            )
-        if guide.bounds.left >= coarse.bounds.right or guide.bounds.right <= coarse.bounds.left:
-            raise RequestError(f"--guide {path.name}: it lies beside the map")
-        window = Window(round(left), round(top), coarse.width * factor, coarse.height * factor)
+    with _opened(path) as guide:
+        factor, left, top = _factor_of(coarse, guide, path.name)
+        window = Window(left, top, coarse.width * factor, coarse.height * factor)
         read = guide.read(window=window, boundless=True, masked=True).astype(np.float64)
         return np.where(np.ma.getmaskarray(read), np.nan, read.data)
 
@@ -149,7 +187,7 @@ def guide_all(maps: Sequence[Path], guides: Sequence[Path]) -> list[Path]:
     """Upsample each of some maps of numbers in its place; the coarse one stays beside it as <name>_coarse.tif.
 
     Raises:
-        RequestError: a map is one of classes, or a raster does not fit.
+        RequestError: a map is one of classes, or a raster does not fit one of the maps; then all stay as they are.
     """
     import rasterio
 
@@ -157,6 +195,10 @@ def guide_all(maps: Sequence[Path], guides: Sequence[Path]) -> list[Path]:
         with rasterio.open(path) as file:
             if file.dtypes[0] != "float32" or file.count != 1:
                 raise RequestError(f"{path}: --guide is for a map of numbers (regression); this one is of classes")
+            for guide in guides:
+                with _opened(guide) as raster:
+                    _factor_of(file, raster, guide.name)
+    for path in maps:
         coarse = path.with_stem(f"{path.stem}_coarse")
         path.replace(coarse)
         guided_map(coarse, guides, path)

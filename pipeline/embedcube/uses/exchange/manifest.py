@@ -67,12 +67,14 @@ def about_cube(cube: Cube, layers: tuple[str, ...]) -> dict[str, Any]:
     for layer in layers:
         attributes = cube.group(cube.zones_of(layer)[0]).attrs
         model, sources = attributes.get("geoemb:model", ""), list(attributes.get("geoemb:source_data", []))
+        asked = cube.what["layers"][layer]
         uris += [*sources, *([model] if model else [])]
         described[layer] = {
             "backbone": attributes.get("embedcube:backbone"),
             "model": model,
             "weights_sha256": attributes.get("embedcube:weights_sha256", ""),
             "sources": sources,
+            **{key: asked[key] for key in ("over_time", "reduce") if asked.get(key)},
         }
     terms = [terms_of(uri) for uri in dict.fromkeys(uris)]
     return {

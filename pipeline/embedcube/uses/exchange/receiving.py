@@ -6,10 +6,14 @@ from pathlib import Path
 
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.errors import RequestError, WorkError
+from embedcube.printable import listed, printable
 from embedcube.progress import Progress
 from embedcube.uses.exchange.manifest import MANIFEST, PART, Manifest, read_manifest
 from embedcube.uses.exchange.zipped import Members
-from embedcube.uses.pull import copy_part
+from embedcube.uses.pull import NAME, copy_part
+
+_LONGEST = 200
+"""characters of the name of a cube; names of files have at most 255 bytes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +88,15 @@ def take_in(path: Path, folder: Path, progress: Progress) -> Imported:
 
     Raises:
         RequestError: it is no bundle, or another cube is there.
-        WorkError: a member is damaged; what was taken in stays.
+        WorkError: a member is missing or damaged; what was taken in stays.
     """
     members = Members(path)
     manifest = read_manifest(members)
     version = manifest.cube
-    if not version or "/" in version or version.startswith("."):
-        raise RequestError(f"{path}: {version!r} is no name for a folder")
+    if not NAME.fullmatch(version) or "/" in version or len(version) > _LONGEST:
+        raise RequestError(f"{path}: {printable(version, 80)} is no name for a folder")
+    if absent := sorted(manifest.files.keys() - members.sizes.keys()):
+        raise WorkError(f"{path}: not in the file: {listed(absent, most=2)}; copy the bundle again")
     if manifest.kind != PART:
         return _take_reduced(members, manifest, folder / f"{version}-reduced.zarr", progress)
     target = folder / f"{version}.zarr"

@@ -119,7 +119,7 @@ def _plain(batch: Batch, fitted: Fitted | None) -> dict[str, Any]:
 
 
 def _major_tom(batch: Batch) -> dict[str, Any]:
-    """The columns of the embeddings of Major TOM; a product is a window here."""
+    """The columns of the embeddings of Major TOM, and `status`; a product is a window here."""
     lon, lat = batch.centres()
     rows, columns = major_tom_cell(lon, lat)
     names = [f"{_named(r, 'UD')}_{_named(c, 'RL')}" for r, c in zip(rows.tolist(), columns.tolist(), strict=True)]
@@ -144,6 +144,7 @@ def _major_tom(batch: Batch) -> dict[str, Any]:
         "utm_footprint": utm,
         "utm_crs": [batch.crs or batch.wkt] * count,
         "pixel_bbox": _lists(np.stack([batch.x, batch.y, batch.x + size, batch.y + size], axis=1)),
+        "status": [STATUS_MEANINGS[value] for value in batch.status.tolist()],
     }
 
 

@@ -4,6 +4,7 @@ The metadata of a store name the software that decodes it; some of that software
 """
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ _CODECS = frozenset(
 """codecs of Zarr that may be in a store. `pickle` runs code; others make objects, or come with software of the user"""
 
 
-def refuse_store(store: Path) -> None:
+def refuse_store(store: Path | zipfile.Path) -> None:
     """Refuse a Zarr store that names a codec which is not known to be safe, or has coordinates that are too long.
 
-    All metadata that a reader might use is looked at: consolidated or not, of Zarr 2 and 3.
+    It may be a folder, or lie in a zip file. All metadata that a reader might use is looked at: consolidated or not, of
+    Zarr 2 and 3.
 
     Raises:
         ValueError: naming the array; or the metadata cannot be understood.
@@ -51,10 +53,10 @@ def refuse_store(store: Path) -> None:
         refuse_long_axis(name, shape, chunks)
 
 
-def _arrays(store: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _arrays(store: Path | zipfile.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and metadata of every array, as each of the metadata files has them."""
-    for path in (store, *sorted(folder for folder in store.iterdir() if folder.is_dir())):
-        name = path.relative_to(store).as_posix()
+    folders = sorted(entry.name for entry in store.iterdir() if entry.is_dir())
+    for name, path in ((".", store), *((name, store / name) for name in folders)):
         if (document := _read(path / ".zarray")) is not None:
             yield name, document
         if (document := _read(path / "zarr.json")) is not None:
@@ -68,7 +70,7 @@ def _arrays(store: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield key, node
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path | zipfile.Path) -> dict[str, Any] | None:
     """A metadata file; None if there is none."""
     try:
         with path.open("rb") as file:
