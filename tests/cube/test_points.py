@@ -207,7 +207,8 @@ def test_a_damaged_object_is_named(tmp_path: Path, place: int) -> None:
 def object_of(chunk: bytes, chunks: int, offset: int = 0, size: int | None = None) -> bytes:
     """An object whose chunks are all the same bytes, with an index that is whole."""
     index = np.array([[offset, len(chunk) if size is None else size]] * chunks, "<u8").tobytes()
-    return chunk + index + google_crc32c.value(index).to_bytes(4, "little")
+    checksum: int = google_crc32c.value(index)
+    return chunk + index + checksum.to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("lie", ["short", "long", "no size", "much", "far", "no frame"])

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from tests.cube.two_zones import LAYER
 from tests.uses.serving import running
 
+from embedcube.cube.basis import fit_basis
 from embedcube.cube.objects import Chunks
 from embedcube.cube.preview_store import preview_store_of, write_preview_store
 from embedcube.cube.reader import Cube
@@ -316,9 +317,7 @@ def test_what_is_kept_is_bounded_for_all_cubes_together(cube: Path, tmp_path: Pa
 
 
 def test_threads_that_ask_for_the_same_read_and_fit_it_once(cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embedcube.uses.serve import reading
-
-    reader, flat, fit = open_holdings([f"a={cube}"], Limits())["a"].reader, Reader.flat, reading.fit_basis
+    reader, flat, fit = open_holdings([f"a={cube}"], Limits())["a"].reader, Reader.flat, fit_basis
     calls: list[str] = []
 
     def slow(self: Reader, zone: str, name: str, *rest: Any) -> Any:
@@ -332,7 +331,7 @@ def test_threads_that_ask_for_the_same_read_and_fit_it_once(cube: Path, monkeypa
         return fit(*asked)
 
     monkeypatch.setattr(Reader, "flat", slow)
-    monkeypatch.setattr(reading, "fit_basis", slow_fit)
+    monkeypatch.setattr("embedcube.uses.serve.reading.fit_basis", slow_fit)
     with ThreadPoolExecutor(4) as pool:
         drawn = list(pool.map(lambda _: reader.colours("s2/utm32", 0, slice(None), slice(None)), range(4)))
     assert all(np.array_equal(one, drawn[0]) for one in drawn)
