@@ -1,5 +1,6 @@
 """Points over time: which cell, which status, and how much is read for them."""
 
+import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import google_crc32c
 import numpy as np
 import pytest
 import shapely
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs.zstd import Zstd
 from tests.cube.counting import Counting
 from tests.cube.synthetic import create_zone, write_zone
 from tests.cube.two_zones import vectors_at
@@ -21,6 +24,8 @@ import embedcube
 from embedcube.cube.chunks import read_box, read_cells
 from embedcube.cube.encoding import MASKED, OUTSIDE, VALID
 from embedcube.errors import RequestError, WorkError
+
+pread = os.pread
 
 INSIDE, CLOUDY, AWAY = (11.99, 50.0), (11.97, 50.01), (8.0, 50.0)
 
@@ -197,6 +202,61 @@ def test_a_damaged_object_is_named(tmp_path: Path, place: int) -> None:
     layer = embedcube.open_cube(tmp_path / "cube.zarr").layer
     with pytest.raises(WorkError, match=r"embedding/c\.0\.0\.0\.0 is damaged; `embedcube verify`"):
         layer.sample(x=[400_100.0], y=[5_599_900.0], crs=32632)
+
+
+def object_of(chunk: bytes, chunks: int, offset: int = 0, size: int | None = None) -> bytes:
+    """An object whose chunks are all the same bytes, with an index that is whole."""
+    index = np.array([[offset, len(chunk) if size is None else size]] * chunks, "<u8").tobytes()
+    checksum: int = google_crc32c.value(index)
+    return chunk + index + checksum.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("lie", ["short", "long", "no size", "much", "far", "no frame"])
+def test_a_chunk_that_is_none_is_refused_before_memory_is_taken(
+    tmp_path: Path, lie: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cube_of(tmp_path / "cube.zarr", chunk_windows=1, windows=1)
+    chunks = embedcube.open_cube(tmp_path / "cube.zarr").chunks("s2/grid", "embedding")
+    count, whole = int(np.prod(chunks._inner)), int(np.prod(chunks.chunks))
+    plain = Zstd().encode(np.arange(whole).astype(np.uint8))
+    streamed = bytes([0x28, 0xB5, 0x2F, 0xFD, 0, 0x58, 1, 0, 0])  # an empty frame that does not say its size
+    objects = {
+        "short": object_of(Zstd().encode(np.ones(whole - 1, np.uint8)), count),
+        "long": object_of(Zstd().encode(np.ones(whole + 1, np.uint8)), count),
+        "no size": object_of(streamed, count),
+        "much": object_of(plain, count, size=1 << 40),
+        "far": object_of(plain, count, offset=2**64 - 2),
+        "no frame": object_of(b"x" * 40, count),
+    }
+    asked: list[int] = []
+
+    def counted(file: int, size: int, at: int) -> bytes:
+        asked.append(size)
+        return pread(file, min(size, 1 << 20), at)
+
+    monkeypatch.setattr(os, "pread", counted)
+    file = tmp_path / "cube.zarr" / "s2" / "grid" / "embedding" / "c.0.0.0.0"
+    file.write_bytes(object_of(plain, count))
+    assert np.array_equal(chunks._read((0, 0, 0)).ravel().view(np.uint8), np.arange(whole).astype(np.uint8))  # type: ignore[union-attr]
+    chunks = embedcube.open_cube(tmp_path / "cube.zarr").chunks("s2/grid", "embedding")
+    file.write_bytes(objects[lie])
+    with pytest.raises(WorkError, match=r"embedding/c\.0\.0\.0\.0 is damaged; `embedcube verify`"):
+        chunks.read((0, 0, 0))
+    assert max(asked) < 1 << 20
+
+
+def test_an_object_that_vanishes_is_named_and_indexes_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube_of(tmp_path / "cube.zarr", chunk_windows=1, windows=1)
+    chunks = embedcube.open_cube(tmp_path / "cube.zarr").chunks("s2/grid", "embedding")
+    chunks.read((0, 0, 0))
+    (tmp_path / "cube.zarr" / "s2" / "grid" / "embedding" / "c.0.0.0.0").unlink()
+    with pytest.raises(WorkError, match=r"embedding/c\.0\.0\.0\.0 is damaged"):
+        chunks.read((0, 0, 0))
+    monkeypatch.setattr("embedcube.cube.objects._INDEX_BYTES", 3 * 16 * int(np.prod(chunks._inner)))
+    chunks = embedcube.open_cube(tmp_path / "cube.zarr").chunks("s2/grid", "embedding")
+    for i in range(9):
+        chunks._index(f"c.0.0.{i}.0")
+        assert len(chunks._indexes) <= 3
 
 
 class Cleared(dict[str, Any]):

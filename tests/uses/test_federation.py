@@ -26,7 +26,7 @@ from embedcube.uses import federation, holders
 from embedcube.uses.centres import Centre, read_catalogue
 from embedcube.uses.federation import Federated, find_at_all, metres
 from embedcube.uses.holders import Question
-from embedcube.uses.remote import Address
+from embedcube.uses.remote import Address, Server
 from embedcube.uses.serve.app import create_app
 
 NAMES = ("north", "middle", "south")
@@ -202,8 +202,8 @@ def test_a_vector_that_is_none_costs_its_centre_only(
     cubes: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = {"layers": {"s2": {"weights_sha256": WEIGHTS, "features": FEATURES}}, "version": "v1"}
-    monkeypatch.setattr(holders.Server, "get", lambda *_: there)
-    monkeypatch.setattr(holders.Server, "post", lambda *_: VECTORS[name])
+    monkeypatch.setattr(Server, "get", lambda *_: there)
+    monkeypatch.setattr(Server, "post", lambda *_: VECTORS[name])
     odd = Centre("odd", Address(url="http://127.0.0.1:9/v1/cubes/x"))
     found = find_at_all([odd, *local(cubes)], question(cubes, k=5))
     assert [(one.centre, one.state) for one in found.missing] == [("odd", "down")]

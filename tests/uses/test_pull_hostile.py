@@ -187,7 +187,8 @@ def test_a_root_that_is_deep_or_no_json_is_refused(two_zones: Path, tmp_path: Pa
 def test_the_size_in_a_record_is_bounded_and_only_records_of_the_box_are_read(
     two_zones: Path, size: Any, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cube, plain, rows = Cube(two_zones), Provenance.rows_of, set()
+    cube, plain = Cube(two_zones), Provenance.rows_of
+    rows: set[int] = set()
 
     def lying(provenance: Provenance, name: str, first: int, last: int) -> list[bytes]:
         rows.update(range(first, last))

@@ -2,10 +2,13 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import numpy as np
 import pytest
@@ -13,12 +16,16 @@ from fastapi.exceptions import RequestValidationError
 from tests.cube.two_zones import LAYER
 from tests.uses.serving import running
 
+from embedcube.cube.basis import fit_basis
 from embedcube.cube.objects import Chunks
 from embedcube.cube.preview_store import preview_store_of, write_preview_store
 from embedcube.cube.reader import Cube
 from embedcube.uses.serve.app import create_app
 from embedcube.uses.serve.extent import of_polygons, of_windows
+from embedcube.uses.serve.holdings import open_holdings
 from embedcube.uses.serve.limits import Held, Limits
+from embedcube.uses.serve.reading import Reader
+from embedcube.uses.serve.served import Busy, Desk
 
 LAYER_PATH = f"/v1/cubes/two_zones/layers/{LAYER}"
 
@@ -293,3 +300,84 @@ def test_a_body_full_of_errors_is_refused_at_the_first_ones(
     answer = ask(path, body)
     assert answer.status_code == 422, answer.text
     assert max(counts) < 20, name
+
+
+def test_what_is_kept_is_bounded_for_all_cubes_together(cube: Path, tmp_path: Path) -> None:
+    shutil.copytree(cube, tmp_path / "other" / "v1.zarr")
+    holdings = open_holdings([f"a={cube}", f"b={tmp_path / 'other' / 'v1.zarr'}"], Limits(held=Held(windows_mb=1)))
+    windows = [one.reader.whole("s2/utm32", t) for t in range(3) for one in holdings.values()] * 2
+    kept = {id(one.reader._shelf): one.reader._shelf for one in holdings.values()}
+    assert sum(window.nbytes for window in windows) > 1 << 20
+    assert 0 < sum(one.nbytes for shelf in kept.values() for one in shelf.windows._values.values()) <= 1 << 20
+    # a window of one is not taken for that of another
+    fresh = open_holdings([f"a={cube}"], Limits())["a"].reader
+    other = Reader(Cube(cube), fresh._shelf)
+    other._name = "another cube"
+    assert other.whole("s2/utm32", 0) is not fresh.whole("s2/utm32", 0) is fresh.whole("s2/utm32", 0)
+
+
+def test_threads_that_ask_for_the_same_read_and_fit_it_once(cube: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, flat, fit = open_holdings([f"a={cube}"], Limits())["a"].reader, Reader.flat, fit_basis
+    calls: list[str] = []
+
+    def slow(self: Reader, zone: str, name: str, *rest: Any) -> Any:
+        calls.append(name)
+        time.sleep(0.05)
+        return flat(self, zone, name, *rest)
+
+    def slow_fit(*asked: Any) -> Any:
+        calls.append("basis")
+        time.sleep(0.05)
+        return fit(*asked)
+
+    monkeypatch.setattr(Reader, "flat", slow)
+    monkeypatch.setattr("embedcube.uses.serve.reading.fit_basis", slow_fit)
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda _: reader.colours("s2/utm32", 0, slice(None), slice(None)), range(4)))
+    assert all(np.array_equal(one, drawn[0]) for one in drawn)
+    assert sorted(calls) == ["basis", "embedding", "scale", "status"]
+
+
+def test_points_of_many_chunks_wait_for_their_turn(cube: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    plain = Desk.turn
+
+    async def counted(desk: Desk, work: Any) -> Any:
+        turns.append(1)
+        return await plain(desk, work)
+
+    monkeypatch.setattr(Desk, "turn", counted)
+    expected = ask("point", **PLACE)
+    assert turns == []
+    with served(cube, Limits(point_mb=-1)) as small:
+        assert small("point", **PLACE).content == expected.content
+    assert turns == [1]
+
+
+def test_turns_are_few_and_some_are_sent_away() -> None:
+    present: list[int] = []
+    most, refused = 0, 0
+
+    async def work() -> None:
+        nonlocal most
+        present.append(1)
+        most = max(most, len(present))
+        await anyio.sleep(0.01)
+        present.pop()
+
+    async def all_at_once() -> None:
+        desk = Desk(Limits(held=Held(computing=2, waiting=3)))
+
+        async def one() -> None:
+            nonlocal refused
+            try:
+                await desk.turn(work)
+            except Busy:
+                refused += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(7):
+                tasks.start_soon(one)
+
+    anyio.run(all_at_once)
+    assert (most, refused) == (2, 2)

@@ -29,8 +29,10 @@ Place = tuple[int, int, int]
 _ABSENT = 2**64 - 1
 """offset of a chunk that was not written, as all its values are the fill value"""
 
-_INDEXES = 1024
-"""indexes of objects that are kept"""
+_INDEXES, _INDEX_BYTES = 1024, 32 << 20
+"""indexes of objects that are kept of one array, and bytes of all of them"""
+
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
 
 class Chunks:
@@ -43,9 +45,13 @@ class Chunks:
         self._zstd = Zstd() if _plain(array) else None
         self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
         self._indexes: dict[str, NDArray[np.uint64] | None] = {}
+        self._most_indexes = max(1, min(_INDEXES, _INDEX_BYTES // (16 * math.prod(map(int, self._inner)))))
+        self._bytes_of_chunk = math.prod(map(int, array.chunks)) * int(array.dtype.itemsize)
+        # zstd makes what cannot be packed larger by 1/256 and some bytes
+        self._most_stored = self._bytes_of_chunk + (self._bytes_of_chunk >> 8) + 256
         self._lock = threading.Lock()
         self._folder = _folder_of(array) if self._zstd is not None else ""
-        self._keep = keep_bytes // max(1, math.prod(array.chunks) * array.dtype.itemsize)
+        self._keep = keep_bytes // max(1, self._bytes_of_chunk)
         self._kept: OrderedDict[Place, NDArray[Any] | None] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,7 +99,12 @@ class Chunks:
         offset, size = (int(number) for number in index[tuple(i % n for i, n in zip(whole, self._inner, strict=True))])
         if offset == _ABSENT:
             return None
+        if size > self._most_stored or offset + size >= 1 << 63:
+            raise WorkError(self._damaged(key))
         stored = self._bytes(key, RangeByteRequest(offset, offset + size))
+        # the decoder takes a shorter frame too, and would leave what was in memory before behind it
+        if stored is None or _content_bytes(stored) != self._bytes_of_chunk:
+            raise WorkError(self._damaged(key))
         values = np.empty(self.chunks, self.dtype)
         try:
             self._zstd.decode(stored, values)
@@ -109,7 +120,7 @@ class Chunks:
         # without the lock: others read other objects meanwhile
         index = self._read_index(key)
         with self._lock:
-            if len(self._indexes) >= _INDEXES:
+            if len(self._indexes) >= self._most_indexes:
                 self._indexes.clear()
             self._indexes[key] = index
         return index
@@ -135,6 +146,19 @@ class Chunks:
 
     def _damaged(self, key: str) -> str:
         return f"{self._array.store_path}/{key} is damaged; `embedcube verify` says what else is, copy the file again"
+
+
+def _content_bytes(frame: bytes) -> int | None:
+    """Bytes that a frame of zstd has when it is decoded, as its header says; None where it does not, or is none."""
+    if len(frame) < 6 or frame[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = frame[4]
+    single = descriptor >> 5 & 1
+    size = (single, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    if not size or len(frame) < start + size:
+        return None
+    return int.from_bytes(frame[start : start + size], "little") + (256 if size == 2 else 0)
 
 
 def _bytes_of_file(path: str, part: ByteRequest) -> bytes | None:

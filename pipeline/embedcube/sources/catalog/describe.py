@@ -58,6 +58,8 @@ def describe(
     file, and must not differ from them. With `one_footprint`, the files of a product must cover the same place, and it
     must be the place that the catalogue states, if it states one. Products are spread over the cores.
 
+    They are described by place and not in their order: all descriptions are held before the first is given.
+
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """

@@ -13,6 +13,7 @@ from embedcube.cube.listed import NO_MAP
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
+from embedcube.uses.serve.kept import Shelf
 from embedcube.uses.serve.limits import Limits
 from embedcube.uses.serve.places import Places
 from embedcube.uses.serve.reading import Reader
@@ -108,6 +109,7 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
         RequestError: a path is not a cube, a name is no name, or two cubes have one name.
     """
     holdings: dict[str, Holding] = {}
+    shelf = Shelf(limits.held)
     for given in cubes:
         name, _, path = str(given).rpartition("=") if not Path(given).exists() else ("", "", str(given))
         cube = Cube(path)
@@ -122,5 +124,5 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
             log.warning("%s: %s: lists of samples are served as files, not as maps", path, listed(lists))
         # where a cube lies on this machine is not for clients: messages have its name
         cube = Cube(cube.path, called=name)
-        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, limits))
+        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, shelf))
     return holdings

@@ -9,7 +9,7 @@ class TooMuch(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What a server computes and keeps at once, for all requests."""
+    """What a server computes and keeps at once, for all requests and all its cubes."""
 
     computing: int = 2
     """requests that are computed at once: boxes, parcels, searches; more of them wait"""
@@ -37,6 +37,8 @@ class Limits:
     """cells that one search, comparison or map of similarity looks at: cells x windows"""
     decoded_mb: int = 8192
     """MB of stored vectors that one request decodes: all of each chunk that it touches"""
+    point_mb: int = 32
+    """MB of stored vectors that a question for one place decodes without waiting for its turn; larger ones wait"""
     parcels: int = 10_000
     """polygons of one request"""
     parcel_numbers: int = 4 << 20

@@ -1,5 +1,6 @@
 """Routes of one place: its vectors in all windows, and what made them."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -54,10 +55,13 @@ def routes(served: Served) -> APIRouter:
         holding = served.cube(cube)
         # what is not there is 404, also for a client that has something else of this version
         spots = spots_at(holding, layer, lon, lat, time)
-        _refuse_many(holding, spots, served.limits)
+        decoded = _decoded(holding, spots, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
             return same
-        spot, windows, stored = await read_point(holding, spots)
+        reading = partial(read_point, holding, spots)
+        # all connections may ask at once: most questions are small, and the others are computed a few at a time
+        small = decoded <= served.limits.point_mb << 20
+        spot, windows, stored = await (reading() if small else served.desk.turn(reading))
         answer = _described(holding, layer, spot, windows, stored)
         return json_answer(request, {"lon": lon, "lat": lat} | answer, etag=holding.etag)
 
@@ -89,9 +93,11 @@ def spots_at(holding: Holding, layer: str, lon: float, lat: float, time: str | N
     return [(spot, holding.windows(spot.zone, time)) for spot in spots]
 
 
-def _refuse_many(holding: Holding, spots: list[tuple[Spot, list[int]]], limits: Limits) -> None:
+def _decoded(holding: Holding, spots: list[tuple[Spot, list[int]]], limits: Limits) -> int:
+    """Bytes of vectors that a question decodes; TooMuch says that it asks for too many."""
     cost = total(of_points(holding.cube, spot.zone, windows, 1) for spot, windows in spots)
     refuse_above("MB of vectors to decode", cost.decoded >> 20, limits.decoded_mb)
+    return cost.decoded
 
 
 async def read_point(holding: Holding, spots: list[tuple[Spot, list[int]]]) -> tuple[Spot, list[int], Stored]:

@@ -4,11 +4,9 @@ A point costs a third of the time that zarr-python needs, and a tenth where its 
 never change, so what is kept is never compared with the disk.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import tensorstore
@@ -22,10 +20,7 @@ from embedcube.cube.reader import Cube
 from embedcube.cube.similar import Query
 from embedcube.errors import WorkError
 from embedcube.uses.serve.extent import window_bytes
-from embedcube.uses.serve.limits import Limits
-
-K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
+from embedcube.uses.serve.kept import ChunkKey, Kept, Shelf, WholeWindow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,80 +40,19 @@ class Stored:
         return np.asarray((self.status == VALID) | (self.status == VALID_INCOMPLETE))
 
 
-@dataclass(frozen=True, kw_only=True)
-class WholeWindow:
-    """One window of a zone."""
-
-    embedding: NDArray[Any]
-    """(y, x, feature) as stored"""
-    status: NDArray[np.uint8]
-    """(y, x)"""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """Cells (y, x) with a vector."""
-        return np.asarray((self.status == VALID) | (self.status == VALID_INCOMPLETE))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self.embedding.nbytes + self.status.nbytes
-
-
-class Kept(Generic[K, T]):
-    """The values that were used last, up to a number of bytes. For several threads."""
-
-    def __init__(self, most_bytes: int, size: Callable[[T], int]) -> None:
-        """Nothing is kept yet; `size` gives the bytes of a value."""
-        self._values: OrderedDict[K, T] = OrderedDict()
-        self._most, self._size, self._bytes = most_bytes, size, 0
-        self._lock = threading.Lock()
-
-    def get(self, key: K) -> T | None:
-        """The value of a key, or None."""
-        with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            return value
-
-    def put(self, key: K, value: T) -> T:
-        """Keep a value; those that were not used for the longest time go. Returns the value."""
-        with self._lock:
-            before = self._values.pop(key, None)
-            self._bytes += self._size(value) - (0 if before is None else self._size(before))
-            self._values[key] = value
-            while self._bytes > self._most and len(self._values) > 1:
-                self._bytes -= self._size(self._values.popitem(last=False)[1])
-        return value
-
-
 _BLOCK_CELLS = 1 << 18
 """cells whose vectors are in memory at once, where a window is read part by part"""
-
-_Key = tuple[str, str, int, int, int]
-"""zone, array, and place of a chunk: block of windows, row, column"""
 
 
 class Reader:
     """Reads the arrays of one cube. For several threads."""
 
-    def __init__(self, cube: Cube, limits: Limits) -> None:
-        """Nothing is opened yet."""
-        self._cube = cube
-        # tensorstore keeps what says where chunks lie in an object, and the chunks that it decoded last
-        pool = {"total_bytes_limit": limits.held.chunks_mb << 17}
-        self._context = tensorstore.Context({"cache_pool": pool})
+    def __init__(self, cube: Cube, shelf: Shelf) -> None:
+        """Nothing is opened yet; what is read is kept on `shelf`, beside that of other cubes."""
+        self._cube, self._name, self._shelf = cube, str(cube.path), shelf
         self._arrays: dict[tuple[str, str], Any] = {}
-        self._chunks: Kept[_Key, NDArray[Any]] = Kept(limits.held.chunks_mb * 7 << 17, lambda chunk: chunk.nbytes)
-        self._windows: Kept[tuple[str, int], WholeWindow] = Kept(
-            limits.held.windows_mb << 20, lambda window: window.nbytes
-        )
-        self._colours: Kept[tuple[str, int], NDArray[np.uint8]] = Kept(
-            limits.held.windows_mb << 17, lambda one: one.nbytes
-        )
-        self._bases: dict[str, Basis | None] = {}
-        self._most_window = limits.held.windows_mb << 20
+        # small, and one for each layer
+        self._bases: Kept[str, tuple[Basis | None]] = Kept(0, lambda _: 0)
 
     def _array(self, zone: str, name: str) -> Any:
         key = (zone, name)
@@ -126,7 +60,7 @@ class Reader:
             spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(self._cube.path / zone / name)}}
             self._arrays[key] = tensorstore.open(
                 {**spec, "recheck_cached_data": False, "recheck_cached_metadata": False},
-                context=self._context, open=True, read=True,
+                context=self._shelf.context, open=True, read=True,
             ).result()  # fmt: skip
         return self._arrays[key]
 
@@ -136,15 +70,15 @@ class Reader:
 
     async def point(self, zone: str, windows: Sequence[int], y: int, x: int) -> Stored:
         """One cell in some windows: arrays (window) and (window, feature)."""
-        chunks: dict[_Key, NDArray[Any]] = {}
-        begun: dict[_Key, Any] = {}
-        wanted: dict[str, list[tuple[_Key, int]]] = {}
+        chunks: dict[ChunkKey, NDArray[Any]] = {}
+        begun: dict[ChunkKey, Any] = {}
+        wanted: dict[str, list[tuple[ChunkKey, int]]] = {}
         for name in self.names(zone):
             depth, height, width = self._cube.array(zone, name).chunks[:3]
-            wanted[name] = [((zone, name, t // depth, y // height, x // width), t % depth) for t in windows]
+            wanted[name] = [((self._name, zone, name, t // depth, y // height, x // width), t % depth) for t in windows]
             for key, _ in wanted[name]:
                 if key not in chunks and key not in begun:
-                    kept = self._chunks.get(key)
+                    kept = self._shelf.chunks.get(key)
                     if kept is None:
                         # all are begun before the first is waited for
                         begun[key] = self._chunk(key)
@@ -152,7 +86,7 @@ class Reader:
                         chunks[key] = kept
         try:
             for key, future in begun.items():
-                chunks[key] = self._chunks.put(key, np.asarray(await future))
+                chunks[key] = self._shelf.chunks.put(key, np.asarray(await future))
         except (ValueError, OSError) as error:
             raise self._unreadable(zone, error) from None
         cells = {}
@@ -161,9 +95,9 @@ class Reader:
             cells[name] = np.stack([chunks[key][t, y % height, x % width] for key, t in keys])
         return _stored(cells)
 
-    def _chunk(self, key: _Key) -> Any:
+    def _chunk(self, key: ChunkKey) -> Any:
         """A chunk as tensorstore is about to read it."""
-        zone, name, *place = key
+        _, zone, name, *place = key
         array = self._cube.array(zone, name)
         region = tuple(
             slice(i * size, min((i + 1) * size, whole))
@@ -194,15 +128,15 @@ class Reader:
 
     def keeps(self, zone: str) -> bool:
         """Whether whole windows of a zone are small enough to be kept."""
-        return window_bytes(self._cube, zone, "embedding") <= self._most_window
+        return window_bytes(self._cube, zone, "embedding") <= self._shelf.most_window
 
     def whole(self, zone: str, t: int) -> WholeWindow:
         """One window of a zone; it is kept."""
-        kept = self._windows.get((zone, t))
-        if kept is not None:
-            return kept
-        window = WholeWindow(embedding=self.flat(zone, "embedding", t), status=self.flat(zone, "status", t))
-        return self._windows.put((zone, t), window)
+
+        def read() -> WholeWindow:
+            return WholeWindow(embedding=self.flat(zone, "embedding", t), status=self.flat(zone, "status", t))
+
+        return self._shelf.windows.made((self._name, zone, t), read)
 
     def cosines(self, zone: str, t: int, query: Query) -> NDArray[np.float32]:
         """Cosine (y, x) of every cell of one window with a query; NaN where there is no vector.
@@ -248,18 +182,18 @@ class Reader:
         return colours
 
     def _colours_of_window(self, zone: str, t: int) -> NDArray[np.uint8]:
-        kept = self._colours.get((zone, t))
-        if kept is not None:
-            return kept
+        return self._shelf.colours.made((self._name, zone, t), lambda: self._draw(zone, t))
+
+    def _draw(self, zone: str, t: int) -> NDArray[np.uint8]:
         whole = slice(None)
         if (drawn := drawn_colours(self._cube, zone, t, whole, whole)) is not None:
-            return self._colours.put((zone, t), drawn)
+            return drawn
         basis, window = self._basis(zone), self.whole(zone, t)
         colours = np.zeros((*window.status.shape, 3), np.uint8)
         if basis is not None:
             scale = self.flat(zone, "scale", t) if self._cube.has_scale(zone) else None
             colours = basis.colours(window.embedding, scale, window.valid)
-        return self._colours.put((zone, t), colours)
+        return colours
 
     def _coloured(self, basis: Basis | None, zone: str, t: int, y: slice, x: slice) -> NDArray[np.uint8]:
         status = self.flat(zone, "status", t, y, x)
@@ -271,9 +205,7 @@ class Reader:
 
     def _basis(self, zone: str) -> Basis | None:
         layer = zone.partition("/")[0]
-        if layer not in self._bases:
-            self._bases[layer] = fit_basis(self._cube, layer)
-        return self._bases[layer]
+        return self._bases.made(layer, lambda: (fit_basis(self._cube, layer),))[0]
 
 
 def _slice(part: range) -> slice:

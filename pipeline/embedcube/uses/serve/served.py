@@ -1,6 +1,7 @@
 """What all routes share: the cubes, the limits, the counts, and the desk where long requests wait for their turn."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,13 +35,23 @@ class Desk:
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`, in a thread; Busy if too many wait."""
+        async with self._line() as limiter:
+            return await anyio.to_thread.run_sync(work, limiter=limiter)
+
+    async def turn(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, which others compute for it, when it is its turn; Busy if too many wait."""
+        async with self._line() as limiter, limiter:
+            return await work()
+
+    @asynccontextmanager
+    async def _line(self) -> AsyncIterator[anyio.CapacityLimiter]:
         if self._present >= self._most:
             raise Busy(f"{self._present} requests are computed or wait; come again in {RETRY_S} s")
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._threads)
         self._present += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+            yield self._limiter
         finally:
             self._present -= 1
 
