@@ -451,7 +451,7 @@ def test_samples_are_exported_by_their_ids(made: Made, tmp_path: Path) -> None:
     for layer, ids in (("tokens", ("c07", "c01")), ("points", ("p7", "p8000"))):
         chosen = Chosen(layers=(layer,), time="2020-04", ids=ids)
         table = made.cube[layer].to_pandas("2020-04").set_index("id").loc[sorted(ids)]
-        numbers = table[[name for name in table.columns if isinstance(name, int)]].to_numpy()
+        numbers = table.loc[:, [name for name in list[Any](table.columns) if isinstance(name, int)]].to_numpy()
         out = tmp_path / f"{layer}.csv"
         assert export(str(made.cube.path), out, "neuco-csv", chosen, None, silent).cells == 2
         read = pandas.read_csv(out).set_index("id").loc[sorted(ids)]
