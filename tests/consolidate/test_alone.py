@@ -122,6 +122,7 @@ def test_nobody_else_comes_in(embedded: Campaign, monkeypatch: pytest.MonkeyPatc
         assert intruded(ports) == []
 
 
+@pytest.mark.slow
 @ROOT_ONLY
 def test_the_intruder_comes_in_where_nothing_keeps_it_out() -> None:
     """Else the tests above would show nothing."""

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -623,8 +622,7 @@ def test_a_wrong_cube_that_was_pulled_in_part_is_found_out(
     cube: Cube, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sealed(put_row("provenance/scene_digest", (3, 3), OTHER_BYTE))(cube)
-    time: Any = zarr.open_array(cube.path / ZONE / "time")
-    day = f"{datetime.fromtimestamp(int(time[0]), UTC):%Y-%m-%d}"
+    day = str(cube.array(f"{ZONE}/time")[...].astype("datetime64[s]")[0])[:10]
     app(["pull", str(cube.path), str(tmp_path / "part"), "--time", day, "--json"], standalone_mode=False)
     code, findings = verify(tmp_path / "part" / cube.path.name, capsys)
     assert code == 1

@@ -97,6 +97,7 @@ def test_of_several_files_only_the_one_that_never_ends_is_lost(monkeypatch: pyte
     assert pool._ANY_SIZE // module._BYTES_PER_S < 2 * 3600
 
 
+@pytest.mark.slow
 def test_a_call_that_computes_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LIMIT_S", 1)
     with pytest.raises(ValueError, match="did not end within 1 s"):
