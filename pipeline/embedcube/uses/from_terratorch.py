@@ -82,16 +82,19 @@ class _Model(_Arguments):
     temporal_n_timestamps: int | None = None
 
 
-class _Data(_Arguments):
+class _Values(_Arguments):
     means: Numbers = None
     stds: Numbers = None
     constant_scale: PositiveFloat | dict[str, PositiveFloat] | None = None
-    img_grep: Texts = None
-    image_grep: Texts = None
     dataset_bands: Bands = None
     output_bands: Bands = None
     predict_dataset_bands: Bands = None
     predict_output_bands: Bands = None
+
+
+class _Files(_Arguments):
+    img_grep: Texts = None
+    image_grep: Texts = None
     predict_data_root: Texts = None
     test_data_root: Texts = None
     val_data_root: Texts = None
@@ -159,7 +162,8 @@ class _Translation:
         from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
 
         _refuse_other_kinds(path, "model.init_args", _Task, task)
-        _refuse_other_kinds(path, "data.init_args", _Data, data)
+        _refuse_other_kinds(path, "data.init_args", _Values, data)
+        _refuse_other_kinds(path, "data.init_args", _Files, data)
         self._task, self._data, self._name = task, data, path.stem
         self._known = KNOWN.get
         self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
