@@ -349,7 +349,7 @@ def test_points_of_many_chunks_wait_for_their_turn(cube: Path, ask: Ask, monkeyp
     monkeypatch.setattr(Desk, "turn", counted)
     expected = ask("point", **PLACE)
     assert turns == []
-    with served(cube, Limits(point_mb=-1)) as small:
+    with served(cube, Limits(held=Held(point_mb=-1))) as small:
         assert small("point", **PLACE).content == expected.content
     assert turns == [1]
 

@@ -45,10 +45,6 @@ class Chunks:
         self._zstd = Zstd() if _plain(array) else None
         self._inner = tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True))
         self._indexes: dict[str, NDArray[np.uint64] | None] = {}
-        self._most_indexes = max(1, min(_INDEXES, _INDEX_BYTES // (16 * math.prod(map(int, self._inner)))))
-        self._bytes_of_chunk = math.prod(map(int, array.chunks)) * int(array.dtype.itemsize)
-        # zstd makes what cannot be packed larger by 1/256 and some bytes
-        self._most_stored = self._bytes_of_chunk + (self._bytes_of_chunk >> 8) + 256
         self._lock = threading.Lock()
         self._folder = _folder_of(array) if self._zstd is not None else ""
         self._keep = keep_bytes // max(1, self._bytes_of_chunk)
@@ -60,6 +56,10 @@ class Chunks:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"_lock": threading.Lock(), "_indexes": {}, "_kept": OrderedDict()}
+
+    @property
+    def _bytes_of_chunk(self) -> int:
+        return math.prod(map(int, self.chunks)) * int(self.dtype.itemsize)
 
     @property
     def fill(self) -> Any:
@@ -99,7 +99,8 @@ class Chunks:
         offset, size = (int(number) for number in index[tuple(i % n for i, n in zip(whole, self._inner, strict=True))])
         if offset == _ABSENT:
             return None
-        if size > self._most_stored or offset + size >= 1 << 63:
+        # zstd makes what cannot be packed larger by 1/256 and some bytes
+        if size > self._bytes_of_chunk + (self._bytes_of_chunk >> 8) + 256 or offset + size >= 1 << 63:
             raise WorkError(self._damaged(key))
         stored = self._bytes(key, RangeByteRequest(offset, offset + size))
         # the decoder takes a shorter frame too, and would leave what was in memory before behind it
@@ -120,7 +121,7 @@ class Chunks:
         # without the lock: others read other objects meanwhile
         index = self._read_index(key)
         with self._lock:
-            if len(self._indexes) >= self._most_indexes:
+            if len(self._indexes) >= max(1, min(_INDEXES, _INDEX_BYTES // (16 * math.prod(self._inner)))):
                 self._indexes.clear()
             self._indexes[key] = index
         return index

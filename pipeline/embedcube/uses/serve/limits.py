@@ -13,6 +13,8 @@ class Held:
 
     computing: int = 2
     """requests that are computed at once: boxes, parcels, searches; more of them wait"""
+    point_mb: int = 32
+    """MB of stored vectors that a question for one place decodes without waiting for its turn; larger ones wait"""
     waiting: int = 32
     """requests that may wait; more are told to come again (503)"""
     chunks_mb: int = 256
@@ -37,8 +39,6 @@ class Limits:
     """cells that one search, comparison or map of similarity looks at: cells x windows"""
     decoded_mb: int = 8192
     """MB of stored vectors that one request decodes: all of each chunk that it touches"""
-    point_mb: int = 32
-    """MB of stored vectors that a question for one place decodes without waiting for its turn; larger ones wait"""
     parcels: int = 10_000
     """polygons of one request"""
     parcel_numbers: int = 4 << 20

@@ -60,7 +60,7 @@ def routes(served: Served) -> APIRouter:
             return same
         reading = partial(read_point, holding, spots)
         # all connections may ask at once: most questions are small, and the others are computed a few at a time
-        small = decoded <= served.limits.point_mb << 20
+        small = decoded <= served.limits.held.point_mb << 20
         spot, windows, stored = await (reading() if small else served.desk.turn(reading))
         answer = _described(holding, layer, spot, windows, stored)
         return json_answer(request, {"lon": lon, "lat": lat} | answer, etag=holding.etag)
