@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import SOUND_PLACE, Campaign, call_cli, cube_bytes
@@ -11,9 +13,13 @@ from tests.conftest import SOUND_PLACE, Campaign, call_cli, cube_bytes
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir, point_symlink
+from embedcube.campaign.seals import to_line
+from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.unfinished import remove
 from embedcube.errors import RequestError, WorkError
+from embedcube.uses import versions
 from embedcube.uses.versions import prune, versions_of
+from embedcube.workers.rounds import Round
 
 
 @pytest.fixture
@@ -152,3 +158,24 @@ def test_a_version_that_is_wrong_stays_where_it_is(twice: tuple[Campaign, str, s
     assert campaign.run.newest_cube.resolve().stem == second
     done = call_cli("versions", campaign.file, "promote", first, "--unverified")
     assert (done.returncode, campaign.run.newest_cube.resolve().stem) == (0, first)
+
+
+def test_records_of_a_round_between_the_first_and_the_last_stay(
+    finished: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them `verify` could not derive the verdicts again."""
+    records = sorted(finished.run.parts.glob("*/*/*/records.jsonl"))[0]
+    between = finished.run.part(0, "between", 0)
+    shutil.copytree(records.parent, between)
+    line = json.loads(records.read_bytes().splitlines()[0])
+    del line["checksum"]
+    (between / "records.jsonl").write_bytes(to_line(line | {"recipe": "e" * 64}))
+    assert prune(finished.run, (), parts=True, dry_run=True).parts == 1
+    of_verify = vars(versions)["rounds"]
+
+    def with_one_more(*about: Any) -> Iterator[Round]:
+        yield from of_verify(*about)
+        yield Round(verdicts=Verdicts(), recipes=frozenset({"e" * 64}), complete=True)
+
+    monkeypatch.setattr(versions, "rounds", with_one_more)
+    assert prune(finished.run, (), parts=True, dry_run=True).parts == 0
