@@ -188,7 +188,9 @@ def test_the_task_says_why_no_rank_was_started(planned: Campaign, monkeypatch: p
         planned.cli("embed")
 
 
-def test_one_server_serves_the_next_task_of_the_same_environment() -> None:
+def test_one_server_serves_the_next_task_of_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # all tests of a process keep one
+    monkeypatch.setattr("embedcube.workers.starting._kept", None)
     with servers_kept():
         with fork_server(os.environ, []) as first:
             pass
