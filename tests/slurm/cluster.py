@@ -184,8 +184,12 @@ class Cluster:
         wait_until(lambda: self.run(*query).strip() in {"idle", "mix", "alloc"}, f"{node} takes work")
 
     def processes(self, node: str) -> list[psutil.Process]:
-        """All processes on a node."""
-        return [psutil.Process(int(pid)) for pid in self._node("pids", node).split()]
+        """All processes on a node; those that end meanwhile are left out."""
+        found = []
+        for pid in self._node("pids", node).split():
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+        return found
 
     def restart_controller(self) -> None:
         """Restart the controller with SIGTERM, as an administrator does; after SIGKILL it could forget jobs."""

@@ -1,5 +1,6 @@
 """Runs that have embedded parts of one campaign: whether they make the bytes that one run would make."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from embedcube.errors import RequestError
 
 _SHOWN = 60
 """most characters of a value in a message"""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,10 @@ def refuse_unlike(whole: Campaign, runs: Sequence[PartialRun]) -> None:
 
 
 def _short(value: Any) -> str:
+    """A value in words, in which two digests can be told apart and paths keep their place in a message."""
     text = str(value)
+    if _DIGEST.fullmatch(text):
+        return text[:12]
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
