@@ -139,7 +139,9 @@ class AsMap:
         self._array = array
         windows, slots = array.shards[:2]
         self._features = array.shape[-1:] if array.name.endswith("/embedding") else ()
-        cells = 1 if len(array.shape) - len(self._features) == len(VECTORS) else array.shape[2]
+        self.axes = len(array.shape) - len(self._features)
+        """dimensions of the array itself, without `feature`"""
+        cells = 1 if self.axes == len(VECTORS) else array.shape[2]
         self._layout = ShardLayout(chip_px=cells, halo_px=0, cell_px=1, chips=math.isqrt(slots), apart=True)
         side, count = self._layout.shard_cells, -(-array.shape[1] // slots)
         self.dtype, self.fill_value, self.attrs = array.dtype, array.fill_value, array.attrs

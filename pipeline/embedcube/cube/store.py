@@ -258,7 +258,8 @@ class CubeStore:
 
     def axes(self, zone: str) -> int:
         """Number of dimensions of the zone's arrays, without `feature`."""
-        return len(self._node(f"{zone}/status").shape)
+        array = self.array(zone, "status")
+        return array.axes if isinstance(array, AsMap) else len(array.shape)
 
     def adopted(self, zone: str) -> bool:
         """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""
