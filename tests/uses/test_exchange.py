@@ -157,9 +157,13 @@ def test_what_may_not_be_in_a_bundle_is_refused_by_name(part: Path, tmp_path: Pa
             Members(with_member(info, data, kind))
     path = with_member(zipfile.ZipInfo("s2/more"), b"x")
     assert check(path, silent).damaged == ["s2/more: bundle.json has no such member"]
-    (tmp_path / "none.zip").write_bytes(b"no zip at all")
-    with pytest.raises(RequestError, match="no bundle that can be read"):
-        check(tmp_path / "none.zip", silent)
+    for start, words in (
+        (b"no zip at all", "no bundle, but another kind of file"),
+        (path.read_bytes()[:99], "cut off"),
+    ):
+        (tmp_path / "none.zip").write_bytes(start)
+        with pytest.raises(RequestError, match=words):
+            check(tmp_path / "none.zip", silent)
 
 
 @pytest.mark.parametrize("smaller", [None, Smaller(features=4)])

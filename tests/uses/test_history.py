@@ -74,7 +74,9 @@ class TestLineage:
         """An id that is whole counts, though others hold it; else several are listed, and nothing is a refusal."""
         cube = Cube(two_zones)
         assert scene_in(cube, "ene7").id == "scene7"
-        with pytest.raises(RequestError, match=r'9 scenes have "scene" in their names: s2/scene0, .* and 5 more'):
+        with pytest.raises(
+            RequestError, match=r'9 scenes have "scene" in their names; name one of s2/scene0, .* and 5 more'
+        ):
             scene_in(cube, "scene")
         with pytest.raises(RequestError, match="no scene is called"):
             scene_in(cube, "S2A")

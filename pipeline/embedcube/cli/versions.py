@@ -73,7 +73,7 @@ def _listed(found: "Sequence[Version]") -> list[str]:
     lines = []
     for one in found:
         mark = "*" if one.current else " "
-        shared = f", {size(one.freed_bytes)} of it alone" if one.freed_bytes < one.bytes else ""
+        shared = f", {size(one.freed_bytes)} of them in no other version" if one.freed_bytes < one.bytes else ""
         shards = "cannot be read" if one.damaged else f"{one.shards} shards"
         lines.append(f"{mark} {one.name}  {one.made}  {shards}, {size(one.bytes)}{shared}")
         if one.damaged:

@@ -144,7 +144,7 @@ def chosen(scenes: Iterable[KnownScene], asked: str, where: str) -> KnownScene:
     if not matching:
         raise RequestError(f'{where}: no scene is called "{printable(asked)}", nor has it in its name')
     names = listed([scene.name for scene in matching], _LISTED)
-    raise RequestError(f'{where}: {len(matching)} scenes have "{printable(asked)}" in their names: {names}')
+    raise RequestError(f'{where}: {len(matching)} scenes have "{printable(asked)}" in their names; name one of {names}')
 
 
 def fed_by(cube: CubeStore, scene: int) -> Iterator[Fed]:

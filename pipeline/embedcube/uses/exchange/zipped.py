@@ -136,6 +136,9 @@ class Members:
         try:
             self._zip = ZipFile(path)
         except (BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as error:
+            with path.open("rb") as file:
+                if file.read(len(_SIGNATURE)) != _SIGNATURE:
+                    raise RequestError(f"{path}: no bundle, but another kind of file") from None
             raise RequestError(
                 f"{path}: no bundle that can be read: its list of members, at the end of the file, is damaged or was "
                 f"cut off ({printable(error, 120)}); copy the file again"
