@@ -14,6 +14,7 @@ from embedcube.errors import RequestError
 from embedcube.uses.decode.file import read_decoder
 from embedcube.uses.decode.rasters import opened
 from embedcube.uses.decode.tables import read_table
+from embedcube.uses.from_terratorch import translate
 from embedcube.uses.remote import read_document
 from embedcube.uses.serve.tokens import read_token
 from embedcube.uses.tables import read_places
@@ -28,6 +29,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "token": read_token,
     "centres.json": lambda path: read_document(str(path)),
     "campaign.yaml": read_yaml,
+    "terratorch.yaml": translate,
 }
 
 
