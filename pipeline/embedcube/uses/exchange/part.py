@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,10 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
         listed = {name: ("0" * 64, size) for name, size in sizes.items()}
         manifest = len(manifest_bytes(about, listed))
         return Exported(files=[out], bytes=zip_bytes({**sizes, MANIFEST: manifest}), cells=0)
-    writer = BundleWriter(out, request_digest(about))
-    kept = len(writer.kept)
     digests = {one.name: one.sha256 for one in (*wanted, *objects)}
     files: dict[str, tuple[str, int]] = {}
-    try:
+    with closing(BundleWriter(out, request_digest(about))) as writer:
+        kept = len(writer.kept)
         for done, name in enumerate(sizes, start=1):
             data = writer.read(name) if writer.has(name) else (folder / name).read_bytes()
             found = hashlib.sha256(data).hexdigest()
@@ -75,9 +75,6 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
             progress(done, len(sizes))
         writer.add(MANIFEST, manifest_bytes(about, files))
         size = writer.finish()
-    except BaseException:
-        writer.drop()
-        raise
     return Exported(files=[out], bytes=size, cells=0, kept=kept)
 
 
