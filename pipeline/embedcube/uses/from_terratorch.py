@@ -167,9 +167,8 @@ class _Translation:
         self._task, self._data, self._name = task, data, path.stem
         self._known = KNOWN.get
         self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
-        model = task.get("model_args") if isinstance(task.get("model_args"), dict) else {}
         # the old form names the model beside its arguments, the new one among them, all with the same beginning
-        self._model = {key.removeprefix("backbone_"): value for key, value in dict(model or {}).items()}
+        self._model = {key.removeprefix("backbone_"): value for key, value in (task.get("model_args") or {}).items()}
         _refuse_other_kinds(path, "model.init_args.model_args", _Model, self._model)
         self._model_name = str(task.get("model") or self._model.pop("backbone", ""))
         if not self._model_name:

@@ -52,8 +52,7 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
     sealed = digests_in(listing)
     wanted = [Wanted(name=name, sha256=digest) for name, digest in sorted(sealed.items()) if not is_object(name)]
     objects = _objects(cube, sealed, chosen, folder)
-    sizes = _sizes(folder, [one.name for one in (*wanted, *objects)])
-    sizes |= _sizes(folder, sorted(listing))
+    sizes = _sizes(folder, [*(one.name for one in (*wanted, *objects)), *sorted(listing)])
     layers = layers_of(cube, chosen)
     about = {"kind": PART, **about_cube(cube, layers), "seal": seal_of(folder), "asked": chosen.asked()}
     if dry_run:
