@@ -108,7 +108,7 @@ def index_vectors(cube: CubePath, layer: LayerName = None, as_json: AsJson = Fal
     from embedcube.uses.index import spread_for
 
     opened = Cube(cube)
-    layers = opened.maps or opened.layers if layer is None else (layer_of(cube, layer).name,)
+    layers = opened.maps or opened.layers if layer is None else (opened[layer].name,)
     say = teller(as_json)
     with spread_for(opened) as spread, shown("index", "segments", say) as progress:
         indexed = index_them(opened, layers, spread, progress)
