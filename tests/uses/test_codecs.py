@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from tests.conftest import REAL_DATA, call_cli
 
+from embedcube.cube.encoding import decode
 from embedcube.errors import RequestError
+from embedcube.kernel.quantise import quantise
 from embedcube.uses.exchange.codecs import Smaller, fit
-from embedcube.uses.exchange.loss import cosines, losses, recall_at_10
+from embedcube.uses.exchange.loss import codecs, cosines, losses, recall_at_10
 
 RNG = np.random.default_rng(8)
 VECTORS = (RNG.normal(size=(1500, 5)) @ RNG.normal(size=(5, 40)) + 0.1 * RNG.normal(size=(1500, 40)) + 6.0).astype(
@@ -52,6 +54,16 @@ def test_the_table_says_what_is_lost() -> None:
     assert bare.recall_at_10 < 0.08 < found["1 bit, centred"].recall_at_10
     assert "never use it" in bare.warning
     assert found["4 bits, centred"].bytes_per_vector < found["int8"].bytes_per_vector
+
+
+def test_int8_is_that_of_the_store() -> None:
+    import torch
+
+    stored = quantise(torch.from_numpy(VECTORS), "int8")
+    assert stored.scale is not None
+    true = decode(stored.stored.numpy(), stored.scale.numpy())
+    code = dict(codecs(VECTORS.shape[1], len(VECTORS)))["int8"]
+    assert np.array_equal(code(VECTORS[:10], VECTORS)[0], true)
 
 
 def test_components_are_measured_on_vectors_that_they_were_not_fitted_on() -> None:

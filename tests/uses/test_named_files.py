@@ -12,8 +12,10 @@ from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.geojson import read_geojson
 from embedcube.errors import RequestError
 from embedcube.uses.decode.file import read_decoder
+from embedcube.uses.decode.neuco import read_tasks
 from embedcube.uses.decode.rasters import opened
 from embedcube.uses.decode.tables import read_table
+from embedcube.uses.from_terratorch import translate
 from embedcube.uses.remote import read_document
 from embedcube.uses.serve.tokens import read_token
 from embedcube.uses.tables import read_places
@@ -25,9 +27,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "labels.csv": lambda path: read_table(path, None),
     "labels.tif": lambda path: opened(path, None).__enter__(),
     "head.safetensors": read_decoder,
+    "vectors.csv": lambda path: read_tasks(path, path.parent),
     "token": read_token,
     "centres.json": lambda path: read_document(str(path)),
     "campaign.yaml": read_yaml,
+    "terratorch.yaml": translate,
 }
 
 

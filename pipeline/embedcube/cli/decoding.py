@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcube.cli.wording import parts_of, teller
+from embedcube.cli.options import AsJson, Bbox, CubePath, Moment, parts_of, teller, values_of
 from embedcube.errors import RequestError
 from embedcube.progress import shown
 
@@ -23,14 +23,11 @@ decode = typer.Typer(
 verbs = typer.Typer()
 verbs.add_typer(decode, name="decode")
 
-CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
 DecoderPath = Annotated[Path, typer.Argument(metavar="DECODER.safetensors", help="What `decode fit` wrote.")]
 LabelPaths = Annotated[
     list[Path],
     typer.Argument(metavar="LABELS...", help="A table (.csv .parquet .geojson) of points or polygons; or rasters."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Moment = Annotated[str | None, typer.Option("--time", help="Windows: 2023, 2023-06 or start/end; by default all.")]
 
 
 @decode.command()
@@ -74,7 +71,7 @@ def fit(
     chosen = task or ("regression" if head == "ridge" or share else "classification")
     request = Request(
         task=chosen, column=column, crs=crs, time=moment, date=date, groups=groups, classes=_classes(classes),
-        share=_values(share) if share else (), align=align,
+        share=values_of(share), align=align,
     )  # fmt: skip
     settings = Settings(
         kind=head or FITTING[chosen][0], seed=seed, class_weights=class_weights, neighbours=neighbours, trees=trees,
@@ -147,7 +144,7 @@ def apply(
     decoder: DecoderPath,
     out: Annotated[Path, typer.Argument(metavar="OUT.tif|OUT.zarr", help="Maps (COG), or a Zarr layer.")],
     moment: Moment = None,
-    bbox: Annotated[str | None, typer.Option(help="West,south,east,north in degrees; by default all.")] = None,
+    bbox: Bbox = None,
     finer: Annotated[
         int, typer.Option(help="Of a dense decoder: pixels along a side of a cell, logits interpolated.", min=1)
     ] = 1,
@@ -184,15 +181,8 @@ def _classes(text: str) -> dict[str, tuple[int, ...]]:
         name, equals, values = part.partition("=")
         if not (name and equals and values) or name in found:
             raise RequestError(f'--classes "{part}" is no class; write a name and its values once: cloud=8+9')
-        found[name] = _values(values)
+        found[name] = values_of(values)
     taken: list[Any] = [value for values in found.values() for value in values]
     if len(set(taken)) != len(taken):
         raise RequestError(f"--classes {text}: a value belongs to two classes; name it once")
     return found
-
-
-def _values(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(value) for value in text.split("+"))
-    except ValueError:
-        raise RequestError(f'"{text}" is no list of values; write whole numbers as 8+9') from None

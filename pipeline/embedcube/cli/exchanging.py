@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from embedcube.cli.wording import parts_of, teller
+from embedcube.campaign.readable import readable
+from embedcube.cli.options import AsJson, Bbox, LayerName, Moment, parts_of, teller, values_of
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import shown
 
@@ -19,21 +20,18 @@ if TYPE_CHECKING:
 
 verbs = typer.Typer()
 
-CubePlace = Annotated[str, typer.Argument(metavar="CUBE.zarr", help="Folder or link of a cube.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE.zip", help="What `export --as bundle` wrote.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Moment = Annotated[str | None, typer.Option("--time", help="Windows: 2023, 2023-06 or start/end; by default all.")]
 
 FormName = Literal["bundle", "geoparquet", "major-tom", "neuco-csv", "terratorch-tiff", "terratorch-parquet", "pt"]
 
 
 @verbs.command()
 def export(
-    cube: CubePlace,
+    cube: Annotated[str, typer.Argument(metavar="CUBE.zarr", help="Folder or link of a cube.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file, or the folder of terratorch-* and pt.")],
     form: Annotated[FormName, typer.Option("--as", help="Form of the file.")] = "bundle",
     layer: Annotated[str, typer.Option(help="Layers, with commas between; by default all.")] = "",
-    bbox: Annotated[str | None, typer.Option(help="West,south,east,north in degrees; by default all.")] = None,
+    bbox: Bbox = None,
     moment: Moment = None,
     ids: Annotated[str, typer.Option(help="Cells ZONE/ROW/COLUMN with commas between, or @FILE with one a line.")] = "",
     features: Annotated[int | None, typer.Option(help="Fewer numbers: components of a PCA, as int8.", min=1)] = None,
@@ -59,7 +57,7 @@ def export(
 def _say_exported(done: "Exported", *, dry_run: bool, as_json: bool) -> None:
     size = f"{'' if done.exact or not dry_run else 'about '}{done.bytes:,} bytes"
     if as_json:
-        print(json.dumps({**asdict(done), "files": [str(file) for file in done.files]}))
+        print(json.dumps(asdict(done), default=str))
         return
     for layer, loss in done.measured.items():
         print(
@@ -99,7 +97,7 @@ def import_(
     with shown("import", "files", teller(as_json)) as progress:
         made = take_in(bundle, folder, progress)
     if as_json:
-        print(json.dumps({**asdict(made), "folder": str(made.folder)}))
+        print(json.dumps(asdict(made), default=str))
         return
     print(f"wrote       {made.folder}: {made.files} files, {made.kept} of them were there")
     if made.kind == "part":
@@ -114,7 +112,7 @@ def codecs(
     ] = None,
     column: Annotated[str | None, typer.Option(help="Of the labels: their column.")] = None,
     share: Annotated[str, typer.Option(help="Of a raster of labels: the share of these values, as 8+9.")] = "",
-    layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
+    layer: LayerName = None,
     bounds: Annotated[str, typer.Option(help="Of fields: largest errors, as shares of the range.")] = "1e-4,1e-2",
     as_json: AsJson = False,
 ) -> None:
@@ -129,7 +127,7 @@ def codecs(
         return
     from embedcube.uses.exchange.measured import lines_of_losses, measure_cube
 
-    found = measure_cube(source, layer, labels, column, share)
+    found = measure_cube(source, layer, labels, column, values_of(share))
     print(json.dumps([asdict(one) for one in found]) if as_json else "\n".join(lines_of_losses(found)))
 
 
@@ -145,8 +143,6 @@ def _number(text: str) -> float:
 
 def _ids(text: str) -> tuple[str, ...]:
     if text.startswith("@"):
-        path = Path(text[1:])
-        if not path.is_file():
-            raise RequestError(f"--ids {text}: there is no such file")
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        lines = readable(Path(text[1:])).read_text().splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
     return parts_of(text)

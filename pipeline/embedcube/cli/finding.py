@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedcube.cli.federating import find_at_centres
+from embedcube.cli.options import AsJson, CubePath, LayerName, layer_of, teller
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Say, shown
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from embedcube.uses.recall import Checked
 
 verbs = typer.Typer()
-
-CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-LayerName = Annotated[str | None, typer.Option(help="Where the cube has several.")]
 
 
 @verbs.command()
@@ -57,7 +54,7 @@ def find(
     if (cube is None) == (catalogue is None):
         raise RequestError("find searches a cube, or the cubes of a --catalogue: name one of them")
     if check and cube is not None:
-        _print_checked(_checked(_layer(cube, layer)), _teller(as_json), as_json)
+        _print_checked(_checked(layer_of(cube, layer)), teller(as_json), as_json)
         return
     if not like:
         raise RequestError("find needs an example: --like LON,LAT, for instance --like 7.6,50.87")
@@ -70,7 +67,7 @@ def find(
         from embedcube.cube.find import Search
 
         search = Search(k=k, time=moment, within=region, apart_m=apart_m)
-        _find_in(_layer(cube, layer), examples, search, out, as_json)
+        _find_in(layer_of(cube, layer), examples, search, out, as_json)
         return
     from embedcube.uses.holders import Question
 
@@ -88,7 +85,7 @@ def _find_in(
     from embedcube.cube.find import table_of
     from embedcube.uses.tables import write_table
 
-    say = _teller(as_json)
+    say = teller(as_json)
     found = find_in(searched.cube, searched.name, examples[0], examples[1] or None, search, searched.index)
     if not found.cells:
         where = ",".join(f"{edge:g}" for edge in searched.bounds)
@@ -111,8 +108,8 @@ def index_vectors(cube: CubePath, layer: LayerName = None, as_json: AsJson = Fal
     from embedcube.uses.index import spread_for
 
     opened = Cube(cube)
-    layers = opened.maps or opened.layers if layer is None else (_layer(cube, layer).name,)
-    say = _teller(as_json)
+    layers = opened.maps or opened.layers if layer is None else (opened[layer].name,)
+    say = teller(as_json)
     with spread_for(opened) as spread, shown("index", "segments", say) as progress:
         indexed = index_them(opened, layers, spread, progress)
     if as_json:
@@ -146,8 +143,8 @@ def change(
 
     if out is not None and out.suffix not in WRITERS:
         raise RequestError(f"{out}: a map is written as {', '.join(WRITERS)}; give it such a name")
-    searched = _layer(cube, layer)
-    changed = searched.change(before, after, None if history is None else _layer(history, searched.name))
+    searched = layer_of(cube, layer)
+    changed = searched.change(before, after, None if history is None else layer_of(history, searched.name))
     hits = most_changed(searched.cube, searched.name, changed, after, k)
     files = [] if out is None else [str(path) for path in write_maps(changed, out)]
     remarks = list(changed.attrs["remarks"])
@@ -160,16 +157,6 @@ def change(
         place = f"{hit.zone} t {hit.t} y {hit.y} x {hit.x}"
         print(f"{hit.rank:>4}  {hit.score:>6.1f}  {hit.lon:>10.5f}  {hit.lat:>9.5f}  {hit.window:<22}  {place}")
     print("\n".join([*(f"remark: {remark}" for remark in remarks), *(f"wrote {file}" for file in files)]))
-
-
-def _layer(cube: Path, layer: str | None) -> "Layer":
-    """A layer of a cube: the one that is named, or the only one."""
-    from embedcube.cube.reader import Cube
-
-    opened = Cube(cube)
-    if layer is None and len(opened.layers) > 1:
-        raise RequestError(f"{cube}: which layer? It has {', '.join(opened.layers)}; name one with --layer")
-    return opened[layer or opened.layers[0]]
 
 
 def _example(text: str) -> "tuple[float, float] | BaseGeometry":
@@ -241,10 +228,3 @@ def _print_hits(found: "Found") -> None:
     compared = "every one compared" if found.exact else "those in the nearest lists of the index compared"
     index = "" if found.indexed else ", without an index"
     print(f"{len(found.hits)} hits of {found.cells:,} cells, {compared}{index}")
-
-
-def _teller(as_json: bool) -> Say:
-    def silent(_: str) -> None:
-        return
-
-    return silent if as_json else print

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from embedcube.cli.options import AsJson, CubePlace, teller
 from embedcube.errors import RequestError, WorkError
-from embedcube.progress import Say, shown
+from embedcube.progress import shown
 
 if TYPE_CHECKING:
     from embedcube.uses.lineage import Lineage
 
 verbs = typer.Typer()
-
-CubePlace = Annotated[str, typer.Argument(metavar="CUBE.zarr", help="Folder or link of a cube, or of its Collection.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @verbs.command()
@@ -139,14 +137,10 @@ def diff(
     from embedcube.uses.diff_map import MAP, check_suffix, write_diff
 
     check_suffix(out)
-    with shown("diff", "shards", _teller(as_json)) as progress:
+    with shown("diff", "shards", teller(as_json)) as progress:
         found = compared(Cube(first), Cube(second), progress, keep_cells=out is not None and out.suffix == MAP)
     files = write_diff(found, out) if out is not None and not found.equal else []
     if as_json:
         print(json.dumps(found.document() | {"files": [str(file) for file in files]}))
         return
     print("\n".join([*found.lines(), *(f"wrote {file}" for file in files)]))
-
-
-def _teller(as_json: bool) -> Say:
-    return (lambda _: None) if as_json else print

@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
+from embedcube.cli.options import AsJson, CampaignFile, CubePath
 from embedcube.cli.serving import tellers
 from embedcube.errors import RequestError
 
 verbs = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
 
 @verbs.command()
 def preview(
-    cube: Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")],
+    cube: CubePath,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures; by default `report` beside the cube.")
     ] = None,
@@ -46,7 +45,7 @@ def preview(
 
 @verbs.command()
 def report(
-    campaign_file: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")],
+    campaign_file: CampaignFile,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; by default report.html in `report` of the run folder.")
     ] = None,

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from embedcube.cli.options import AsJson, Bbox, Moment, teller
 from embedcube.errors import RequestError, WorkError
-from embedcube.progress import Say, shown, silent
+from embedcube.progress import Say, shown
 
 verbs = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Token = Annotated[
     Path | None,
     typer.Option(
@@ -62,8 +62,8 @@ def pull(
         str, typer.Argument(metavar="URL", help="A store (http, https, s3, ...), a folder, or .../v1/cubes/NAME.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that the copy is put into.")],
-    bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees; by default all.")] = None,
-    time: Annotated[str | None, typer.Option(help="Windows: a year, month, day or interval; by default all.")] = None,
+    bbox: Bbox = None,
+    moment: Moment = None,
     layer: Annotated[list[str] | None, typer.Option(help="May be repeated; by default all layers.")] = None,
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File of mode 0600 with the token of the server.")
@@ -77,12 +77,11 @@ def pull(
 
     box = None if bbox is None else parse_box(bbox)
     address = Address(url=url, token_file=token_file)
+    with shown("pull", "files", teller(as_json)) as progress:
+        pulled = pull_part(address, folder, progress, box=box, time=moment, layers=layer or ())
     if as_json:
-        pulled = pull_part(address, folder, silent, box=box, time=time, layers=layer or ())
-        print(json.dumps(asdict(pulled) | {"cube": str(pulled.cube)}))
+        print(json.dumps(asdict(pulled), default=str))
     else:
-        with shown("pull", "files", print) as progress:
-            pulled = pull_part(address, folder, progress, box=box, time=time, layers=layer or ())
         print(f"cube        {pulled.cube}, {pulled.bytes:,} bytes read, {pulled.kept} files were there")
     if pulled.damaged:
         named = "\n".join(pulled.damaged[:20])

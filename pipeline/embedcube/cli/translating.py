@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
+from embedcube.cli.options import AsJson
 from embedcube.errors import RequestError
 from embedcube.printable import printable
 
@@ -15,9 +16,11 @@ verbs = typer.Typer()
 
 @verbs.command("import-terratorch")
 def import_terratorch(
-    config: Annotated[Path, typer.Argument(help="a configuration (YAML) of TerraTorch's EmbeddingGenerationTask")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="the campaign file; by default it is printed")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    config: Annotated[Path, typer.Argument(help="A configuration (YAML) of TerraTorch's EmbeddingGenerationTask.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The campaign file; by default it is printed.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a campaign of a TerraTorch configuration.
 
@@ -31,19 +34,14 @@ def import_terratorch(
     if out is not None and out.exists():
         raise RequestError(f"{out} exists already; remove it or name another file")
     made = translate(config)
-    if as_json:
-        print(json.dumps({"campaign": made.campaign, "remarks": made.remarks, "out": str(out) if out else None}))
     origin = printable(config.name)
     lines = [f"# made from {origin} of TerraTorch; look at these:", *(f"#   {one}" for one in made.remarks)]
-    text = "\n".join([*lines, _yaml(made.campaign)])
-    if out is None:
-        if not as_json:
-            print(text, end="")
-        return
-    out.write_text(text)
-    if not as_json:
+    text = "\n".join([*lines, yaml.safe_dump(made.campaign, sort_keys=False, width=120)])
+    if out is not None:
+        out.write_text(text)
+    if as_json:
+        print(json.dumps({"campaign": made.campaign, "remarks": made.remarks, "out": str(out) if out else None}))
+    elif out is None:
+        print(text, end="")
+    else:
         print(f"{out}: {len(made.remarks)} remarks at its top; look at them, then `embedcube run {out}`")
-
-
-def _yaml(document: dict[str, Any]) -> str:
-    return yaml.safe_dump(document, sort_keys=False, width=120)

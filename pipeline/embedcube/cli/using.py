@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedcube.cli.options import AsJson, CubePlace, LayerName, Moment, layer_of, teller
 from embedcube.errors import RequestError
-from embedcube.progress import Say, shown
+from embedcube.progress import shown
 
 if TYPE_CHECKING:
-    from embedcube.cube.layer import Layer
     from embedcube.cube.reader import Cube
 
 verbs = typer.Typer()
 
-CubePlace = Annotated[str, typer.Argument(metavar="CUBE.zarr", help="Folder or link of a cube, or of its Collection.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-LayerName = Annotated[str | None, typer.Option(help="Where the cube has several.")]
-Moment = Annotated[str | None, typer.Option("--time", help="Windows: 2023, 2023-06, 2023-06-01/2023-09-01; else all.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .parquet or .geojson.")]
 
 
@@ -51,7 +47,7 @@ def sample(
     check_suffix(out)
     if (points is None) == (not at):
         raise RequestError("name a file of points, or points with --at, for example --at 7.6,50.87")
-    asked = _layer(cube, layer)
+    asked = layer_of(cube, layer)
     found = asked.sample([_pair(text) for text in at or []] if points is None else read_places(points), moment)
     names, windows = status_names(found), window_names(found)
     if out is not None:
@@ -91,8 +87,8 @@ def parcels(
     from embedcube.uses.tables import check_suffix, parcels_table, read_places, window_names, write_table
 
     check_suffix(out)
-    asked, read = _layer(cube, layer), read_places(polygons)
-    with shown("parcels", "blocks", _teller(as_json)) as progress:
+    asked, read = layer_of(cube, layer), read_places(polygons)
+    with shown("parcels", "blocks", teller(as_json)) as progress:
         found = statistics(asked.cube, asked.name, read, moment, tuple(stats.split(",")), progress)
     if out is not None:
         write_table(parcels_table(found, read), out)
@@ -159,15 +155,6 @@ def _described(cube: "Cube") -> dict[str, Any]:
     return {"cube": cube.address, "version": cube.version, "campaign": cube.campaign, "layers": layers}
 
 
-def _layer(cube: str, name: str | None) -> "Layer":
-    from embedcube.cube.reader import Cube
-
-    opened = Cube(cube)
-    if name is None and len(opened.layers) > 1:
-        raise RequestError(f"{opened.address}: which layer? It has {', '.join(opened.layers)}; name one with --layer")
-    return opened.layer if name is None else opened[name]
-
-
 def _pair(text: str) -> tuple[float, float]:
     try:
         lon, lat = map(float, text.split(","))
@@ -184,7 +171,3 @@ def _plain(value: Any) -> Any:
 
 def _number(value: float) -> float | None:
     return value if value == value else None
-
-
-def _teller(as_json: bool) -> Say:
-    return (lambda _: None) if as_json else print

@@ -17,10 +17,10 @@ import typer
 from embedcube.campaign.resolve import open_campaign, open_run, open_submitted, resolve_campaign, write_resolved
 from embedcube.cli import decoding, exchanging, finding, history, looking, serving, stages, translating, using, versions
 from embedcube.cli.opening import open_to_go_on, open_to_plan
+from embedcube.cli.options import AsJson, CampaignFile, CubePath, LayerName, teller
 from embedcube.cli.sections import Sections
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.printable import printable, shortened
-from embedcube.progress import Say
 
 app = typer.Typer(
     cls=Sections,
@@ -34,9 +34,6 @@ app = typer.Typer(
 for more in (versions, using, finding, decoding, history, exchanging, looking, serving, translating):
     app.add_typer(more.verbs)
 
-CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")]
-CubePath = Annotated[Path, typer.Argument(metavar="CUBE.zarr", help="The folder of a cube.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Ranks = Annotated[int | None, typer.Option(help="Number of processes, instead of how.ranks.", min=1)]
 Digest = Annotated[
     Literal["weak", "full"],
@@ -113,7 +110,7 @@ def demo(
     except ValueError as error:
         raise RequestError(str(error)) from None
     _print({"campaign": str(campaign_file)}, as_json)
-    _teller(as_json)(f"wrote {campaign_file}; now: embedcube run {campaign_file}")
+    teller(as_json)(f"wrote {campaign_file}; now: embedcube run {campaign_file}")
 
 
 @app.command()
@@ -124,7 +121,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run all stages here, each from where it stopped.  Example: embedcube run campaign.yaml --ranks 2"""
-    say = _teller(as_json)
+    say = teller(as_json)
     campaign, folder = open_to_plan(campaign_file, say, ranks)
     if until == "plan":
         _print(stages.prepare(campaign, folder, say), as_json)
@@ -138,22 +135,22 @@ def run(
 @app.command()
 def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
     """Find the scenes of the archives: the inventory.  Example: embedcube index campaign.yaml"""
-    campaign, folder = open_to_plan(campaign_file, _teller(as_json))
-    _print(stages.index(campaign, folder, _teller(as_json), full_digests=digest == "full"), as_json)
+    campaign, folder = open_to_plan(campaign_file, teller(as_json))
+    _print(stages.index(campaign, folder, teller(as_json), full_digests=digest == "full"), as_json)
 
 
 @app.command()
 def fit(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Fit or load the weights of each layer.  Example: embedcube fit campaign.yaml"""
-    campaign, folder = open_to_plan(campaign_file, _teller(as_json))
-    _print(stages.fit(campaign, folder, _teller(as_json)), as_json)
+    campaign, folder = open_to_plan(campaign_file, teller(as_json))
+    _print(stages.fit(campaign, folder, teller(as_json)), as_json)
 
 
 @app.command()
 def plan(campaign_file: CampaignFile, ranks: Ranks = None, as_json: AsJson = False) -> None:
     """Divide the work into shards and tasks, with a price.  Example: embedcube plan campaign.yaml"""
-    campaign, folder = open_to_plan(campaign_file, _teller(as_json), ranks)
-    _print(stages.plan(campaign, folder, _teller(as_json)), as_json)
+    campaign, folder = open_to_plan(campaign_file, teller(as_json), ranks)
+    _print(stages.plan(campaign, folder, teller(as_json)), as_json)
 
 
 @app.command()
@@ -168,14 +165,14 @@ def embed(
 ) -> None:
     """Embed the shards that have no record.  Example: embedcube embed campaign.yaml --ranks 3"""
     campaign, folder = stages.open_to_embed(campaign_file, ranks, task, retry_quarantined=retry_quarantined)
-    _print(stages.embed(campaign, folder, _teller(as_json), task), as_json)
+    _print(stages.embed(campaign, folder, teller(as_json), task), as_json)
 
 
 @app.command()
 def consolidate(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
     """Make the cube from the embedded shards.  Example: embedcube consolidate campaign.yaml"""
     campaign, folder = open_to_go_on(campaign_file, uses_plugins=False)
-    _print(stages.consolidate(campaign, folder, _teller(as_json)), as_json)
+    _print(stages.consolidate(campaign, folder, teller(as_json)), as_json)
 
 
 @app.command()
@@ -188,7 +185,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every digest and claim of a cube.  Example: embedcube verify campaign.yaml"""
-    say = _teller(as_json)
+    say = teller(as_json)
     if path.is_dir():
         lines = stages.verify_alone(path, say, seal)
     elif path.suffix == ".zarr":
@@ -218,7 +215,7 @@ def status(
     if profile:
         spent = profile_of(campaign, folder)
         _print(asdict(spent) | {"bottleneck": spent.all.bottleneck}, as_json)
-        _teller(as_json)("\n".join(table(spent)))
+        teller(as_json)("\n".join(table(spent)))
         return
     for now in watched(campaign, folder, campaign_file, note=changed, again=watch):
         if not as_json:
@@ -248,7 +245,7 @@ def submit(
     from embedcube.jobs.slurm import refuse_while_queued
 
     campaign, folder = resolve_campaign(campaign_file, executor="slurm", site=site)
-    say = _teller(as_json)
+    say = teller(as_json)
     if dry_run:
         print(submission.dry_run(campaign, folder))
         return
@@ -275,7 +272,7 @@ def cancel(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 
     _, folder, _ = open_submitted(campaign_file)
     cancelled = cancel_jobs(folder)
-    _teller(as_json)(describe_cancelled(cancelled, folder))
+    teller(as_json)(describe_cancelled(cancelled, folder))
     _print({"cancelled": cancelled.jobs}, as_json)
 
 
@@ -307,7 +304,7 @@ def doctor(
         described, options = read_site(site), ("--site", str(site.absolute()), "--here", "--json")
         examined = examine_site(described) if here else examine_node(described, options, None, None)
     _print(asdict(examined), as_json)
-    stages.say_examined(examined, _teller(as_json))
+    stages.say_examined(examined, teller(as_json))
 
 
 @app.command()
@@ -318,7 +315,7 @@ def explain(
     moment: Annotated[
         str | None, typer.Option("--time", help="A day, month, year or moment; needed where there are several windows.")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Where the cube has several.")] = None,
+    layer: LayerName = None,
     sample: Annotated[str | None, typer.Option(help="Instead of a place: the id of a sample of a list.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -361,7 +358,7 @@ def weights(campaign_file: CampaignFile, as_json: AsJson = False) -> None:
 
     fetched = fetch(*open_run(campaign_file))
     for layer, digest in fetched.items():
-        _teller(as_json)(f"{layer}: to accept only this file, write in the layer: weights_sha256: {digest}")
+        teller(as_json)(f"{layer}: to accept only this file, write in the layer: weights_sha256: {digest}")
     _print({"fetched": fetched}, as_json)
 
 
@@ -371,10 +368,6 @@ def schema() -> None:
     from embedcube.campaign.plugins import campaign_schema
 
     print(json.dumps(campaign_schema(), indent=2))
-
-
-def _teller(as_json: bool) -> Say:
-    return (lambda _: None) if as_json else print
 
 
 def _print_lines(answer: dict[str, Any], lines: list[str], as_json: bool) -> None:

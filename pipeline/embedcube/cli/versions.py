@@ -10,21 +10,20 @@ import typer
 
 from embedcube.campaign.price import size
 from embedcube.cli import stages
+from embedcube.cli.options import AsJson, CampaignFile, teller
 from embedcube.errors import RequestError
 from embedcube.printable import printable
-from embedcube.progress import Say, shown
+from embedcube.progress import shown
 
 if TYPE_CHECKING:
     from embedcube.uses.versions import Pruned, Version
 
 verbs = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
 
 @verbs.command()
 def versions(
-    campaign_file: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign file.")],
+    campaign_file: CampaignFile,
     action: Annotated[
         Literal["list", "compare", "promote", "prune"],
         typer.Argument(metavar="[list|compare A B|promote A|prune [A...]]", help="What to do."),
@@ -43,7 +42,7 @@ def versions(
 
     _, folder, _ = open_submitted(campaign_file)
     named = tuple(names or ())
-    say: Say = (lambda _: None) if as_json else print
+    say = teller(as_json)
     most = {"list": 0, "compare": 2, "promote": 1}.get(action)
     if most is not None and len(named) != most:
         raise RequestError(f"versions {action} takes {most} version{'s'[: most != 1]}, not {len(named)}")
@@ -112,7 +111,7 @@ def merge(
     from embedcube.consolidate.foreseen import carry_verdicts
     from embedcube.uses import merge as merging
 
-    say: Say = (lambda _: None) if as_json else print
+    say = teller(as_json)
     campaign, folder = resolve_to_plan(campaign_file, say, mounted=False)
     parts = merging.open_parts(runs, folder)
     plan = merging.begin(campaign, folder, parts)

@@ -6,11 +6,10 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from embedcube.backbones.normalisation import MODALITIES, spelled
-from embedcube.campaign.fields import nearest
+from embedcube.campaign.fields import nearest, read_yaml
 from embedcube.errors import RequestError
 from embedcube.printable import printable
 
@@ -34,6 +33,9 @@ _ALL_TIME = [["1970-01-01", "2100-01-01"]]
 _REFLECTANCE = 10_000
 """DN of a reflectance of 1"""
 
+_SPLITS = ("predict", "test", "val", "train")
+"""of the data, in the order in which their files and transforms are looked for"""
+
 _NOT_NEEDED = {
     "has_cls": "the layout of a model's tokens is known",
     "output_format": "a cube is written; `embedcube export` makes other files of it",
@@ -43,15 +45,13 @@ _NOT_NEEDED = {
 }  # fmt: skip
 """keys that have no counterpart, and why"""
 
-
 _OF_MODEL = {"bands", "pretrained", "use_temporal", "temporal_pooling", "temporal_n_timestamps", "ckpt_path"}
 
 _OF_TASK = {"model", "model_args", "layers", "embedding_pooling", "temporal_cfg"}
 
 _OF_DATA = {"data_with_sample_dim", "image_modalities", "modalities", "means", "stds", "img_grep", "image_grep"} | {
     "constant_scale", "no_data_replace", "output_bands", "dataset_bands", "predict_output_bands",
-    "predict_dataset_bands", *(f"{split}_{what}" for split in ("predict", "test", "val", "train")
-                               for what in ("data_root", "transform")),
+    "predict_dataset_bands", *(f"{split}_{what}" for split in _SPLITS for what in ("data_root", "transform")),
 }  # fmt: skip
 """keys that are translated"""
 
@@ -131,9 +131,9 @@ def translate(path: Path) -> Translated:
         RequestError: it is not a configuration of TerraTorch's EmbeddingGenerationTask.
     """
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RequestError(f"{path}: cannot be read: {printable(error, 300)}") from None
+        document = read_yaml(path)
+    except (OSError, RequestError) as error:
+        raise RequestError(f"cannot be read: {printable(error, 300)}") from None
     task, data = _block(document, "model", path), _block(document, "data", path)
     if "EmbeddingGeneration" not in str(task.get("class_path", "")):
         raise RequestError(
@@ -167,9 +167,8 @@ class _Translation:
         self._task, self._data, self._name = task, data, path.stem
         self._known = KNOWN.get
         self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
-        model = task.get("model_args") if isinstance(task.get("model_args"), dict) else {}
         # the old form names the model beside its arguments, the new one among them, all with the same beginning
-        self._model = {key.removeprefix("backbone_"): value for key, value in dict(model or {}).items()}
+        self._model = {key.removeprefix("backbone_"): value for key, value in (task.get("model_args") or {}).items()}
         _refuse_other_kinds(path, "model.init_args.model_args", _Model, self._model)
         self._model_name = str(task.get("model") or self._model.pop("backbone", ""))
         if not self._model_name:
@@ -213,9 +212,7 @@ class _Translation:
         return value.get(modality) if isinstance(value, dict) and modality is not None else value
 
     def _archive(self, modality: str | None) -> dict[str, Any]:
-        root = next(
-            (found for split in ("predict", "test", "val", "train") if (found := self._root(split, modality))), None
-        )
+        root = next((found for split in _SPLITS if (found := self._of(f"{split}_data_root", modality))), None)
         if root is None:
             self._remarks.append(f"archives.{self._archive_name(modality)}.path: no data root is named; write one")
         archive: dict[str, Any] = {
@@ -223,9 +220,6 @@ class _Translation:
         }  # fmt: skip
         archive["options"] = self._options(modality, archive["bands"])
         return archive
-
-    def _root(self, split: str, modality: str | None) -> Any:
-        return self._of(f"{split}_data_root", modality)
 
     def _options(self, modality: str | None, bands: Sequence[str]) -> dict[str, Any]:
         if self._stores:
@@ -375,7 +369,7 @@ class _Translation:
 
     def _side(self) -> int:
         """Side of a chip: what the last transform makes of it."""
-        for split in ("predict", "test", "val", "train"):
+        for split in _SPLITS:
             for transform in reversed(self._data.get(f"{split}_transform") or []):
                 arguments = transform.get("init_args") if isinstance(transform, dict) else None
                 if isinstance(arguments, dict) and isinstance(side := arguments.get("height"), int):

@@ -101,18 +101,17 @@ class Examples:
 
 def cells_at(
     cube: Cube, layer: str, lon: NDArray[np.float64], lat: NDArray[np.float64], t_of: "list[list[int]] | Time"
-) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
-    """The cells of a layer that hold some points: (cells, row of the point of each, whether each point is inside).
+) -> tuple[Cells, NDArray[np.int64]]:
+    """The cells of a layer that hold some points, and the row of the point of each.
 
-    `t_of` selects windows; or it is a list of windows for each point. A point is in each of its windows one cell. Near
-    the border of two UTM zones it is a cell with a vector, that of the place's own zone before the other.
+    `t_of` selects windows; or it is a list of windows for each point. A point is in each of its windows one cell; one
+    that is outside has none. Near the border of two UTM zones it is a cell with a vector, that of the place's own zone
+    before the other.
     """
     zones, parts, rows = cube.zones_of(layer), [], []
-    inside = np.zeros(len(lon), bool)
     places = Places(lon=lon, lat=lat, names=np.arange(len(lon)))
     for found in (*own_cells(cube, layer, places), *cells_beside(cube, layer, places)):
         zone, own = found.zone, found.points
-        inside[own] = True
         windows = t_of if isinstance(t_of, list) else [cube.windows_of(zone, t_of)] * len(lon)
         counts = np.array([len(windows[i]) for i in own], np.int64)
         t = np.array([t for i in own for t in windows[i]], np.int64)
@@ -128,25 +127,27 @@ def cells_at(
     key = row * (1 + int(cells.t.max(initial=0))) + cells.t
     order = np.lexsort((np.arange(len(key)), ~has_vector(cube, cells), key))
     first = order[np.unique(key[order], return_index=True)[1]]
-    return cells.take(first), row[first], inside
+    return cells.take(first), row[first]
 
 
 def cells_of_samples(
     cube: Cube, zone: str, ids: Sequence[str], t_of: "list[list[int]] | Time"
-) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
-    """The cells of some samples of a list, as `cells_at` gives those of points; an id that is none is outside."""
+) -> tuple[Cells, NDArray[np.int64]]:
+    """The cells of some samples of a list, as `cells_at` gives those of points; an id that is none has no cell."""
     numbers = {name: i for i, name in enumerate(cube.samples(zone).ids)}
-    known, array = np.array([one in numbers for one in ids], bool), cube.array(zone, "status")
+    array = cube.array(zone, "status")
     windows = t_of if isinstance(t_of, list) else [cube.windows_of(zone, t_of)] * len(ids)
     places = np.stack(np.meshgrid(*[np.arange(array.sample_cells)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     rows, found = [np.empty(0, np.int64)], [np.empty((0, 3), np.int64)]
-    for i in np.flatnonzero(known).tolist():
-        y, x = (places + array.place(numbers[ids[i]])).T
+    for i, name in enumerate(ids):
+        if name not in numbers:
+            continue
+        y, x = (places + array.place(numbers[name])).T
         for t in windows[i]:
             rows.append(np.full(len(y), i))
             found.append(np.stack([np.full(len(y), t), y, x], axis=1))
     t, y, x = np.concatenate(found).T
-    return Cells(zones=(zone,), zone=np.zeros(len(t), np.int64), t=t, y=y, x=x), np.concatenate(rows), known
+    return Cells(zones=(zone,), zone=np.zeros(len(t), np.int64), t=t, y=y, x=x), np.concatenate(rows)
 
 
 def has_vector(cube: Cube, cells: Cells) -> NDArray[np.bool_]:
@@ -224,7 +225,7 @@ def _of_other(
     cube: Cube, layer: str, lon: NDArray[np.float64], lat: NDArray[np.float64], seconds: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     zone = cube.zones_of(layer)[0]
-    cells, row, _ = cells_at(cube, layer, lon, lat, windows_holding(cube, zone, seconds))
+    cells, row = cells_at(cube, layer, lon, lat, windows_holding(cube, zone, seconds))
     vectors = np.full((len(lon), cube.array(zone, "embedding").shape[-1]), np.nan, np.float32)
     vectors[row] = vectors_of(cube, cells)
     return vectors
@@ -240,7 +241,7 @@ def windows_holding(cube: Cube, zone: str, seconds: NDArray[np.int64]) -> list[l
 def cells_of_other(cube: Cube, layer: str, examples: Examples) -> tuple[Cells, NDArray[np.int64]]:
     """Cells of another layer at the places and times of examples of a cube, with the row of the example of each."""
     windows = windows_holding(cube, cube.zones_of(layer)[0], examples.seconds)
-    cells, row, _ = cells_at(cube, layer, examples.lon, examples.lat, windows)
+    cells, row = cells_at(cube, layer, examples.lon, examples.lat, windows)
     return cells, row
 
 

@@ -130,7 +130,7 @@ def check_guides(guides: Sequence[Path], decoder: Path) -> None:
     for path in guides:
         _opened(path).close()
     task = read_decoder(decoder).about.request.task
-    if guides and task != "regression":
+    if task != "regression":
         raise RequestError(f"{decoder}: --guide is for a map of numbers (regression); this one is of {task}")
 
 

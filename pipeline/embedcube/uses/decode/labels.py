@@ -148,7 +148,8 @@ def _labels_of_table(cube: Cube, layer: str, table: Table, request: Request) -> 
     windows = None if request.date is None else _windows_at(cube, layer, table, request.date)
     listed = is_list(cube.zones_of(layer)[0])
     place = _cells_of_samples if listed else _cells_of_points if table.of_points else _cells_of_polygons
-    cells, row, inside = place(cube, layer, table, request.time if windows is None else windows)
+    cells, row = place(cube, layer, table, request.time if windows is None else windows)
+    outside = len(values) - len(np.unique(row))
     groups = None if request.groups is None else np.array([str(name) for name in table.column(request.groups)])
     twice = mixed = 0
     if not listed and not table.of_points:
@@ -158,7 +159,7 @@ def _labels_of_table(cube: Cube, layer: str, table: Table, request: Request) -> 
         cells, row, mixed = cells.take(kept), row[kept], int((~kept).sum())
     return Labels(
         cells=cells, target=target[row], classes=classes, part=row, group=None if groups is None else groups[row],
-        outside=int((~inside).sum()),
+        outside=outside,
         left_out={"in polygons of several labels": twice, "in cells of several groups": mixed},
     )  # fmt: skip
 
@@ -198,30 +199,22 @@ def _windows_at(cube: Cube, layer: str, table: Table, column: str) -> list[list[
 
 def _cells_of_points(
     cube: Cube, layer: str, table: Table, t_of: "str | list[list[int]] | None"
-) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[Cells, NDArray[np.int64]]:
     import shapely
 
-    lon, lat = shapely.get_x(table.geometry), shapely.get_y(table.geometry)
-    cells, row, inside = cells_at(cube, layer, lon, lat, t_of)
-    used = np.zeros(len(lon), bool)
-    used[row] = True
-    return cells, row, inside & used
+    return cells_at(cube, layer, shapely.get_x(table.geometry), shapely.get_y(table.geometry), t_of)
 
 
 def _cells_of_samples(
     cube: Cube, layer: str, table: Table, t_of: "str | list[list[int]] | None"
-) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[Cells, NDArray[np.int64]]:
     """The cells of the samples that the column id names."""
-    ids = table.ids()
-    cells, row, known = cells_of_samples(cube, cube.zones_of(layer)[0], ids, t_of)
-    used = np.zeros(len(ids), bool)
-    used[row] = True
-    return cells, row, known & used
+    return cells_of_samples(cube, cube.zones_of(layer)[0], table.ids(), t_of)
 
 
 def _cells_of_polygons(
     cube: Cube, layer: str, table: Table, t_of: "str | list[list[int]] | None"
-) -> tuple[Cells, NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[Cells, NDArray[np.int64]]:
     """Cells whose centre lies in a polygon, with the row of the polygon."""
     zones = cube.zones_of(layer)
     nothing = np.empty(0, np.int64)
@@ -239,8 +232,7 @@ def _cells_of_polygons(
             y, x = np.tile(y, len(windows)), np.tile(x, len(windows))
             parts.append(Cells(zones=zones, zone=np.full(len(t), number), t=t, y=y, x=x))
             rows.append(np.full(len(t), i))
-    row = np.concatenate(rows)
-    return joined(parts), row, np.isin(np.arange(len(table.geometry)), row)
+    return joined(parts), np.concatenate(rows)
 
 
 def _once(cells: Cells, row: NDArray[np.int64], target: NDArray[np.float64]) -> tuple[Cells, NDArray[np.int64], int]:

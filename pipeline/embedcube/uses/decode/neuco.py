@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.campaign.readable import readable
 from embedcube.errors import RequestError
 from embedcube.printable import printable
 
@@ -102,7 +103,7 @@ def read_tasks(vectors: Path, labels: Path) -> list[Task]:
 
 def _read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     try:
-        with path.open(newline="") as file:
+        with readable(path).open(newline="") as file:
             reader = csv.reader(file)
             head = next(reader)
             columns = sorted((int(name), i) for i, name in enumerate(head) if name.isdigit())
@@ -121,7 +122,7 @@ def _read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
 
 
 def _read_labels(path: Path) -> list[tuple[str, float]]:
-    with path.open(newline="") as file:
+    with readable(path).open(newline="") as file:
         try:
             rows = [(row["id"], float(row["label"])) for row in csv.DictReader(file) if row.get("label")]
         except (KeyError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Which part of a cube is asked for: layers, windows, a box, or some cells by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.reader import Cube
-from embedcube.cube.within import area_in
+from embedcube.cube.within import Area, area_in
 from embedcube.errors import RequestError
 from embedcube.printable import listed, printable
 from embedcube.uses.touching import Box, contains
@@ -26,18 +26,34 @@ class Chosen:
     """names of cells, ZONE/ROW/COLUMN, or ids of samples of a list; all where there are none"""
 
     def asked(self) -> dict[str, Any]:
-        """As a bundle and its digest have it."""
+        """The choice as bundles and summaries tell it; it is a part of the digest of the request."""
         return {"layers": self.layers, "box": self.box, "time": self.time, "ids": sorted(self.ids)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rectangle:
-    """A rectangle of cells of one zone, in some windows."""
+    """The rectangle of cells of one zone, in some windows, that holds all that is chosen of it."""
 
     zone: str
     windows: list[int]
     y: slice
     x: slice
+    area: Area | None
+    """cells of the box; None where no box is chosen"""
+    named: NDArray[np.int64] | None
+    """rows and columns (cell, 2) of the cells that are named, also of those beside the box; None where none is named"""
+
+    def inside(self) -> NDArray[np.bool_]:
+        """Which cells (y, x) of the rectangle are chosen."""
+        shape = (self.y.stop - self.y.start, self.x.stop - self.x.start)
+        inside = np.ones(shape, bool) if self.area is None else self.area.cut(self.y, self.x)
+        if self.named is None:
+            return inside
+        asked = np.zeros(shape, bool)
+        own = self.named - [self.y.start, self.x.start]
+        own = own[((own >= 0) & (own < shape)).all(axis=1)]
+        asked[own[:, 0], own[:, 1]] = True
+        return inside & asked
 
 
 def layers_of(cube: Cube, chosen: Chosen) -> tuple[str, ...]:
@@ -93,23 +109,25 @@ def samples_in(cube: Cube, zone: str, chosen: Chosen) -> NDArray[np.bool_]:
 
 def rectangles(cube: Cube, layer: str, chosen: Chosen) -> list[Rectangle]:
     """The rectangle of each zone of a layer that holds all that is chosen; a RequestError says that there is none."""
-    found, named = [], cells_named(cube, layer, chosen.ids) if chosen.ids else None
+    found, cells = [], cells_named(cube, layer, chosen.ids) if chosen.ids else None
     for zone in cube.zones_of(layer):
         rows, columns = cube.group(zone).attrs["spatial:shape"]
-        y, x = slice(0, rows), slice(0, columns)
+        y, x, area, named = slice(0, rows), slice(0, columns), None, None
         if chosen.box is not None:
             area = area_in(cube, zone, chosen.box)
             if area is None:
                 continue
             y, x = area.y, area.x
-        if named is not None:
-            if zone not in named:
+        if cells is not None:
+            named = cells.get(zone)
+            if named is None:
                 continue
-            low, high = named[zone].min(axis=0), named[zone].max(axis=0) + 1
+            low, high = named.min(axis=0), named.max(axis=0) + 1
             y, x = _both(y, int(low[0]), int(high[0])), _both(x, int(low[1]), int(high[1]))
             if y.start >= y.stop or x.start >= x.stop:
                 continue
-        found.append(Rectangle(zone=zone, windows=cube.windows_of(zone, chosen.time), y=y, x=x))
+        windows = cube.windows_of(zone, chosen.time)
+        found.append(Rectangle(zone=zone, windows=windows, y=y, x=x, area=area, named=named))
     if not found:
         raise RequestError(f"no cell of layer {layer} is in what was asked for; `embedcube info` shows where it lies")
     return found
@@ -117,20 +135,3 @@ def rectangles(cube: Cube, layer: str, chosen: Chosen) -> list[Rectangle]:
 
 def _both(part: slice, first: int, end: int) -> slice:
     return slice(max(part.start, first), min(part.stop, end))
-
-
-def cells_in(cube: Cube, layer: str, chosen: Chosen) -> Iterator[tuple[Rectangle, NDArray[np.bool_]]]:
-    """Each rectangle of a layer, and which of its cells (y, x) are chosen."""
-    named = cells_named(cube, layer, chosen.ids) if chosen.ids else None
-    for one in rectangles(cube, layer, chosen):
-        shape = (one.y.stop - one.y.start, one.x.stop - one.x.start)
-        inside = np.ones(shape, bool)
-        if chosen.box is not None and (area := area_in(cube, one.zone, chosen.box)) is not None:
-            inside &= area.cut(one.y, one.x)
-        if named is not None:
-            asked = np.zeros(shape, bool)
-            own = named[one.zone] - [one.y.start, one.x.start]
-            own = own[((own >= 0) & (own < shape)).all(axis=1)]
-            asked[own[:, 0], own[:, 1]] = True
-            inside &= asked
-        yield one, inside

@@ -38,6 +38,28 @@ class Smaller:
     def __str__(self) -> str:
         return f"PCA-{self.features} + int8" if self.features else f"{self.bits} bit{'s' if self.bits > 1 else ''}"
 
+    @property
+    def value(self) -> str:
+        """What a reader computes, in words of NumPy."""
+        if self.features:
+            return "value = mean + (embedding * step) @ basis"
+        if self.bits == 1:
+            return "value = mean + (2 * numpy.unpackbits(embedding, axis=-1, count=features) - 1) * scale[..., None]"
+        return "value = mean + embedding * scale[..., None]"
+
+    def check(self, features: int) -> None:
+        """Refuse what vectors of so many features cannot be made to; a RequestError says what they can."""
+        if self.features and self.bits != 8:
+            raise RequestError("--features goes with --bits 8; fewer bits of components lose their neighbours")
+        if self.features and not 1 <= self.features < features:
+            raise RequestError(
+                f"--features {self.features}: vectors have {features} features; choose 1 to {features - 1}"
+            )
+
+    def vector_bytes(self, features: int) -> int:
+        """Bytes of a vector of so many features, with its scale, not compressed."""
+        return self.features or (features if self.bits > 1 else -(-features // 8)) + 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
@@ -79,11 +101,7 @@ def fit(asked: Smaller, sample: Floats) -> Fitted:
     Raises:
         RequestError: there are fewer features than components, or fewer vectors.
     """
-    count = sample.shape[1]
-    if asked.features and asked.bits != 8:
-        raise RequestError("--features goes with --bits 8; fewer bits of components lose their neighbours")
-    if asked.features and not 1 <= asked.features < count:
-        raise RequestError(f"--features {asked.features}: vectors have {count} features; choose 1 to {count - 1}")
+    asked.check(sample.shape[1])
     if len(sample) < 2 * (asked.features or 1):
         raise RequestError(f"{len(sample)} vectors are too few to fit {asked} on")
     mean = sample.mean(axis=0, dtype=np.float64)

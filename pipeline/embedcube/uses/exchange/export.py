@@ -1,22 +1,20 @@
 """`embedcube export`: from a cube, a choice and a form to files."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Progress
-from embedcube.uses.exchange.chosen import Chosen, one_layer
-from embedcube.uses.exchange.codecs import Fitted, Smaller, fit
-from embedcube.uses.exchange.loss import sample_of
+from embedcube.uses.exchange.chosen import Chosen
+from embedcube.uses.exchange.codecs import Smaller
 from embedcube.uses.exchange.part import Exported, export_part
-from embedcube.uses.exchange.reduced import export_reduced, measure
+from embedcube.uses.exchange.reduced import export_reduced
 
 Form = Literal["bundle", "geoparquet", "major-tom", "neuco-csv", "terratorch-tiff", "terratorch-parquet", "pt"]
-FORMS: tuple[str, ...] = get_args(Form)
 
 
 def export(
@@ -43,11 +41,8 @@ def export(
         if form == "geoparquet" or form == "major-tom":
             from embedcube.uses.exchange.tables import export_table
 
-            fitted, measured = _fitted(cube, chosen, smaller) if smaller else (None, None)
-            return export_table(
-                cube, out, chosen, progress, major_tom=form == "major-tom", fitted=fitted, measured=measured,
-                dry_run=dry_run,
-            )  # fmt: skip
+            tom = form == "major-tom"
+            return export_table(cube, out, chosen, progress, major_tom=tom, smaller=smaller, dry_run=dry_run)
         if form == "neuco-csv":
             from embedcube.uses.exchange.for_neuco import export_neuco
 
@@ -55,11 +50,6 @@ def export(
         from embedcube.uses.exchange.for_terratorch import export_terratorch
 
         return export_terratorch(cube, out, chosen, form, progress, tile=tile, dry_run=dry_run)
-
-
-def _fitted(cube: Cube, chosen: Chosen, smaller: Smaller) -> tuple[Fitted, dict[str, object]]:
-    sample = sample_of(cube, one_layer(cube, chosen))
-    return fit(smaller, sample), asdict(measure(sample, smaller))
 
 
 @contextmanager
@@ -76,10 +66,4 @@ def _here(source: str, out: Path, chosen: Chosen, progress: Progress) -> Iterato
     if pulled.damaged:
         raise WorkError(f"damaged in the remote cube: {'; '.join(pulled.damaged[:3])}")
     yield Cube(pulled.cube)
-    _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder)

@@ -11,7 +11,7 @@ from embedcube.errors import RequestError
 from embedcube.progress import Progress
 from embedcube.uses.exchange.chosen import Chosen, one_layer
 from embedcube.uses.exchange.part import Exported
-from embedcube.uses.exchange.rows import batches, cells_of, windows_in
+from embedcube.uses.exchange.rows import batches, cells_of
 
 _NUMBER_BYTES = 14
 
@@ -28,7 +28,8 @@ def export_neuco(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, d
     """
     layer = one_layer(cube, chosen)
     features = int(cube.array(cube.zones_of(layer)[0], "embedding").shape[-1])
-    cells, several = cells_of(cube, layer, chosen), windows_in(cube, layer, chosen) > 1
+    cells = cells_of(cube, layer, chosen)
+    several = len(cube.windows_of(cube.zones_of(layer)[0], chosen.time)) > 1
     if not cells:
         raise RequestError(f"no cell of layer {layer} with a vector is in what was asked for")
     if dry_run:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing, write_atomically
 from embedcube.cube.chunks import read_box, read_vectors
-from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
@@ -49,8 +49,6 @@ class Tile:
     """(y, x, feature); NaN where a cell has none"""
     status: NDArray[np.uint8]
     """(y, x)"""
-    incomplete: int
-    """cells that are valid_incomplete"""
     transform: tuple[float, ...]
     """of GDAL's affine order: a, b, c, d, e, f"""
     wkt: str
@@ -67,8 +65,6 @@ class _Square:
     x: slice
     cells: int
     """cells with a vector"""
-    incomplete: int
-    """of these, cells that are valid_incomplete"""
 
 
 def export_terratorch(
@@ -124,8 +120,7 @@ def _check_folder(out: Path, summary: dict[str, Any]) -> None:
 
 
 def _tiles(cube: Cube, out: Path, squares: Sequence[_Square], form: Form, progress: Progress) -> list[Path]:
-    writer = {"terratorch-tiff": _write_tiff, "terratorch-parquet": _write_parquet}[form]
-    suffix = "tif" if form == "terratorch-tiff" else "parquet"
+    writer, suffix = (_write_tiff, "tif") if form == "terratorch-tiff" else (_write_parquet, "parquet")
     (out / "layer_00").mkdir(exist_ok=True)
     files = []
     for done, one in enumerate(squares, start=1):
@@ -148,10 +143,8 @@ def _squares(cube: Cube, layer: str, chosen: Chosen, side: int) -> Iterator[_Squ
             for top in range(one.y.start // side * side, min(one.y.stop, rows - side + 1), side):
                 for left in range(one.x.start // side * side, min(one.x.stop, columns - side + 1), side):
                     y, x = slice(top, top + side), slice(left, left + side)
-                    status = read_box(cube, one.zone, "status", slice(t, t + 1), y, x)[0]
-                    incomplete = int((status == VALID_INCOMPLETE).sum())
-                    if cells := int((status == VALID).sum()) + incomplete:
-                        yield _Square(zone=one.zone, t=t, y=y, x=x, cells=cells, incomplete=incomplete)
+                    if cells := int(cube.valid(one.zone, t, y, x).sum()):
+                        yield _Square(zone=one.zone, t=t, y=y, x=x, cells=cells)
 
 
 def _read(cube: Cube, one: _Square, stem: str) -> Tile:
@@ -159,14 +152,14 @@ def _read(cube: Cube, one: _Square, stem: str) -> Tile:
     a, b, c, d, e, f = attributes["spatial:transform"][:6]
     return Tile(
         stem=stem, vectors=read_vectors(cube, one.zone, at, one.y, one.x)[0],
-        status=read_box(cube, one.zone, "status", at, one.y, one.x)[0], incomplete=one.incomplete,
+        status=read_box(cube, one.zone, "status", at, one.y, one.x)[0],
         transform=(a, b, c + one.x.start * a, d, e, f + one.y.start * e), wkt=attributes["proj:wkt2"],
         time=cube.windows(one.zone)[one.t].start,
     )  # fmt: skip
 
 
 def _write_tiff(tile: Tile, path: Path) -> None:
-    """As TerraTorch has it: float32, a band for each number, no compression; tags as it carries them."""
+    """Write a tile as TerraTorch does: float32, a band for each number, no compression, and its tags."""
     import rasterio
     from affine import Affine
 
@@ -179,7 +172,8 @@ def _write_tiff(tile: Tile, path: Path) -> None:
         ) as file,
     ):  # fmt: skip
         file.write(bands)
-        file.update_tags(file_id=tile.stem, time=tile.time.isoformat(), cells_valid_incomplete=tile.incomplete)
+        incomplete = int((tile.status == VALID_INCOMPLETE).sum())
+        file.update_tags(file_id=tile.stem, time=tile.time.isoformat(), cells_valid_incomplete=incomplete)
 
 
 def _write_parquet(tile: Tile, path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedcube.cube.basis import sampled
 from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
-from embedcube.uses.exchange.codecs import Floats, Smaller, fit
+from embedcube.uses.exchange.codecs import Fitted, Floats, Smaller, fit
 
 CELLS = 20_000
 """cells of a sample"""
@@ -76,6 +76,11 @@ def losses(vectors: Floats, change: Callable[[Callable[[Floats], Floats]], float
     return [loss_of(name, vectors, code, change) for name, code in codecs(vectors.shape[1], len(vectors))]
 
 
+def measure(sample: Floats, asked: Smaller) -> Loss:
+    """What one way to make vectors smaller loses: fitted on one half of the sample, measured on the other."""
+    return loss_of(str(asked), sample, _smaller(asked))
+
+
 def loss_of(
     name: str, vectors: Floats, code: Callable[[Floats, Floats], Coded],
     change: Callable[[Callable[[Floats], Floats]], float] | None = None,
@@ -132,7 +137,8 @@ def codecs(features: int, sample: int) -> Iterator[tuple[str, Callable[[Floats, 
     """Names and functions of the codecs for vectors of so many features; those that half of the sample can fit."""
     yield "float32", lambda _, rows: (rows, _zstd(rows))
     yield "float16", lambda _, rows: (rows.astype(np.float16).astype(np.float32), _zstd(rows.astype(np.float16)))
-    yield "int8", _int8
+    # the arithmetic of the store (kernel/quantise.py)
+    yield "int8", _smaller(Smaller(bits=8), _not_centred)
     yield "int8, mean subtracted", _smaller(Smaller(bits=8))
     for count in (64, 32, 16, 8):
         if count < features and 4 * count <= sample:
@@ -140,29 +146,20 @@ def codecs(features: int, sample: int) -> Iterator[tuple[str, Callable[[Floats, 
             yield str(asked), _smaller(asked)
     yield "4 bits, centred", _smaller(Smaller(bits=4))
     yield "1 bit, centred", _smaller(Smaller(bits=1))
-    yield "1 bit, not centred", _one_bit_not_centred
+    yield "1 bit, not centred", _smaller(Smaller(bits=1), _not_centred)
 
 
-def _smaller(asked: Smaller) -> Callable[[Floats, Floats], Coded]:
+def _not_centred(asked: Smaller, sample: Floats) -> Fitted:
+    return Fitted(asked=asked, tables={"mean": np.zeros(sample.shape[1], np.float32)})
+
+
+def _smaller(asked: Smaller, fitted_on: Callable[[Smaller, Floats], Fitted] = fit) -> Callable[[Floats, Floats], Coded]:
     def code(sample: Floats, rows: Floats) -> Coded:
-        fitted = fit(asked, sample)
+        fitted = fitted_on(asked, sample)
         stored = fitted.encode(rows)
         return fitted.decode(stored), sum(_zstd(array) for array in stored.values())
 
     return code
-
-
-def _int8(_: Floats, rows: Floats) -> Coded:
-    """As the store has it (`kernel/quantise.py`)."""
-    scale = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
-    stored = np.rint(np.divide(rows, scale, out=np.zeros_like(rows), where=scale > 0)).astype(np.int8)
-    return stored * scale, _zstd(stored) + _zstd(scale)
-
-
-def _one_bit_not_centred(_: Floats, rows: Floats) -> Coded:
-    signs, scale = rows >= 0, np.abs(rows).mean(axis=1, keepdims=True)
-    back = np.where(signs, scale, -scale).astype(np.float32)
-    return back, _zstd(np.packbits(signs, axis=1)) + _zstd(scale)
 
 
 def _zstd(array: NDArray[Any]) -> float:

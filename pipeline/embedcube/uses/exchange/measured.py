@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.uses.exchange.chosen import Chosen, one_layer
 from embedcube.uses.exchange.codecs import Floats
 from embedcube.uses.exchange.loss import Loss, losses, sample_of
 
@@ -15,13 +15,11 @@ _AS_STORED = "no measurement: the cube has its vectors so already, what that los
 
 
 def measure_cube(
-    source: str, layer: str | None, labels: Path | None = None, column: str | None = None, share: str = ""
+    source: str, layer: str | None, labels: Path | None, column: str | None, share: tuple[int, ...]
 ) -> list[Loss]:
     """Measure the codecs on a sample of one layer; with labels also what they do to a decoder on held-out blocks."""
     cube = Cube(source)
-    if layer is None and len(cube.layers) > 1:
-        raise RequestError(f"{cube.address}: which layer? It has {', '.join(cube.layers)}; name one with --layer")
-    name = cube.layer.name if layer is None else cube[layer].name
+    name = one_layer(cube, Chosen(layers=() if layer is None else (layer,)))
     change = None if labels is None else _change(cube, name, labels, column, share)
     found = losses(sample_of(cube, name), change)
     stored = str(cube.array(cube.zones_of(name)[0], "embedding").dtype)
@@ -30,7 +28,7 @@ def measure_cube(
 
 
 def _change(
-    cube: Cube, layer: str, labels: Path, column: str | None, share: str
+    cube: Cube, layer: str, labels: Path, column: str | None, share: tuple[int, ...]
 ) -> Callable[[Callable[[Floats], Floats]], float]:
     """Change of the main score of a linear head on held-out blocks where its vectors go through a function."""
     from embedcube.uses.decode.examples import Examples
@@ -40,11 +38,10 @@ def _change(
     from embedcube.uses.decode.metrics import MAIN, scores
     from embedcube.uses.decode.request import Request
 
-    values = tuple(int(value) for value in share.split("+")) if share else ()
-    request = Request(task="regression" if values else "classification", column=column, share=values)
+    request = Request(task="regression" if share else "classification", column=column, share=share)
     examples = read_examples(cube, [layer], [labels], request)
     folds = folds_of(examples, blocks=None, groups=False, years=False)
-    settings = Settings(kind="ridge" if values else "logistic")
+    settings = Settings(kind="ridge" if share else "logistic")
 
     def scored(seen: Examples) -> float:
         predicted = np.zeros((len(seen), len(seen.classes) or 1))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,19 +52,17 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
     sealed = digests_in(listing)
     wanted = [Wanted(name=name, sha256=digest) for name, digest in sorted(sealed.items()) if not is_object(name)]
     objects = _objects(cube, sealed, chosen, folder)
-    sizes = _sizes(folder, [one.name for one in (*wanted, *objects)])
-    sizes |= _sizes(folder, sorted(listing))
+    sizes = _sizes(folder, [*(one.name for one in (*wanted, *objects)), *sorted(listing)])
     layers = layers_of(cube, chosen)
     about = {"kind": PART, **about_cube(cube, layers), "seal": seal_of(folder), "asked": chosen.asked()}
     if dry_run:
         listed = {name: ("0" * 64, size) for name, size in sizes.items()}
         manifest = len(manifest_bytes(about, listed))
         return Exported(files=[out], bytes=zip_bytes({**sizes, MANIFEST: manifest}), cells=0)
-    writer = BundleWriter(out, request_digest(about))
-    kept = len(writer.kept)
     digests = {one.name: one.sha256 for one in (*wanted, *objects)}
     files: dict[str, tuple[str, int]] = {}
-    try:
+    with closing(BundleWriter(out, request_digest(about))) as writer:
+        kept = len(writer.kept)
         for done, name in enumerate(sizes, start=1):
             data = writer.read(name) if writer.has(name) else (folder / name).read_bytes()
             found = hashlib.sha256(data).hexdigest()
@@ -75,9 +74,6 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
             progress(done, len(sizes))
         writer.add(MANIFEST, manifest_bytes(about, files))
         size = writer.finish()
-    except BaseException:
-        writer.drop()
-        raise
     return Exported(files=[out], bytes=size, cells=0, kept=kept)
 
 

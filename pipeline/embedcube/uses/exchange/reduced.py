@@ -6,7 +6,8 @@ Its arrays are those of the cube, cut to the cells that were asked for: `embeddi
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from embedcube.errors import RequestError
 from embedcube.progress import Progress
 from embedcube.uses.exchange.chosen import Chosen, Rectangle, layers_of, rectangles
 from embedcube.uses.exchange.codecs import Fitted, Smaller, fit
-from embedcube.uses.exchange.loss import Loss, loss_of, sample_of
+from embedcube.uses.exchange.loss import measure, sample_of
 from embedcube.uses.exchange.manifest import MANIFEST, REDUCED, about_cube, manifest_bytes, request_digest
 from embedcube.uses.exchange.part import Exported
 from embedcube.uses.exchange.zipped import BundleWriter, zip_bytes
@@ -39,13 +40,6 @@ _COPIED = ("proj:code", "proj:wkt2", "spatial:dimensions", "spatial:transform_ty
            "zarr_conventions", "coordinates", "geoemb:model", "geoemb:source_data", "embedcube:backbone",
            "embedcube:weights_sha256", "embedcube:fitted_on")  # fmt: skip
 """attributes of a zone that hold for its smaller vectors too"""
-
-HOW = {
-    "pca": "value = mean + (embedding * step) @ basis",
-    "bits": "value = mean + embedding * scale[..., None]",
-    "bit": "value = mean + (2 * numpy.unpackbits(embedding, axis=-1, count=features) - 1) * scale[..., None]",
-}
-"""what a reader computes, in words of NumPy; it is an attribute of each zone"""
 
 
 def export_reduced(
@@ -70,19 +64,19 @@ def export_reduced(
         "kind": REDUCED, **about_cube(cube, layers), "asked": {**chosen.asked(), **asdict(asked)},
         "measured": measured, "seal": seal_of(cube.path.resolve()) if cube.is_local else "",
     }  # fmt: skip
-    writer = BundleWriter(out, request_digest(about))
-    kept, files = len(writer.kept), dict[str, tuple[str, int]]()
+    files: dict[str, tuple[str, int]] = {}
     groups = [(_Group(cube, one, fitted[layer], measured[layer]), one) for layer, own in parts.items() for one in own]
     work = [(group, place) for group, one in groups for place in _chunks(one)]
-    # members are written in order: all before the last chunk with a member are whole
-    whole = max((i for i, (group, place) in enumerate(work) if any(map(writer.has, group.names(*place)))), default=0)
+    with closing(BundleWriter(out, request_digest(about))) as writer:
+        kept = len(writer.kept)
+        # members are written in order: all before the last chunk with a member are whole
+        whole = max((i for i, (group, at) in enumerate(work) if any(map(writer.has, group.names(*at)))), default=0)
 
-    def put(name: str, data: bytes) -> None:
-        data = writer.read(name) if writer.has(name) else data
-        writer.add(name, data)
-        files[name] = hashlib.sha256(data).hexdigest(), len(data)
+        def put(name: str, data: bytes) -> None:
+            data = writer.read(name) if writer.has(name) else data
+            writer.add(name, data)
+            files[name] = hashlib.sha256(data).hexdigest(), len(data)
 
-    try:
         members = [*_provenance(cube), *(pair for group, _ in groups for pair in group.metadata())]
         for name, data in (*members, ("zarr.json", _root(about))):
             put(name, data)
@@ -93,34 +87,18 @@ def export_reduced(
             progress(i + 1, len(work))
         writer.add(MANIFEST, manifest_bytes(about, files))
         size = writer.finish()
-    except BaseException:
-        writer.drop()
-        raise
     cells = sum(group.count() for group, _ in groups)
     return Exported(files=[out], bytes=size, cells=cells, kept=kept, measured=measured)
-
-
-def measure(sample: NDArray[np.float32], asked: Smaller) -> Loss:
-    """What a codec loses: fitted on one half of the sample, measured on the other."""
-
-    def code(known: NDArray[np.float32], rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-        fitted = fit(asked, known)
-        stored = fitted.encode(rows)
-        return fitted.decode(stored), float(sum(array.nbytes for array in stored.values())) / len(rows)
-
-    return replace(loss_of(str(asked), sample, code), decoder_change=None)
 
 
 def _priced(cube: Cube, out: Path, parts: dict[str, list[Rectangle]], asked: Smaller) -> Exported:
     """The most that a bundle has: no compression, every cell with a vector."""
     size = cells = 0
-    for layer, own in parts.items():
+    for own in parts.values():
         features = cube.array(own[0].zone, "embedding").shape[-1]
-        vector = asked.features or (features if asked.bits > 1 else -(-features // 8)) + 4
-        if asked.features and asked.features >= features:
-            raise RequestError(f"--features {asked.features}: layer {layer} has {features} features")
+        asked.check(features)
         count = sum(len(one.windows) * (one.y.stop - one.y.start) * (one.x.stop - one.x.start) for one in own)
-        size += count * (vector + 3) + 4 * features * (1 + (asked.features or 0))
+        size += count * (asked.vector_bytes(features) + 3) + 4 * features * (1 + (asked.features or 0))
         cells += count
     provenance = {name: len(data) for name, data in _provenance(cube)}
     return Exported(files=[out], bytes=size + zip_bytes(provenance) + (1 << 16), cells=cells, exact=False)
@@ -169,7 +147,7 @@ class _Group:
             "spatial:bbox": [left, top + shape[0] * e, left + shape[1] * a, top],
             "geoemb:dimensions": len(self._fitted.tables["mean"]),
             "embedcube:reduced": asdict(asked),
-            "embedcube:value": HOW["pca" if asked.features else "bit" if asked.bits == 1 else "bits"],
+            "embedcube:value": asked.value,
             "embedcube:loss": self._measured,
         })  # fmt: skip
         axes = {"y": one.y, "x": one.x}

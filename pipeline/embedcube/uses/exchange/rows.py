@@ -14,7 +14,7 @@ from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 from embedcube.cube.tables import rows_of
 from embedcube.grid import to_degrees
-from embedcube.uses.exchange.chosen import Chosen, cells_in, samples_in
+from embedcube.uses.exchange.chosen import Chosen, rectangles, samples_in
 from embedcube.uses.exchange.codecs import Floats
 from embedcube.windows import Window
 
@@ -60,17 +60,13 @@ class Batch:
         lon, lat = to_degrees(self.wkt).transform((left + right) / 2, (bottom + top) / 2)
         return np.asarray(lon), np.asarray(lat)
 
-    def footprints(self) -> NDArray[np.float64]:
-        """Corners (cell, 5, 2) of each cell in degrees, closed, against the clock."""
+    def geometry(self) -> NDArray[Any]:
+        """The cells as polygons in degrees, their corners against the clock."""
         left, bottom, right, top = self.corners.T
         x = np.stack([left, right, right, left, left], axis=1)
         y = np.stack([bottom, bottom, top, top, bottom], axis=1)
         lon, lat = to_degrees(self.wkt).transform(x, y)
-        return np.stack([lon, lat], axis=-1)
-
-    def geometry(self) -> NDArray[Any]:
-        """The footprints as polygons."""
-        return np.asarray(shapely.polygons(self.footprints()))
+        return np.asarray(shapely.polygons(np.stack([lon, lat], axis=-1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +122,8 @@ def _sample_batches(cube: Cube, zone: str, chosen: Chosen) -> Iterator[SampleBat
 
 
 def _cell_batches(cube: Cube, layer: str, chosen: Chosen) -> Iterator[Batch]:
-    for one, inside in cells_in(cube, layer, chosen):
-        attributes = cube.group(one.zone).attrs
+    for one in rectangles(cube, layer, chosen):
+        inside, attributes = one.inside(), cube.group(one.zone).attrs
         a, _, c, _, e, f = attributes["spatial:transform"][:6]
         step = max(1, _CELLS // max(1, one.x.stop - one.x.start))
         for t in one.windows:
@@ -159,15 +155,8 @@ def cells_of(cube: Cube, layer: str, chosen: Chosen) -> int:
             status = np.asarray(cube.group(zone)["status"][t]).reshape(len(inside), -1)
             count += int((((status == VALID) | (status == VALID_INCOMPLETE)).any(axis=1) & inside).sum())
         return count
-    for one, inside in cells_in(cube, layer, chosen):
+    for one in rectangles(cube, layer, chosen):
+        inside = one.inside()
         for t in one.windows:
             count += int((cube.valid(one.zone, t, one.y, one.x) & inside).sum())
     return count
-
-
-def windows_in(cube: Cube, layer: str, chosen: Chosen) -> int:
-    """How many windows are chosen."""
-    zone = cube.zones_of(layer)[0]
-    if is_list(zone):
-        return len(cube.windows_of(zone, chosen.time))
-    return len({t for one, _ in cells_in(cube, layer, chosen) for t in one.windows})

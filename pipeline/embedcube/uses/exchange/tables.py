@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress
 from embedcube.uses.exchange.chosen import Chosen, one_layer
-from embedcube.uses.exchange.codecs import Fitted
+from embedcube.uses.exchange.codecs import Fitted, Smaller, fit
+from embedcube.uses.exchange.loss import measure, sample_of
 from embedcube.uses.exchange.manifest import about_cube
 from embedcube.uses.exchange.part import Exported
 from embedcube.uses.exchange.rows import Batch, SampleBatch, batches, cells_of
@@ -32,30 +34,38 @@ _ROW_BYTES = 150
 
 def export_table(
     cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, major_tom: bool = False,
-    fitted: Fitted | None = None, measured: dict[str, Any] | None = None, dry_run: bool = False,
+    smaller: Smaller | None = None, dry_run: bool = False,
 ) -> Exported:  # fmt: skip
     """Write a GeoParquet file with a row for each chosen cell and window that has a vector.
 
-    With `fitted` the column `embedding` has the smaller numbers, and the file's metadata the tables that lead back.
+    With `smaller` the column `embedding` has smaller numbers, and the file's metadata the tables that lead back.
 
     Raises:
-        RequestError: several layers are chosen, no cell has a vector, or smaller vectors are to be Major TOM's.
+        RequestError: several layers are chosen, no cell has a vector, smaller vectors are to be Major TOM's, or there
+            are fewer features than asked for.
+        WorkError: the layer has too few vectors to measure what smaller ones lose.
     """
     import pyarrow
     from pyarrow import parquet
 
     layer = one_layer(cube, chosen)
-    if major_tom and fitted:
+    if major_tom and smaller:
         raise RequestError("--as major-tom holds vectors as float32; --features and --bits go with geoparquet, bundle")
     features = int(cube.array(cube.zones_of(layer)[0], "embedding").shape[-1])
     cells = cells_of(cube, layer, chosen)
     if not cells:
         raise RequestError(f"no cell of layer {layer} with a vector is in what was asked for")
-    number_bytes = features * 4 if fitted is None else _encoded_bytes(fitted)
-    if dry_run:
-        return Exported(files=[out], bytes=cells * (number_bytes + _ROW_BYTES), cells=cells, exact=False)
     if major_tom and is_list(zone := cube.zones_of(layer)[0]):
         raise RequestError(f"--as major-tom: {zone} {NO_MAP}; --as geoparquet takes samples")
+    if smaller:
+        smaller.check(features)
+    if dry_run:
+        number_bytes = smaller.vector_bytes(features) if smaller else features * 4
+        return Exported(files=[out], bytes=cells * (number_bytes + _ROW_BYTES), cells=cells, exact=False)
+    fitted = measured = None
+    if smaller:
+        sample = sample_of(cube, layer)
+        fitted, measured = fit(smaller, sample), asdict(measure(sample, smaller))
     columns: Callable[[Any], dict[str, Any]] = _major_tom if major_tom else lambda one: _plain(one, fitted)
     about = {**about_cube(cube, (layer,)), "asked": chosen.asked(), **(_told(fitted, measured) if fitted else {})}
     bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
@@ -89,18 +99,9 @@ def _geo(bounds: NDArray[np.float64], kind: str) -> dict[str, Any]:
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def _encoded_bytes(fitted: Fitted) -> int:
-    stored = fitted.encode(np.zeros((1, len(fitted.tables["mean"])), np.float32))
-    return sum(array.nbytes for array in stored.values())
-
-
 def _told(fitted: Fitted, measured: dict[str, Any] | None) -> dict[str, Any]:
-    from embedcube.uses.exchange.reduced import HOW
-
-    asked = fitted.asked
-    value = HOW["pca" if asked.features else "bit" if asked.bits == 1 else "bits"]
     tables = {name: table.tolist() for name, table in fitted.tables.items()}
-    return {"reduced": {"features": asked.features, "bits": asked.bits, "value": value, **tables}, "measured": measured}
+    return {"reduced": {**asdict(fitted.asked), "value": fitted.asked.value, **tables}, "measured": measured}
 
 
 def _lists(values: NDArray[Any]) -> Any:
@@ -135,7 +136,7 @@ def _major_tom(batch: Batch) -> dict[str, Any]:
         hashlib.sha256(f"{product}/{name}".encode() + vector.tobytes()).hexdigest()
         for name, vector in zip(batch.ids, batch.vectors, strict=True)
     ]
-    count, size = len(lon), 1
+    count = len(lon)
     return {
         "unique_id": unique,
         "embedding": _lists(batch.vectors),
@@ -148,7 +149,7 @@ def _major_tom(batch: Batch) -> dict[str, Any]:
         "centre_lon": lon.astype(np.float32),
         "utm_footprint": utm,
         "utm_crs": [batch.crs or batch.wkt] * count,
-        "pixel_bbox": _lists(np.stack([batch.x, batch.y, batch.x + size, batch.y + size], axis=1)),
+        "pixel_bbox": _lists(np.stack([batch.x, batch.y, batch.x + 1, batch.y + 1], axis=1)),
         "status": [STATUS_MEANINGS[value] for value in batch.status.tolist()],
     }
 

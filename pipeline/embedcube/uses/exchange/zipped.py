@@ -74,8 +74,8 @@ class BundleWriter:
         fsync_folder(self._path.parent)
         return size
 
-    def drop(self) -> None:
-        """Close; what was written is kept for the next start, which begins behind the last whole member."""
+    def close(self) -> None:
+        """Close; what was not finished is kept for the next start, which begins behind the last whole member."""
         with suppress(OSError, ValueError):
             self._zip.close()
         self._file.close()
@@ -151,25 +151,19 @@ class Members:
         if len(set(names)) != len(names):
             twice = next(name for i, name in enumerate(names) if name in names[:i])
             raise RequestError(f"{path}: the member {printable(twice, 120)} is there twice; a bundle has each once")
-        self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
-        if sum(self._sizes.values()) > size:
-            raise RequestError(
-                f"{path}: its members overlap: {sum(self._sizes.values()):,} bytes in a file of {size:,}"
-            )
+        self.sizes = {info.filename: info.file_size for info in self._zip.infolist()}
+        """bytes of each member by its name, in the order of the file"""
+        if (held := sum(self.sizes.values())) > size:
+            raise RequestError(f"{path}: its members overlap: {held:,} bytes in a file of {size:,}")
 
     @property
     def address(self) -> Path:
         """The path, for messages."""
         return self.path
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each member by its name, in the order of the file."""
-        return dict(self._sizes)
-
     def has(self, name: str) -> bool:
         """Whether there is such a member."""
-        return name in self._sizes
+        return name in self.sizes
 
     def read(self, name: str, most: int) -> bytes:
         """All bytes of a member of at most `most` bytes.
@@ -178,10 +172,10 @@ class Members:
             FileNotFoundError: there is none.
             WorkError: it is larger, or damaged.
         """
-        if name not in self._sizes:
+        if name not in self.sizes:
             raise FileNotFoundError(f"{self.path}: no member {name}")
-        if self._sizes[name] > most:
-            raise WorkError(f"{self.path}: {name} has {self._sizes[name]} bytes, expected at most {most}")
+        if self.sizes[name] > most:
+            raise WorkError(f"{self.path}: {name} has {self.sizes[name]} bytes, expected at most {most}")
         try:
             return self._zip.read(name)
         except (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
@@ -200,7 +194,7 @@ class Members:
             beside = _Beside(file)
             # the type: a file that is only written to
             with ZipFile(beside, "w", ZIP_STORED) as again:  # type: ignore[call-overload]
-                for name in self._sizes:
+                for name in self.sizes:
                     beside.member = name
                     again.writestr(member(name), self.read(name, 1 << 62))
                     beside.compare()
