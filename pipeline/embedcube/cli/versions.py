@@ -109,7 +109,7 @@ def merge(
     from embedcube.campaign.verdicts import Verdicts
     from embedcube.cli.opening import resolve_to_plan
     from embedcube.consolidate.adopt import in_words
-    from embedcube.consolidate.foreseen import carry_verdicts
+    from embedcube.consolidate.base_verdicts import carry_verdicts
     from embedcube.uses import merge as merging
 
     say: Say = (lambda _: None) if as_json else print

@@ -46,7 +46,7 @@ def _recipes(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], shards: It
     """Check that each shard of the plan has the recipe that inventory and plan give, where the plugins are here."""
     from embedcube.campaign.recipes import PlannedRecipes, plugins_of
 
-    recipes = PlannedRecipes(campaign, plan, scenes, {name: layer.plugins for name, layer in plan.layers.items()})
+    recipes = PlannedRecipes(campaign, plan, scenes)
     for name, layer in plan.layers.items():
         if (here := plugins_of(campaign, name)) != layer.plugins:
             log.warning("%s was planned with the plugins %s, here are %s", name, layer.plugins, here)

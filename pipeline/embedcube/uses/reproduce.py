@@ -16,7 +16,6 @@ from embedcube.campaign.readable import read_code
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.consolidate.accounts import shards_of
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.cube.arrays import object_key
 from embedcube.cube.encoding import decode
@@ -128,9 +127,10 @@ def reproduce(cube: Cube, asked: str, here: Here) -> Reproduced:
     from embedcube.sources.reader import RasterReader
 
     zone, t, iy, ix = place_of_shard(cube.provenance, asked)
-    said, record = _said(cube), cube.provenance.record(cube.provenance.shard(zone, t, iy, ix))
+    said, row = rebuild(cube), cube.provenance.shard(zone, t, iy, ix)
+    record = cube.provenance.record(row)
     campaign = _campaign_here(cube, said, here, zone.split("/")[0])
-    shard = next(one for one in shards_of(cube, said) if one.place == (zone, t, iy, ix))
+    shard = said.shard((zone, t, iy, ix), cube.provenance.array("shard_recipe")[row], cube.provenance.links(row)[0])
     scenes = [_moved(said.scenes[row], here.links) for row in shard.scenes]
     reasons = {one["scene_digest"]: one["reason"] for one in record["quarantined"]}
     out = {row: reasons[said.scenes[row].digest] for row in shard.scenes if said.scenes[row].digest in reasons}
@@ -165,14 +165,6 @@ def reproduce(cube: Cube, asked: str, here: Here) -> Reproduced:
         },
         inputs=tuple(inputs),
     )
-
-
-def _said(cube: Cube) -> Rebuilt:
-    if "planned" not in cube.provenance.attributes:
-        raise RequestError(
-            f"{cube.address}: made by an earlier version of embedcube, which did not say how shards were made"
-        )
-    return rebuild(cube)
 
 
 def run_folder_around(cube: Path) -> RunDir | None:

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from embedcube.campaign.parts import scan_documents
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir, point_symlink
-from embedcube.consolidate.accounts import UNREADABLE, account_of_cube, listed
+from embedcube.consolidate.accounts import UNREADABLE, account_of_cube
 from embedcube.consolidate.unfinished import ABANDONED_S, changed, remove
 from embedcube.consolidate.verify import verify_cube, wrong
 from embedcube.cube.preview_store import SUFFIX
@@ -253,7 +253,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _account(cube: Cube) -> Account | None:
     try:
-        return listed(account_of_cube(cube))
+        account = account_of_cube(cube)
+        return replace(account, shards=[*account.shards])  # compared twice
     except UNREADABLE:
         return None
 
