@@ -136,7 +136,7 @@ def _said(campaign: Campaign, plan: Plan, cube: Cube, scenes: Sequence[Scene]) -
 def _records(run: RunDir, cube: Cube) -> Iterator[Finding]:
     """Remark records of the cube that no part has, where one has another of the same recipe.
 
-    So it is where a shard was embedded again after the cube was made; or where somebody has changed the record.
+    The shard was embedded again after the cube was made, or somebody has changed the record.
     """
     provenance = cube.provenance
     # digests, as there may be millions of records

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedcube.campaign.parts import Record
 from embedcube.campaign.schema import Archive, Campaign
+from embedcube.consolidate.receipt import receipt
 
 _RUN_TERMS = "https://w3id.org/ro/terms/workflow-run#"
 
@@ -241,14 +242,12 @@ def _details(layer: RunOfLayer) -> list[dict[str, Any]]:
 
 
 def _usage(layer: RunOfLayer) -> list[dict[str, Any]]:
-    used = {"device_s": round(sum(record.seconds.get("forward", 0.0) for record in layer.records), 3)}
-    energy_j = [record.energy_j for record in layer.records if record.energy_j is not None]
-    if len(energy_j) == len(layer.records):
-        used["energy_kwh"] = round(sum(energy_j) / 3.6e6, 9)
+    used = receipt(layer.records)
     return [
         {
             "@id": f"#usage/{layer.name}/{name}", "@type": "PropertyValue", "name": name, "propertyID": name,
-            "value": str(value), "unitCode": _UNITS[name],
+            "value": str(used[name]), "unitCode": unit,
         }
-        for name, value in used.items()
+        for name, unit in _UNITS.items()
+        if used[name] is not None
     ]  # fmt: skip

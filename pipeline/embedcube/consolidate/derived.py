@@ -23,8 +23,8 @@ from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.schema import digest_of
 from embedcube.campaign.seals import from_line
 from embedcube.consolidate.findings import Finding
-from embedcube.consolidate.provenance import receipt
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
+from embedcube.consolidate.receipt import receipt
 from embedcube.consolidate.template import write_template
 from embedcube.cube.reader import Cube
 

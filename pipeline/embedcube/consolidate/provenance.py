@@ -46,6 +46,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.crate import RunOfCube, RunOfLayer
 from embedcube.consolidate.prov_files import FOLDER, write_files
+from embedcube.consolidate.receipt import receipt
 from embedcube.cube.arrays import FILES, MAP, file_names, object_key
 from embedcube.errors import WorkError
 from embedcube.zones import SampleList
@@ -155,18 +156,6 @@ def fitted_weights(run: RunDir, plan: Plan) -> dict[str, bytes]:
                     "or run `embedcube plan` again"
                 )
     return found
-
-
-def receipt(records: list[Record]) -> dict[str, Any]:
-    """Devices, time, bytes and energy of the shards, whichever run made them; no energy where a device had no meter."""
-    used_j = [record.energy_j for record in records if record.energy_j is not None]
-    return {
-        "devices": sorted({record.device for record in records}),
-        "device_s": round(sum(record.seconds.get("forward", 0.0) for record in records), 3),
-        "read_bytes": sum(record.read_bytes for record in records),
-        "written_bytes": sum(stored.size for record in records for stored in record.objects),
-        "energy_kwh": round(sum(used_j) / 3.6e6, 9) if used_j and len(used_j) == len(records) else None,
-    }
 
 
 def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -> None:

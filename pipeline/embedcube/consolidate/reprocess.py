@@ -44,10 +44,14 @@ def base_of(campaign: Campaign, run: RunDir) -> Base | None:
     return replace(base, has_parts=False) if own else base
 
 
+def recipes_of(run: RunDir, plan: Plan) -> set[str]:
+    """The recipes of a plan's shards, in its round and in the first one: `verify` needs the records of both."""
+    return {*read_recipes(run, plan), *read_recipes(run, replace(plan, verdicts=Verdicts()))}
+
+
 def adopt_from(base: Base, run: RunDir, plan: Plan, progress: Progress) -> Adopted:
     """Take over the shards of the plan that the base has and this run has not, in this round or in the first one."""
-    recipes = set(read_recipes(run, plan)) | set(read_recipes(run, replace(plan, verdicts=Verdicts())))
-    wanted = recipes - recorded_recipes(run)
+    wanted = recipes_of(run, plan) - recorded_recipes(run)
     adopted = Adopted()
     if wanted:
         adopt_all(run, base, wanted, adopted, progress=progress)

@@ -180,7 +180,7 @@ def _shard_diff(
     side, shard = (sides[1], one.later) if one.later is not None else (sides[0], one.earlier)
     assert shard is not None
     zone, *_ = side.window(shard)
-    fate, distance = _fate(sides, one)
+    (fate, distance), least = _fate(sides, one), None
     if distance is not None and (known := distance[np.isfinite(distance)]).size:
         bins = np.clip(((2 - known) * (_BINS / 2)).astype(np.int64), 0, _BINS)
         counts = np.bincount(bins, minlength=_BINS + 1)
@@ -190,7 +190,7 @@ def _shard_diff(
     return ShardDiff(
         at=shard_at(side.cube, zone, shard.t, shard.iy, shard.ix), reason=one.reason,
         cells=cells,
-        least_cosine=least if distance is not None and known.size else None,
+        least_cosine=least,
         fate=fate if keep_cells else None, distance=distance if keep_cells else None,
     )  # fmt: skip
 
@@ -218,11 +218,11 @@ def _fate(sides: tuple[_Side, _Side], one: Compared) -> tuple[NDArray[np.uint8] 
     changed = both & ~same
     fate[changed] = CHANGED
     distance = np.full(both.shape, np.nan, np.float32)
-    distance[changed] = 1 - _cosines(a[changed], b[changed])
+    distance[changed] = 1 - cosines(a[changed], b[changed])
     return fate, distance
 
 
-def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """Cosines of pairs of vectors, in float64; NaN where a vector is 0."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)

@@ -22,6 +22,7 @@ from embedcube.campaign.seals import read_digested
 from embedcube.consolidate.accounts import account_of_run, asked_and_planned
 from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.offers import Offer
+from embedcube.consolidate.reprocess import recipes_of
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Progress
 
@@ -130,13 +131,13 @@ def _weights(campaign: Campaign, run: RunDir, name: str, part: PartialRun) -> No
         write_atomically(target, read_digested(path, layer.program, "plan"))
 
 
-def collect(run: RunDir, plan_recipes: Iterable[str], parts: Sequence[PartialRun], progress: Progress) -> Adopted:
+def collect(run: RunDir, plan: Plan, parts: Sequence[PartialRun], progress: Progress) -> Adopted:
     """Take over the shards of all runs; one that is damaged in a run is taken from the next that has it.
 
     Raises:
         WorkError: two runs have different bytes for one recipe.
     """
-    wanted, seen, adopted = set(plan_recipes), dict[str, _Result](), Adopted()
+    wanted, seen, adopted = recipes_of(run, plan), dict[str, _Result](), Adopted()
     done = recorded_recipes(run)
     for part in parts:
         chosen = partial(_unlike_none, part.base.path, seen, done, adopted)

@@ -23,6 +23,7 @@ from embedcube.cube.lineage import place_of_shard
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
+from embedcube.uses.diff import cosines
 
 if TYPE_CHECKING:
     from embedcube.campaign.plan import Shard
@@ -317,8 +318,7 @@ def _vectors(name: str, then: NDArray[np.float32], now: NDArray[np.float32]) -> 
     a, b = then.astype(np.float64), now.astype(np.float64)
     differs = ((a != b) & ~(np.isnan(a) & np.isnan(b))).any(axis=-1)
     both = differs & np.isfinite(a).all(axis=-1) & np.isfinite(b).all(axis=-1)
-    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine = np.einsum("yxf,yxf->yx", a, b)[both] / np.where(lengths[both] > 0, lengths[both], np.nan)
+    cosine = cosines(then[both], now[both])
     return ArrayAgain(
         name=name, equal=False, cells=int(differs.sum()), of_cells=differs.size,
         furthest=float(np.abs(a - b)[both].max(initial=0.0)),

@@ -1,5 +1,6 @@
 """versions: which versions of a cube a run folder holds, why they differ, which is the current one, what can go."""
 
+import logging
 import os
 import time
 from collections import Counter
@@ -19,8 +20,11 @@ from embedcube.consolidate.verify import verify_cube, wrong
 from embedcube.cube.preview_store import SUFFIX
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
+from embedcube.printable import printable
 from embedcube.progress import Progress
 from embedcube.workers.rounds import rounds
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +259,8 @@ def _account(cube: Cube) -> Account | None:
     try:
         account = account_of_cube(cube)
         return replace(account, shards=[*account.shards])  # compared twice
-    except UNREADABLE:
+    except UNREADABLE as error:
+        log.warning("%s: not compared with other versions: %s", cube.address, printable(error))
         return None
 
 
