@@ -203,10 +203,11 @@ def inventory(monkeypatch: pytest.MonkeyPatch, *runs: list[tuple[str, str]]) -> 
     monkeypatch.setattr(merge, "read_inventory", lambda *_: next(given))
     campaign: Any = SimpleNamespace(archives={"s2": None}, model_copy=lambda **_: None)
     parts: Any = [
-        SimpleNamespace(partial=SimpleNamespace(campaign=campaign, plan=SimpleNamespace(inventory="")), run=None,
-                        base=SimpleNamespace(path=number))
+        SimpleNamespace(
+            base=SimpleNamespace(path=number), run=None, campaign=campaign, plan=SimpleNamespace(inventory="")
+        )
         for number in range(len(runs))
-    ]  # fmt: skip
+    ]
     return [scene.digest for scene in merge._inventory(campaign, parts)]
 
 

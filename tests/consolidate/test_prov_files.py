@@ -19,8 +19,8 @@ from tests.cube.two_zones import FAILED_SHARD
 from embedcube.campaign.parts import Record
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import from_line
-from embedcube.consolidate.crate import Crate, RunOfLayer, crate_of
-from embedcube.consolidate.prov_files import CAMPAIGN, CRATE, FOLDER, PROV
+from embedcube.consolidate.crate import CAMPAIGN, PROV, RunOfCube, RunOfLayer, crate_of
+from embedcube.consolidate.prov_files import CRATE, FOLDER
 from embedcube.consolidate.rebuilt import rebuild
 from embedcube.cube.prov import RELATIONS, shard_graph
 from embedcube.cube.reader import Cube
@@ -93,12 +93,8 @@ def test_a_crate_of_containers_and_meters(two_zones: Path) -> None:
     assert document is not None
     record = replace(Record.from_document(document), container="a" * 64, energy_j=7.2e6)
     layer = RunOfLayer(name="s2", backbone="mosaiks", archives=("s2",), weights="1" * 64, records=[record])
-    crate = crate_of(
-        Crate(
-            name="c", version="v", campaign_digest="d", archives=said.campaign.archives, software=said.versions,
-            layers=[layer], digests={CAMPAIGN: "0", PROV: "0"}, tables={"scene": "scenes"},
-        )
-    )  # fmt: skip
+    run = RunOfCube(campaign=said.campaign, version="v", scenes=1, software=said.versions, layers=[layer])
+    crate = crate_of(run, {CAMPAIGN: "0", PROV: "0"})
     assert _complaints(crate) == ""
     entities = {one["@id"]: one for one in crate["@graph"]}
     assert entities["#usage/s2/energy_kwh"]["value"] == "2.0"

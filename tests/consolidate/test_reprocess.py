@@ -282,8 +282,7 @@ def test_a_missing_shard_is_named_with_the_run_that_should_have_it(
     months: tuple[Campaign, Campaign], demo_archive: Path, tmp_path: Path
 ) -> None:
     june, july = months
-    copy = tmp_path / "july"
-    shutil.copytree(july.run.root, copy, symlinks=True)
+    copy = shutil.copytree(july.run.root, tmp_path / "july", symlinks=True)
     whole = read_plan(load_campaign(july.file), july.run)
     recipes = set(read_recipes(july.run, whole))
     # a part may have nothing but records of the first round
@@ -309,9 +308,8 @@ def test_runs_that_do_not_fit_are_refused_with_both_values(
     june, july = months
 
     def refused(change: Callable[[dict[str, Any]], object], *words: str) -> None:
-        copy = tmp_path / "july"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(july.run.root, copy, symlinks=True)
+        shutil.rmtree(tmp_path / "july", ignore_errors=True)
+        copy = shutil.copytree(july.run.root, tmp_path / "july", symlinks=True)
         change_plan(RunDir(copy), change)
         _, done = merged(tmp_path, demo_archive, june.run.root, copy)
         assert done.returncode == 2, done.stderr
@@ -346,8 +344,7 @@ def test_two_results_of_one_recipe_are_refused(
 ) -> None:
     """The same run twice under two names fits; with another digest in one record it does not."""
     june, july = months
-    copy = tmp_path / "june"
-    shutil.copytree(june.run.root, copy, symlinks=True)
+    copy = shutil.copytree(june.run.root, tmp_path / "june", symlinks=True)
     assert merged(tmp_path, demo_archive, june.run.root, copy, july.run.root)[1].returncode == 0
     shutil.rmtree(tmp_path / "runs")
     for records in copy.glob("parts/*/*/*/records.jsonl"):

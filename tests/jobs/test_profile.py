@@ -16,7 +16,7 @@ from tests.conftest import Campaign, planned_records
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record, scan_records
 from embedcube.campaign.scene import Asset
-from embedcube.consolidate.provenance import receipt
+from embedcube.consolidate.receipt import receipt
 from embedcube.grid import Grid, PixelArea
 from embedcube.jobs.profile import Spent, profile, table
 from embedcube.sources.reader import RasterReader

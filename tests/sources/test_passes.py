@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from tests.sources.samples import sample_of_layer_x
 
+from embedcube.campaign.baselines import Use, uses
 from embedcube.campaign.scene import Asset, Scene
-from embedcube.campaign.versions import Use, uses
 from embedcube.kernel.sample import Sample
 from embedcube.sources.catalog.products import Product
 from embedcube.sources.passes import Clues, acquisitions

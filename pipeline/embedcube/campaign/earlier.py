@@ -1,10 +1,8 @@
 """What a run folder was last used for, in words: for somebody who comes with another campaign file."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_any_plan
+from embedcube.campaign.reasons import differing
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import RequestError
@@ -27,17 +25,7 @@ def differs_from(campaign: Campaign, run: RunDir) -> str:
         return f"its {run.campaign.name} cannot be read: damaged, or of another version of embedcube"
     if earlier.digest == campaign.digest:
         return ""
-    return f"other {listed([*_differing(earlier.what, campaign.what)], _NAMED)}"
-
-
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """Dotted names of the values that differ, or that one side lacks."""
-    for key in sorted(before.keys() | after.keys()):
-        a, b = before.get(key), after.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differing(a, b, f"{within}{key}.")
-        elif a != b:
-            yield within + key
+    return f"other {listed([key for key, *_ in differing(earlier.what, campaign.what)], _NAMED)}"
 
 
 def refuse_other_plan(campaign: Campaign, run: RunDir) -> None:

@@ -1,12 +1,12 @@
 """Reading areas from GeoJSON (RFC 7946)."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embedcube.campaign.readable import readable
 from embedcube.printable import printable
 
 _BYTES = 64 << 20
@@ -39,8 +39,7 @@ def read_geojson(path: Path) -> dict[str, Any]:
 
 
 def _parsed(path: Path) -> Any:
-    # a FIFO is not waited for
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    with readable(path).open("rb") as file:
         data = file.read(_BYTES + 1)
     if len(data) > _BYTES:
         raise ValueError(f"it has more than {_BYTES >> 20} MB")

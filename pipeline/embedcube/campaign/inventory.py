@@ -81,13 +81,15 @@ def read_inventory(
     return scenes
 
 
-def read_names(campaign: Campaign, run: RunDir, planned: str = "") -> Names:
+def read_names(campaign: Campaign, run: RunDir, planned: str) -> Names:
     """Archive, id and `superseded_by` of each scene, as `read_inventory` gives them; quicker where no more is needed.
 
     Raises:
         RequestError: as `read_inventory`.
     """
-    names = _names(read_columns(run.inventory, planned or inventory_digest(run), _NAMES, "index"))
+    names = _names(read_columns(run.inventory, planned, _NAMES, "index"))
+    if not campaign.withdraw:
+        return names
     used = list(names.superseded_by)
     for row, instead in read_inventory(campaign, run, planned).used_otherwise.items():
         used[row] = instead.superseded_by
@@ -96,8 +98,10 @@ def read_names(campaign: Campaign, run: RunDir, planned: str = "") -> Names:
 
 def refuse_unknown_withdrawn(campaign: Campaign, run: RunDir) -> None:
     """Raise a RequestError where `withdraw` names a scene that the inventory does not have."""
-    names = read_names(campaign, run) if campaign.withdraw else None
-    if names and (unknown := unknown_ids(campaign.withdraw, names)):
+    if not campaign.withdraw:
+        return
+    names = _names(read_columns(run.inventory, inventory_digest(run), _NAMES, "index"))
+    if unknown := unknown_ids(campaign.withdraw, names):
         raise RequestError(
             f'withdraw: "{unknown[0]}" is in no archive of the inventory{nearest(unknown[0], {*names.ids})}'
         )

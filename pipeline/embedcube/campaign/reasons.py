@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from embedcube.campaign.plan import Shard
-from embedcube.campaign.recipes import Planned, layer_facts
+from embedcube.campaign.recipes import Planned, planned_facts
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_layout
 from embedcube.zones import SAMPLES
@@ -155,16 +155,11 @@ class _Side:
 
     def facts(self, name: str) -> dict[str, Any]:
         """All that decides the bytes of every shard of a layer, by the keys of *what*."""
-        layer = self._account.plan.layers[name]
-        facts = layer_facts(
-            self._account.campaign, name, batch=layer.batch, weights=layer.weights, program=layer.program,
-            versions=layer.versions, plugins=layer.plugins,
-        )  # fmt: skip
+        facts = planned_facts(self._account.campaign, name, self._account.plan.layers[name])
         block = facts.pop("layer")
         if block["grid"] is not None:
             del facts["grid"]  # the block has it
-        archives = dict(zip(block["archives"], facts.pop("archives"), strict=True))
-        return {"archives": archives, "layers": {name: block}, **facts}
+        return {"layers": {name: block}, **facts}
 
     def inputs(self, shard: Shard) -> list[_Input]:
         """The scenes of a shard, in its order."""
@@ -202,7 +197,7 @@ class _Sides:
     def keys(self, layer: str) -> tuple[str, ...]:
         """What differs of the facts of a layer that both sides have."""
         if layer not in self._keys:
-            self._keys[layer] = tuple(_differing(self.earlier.facts(layer), self.later.facts(layer)))
+            self._keys[layer] = tuple(key for key, *_ in differing(self.earlier.facts(layer), self.later.facts(layer)))
         return self._keys[layer]
 
     def reason(self, before: Shard | None, after: Shard) -> Reason:
@@ -220,14 +215,17 @@ class _Sides:
         return _reason(keys, old, new)
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """Dotted names of the values that differ, or that one side lacks, in alphabetical order."""
+def differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The values of nested dicts that differ: dotted name, value before, value after; None where a side lacks it.
+
+    They come in alphabetical order.
+    """
     for key in sorted(before.keys() | after.keys()):
         a, b = before.get(key), after.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differing(a, b, f"{within}{key}.")
+            yield from differing(a, b, f"{within}{key}.")
         elif a != b:
-            yield within + key
+            yield within + key, a, b
 
 
 def _by_name(inputs: Iterable[_Input]) -> dict[str, list[_Input]]:

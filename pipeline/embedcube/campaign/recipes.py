@@ -53,6 +53,15 @@ def layer_facts(
     } | ({"program": program} if program else {})
 
 
+def planned_facts(campaign: Campaign, name: str, layer: LayerPlan) -> dict[str, Any]:
+    """The facts of a planned layer (`layer_facts`), with the facts of its archives by name."""
+    facts = layer_facts(
+        campaign, name, batch=layer.batch, weights=layer.weights, program=layer.program, versions=layer.versions,
+        plugins=layer.plugins,
+    )  # fmt: skip
+    return facts | {"archives": dict(zip(facts["layer"]["archives"], facts["archives"], strict=True))}
+
+
 def samples_of(zone: Zone, layout: ShardLayout) -> Callable[[int], bytes] | None:
     """The digest of the samples of a row of shards; None in a zone that is no list of samples."""
     return cache(partial(zone.digest_of, layout)) if isinstance(zone, SampleList) else None
@@ -116,10 +125,15 @@ class PlannedRecipes:
     """Derives the recipes of planned shards again, from the inventory and from what the plan says of their layers."""
 
     def __init__(
-        self, campaign: Campaign, plan: Planned, scenes: Sequence[Scene], plugins: Mapping[str, Sequence[str]]
+        self,
+        campaign: Campaign,
+        plan: Planned,
+        scenes: Sequence[Scene],
+        plugins: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`scenes` is the inventory; `plugins` are those of each layer: of this machine, or of the plan."""
-        self._campaign, self._plan, self._scenes, self._plugins = campaign, plan, scenes, plugins
+        """`scenes` is the inventory; `plugins` are those of each layer, by default those that the plan names."""
+        self._campaign, self._plan, self._scenes = campaign, plan, scenes
+        self._plugins = plugins or {name: layer.plugins for name, layer in plan.layers.items()}
         self._of_layer: dict[tuple[str, str], LayerRecipes] = {}
         self._digests: dict[int, bytes] = {}
         self._instead = plan.verdicts.instead

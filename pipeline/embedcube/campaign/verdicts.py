@@ -34,7 +34,7 @@ class Verdict:
     instead_digests: tuple[str, ...] = ()
     """the digests of these scenes, as they are used"""
     filling: tuple[int, ...] = ()
-    """those of `instead` that only fill what newer scenes of their acquisition do not show"""
+    """rows of `instead` that only fill what newer scenes of their acquisition do not show"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Verdicts:
 
     @property
     def filling(self) -> frozenset[int]:
-        """Those of `instead` that only fill what newer scenes of their acquisition do not show."""
+        """Rows of the scenes of `instead` that only fill what newer scenes of their acquisition do not show."""
         return frozenset(row for verdict in self.scenes.values() for row in verdict.filling)
 
     def retries(self, how: How) -> bool:
@@ -140,6 +140,5 @@ def keep_verdicts(run: RunDir, digests: Mapping[str, str]) -> Verdicts:
 
 def _scene(document: dict[str, Any]) -> tuple[int, Verdict]:
     row: int = document.pop("row")
-    instead, digests = tuple(document.pop("instead")), tuple(document.pop("instead_digests"))
-    filling = tuple(document.pop("filling", ()))
-    return row, Verdict(instead=instead, instead_digests=digests, filling=filling, **document)
+    document |= {name: tuple(document[name]) for name in ("instead", "instead_digests", "filling")}
+    return row, Verdict(**document)

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from embedcube.campaign.baselines import Use, uses
 from embedcube.campaign.scene import WITHDRAWN, Scene
-from embedcube.campaign.versions import Use, uses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,7 +172,7 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
 def adopt(campaign: "Campaign", folder: "RunDir", made: "Plan", bases: "list[Base]", say: Say) -> "Plan":
     """Take over what earlier runs have of the plan; returns the plan, without the scenes that they found broken."""
     from embedcube.consolidate.adopt import in_words
-    from embedcube.consolidate.foreseen import carry_verdicts
+    from embedcube.consolidate.base_verdicts import carry_verdicts
     from embedcube.consolidate.reprocess import adopt_from
 
     made = carry_verdicts(campaign, folder, made, bases)

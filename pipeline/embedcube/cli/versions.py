@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,12 +103,10 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one cube of several runs.  Example: embedcube merge runs/2022 runs/2023 --campaign whole.yaml"""
-    from embedcube.campaign.plan import read_recipes
     from embedcube.campaign.resolve import write_resolved
-    from embedcube.campaign.verdicts import Verdicts
     from embedcube.cli.opening import resolve_to_plan
     from embedcube.consolidate.adopt import in_words
-    from embedcube.consolidate.foreseen import carry_verdicts
+    from embedcube.consolidate.base_verdicts import carry_verdicts
     from embedcube.uses import merge as merging
 
     say = teller(as_json)
@@ -118,10 +116,8 @@ def merge(
     write_resolved(campaign, folder)
     say(f"merge       {plan.shards} shards of {len(parts)} runs")
     plan = carry_verdicts(campaign, folder, plan, [part.base for part in parts])
-    first_round = replace(plan, verdicts=Verdicts())
-    recipes = {*read_recipes(folder, plan), *read_recipes(folder, first_round)}
     with shown("collect", "shards", say) as progress:
-        adopted = merging.collect(folder, recipes, parts, progress)
+        adopted = merging.collect(folder, plan, parts, progress)
     for line in in_words(adopted, "the runs"):
         say(f"            {line}")
     merging.refuse_missing(campaign, folder, plan, parts, adopted)

@@ -1,7 +1,6 @@
 """The two sides of a comparison (`campaign/reasons.py`), read from a run folder or from a cube."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.inventory import scenes_as_planned
@@ -43,12 +42,10 @@ def account_of_cube(cube: Cube) -> Account:
     """What a cube says of its shards.
 
     Raises:
-        RequestError: it was made by an earlier version of embedcube, which did not say how recipes are made.
+        RequestError: it was made by an earlier version of embedcube, which did not say how shards were made.
     """
-    if "planned" not in cube.provenance.attributes:
-        raise RequestError(f"{cube.address}: made by an earlier version of embedcube, which did not say enough")
     said = rebuild(cube)
-    return Account(campaign=said.campaign, plan=said, scenes=said.scenes, shards=shards_of(cube, said))
+    return Account(campaign=said.campaign, plan=said, scenes=said.scenes, shards=_shards_of(cube, said))
 
 
 def account_of_base(base: Base) -> Account:
@@ -69,20 +66,9 @@ def account_of_base(base: Base) -> Account:
     return account_of_cube(Cube(base.cube))
 
 
-def shards_of(cube: Cube, said: Rebuilt) -> Iterator[Shard]:
-    """The shards of a cube, as a plan has them."""
+def _shards_of(cube: Cube, said: Rebuilt) -> Iterator[Shard]:
     provenance = cube.provenance
     recipes = provenance.array("shard_recipe")
     first, linked = provenance.array("link_first"), provenance.array("link_scene")
-    for (zone, t, iy, ix), row in provenance.places.items():
-        layer, _, name = zone.partition("/")
-        place = said.layers[layer].zones[name]
-        yield Shard(
-            layer=layer, zone=name, t=t, row=place.row + iy, col=place.col + ix, iy=iy, ix=ix,
-            recipe=bytes(recipes[row]).hex(), scenes=tuple(linked[first[row] : first[row + 1]].tolist()),
-        )  # fmt: skip
-
-
-def listed(account: Account) -> Account:
-    """The same account with its shards in memory: they can be read again."""
-    return replace(account, shards=list(account.shards))
+    for place, row in provenance.places.items():
+        yield said.shard(place, recipes[row], linked[first[row] : first[row + 1]])

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,9 @@ _AT_ONCE = 256
 
 _WORDS = 1000
 """most characters of what is said of a shard"""
+
+_NAMED = 3
+"""damaged shards that are named"""
 
 _THREADS = 4
 """files that are read at once"""
@@ -277,17 +280,13 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
-def in_words(adopted: Adopted, origin: object, named: int = 3) -> Iterator[str]:
+def in_words(adopted: Adopted, origin: object) -> Iterator[str]:
     """Lines of text about what was taken from `origin`."""
     if adopted.shards:
         copied = f", {adopted.copied} copied" if adopted.copied else ""
         yield f"{adopted.shards} shards from {origin}: {adopted.linked} objects linked{copied}"
     if adopted.absent:
         yield f"{adopted.absent} shards of {origin} have no objects there: they are embedded again"
-    yield from _damaged(adopted.damaged, named)
-
-
-def _damaged(lines: Sequence[str], named: int) -> Iterator[str]:
-    if lines:
-        yield f"{len(lines)} shards of the base are damaged, and are embedded again:"
-        yield from (f"  {line}" for line in lines[:named])
+    if damaged := adopted.damaged:
+        yield f"{len(damaged)} shards of the base are damaged, and are embedded again:"
+        yield from (f"  {line}" for line in damaged[:_NAMED])

@@ -46,7 +46,7 @@ def _recipes(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], shards: It
     """Check that each shard of the plan has the recipe that inventory and plan give, where the plugins are here."""
     from embedcube.campaign.recipes import PlannedRecipes, plugins_of
 
-    recipes = PlannedRecipes(campaign, plan, scenes, {name: layer.plugins for name, layer in plan.layers.items()})
+    recipes = PlannedRecipes(campaign, plan, scenes)
     for name, layer in plan.layers.items():
         if (here := plugins_of(campaign, name)) != layer.plugins:
             log.warning("%s was planned with the plugins %s, here are %s", name, layer.plugins, here)
@@ -136,7 +136,7 @@ def _said(campaign: Campaign, plan: Plan, cube: Cube, scenes: Sequence[Scene]) -
 def _records(run: RunDir, cube: Cube) -> Iterator[Finding]:
     """Remark records of the cube that no part has, where one has another of the same recipe.
 
-    So it is where a shard was embedded again after the cube was made; or where somebody has changed the record.
+    The shard was embedded again after the cube was made, or somebody has changed the record.
     """
     provenance = cube.provenance
     # digests, as there may be millions of records

@@ -42,7 +42,7 @@ class Change:
     @property
     def reason(self) -> str:
         """The reason in words."""
-        return f"{self.kind}: {', '.join(self.keys)}" if self.keys else self.kind
+        return Reason(kind=self.kind, keys=self.keys).label
 
     def document(self) -> dict[str, Any]:
         """The change as JSON."""

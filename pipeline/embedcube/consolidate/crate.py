@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedcube.campaign.parts import Record
-from embedcube.campaign.schema import Archive
+from embedcube.campaign.schema import Archive, Campaign
+from embedcube.consolidate.receipt import receipt
 
 _RUN_TERMS = "https://w3id.org/ro/terms/workflow-run#"
 
@@ -31,7 +32,15 @@ PROFILES = {
 
 _UNITS = {"device_s": "https://qudt.org/vocab/unit/SEC", "energy_kwh": "https://qudt.org/vocab/unit/KiloW-HR"}
 
-_CAMPAIGN, _PROV = "campaign.json", "prov.json"
+CAMPAIGN, PROV = "campaign.json", "prov.json"
+"""The files beside it."""
+
+TABLES = {
+    "scene": "the inventory: one JSON text for each scene",
+    "shard_record": "the records: one JSON text for each shard",
+    "link_scene": "which scenes each shard was made of",
+}
+"""Arrays of `provenance/` that other tools are pointed to; with `<name>_first` a row of a text is found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,7 @@ class RunOfLayer:
     weights: str
     """SHA-256 of the weights file"""
     records: Sequence[Record]
+    """of its shards; a record may name its layer otherwise, as it was called when the shard was embedded"""
 
     @property
     def started(self) -> str:
@@ -72,34 +82,32 @@ class RunOfLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crate:
-    """What a crate tells."""
+class RunOfCube:
+    """How a cube was computed: what the files for other tools are made from."""
 
-    name: str
-    """of the campaign"""
+    campaign: Campaign
     version: str
-    campaign_digest: str
-    archives: Mapping[str, Archive]
+    """name of the cube"""
+    scenes: int
+    """number of scenes of the inventory"""
     software: Mapping[str, str]
+    """versions by package"""
     layers: Sequence[RunOfLayer]
-    digests: Mapping[str, str]
-    """SHA-256 of the files beside it"""
-    tables: Mapping[str, str]
-    """arrays of `provenance/`, with what they hold"""
 
 
-def crate_of(crate: Crate) -> dict[str, Any]:
-    """The content of ro-crate-metadata.json."""
-    layers = [layer for layer in crate.layers if layer.records]
-    actions = [_run(crate, layers), *(_embed(layer) for layer in layers)] if layers else []
-    collections = [*_archives(crate), *_made(crate)]
+def crate_of(run: RunOfCube, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The content of ro-crate-metadata.json; `digests` are the SHA-256 of the files beside it, by name."""
+    layers = [layer for layer in run.layers if layer.records]
+    actions = [_run(run, layers), *(_embed(layer) for layer in layers)] if layers else []
+    collections = [*_archives(run.campaign.archives), *_made(run)]
+    name = run.campaign.campaign
     root = {
-        "@id": "./", "@type": "Dataset", "name": f"Provenance of cube {crate.version}",
-        "description": f"How the embeddings of campaign {crate.name} were made: scenes, shards, software, devices",
+        "@id": "./", "@type": "Dataset", "name": f"Provenance of cube {run.version}",
+        "description": f"How the embeddings of campaign {name} were made: scenes, shards, software, devices",
         "datePublished": max((layer.finished for layer in layers), default="1970-01-01")[:10],
         "license": "other: the terms of the inputs hold", "conformsTo": _ids(PROFILES),
-        "hasPart": _ids([_CAMPAIGN, _PROV]),
-        "mainEntity": {"@id": _CAMPAIGN}, "mentions": _ids([one["@id"] for one in (*actions, *collections)]),
+        "hasPart": _ids([CAMPAIGN, PROV]),
+        "mainEntity": {"@id": CAMPAIGN}, "mentions": _ids([one["@id"] for one in (*actions, *collections)]),
     }  # fmt: skip
     descriptor = {
         "@id": "ro-crate-metadata.json", "@type": "CreativeWork", "about": {"@id": "./"},
@@ -111,15 +119,15 @@ def crate_of(crate: Crate) -> dict[str, Any]:
     ]
     tables = [
         {"@id": f"#table/{table}", "@type": "CreativeWork", "name": f"provenance/{table}", "description": words}
-        for table, words in crate.tables.items()
+        for table, words in TABLES.items()
     ]
     prov = {
-        "@id": _PROV, "@type": "File", "name": "W3C PROV-JSON of the cube", "encodingFormat": "application/json",
-        "description": "The same as a graph of W3C PROV", "sha256": crate.digests[_PROV],
+        "@id": PROV, "@type": "File", "name": "W3C PROV-JSON of the cube", "encodingFormat": "application/json",
+        "description": "The same as a graph of W3C PROV", "sha256": digests[PROV],
     }  # fmt: skip
     entities = [
-        descriptor, root, *profiles, prov, *tables, *_workflow(crate, layers), *collections, *actions,
-        *(entity for layer in layers for entity in _details(layer)),
+        descriptor, root, *profiles, prov, *tables, *_workflow(run.campaign, layers, digests[CAMPAIGN]), *collections,
+        *actions, *(entity for layer in layers for entity in _details(layer)),
     ]  # fmt: skip
     return {"@context": CONTEXT, "@graph": entities}
 
@@ -130,7 +138,7 @@ def _ids(names: Iterable[str]) -> Any:
     return found[0] if len(found) == 1 else found
 
 
-def _workflow(crate: Crate, layers: Sequence[RunOfLayer]) -> list[dict[str, Any]]:
+def _workflow(campaign: Campaign, layers: Sequence[RunOfLayer], digest: str) -> list[dict[str, Any]]:
     """The campaign, what goes in and out of it, its language, and the tools that it runs."""
     language: dict[str, Any] = {"@id": "#language", "@type": "ComputerLanguage", "name": "campaign file of embedcube"}
     inputs = [
@@ -139,7 +147,7 @@ def _workflow(crate: Crate, layers: Sequence[RunOfLayer]) -> list[dict[str, Any]
             "description": f"scenes of the archive {name}", "workExample": {"@id": f"#archive/{name}"},
             "valueRequired": True,
         }
-        for name in crate.archives
+        for name in campaign.archives
     ]  # fmt: skip
     output = {
         "@id": "#output/cube", "@type": "FormalParameter", "name": "cube", "additionalType": "Collection",
@@ -153,19 +161,19 @@ def _workflow(crate: Crate, layers: Sequence[RunOfLayer]) -> list[dict[str, Any]
         }
         for layer in layers
     ]  # fmt: skip
-    campaign = {
-        "@id": _CAMPAIGN, "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
-        "name": f"campaign {crate.name}", "programmingLanguage": {"@id": "#language"},
+    workflow = {
+        "@id": CAMPAIGN, "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+        "name": f"campaign {campaign.campaign}", "programmingLanguage": {"@id": "#language"},
         "description": "What was asked: archives, grid, windows, layers; paths of archives are left out",
-        "version": crate.campaign_digest, "sha256": crate.digests[_CAMPAIGN], "encodingFormat": "application/json",
+        "version": campaign.digest, "sha256": digest, "encodingFormat": "application/json",
         "conformsTo": {"@id": "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"},
         "hasPart": _ids(f"#tool/{layer.name}" for layer in layers),
-        "input": _ids(f"#input/{name}" for name in crate.archives), "output": _ids(["#output/cube"]),
+        "input": _ids(f"#input/{name}" for name in campaign.archives), "output": _ids(["#output/cube"]),
     }  # fmt: skip
-    return [campaign, language, *inputs, output, *tools]
+    return [workflow, language, *inputs, output, *tools]
 
 
-def _archives(crate: Crate) -> list[dict[str, Any]]:
+def _archives(archives: Mapping[str, Archive]) -> list[dict[str, Any]]:
     return [
         {
             "@id": f"#archive/{name}", "@type": "Collection", "name": f"scenes of {name}",
@@ -173,11 +181,11 @@ def _archives(crate: Crate) -> list[dict[str, Any]]:
             "exampleOfWork": {"@id": f"#input/{name}"},
             "description": f"archive read as {block.source}: bands {', '.join(block.bands)}",
         }
-        for name, block in crate.archives.items()
+        for name, block in archives.items()
     ]  # fmt: skip
 
 
-def _made(crate: Crate) -> list[dict[str, Any]]:
+def _made(run: RunOfCube) -> list[dict[str, Any]]:
     """The cube and its layers."""
     layers = [
         {
@@ -185,24 +193,24 @@ def _made(crate: Crate) -> list[dict[str, Any]]:
             "description": f"{len(layer.records)} shards of the group {layer.name} of the cube",
             "hasPart": _ids(["#table/shard_record", "#table/link_scene"]), "mainEntity": {"@id": "#table/shard_record"},
         }
-        for layer in crate.layers
+        for layer in run.layers
     ]  # fmt: skip
     cube = {
-        "@id": "#cube", "@type": "Collection", "name": f"cube {crate.version}", "version": crate.version,
+        "@id": "#cube", "@type": "Collection", "name": f"cube {run.version}", "version": run.version,
         "description": "the Zarr store around the folder provenance/",
-        "hasPart": _ids(f"#layer/{layer.name}" for layer in crate.layers),
+        "hasPart": _ids(f"#layer/{layer.name}" for layer in run.layers),
         "mainEntity": {"@id": "#table/shard_record"}, "exampleOfWork": {"@id": "#output/cube"},
     }  # fmt: skip
     return [cube, *layers]
 
 
-def _run(crate: Crate, layers: Sequence[RunOfLayer]) -> dict[str, Any]:
+def _run(run: RunOfCube, layers: Sequence[RunOfLayer]) -> dict[str, Any]:
     """The execution of the campaign."""
-    software = ", ".join(f"{name} {version}" for name, version in sorted(crate.software.items()))
+    software = ", ".join(f"{name} {version}" for name, version in sorted(run.software.items()))
     return {
-        "@id": "#run", "@type": "CreateAction", "name": f"run of campaign {crate.name}",
-        "description": f"all shards of all layers, with {software}", "instrument": {"@id": _CAMPAIGN},
-        "object": _ids([f"#archive/{name}" for name in crate.archives]), "result": _ids(["#cube"]),
+        "@id": "#run", "@type": "CreateAction", "name": f"run of campaign {run.campaign.campaign}",
+        "description": f"all shards of all layers, with {software}", "instrument": {"@id": CAMPAIGN},
+        "object": _ids([f"#archive/{name}" for name in run.campaign.archives]), "result": _ids(["#cube"]),
         "startTime": min(layer.started for layer in layers), "endTime": max(layer.finished for layer in layers),
         "actionStatus": "http://schema.org/CompletedActionStatus",
     }  # fmt: skip
@@ -234,14 +242,12 @@ def _details(layer: RunOfLayer) -> list[dict[str, Any]]:
 
 
 def _usage(layer: RunOfLayer) -> list[dict[str, Any]]:
-    used = {"device_s": round(sum(record.seconds.get("forward", 0.0) for record in layer.records), 3)}
-    energy_j = [record.energy_j for record in layer.records if record.energy_j is not None]
-    if len(energy_j) == len(layer.records):
-        used["energy_kwh"] = round(sum(energy_j) / 3.6e6, 9)
+    used = receipt(layer.records)
     return [
         {
             "@id": f"#usage/{layer.name}/{name}", "@type": "PropertyValue", "name": name, "propertyID": name,
-            "value": str(value), "unitCode": _UNITS[name],
+            "value": str(used[name]), "unitCode": unit,
         }
-        for name, value in used.items()
+        for name, unit in _UNITS.items()
+        if used[name] is not None
     ]  # fmt: skip

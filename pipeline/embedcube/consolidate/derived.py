@@ -18,13 +18,13 @@ import numpy as np
 from pyproj import CRS
 
 from embedcube.campaign.parts import Record, version_of
-from embedcube.campaign.plan import Shard, digest_of_recipes
+from embedcube.campaign.plan import digest_of_recipes
 from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.schema import digest_of
 from embedcube.campaign.seals import from_line
 from embedcube.consolidate.findings import Finding
-from embedcube.consolidate.provenance import receipt
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
+from embedcube.consolidate.receipt import receipt
 from embedcube.consolidate.template import write_template
 from embedcube.cube.reader import Cube
 
@@ -166,19 +166,14 @@ def _scenes(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
 def _shards(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
     """Check records, scenes and recipe of each shard, and then the name of the cube and the sums of the records."""
     provenance, about = cube.provenance, cube.provenance.attributes
-    recipes = PlannedRecipes(said.campaign, said, said.scenes, said.plugins)
+    recipes = PlannedRecipes(said.campaign, said, said.scenes)
     stored, records = provenance.array("shard_recipe"), {}
     windows, digest_of_scene = said.campaign.all_windows, [scene.digest for scene in said.scenes]
-    for (zone, t, iy, ix), row in provenance.places.items():
-        layer, _, name = zone.partition("/")
-        place = said.layers[layer].zones[name]
+    for place, row in provenance.places.items():
         rows, quarantined = provenance.links(row)
-        shard = Shard(
-            layer=layer, zone=name, t=t, row=place.row + iy, col=place.col + ix, iy=iy, ix=ix,
-            recipe=bytes(stored[row]).hex(), scenes=tuple(rows.tolist()),
-        )  # fmt: skip
+        shard = said.shard(place, stored[row], rows)
         yield from _differs("recipe", str(shard), shard.recipe[:12], recipes.derive(shard)[:12])
-        outside = [said.scenes[i].id for i in shard.scenes if not said.scenes[i].meets(windows[t])]
+        outside = [said.scenes[i].id for i in shard.scenes if not said.scenes[i].meets(windows[shard.t])]
         yield from _differs("scene", str(shard), outside, [])
         if (document := from_line(provenance.record_line(row))) is None:
             yield Finding(check="record", place=str(shard), found="another checksum", expected="its own")

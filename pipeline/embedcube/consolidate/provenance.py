@@ -44,7 +44,9 @@ from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.consolidate.prov_files import FOLDER, Told, write_files
+from embedcube.consolidate.crate import RunOfCube, RunOfLayer
+from embedcube.consolidate.prov_files import FOLDER, write_files
+from embedcube.consolidate.receipt import receipt
 from embedcube.cube.arrays import FILES, MAP, file_names, object_key
 from embedcube.errors import WorkError
 from embedcube.zones import SampleList
@@ -126,11 +128,8 @@ def write_provenance(
     _write_links(group, scenes, made)
     _write_resampling(group, campaign, plan, scenes, made)
     _write_texts(group, "weights", weights.values(), bytes)
-    version = version_of(campaign, [m.record for m in made])
-    records = {name: [m.record for m in made if m.shard.layer == name] for name in plan.layers}
-    told = Told(campaign=campaign, plan=plan, version=version, scenes=len(scenes), records=records)
     group.create_group(FOLDER)
-    write_files(told, cube / "provenance" / FOLDER)
+    write_files(_run_of(campaign, plan, len(scenes), made), cube / "provenance" / FOLDER)
     adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
     objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
     names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}
@@ -159,18 +158,6 @@ def fitted_weights(run: RunDir, plan: Plan) -> dict[str, bytes]:
     return found
 
 
-def receipt(records: list[Record]) -> dict[str, Any]:
-    """Devices, time, bytes and energy of the shards, whichever run made them; no energy where a device had no meter."""
-    used_j = [record.energy_j for record in records if record.energy_j is not None]
-    return {
-        "devices": sorted({record.device for record in records}),
-        "device_s": round(sum(record.seconds.get("forward", 0.0) for record in records), 3),
-        "read_bytes": sum(record.read_bytes for record in records),
-        "written_bytes": sum(stored.size for record in records for stored in record.objects),
-        "energy_kwh": round(sum(used_j) / 3.6e6, 9) if used_j and len(used_j) == len(records) else None,
-    }
-
-
 def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -> None:
     first = np.cumsum([0, *(len(m.shard.scenes) for m in made)])
     _write(group, "link_first", first, np.int64)
@@ -186,6 +173,22 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
         shares.append(observed)
     contributions.close()
     shares.close()
+
+
+def _run_of(campaign: Campaign, plan: Plan, scenes: int, made: Sequence[Made]) -> RunOfCube:
+    """How the cube was computed, for other tools."""
+    layers = [
+        RunOfLayer(
+            name=name,
+            backbone=str(campaign.layers[name].backbone["name"]),
+            archives=campaign.layers[name].archives,
+            weights=layer.weights,
+            records=[one.record for one in made if one.shard.layer == name],
+        )
+        for name, layer in plan.layers.items()
+    ]
+    version = version_of(campaign, [one.record for one in made])
+    return RunOfCube(campaign=campaign, version=version, scenes=scenes, software=plan.versions, layers=layers)
 
 
 def _quarantined(made: Made, digests: Sequence[str]) -> list[bool]:

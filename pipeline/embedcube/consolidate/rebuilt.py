@@ -1,15 +1,19 @@
-"""Campaign and plan of a cube, made again from what the cube says of itself, so that `verify` can derive the rest."""
+"""Campaign and plan of a cube, made again from what the cube says of itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedcube.campaign.plan import LayerPlan
+import numpy as np
+from numpy.typing import NDArray
+
+from embedcube.campaign.plan import LayerPlan, Shard
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.campaign.zones import layout_of, sample_list
 from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
 from embedcube.zones import SAMPLES, SampleList
 
@@ -27,17 +31,29 @@ class Rebuilt:
     """the scenes that were out for all shards"""
     scenes: list[Scene]
     """the inventory"""
-    plugins: Mapping[str, tuple[str, ...]]
-    """packages of the sources and of the backbone of each layer"""
+
+    def shard(self, place: tuple[str, int, int, int], recipe: NDArray[np.uint8], rows: NDArray[np.int32]) -> Shard:
+        """The shard at a place ("<layer>/<zone>", t, iy, ix), as a plan has it; `rows` are of its scenes."""
+        (layer, _, zone), (t, iy, ix) = place[0].partition("/"), place[1:]
+        origin = self.layers[layer].zones[zone]
+        return Shard(
+            layer=layer, zone=zone, t=t, row=origin.row + iy, col=origin.col + ix, iy=iy, ix=ix,
+            recipe=bytes(recipe).hex(), scenes=tuple(rows.tolist()),
+        )  # fmt: skip
 
 
 def rebuild(cube: Cube) -> Rebuilt:
     """Read all that a cube says of its making.
 
     Raises:
+        RequestError: it was made by an earlier version of embedcube, which did not say so much.
         ValueError, TypeError, KeyError, AttributeError: its metadata are damaged.
     """
     about = cube.provenance.attributes
+    if "planned" not in about:
+        raise RequestError(
+            f"{cube.address}: made by an earlier version of embedcube, which did not say how shards were made"
+        )
     campaign = campaign_of(cube)
     scenes = [Scene.from_json(text) for text in cube.provenance.blobs("scene")]
     return Rebuilt(
@@ -46,7 +62,6 @@ def rebuild(cube: Cube) -> Rebuilt:
         versions=about["versions"],
         verdicts=_verdicts(about["out"], scenes),
         scenes=scenes,
-        plugins={name: tuple(planned["plugins"]) for name, planned in about["planned"].items()},
     )
 
 

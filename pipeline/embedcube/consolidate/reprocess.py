@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -12,13 +12,14 @@ from embedcube.campaign.parts import recorded_recipes, scan_documents
 from embedcube.campaign.plan import Plan, digest_of_recipes, read_plan_columns, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir
+from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.campaign.withdrawn import matches
 from embedcube.consolidate.accounts import UNREADABLE, account_of_base, account_of_cube, account_of_run
 from embedcube.consolidate.adopt import Adopted, adopt_all
+from embedcube.consolidate.base_verdicts import with_base_verdicts
 from embedcube.consolidate.changes import Change, changes
-from embedcube.consolidate.foreseen import foreseen
 from embedcube.consolidate.offers import records_in
 from embedcube.cube.reader import Cube
 from embedcube.printable import listed, printable
@@ -43,10 +44,14 @@ def base_of(campaign: Campaign, run: RunDir) -> Base | None:
     return replace(base, has_parts=False) if own else base
 
 
+def recipes_of(run: RunDir, plan: Plan) -> set[str]:
+    """The recipes of a plan's shards, in its round and in the first one: `verify` needs the records of both."""
+    return {*read_recipes(run, plan), *read_recipes(run, replace(plan, verdicts=Verdicts()))}
+
+
 def adopt_from(base: Base, run: RunDir, plan: Plan, progress: Progress) -> Adopted:
     """Take over the shards of the plan that the base has and this run has not, in this round or in the first one."""
-    recipes = set(read_recipes(run, plan)) | set(read_recipes(run, replace(plan, verdicts=Verdicts())))
-    wanted = recipes - recorded_recipes(run)
+    wanted = recipes_of(run, plan) - recorded_recipes(run)
     adopted = Adopted()
     if wanted:
         adopt_all(run, base, wanted, adopted, progress=progress)
@@ -99,7 +104,7 @@ def changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: P
 def _changes_since(reference: Reference, campaign: Campaign, run: RunDir, plan: Plan) -> list[Change]:
     if campaign.how.base is None:
         # what the last version left out is left out again, in the second round at the latest
-        plan = foreseen(campaign, run, plan, [newest_of(run)])
+        plan = with_base_verdicts(campaign, run, plan, [newest_of(run)])
     done = recorded_recipes(run)
     if same := _all_unchanged(reference, run, plan, done):
         return same
@@ -135,29 +140,24 @@ def has_full_digests(base: Base | None) -> bool:
 
 def remarks(campaign: Campaign, run: RunDir, plan: Plan, reference: Reference | None) -> Iterator[str]:
     """What `plan` says of scenes that are withdrawn, and of weights that a run from nothing would not have."""
-    yield from _withdrawn_in_words(campaign, run, plan)
-    yield from _weights_in_words(campaign, run, plan, reference)
+    withdrawn: list[Scene] = []
+    if campaign.withdraw:
+        scenes = read_inventory(campaign, run, plan.inventory)
+        used = [scenes[row] for row in scenes.used_otherwise]
+        withdrawn = [scene for scene in used if scene.withdrawn]
+        out = [f"{scene.archive}/{scene.id}" for scene in withdrawn]
+        yield f"{len(out)} scene{'s'[: len(out) > 1]} withdrawn: {listed(out, _NAMED)}"
+        if instead := [f"{scene.archive}/{scene.id}" for scene in used if not scene.superseded_by]:
+            yield f"used instead: {listed(instead, _NAMED)}"
+    yield from _weights_in_words(campaign, plan, reference, withdrawn)
 
 
-def _withdrawn_in_words(campaign: Campaign, run: RunDir, plan: Plan) -> Iterator[str]:
-    """Which scenes of the inventory the campaign withdraws, and which are used instead."""
-    if not campaign.withdraw:
-        return
-    scenes = read_inventory(campaign, run, plan.inventory)
-    used = {row: scenes[row] for row in scenes.used_otherwise}
-    out = [f"{scene.archive}/{scene.id}" for scene in used.values() if scene.withdrawn]
-    instead = [f"{scene.archive}/{scene.id}" for scene in used.values() if not scene.superseded_by]
-    yield f"{len(out)} scene{'s'[: len(out) > 1]} withdrawn: {listed(out, _NAMED)}"
-    if instead:
-        yield f"used instead: {listed(instead, _NAMED)}"
-
-
-def _weights_in_words(campaign: Campaign, run: RunDir, plan: Plan, reference: Reference | None) -> Iterator[str]:
+def _weights_in_words(
+    campaign: Campaign, plan: Plan, reference: Reference | None, withdrawn: Sequence[Scene]
+) -> Iterator[str]:
     """The layers whose weights are kept, and would be fitted otherwise in a run from nothing, as far as is known."""
     earlier = reference.account if reference else None
     kept = {layer.weights for layer in earlier.plan.layers.values()} if earlier else set()
-    scenes = read_inventory(campaign, run, plan.inventory) if earlier and campaign.withdraw else None
-    withdrawn = [scenes[row] for row in sorted(scenes.used_otherwise) if scenes[row].withdrawn] if scenes else []
     for name, layer in plan.layers.items():
         if not layer.fitted_on or campaign.layers[name].weights:
             continue  # a run from nothing takes the same file

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.schema import Campaign
+from embedcube.consolidate.accounts import UNREADABLE
 from embedcube.consolidate.against_plan import against_plan
 from embedcube.consolidate.derived import NO_FILE, derived, foreign
 from embedcube.consolidate.findings import Finding
@@ -31,14 +31,11 @@ from embedcube.cube.encoding import (
 from embedcube.cube.listed import is_list
 from embedcube.cube.part import PULLED
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError, WorkError
+from embedcube.errors import WorkError
 from embedcube.grid import Grid, PixelArea, utm_zone_in
 from embedcube.progress import Progress
 
-_BREAKAGE = (
-    zarr.errors.BaseZarrError, RequestError, WorkError, LookupError, ValueError, TypeError, AttributeError,
-    ArithmeticError, OSError, RuntimeError, MemoryError,
-)  # fmt: skip
+_BREAKAGE = (*UNREADABLE, WorkError, ArithmeticError, MemoryError)
 """errors that readers of a store with damaged metadata raise"""
 
 

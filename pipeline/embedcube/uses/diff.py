@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.reasons import KINDS, Account, Compared, Reason, compared
-from embedcube.consolidate.accounts import shards_of
-from embedcube.consolidate.rebuilt import Rebuilt, rebuild
+from embedcube.consolidate.accounts import account_of_cube
 from embedcube.cube.lineage import ShardAt, shard_at
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
 from embedcube.printable import listed
 from embedcube.progress import Progress
 
@@ -149,18 +147,11 @@ class _Side:
     """One of the two cubes."""
 
     def __init__(self, cube: Cube) -> None:
-        if "planned" not in cube.provenance.attributes:
-            raise RequestError(
-                f"{cube.address}: made by an earlier version of embedcube, which did not say how shards were made"
-            )
-        self.cube, self.said = cube, rebuild(cube)
-        self.account = Account(
-            campaign=self.said.campaign, plan=self.said, scenes=self.said.scenes, shards=shards_of(cube, self.said)
-        )
+        self.cube, self.account = cube, account_of_cube(cube)
 
     def window(self, shard: Shard) -> tuple[str, int, slice, slice]:
         """Zone, window, rows and columns of a shard in its arrays."""
-        side = self.said.layers[shard.layer].layout.shard_cells
+        side = self.account.plan.layers[shard.layer].layout.shard_cells
         rows, cols = (slice(i * side, (i + 1) * side) for i in (shard.iy, shard.ix))
         return f"{shard.layer}/{shard.zone}", shard.t, rows, cols
 
@@ -189,7 +180,7 @@ def _shard_diff(
     side, shard = (sides[1], one.later) if one.later is not None else (sides[0], one.earlier)
     assert shard is not None
     zone, *_ = side.window(shard)
-    fate, distance = _fate(sides, one)
+    (fate, distance), least = _fate(sides, one), None
     if distance is not None and (known := distance[np.isfinite(distance)]).size:
         bins = np.clip(((2 - known) * (_BINS / 2)).astype(np.int64), 0, _BINS)
         counts = np.bincount(bins, minlength=_BINS + 1)
@@ -199,7 +190,7 @@ def _shard_diff(
     return ShardDiff(
         at=shard_at(side.cube, zone, shard.t, shard.iy, shard.ix), reason=one.reason,
         cells=cells,
-        least_cosine=least if distance is not None and known.size else None,
+        least_cosine=least,
         fate=fate if keep_cells else None, distance=distance if keep_cells else None,
     )  # fmt: skip
 
@@ -227,11 +218,11 @@ def _fate(sides: tuple[_Side, _Side], one: Compared) -> tuple[NDArray[np.uint8] 
     changed = both & ~same
     fate[changed] = CHANGED
     distance = np.full(both.shape, np.nan, np.float32)
-    distance[changed] = 1 - _cosines(a[changed], b[changed])
+    distance[changed] = 1 - cosines(a[changed], b[changed])
     return fate, distance
 
 
-def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """Cosines of pairs of vectors, in float64; NaN where a vector is 0."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
@@ -246,15 +237,15 @@ def _quantiles(counts: NDArray[np.int64]) -> dict[float, float]:
 
 def _apart(sides: tuple[_Side, _Side]) -> dict[str, str]:
     """The layers of both cubes whose grids differ, in words."""
-    first, second = (side.said for side in sides)
+    first, second = (side.account for side in sides)
     return {
         name: f"{grids[0]} and {grids[1]}"
-        for name in first.layers
-        if name in second.layers and (grids := [_grid(said, name) for said in (first, second)])[0] != grids[1]
+        for name in first.plan.layers
+        if name in second.plan.layers and (grids := [_grid(one, name) for one in (first, second)])[0] != grids[1]
     }
 
 
-def _grid(said: Rebuilt, layer: str) -> str:
-    grid, layout = said.campaign.grid_of(layer), said.layers[layer].layout
+def _grid(account: Account, layer: str) -> str:
+    grid, layout = account.campaign.grid_of(layer), account.plan.layers[layer].layout
     origin = f" from {grid.origin[0]:g}, {grid.origin[1]:g}" if any(grid.origin) else ""
     return f"cells of {layout.cell_px} x {grid.pixel:g} on {grid.crs}{origin}"

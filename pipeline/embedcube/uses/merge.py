@@ -2,14 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
 
-from embedcube.campaign.base import Base, open_base
+from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import read_inventory, write_inventory
 from embedcube.campaign.partial_runs import PartialRun, refuse_unlike
 from embedcube.campaign.parts import Record, recorded_recipes
@@ -23,27 +22,19 @@ from embedcube.campaign.seals import read_digested
 from embedcube.consolidate.accounts import account_of_run, asked_and_planned
 from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.offers import Offer
+from embedcube.consolidate.reprocess import recipes_of
 from embedcube.errors import RequestError, WorkError
 from embedcube.progress import Progress
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One of the runs that are merged."""
-
-    base: Base
-    run: RunDir
-    partial: PartialRun
-
-
-def open_parts(paths: Sequence[Path], whole: RunDir) -> list[Part]:
+def open_parts(paths: Sequence[Path], whole: RunDir) -> list[PartialRun]:
     """The runs that are merged, each with its campaign and plan.
 
     Raises:
         RequestError: a path is no run folder, has no plan or one of another version of its campaign, is named twice, or
             is that of the whole campaign.
     """
-    parts: list[Part] = []
+    parts: list[PartialRun] = []
     for path in paths:
         base = open_base(path)
         if base.run is None or not base.has_parts:
@@ -55,11 +46,11 @@ def open_parts(paths: Sequence[Path], whole: RunDir) -> list[Part]:
         if base.run.root in (part.run.root for part in parts):
             raise RequestError(f"{path}: named twice")
         campaign, plan = asked_and_planned(base.run)
-        parts.append(Part(base=base, run=base.run, partial=PartialRun(path=path, campaign=campaign, plan=plan)))
+        parts.append(PartialRun(base=base, run=base.run, campaign=campaign, plan=plan))
     return parts
 
 
-def begin(campaign: Campaign, run: RunDir, parts: Sequence[Part]) -> Plan:
+def begin(campaign: Campaign, run: RunDir, parts: Sequence[PartialRun]) -> Plan:
     """Write inventory, weights and plan of the whole campaign, all of them made of those of the runs.
 
     Raises:
@@ -68,22 +59,22 @@ def begin(campaign: Campaign, run: RunDir, parts: Sequence[Part]) -> Plan:
     """
     from embedcube.prepare.merged import merged_plan
 
-    refuse_unlike(campaign, [part.partial for part in parts])
+    refuse_unlike(campaign, parts)
     run.root.mkdir(parents=True, exist_ok=True)
     write_inventory(campaign, _inventory(campaign, parts), run)
     for name in campaign.layers:
-        _weights(campaign, run, name, next(part for part in parts if name in part.partial.plan.layers))
-    return merged_plan(campaign, run, [part.partial for part in parts])
+        _weights(campaign, run, name, next(part for part in parts if name in part.plan.layers))
+    return merged_plan(campaign, run, parts)
 
 
-def _inventory(campaign: Campaign, parts: Sequence[Part]) -> list[Scene]:
+def _inventory(campaign: Campaign, parts: Sequence[PartialRun]) -> list[Scene]:
     """The scenes of all inventories, archive after archive, each once."""
     inventories: list[tuple[Path, Sequence[Scene]]] = []
     alike: set[tuple[str, str]] = set()
     """scenes of one archive that share an id: they are told apart by their digests"""
     for part in parts:
-        asked = part.partial.campaign.model_copy(update={"withdraw": ()})
-        scenes = read_inventory(asked, part.run, part.partial.plan.inventory)
+        asked = part.campaign.model_copy(update={"withdraw": ()})
+        scenes = read_inventory(asked, part.run, part.plan.inventory)
         counts = Counter((scene.archive, scene.id) for scene in scenes)
         alike |= {name for name, count in counts.items() if count > 1}
         inventories.append((part.base.path, scenes))
@@ -114,11 +105,11 @@ def _refuse_other_facts(known: Scene, earlier: Path, scene: Scene, path: Path) -
             )
 
 
-def _weights(campaign: Campaign, run: RunDir, name: str, part: Part) -> None:
+def _weights(campaign: Campaign, run: RunDir, name: str, part: PartialRun) -> None:
     """Take the weights and the compiled program of a layer from a run."""
     from embedcube.backbones.weights import read_weights, write_weights
 
-    layer = part.partial.plan.layers[name]
+    layer = part.plan.layers[name]
     data = read_digested(part.run.weights(name), layer.weights, "fit")
     if not run.weights(name).exists():
         write_weights(run, name, data)
@@ -140,13 +131,13 @@ def _weights(campaign: Campaign, run: RunDir, name: str, part: Part) -> None:
         write_atomically(target, read_digested(path, layer.program, "plan"))
 
 
-def collect(run: RunDir, plan_recipes: Iterable[str], parts: Sequence[Part], progress: Progress) -> Adopted:
+def collect(run: RunDir, plan: Plan, parts: Sequence[PartialRun], progress: Progress) -> Adopted:
     """Take over the shards of all runs; one that is damaged in a run is taken from the next that has it.
 
     Raises:
         WorkError: two runs have different bytes for one recipe.
     """
-    wanted, seen, adopted = set(plan_recipes), dict[str, _Result](), Adopted()
+    wanted, seen, adopted = recipes_of(run, plan), dict[str, _Result](), Adopted()
     done = recorded_recipes(run)
     for part in parts:
         chosen = partial(_unlike_none, part.base.path, seen, done, adopted)
@@ -194,20 +185,20 @@ def _unlike_none(
             yield offer
 
 
-def refuse_missing(campaign: Campaign, run: RunDir, plan: Plan, parts: Sequence[Part], adopted: Adopted) -> None:
+def refuse_missing(campaign: Campaign, run: RunDir, plan: Plan, parts: Sequence[PartialRun], adopted: Adopted) -> None:
     """Raise a WorkError where shards of the whole campaign are in no run; it names the run that should have them."""
     done = recorded_recipes(run)
     missing = [shard for group in read_shards(run, plan) for shard in group if shard.recipe not in done]
     if not missing:
         return
     lines = []
-    windows, recipes = campaign.all_windows, {shard.recipe for shard in missing}
+    windows = campaign.all_windows
     left = {shard.recipe: shard for shard in missing}
     for part in parts:
         of_run: dict[str, list[Shard]] = defaultdict(list)
-        theirs = account_of_run(part.partial.campaign, part.run, part.partial.plan)
+        theirs = account_of_run(part.campaign, part.run, part.plan)
         for one in compared(theirs, account_of_run(campaign, run, plan)):
-            if one.later is not None and one.earlier is not None and one.later.recipe in recipes & left.keys():
+            if one.later is not None and one.earlier is not None and one.later.recipe in left:
                 del left[one.later.recipe]
                 same = one.earlier.recipe == one.later.recipe
                 of_run["not embedded there" if same else f"there with another recipe: {one.reason}"].append(one.later)

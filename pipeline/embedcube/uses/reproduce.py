@@ -16,7 +16,6 @@ from embedcube.campaign.readable import read_code
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.consolidate.accounts import shards_of
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.cube.arrays import object_key
 from embedcube.cube.encoding import decode
@@ -24,6 +23,7 @@ from embedcube.cube.lineage import place_of_shard
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
+from embedcube.uses.diff import cosines
 
 if TYPE_CHECKING:
     from embedcube.campaign.plan import Shard
@@ -128,9 +128,10 @@ def reproduce(cube: Cube, asked: str, here: Here) -> Reproduced:
     from embedcube.sources.reader import RasterReader
 
     zone, t, iy, ix = place_of_shard(cube.provenance, asked)
-    said, record = _said(cube), cube.provenance.record(cube.provenance.shard(zone, t, iy, ix))
+    said, row = rebuild(cube), cube.provenance.shard(zone, t, iy, ix)
+    record = cube.provenance.record(row)
     campaign = _campaign_here(cube, said, here, zone.split("/")[0])
-    shard = next(one for one in shards_of(cube, said) if one.place == (zone, t, iy, ix))
+    shard = said.shard((zone, t, iy, ix), cube.provenance.array("shard_recipe")[row], cube.provenance.links(row)[0])
     scenes = [_moved(said.scenes[row], here.links) for row in shard.scenes]
     reasons = {one["scene_digest"]: one["reason"] for one in record["quarantined"]}
     out = {row: reasons[said.scenes[row].digest] for row in shard.scenes if said.scenes[row].digest in reasons}
@@ -165,14 +166,6 @@ def reproduce(cube: Cube, asked: str, here: Here) -> Reproduced:
         },
         inputs=tuple(inputs),
     )
-
-
-def _said(cube: Cube) -> Rebuilt:
-    if "planned" not in cube.provenance.attributes:
-        raise RequestError(
-            f"{cube.address}: made by an earlier version of embedcube, which did not say how shards were made"
-        )
-    return rebuild(cube)
 
 
 def run_folder_around(cube: Path) -> RunDir | None:
@@ -325,8 +318,7 @@ def _vectors(name: str, then: NDArray[np.float32], now: NDArray[np.float32]) -> 
     a, b = then.astype(np.float64), now.astype(np.float64)
     differs = ((a != b) & ~(np.isnan(a) & np.isnan(b))).any(axis=-1)
     both = differs & np.isfinite(a).all(axis=-1) & np.isfinite(b).all(axis=-1)
-    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine = np.einsum("yxf,yxf->yx", a, b)[both] / np.where(lengths[both] > 0, lengths[both], np.nan)
+    cosine = cosines(then[both], now[both])
     return ArrayAgain(
         name=name, equal=False, cells=int(differs.sum()), of_cells=differs.size,
         furthest=float(np.abs(a - b)[both].max(initial=0.0)),

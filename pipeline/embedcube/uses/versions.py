@@ -1,10 +1,11 @@
 """versions: which versions of a cube a run folder holds, why they differ, which is the current one, what can go."""
 
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from embedcube.campaign.parts import scan_documents
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.reasons import Account, compared
 from embedcube.campaign.run_folder import RunDir, point_symlink
-from embedcube.consolidate.accounts import UNREADABLE, account_of_cube, listed
+from embedcube.consolidate.accounts import UNREADABLE, account_of_cube
 from embedcube.consolidate.unfinished import ABANDONED_S, changed, remove
 from embedcube.consolidate.verify import verify_cube, wrong
 from embedcube.cube.preview_store import SUFFIX
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
+from embedcube.printable import printable
 from embedcube.progress import Progress
 from embedcube.workers.rounds import rounds
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +257,10 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _account(cube: Cube) -> Account | None:
     try:
-        return listed(account_of_cube(cube))
-    except UNREADABLE:
+        account = account_of_cube(cube)
+        return replace(account, shards=[*account.shards])  # compared twice
+    except UNREADABLE as error:
+        log.warning("%s: not compared with other versions: %s", cube.address, printable(error))
         return None
 
 

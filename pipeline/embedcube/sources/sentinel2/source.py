@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embedcube.campaign.baselines import uses
 from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
-from embedcube.campaign.versions import uses
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable

@@ -27,13 +27,13 @@ def carry_verdicts(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[
 
     The shards of these scenes then have the recipes that the bases have them with.
     """
-    carried = foreseen(campaign, run, plan, bases)
-    if carried is not plan:
-        write_verdicts(run, plan.digests, carried.verdicts)
-    return carried
+    judged = with_base_verdicts(campaign, run, plan, bases)
+    if judged is not plan:
+        write_verdicts(run, plan.digests, judged.verdicts)
+    return judged
 
 
-def foreseen(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[Base]) -> Plan:
+def with_base_verdicts(campaign: Campaign, run: RunDir, plan: Plan, bases: Sequence[Base]) -> Plan:
     """The plan with the verdicts of bases that it will come to; itself where there are none to add."""
     if plan.verdicts.scenes or campaign.how.retry_quarantined:
         return plan
@@ -58,11 +58,13 @@ def _broken(bases: Sequence[Base]) -> tuple[list[Quarantined], Mapping[_Key, set
     broken: list[Quarantined] = []
     fed: dict[_Key, set[str]] = defaultdict(set)
     for base in bases:
+        fed_here: dict[_Key, set[str]] = defaultdict(set)
         try:
-            of_base, fed_here = broken_in(base), defaultdict[_Key, set[str]](set)
-            account = account_of_base(base) if of_base else None
-            out = {row: _key(one) for row, one in account.plan.verdicts.scenes.items()} if account else {}
-            for shard in account.shards if account else ():
+            if not (of_base := broken_in(base)):
+                continue
+            account = account_of_base(base)
+            out = {row: _key(one) for row, one in account.plan.verdicts.scenes.items()}
+            for shard in account.shards:
                 for row in out.keys() & set(shard.scenes):
                     fed_here[out[row]].add(shard.recipe)
         except UNREADABLE:
