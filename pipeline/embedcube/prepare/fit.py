@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.backbones.base import Backbone, Weights, completes, make_backbone
+from embedcube.backbones.base import Backbone, Weights, make_backbone
 from embedcube.backbones.reduced import Reduced
 from embedcube.backbones.weights import checkpoint_of, is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.base import open_base
@@ -144,7 +144,7 @@ def _taken(campaign: Campaign, name: str, backbone: Backbone) -> bytes | Weights
         return data
     try:
         loaded = backbone.load(data)
-        return loaded if completes(backbone) else packed(campaign, name, loaded, period="")
+        return loaded if isinstance(backbone, Reduced) else packed(campaign, name, loaded, period="")
     except ValueError as error:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
