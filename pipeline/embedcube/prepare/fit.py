@@ -149,24 +149,23 @@ def _taken(campaign: Campaign, name: str, backbone: Backbone) -> bytes | Weights
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
 
-def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes:
-    """The base's weights of the layer; empty where it has none for this backbone, these bands and this period."""
+def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes | None:
+    """The base's weights file for the layer; None where it has none for this backbone, these bands and this period."""
     if campaign.how.base is None:
-        return b""
+        return None
     base = open_base(campaign.how.base)
     try:
         if base.run is not None and base.run.root != run.root.resolve() and base.run.weights(name).exists():
-            data: bytes | None = base.run.weights(name).read_bytes()
             read_weights(campaign, base.run, name)
-        else:
-            data = Cube(base.cube).provenance.weights(name) if base.cube else None
-            if data is None:
-                return b""  # a layer that the base has not, or whose weights were published
+            return base.run.weights(name).read_bytes()
+        # None of a layer that the base has not, or whose weights were published
+        data = Cube(base.cube).provenance.weights(name) if base.cube else None
+        if data is not None:
             parse_weights(data, campaign, name, f"{base.path}: layer {name}")
+        return data
     except RequestError as error:
         log.warning("layers.%s: fitted again, as the weights of the base cannot be used: %s", name, error)
-        return b""
-    return data or b""
+        return None
 
 
 def _fitted(

@@ -21,7 +21,7 @@ from embedcube.sources.apart import apart
 from embedcube.sources.catalog.files import lasting
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.evidence import LEAST, Evidence, Judge, is_jpeg2000, look, why_unseen
-from embedcube.sources.huge_blocks import too_large
+from embedcube.sources.huge_blocks import without_huge_blocks
 from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.reader import retried
 
@@ -63,8 +63,7 @@ def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: Questi
         OSError: a file could not be looked at for a reason that may pass.
     """
     # here, and not in `index` alone: a scene that cannot be used replaces none
-    huge = {place: words for place, scene in enumerate(scenes) if not scene.verdict and (words := too_large(scene))}
-    scenes = [replace(scene, verdict=huge[place]) if place in huge else scene for place, scene in enumerate(scenes)]
+    scenes = list(map(without_huge_blocks, scenes))
     series = _series_of(scenes)
     chosen = [_chosen(scenes, places, _looks(scenes[places[0]], questions_of)) for places in series]
     answers = _answers(scenes, set[int]().union(*chosen), root, questions_of)

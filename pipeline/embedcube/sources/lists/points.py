@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from embedcube.campaign.fields import Time, nearest
 from embedcube.campaign.options import PluginOptions
-from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Listed, Scene
+from embedcube.campaign.scene import ALWAYS, Asset, Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.sources.base import Observation
@@ -29,9 +29,6 @@ from embedcube.windows import Duration, Window
 from embedcube.zones import SampleList
 
 _SUFFIXES = (".parquet", ".csv")
-
-_ALWAYS = datetime(2262, 1, 1, tzinfo=UTC)
-"""last moment of values without a time"""
 
 
 class Options(PluginOptions):
@@ -124,7 +121,7 @@ class Points:
             yield Scene(
                 id=f"{path.stem}-{group}" if table.groups > 1 else path.stem,
                 archive=self._name,
-                time=options.start or UNKNOWN_TIME,
+                time=options.start or ALWAYS[0],
                 end=self._end,
                 acquisition=f"{self._name} row",
                 bbox=box_around(samples),
@@ -137,7 +134,7 @@ class Points:
     def _end(self) -> datetime:
         """Last moment of the steps."""
         if self._options.start is None:
-            return _ALWAYS
+            return ALWAYS[1]
         return Duration.parse(self._options.step).after(self._options.start, self._options.steps) - timedelta(seconds=1)
 
     def _refuse_missing(self, path: Path, names: set[str]) -> None:
