@@ -105,7 +105,6 @@ class Points:
             yield from scenes_or_verdict(self._name, path, path.stem, self._of_table(path, full_digests))
 
     def _of_table(self, path: Path, full: bool) -> Iterator[Scene]:
-        # once, as a digest may be over every byte
         asset = file_asset(path, self._archive.root, band="table", rows=0, cols=1, dtype="float64", full=full)
         table = _Table(path, self._options.id)
         self._refuse_missing(path, table.names)
