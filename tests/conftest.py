@@ -247,6 +247,15 @@ class Campaign:
         return done.stdout
 
 
+def real_campaign(file: Path, folder: Path, patch: pytest.MonkeyPatch) -> Campaign:
+    """A campaign of `configs/campaigns` over the real data, copied into a folder of its own, not run yet."""
+    patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
+    campaign = Campaign(folder / file.name)
+    shutil.copy(file, campaign.file)
+    campaign.change(lambda document: document["how"].update(runs="runs"))
+    return campaign
+
+
 def cube_bytes(cube: Path, *, provenance: bool = False) -> dict[str, str]:
     """SHA-256 of every file of a cube by its relative path; without `provenance/` unless asked."""
     cube = cube.resolve()

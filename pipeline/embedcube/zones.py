@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.grid import ShardLayout, to_degrees
+from embedcube.grid import Floats, ShardLayout, to_degrees
 
 SAMPLES = "samples"
 """Name of the zone of a sample list, and the value of `grid.crs` that asks for one."""
@@ -24,7 +24,6 @@ SAMPLES = "samples"
 UNDATED = -(2**63)
 """Seconds that stand for an unknown date: numpy's NaT."""
 
-Floats = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import xarray
 import yaml
 from numpy.typing import NDArray
 from tests.backbones.reference_presto import presto
-from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
+from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign, run_cli
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
@@ -32,10 +31,7 @@ S2 = {f"B{number}": f"S2-L2A-B{number:02d}" for number in (2, 3, 4, 5, 6, 7, 8, 
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     """The campaign of `configs/campaigns` as a user runs it, in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
-        campaign = Campaign(tmp_path_factory.mktemp("presto") / CAMPAIGN.name)
-        shutil.copy(CAMPAIGN, campaign.file)
-        campaign.change(lambda document: document["how"].update(runs="runs"))
+        campaign = real_campaign(CAMPAIGN, tmp_path_factory.mktemp("presto"), patch)
         done = run_cli("run", campaign.file)
         assert done.returncode == 0, done.stderr
         assert "nothing found wrong" in done.stdout

@@ -1,7 +1,6 @@
 """500 real points through the campaign of `configs`, held against a second Presto and the table itself."""
 
 import io
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from tests.backbones.reference_presto import presto
-from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
+from tests.conftest import REAL_DATA, ROOT, real_campaign, run_cli
 
 import embedcube
 
@@ -29,10 +28,7 @@ S2["B8A"] = "OPTICAL-B8A-ts{}-20m"
 def cube(tmp_path_factory: pytest.TempPathFactory) -> Iterator["embedcube.Cube"]:
     """The campaign of `configs/campaigns` as a user runs it, in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
-        campaign = Campaign(tmp_path_factory.mktemp("points") / CAMPAIGN.name)
-        shutil.copy(CAMPAIGN, campaign.file)
-        campaign.change(lambda document: document["how"].update(runs="runs"))
+        campaign = real_campaign(CAMPAIGN, tmp_path_factory.mktemp("points"), patch)
         done = run_cli("run", campaign.file)
         assert done.returncode == 0, done.stderr
         assert "nothing found wrong" in done.stdout

@@ -3,7 +3,6 @@
 The pixels of a shard are computed a second time, with rasterio, xarray and NumPy alone, from the archives' READMEs.
 """
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import rasterio.warp
 import torch
 import xarray
 from numpy.typing import NDArray
-from tests.conftest import REAL_DATA, ROOT, Campaign
+from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign
 
 from embedcube.backbones.weights import read_weights
 from embedcube.campaign.inventory import read_inventory
@@ -182,10 +181,7 @@ def finished(
     """A campaign as a user runs it, in a folder of its own."""
     show: Show = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
-        campaign = Campaign(tmp_path_factory.mktemp(show.campaign) / "campaign.yaml")
-        shutil.copy(CAMPAIGNS / f"{show.campaign}.yaml", campaign.file)
-        campaign.change(lambda document: document["how"].update(runs="runs"))
+        campaign = real_campaign(CAMPAIGNS / f"{show.campaign}.yaml", tmp_path_factory.mktemp(show.campaign), patch)
         said = campaign.cli("run")
         assert f"{show.scenes} scenes" in said
         assert "0 unusable" in said

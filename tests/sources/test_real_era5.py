@@ -1,6 +1,5 @@
 """Real ERA5 from campaign file to verified cube, compared with xarray, cfgrib and NumPy; and combined with imagery."""
 
-import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 import xarray
 from numpy.typing import NDArray
-from tests.conftest import REAL_DATA, ROOT, Campaign
+from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign
 
 from embedcube.backbones.base import make_backbone
 from embedcube.backbones.weights import read_weights
@@ -32,10 +31,7 @@ Floats = NDArray[np.floating[Any]]
 
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
     """A campaign of `configs/campaigns` as a user runs it, to a verified cube."""
-    monkeypatch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
-    campaign = Campaign(folder / f"{name}.yaml")
-    shutil.copy(CAMPAIGNS / campaign.file.name, campaign.file)
-    campaign.change(lambda document: document["how"].update(runs="runs"))
+    campaign = real_campaign(CAMPAIGNS / f"{name}.yaml", folder, monkeypatch)
     said = campaign.cli("run")
     assert "1 scenes" in said
     assert "0 unusable" in said

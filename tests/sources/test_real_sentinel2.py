@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 import xarray
 import yaml
-from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
+from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign, run_cli
 from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import Canvas, Shot
 
@@ -39,10 +38,7 @@ ZONE = "s2_mosaiks/grid"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     """The campaign of `configs/campaigns` as a user runs it, in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
-        campaign = Campaign(tmp_path_factory.mktemp("real") / CAMPAIGN.name)
-        shutil.copy(CAMPAIGN, campaign.file)
-        campaign.change(lambda document: document["how"].update(runs="runs"))
+        campaign = real_campaign(CAMPAIGN, tmp_path_factory.mktemp("real"), patch)
         done = run_cli("run", campaign.file)
         assert done.returncode == 0, done.stderr
         assert "5 scenes in" in done.stdout

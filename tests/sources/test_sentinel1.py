@@ -17,7 +17,7 @@ import torch
 import xarray
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import REAL_DATA, ROOT, Campaign
+from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign
 
 from embedcube.backbones.base import Weights
 from embedcube.campaign.inventory import read_inventory
@@ -509,10 +509,7 @@ def test_worldcereal_integers_are_the_decibels_that_netcdf4_and_numpy_read() -> 
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     """The campaign of `configs/campaigns` in a folder of its own, run to a verified cube."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCUBE_REAL_DATA", str(REAL_DATA.resolve()))
-        campaign = Campaign(tmp_path_factory.mktemp("s1") / CAMPAIGN.name)
-        shutil.copy(CAMPAIGN, campaign.file)
-        campaign.change(lambda document: document["how"].update(runs="runs"))
+        campaign = real_campaign(CAMPAIGN, tmp_path_factory.mktemp("s1"), patch)
         printed = campaign.cli("run")
         assert "4 scenes in" in printed
         assert "0 unusable" in printed

@@ -9,7 +9,6 @@ from embedcube.backbones.contract import (
     Inputs,
     ModelCard,
     Weights,
-    completes,
     leaves_masked_out,
 )
 from embedcube.backbones.over_time import EachFrame
@@ -25,7 +24,6 @@ __all__ = [
     "Inputs",
     "ModelCard",
     "Weights",
-    "completes",
     "leaves_masked_out",
     "make_backbone",
     "make_inputs",

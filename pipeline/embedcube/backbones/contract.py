@@ -177,8 +177,3 @@ def leaves_masked_out(backbone: Backbone) -> bool:
     takes masked pixels as their band's mean; a vector with NaN is a failure then.
     """
     return bool(getattr(backbone, "masks", False))
-
-
-def completes(backbone: Backbone) -> bool:
-    """Whether published weights of this backbone lack what `fit` adds: its method `complete(weights, samples)`."""
-    return hasattr(backbone, "complete")

@@ -6,13 +6,14 @@ from typing import Literal, get_args
 
 import torch
 
-from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+from embedcube.backbones.around import Around
+from embedcube.backbones.contract import Backbone, Chips, FitSample, Weights
 from embedcube.grid import ShardLayout
 
 OverTime = Literal["mean", "max", "min", "concat", "diff"]
 
 
-class EachFrame:
+class EachFrame(Around):
     """A backbone that sees one frame, applied to each frame of a window; their vectors are combined.
 
     mean, max and min are over the frames in which the cell was seen clear in some archive; where none was, over all. A
@@ -31,28 +32,12 @@ class EachFrame:
         if frames < 2:
             raise ValueError(f"over_time: {how} combines frames, and a window has one; set `frames`, or leave it out")
         assert how in get_args(OverTime)
-        self._backbone, self._how, self._frames, self._layout = backbone, how, frames, layout
-        self.software = backbone.software
-        self.masks = leaves_masked_out(backbone)
-
-    @staticmethod
-    def cards() -> tuple[ModelCard, ...]:
-        """None: it is no model of its own."""
-        return ()
+        super().__init__(backbone, layout)
+        self._how, self._frames = how, frames
 
     def dimensions(self, weights: Weights) -> int:
-        """The backbone's, for each frame where they are put behind each other."""
+        """Number of values in a vector: the backbone's, times the frames where they are put behind each other."""
         return self._backbone.dimensions(weights) * (self._frames if self._how == "concat" else 1)
-
-    @property
-    def model(self) -> str:
-        """That of the backbone."""
-        return self._backbone.model
-
-    @property
-    def fit_chips(self) -> int | None:
-        """That of the backbone."""
-        return self._backbone.fit_chips
 
     def fit(self, sample: FitSample) -> Weights:
         """The backbone's weights, from the frames of the sample as so many chips."""
@@ -66,10 +51,6 @@ class EachFrame:
             dates_ntmd=None,
         )
         return self._backbone.fit(single)
-
-    def load(self, checkpoint: bytes) -> Weights:
-        """The backbone's published weights."""
-        return self._backbone.load(checkpoint)
 
     def module(self, weights: Weights) -> torch.nn.Module:
         """The backbone's module, called for each frame."""

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.contract import Backbone, Chips, FitSample, ModelCard, Weights, leaves_masked_out
+from embedcube.backbones.around import Around
+from embedcube.backbones.contract import Backbone, Chips, FitSample, Weights
 from embedcube.grid import ShardLayout
 
 _MEAN, _BASIS = "reduce.mean", "reduce.basis"
@@ -21,33 +22,20 @@ _BATCH = 4
 """chips in a forward pass of the fit"""
 
 
-class Reduced:
-    """A backbone, and behind it the projection on the first principal components of its vectors."""
+class Reduced(Around):
+    """A backbone, and behind it the projection on the first principal components of its vectors.
+
+    Weights that `begin` and `load` give are the backbone's, still without components: `complete` adds them.
+    """
 
     def __init__(self, backbone: Backbone, components: int, layout: ShardLayout) -> None:
         """`components` is the number of values that are kept."""
-        self._backbone, self._components, self._layout = backbone, components, layout
-        self.software = backbone.software
-        self.masks = leaves_masked_out(backbone)
-
-    @staticmethod
-    def cards() -> tuple[ModelCard, ...]:
-        """None: it is no model of its own."""
-        return ()
+        super().__init__(backbone, layout)
+        self._components = components
 
     def dimensions(self, weights: Weights) -> int:
-        """The components that are kept."""
+        """Number of values in a vector: of the components that are kept."""
         return self._components
-
-    @property
-    def model(self) -> str:
-        """That of the backbone."""
-        return self._backbone.model
-
-    @property
-    def fit_chips(self) -> int | None:
-        """As many chips as the backbone is fitted on."""
-        return self._backbone.fit_chips
 
     @property
     def vector_chips(self) -> int | None:
@@ -62,12 +50,8 @@ class Reduced:
         return self.complete(self.begin(sample), [sample])
 
     def begin(self, sample: FitSample) -> Weights:
-        """The backbone's weights from its sample, still without components."""
+        """The backbone's weights from its sample."""
         return self._backbone.fit(sample)
-
-    def load(self, checkpoint: bytes) -> Weights:
-        """The backbone's published weights, still without components: `complete` adds them."""
-        return self._backbone.load(checkpoint)
 
     def complete(self, weights: Weights, samples: Iterable[FitSample]) -> Weights:
         """The weights with the components of the vectors of samples, in float64 on one thread, stored in float32.

@@ -25,6 +25,9 @@ NOWHERE = GLOBE
 UNKNOWN_TIME = datetime(1678, 1, 1, tzinfo=UTC)
 """Time of a scene that cannot be used and whose time is unknown: the first year that fits in nanoseconds"""
 
+ALWAYS = UNKNOWN_TIME, datetime(2262, 1, 1, tzinfo=UTC)
+"""First and last moment of what holds at all times: the range of dates that fits in nanoseconds (pandas, Parquet)"""
+
 WITHDRAWN = "withdrawn by the campaign"
 """`superseded_by` of a scene that the campaign withdraws; `read_inventory` says so, the inventory itself does not"""
 

@@ -63,6 +63,7 @@ class LayerCosts:
         how, layer = self.campaign.how, self.campaign.layers[self.name]
         context = replace(self.context, zones={zone.name: zone})
         if isinstance(zone, Grid):
+            deep = int(np.diff(shards.first).max())
             reading = draw_groups(
                 shards,
                 self.scenes,
@@ -73,9 +74,8 @@ class LayerCosts:
                 cache_bytes=how.cache_mb << 20,
             )
         else:
+            deep = deepest(shards, self.scenes, context.layout)
             reading = cost_of_list(shards, self.scenes)
-        listed = context.samples is not None
-        deep = deepest(shards, self.scenes, context.layout) if listed else int(np.diff(shards.first).max())
         own = [scene for scene in self.scenes if scene.archive in layer.archives]
         threads = how.threads_per_rank
         return reading, price_layer(layer, shards, own, deep, reading, self.batch_s, threads, context, self.activations)

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.backbones.base import Backbone, Weights, completes, make_backbone
+from embedcube.backbones.base import Backbone, Weights, make_backbone
 from embedcube.backbones.reduced import Reduced
 from embedcube.backbones.weights import checkpoint_of, is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.base import open_base
@@ -144,29 +144,28 @@ def _taken(campaign: Campaign, name: str, backbone: Backbone) -> bytes | Weights
         return data
     try:
         loaded = backbone.load(data)
-        return loaded if completes(backbone) else packed(campaign, name, loaded, period="")
+        return loaded if isinstance(backbone, Reduced) else packed(campaign, name, loaded, period="")
     except ValueError as error:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
 
-def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes:
-    """The base's weights of the layer; empty where it has none for this backbone, these bands and this period."""
+def _of_base(campaign: Campaign, run: RunDir, name: str) -> bytes | None:
+    """The base's weights file for the layer; None where it has none for this backbone, these bands and this period."""
     if campaign.how.base is None:
-        return b""
+        return None
     base = open_base(campaign.how.base)
     try:
         if base.run is not None and base.run.root != run.root.resolve() and base.run.weights(name).exists():
-            data: bytes | None = base.run.weights(name).read_bytes()
             read_weights(campaign, base.run, name)
-        else:
-            data = Cube(base.cube).provenance.weights(name) if base.cube else None
-            if data is None:
-                return b""  # a layer that the base has not, or whose weights were published
+            return base.run.weights(name).read_bytes()
+        # None of a layer that the base has not, or whose weights were published
+        data = Cube(base.cube).provenance.weights(name) if base.cube else None
+        if data is not None:
             parse_weights(data, campaign, name, f"{base.path}: layer {name}")
+        return data
     except RequestError as error:
         log.warning("layers.%s: fitted again, as the weights of the base cannot be used: %s", name, error)
-        return b""
-    return data or b""
+        return None
 
 
 def _fitted(

@@ -21,7 +21,7 @@ from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
 from embedcube.sources.catalog.pool import keeping_processes
 from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
-from embedcube.sources.huge_blocks import too_large
+from embedcube.sources.huge_blocks import without_huge_blocks
 from embedcube.sources.opening import raster_settings
 
 _VERDICT = 2000
@@ -49,9 +49,7 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
             with raster_settings(), _without_garbage_collection(), keeping_processes(here):
                 source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
                 for one in source.scenes(full_digests=full_digests):
-                    scene = _storable(one)
-                    large = "" if scene.verdict else too_large(scene)
-                    found.append(replace(scene, verdict=large) if large else scene)
+                    found.append(without_huge_blocks(_storable(one)))
                     progress(len(scenes) + len(found), None)
         except OSError as error:
             if words := lasting(error):

@@ -55,8 +55,6 @@ from embedcube.zones import SampleList
 
 log = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
-
 Measured = TypeVar("Measured")
 
 

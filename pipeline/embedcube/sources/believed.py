@@ -9,7 +9,7 @@ for all (`workers/rounds.py`), as if `index` had found it.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import floor
@@ -21,7 +21,7 @@ from embedcube.sources.apart import apart
 from embedcube.sources.catalog.files import lasting
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.evidence import LEAST, Evidence, Judge, is_jpeg2000, look, why_unseen
-from embedcube.sources.huge_blocks import too_large
+from embedcube.sources.huge_blocks import without_huge_blocks
 from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.reader import retried
 
@@ -50,7 +50,7 @@ class _Answer:
 
     words: str
     """why it cannot be used; empty if nothing contradicts"""
-    asks: bool = True
+    asks: bool = False
     """whether that is a question, and no damage"""
 
 
@@ -62,28 +62,20 @@ def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: Questi
     Raises:
         OSError: a file could not be looked at for a reason that may pass.
     """
-    answers: dict[int, _Answer] = {}
     # here, and not in `index` alone: a scene that cannot be used replaces none
-    huge = {place: words for place, scene in enumerate(scenes) if not scene.verdict and (words := too_large(scene))}
-    scenes = [replace(scene, verdict=huge[place]) if place in huge else scene for place, scene in enumerate(scenes)]
+    scenes = list(map(without_huge_blocks, scenes))
     series = _series_of(scenes)
     chosen = [_chosen(scenes, places, _looks(scenes[places[0]], questions_of)) for places in series]
-    answers |= _answers(scenes, set[int]().union(*chosen), root, questions_of)
+    answers = _answers(scenes, set[int]().union(*chosen), root, questions_of)
     suspect = [
         set(places) - seen
         for places, seen in zip(series, chosen, strict=True)
-        if any(answers[place].words and answers[place].asks for place in seen)
+        if any(answers[place].asks for place in seen)
     ]
     answers |= _answers(scenes, set[int]().union(*suspect), root, questions_of)
     for place, scene in enumerate(scenes):
         answer = answers.get(place)
-        yield scene if answer is None else _with_answer(scene, answer)
-
-
-def _with_answer(scene: Scene, answer: _Answer) -> Scene:
-    if not answer.words:
-        return replace(scene, seen=True)
-    return replace(scene, verdict=answer.words, asks=answer.asks, seen=True)
+        yield scene if answer is None else replace(scene, verdict=answer.words, asks=answer.asks, seen=True)
 
 
 class FirstLook:
@@ -171,13 +163,13 @@ def _hash(id: str) -> int:
 
 def _answers(
     scenes: Sequence[Scene], places: Collection[int], root: Path, questions_of: QuestionsOf
-) -> Mapping[int, _Answer]:
+) -> dict[int, _Answer]:
     ordered = sorted(places)
     found = spread(
         partial(_seen, root=root, questions_of=questions_of),
         [scenes[place] for place in ordered],
         at_once=_AT_ONCE,
-        lost=lambda _, words: _Answer(words=words, asks=False),
+        lost=lambda _, words: _Answer(words=words),
         name=lambda scene: scene.id,
     )
     return dict(zip(ordered, found, strict=True))
@@ -188,11 +180,11 @@ def _seen(scenes: Sequence[Scene], *, root: Path, questions_of: QuestionsOf) -> 
 
 
 def _of_scene(answers: Sequence[_Answer]) -> _Answer:
-    words = [answer.words for answer in answers if answer.words]
+    wrong = [answer for answer in answers if answer.words]
     return _Answer(
-        words="; ".join(dict.fromkeys(words)),
+        words="; ".join(dict.fromkeys(answer.words for answer in wrong)),
         # damage is no question, whatever else is asked
-        asks=all(answer.asks for answer in answers if answer.words),
+        asks=bool(wrong) and all(answer.asks for answer in wrong),
     )
 
 
@@ -223,7 +215,7 @@ def _answer(root: Path, asset: Asset, judge: Judge) -> _Answer:
     try:
         evidence = retried(seen, judged)
     except _Barred as barred:
-        return _Answer(words=str(barred), asks=False)
+        return _Answer(words=str(barred))
     except CorruptInput:
         return _Answer(words="")  # what is wrong with its bytes is found out where it is read
-    return _Answer(words=judge(evidence) if evidence.values.size >= LEAST else "")
+    return _Answer(words=judge(evidence) if evidence.values.size >= LEAST else "", asks=True)

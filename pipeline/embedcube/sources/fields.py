@@ -6,12 +6,11 @@ with the scale and offset that the file declares, then with those of the campaig
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
 
-from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
+from embedcube.campaign.scene import ALWAYS, Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
 from embedcube.sources.base import Observation
@@ -36,9 +35,6 @@ from embedcube.sources.options import band_names, read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import Conversion
 from embedcube.windows import Window
-
-ALWAYS = UNKNOWN_TIME, datetime(2262, 1, 1, tzinfo=UTC)
-"""First and last moment of a field without time: the range of dates that fits in nanoseconds (pandas, Parquet)"""
 
 
 class Options(Numbers):

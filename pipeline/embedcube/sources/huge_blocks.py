@@ -1,5 +1,7 @@
 """Blocks of files that nobody is to decode: a few bytes may hold a block of many GB. The bounds are for all."""
 
+from dataclasses import replace
+
 from embedcube.campaign.scene import Asset, Scene
 
 LARGEST_BLOCK = 1 << 32
@@ -12,9 +14,10 @@ _BEYOND = 4
 """times the pixels of its image that a large block may have, as the last tile reaches beyond the image's edge"""
 
 
-def too_large(scene: Scene) -> str:
-    """Why nobody is to read a scene: one of its files has blocks that are too large; empty if none has."""
-    return "; ".join(words for asset in scene.assets if (words := _words(asset)))
+def without_huge_blocks(scene: Scene) -> Scene:
+    """The scene; if one of its files has blocks that are too large, that is the verdict, and nobody reads it."""
+    words = "" if scene.verdict else "; ".join(words for asset in scene.assets if (words := _words(asset)))
+    return replace(scene, verdict=words) if words else scene
 
 
 def _words(asset: Asset) -> str:

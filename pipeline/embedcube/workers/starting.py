@@ -81,7 +81,7 @@ class Forked:
             self._code = os.waitstatus_to_exitcode(status)
 
     def never_started(self, why: str, code: int) -> None:
-        """Note why there is no such process."""
+        """Note why the process was never started, and the exit code that stands for that."""
         self.failure, self._code = why, code
 
 
@@ -138,7 +138,7 @@ class ForkServer:
             return forked
 
     def look(self) -> None:
-        """Take the answers that have come."""
+        """Take the answers of the fork server that have come; does not wait for any."""
         with self._lock:
             if not self._asked:
                 return
@@ -151,14 +151,14 @@ class ForkServer:
                     self.kill(said, EXIT_START_AGAIN)
                 return
             except ConnectionResetError:
-                pass
+                pass  # it was killed with requests unread; `_gone` tells how
             if self._asked:
                 self._gone()
 
     def kill(self, why: str, code: int) -> None:
-        """Kill it; of the ranks that it has not started, `why` there are none, and their exit code.
+        """Kill it; the ranks that it has not started get the reason `why` and the exit code `code`.
 
-        After that it starts none, for the reason that came first.
+        After that it starts none; asked for one, it gives the reason that came first.
         """
         with self._lock:
             self._process.kill()
@@ -166,8 +166,7 @@ class ForkServer:
 
     def close(self) -> None:
         """Kill it, as it may be busy with importing, which nobody waits for; the ranks that it has started go on."""
-        with self._lock:
-            self.kill("nobody waits for it", -signal.SIGKILL)
+        self.kill("nobody waits for it", -signal.SIGKILL)
 
     @property
     def usable(self) -> bool:
@@ -183,7 +182,7 @@ class ForkServer:
         self._leave()
 
     def _gone(self) -> None:
-        """It ended without a word: the signal that killed it says why, or what it has printed."""
+        """Note that the fork server has ended, and why: by which signal or exit code, and the last line it printed."""
         why = "it has closed its socket"
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_ENDING_S)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.boxes import Box
-from embedcube.campaign.scene import UNKNOWN_TIME, unforeseen
+from embedcube.campaign.scene import ALWAYS, unforeseen
 from embedcube.printable import printable
 from embedcube.sources.catalog.dates import last_moment, time_in
 from embedcube.sources.catalog.json_text import kind_of
@@ -31,9 +31,6 @@ from embedcube.windows import moment
 
 _PREVIEWS = {"thumbnail", "overview", "visual"}
 """Roles and keys of assets that are pictures for people, whatever bands they name"""
-
-_LAST = datetime(2262, 1, 1, tzinfo=UNKNOWN_TIME.tzinfo)
-"""First moment that does not fit in nanoseconds"""
 
 _DAY = timedelta(days=1)
 
@@ -151,7 +148,7 @@ def _time(stated: Any) -> datetime:
         time = moment(stated)
     except (ValueError, OverflowError):
         raise ValueError(f'its datetime "{printable(stated, 60)}" is not a time') from None
-    if not UNKNOWN_TIME < time < _LAST:
+    if not ALWAYS[0] < time < ALWAYS[1]:
         raise ValueError(f"its datetime {stated} is not within the years 1678 to 2261")
     return time
 

@@ -133,10 +133,8 @@ def believed(request: Request, scenes: Sequence[Scene]) -> Iterator[Scene]:
     if any(answers.values()):
         answers |= {place: _of_scene(request, scenes[place]) for place in usable if place not in answers}
     for place, scene in enumerate(scenes):
-        if (words := answers.get(place)) is None:
-            yield scene
-        else:
-            yield replace(scene, verdict=words, asks=True, seen=True) if words else replace(scene, seen=True)
+        words = answers.get(place)
+        yield scene if words is None else replace(scene, verdict=words, asks=bool(words), seen=True)
 
 
 def _of_scene(request: Request, scene: Scene) -> str | None:

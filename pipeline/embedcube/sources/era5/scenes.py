@@ -3,13 +3,13 @@
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene
+from embedcube.campaign.scene import ALWAYS, Asset, Scene
 from embedcube.sources.era5.files import Digests, software_of
 from embedcube.sources.era5.parameters import parameter
 from embedcube.sources.era5.points import CRS, Points, ReducedGaussian
@@ -26,9 +26,6 @@ from embedcube.sources.era5.steps import (
 from embedcube.sources.era5.tiles import union_of
 from embedcube.sources.era5.timeline import MONTH_S, Timeline, Times, moment_of, stamps_of
 from embedcube.sources.era5.units import UNIT_OF, conversion, daily
-
-ALWAYS = UNKNOWN_TIME, datetime(2262, 1, 1, tzinfo=UTC)
-"""First and last moment of a field that holds at all times"""
 
 _STATIC = "static"
 """Acquisition of fields that hold at all times"""

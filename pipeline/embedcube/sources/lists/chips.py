@@ -4,7 +4,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from pydantic import Field, field_validator
 
 from embedcube.campaign.fields import nearest
 from embedcube.campaign.options import PluginOptions
-from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Listed, Scene
+from embedcube.campaign.scene import ALWAYS, Asset, Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea, same_crs
@@ -36,9 +35,6 @@ _SUFFIXES = (".tif", ".tiff", ".jp2")
 
 _FIELDS = {"id": r"[^/]+?", "date": r"[0-9][0-9T:Z-]*", "band": r"[^/]+?", "any": r"[^/]*?"}
 """what the fields of a template stand for"""
-
-_ALWAYS = When(time=UNKNOWN_TIME, end=datetime(2262, 1, 1, tzinfo=UTC))
-"""time of chips without a date"""
 
 _UNIT_CRS = "EPSG:3857"
 """CRS in which one pixel of a chip is one unit: chips are read by their pixels, whatever their own CRS"""
@@ -158,7 +154,7 @@ class Chips:
 
     def _product(self, name: str, date: str, files: dict[str, Path]) -> Product:
         try:
-            when = when_of(date) if date else _ALWAYS
+            when = when_of(date) if date else When(time=ALWAYS[0], end=ALWAYS[1])
         except ValueError as error:
             first = next(iter(files.values())).relative_to(self._archive.root)
             raise RequestError(
@@ -179,7 +175,7 @@ class Chips:
 
     def _scene(self, product: Product, assets: tuple[Asset, ...], faults: str) -> Scene:
         assets = tuple(self._with_nodata(asset) for asset in assets)
-        dated = product.end != _ALWAYS.end
+        dated = product.end != ALWAYS[1]
         sample = self._sample(product, assets)
         return Scene(
             id=f"{product.id}_{product.time:%Y%m%d}" if dated else product.id,
@@ -195,7 +191,7 @@ class Chips:
         )
 
     def _sample(self, product: Product, assets: Sequence[Asset]) -> Listed:
-        seconds = int(product.time.timestamp()) if product.end != _ALWAYS.end else UNDATED
+        seconds = int(product.time.timestamp()) if product.end != ALWAYS[1] else UNDATED
         if not assets:
             return Listed(id=product.id, seconds=seconds)
         finest = max(assets, key=lambda asset: asset.cols)

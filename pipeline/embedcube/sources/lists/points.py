@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,18 @@ from pydantic import Field, field_validator
 
 from embedcube.campaign.fields import Time, nearest
 from embedcube.campaign.options import PluginOptions
-from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Listed, Scene
+from embedcube.campaign.scene import ALWAYS, Asset, Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
-from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.lists.scenes import box_around, damaged, file_asset, files_below, read_file, usable_id
+from embedcube.sources.lists.scenes import box_around, file_asset, files_below, read_file, scenes_or_verdict, usable_id
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Duration, Window
 from embedcube.zones import SampleList
 
 _SUFFIXES = (".parquet", ".csv")
-
-_ALWAYS = datetime(2262, 1, 1, tzinfo=UTC)
-"""last moment of values without a time"""
 
 
 class Options(PluginOptions):
@@ -106,21 +102,10 @@ class Points:
             RequestError: a column is missing, or an id is empty or occurs twice in a table.
         """
         for path in files_below(self._archive.path, _SUFFIXES, self._name, "table"):
-            try:
-                yield from self._of_table(path, full_digests)
-            except (pyarrow.ArrowException, CorruptInput, OSError) as error:
-                if isinstance(error, OSError) and not damaged(error):
-                    raise
-                yield Scene(
-                    id=path.stem,
-                    archive=self._name,
-                    time=UNKNOWN_TIME,
-                    acquisition=f"{self._name} row",
-                    bbox=box_around(()),
-                    verdict=f"{path.name}: {printable(error, 300)}",
-                )
+            yield from scenes_or_verdict(self._name, path, path.stem, self._of_table(path, full_digests))
 
     def _of_table(self, path: Path, full: bool) -> Iterator[Scene]:
+        asset = file_asset(path, self._archive.root, band="table", rows=0, cols=1, dtype="float64", full=full)
         table = _Table(path, self._options.id)
         self._refuse_missing(path, table.names)
         options, known = self._options, set[str]()
@@ -132,17 +117,14 @@ class Points:
             at = [_numbers(rows[name]).tolist() for name in place] or [[None] * len(ids)] * 2
             samples = tuple(_listed(*one) for one in zip(ids, *at, strict=True))
             self._refuse_places(path, samples)
-            asset = file_asset(
-                path, self._archive.root, band="table", rows=len(ids), cols=1, dtype="float64", full=full
-            )
             yield Scene(
                 id=f"{path.stem}-{group}" if table.groups > 1 else path.stem,
                 archive=self._name,
-                time=options.start or UNKNOWN_TIME,
+                time=options.start or ALWAYS[0],
                 end=self._end,
                 acquisition=f"{self._name} row",
                 bbox=box_around(samples),
-                assets=(replace(asset, index=group + 1),),
+                assets=(replace(asset, rows=len(ids), index=group + 1),),
                 processing=self._in_words(),
                 samples=samples,
             )
@@ -151,7 +133,7 @@ class Points:
     def _end(self) -> datetime:
         """Last moment of the steps."""
         if self._options.start is None:
-            return _ALWAYS
+            return ALWAYS[1]
         return Duration.parse(self._options.step).after(self._options.start, self._options.steps) - timedelta(seconds=1)
 
     def _refuse_missing(self, path: Path, names: set[str]) -> None:

@@ -1,13 +1,14 @@
 """What the sources of sample lists share: files as scenes, files that changed, and samples of files with ids."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from embedcube.campaign.scene import NOWHERE, Asset, Listed
-from embedcube.errors import CorruptInput, RequestError
+from embedcube.campaign.scene import NOWHERE, UNKNOWN_TIME, Asset, Listed, Scene
+from embedcube.errors import CorruptInput, EmbedcubeError, RequestError
 from embedcube.grid import to_degrees
 from embedcube.printable import is_plain, printable
 from embedcube.sources.catalog.digests import Look, digest_of_file
@@ -66,7 +67,31 @@ def file_asset(path: Path, root: Path, *, band: str, rows: int, cols: int, dtype
     )
 
 
-def same_file(path: Path, asset: Asset) -> None:
+def scenes_or_verdict(archive: str, path: Path, id: str, scenes: Iterator[Scene]) -> Iterator[Scene]:
+    """The scenes that are made of a file; where its bytes are wrong, one more, `id`, that cannot be used and says why.
+
+    Raises:
+        EmbedcubeError: the archive as a whole is refused.
+        OSError: the file could not be read for a reason that may pass.
+    """
+    try:
+        yield from scenes
+    except (EmbedcubeError, MemoryError):
+        raise
+    except Exception as error:  # libraries raise anything on wrong bytes
+        if isinstance(error, OSError) and not _damaged(error):
+            raise
+        yield Scene(
+            id=id,
+            archive=archive,
+            time=UNKNOWN_TIME,
+            acquisition="unknown",
+            bbox=NOWHERE,
+            verdict=f"{path.name}: {printable(error, 300)}",
+        )
+
+
+def _same_file(path: Path, asset: Asset) -> None:
     """Raise a ValueError where a file is not the one that was indexed."""
     status = path.stat()
     if status.st_size != asset.size:
@@ -85,22 +110,19 @@ def read_file(
     """
 
     def checked() -> H:
-        same_file(path, asset)
+        _same_file(path, asset)
         return _foreign_errors(opened)
 
     def again() -> None:
-        file = opened()
-        try:
+        with closing(opened()) as file:
             decode(file)
-        finally:
-            file.close()
 
     return reader.run(
         0,
         key=(path, asset.band),
         opened=checked,
         decode=lambda file: _foreign_errors(lambda: decode(file)),
-        judged=lambda: judged(path, asset, again),
+        judged=lambda: _judged(path, asset, again),
     )
 
 
@@ -114,20 +136,20 @@ def _foreign_errors(read: Callable[[], T]) -> T:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def damaged(error: OSError) -> bool:
+def _damaged(error: OSError) -> bool:
     """Whether an error is of a library that calls wrong bytes so; the file system gives its errors a number."""
     return error.errno is None and not isinstance(error, TimeoutError)
 
 
-def judged(path: Path, asset: Asset, again: Callable[[], object]) -> CorruptInput | OSError:
+def _judged(path: Path, asset: Asset, again: Callable[[], object]) -> CorruptInput | OSError:
     """Why a file could not be read: wrong bytes (CorruptInput), or a failure that may pass (OSError)."""
     try:
-        same_file(path, asset)
+        _same_file(path, asset)
         again()
     except FileNotFoundError as missing:
         return judge_missing(path, asset.band, asset.path, missing)
     except OSError as error:
-        if damaged(error):
+        if _damaged(error):
             return CorruptInput(f"{asset.path}: {printable(error, 300)}")
         return CorruptInput(f"{asset.path} {words}") if (words := lasting(error)) else error
     except MemoryError:

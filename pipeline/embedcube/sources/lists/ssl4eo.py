@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,13 +26,12 @@ from zarr.storage import LocalStore, ZipStore
 
 from embedcube.campaign.fields import nearest
 from embedcube.campaign.options import PluginOptions
-from embedcube.campaign.scene import UNKNOWN_TIME, Listed, Scene
+from embedcube.campaign.scene import Listed, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
-from embedcube.printable import printable
 from embedcube.sources.base import Observation
 from embedcube.sources.composite import Composite, composite
-from embedcube.sources.lists.scenes import box_around, damaged, file_asset, files_below, read_file, usable_id
+from embedcube.sources.lists.scenes import box_around, file_asset, files_below, read_file, scenes_or_verdict, usable_id
 from embedcube.sources.options import read_options, refuse_keys
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.stores import refuse_store
@@ -98,22 +98,7 @@ class Ssl4eo:
             RequestError: there is no store, or one lacks dates and `options.seasons_of` is not set.
         """
         for path in self._stores():
-            try:
-                yield from self._of_store(path, full_digests)
-            except (RequestError, MemoryError):
-                raise
-            except Exception as error:  # libraries raise anything on wrong bytes
-                if isinstance(error, OSError) and not damaged(error):
-                    raise
-                fault = f"{path.name}: {printable(error, 300)}"
-                yield Scene(
-                    id=_stem(path),
-                    archive=self._name,
-                    time=UNKNOWN_TIME,
-                    acquisition="unknown",
-                    bbox=box_around(()),
-                    verdict=fault,
-                )
+            yield from scenes_or_verdict(self._name, path, _stem(path), self._of_store(path, full_digests))
 
     def _stores(self) -> list[Path]:
         """The zip files below the archive, or a single one, or an unpacked store."""
@@ -124,11 +109,8 @@ class Ssl4eo:
 
     def _of_store(self, path: Path, full: bool) -> Iterator[Scene]:
         refuse_store(zipfile.Path(path) if path.is_file() else path)
-        store = _Store(path)
-        try:
+        with closing(_Store(path)) as store:
             facts = self._facts(path, store)
-        finally:
-            store.close()
         asset = file_asset(
             path if path.is_file() else path / "bands" / ".zarray",
             self._archive.root,
