@@ -214,9 +214,6 @@ class _CellExtents:
 _ROUNDING = 1e-9
 """degrees (a tenth of a millimetre): far more than the rounding of a transformation there and back"""
 
-METRES_PER_DEGREE = 111_320.0
-"""metres of a degree along the equator, and nearly along a meridian"""
-
 UTM_SOUTH, UTM_NORTH = -80.0, 84.0
 """Latitudes between which UTM is used."""
 

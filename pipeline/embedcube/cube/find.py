@@ -14,9 +14,9 @@ from embedcube.cube.examples import Examples, Wanted, wanted_by
 from embedcube.cube.scan import LISTS, IndexScan, Statuses, from_cube
 from embedcube.cube.segments import VectorIndex
 from embedcube.cube.store import Cell, CubeStore, Time
-from embedcube.cube.within import Within, area_in
+from embedcube.cube.within import METRES_PER_DEGREE, Within, area_in
 from embedcube.errors import RequestError
-from embedcube.grid import METRES_PER_DEGREE, is_geographic
+from embedcube.grid import is_geographic
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from pyproj.enums import TransformDirection
 
 from embedcube.cube.store import CubeStore
+from embedcube.cube.within import METRES_PER_DEGREE
 from embedcube.errors import RequestError
-from embedcube.grid import LATLON, METRES_PER_DEGREE, to_degrees, utm_zone_in, utm_zone_of
+from embedcube.grid import LATLON, to_degrees, utm_zone_in, utm_zone_of
 
 _REACH_CELLS = 2
 """a place that is further than this from the border of a zone lies in no cell of that zone"""

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from embedcube.cube.encoding import NOT_PROCESSED, VALID, VALID_INCOMPLETE
 from embedcube.cube.lazy import zone_dataset
 from embedcube.cube.store import CubeStore, Time
-from embedcube.cube.within import Within, area_in
+from embedcube.cube.within import METRES_PER_DEGREE, Within, area_in
 from embedcube.errors import RequestError
-from embedcube.grid import METRES_PER_DEGREE
 
 _MOST_SPREAD = 16
 """cells of a merged grid for each cell of its parts, at most: two zones side by side, turned, need about four"""

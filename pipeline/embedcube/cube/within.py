@@ -15,13 +15,16 @@ from shapely.geometry.base import BaseGeometry
 
 from embedcube.cube.store import CubeStore
 from embedcube.errors import RequestError
-from embedcube.grid import METRES_PER_DEGREE, is_geographic, to_degrees, utm_grid_name, utm_zone_in
+from embedcube.grid import is_geographic, to_degrees, utm_grid_name, utm_zone_in
 
 Within = tuple[float, float, float, float] | BaseGeometry
 """A bounding box (west, south, east, north) or a polygon, in degrees."""
 
 STEP_DEGREES = 0.01
 """An edge is cut into pieces of this length before it is projected: it then lies within 0.3 m of its true place."""
+
+METRES_PER_DEGREE = 111_320.0
+"""along the equator, and nearly along a meridian"""
 
 _POINTS = 21
 """points along each side of a zone that say which degrees it spans"""
