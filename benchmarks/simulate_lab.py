@@ -8,20 +8,17 @@ With these it says when the last record of other runs comes: more tasks, more no
 import argparse
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from tests.slurm.cluster import Cluster, running_cluster
 
 from benchmarks.campaign_model import Machine, Spread, Work, simulate
-from benchmarks.spread import EMBEDCUBE, PLUGINS, write_campaign
+from benchmarks.spread import EMBEDCUBE, PLUGINS, write_campaign, write_site
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
@@ -112,15 +109,8 @@ def work_of(run: Run, groups: Sequence[Sequence[str]]) -> Work:
 
 def measure(cluster: Cluster, folder: Path, shape: Shape) -> Run:
     """Embed the demo on the cluster."""
-    home = folder / str(shape).replace(" ", "")
-    campaign = write_campaign(home, shape.ranks, shard_chips=2)
-    site: dict[str, Any] = {"site": "lab", "partition": "debug", "cpus_per_node": 2, "mem_gb_per_node": 3.5}
-    (home / "lab.yaml").write_text(yaml.safe_dump(site | {"exclusive": False, "max_time_min": 60, "lead_s": 60}))
-    document = yaml.safe_load(campaign.read_text())
     how = {"tasks": shape.tasks, "nodes": shape.nodes, "ranks": shape.ranks, "threads": 1}
-    document["how"] = how | {"site": str(home / "lab.yaml")}
-    campaign.write_text(yaml.safe_dump(document, sort_keys=False))
-    subprocess.run([EMBEDCUBE, "run", campaign, "--until", "plan"], check=True, stdout=subprocess.DEVNULL)
+    campaign = write_campaign(folder / str(shape).replace(" ", ""), 2, how | {"site": str(write_site(folder))})
     asked = json.loads(cluster.run(str(EMBEDCUBE), "submit", str(campaign), "--json"))
     (job,) = asked["jobs"]["embed"]
     cluster.wait(job, timeout_s=1200)

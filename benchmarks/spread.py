@@ -44,30 +44,37 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as name:
-        # smaller ones where an array wants a group for each of its elements
-        campaign = write_campaign(Path(name), arguments.ranks, shard_chips=2 if arguments.lab else 4)
         if arguments.lab:
-            submit_array(campaign)
+            submit_array(Path(name))
         else:
-            print_spread(campaign, arguments.ranks, arguments.batch_s)
+            how = {"ranks": arguments.ranks, "threads": 1, "cache_mb": 64, "mem_gb": 2}
+            print_spread(write_campaign(Path(name), 4, how), arguments.ranks, arguments.batch_s)
 
 
-def write_campaign(folder: Path, ranks: int, shard_chips: int) -> Path:
-    """The demo in shards of so many chips a side."""
+def write_campaign(folder: Path, shard_chips: int, how: dict[str, Any]) -> Path:
+    """The demo in shards of so many chips a side, planned; `how` is that part of the campaign file."""
     write_demo(folder / "demo", only="sentinel2")
     path = folder / "demo" / "campaign.yaml"
     document = yaml.safe_load(path.read_text())
     (layer,) = document["layers"].values()
     layer |= {"backbone": {"name": "sleepy", "width": 16}, "chip_px": 96, "halo_px": 16, "batch": 2}
     layer["shard_chips"] = shard_chips
-    document["how"] = {"ranks": ranks, "threads": 1, "cache_mb": 64, "mem_gb": 2}
+    document["how"] = how
     path.write_text(yaml.safe_dump(document, sort_keys=False))
+    subprocess.run([EMBEDCUBE, "run", path, "--until", "plan"], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def write_site(folder: Path) -> Path:
+    """The site file of the Slurm of tests/slurm."""
+    site: dict[str, Any] = {"site": "lab", "partition": "debug", "cpus_per_node": 2, "mem_gb_per_node": 3.5}
+    path = folder / "lab.yaml"
+    path.write_text(yaml.safe_dump(site | {"exclusive": False, "max_time_min": 60, "lead_s": 60}))
     return path
 
 
 def print_spread(campaign: Path, ranks: int, batch_s: float) -> None:
     """Embed, and compare when the ranks ended."""
-    subprocess.run([EMBEDCUBE, "run", campaign, "--until", "plan"], check=True, stdout=subprocess.DEVNULL)
     environment = os.environ | {"SLEEPY_S": str(batch_s)}
     subprocess.run([EMBEDCUBE, "embed", campaign], check=True, stdout=subprocess.DEVNULL, env=environment)
     loaded = load_campaign(campaign)
@@ -99,19 +106,15 @@ def split(seconds: NDArray[np.float64], rank: NDArray[np.int64], ranks: int) -> 
     return np.bincount(rank, seconds, minlength=ranks).astype(np.float64)
 
 
-def submit_array(campaign: Path) -> None:
+def submit_array(folder: Path) -> None:
     """How long `submit` takes for an array of many elements, beside what it takes for one."""
     from tests.slurm.cluster import running_cluster
 
-    described: dict[str, Any] = {"site": "lab", "partition": "debug", "cpus_per_node": 2, "mem_gb_per_node": 3.5}
-    site = campaign.with_name("lab.yaml")
-    site.write_text(yaml.safe_dump(described | {"exclusive": False, "max_time_min": 60, "lead_s": 60}))
+    how = {"ranks": 1, "threads": 1, "site": str(write_site(folder))}
     with running_cluster(nodes=4) as cluster:
         for tasks in (1, ARRAY):
-            document = yaml.safe_load(campaign.read_text())
-            document["how"] = {"tasks": tasks, "ranks": 1, "threads": 1, "site": str(site)}
-            campaign.write_text(yaml.safe_dump(document, sort_keys=False))
-            subprocess.run([EMBEDCUBE, "run", campaign, "--until", "plan"], check=True, stdout=subprocess.DEVNULL)
+            # small shards: an array wants a group of them for each of its elements
+            campaign = write_campaign(folder / str(tasks), 2, how | {"tasks": tasks})
             began = time.perf_counter()
             asked = json.loads(cluster.run(str(EMBEDCUBE), "submit", str(campaign), "--json"))
             print(f"{len(asked['tasks'])} elements submitted in {time.perf_counter() - began:.1f} s")

@@ -10,10 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pyproj
 import pytest
 import rasterio
+import shapely
 import xarray
 import yaml
 from numpy.typing import NDArray
@@ -246,6 +248,10 @@ def test_what_a_list_lacks_is_said(made: Made) -> None:
         partial(layer.sample, [(9, 45)]),
         partial(layer.window, (8, 44, 9, 45)),
         partial(layer.find, (9, 45)),
+        partial(layer.find, np.ones(4, np.float32), apart_m=0),
+        partial(layer.similar, made.cube.cell_of("c07", "2020-07", "one")),
+        partial(layer.change, "2020-04", "2020-07"),
+        partial(layer.parcels, geopandas.GeoDataFrame(geometry=[shapely.box(8, 44, 9, 45)], crs="EPSG:4326")),
     ]
     asked.append(partial(made.cube.cell_at, 9, 45, layer="one"))
     for ask in asked:

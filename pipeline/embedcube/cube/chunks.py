@@ -62,9 +62,8 @@ def read_box(cube: Readable, zone: str, array: str, t: slice, y: slice, x: slice
     What of the box lies beyond the array is left out.
     """
     chunks = cube.chunks(zone, array)
-    t, y, x = (slice(*part.indices(size)[:2]) for part, size in zip((t, y, x), chunks.shape, strict=False))
-    shape = tuple(max(0, part.stop - part.start) for part in (t, y, x))
-    values = np.full((*shape, *chunks.shape[3:]), chunks.fill, chunks.dtype)
+    t, y, x, shape = _inside(chunks, t, y, x)
+    values = np.full(shape, chunks.fill, chunks.dtype)
 
     def read(part: Part) -> None:
         chunk = chunks.read(part.place)
@@ -78,12 +77,13 @@ def read_box(cube: Readable, zone: str, array: str, t: slice, y: slice, x: slice
 def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDArray[np.float32]:
     """Decoded vectors (time, y, x, feature) in a box; NaN where a cell has none. Each chunk is decoded once.
 
-    Beside the result the scales of the box are held and one decoded chunk, or eight of a cube on another machine.
+    What of the box lies beyond the array is left out. Beside the result the scales of the box are held and one decoded
+    chunk, or eight of a cube on another machine.
     """
     chunks = cube.chunks(zone, "embedding")
+    t, y, x, shape = _inside(chunks, t, y, x)
     scale = read_box(cube, zone, "scale", t, y, x)[..., None] if cube.has_scale(zone) else None
-    shape = tuple(part.stop - part.start for part in (t, y, x))
-    vectors = np.empty((*shape, *chunks.shape[3:]), np.float32)
+    vectors = np.empty(shape, np.float32)
 
     def read(part: Part) -> None:
         chunk, own = chunks.read(part.place), vectors[part.to]
@@ -94,6 +94,12 @@ def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDA
 
     _for_each(read, list(parts_of(chunks, t, y, x)), cube)
     return vectors
+
+
+def _inside(chunks: Chunks, t: slice, y: slice, x: slice) -> tuple[slice, slice, slice, tuple[int, ...]]:
+    """The part (time, y, x) of a box that lies in an array, and the shape of what is read of it."""
+    t, y, x = (slice(*part.indices(size)[:2]) for part, size in zip((t, y, x), chunks.shape, strict=False))
+    return t, y, x, (*(max(0, part.stop - part.start) for part in (t, y, x)), *chunks.shape[3:])
 
 
 def read_outer(

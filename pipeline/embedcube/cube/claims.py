@@ -48,10 +48,7 @@ def check_array(where: str, name: str, array: Any) -> None:
     for (along, most), size in zip(_MOST_ALONG.items(), shape, strict=False):
         if size > most:
             raise RequestError(f"{where}: {size:,} {along}, at most {most:,} can be read; its metadata are wrong")
-    chunk, shard = tuple(map(int, array.chunks)), tuple(map(int, array.shards or array.chunks))
-    if min(*chunk, *shard) < 1 or any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
-        raise RequestError(f"{where}: chunks of {chunk} in objects of {shard}; its metadata are wrong")
-    _refuse_above(where, "bytes in a chunk", math.prod(chunk) * int(array.dtype.itemsize), _CHUNK_BYTES)
+    chunk, shard = check_chunks(where, array)
     _refuse_above(where, "chunks in an object", math.prod(shard) // math.prod(chunk), _CHUNKS)
 
 
@@ -63,12 +60,17 @@ def check_whole(where: str, array: Any) -> None:
         raise RequestError(f"{where}: chunks of {array.chunks}; its metadata are wrong")
 
 
-def check_chunks(where: str, array: Any) -> None:
-    """Refuse an array that is read chunk by chunk, and claims chunks of more than memory should be taken for."""
+def check_chunks(where: str, array: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape of a chunk and of an object of an array that is read chunk by chunk.
+
+    Raises:
+        RequestError: an object is not made of whole chunks, or a chunk is more than memory should be taken for.
+    """
     chunk, shard = tuple(map(int, array.chunks)), tuple(map(int, array.shards or array.chunks))
-    if min(*chunk, *shard, 1) < 1:
+    if min((*chunk, *shard), default=1) < 1 or any(outer % inner for outer, inner in zip(shard, chunk, strict=True)):
         raise RequestError(f"{where}: chunks of {chunk} in objects of {shard}; its metadata are wrong")
     _refuse_above(where, "bytes in a chunk", math.prod(chunk) * int(array.dtype.itemsize), _CHUNK_BYTES)
+    return chunk, shard
 
 
 def check_part(where: str, first: int, last: int, row_bytes: int) -> None:

@@ -14,7 +14,7 @@ from embedcube.cube.examples import Examples, Wanted, wanted_by
 from embedcube.cube.scan import LISTS, IndexScan, Statuses, from_cube
 from embedcube.cube.segments import VectorIndex
 from embedcube.cube.store import Cell, CubeStore, Time
-from embedcube.cube.within import Within, area_in
+from embedcube.cube.within import METRES_PER_DEGREE, Within, area_in
 from embedcube.errors import RequestError
 from embedcube.grid import is_geographic
 
@@ -29,8 +29,6 @@ WITHIN_CELLS = 1_000_000
 
 NEAR_M = 100.0
 """metres between hits by default, where two cells are smaller"""
-
-_DEGREE_M = 111_320.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +143,7 @@ def default_apart_m(cube: CubeStore, layer: str) -> float:
     attributes = cube.group(zone).attrs
     side = abs(float(attributes["spatial:transform"][0]))
     if is_geographic(attributes["proj:wkt2"]):
-        side *= _DEGREE_M
+        side *= METRES_PER_DEGREE
     return max(NEAR_M, 2 * side)
 
 

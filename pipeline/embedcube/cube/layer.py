@@ -9,13 +9,11 @@ from numpy.typing import ArrayLike
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.blocks import Block, blocks
 from embedcube.cube.examples import Examples
-from embedcube.cube.listed import NO_MAP, is_list
 from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Within, bounds_of
-from embedcube.errors import RequestError
 
 if TYPE_CHECKING:
     import pandas
@@ -69,11 +67,6 @@ class Layer:
 
         return table(self.cube, self.zones[0], time)
 
-    def _map(self, what: str) -> None:
-        """Refuse what only a map has."""
-        if is_list(self.zones[0]):
-            raise RequestError(f"{self.cube.address}: {what}: {self.name} {NO_MAP}")
-
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """West, south, east, north in degrees; west above east where the layer crosses the antimeridian."""
@@ -105,7 +98,6 @@ class Layer:
 
         `zone`, `y`, `x` and `t` name the cell, for `explain`; they are "" and -1 outside. Each chunk is decoded once.
         """
-        self._map("sample")
         return sample(self.cube, self.name, places_of(points, x, y, crs), time)
 
     def window(self, within: Within, time: Time = None) -> "WindowTree":
@@ -117,7 +109,6 @@ class Layer:
         """
         from embedcube.cube.window import window
 
-        self._map("window")
         return window(self.cube, self.name, within, time)
 
     def parcels(self, gdf: Any, time: Time = None, stats: Sequence[str] = STATISTICS) -> "xarray.Dataset":
@@ -127,7 +118,6 @@ class Layer:
         `valid_share` (parcel, time) say how many these are, and which share of the parcel's `cells`. A parcel in
         several zones has the sums of all of them; parcels may overlap.
         """
-        self._map("parcels")
         return parcels(self.cube, self.name, gdf, time, stats)
 
     def components(self, count: int = 3) -> Basis | None:
@@ -157,7 +147,6 @@ class Layer:
         """
         from embedcube.cube.likeness import similar
 
-        self._map("similar")
         return similar(self.cube, self.name, like, unlike, time)
 
     def find(
@@ -183,7 +172,6 @@ class Layer:
         """
         from embedcube.cube.find import Search, find, table_of
 
-        self._map("find")
         search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
         return table_of(find(self.cube, self.name, like, unlike, search, self.index))
 
@@ -201,7 +189,6 @@ class Layer:
         """
         from embedcube.cube.change import change
 
-        self._map("change")
         return change(self.cube, self.name, before, after, None if history is None else history.cube)
 
     @cached_property

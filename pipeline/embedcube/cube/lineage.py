@@ -218,7 +218,7 @@ def place_of_shard(provenance: Provenance, asked: str) -> tuple[str, int, int, i
         if len(rows) == 1:
             return next(place for place, row in provenance.places.items() if row == rows[0])
         raise RequestError(f"{len(rows)} shards of the cube have a recipe that begins with {asked}")
-    (zone, t, iy, ix), *_ = provenance.places
+    zone, t, iy, ix = next(iter(provenance.places))
     raise RequestError(f'"{printable(asked)}" names no shard; write for example --shard "{zone} t{t} y{iy} x{ix}"')
 
 

@@ -1,7 +1,7 @@
 """A list of samples in a cube: who they are, and its arrays seen as a map, so that what reads maps reads lists too."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -24,35 +24,26 @@ def is_list(zone: str) -> bool:
     return zone.rpartition("/")[2] == SAMPLES
 
 
-class NoMap(Mapping[str, Any]):
-    """Attributes of a zone that is a list: those that say where a map lies are asked for in vain, and it says so."""
+class NoMap(dict[str, Any]):
+    """Attributes of a zone that is a list. Whoever needs those that say where a map lies is told that there are none.
+
+    All that asks a layer for places begins with them, so nothing else needs to refuse lists.
+    """
 
     def __init__(self, attributes: Any, called: str) -> None:
         """`called` is the zone, for messages."""
-        self._attributes, self._called = attributes, called
+        super().__init__(attributes)
+        self._called = called
 
-    def __getitem__(self, key: str) -> Any:
-        """The value; a RequestError says that a list is no map."""
-        if key not in self._attributes and key.startswith(("spatial:", "proj:")):
+    def __missing__(self, key: str) -> Any:
+        """Refuse what only a map has with a RequestError; `get` and `in` say as usual that it is not there."""
+        if key.startswith(("spatial:", "proj:")):
             raise RequestError(f"{self._called} {NO_MAP}")
-        return self._attributes[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._attributes
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value, or another where there is none."""
-        return self._attributes.get(key, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._attributes)
-
-    def __len__(self) -> int:
-        return len(self._attributes)
+        raise KeyError(key)
 
     def asdict(self) -> dict[str, Any]:
-        """All of them."""
-        return dict(self._attributes.asdict())
+        """A plain copy, as attributes of zarr-python give it."""
+        return dict(self)
 
 
 class ListedGroup:
@@ -108,12 +99,6 @@ class SampleTable:
     def column(self, name: str) -> NDArray[Any]:
         """One of the coordinates (sample,) or (time, sample)."""
         return np.asarray(self.group[name][...])
-
-    @property
-    def crs(self) -> list[str]:
-        """CRS of each sample; empty where its place is unknown."""
-        named = [*self.group.attrs["embedcube:sample_crs"], ""]
-        return [named[i] for i in self.column("sample_crs").tolist()]
 
     def described(self, number: int, t: int) -> dict[str, Any]:
         """Id, place and date of a sample in a window, for `explain`."""

@@ -8,10 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from pyproj.enums import TransformDirection
 
 from embedcube.cube.store import CubeStore
+from embedcube.cube.within import METRES_PER_DEGREE
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, utm_zone_in, utm_zone_of
-
-_METRES_PER_DEGREE = 111_320.0
 
 _REACH_CELLS = 2
 """a place that is further than this from the border of a zone lies in no cell of that zone"""
@@ -103,7 +102,7 @@ def cells_beside(cube: CubeStore, layer: str, places: Places) -> list[InZone]:
             number = utm_zone_in(zone.split("/")[1]) or 0
             beyond = np.abs((places.lon - (6 * number - 183) + 180) % 360 - 180) - 3
             reach_m = _REACH_CELLS * cube.group(zone).attrs["spatial:transform"][0]
-            near = beyond * np.cos(np.radians(places.lat)) * _METRES_PER_DEGREE < reach_m
+            near = beyond * np.cos(np.radians(places.lat)) * METRES_PER_DEGREE < reach_m
             found.append(_in_zone(cube, zone, places, np.flatnonzero(near & (beside == number))))
     return found
 

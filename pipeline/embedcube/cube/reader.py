@@ -22,7 +22,7 @@ from embedcube.cube.encoding import (
     why_not_held,
 )
 from embedcube.cube.layer import Layer
-from embedcube.cube.listed import NO_MAP, is_list
+from embedcube.cube.listed import is_list
 from embedcube.cube.store import Cell, CubeStore
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
@@ -171,8 +171,6 @@ class Cube(CubeStore):
         """
         zones = [zone for zone in self.zones if layer in (None, zone.split("/")[0])]
         layers = sorted({zone.split("/")[0] for zone in zones})
-        if zones and is_list(zones[0]):
-            raise RequestError(f"{self.address}: {zones[0]} {NO_MAP}")
         if not zones:
             raise RequestError(f"{self.address}: no layer {layer}; it has {', '.join(self.zones)}")
         if len(layers) > 1:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from embedcube.cube.arrays import ARRAYS, object_key
-from embedcube.cube.chunks import read_box
+from embedcube.cube.chunks import read_box, read_vectors
 from embedcube.cube.claims import check_array, check_zone
-from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP, AsMap, ListedGroup, SampleTable, is_list
 from embedcube.cube.objects import Chunks
 from embedcube.cube.opening import RemoteStore, place_of
@@ -267,8 +267,8 @@ class CubeStore:
 
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature) of one window; NaN where a cell has no vector."""
-        scale = self.stored(zone, "scale", t, y, x) if self.has_scale(zone) else None
-        return decode(self.stored(zone, "embedding", t, y, x), scale)
+        vectors: NDArray[np.float32] = read_vectors(self, zone, slice(t, t + 1), y, x)[0]
+        return vectors
 
     def valid(self, zone: str, t: int | slice, y: slice, x: slice) -> NDArray[np.bool_]:
         """Whether each cell has a vector."""

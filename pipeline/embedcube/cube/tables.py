@@ -16,6 +16,7 @@ from embedcube.cube.encoding import (
     VALID_INCOMPLETE,
     decode,
 )
+from embedcube.cube.sample import times_of
 from embedcube.cube.store import CubeStore, Time
 from embedcube.zones import UNDATED
 
@@ -30,9 +31,11 @@ def vector(cube: CubeStore, zone: str, sample: str, time: Time) -> "xarray.DataA
 
     samples, windows = cube.samples(zone), cube.windows_of(zone, time)
     number = samples.number(sample)
-    vectors = np.stack([_decoded(cube, zone, t, slice(number, number + 1))[0] for t in windows])
+    # all windows at once: several may be in one chunk
+    read = _decoded(cube, zone, slice(windows[0], windows[-1] + 1), number)
+    vectors = read[np.subtract(windows, windows[0])]
     dimensions = ("time", "feature") if vectors.ndim == 2 else ("time", "y", "x", "feature")
-    starts = [np.datetime64(cube.windows(zone)[t].start.replace(tzinfo=None), "ns") for t in windows]
+    starts, _ = times_of(cube, zone, windows)
     acquired = _dates(samples.column("acquired")[windows, number])
     return xarray.DataArray(
         vectors, dims=dimensions, coords={"time": starts, "acquired": ("time", acquired), "sample_id": sample}
@@ -45,9 +48,9 @@ def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
 
     samples, frames = cube.samples(zone), []
     columns = {name: samples.column(name) for name in ("lon", "lat", "acquired")}
-    for t in cube.windows_of(zone, time):
+    windows = cube.windows_of(zone, time)
+    for t, start in zip(windows, times_of(cube, zone, windows)[0], strict=True):
         vectors, status = rows_of(cube, zone, t, slice(None))
-        start = np.datetime64(cube.windows(zone)[t].start.replace(tzinfo=None), "ns")
         facts = {
             "id": samples.ids,
             "time": start,
@@ -72,8 +75,8 @@ def rows_of(cube: CubeStore, zone: str, t: int, samples: slice) -> tuple[NDArray
     return _mean(vectors), _best(status.reshape(len(status), -1))
 
 
-def _decoded(cube: CubeStore, zone: str, t: int, samples: slice) -> NDArray[np.float32]:
-    """Vectors (sample[, y, x], feature) of some samples in a window."""
+def _decoded(cube: CubeStore, zone: str, t: int | slice, samples: int | slice) -> NDArray[np.float32]:
+    """Vectors ([time, ][sample, ][y, x, ]feature) of some samples in some windows, or of one."""
     group = cube.group(zone)
     return decode(group["embedding"][t, samples], group["scale"][t, samples] if "scale" in group else None)
 

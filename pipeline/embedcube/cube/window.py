@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from embedcube.cube.encoding import NOT_PROCESSED, VALID, VALID_INCOMPLETE
 from embedcube.cube.lazy import zone_dataset
 from embedcube.cube.store import CubeStore, Time
-from embedcube.cube.within import Within, area_in
+from embedcube.cube.within import METRES_PER_DEGREE, Within, area_in
 from embedcube.errors import RequestError
-
-_METRES_PER_DEGREE = 111_320.0
 
 _MOST_SPREAD = 16
 """cells of a merged grid for each cell of its parts, at most: two zones side by side, turned, need about four"""
@@ -138,7 +136,7 @@ def _target_of(parts: list[xarray.Dataset], crs: Any) -> _Target:
         raise RequestError(f"{crs!r} is no CRS; write for example EPSG:3035") from None
     side = parts[0].attrs["cell"]
     if systems[0].is_geographic != target.is_geographic:
-        side = side / _METRES_PER_DEGREE if target.is_geographic else side * _METRES_PER_DEGREE
+        side = side / METRES_PER_DEGREE if target.is_geographic else side * METRES_PER_DEGREE
     boxes: list[tuple[float, float, float, float]] = []
     anchor = (0.0, 0.0)
     for part, system in zip(parts, systems, strict=True):

@@ -23,7 +23,8 @@ Within = tuple[float, float, float, float] | BaseGeometry
 STEP_DEGREES = 0.01
 """An edge is cut into pieces of this length before it is projected: it then lies within 0.3 m of its true place."""
 
-_METRES_PER_DEGREE = 111_320.0
+METRES_PER_DEGREE = 111_320.0
+"""along the equator, and nearly along a meridian"""
 
 _POINTS = 21
 """points along each side of a zone that say which degrees it spans"""
@@ -113,9 +114,7 @@ def _in_zone(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> NDArray[An
         return found
     geometries = geometries.copy()
     geometries[~somewhere] = shapely.Polygon()
-    # longitudes may be counted from another meridian than the zone's
-    west, _, east, _ = shapely.total_bounds(geometries)
-    turns = range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
+    turns = _turns(own, geometries)
     for turn in turns:
         moved = _shifted(geometries, 360.0 * turn) if turn else geometries
         left, bottom, right, top = shapely.bounds(moved).T
@@ -136,14 +135,20 @@ def outline_cells(cube: CubeStore, zone: str, geometries: NDArray[Any]) -> int:
     attributes, own = cube.group(zone).attrs, degrees_of(cube, zone)
     step = abs(attributes["spatial:transform"][0])
     if not is_geographic(attributes["proj:wkt2"]):
-        step = min(STEP_DEGREES, step / _METRES_PER_DEGREE)
+        step = min(STEP_DEGREES, step / METRES_PER_DEGREE)
     edges = shapely.boundary(geometries)
-    west, _, east, _ = shapely.total_bounds(edges)
-    if not np.isfinite([west, east]).all():
+    if not np.isfinite(shapely.total_bounds(edges)[[0, 2]]).all():
         return 0
-    turns = range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
-    lengths = [shapely.length(shapely.clip_by_rect(_shifted(edges, 360.0 * turn), *own)).sum() for turn in turns]
+    lengths = [
+        shapely.length(shapely.clip_by_rect(_shifted(edges, 360.0 * turn), *own)).sum() for turn in _turns(own, edges)
+    ]
     return int(sum(lengths) / step)
+
+
+def _turns(own: tuple[float, float, float, float], geometries: NDArray[Any]) -> range:
+    """Turns around the globe that may bring geometries to a zone: longitudes may be counted from another meridian."""
+    west, _, east, _ = shapely.total_bounds(geometries)
+    return range(int(np.floor((own[0] - east) / 360)), int(np.ceil((own[2] - west) / 360)) + 1)
 
 
 def _shifted(geometries: NDArray[Any], degrees: float) -> NDArray[Any]:
