@@ -50,9 +50,10 @@ def finished(finished: Campaign) -> Campaign:
     return finished
 
 
-def flip_a_byte(path: Path) -> None:
+def flip_a_byte(path: Path, at: int | None = None) -> None:
+    """Flip a bit of a byte: of the one in the middle, unless another is named."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2 if at is None else at] ^= 1
     path.unlink()  # an object is read-only, and may be linked to another place
     path.write_bytes(data)
 
@@ -466,10 +467,14 @@ def _flipped(data: bytes, count: int) -> Iterator[bytearray]:
         yield other
 
 
-@pytest.mark.parametrize("name", ["embedding/c.*", "contributions.bin"])
+@pytest.mark.parametrize("name", ["embedding", "contributions.bin"])
 def test_a_part_that_has_changed_enters_no_cube(finished: Campaign, name: str) -> None:
-    victim = min(finished.run.parts.rglob(name))
-    flip_a_byte(victim)
+    plan = read_plan(load_campaign(finished.file), finished.run)
+    # a later round may have embedded a shard again: what the first one made of it enters no cube
+    part, record = next(iter(best_records(finished.run, set(read_recipes(finished.run, plan))).values()))
+    stored = next((one.path for one in record.objects if one.path and f"/{name}/" in one.path), name)
+    victim = part / stored
+    flip_a_byte(victim, record.contributions_offset if stored == name else None)
     shutil.rmtree(finished.run.cubes)
     finished.run.newest_cube.unlink()
     done = call_cli("consolidate", finished.file)
