@@ -4,31 +4,39 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from embedcube.campaign.run_folder import RunDir, fsync_folder, write_atomically
+from embedcube.campaign.plan import LayerPlan
+from embedcube.campaign.run_folder import RunDir, fsync_folder
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import checked_line, parsed_line, to_line, with_checksum
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
-RECORDS, QUARANTINE, CONTRIBUTIONS = "records.jsonl", "quarantine.jsonl", "contributions.bin"
+RECORDS, QUARANTINE, PACK = "records.jsonl", "quarantine.jsonl", "shards.pack"
+
+FED = "fed"
+"""name of what the scenes have contributed to a shard, among its arrays"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredObject:
-    """One object of a part."""
+class Stored:
+    """Where the bytes of one array of a shard are, or of what its scenes contributed to it."""
 
     array: str
     path: str
-    """relative to the part; empty where every value is the fill value and nothing is stored"""
+    """file relative to the part: a pack, or an object of an earlier cube; empty where every value is the fill value and
+    nothing is stored"""
+    offset: int
+    """first byte in a pack; in an object the number of the member (`cube/members.py`)"""
     size: int
+    """number of bytes, as they stand alone"""
     sha256: str
 
 
@@ -51,18 +59,17 @@ class Record:
     """layer, window and place, for people to read"""
     recipe: str
     """recipe of the shard in the plan (hex SHA-256)"""
-    objects: tuple[StoredObject, ...]
+    arrays: tuple[Stored, ...]
+    """the encoded arrays"""
+    fed: Stored
+    """what the scenes have contributed: first for each scene one row of ceil(cells / 8) bytes, made by numpy.packbits,
+    `contributions_size` bytes in all; then the shares of frames (`Sample.shares`)"""
+    contributions_size: int
     scenes: tuple[str, ...]
     """digests of the planned scenes, in the order in which they were composited"""
     quarantined: tuple[Quarantined, ...]
     refused: str
     """why no scene was read: the shard killed its rank again and again; empty where scenes were read"""
-    contributions_offset: int
-    contributions_size: int
-    shares_size: int
-    contributions_sha256: str
-    """offset of what the shard has in `contributions.bin`, bytes of its two parts, and SHA-256 of both: first for each
-    scene one row of ceil(cells / 8) bytes, made by numpy.packbits; then the shares of frames (`Sample.shares`)"""
     counts: dict[str, int]
     """number of cells of each status, and of embedded chips"""
     seconds: dict[str, float]
@@ -91,8 +98,13 @@ class Record:
 
     @property
     def bytes_digest(self) -> tuple[tuple[str, str], ...]:
-        """Name and SHA-256 of each object: equal in two records of one recipe with the same quarantine."""
-        return tuple((stored.array, stored.sha256) for stored in self.objects)
+        """Name and SHA-256 of each array: equal in two records of one recipe with the same quarantine."""
+        return tuple((stored.array, stored.sha256) for stored in self.arrays)
+
+    @property
+    def shares_size(self) -> int:
+        """Bytes of the shares of frames, at the end of `fed`."""
+        return self.fed.size - self.contributions_size
 
     def to_line(self) -> bytes:
         """The record as one line of records.jsonl, with its checksum."""
@@ -102,7 +114,8 @@ class Record:
     def from_document(cls, document: dict[str, Any]) -> "Record":
         """The record of a parsed line of records.jsonl."""
         del document["format"]
-        document["objects"] = tuple(StoredObject(**o) for o in document["objects"])
+        document["arrays"] = tuple(Stored(**one) for one in document["arrays"])
+        document["fed"] = Stored(**document["fed"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
         document["scenes"] = tuple(document["scenes"])
         return cls(**document)
@@ -114,7 +127,7 @@ def record_of(line: bytes) -> Record | None:
     return None if text is None or _THIS_FORMAT not in text else Record.from_document(parsed_line(text))
 
 
-_FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, StoredObject, Quarantined)])[:8]
+_FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, Stored, Quarantined)])[:8]
 """value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
 
 _THIS_FORMAT = b'"format":"%b"' % _FORMAT.encode()
@@ -123,67 +136,87 @@ _RECIPE = re.compile(rb'"recipe":"([0-9a-f]{64})"')
 
 
 class PartWriter:
-    """Writes shards into a new part. Every method returns only when its bytes would survive a power cut."""
+    """Writes shards into a new part: a pack and its records, each only ever made longer.
+
+    Every method returns only when its bytes would survive a power cut. After an error of the disk nothing more is
+    written: what a file holds behind its last whole entry is not known then.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Create the part; a folder that exists already belongs to another attempt and is refused."""
         folder.mkdir(parents=True)
         self._folder = folder
-        self._folders: set[Path] = set()
-        self._contributions_size = 0
+        self._files: dict[str, BinaryIO] = {}
+        self._size = 0
+        """bytes of the pack"""
+        self._failed: OSError | None = None
 
-    def write_objects(
-        self, zone: str, key_of: dict[str, str], objects: dict[str, bytes | None]
-    ) -> tuple[StoredObject, ...]:
-        """Write the objects of one shard below `zone` ("<layer>/<zone>"), each whole or not at all."""
-        stored = []
-        for array, data in objects.items():
-            path = ""
-            if data is not None:
-                path = f"{zone}/{array}/{key_of[array]}"
-                self._make_folder((self._folder / path).parent)
-                write_atomically(self._folder / path, data)
-            body = data or b""
-            stored.append(StoredObject(array=array, path=path, size=len(body), sha256=sha256(body).hexdigest()))
-        return tuple(stored)
+    def write(self, blobs: Iterable[tuple[str, bytes]]) -> list[Stored]:
+        """Append bytes, each with the name of its array, to the pack; returns where they are."""
+        stored, data = [], []
+        for name, body in blobs:
+            size = len(body)
+            stored.append(
+                Stored(
+                    array=name,
+                    path=PACK if body else "",
+                    offset=self._size,
+                    size=size,
+                    sha256=sha256(body).hexdigest(),
+                )
+            )
+            data.append(body)
+            self._size += size
+        if any(data):
+            self._append(PACK, data)
+        return stored
 
-    def write_contributions(self, packed: bytes) -> int:
-        """Append the packed cells of one shard and return their offset."""
-        offset = self._contributions_size
-        _append(self._folder / CONTRIBUTIONS, packed)
-        self._contributions_size += len(packed)
-        return offset
+    def write_shard(self, arrays: Mapping[str, bytes | None], fed: bytes) -> tuple[tuple[Stored, ...], Stored]:
+        """Append the arrays of one shard, and what its scenes contributed."""
+        *stored, own = self.write([*((name, body or b"") for name, body in arrays.items()), (FED, fed)])
+        return tuple(stored), own
 
-    def write_record(self, record: Record) -> None:
-        """Append the record, after everything that it names is on disk."""
-        for quarantined in record.quarantined:
-            line = {"shard": record.shard, "recipe": record.recipe, **asdict(quarantined)}
-            _append(self._folder / QUARANTINE, to_line(line))
-        _append(self._folder / RECORDS, record.to_line())
+    def write_records(self, records: Sequence[Record]) -> None:
+        """Append records, after everything that they name is on disk."""
+        lines = [
+            to_line({"shard": record.shard, "recipe": record.recipe, **asdict(one)})
+            for record in records
+            for one in record.quarantined
+        ]
+        if lines:
+            self._append(QUARANTINE, lines)
+        self._append(RECORDS, [record.to_line() for record in records])
 
-    def _make_folder(self, folder: Path) -> None:
-        if folder not in self._folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            for made in (folder, *folder.parents):
-                fsync_folder(made.parent)
-                if made.parent == self._folder.parents[2]:  # the folder of all parts
-                    break
-            self._folders.add(folder)
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
 
-
-def _append(path: Path, data: bytes) -> None:
-    new = not path.exists()
-    try:
-        with path.open("ab") as file:
-            file.write(data)
-            file.flush()
+    def _append(self, name: str, data: Iterable[bytes]) -> None:
+        path = self._folder / name
+        if self._failed is not None:
+            raise OSError(self._failed.errno, f"nothing is written after {self._failed.strerror}", str(path))
+        try:
+            if new := name not in self._files:
+                self._files[name] = path.open("xb", buffering=0)
+            file = self._files[name]
+            for part in data:
+                _write_whole(file, part)
             os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno and error.filename is None:
-            error.filename = str(path)  # a full disk does not say what it had no room for
-        raise
-    if new:
-        fsync_folder(path.parent)
+            if new:
+                for made in (self._folder, *self._folder.parents[:3]):
+                    fsync_folder(made)
+        except OSError as error:
+            self._failed = error
+            if error.errno and error.filename is None:
+                error.filename = str(path)  # a full disk does not say what it had no room for
+            raise
+
+
+def _write_whole(file: BinaryIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
@@ -284,32 +317,14 @@ def _one_of(found: list[tuple[Path, Record]]) -> tuple[Path, Record]:
     return by_quarantine[min(by_quarantine, key=lambda verdicts: (len(verdicts), verdicts))]
 
 
-def version_of(campaign: Campaign, records: Iterable[Record]) -> str:
-    """Name of the version: 12 hex digits of SHA-256 over the campaign's digest, every recipe, and every object."""
-    lines = [campaign.digest, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
-    return sha256("\n".join(lines).encode()).hexdigest()[:12]
+def version_of(campaign: Campaign, layers: Mapping[str, LayerPlan], records: Iterable[Record]) -> str:
+    """Name of the version: 12 hex digits of SHA-256 over all that decides the bytes of the cube.
 
-
-def read_verified(part: Path, stored: StoredObject) -> bytes:
-    """The bytes of an object, after their size and SHA-256 were checked.
-
-    Raises:
-        WorkError: the object is missing, or its record says otherwise.
+    The campaign's digest, how many shards an object of each layer holds, every recipe, and every array.
     """
-    path = part / stored.path
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise WorkError(
-            f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
-        ) from None
-    found = sha256(data).hexdigest()
-    if len(data) != stored.size or found != stored.sha256:
-        raise WorkError(
-            f"{path}: {len(data)} bytes with SHA-256 {found[:12]}, its record says {stored.size} and "
-            f"{stored.sha256[:12]}; the disk has changed it: remove that part's records.jsonl and embed again"
-        )
-    return data
+    objects = [f"{name} {layer.objects}" for name, layer in sorted(layers.items())]
+    lines = [campaign.digest, *objects, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
+    return sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)

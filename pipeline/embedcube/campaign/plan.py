@@ -21,7 +21,7 @@ from embedcube.campaign.seals import read_digested, read_sealed, refused, write_
 from embedcube.campaign.tables import inventory_digest, read_columns, read_pieces
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.grid import Grid, ObjectShape, ShardLayout, ShardRange
 from embedcube.zones import SampleList, samples_from
 
 Ints = NDArray[np.int64]
@@ -86,7 +86,9 @@ class LayerPlan:
     dimensions: int
     """numbers in a vector"""
     chunk_windows: int
-    """windows in one object of the cube"""
+    """windows in one chunk of the cube"""
+    objects: ObjectShape
+    """shards in one object of the cube"""
     collections: tuple[str, ...]
     """for each archive, a URI of what its scenes are"""
     counted: tuple[str, ...]
@@ -201,9 +203,10 @@ def _layer_plan(document: dict[str, Any]) -> LayerPlan:
     zones = {zone: ShardRange(**place) for zone, place in document.pop("zones").items()}
     grids = {zone: Grid(**grid) for zone, grid in document.pop("grids").items()}
     listed = document.pop("samples")
-    layout = ShardLayout(**document.pop("layout"))
+    layout, objects = ShardLayout(**document.pop("layout")), ObjectShape(**document.pop("objects"))
     document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty")}
-    return LayerPlan(zones=zones, grids=grids, layout=layout, samples=listed and samples_from(listed), **document)
+    samples = listed and samples_from(listed)
+    return LayerPlan(zones=zones, grids=grids, layout=layout, objects=objects, samples=samples, **document)
 
 
 def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[Shard]]:

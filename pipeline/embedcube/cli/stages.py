@@ -287,13 +287,13 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
 
     with shown("consolidate", "shards", say) as progress:
         made = make_cube(campaign, folder, progress)
-    counts = {"linked": made.linked, "copied": made.copied, "rechunked": made.rechunked}
-    what = ", ".join(f"{count} objects {how}" for how, count in counts.items() if count) or "made in an earlier run"
-    say(f"            version {made.version}: {made.shards} shards, {what}")
+    what = f"in {made.objects} objects" if made.objects else "made in an earlier run"
+    linked = f", {made.linked} of them linked from an earlier version" if made.linked else ""
+    say(f"            version {made.version}: {made.shards} shards, {what}{linked}")
     if made.purged:
         say(
-            f"            the site deletes old files, and those of the cube are as old as the parts: before "
-            f"{made.purged} copy {made.cube} to a file system where nothing is deleted"
+            f"            the site deletes old files, the first of the cube's on {made.purged}: before that "
+            f"copy {made.cube} to a file system where nothing is deleted"
         )
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
 

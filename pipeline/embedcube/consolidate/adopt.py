@@ -1,7 +1,10 @@
-"""Shards of an earlier run become a part of this one: objects are compared with their records, then linked.
+"""Shards of an earlier run become a part of this one: their bytes are compared with their records, then linked.
 
-From then on they are shards like any other: `embed` finds their records, and `consolidate` compares and links them
-again. Records are taken over as they are, so the cube says who embedded each shard, where and when.
+From then on they are shards like any other: `embed` finds their records, and `consolidate` compares them again. Records
+keep all their facts, so the cube says who embedded each shard, where and when; only the places of bytes are others.
+
+    parts/base/<start>/0000/<n>/     files of the earlier run or cube number n, under their own names there
+    parts/base/<start>/0000/         the records, and a pack for what cannot be linked
 """
 
 import errno
@@ -10,23 +13,25 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 from embedcube.campaign.base import Base
-from embedcube.campaign.parts import CONTRIBUTIONS, RECORDS, Record, StoredObject
-from embedcube.campaign.readable import readable
-from embedcube.campaign.run_folder import RunDir, fsync_folder, replacing
-from embedcube.consolidate.link import CANNOT_LINK
+from embedcube.campaign.parts import FED, PartWriter, Stored
+from embedcube.campaign.run_folder import RunDir, fsync_folder
+from embedcube.consolidate.assemble import CANNOT_LINK
 from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts, unfit
-from embedcube.errors import RequestError, WorkError
+from embedcube.consolidate.stored import Gone, in_pack, read_stored
+from embedcube.errors import WorkError
 from embedcube.printable import printable
 from embedcube.progress import Progress, silent
 
 _AT_ONCE = 256
 """shards after which files are flushed to the disk, and records written"""
+
+_BYTES_AT_ONCE = 1 << 28
+"""bytes of shards after which the same is done"""
 
 _WORDS = 1000
 """most characters of what is said of a shard"""
@@ -35,7 +40,7 @@ _NAMED = 3
 """damaged shards that are named"""
 
 _THREADS = 4
-"""files that are read at once"""
+"""shards that are read at once"""
 
 
 @dataclass(kw_only=True)
@@ -44,12 +49,10 @@ class Adopted:
 
     recipes: set[str] = field(default_factory=set)
     """of the shards that were taken"""
-    linked: int = 0
-    """objects that share their bytes with the earlier run"""
     copied: int = 0
-    """objects that do not: on another file system, of another user, or cut out of a series"""
+    """shards that do not share their bytes with it: on another file system, of another user, or cut out of a series"""
     lost: dict[str, str] = field(default_factory=dict)
-    """for the recipe of each shard that could not be taken, what was found; empty where its objects are not there"""
+    """for the recipe of each shard that could not be taken, what was found; empty where its files are not there"""
 
     @property
     def shards(self) -> int:
@@ -58,7 +61,7 @@ class Adopted:
 
     @property
     def absent(self) -> int:
-        """Shards whose objects are not there: the base is a part of a cube, or its files were removed."""
+        """Shards whose files are not there: the base is a part of a cube, or its files were removed."""
         return sum(not words for words in self.lost.values())
 
     @property
@@ -102,25 +105,57 @@ def adopt(
 
     Killed at any moment it leaves shards that are there, or that are taken the next time.
     """
-    parts = _Parts(run)
+    part = None
     with ThreadPoolExecutor(_THREADS) as threads:
-        remaining = iter(offers)
-        while batch := list(islice(remaining, _AT_ONCE)):
+        for batch in _batches(offers):
             sound = [offer for offer in batch if not _refused(offer, adopted)]
-            placed = [parts.place_for(offer.record) for offer in sound]
-            for offer, part, result in zip(sound, placed, threads.map(_brought, sound, placed), strict=True):
+            if not sound:
+                continue
+            part = part or _Part(run)
+            places = [part.places(offer) for offer in sound]
+            taken = []
+            for offer, where, found in zip(sound, places, threads.map(_checked, sound, places), strict=True):
                 recipe = offer.record.recipe
-                if isinstance(result, _Brought):
-                    part.lines.append((offer.record, offer.contributions))
-                    adopted.recipes.add(recipe)
-                    adopted.lost.pop(recipe, None)
-                    adopted.linked += result.linked
-                    adopted.copied += result.copied
-                elif recipe not in adopted.recipes:
-                    words = "" if isinstance(result, _Absent) else printable(result, _WORDS)
-                    adopted.lost[recipe] = words or adopted.lost.get(recipe, "")
-            parts.write()
+                if isinstance(found, WorkError):
+                    if recipe not in adopted.recipes:
+                        words = "" if isinstance(found, Gone) else printable(found, _WORDS)
+                        adopted.lost[recipe] = words or adopted.lost.get(recipe, "")
+                    continue
+                taken.append(_Taken(offer=offer, places=where, data=found))
+                adopted.recipes.add(recipe)
+                adopted.lost.pop(recipe, None)
+            adopted.copied += part.write(taken)
             progress(adopted.shards, total)
+    if part is not None:
+        part.close()
+
+
+def _batches(offers: Iterable[Offer]) -> Iterator[list[Offer]]:
+    """Some offers at once, of so many bytes at most that memory holds those that are copied."""
+    batch: list[Offer] = []
+    size = 0
+    for offer in offers:
+        batch.append(offer)
+        size += sum(stored.size for stored in offer.record.arrays)
+        if len(batch) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    """A shard whose bytes are those of its record."""
+
+    offer: Offer
+    places: "Places"
+    data: list[bytes]
+    """of each array without a place, and of what fed the shard"""
+
+
+Places = list[Stored | None]
+"""For each array, and what fed the shard, where it is in the part once its file is linked; None where it is written"""
 
 
 def _refused(offer: Offer, adopted: Adopted) -> bool:
@@ -131,147 +166,97 @@ def _refused(offer: Offer, adopted: Adopted) -> bool:
     return bool(words)
 
 
-class _Absent(WorkError):
-    """An object is not where its record says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Brought:
-    linked: int
-    copied: int
-
-
-class _Part:
-    """One part under construction: shards that one rank embedded in one attempt, as far as that is known."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.paths: set[str] = set()
-        self.offsets: set[int] = set()
-        self.lines: list[tuple[Record, bytes]] = []
-        """records that are to be written, with their contributions"""
-
-    def takes(self, record: Record) -> bool:
-        """Whether nothing of the part is where the record has something."""
-        paths = {stored.path for stored in record.objects if stored.path}
-        if record.contributions_offset in self.offsets or not self.paths.isdisjoint(paths):
-            return False
-        self.offsets.add(record.contributions_offset)
-        self.paths |= paths
-        return True
-
-    def write(self) -> None:
-        """Write contributions at the places that the records name, and then the records, to the disk."""
-        if not self.lines:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / CONTRIBUTIONS
-        path.touch()
-        with path.open("r+b") as file:
-            for record, packed in self.lines:
-                file.seek(record.contributions_offset)
-                file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        for folder, _, _ in os.walk(self.folder):
-            fsync_folder(Path(folder))
-        with (self.folder / RECORDS).open("ab") as file:
-            file.writelines(record.to_line() for record, _ in self.lines)
-            file.flush()
-            os.fsync(file.fileno())
-        for made in (self.folder, *self.folder.parents[:3]):
-            fsync_folder(made)
-        self.lines.clear()
-
-
-class _Parts:
-    """The parts of one call, each of a rank and attempt: places in them are those that the records name."""
-
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self._start = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-        self._of: dict[tuple[str, str, int], list[_Part]] = {}
-        self._all: list[_Part] = []
-
-    def place_for(self, record: Record) -> _Part:
-        """The part that takes the record."""
-        group = self._of.setdefault((record.host, record.attempt, record.rank), [])
-        for part in group:
-            if part.takes(record):
-                return part
-        part = _Part(self._run.adopted_part(self._start, len(self._all)))
-        part.takes(record)
-        group.append(part)
-        self._all.append(part)
-        return part
-
-    def write(self) -> None:
-        """Write what the parts have got."""
-        for part in self._all:
-            part.write()
-
-
-def _brought(offer: Offer, part: _Part) -> _Brought | WorkError:
-    """Compare the objects of a shard with its record and bring them into the part; an error is returned."""
-    record = offer.record
-    found = hashlib.sha256(offer.contributions).hexdigest()
-    if found != record.contributions_sha256:
-        return WorkError(f"{record.shard} in {offer.origin}: the digest of its contributions is not that of its record")
-    made: list[Path] = []
-    linked = 0
+def _checked(offer: Offer, places: Places) -> list[bytes] | WorkError:
+    """Compare all bytes of a shard with its record; returns those that are to be written, or an error."""
+    record, data = offer.record, []
     try:
-        for stored, source in zip(record.objects, offer.objects, strict=True):
-            data = _checked(record, stored, source)
-            if not stored.path:
-                continue
-            target = part.folder / stored.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            linked += _linked(source, target) if isinstance(source, Path) else 0
-            made.append(target)
-            if not target.exists():
-                with replacing(target) as temporary:
-                    temporary.write_bytes(data)
-                target.chmod(0o444)
+        for stored, source, place in zip((*record.arrays, record.fed), (*offer.arrays, offer.fed), places, strict=True):
+            found = _bytes(offer, stored, source)
+            data += [found] if place is None else []
     except WorkError as error:
-        for path in made:
-            path.unlink(missing_ok=True)
         return error
-    return _Brought(linked=linked, copied=len(made) - linked)
-
-
-def _checked(record: Record, stored: StoredObject, source: Path | bytes) -> bytes:
-    """The bytes of an object; a WorkError says that they are not those of the record, or cannot be read."""
-    data = _read(source) if isinstance(source, Path) else source
-    found = hashlib.sha256(data).hexdigest()
-    if (len(data), found) != (stored.size, stored.sha256):
-        where = source if isinstance(source, Path) else f"{record.shard}, {stored.array}"
-        raise WorkError(
-            f"{where}: {len(data)} bytes with SHA-256 {found[:12]}, its record says {stored.size} and "
-            f"{stored.sha256[:12]}"
-        )
+    except OSError as error:
+        return WorkError(f"{record.shard} in {offer.origin}: cannot be read: {error.strerror or error}")
     return data
 
 
-def _read(source: Path) -> bytes:
-    """The bytes of a file of the base; a WorkError says why it cannot be read."""
-    try:
-        source.stat()
-        return readable(source).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _Absent(f"{source}: {error}") from None
-    except RequestError as error:
-        raise WorkError(str(error)) from None
-    except OSError as error:
-        raise WorkError(f"{source}: cannot be read: {error.strerror or error}") from None
+def _bytes(offer: Offer, stored: Stored, source: Stored | bytes) -> bytes:
+    if isinstance(source, Stored):
+        return read_stored(offer.origin, source)
+    found = hashlib.sha256(source).hexdigest()
+    if (len(source), found) != (stored.size, stored.sha256):
+        raise WorkError(
+            f"{offer.record.shard} in {offer.origin}, {stored.array}: {len(source)} bytes with SHA-256 {found[:12]}, "
+            f"its record says {stored.size} and {stored.sha256[:12]}"
+        )
+    return source
+
+
+class _Part:
+    """The part of one call, under construction."""
+
+    def __init__(self, run: RunDir) -> None:
+        start = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        self._folder = run.adopted_part(start, 0)
+        self._writer = PartWriter(self._folder)
+        self._number: dict[Path, int] = {}
+        """of the parts and cubes that files are taken from"""
+        self._linked: dict[Path, bool] = {}
+        """whether a file of one could be linked"""
+
+    def places(self, offer: Offer) -> Places:
+        """Link the files of an offer, as far as they can be linked."""
+        return [self._place(offer, source) for source in (*offer.arrays, offer.fed)]
+
+    def write(self, taken: list[_Taken]) -> int:
+        """Write the bytes of shards that are not linked, and then all records; returns how many are not all linked."""
+        for folder in {path.parent for path in self._linked}:
+            fsync_folder(folder)
+        blobs: list[tuple[str, bytes]] = []
+        for one in taken:
+            names = [*(stored.array for stored in one.offer.record.arrays), FED]
+            missing = [name for name, place in zip(names, one.places, strict=True) if place is None]
+            blobs += zip(missing, one.data, strict=True)
+        written = iter(self._writer.write(blobs))
+        records = []
+        for one in taken:
+            *arrays, fed = (place if place is not None else next(written) for place in one.places)
+            records.append(replace(one.offer.record, arrays=tuple(arrays), fed=fed))
+        if records:
+            self._writer.write_records(records)
+        return sum(any(place is None for place in one.places[:-1]) for one in taken)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._writer.close()
+
+    def _place(self, offer: Offer, source: Stored | bytes) -> Stored | None:
+        """Where the bytes of an array are in this part, once its file is linked; None where they are to be written."""
+        if not isinstance(source, Stored):
+            return None
+        if not source.path:
+            return source
+        number = self._number.setdefault(offer.origin, len(self._number))
+        path = f"{number}/{source.path}"
+        return replace(source, path=path) if self._link(offer.origin / source.path, path) else None
+
+    def _link(self, source: Path, path: str) -> bool:
+        target = self._folder / path
+        if target not in self._linked:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # an object is read with the metadata of its array and of its zone
+            beside = () if in_pack(path) else (Path("zarr.json"), Path("../zarr.json"))
+            self._linked[target] = _linked(source, target) and all(
+                (target.parent / one).exists() or _linked(source.parent / one, target.parent / one) for one in beside
+            )
+        return self._linked[target]
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Link a file, which is made read-only, as two runs share it from now on; False where it cannot be linked."""
+    """Link a file; False where it cannot be linked."""
     if source.is_symlink():
         return False
     try:
-        if source.stat().st_mode & 0o222:
-            source.chmod(0o444)
         os.link(source, target)
     except OSError as error:
         if error.errno not in (*CANNOT_LINK, errno.EACCES, errno.EROFS, errno.ENOENT):
@@ -283,10 +268,10 @@ def _linked(source: Path, target: Path) -> bool:
 def in_words(adopted: Adopted, origin: object) -> Iterator[str]:
     """Lines of text about what was taken from `origin`."""
     if adopted.shards:
-        copied = f", {adopted.copied} copied" if adopted.copied else ""
-        yield f"{adopted.shards} shards from {origin}: {adopted.linked} objects linked{copied}"
+        copied = f", {adopted.copied} of them copied" if adopted.copied else ""
+        yield f"{adopted.shards} shards from {origin}{copied}"
     if adopted.absent:
-        yield f"{adopted.absent} shards of {origin} have no objects there: they are embedded again"
+        yield f"{adopted.absent} shards of {origin} have no bytes there: they are embedded again"
     if damaged := adopted.damaged:
         yield f"{len(damaged)} shards of the base are damaged, and are embedded again:"
         yield from (f"  {line}" for line in damaged[:_NAMED])

@@ -70,7 +70,8 @@ def _zones(plan: Plan, shards: Iterable[Shard]) -> Iterator[Finding]:
     for layer, planned in plan.layers.items():
         for zone, place in planned.zones.items():
             row, col = rows[layer, zone], cols[layer, zone]
-            spanned = ShardRange(row=min(row), col=min(col), rows=max(row) - min(row) + 1, cols=max(col) - min(col) + 1)
+            held = ShardRange(row=min(row), col=min(col), rows=max(row) - min(row) + 1, cols=max(col) - min(col) + 1)
+            spanned = held.from_border(planned.objects)
             if place != spanned:
                 yield Finding(
                     check="place", place=f"{layer}/{zone} in the plan", found=str(place), expected=str(spanned)

@@ -9,6 +9,7 @@ from embedcube.campaign.schema import Campaign, Layer
 from embedcube.consolidate.listed import list_attributes
 from embedcube.cube.conventions import GEOEMB, PROJ, SPATIAL
 from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS, Encoding
+from embedcube.cube.members import SHARD_CELLS
 from embedcube.grid import Grid, PixelArea
 from embedcube.zones import SampleList
 
@@ -42,6 +43,7 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
         "embedcube:precision": layer.precision,
         "embedcube:fitted_on": planned.fitted_on,
         "embedcube:error_bound": ERROR_BOUNDS[planned.encoding],
+        SHARD_CELLS: planned.layout.slots if isinstance(grid, SampleList) else planned.layout.shard_cells,
     }
     if layer.reduce:
         attributes["embedcube:reduce"] = layer.reduce.model_dump()

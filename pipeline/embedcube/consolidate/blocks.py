@@ -73,7 +73,7 @@ class Sampling:
     @cached_property
     def shard(self) -> int:
         """Cells along one side of a shard."""
-        return int(self.cube.array(self.cube.zones_of(self.layer)[0], "embedding").shards[1])
+        return self.cube.shard_cells(self.cube.zones_of(self.layer)[0])
 
     @cached_property
     def chip(self) -> int:

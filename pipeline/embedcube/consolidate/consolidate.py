@@ -1,28 +1,26 @@
-"""consolidate: parts to cube. Records are counted, objects verified and hard-linked; the cube appears whole."""
+"""consolidate: parts to cube. Records are counted, objects made of their shards; the cube appears whole."""
 
 import os
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from itertools import repeat
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.inventory import scenes_as_planned
-from embedcube.campaign.parts import best_records, version_of
-from embedcube.campaign.plan import Plan, Shard, read_plan, read_shards
+from embedcube.campaign.parts import Stored, best_records, version_of
+from embedcube.campaign.plan import LayerPlan, Plan, Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
+from embedcube.consolidate.assemble import Brought, Member, Planned, assembled
 from embedcube.consolidate.dask import dask_client
+from embedcube.consolidate.earlier import with_earlier
 from embedcube.consolidate.endings import in_words, results
-from embedcube.consolidate.link import Brought, adopted, rechunked
 from embedcube.consolidate.provenance import Made, fitted_weights, write_provenance
-from embedcube.consolidate.rechunk import Series
 from embedcube.consolidate.stac import write_catalogue
-from embedcube.consolidate.template import cube_specs, part_specs, write_template
+from embedcube.consolidate.template import kinds_of, write_template
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
-from embedcube.cube.arrays import zone_dimensions
 from embedcube.errors import WorkError
 from embedcube.progress import Progress
 from embedcube.workers.rounds import begin_next_round, named, new_verdicts, refuse_unusable
@@ -35,14 +33,12 @@ class Consolidated:
     cube: Path
     version: str
     shards: int
+    objects: int
+    """number of objects that were made or linked; 0 where the cube was there already"""
     linked: int
-    """number of objects that were hard-linked"""
-    copied: int
-    """number of objects that could not be linked (another file set): the disk holds them twice"""
-    rechunked: int
-    """number of objects that were made of several windows"""
+    """number of those that an earlier version has too: they are stored once"""
     purged: date | None
-    """day on which the site begins to delete files of the cube: links are as old as the parts"""
+    """day on which the site begins to delete files of the cube: linked ones are older than the others"""
 
 
 def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolidated:
@@ -62,13 +58,13 @@ def consolidate(campaign: Campaign, run: RunDir, progress: Progress) -> Consolid
 def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progress) -> Consolidated:
     plan, made = _settled(campaign, run)
     scenes = scenes_as_planned(campaign, run, plan)
-    version = version_of(campaign, [m.record for m in made])
+    version = version_of(campaign, plan.layers, [m.record for m in made])
     cube = run.cube(version)
-    counts = {"linked": 0, "copied": 0, "rechunked": 0}
+    objects = linked = 0
     if not cube.exists():
         try:
             with building(run, version) as unfinished:
-                counts = _fill(campaign, run, plan, made, unfinished, client, progress)
+                objects, linked = _fill(campaign, run, plan, made, unfinished, client, progress)
                 write_provenance(campaign, plan, scenes, made, unfinished.path, fitted_weights(run, plan))
                 unfinished.remove_temporary()
                 _fsync_all(unfinished.path)
@@ -87,10 +83,9 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
         cube=cube,
         version=version,
         shards=len(made),
-        linked=counts["linked"],
-        copied=counts["copied"],
-        rechunked=counts["rechunked"],
-        purged=_purged(campaign, made),
+        objects=objects,
+        linked=linked,
+        purged=_purged(campaign, cube),
     )
 
 
@@ -116,19 +111,20 @@ def _settled(campaign: Campaign, run: RunDir) -> tuple[Plan, list[Made]]:
         begin_next_round(run, plan, found)
 
 
-def _purged(campaign: Campaign, made: list[Made]) -> date | None:
+def _purged(campaign: Campaign, cube: Path) -> date | None:
     days = load_site(campaign).purge_days if campaign.how.executor == "slurm" else None
     if days is None:
         return None
-    return datetime.fromisoformat(min(m.record.finished for m in made)).date() + timedelta(days=days)
+    oldest = min(path.stat().st_mtime for path in cube.rglob("*") if path.is_file())
+    return datetime.fromtimestamp(oldest, UTC).date() + timedelta(days=days)
 
 
 def _fsync_all(folder: Path) -> None:
-    """Flush metadata and provenance to the disk; linked objects were flushed when they were written."""
+    """Flush metadata and provenance to the disk; objects, which are read-only, were flushed when they were made."""
     for path in folder.rglob("*"):
         if path.is_dir():
             fsync_folder(path)
-        elif path.stat().st_nlink == 1:
+        elif path.stat().st_mode & 0o200:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     fsync_folder(folder)
@@ -144,65 +140,55 @@ def _chosen(run: RunDir, plan: Plan, shards: list[Shard]) -> list[Made]:
             f"{len(missing)} of {len(shards)} shards have no record{in_round}, the first is {missing[0]}; "
             "run `embedcube embed` again, it does only those"
         )
-    axes = {name: len(zone_dimensions(layer.layout)) for name, layer in plan.layers.items()}
-    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1], axes=axes[s.layer]) for s in shards]
+    return [Made(shard=s, part=best[s.recipe][0], record=best[s.recipe][1]) for s in shards]
 
 
 def _fill(
     campaign: Campaign, run: RunDir, plan: Plan, made: list[Made], unfinished: Unfinished, client: Any, done: Progress
-) -> dict[str, int]:
-    """Write metadata, and bring every object into the cube by Dask tasks; returns their numbers by how it was done."""
+) -> tuple[int, int]:
+    """Write metadata, and every object by a Dask task; returns the numbers of objects, and of those that are linked."""
     cube = unfinished.path
-    series = {
-        name: series_of([m for m in made if m.shard.layer == name], layer.chunk_windows, cube)
-        for name, layer in plan.layers.items()
-        if layer.chunk_windows > 1
-    }
-    links = [m for m in made if m.shard.layer not in series]
-    known = unfinished.rechunked()
-    unfinished.keep_only(
-        [target for m in links for target in m.targets(cube)]
-        + [path for name, group in series.items() for one in group for path in one.paths(cube_specs(plan.layers[name]))]
-    )
+    objects = [one for name, layer in plan.layers.items() for one in _objects(layer, name, made, cube)]
+    unfinished.keep_only(one.target for one in objects)
     write_template(campaign, plan.layers, cube)
+    objects = with_earlier(objects, run)
     unfinished.check_owned()  # zarr makes folders that are gone again, and a worker must not write into those
-    futures = []
-    if links:
-        columns = [(m.part, m.record.objects, m.targets(cube)) for m in links]
-        futures += client.map(adopted, *zip(*columns, strict=True), pure=False)
-    for name, group in series.items():
-        specs = (list(repeat(s, len(group))) for s in (part_specs(plan.layers[name]), cube_specs(plan.layers[name])))
-        futures += client.map(rechunked, group, [known.get(one.name, {}) for one in group], *specs, pure=False)
-    counts, failures = dict.fromkeys(("linked", "copied", "rechunked"), 0), []
+    futures = client.map(assembled, objects, pure=False)
+    linked, failures = 0, []
     for number, brought in enumerate(results(futures, client, campaign, run), start=1):
-        if not isinstance(brought, Brought):
+        if isinstance(brought, Brought):
+            linked += brought.linked
+            done(number, len(futures))
+        else:
             failures.append(brought)
-            continue
-        if brought.series:
-            unfinished.note_rechunked(brought.series, brought.rechunked)
-        counts["linked"] += brought.linked
-        counts["copied"] += brought.copied
-        counts["rechunked"] += sum(map(bool, brought.rechunked.values()))
-        done(number, len(futures))
     if failures:
         raise in_words(failures[0], campaign)
-    for folder in {target.parent for m in made for target in m.targets(cube)}:
+    for folder in {one.target.parent for one in objects}:
         fsync_folder(folder)
-    return counts
+    return len(objects), linked
 
 
-def series_of(made: list[Made], windows: int, building: Path) -> list[Series]:
-    """For each place, and each chunk of windows, the shards that become one object."""
-    members: dict[tuple[str, int, int, int], list[Made]] = defaultdict(list)
+def _objects(layer: LayerPlan, name: str, made: list[Made], cube: Path) -> list[Planned]:
+    """The objects of a layer, each with its members in their order."""
+    kinds = {kind.cube.name: kind for kind in kinds_of(layer)}
+    counts = next(iter(kinds.values())).counts
+    members: dict[tuple[str, str, tuple[int, int, int]], dict[tuple[int, int, int], list[tuple[int, Path, Stored]]]]
+    members = defaultdict(lambda: defaultdict(list))
     for one in made:
-        zone, t, iy, ix = one.shard.place
-        members[zone, t // windows, iy, ix].append(one)
+        if one.shard.layer != name:
+            continue
+        number, window = divmod(one.shard.t, layer.chunk_windows)
+        pairs = [divmod(i, n) for i, n in zip((number, one.shard.iy, one.shard.ix), counts, strict=True)]
+        place, at = (pairs[0][0], pairs[1][0], pairs[2][0]), (pairs[0][1], pairs[1][1], pairs[2][1])
+        for stored in one.record.arrays:
+            if stored.path:
+                members[one.zone, stored.array, place][at].append((window, one.part, stored))
     return [
-        Series(
-            members=tuple((m.shard.t % windows, m.part, m.record.objects) for m in group),
-            target=building / zone,
+        Planned(
+            target=cube / zone / array / kinds[array].cube.key(*place),
             place=place,
+            kind=kinds[array],
+            members=tuple(Member(at=at, windows=tuple(windows)) for at, windows in sorted(inside.items())),
         )
-        for (zone, *place3), group in members.items()
-        for place in [(place3[0], place3[1], place3[2])]
+        for (zone, array, place), inside in members.items()
     ]

@@ -191,4 +191,5 @@ def _shards(cube: Cube, said: Rebuilt) -> Iterator[Finding]:
         own = [records[row] for (of, *_), row in provenance.places.items() if of == zone]
         yield from _differs("record", f"{zone} receipt", about["receipts"][zone], receipt(own))
     if _VERSION.fullmatch(cube.version):
-        yield from _differs("version", "name of the cube", cube.version, version_of(said.campaign, records.values()))
+        version = version_of(said.campaign, said.layers, records.values())
+        yield from _differs("version", "name of the cube", cube.version, version)

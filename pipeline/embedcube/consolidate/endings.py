@@ -10,7 +10,7 @@ from typing import Any
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.alone import patience_s
-from embedcube.consolidate.link import Brought
+from embedcube.consolidate.assemble import Brought
 from embedcube.consolidate.quiet import deaths
 from embedcube.consolidate.unfinished import NotEnough
 from embedcube.errors import EmbedcubeError, StartAgain

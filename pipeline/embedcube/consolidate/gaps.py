@@ -8,6 +8,7 @@ import numpy as np
 from embedcube.consolidate.contents import LEAST_DUPLICATES
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
 
 RING_BOUND = 0.9
@@ -51,7 +52,7 @@ class Records:
             if counts["masked"] or counts["failed"]:
                 self._explained.add(place)
             if self._vectors[place]:
-                held = {one["array"]: one["sha256"] for one in record["objects"]}
+                held = {one["array"]: one["sha256"] for one in arrays_in(record)}
                 self._digests[held["embedding"], held.get("scale", "")].append(place)
 
     def counts(self) -> Iterator[Finding]:
@@ -68,7 +69,7 @@ class Records:
     def _counts(self, place: Place) -> dict[str, int]:
         """Cells of a shard by name of their status."""
         zone, t, iy, ix = place
-        side = int(self._cube.array(zone, "status").shards[1])
+        side = self._cube.shard_cells(zone)
         area = slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side)
         counted = np.bincount(self._cube.stored(zone, "status", t, *area).ravel(), minlength=len(STATUS_MEANINGS))
         return dict(zip(STATUS_MEANINGS, counted.tolist(), strict=False))
@@ -103,7 +104,7 @@ class Records:
     def _varies(self, place: Place) -> bool:
         """Whether a shard has different vectors: shards of one and the same land are equal by right."""
         zone, t, iy, ix = place
-        side = int(self._cube.array(zone, "status").shards[1])
+        side = self._cube.shard_cells(zone)
         area = slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side)
         stored = self._cube.stored(zone, "embedding", t, *area)[self._cube.valid(zone, t, *area)]
         return len(np.unique(stored, axis=0)) >= LEAST_DUPLICATES
@@ -120,7 +121,7 @@ class Records:
 
     def _ring(self, zone: str, t: int, around: list[Place], place: tuple[int, int]) -> float:
         """Share of the cells just outside of a shard that have a vector; 0 for a shard too small to tell."""
-        side = int(self._cube.array(zone, "status").shards[1])
+        side = self._cube.shard_cells(zone)
         if side < _LEAST_SIDE:
             return 0.0
         seen = []

@@ -1,25 +1,25 @@
-"""What an earlier run or cube offers: shards with their records, and where the bytes of their objects are."""
+"""What an earlier run or cube offers: shards with their records, and where the bytes of their arrays are."""
 
 import json
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from embedcube.campaign.base import Base
-from embedcube.campaign.parts import CONTRIBUTIONS, Quarantined, Record, best_records, record_of, scan_documents
+from embedcube.campaign.parts import FED, PACK, Quarantined, Record, Stored, best_records, record_of, scan_documents
 from embedcube.campaign.plan import read_any_plan
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.zones import layout_of
 from embedcube.consolidate.accounts import UNREADABLE
 from embedcube.consolidate.rebuilt import campaign_of
-from embedcube.cube.arrays import ARRAYS, ShardDecoder, ShardEncoder, layer_specs, object_key
+from embedcube.cube.arrays import ARRAYS, ShardDecoder, ShardEncoder, layer_specs
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 from embedcube.printable import listed, printable
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,11 @@ log = logging.getLogger(__name__)
 _KEY = re.compile(r"c(\.[0-9]{1,9}){2,5}")
 """key of an object, as `object_key` makes it"""
 
-_MOST_CONTRIBUTIONS = 1 << 42
-"""bytes of a `contributions.bin` that are believed"""
+_MOST_BYTES = 1 << 46
+"""bytes of a pack that are believed"""
+
+_OBJECT_PARTS, _DEPTH = 4, 12
+"""folders and name of an object below that of a cube, and most of a path: cubes are taken from runs that took them"""
 
 _SAMPLE = 4096
 """records of a cube that are read for rates"""
@@ -42,10 +45,11 @@ class Offer:
     """One shard of an earlier run. Nothing of it is believed before its digests were compared."""
 
     record: Record
-    objects: tuple[Path | bytes, ...]
-    """for each object of the record its file, or its bytes where the cube holds several windows in one file"""
-    contributions: bytes
-    """what `contributions.bin` of its part has of the shard"""
+    arrays: tuple[Stored | bytes, ...]
+    """for each array of the record where its bytes are, relative to `origin`; or the bytes, where a chunk of the cube
+    holds several windows"""
+    fed: Stored | bytes
+    """what the scenes have contributed, in the same way"""
     origin: Path
     """the part or the cube that it is of"""
 
@@ -58,7 +62,7 @@ def offers_of_parts(base: Base, recipes: set[str]) -> Iterator[Offer]:
     """
     if base.run is not None and base.has_parts:
         for part, record in best_records(base.run, recipes).values():
-            yield _of_part(part, record)
+            yield Offer(record=record, arrays=record.arrays, fed=record.fed, origin=part)
 
 
 def offers_of_cube(base: Base, recipes: set[str]) -> Iterator[Offer]:
@@ -76,24 +80,28 @@ def unfit(record: Record) -> str:
 
     A base may come from anywhere: its records name the files that are read, and those that are written here.
     """
-    arrays = [stored.array for stored in record.objects]
-    if not set(arrays) <= set(ARRAYS) or len(set(arrays)) < len(arrays):
+    arrays = [stored.array for stored in record.arrays]
+    if not set(arrays) <= set(ARRAYS) or len(set(arrays)) < len(arrays) or record.fed.array != FED:
         return f"its record names the arrays {listed(arrays)}"
-    for stored in record.objects:
+    for stored in (*record.arrays, record.fed):
         if stored.path and not _is_path_of(stored.array, stored.path):
             return f"its record names the file {printable(stored.path)}"
-    places: tuple[object, ...] = (record.contributions_offset, record.contributions_size, record.shares_size)
-    for offset in places:
-        if not isinstance(offset, int) or not 0 <= offset <= _MOST_CONTRIBUTIONS:
-            return f"its record names the place {printable(offset)} of contributions"
+        for number in (stored.offset, stored.size, record.contributions_size):
+            if type(number) is not int or not 0 <= number <= _MOST_BYTES:
+                return f"its record names the place {printable(number)}"
     return ""
 
 
 def _is_path_of(array: str, path: object) -> bool:
-    """Whether a path within a part is that of an object: layer/zone/array/key."""
+    """Whether a path within a part is that of a pack, or of an object of an earlier cube: n/layer/zone/array/key."""
     parts = path.split("/") if isinstance(path, str) and "\0" not in path else []
-    inside = len(parts) == 4 and {"", ".", ".."}.isdisjoint(parts)
-    return inside and parts[2] == array and _KEY.fullmatch(parts[3]) is not None
+    if not parts or len(parts) > _DEPTH or not {"", ".", ".."}.isdisjoint(parts):
+        return False
+    if parts[-1] == PACK:
+        return all(one.isdecimal() for one in parts[:-1])
+    taken, own = parts[:-_OBJECT_PARTS], parts[-_OBJECT_PARTS:]
+    inside = bool(taken) and all(one.isdecimal() for one in taken)
+    return inside and own[2] == array and _KEY.fullmatch(own[3]) is not None
 
 
 def records_in(base: Base) -> Iterator[Mapping[str, Any]]:
@@ -135,25 +143,6 @@ def _broken_in_cube(cube: Cube) -> Iterator[Quarantined]:
                 yield Quarantined(**one)
 
 
-def _of_part(part: Path, record: Record) -> Offer:
-    try:
-        packed = _packed(part / CONTRIBUTIONS, record)
-    except OSError:
-        packed = b""  # its digest is compared, and tells
-    objects = tuple(part / stored.path if stored.path else b"" for stored in record.objects)
-    return Offer(record=record, objects=objects, contributions=packed, origin=part)
-
-
-def _packed(path: Path, record: Record) -> bytes:
-    """What `contributions.bin` has of a shard; empty where it is no file, or the record cannot be true."""
-    if unfit(record) or not path.is_file():
-        return b""
-    size = record.contributions_size + record.shares_size
-    with path.open("rb") as file:
-        file.seek(record.contributions_offset)
-        return file.read(min(size, path.stat().st_size))
-
-
 def _of_cube(cube: Cube, wanted: Collection[str]) -> Iterator[Offer]:
     """The shards of a cube that have these recipes."""
     provenance = cube.provenance
@@ -170,18 +159,21 @@ def _of_cube(cube: Cube, wanted: Collection[str]) -> Iterator[Offer]:
                 continue  # of another shard
             zone, *place = places[row]
             at = (place[0], place[1], place[2])
-            if not cube.adopted(zone) and zone not in series:
+            if not cube.as_recorded(zone) and zone not in series:
                 series = {zone: _Series(cube, zone)}
-            objects = _files(cube, zone, at, record) if cube.adopted(zone) else series[zone].objects(record, at)
-            yield Offer(record=record, objects=objects, contributions=contributions + shares, origin=cube.path)
+            arrays = series[zone].arrays(record, at) if zone in series else _members(cube, zone, at, record)
+            yield Offer(record=record, arrays=arrays, fed=contributions + shares, origin=cube.path)
 
 
-def _files(cube: Cube, zone: str, place: tuple[int, int, int], record: Record) -> tuple[Path | bytes, ...]:
-    folder, axes = cube.path / zone, cube.axes(zone)
-    return tuple(
-        folder / stored.array / object_key(stored.array, place, axes) if stored.path else b""
-        for stored in record.objects
-    )
+def _members(cube: Cube, zone: str, place: tuple[int, int, int], record: Record) -> tuple[Stored, ...]:
+    found = []
+    for stored in record.arrays:
+        if stored.array in ARRAYS and stored.path:
+            objects = cube.objects(zone, stored.array)
+            key, at = objects.locate(place)
+            stored = replace(stored, path=f"{zone}/{stored.array}/{key}", offset=objects.layout.number(at))
+        found.append(stored)
+    return tuple(found)
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -199,34 +191,33 @@ def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 class _Series:
-    """The objects of a zone that hold several windows each: decoded, and encoded again as a part has them."""
+    """The objects of a zone whose chunks hold several windows each: decoded, and encoded again as a part has them."""
 
     def __init__(self, cube: Cube, zone: str) -> None:
         embedding, name = cube.array(zone, "embedding"), zone.partition("/")[0]
-        self._windows, dimensions = embedding.shards[0], embedding.shards[-1]
+        self._windows, dimensions = embedding.chunks[0], embedding.shape[-1]
         campaign = campaign_of(cube)
         layout, encoding = layout_of(campaign, name), campaign.layers[name].encoding
         self._specs = layer_specs(layout, dimensions=dimensions, encoding=encoding, windows=self._windows)
         self._decoder = ShardDecoder(self._specs)
         self._encoder = ShardEncoder(layer_specs(layout, dimensions=dimensions, encoding=encoding))
-        self._folder = cube.path / zone
+        self._cube, self._zone = cube, zone
         self._place: tuple[int, int, int] | None = None
         self._values: dict[str, NDArray[Any]] = {}
 
-    def objects(self, record: Record, place: tuple[int, int, int]) -> tuple[Path | bytes, ...]:
-        """The objects of one shard; the path of a file of the cube where there is none, or it cannot be decoded."""
+    def arrays(self, record: Record, place: tuple[int, int, int]) -> tuple[Stored | bytes, ...]:
+        """The arrays of one shard as its record has them; where they cannot be decoded, where they should be."""
         t, iy, ix = place
         chunk = (t // self._windows, iy, ix)
-        files = {spec.name: self._folder / spec.name / spec.key(*chunk) for spec in self._specs}
         if self._place != chunk:
             try:
-                data = {name: path.read_bytes() if path.is_file() else None for name, path in files.items()}
-                self._values = self._decoder.decode(data) if data["embedding"] else {}
-            except (ValueError, RuntimeError, OSError):
+                members = {spec.name: self._cube.objects(self._zone, spec.name).member(place) for spec in self._specs}
+                self._values = self._decoder.decode(members) if any(members.values()) else {}
+            except (ValueError, RuntimeError, OSError, WorkError):
                 self._values = {}
             self._place = chunk
         if not self._values:
-            return tuple(files.get(stored.array, b"") if stored.path else b"" for stored in record.objects)
+            return _members(self._cube, self._zone, place, record)
         window = {name: values[t % self._windows][None] for name, values in self._values.items()}
         encoded = self._encoder.encode(window)
-        return tuple(encoded.get(stored.array) or b"" for stored in record.objects)
+        return tuple(encoded.get(stored.array) or b"" for stored in record.arrays)

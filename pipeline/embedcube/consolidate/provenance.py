@@ -28,7 +28,6 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +37,7 @@ from typing import Any, TypeVar
 import numpy as np
 import zarr
 
-from embedcube.campaign.parts import CONTRIBUTIONS, Record, version_of
+from embedcube.campaign.parts import Record, version_of
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes
 from embedcube.campaign.resampling import resampling_in_words
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
@@ -47,7 +46,8 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.crate import RunOfCube, RunOfLayer
 from embedcube.consolidate.prov_files import FOLDER, write_files
 from embedcube.consolidate.receipt import receipt
-from embedcube.cube.arrays import FILES, MAP, file_names, object_key
+from embedcube.consolidate.stored import read_stored
+from embedcube.cube.arrays import FILES, file_names, is_object
 from embedcube.errors import WorkError
 from embedcube.zones import SampleList
 
@@ -61,24 +61,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A shard, its record, and the part that holds its objects."""
+    """A shard, its record, and the part that holds its bytes."""
 
     shard: Shard
     part: Path
     record: Record
-    axes: int = len(MAP)
-    """dimensions of the zone's arrays without `feature`"""
 
     @property
     def zone(self) -> str:
         """Path of the group of the cube that holds the shard: "<layer>/<zone>"."""
         return f"{self.shard.layer}/{self.shard.zone}"
-
-    def targets(self, cube: Path) -> tuple[Path, ...]:
-        """Paths of the objects in `cube`, by the place in this plan; the part may be of an earlier plan."""
-        place, zone = (self.shard.t, self.shard.iy, self.shard.ix), cube / self.zone
-        keys = {stored.array: object_key(stored.array, place, self.axes) for stored in self.record.objects}
-        return tuple(zone / array / key for array, key in keys.items())
 
 
 def write_provenance(
@@ -89,7 +81,7 @@ def write_provenance(
     cube: Path,
     weights: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Write `provenance/` below `cube`; the rest of an interrupted attempt is replaced.
+    """Write `provenance/` below `cube`, whose objects are there; the rest of an interrupted attempt is replaced.
 
     `weights` has the bytes of the weights files that the cube keeps, by layer.
     """
@@ -130,9 +122,14 @@ def write_provenance(
     _write_texts(group, "weights", weights.values(), bytes)
     group.create_group(FOLDER)
     write_files(_run_of(campaign, plan, len(scenes), made), cube / "provenance" / FOLDER)
-    adopted = [m for m in made if plan.layers[m.shard.layer].chunk_windows == 1]
-    objects = {str(target.relative_to(cube)) for m in adopted for target in m.targets(cube)}
-    names = {name for name in file_names(cube) - objects if not Path(name).name.startswith(TEMPORARY_PREFIX)}
+    # records have the digests of what is in objects, but where several windows are in one chunk
+    recorded = {name for name, layer in plan.layers.items() if layer.chunk_windows == 1}
+    names = {
+        name
+        for name in file_names(cube)
+        if not Path(name).name.startswith(TEMPORARY_PREFIX)
+        and not (is_object(name) and name.partition("/")[0] in recorded)
+    }
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in names}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
 
@@ -187,7 +184,7 @@ def _run_of(campaign: Campaign, plan: Plan, scenes: int, made: Sequence[Made]) -
         )
         for name, layer in plan.layers.items()
     ]
-    version = version_of(campaign, [one.record for one in made])
+    version = version_of(campaign, plan.layers, [one.record for one in made])
     return RunOfCube(campaign=campaign, version=version, scenes=scenes, software=plan.versions, layers=layers)
 
 
@@ -219,14 +216,7 @@ def _write_resampling(
 
 def _read_contributions(made: Made) -> tuple[bytes, bytes]:
     """The packed cells of each scene, and the packed shares of frames."""
-    packed, size = b"", made.record.contributions_size
-    with suppress(FileNotFoundError), (made.part / CONTRIBUTIONS).open("rb") as file:
-        file.seek(made.record.contributions_offset)
-        packed = file.read(size + made.record.shares_size)
-    if hashlib.sha256(packed).hexdigest() != made.record.contributions_sha256:
-        raise WorkError(
-            f"{made.part / CONTRIBUTIONS}: the disk has changed it; remove that part's records.jsonl and embed again"
-        )
+    packed, size = read_stored(made.part, made.record.fed), made.record.contributions_size
     return packed[:size], packed[size:]
 
 

@@ -12,6 +12,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.campaign.zones import layout_of, sample_list
+from embedcube.cube.arrays import object_shape
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
@@ -81,14 +82,16 @@ def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any], sce
     samples = sample_list(campaign, name, scenes) if zones == [SAMPLES] else None
     grids = {zone: make_grid(campaign, name, zone) for zone in zones if samples is None}
     first = cube.group(f"{name}/{zones[0]}").attrs
+    dimensions = cube.array(f"{name}/{zones[0]}", "embedding").shape[-1]
     return LayerPlan(
         zones={zone: _place(cube, f"{name}/{zone}", samples or grids[zone], layout) for zone in zones},
         grids=grids,
         samples=samples,
         layout=layout,
         encoding=layer.encoding,
-        dimensions=cube.array(f"{name}/{zones[0]}", "embedding").shape[-1],
+        dimensions=dimensions,
         chunk_windows=layer.chunk_windows,
+        objects=object_shape(layout, dimensions=dimensions, encoding=layer.encoding, windows=layer.chunk_windows),
         collections=tuple(first["geoemb:source_data"]),
         counted=tuple(about["counted"][name]),
         weights=about["weights"][name],

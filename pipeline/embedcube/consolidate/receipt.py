@@ -13,6 +13,6 @@ def receipt(records: Sequence[Record]) -> dict[str, Any]:
         "devices": sorted({record.device for record in records}),
         "device_s": round(sum(record.seconds.get("forward", 0.0) for record in records), 3),
         "read_bytes": sum(record.read_bytes for record in records),
-        "written_bytes": sum(stored.size for record in records for stored in record.objects),
+        "written_bytes": sum(stored.size for record in records for stored in record.arrays),
         "energy_kwh": round(sum(used_j) / 3.6e6, 9) if used_j and len(used_j) == len(records) else None,
     }

@@ -19,6 +19,7 @@ from embedcube.cube.encoding import (
     decode,
     int8_bound,
 )
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
 
@@ -80,7 +81,7 @@ def recomputed(
             for shard, record in _draw([s for s in shards if s.layer == name], cube, drawn):
                 own, out = [scenes[i] for i in shard.scenes], plan.verdicts.reasons(shard.scenes)
                 again = run_shard(shard, own, layer.context, reader, out)
-                yield from _same_bytes(shard, again.objects, record)
+                yield from _same_bytes(shard, again.arrays, record)
                 yield from _compared(layer, again, least_cosine)
             if least_cosine.get(name, 1.0) < LEAST_COSINE:
                 kind = layer.context.precision + (" compiled" if campaign.layers[name].compile else "")
@@ -161,11 +162,11 @@ def _exact(campaign: Campaign, name: str, context: "LayerContext", weights: "Wei
     return replace(context, module=module, encoding="float32", precision="float32")
 
 
-def _same_bytes(shard: "Shard", objects: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
-    """The objects made again are the recorded ones."""
-    for array, data in objects.items():
+def _same_bytes(shard: "Shard", arrays: Mapping[str, bytes | None], record: dict[str, Any]) -> Iterator[Finding]:
+    """The arrays made again are the recorded ones."""
+    for array, data in arrays.items():
         digest = hashlib.sha256(data or b"").hexdigest()
-        recorded = next(stored["sha256"] for stored in record["objects"] if stored["array"] == array)
+        recorded = next(stored["sha256"] for stored in arrays_in(record) if stored["array"] == array)
         if digest != recorded:
             yield Finding(check="same bytes", place=f"{shard} {array}", found=digest[:12], expected=recorded[:12])
 

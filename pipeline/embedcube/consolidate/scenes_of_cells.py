@@ -31,7 +31,7 @@ class Origins:
 
         None where all cells have the same scenes.
         """
-        side = int(self._cube.array(spot.zone, "embedding").shards[1])
+        side = self._cube.shard_cells(spot.zone)
         whole = [np.zeros((spot.rows, spot.cols), np.uint64) for _ in range(3)]
         for iy in range(spot.top // side, (spot.top + spot.rows - 1) // side + 1):
             for ix in range(spot.left // side, (spot.left + spot.cols - 1) // side + 1):
@@ -71,7 +71,7 @@ class Origins:
         row = provenance.places.get(place)
         if row is None:
             return None
-        side = int(self._cube.array(zone, "embedding").shards[1])
+        side = self._cube.shard_cells(zone)
         rows, _ = provenance.links(row)
         bits = np.unpackbits(provenance.contributions(row), axis=1, count=side * side).astype(bool)
         names = [str(provenance.scene(scene)["acquisition"]) for scene in rows.tolist()]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
+from embedcube.consolidate.assemble import Kind
 from embedcube.consolidate.attributes import (
     array_attributes,
     coordinate_attributes,
@@ -92,13 +93,25 @@ def _coordinate(
     )
 
 
+def kinds_of(planned: LayerPlan) -> tuple[Kind, ...]:
+    """How the objects of each array of a layer are made."""
+    cells = planned.layout.slots if planned.samples is not None else planned.layout.shard_cells
+    specs = zip(part_specs(planned), member_specs(planned), cube_specs(planned), strict=True)
+    return tuple(Kind(part=part, member=member, cube=cube, cells=cells) for part, member, cube in specs)
+
+
 def cube_specs(planned: LayerPlan) -> tuple[ArraySpec, ...]:
-    """The layer's arrays as the cube holds them: `chunk_windows` windows in one object."""
+    """The layer's arrays as the cube holds them: many shards in an object, `chunk_windows` windows in a chunk."""
+    return tuple(spec.in_objects(planned.objects) for spec in member_specs(planned))
+
+
+def member_specs(planned: LayerPlan) -> tuple[ArraySpec, ...]:
+    """The layer's arrays, as the members of its objects are: one shard, `chunk_windows` windows."""
     return _specs(planned, planned.chunk_windows)
 
 
 def part_specs(planned: LayerPlan) -> tuple[ArraySpec, ...]:
-    """The layer's arrays as the parts hold them: one window in one object."""
+    """The layer's arrays as the parts hold them: one shard, one window."""
     return _specs(planned, windows=1)
 
 

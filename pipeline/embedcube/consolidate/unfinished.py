@@ -1,11 +1,10 @@
 """Cubes under construction: begun, taken over from a start that was interrupted, published whole or removed."""
 
-import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,6 @@ from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 
 ABANDONED_S = 24 * 3600.0
 """Seconds without a change, after which what another start has made was left by a killed process."""
-
-_JOURNAL = f"{TEMPORARY_PREFIX}rechunked.jsonl"
-"""Digests of the objects that were made of several windows: no record has them. It is removed when all else
-is written."""
 
 
 class NotEnough(WorkError):
@@ -72,35 +67,15 @@ class Unfinished:
     # --- objects that are there already ---
 
     def keep_only(self, objects: Iterable[Path]) -> None:
-        """Remove every file but these and the journal: what is no object is written anew, from nothing."""
-        kept = {str(path) for path in objects} | {str(self.path / _JOURNAL)}
+        """Remove every file but these: what is no object is written anew, from nothing."""
+        kept = {str(path) for path in objects}
         for folder, _, names in os.walk(self.path):
             for name in names:
                 if f"{folder}/{name}" not in kept:
                     Path(folder, name).unlink()
 
-    def rechunked(self) -> dict[str, dict[str, str]]:
-        """For each series that an earlier start has finished, the SHA-256 of each object; empty where none is stored.
-
-        Nothing here is believed: the object is compared with the digest.
-        """
-        found: dict[str, dict[str, str]] = {}
-        journal = self.path / _JOURNAL
-        for line in journal.read_bytes().splitlines() if journal.exists() else ():
-            try:
-                series, digests = json.loads(line)
-                found[str(series)] = {str(name): str(digest) for name, digest in digests.items()}
-            except (ValueError, TypeError, AttributeError):
-                continue  # torn by a kill or a power cut: these objects are made again
-        return found
-
-    def note_rechunked(self, series: str, digests: Mapping[str, str]) -> None:
-        """Note the digests of a finished series, for the next start."""
-        with (self.path / _JOURNAL).open("ab") as file:
-            file.write(f"\n{json.dumps([series, digests])}\n".encode())
-
     def remove_temporary(self) -> None:
-        """Remove the journal, and what workers that were lost have left."""
+        """Remove what workers that were lost have left."""
         for path in self.path.rglob(f"{TEMPORARY_PREFIX}*"):
             path.unlink()
 

@@ -6,6 +6,7 @@ From the run folder: the plan's shards, recipes and weights, the error budget, a
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from embedcube.consolidate.findings import Finding
 from embedcube.consolidate.recomputed import Drawn, recomputed
 from embedcube.consolidate.seal import check_seal, checked_seal, seal_of
 from embedcube.consolidate.soundness import FIGURES, Soundness, examine, keep_figures
-from embedcube.cube.arrays import FILES, file_names, is_object, object_key
+from embedcube.cube.arrays import FILES, file_names, is_object
 from embedcube.cube.encoding import (
     NOT_PROCESSED,
     VALID,
@@ -156,28 +157,29 @@ def _centres(group: Any, zone: str, shape: tuple[int, ...]) -> Iterator[Finding]
 
 
 def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
-    """Check the bytes of a shard's objects against its record; then the rules between their values."""
+    """Check the bytes of a shard's arrays against its record; then the rules between their values."""
     damaged = False
-    for stored in cube.provenance.record(row)["objects"] if cube.adopted(zone) else ():
-        path = _object(cube, zone, stored["array"], place)
-        data = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(data).hexdigest() != stored["sha256"]:
+    for stored in cube.provenance.arrays_of(row) if cube.as_recorded(zone) else ():
+        name = cube.object_name(zone, stored["array"], place)
+        try:
+            data = cube.objects(zone, stored["array"]).member(place) or b""
+        except WorkError:
             damaged = True
-            found = f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" if data else "no object"
-            expected = f"{stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
-            yield Finding(check="bytes", place=str(path.relative_to(cube.path)), found=found, expected=expected)
+            yield Finding(check="bytes", place=name, found="damaged", expected="an object that can be read")
+            continue
+        if (found := hashlib.sha256(data).hexdigest()) != stored["sha256"]:
+            damaged = True
+            words = f"{len(data)} bytes, SHA-256 {found[:12]}" if data else "nothing of it"
+            expected = f"of shard {place} {stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
+            yield Finding(check="bytes", place=name, found=words, expected=expected)
     if not damaged:
         yield from _rules(cube, zone, place, row)
-
-
-def _object(cube: Cube, zone: str, array: str, place: tuple[int, int, int]) -> Path:
-    return cube.path / zone / array / object_key(array, place, cube.axes(zone))
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
     """Check the rules between status, scale, n_obs, the vectors and the provenance of a shard."""
     t, iy, ix = place
-    side = cube.array(zone, "embedding").shards[1]
+    side = cube.shard_cells(zone)
     window = (t, slice(iy * side, (iy + 1) * side), slice(ix * side, (ix + 1) * side))
     status, n_obs, stored = (cube.stored(zone, name, *window) for name in ("status", "n_obs", "embedding"))
     valid = (status == VALID) | (status == VALID_INCOMPLETE)
@@ -284,16 +286,41 @@ def _files(cube: Cube) -> Iterator[Finding]:
     if cube.part is not None:
         copied = cube.part.objects
         sealed = {name: one for name, one in sealed.items() if not is_object(name) or name in copied}
-    objects = {
-        f"{zone}/{stored['array']}/{object_key(stored['array'], (t, iy, ix), cube.axes(zone))}"
-        for (zone, t, iy, ix), row in cube.provenance.places.items()
-        if cube.adopted(zone)
-        for stored in cube.provenance.record(row)["objects"]
-        if stored["path"]
-    }
-    for name in sorted(file_names(cube.path) - objects - {PULLED} | sealed.keys()):
+    objects = _objects(cube)
+    for name, members in objects.items():
+        yield from _members(cube, name, members)
+    for name in sorted(file_names(cube.path) - objects.keys() - {PULLED} | sealed.keys()):
         path = cube.path / name
         found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
         expected = sealed[name][:12] if name in sealed else "no such file"
         if found != expected:
             yield Finding(check="files", place=name, found=found, expected=expected)
+
+
+def _objects(cube: Cube) -> dict[str, set[tuple[int, ...]]]:
+    """For each object that records speak of, by its name, the places of its members."""
+    found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for (zone, t, iy, ix), row in cube.provenance.places.items():
+        if cube.as_recorded(zone):
+            for stored in cube.provenance.arrays_of(row):
+                if stored["size"]:
+                    key, at = cube.objects(zone, stored["array"]).locate((t, iy, ix))
+                    found[f"{zone}/{stored['array']}/{key}"].add(at)
+    return found
+
+
+def _members(cube: Cube, name: str, expected: set[tuple[int, ...]]) -> Iterator[Finding]:
+    """Check that an object has the members that records speak of, and no byte besides; absent objects come later."""
+    path = cube.path / name
+    if not path.is_file():
+        return
+    zone, array, key = name.rsplit("/", 2)
+    try:
+        found = cube.objects(zone, array).members(key, path.stat().st_size)
+    except WorkError as error:
+        yield Finding(check="bytes", place=name, found=str(error), expected="the shards of its records alone")
+        return
+    if found != expected:
+        yield Finding(
+            check="bytes", place=name, found=f"{len(found)} shards", expected=f"the {len(expected)} of its records"
+        )

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from zarr.storage import MemoryStore
 
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
 from embedcube.errors import RequestError
-from embedcube.grid import ShardLayout
+from embedcube.grid import ObjectShape, ShardLayout
 
-CHUNK_BYTES = 1 << 19
+CHUNK_BYTES = 1 << 18
 """most bytes of an inner chunk of vectors before compression: reading one point costs as much (docs/adr/0001)"""
 
 FLAT_CHUNK_BYTES = 1 << 15
@@ -50,22 +50,40 @@ def is_object(name: str) -> bool:
     return len(parts) == 4 and parts[0] != "provenance" and _OBJECT.fullmatch("/".join(parts[2:])) is not None
 
 
+OBJECT_BYTES = 1 << 27
+"""most bytes of vectors in an object before compression, where it holds several shards (docs/adr/0013)"""
+
+_MOST_ALONG, _MOST_WINDOWS = 8, 16
+"""most shards in an object along each side of a map, and along time: arrays begin at the border of an object, so that
+a larger one would put more empty cells around a small region"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One array of a layer, divided so that one object is one shard of work."""
+    """One array of a layer, and how it is divided."""
 
     name: str
     dimensions: tuple[str, ...]
     dtype: str
     fill: float | int
     shard: tuple[int, ...]
-    """shape of one object"""
+    """shape of what is one file, a shard of Zarr: of one shard of work, or in a cube of a block of them"""
     chunk: tuple[int, ...]
     """shape of an inner chunk"""
 
+    @property
+    def axes(self) -> int:
+        """Number of dimensions without `feature`."""
+        return len(self.dimensions) - ("feature" in self.dimensions)
+
     def key(self, t: int, iy: int, ix: int) -> str:
-        """Name of the object of the shard at window `t`, shard row `iy`, shard column `ix` of the cube."""
-        return object_key(self.name, (t, iy, ix), _axes(self.dimensions))
+        """Name of object number `t` along time, `iy` along rows (or samples), `ix` along columns."""
+        return object_key(self.name, (t, iy, ix), self.axes)
+
+    def in_objects(self, shape: ObjectShape) -> "ArraySpec":
+        """The same array where one object holds so many of the shards that are one object here."""
+        along = (shape.windows, shape.rows, shape.cols)[: self.axes]
+        return replace(self, shard=(*map(int.__mul__, self.shard, along), *self.shard[len(along) :]))
 
     def create(self, store: Any, path: str, shape: tuple[int, ...], attributes: dict[str, Any] | None = None) -> Any:
         """Write the array's metadata and return the empty array."""
@@ -88,23 +106,22 @@ MAP, VECTORS, TOKENS = ("time", "y", "x"), ("time", "sample"), ("time", "sample"
 """Dimensions of a lattice; of a list with one vector for each sample; of a list with several. `feature` comes behind"""
 
 
-def _axes(dimensions: tuple[str, ...]) -> int:
-    """Number of dimensions without `feature`."""
-    return len(dimensions) - ("feature" in dimensions)
-
-
-def object_key(array: str, place: tuple[int, int, int], axes: int = len(MAP)) -> str:
-    """Name of the object of the shard at (window, shard row, shard column) in one of a layer's arrays.
+def numbers_of(array: str, place: tuple[int, int, int], axes: int = len(MAP)) -> tuple[int, ...]:
+    """Number along each dimension of an array of what is at `place` along time, rows and columns.
 
     `axes` is the number of dimensions of the zone's arrays without `feature`; a list of samples has no columns.
     """
     within = {len(VECTORS): place[:2], len(MAP): place, len(TOKENS): (*place[:2], 0, 0)}[axes]
-    features = ("0",) if array == "embedding" else ()
-    return KEY_SEPARATOR.join(["c", *map(str, within), *features])
+    return (*within, 0) if array == "embedding" else within
+
+
+def object_key(array: str, place: tuple[int, int, int], axes: int = len(MAP)) -> str:
+    """Name of the object at `place` along time, rows and columns in one of a layer's arrays; as `numbers_of`."""
+    return KEY_SEPARATOR.join(["c", *map(str, numbers_of(array, place, axes))])
 
 
 def place_in(key: str, axes: int) -> tuple[int, int, int]:
-    """(group of windows, shard row, shard column) in the name of an object: what `object_key` wrote into it.
+    """Numbers along time, rows and columns in the name of an object: what `object_key` wrote into it.
 
     A RequestError says that no array of so many dimensions has such an object.
     """
@@ -172,6 +189,25 @@ def _specs(
     return (embedding, *scale, flat("status", "uint8", NOT_PROCESSED), flat("n_obs", "uint16", 0))
 
 
+def object_shape(layout: ShardLayout, *, dimensions: int, encoding: Encoding, windows: int) -> ObjectShape:
+    """How many shards one object of the cube holds, for a layer as `layer_specs` takes it.
+
+    It follows from the bytes of a shard's vectors alone: so versions of a cube, of any region, can share objects.
+    """
+    vectors = layer_specs(layout, dimensions=dimensions, encoding=encoding, windows=windows)[0]
+    room = max(1, OBJECT_BYTES // (math.prod(vectors.shard) * np.dtype(vectors.dtype).itemsize))
+    if vectors.dimensions[: len(MAP)] == MAP:
+        rows = cols = min(_MOST_ALONG, _power_of_2(math.isqrt(room)))
+    else:
+        rows, cols = min(_MOST_ALONG**2, _power_of_2(room)), 1
+    return ObjectShape(windows=min(_MOST_WINDOWS, _power_of_2(room // (rows * cols))), rows=rows, cols=cols)
+
+
+def _power_of_2(most: int) -> int:
+    """The largest power of two up to `most`, which is at least 1."""
+    return 1 << (most.bit_length() - 1)
+
+
 def chunk_cells(cells: int, cell_bytes: int, most_bytes: int) -> int:
     """Cells along one side of a chunk: the largest divisor of `cells` with which a chunk has at most `most_bytes`."""
     fitting = [side for side in range(1, cells + 1) if cells % side == 0 and side * side * cell_bytes <= most_bytes]
@@ -179,7 +215,7 @@ def chunk_cells(cells: int, cell_bytes: int, most_bytes: int) -> int:
 
 
 class ShardEncoder:
-    """Encodes one shard of each array into the bytes of its object. Not for several threads at once."""
+    """Encodes one shard of each array into bytes, a small Zarr shard. Not for several threads at once."""
 
     def __init__(self, specs: tuple[ArraySpec, ...]) -> None:
         """`specs` are the arrays of one layer."""
@@ -188,7 +224,7 @@ class ShardEncoder:
         self._keys = {spec.name: spec.key(0, 0, 0) for spec in specs}
 
     def encode(self, values: dict[str, NDArray[Any]]) -> dict[str, bytes | None]:
-        """Bytes of the object of each array; None where all values are the fill value (Zarr stores nothing then).
+        """Bytes of each array; None where all values are the fill value (Zarr stores nothing then).
 
         They are the bytes that zarr-python writes for this shard in an array of any size.
         """

@@ -61,12 +61,12 @@ def blocks(
 def blocks_in(cube: CubeStore, zone: str, area: Area | None, windows: list[int], cells: int) -> Iterator[Block]:
     """Blocks that cover an area of one zone, None for all of it, in some windows."""
     embedding, (rows, columns) = cube.array(zone, "embedding"), cube.group(zone).attrs["spatial:shape"]
-    depth, shard, chunk = embedding.chunks[0], embedding.shards[1], embedding.chunks[1]
+    depth, shard, chunk = embedding.chunks[0], cube.shard_cells(zone), embedding.chunks[1]
     bounds = (slice(0, rows), slice(0, columns)) if area is None else (area.y, area.x)
     for group in sorted({t // depth for t in windows}):
         chosen = [t for t in windows if t // depth == group]
         times = slice(chosen[0], chosen[-1] + 1)
-        # the other arrays have larger chunks: they are read for whole objects at once
+        # the other arrays have larger chunks: they are read for whole shards at once
         for outer in tiles(bounds, shard, cells // len(chosen)):
             if area is not None and not area.cut(*outer).any():
                 continue

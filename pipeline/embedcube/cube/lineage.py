@@ -157,7 +157,7 @@ def fed_by(cube: CubeStore, scene: int) -> Iterator[Fed]:
     recipes = provenance.array("shard_recipe")
     for link, row in zip(links.tolist(), rows.tolist(), strict=True):
         zone, t, iy, ix = places[row]
-        side = cube.array(zone, "embedding").shards[1]
+        side = cube.shard_cells(zone)
         packed = provenance.contributions(row)[link - int(first[row])]
         _, quarantined = provenance.links(row)
         cells = np.unpackbits(packed, count=side * side).astype(bool).reshape(side, side)
@@ -185,7 +185,7 @@ def shard_at(cube: CubeStore, zone: str, t: int, iy: int, ix: int) -> ShardAt:
     window = cube.windows(zone)[t].short
     if is_list(zone):
         return ShardAt(layer=layer, zone=name, t=t, iy=iy, ix=ix, window=window, bounds=NO_BOUNDS, crs="")
-    attributes, side = cube.group(zone).attrs, cube.array(zone, "embedding").shards[1]
+    attributes, side = cube.group(zone).attrs, cube.shard_cells(zone)
     a, _, left, _, e, top = attributes["spatial:transform"]
     xmin, xmax = (left + a * side * (ix + step) for step in (0, 1))
     ymin, ymax = (top + e * side * (iy + step) for step in (1, 0))

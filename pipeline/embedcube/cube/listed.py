@@ -119,10 +119,10 @@ class AsMap:
     The place of a cell in it is that in the shard's record: `slots` samples of a shard stand in a square, row by row.
     """
 
-    def __init__(self, array: Any) -> None:
-        """`array` is an array of zarr-python."""
-        self._array = array
-        windows, slots = array.shards[:2]
+    def __init__(self, array: Any, slots: int) -> None:
+        """`array` is an array of zarr-python; a shard has `slots` samples."""
+        self.stored = array
+        windows = array.chunks[0]
         self._features = array.shape[-1:] if array.name.endswith("/embedding") else ()
         self.axes = len(array.shape) - len(self._features)
         """dimensions of the array itself, without `feature`"""
@@ -132,6 +132,11 @@ class AsMap:
         self.dtype, self.fill_value, self.attrs = array.dtype, array.fill_value, array.attrs
         self.shape = (array.shape[0], count * side, side, *self._features)
         self.shards = self.chunks = (windows, side, side, *self._features)
+
+    @property
+    def slots(self) -> int:
+        """Samples of a shard."""
+        return self._layout.slots
 
     @property
     def sample_cells(self) -> int:
@@ -156,7 +161,7 @@ class AsMap:
         rows = range(self.shape[1])[y if isinstance(y, slice) else slice(y, y + 1)]
         side, slots = self.shards[1], self._layout.slots
         first, last = rows.start // side, max(rows.start // side + 1, -(-rows.stop // side))
-        stored = np.asarray(self._array[t if isinstance(t, slice) else slice(t, t + 1), first * slots : last * slots])
+        stored = np.asarray(self.stored[t if isinstance(t, slice) else slice(t, t + 1), first * slots : last * slots])
         missing = (last - first) * slots - stored.shape[1]
         padding = [(0, 0)] * stored.ndim
         padding[1] = (0, missing)

@@ -20,14 +20,13 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from embedcube.cube.arrays import MAP, numbers_of
 from embedcube.cube.listed import AsMap
+from embedcube.cube.members import ABSENT, Damaged, Layout, cut, members_of
 from embedcube.errors import WorkError
 
 Place = tuple[int, int, int]
 """numbers of a chunk along time, y and x"""
-
-_ABSENT = 2**64 - 1
-"""offset of a chunk that was not written, as all its values are the fill value"""
 
 _INDEXES, _INDEX_BYTES = 1024, 32 << 20
 """indexes of objects that are kept of one array, and bytes of all of them"""
@@ -93,28 +92,32 @@ class Chunks:
             return np.asarray(self._array[region])
         whole = (*place, *([0] * (len(self.shape) - 3)))
         key = self._array.metadata.encode_chunk_key(tuple(i // n for i, n in zip(whole, self._inner, strict=True)))
-        index = self._index(key)
+        index = self.index(key)
         if index is None:
             return None
         offset, size = (int(number) for number in index[tuple(i % n for i, n in zip(whole, self._inner, strict=True))])
-        if offset == _ABSENT:
+        if offset == ABSENT:
             return None
         # zstd makes what cannot be packed larger by 1/256 and some bytes
         if size > self._bytes_of_chunk + (self._bytes_of_chunk >> 8) + 256 or offset + size >= 1 << 63:
-            raise WorkError(self._damaged(key))
-        stored = self._bytes(key, RangeByteRequest(offset, offset + size))
+            raise WorkError(self.damaged(key))
+        stored = self.bytes_of(key, RangeByteRequest(offset, offset + size))
         # the decoder takes a shorter frame too, and would leave what was in memory before behind it
         if stored is None or _content_bytes(stored) != self._bytes_of_chunk:
-            raise WorkError(self._damaged(key))
+            raise WorkError(self.damaged(key))
         values = np.empty(self.chunks, self.dtype)
         try:
             self._zstd.decode(stored, values)
         except (RuntimeError, ValueError):
-            raise WorkError(self._damaged(key)) from None
+            raise WorkError(self.damaged(key)) from None
         return values
 
-    def _index(self, key: str) -> NDArray[np.uint64] | None:
-        """The index of an object, which is kept; None where there is no object. Several threads may ask at once."""
+    def index(self, key: str) -> NDArray[np.uint64] | None:
+        """The index of an object, which is kept; None where there is no object. Several threads may ask at once.
+
+        Raises:
+            WorkError: the object is damaged.
+        """
         with self._lock:
             if key in self._indexes:
                 return self._indexes[key]
@@ -129,15 +132,15 @@ class Chunks:
     def _read_index(self, key: str) -> NDArray[np.uint64] | None:
         """Offset and size (..., 2) of each chunk of an object; None where there is no object."""
         count = int(np.prod(self._inner))
-        stored = self._bytes(key, SuffixByteRequest(16 * count + 4))
+        stored = self.bytes_of(key, SuffixByteRequest(16 * count + 4))
         if stored is None:
             return None
         index, checksum = stored[:-4], stored[-4:]
         if len(index) != 16 * count or google_crc32c.value(bytes(index)) != int.from_bytes(checksum, "little"):
-            raise WorkError(self._damaged(key))
+            raise WorkError(self.damaged(key))
         return np.frombuffer(index, "<u8").reshape(*self._inner, 2)
 
-    def _bytes(self, key: str, part: ByteRequest) -> Any:
+    def bytes_of(self, key: str, part: ByteRequest) -> bytes | None:
         """Bytes of a part of an object; None where there is no object."""
         place = self._array.store_path
         if self._folder:
@@ -145,8 +148,70 @@ class Chunks:
         found = sync(place.store.get(f"{place.path}/{key}", default_buffer_prototype(), part))
         return None if found is None else found.to_bytes()
 
-    def _damaged(self, key: str) -> str:
+    def damaged(self, key: str) -> str:
+        """What is said of an object that is damaged."""
         return f"{self._array.store_path}/{key} is damaged; `embedcube verify` says what else is, copy the file again"
+
+
+class Objects:
+    """The objects of one array (`members.py`): where the array of a shard is in them, and its bytes."""
+
+    def __init__(self, array: Any, cells: int) -> None:
+        """`array` is an array of zarr-python; `cells` are the rows of a shard in it, or its samples.
+
+        Raises:
+            ValueError: its objects are not made of such shards.
+        """
+        self._array, self._chunks = array, Chunks(array)
+        self._name = array.name.rpartition("/")[2]
+        self._axes = len(array.shape) - (self._name == "embedding")
+        self.layout = Layout.of_shapes(array.shards or array.chunks, array.chunks, cells, self._axes)
+
+    def locate(self, place: tuple[int, int, int]) -> tuple[str, tuple[int, ...]]:
+        """Name of the object that holds the shard at (window, row, column), and the place of the member in it."""
+        t, *within = place
+        numbers = numbers_of(self._name, (t // self._array.chunks[0], *within), self._axes)
+        pairs = [divmod(number, count) for number, count in zip(numbers, self.layout.members, strict=True)]
+        return self._array.metadata.encode_chunk_key(tuple(a for a, _ in pairs)), tuple(b for _, b in pairs)
+
+    def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers along time, rows and columns of the objects that hold the shards at `places`: (shard, 3)."""
+        along = [1, 1, 1]
+        along[: min(self._axes, 3)] = self.layout.members[: min(self._axes, 3)]
+        if self._axes != len(MAP):
+            along[2] = 1  # a list has no columns
+        along[0] *= int(self._array.chunks[0])
+        return np.asarray(places, np.int64).reshape(-1, 3) // along
+
+    def member(self, place: tuple[int, int, int]) -> bytes | None:
+        """The array of a shard as it stands alone; None where all of it is the fill value.
+
+        Raises:
+            WorkError: the object is damaged.
+        """
+        key, at = self.locate(place)
+        index = self._chunks.index(key)
+        if index is None:
+            return None
+        try:
+            return cut(index, self.layout, at, lambda start, end: self._read(key, start, end))
+        except Damaged:
+            raise WorkError(self._chunks.damaged(key)) from None
+
+    def members(self, key: str, size: int) -> set[tuple[int, ...]]:
+        """Places of the members that an object of `size` bytes has.
+
+        Raises:
+            WorkError: it is damaged, or there is anything else in it.
+        """
+        index = self._chunks.index(key)
+        try:
+            return set() if index is None else set(members_of(index, self.layout, size))
+        except Damaged:
+            raise WorkError(self._chunks.damaged(key)) from None
+
+    def _read(self, key: str, start: int, end: int) -> bytes:
+        return self._chunks.bytes_of(key, RangeByteRequest(start, end)) or b""
 
 
 def _content_bytes(frame: bytes) -> int | None:

@@ -249,11 +249,12 @@ def _steps(size: int, step: int) -> Iterator[slice]:
 
 
 def _tiles(cube: Cube, zone: str, shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Rectangles (y, x) of whole chunks, or of whole objects where these are small, that cover `shape`'s cells."""
-    array = cube.array(zone, "embedding")
+    """Rectangles (y, x) of whole chunks, or of whole shards where these are small, that cover `shape`'s cells."""
+    array, side = cube.array(zone, "embedding"), cube.shard_cells(zone)
     features = max(array.shape[3], _LEAST_FEATURES)
-    fits = math.prod(array.shards) <= _TILE_NUMBERS
-    depth, height, width = (array.shards if fits else array.chunks)[:3]
+    depth, height, width = array.chunks[:3]
+    if depth * side**2 * array.shape[3] <= _TILE_NUMBERS:
+        height = width = side
     _, rows, columns = shape
     across = max(1, _TILE_NUMBERS // (depth * height * width * features)) * width
     if across >= columns:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.store import CubeStore
 
 RELATIONS: dict[str, tuple[str, str]] = {
@@ -110,7 +111,7 @@ def shard_graph(cube: CubeStore, place: tuple[str, int, int, int]) -> ProvGraph:
         },
     )  # fmt: skip
     graph.relate("wasGeneratedBy", shard, run)
-    for stored in record["objects"]:
+    for stored in arrays_in(record):
         if stored["path"]:
             one = graph.add(
                 "entity", f"cube:{path}/{stored['array']}", stored["array"],

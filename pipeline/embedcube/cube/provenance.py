@@ -25,6 +25,11 @@ _AT_ONCE = 4096
 """records that are read at once, where many are needed"""
 
 
+def arrays_in(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of the encoded arrays of a record; cubes of before called them otherwise."""
+    return list(record.get("arrays") or record["objects"])
+
+
 class Provenance:
     """The group `provenance/` of a cube; `consolidate/provenance.py` describes its arrays."""
 
@@ -111,17 +116,21 @@ class Provenance:
                 last = min(first + _AT_ONCE, int(run[-1]) + 1)
                 yield from map(json.loads, self.rows_of("shard_record", first, last))
 
-    def objects(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
-        """SHA-256 of the object of each array, by the row of a shard and the name of the array; in ascending order."""
+    def digests(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
+        """SHA-256 of each encoded array, by the row of a shard and the name of the array; in ascending order."""
         rows = np.asarray(shards, np.int64)
         return {
-            row: {one["array"]: one["sha256"] for one in record["objects"]}
+            row: {one["array"]: one["sha256"] for one in arrays_in(record)}
             for row, record in zip(rows.tolist(), self.records(rows), strict=True)
         }
 
     def record(self, shard: int) -> dict[str, Any]:
         """Record of a shard."""
         return dict(json.loads(self._blob("shard_record", shard)))
+
+    def arrays_of(self, shard: int) -> list[dict[str, Any]]:
+        """Name, size and SHA-256 of the encoded arrays of a shard."""
+        return arrays_in(self.record(shard))
 
     def record_line(self, shard: int) -> bytes:
         """Record of a shard as a line of records.jsonl, with its checksum."""

@@ -23,6 +23,7 @@ from embedcube.cube.encoding import (
 )
 from embedcube.cube.layer import Layer
 from embedcube.cube.listed import is_list
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.store import Cell, CubeStore
 from embedcube.errors import RequestError
 from embedcube.grid import LATLON, to_degrees, unit_of, utm_grid_name, utm_zone_in, utm_zone_of
@@ -73,7 +74,7 @@ class Cube(CubeStore):
         """
         zones = self.zones_of(layer)
         cells = sum(math.prod(self.array(zone, "status").shape) for zone in zones)
-        planned = sum(self.provenance.shards_in(zone) * self.array(zone, "status").shards[1] ** 2 for zone in zones)
+        planned = sum(self.provenance.shards_in(zone) * self.shard_cells(zone) ** 2 for zone in zones)
         counts = self.provenance.status_counts(zones)
         counted = sum(counts.values())
         shares = {name: count / counted * planned / cells for name, count in counts.items()} if counted else {}
@@ -253,7 +254,7 @@ class Cube(CubeStore):
     def _explained(self, cell: Cell) -> dict[str, Any]:
         layer = cell.zone.split("/")[0]
         at = (cell.t, cell.y, cell.x)
-        side = self.array(cell.zone, "embedding").shards[1]
+        side = self.shard_cells(cell.zone)
         provenance = self.provenance
         shard = provenance.shard(cell.zone, cell.t, cell.y // side, cell.x // side)
         within = (cell.y % side) * side + cell.x % side
@@ -297,7 +298,7 @@ class Cube(CubeStore):
             "recipe": record["recipe"],
             "made": {key: record[key] for key in _MADE},
             "versions": provenance.attributes["versions"],
-            "objects": {o["array"]: o["sha256"] for o in record["objects"]},
+            "arrays": {one["array"]: one["sha256"] for one in arrays_in(record)},
             "campaign_digest": provenance.attributes["campaign_digest"],
         }  # fmt: skip
 

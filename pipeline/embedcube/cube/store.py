@@ -16,12 +16,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from embedcube.cube.arrays import ARRAYS, object_key
+from embedcube.cube.arrays import ARRAYS
 from embedcube.cube.chunks import read_box, read_vectors
 from embedcube.cube.claims import check_array, check_zone
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP, AsMap, ListedGroup, SampleTable, is_list
-from embedcube.cube.objects import Chunks
+from embedcube.cube.members import SHARD_CELLS
+from embedcube.cube.objects import Chunks, Objects
 from embedcube.cube.opening import RemoteStore, place_of
 from embedcube.cube.part import Part, part_of
 from embedcube.cube.provenance import Provenance
@@ -71,6 +72,7 @@ class CubeStore:
         self._groups: dict[str, Any] = {}
         self._arrays: dict[tuple[str, str], Any] = {}
         self._chunks: dict[tuple[str, str], Chunks] = {}
+        self._objects: dict[tuple[str, str], Objects] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         self._samples: dict[str, SampleTable] = {}
         if "embedcube:what" not in self._root.attrs:
@@ -116,13 +118,12 @@ class CubeStore:
         part, places = self.part, self.provenance.places
         if part is None:
             return places
-        depths = {zone: int(self.array(zone, "status").shards[0]) for zone in self.zones}
-
-        def status_of(zone: str, t: int, iy: int, ix: int) -> str:
-            # every shard has an object of its status
-            return f"{zone}/status/{object_key('status', (t // depths[zone], iy, ix), self.axes(zone))}"
-
-        return {place: row for place, row in places.items() if status_of(*place) in part.objects}
+        # every shard has something in the array of its status
+        return {
+            place: row
+            for place, row in places.items()
+            if self.object_name(place[0], "status", place[1:]) in part.objects
+        }
 
     @property
     def what(self) -> dict[str, Any]:
@@ -209,7 +210,8 @@ class CubeStore:
             if is_list(zone) and name in ("y", "x"):
                 raise RequestError(f"{self.address}: {zone} {NO_MAP}")
             array = self._node(f"{zone}/{name}")
-            array = AsMap(array) if is_list(zone) and name in ARRAYS else array
+            if is_list(zone) and name in ARRAYS:
+                array = AsMap(array, self._node(zone).attrs.get(SHARD_CELLS, array.shards[1]))
             check_array(f"{self.address}: {zone}/{name}", name, array)
             self._arrays[zone, name] = array
         return self._arrays[zone, name]
@@ -261,9 +263,31 @@ class CubeStore:
         array = self.array(zone, "status")
         return array.axes if isinstance(array, AsMap) else len(array.shape)
 
-    def adopted(self, zone: str) -> bool:
-        """Whether the objects are those that the ranks wrote; otherwise several windows were put into one object."""
-        return bool(self.array(zone, "embedding").shards[0] == 1)
+    def as_recorded(self, zone: str) -> bool:
+        """Whether objects hold the bytes that ranks recorded; otherwise several windows were put into one chunk."""
+        return bool(self.array(zone, "embedding").chunks[0] == 1)
+
+    def shard_cells(self, zone: str) -> int:
+        """Cells along a side of a shard of work."""
+        if is_list(zone):
+            return int(self.array(zone, "status").shards[1])
+        return int(self.group(zone).attrs.get(SHARD_CELLS, self.array(zone, "status").shards[1]))
+
+    def objects(self, zone: str, name: str) -> Objects:
+        """The objects of one of the arrays of a zone; a RequestError says that its metadata contradict each other."""
+        if (zone, name) not in self._objects:
+            array = self.array(zone, name)
+            cells = self._node(zone).attrs.get(SHARD_CELLS)
+            stored = array.stored if isinstance(array, AsMap) else array
+            try:
+                self._objects[zone, name] = Objects(stored, cells or int(stored.shards[1]))
+            except ValueError as error:
+                raise RequestError(f"{self.address}: {zone}/{name}: {error}") from None
+        return self._objects[zone, name]
+
+    def object_name(self, zone: str, name: str, place: tuple[int, int, int]) -> str:
+        """Relative path of the object that holds the array `name` of the shard at (window, shard row, shard column)."""
+        return f"{zone}/{name}/{self.objects(zone, name).locate(place)[0]}"
 
     def vectors(self, zone: str, t: int, y: slice, x: slice) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature) of one window; NaN where a cell has no vector."""

@@ -60,13 +60,13 @@ def measured_price(campaign: Campaign, run: RunDir, *, at_once: int, cores_per_n
     plan = read_plan(campaign, run)
     table = read_plan_columns(run, plan, ("recipe", "layer", "cost"))
     recipes = table["recipe"].to_pylist()
-    names = ("seconds", "started", "finished", "attempt", "rank", "objects")
+    names = ("seconds", "started", "finished", "attempt", "rank", "arrays")
     records = best_documents(run, set(recipes), names)
     if not records:
         raise WorkError(f"no shard of the pilot has a record: the logs in {run.logs} say why")
     layers, costs = table["layer"].to_pylist(), table["cost"].to_pylist()
     seconds = rank_seconds(records)
-    stored = {recipe: float(sum(o["size"] for o in one["objects"])) for recipe, one in records.items()}
+    stored = {recipe: float(sum(o["size"] for o in one["arrays"])) for recipe, one in records.items()}
     rank_s = scaled(seconds, dict(zip(recipes, zip(layers, costs, strict=True), strict=True)))
     return Measured(
         shards=len(records),

@@ -71,7 +71,7 @@ def profile(campaign: Campaign, run: RunDir) -> Profile:
         RequestError: there is no plan.
     """
     plan = read_plan(campaign, run)
-    names = ("attempt", "rank", "host", "started", "finished", "seconds", "read_bytes", "objects")
+    names = ("attempt", "rank", "host", "started", "finished", "seconds", "read_bytes", "arrays")
     of_rank: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
     for record in best_documents(run, set(read_recipes(run, plan)), names).values():
         of_rank[record["attempt"], record["rank"], record["host"]].append(record)
@@ -112,7 +112,7 @@ def _spent(name: str, records: list[dict[str, Any]]) -> Spent:
         wall_s=(last - first).total_seconds(),
         seconds=_added(record["seconds"] for record in records),
         read_bytes=sum(record["read_bytes"] for record in records),
-        written_bytes=sum(stored["size"] for record in records for stored in record["objects"]),
+        written_bytes=sum(stored["size"] for record in records for stored in record["arrays"]),
     )
 
 

@@ -273,7 +273,8 @@ def _is_made(campaign: Campaign, run: RunDir, recipes: set[str], notes: list[str
     if not run.newest_cube.exists():
         return False
     try:
-        version = version_of(campaign, [record for _, record in best_records(run, recipes).values()])
+        layers = read_any_plan(run).layers
+        version = version_of(campaign, layers, [record for _, record in best_records(run, recipes).values()])
     except WorkError as error:
         notes.append(str(error))
         return False

@@ -1,8 +1,8 @@
-"""The kernel: one shard, from its scenes to the bytes of its objects. Start reading here.
+"""The kernel: one shard, from its scenes to the bytes of its arrays. Start reading here.
 
     read_stage     the shard's scenes  -> ReadShard       its sample (sample.py), on the way to the device
     embed_stage    its sample          -> EmbeddedShard   chips, forward passes, vectors as stored numbers
-    encode_stage   its cells           -> EncodedShard    one compressed object for each array
+    encode_stage   its cells           -> EncodedShard    the compressed bytes of each array
     run_shard      all three, one after the other
 
 Whatever makes the bytes of a shard calls these: a rank gives each stage a thread of its own (workers/pipeline.py),
@@ -37,7 +37,7 @@ from embedcube.timings import Timings
 from embedcube.windows import dates_of
 from embedcube.zones import apart
 
-KERNEL_VERSION = 4
+KERNEL_VERSION = 5
 """Raised by every change of this package that changes a byte of any shard."""
 
 
@@ -90,8 +90,8 @@ class EncodedShard:
 
     read: ReadShard
     cells: Cells
-    objects: dict[str, bytes | None]
-    """by array; None where every value is the fill value: nothing is stored then"""
+    arrays: dict[str, bytes | None]
+    """each array as a small Zarr shard; None where every value is the fill value: nothing is stored then"""
 
 
 def run_shard(
@@ -193,8 +193,8 @@ def encode_stage(embedded: EmbeddedShard) -> EncodedShard:
         arrays = cells.arrays
         if read.context.layout.apart:
             arrays = {name: apart(values, read.context.layout) for name, values in arrays.items()}
-        objects = read.context.encoder.encode(arrays)
-    return EncodedShard(read=read, cells=cells, objects=objects)
+        encoded = read.context.encoder.encode(arrays)
+    return EncodedShard(read=read, cells=cells, arrays=encoded)
 
 
 def _valid_chips(valid_yx: NDArray[np.bool_], layout: ShardLayout) -> list[tuple[int, int]]:

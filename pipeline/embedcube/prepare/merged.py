@@ -14,6 +14,7 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.zones import listed_in, zones_of
+from embedcube.cube.arrays import object_shape
 from embedcube.grid import Grid
 from embedcube.kernel.recipes import recipes_of
 from embedcube.prepare.gaps import empty_windows, gaps_of
@@ -54,12 +55,16 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
             table = shard_table(name, zone, shards, recipes, np.ones(len(recipes)))
             of_layer.append(PlannedZone(table=table, group=np.arange(len(recipes)), price=price))
         zones += of_layer
+        objects = object_shape(
+            known.layout, dimensions=known.dimensions, encoding=known.encoding, windows=layer.chunk_windows
+        )
         layers[name] = replace(
             known,
-            zones={zone: place for zone, (_, place) in cuts.items()},
+            zones={zone: place.from_border(objects) for zone, (_, place) in cuts.items()},
             grids={zone: grid for zone, grid in spanned.items() if isinstance(grid, Grid)},
             samples=listed_in(spanned),
             chunk_windows=layer.chunk_windows,
+            objects=objects,
             empty=empty_windows(whole, name, scenes, [zone.table for zone in of_layer]),
             gaps=gaps_of(whole, name, scenes, [zone.table for zone in of_layer]),
             reading="",

@@ -21,6 +21,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.zones import listed_in, own_scenes, zones_of
+from embedcube.cube.arrays import object_shape
 from embedcube.cube.encoding import LARGEST_NUMBER
 from embedcube.errors import RequestError
 from embedcube.grid import Grid
@@ -132,14 +133,18 @@ def _plan_layer(
         device_limit_bytes=device_memory(context.device),
     )
     zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
+    objects = object_shape(
+        context.layout, dimensions=context.dimensions, encoding=context.encoding, windows=layer.chunk_windows
+    )
     planned = LayerPlan(
-        zones={zone: place for zone, (_, place) in cuts.items()},
+        zones={zone: place.from_border(objects) for zone, (_, place) in cuts.items()},
         grids=context.grids,
         samples=context.samples,
         layout=context.layout,
         encoding=context.encoding,
         dimensions=context.dimensions,
         chunk_windows=layer.chunk_windows,
+        objects=objects,
         collections=tuple(one.source.collection for one in context.inputs),
         counted=tuple(one.archive for one in context.inputs if one.counts),
         weights=forward.weights,

@@ -168,7 +168,7 @@ def _other_bytes(sides: tuple[_Side, _Side], pairs: Sequence[Compared]) -> set[i
     """The pairs, by `id`, of one recipe whose records name different bytes: one machine is not to be trusted."""
     shards = [(one.earlier, one.later) for one in pairs if one.earlier is not None and one.later is not None]
     rows = [[side.row(pair[i]) for pair in shards] for i, side in enumerate(sides)]
-    digests = [side.cube.provenance.objects(sorted(own)) for side, own in zip(sides, rows, strict=True)]
+    digests = [side.cube.provenance.digests(sorted(own)) for side, own in zip(sides, rows, strict=True)]
     found = zip(pairs, *rows, strict=True)
     return {id(one) for one, first, second in found if digests[0][first] != digests[1][second]}
 

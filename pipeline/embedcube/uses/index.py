@@ -167,20 +167,20 @@ def segment_shards(side: int, windows: int, vector_bytes: int) -> int:
 
 def _tasks(cube: Cube, layer: str, centroids: str, elsewhere: dict[str, tuple[str, str]]) -> Iterator[SegmentTask]:
     """Blocks of shards of a layer, counted from the origin of its lattice, so that a wider region shares them."""
-    objects = cube.provenance.objects
+    objects = cube.provenance.digests
     blocks: dict[tuple[str, int, int, int], dict[int, dict[tuple[int, int], int]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for (zone, t, iy, ix), row in cube.provenance.places.items():
         if zone.split("/")[0] == layer:
             array = cube.array(zone, "embedding")
-            many = segment_shards(array.shards[1], array.chunks[0], array.shape[-1] * array.dtype.itemsize)
+            many = segment_shards(cube.shard_cells(zone), array.chunks[0], array.shape[-1] * array.dtype.itemsize)
             above, left = _shards_before(cube, zone)
             block = (zone, t // array.chunks[0], (above + iy) // many, (left + ix) // many)
             blocks[block][t][iy, ix] = row
     digests = objects(sorted(row for block in blocks.values() for window in block.values() for row in window.values()))
     for (zone, *_), windows in sorted(blocks.items()):
-        side = cube.array(zone, "embedding").shards[1]
+        side = cube.shard_cells(zone)
         places = [place for window in windows.values() for place in window]
         (top, left), (bottom, right) = np.min(places, axis=0).tolist(), np.max(places, axis=0).tolist()
         yield SegmentTask(
@@ -214,7 +214,7 @@ def _shards_before(cube: Cube, zone: str) -> tuple[int, int]:
     grid = what.get("layers", {}).get(layer, {}).get("grid") or what.get("grid") or {}
     origin_x, origin_y = grid.get("origin") or (0.0, 0.0)
     a, _, c, _, e, f = cube.group(zone).attrs["spatial:transform"]
-    side = cube.array(zone, "embedding").shards[1]
+    side = cube.shard_cells(zone)
     return round((f - origin_y) / (e * side)), round((c - origin_x) / (a * side))
 
 
@@ -254,9 +254,10 @@ def _centroids(
         if unchanged and read_tensors(source)[0]["centroids"].shape[1] == features:
             write_atomically(centroids_file(folder, layer, digest), source.read_bytes())
             return digest
-    array = cube.array(cube.zones_of(layer)[0], "embedding")
-    many = segment_shards(array.shards[1], array.chunks[0], features * array.dtype.itemsize)
-    across = (min(many * array.shards[1], size) for size in array.shape[1:3])
+    first = cube.zones_of(layer)[0]
+    array, side = cube.array(first, "embedding"), cube.shard_cells(first)
+    many = segment_shards(side, array.chunks[0], features * array.dtype.itemsize)
+    across = (min(many * side, size) for size in array.shape[1:3])
     data = save({"centroids": fit_centroids(cube, layer, int(np.prod([*across])))})
     digest = hashlib.sha256(data).hexdigest()
     write_atomically(centroids_file(folder, layer, digest), data)

@@ -7,6 +7,7 @@ layers, windows and box. It is a cube like any other; cells whose objects were n
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,8 +21,10 @@ from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
-from embedcube.cube.arrays import FILES, is_object, object_key, place_in
+from embedcube.cube.arrays import ARRAYS, FILES, is_object
+from embedcube.cube.members import Damaged, Layout, digest_of_members, digest_of_object
 from embedcube.cube.part import PULLED, Part, part_of
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import listed, printable
@@ -74,6 +77,17 @@ class Wanted:
     sha256: str
     most: int = _LARGEST
     """bytes that it has at most"""
+    layout: Layout | None = None
+    """of an object whose digest is that of its members (`digest_of_members`); None where it is that of the file"""
+
+    def digest(self, data: bytes) -> str:
+        """The digest of bytes, to be compared; empty where they are no such object."""
+        if self.layout is None:
+            return hashlib.sha256(data).hexdigest()
+        try:
+            return digest_of_object(data, self.layout)
+        except Damaged:
+            return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +261,7 @@ class _Copy:
     def _one(self, wanted: Wanted) -> tuple[int, str]:
         """Bytes that were read, 0 where the file was there; and what is wrong with it, or nothing."""
         path = self.cube / wanted.name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
+        if path.is_file() and wanted.digest(path.read_bytes()) == wanted.sha256:
             return 0, ""
         found = ""
         for _ in range(_TRIES):
@@ -255,12 +269,13 @@ class _Copy:
                 data = self._store.read(wanted.name, wanted.most)
             except FileNotFoundError:
                 return 0, f"{wanted.name}: no such file in the remote cube"
-            found = hashlib.sha256(data).hexdigest()
+            found = wanted.digest(data)
             if found == wanted.sha256:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, data)
                 return len(data), ""
-        return 0, f"{wanted.name}: SHA-256 {found[:12]}, the provenance has {wanted.sha256[:12]}"
+        words = f"SHA-256 {found[:12]}" if found else "damaged"
+        return 0, f"{wanted.name}: {words}, the provenance has {wanted.sha256[:12]}"
 
 
 def digests_in(data: dict[str, bytes]) -> dict[str, str]:
@@ -318,35 +333,45 @@ class Selection:
             except RequestError as problem:
                 problems.append(problem)
                 continue
-            found += self._recorded(zone, windows) if self.cube.adopted(zone) else self._grouped(zone, windows)
+            found += self._recorded(zone, windows) if self.cube.as_recorded(zone) else self._grouped(zone, windows)
         if not found:
             raise problems[0] if problems else RequestError("no object lies in this box and these layers")
         return found
 
     def _recorded(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
-        """Objects that the ranks wrote: each record has their digests."""
-        axes = self.cube.axes(zone)
-        rows, stored_at = self.cube.provenance.shards_of(zone)
-        chosen = np.isin(stored_at[:, 0], windows)
-        chosen[chosen] = self._touching(zone, stored_at[chosen, 1:].astype(np.int64))
-        places: list[tuple[int, int, int]] = [(t, iy, ix) for t, iy, ix in stored_at[chosen].tolist()]
-        for place, record in zip(places, self.cube.provenance.records(rows[chosen]), strict=True):
-            for stored in record["objects"]:
-                if stored["path"]:
-                    name = f"{zone}/{stored['array']}/{object_key(stored['array'], place, axes)}"
-                    yield Wanted(name=name, sha256=stored["sha256"], most=_size(stored["size"]))
+        """Objects whose members have their digests in records: those with a shard that is chosen, whole."""
+        rows, places = self.cube.provenance.shards_of(zone)
+        # shards of one object of an array are in one object of each of the others
+        objects = self.cube.objects(zone, "status").numbers(places)
+        chosen = np.unique(objects[self._chosen(zone, windows, places)], axis=0)
+        whole = np.isin(_as_one(objects), _as_one(chosen))
+        members: dict[str, dict[tuple[int, ...], tuple[str, int]]] = defaultdict(dict)
+        for (t, iy, ix), record in zip(places[whole].tolist(), self.cube.provenance.records(rows[whole]), strict=True):
+            for stored in arrays_in(record):
+                if (size := _size(stored["size"])) and stored["array"] in ARRAYS:
+                    key, at = self.cube.objects(zone, stored["array"]).locate((t, iy, ix))
+                    members[f"{zone}/{stored['array']}/{key}"][at] = str(stored["sha256"]), size
+        for name, inside in members.items():
+            layout = self.cube.objects(zone, name.split("/")[2]).layout
+            digest = digest_of_members({at: digest for at, (digest, _) in inside.items()}, layout)
+            most = sum(size for _, size in inside.values()) + layout.index_bytes
+            yield Wanted(name=name, sha256=digest, most=min(most, _LARGEST), layout=layout)
 
     def _grouped(self, zone: str, windows: Sequence[int]) -> Iterator[Wanted]:
-        """Objects that hold several windows, whose digests are among those of the other files."""
-        depth = int(self.cube.array(zone, "embedding").shards[0])
-        groups = {t // depth for t in windows}
-        names = [name for name in self.sealed if name.startswith(f"{zone}/") and is_object(name)]
-        axes = self.cube.axes(zone)
-        places = np.array([place_in(name.rpartition("/")[2], axes) for name in names], np.int64).reshape(-1, 3)
-        inside = self._touching(zone, places[:, 1:])
-        for name, place, touches in zip(names, places.tolist(), inside, strict=True):
-            if touches and place[0] in groups:
-                yield Wanted(name=name, sha256=self.sealed[name])
+        """Objects of chunks of several windows, whose digests are among those of the other files."""
+        _, places = self.cube.provenance.shards_of(zone)
+        chosen = places[self._chosen(zone, windows, places)]
+        _, firsts = np.unique(self.cube.objects(zone, "status").numbers(chosen), axis=0, return_index=True)
+        for t, iy, ix in chosen[firsts].tolist():
+            for array in (array for array in ARRAYS if array != "scale" or self.cube.has_scale(zone)):
+                if (name := self.cube.object_name(zone, array, (t, iy, ix))) in self.sealed:
+                    yield Wanted(name=name, sha256=self.sealed[name])
+
+    def _chosen(self, zone: str, windows: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which shards, at (t, row, column), lie in some windows and in what was asked for."""
+        chosen = np.isin(places[:, 0], windows)
+        chosen[chosen] = self._touching(zone, places[chosen, 1:].astype(np.int64))
+        return chosen
 
     def _touching(self, zone: str, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         inside = np.ones(len(places), bool)
@@ -356,6 +381,11 @@ class Selection:
             own = self.shards.get(zone, frozenset())
             inside &= np.array([place in own for place in map(tuple, places.tolist())], bool)
         return inside
+
+
+def _as_one(numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of three numbers as one value each, to be compared."""
+    return np.ascontiguousarray(numbers, "<i8").view([("", "<i8")] * 3).ravel()
 
 
 def _size(claimed: Any) -> int:

@@ -17,9 +17,9 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
-from embedcube.cube.arrays import object_key
 from embedcube.cube.encoding import decode
 from embedcube.cube.lineage import place_of_shard
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
@@ -281,16 +281,15 @@ def _program(cube: Cube, layer: str, digest: str) -> bytes:
 def _compared(cube: Cube, shard: "Shard", again: "EncodedShard", record: dict[str, Any]) -> Iterator[ArrayAgain]:
     """Compare each array of a shard with the cube's: first the bytes, then, where these differ, the numbers."""
     zone, place = f"{shard.layer}/{shard.zone}", (shard.t, shard.iy, shard.ix)
-    recorded = {one["array"]: one["sha256"] for one in record["objects"]}
+    recorded = {one["array"]: one["sha256"] for one in arrays_in(record)}
     arrays = again.cells.arrays
     side = arrays["status"].shape[0]
     window = (shard.t, *(slice(i * side, (i + 1) * side) for i in (shard.iy, shard.ix)))
     stored = {name: np.asarray(cube.array(zone, name)[window]) for name in arrays}
-    for name, data in again.objects.items():
+    for name, data in again.arrays.items():
         equal = hashlib.sha256(data or b"").hexdigest() == recorded[name]
-        if equal and cube.is_local and cube.adopted(zone):
-            path = cube.path / zone / name / object_key(name, place, cube.axes(zone))
-            equal = (path.read_bytes() if path.exists() else b"") == (data or b"")
+        if equal and cube.is_local and cube.as_recorded(zone):
+            equal = cube.objects(zone, name).member(place) == data
         elif equal:
             equal = _same(stored[name], arrays[name])
         if equal:

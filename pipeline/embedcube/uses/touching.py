@@ -35,7 +35,7 @@ def touching(cube: CubeStore, zone: str, places: NDArray[np.int64], box: Box) ->
         return np.zeros(0, bool)
     if is_list(zone):
         return _samples_in(cube, zone, places, box)
-    attributes, side = cube.group(zone).attrs, cube.array(zone, "embedding").shards[1]
+    attributes, side = cube.group(zone).attrs, cube.shard_cells(zone)
     a, _, left, _, e, top = attributes["spatial:transform"]
     along = np.linspace(0, 1, _STEPS + 1)
     rows, columns = (part.ravel() for part in np.meshgrid(along, along, indexing="ij"))
@@ -59,7 +59,7 @@ def touching(cube: CubeStore, zone: str, places: NDArray[np.int64], box: Box) ->
 
 def _samples_in(cube: CubeStore, zone: str, places: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
     """Whether a sample of each shard of a list lies in a box; one without a place lies in none."""
-    samples, slots = cube.samples(zone), int(cube.group(zone)["status"].shards[1])
+    samples, slots = cube.samples(zone), cube.array(zone, "status").slots
     shards = np.flatnonzero(contains(box, samples.column("lon"), samples.column("lat"))) // slots
     return np.isin(places[:, 0], shards)
 

@@ -1,4 +1,4 @@
-"""An encoded shard -> its objects, its contributions and its record in the part of a rank."""
+"""An encoded shard -> the pack and the records of a rank."""
 
 import logging
 import os
@@ -7,7 +7,6 @@ import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 
 import numpy as np
 
@@ -57,23 +56,18 @@ class Recorder:
     def write(self, encoded: EncodedShard) -> float:
         """Write a shard and then its record; returns the seconds since its reading began."""
         read, shard, sample = encoded.read, encoded.read.shard, encoded.read.sample
-        appended = sample.contributions + sample.shares
         with read.timings.step("write"):
-            keys = {spec.name: spec.key(shard.t, shard.iy, shard.ix) for spec in read.context.specs}
-            stored = self._part.write_objects(f"{shard.layer}/{shard.zone}", keys, encoded.objects)
-            contributions_offset = self._part.write_contributions(appended)
+            arrays, fed = self._part.write_shard(encoded.arrays, sample.contributions + sample.shares)
         finished = datetime.now(UTC)
         record = self._record(
             shard=str(shard),
             recipe=shard.recipe,
-            objects=stored,
+            arrays=arrays,
+            fed=fed,
+            contributions_size=len(sample.contributions),
             scenes=tuple(scene.digest for scene in read.scenes),
             quarantined=_quarantined(read),
             refused=self._refused.get(shard.recipe, ""),
-            contributions_offset=contributions_offset,
-            contributions_size=len(sample.contributions),
-            shares_size=len(sample.shares),
-            contributions_sha256=sha256(appended).hexdigest(),
             counts=_counts(encoded.cells),
             not_held=encoded.cells.not_held,
             seconds={step: round(seconds, 6) for step, seconds in read.timings.seconds.items()},
@@ -83,7 +77,7 @@ class Recorder:
             started=read.started.isoformat(timespec="milliseconds"),
             finished=finished.isoformat(timespec="milliseconds"),
         )
-        self._part.write_record(record)
+        self._part.write_records([record])
         took_s = (finished - read.started).total_seconds()
         _log(record, took_s)
         reasons = why_not_held(read.context.encoding)

@@ -115,7 +115,7 @@ def pieces(
         area = None if within is None else area_in(cube, zone, within)
         if within is not None and area is None:
             continue
-        side = cube.array(zone, "embedding").shards[1]
+        side = cube.shard_cells(zone)
         rows, columns = cube.array(zone, "status").shape[1:]
         for t in cube.windows_of(zone, time):
             for top in range(0, rows, side):

@@ -148,7 +148,7 @@ def _cells_of_shards(cube: Cube, layer: str, cells: Cells) -> dict[tuple[str, in
     """Rows of the cells in each shard, by its place."""
     found: dict[tuple[str, int, int, int], NDArray[np.int64]] = {}
     for zone, rows in cells.each_zone():
-        side = cube.array(zone, "embedding").shards[1]
+        side = cube.shard_cells(zone)
         keys = np.stack([cells.t[rows], cells.y[rows] // side, cells.x[rows] // side], axis=1)
         places, inverse = np.unique(keys, axis=0, return_inverse=True)
         for number, (t, iy, ix) in enumerate(places.tolist()):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
 from embedcube.uses.decode.baselines import RAW, Again, filled
 from embedcube.uses.decode.examples import Examples
@@ -87,7 +88,7 @@ def compressed_bytes(cube: Cube, layers: Sequence[str]) -> float | None:
         places = [row for (zone, *_), row in cube.provenance.places.items() if zone.split("/")[0] == layer]
         for row in places[:: max(1, len(places) // _RECORDS)]:
             record = cube.provenance.record(row)
-            size += sum(one["size"] for one in record["objects"] if one["array"] in ("embedding", "scale"))
+            size += sum(one["size"] for one in arrays_in(record) if one["array"] in ("embedding", "scale"))
             cells += sum(record["counts"].get(STATUS_MEANINGS[status], 0) for status in (VALID, VALID_INCOMPLETE))
         if not cells:
             return None

@@ -59,18 +59,17 @@ def export_part(cube: Cube, out: Path, chosen: Chosen, progress: Progress, *, dr
         listed = {name: ("0" * 64, size) for name, size in sizes.items()}
         manifest = len(manifest_bytes(about, listed))
         return Exported(files=[out], bytes=zip_bytes({**sizes, MANIFEST: manifest}), cells=0)
-    digests = {one.name: one.sha256 for one in (*wanted, *objects)}
+    asked = {one.name: one for one in (*wanted, *objects)}
     files: dict[str, tuple[str, int]] = {}
     with closing(BundleWriter(out, request_digest(about))) as writer:
         kept = len(writer.kept)
         for done, name in enumerate(sizes, start=1):
             data = writer.read(name) if writer.has(name) else (folder / name).read_bytes()
-            found = hashlib.sha256(data).hexdigest()
-            if found != digests.get(name, found):
-                raise WorkError(f"{folder.name}/{name}: SHA-256 {found[:12]}, the provenance has "
-                                f"{digests[name][:12]}; `embedcube verify` says what else is damaged")  # fmt: skip
+            if name in asked and (found := asked[name].digest(data)) != asked[name].sha256:
+                raise WorkError(f"{folder.name}/{name}: {found[:12] or 'damaged'}, the provenance has "
+                                f"{asked[name].sha256[:12]}; `embedcube verify` says what else is damaged")  # fmt: skip
             writer.add(name, data)
-            files[name] = found, len(data)
+            files[name] = hashlib.sha256(data).hexdigest(), len(data)
             progress(done, len(sizes))
         writer.add(MANIFEST, manifest_bytes(about, files))
         size = writer.finish()
@@ -94,12 +93,12 @@ def _shards_named(cube: Cube, chosen: Chosen) -> Mapping[str, frozenset[tuple[in
     found = {}
     for layer in layers_of(cube, chosen):
         if is_list(zone := cube.zones_of(layer)[0]):
-            slots = int(cube.group(zone)["status"].shards[1])
+            slots = cube.array(zone, "status").slots
             rows = np.flatnonzero(samples_in(cube, zone, replace(chosen, box=None))) // slots
             found[zone] = frozenset((int(row), 0) for row in rows)
             continue
         for zone, cells in cells_named(cube, layer, chosen.ids).items():
-            side = cube.array(zone, "embedding").shards[1]
+            side = cube.shard_cells(zone)
             found[zone] = frozenset((int(y) // side, int(x) // side) for y, x in cells)
     return found
 
