@@ -25,7 +25,7 @@ from rasterio.warp import transform_bounds
 
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import RECORDS, Record, StoredObject, recorded_recipes
+from embedcube.campaign.parts import FED, PACK, RECORDS, Record, Stored, recorded_recipes
 from embedcube.campaign.plan import read_plan, read_recipes, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.cube.encoding import STATUS_MEANINGS
@@ -130,13 +130,13 @@ def write_records(campaign_file: Path, count: int) -> None:
     with (part / RECORDS).open("wb") as file:
         for recipe in read_recipes(run, read_plan(campaign, run))[:count]:
             stored = [
-                StoredObject(array=name, path=f"layer/grid/{name}/c.0.{recipe[:4]}.0", size=4096, sha256=recipe)
-                for name in names
+                Stored(array=name, path=PACK, offset=4096 * number, size=4096, sha256=recipe)
+                for number, name in enumerate((*names, FED))
             ]
             record = Record(
-                shard=f"layer/grid t0 y{recipe[:4]} x0", recipe=recipe, objects=tuple(stored), scenes=(recipe,) * 9,
-                quarantined=(), refused="", contributions_offset=0, contributions_size=64, shares_size=0,
-                contributions_sha256=recipe,
+                shard=f"layer/grid t0 y{recipe[:4]} x0", recipe=recipe, arrays=tuple(stored[:-1]), fed=stored[-1],
+                scenes=(recipe,) * 9,
+                quarantined=(), refused="", contributions_size=64,
                 started="2023-01-01T00:00:00.000+00:00",
                 counts=dict.fromkeys((*STATUS_MEANINGS, "chips"), 64), seconds=dict.fromkeys(STEPS, 0.123456),
                 read_bytes=10**8, energy_j=None, peak_bytes=10**9, finished="2023-01-01T00:00:01.000+00:00",

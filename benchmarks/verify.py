@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.campaign.parts import PartWriter, Record, StoredObject, version_of
+from embedcube.campaign.parts import PartWriter, Record, version_of
 from embedcube.campaign.plan import LayerPlan, Plan, Shard
 from embedcube.campaign.price import Price
 from embedcube.campaign.recipes import PlannedRecipes
@@ -30,7 +30,7 @@ from embedcube.consolidate.template import part_specs, write_template
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.arrays import ShardEncoder, object_key
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID
-from embedcube.grid import ShardRange
+from embedcube.grid import ObjectShape, ShardRange
 
 LAYER, ZONE, FEATURES, SCENES = "s2", "grid", 16, 6
 """of each shard: scenes of one window"""
@@ -90,7 +90,8 @@ def write_cube(folder: Path, side: int) -> Path:
     layer, grid = campaign.layers[LAYER], make_grid(campaign, LAYER, ZONE)
     planned = LayerPlan(
         zones={ZONE: ShardRange(row=-2200, col=150, rows=side, cols=side)}, grids={ZONE: grid},
-        layout=make_layout(layer), encoding="int8", dimensions=FEATURES, chunk_windows=1, collections=("x:s2",),
+        layout=make_layout(layer), encoding="int8", dimensions=FEATURES, chunk_windows=1,
+        objects=ObjectShape(windows=1, rows=1, cols=1), collections=("x:s2",),
         counted=("s2",), weights="1" * 64, fitted_on="", model="x:model", batch=2, batch_for="", program="",
         compiled_for="", versions={"torch": "0"}, plugins=("", ""), empty=(),
     )  # fmt: skip
@@ -115,7 +116,7 @@ def write_cube(folder: Path, side: int) -> Path:
         )  # fmt: skip
         made.append(maker.make(replace(shard, recipe=recipes.derive(shard))))
     write_provenance(campaign, plan, scenes, made, cube)
-    return cube.rename(folder / f"{version_of(campaign, [one.record for one in made])}.zarr")
+    return cube.rename(folder / f"{version_of(campaign, plan.layers, [one.record for one in made])}.zarr")
 
 
 def _scene(number: int) -> Scene:
@@ -154,27 +155,20 @@ class _Maker:
         """Write the objects of a shard, and record it."""
         objects = self._encoder.encode(self._arrays(shard.iy * 1000 + shard.ix))
         keys = {name: object_key(name, (shard.t, shard.iy, shard.ix)) for name in objects}
-        listed = []
         for name, data in objects.items():
             assert data is not None
             (self._cube / LAYER / ZONE / name / keys[name]).write_bytes(data)
-            listed.append(_stored(name, f"{LAYER}/{ZONE}/{name}/{keys[name]}", data))
+        arrays, fed = self._writer.write_shard(objects, self._packed + self._shares)
         counts = dict.fromkeys(STATUS_MEANINGS, 0) | {"valid": self._side**2, "chips": 16}
         record = Record(
-            shard=str(shard), recipe=shard.recipe, objects=tuple(listed),
+            shard=str(shard), recipe=shard.recipe, arrays=arrays, fed=fed,
             scenes=tuple(self._digests[i] for i in shard.scenes), quarantined=(), refused="",
-            contributions_offset=self._writer.write_contributions(self._packed + self._shares),
-            contributions_size=len(self._packed), shares_size=len(self._shares),
-            contributions_sha256=hashlib.sha256(self._packed + self._shares).hexdigest(), counts=counts,
+            contributions_size=len(self._packed), counts=counts,
             seconds={"forward": 0.0}, read_bytes=0, energy_j=None, peak_bytes=0, started="2024-01-01T00:00:00Z",
             finished="2024-01-01T00:00:01Z", host="node1", device="cpu", attempt="1-0", rank=0, code_version="0",
             job="", container="",
         )  # fmt: skip
         return Made(shard=shard, part=self._part, record=record)
-
-
-def _stored(name: str, path: str, data: bytes) -> StoredObject:
-    return StoredObject(array=name, path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 if __name__ == "__main__":

@@ -92,9 +92,9 @@ def write_provenance(path: Path, weights: str = "ab" * 32) -> None:
                     file = path / zone / name / object_key(name, (t // depth, iy, ix))
                     data = file.read_bytes() if file.exists() else b""
                     digest = hashlib.sha256(data + bytes([t % depth])).hexdigest()
-                    objects.append({"array": name, "sha256": digest})
+                    objects.append({"array": name, "sha256": digest, "size": len(data)})
             places.append((number, t, iy, ix))
-            records.append(json.dumps({"objects": objects, "counts": {}}).encode())
+            records.append(json.dumps({"arrays": objects, "counts": {}}).encode())
     provenance = zarr.open_group(path / "provenance", mode="w", zarr_format=3)
     provenance.update_attributes({"zones": zones, "weights": {zone.split("/")[0]: weights for zone in zones}})
     for name, column in zip(("zone", "t", "iy", "ix"), np.array(places, np.int32).T, strict=True):

@@ -255,7 +255,7 @@ def test_an_object_that_vanishes_is_named_and_indexes_are_few(tmp_path: Path, mo
     monkeypatch.setattr("embedcube.cube.objects._INDEX_BYTES", 3 * 16 * int(np.prod(chunks._inner)))
     chunks = embedcube.open_cube(tmp_path / "cube.zarr").chunks("s2/grid", "embedding")
     for i in range(9):
-        chunks._index(f"c.0.0.{i}.0")
+        chunks.index(f"c.0.0.{i}.0")
         assert len(chunks._indexes) <= 3
 
 

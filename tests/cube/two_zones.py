@@ -8,7 +8,6 @@ be compared with it. The fixture `two_zones` (tests/conftest.py) is the finished
     shard (1, 1) of utm32 has failed in window 1; shard (2, 2) of utm33 is incomplete in window 0
 """
 
-import hashlib
 import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from embedcube.consolidate.provenance import Made, write_provenance
 from embedcube.consolidate.template import part_specs, write_template
 from embedcube.cube.arrays import ShardEncoder, object_key
 from embedcube.cube.encoding import FAILED, MASKED, NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE
-from embedcube.grid import Grid, ShardRange, to_degrees
+from embedcube.grid import Grid, ObjectShape, ShardRange, to_degrees
 
 LAYER, BORDER, LAT = "s2", 12.0, 50.0
 FEATURES, WINDOWS, SHARDS, SHARD_CELLS = 16, 3, 5, 16
@@ -124,6 +123,7 @@ def _planned(campaign: Campaign) -> LayerPlan:
         zones[zone] = ShardRange(row=row, col=col, rows=SHARDS, cols=SHARDS)
     return LayerPlan(
         zones=zones, grids=grids, layout=layout, encoding=layer.encoding, dimensions=FEATURES, chunk_windows=1,
+        objects=ObjectShape(windows=1, rows=1, cols=1),
         collections=("https://example.org/s2",), counted=layer.archives, weights="1" * 64, fitted_on="",
         model="https://example.org/model", batch=2, batch_for="", program="", compiled_for="",
         versions={"torch": "0"}, plugins=("", ""), empty=(),
@@ -154,7 +154,7 @@ def _shard(
     cube: Path, part: Path, writer: PartWriter, encoder: ShardEncoder, planned: LayerPlan, shard: Shard,
     digests: list[str],
 ) -> Made:  # fmt: skip
-    """Encode a shard, put its objects into the part and the cube, and record it."""
+    """Encode a shard, put its arrays into the part and the cube, whose objects hold one shard each, and record it."""
     grid, layout = planned.grids[shard.zone], planned.layout
     status = status_of(grid, shard, planned)
     empty = ~np.isin(status, (VALID, VALID_INCOMPLETE))
@@ -168,27 +168,25 @@ def _shard(
     objects = encoder.encode({"embedding": stored, "scale": scale, "status": status, "n_obs": n_obs})
     zone = f"{LAYER}/{shard.zone}"
     keys = {name: object_key(name, (shard.t, shard.iy, shard.ix)) for name in objects}
-    listed = writer.write_objects(zone, keys, objects)
     for name, data in objects.items():
         if data is not None:
             (cube / zone / name / keys[name]).write_bytes(data)
     seen = (n_obs > 0).reshape(1, -1)
     packed = np.packbits(np.repeat(seen, count, axis=0), axis=1).tobytes()
     shares = zlib.compress((seen * 65535).astype("<u2").tobytes())
+    arrays, fed = writer.write_shard(objects, packed + shares)
     unread = (
         (Quarantined(scene="scene0", archive="s2", scene_digest=digests[shard.scenes[0]], reason="torn"),)
         if (shard.zone, shard.t, shard.iy, shard.ix) in (FAILED_SHARD, INCOMPLETE_SHARD)
         else ()
     )
     record = Record(
-        shard=str(shard), recipe=shard.recipe, objects=listed, scenes=tuple(digests[i] for i in shard.scenes),
-        quarantined=unread, refused="", contributions_offset=writer.write_contributions(packed + shares),
-        contributions_size=len(packed), shares_size=len(shares),
-        contributions_sha256=hashlib.sha256(packed + shares).hexdigest(),
+        shard=str(shard), recipe=shard.recipe, arrays=arrays, fed=fed, scenes=tuple(digests[i] for i in shard.scenes),
+        quarantined=unread, refused="", contributions_size=len(packed),
         counts={name: int((status == value).sum()) for value, name in enumerate(STATUS_MEANINGS)},
         seconds={"forward": 0.0}, read_bytes=0, energy_j=None, peak_bytes=0, started="2024-01-01T00:00:00Z",
         finished="2024-01-01T00:00:01Z", host="node1", device="cpu", attempt="1-0", rank=0, code_version="0",
         job="", container="",
     )  # fmt: skip
-    writer.write_record(record)
+    writer.write_records([record])
     return Made(shard=shard, part=part, record=record)

@@ -134,7 +134,7 @@ def test_a_cube_says_what_it_cost(finished_demo: Campaign) -> None:
         "devices": ["cpu-" + torch.backends.cpu.get_cpu_capability().lower()],
         "device_s": pytest.approx(sum(record.seconds["forward"] for record in records), abs=1e-3),
         "read_bytes": sum(record.read_bytes for record in records),
-        "written_bytes": sum(stored.size for record in records for stored in record.objects),
+        "written_bytes": sum(stored.size for record in records for stored in record.arrays),
         "energy_kwh": None,  # a CPU has no energy counter that a user may read
     }
 

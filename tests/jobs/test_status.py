@@ -192,8 +192,8 @@ def test_a_cube_of_other_records_is_not_the_end(done: Campaign) -> None:
     """The version is that of the plan and its records, not just any that was verified."""
     records = records_of(done)
     shutil.rmtree(done.run.parts)
-    first = records[0].objects[0]
-    other = replace(records[0], objects=(replace(first, sha256="0" * 64), *records[0].objects[1:]))
+    first = records[0].arrays[0]
+    other = replace(records[0], arrays=(replace(first, sha256="0" * 64), *records[0].arrays[1:]))
     write(done, [other, *records[1:]])
     submitted(done, embed=["7"])
     code, out, err = watch(done)

@@ -77,11 +77,11 @@ class Kernel:
     reader: RasterReader
 
     def run_shards(self) -> dict[str, dict[str, bytes | None]]:
-        """The objects of each shard, by its recipe."""
+        """The arrays of each shard, by its recipe."""
         return {
             shard.recipe: run_shard(
                 shard, [self.scenes[i] for i in shard.scenes], self.contexts[shard.layer], self.reader
-            ).objects
+            ).arrays
             for group in self.groups
             for shard in group
         }
@@ -105,7 +105,7 @@ def kernel(finished: Campaign) -> Iterator[Kernel]:
 
 
 def digests(objects: Mapping[str, bytes | None]) -> dict[str, str]:
-    """SHA-256 of each object, as records have it."""
+    """SHA-256 of each array, as records have it."""
     return {array: sha256(data or b"").hexdigest() for array, data in objects.items()}
 
 
@@ -113,7 +113,7 @@ def recorded(finished: Campaign, kernel: Kernel) -> dict[str, dict[str, str]]:
     """The digests in the records of each shard, by its recipe."""
     recipes = {shard.recipe for group in kernel.groups for shard in group}
     records = best_records(finished.run, recipes)
-    return {recipe: {o.array: o.sha256 for o in record.objects} for recipe, (_, record) in records.items()}
+    return {recipe: {o.array: o.sha256 for o in record.arrays} for recipe, (_, record) in records.items()}
 
 
 def test_run_shard_gives_the_objects_that_ranks_recorded(finished: Campaign, kernel: Kernel) -> None:
@@ -193,7 +193,7 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
     recipes = PlannedRecipes.here(campaign, read_plan(campaign, finished.run), kernel.scenes)
     Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder, recipes).run(draws, busy_core=busy_core)
     records = [json.loads(line) for line in (part / "records.jsonl").read_text().splitlines()]
-    assert {r["recipe"]: {o["array"]: o["sha256"] for o in r["objects"]} for r in records} == expected
+    assert {r["recipe"]: {o["array"]: o["sha256"] for o in r["arrays"]} for r in records} == expected
 
 
 @stages

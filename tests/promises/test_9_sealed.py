@@ -20,7 +20,7 @@ from tests.conftest import Campaign, call_cli, change_plan, change_rows
 from embedcube.backbones.weights import read_weights, write_weights
 from embedcube.campaign.inventory import made_for, read_inventory
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import RECORDS, Record, best_records, recorded_recipes, scan_records
+from embedcube.campaign.parts import FED, RECORDS, Record, best_records, recorded_recipes, scan_records
 from embedcube.campaign.plan import (
     planned_scenes,
     read_plan,
@@ -467,14 +467,14 @@ def _flipped(data: bytes, count: int) -> Iterator[bytearray]:
         yield other
 
 
-@pytest.mark.parametrize("name", ["embedding", "contributions.bin"])
+@pytest.mark.parametrize("name", ["embedding", FED])
 def test_a_part_that_has_changed_enters_no_cube(finished: Campaign, name: str) -> None:
     plan = read_plan(load_campaign(finished.file), finished.run)
     # a later round may have embedded a shard again: what the first one made of it enters no cube
     part, record = next(iter(best_records(finished.run, set(read_recipes(finished.run, plan))).values()))
-    stored = next((one.path for one in record.objects if one.path and f"/{name}/" in one.path), name)
-    victim = part / stored
-    flip_a_byte(victim, record.contributions_offset if stored == name else None)
+    [stored] = [one for one in (*record.arrays, record.fed) if one.array == name]
+    victim = part / stored.path
+    flip_a_byte(victim, stored.offset + stored.size // 2)
     shutil.rmtree(finished.run.cubes)
     finished.run.newest_cube.unlink()
     done = call_cli("consolidate", finished.file)

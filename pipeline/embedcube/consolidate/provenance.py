@@ -28,7 +28,7 @@ Plain arrays, no strings (tensorstore cannot open those): digests are uint8 (n, 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -96,7 +96,12 @@ def write_provenance(
             "counted": {name: layer.counted for name, layer in plan.layers.items()},
             "weights": {name: layer.weights for name, layer in plan.layers.items()},
             "planned": {
-                name: {"batch": layer.batch, "versions": layer.versions, "plugins": layer.plugins}
+                name: {
+                    "batch": layer.batch,
+                    "versions": layer.versions,
+                    "plugins": layer.plugins,
+                    "objects": asdict(layer.objects),
+                }
                 for name, layer in plan.layers.items()
             },
             "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},

@@ -12,10 +12,9 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.campaign.zones import layout_of, sample_list
-from embedcube.cube.arrays import object_shape
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.grid import Grid, ObjectShape, ShardLayout, ShardRange
 from embedcube.zones import SAMPLES, SampleList
 
 
@@ -91,7 +90,7 @@ def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any], sce
         encoding=layer.encoding,
         dimensions=dimensions,
         chunk_windows=layer.chunk_windows,
-        objects=object_shape(layout, dimensions=dimensions, encoding=layer.encoding, windows=layer.chunk_windows),
+        objects=ObjectShape(**planned["objects"]),
         collections=tuple(first["geoemb:source_data"]),
         counted=tuple(about["counted"][name]),
         weights=about["weights"][name],
