@@ -15,7 +15,7 @@ from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.campaign.verdicts import Verdict, Verdicts
-from embedcube.grid import ShardRange
+from embedcube.grid import ObjectShape, ShardRange
 
 DOCUMENT: dict[str, Any] = {
     "campaign": "reasons",
@@ -64,7 +64,8 @@ class Side:
         layer, grid = campaign.layers[name], make_grid(campaign, name, "grid")
         return LayerPlan(
             zones={"grid": ShardRange(row=0, col=0, rows=2, cols=2)}, grids={"grid": grid}, layout=make_layout(layer),
-            encoding="int8", dimensions=8, chunk_windows=1, collections=(), counted=("s2",), weights=self.weights,
+            encoding="int8", dimensions=8, chunk_windows=1,
+            objects=ObjectShape(windows=1, rows=1, cols=1), collections=(), counted=("s2",), weights=self.weights,
             fitted_on="", model="", batch=8, batch_for="", program="", compiled_for="", versions={"torch": "2"},
             plugins=self.plugins, empty=(),
         )  # fmt: skip

@@ -34,7 +34,7 @@ from embedcube.consolidate.attributes import coordinate_attributes, spatial_ref_
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.cube.preview_store import write_preview_store
 from embedcube.cube.reader import Cube
-from embedcube.grid import Grid, PixelArea, ShardRange
+from embedcube.grid import Grid, ObjectShape, PixelArea, ShardRange
 
 ZONE = "s2_mosaiks/grid"
 SCHEMAS = ROOT / "tests" / "data" / "conventions"
@@ -365,6 +365,7 @@ def planned(layer: Layer, grid: Grid, shards: ShardRange) -> LayerPlan:
         encoding=layer.encoding,
         dimensions=7,
         chunk_windows=1,
+        objects=ObjectShape(windows=1, rows=1, cols=1),
         collections=("https://x.org/s",),
         counted=layer.archives,
         weights="0" * 64,

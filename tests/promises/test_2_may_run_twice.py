@@ -33,6 +33,7 @@ from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.consolidate import consolidate
+from embedcube.consolidate.stored import read_stored
 from embedcube.consolidate.verify import verify_cube
 from embedcube.errors import WorkError
 
@@ -169,10 +170,10 @@ def assert_nothing_done_twice(campaign: Campaign) -> None:
 
 
 def assert_records_hold(run: RunDir) -> None:
-    """Every object that a record speaks of is on disk as the record says."""
+    """All bytes that a record speaks of are on disk as the record says."""
     for part, record in scan_records(run):
-        for stored in filter(lambda stored: stored.path, record.objects):
-            assert sha256((part / stored.path).read_bytes()).hexdigest() == stored.sha256, stored.path
+        for stored in (*record.arrays, record.fed):
+            read_stored(part, stored)
 
 
 @pytest.fixture
