@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,16 +60,25 @@ def in_pack(path: str) -> bool:
 
 
 def _read(path: Path, stored: Stored) -> bytes:
-    descriptor = os.open(path, _NO_FOLLOW)
-    try:
+    with _opened(path) as descriptor:
+        found = os.fstat(descriptor)
         if in_pack(stored.path):
-            size = os.fstat(descriptor).st_size
-            return os.pread(descriptor, min(stored.size, max(0, size - stored.offset)), stored.offset)
-        layout, index = _index(path, os.fstat(descriptor).st_mtime_ns)
+            return os.pread(descriptor, min(stored.size, max(0, found.st_size - stored.offset)), stored.offset)
+        layout, index = _index(path, found.st_mtime_ns)
         at = layout.at(stored.offset) if stored.offset < _count(layout) else None
         if at is None:
             raise Damaged(f"it has no member number {stored.offset}")
         return cut(index, layout, at, lambda start, end: os.pread(descriptor, end - start, start)) or b""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of a file, open for reading; Damaged where there is anything else, and no waiting for a FIFO."""
+    descriptor = os.open(path, _NO_FOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Damaged("it is not a file")
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -82,10 +94,9 @@ def _count(layout: Layout) -> int:
 def _index(path: Path, _changed: int) -> tuple[Layout, Index]:
     """Layout and index of an object; `_changed` is the time of its last change."""
     layout = layout_of(path.parent)
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - layout.index_bytes))
-        return layout, layout.parse(file.read(layout.index_bytes))
+    with _opened(path) as descriptor:
+        start = max(0, os.fstat(descriptor).st_size - layout.index_bytes)
+        return layout, layout.parse(os.pread(descriptor, layout.index_bytes, start))
 
 
 def layout_of(array: Path) -> Layout:
@@ -99,8 +110,8 @@ def layout_of(array: Path) -> Layout:
 
 def _document(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            data = file.read(_METADATA_BYTES + 1)
+        with _opened(path) as descriptor:
+            data = os.pread(descriptor, _METADATA_BYTES + 1, 0)
         if len(data) > _METADATA_BYTES:
             raise ValueError(f"more than {_METADATA_BYTES} bytes")
         return json.loads(data)
