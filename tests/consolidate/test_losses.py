@@ -33,7 +33,15 @@ def use(campaign: Campaign, kind: str, **how: object) -> None:
 
 def killing(path: str) -> dict[str, str]:
     """An environment in which whoever makes an object of this name is killed, as the kernel does without memory."""
-    point = {"event": "os.rename", "path": path, "nth": 1, "moment": "before", "rank": None, "group": False, "signal": 9}
+    point = {
+        "event": "os.rename",
+        "path": path,
+        "nth": 1,
+        "moment": "before",
+        "rank": None,
+        "group": False,
+        "signal": 9,
+    }
     path = os.pathsep.join((str(CHAOS), os.environ["PYTHONPATH"]))
     return {"KILL_POINT": json.dumps(point), "PYTHONPATH": path}
 
@@ -64,7 +72,7 @@ def test_memory_that_runs_out_within_a_worker(embedded: Campaign, monkeypatch: p
     def too_large(*_: object) -> bytes:
         raise MemoryError("Unable to allocate 9.31 GiB")
 
-    monkeypatch.setattr(assemble, "read_stored", too_large)
+    monkeypatch.setattr(assemble.StoredReader, "read", too_large)
     with pytest.raises(WorkError, match=r"no memory left \(Unable to allocate 9.31 GiB\): .*give the job"):
         embedded.cli("consolidate")
 
@@ -80,7 +88,7 @@ def test_what_is_made_stays_when_memory_runs_out(embedded: Campaign, monkeypatch
         raise MemoryError("Unable to allocate 9.31 GiB")
 
     with monkeypatch.context() as context:
-        context.setattr(assemble, "read_stored", too_large)
+        context.setattr(assemble.StoredReader, "read", too_large)
         with pytest.raises(WorkError, match="what is made stays"):
             embedded.cli("consolidate")
     (still,) = unfinished(embedded)

@@ -14,12 +14,12 @@ import pytest
 from tests.conftest import ROOT, Campaign, cube_bytes
 
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import best_records
+from embedcube.campaign.parts import Stored, best_records
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX
 from embedcube.consolidate import assemble
 from embedcube.consolidate import consolidate as stage
-from embedcube.consolidate.stored import read_stored
+from embedcube.consolidate.stored import StoredReader
 from embedcube.errors import StartAgain, WorkError
 
 
@@ -62,7 +62,7 @@ def test_the_next_start_goes_on(
     (left / f"{TEMPORARY_PREFIX}torn").touch()
     monkeypatch.delenv("SLURM_JOB_ID")
     # nothing is read from the parts again
-    monkeypatch.setattr(assemble, "read_stored", None)
+    monkeypatch.setattr(assemble, "StoredReader", None)
     embedded.cli("consolidate")
     assert unfinished(embedded) == []
     assert not list(embedded.run.newest_cube.rglob(f"{TEMPORARY_PREFIX}*"))
@@ -78,11 +78,12 @@ def test_objects_of_several_windows_are_made_again(embedded: Campaign, monkeypat
     replace(objects[1], flipped(objects[1]))
     read: list[object] = []
 
-    def look(*stored: Any) -> bytes:
-        read.append(stored)
-        return read_stored(*stored)
+    class Seen(StoredReader):
+        def read(self, part: Path, stored: Stored) -> bytes:
+            read.append(stored)
+            return super().read(part, stored)
 
-    monkeypatch.setattr(assemble, "read_stored", look)
+    monkeypatch.setattr(assemble, "StoredReader", Seen)
     embedded.cli("consolidate")
     assert unfinished(embedded) == []
     resumed, of_resumed = cube_bytes(embedded.run.newest_cube), len(read)
