@@ -189,7 +189,7 @@ def test_a_layer_that_the_base_has_not_is_fitted_without_a_warning(
 ) -> None:
     campaign = load_campaign(finished_demo.file)
     campaign = campaign.model_copy(update={"how": campaign.how.model_copy(update={"base": finished_demo.run.root})})
-    assert _of_base(campaign, RunDir(tmp_path), "another") == b""
+    assert _of_base(campaign, RunDir(tmp_path), "another") is None
     assert caplog.text == ""
     assert _of_base(campaign, RunDir(tmp_path), "s2_mosaiks")
 
