@@ -1,7 +1,7 @@
 """Making the objects of a cube from packs, against `cp` of the same bytes. `python -m benchmarks.consolidate`.
 
-One worker, one process: what one core does of `consolidate`. Both sides end with their bytes on the disk (fsync), with the
-files that are read in the page cache; they take turns, and each turn is printed. CPU seconds are of user and system.
+One worker, one process: what one core does of `consolidate`. Both sides end with their bytes on the disk (fsync), and
+read from the page cache; they take turns, and each turn is printed.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedcube.campaign.parts import PartWriter, Stored
 from embedcube.consolidate.assemble import Kind, Member, Planned, assemble
@@ -52,7 +54,7 @@ def _packed(root: Path, specs: tuple[ArraySpec, ...], shape: ObjectShape, cells:
     """A pack with the shards of all blocks, in an order that is not that of the objects; and the objects to be made."""
     rng = np.random.default_rng(0)
     shapes = {spec.name: spec.shard for spec in specs}
-    values = [
+    values: list[dict[str, NDArray[Any]]] = [
         {
             "embedding": rng.integers(-127, 128, shapes["embedding"]).astype(np.int8),
             "scale": rng.random(shapes["scale"]).astype(np.float32),
