@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
@@ -730,13 +730,14 @@ def test_a_power_cut_leaves_no_record_of_a_shard_that_is_lost(
     """At every moment; and what a call has written is there after it."""
     disk = Disk(tmp_path)
     monkeypatch.setattr(os, "fsync", disk.fsync)
-    writer, recipes = PartWriter(RunDir(tmp_path).part(0, "attempt", 0)), set[str]()
-    for record, arrays, contributed in islice(demo_shards(finished_demo), 3):
-        stored, fed = writer.write_shard(arrays, contributed)
-        assert disk.assert_records_hold() == recipes
-        writer.write_records([replace(record, arrays=stored, fed=fed)])
-        recipes.add(record.recipe)
-        assert disk.assert_records_hold() == recipes
+    recipes: set[str] = set()
+    with closing(PartWriter(RunDir(tmp_path).part(0, "attempt", 0))) as writer:
+        for record, arrays, contributed in islice(demo_shards(finished_demo), 3):
+            stored, fed = writer.write_shard(arrays, contributed)
+            assert disk.assert_records_hold() == recipes
+            writer.write_records([replace(record, arrays=stored, fed=fed)])
+            recipes.add(record.recipe)
+            assert disk.assert_records_hold() == recipes
 
 
 @contextmanager
@@ -772,20 +773,21 @@ def test_after_an_error_of_the_disk_nothing_is_written_to_a_pack(
     """Nobody knows what stands behind its last whole shard; all before that is as it was."""
     run = RunDir(tmp_path)
     part = run.part(0, "attempt", 0)
-    writer, (one, two, three) = PartWriter(part), islice(demo_shards(finished_demo), 3)
-    stored, fed = writer.write_shard(*one[1:])
-    writer.write_records([replace(one[0], arrays=stored, fed=fed)])
-    whole = (part / PACK).read_bytes()
-    with fault(part, monkeypatch), pytest.raises(OSError, match=f"{part / PACK}"):
-        writer.write_shard(*two[1:])
-    torn = (part / PACK).read_bytes()
-    assert torn.startswith(whole)
-    assert len(torn) > len(whole)
-    with pytest.raises(OSError, match=f"nothing is written after .*{part / PACK}"):
-        writer.write_shard(*three[1:])
-    with pytest.raises(OSError, match=f"nothing is written after .*{part / RECORDS}"):
-        writer.write_records([replace(three[0], arrays=stored, fed=fed)])
-    assert (part / PACK).read_bytes() == torn
+    one, two, three = islice(demo_shards(finished_demo), 3)
+    with closing(PartWriter(part)) as writer:
+        stored, fed = writer.write_shard(*one[1:])
+        writer.write_records([replace(one[0], arrays=stored, fed=fed)])
+        whole = (part / PACK).read_bytes()
+        with fault(part, monkeypatch), pytest.raises(OSError, match=f"{part / PACK}"):
+            writer.write_shard(*two[1:])
+        torn = {path.name: path.read_bytes() for path in part.iterdir()}
+        with pytest.raises(OSError, match=f"nothing is written after .*{part / PACK}"):
+            writer.write_shard(*three[1:])
+        with pytest.raises(OSError, match="nothing is written after "):
+            writer.write_records([replace(three[0], arrays=stored, fed=fed)])
+    assert torn[PACK].startswith(whole)
+    assert len(torn[PACK]) > len(whole)
+    assert {path.name: path.read_bytes() for path in part.iterdir()} == torn
     assert recorded_recipes(run) == {one[0].recipe}
     assert_records_hold(run)
 
