@@ -237,11 +237,11 @@ def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict
 def _scan_texts(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, bytes]]:
     """Every record as canonical JSON, in the order of `scan_records`."""
     for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
+        part, wrong = path.parent, []
         with path.open("rb") as lines:
-            wrong = []
             for number, line in enumerate(lines, start=1):
                 if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
-                    yield path.parent, text
+                    yield part, text
                 elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
                     wrong.append(number)
         if wrong:

@@ -18,9 +18,9 @@ class Price:
     cube_bytes: float
     """before compression"""
     files: int
-    """number of objects in the parts; in the cube they are links"""
+    """number of objects in the cube"""
     folders: int
-    """number of folders of these objects in the cube, and at most in the part of each rank"""
+    """number of folders of these objects in the cube"""
     rank_bytes: float
     """memory of one rank at the worst shard"""
     worst_shard: str
@@ -46,7 +46,8 @@ def describe(price: Price) -> list[str]:
     return [
         f"{price.shards} shards, {price.cells:,} cells, {price.chips:,} chips, {price.scenes:,} scenes in shards",
         f"to decode {size(price.decoded_bytes)}, {price.amplification:.2f} x each needed block once",
-        f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects in {price.folders} folders",
+        f"cube {size(price.cube_bytes)} before compression, at most {price.files:,} objects in {price.folders} folders"
+        "; the packs of the ranks take as much",
         f"memory {size(price.rank_bytes)} of {size(price.limit_bytes)} per rank; worst: {price.worst_shard}",
         *([f"device memory {size(price.device_bytes)} of {size(price.device_limit_bytes)}"] * bool(price.device_bytes)),
         f"device time about {duration(price.device_s)} on one device like this one",

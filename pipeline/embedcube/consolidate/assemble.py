@@ -12,7 +12,7 @@ import numpy as np
 
 from embedcube.campaign.parts import Stored
 from embedcube.campaign.run_folder import replacing
-from embedcube.consolidate.stored import read_stored
+from embedcube.consolidate.stored import StoredReader
 from embedcube.cube.arrays import MAP, ArraySpec, ShardDecoder, ShardEncoder, numbers_of
 from embedcube.cube.members import Damaged, Index, Layout, ObjectWriter, cut, members_of
 from embedcube.errors import WorkError
@@ -114,10 +114,10 @@ def assemble(planned: Planned) -> Brought:
         if _same(earlier, planned) and _linked(earlier, target):
             return Brought(linked=True)
     with replacing(target) as temporary:
-        with temporary.open("xb") as file:
+        with temporary.open("xb") as file, StoredReader() as reader:
             writer = ObjectWriter(file, planned.kind.layout)
             for member in planned.members:
-                data = _bytes_of(member, planned.kind)
+                data = _bytes_of(member, planned.kind, reader)
                 if data:
                     writer.add(numbers_of(planned.kind.cube.name, member.at, planned.kind.cube.axes), data)
             writer.finish()
@@ -125,14 +125,14 @@ def assemble(planned: Planned) -> Brought:
     return Brought()
 
 
-def _bytes_of(member: Member, kind: Kind) -> bytes:
+def _bytes_of(member: Member, kind: Kind, reader: StoredReader) -> bytes:
     """A member as it stands alone; empty where all of it is the fill value."""
     if kind.windows == 1:
         ((_, part, stored),) = member.windows
-        return read_stored(part, stored)
+        return reader.read(part, stored)
     values = np.full(kind.member.shard, kind.member.fill, dtype=kind.member.dtype)
     for t, part, stored in member.windows:
-        values[t] = _decoder(kind.part).decode({kind.part.name: read_stored(part, stored)})[kind.part.name][0]
+        values[t] = _decoder(kind.part).decode({kind.part.name: reader.read(part, stored)})[kind.part.name][0]
     return _encoder(kind.member).encode({kind.member.name: values})[kind.member.name] or b""
 
 

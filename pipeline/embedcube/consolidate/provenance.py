@@ -46,7 +46,7 @@ from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.crate import RunOfCube, RunOfLayer
 from embedcube.consolidate.prov_files import FOLDER, write_files
 from embedcube.consolidate.receipt import receipt
-from embedcube.consolidate.stored import read_stored
+from embedcube.consolidate.stored import StoredReader
 from embedcube.cube.arrays import FILES, file_names, is_object
 from embedcube.errors import WorkError
 from embedcube.zones import SampleList
@@ -170,9 +170,11 @@ def _write_links(group: zarr.Group, scenes: Sequence[Scene], made: list[Made]) -
     contributions = _Blobs(group, "contributions", [m.record.contributions_size for m in made])
     shares = _Blobs(group, "shares", [m.record.shares_size for m in made])
     # one shard after the other: those of all together may be more than memory holds
-    for cells, observed in map(_read_contributions, made):
-        contributions.append(cells)
-        shares.append(observed)
+    with StoredReader() as reader:
+        for one in made:
+            fed, size = reader.read(one.part, one.record.fed), one.record.contributions_size
+            contributions.append(fed[:size])
+            shares.append(fed[size:])
     contributions.close()
     shares.close()
 
@@ -217,12 +219,6 @@ def _write_resampling(
     rows = np.fromiter((row_of.setdefault(words, len(row_of)) for words in links), np.int32)
     _write(group, "link_resampling", rows, np.int32)
     _write_texts(group, "resampling", row_of, bytes)
-
-
-def _read_contributions(made: Made) -> tuple[bytes, bytes]:
-    """The packed cells of each scene, and the packed shares of frames."""
-    packed, size = read_stored(made.part, made.record.fed), made.record.contributions_size
-    return packed[:size], packed[size:]
 
 
 def _write(group: zarr.Group, name: str, rows: Any, dtype: Any) -> None:

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import math
 import os
+import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from embedcube.campaign.parts import PACK, Stored
 from embedcube.cube.members import Damaged, Index, Layout, cut, layout_in
 from embedcube.errors import WorkError
 
-_NO_FOLLOW = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
-"""never waits, should it be a FIFO, and leaves the folder by no link"""
+_MOST_OPEN = 32
+"""files that are held open"""
 
 _METADATA_BYTES = 1 << 24
 """bytes of a zarr.json that are believed"""
@@ -22,30 +24,61 @@ class Gone(WorkError):
     """A file is not where a record says."""
 
 
-def read_stored(part: Path, stored: Stored) -> bytes:
-    """The bytes that a record names, after their size and SHA-256 were compared; empty where nothing is stored.
+class StoredReader:
+    """Reads what records name. It holds files open: a pack has the bytes of many shards. For one thread."""
 
-    Raises:
-        WorkError: they are gone, or the record says otherwise.
-    """
-    if not stored.path:
-        return b""
-    path = part / stored.path
-    try:
-        data = _read(path, stored)
-    except (FileNotFoundError, NotADirectoryError):
-        raise Gone(
-            f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
-        ) from None
-    except Damaged as error:
-        raise WorkError(f"{path}: {error}; the disk has changed it: {_NEXT}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if len(data) != stored.size or found != stored.sha256:
-        raise WorkError(
-            f"{path}: {stored.array}, {len(data)} bytes with SHA-256 {found[:12]}, its record says {stored.size} and "
-            f"{stored.sha256[:12]}; the disk has changed it: {_NEXT}"
-        )
-    return data
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def read(self, part: Path, stored: Stored) -> bytes:
+        """The bytes that a record of `part` names, after size and SHA-256 were compared; empty where there are none.
+
+        Raises:
+            WorkError: they are gone (`Gone`), or the record says otherwise.
+        """
+        if not stored.path:
+            return b""
+        path = part / stored.path
+        try:
+            data = _read(self._descriptor(path), path, stored)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Gone(
+                f"{path}: a record speaks of it, but it is gone; remove that part's records.jsonl and embed again"
+            ) from None
+        except Damaged as error:
+            raise WorkError(f"{path}: {error}; the disk has changed it: {_NEXT}") from None
+        found = hashlib.sha256(data).hexdigest()
+        if len(data) != stored.size or found != stored.sha256:
+            raise WorkError(
+                f"{path}: {stored.array}, {len(data)} bytes with SHA-256 {found[:12]}, its record says {stored.size} "
+                f"and {stored.sha256[:12]}; the disk has changed it: {_NEXT}"
+            )
+        return data
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self._close()
+            # never waits, should it be a FIFO
+            self._open[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        return self._open[path]
+
+    def _close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def read_stored(part: Path, stored: Stored) -> bytes:
+    """`StoredReader.read`, of one place."""
+    with StoredReader() as reader:
+        return reader.read(part, stored)
 
 
 _NEXT = "remove that part's records.jsonl and embed again"
@@ -56,26 +89,17 @@ def in_pack(path: str) -> bool:
     return path.rpartition("/")[2] == PACK
 
 
-def _read(path: Path, stored: Stored) -> bytes:
-    descriptor = os.open(path, _NO_FOLLOW)
-    try:
-        if in_pack(stored.path):
-            size = os.fstat(descriptor).st_size
-            return os.pread(descriptor, min(stored.size, max(0, size - stored.offset)), stored.offset)
-        layout, index = _index(path, os.fstat(descriptor).st_mtime_ns)
-        at = layout.at(stored.offset) if stored.offset < _count(layout) else None
-        if at is None:
-            raise Damaged(f"it has no member number {stored.offset}")
-        return cut(index, layout, at, lambda start, end: os.pread(descriptor, end - start, start)) or b""
-    finally:
-        os.close(descriptor)
-
-
-def _count(layout: Layout) -> int:
-    count = 1
-    for along in layout.members:
-        count *= along
-    return count
+def _read(descriptor: int, path: Path, stored: Stored) -> bytes:
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        raise Damaged("not a file")
+    if in_pack(stored.path):
+        return os.pread(descriptor, min(stored.size, max(0, about.st_size - stored.offset)), stored.offset)
+    layout, index = _index(path, about.st_mtime_ns)
+    if stored.offset >= math.prod(layout.members):
+        raise Damaged(f"it has no member number {stored.offset}")
+    at = layout.at(stored.offset)
+    return cut(index, layout, at, lambda start, end: os.pread(descriptor, end - start, start)) or b""
 
 
 @lru_cache(maxsize=64)

@@ -187,7 +187,8 @@ def _folder(run: RunDir) -> Check:
 def _space(campaign: Campaign, run: RunDir) -> Iterator[Check]:
     free = os.statvfs(existing(run.root))
     plan = planned(campaign, run)
-    files, bytes_needed = (files_needed(plan.price, campaign), plan.price.cube_bytes) if plan else (0, 0.0)
+    # the packs of ranks hold as much as the cube
+    files, bytes_needed = (files_needed(plan.price, campaign), 2 * plan.price.cube_bytes) if plan else (0, 0.0)
     bytes_free = free.f_bavail * free.f_frsize
     needed = f", {size(bytes_needed)} needed at most" if plan else ""
     yield Check(

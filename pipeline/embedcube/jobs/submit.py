@@ -246,6 +246,10 @@ def refuse_at_site(price: Price, campaign: Campaign, site: Site) -> None:
         )
 
 
+_OF_RANK = 5
+"""files and folders of a rank: its part with the pack, the records and the quarantine, and its log"""
+
+
 def files_needed(price: Price, campaign: Campaign) -> int:
     """Number of files and folders, at most, in the cube and in the parts if each task is started once."""
-    return price.files + price.folders * (1 + campaign.how.tasks * campaign.how.nodes * campaign.how.ranks)
+    return price.files + price.folders + _OF_RANK * campaign.how.tasks * campaign.how.nodes * campaign.how.ranks

@@ -14,7 +14,7 @@ from embedcube.campaign.price import Price
 from embedcube.campaign.resampling import nesting
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Layer
-from embedcube.cube.arrays import layer_specs
+from embedcube.cube.arrays import layer_specs, object_shape
 from embedcube.errors import RequestError
 from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
@@ -85,7 +85,7 @@ def price_layer(
         decoded_bytes=float(reading.decoded.sum()),
         needed_bytes=reading.needed_bytes,
         cube_bytes=float(cells * cell_bytes),
-        files=len(counts) * len(specs),
+        files=_blocks(layer, shards, context) * len(specs),
         folders=len(specs),
         rank_bytes=PROCESS_BYTES
         # a file that does not decode is read whole, to find out whether its bytes are wrong
@@ -99,6 +99,21 @@ def price_layer(
         longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // context.batch),
         device_bytes=_device_bytes(context, activations, cell_bytes),
     )
+
+
+def _blocks(layer: Layer, shards: Shards, context: LayerContext) -> int:
+    """Number of blocks of shards that are one object in each array of the cube."""
+    objects = object_shape(
+        context.layout, dimensions=context.dimensions, encoding=layer.encoding, windows=layer.chunk_windows
+    )
+    places = np.stack(
+        [
+            shards.t // (layer.chunk_windows * objects.windows),
+            np.asarray(shards.row) // objects.rows,
+            np.asarray(shards.col) // objects.cols,
+        ]
+    )
+    return int(np.unique(places, axis=1).shape[1])
 
 
 def _data_bytes(
