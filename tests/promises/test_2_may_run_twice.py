@@ -29,14 +29,16 @@ from typing import Any, Literal
 import psutil
 import pytest
 from tests.chaos import errors
-from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, run_cli
+from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records, run_cli
 
+from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import PACK, RECORDS, PartWriter, Record, recorded_recipes, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
+from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.consolidate import consolidate
 from embedcube.consolidate.stored import read_stored
 from embedcube.consolidate.verify import verify_cube
@@ -700,6 +702,8 @@ class Disk:
         self._fsync(descriptor)
         if path.is_dir():
             self._names.update(path.iterdir())
+            # a file of another run was flushed there, and has now a name here
+            self._sizes |= {one: one.stat().st_size for one in path.iterdir() if one.stat().st_nlink > 1}
         else:
             self._sizes[path] = path.stat().st_size
 
@@ -738,6 +742,20 @@ def test_a_power_cut_leaves_no_record_of_a_shard_that_is_lost(
             writer.write_records([replace(record, arrays=stored, fed=fed)])
             recipes.add(record.recipe)
             assert disk.assert_records_hold() == recipes
+
+
+@pytest.mark.parametrize("has_parts", [True, False], ids=["of parts", "of a cube"])
+def test_a_power_cut_leaves_no_record_of_a_shard_that_was_to_be_adopted(
+    finished: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_parts: bool
+) -> None:
+    run, wanted = RunDir(tmp_path / "adopting"), {record.recipe for record in planned_records(finished)}
+    run.root.mkdir()
+    disk, adopted = Disk(run.root), Adopted()
+    base = Base(path=finished.run.root, run=finished.run, cube=finished.run.newest_cube.resolve(), has_parts=has_parts)
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    adopt_all(run, base, wanted, adopted)
+    assert (adopted.shards, adopted.copied) == (30, 0)
+    assert disk.assert_records_hold() == wanted
 
 
 @contextmanager
