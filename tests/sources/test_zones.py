@@ -372,8 +372,8 @@ def test_verify_knows_which_cells_belong_to_a_zone(
     status, n_obs = (zarr.open_array(copy / "s2" / "utm33" / name, mode="r+") for name in ("status", "n_obs"))
     (copy / "s2" / "utm33").chmod(0o755)
     y, x = np.argwhere(np.asarray(status[0]) == 0)[0].tolist()
-    # the digests of the objects are not looked at, as in a cube of several windows in an object
-    monkeypatch.setattr(Cube, "adopted", lambda *_: False)
+    # the digests of shards are not looked at, as in a cube of several windows in a chunk
+    monkeypatch.setattr(Cube, "as_recorded", lambda *_: False)
     n_obs[0, y, x] = 1
     expected = {finding.expected for finding in verify_cube(copy, lambda *_: None) if finding.check == "n_obs"}
     assert expected == {"no acquisition where nothing was processed"}
