@@ -59,8 +59,8 @@ def shards_in(cube: Path) -> dict[tuple[str, tuple[int, int, int], str], str]:
     """SHA-256 of each array of each shard, cut out of the objects of a cube."""
     opened = Cube(cube)
     return {
-        (zone, place, name): hashlib.sha256(opened.objects(zone, name).member(place) or b"").hexdigest()
-        for zone, *place in opened.provenance.places
+        (zone, (t, iy, ix), name): hashlib.sha256(opened.objects(zone, name).member((t, iy, ix)) or b"").hexdigest()
+        for zone, t, iy, ix in opened.provenance.places
         for name in ARRAYS
     }
 
