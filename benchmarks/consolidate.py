@@ -22,7 +22,7 @@ from embedcube.campaign.parts import PartWriter, Stored
 from embedcube.consolidate.assemble import Kind, Member, Planned, assemble
 from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs, object_shape
 from embedcube.grid import ShardLayout
-from embedcube.object_shape import ObjectShape
+from embedcube.zones import ObjectShape
 
 BLOCKS = 4
 """objects of each array"""

@@ -31,7 +31,7 @@ from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.arrays import ShardEncoder, object_key
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID
 from embedcube.grid import ShardRange
-from embedcube.object_shape import ObjectShape
+from embedcube.zones import ObjectShape
 
 LAYER, ZONE, FEATURES, SCENES = "s2", "grid", 16, 6
 """of each shard: scenes of one window"""

@@ -16,7 +16,7 @@ from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.grid import ShardRange
-from embedcube.object_shape import ObjectShape
+from embedcube.zones import ObjectShape
 
 DOCUMENT: dict[str, Any] = {
     "campaign": "reasons",

@@ -35,7 +35,7 @@ from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.cube.preview_store import write_preview_store
 from embedcube.cube.reader import Cube
 from embedcube.grid import Grid, PixelArea, ShardRange
-from embedcube.object_shape import ObjectShape
+from embedcube.zones import ObjectShape
 
 ZONE = "s2_mosaiks/grid"
 SCHEMAS = ROOT / "tests" / "data" / "conventions"

@@ -28,7 +28,7 @@ from embedcube.consolidate.template import part_specs, write_template
 from embedcube.cube.arrays import ShardEncoder, object_key
 from embedcube.cube.encoding import FAILED, MASKED, NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.grid import Grid, ShardRange, to_degrees
-from embedcube.object_shape import ObjectShape
+from embedcube.zones import ObjectShape
 
 LAYER, BORDER, LAT = "s2", 12.0, 50.0
 FEATURES, WINDOWS, SHARDS, SHARD_CELLS = 16, 3, 5, 16

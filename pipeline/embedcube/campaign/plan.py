@@ -22,8 +22,7 @@ from embedcube.campaign.tables import inventory_digest, read_columns, read_piece
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
-from embedcube.object_shape import ObjectShape
-from embedcube.zones import SampleList, samples_from
+from embedcube.zones import ObjectShape, SampleList, samples_from
 
 Ints = NDArray[np.int64]
 

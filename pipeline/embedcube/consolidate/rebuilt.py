@@ -15,8 +15,7 @@ from embedcube.campaign.zones import layout_of, sample_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
-from embedcube.object_shape import ObjectShape
-from embedcube.zones import SAMPLES, SampleList
+from embedcube.zones import SAMPLES, ObjectShape, SampleList
 
 
 @dataclass(frozen=True, kw_only=True)
