@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -29,6 +29,9 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.cli.verbs import app, main
 from embedcube.workers.starting import servers_kept
+
+if TYPE_CHECKING:
+    import xarray
 
 ROOT = Path(__file__).parents[1]
 """The checkout."""
@@ -264,6 +267,25 @@ def cube_bytes(cube: Path, *, provenance: bool = False) -> dict[str, str]:
         for path in sorted(cube.rglob("*"))
         if path.is_file() and (provenance or path.relative_to(cube).parts[0] != "provenance")
     }
+
+
+def cells_of_shards(cube: Path, zone: str) -> tuple[slice, slice]:
+    """Rows and columns of the cells of all shards: arrays begin on the border of a block, further out."""
+    from embedcube.cube.reader import Cube
+
+    opened = Cube(cube)
+    side, places = opened.shard_cells(zone), [place[2:] for place in opened.provenance.places if place[0] == zone]
+    y, x = (slice(min(along) * side, (max(along) + 1) * side) for along in zip(*places, strict=True))
+    return y, x
+
+
+def in_shards(cube: Path, zone: str) -> "xarray.Dataset":
+    """The arrays of a zone in the cells of its shards, by xarray."""
+    import xarray
+
+    with xarray.open_datatree(cube, engine="zarr") as tree:
+        cells = dict(zip(("y", "x"), cells_of_shards(cube, zone), strict=True))
+        return tree[zone].to_dataset().isel(cells).load()
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

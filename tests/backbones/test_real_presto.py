@@ -14,7 +14,7 @@ import xarray
 import yaml
 from numpy.typing import NDArray
 from tests.backbones.reference_presto import presto
-from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign, run_cli
+from tests.conftest import REAL_DATA, ROOT, Campaign, in_shards, real_campaign, run_cli
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
@@ -40,8 +40,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 @pytest.fixture(scope="module")
 def cube(finished: Campaign) -> xarray.Dataset:
-    """The layer, opened as anybody would."""
-    return xarray.open_datatree(finished.run.newest_cube, engine="zarr")[ZONE].to_dataset().load()
+    """The cells of the layer's shards."""
+    return in_shards(finished.run.newest_cube, ZONE)
 
 
 @pytest.fixture(scope="module")

@@ -56,24 +56,23 @@ def path_of(event: str, arguments: tuple[Any, ...]) -> str:
 
 
 def tear(point: dict[str, Any]) -> None:
-    """Die when half of the n-th piece of data has been appended to a file."""
+    """Die when nothing, half or all of the n-th piece of data has been appended to a file."""
     plain, seen = io.open, 0
 
-    class Torn(io.BufferedWriter):
+    class Torn(io.FileIO):
         def write(self, data: Any, /) -> int:
             nonlocal seen
             seen += 1
             if seen < point["nth"]:
                 return super().write(data)
-            super().write(data[: len(data) // 2])
-            self.flush()
+            super().write(data[: {"before": 0, "half": len(data) // 2, "after": len(data)}[point["moment"]]])
             os.fsync(self.fileno())
             die(point)
             raise AssertionError("unreachable")
 
     def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-        if mode == "ab" and meant(point) and re.search(point["path"], os.fsdecode(file)):
-            return Torn(io.FileIO(file, mode))
+        if mode in ("ab", "xb") and meant(point) and re.search(point["path"], os.fsdecode(file)):
+            return Torn(file, mode)
         return plain(file, mode, *arguments, **named)
 
     for module in (io, builtins):
@@ -87,10 +86,10 @@ def meant(point: dict[str, Any]) -> bool:
 
 def arm(point: dict[str, Any]) -> None:
     """Watch, in every process that may become the one that is meant."""
-    if point["moment"] == "half":
-        tear(point)
-    else:
+    if point["event"]:
         watch(point)
+    else:
+        tear(point)
 
 
 if "KILL_POINT" in os.environ:

@@ -9,6 +9,8 @@ from tests.conftest import Campaign
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.plan import read_plan, read_recipes, read_shards
+from embedcube.cube.arrays import ARRAYS
+from embedcube.cube.reader import Cube
 from embedcube.jobs.pilot import choose_pilot, measured_price, rank_seconds, scaled
 
 
@@ -67,6 +69,9 @@ def test_all_shards_measured_are_their_own_price(finished_demo: Campaign) -> Non
     campaign = load_campaign(finished_demo.run.campaign)
     found = measured_price(campaign, finished_demo.run, at_once=7, cores_per_node=4)
     assert found.shards == found.of_shards == 30
-    objects = list(finished_demo.run.newest_cube.glob("*/*/*/c.*"))
-    assert found.stored_bytes == pytest.approx(sum(path.stat().st_size for path in objects))
+    cube = Cube(finished_demo.run.newest_cube)
+    arrays = [
+        cube.objects(zone, name).member((t, iy, ix)) for zone, t, iy, ix in cube.provenance.places for name in ARRAYS
+    ]
+    assert found.stored_bytes == pytest.approx(sum(len(data) for data in arrays if data is not None))
     assert found.core_hours == pytest.approx(found.rank_s / campaign.how.ranks * 4 / 3600)

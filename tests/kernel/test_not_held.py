@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zarr
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign, call_cli
+from tests.conftest import Campaign, call_cli, in_shards
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 from torch import Tensor, nn
 
@@ -76,8 +75,7 @@ class Finished:
     def array(self, layer: str, name: str) -> NDArray[Any]:
         """An array of a layer, in the cells that the scene shows."""
         rows, cols = MEANS.shape
-        found: Any = zarr.open_array(self.campaign.run.newest_cube / layer / "grid" / name, mode="r")
-        return np.asarray(found[0, :rows, :cols])
+        return np.asarray(in_shards(self.campaign.run.newest_cube, f"{layer}/grid")[name][0, :rows, :cols])
 
     def explained(self, layer: str, row: int, col: int) -> dict[str, Any]:
         """The answer of `explain` for a cell."""

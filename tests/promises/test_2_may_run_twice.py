@@ -4,34 +4,41 @@ Nothing in the package helps these tests. They kill from outside: by the clock, 
 which every process of a run imports and which ends the one that is meant at the point that is named.
 """
 
+import errno
 import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 import pytest
-from tests.conftest import ROOT, Campaign, call_cli, cube_bytes
+from tests.chaos import errors
+from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records, run_cli
 
+from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import RECORDS, Record, recorded_recipes, scan_records
+from embedcube.campaign.parts import PACK, RECORDS, PartWriter, Record, recorded_recipes, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
+from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.consolidate import consolidate
 from embedcube.consolidate.stored import read_stored
 from embedcube.consolidate.verify import verify_cube
@@ -54,7 +61,7 @@ class KillPoint:
     path: str
     """a pattern that the path must hold"""
     event: str = ""
-    """of sys.addaudithook: what is asked of the operating system"""
+    """of sys.addaudithook: what is asked of the operating system; empty: data are appended to the file"""
     moment: Literal["before", "after", "half"] = "before"
     """before or right after the event, or with half of the data appended to the file"""
     nth: int = 1
@@ -209,19 +216,40 @@ def finished_small(small: Campaign, tmp_path_factory: pytest.TempPathFactory) ->
 # --- embed, at named points -----------------------------------------------------------------------
 
 
-def has_unrenamed_object(part: Path) -> bool:
-    return any(path.stat().st_size for path in part.rglob(f"scale/{TEMPORARY_PREFIX}*"))
+def shards_of(run: RunDir) -> set[bytes]:
+    """Each recorded shard as it stands in a pack: its arrays, and what its scenes contributed."""
+    return {
+        b"".join(read_stored(part, stored) for stored in (*record.arrays, record.fed))
+        for part, record in scan_records(run)
+    }
 
 
-def has_unrecorded_shard(part: Path) -> bool:
-    """All objects of a shard lie in the part, under their names, and no record speaks of them."""
-    recorded = {stored["path"] for line in complete_lines(part) for stored in json.loads(line)["objects"]}
-    return any(str(path.relative_to(part)) not in recorded for path in part.rglob("n_obs/c.*"))
+def unrecorded(part: Path) -> bytes:
+    """What a pack holds behind the last shard that has a record."""
+    ends = [stored["offset"] + stored["size"] for line in complete_lines(part) for stored in stored_in(line)]
+    return (part / PACK).read_bytes()[max(ends) :]
 
 
-def has_torn_record(part: Path) -> bool:
+def stored_in(line: bytes) -> list[dict[str, Any]]:
+    document = json.loads(line)
+    return [*document["arrays"], document["fed"]]
+
+
+def has_torn_shard(part: Path, shards: set[bytes]) -> bool:
+    """The pack ends within a shard, and no record speaks of it."""
+    torn = unrecorded(part)
+    return torn != b"" and any(len(torn) < len(shard) and shard.startswith(torn) for shard in shards)
+
+
+def has_unrecorded_shard(part: Path, shards: set[bytes]) -> bool:
+    """The pack ends with a whole shard, and nothing of a record speaks of it."""
+    return unrecorded(part) in shards and (part / RECORDS).read_bytes().endswith(b"\n")
+
+
+def has_torn_record(part: Path, shards: set[bytes]) -> bool:
+    """The pack ends with a whole shard, and half a record speaks of it."""
     last = (part / RECORDS).read_bytes().splitlines(keepends=True)[-1]
-    return len(last) > 100 and not last.endswith(b"\n")
+    return unrecorded(part) in shards and len(last) > 100 and not last.endswith(b"\n")
 
 
 def complete_lines(part: Path) -> list[bytes]:
@@ -233,16 +261,16 @@ class Named:
     """A kill point of a rank, and how the disk shows that it was met there."""
 
     point: KillPoint
-    evidence: Callable[[Path], bool]
+    evidence: Callable[[Path, set[bytes]], bool]
 
+
+PACKED = rf"/parts/.*/{PACK}$"
+IN_SECOND_SHARD = 7
+"""number of a piece of data in a pack: a shard has five at most, of four arrays and of what its scenes contributed"""
 
 EMBED_POINTS = {
-    "written but not renamed": Named(
-        KillPoint(rank="1", event="os.rename", path=r"/parts/.*/scale/c\.", nth=2), has_unrenamed_object
-    ),
-    "renamed but not recorded": Named(
-        KillPoint(rank="1", event="os.rename", path=r"/parts/.*/n_obs/c\.", nth=2, moment="after"), has_unrecorded_shard
-    ),
+    "half an array": Named(KillPoint(rank="1", path=PACKED, nth=IN_SECOND_SHARD, moment="half"), has_torn_shard),
+    "written but not recorded": Named(KillPoint(rank="1", path=rf"/{RECORDS}$", nth=2), has_unrecorded_shard),
     "half a record": Named(KillPoint(rank="1", path=rf"/{RECORDS}$", nth=2, moment="half"), has_torn_record),
 }
 
@@ -253,12 +281,12 @@ def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
     named: Named, planned: Campaign, finished_demo: Campaign
 ) -> None:
     """First all processes die there, in the restart one rank alone, then a plain restart finishes."""
-    run, everything = planned.run, planned_recipes(planned)
+    run, everything, shards = planned.run, planned_recipes(planned), shards_of(finished_demo.run)
 
     code, _ = run_and_die(planned, "embed", replace(named.point, group=True))
     assert code == KILLED
     [first] = attempts(run)
-    assert named.evidence(run.part(0, first, 1))
+    assert named.evidence(run.part(0, first, 1), shards)
     after_first = recorded_recipes(run)
     assert 0 < len(after_first) < len(everything)
 
@@ -267,7 +295,7 @@ def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
     assert re.search(r"rank 1 on node \S+ was killed by SIGKILL \(out of memory\?\) while it held s2_mosaiks/", said)
     assert "start the same command again" in said
     [second] = attempts(run).keys() - {first}
-    assert named.evidence(run.part(0, second, 1))
+    assert named.evidence(run.part(0, second, 1), shards)
     after_second = recorded_recipes(run)
     assert set(attempts(run)[second]) == after_second - after_first
     assert after_first < after_second < everything
@@ -291,7 +319,7 @@ def test_a_retry_of_unreadable_scenes_that_is_killed_leaves_its_shards_undone(em
     missed = with_torn & everything
     assert len(missed) > 3
     before = attempts(embedded.run)
-    point = KillPoint(rank="0", event="os.rename", path=r"/parts/.*/scale/c\.", nth=2)
+    point = KillPoint(rank="0", path=PACKED, nth=IN_SECOND_SHARD, moment="half")
     code, said = run_and_die(embedded, "embed", point)
     assert code == START_AGAIN
     [retry] = attempts(embedded.run).keys() - before.keys()
@@ -492,9 +520,14 @@ def test_ranks_without_their_parent_finish_what_they_hold_and_end(small: Campaig
 
 # --- consolidate ----------------------------------------------------------------------------------
 
+OBJECT = rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/.*/c\.[\d.]+$"
+OBJECT_IN_WORK = rf"/{TEMPORARY_PREFIX}c\.[\d.]+\.\w+$"
+
 CONSOLIDATE_POINTS = {
     "half of the template": KillPoint(event="os.rename", path=rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/zarr\.json$"),
-    "some links": KillPoint(event="os.link", path=rf"/{TEMPORARY_PREFIX}[\w.-]+\.zarr/", nth=50),
+    "half an object": KillPoint(path=OBJECT_IN_WORK, nth=3, moment="half"),
+    "an object before its rename": KillPoint(event="os.rename", path=OBJECT, nth=2),
+    "some objects": KillPoint(event="os.rename", path=OBJECT, nth=2, moment="after"),
     "before provenance": KillPoint(event="os.mkdir", path=r"\.zarr/provenance"),
     "half of provenance": KillPoint(event="os.rename", path=r"\.zarr/provenance/shard_record/"),
     "before the cube's rename": KillPoint(event="os.rename", path=r"/cubes/\w+\.zarr$"),
@@ -503,15 +536,32 @@ CONSOLIDATE_POINTS = {
 }
 """in the order in which `consolidate` comes by them"""
 
+MADE = ("half an object", "an object before its rename", "some objects")
+LINKED = KillPoint(event="os.link", path=OBJECT, nth=3)
+
 
 @pytest.mark.slow
-def test_consolidate_killed_at_named_points(embedded: Campaign, finished_demo: Campaign) -> None:
-    """`cube.zarr`, which shows an older version when the work begins, is whole after every kill."""
+@pytest.mark.parametrize("linked", [False, True], ids=["objects made", "objects linked"])
+def test_consolidate_killed_at_named_points(embedded: Campaign, finished_demo: Campaign, linked: bool) -> None:
+    """`cube.zarr`, which shows an older version when the work begins, is whole after every kill.
+
+    The objects of the older version are the same ones, and are linked; or all of them are damaged, and none is.
+    """
     run, expected = embedded.run, cube_bytes(finished_demo.run.newest_cube, provenance=True)
     older, made = run.cube("older"), run.cube(finished_demo.run.newest_cube.resolve().stem)
     shutil.copytree(finished_demo.run.newest_cube.resolve(), older)
+    objects = sorted(older.rglob("c.*"))
+    for path in [] if linked else objects:
+        flip_a_bit(path)
+        path.chmod(0o444)
+    before = cube_bytes(older, provenance=True)
     run.newest_cube.symlink_to(older.relative_to(run.root))
-    for name, point in CONSOLIDATE_POINTS.items():
+    points = {name: point for name, point in CONSOLIDATE_POINTS.items() if not linked or name not in MADE}
+    if linked:
+        code, said = run_and_die(embedded, "consolidate", LINKED)
+        assert code == KILLED, said
+        assert sum(path.stat().st_nlink == 2 for path in objects) == 2
+    for name, point in points.items():
         code, said = run_and_die(embedded, "consolidate", point)
         assert code == KILLED, f"{name}: the point was not met\n{said}"
         assert run.newest_cube.resolve() == older
@@ -520,8 +570,9 @@ def test_consolidate_killed_at_named_points(embedded: Campaign, finished_demo: C
     embedded.cli("consolidate")
     assert run.newest_cube.resolve() == made
     assert cube_bytes(made, provenance=True) == expected
+    assert all((made / path.relative_to(older)).samefile(path) is linked for path in objects)
     assert verify_cube(run.newest_cube, lambda done, total: None) == []
-    assert cube_bytes(older, provenance=True) == expected, "the version before was touched"
+    assert cube_bytes(older, provenance=True) == before, "the version before was touched"
 
 
 @pytest.mark.slow
@@ -575,20 +626,33 @@ def test_a_line_of_zeros_is_no_record(embedded: Campaign) -> None:
     assert recorded_recipes(embedded.run) == planned_recipes(embedded) - {lost}
 
 
-def test_a_record_whose_object_is_damaged_stops_consolidate(embedded: Campaign) -> None:
-    """One bit of one object; the message names the file, and no cube comes of it."""
-    damaged = next(iter(sorted(some_part(embedded).rglob("embedding/c.*"))))
-    flip_a_bit(damaged)
+def test_a_record_whose_bytes_are_damaged_stops_consolidate(embedded: Campaign) -> None:
+    """One bit of one array; the message names the pack and the array, and no cube comes of it."""
+    part = some_part(embedded)
+    stored = next(one for line in complete_lines(part) for one in stored_in(line) if one["array"] == "scale")
+    flip_a_bit(part / stored["path"], stored["offset"] + stored["size"] // 2)
     done = call_cli("consolidate", embedded.file)
     assert done.returncode == 1
-    assert str(damaged) in done.stderr
+    assert f"{part / PACK}: scale, {stored['size']} bytes with SHA-256 " in done.stderr
     assert "Traceback" not in done.stderr
     assert not os.path.lexists(embedded.run.newest_cube)
 
 
-def flip_a_bit(path: Path) -> None:
+def test_a_pack_that_is_cut_off_stops_consolidate(embedded: Campaign) -> None:
+    """Its records speak of bytes behind its end."""
+    part = some_part(embedded)
+    os.truncate(part / PACK, (part / PACK).stat().st_size // 2)
+    done = call_cli("consolidate", embedded.file)
+    assert done.returncode == 1
+    assert f"{part / PACK}: " in done.stderr
+    assert "the disk has changed it" in done.stderr
+    assert not os.path.lexists(embedded.run.newest_cube)
+
+
+def flip_a_bit(path: Path, at: int | None = None) -> None:
+    """In the byte `at`, or in the middle."""
     body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
+    body[len(body) // 2 if at is None else at] ^= 1
     path.chmod(0o644)
     path.write_bytes(body)
 
@@ -604,9 +668,10 @@ def test_two_results_of_one_recipe_must_be_equal(embedded: Campaign, finished_de
     embedded.cli("consolidate")
     assert_same_cube(embedded, finished_demo)
 
-    stored = records[0]["objects"][0]
-    flip_a_bit(again / stored["path"])
-    stored["sha256"] = sha256((again / stored["path"]).read_bytes()).hexdigest()
+    stored = records[0]["arrays"][0]
+    start, end = stored["offset"], stored["offset"] + stored["size"]
+    flip_a_bit(again / PACK, start)
+    stored["sha256"] = sha256((again / PACK).read_bytes()[start:end]).hexdigest()
     write_records(again, records)
     first: Record = next(record for folder, record in scan_records(embedded.run) if folder == part)
     done = call_cli("consolidate", embedded.file)
@@ -617,3 +682,152 @@ def test_two_results_of_one_recipe_must_be_equal(embedded: Campaign, finished_de
 
 def write_records(part: Path, documents: list[dict[str, Any]]) -> None:
     (part / RECORDS).write_bytes(b"".join(to_line(document) for document in documents))
+
+
+# --- a disk that fails ----------------------------------------------------------------------------
+
+
+class Disk:
+    """A folder, and what of it is flushed: all that a power cut is sure to leave."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._fsync = folder, os.fsync
+        self._sizes: dict[Path, int] = {}
+        self._names: set[Path] = set()
+
+    def fsync(self, descriptor: int) -> None:
+        """Flush a file or the names in a folder; at this moment a power cut leaves no record of what is not there."""
+        self.assert_records_hold(sudden=True)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        self._fsync(descriptor)
+        if path.is_dir():
+            self._names.update(path.iterdir())
+            # a file of another run was flushed there, and has now a name here
+            self._sizes |= {one: one.stat().st_size for one in path.iterdir() if one.stat().st_nlink > 1}
+        else:
+            self._sizes[path] = path.stat().st_size
+
+    def assert_records_hold(self, *, sudden: bool = False) -> set[str]:
+        """Cut the power; returns the recipes that have a record. A `sudden` cut comes when records just got there."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path in (path for path in self._folder.rglob("*") if path.is_file()):
+                known = {path, *path.parents} - {self._folder, *self._folder.parents} <= self._names
+                size = None if sudden and path.name == RECORDS else known * self._sizes.get(path, 0)
+                copy = folder / path.relative_to(self._folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes()[:size])
+            left = RunDir(Path(folder))
+            assert_records_hold(left)
+            return recorded_recipes(left)
+
+
+def demo_shards(campaign: Campaign) -> Iterator[tuple[Record, dict[str, bytes | None], bytes]]:
+    """Records, with their arrays and what their scenes contributed."""
+    for part, record in scan_records(campaign.run):
+        arrays = {one.array: read_stored(part, one) or None for one in record.arrays}
+        yield record, arrays, read_stored(part, record.fed)
+
+
+def test_a_power_cut_leaves_no_record_of_a_shard_that_is_lost(
+    finished_demo: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every moment; and what a call has written is there after it."""
+    disk = Disk(tmp_path)
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    recipes: set[str] = set()
+    with closing(PartWriter(RunDir(tmp_path).part(0, "attempt", 0))) as writer:
+        for record, arrays, contributed in islice(demo_shards(finished_demo), 3):
+            stored, fed = writer.write_shard(arrays, contributed)
+            assert disk.assert_records_hold() == recipes
+            writer.write_records([replace(record, arrays=stored, fed=fed)])
+            recipes.add(record.recipe)
+            assert disk.assert_records_hold() == recipes
+
+
+@pytest.mark.parametrize("has_parts", [True, False], ids=["of parts", "of a cube"])
+def test_a_power_cut_leaves_no_record_of_a_shard_that_was_to_be_adopted(
+    finished: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_parts: bool
+) -> None:
+    run, wanted = RunDir(tmp_path / "adopting"), {record.recipe for record in planned_records(finished)}
+    run.root.mkdir()
+    disk, adopted = Disk(run.root), Adopted()
+    base = Base(path=finished.run.root, run=finished.run, cube=finished.run.newest_cube.resolve(), has_parts=has_parts)
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    adopt_all(run, base, wanted, adopted)
+    assert (adopted.shards, adopted.copied) == (30, 0)
+    assert disk.assert_records_hold() == wanted
+
+
+@contextmanager
+def full(part: Path, _: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file gets larger than the pack is, but for a few bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((part / PACK).stat().st_size + 100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def failing_fsync(_: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What was written may not be there; a second fsync would say that it is."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with patch.context() as context:
+        context.setattr(os, "fsync", fail)
+        yield
+
+
+@pytest.mark.parametrize("fault", [full, failing_fsync])
+def test_after_an_error_of_the_disk_nothing_is_written_to_a_pack(
+    finished_demo: Campaign,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[None]],
+) -> None:
+    """Nobody knows what stands behind its last whole shard; all before that is as it was."""
+    run = RunDir(tmp_path)
+    part = run.part(0, "attempt", 0)
+    one, two, three = islice(demo_shards(finished_demo), 3)
+    with closing(PartWriter(part)) as writer:
+        stored, fed = writer.write_shard(*one[1:])
+        writer.write_records([replace(one[0], arrays=stored, fed=fed)])
+        whole = (part / PACK).read_bytes()
+        with fault(part, monkeypatch), pytest.raises(OSError, match=f"{part / PACK}"):
+            writer.write_shard(*two[1:])
+        torn = {path.name: path.read_bytes() for path in part.iterdir()}
+        with pytest.raises(OSError, match=f"nothing is written after .*{part / PACK}"):
+            writer.write_shard(*three[1:])
+        with pytest.raises(OSError, match="nothing is written after "):
+            writer.write_records([replace(three[0], arrays=stored, fed=fed)])
+    assert torn[PACK].startswith(whole)
+    assert len(torn[PACK]) > len(whole)
+    assert {path.name: path.read_bytes() for path in part.iterdir()} == torn
+    assert recorded_recipes(run) == {one[0].recipe}
+    assert_records_hold(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "first"), [("write", 8), ("fsync", 12)])
+def test_a_rank_whose_pack_has_had_an_error_writes_no_more(
+    planned: Campaign, finished_demo: Campaign, tmp_path: Path, call: str, first: int
+) -> None:
+    """One call fails, and every later one would be answered well: the rank ends, and the next start does the rest."""
+    planned.change(lambda document: document["how"].update(ranks=1))
+    log = tmp_path / "failed"
+    run, environment = planned.run, errors.failing("EIO", Path("/" + PACK), first=first, count=1, log=log)
+    done = run_cli("embed", planned.file, environment=environment)
+    assert done.returncode == START_AGAIN, done.stderr
+    [attempt] = attempts(run)
+    part = run.part(0, attempt, 0)
+    assert log.read_text() == f"{call} {part / PACK}\n"
+    shards = shards_of(finished_demo.run)
+    assert has_torn_shard(part, shards) if call == "write" else has_unrecorded_shard(part, shards)
+    assert_records_hold(run)
+    planned.cli("embed")
+    assert_nothing_done_twice(planned)
+    planned.cli("consolidate")
+    assert_same_cube(planned, finished_demo)

@@ -21,9 +21,10 @@ from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE, Canvas
 
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import QUARANTINE, RECORDS
+from embedcube.campaign.parts import QUARANTINE, RECORDS, scan_records
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
+from embedcube.consolidate.stored import read_stored
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.testing.demo_sentinel2 import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
 
@@ -39,11 +40,9 @@ def test_every_cell_of_the_demo_says_what_the_torn_band_has_cost(finished_demo: 
     zone = reference.open_zone(finished_demo.run.newest_cube, DEMO_ZONE)
     what = yaml.safe_load(finished_demo.file.read_text())
     archive, layer = what["archives"]["s2"], what["layers"]["s2_mosaiks"]
+    canvas = Canvas.of_cube(zone, what["grid"]["pixel"])
     shots = reference.read_shots(
-        finished_demo.file.parent / archive["path"],
-        archive["bands"],
-        archive["mask"]["clear"],
-        Canvas.of_cube(zone, what["grid"]["pixel"]),
+        finished_demo.file.parent / archive["path"], archive["bands"], archive["mask"]["clear"], canvas
     )
     assert [shot.id for shot in shots if shot.undecodable.any()] == [TORN.id]
     for t, month in enumerate((6, 7)):
@@ -52,8 +51,8 @@ def test_every_cell_of_the_demo_says_what_the_torn_band_has_cost(finished_demo: 
             cell_px=layer["cell_px"],
             min_valid=0.5,
         )
-        np.testing.assert_array_equal(zone["status"][t], status)
-        np.testing.assert_array_equal(zone["n_obs"][t], n_obs)
+        np.testing.assert_array_equal(zone["status"][t][canvas.cells], status)
+        np.testing.assert_array_equal(zone["n_obs"][t][canvas.cells], n_obs)
         touched = bool(np.isin(status, (FAILED, VALID_INCOMPLETE)).any())
         assert touched is (t == JULY), "the torn scene is of July"
     july = zone["status"][JULY]
@@ -284,16 +283,31 @@ def test_a_fault_is_quarantined_and_its_cells_say_so(faulty: Faulty, name: str) 
     assert reasons, f"{name} is not quarantined"
     assert all(FAULTS[name].reason in reason for reason in reasons), reasons
     zone = reference.open_zone(faulty.campaign.run.newest_cube, DEMO_ZONE)
-    assert float(zone["x"][0]) - CELL_PX * 5 == WEST, "the cube begins where the shards do"
     side = SHARD_PX // CELL_PX
-    first = list(FAULTS).index(name) * side
-    here = np.s_[0, :side, first : first + side]
+    here = shards_at(zone, list(FAULTS).index(name))
     upper = np.arange(side)[:, None] < side // 2
     within = np.zeros((side, side), dtype=bool)
     within[1:-1, 1:-1] = True
     expected = np.where(upper, np.where(within, VALID_INCOMPLETE, VALID), np.where(within, FAILED, NO_DATA))
     np.testing.assert_array_equal(zone["status"][here], expected)
     np.testing.assert_array_equal(zone["n_obs"][here], np.broadcast_to(upper, (side, side)).astype(int))
+
+
+def shards_at(zone: Any, number: int, count: int = 1) -> tuple[int, slice, slice]:
+    """Window and cells of some shards beside each other, from shard `number` on."""
+    side, x, y = SHARD_PX // CELL_PX, WEST + (number * SHARD_PX + CELL_PX / 2) * 10, NORTH - CELL_PX / 2 * 10
+    [row], [col] = np.flatnonzero(zone["y"][:] == y), np.flatnonzero(zone["x"][:] == x)
+    return 0, slice(int(row), int(row) + side), slice(int(col), int(col) + count * side)
+
+
+def test_cells_beside_the_shards_are_not_processed(faulty: Faulty) -> None:
+    """Arrays begin on the border of a block of shards."""
+    zone = reference.open_zone(faulty.campaign.run.newest_cube, DEMO_ZONE)
+    beside = np.ones(zone["status"].shape, dtype=bool)
+    beside[shards_at(zone, 0, len(FAULTS) + 2)] = False
+    assert beside.any()
+    for name in ("status", "n_obs"):
+        assert not zone[name][:][beside].any()
 
 
 def test_the_good_scenes_of_a_faulty_archive_are_not_quarantined(faulty: Faulty) -> None:
@@ -308,7 +322,7 @@ def test_index_names_what_it_finds_unusable(faulty: Faulty) -> None:
 
 def test_zeros_where_the_mask_has_no_data_either_are_a_swaths_edge(faulty: Faulty) -> None:
     zone = reference.open_zone(faulty.campaign.run.newest_cube, DEMO_ZONE)
-    status = zone["status"][0, : SHARD_PX // CELL_PX, len(FAULTS) * SHARD_PX // CELL_PX :]
+    status = zone["status"][shards_at(zone, len(FAULTS), 2)]
     # the last cell is half seen, and half is enough
     seen = -(-EDGE_PX // CELL_PX)
     assert (status[:, :seen] == VALID).all()
@@ -323,15 +337,16 @@ class Clean:
     """An archive, and what comes of it when nothing goes wrong."""
 
     archive: Path
-    objects: dict[str, str]
+    arrays: dict[tuple[str, str], str]
     cube: dict[str, str]
 
 
-def objects_of(run: RunDir) -> dict[str, str]:
-    """SHA-256 of every object of every part, by its key: what `consolidate` links into the cube."""
+def arrays_of(run: RunDir) -> dict[tuple[str, str], str]:
+    """SHA-256 of every array in every pack, by shard and name: what `consolidate` copies into the cube."""
     return {
-        "/".join(path.relative_to(run.parts).parts[3:]): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in run.parts.glob("*/*/*/*/*/*/c.*")
+        (record.shard, one.array): hashlib.sha256(read_stored(part, one)).hexdigest()
+        for part, record in scan_records(run)
+        for one in record.arrays
     }
 
 
@@ -352,9 +367,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     campaign = small_campaign(folder, archive)
     campaign.cli("embed")
     campaign.cli("consolidate")
-    objects = objects_of(campaign.run)
-    assert len(objects) == 4 * 4, "four arrays of four shards"
-    return Clean(archive, objects, cube_bytes(campaign.run.newest_cube))
+    arrays = arrays_of(campaign.run)
+    assert len(arrays) == 4 * 4, "four arrays of four shards"
+    return Clean(archive, arrays, cube_bytes(campaign.run.newest_cube))
 
 
 @pytest.mark.chaos
@@ -379,7 +394,7 @@ def test_an_error_that_passes_leaves_no_trace(
     hit = Counter(failed.read_text().splitlines())
     assert list(hit.values()) == [len(which.split(","))] * 4, "each of the four files has had its failures"
     assert not quarantine_lines(campaign.run)
-    assert objects_of(campaign.run) == clean.objects
+    assert arrays_of(campaign.run) == clean.arrays
 
 
 @pytest.mark.chaos

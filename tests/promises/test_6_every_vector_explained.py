@@ -35,12 +35,16 @@ NOTHING_CLEAR = "no clear pixel in the cell"
 
 
 @pytest.fixture(scope="session")
-def shots(finished_demo: Campaign) -> list[Shot]:
-    """The demo's scenes on the pixels of its cube."""
+def canvas(finished_demo: Campaign) -> Canvas:
+    """The pixels of the demo's cube."""
     what = yaml.safe_load(finished_demo.file.read_text())
-    zone = reference.open_zone(finished_demo.run.newest_cube, ZONE)
-    canvas = Canvas.of_cube(zone, what["grid"]["pixel"])
-    archive = what["archives"]["s2"]
+    return Canvas.of_cube(reference.open_zone(finished_demo.run.newest_cube, ZONE), what["grid"]["pixel"])
+
+
+@pytest.fixture(scope="session")
+def shots(finished_demo: Campaign, canvas: Canvas) -> list[Shot]:
+    """The demo's scenes on the pixels of its cube."""
+    archive = yaml.safe_load(finished_demo.file.read_text())["archives"]["s2"]
     folder = finished_demo.file.parent / archive["path"]
     return reference.read_shots(folder, archive["bands"], archive["mask"]["clear"], canvas)
 
@@ -55,19 +59,20 @@ def explained(campaign: Campaign, place: tuple[float, float], time: str) -> dict
     return answer
 
 
-def cell_of(place: tuple[float, float], campaign: Campaign, cell_px: int = 16) -> Any:
+def cell_of(place: tuple[float, float], canvas: Canvas, cell_px: int = 16) -> Any:
     """The pixels of the canvas under the cell that holds a place."""
-    zone = reference.open_zone(campaign.run.newest_cube, ZONE)
-    y = int(np.abs(zone["y"][:] - place[1]).argmin())
-    x = int(np.abs(zone["x"][:] - place[0]).argmin())
+    y = int((canvas.north - place[1]) / canvas.pixel // cell_px)
+    x = int((place[0] - canvas.west) / canvas.pixel // cell_px)
     return np.s_[y * cell_px : (y + 1) * cell_px, x * cell_px : (x + 1) * cell_px]
 
 
-def test_a_place_seen_twice_names_the_acquisition_that_was_clear(finished_demo: Campaign, shots: list[Shot]) -> None:
+def test_a_place_seen_twice_names_the_acquisition_that_was_clear(
+    finished_demo: Campaign, canvas: Canvas, shots: list[Shot]
+) -> None:
     """Two tiles overlap there in July: one acquisition is clear, the other one cloudy."""
     answer = explained(finished_demo, LOOKED_TWICE, "2023-07-15")
     july = [shot for shot in shots if shot.time.month == 7]
-    in_fact = reference.clear_scenes(july, cell_of(LOOKED_TWICE, finished_demo))
+    in_fact = reference.clear_scenes(july, cell_of(LOOKED_TWICE, canvas))
     clear, cloudy = (next(scene.id for scene in SCENES if scene.take is take) for take in (JUL_WEST, JUL_EAST))
     named = {scene["id"] for scene in answer["scenes"]}
     assert clear in named
@@ -83,11 +88,11 @@ def test_a_place_seen_twice_names_the_acquisition_that_was_clear(finished_demo: 
     assert "does not decode" in reasons[TORN.id]
 
 
-def test_two_items_of_one_acquisition_count_once(finished_demo: Campaign, shots: list[Shot]) -> None:
+def test_two_items_of_one_acquisition_count_once(finished_demo: Campaign, canvas: Canvas, shots: list[Shot]) -> None:
     """In June both tiles of each datatake hold the place: the first one of each acquisition has given the pixels."""
     answer = explained(finished_demo, LOOKED_TWICE, "2023-06-30T23:59:59")
     june = [shot for shot in shots if shot.time.month == 6]
-    in_fact = reference.clear_scenes(june, cell_of(LOOKED_TWICE, finished_demo))
+    in_fact = reference.clear_scenes(june, cell_of(LOOKED_TWICE, canvas))
     twins = {scene.id for scene in SCENES if scene.take is JUN_CLEAR}
     assert twins <= in_fact, "both items show the place clear"
     named = {scene["id"] for scene in answer["scenes"]}
@@ -101,13 +106,13 @@ def test_two_items_of_one_acquisition_count_once(finished_demo: Campaign, shots:
     assert not overcast & named
 
 
-def test_n_obs_has_no_seam_where_tiles_overlap(finished_demo: Campaign, shots: list[Shot]) -> None:
+def test_n_obs_has_no_seam_where_tiles_overlap(finished_demo: Campaign, canvas: Canvas, shots: list[Shot]) -> None:
     """Wherever both tiles of JUN_CLEAR see a cell, the acquisition is one, whatever the other dates add."""
     june = [shot for shot in shots if shot.time.month == 6]
-    n_obs = reference.open_zone(finished_demo.run.newest_cube, ZONE)["n_obs"][0]
-    first_col = cell_of((EAST.west_m + 1, WEST.north_m - 5000), finished_demo)[1].start // 16
-    last_col = cell_of((WEST.west_m + 10_239, WEST.north_m - 5000), finished_demo)[1].start // 16
-    row = cell_of((EAST.west_m, WEST.north_m - 5000), finished_demo)[0].start // 16
+    n_obs = reference.open_zone(finished_demo.run.newest_cube, ZONE)["n_obs"][0][canvas.cells]
+    first_col = cell_of((EAST.west_m + 1, WEST.north_m - 5000), canvas)[1].start // 16
+    last_col = cell_of((WEST.west_m + 10_239, WEST.north_m - 5000), canvas)[1].start // 16
+    row = cell_of((EAST.west_m, WEST.north_m - 5000), canvas)[0].start // 16
     assert last_col - first_col > 10
     for col in range(first_col, last_col + 1):
         cell = np.s_[row * 16 : row * 16 + 16, col * 16 : col * 16 + 16]
@@ -117,16 +122,18 @@ def test_n_obs_has_no_seam_where_tiles_overlap(finished_demo: Campaign, shots: l
         assert len(scenes) > len(acquisitions)
 
 
-def test_every_cell_of_a_row_names_what_the_rasters_show(finished_demo: Campaign, shots: list[Shot]) -> None:
+def test_every_cell_of_a_row_names_what_the_rasters_show(
+    finished_demo: Campaign, canvas: Canvas, shots: list[Shot]
+) -> None:
     """Without the command line, across the whole cube: tiles, overlap, swath edge, clouds and the torn band."""
     cube = Cube(finished_demo.run.newest_cube)
-    columns = cube.group(ZONE)["x"].size
-    row = cell_of(TORN_AND_CLEAR, finished_demo)[0].start // 16
+    rows, columns = canvas.cells
+    row = cell_of(TORN_AND_CLEAR, canvas)[0].start // 16
     shares: set[float] = set()
     for t, month in enumerate((6, 7)):
         inside = [shot for shot in shots if shot.time.month == month]
-        for col in range(0, columns, 7):
-            answer = cube.explain(Cell(zone=ZONE, t=t, y=row, x=col))
+        for col in range(0, columns.stop - columns.start, 7):
+            answer = cube.explain(Cell(zone=ZONE, t=t, y=rows.start + row, x=columns.start + col))
             unreadable = {s["id"] for s in answer["scenes_not_used"] if "does not decode" in s["reason"]}
             assert unreadable <= {TORN.id}
             cell = np.s_[row * 16 : row * 16 + 16, col * 16 : col * 16 + 16]

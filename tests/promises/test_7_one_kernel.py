@@ -187,11 +187,14 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
 
     device, parent, part = torch.device("cpu"), LoneParent(), tmp_path / "parts" / "0" / "attempt" / "0"
     place = Place(rank=0, local_rank=0, world=1, parent=0, store="")
-    draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), parent, place, 1, Stop(), float("inf"))
-    recorder = Recorder(PartWriter(part), EnergyMeter(device), 0, {}, device="cpu", attempt="attempt", rank=0)
+    left, history = {shard.recipe for group in kernel.groups for shard in group}, CrashHistory(crashes={}, refused={})
+    draws = RankDraws(kernel.groups, left, history, parent, place, 1, Stop(), float("inf"))
+    writer = PartWriter(part)
+    recorder = Recorder(writer, EnergyMeter(device), 0, {}, device="cpu", attempt="attempt", rank=0)
     campaign = load_campaign(finished.file)
     recipes = PlannedRecipes.here(campaign, read_plan(campaign, finished.run), kernel.scenes)
     Pipeline(kernel.contexts, kernel.scenes, {}, kernel.reader, recorder, recipes).run(draws, busy_core=busy_core)
+    writer.close()
     records = [json.loads(line) for line in (part / "records.jsonl").read_text().splitlines()]
     assert {r["recipe"]: {o["array"]: o["sha256"] for o in r["arrays"]} for r in records} == expected
 

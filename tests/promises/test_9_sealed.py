@@ -479,7 +479,7 @@ def test_a_part_that_has_changed_enters_no_cube(finished: Campaign, name: str) -
     finished.run.newest_cube.unlink()
     done = call_cli("consolidate", finished.file)
     assert done.returncode == 1
-    assert victim.name in done.stderr
+    assert f"{victim}: {name}, {stored.size} bytes with SHA-256 " in done.stderr
     assert not finished.run.newest_cube.exists()
 
 

@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
-VALID, NO_DATA, MASKED, FAILED, VALID_INCOMPLETE = 1, 2, 3, 4, 5
+NOT_PROCESSED, VALID, NO_DATA, MASKED, FAILED, VALID_INCOMPLETE = range(6)
 """the flags of `status` in the store"""
 
 Bools = NDArray[np.bool_]
@@ -34,11 +34,18 @@ class Canvas:
     pixel: float
     rows: int
     cols: int
+    cells: tuple[slice, slice]
+    """rows and columns of the cube's arrays under it"""
 
     @classmethod
     def of_cube(cls, zone: Any, pixel: float) -> "Canvas":
-        """The pixels under a cube's cells, from its coordinates alone."""
-        x, y = zone["x"][:], zone["y"][:]
+        """The pixels under the rectangle of a cube's cells outside of which none is processed.
+
+        A cube's arrays begin on the border of a block of shards, and may reach far beyond the scenes.
+        """
+        processed = (zone["status"][:] != NOT_PROCESSED).any(axis=0)
+        cells = _extent(processed.any(axis=1)), _extent(processed.any(axis=0))
+        y, x = (zone[name][:][along] for name, along in zip(("y", "x"), cells, strict=True))
         cell = float(x[1] - x[0])
         assert float(y[0] - y[1]) == cell, "cells are square and y descends"
         per_cell = round(cell / pixel)
@@ -48,6 +55,7 @@ class Canvas:
             pixel=pixel,
             rows=len(y) * per_cell,
             cols=len(x) * per_cell,
+            cells=cells,
         )
 
     def window_of(self, transform: Any, shape: tuple[int, int]) -> tuple[slice, slice, int]:
@@ -61,6 +69,12 @@ class Canvas:
         assert int(row) + rows <= self.rows
         assert int(col) + cols <= self.cols
         return slice(int(row), int(row) + rows), slice(int(col), int(col) + cols), step
+
+
+def _extent(along: Bools) -> slice:
+    """From the first that is true to the last."""
+    found = np.flatnonzero(along)
+    return slice(int(found[0]), int(found[-1]) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

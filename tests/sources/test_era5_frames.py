@@ -11,9 +11,8 @@ from typing import Any, get_args
 import numpy as np
 import pandas
 import pytest
-import xarray
 import yaml
-from tests.conftest import ROOT, Campaign, call_cli
+from tests.conftest import ROOT, Campaign, call_cli, in_shards
 from tests.sources.test_era5 import (
     NORTH_UP,
     START,
@@ -340,8 +339,7 @@ def test_the_sum_of_a_day_is_planned_with_the_file_of_the_next(tmp_path: Path) -
     assert linked == {0: ["0.nc", "1.nc"], 1: ["1.nc", "2.nc"], 2: ["2.nc", "3.nc"], 3: ["3.nc"]}
     # the first of 96 fields belongs to the day before
     assert plan.price.decoded_bytes == plan.price.needed_bytes == 95 * rain[0].nbytes
-    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
-        cube = tree["eof/latlon"].to_dataset().load()
+    cube = in_shards(campaign.run.newest_cube, "eof/latlon")
     assert cube["status"].values.ravel().tolist() == [1, 1, 1, 2]
     daily = np.array([rain.values[1 + 24 * d : 25 + 24 * d].sum(axis=0) for d in range(3)])
     anomaly = (daily - daily.mean(axis=0)) * np.sqrt(np.cos(np.deg2rad(lat[:4])))[:, None]
@@ -376,8 +374,7 @@ def test_a_window_that_lacks_an_archive_says_so_in_plan_status_and_explain(tmp_p
     said = campaign.cli("run")
     assert "layers.eof: window 1: tp has 23 of 24 steps" in said
     assert "nothing found wrong" in said
-    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
-        status = tree["eof/latlon"].to_dataset()["status"].values
+    status = in_shards(campaign.run.newest_cube, "eof/latlon")["status"].values
     assert [np.unique(of_day).tolist() for of_day in status] == [[1], [5], [1]]
     place = ("--lon", "5.3", "--lat", "51.7", "--time", "2022-09-01T12:00", "--json")
     explained = json.loads(call_cli("explain", campaign.run.newest_cube, *place).stdout)

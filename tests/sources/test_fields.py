@@ -13,7 +13,7 @@ import rioxarray
 import xarray
 import yaml
 from numpy.typing import NDArray
-from tests.conftest import REAL_DATA, Campaign
+from tests.conftest import REAL_DATA, Campaign, in_shards
 
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
@@ -346,8 +346,7 @@ def test_radar_weather_and_terrain_of_the_real_stack_make_one_verified_layer(tmp
         )
     )  # fmt: skip
     assert "nothing found wrong" in campaign.cli("run")
-    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
-        cube = tree["all/grid"].to_dataset().load()
+    cube = in_shards(campaign.run.newest_cube, "all/grid")
     assert (cube["status"].values[0] == 1).all()
     assert (cube["n_obs"].values[0] == 3).all(), "three months of radar; fields are not counted beside it"
     assert (cube["status"].values[1] == 2).all(), "no data"

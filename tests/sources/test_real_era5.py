@@ -11,7 +11,7 @@ import pytest
 import torch
 import xarray
 from numpy.typing import NDArray
-from tests.conftest import REAL_DATA, ROOT, Campaign, real_campaign
+from tests.conftest import REAL_DATA, ROOT, Campaign, in_shards, real_campaign
 
 from embedcube.backbones.base import make_backbone
 from embedcube.backbones.weights import read_weights
@@ -117,9 +117,8 @@ def test_rhine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weighted = (anomaly * np.sqrt(np.cos(np.deg2rad(bands["sp"].latitude.values)))[:, None]).reshape(7, -1)
     basis = np.linalg.svd(weighted[:6], full_matrices=False)[2][:4]
     expected = weighted @ basis.T
-    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
-        found = np.asarray(tree["era5_eof/latlon"].to_dataset()["embedding"])[:7, 0, 0]
-        valid = np.asarray(tree["era5_mosaiks/latlon"].to_dataset()["status"]) == VALID
+    found = in_shards(campaign.run.newest_cube, "era5_eof/latlon")["embedding"].values[:7, 0, 0]
+    valid = in_shards(campaign.run.newest_cube, "era5_mosaiks/latlon")["status"].values == VALID
     assert valid[:7, :5, :5].all()
     assert valid.sum() == 7 * 25, "the last window lacks an hour, the sixth cells hold a single row or column of points"
     signs = np.sign((found * expected).sum(axis=0))
@@ -138,8 +137,7 @@ def test_british_isles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         campaign, "era5_eof", lambda start: within(hourly, start, 24).mean("time").expand_dims("band")
     )
     assert seen == 31 * 33 * 48
-    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
-        cube = tree["era5_eof/latlon"].to_dataset().load()
+    cube = in_shards(campaign.run.newest_cube, "era5_eof/latlon")
     assert cube.sizes["time"] == 31
     assert (cube["status"][:, :2] == 1).all()
     assert (cube["n_obs"][:, :2] == 1).all()

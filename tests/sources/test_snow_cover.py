@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import xarray
 import yaml
 from rasterio.transform import from_origin
-from tests.conftest import PLUGINS, ROOT, Campaign
+from tests.conftest import PLUGINS, ROOT, Campaign, in_shards
 
 from embedcube.campaign.plugins import distribution, plugin
 from embedcube.campaign.schema import Archive
@@ -64,12 +63,11 @@ def test_a_campaign_of_it_makes_a_verified_cube(tmp_path: Path) -> None:
     }  # fmt: skip
     campaign.file.write_text(yaml.safe_dump(document))
     assert "nothing found wrong" in campaign.cli("run")
-    with xarray.open_datatree(campaign.run.newest_cube, engine="zarr") as tree:
-        cube = tree["snow/grid"].to_dataset().load()
+    cube, opened = in_shards(campaign.run.newest_cube, "snow/grid"), Cube(campaign.run.newest_cube)
     assert cube["n_obs"].values.max() == 2
     assert set(np.unique(cube["status"].values)) <= {1, 2}
-    y, x = np.argwhere(cube["n_obs"].values[0] == 2)[0].tolist()
-    told = Cube(campaign.run.newest_cube).explain(Cell(zone="snow/grid", t=0, y=y, x=x))
+    y, x = np.argwhere(opened.array("snow/grid", "n_obs")[0] == 2)[0].tolist()
+    told = opened.explain(Cell(zone="snow/grid", t=0, y=y, x=x))
     assert {scene["processing"] for scene in told["scenes"]} == {"share = per cent / 100"}
     assert [scene["resampling"] for scene in told["scenes"]] == [{"snow": "copied"}] * 2
     assert distribution("sources", "snow_cover") == "snow_cover 1.0"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyproj import Transformer
 from pyproj.enums import TransformDirection
-from tests.conftest import Campaign
+from tests.conftest import Campaign, cells_of_shards, in_shards
 from tests.edge.scenes import Scene, write_scene
 
 from embedcube.campaign.inventory import read_inventory
@@ -266,11 +266,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> AtTheBorder:
     return run_at(folder, (BORDER, LAT), {"z32": "EPSG:32632", "z33": "EPSG:32633"}, list(CELLS_PX))
 
 
-def cells_of(cube: Path, zone: str) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
-    """The zone's group in the layer `s2`, and longitude and latitude of its cells."""
-    group: Any = zarr.open_group(cube, mode="r")[f"s2/{zone}"]
+def cells_of(cube: Path, zone: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64], NDArray[np.float64]]:
+    """The arrays of the zone in the layer `s2`, in its shards, and longitude and latitude of their cells."""
+    found = in_shards(cube, f"s2/{zone}")
+    group = {str(name): array.values for name, array in found.variables.items()}
     crs = f"EPSG:{32600 + int(zone[3:])}"
-    x, y = np.meshgrid(group["x"][:], group["y"][:])
+    x, y = np.meshgrid(group["x"], group["y"])
     lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
     return group, lon, lat
 
@@ -282,7 +283,7 @@ def test_a_zone_has_vectors_up_to_its_border_and_no_status_beyond(finished: AtTh
     half = CELL_PX * 5
     corners = [
         Transformer.from_crs(f"EPSG:{32600 + int(zone[3:])}", "EPSG:4326", always_xy=True).transform(
-            *np.meshgrid(group["x"][:] + dx, group["y"][:] + dy)
+            *np.meshgrid(group["x"] + dx, group["y"] + dy)
         )[0]
         for dx in (-half, half)
         for dy in (-half, half)
@@ -371,9 +372,10 @@ def test_verify_knows_which_cells_belong_to_a_zone(
     assert verify_cube(copy, lambda *_: None) == []
     status, n_obs = (zarr.open_array(copy / "s2" / "utm33" / name, mode="r+") for name in ("status", "n_obs"))
     (copy / "s2" / "utm33").chmod(0o755)
-    y, x = np.argwhere(np.asarray(status[0]) == 0)[0].tolist()
-    # the digests of the objects are not looked at, as in a cube of several windows in an object
-    monkeypatch.setattr(Cube, "adopted", lambda *_: False)
+    rows, cols = cells_of_shards(copy, "s2/utm33")
+    y, x = (np.argwhere(np.asarray(status[0, rows, cols]) == 0)[0] + (rows.start, cols.start)).tolist()
+    # the digests of shards are not looked at, as in a cube of several windows in a chunk
+    monkeypatch.setattr(Cube, "as_recorded", lambda *_: False)
     n_obs[0, y, x] = 1
     expected = {finding.expected for finding in verify_cube(copy, lambda *_: None) if finding.check == "n_obs"}
     assert expected == {"no acquisition where nothing was processed"}

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from pyproj import Transformer
 from tests.conftest import Campaign, call_cli
 from tests.cube.two_zones import LAYER
 from tests.uses.serving import running
@@ -323,15 +324,19 @@ def test_shards_that_touch_a_box(two_zones: Path) -> None:
 
 def test_a_part_says_that_it_is_one_and_what_is_there_is_verified(finished_demo: Campaign, tmp_path: Path) -> None:
     cube = finished_demo.run.newest_cube.resolve()
+    # a block of shards in the west of the demo, and one in its east
+    to_degrees = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
+    west, east = (to_degrees.transform_bounds(x, 5_633_000, x + 1000, 5_634_000) for x in (396_000, 402_000))
     with static(cube.parent) as server:
         address = Address(url=f"{server.url}/{cube.name}")
-        copy = pull(address, tmp_path, silent, time="2023-06").cube
+        copy = pull(address, tmp_path, silent, time="2023-06", box=west).cube
         part = Cube(copy).part
         assert part is not None
+        assert (len(part.objects), part.of) == (4, 8)
         said = call_cli("verify", copy, "--json")
         assert said.returncode == 0, said.stderr
         answer = json.loads(said.stdout)
-        words = f"{len(part.objects)} of {part.of} objects, pulled for --time 2023-06"
+        words = f"{len(part.objects)} of {part.of} objects, pulled for --time 2023-06 --bbox {','.join(map(str, west))}"
         assert words in answer["remarks"][0]
         assert not answer["findings"]
         # an object that was not asked for may be absent; one that was may not, and none may be damaged
@@ -350,7 +355,7 @@ def test_a_part_says_that_it_is_one_and_what_is_there_is_verified(finished_demo:
             _ = Cube(copy).part
         (copy / PULLED).unlink()
         # asked for in parts, it is whole in the end
-        pull(address, tmp_path, silent, time="2023-06")
-        assert pull(address, tmp_path, silent, time="2023-07").cube == copy
+        pull(address, tmp_path, silent, time="2023-06", box=west)
+        assert pull(address, tmp_path, silent, time="2023-07", box=east).cube == copy
         assert not (copy / PULLED).exists()
     assert files(copy) == files(cube)

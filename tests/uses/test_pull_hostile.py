@@ -193,7 +193,7 @@ def test_the_size_in_a_record_is_bounded_and_only_records_of_the_box_are_read(
     def lying(provenance: Provenance, name: str, first: int, last: int) -> list[bytes]:
         rows.update(range(first, last))
         texts = [json.loads(text) for text in plain(provenance, name, first, last)]
-        told = [one | {"objects": [each | {"size": size} for each in one["objects"]]} for one in texts]
+        told = [one | {"arrays": [each | {"size": size} for each in one["arrays"]]} for one in texts]
         return [json.dumps(one).encode() for one in told]
 
     monkeypatch.setattr(Provenance, "rows_of", lying)

@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow
 import pytest
 import rasterio
-import zarr
 from numpy.typing import NDArray
 from pyproj import Transformer
-from tests.conftest import Campaign, cube_bytes
+from tests.conftest import Campaign, cube_bytes, in_shards
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
 from embedcube.campaign import plan as plan_module
@@ -99,8 +98,7 @@ def campaign_of(folder: Path, archive: Path, shard_chips: int = 1, **how: Any) -
 def statuses(campaign: Campaign) -> NDArray[np.uint8]:
     """Status of the cells of the archive, as any reader of Zarr sees them."""
     cells = SIDE_PX // CELL_PX
-    zone: Any = zarr.open_group(campaign.run.newest_cube, mode="r")["m/grid"]
-    return np.asarray(zone["status"][0, :cells, :cells])
+    return np.asarray(in_shards(campaign.run.newest_cube, "m/grid")["status"][0, :cells, :cells])
 
 
 def recipes_of_records(run: RunDir) -> Counter[str]:

@@ -204,7 +204,7 @@ class PartWriter:
                 _write_whole(file, part)
             os.fsync(file.fileno())
             if new:
-                for made in (self._folder, *self._folder.parents[:3]):
+                for made in (self._folder, *self._folder.parents[:4]):  # up to the run folder
                     fsync_folder(made)
         except OSError as error:
             self._failed = error

@@ -21,8 +21,8 @@ from embedcube.campaign.seals import read_digested, read_sealed, refused, write_
 from embedcube.campaign.tables import inventory_digest, read_columns, read_pieces
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ObjectShape, ShardLayout, ShardRange
-from embedcube.zones import SampleList, samples_from
+from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.zones import ObjectShape, SampleList, samples_from
 
 Ints = NDArray[np.int64]
 

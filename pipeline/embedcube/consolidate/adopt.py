@@ -204,6 +204,8 @@ class _Part:
         """of the parts and cubes that files are taken from"""
         self._linked: dict[Path, bool] = {}
         """whether a file of one could be linked"""
+        self._changed: set[Path] = set()
+        """folders that have names which are not flushed to the disk yet"""
 
     def places(self, offer: Offer) -> Places:
         """Link the files of an offer, as far as they can be linked."""
@@ -211,8 +213,9 @@ class _Part:
 
     def write(self, taken: list[_Taken]) -> int:
         """Write the bytes of shards that are not linked, and then all records; returns how many are not all linked."""
-        for folder in {path.parent for path in self._linked}:
+        for folder in self._changed:
             fsync_folder(folder)
+        self._changed.clear()
         blobs: list[tuple[str, bytes]] = []
         for one in taken:
             names = [*(stored.array for stored in one.offer.record.arrays), FED]
@@ -245,6 +248,7 @@ class _Part:
         target = self._folder / path
         if target not in self._linked:
             target.parent.mkdir(parents=True, exist_ok=True)
+            self._changed |= {folder for folder in target.parents if folder.is_relative_to(self._folder)}
             # an object is read with the metadata of its array and of its zone
             beside = () if in_pack(path) else (Path("zarr.json"), Path("../zarr.json"))
             self._linked[target] = _linked(source, target) and all(

@@ -14,8 +14,8 @@ from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.campaign.zones import layout_of, sample_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ObjectShape, ShardLayout, ShardRange
-from embedcube.zones import SAMPLES, SampleList
+from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.zones import SAMPLES, ObjectShape, SampleList
 
 
 @dataclass(frozen=True, kw_only=True)

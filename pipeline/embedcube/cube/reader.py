@@ -68,19 +68,18 @@ class Cube(CubeStore):
         return self[self.layers[0]]
 
     def status_shares(self, layer: str) -> dict[str, float]:
-        """Share of the cells of a layer that have each status, of the statuses that occur.
+        """Share of the cells of a layer's shards that have each status, of the statuses that occur.
 
-        Counted from the records of the shards; in a layer of many shards from a sample of them.
+        Counted from the records of the shards; in a layer of many shards from a sample of them. Cells beside the shards
+        do not count: arrays begin on the border of a block of shards.
         """
-        zones = self.zones_of(layer)
-        cells = sum(math.prod(self.array(zone, "status").shape) for zone in zones)
-        planned = sum(self.provenance.shards_in(zone) * self.shard_cells(zone) ** 2 for zone in zones)
-        counts = self.provenance.status_counts(zones)
+        counts = self.provenance.status_counts(self.zones_of(layer))
         counted = sum(counts.values())
-        shares = {name: count / counted * planned / cells for name, count in counts.items()} if counted else {}
-        # cells outside of all planned shards
-        shares[STATUS_MEANINGS[NOT_PROCESSED]] = shares.get(STATUS_MEANINGS[NOT_PROCESSED], 0) + 1 - planned / cells
-        return {name: shares[name] for name in STATUS_MEANINGS if shares.get(name, 0) > 0}
+        return {name: count / counted for name, count in counts.items() if count}
+
+    def _cells_of_shards(self, zone: str) -> int:
+        """Cells of the shards of a zone, in each window."""
+        return self.provenance.shards_in(zone) * self.shard_cells(zone) ** 2 // len(self.windows(zone))
 
     def __repr__(self) -> str:
         count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
@@ -106,6 +105,8 @@ class Cube(CubeStore):
         spans = windows[0].days if len(windows) == 1 else f"{windows[0].days} ... {windows[-1].days}"
         try:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in self.status_shares(layer).items())
+            if not is_list(zones[0]):
+                counts = f"{sum(self._cells_of_shards(zone) for zone in zones):,}"
         except RequestError:
             shares = "unknown, as the cube has no provenance"
         return [

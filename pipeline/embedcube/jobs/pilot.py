@@ -128,7 +128,7 @@ def describe_measured(price: Measured) -> list[str]:
     return [
         f"measured {price.shards} of {price.of_shards} shards: one rank would take {duration(price.rank_s)}",
         f"about {duration(price.wall_s)} once all tasks run, {price.core_hours:.2g} core hours of whole nodes",
-        f"{size(price.stored_bytes)} in the parts; the cube links to the same files",
+        f"{size(price.stored_bytes)} in the parts, and as much again in the cube",
     ]
 
 

@@ -137,7 +137,7 @@ def _plan_layer(
         context.layout, dimensions=context.dimensions, encoding=context.encoding, windows=layer.chunk_windows
     )
     planned = LayerPlan(
-        zones={zone: place.from_border(objects) for zone, (_, place) in cuts.items()},
+        zones={zone: objects.from_border(place) for zone, (_, place) in cuts.items()},
         grids=context.grids,
         samples=context.samples,
         layout=context.layout,
