@@ -153,7 +153,7 @@ def _damage(fault: Fault, trial: Trial, reference: Reference, random: Random) ->
     top = random.choice(sorted({path.relative_to(trial.run.root).parts[0] for path in found}))
     path = random.choice([path for path in found if path.relative_to(trial.run.root).parts[0] == top])
     data, how = bytearray(path.read_bytes()), random.choice(("flipped", "flipped", "torn", "zeroed", "gone"))
-    path.unlink()  # objects of the cube are hard links: only one is damaged
+    path.unlink()  # versions share objects, and runs packs, as hard links: only one is damaged
     at = random.randrange(len(data))
     if how == "flipped":
         data[at] ^= 1 << random.randrange(8)

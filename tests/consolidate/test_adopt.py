@@ -1,6 +1,5 @@
 """What is taken from a base that may be damaged, or made by somebody else: records name files, and are not believed."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -15,12 +14,15 @@ from tests.conftest import Campaign
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import CONTRIBUTIONS, PartWriter, Record, StoredObject, recorded_recipes
-from embedcube.campaign.readable import read_code, readable
+from embedcube.campaign.parts import PACK, PartWriter, Record, Stored, recorded_recipes, scan_records
+from embedcube.campaign.readable import read_code
 from embedcube.campaign.run_folder import RunDir
 from embedcube.consolidate import adopt as adopting
+from embedcube.consolidate import stored as reading
 from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts
+from embedcube.consolidate.stored import read_stored
+from embedcube.cube.arrays import object_key
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.prepare.fit import _of_base
@@ -28,44 +30,73 @@ from embedcube.uses import merge
 from embedcube.uses.merge import _unlike_none
 
 RECIPES = ["a" * 64, "b" * 64]
-KEY = "c.0.0.{}"
 
 
-def record_of(number: int, objects: tuple[StoredObject, ...], packed: bytes, offset: int) -> Record:
+def record_of(number: int, arrays: tuple[Stored, ...], fed: Stored) -> Record:
     return Record(
-        shard=f"one/grid t0 y0 x{number}", recipe=RECIPES[number], objects=objects, scenes=(), quarantined=(),
-        refused="", contributions_offset=offset, contributions_size=len(packed), shares_size=0,
-        contributions_sha256=hashlib.sha256(packed).hexdigest(), counts={}, seconds={}, read_bytes=0, energy_j=None,
-        peak_bytes=0, started="", finished="", host="h", device="cpu", attempt="x", rank=0, code_version="", job="",
-        container="",
+        shard=f"one/grid t0 y0 x{number}", recipe=RECIPES[number], arrays=arrays, fed=fed, scenes=(), quarantined=(),
+        refused="", contributions_size=fed.size, counts={}, seconds={}, read_bytes=0, energy_j=None, peak_bytes=0,
+        started="", finished="", host="h", device="cpu", attempt="x", rank=0, code_version="", job="", container="",
     )  # fmt: skip
 
 
-def base_in(folder: Path, change: Callable[[Record], Record] = lambda record: record) -> Base:
-    """A run folder with a part of two shards; `change` is made to the record of the first."""
+def bytes_of(number: int) -> tuple[bytes, bytes]:
+    """The bytes of the array of a shard, and of what fed it."""
+    return b"%d" % number * 9, b"fed%d" % number
+
+
+def base_in(folder: Path, change: Callable[[Record], Record] = lambda record: record, ranks: int = 1) -> Base:
+    """A run folder with two shards, of one rank or of one each; `change` is made to the record of the first."""
     run = RunDir(folder)
-    writer = PartWriter(run.part(0, "x", 0))
+    writers = [PartWriter(run.part(0, "x", rank)) for rank in range(ranks)]
     for number in range(2):
-        objects = writer.write_objects("one/grid", {"status": KEY.format(number)}, {"status": b"%d" % number * 9})
-        offset = writer.write_contributions(packed := b"fed%d" % number)
-        record = record_of(number, objects, packed, offset)
-        writer.write_record(change(record) if number == 0 else record)
+        writer, (status, fed) = writers[number % ranks], bytes_of(number)
+        record = record_of(number, *writer.write_shard({"status": status}, fed))
+        writer.write_records([change(record) if number == 0 else record])
+    for writer in writers:
+        writer.close()
     return Base(path=folder, run=run, cube=None, has_parts=True)
 
 
+def pack_of(folder: Path, rank: int = 0) -> Path:
+    """The pack of a rank of `base_in`."""
+    return RunDir(folder).part(0, "x", rank) / PACK
+
+
+def flip(path: Path, at: int) -> None:
+    """Flip a bit of one byte of a file, in place."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
 def taken(folder: Path, base: Base) -> Adopted:
+    """What a run folder takes from a base; all that it has from there is as it should be."""
     adopted = Adopted()
     adopt_all(RunDir(folder), base, set(RECIPES), adopted)
+    assert found_in(folder).keys() == adopted.recipes
     return adopted
 
 
+def found_in(folder: Path) -> dict[str, tuple[bytes, bytes]]:
+    """The bytes of each shard of a run folder, as its records name them."""
+    found = {
+        record.recipe: (read_stored(part, record.arrays[0]), read_stored(part, record.fed))
+        for part, record in scan_records(RunDir(folder))
+    }
+    assert found == {RECIPES[number]: bytes_of(number) for number in range(2) if RECIPES[number] in found}
+    return found
+
+
 def changed(**facts: Any) -> Callable[[Record], Record]:
-    """A record with other facts; `array` and `path` are those of its object."""
+    """A record with other facts: those of its array, of what fed it (`fed`), or its own."""
 
     def change(record: Record) -> Record:
-        of_object = {name: facts[name] for name in ("array", "path") if name in facts}
-        others = {name: value for name, value in facts.items() if name not in of_object}
-        return replace(record, objects=(replace(record.objects[0], **of_object),), **others)
+        of_array = {name: facts[name] for name in ("array", "path", "offset", "size") if name in facts}
+        others = {name: value for name, value in facts.items() if name not in of_array}
+        if "fed" in others:
+            others["fed"] = replace(record.fed, **others["fed"])
+        return replace(record, arrays=(replace(record.arrays[0], **of_array),), **others)
 
     return change
 
@@ -74,14 +105,22 @@ def changed(**facts: Any) -> Callable[[Record], Record]:
     "facts",
     [
         {"path": "/outside"},
+        {"path": f"/{PACK}"},
+        {"path": f"../{PACK}"},
         {"path": "../../../../../outside"},
-        {"path": "one/../status/c.0.0.0"},
+        {"path": "0/one/../status/c.0.0.0"},
         {"path": "records.jsonl"},
-        {"path": "one/grid/scale/c.0.0.0"},
-        {"path": "one/grid/status/c.0.0.0\0"},
+        {"path": "one/grid/status/c.0.0.0"},
+        {"path": "0/one/grid/scale/c.0.0.0"},
+        {"path": "0/one/grid/status/c.0.0.0\0"},
+        {"path": "0/one/grid/status/zarr.json"},
         {"array": "../../secret"},
-        {"contributions_offset": -1},
-        {"contributions_offset": 1 << 62},
+        {"offset": -1},
+        {"offset": 1 << 62},
+        {"size": -5},
+        {"fed": {"path": f"../{PACK}"}},
+        {"fed": {"array": "status"}},
+        {"fed": {"offset": -1}},
         {"contributions_size": -5},
     ],
 )
@@ -97,6 +136,23 @@ def test_a_record_that_names_other_places_costs_its_own_shard(facts: dict[str, A
     assert [path for path in sorted(tmp_path.rglob("*")) if not path.is_relative_to(tmp_path / "new")] == before
 
 
+@pytest.mark.parametrize("facts", [{"offset": 1}, {"size": 8}, {"offset": 1 << 40}, {"fed": {"offset": 0}}])
+def test_a_record_that_names_other_bytes_costs_its_own_shard(facts: dict[str, Any], tmp_path: Path) -> None:
+    adopted = taken(tmp_path / "new", base_in(tmp_path / "base", changed(**facts)))
+    assert (adopted.recipes, adopted.absent) == ({RECIPES[1]}, 0)
+    assert "its record says " in adopted.damaged[0]
+
+
+@pytest.mark.parametrize("at", [4, len(bytes_of(0)[0]) + 1], ids=["array", "fed"])
+def test_a_damaged_byte_costs_its_own_shard(at: int, tmp_path: Path) -> None:
+    """The others of the same pack are taken, and share their bytes."""
+    base = base_in(tmp_path / "base")
+    flip(pack_of(tmp_path / "base"), at)
+    adopted = taken(tmp_path / "new", base)
+    assert (adopted.recipes, adopted.absent, adopted.copied) == ({RECIPES[1]}, 0, 0)
+    assert adopted.damaged[0].startswith(f"{pack_of(tmp_path / 'base')}: ")
+
+
 def damage_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -108,36 +164,104 @@ def damage_fifo(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_folder, damage_fifo])
-def test_what_is_no_file_costs_its_own_shard(damage: Callable[[Path], None], tmp_path: Path) -> None:
-    base = base_in(tmp_path / "base")
-    damage(tmp_path / "base" / "parts/0000/x/0000/one/grid/status/c.0.0.0")
+def test_what_is_no_file_costs_its_own_shards(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    base = base_in(tmp_path / "base", ranks=2)
+    damage(pack_of(tmp_path / "base"))
     adopted = taken(tmp_path / "new", base)
     assert (adopted.recipes, adopted.absent) == ({RECIPES[1]}, 0)
     assert "not a file" in adopted.damaged[0]
+    assert {path.is_file() for path in (tmp_path / "new").rglob(PACK)} == {True}, "nothing else is linked"
 
 
-def test_what_cannot_be_read_costs_its_own_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = base_in(tmp_path / "base")
-    first = tmp_path / "base" / "parts/0000/x/0000/one/grid/status/c.0.0.0"
-    read = readable
+def test_what_a_symlink_names_is_copied(tmp_path: Path) -> None:
+    """Nobody keeps what it names, as a hard link does."""
+    base = base_in(tmp_path / "base", ranks=2)
+    pack = pack_of(tmp_path / "base")
+    pack.rename(tmp_path / "elsewhere")
+    pack.symlink_to(tmp_path / "elsewhere")
+    adopted = taken(tmp_path / "new", base)
+    assert (adopted.shards, adopted.copied) == (2, 1)
+    assert not any(path.is_symlink() for path in (tmp_path / "new").rglob(PACK))
 
-    def refused(path: Path) -> Path:
+
+def test_what_cannot_be_read_costs_its_own_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_in(tmp_path / "base", ranks=2)
+    first = pack_of(tmp_path / "base")
+    read = reading._read
+
+    def refused(descriptor: int, path: Path, stored: Stored) -> bytes:
         if path == first:
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+        return read(descriptor, path, stored)
 
-    monkeypatch.setattr(adopting, "readable", refused)
+    monkeypatch.setattr(reading, "_read", refused)
     adopted = taken(tmp_path / "new", base)
     assert adopted.recipes == {RECIPES[1]}
-    assert adopted.damaged == [f"{first}: cannot be read: Permission denied"]
-    (tmp_path / "base" / "parts/0000/x/0000" / CONTRIBUTIONS).unlink()
-    assert len(taken(tmp_path / "newer", base).damaged) == 2
+    assert adopted.damaged == [f"one/grid t0 y0 x0 in {first.parent}: cannot be read: Permission denied"]
+    pack_of(tmp_path / "base", 1).unlink()
+    adopted = taken(tmp_path / "newer", base)
+    assert (adopted.recipes, len(adopted.damaged), adopted.absent) == (set(), 1, 1)
+
+
+@pytest.mark.parametrize("number", [18, 1, 31])
+def test_a_pack_that_cannot_be_linked_is_copied(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the shards that are wanted, and each whole."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    base = base_in(tmp_path / "base")
+    with monkeypatch.context() as context:
+        context.setattr(os, "link", refuse)
+        adopted = taken(tmp_path / "new", base)
+    assert (adopted.recipes, adopted.copied, adopted.lost) == (set(RECIPES), 2, {})
+    shutil.rmtree(tmp_path / "base")
+    assert found_in(tmp_path / "new").keys() == set(RECIPES)
+
+
+def test_packs_of_several_bases_keep_their_names_apart(tmp_path: Path) -> None:
+    """A run that has taken shards is a base itself: its parts hold a pack of an earlier one, and their own."""
+    taken(tmp_path / "second", base_in(tmp_path / "first"))
+    second = RunDir(tmp_path / "second")
+    assert taken(tmp_path / "third", Base(path=second.root, run=second, cube=None, has_parts=True)).shards == 2
+    packs = [path.stat().st_ino for name in ("first", "second", "third") for path in (tmp_path / name).rglob(PACK)]
+    assert len(packs) == 3
+    assert len(set(packs)) == 1, "one file under three names"
+
+
+def damage_byte(path: Path) -> None:
+    path.chmod(0o644)
+    flip(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [damage_byte, damage_folder, damage_fifo])
+def test_a_damaged_object_of_a_cube_costs_its_own_shards(
+    two_zones: Path, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """The others are linked; with the metadata beside them they can be read there without the cube."""
+    cube = tmp_path / "cube.zarr"
+    shutil.copytree(two_zones, cube)
+    provenance = Cube(cube).provenance
+    recipes = {bytes(recipe).hex(): row for row, recipe in enumerate(provenance.array("shard_recipe")) if row < 9}
+    (zone, t, iy, ix), row = next((place, row) for place, row in provenance.places.items() if row in recipes.values())
+    victim = cube / zone / "status" / object_key("status", (t, iy, ix))
+    damage(victim)
+    run, adopted = RunDir(tmp_path / "new"), Adopted()
+    adopt_all(run, Base(path=cube, run=None, cube=cube, has_parts=False), {*recipes}, adopted)
+    assert adopted.recipes == {recipe for recipe, number in recipes.items() if number != row}
+    assert (adopted.copied, adopted.absent, len(adopted.damaged)) == (0, 0, 1)
+    assert f"{victim}: " in adopted.damaged[0]
+    shutil.rmtree(cube)
+    records = [*scan_records(run)]
+    assert {record.recipe for _, record in records} == adopted.recipes
+    for part, record in records:
+        assert all(len(read_stored(part, stored)) == stored.size for stored in (*record.arrays, record.fed))
 
 
 def test_what_the_parts_have_lost_is_asked_of_the_cube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = base_in(tmp_path / "base")
+    base = base_in(tmp_path / "base", ranks=2)
     whole = [*offers_of_parts(base_in(tmp_path / "cube"), set(RECIPES))]
-    (tmp_path / "base" / "parts/0000/x/0000/one/grid/status/c.0.0.0").unlink()
+    pack_of(tmp_path / "base").unlink()
     assert taken(tmp_path / "without", base).absent == 1
 
     def of_cube(_: Base, recipes: set[str]) -> list[Offer]:
@@ -151,14 +275,13 @@ def test_what_the_parts_have_lost_is_asked_of_the_cube(tmp_path: Path, monkeypat
 
 def test_of_two_runs_the_second_gives_what_is_damaged_in_the_first(tmp_path: Path) -> None:
     runs = [base_in(tmp_path / name) for name in ("one", "two")]
-    victim = tmp_path / "one" / "parts/0000/x/0000/one/grid/status/c.0.0.0"
-    victim.chmod(0o644)
-    victim.write_bytes(b"changed")
+    flip(pack_of(tmp_path / "one"), 4)
     adopted, seen = Adopted(), dict[str, Any]()
     for base in runs:
         chosen = partial(_unlike_none, base.path, seen, set[str](), adopted)
         adopt_all(RunDir(tmp_path / "new"), base, set(RECIPES), adopted, chosen=chosen)
-    assert (adopted.recipes, adopted.damaged, adopted.linked + adopted.copied) == (set(RECIPES), [], 2)
+    assert (adopted.recipes, adopted.damaged, adopted.copied) == (set(RECIPES), [], 0)
+    assert found_in(tmp_path / "new").keys() == set(RECIPES)
 
 
 def test_code_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +312,7 @@ def test_a_layer_that_the_base_has_not_is_fitted_without_a_warning(
 ) -> None:
     campaign = load_campaign(finished_demo.file)
     campaign = campaign.model_copy(update={"how": campaign.how.model_copy(update={"base": finished_demo.run.root})})
-    assert _of_base(campaign, RunDir(tmp_path), "another") == b""
+    assert _of_base(campaign, RunDir(tmp_path), "another") is None
     assert caplog.text == ""
     assert _of_base(campaign, RunDir(tmp_path), "s2_mosaiks")
 

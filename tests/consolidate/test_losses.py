@@ -17,7 +17,7 @@ from tests.consolidate import slurm_here
 from tests.consolidate.test_resuming import begun, interrupted, unfinished
 
 from embedcube.campaign.resolve import open_campaign
-from embedcube.consolidate import alone, endings, link, on_nodes
+from embedcube.consolidate import alone, assemble, endings, on_nodes
 from embedcube.consolidate.unfinished import building
 from embedcube.errors import RequestError, StartAgain, WorkError
 
@@ -32,8 +32,16 @@ def use(campaign: Campaign, kind: str, **how: object) -> None:
 
 
 def killing(path: str) -> dict[str, str]:
-    """An environment in which whoever links an object of this name is killed, as the kernel does without memory."""
-    point = {"event": "os.link", "path": path, "nth": 1, "moment": "before", "rank": None, "group": False, "signal": 9}
+    """An environment in which whoever makes an object of this name is killed, as the kernel does without memory."""
+    point = {
+        "event": "os.rename",
+        "path": path,
+        "nth": 1,
+        "moment": "before",
+        "rank": None,
+        "group": False,
+        "signal": 9,
+    }
     path = os.pathsep.join((str(CHAOS), os.environ["PYTHONPATH"]))
     return {"KILL_POINT": json.dumps(point), "PYTHONPATH": path}
 
@@ -64,7 +72,7 @@ def test_memory_that_runs_out_within_a_worker(embedded: Campaign, monkeypatch: p
     def too_large(*_: object) -> bytes:
         raise MemoryError("Unable to allocate 9.31 GiB")
 
-    monkeypatch.setattr(link, "read_verified", too_large)
+    monkeypatch.setattr(assemble.StoredReader, "read", too_large)
     with pytest.raises(WorkError, match=r"no memory left \(Unable to allocate 9.31 GiB\): .*give the job"):
         embedded.cli("consolidate")
 
@@ -80,7 +88,7 @@ def test_what_is_made_stays_when_memory_runs_out(embedded: Campaign, monkeypatch
         raise MemoryError("Unable to allocate 9.31 GiB")
 
     with monkeypatch.context() as context:
-        context.setattr(link, "read_verified", too_large)
+        context.setattr(assemble.StoredReader, "read", too_large)
         with pytest.raises(WorkError, match="what is made stays"):
             embedded.cli("consolidate")
     (still,) = unfinished(embedded)
@@ -92,7 +100,7 @@ def test_what_is_made_stays_when_workers_die(embedded: Campaign) -> None:
     campaign, run = open_campaign(embedded.file)
 
     def die() -> None:
-        raise KilledWorker("adopted", SimpleNamespace(address="tls://n1:1"), 3)  # type: ignore[arg-type]
+        raise KilledWorker("assembled", SimpleNamespace(address="tls://n1:1"), 3)  # type: ignore[arg-type]
 
     def make() -> None:
         with building(run, "0" * 12) as made:
@@ -109,7 +117,7 @@ def test_what_is_made_stays_when_workers_die(embedded: Campaign) -> None:
 
 def test_it_ends_soon_when_it_is_told_to(embedded: Campaign) -> None:
     use(embedded, "processes")
-    with begun(embedded, 6) as running:
+    with begun(embedded, 2) as running:
         start = time.monotonic()
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=60)

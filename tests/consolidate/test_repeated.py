@@ -12,6 +12,7 @@ import rasterio
 from tests.conftest import SOUND_PLACE, Campaign, cube_bytes
 
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.parts import scan_records
 from embedcube.campaign.plan import read_plan, read_shards
 
 Change = Callable[[dict[str, Any]], None]
@@ -64,9 +65,9 @@ def recipes(campaign: Campaign) -> dict[tuple[str, str], str]:
     return {(shard.layer, windows[shard.t]): shard.recipe for group in groups for shard in group}
 
 
-def inodes(campaign: Campaign) -> dict[str, int]:
-    cube = campaign.run.newest_cube.resolve()
-    return {str(path.relative_to(cube)): path.stat().st_ino for path in cube.glob("*/*/*/c.*")}
+def packs(campaign: Campaign) -> dict[str, int]:
+    """The inode of the pack that holds each shard, by its recipe."""
+    return {record.recipe: (part / record.arrays[0].path).stat().st_ino for part, record in scan_records(campaign.run)}
 
 
 def repeat(earlier: Campaign, name: str, change: Change, expected: dict[str, list[str]], *own: str) -> Campaign:
@@ -103,17 +104,12 @@ def repeat(earlier: Campaign, name: str, change: Change, expected: dict[str, lis
     nothing.cli("run")
     assert cube_bytes(later.run.newest_cube) == cube_bytes(nothing.run.newest_cube)
     assert later.run.newest_cube.resolve().name == nothing.run.newest_cube.resolve().name
-    of_earlier, of_later = inodes(earlier), inodes(later)
-    shared = {path for path, inode in of_later.items() if of_earlier.get(path) == inode}
-    assert shared == {path for path in of_later if place_of(path, later) in same}
-    assert not set(inodes(nothing).values()) & set(inodes(earlier).values())
+    of_earlier, of_later = packs(earlier), packs(later)
+    shared = {place for place, recipe in after.items() if of_later[recipe] in of_earlier.values()}
+    assert shared == same, "the bytes of what did not change are stored once"
+    assert all(of_later[after[place]] == of_earlier[before[place]] for place in same)
+    assert not {*packs(nothing).values()} & {*of_earlier.values()}
     return later
-
-
-def place_of(path: str, campaign: Campaign) -> tuple[str, str]:
-    """Layer and window of an object of the cube, by its path."""
-    windows = load_campaign(campaign.file).all_windows
-    return path.partition("/")[0], str(windows[int(Path(path).name.split(".")[1])])[:7]
 
 
 def processed_again(archive: Path, scene: str) -> None:

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyproj import Transformer
 from tests.conftest import Campaign, call_cli
+from tests.consolidate import rewriting
 from tests.edge.scenes import Scene, write_scene
 
-from embedcube.campaign.seals import CHECKSUM, to_line
 from embedcube.consolidate import blocks, scenes_of_cells
 from embedcube.consolidate.blocks import Sampling
 from embedcube.consolidate.scenes_of_cells import Origins
 from embedcube.consolidate.seams import CERTAIN, LEAST_LINES, ZONE_BOUND, TileSeam
 from embedcube.consolidate.soundness import examine
 from embedcube.consolidate.verify import verify_cube
+from embedcube.cube.arrays import is_object
 from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
 
@@ -154,7 +154,7 @@ def test_keys_of_cells_are_kept_up_to_a_bound(written: Campaign, monkeypatch: py
     free = Origins(cube)
     spots = list(Sampling(cube=cube, layer="s2_mosaiks").spots())
     of_all = [free.of(spot) for spot in spots]
-    side = cube.array(ZONE, "embedding").shards[1]
+    side = cube.shard_cells(ZONE)
     assert free.kept_bytes == 32 * side**2 * 24, "all of 16 shards in two windows"
     monkeypatch.setattr(scenes_of_cells, "_KEPT_BYTES", 3 * side**2 * 24)
     bound = Origins(cube)
@@ -234,37 +234,18 @@ def cube(written: Campaign, tmp_path: Path) -> Path:
 
 def restate(path: Path, zone: str) -> None:
     """Let the records and the list of files say what the files of a cube hold."""
+    rewriting.rewrite(path, zone)
+    written = rewriting.restate(path, zone)
     provenance: Any = zarr.open_group(path / "provenance", mode="r+")
-    places = list(zip(*(provenance[f"shard_{name}"][...].tolist() for name in ("t", "iy", "ix")), strict=True))
-    data, first = provenance["shard_record"][...].tobytes(), provenance["shard_record_first"][...].tolist()
-    texts, objects, written = [], set(), 0
-    for place, (start, end) in zip(places, pairwise(first), strict=True):
-        record = json.loads(data[start:end])
-        del record[CHECKSUM]
-        for stored in record["objects"]:
-            name = ".".join(["c", *map(str, place)]) + ".0" * (stored["array"] == "embedding")
-            file = path / zone / stored["array"] / name
-            held = file.read_bytes() if file.exists() else b""
-            written += len(held)
-            stored |= {"size": len(held), "sha256": hashlib.sha256(held).hexdigest()}
-            stored["path"] = f"{zone}/{stored['array']}/{name}" if held else ""
-            objects.add(str(file.relative_to(path)))
-        texts.append(to_line(record).rstrip())
     # one zone: its receipt is that of all
     receipts = provenance.attrs["receipts"]
     receipts[zone]["written_bytes"] = written
     provenance.attrs.update({"receipt": receipts[zone], "receipts": receipts})
-    arrays = {
-        "shard_record": np.frombuffer(b"".join(texts), np.uint8),
-        "shard_record_first": np.cumsum([0, *map(len, texts)]),
-    }
-    for name, values in arrays.items():
-        provenance.create_array(name, data=values, overwrite=True)
-    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - objects
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
     digests = {
         name: hashlib.sha256((path / name).read_bytes()).hexdigest()
         for name in sorted(names)
-        if not name.startswith("provenance/files/")
+        if not name.startswith("provenance/files/") and not is_object(name)
     }
     provenance.create_array("files", data=np.frombuffer(json.dumps(digests).encode(), np.uint8), overwrite=True)
 
@@ -304,14 +285,14 @@ def test_a_block_of_duplicates_is_found(cube: Path) -> None:
 
 
 def test_a_shard_that_is_at_two_places_is_found(cube: Path) -> None:
-    for name in ("embedding/c.0.1.1.0",):
-        shutil.copy(cube / ZONE / name, cube / ZONE / name.replace("c.0.1.1", "c.0.2.3"))
+    members = rewriting.members_of(cube, ZONE, "embedding")
+    rewriting.write_members(cube, ZONE, "embedding", members | {(0, 2, 3): members[0, 1, 1]})
     found = [one for one in found_in(cube) if one.startswith("duplicates: shards ")]
     assert found == [f"duplicates: shards {ZONE} window 0 (1, 1), {ZONE} window 0 (2, 3): the same vectors at 2 places"]
 
 
 def test_a_gap_in_the_form_of_a_shard_is_found(cube: Path) -> None:
-    side = array_of(cube, "status").shards[1]
+    side = Cube(cube).shard_cells(ZONE)
     at = (0, slice(side, 2 * side), slice(2 * side, 3 * side))
     for name, value in (("status", 2), ("embedding", np.nan)):
         array_of(cube, name)[at] = value

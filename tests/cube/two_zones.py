@@ -107,6 +107,7 @@ def write_two_zones(cube: Path, document: dict[str, Any] = DOCUMENT, without: tu
         _shard(cube, part, writer, encoder, planned, replace(shard, recipe=recipes.derive(shard)), digests)
         for shard in shards
     ]
+    writer.close()
     write_provenance(campaign, plan, scenes, made, cube)
 
 

@@ -10,9 +10,11 @@ import xarray
 import yaml
 import zarr
 from tests.conftest import Campaign, cube_bytes
+from tests.consolidate.test_resuming import damage_a_part
 from tests.sources.reference_sentinel2 import VALID
 
 from embedcube.campaign.parts import recorded_recipes
+from embedcube.cube.reader import Cube
 from embedcube.errors import WorkError
 
 ZONE = "s2_mosaiks/grid"
@@ -42,7 +44,7 @@ def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished
     demo.change(only_june)
     demo.cli("run")
     june, first = recorded_recipes(demo.run), demo.run.newest_cube.resolve()
-    objects = {path.relative_to(first): path.stat().st_ino for path in first.glob("*/*/*/c.*")}
+    of_june = cube_bytes(first, provenance=True)
     assert len(june) == 15
 
     demo.change(lambda document: document["windows"].update(end="2023-08-01"))
@@ -50,8 +52,7 @@ def test_a_later_window_is_more_shards_and_nothing_else(demo: Campaign, finished
     assert len(recorded_recipes(demo.run)) == 30 + 9, "those of the torn scene of July twice"
     second = demo.run.newest_cube.resolve()
     assert second != first
-    assert first.exists(), "the version before stays"
-    assert all((second / name).stat().st_ino == inode for name, inode in objects.items()), "adopted, not copied"
+    assert cube_bytes(first, provenance=True) == of_june, "the version before stays"
     assert cube_bytes(second) == cube_bytes(finished_demo.run.newest_cube)
 
 
@@ -116,22 +117,69 @@ def test_windows_that_do_not_fill_a_chunk_are_not_processed_beyond_the_last(copi
         copied.cli(verb)
     array = zarr.open_array(copied.run.newest_cube / ZONE / "status", mode="r")
     assert array.shape[0] == 2
-    assert array.shards is not None
-    assert array.shards[0] == 12
-    assert (np.asarray(array[...]) != 0).all()
+    assert array.chunks[0] == 12
+    places = np.array([place[1:] for place in Cube(copied.run.newest_cube).provenance.places])
+    assert len(places) == 30
+    processed = np.asarray(array[...]) != 0
+    expected = np.zeros_like(processed)
+    for t, iy, ix in places:
+        expected[t, iy * 24 : iy * 24 + 24, ix * 24 : ix * 24 + 24] = True
+    np.testing.assert_array_equal(processed, expected)
 
 
-def test_a_damaged_object_is_found_before_it_is_rechunked(copied: Campaign) -> None:
-    victim = next(path for path in sorted(copied.run.parts.glob("*/*/*/*/*/embedding/c.*")))
-    victim.chmod(0o644)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.unlink()
-    victim.write_bytes(data)
+def test_a_damaged_array_is_found_before_windows_are_put_together(copied: Campaign) -> None:
     copied.change(lambda document: document["layers"]["s2_mosaiks"].update(chunk_windows=2))
     copied.cli("plan")
-    with pytest.raises(WorkError, match=victim.name):
+    pack, array = damage_a_part(copied)
+    with pytest.raises(WorkError, match=f"{pack}: {array}, "):
         copied.cli("consolidate")
+
+
+def inodes(cube: Path) -> dict[str, int]:
+    """The inode of each object of the layer's zone."""
+    cube = cube.resolve()
+    return {str(path.relative_to(cube / ZONE)): path.stat().st_ino for path in (cube / ZONE).glob("*/c.*")}
+
+
+def from_column(campaign: Campaign, column: int) -> Path:
+    """Leave out of the region what lies west of a column of shards, and plan again; returns the cube of before."""
+    cube = campaign.run.newest_cube.resolve()
+    west, south, east, north = Cube(cube).group(ZONE).attrs["spatial:bbox"]
+    begins = west + column * 24 * 160 + 80
+    region = {"bbox": [begins, south, east, north], "crs": "EPSG:32632"}
+    campaign.change(lambda document: document.update(region=region))
+    campaign.cli("plan")
+    return cube
+
+
+@pytest.mark.parametrize(("column", "made", "linked"), [(7, 8, 4), (8, 4, 4)])
+def test_an_object_that_has_not_changed_is_stored_once(copied: Campaign, column: int, made: int, linked: int) -> None:
+    """Also where the arrays of the later version begin elsewhere, so that it has another name."""
+    earlier = from_column(copied, column)
+    said = copied.cli("consolidate")
+    assert f", in {made} objects, {linked} of them linked from an earlier version" in " ".join(said.split())
+    before, after = inodes(earlier), inodes(copied.run.newest_cube)
+    assert len(after) == made
+    moved = "1" if column < 8 else "0"
+    shared = {name for name, inode in after.items() if inode in before.values()}
+    assert shared == {name for name in after if name.split(".")[3] == moved}
+    assert all(before[".".join((*name.split(".")[:3], "1", *name.split(".")[4:]))] == after[name] for name in shared)
+    assert "nothing found wrong" in copied.cli("verify", "--recompute", "0")
+
+
+def test_a_damaged_object_of_an_earlier_version_is_made_again(copied: Campaign) -> None:
+    """One that is gone, too; and the earlier version stays as it is."""
+    earlier = from_column(copied, 8)
+    flipped, gone = (earlier / ZONE / name / "c.0.0.1" for name in ("n_obs", "status"))
+    data = bytearray(flipped.read_bytes())
+    data[len(data) // 2] ^= 1
+    flipped.chmod(0o644)
+    flipped.write_bytes(data)
+    gone.unlink()
+    said = copied.cli("consolidate")
+    assert "in 4 objects, 2 of them linked from an earlier version" in said
+    assert "nothing found wrong" in copied.cli("verify", "--recompute", "0")
+    assert flipped.read_bytes() == data
 
 
 def test_a_damaged_chunk_of_the_cube_is_found(copied: Campaign) -> None:

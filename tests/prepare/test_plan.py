@@ -593,7 +593,10 @@ def test_the_price_counts_what_is_there(mine: Campaign, prepared: Prepared) -> N
     assert made.price.shards == made.shards == len(shards.row)
     assert made.price.cells == made.shards * 64
     assert made.price.chips == made.shards
-    assert made.price.files == made.shards * 4
+    objects = made.layers[LAYER].objects
+    along = (objects.windows, objects.rows, objects.cols)
+    places = zip(shards.t.tolist(), np.asarray(shards.row).tolist(), np.asarray(shards.col).tolist(), strict=True)
+    assert made.price.files == 4 * len({tuple(map(int.__floordiv__, place, along)) for place in places}), "of 4 arrays"
     assert made.price.scenes == len(shards.scenes)
     assert made.price.cube_bytes == made.price.cells * (64 + 4 + 1 + 2)
     decoded, blocks = 0, set()

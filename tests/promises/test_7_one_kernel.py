@@ -187,7 +187,8 @@ def test_a_rank_goes_through_the_stages_of_run_shard(
 
     device, parent, part = torch.device("cpu"), LoneParent(), tmp_path / "parts" / "0" / "attempt" / "0"
     place = Place(rank=0, local_rank=0, world=1, parent=0, store="")
-    draws = RankDraws(kernel.groups, (), CrashHistory(crashes={}, refused={}), parent, place, 1, Stop(), float("inf"))
+    left, history = {shard.recipe for group in kernel.groups for shard in group}, CrashHistory(crashes={}, refused={})
+    draws = RankDraws(kernel.groups, left, history, parent, place, 1, Stop(), float("inf"))
     writer = PartWriter(part)
     recorder = Recorder(writer, EnergyMeter(device), 0, {}, device="cpu", attempt="attempt", rank=0)
     campaign = load_campaign(finished.file)

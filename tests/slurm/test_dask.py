@@ -34,7 +34,7 @@ def test_workers_that_the_client_starts(embedded: Campaign, finished_demo: Campa
     jobs = list(embedded.run.job_logs.glob("dask-worker-*.err"))
     assert bool(jobs) == (kind == "slurm_cluster")
     report = embedded.run.dask_report.read_text()
-    assert "adopted" in report
+    assert "assembled" in report
     assert not re.search(r"<script[^>]*\bsrc=", report)  # the report opens without internet
 
 
@@ -59,7 +59,7 @@ def test_a_lost_worker_costs_nothing(cluster: Cluster, embedded: Campaign, finis
     with subprocess.Popen(
         [EMBEDCUBE, "consolidate", embedded.file], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
-        wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 10, "the first objects", timeout_s=180)
+        wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 2, "the first objects", timeout_s=180)
         victim = cluster.run("squeue", "--noheader", "--states=RUNNING", "--name=dask-worker", "--format=%A").split()[0]
         cluster.run("scancel", "--signal=KILL", "--full", victim)
         assert not embedded.run.newest_cube.exists()

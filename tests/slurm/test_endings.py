@@ -67,7 +67,7 @@ def test_a_consolidation_that_is_killed_is_named(
     before = os.environ["PYTHONPATH"]
     with_folder("slow")
     jobs = submit(embedded)
-    wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 10, "the first objects", timeout_s=180)
+    wait_until(lambda: len(list(embedded.run.cubes.rglob("c.*"))) > 2, "the first objects", timeout_s=180)
     node = cluster.run("squeue", "--noheader", f"--jobs={jobs['consolidate']}", "--format=%N").strip()
     [victim] = [p for p in cluster.processes(node) if "consolidate" in p.cmdline() and "python" in p.name()]
     victim.send_signal(signal.SIGKILL)

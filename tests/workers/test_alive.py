@@ -91,7 +91,9 @@ def shard(number: int) -> Shard:
 
 def draws_of(parent: LoneParent, shards: int) -> RankDraws:
     place, history = Place(rank=0, local_rank=0, world=1, parent=0, store=""), CrashHistory(crashes={}, refused={})
-    return RankDraws([[shard(n) for n in range(shards)]], (), history, parent, place, 1, Stop(), float("inf"))
+    group = [shard(n) for n in range(shards)]
+    left = {one.recipe for one in group}
+    return RankDraws([group], left, history, parent, place, 1, Stop(), float("inf"))
 
 
 NO_MEMORY = {

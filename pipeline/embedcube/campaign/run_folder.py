@@ -10,7 +10,8 @@ The run folder is the architecture: each stage reads files here and writes files
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
       verdicts.json                      embed        scenes that were found broken while they were read
       pilot.json                         submit       the rows of the plan that are embedded first
-      parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (objects, records, quarantine)
+      parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (pack, records, quarantine)
+      parts/<task>/<attempt>/left.json   embed        what the attempt has to do, for its ranks
       parts/base/<start>/<number>/       plan         the parts of the shards that come from `how.base`
       cubes/<version>.zarr               consolidate  parts     -> cube; <version>.preview.zarr beside it: preview
       cube.zarr                          a relative symlink to the newest version
@@ -107,6 +108,10 @@ class RunDir:
     def part(self, task: int, attempt: str, rank: int) -> Path:
         """The folder of one rank in one attempt; no other process ever writes there."""
         return self.task(task) / attempt / f"{rank:04d}"
+
+    def left(self, task: int, attempt: str) -> Path:
+        """What an attempt of a task had to do when it began."""
+        return self.task(task) / attempt / "left.json"
 
     def adopted_part(self, start: str, number: int) -> Path:
         """The folder of a part whose shards were taken from another run; `start` names the process that took them."""

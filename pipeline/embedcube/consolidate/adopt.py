@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -257,10 +258,10 @@ class _Part:
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Link a file; False where it cannot be linked."""
-    if source.is_symlink():
-        return False
+    """Link a file; False where it cannot be linked, or is none."""
     try:
+        if not stat.S_ISREG(source.lstat().st_mode):
+            return False
         os.link(source, target)
     except OSError as error:
         if error.errno not in (*CANNOT_LINK, errno.EACCES, errno.EROFS, errno.ENOENT):

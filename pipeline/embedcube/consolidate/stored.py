@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from embedcube.campaign.parts import PACK, Stored
+from embedcube.campaign.readable import readable
 from embedcube.cube.members import Damaged, Index, Layout, cut, layout_in
-from embedcube.errors import WorkError
+from embedcube.errors import RequestError, WorkError
 
 _MOST_OPEN = 32
 """files that are held open"""
@@ -123,10 +124,10 @@ def layout_of(array: Path) -> Layout:
 
 def _document(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with readable(path).open("rb") as file:
             data = file.read(_METADATA_BYTES + 1)
         if len(data) > _METADATA_BYTES:
             raise ValueError(f"more than {_METADATA_BYTES} bytes")
         return json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
+    except (RequestError, OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} of {path.parent.name} cannot be read: {error}") from None

@@ -286,15 +286,25 @@ def _files(cube: Cube) -> Iterator[Finding]:
     if cube.part is not None:
         copied = cube.part.objects
         sealed = {name: one for name, one in sealed.items() if not is_object(name) or name in copied}
+    names = file_names(cube.path) - {PULLED}
+    for name in sorted({name for name in names if not is_object(name)} | sealed.keys()):
+        yield from _file(cube, name, sealed.get(name))
+    # after the metadata, which say how objects are made: they may be damaged
     objects = _objects(cube)
     for name, members in objects.items():
         yield from _members(cube, name, members)
-    for name in sorted(file_names(cube.path) - objects.keys() - {PULLED} | sealed.keys()):
-        path = cube.path / name
-        found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
-        expected = sealed[name][:12] if name in sealed else "no such file"
-        if found != expected:
-            yield Finding(check="files", place=name, found=found, expected=expected)
+    for name in sorted(names - objects.keys() - sealed.keys()):
+        if is_object(name):
+            yield from _file(cube, name, None)
+
+
+def _file(cube: Cube, name: str, digest: str | None) -> Iterator[Finding]:
+    """Check a file against its SHA-256; None where there should be none."""
+    path = cube.path / name
+    found = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "no file"
+    expected = "no such file" if digest is None else digest[:12]
+    if found != expected:
+        yield Finding(check="files", place=name, found=found, expected=expected)
 
 
 def _objects(cube: Cube) -> dict[str, set[tuple[int, ...]]]:

@@ -96,6 +96,11 @@ class OwnCoordinator:
             self._counts[counter] += 1
             return self._counts[counter]
 
+    def counted(self, counter: str) -> int:
+        """How often something was counted."""
+        with self._lock:
+            return self._counts[counter]
+
     def ready(self, rank: int) -> None:
         """See Coordinator."""
         with self._lock:

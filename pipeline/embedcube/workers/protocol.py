@@ -18,9 +18,11 @@ The story of a task, from the top:
    Then each says READY. The answer comes when all ranks are ready; then the store is gone, and nothing of torch
    listens any more. All of this has START_TIMEOUT_S. If a rank ends before all are ready, all parents kill their
    ranks: these would wait for it until the time-out.
-4. Each rank draws shards (queue.py): COUNT adds 1 to GROUPS_DRAWN, `group_key` and SHARDS_DRAWN, so that no shard is
-   drawn twice. Before it begins a shard it says by HOLD which shards it has in hand. If a signal kills the rank, its
-   parent writes those without a record to crash.json (crashes.py): one of them may be the cause.
+4. Parent 0 has read which shards have no record, and has written that for the ranks (left.py). Each rank draws of
+   these (queue.py): COUNT adds 1 to GROUPS_DRAWN, `group_key` and SHARDS_DRAWN, so that no shard is drawn twice, and
+   to SHARDS_RECORDED, so that parent 0 knows how far the task is. Before a rank begins a shard it says by HOLD which
+   shards it has in hand. If a signal kills the rank, its parent writes those without a record to crash.json
+   (crashes.py): one of them may be the cause.
 5. **The end.** A rank ends when no shard is left, or early, with the shards that it has drawn finished and recorded:
    after a STOP_SIGNALS, when END_TIME is near, or when its parent is gone. It has at least STOP_S for that, and longer
    where its shards take longer; then it ends all the same (stopping.py). After an error it ends at once, and the
@@ -145,6 +147,10 @@ GROUPS_DRAWN = "groups drawn"
 
 SHARDS_DRAWN = "shards drawn"
 """Counts the shards that some rank has drawn."""
+
+
+SHARDS_RECORDED = "shards recorded"
+"""Counts the shards that were recorded: nobody reads files to know how far a task is."""
 
 
 def group_key(number: int) -> str:

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from embedcube.campaign.plan import Shard
 from embedcube.kernel.memory import SAMPLES_IN_FLIGHT
 from embedcube.workers.channel import Lost
 from embedcube.workers.crashes import CrashHistory, Held
-from embedcube.workers.protocol import GROUPS_DRAWN, SHARDS_DRAWN, STOP_S, Place, group_key
+from embedcube.workers.protocol import GROUPS_DRAWN, SHARDS_DRAWN, SHARDS_RECORDED, STOP_S, Place, group_key
 from embedcube.workers.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class RankDraws:
     def __init__(
         self,
         groups: Sequence[Sequence[Shard]],
-        done: Collection[str],
+        left: Collection[str],
         history: CrashHistory,
         parent: Parent,
         place: Place,
@@ -106,11 +107,14 @@ class RankDraws:
         stop: Stop,
         end_time_s: float,
     ) -> None:
-        """`done` are recipes with a record; `stop` ends the drawing; the job ends at `end_time_s` (since 1970)."""
+        """`left` are the recipes that are to be embedded.
+
+        `stop` ends the drawing; the job ends at `end_time_s` (since 1970).
+        """
         shards = [shard for group in groups for shard in group]
         self._parent, self._stop, self._end_time_s = parent, stop, end_time_s
         self._queue = ShardQueue(
-            groups, lambda shard: shard.recipe not in done and not history.suspect(shard), place.world, self._count
+            groups, lambda shard: shard.recipe in left and not history.suspect(shard), place.world, self._count
         )
         self._suspects = history.suspects(shards, place, ranks_per_node)
         # the reading thread draws, the writing thread lets go
@@ -132,6 +136,8 @@ class RankDraws:
     def written(self, shard: Shard, took_s: float) -> None:
         """A shard has its record; it took so long from the begin of its reading."""
         self.let_go(shard)
+        with suppress(Lost):  # the next shard that is to be drawn says so
+            self._parent.count(SHARDS_RECORDED)
         self._longest_s = max(self._longest_s, took_s)
 
     def let_go(self, shard: Shard) -> None:

@@ -21,7 +21,7 @@ import torch
 from embedcube.backbones.weights import parse_weights
 from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import PartWriter, recorded_recipes
+from embedcube.campaign.parts import PartWriter
 from embedcube.campaign.plan import Plan, read_plan, read_shards
 from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.run_folder import RunDir
@@ -35,8 +35,9 @@ from embedcube.machine import bind_near_gpu, cores, read_bytes
 from embedcube.sources.reader import RasterReader
 from embedcube.workers.broadcast import broadcast_files
 from embedcube.workers.channel import Channel, Lost
-from embedcube.workers.crashes import CrashHistory, Held
+from embedcube.workers.crashes import Held
 from embedcube.workers.energy import EnergyMeter
+from embedcube.workers.left import read_left
 from embedcube.workers.pipeline import Pipeline
 from embedcube.workers.protocol import (
     COUNT,
@@ -71,13 +72,11 @@ def run_rank(campaign: Campaign, run: RunDir, task: int, attempt: str, place: Pl
     _allow_most_open_files()
     _refuse_other_versions(plan, device)
     contexts = _load_contexts(campaign, run, plan, me.parent, place, device)
-    retries = plan.verdicts.retries(how)
-    done = recorded_recipes(run, whole=retries)
-    groups = read_shards(run, plan, task)
-    undone = {shard.recipe for group in groups for shard in group} - done
-    history = CrashHistory.read(run, undone, retries=retries)
+    left = read_left(run.left(task, attempt))
+    history = left.history
     end_time_s = float(os.environ.get(END_TIME) or "inf")
-    draws = RankDraws(groups, done, history, _AskedParent(me.parent), place, how.ranks, me.stop, end_time_s)
+    groups = read_shards(run, plan, task)
+    draws = RankDraws(groups, left.recipes, history, _AskedParent(me.parent), place, how.ranks, me.stop, end_time_s)
     part = PartWriter(run.part(task, attempt, place.rank))
     recorder = Recorder(
         part,

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.campaign.parts import RECORDS, recorded_recipes, scan_documents
+from embedcube.campaign.parts import recorded_recipes, scan_documents
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.plugins import own_modules
 from embedcube.campaign.run_folder import RunDir
@@ -20,8 +20,10 @@ from embedcube.errors import StartAgain, WorkError
 from embedcube.progress import Progress
 from embedcube.workers.channel import Lost
 from embedcube.workers.coordinator import Ending, OwnCoordinator
+from embedcube.workers.crashes import CrashHistory
+from embedcube.workers.left import write_left
 from embedcube.workers.parents import ParentsListener, join_parent_0
-from embedcube.workers.protocol import POLL_S
+from embedcube.workers.protocol import POLL_S, SHARDS_RECORDED
 from embedcube.workers.ranks import Crew, Ranks, common_environment
 from embedcube.workers.rendezvous import Announcement, Rendezvous, find_parents, own_host
 from embedcube.workers.starting import ForkServer, fork_server
@@ -58,19 +60,19 @@ def _run_parent_0(
     campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, server: ForkServer, progress: Progress
 ) -> TaskResult:
     """Parent 0: coordinates the ranks of all nodes, and counts in the end what was done."""
-    whole = read_plan(campaign, run).verdicts.retries(campaign.how)
+    retries = read_plan(campaign, run).verdicts.retries(campaign.how)
     total, to_do = shards_to_do(campaign, run, task)
     progress(total - len(to_do), total)
     if not to_do:
         parents.share(Announcement(attempt=parents.attempt, work=False))
         return TaskResult(shards=total, undone=0, exit_codes=(), logs=())
-    records = _RecordCounter(run.task(task) / parents.attempt)
-
-    def report() -> None:
-        progress(total - len(to_do) + records.count(), total)
-
+    write_left(run.left(task, parents.attempt), to_do, CrashHistory.read(run, to_do, retries=retries))
     crew = Crew(parent=0, parents=parents.count, ranks=campaign.how.ranks)
     coordinator = OwnCoordinator(world=crew.ranks * crew.parents, parents=crew.parents)
+
+    def report() -> None:
+        progress(total - len(to_do) + coordinator.counted(SHARDS_RECORDED), total)
+
     with StopRequests() as asked, _announced(parents, coordinator):
         ranks = Ranks(campaign, run, task, parents.attempt, crew, coordinator, asked, server)
         codes = ranks.wait(report)
@@ -78,9 +80,9 @@ def _run_parent_0(
             report()
             asked.act()
             time.sleep(POLL_S)
-    recorded = {document["recipe"] for _, document in scan_documents(run, parents.attempt)}
+    undone_recipes = to_do - {document["recipe"] for _, document in scan_documents(run, parents.attempt)}
     # another start of this task may have recorded some meanwhile
-    undone = len(to_do - recorded - recorded_recipes(run, whole=whole))
+    undone = len(undone_recipes - recorded_recipes(run, whole=retries)) if undone_recipes else 0
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=codes, logs=ranks.logs)
     if undone:
@@ -151,22 +153,3 @@ def _explain(result: TaskResult, coordinator: OwnCoordinator) -> None:
         f"{result.undone} of {result.shards} shards are undone: {why}; start the same command again, it does only what "
         "has no record"
     )
-
-
-class _RecordCounter:
-    """Counts the records of an attempt while they are written; each byte is read once."""
-
-    def __init__(self, attempt: Path) -> None:
-        self._attempt = attempt
-        self._lines = 0
-        self._read: dict[Path, int] = {}
-
-    def count(self) -> int:
-        """The records of all ranks so far."""
-        for path in self._attempt.glob(f"*/{RECORDS}"):
-            with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                appended = file.read()
-            self._read[path] = self._read.get(path, 0) + len(appended)
-            self._lines += appended.count(b"\n")
-        return self._lines
