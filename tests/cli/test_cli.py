@@ -323,7 +323,7 @@ def test_json_of_the_stages(finished: Campaign, capfd: pytest.CaptureFixture[str
     assert said("verify", finished.run.newest_cube) == {"findings": [], "remarks": [], "seal": seal}
     explained = said("explain", finished.run.newest_cube, *INSIDE)
     assert explained["cell"]["window"] == ["2023-06-01T00:00:00Z", "2023-07-01T00:00:00Z"]
-    assert {"scenes", "weights_sha256", "recipe", "made", "versions", "objects"} <= explained.keys()
+    assert {"scenes", "weights_sha256", "recipe", "made", "versions", "arrays"} <= explained.keys()
 
 
 def test_plain_words_of_the_using_half(finished_demo: Campaign) -> None:

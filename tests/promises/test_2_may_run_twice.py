@@ -12,6 +12,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -820,9 +821,11 @@ def test_a_rank_whose_pack_has_had_an_error_writes_no_more(
     log = tmp_path / "failed"
     run, environment = planned.run, errors.failing("EIO", Path("/" + PACK), first=first, count=1, log=log)
     done = run_cli("embed", planned.file, environment=environment)
-    assert done.returncode == START_AGAIN, done.stderr
     [attempt] = attempts(run)
     part = run.part(0, attempt, 0)
+    assert done.returncode == 1
+    assert f"shards are undone; a rank failed: rank 0 on node {socket.gethostname()}: [Errno 5] " in done.stderr
+    assert f"Input/output error: '{part / PACK}'" in done.stderr
     assert log.read_text() == f"{call} {part / PACK}\n"
     shards = shards_of(finished_demo.run)
     assert has_torn_shard(part, shards) if call == "write" else has_unrecorded_shard(part, shards)

@@ -13,6 +13,7 @@ from tests.conftest import Campaign, call_cli
 from tests.sources import reference_sentinel2 as reference
 from tests.sources.reference_sentinel2 import Canvas, Shot
 
+from embedcube.campaign.parts import scan_records
 from embedcube.cube.reader import Cell, Cube
 from embedcube.testing.demo_sentinel2 import (
     EAST,
@@ -176,9 +177,16 @@ def test_the_answer_leads_back_to_every_byte(finished_demo: Campaign) -> None:
     centre = answer["cell"]["centre"]
     assert max(abs(centre[0] - LOOKED_TWICE[0]), abs(centre[1] - LOOKED_TWICE[1])) <= answer["cell"]["size"] / 2
     assert answer["made"]["host"]
-    assert set(answer["objects"]) == {"embedding", "scale", "status", "n_obs"}
-    stored = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (run.newest_cube / ZONE).glob("*/c.*")}
-    assert set(answer["objects"].values()) <= stored
+    assert set(answer["arrays"]) == {"embedding", "scale", "status", "n_obs"}
+    packed = {one.sha256: (part / one.path, one) for part, record in scan_records(run) for one in record.arrays}
+    for name, digest in answer["arrays"].items():
+        pack, stored = packed[digest]
+        assert stored.array == name
+        data = pack.read_bytes()[stored.offset : stored.offset + stored.size]
+        assert hashlib.sha256(data).hexdigest() == digest
+        # in the cube its chunks stand in an object, without the index at its end
+        index = Cube(run.newest_cube).objects(ZONE, name).layout.member_index_bytes
+        assert any(data[:-index] in path.read_bytes() for path in (run.newest_cube / ZONE / name).glob("c.*"))
 
 
 def test_people_get_the_same_answer_as_programs(finished_demo: Campaign) -> None:

@@ -16,6 +16,7 @@ from embedcube.campaign.run_folder import RunDir, point_symlink
 from embedcube.campaign.seals import to_line
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.unfinished import remove
+from embedcube.consolidate.verify import verify_cube
 from embedcube.errors import RequestError, WorkError
 from embedcube.uses import versions
 from embedcube.uses.versions import prune, versions_of
@@ -95,7 +96,7 @@ def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign,
     # the shard that has found a scene of July broken is gone, so the scene is used again
     why = {"unchanged": 1, "other verdict": 1, "gone": 28}
     assert listed[1]["why"] == why
-    assert 0 < listed[1]["freed_bytes"] < listed[1]["bytes"], "objects are shared with the parts"
+    assert 0 < listed[1]["freed_bytes"] <= listed[1]["bytes"]
     assert f"* {second}" in campaign.cli("versions")
     assert json.loads(campaign.cli("versions", "compare", first, second, "--json")) == {"s2_mosaiks": why}
     for arguments, words in (
@@ -120,6 +121,27 @@ def test_versions_are_listed_compared_promoted_and_pruned(twice: tuple[Campaign,
     assert before - on_disk(campaign.run.root) == done["freed"]["bytes"] > 0
     assert not list(campaign.run.cubes.glob(f"{second}*"))
     assert cube_bytes(campaign.run.newest_cube, provenance=True) == whole
+
+
+def test_a_version_frees_what_no_other_version_shares(finished: Campaign) -> None:
+    """The second one has the eastern block of shards alone, whose objects are those of the first."""
+    first = finished.run.newest_cube.resolve()
+    region = {"bbox": [399_460, 5_629_540, 410_800, 5_640_000], "crs": "EPSG:32632"}
+    finished.change(lambda document: document.update(region=region))
+    for verb in ("plan", "consolidate"):
+        finished.cli(verb)
+    second = finished.run.newest_cube.resolve()
+    objects = sorted(second.glob("*/*/*/c.*"))
+    assert [path.stat().st_nlink for path in objects] == [2] * 4
+    shared = sum(path.stat().st_size for path in objects)
+    for listed in json.loads(finished.cli("versions", "--json"))["versions"]:
+        assert listed["bytes"] - listed["freed_bytes"] == shared > 0
+    before, whole = on_disk(finished.run.root), cube_bytes(second, provenance=True)
+    done = json.loads(finished.cli("versions", "prune", "--json"))
+    assert done["versions"] == [first.stem]
+    assert before - on_disk(finished.run.root) == done["freed"]["bytes"] == done["freed"]["all_bytes"] - shared
+    assert cube_bytes(second, provenance=True) == whole
+    assert verify_cube(second, lambda *_: None) == []
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@
 <layer>_<zone>_<start>.tif     the colours of all cells, georeferenced (COG; 0 is no vector)
 <layer>_<zone>_windows.png     small maps of the windows, where there are several
 
-They are drawn from the preview store (`preview_store.py`).
+They show the cells of shards, not those beside them, and are drawn from the preview store (`preview_store.py`).
 """
 
 import logging
@@ -57,7 +57,7 @@ def _draw_zone(cube: Cube, zone: str, drawn: Any, folder: Path) -> list[Path]:
     shown = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _SHEET_WINDOWS)).astype(int)).tolist()
     stem = zone.replace("/", "_")
     files, small = [], []
-    step = thinning(cube.array(zone, "status").shape[1:], MAP_SIDE)
+    step = thinning(_size(cube.cells_of_shards(zone)), MAP_SIDE)
     for t, window in enumerate(windows):
         png = folder / f"{stem}_{window.start:%Y%m%dT%H%M}.png"
         panel = _draw_window(cube, zone, drawn["0"], t, png.with_suffix(".tif"))
@@ -77,17 +77,40 @@ def _draw_zone(cube: Cube, zone: str, drawn: Any, folder: Path) -> list[Path]:
 
 def _draw_window(cube: Cube, zone: str, level: Any, t: int, tif: Path) -> Panel:
     """Write the GeoTIFF of a window, and return its panel; one chunk of the store is held at a time."""
-    _, rows, columns = level["status"].shape
+    rows, columns = cube.cells_of_shards(zone)
     height, width = level["status"].chunks[1:]
-    thinned = _Thinned((rows, columns))
+    thinned = _Thinned(_size((rows, columns)))
     with _geotiff(cube, zone, tif) as output:
-        for top in range(0, rows, height):
-            for left in range(0, columns, width):
-                y, x = slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+        for y in _tiles(rows, height):
+            for x in _tiles(columns, width):
                 rgb = level["rgb"][t, :, y, x]
-                output.write(rgb, window=((y.start, y.stop), (x.start, x.stop)))
-                thinned.add(np.moveaxis(rgb, 0, -1), level["status"][t, y, x], y, x)
+                to_y, to_x = _moved(y, -rows.start), _moved(x, -columns.start)
+                output.write(rgb, window=((to_y.start, to_y.stop), (to_x.start, to_x.stop)))
+                thinned.add(np.moveaxis(rgb, 0, -1), level["status"][t, y, x], to_y, to_x)
     return thinned.panel(cube.windows(zone)[t].days)
+
+
+def _size(cells: tuple[slice, slice]) -> tuple[int, int]:
+    """Numbers of rows and columns."""
+    rows, columns = (along.stop - along.start for along in cells)
+    return rows, columns
+
+
+def _tiles(along: slice, side: int) -> Iterator[slice]:
+    """What chunks of `side` rows, or columns, have of some of them."""
+    for first in range(along.start // side * side, along.stop, side):
+        yield slice(max(first, along.start), min(first + side, along.stop))
+
+
+def _moved(along: slice, by: int) -> slice:
+    return slice(along.start + by, along.stop + by)
+
+
+def _bounds(cube: Cube, zone: str) -> tuple[float, float, float, float]:
+    """West, south, east and north of the cells of all shards."""
+    a, _, left, _, e, top = cube.group(zone).attrs["spatial:transform"]
+    rows, columns = cube.cells_of_shards(zone)
+    return left + columns.start * a, top + rows.stop * e, left + columns.stop * a, top + rows.start * e
 
 
 @contextmanager
@@ -97,11 +120,12 @@ def _geotiff(cube: Cube, zone: str, tif: Path) -> Iterator[Any]:
     from affine import Affine
     from rasterio.shutil import copy
 
-    attributes = cube.group(zone).attrs
-    _, rows, columns = cube.array(zone, "status").shape
+    a, b, _, d, e, _ = cube.group(zone).attrs["spatial:transform"]
+    rows, columns = _size(cube.cells_of_shards(zone))
+    west, _, _, north = _bounds(cube, zone)
     profile: dict[str, Any] = {
         "driver": "GTiff", "width": columns, "height": rows, "count": 3, "dtype": "uint8", "nodata": 0,
-        "crs": attributes["proj:wkt2"], "transform": Affine(*attributes["spatial:transform"]), "photometric": "RGB",
+        "crs": cube.group(zone).attrs["proj:wkt2"], "transform": Affine(a, b, west, d, e, north), "photometric": "RGB",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=tif.parent, prefix=".tmp-") as scratch:
         raw = Path(scratch) / tif.name
@@ -143,7 +167,7 @@ def _caption(cube: Cube, zone: str, variance_shares: list[float]) -> Caption:
     layer, name = zone.split("/")
     crs = attributes["proj:wkt2"]
     unit, side = unit_of(crs), attributes["spatial:transform"][0]
-    xmin, ymin, xmax, ymax = attributes["spatial:bbox"]
+    xmin, ymin, xmax, ymax = _bounds(cube, zone)
     names = dict.fromkeys((attributes.get("proj:code", ""), CRS.from_wkt(crs).name))
     latitude, metres = _ground((xmin + xmax) / 2, (ymin + ymax) / 2, side, crs)
     variance = ", ".join(f"{share:.0%}" for share in variance_shares)

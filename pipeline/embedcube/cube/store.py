@@ -273,6 +273,23 @@ class CubeStore:
             return int(self.array(zone, "status").shards[1])
         return int(self.group(zone).attrs.get(SHARD_CELLS, self.array(zone, "status").shards[1]))
 
+    def cells_of_shards(self, zone: str) -> tuple[slice, slice]:
+        """Rows and columns of the cells of all shards of a map; those beside them are never processed.
+
+        All cells, where the cube has no provenance.
+        """
+        shape = self.array(zone, "status").shape[1:]
+        try:
+            _, places = self.provenance.shards_of(zone)
+        except RequestError:
+            places = np.zeros((0, 3), np.int64)
+        if not len(places):
+            return slice(0, shape[0]), slice(0, shape[1])
+        side = self.shard_cells(zone)
+        firsts, lasts = places[:, 1:].min(axis=0) * side, (places[:, 1:].max(axis=0) + 1) * side
+        rows, columns = (slice(int(a), min(int(b), n)) for a, b, n in zip(firsts, lasts, shape, strict=True))
+        return rows, columns
+
     def objects(self, zone: str, name: str) -> Objects:
         """The objects of one of the arrays of a zone; a RequestError says that its metadata contradict each other."""
         if (zone, name) not in self._objects:
