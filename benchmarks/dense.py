@@ -39,7 +39,7 @@ CLASSES = {"shadow": (3,), "vegetation": (4,), "bare": (5,), "water": (6,), "clo
 
 BLOCKS = Size(number=15_360, unit="m")
 
-FOLDS = 4
+FOLDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ CASES = (
          settings=Settings(kind="conv", hidden=128, most=4_000)),
     Case(name="tokens of 4 pixels", campaign="s2_33TWL_2023-08_dates", request=DENSE,
          layer={"cell_px": 4, "backbone": {"name": "mosaiks", "filters": 64}},
-         settings=Settings(kind="conv", hidden=64, most=16_000)),
+         settings=Settings(kind="conv", hidden=64, most=8_000)),
     Case(name="Presto, a vector for each pixel", campaign="presto_worldcereal_31UFS_2020-2021",
          layer={"encoding": "int8"}, request=Request(task="classification"), settings=Settings(kind="logistic")),
 )  # fmt: skip
