@@ -71,10 +71,14 @@ def main() -> None:
     """Print what each cube is worth, and what it costs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), help="by default all")
+    asked = parser.parse_args()
+    folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["EMBEDCUBE_REAL_DATA"] = str(DATA)
     for number, case in enumerate(CASES):
+        if asked.case not in (None, number):
+            continue
         print(f"== {case.name}", flush=True)
         show(case, cube_of(case, folder / str(number)), labels_of(case, folder))
 
@@ -138,10 +142,10 @@ def show(case: Case, cube: embedcube.Cube, labels: list[Path]) -> None:
 def on_disk(case: Case, cube: embedcube.Cube) -> str:
     """Bytes of the files of the archive, and of the vectors and scales in the cube."""
     archive = [*SCENES.glob("*/B*.tif")] if case.request == DENSE else [FIELDS / "worldcereal_preprocessed_inputs.nc"]
-    mb = [sum(file.stat().st_size for file in files) / 1e6
-          for files in (archive, [one for name in ("embedding", "scale") for one in cube.path.glob(f"*/*/{name}/c/**/*")
-                                  if one.is_file()])]  # fmt: skip
-    return f"archive {mb[0]:.2f} MB, vectors and scales {mb[1]:.2f} MB: {mb[0] / mb[1]:.2f} times less"
+    stored = [one for name in ("embedding", "scale") for one in cube.path.glob(f"*/*/{name}/**/*")
+              if one.is_file() and one.name != "zarr.json"]  # fmt: skip
+    before, after = (sum(file.stat().st_size for file in files) / 1e6 for files in (archive, stored))
+    return f"archive {before:.2f} MB, vectors and scales {after:.2f} MB: {before / after:.2f} times less"
 
 
 if __name__ == "__main__":

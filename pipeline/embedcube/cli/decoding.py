@@ -37,7 +37,7 @@ def fit(
     to: Annotated[Path, typer.Option(help="The file of the decoder.")],
     task: Annotated[
         Literal["classification", "regression", "dense"] | None,
-        typer.Option(help="By default classification; regression for --head ridge and --share."),
+        typer.Option(help="By default classification; regression for ridge and --share, dense for conv."),
     ] = None,
     head: Annotated[
         Literal["ridge", "logistic", "knn", "forest", "conv"] | None,
@@ -70,7 +70,8 @@ def fit(
     from embedcube.uses.decode.labels import counted_classes
     from embedcube.uses.decode.request import Request
 
-    chosen = task or ("regression" if head == "ridge" or share else "classification")
+    numbers = head == "ridge" or share
+    chosen = task or ("dense" if head == "conv" else "regression" if numbers else "classification")
     request = Request(
         task=chosen, column=column, crs=crs, time=moment, date=date, groups=groups, classes=_classes(classes),
         share=values_of(share), align=align,
