@@ -522,7 +522,7 @@ def test_samples_are_decoded_into_a_table(made: Made, tmp_path: Path) -> None:
     assert json.loads(table.schema.metadata[b"embedcube:decoder"])["layers"][0]["name"] == "one"
     frame = table.to_pandas()
     assert len(frame) == 21, "one of the chips has one date alone"
-    head, known = read_decoder(decoder).head, made.cube["one"].to_pandas().set_index("id")
+    head, known = read_decoder(decoder).head, made.cube["one"].to_pandas("2020-04").set_index("id")
     for name, own in frame.groupby("id"):
         vectors = made.cube["one"].vector(str(name)).values
         wanted = head(vectors[np.isfinite(vectors).all(axis=1)])[:, 0]

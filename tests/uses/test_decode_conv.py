@@ -1,15 +1,15 @@
 """A head of two convolutions: against torch and a sum by hand, on a pattern of neighbours, in pieces, in its file."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import zarr
 from numpy.typing import NDArray
-from tests.uses.test_decode_apply import _smaller, read
+from tests.uses.test_decode_apply import _group, _smaller, read
 from tests.uses.test_decode_heads import rewritten
 from tests.uses.test_decode_labels import pixels, write_raster
 
@@ -67,7 +67,7 @@ def test_it_is_a_convolution_of_the_map(two_zones: Path) -> None:
     cells = all_cells(cube.zones, 1, 1)
     around = around_cells(cube, ["s2"], cells)
     vectors = cube.vectors(cube.zones[1], 1, slice(None), slice(None))
-    valid = np.isfinite(vectors).all(axis=-1)
+    valid = np.asarray(np.isfinite(vectors).all(axis=-1))
     np.testing.assert_array_equal(around.own.reshape(80, 80), valid)
     assert 0 < (~valid[1:-1, 1:-1]).sum() < valid.sum()
     got = around.said(head.logits).reshape(80, 80, 3)
@@ -181,7 +181,7 @@ def test_its_file_holds_arrays_that_fit_or_is_refused(tmp_path: Path, few_steps:
 def test_it_is_for_dense_labels_alone() -> None:
     for task in ("classification", "regression"):
         with pytest.raises(RequestError, match=f"a conv head is not for {task}"):
-            Settings(kind="conv").checked(task)  # type: ignore[arg-type]
+            Settings(kind="conv").checked(task)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_maps_are_those_of_a_convolution_whatever_the_pieces(
 ) -> None:
     cube, decoder = Cube(two_zones), read_decoder(fitted[0])
     (whole,) = application.apply(cube, fitted[0], tmp_path / "w.zarr", time="2023-07")
-    said = {zone: np.asarray(zarr.open_group(whole, mode="r")[f"{zone}/probability"][0]) for zone in cube.zones}
+    said = {zone: np.asarray(_group(whole)[f"{zone}/probability"][0]) for zone in cube.zones}
     for zone in cube.zones:
         vectors = cube.vectors(zone, 1, slice(None), slice(None))
         logits = by_torch(decoder.head, vectors)
@@ -208,16 +208,16 @@ def test_maps_are_those_of_a_convolution_whatever_the_pieces(
         valid = np.isfinite(vectors).all(axis=-1)
         np.testing.assert_array_equal(np.isfinite(said[zone]).all(axis=-1), valid)
         np.testing.assert_allclose(said[zone][valid], expected[valid], atol=1e-6)
-    part = {"within": (11.96, 49.98, 12.01, 50.01), "time": "2023-07"}
-    fine = application.apply(cube, fitted[0], tmp_path / "f.tif", **part, finer=2)
+    apply = partial(application.apply, cube, fitted[0], within=(11.96, 49.98, 12.01, 50.01), time="2023-07")
+    fine = apply(out=tmp_path / "f.tif", finer=2)
     monkeypatch.setattr(application, "pieces", _smaller(application.pieces))
-    (again,) = application.apply(cube, fitted[0], tmp_path / "a.zarr", **part)
+    (again,) = apply(out=tmp_path / "a.zarr")
     for zone in cube.zones:
-        values = np.asarray(zarr.open_group(again, mode="r")[f"{zone}/probability"][0])
+        values = np.asarray(_group(again)[f"{zone}/probability"][0])
         inside = np.isfinite(values)
         assert inside.sum() > 100
         np.testing.assert_array_equal(values[inside], said[zone][inside])
-    for one, other in zip(application.apply(cube, fitted[0], tmp_path / "g.tif", **part, finer=2), fine, strict=True):
+    for one, other in zip(apply(out=tmp_path / "g.tif", finer=2), fine, strict=True):
         np.testing.assert_array_equal(read(one)[0], read(other)[0])
 
 

@@ -107,6 +107,7 @@ def test_the_parts_of_the_metric_are_those_counted_by_hand(tmp_path: Path) -> No
     got = score_xview3(tmp_path / "f.csv", tmp_path / "l.csv", tmp_path / "shore", [160])
     assert (got.detections, got.labels, got.scenes) == (6, 5, 1)
     assert got.location == pytest.approx(2 * 4 / (6 + 5))
+    assert got.shore is not None
     assert got.shore == pytest.approx(2 * 2 / (3 + 2))
     assert got.vessel == pytest.approx(2 * 2 / (2 * 2 + 1))
     assert got.fishing == 0

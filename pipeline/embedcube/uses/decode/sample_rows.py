@@ -33,7 +33,7 @@ class SamplesInside:
     def cut(self, y: slice, x: slice) -> NDArray[np.bool_]:
         """Which cells (y, x) of a rectangle it has."""
         number = self.array.sample(*np.mgrid[y, x])
-        return np.append(self.inside, False)[np.minimum(number, len(self.inside))]
+        return np.asarray(np.append(self.inside, False)[np.minimum(number, len(self.inside))])
 
 
 def samples_inside(cube: Cube, zone: str, within: Within) -> SamplesInside | None:
