@@ -494,6 +494,97 @@ def test_labels_of_samples_fit_a_decoder(made: Made, tmp_path: Path) -> None:
     np.testing.assert_array_equal(examples.lon, table.lon)
 
 
+def numbered(made: Made, layer: str, folder: Path, classes: bool = False) -> Path:
+    """A decoder of a layer of chips, from labels of all of them."""
+    from embedcube.uses.decode import commands
+    from embedcube.uses.decode.fit import Settings
+    from embedcube.uses.decode.request import Request
+
+    rows = [f"c{i:02d},{i * i % 7},{'ab'[i % 2]}" for i in range(11)]
+    (folder / "labels.csv").write_text("id,value,crop\n" + "\n".join(rows) + "\n")
+    request = Request(task="classification" if classes else "regression", column="crop" if classes else "value")
+    settings = Settings(kind="logistic" if classes else "ridge")
+    commands.fit(made.cube.path, [folder / "labels.csv"], folder / "d.safetensors", request, settings, (layer,))
+    return folder / "d.safetensors"
+
+
+def test_samples_are_decoded_into_a_table(made: Made, tmp_path: Path) -> None:
+    import pandas
+    import pyarrow.parquet
+
+    from embedcube.uses.decode.apply import apply
+    from embedcube.uses.decode.file import read_decoder
+
+    decoder = numbered(made, "one", tmp_path)
+    (out,) = apply(made.cube, decoder, tmp_path / "o.parquet")
+    table = pyarrow.parquet.read_table(out)
+    assert table.schema.names == ["id", "window", "lon", "lat", "prediction"]
+    assert json.loads(table.schema.metadata[b"embedcube:decoder"])["layers"][0]["name"] == "one"
+    frame = table.to_pandas()
+    assert len(frame) == 21, "one of the chips has one date alone"
+    head, known = read_decoder(decoder).head, made.cube["one"].to_pandas("2020-04").set_index("id")
+    for name, own in frame.groupby("id"):
+        vectors = made.cube["one"].vector(str(name)).values
+        wanted = head(vectors[np.isfinite(vectors).all(axis=1)])[:, 0]
+        np.testing.assert_array_equal(own.prediction, wanted.astype(np.float32))
+        np.testing.assert_array_equal(own.lat, known.lat[[name] * len(own)])
+    # the chips south of the equator, in one window, as CSV
+    north = made.cube["one"].to_pandas().lat.max()
+    out, beside = apply(made.cube, decoder, tmp_path / "s.csv", (0, -60, 30, north - 30), "2020-04")
+    south = pandas.read_csv(out)
+    assert south.id.tolist() == [f"c{i:02d}" for i in range(0, 11, 2)]
+    assert "2020-03-01" in south.window[0]
+    np.testing.assert_array_equal(south.prediction.astype("f4"), frame[frame.window == south.window[0]].prediction[::2])
+    assert json.loads(beside.read_text())["embedcube:cube"] == made.cube.version
+    with pytest.raises(RequestError, match=r"a list of samples and no map: it becomes a table, write .csv or .parquet"):
+        apply(made.cube, decoder, tmp_path / "o.tif")
+    with pytest.raises(RequestError, match="no sample that was asked for has a vector"):
+        apply(made.cube, decoder, tmp_path / "n.csv", time="2020-10")
+    assert not (tmp_path / "n.csv").exists()
+    with pytest.raises(RequestError, match="no cell of one lies in"):
+        apply(made.cube, decoder, tmp_path / "n.csv", (100, 10, 101, 11))
+
+
+def test_each_cell_of_a_sample_has_a_row_of_its_own(made: Made, tmp_path: Path) -> None:
+    from embedcube.cli.verbs import app
+    from embedcube.uses.decode.file import read_decoder
+
+    decoder = numbered(made, "tokens", tmp_path, classes=True)
+    app(["decode", "apply", str(made.cube.path), str(decoder), str(tmp_path / "o.parquet"), "--time", "2020-07"],
+        standalone_mode=False)  # fmt: skip
+    import pandas
+
+    frame = pandas.read_parquet(tmp_path / "o.parquet")
+    assert list(frame)[4:] == ["row", "column", "prediction", "probability_a", "probability_b"]
+    assert frame.id.tolist() == [f"c{i:02d}" for i in range(11) for _ in range(4) if i != 2]
+    own = frame[frame.id == "c07"]
+    assert list(zip(own.row, own.column, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    said = read_decoder(decoder).head(made.cube["tokens"].vector("c07", "2020-07").values[0].reshape(4, -1))
+    np.testing.assert_array_equal(own[["probability_a", "probability_b"]], said.astype("f4"))
+    assert own.prediction.tolist() == ["ab"[i] for i in said.argmax(axis=1)]
+
+
+def test_samples_are_read_again_for_what_is_simpler(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw pixels of each cell are those of its chip; with weights as they are, vectors are those of the cube."""
+    from embedcube.uses.decode import baselines
+    from embedcube.uses.decode.examples import cells_of_samples, vectors_of
+
+    monkeypatch.setattr(baselines, "_shuffled", lambda weights, seed: weights)
+    ids = ["c01", "c04", "c10"]
+    cells, row = cells_of_samples(made.cube, "tokens/samples", ids, "2020-04")
+    again = baselines.read_again(made.cube, "tokens", cells)
+    assert again.missing == ""
+    assert again.raw_bytes == 2 * 2 * 4**2
+    for i in range(12):
+        pixels = chip(int(ids[row[i]][1:]), DATES[0])[:, 2:-2, 2:-2].reshape(2, 2, 4, 2, 4)
+        own = pixels[:, i % 4 // 2, :, i % 2].reshape(2, 16).astype(float)
+        expected = np.concatenate([own.mean(axis=1), own.std(axis=1)])
+        np.testing.assert_allclose(again.features[baselines.RAW][i], expected, rtol=1e-5)
+    stored = vectors_of(made.cube, cells)
+    step = np.abs(stored).max(axis=1, keepdims=True) / 127
+    assert (np.abs(again.features[baselines.RANDOM] - stored) <= 0.51 * step).all()
+
+
 @pytest.mark.parametrize(
     "asked",
     [
