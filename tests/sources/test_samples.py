@@ -538,9 +538,7 @@ def test_lineage_names_the_samples(made: Made) -> None:
     assert set(cells["lon"]) == {table.lon["c07"]}
 
 
-def test_a_region_of_a_list_is_refused_and_missing_places_are_told(
-    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_regions_of_lists_and_missing_places_are_refused(made: Made, tmp_path: Path) -> None:
     folder = made.campaign.file.parent
     for name in ("eof.safetensors", "points.csv"):
         shutil.copy(folder / name, tmp_path / name)
@@ -552,8 +550,9 @@ def test_a_region_of_a_list_is_refused_and_missing_places_are_told(
     campaign = written(tmp_path, archives, layers)
     for verb in ("index", "fit"):
         assert call_cli(verb, campaign.file).returncode == 0
-    planned = call_cli("plan", campaign.file)
-    assert planned.returncode == 0, planned.stderr
-    assert "layers.points: 1 of 19 samples have no place (p2)" in caplog.text
+    said = refused(campaign, "plan")
+    assert "layers.points: 1 of 19 samples have no place (p2), and the backbone eof gives no vector without one" in said
+    assert "take them out of it, or choose a backbone that is told no place" in said
+    assert not campaign.run.plan.exists()
     region = {"bbox": [9, 44, 10, 46]}
     assert "region: layer points is a list of samples" in refused(written(tmp_path, archives, layers, region=region))
