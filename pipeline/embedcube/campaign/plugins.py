@@ -82,7 +82,7 @@ def campaign_schema() -> dict[str, Any]:
         cases.append({"if": is_this, "then": {"$ref": f"#/$defs/backbone-{name}"}})
     backbone |= {"properties": {"name": {"enum": names("backbones")}}, "required": ["name"], "allOf": cases}
     if (part := blocks.get("ConcatPart")) is not None:
-        part["properties"]["backbone"] |= {"$ref": "#/$defs/Layer/properties/backbone"}
+        part["properties"]["backbone"] |= {"properties": backbone["properties"], "required": ["name"]}
     return schema
 
 
