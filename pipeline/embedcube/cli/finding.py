@@ -9,7 +9,6 @@ import typer
 
 from embedcube.cli.federating import find_at_centres
 from embedcube.cli.options import AsJson, CubePath, LayerName, layer_of, teller
-from embedcube.cube.listed import is_list
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable
 from embedcube.progress import Say, shown
@@ -65,6 +64,7 @@ def find(
         return
     if not like:
         raise RequestError("find needs an example: --like LON,LAT, for instance --like 7.6,50.87")
+    from embedcube.cube.listed import is_list
     from embedcube.uses.tables import check_suffix
 
     check_suffix(out)
