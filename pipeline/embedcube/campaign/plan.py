@@ -98,6 +98,7 @@ class LayerPlan:
     fitted_on: str
     """period that the weights were fitted on; empty where they were published"""
     model: str
+    """URI of the model; of several, with spaces between"""
     batch: int
     """chips in one forward pass"""
     batch_for: str

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Protocol
 
+from embedcube.campaign.backbone_parts import names_of
 from embedcube.campaign.plan import LayerPlan, Shard
 from embedcube.campaign.plugins import distribution
 from embedcube.campaign.scene import Scene
@@ -23,10 +24,10 @@ def digest_as_read(scene: Scene, readers: Mapping[str, str]) -> bytes:
 
 
 def plugins_of(campaign: Campaign, name: str) -> tuple[str, ...]:
-    """Names and versions of the packages here that register the sources and the backbone of a layer."""
+    """Names and versions of the packages here that register the sources and the backbone of a layer, with its parts."""
     layer = campaign.layers[name]
     sources = [distribution("sources", campaign.archives[archive].source) for archive in layer.archives]
-    return (*sources, distribution("backbones", layer.backbone["name"]))
+    return (*sources, *(distribution("backbones", name) for name in names_of(layer.backbone)))
 
 
 def layer_facts(

@@ -95,7 +95,7 @@ def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any], sce
         counted=tuple(about["counted"][name]),
         weights=about["weights"][name],
         fitted_on=about["fitted_on"][name],
-        model=first["geoemb:model"],
+        model=" ".join(first.get("embedcube:models", [first["geoemb:model"]])),
         batch=planned["batch"],
         batch_for="",
         program=about["programs"].get(name, ""),

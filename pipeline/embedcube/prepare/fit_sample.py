@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import FitSample, Weights, make_inputs
+from embedcube.backbones.base import FitSample
 from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, period_of_fit, windows_of_fit
@@ -110,12 +110,9 @@ def _drawn(
     campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None
 ) -> tuple[LayerContext, list[Shard]]:
     """What chips are read with, and the shards of one chip each that are tried in turn."""
-    inputs = make_inputs(campaign, name)
-    channels = np.zeros(inputs.channels, dtype=np.float32)
-    nothing = Weights(mean=channels, std=channels, tensors={})
     zones = zones_of(campaign, name, scenes)
     context = make_context(
-        campaign, name, list(zones), nothing, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)
+        campaign, name, list(zones), None, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)
     )
     context = replace(context, layout=replace(context.layout, chips=1))
     return context, list(_chips(campaign, name, zones, scenes, limit))

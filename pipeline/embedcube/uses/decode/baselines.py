@@ -131,12 +131,18 @@ def _contexts(
 def _shuffled(weights: "Weights", seed: int) -> "Weights | None":
     """Weights with the numbers of each tensor in random order; None where there is no tensor of numbers.
 
-    The tables of `reduce` stay: they are no weights of the model, and shuffled they would keep no components.
+    The tables of `reduce` stay: they are no weights of the model, and shuffled they would keep no components. So do
+    the means and standard deviations of the parts of `concat`.
     """
+    from embedcube.backbones.concat import is_normalisation
     from embedcube.backbones.reduced import TABLES
 
     rng = np.random.default_rng(seed)
-    learned = {name: one for name, one in weights.tensors.items() if one.dtype.kind == "f" and name not in TABLES}
+    learned = {
+        name: one
+        for name, one in weights.tensors.items()
+        if one.dtype.kind == "f" and name not in TABLES and not is_normalisation(name)
+    }
     if not learned:
         return None
     shuffled = {name: rng.permutation(tensor.ravel()).reshape(tensor.shape) for name, tensor in learned.items()}
