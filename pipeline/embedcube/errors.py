@@ -33,6 +33,10 @@ class StartAgain(EmbedcubeError):
 class CorruptInput(Exception):
     """The bytes of an input are wrong. It is quarantined with this message as the reason, and the campaign goes on."""
 
-    def __init__(self, reason: str) -> None:
-        """`reason` names what is wrong; as it quotes data, it is made printable, and credentials are cut out of it."""
+    def __init__(self, reason: str, *, asks: bool = False) -> None:
+        """`reason` names what is wrong; as it quotes data, it is made printable, and credentials are cut out of it.
+
+        With `asks` it is a question about numbers, which an option of the archive answers, and no damage.
+        """
         super().__init__(printable(reason, _MOST))
+        self.asks = asks
