@@ -1,5 +1,9 @@
 """Errors, one class for each next step of the caller: correct the request, look at the work, or start again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from embedcube.printable import printable
 
 _MOST = 2000
@@ -40,3 +44,17 @@ class CorruptInput(Exception):
         """
         super().__init__(printable(reason, _MOST))
         self.asks = asks
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name this file or folder, if it names none.
+
+    A full disk does not say what it had no room for.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
