@@ -10,7 +10,7 @@ from embedcube.campaign.plan import LayerPlan, Shard
 from embedcube.campaign.plugins import distribution
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
-from embedcube.campaign.verdicts import Verdicts, recipe_without
+from embedcube.campaign.verdicts import Reason, Verdicts, recipe_without
 from embedcube.errors import WorkError
 from embedcube.grid import ShardLayout
 from embedcube.zones import SampleList, Zone
@@ -158,7 +158,7 @@ class PlannedRecipes:
         except (KeyError, IndexError) as error:
             return f"none ({type(error).__name__}: {error})"
 
-    def out(self, shard: Shard) -> dict[int, str]:
+    def out(self, shard: Shard) -> dict[int, Reason]:
         """Why scenes of the shard are out for all shards, by row of the inventory."""
         return self._plan.verdicts.reasons(shard.scenes)
 

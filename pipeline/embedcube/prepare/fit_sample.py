@@ -187,7 +187,7 @@ def _clear_chips(
                 raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
             gathered.looked_at.update(scenes[i].id for i in shard.scenes)
             for i, reason in sample.quarantined:
-                gathered.passed_over.setdefault(scenes[i].id, reason)
+                gathered.passed_over.setdefault(scenes[i].id, reason.words)
             if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 gathered.chips.append(sample.x_tcyx)
                 degrees = context.zones[shard.zone].cell_degrees(context.layout, shard.row, shard.col)

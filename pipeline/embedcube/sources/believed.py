@@ -85,7 +85,7 @@ class FirstLook:
         """`root` is the archive's path; `questions_of` is what `index` asks, too."""
         self._root, self._questions_of = root, questions_of
         # by digest; several threads may look at one scene at once, and see the same
-        self._words: dict[str, str] = {}
+        self._answers: dict[str, _Answer] = {}
 
     def refuse_contradicted(self, scene: Scene) -> None:
         """Refuse a scene that cannot be used, or that its pixels contradict.
@@ -95,14 +95,13 @@ class FirstLook:
             OSError: it could not be looked at for a reason that may pass.
         """
         if scene.verdict:
-            raise CorruptInput(scene.verdict)
+            raise CorruptInput(scene.verdict, asks=scene.asks)
         if scene.seen:
             return
-        if (digest := scene.digest) not in self._words:
-            [answer] = _seen([scene], root=self._root, questions_of=self._questions_of)
-            self._words[digest] = answer.words
-        if words := self._words[digest]:
-            raise CorruptInput(words)
+        if (digest := scene.digest) not in self._answers:
+            [self._answers[digest]] = _seen([scene], root=self._root, questions_of=self._questions_of)
+        if (answer := self._answers[digest]).words:
+            raise CorruptInput(answer.words, asks=answer.asks)
 
 
 def _series_of(scenes: Sequence[Scene]) -> list[list[int]]:

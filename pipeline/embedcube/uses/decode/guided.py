@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing
+from embedcube.cube.rasters import new_raster
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_path
 
@@ -114,8 +115,8 @@ def guided_map(coarse: Path, guides: Sequence[Path], out: Path) -> None:
     finer = Affine.scale(values.shape[0] / fine.shape[0])
     with (
         replacing(out) as temporary,
-        rasterio.open(
-            temporary, "w", driver="GTiff", height=fine.shape[0], width=fine.shape[1], count=1, dtype="float32",
+        new_raster(
+            temporary, out, height=fine.shape[0], width=fine.shape[1], count=1, dtype="float32",
             nodata=np.nan, crs=crs, transform=place @ finer, compress="deflate", tiled=True,
         ) as file,
     ):  # fmt: skip
