@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.campaign_model import Machine, Spread, Work, simulate
+from benchmarks.campaign_model import like, simulate
+
+from embedcube.prepare.makespan import Machine, Spread, Work, makespan
 
 SHARDS = 240
 QUICK = Machine(
@@ -82,6 +84,6 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
 def test_shards_like_the_measured_ones_keep_their_mean() -> None:
     random = np.random.default_rng(5)
     measured = replace(work(), device_s=random.lognormal(0, 0.5, SHARDS))
-    many = Work.like(measured, 20_000, times=3, seed=1)
+    many = like(measured, 20_000, times=3, seed=1)
     assert len(many) == 20_000
     assert many.device_s.mean() == pytest.approx(3 * measured.device_s.mean(), rel=0.05)

@@ -34,6 +34,10 @@ class Price:
     """memory that one rank may take"""
     device_limit_bytes: float = 0.0
     """memory that a GPU has; 0 on a CPU"""
+    input_bytes: float = 0.0
+    """size of the files that the shards need, each once and as a whole"""
+    reads: int = 0
+    """number of times that a shard reads a band of a scene"""
 
     @property
     def amplification(self) -> float:
@@ -51,6 +55,24 @@ def describe(price: Price) -> list[str]:
         *([f"device memory {size(price.device_bytes)} of {size(price.device_limit_bytes)}"] * bool(price.device_bytes)),
         f"device time about {duration(price.device_s)} on one device like this one",
     ]
+
+
+_LEAST_TO_MOVE_BYTES = 1e9
+"""of less than this nobody asks what it is to move"""
+
+_ALIKE = 1.1
+"""quotient of two sizes of which neither is worth to be called the larger"""
+
+
+def to_move(price: Price) -> list[str]:
+    """What the cube saves who would otherwise move its inputs, as lines of text; none where both are small."""
+    cube, inputs = price.cube_bytes, price.input_bytes
+    if not inputs or not cube or max(cube, inputs) < _LEAST_TO_MOVE_BYTES:
+        return []
+    words = f"{inputs / cube:.3g} times less" if inputs > cube else f"{cube / inputs:.3g} times more"
+    if max(cube / inputs, inputs / cube) < _ALIKE:
+        words = "about as much"
+    return [f"the cube weighs {size(cube)}, its inputs {size(inputs)}: {words} to move"]
 
 
 def size(count: float) -> str:
