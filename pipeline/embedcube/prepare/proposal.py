@@ -180,7 +180,7 @@ def _best(work: Totals, machine: Machine, site: Site, parallel: int) -> _Tried |
 
 def _tried(work: Totals, machine: Machine, site: Site, parallel: int) -> Iterator[_Tried]:
     """All spreads that are compared: some numbers of tasks at once, of one node or several."""
-    counts = {round(1.25**power) for power in range(60)}
+    counts = {round(1.1**power) for power in range(100)}
     for nodes in (2**power for power in range(_MOST_NODES.bit_length())):
         for at_once in sorted({one for one in counts if one < parallel} | {parallel}):
             if at_once > site.max_array:
