@@ -197,7 +197,7 @@ def table(parts: Sequence[Part], *, dry: bool) -> list[str]:
                 f"| {part.name} | {'FAILED' if part.failed else 'not done'} | {part.failed or part.left_out} |"
             )
         for what, value in part.rows.items():
-            lines.append(f"| {part.name} | {what} | {f'{value:,.4g}' if isinstance(value, float) else value} |")
+            lines.append(f"| {part.name} | {what} | {f'{value:,.6g}' if isinstance(value, float) else value} |")
     return lines
 
 
@@ -244,7 +244,10 @@ def copies(sizes: Sizes) -> dict[str, float | int | str]:
 def collective(sizes: Sizes, folder: Path) -> dict[str, float | int | str]:
     """A broadcast as weights are handed out, with a rank on each GPU: NCCL, or gloo in a dry run."""
     store = folder / "store"
-    torch.multiprocessing.spawn(_broadcast, (sizes, str(store)), nprocs=sizes.ranks)
+    if sizes.ranks == 1:
+        _broadcast(0, sizes, str(store))
+    else:
+        torch.multiprocessing.spawn(_broadcast, (sizes, str(store)), nprocs=sizes.ranks)
     backend = "nccl" if sizes.device == "cuda" else "gloo"
     return {"backend": backend, "ranks": sizes.ranks, "GB/s": float((folder / "store.speed").read_text())}
 

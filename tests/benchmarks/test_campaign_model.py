@@ -119,5 +119,5 @@ def test_the_closed_form_of_plan_says_what_the_simulation_says(
     )
     simulated = simulate(uneven, machine, spread)
     told = makespan(uneven.totals, machine, spread)
-    assert told.end_s == pytest.approx(simulated.end_s, rel=0.1)
-    assert told.efficiency == pytest.approx(simulated.efficiency, rel=0.15)
+    assert told.end_s == pytest.approx(simulated.end_s, rel=0.05)
+    assert told.efficiency == pytest.approx(simulated.efficiency, rel=0.05)

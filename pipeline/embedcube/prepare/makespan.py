@@ -145,7 +145,10 @@ def makespan(work: Totals, machine: Machine, spread: Spread) -> Makespan:
     # all jobs that start together ask together, and the last of them is answered last
     begin_s = machine.start_s + at_once * calls_of_job / machine.calls_per_s
     mean_s = work.rank_s / (spread.tasks * ranks)
-    embed_s = max(work.longest_s, mean_s + work.longest_s * (1 - 1 / ranks) / 2)
+    # of few shards some ranks have one more than others
+    most = math.ceil(math.ceil(work.shards / spread.tasks) / ranks)
+    counted_s = most * work.rank_s / work.shards
+    embed_s = max(work.longest_s, counted_s, mean_s + work.longest_s * (1 - 1 / ranks) / 2)
     room_s = machine.limit_s - machine.lead_s - begin_s
     if room_s <= 0:
         raise ValueError(f"a job of {machine.limit_s:.0f} s ends before its ranks begin, after {begin_s:.0f} s")

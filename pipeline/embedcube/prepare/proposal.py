@@ -30,6 +30,9 @@ _MARGIN = 2
 _GAIN = 1.2
 """another size of shards is worth a word where the end comes so much earlier"""
 
+_MINUTES_S = 120.0
+"""from here on times are said in minutes and hours; shorter ones in whole seconds"""
+
 _TIMES_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440, 2880)
 
 
@@ -130,12 +133,12 @@ def in_words(proposal: Proposal, campaign: Campaign) -> list[str]:
     """The proposal as lines of text."""
     keys = f"`tasks: {proposal.tasks}`, `nodes: {proposal.nodes}`"
     time = f"`time_min: {proposal.time_min}`"
-    end = duration(proposal.ends.end_s)
+    end = _about(proposal.ends.end_s)
     if proposal.same:
         lines = [f"for {proposal.site}: {keys} as set end in about {end}; {time} is enough for a task"]
     else:
         how = campaign.how
-        now = "do not end" if proposal.as_set_s is None else duration(proposal.as_set_s)
+        now = "do not end" if proposal.as_set_s is None else _about(proposal.as_set_s)
         set_words = f"as set ({how.tasks} of {how.nodes} node{'s'[: how.nodes > 1]}): {now}"
         lines = [f"for {proposal.site}: {keys}, {time} end in about {end}; {set_words}"]
     lines.append(
@@ -145,6 +148,10 @@ def in_words(proposal: Proposal, campaign: Campaign) -> list[str]:
     for name, chips in proposal.shard_chips.items():
         lines.append(f"layers.{name}: `shard_chips: {chips}` would suit the site better")
     return lines
+
+
+def _about(seconds: float) -> str:
+    return duration(seconds) if seconds >= _MINUTES_S else f"{seconds:.0f} s"
 
 
 def _why(proposal: Proposal) -> str:
