@@ -17,6 +17,9 @@ import simpy
 
 from embedcube.prepare.makespan import Machine, Spread, Work
 
+AHEAD = 2
+"""shards that a rank has read before its device wants them"""
+
 Process = Generator[simpy.Event, Any, None]
 
 
@@ -188,7 +191,7 @@ class _Model:
 
     def _rank(self, number: int, todo: _Shards, link: _Server, limit_s: float) -> Process:
         """One rank: its device computes what its reader has read, until it is interrupted or nothing more comes."""
-        ready, written = simpy.Store(self._env, self._machine.ahead), simpy.Store(self._env)
+        ready, written = simpy.Store(self._env, AHEAD), simpy.Store(self._env)
         held: deque[int] = deque()
         reader = self._env.process(self._reader(number, todo, link, limit_s, ready, written, held))
         try:

@@ -79,7 +79,7 @@ class Sizes:
 
 def full_sizes() -> Sizes:
     """A ViT-base on all GPUs."""
-    vit = {"name": "tiny_vit", "width": 768, "depth": 12, "heads": 12}
+    vit: dict[str, str | int] = {"name": "tiny_vit", "width": 768, "depth": 12, "heads": 12}
     return Sizes(
         device="cuda",
         backbone=vit,

@@ -182,7 +182,7 @@ def _propose(campaign: "Campaign", made: "Plan", say: Say) -> dict[str, Any] | N
     for line in in_words(proposal, campaign) if proposal else []:
         say(f"            {line}")
     refuse_at_site(made.price, campaign, site)
-    return proposal and asdict(proposal)
+    return asdict(proposal) if proposal else None
 
 
 def adopt(campaign: "Campaign", folder: "RunDir", made: "Plan", bases: "list[Base]", say: Say) -> "Plan":

@@ -79,8 +79,6 @@ class Machine:
     """nodes that the campaign may have at once"""
     ranks: int = 4
     """ranks of a node"""
-    ahead: int = 2
-    """shards that a rank has read before its device wants them"""
     start_s: float = 12.0
     """from the begin of a job to the first draw of its ranks, besides metadata: container, imports, weights"""
     start_calls: float = 30_000.0
@@ -94,7 +92,7 @@ class Machine:
     lead_s: float = 300.0
     """time before the limit when ranks stop"""
     between_failures_h: float = 6_300.0
-    """hours between two failures of one node (Llama 3, arXiv:2407.21783, table 5: 419 in 54 days of 2,048 nodes)"""
+    """hours between two failures of one node, which only the simulation heeds (Llama 3, arXiv:2407.21783, table 5: 419 in 54 days of 2,048 nodes)"""
     node_bytes_per_s: float = 10e9
     """bytes that one node can read a second"""
     bytes_per_s: float = 100e9
@@ -110,7 +108,7 @@ class Spread:
     tasks: int
     nodes_of_task: int = 1
     drawn: bool = True
-    """whether the ranks of a task draw shards; otherwise each has its share from the start"""
+    """whether the ranks of a task draw shards, as they do; the simulation also knows a fixed share for each"""
 
 
 @dataclass(frozen=True, kw_only=True)
