@@ -92,7 +92,8 @@ class Machine:
     lead_s: float = 300.0
     """time before the limit when ranks stop"""
     between_failures_h: float = 6_300.0
-    """hours between two failures of one node, which only the simulation heeds (Llama 3, arXiv:2407.21783, table 5: 419 in 54 days of 2,048 nodes)"""
+    """hours between two failures of one node (Llama 3, arXiv:2407.21783, table 5: 419 in 54 days of 2,048 nodes); only
+    the simulation heeds them"""
     node_bytes_per_s: float = 10e9
     """bytes that one node can read a second"""
     bytes_per_s: float = 100e9
