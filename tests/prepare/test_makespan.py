@@ -108,21 +108,31 @@ def test_the_fewest_nodes_that_end_within_an_hour(planned: Planned) -> None:
     # twice the time of a task, and the lead of 5 min: 120.4 min
     assert found.time_min == 180
     # in jobs of an hour, of which 3,287 s remain: 22 of them
-    assert found.as_set_s == pytest.approx(22 * (60 + 12 + 1) + 20 * 3600 + 3.75)
+    assert found.as_set is not None
+    assert found.as_set.end_s == pytest.approx(22 * (60 + 12 + 1) + 20 * 3600 + 3.75)
     assert not found.same
-    words = in_words(found, planned(20)[0])
-    assert (
-        words[0]
-        == "for lab: `tasks: 21`, `nodes: 1`, `time_min: 180` end in about 59 min; as set (1 of 1 node): 20.4 h"
-    )
-    assert words[1].startswith("21 nodes at once, whose ranks work 99 % of the time")
+    assert in_words(found, *planned(20)) == [
+        "for lab: `tasks: 21`, `nodes: 1`, `time_min: 180` end in about 59 min, 21 nodes at once, ranks work 99 % of the time",
+        "as set (`tasks: 1`, `nodes: 1`) it ends in about 20.4 h, ranks work 98 %",
+    ]
+
+
+def test_what_is_set_well_stays(planned: Planned) -> None:
+    """Thirty tasks where 21 would do: they end earlier, and their ranks work nearly as much."""
+    found = proposed(planned(20, tasks=30, time_min=200), site())
+    assert (found.tasks, found.nodes_at_once, found.same) == (30, 30, True)
+    assert found.time_min == 120
+    # at once ten of them may run, and that takes hours
+    assert proposed(planned(20, tasks=30, time_min=200, parallel=10), site()).same
+    # ranks that start 1,000 times wait for metadata, and work less than half of the time
+    assert proposed(planned(20, tasks=1000, time_min=200), site(parallel=1000)).tasks == 21
 
 
 def test_a_small_campaign_is_one_task(planned: Planned) -> None:
     """Thirty shards of 4.8 s: some of four ranks have eight. With the queue and the start that is 111 s."""
     found = proposed(planned(0.01, shards=30, longest_s=2), site())
     assert (found.tasks, found.nodes, found.time_min, found.same) == (1, 1, 10, True)
-    assert in_words(found, planned(0.01)[0])[0] == (
+    assert in_words(found, *planned(0.01))[0] == (
         "for lab: `tasks: 1`, `nodes: 1` as set end in about 111 s; `time_min: 10` is enough for a task"
     )
 
@@ -149,7 +159,7 @@ def test_more_nodes_than_shards_keep_busy_are_not_proposed(planned: Planned) -> 
     assert found.nodes_at_once == 6
     assert found.ends.end_s == pytest.approx(60 + 12 + 6 + 80 * 3600 / 24 + 7200 * 0.75 / 2)
     assert found.shard_chips == {"s2_mosaiks": 1}, "of three along a side: nine times as many"
-    assert in_words(found, few[0])[-1] == "layers.s2_mosaiks: `shard_chips: 1` would suit the site better"
+    assert in_words(found, *few)[-1] == "layers.s2_mosaiks: with `shard_chips: 1` it would end earlier there"
     smaller = proposed(planned(20, shards=360, longest_s=800), site())
     assert (smaller.nodes_at_once, smaller.shard_chips) == (23, {})
     assert smaller.ends.end_s < 3600

@@ -179,7 +179,7 @@ def _propose(campaign: "Campaign", made: "Plan", say: Say) -> dict[str, Any] | N
 
     site = load_site(campaign)
     proposal = propose(campaign, made, site)
-    for line in in_words(proposal, campaign) if proposal else []:
+    for line in in_words(proposal, campaign, made) if proposal else []:
         say(f"            {line}")
     refuse_at_site(made.price, campaign, site)
     return asdict(proposal) if proposal else None

@@ -49,8 +49,8 @@ class Proposal:
     """time limit of a task"""
     ends: Makespan
     """what comes of it, about"""
-    as_set_s: float | None
-    """seconds that the campaign would take as it is set; None where a task would end before its ranks begin"""
+    as_set: Makespan | None
+    """what would come of the campaign as it is set; None where a job would end before its ranks begin"""
     same: bool
     """whether the campaign has these tasks and nodes already"""
     shard_chips: dict[str, int]
@@ -76,37 +76,41 @@ def propose(campaign: Campaign, plan: Plan, site: Site) -> Proposal | None:
 
     Chosen are the fewest nodes that end within an hour, in tasks of one node; where there are none, as many tasks at
     once as the site allows, and beyond a day tasks of more nodes. Devices must compute 80 % as much of their time as
-    they would at best. `campaign` has its `how` resolved for the site.
+    they would at best. What the campaign has set is proposed where it does that, and ends within an hour or as early.
+    `campaign` has its `how` resolved for the site.
     """
-    how, work = campaign.how, totals_of(plan.price, campaign)
+    how, work, parallel = campaign.how, totals_of(plan.price, campaign), tasks_at_once(campaign, site)
     machine = Machine(nodes=1, ranks=how.ranks, limit_s=60.0 * site.max_time_min, lead_s=site.lead_s)
-    parallel = tasks_at_once(campaign, site)
     best = _best(work, machine, site, parallel)
     if best is None:
         return None
-    set_spread = Spread(tasks=how.tasks, nodes_of_task=how.nodes)
-    set_machine = replace(
-        machine,
-        nodes=how.nodes * min(how.tasks, parallel),
-        limit_s=60.0 * (how.time_min or site.time_min),
-    )
-    as_set_s: float | None
-    try:
-        as_set_s = makespan(work, set_machine, set_spread).end_s
-    except ValueError:
-        as_set_s = None
-    needed_min = (_MARGIN * best.ends.task_s + site.lead_s) / 60
+    set_machine = replace(machine, limit_s=60.0 * (how.time_min or site.time_min))
+    as_set = _try(work, set_machine, Spread(tasks=how.tasks, nodes_of_task=how.nodes), min(how.tasks, parallel))
+    chosen = best
+    if as_set is not None and as_set.ends.efficiency >= _EFFICIENT * best.ends.efficiency:
+        good = as_set.ends.end_s <= max(_SHORT_S, _GAIN * best.ends.end_s)
+        chosen = as_set if good and as_set.ends.jobs_of_task == 1 else best
+    needed_min = (_MARGIN * chosen.ends.task_s + site.lead_s) / 60
     return Proposal(
         site=site.site,
-        tasks=best.spread.tasks,
-        nodes=best.spread.nodes_of_task,
-        nodes_at_once=best.nodes,
+        tasks=chosen.spread.tasks,
+        nodes=chosen.spread.nodes_of_task,
+        nodes_at_once=chosen.nodes,
         time_min=next((time for time in _TIMES_MIN if needed_min <= time < site.max_time_min), site.max_time_min),
-        ends=best.ends,
-        as_set_s=as_set_s,
-        same=best.spread == set_spread,
+        ends=chosen.ends,
+        as_set=None if as_set is None else as_set.ends,
+        same=chosen.spread == Spread(tasks=how.tasks, nodes_of_task=how.nodes),
         shard_chips=_other_shards(work, machine, site, best, plan, parallel),
     )
+
+
+def _try(work: Totals, machine: Machine, spread: Spread, at_once: int) -> _Tried | None:
+    """The work on so many nodes; None where jobs end before their ranks begin."""
+    try:
+        ends = makespan(work, replace(machine, nodes=at_once * spread.nodes_of_task), spread)
+    except ValueError:
+        return None
+    return _Tried(spread=spread, at_once=at_once, ends=ends)
 
 
 def totals_of(price: Price, campaign: Campaign) -> Totals:
@@ -129,24 +133,21 @@ def totals_of(price: Price, campaign: Campaign) -> Totals:
     )
 
 
-def in_words(proposal: Proposal, campaign: Campaign) -> list[str]:
-    """The proposal as lines of text."""
-    keys = f"`tasks: {proposal.tasks}`, `nodes: {proposal.nodes}`"
-    time = f"`time_min: {proposal.time_min}`"
-    end = _about(proposal.ends.end_s)
+def in_words(proposal: Proposal, campaign: Campaign, plan: Plan) -> list[str]:
+    """The proposal as lines of text, without what `plan` says of reading."""
+    how, ends, now = campaign.how, proposal.ends, proposal.as_set
+    keys, time = f"`tasks: {proposal.tasks}`, `nodes: {proposal.nodes}`", f"`time_min: {proposal.time_min}`"
+    busy = f"ranks work {100 * ends.efficiency:.0f} % of the time"
+    nodes = f"{proposal.nodes_at_once} node{'s'[: proposal.nodes_at_once > 1]} at once"
     if proposal.same:
-        lines = [f"for {proposal.site}: {keys} as set end in about {end}; {time} is enough for a task"]
+        lines = [f"for {proposal.site}: {keys} as set end in about {_about(ends.end_s)}; {time} is enough for a task"]
     else:
-        how = campaign.how
-        now = "do not end" if proposal.as_set_s is None else _about(proposal.as_set_s)
-        set_words = f"as set ({how.tasks} of {how.nodes} node{'s'[: how.nodes > 1]}): {now}"
-        lines = [f"for {proposal.site}: {keys}, {time} end in about {end}; {set_words}"]
-    lines.append(
-        f"{proposal.nodes_at_once} node{'s'[: proposal.nodes_at_once > 1]} at once, whose ranks work "
-        f"{100 * proposal.ends.efficiency:.0f} % of the time{_why(proposal)}"
-    )
+        lines = [f"for {proposal.site}: {keys}, {time} end in about {_about(ends.end_s)}, {nodes}, {busy}{_why(ends)}"]
+        after = "never" if now is None else f"in about {_about(now.end_s)}, ranks work {100 * now.efficiency:.0f} %"
+        lines.append(f"as set (`tasks: {how.tasks}`, `nodes: {how.nodes}`) it ends {after}")
     for name, chips in proposal.shard_chips.items():
-        lines.append(f"layers.{name}: `shard_chips: {chips}` would suit the site better")
+        if not plan.layers[name].better_chips:
+            lines.append(f"layers.{name}: with `shard_chips: {chips}` it would end earlier there")
     return lines
 
 
@@ -154,17 +155,14 @@ def _about(seconds: float) -> str:
     return duration(seconds) if seconds >= _MINUTES_S else f"{seconds:.0f} s"
 
 
-def _why(proposal: Proposal) -> str:
-    limit = proposal.ends.limit
-    if limit == "work":
-        return ""
+def _why(ends: Makespan) -> str:
     what = {
         "start": "the start of jobs",
         "shards": "the last shards",
         "metadata": "metadata of the file system",
         "bytes": "bytes of the file system",
     }
-    return f"; more nodes would wait for {what[limit]}"
+    return f"; more would wait for {what[ends.limit]}" if ends.limit in what else ""
 
 
 def _best(work: Totals, machine: Machine, site: Site, parallel: int) -> _Tried | None:
@@ -188,25 +186,24 @@ def _best(work: Totals, machine: Machine, site: Site, parallel: int) -> _Tried |
 def _tried(work: Totals, machine: Machine, site: Site, parallel: int) -> Iterator[_Tried]:
     """All spreads that are compared: some numbers of tasks at once, of one node or several."""
     counts = {round(1.1**power) for power in range(100)}
+    # no task is shorter than the longest shard
+    can_fit = _MARGIN * work.longest_s + machine.lead_s < machine.limit_s
     for nodes in (2**power for power in range(_MOST_NODES.bit_length())):
         for at_once in sorted({one for one in counts if one < parallel} | {parallel}):
             if at_once > site.max_array:
                 break
-            here = replace(machine, nodes=at_once * nodes)
-            rounds = 1
-            while True:
-                spread = Spread(tasks=at_once * rounds, nodes_of_task=nodes)
-                try:
-                    ends = makespan(work, here, spread)
-                except ValueError:
-                    break
+            rounds, found = 1, None
+            while (
+                tried := _try(work, machine, Spread(tasks=at_once * rounds, nodes_of_task=nodes), at_once)
+            ) is not None:
+                found = tried
                 # shorter tasks, until each fits into the time that the site gives, with a margin
-                over = (_MARGIN * ends.task_s + machine.lead_s) / machine.limit_s
-                more = math.ceil(rounds * over)
-                if over <= 1 or more * at_once > min(site.max_array, work.shards) or more <= rounds:
-                    yield _Tried(spread=spread, at_once=at_once, ends=ends)
+                over = (_MARGIN * found.ends.task_s + machine.lead_s) / machine.limit_s
+                rounds = math.ceil(rounds * over)
+                if over <= 1 or not can_fit or rounds * at_once > min(site.max_array, work.shards):
                     break
-                rounds = more
+            if found is not None:
+                yield found
 
 
 def _other_shards(
