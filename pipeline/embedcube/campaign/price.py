@@ -81,7 +81,7 @@ def size(count: float) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.2f} TB"
+    return f"{count:.2f} TB" if count < 1000 else f"{count / 1000:.2f} PB"
 
 
 def duration(seconds: float) -> str:
