@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_work
 
 
 def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,13 +40,13 @@ def test_a_dry_run_fills_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_part_that_fails_is_told_and_the_others_are_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(sizes: gpu.Sizes) -> dict[str, float | int | str]:
+    def broken(sizes: gpu_work.Sizes) -> gpu_work.Rows:
         raise ValueError("what arrived is not what was sent")
 
     for name in ("collective", "forwards", "embedding"):
         monkeypatch.setattr(gpu, name, lambda *_: {"done": 1})
     monkeypatch.setattr(gpu, "copies", broken)
-    parts = gpu.measure(gpu.DRY, tmp_path, None)
+    parts = gpu.measure(gpu_work.DRY, tmp_path, None)
     assert [part.name for part in parts if part.failed] == ["copies to the device"]
     assert "| copies to the device | FAILED | ValueError: what arrived is not what was sent |" in gpu.table(
         parts, dry=True

@@ -129,21 +129,38 @@ def test_parents_that_meet_by_mpi_share_a_task(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mpiexec", "environment"),
+    [
+        (f"{MPIEXEC} -n 2 -ppn 1", {LAUNCHER: "mpi"}),
+        (
+            f"{OPEN_MPI.with_name('bin')}/mpiexec -n 2 --map-by ppr:1:node",
+            {
+                "MPI4PY_MPIABI": "openmpi",
+                "LD_LIBRARY_PATH": str(OPEN_MPI),
+                "PRTE_ALLOW_RUN_AS_ROOT": "1",
+                "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            },
+        ),
+    ],
+    ids=["MPICH", "Open MPI"],
+)
 def test_parents_that_mpiexec_starts_share_a_task(
-    cluster: Cluster, spread: Campaign, cube_of_june: dict[str, str]
+    cluster: Cluster, spread: Campaign, cube_of_june: dict[str, str], mpiexec: str, environment: dict[str, str]
 ) -> None:
-    """In a job of two nodes MPICH's own launcher starts a parent on each; their ranks are forked, and meet by gloo."""
+    """In a job of two nodes MPI's own launcher starts a parent on each; their ranks are forked, and meet by gloo."""
     spread.change(lambda document: document["how"].update(tasks=1, ranks=2))
     only_june(spread)
     spread.cli("run", "--until", "plan")
-    parents = (MPIEXEC, "-n", "2", "-ppn", "1", Path(sys.executable).with_name("embedcube"), "embed")
-    script = f"export {LAUNCHER}=mpi\n{' '.join(map(str, parents))} {spread.file} --task 0"
+    variables = "".join(f"export {name}={value}\n" for name, value in environment.items())
+    script = f"{variables}{mpiexec} {Path(sys.executable).with_name('embedcube')} embed {spread.file} --task 0"
     job = cluster.submit(script, "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--mem=3G")
     assert cluster.wait(job, timeout_s=300) == {"COMPLETED": 1}
     records = first_round(spread)
     assert len(records) == 15
     # a name that parent 0 has made and told by MPI; under srun alone it would follow from job and step
-    assert re.fullmatch(rf"{job}-0-[0-9a-f]{{6}}", *{record.attempt for record in records})
+    (attempt,) = {record.attempt for record in records}
+    assert re.fullmatch(rf"{job}-0-[0-9a-f]{{6}}", attempt)
     assert {record.rank for record in records} == {0, 1, 2, 3}
     assert len({record.host for record in records}) == 2
     spread.cli("consolidate")
