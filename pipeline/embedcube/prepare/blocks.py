@@ -89,7 +89,8 @@ class LayerCosts:
         threads = how.threads_per_rank
         price = price_layer(layer, shards, own, deep, reading, self.batch_s, threads, context, self.activations)
         bands = np.array([len(scene.assets) for scene in self.scenes], dtype=np.int64)
-        return reading, replace(price, reads=int(bands[shards.scenes].sum()))
+        linked = np.bincount(shards.scenes, minlength=len(bands))
+        return reading, replace(price, reads=int(linked @ bands))
 
     def total(self, prices: list[Price]) -> Price:
         """The price of the layer on all its grids, alone in a campaign but for the weights of the others."""
