@@ -6,6 +6,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import pyarrow.compute
 import torch
 from numpy.typing import NDArray
 
@@ -41,6 +42,7 @@ from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
+    input_bytes,
     measure_activations,
     refuse_over_limit,
     seconds_per_batch,
@@ -82,6 +84,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     device_bytes = device_memory(torch.device(campaign.how.device))
     price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
     refuse_over_limit(price)
+    used = pyarrow.compute.unique(pyarrow.compute.list_flatten(table["scenes"])).to_pylist()
+    price = replace(price, input_bytes=input_bytes(scenes[i] for i in used))
     result = Plan(
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
@@ -134,6 +138,7 @@ def _plan_layer(
     objects = object_shape(
         context.layout, dimensions=context.dimensions, encoding=context.encoding, windows=layer.chunk_windows
     )
+    advice = costs.advice([zone.price for zone in zones])
     planned = LayerPlan(
         zones={zone: objects.from_border(place) for zone, (_, place) in cuts.items()},
         grids=context.grids,
@@ -156,7 +161,8 @@ def _plan_layer(
         plugins=plugins_of(campaign, name),
         empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
-        reading=costs.advice([zone.price for zone in zones]),
+        reading=advice.words,
+        better_chips=advice.shard_chips,
         resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
     )
     return planned, zones
