@@ -14,7 +14,7 @@ import pyproj
 import rasterio
 
 from embedcube.campaign.inventory import asked_of, write_inventory
-from embedcube.campaign.inventory_rows import Earlier, Pieces
+from embedcube.campaign.inventory_rows import Earlier, Pieces, Text
 from embedcube.campaign.plugins import distribution, make_plugin
 from embedcube.campaign.remembered import Memory, read_remembered, remembering, write_remembered
 from embedcube.campaign.run_folder import RunDir
@@ -121,10 +121,13 @@ def _scenes_of(campaign: Campaign, name: str, archive: Archive, progress: Progre
 def _on_all_cores(rows: Callable[[Pieces], list[R]], pieces: Pieces) -> Iterator[R]:
     """What `rows` makes of each piece, in order."""
 
-    def lost(piece: Sequence[Scene], words: str) -> R:
-        raise WorkError(f"the rows of the inventory from {piece[0].id} on: {words}")
+    def name(piece: Sequence[Text]) -> str:
+        return f"the rows of the inventory that begin with {piece[0][0][:100]}"
 
-    return spread(rows, pieces, at_once=1, lost=lost, name=lambda piece: f"the rows from {piece[0].id} on")
+    def lost(piece: Sequence[Text], words: str) -> R:
+        raise WorkError(f"{name(piece)}: {words}")
+
+    return spread(rows, pieces, at_once=1, lost=lost, name=name)
 
 
 def _behind(progress: Progress, before: int, done: int, total: int | None) -> None:

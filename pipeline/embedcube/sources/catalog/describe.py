@@ -30,9 +30,11 @@ from embedcube.sources.catalog.tiff_header import geometry_of
 from embedcube.sources.catalog.unchanged import (
     assets_from,
     assets_text,
+    facts_of,
     has_sidecar,
     has_world_file,
     is_unchanged,
+    key_of,
     settled,
     token_of,
 )
@@ -77,7 +79,7 @@ def describe(
             bbox=product.bbox,
             raster=product.item.raster if product.item else None,
             one_footprint=one_footprint,
-            before=memory.before.get(("files", _key_of(product))) if memory else None,
+            before=memory.before.get(("files", key_of(product.files))) if memory else None,
         )
         for product in map(products.__getitem__, order)
     ]
@@ -87,17 +89,11 @@ def describe(
     )
     by_place: dict[int, tuple[tuple[Asset, ...], str]] = {}
     for place, request, found in zip(order, requests, described, strict=True):
-        entry = request.before if found.unchanged else found.entry
+        entry = Entry(token=found.token, text=found.text) if found.text else request.before if found.unchanged else None
         if memory and entry:
-            memory.now["files", _key_of(products[place])] = entry
-        assets = assets_from(request.before.text) if found.unchanged and request.before else found.assets
-        by_place[place] = assets, found.faults
+            memory.now["files", key_of(request.files)] = entry
+        by_place[place] = (assets_from(entry.text), "") if entry else (found.assets, found.faults)
     yield from map(by_place.pop, range(len(products)))
-
-
-def _key_of(product: Product) -> str:
-    """What the description of a product is remembered by."""
-    return " ".join(f"{band}={file.path}" for band, file in product.files.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +126,14 @@ class _Found:
     """The description of a product."""
 
     assets: tuple[Asset, ...] = ()
-    """none where it is `unchanged`"""
+    """none where there is a `text`, or it is `unchanged`"""
     faults: str = ""
     unchanged: bool = False
     """whether it is what is remembered"""
-    entry: Entry | None = None
-    """to be remembered"""
+    token: bytes = b""
+    """with `text` to be remembered; empty for what is not"""
+    text: str = ""
+    """the assets as JSON, which takes less time to send than objects"""
 
 
 def _lost(product: _Request, words: str) -> _Found:
@@ -165,15 +163,16 @@ def _found(product: _Request, how: _How) -> _Found:
     """The description of a product: what is remembered where that is still so."""
     token = b""
     if how.remembered and not product.faults and product.files:
-        token = token_of(product.files, product.bbox, product.raster, product.one_footprint, how)
+        token = token_of(facts_of(product.files), product.bbox, product.raster, product.one_footprint, vars(how))
     paths = [file.path for file in product.files.values()]
     before = product.before
     # a sidecar file may have come since
     if before and token == before.token and is_unchanged(before.text, paths) and not any(map(has_sidecar, paths)):
         return _Found(unchanged=True)
     assets, faults, alone = _described(product, how)
-    entry = Entry(token=token, text=assets_text(assets)) if token and alone and not faults and settled(assets) else None
-    return _Found(assets=assets, faults=faults, entry=entry)
+    if token and alone and not faults and settled(assets):
+        return _Found(token=token, text=assets_text(assets))
+    return _Found(assets=assets, faults=faults)
 
 
 def _described(product: _Request, how: _How) -> tuple[tuple[Asset, ...], str, bool]:

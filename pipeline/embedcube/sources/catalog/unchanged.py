@@ -9,15 +9,16 @@ before it was looked at is not remembered.
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from embedcube.campaign.scene import Asset, Noted
+from embedcube.sources.catalog.products import File
 from embedcube.sources.masks import BESIDE
 
 SETTLED_S = 60.0
@@ -26,15 +27,32 @@ SETTLED_S = 60.0
 _WORLD_FILES = (".tfw", ".tifw", ".tiffw", ".j2w", ".jp2w", ".jgw", ".wld", ".tab", ".TFW", ".J2W", ".WLD", ".TAB")
 
 _FACTS = tuple(one.name for one in fields(Asset))
+_NOTED_FACTS = tuple(one.name for one in fields(Noted))
 _SIZE, _NOTED = _FACTS.index("size"), _FACTS.index("noted")
 _TUPLES = tuple(_FACTS.index(name) for name in ("transform", "also_nodata"))
 _NOTES = tuple(_FACTS.index(name) for name in ("noted", "mask_noted"))
+
+
+T = TypeVar("T")
 
 
 def token_of(*facts: Any) -> bytes:
     """A digest of dataclasses and plain values; empty where they hold a text that is not UTF-8."""
     text = text_of(facts)
     return hashlib.blake2b(text.encode(), digest_size=16).digest() if text else b""
+
+
+def key_of(files: Mapping[str, File]) -> str:
+    """What the description of the files of a product is remembered by."""
+    return " ".join(f"{band}={file.path}" for band, file in files.items())
+
+
+def facts_of(files: Mapping[str, File]) -> list[list[Any]]:
+    """All that a catalogue says of the files of a product, as plain values, which become JSON in half of the time."""
+    return [
+        [band, str(file.path), file.inner, file.index, file.most, file.size, file.digest, *vars(file.stated).values()]
+        for band, file in files.items()
+    ]
 
 
 def text_of(facts: Any) -> str:
@@ -53,7 +71,13 @@ def settled(assets: Sequence[Asset]) -> bool:
 
 def assets_text(assets: Sequence[Asset]) -> str:
     """All facts of assets, with what was noted, as JSON."""
-    return to_json([[vars(asset)[name] for name in _FACTS] for asset in assets], inf_nan_mode="constants").decode()
+    rows = []
+    for asset in assets:
+        values = list(vars(asset).values())
+        for place in _NOTES:
+            values[place] = list(vars(values[place]).values())
+        rows.append(values)
+    return to_json(rows, inf_nan_mode="constants").decode()
 
 
 def assets_from(text: str) -> tuple[Asset, ...]:
@@ -63,12 +87,16 @@ def assets_from(text: str) -> tuple[Asset, ...]:
         for place in _TUPLES:
             values[place] = tuple(values[place])
         for place in _NOTES:
-            values[place] = Noted(**values[place])
-        # what was written needs no defaults; the constructor of so many frozen fields takes longer than all else here
-        asset = object.__new__(Asset)
-        vars(asset).update(zip(_FACTS, values, strict=True))
-        assets.append(asset)
+            values[place] = _made(Noted, _NOTED_FACTS, values[place])
+        assets.append(_made(Asset, _FACTS, values))
     return tuple(assets)
+
+
+def _made(kind: type[T], names: Sequence[str], values: Sequence[Any]) -> T:
+    """A dataclass with these fields: the constructor of so many frozen fields takes longer than all else here."""
+    one = object.__new__(kind)
+    vars(one).update(zip(names, values, strict=True))
+    return one
 
 
 def is_unchanged(text: str, paths: Iterable[Path]) -> bool:
@@ -78,13 +106,8 @@ def is_unchanged(text: str, paths: Iterable[Path]) -> bool:
             status = path.stat()
         except OSError:
             return False
-        then = values[_NOTED]
-        if (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) != (
-            values[_SIZE],
-            then["modified_ns"],
-            then["changed_ns"],
-            then["inode"],
-        ):
+        now = [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        if status.st_size != values[_SIZE] or now != values[_NOTED][:3]:
             return False
     return True
 
