@@ -5,6 +5,7 @@ The run folder is the architecture: each stage reads files here and writes files
     runs/<campaign>/
       campaign.yaml                      the campaign as resolved, with its digest
       inventory.parquet, inventory.json  index        archive   -> inventory, and its digest
+      remembered.parquet                 index        what it found out of single files, for the next `index`
       weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
@@ -56,6 +57,11 @@ class RunDir:
     def inventory_seal(self) -> Path:
         """The digest of the inventory."""
         return self.root / "inventory.json"
+
+    @property
+    def remembered(self) -> Path:
+        """What `index` found out of single files, for the next `index`; no other stage needs it."""
+        return self.root / "remembered.parquet"
 
     @property
     def weights_folder(self) -> Path:

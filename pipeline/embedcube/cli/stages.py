@@ -76,14 +76,16 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
     index(campaign, folder, say, full_digests=not any(scene.weak or scene.declared for scene in scenes))
 
 
-def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
+def index(
+    campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool, again: bool = False
+) -> dict[str, Any]:
     """Index the archives; the answer counts scenes, and names those that cannot be used."""
     from embedcube.campaign.inventory import unplaced_scenes
     from embedcube.campaign.parts import over_budget
     from embedcube.prepare.index import index as index_archives
 
     with shown("index", "scenes", say) as progress:
-        scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
+        scenes = index_archives(campaign, folder, progress, full_digests=full_digests, again=again)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
     weak, declared = sum(scene.weak for scene in scenes), sum(scene.declared for scene in scenes)
     unchecked = f", {declared} with the catalogue's checksums (`--digest full` compares them)" if declared else ""
