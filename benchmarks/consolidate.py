@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from embedcube.campaign.parts import PartWriter, Stored
 from embedcube.consolidate.assemble import Kind, Member, Planned, assemble
 from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs, object_shape
-from embedcube.grid import ObjectShape, ShardLayout
+from embedcube.grid import ShardLayout
+from embedcube.zones import ObjectShape
 
 BLOCKS = 4
 """objects of each array"""

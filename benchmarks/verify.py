@@ -30,7 +30,8 @@ from embedcube.consolidate.template import part_specs, write_template
 from embedcube.consolidate.verify import verify_cube
 from embedcube.cube.arrays import ShardEncoder, object_key
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID
-from embedcube.grid import ObjectShape, ShardRange
+from embedcube.grid import ShardRange
+from embedcube.zones import ObjectShape
 
 LAYER, ZONE, FEATURES, SCENES = "s2", "grid", 16, 6
 """of each shard: scenes of one window"""

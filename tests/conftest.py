@@ -3,6 +3,8 @@
 import contextlib
 import faulthandler
 import fcntl
+import functools
+import gc
 import hashlib
 import importlib.util
 import io
@@ -18,9 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Before NumPy and torch are loaded: several processes with a thread for each core each would wait for one another, at
+# twice the CPU time. Ranks, and the tests that try other numbers of threads, say how many they take.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+os.environ.update(dict.fromkeys(THREADS, "1"))
+
+# ruff: noqa: E402
 import pytest
+import typer.main
+import typer.testing
 import yaml
-from typer.testing import CliRunner
 
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record, scan_records
@@ -49,6 +58,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PLUGINS), os.enviro
 
 TORCH = importlib.util.find_spec("torch") is not None
 """False under `tests/lane.py`, which tries the rooms that need no torch with other versions."""
+
+# The commands are made once, and not for each of a thousand calls of the command line in this process.
+for module, name in ((typer.main, "get_command"), (typer.testing, "_get_command")):
+    setattr(module, name, functools.cache(getattr(module, name)))
 
 # Hundreds of processes import the package. Each would compile it anew, which takes a second, if none kept the result.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -111,6 +124,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"no real data in {REAL_DATA}"))
 
 
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look again at what is imported by now: it stays, and is a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
 def skip_without_torch() -> Generator[None]:
     """Body of a hook around a step of a test: where torch is not installed, a test that needs it is skipped."""
     try:
@@ -166,9 +185,10 @@ def plain_environment() -> Iterator[pytest.MonkeyPatch]:
 
 def run_cli(*arguments: str | Path, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """Run `embedcube` as a user does, in a process of its own."""
+    plain = {name: value for name, value in os.environ.items() if name not in THREADS}
     return subprocess.run(
         [Path(sys.executable).parent / "embedcube", *map(str, arguments)],
-        env=os.environ | (environment or {}),
+        env=plain | (environment or {}),
         capture_output=True,
         text=True,
         timeout=600,
@@ -241,7 +261,7 @@ class Campaign:
         """
         if environment is None:
             with plain_environment():
-                result = CliRunner().invoke(app, [verb, str(self.file), *arguments])
+                result = typer.testing.CliRunner().invoke(app, [verb, str(self.file), *arguments])
             if result.exception is not None:
                 raise result.exception
             return result.stdout

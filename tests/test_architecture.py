@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from itertools import chain
@@ -179,11 +179,12 @@ def _imports(node: ast.AST, *, at_start: bool) -> Iterator[Import]:
 
 
 def _imported_by_call(call: ast.Call) -> str | None:
-    function = ast.unparse(call.func)
-    named = call.args and isinstance(call.args[0], ast.Constant) and str(call.args[0].value)
-    return named if named and function.endswith(("import_module", "__import__")) else None
+    if not call.args or not isinstance(call.args[0], ast.Constant):
+        return None
+    return str(call.args[0].value) if ast.unparse(call.func).endswith(("import_module", "__import__")) else None
 
 
+@cache
 def _as_module(target: str) -> str:
     """The module in `embedcube.grid.Grid`; `from embedcube import grid` and `... import __version__` too."""
     parts = target.split(".")[1:]

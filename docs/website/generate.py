@@ -83,8 +83,9 @@ def _blocks_named(part: Any) -> Iterator[str]:
 
 
 def _table(title: str, block: Json) -> str:
-    plugin = title.startswith(("options-", "backbone-"))
-    meanings = {} if plugin else _field_docstrings(title)
+    # options of plugins bring their descriptions
+    described = all("description" in value for value in block["properties"].values())
+    meanings = {} if described else _field_docstrings(title)
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, value in block["properties"].items():
         required = key in block.get("required", ())

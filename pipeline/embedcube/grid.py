@@ -315,25 +315,10 @@ class ShardRange:
     rows: int
     cols: int
 
-    def from_border(self, objects: "ObjectShape") -> "ShardRange":
-        """The same rectangle, made larger so that it begins at the border of objects, counted from the origin."""
-        above, left = self.row % objects.rows, self.col % objects.cols
-        return ShardRange(row=self.row - above, col=self.col - left, rows=self.rows + above, cols=self.cols + left)
-
     def area(self, layout: ShardLayout) -> PixelArea:
         """Pixels of the rectangle."""
         side = layout.shard_px
         return PixelArea(row=self.row * side, col=self.col * side, rows=self.rows * side, cols=self.cols * side)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectShape:
-    """How many shards one object of the cube holds; where a chunk holds several windows, these are one shard here."""
-
-    windows: int
-    """shards along time"""
-    rows: int
-    cols: int
 
 
 def shards_touching(grid: Grid, layout: ShardLayout, bounds: Floats, halo_px: int = 0) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedcube.grid import Floats, ShardLayout, to_degrees
+from embedcube.grid import Floats, ShardLayout, ShardRange, to_degrees
 
 SAMPLES = "samples"
 """Name of the zone of a sample list, and the value of `grid.crs` that asks for one."""
@@ -25,6 +25,21 @@ UNDATED = -(2**63)
 """Seconds that stand for an unknown date: numpy's NaT."""
 
 Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectShape:
+    """How many shards one object of the cube holds; where a chunk holds several windows, these are one shard here."""
+
+    windows: int
+    """shards along time"""
+    rows: int
+    cols: int
+
+    def from_border(self, place: ShardRange) -> ShardRange:
+        """A rectangle of shards, made larger so that it begins at the border of an object, counted from the origin."""
+        above, left = place.row % self.rows, place.col % self.cols
+        return ShardRange(row=place.row - above, col=place.col - left, rows=place.rows + above, cols=place.cols + left)
 
 
 class Zone(Protocol):

@@ -711,6 +711,9 @@ def test_the_schema_and_the_source_say_the_same_of_options(
         ({"name": "torch", "takes": "bcyx"}, True),
         ({"name": "torch", "takes": "xyz"}, False),
         ({"name": "terratorch"}, False),
+        ({"name": "concat", "of": [{"backbone": {"name": "mosaiks"}}, {"backbone": {"name": "presto"}}]}, True),
+        ({"name": "concat", "of": [{"backbone": {"name": "mosaiks"}}, {"backbone": {"name": "eofs"}}]}, False),
+        ({"name": "concat", "of": [{"backbone": {"name": "mosaiks"}}]}, False),
         ({"name": "tiny_vit", "width": 32}, True),
         ({"name": "tiny_vit", "wide": 32}, True),  # it does not declare its options
     ],

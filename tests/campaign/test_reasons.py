@@ -15,7 +15,8 @@ from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid, make_layout
 from embedcube.campaign.verdicts import Verdict, Verdicts
-from embedcube.grid import ObjectShape, ShardRange
+from embedcube.grid import ShardRange
+from embedcube.zones import ObjectShape
 
 DOCUMENT: dict[str, Any] = {
     "campaign": "reasons",

@@ -227,6 +227,7 @@ def test_packs_of_several_bases_keep_their_names_apart(tmp_path: Path) -> None:
     packs = [path.stat().st_ino for name in ("first", "second", "third") for path in (tmp_path / name).rglob(PACK)]
     assert len(packs) == 3
     assert len(set(packs)) == 1, "one file under three names"
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob(PACK)} == {0o444}, "what is shared is not written to"
 
 
 def damage_byte(path: Path) -> None:
@@ -251,6 +252,9 @@ def test_a_damaged_object_of_a_cube_costs_its_own_shards(
     assert adopted.recipes == {recipe for recipe, number in recipes.items() if number != row}
     assert (adopted.copied, adopted.absent, len(adopted.damaged)) == (0, 0, 1)
     assert f"{victim}: " in adopted.damaged[0]
+    shared = [path for path in run.parts.rglob("c.*") if path.is_file()]
+    assert shared
+    assert {path.stat().st_mode & 0o777 for path in shared} == {0o444}
     shutil.rmtree(cube)
     records = [*scan_records(run)]
     assert {record.recipe for _, record in records} == adopted.recipes

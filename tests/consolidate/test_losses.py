@@ -17,7 +17,8 @@ from tests.consolidate import slurm_here
 from tests.consolidate.test_resuming import begun, interrupted, unfinished
 
 from embedcube.campaign.resolve import open_campaign
-from embedcube.consolidate import alone, assemble, endings, on_nodes
+from embedcube.consolidate import alone, endings, on_nodes
+from embedcube.consolidate.stored import StoredReader
 from embedcube.consolidate.unfinished import building
 from embedcube.errors import RequestError, StartAgain, WorkError
 
@@ -72,7 +73,7 @@ def test_memory_that_runs_out_within_a_worker(embedded: Campaign, monkeypatch: p
     def too_large(*_: object) -> bytes:
         raise MemoryError("Unable to allocate 9.31 GiB")
 
-    monkeypatch.setattr(assemble.StoredReader, "read", too_large)
+    monkeypatch.setattr(StoredReader, "read", too_large)
     with pytest.raises(WorkError, match=r"no memory left \(Unable to allocate 9.31 GiB\): .*give the job"):
         embedded.cli("consolidate")
 
@@ -88,7 +89,7 @@ def test_what_is_made_stays_when_memory_runs_out(embedded: Campaign, monkeypatch
         raise MemoryError("Unable to allocate 9.31 GiB")
 
     with monkeypatch.context() as context:
-        context.setattr(assemble.StoredReader, "read", too_large)
+        context.setattr(StoredReader, "read", too_large)
         with pytest.raises(WorkError, match="what is made stays"):
             embedded.cli("consolidate")
     (still,) = unfinished(embedded)

@@ -34,7 +34,8 @@ from embedcube.consolidate.attributes import coordinate_attributes, spatial_ref_
 from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.cube.preview_store import write_preview_store
 from embedcube.cube.reader import Cube
-from embedcube.grid import Grid, ObjectShape, PixelArea, ShardRange
+from embedcube.grid import Grid, PixelArea, ShardRange
+from embedcube.zones import ObjectShape
 
 ZONE = "s2_mosaiks/grid"
 SCHEMAS = ROOT / "tests" / "data" / "conventions"

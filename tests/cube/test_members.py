@@ -16,7 +16,8 @@ from zarr.storage import MemoryStore
 
 from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs, numbers_of, object_shape
 from embedcube.cube.members import Damaged, Layout, ObjectWriter, cut, digest_of_object, members_of
-from embedcube.grid import ObjectShape, ShardLayout
+from embedcube.grid import ShardLayout
+from embedcube.zones import ObjectShape
 
 SHAPE = ObjectShape(windows=2, rows=2, cols=3)
 

@@ -172,7 +172,7 @@ def test_an_example_without_a_vector_is_refused_by_its_status(cube: Cube) -> Non
     with pytest.raises(RequestError, match=r"a cell of other/utm32 is no example"):
         cube["one"].similar(Cell(zone="other/utm32", t=0, y=5, x=10))
     with pytest.raises(RequestError, match="an example is a cell"):
-        cube["one"].similar("here")  # type: ignore[arg-type]
+        cube["one"].similar("here")
 
 
 def test_several_zones_give_a_tree(two_zones: Path) -> None:

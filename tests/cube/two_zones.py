@@ -27,7 +27,8 @@ from embedcube.consolidate.provenance import Made, write_provenance
 from embedcube.consolidate.template import part_specs, write_template
 from embedcube.cube.arrays import ShardEncoder, object_key
 from embedcube.cube.encoding import FAILED, MASKED, NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE
-from embedcube.grid import Grid, ObjectShape, ShardRange, to_degrees
+from embedcube.grid import Grid, ShardRange, to_degrees
+from embedcube.zones import ObjectShape
 
 LAYER, BORDER, LAT = "s2", 12.0, 50.0
 FEATURES, WINDOWS, SHARDS, SHARD_CELLS = 16, 3, 5, 16

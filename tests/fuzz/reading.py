@@ -115,7 +115,7 @@ def read(campaign_file: Path, when: When = "before index", damage: Callable[[], 
     try:
         for shard in (shard for group in read_shards(run, planned) for shard in group):
             sample = read_sample(shard, [scenes[i] for i in shard.scenes], context, reader)
-            said.update({scenes[i].id: reason for i, reason in sample.quarantined})
+            said.update({scenes[i].id: reason.words for i, reason in sample.quarantined})
             windows[f"{shard.t} {shard.row} {shard.col}"] = _digests(sample)
     finally:
         reader.close()

@@ -122,7 +122,7 @@ def test_scenes_that_are_corrupt_cost_the_others_nothing(worst: tuple[LayerConte
     bad = {scenes[2].id: CorruptInput("torn"), scenes[0].id: CorruptInput("empty")}
     source = Failing(context.inputs[0].source, dict(bad))
     found = sample_of((with_source(context, source), shard, scenes), threads=4)
-    assert dict(found.quarantined) == {shard.scenes[0]: "empty", shard.scenes[2]: "torn"}
+    assert {i: reason.words for i, reason in found.quarantined} == {shard.scenes[0]: "empty", shard.scenes[2]: "torn"}
     rest = [i for i in range(len(scenes)) if i not in (0, 2)]
     without = replace(shard, scenes=tuple(shard.scenes[i] for i in rest))
     expected = sample_of((context, without, [scenes[i] for i in rest]), threads=1)

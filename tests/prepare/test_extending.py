@@ -144,9 +144,12 @@ def inodes(cube: Path) -> dict[str, int]:
 def from_column(campaign: Campaign, column: int) -> Path:
     """Leave out of the region what lies west of a column of shards, and plan again; returns the cube of before."""
     cube = campaign.run.newest_cube.resolve()
-    west, south, east, north = Cube(cube).group(ZONE).attrs["spatial:bbox"]
-    begins = west + column * 24 * 160 + 80
-    region = {"bbox": [begins, south, east, north], "crs": "EPSG:32632"}
+    side, _, left, _, _, top = (value * 24 for value in Cube(cube).group(ZONE).attrs["spatial:transform"])
+    rows, cols = zip(*(place[2:] for place in Cube(cube).provenance.places), strict=True)
+    left, top, inside = left / 24, top / 24, 80
+    bbox = [left + column * side, top - (max(rows) + 1) * side, left + (max(cols) + 1) * side, top - min(rows) * side]
+    box = [bbox[0] + inside, bbox[1] + inside, bbox[2] - inside, bbox[3] - inside]
+    region = {"bbox": box, "crs": "EPSG:32632"}
     campaign.change(lambda document: document.update(region=region))
     campaign.cli("plan")
     return cube

@@ -1,16 +1,15 @@
 """A decoder that crashes or never ends takes only its own process with it."""
 
-import atexit
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sources.endings import OddError, compute, computed, crash, fail, ignore_the_end
 from tests.sources.test_era5 import NORTH_UP, era5, write_netcdf
 
 from embedcube.campaign.scene import Scene
@@ -24,33 +23,6 @@ from embedcube.sources.catalog import pool
 def _no_process_is_left() -> Iterator[None]:
     yield
     module.close()
-
-
-def crash(how: str) -> str:
-    """Die of a signal, as a decoder in C does."""
-    if how == "SIGSEGV":
-        ctypes.string_at(0)
-    os.kill(os.getpid(), getattr(signal, how))
-    return "alive"
-
-
-def compute(wall_s: float) -> None:
-    """Compute without an end in sight."""
-    end_s = time.monotonic() + wall_s
-    while time.monotonic() < end_s:
-        pass
-
-
-class OddError(Exception):
-    """It cannot be made again from its words."""
-
-    def __init__(self, one: int, other: int) -> None:
-        super().__init__(f"{one} and {other}")
-
-
-def fail(kind: type[Exception]) -> None:
-    """Raise an error."""
-    raise OddError(1, 2) if kind is OddError else kind("words")
 
 
 def test_results_and_errors_come_back() -> None:
@@ -79,13 +51,6 @@ def test_a_process_killed_from_outside_is_no_fault_of_the_file(how: str) -> None
 @pytest.mark.parametrize("how", ["SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_to_all_processes_of_a_job_is_not_for_this_one(how: str) -> None:
     assert apart(crash, 0, how) == "alive"
-
-
-def computed(pieces: Sequence[float]) -> list[str]:
-    """Compute for so many seconds each."""
-    for wall_s in pieces:
-        compute(wall_s)
-    return ["done"] * len(pieces)
 
 
 def test_of_several_files_only_the_one_that_never_ends_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,12 +102,6 @@ def test_an_interrupted_call_leaves_its_answer_to_nobody() -> None:
         signal.signal(signal.SIGALRM, before)
     assert [apart(abs, 0, number) for number in (-7, -8)] == [7, 8]
     assert not Path(f"/proc/{first}").exists()
-
-
-def ignore_the_end() -> int:
-    """Stay when the other side closes."""
-    atexit.register(time.sleep, 60)
-    return os.getpid()
 
 
 def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

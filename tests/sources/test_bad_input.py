@@ -110,7 +110,7 @@ def read_shard(campaign: Campaign) -> Read:
         sample = read_sample(shard, [scenes[i] for i in linked], context, reader)
     finally:
         reader.close()
-    said = {scenes[i].id: reason for i, reason in sample.quarantined}
+    said = {scenes[i].id: reason.words for i, reason in sample.quarantined}
     return Read({scene.id: scene for scene in scenes}, sample, said)
 
 

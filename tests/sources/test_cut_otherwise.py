@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pytest
 import xarray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from tests.sources.test_passes import SENTINEL2, Read, optics, read, write
 
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea
+from embedcube.sources.composite import Composite
 from embedcube.sources.era5.source import Era5
 from embedcube.sources.reader import RasterReader
 from embedcube.windows import Window
@@ -166,18 +168,88 @@ def test_weather_of_any_window_is_the_same_however_its_files_are_cut(
     write_weather(tmp_path, data)
     last = min(first + hours, HOURS - 1)
     frame = Window(START + timedelta(hours=first), START + timedelta(hours=last))
-    source = Era5("w", Archive(source="era5", path=tmp_path, bands=("2t", "tp")))
-    reader = RasterReader(1)
-    try:
-        scenes = [scene for scene in source.scenes(full_digests=False) if not scene.superseded_by]
-        assert not [scene.verdict for scene in scenes if scene.verdict]
-        seen = [(s.acquisition, source.observe(s, frame, GRID, AREA, reader)) for s in scenes if s.meets(frame)]
-    finally:
-        reader.close()
-    found, whole = source.composite(seen), weather()
+    found, whole = composite_of(tmp_path, frame), weather()
     expected: list[NDArray[np.float64]] = [
         whole.t2m.values[first:last].mean(axis=0),
         whole.tp.values[first + 1 : last + 1].sum(axis=0),
     ]
     assert found.clear_yx.all()
     np.testing.assert_allclose(found.x_cyx, np.stack(expected), rtol=1e-6)
+
+
+# --- Zarr -------------------------------------------------------------------------------------------------
+
+TIMES = ("hours since 1900-01-01", "seconds since 1970-01-01", "minutes since 2024-02-28")
+
+PACKED: dict[str, dict[str, Any]] = {
+    "t2m": {"dtype": "int16", "scale_factor": 0.25, "add_offset": 280.0, "_FillValue": -32768},
+    "tp": {"dtype": "int32", "scale_factor": 2.0**-20, "add_offset": 0.0, "_FillValue": -1},
+}
+
+
+def packable(hole: int) -> xarray.Dataset:
+    """The weather in numbers that packing keeps as they are; an hour of it is missing, none if that is negative."""
+    whole = weather()
+    for name, kind in PACKED.items():
+        scale, add = kind["scale_factor"], kind["add_offset"]
+        whole[name].values[:] = np.round((whole[name].values - add) / scale) * scale + add
+        if hole >= 0:
+            whole[name].values[hole] = np.nan
+    return whole
+
+
+def write_stores(folder: Path, whole: xarray.Dataset, data: st.DataObject) -> None:
+    """The weather as one or two stores of Zarr 2 or 3.
+
+    Drawn are the chunks, the shards, the order of the dimensions, whether numbers are packed, what times count from,
+    and whether the metadata of all arrays lie together.
+    """
+    cut, packed = data.draw(st.sampled_from([0, 2, 24, HOURS - 2])), data.draw(st.booleans())
+    order = data.draw(st.sampled_from([("time", "latitude", "longitude"), ("longitude", "latitude", "time")]))
+    whole = whole.isel(latitude=slice(None, None, data.draw(st.sampled_from([1, -1])))).transpose(*order)
+    for number, hours in enumerate([slice(cut), slice(cut, None)] if cut else [slice(None)]):
+        part, version = whole.isel(time=hours), data.draw(st.sampled_from([2, 3]))
+        encoding: dict[str, Any] = {"time": {"units": data.draw(st.sampled_from(TIMES))}}
+        for name, kind in PACKED.items():
+            chunks = tuple(data.draw(st.integers(1, part.sizes[dimension])) for dimension in order)
+            encoding[name] = {"chunks": chunks} | (kind if packed else {})
+            if version == 3 and data.draw(st.booleans()):
+                encoding[name]["shards"] = tuple(side * data.draw(st.integers(1, 3)) for side in chunks)
+        name = data.draw(st.sampled_from(["{}.zarr", "full_{}.zarr-v3", "store {}"])).format(number)
+        part.to_zarr(folder / name, zarr_format=version, consolidated=data.draw(st.booleans()), encoding=encoding)
+
+
+def composite_of(path: Path, frame: Window) -> Composite:
+    source, reader = Era5("w", Archive(source="era5", path=path, bands=("2t", "tp"))), RasterReader(1)
+    try:
+        scenes = [scene for scene in source.scenes(full_digests=False) if not scene.superseded_by]
+        assert not [scene.verdict for scene in scenes if scene.verdict]
+        seen = [(s.acquisition, source.observe(s, frame, GRID, AREA, reader)) for s in scenes if s.meets(frame)]
+    finally:
+        reader.close()
+    return source.composite(seen)
+
+
+@given(
+    data=st.data(), first=st.integers(0, HOURS - 2), hours=st.integers(1, HOURS), hole=st.sampled_from([-1, -1, 20, 50])
+)
+@few
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_weather_of_a_store_is_the_same_in_any_chunks_and_format(
+    data: st.DataObject, first: int, hours: int, hole: int, tmp_path: Path
+) -> None:
+    """Against one NetCDF file, also where an hour is missing; and against numpy."""
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    (tmp_path / "stores").mkdir(parents=True)
+    whole = packable(hole)
+    write_stores(tmp_path / "stores", whole, data)
+    whole.to_netcdf(tmp_path / "one.nc", engine="netcdf4")
+    last = min(first + hours, HOURS - 1)
+    frame = Window(START + timedelta(hours=first), START + timedelta(hours=last))
+    found, one = composite_of(tmp_path / "stores", frame), composite_of(tmp_path / "one.nc", frame)
+    for name in ("x_cyx", "clear_yx", "masked_yx", "share_yx", "incomplete_yx"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(one, name), err_msg=name)
+    if hole < 0:
+        assert found.clear_yx.all()
+        mean, total = whole.t2m.values[first:last].mean(axis=0), whole.tp.values[first + 1 : last + 1].sum(axis=0)
+        np.testing.assert_allclose(found.x_cyx, np.stack([mean, total]), rtol=1e-6)

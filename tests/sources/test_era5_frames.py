@@ -60,14 +60,12 @@ def picture(source: Era5, frame: Window, reader: RasterReader) -> Composite:
 def as_a_loop_has_it(array: Any, frame: Window, what: str) -> Any:
     """Expected value: an instant is at its stamp, other steps cover the hour before it; NaN for incomplete sums."""
     start, end = frame.start.replace(tzinfo=None), frame.end.replace(tzinfo=None)
+    firsts = [stamp if what == "point" else stamp - timedelta(hours=1) for stamp in pandas.DatetimeIndex(array.time)]
+    inside = [t for t, first in enumerate(firsts) if first >= start and first < end]
     result = np.full(array.shape[1:], math.nan)
     for y in range(array.shape[1]):
         for x in range(array.shape[2]):
-            found = []
-            for stamp, value in zip(pandas.DatetimeIndex(array.time.values), array.values[:, y, x], strict=True):
-                first = stamp if what == "point" else stamp - timedelta(hours=1)
-                if first >= start and first < end:
-                    found.append(float(value))
+            found = [float(value) for value in array.values[inside, y, x]]
             whole = len(found) == (end - start).total_seconds() / 3600
             if what in ("point", "mean") and found:
                 result[y, x] = math.fsum(found) / len(found)

@@ -1,6 +1,7 @@
 """Weather that is valid and was once wrong: lengths of steps, rates, running sums, repeated steps, units, odd files."""
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -241,6 +242,21 @@ def test_a_grib_file_without_a_message_is_a_scene_that_says_so(data: bytes, tmp_
 
 
 # --- what it is -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "unit", "words"),
+    [(0, 255, "0 of the unit 255, which is no unit of time"), (10**9, 3, "1000000000 of the unit 3, longer than any")],
+)
+def test_a_forecast_of_grib_at_whose_end_eccodes_never_arrives_is_a_verdict(
+    length: int, unit: int, words: str, tmp_path: Path
+) -> None:
+    """It counts the days of a forecast one by one, and those of an unknown unit for ever."""
+    keys = {"forecastTime": length, "indicatorOfUnitOfTimeRange": unit}
+    write_grib(tmp_path / "a.grib", NORTH_UP[:2], edition=2, **keys)
+    began_s = time.process_time()
+    assert f"its forecast time is {words}" in only(era5(tmp_path, "sp")).verdict
+    assert time.process_time() - began_s < 10
 
 
 def test_a_minimum_of_grib_1_is_one_though_its_range_is_called_a_maximum(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What pixels say against metadata: a number that fills an edge, an offset, a unit or a packing that cannot be."""
 
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
-from tests.conftest import run_cli
+from tests.conftest import Campaign, run_cli
 from tests.edge import shim
 from tests.sources.rasters import AREA, GRID, S1, S2, SIDE, observed, scenes_of, write, write_item
 
+from embedcube.campaign.parts import scan_records
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput
@@ -327,13 +329,45 @@ def test_a_scene_that_index_has_not_looked_at_is_looked_at_before_it_is_read(
         for _ in range(2):
             for id, scene in of_large.items():
                 if id == wrong:
-                    with pytest.raises(CorruptInput, match=re.escape(of_small[wrong].verdict)):
+                    with pytest.raises(CorruptInput, match=re.escape(of_small[wrong].verdict)) as refused:
                         source.observe(scene, always, GRID, AREA, reader)
+                    assert refused.value.asks == of_small[wrong].asks is True
                 else:
                     source.observe(scene, always, GRID, AREA, reader)
         assert len(looks) == 4, "each scene once, but for the one that `index` has looked at"
     finally:
         reader.close()
+
+
+@pytest.mark.parametrize("first", ["index", "rank"])
+def test_a_question_is_in_no_error_budget_whoever_asks_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """One of two maps asks; nothing may be unreadable. A rank finds it where `index` has not looked."""
+    wrong_maps(tmp_path / "archive", range(3, 4))
+    write(tmp_path / "archive" / "map_20210604" / "cover.tif", power() + 1)
+    if first == "rank":
+        monkeypatch.setattr(believed_module, "_chosen", lambda *_: set())
+    campaign = Campaign(tmp_path / "campaign.yaml")
+    document = {
+        "campaign": "c", "archives": {"a": {"source": "fields", "path": "archive", "bands": ["cover"]}},
+        "grid": {"crs": GRID.crs, "pixel": GRID.pixel}, "windows": [["2021-06-01", "2021-07-01"]],
+        "layers": {
+            "l": {"archives": ["a"], "backbone": {"name": "mosaiks", "filters": 2}, "chip_px": 34, "halo_px": 1,
+                  "cell_px": 16, "shard_chips": 1, "batch": 2}
+        },
+        "how": {"ranks": 1, "threads": 1, "error_budget": 0},
+    }  # fmt: skip
+    campaign.file.write_text(yaml.safe_dump(document))
+    indexed = json.loads(campaign.cli("index", "--json"))
+    assert len(indexed["unusable"]) == (first == "index"), "else the test shows nothing"
+    campaign.cli("fit")
+    assert json.loads(campaign.cli("plan", "--json"))["over_budget"] == ""
+    assert list(json.loads(campaign.cli("embed", "--json"))["quarantined"]) == ["map_20210603"]
+    asked = [one.asks for _, record in scan_records(campaign.run) for one in record.quarantined]
+    assert asked == [True] * (2 if first == "rank" else 1), "in both rounds"
+    campaign.cli("consolidate")
+    assert json.loads(campaign.cli("verify", "--json"))["findings"] == []
 
 
 def test_of_a_large_series_a_share_is_looked_at_and_each_place_and_year(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,7 +352,7 @@ def test_the_memory_of_a_block_is_what_it_decodes_to(tmp_path: Path) -> None:
 
 def test_a_zip_member_that_is_said_to_be_huge_is_a_verdict(tmp_path: Path) -> None:
     """The directory of a zip states sizes; none is more than a thousand times that of its packed bytes."""
-    from embedcube.sources.catalog.describe import _member_size
+    from embedcube.sources.catalog.digests import member_size
     from embedcube.sources.catalog.products import File
 
     path = tmp_path / "a.zip"
@@ -362,7 +362,7 @@ def test_a_zip_member_that_is_said_to_be_huge_is_a_verdict(tmp_path: Path) -> No
     entry = data.index(b"PK\x01\x02")
     path.write_bytes(data[: entry + 24] + struct.pack("<I", 1 << 31) + data[entry + 28 :])
     with pytest.raises(ValueError, match=f"B02.jp2 is said to have {1 << 31} bytes"):
-        _member_size(File(path=path, inner="B02.jp2"))
+        member_size(File(path=path, inner="B02.jp2"))
 
 
 def small_series(**sizes: int) -> xarray.Dataset:

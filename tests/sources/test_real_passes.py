@@ -82,7 +82,9 @@ def test_acquisitions_are_those_of_the_metadata(kind: str) -> None:
 
 BANDS, CLEAR = ("B02", "B03", "B04", "B08"), (4, 5, 6, 7, 11)
 CELL_PX, SHARD_PX = 16, 960
-CANVAS = Canvas(west=499_980, north=5_100_000, pixel=120, rows=SHARD_PX, cols=SHARD_PX)
+CANVAS = Canvas(
+    west=499_980, north=5_100_000, pixel=120, rows=SHARD_PX, cols=SHARD_PX, cells=(slice(0, 0), slice(0, 0))
+)
 TILES = {"WL": (0, 0, 500, 470), "XL": (0, 440, 500, 915), "WK": (450, 0, 915, 600), "XK": (440, 580, 915, 915)}
 """Names of neighbouring tiles, and first row, first column, last row, last column of the pixels that they get"""
 

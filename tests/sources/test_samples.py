@@ -18,6 +18,7 @@ import rasterio
 import shapely
 import xarray
 import yaml
+import zarr
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from tests.conftest import Campaign, call_cli, cube_bytes
@@ -29,6 +30,7 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.schema import Archive
 from embedcube.campaign.zones import columns_of, zones_of
 from embedcube.cube.arrays import ARRAYS
+from embedcube.cube.encoding import FAILED, VALID_INCOMPLETE
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.sources.lists.ssl4eo import Ssl4eo
@@ -165,6 +167,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     layers = {
         "one": MOSAIKS | {"cell_px": 8},
         "tokens": MOSAIKS | {"cell_px": 4, "encoding": "int8"},
+        "two": MOSAIKS | {"cell_px": 8, "backbone": {"name": "concat", "of": [
+            {"backbone": {"name": "mosaiks", "filters": 2, "seed": 1}}, {"backbone": MOSAIKS["backbone"]},
+        ]}},
         "seasons": MOSAIKS | {"archives": ["optics", "radar"], "cell_px": 8},
         "points": {
             "archives": "table", "backbone": {"name": "eof", "components": 2}, "chip_px": 1, "halo_px": 0,
@@ -248,8 +253,7 @@ def test_what_a_list_lacks_is_said(made: Made) -> None:
         partial(layer.sample, [(9, 45)]),
         partial(layer.window, (8, 44, 9, 45)),
         partial(layer.find, (9, 45)),
-        partial(layer.find, np.ones(4, np.float32), apart_m=0),
-        partial(layer.similar, made.cube.cell_of("c07", "2020-07", "one")),
+        partial(layer.similar, (9, 45)),
         partial(layer.change, "2020-04", "2020-07"),
         partial(layer.parcels, geopandas.GeoDataFrame(geometry=[shapely.box(8, 44, 9, 45)], crs="EPSG:4326")),
     ]
@@ -497,6 +501,97 @@ def test_labels_of_samples_fit_a_decoder(made: Made, tmp_path: Path) -> None:
     np.testing.assert_array_equal(examples.lon, table.lon)
 
 
+def numbered(made: Made, layer: str, folder: Path, classes: bool = False) -> Path:
+    """A decoder of a layer of chips, from labels of all of them."""
+    from embedcube.uses.decode import commands
+    from embedcube.uses.decode.fit import Settings
+    from embedcube.uses.decode.request import Request
+
+    rows = [f"c{i:02d},{i * i % 7},{'ab'[i % 2]}" for i in range(11)]
+    (folder / "labels.csv").write_text("id,value,crop\n" + "\n".join(rows) + "\n")
+    request = Request(task="classification" if classes else "regression", column="crop" if classes else "value")
+    settings = Settings(kind="logistic" if classes else "ridge")
+    commands.fit(made.cube.path, [folder / "labels.csv"], folder / "d.safetensors", request, settings, (layer,))
+    return folder / "d.safetensors"
+
+
+def test_samples_are_decoded_into_a_table(made: Made, tmp_path: Path) -> None:
+    import pandas
+    import pyarrow.parquet
+
+    from embedcube.uses.decode.apply import apply
+    from embedcube.uses.decode.file import read_decoder
+
+    decoder = numbered(made, "one", tmp_path)
+    (out,) = apply(made.cube, decoder, tmp_path / "o.parquet")
+    table = pyarrow.parquet.read_table(out)
+    assert table.schema.names == ["id", "window", "lon", "lat", "prediction"]
+    assert json.loads(table.schema.metadata[b"embedcube:decoder"])["layers"][0]["name"] == "one"
+    frame = table.to_pandas()
+    assert len(frame) == 21, "one of the chips has one date alone"
+    head, known = read_decoder(decoder).head, made.cube["one"].to_pandas("2020-04").set_index("id")
+    for name, own in frame.groupby("id"):
+        vectors = made.cube["one"].vector(str(name)).values
+        wanted = head(vectors[np.isfinite(vectors).all(axis=1)])[:, 0]
+        np.testing.assert_array_equal(own.prediction, wanted.astype(np.float32))
+        np.testing.assert_array_equal(own.lat, known.lat[[name] * len(own)])
+    # the chips south of the equator, in one window, as CSV
+    north = made.cube["one"].to_pandas().lat.max()
+    out, beside = apply(made.cube, decoder, tmp_path / "s.csv", (0, -60, 30, north - 30), "2020-04")
+    south = pandas.read_csv(out)
+    assert south.id.tolist() == [f"c{i:02d}" for i in range(0, 11, 2)]
+    assert "2020-03-01" in south.window[0]
+    np.testing.assert_array_equal(south.prediction.astype("f4"), frame[frame.window == south.window[0]].prediction[::2])
+    assert json.loads(beside.read_text())["embedcube:cube"] == made.cube.version
+    with pytest.raises(RequestError, match=r"a list of samples and no map: it becomes a table, write .csv or .parquet"):
+        apply(made.cube, decoder, tmp_path / "o.tif")
+    with pytest.raises(RequestError, match="no sample that was asked for has a vector"):
+        apply(made.cube, decoder, tmp_path / "n.csv", time="2020-10")
+    assert not (tmp_path / "n.csv").exists()
+    with pytest.raises(RequestError, match="no cell of one lies in"):
+        apply(made.cube, decoder, tmp_path / "n.csv", (100, 10, 101, 11))
+
+
+def test_each_cell_of_a_sample_has_a_row_of_its_own(made: Made, tmp_path: Path) -> None:
+    from embedcube.cli.verbs import app
+    from embedcube.uses.decode.file import read_decoder
+
+    decoder = numbered(made, "tokens", tmp_path, classes=True)
+    app(["decode", "apply", str(made.cube.path), str(decoder), str(tmp_path / "o.parquet"), "--time", "2020-07"],
+        standalone_mode=False)  # fmt: skip
+    import pandas
+
+    frame = pandas.read_parquet(tmp_path / "o.parquet")
+    assert list(frame)[4:] == ["row", "column", "prediction", "probability_a", "probability_b"]
+    assert frame.id.tolist() == [f"c{i:02d}" for i in range(11) for _ in range(4) if i != 2]
+    own = frame[frame.id == "c07"]
+    assert list(zip(own.row, own.column, strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    said = read_decoder(decoder).head(made.cube["tokens"].vector("c07", "2020-07").values[0].reshape(4, -1))
+    np.testing.assert_array_equal(own[["probability_a", "probability_b"]], said.astype("f4"))
+    assert own.prediction.tolist() == ["ab"[i] for i in said.argmax(axis=1)]
+
+
+def test_samples_are_read_again_for_what_is_simpler(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw pixels of each cell are those of its chip; with weights as they are, vectors are those of the cube."""
+    from embedcube.uses.decode import baselines
+    from embedcube.uses.decode.examples import cells_of_samples, vectors_of
+
+    monkeypatch.setattr(baselines, "_shuffled", lambda weights, seed: weights)
+    ids = ["c01", "c04", "c10"]
+    cells, row = cells_of_samples(made.cube, "tokens/samples", ids, "2020-04")
+    again = baselines.read_again(made.cube, "tokens", cells)
+    assert again.missing == ""
+    assert again.raw_bytes == 2 * 2 * 4**2
+    for i in range(12):
+        pixels = chip(int(ids[row[i]][1:]), DATES[0])[:, 2:-2, 2:-2].reshape(2, 2, 4, 2, 4)
+        own = pixels[:, i % 4 // 2, :, i % 2].reshape(2, 16).astype(float)
+        expected = np.concatenate([own.mean(axis=1), own.std(axis=1)])
+        np.testing.assert_allclose(again.features[baselines.RAW][i], expected, rtol=1e-5)
+    stored = vectors_of(made.cube, cells)
+    step = np.abs(stored).max(axis=1, keepdims=True) / 127
+    assert (np.abs(again.features[baselines.RANDOM] - stored) <= 0.51 * step).all()
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -541,9 +636,7 @@ def test_lineage_names_the_samples(made: Made) -> None:
     assert set(cells["lon"]) == {table.lon["c07"]}
 
 
-def test_a_region_of_a_list_is_refused_and_missing_places_are_told(
-    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_regions_of_lists_and_missing_places_are_refused(made: Made, tmp_path: Path) -> None:
     folder = made.campaign.file.parent
     for name in ("eof.safetensors", "points.csv"):
         shutil.copy(folder / name, tmp_path / name)
@@ -555,8 +648,115 @@ def test_a_region_of_a_list_is_refused_and_missing_places_are_told(
     campaign = written(tmp_path, archives, layers)
     for verb in ("index", "fit"):
         assert call_cli(verb, campaign.file).returncode == 0
-    planned = call_cli("plan", campaign.file)
-    assert planned.returncode == 0, planned.stderr
-    assert "layers.points: 1 of 19 samples have no place (p2)" in caplog.text
+    said = refused(campaign, "plan")
+    assert "layers.points: 1 of 19 samples have no place (p2), and the backbone eof gives no vector without one" in said
+    assert "take them out of it, or choose a backbone that is told no place" in said
+    assert not campaign.run.plan.exists()
     region = {"bbox": [9, 44, 10, 46]}
     assert "region: layer points is a list of samples" in refused(written(tmp_path, archives, layers, region=region))
+
+
+def test_vectors_of_two_backbones_stand_behind_each_other(made: Made) -> None:
+    for name in ("c00", "c10"):
+        both, alone = (np.asarray(made.cube[layer].vector(name, "2020-04"))[0] for layer in ("two", "one"))
+        assert both.shape == (12,)
+        np.testing.assert_array_equal(both[4:], alone)
+    assert made.cube.model("two/samples") == "concat of mosaiks and mosaiks"
+    assert "of" in made.cube.group("two/samples").attrs["embedcube:backbone"]
+
+
+# --- found by ids ------------------------------------------------------------------------------------
+
+
+def cosines(cube: Cube, layer: str, query: NDArray[Any]) -> NDArray[np.float64]:
+    """Cosines (window, sample) in float64; NaN without a vector."""
+    vectors = np.stack([np.stack([np.asarray(cube[layer].vector(one)).reshape(4, -1, 8)]) for one in cube[layer].ids])
+    means = np.nanmean(vectors[:, 0].astype(np.float64), axis=2).swapaxes(0, 1)
+    return np.asarray(means @ query / np.linalg.norm(means, axis=-1) / np.linalg.norm(query))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+@pytest.mark.parametrize("layer", ["one", "tokens"])
+def test_similar_is_the_cosine_of_every_sample(made: Made, layer: str) -> None:
+    cube = made.cube
+    query = np.asarray(cube[layer].vector("c07", "2020-07"))[0].reshape(-1, 8).mean(axis=0)
+    found = cube[layer].similar("c07", time="2020-07")
+    assert found.dims == ("time", "sample")
+    np.testing.assert_allclose(found[0], cosines(cube, layer, query)[1], atol=1e-6)
+    whole = cube[layer].similar(query)
+    np.testing.assert_allclose(whole, cosines(cube, layer, query), atol=1e-6)
+    assert whole.sample_id.values.tolist() == list(cube[layer].ids)
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+@pytest.mark.parametrize("layer", ["one", "tokens"])
+def test_find_gives_each_sample_once_in_its_best_window(made: Made, layer: str) -> None:
+    cube = made.cube
+    ids = list(cube[layer].ids)
+    query = cube[layer].similar("c07", "c01")
+    assert isinstance(query, xarray.DataArray)
+    found = cube[layer].find("c07", "c01", k=20)
+    best = np.nanmax(query.values, axis=0)
+    order = [int(i) for i in np.argsort(-best) if ids[int(i)] != "c07"]
+    assert found["sample"].tolist() == [ids[i] for i in order]
+    np.testing.assert_allclose(found["cosine"], best[order], atol=1e-6)
+    assert found.t.tolist() == [int(np.nanargmax(query.values[:, i])) for i in order]
+    place = cube[layer].to_pandas("2020-04").set_index("id")
+    np.testing.assert_allclose(found.geometry.x, [place.lon[one] for one in found["sample"]], atol=1e-6)
+    explained = cube.explain(sample=found["sample"][0], time=found["window"][0], layer=layer)
+    assert explained["cell"]["sample"] == found["sample"][0]
+
+
+def test_hits_are_chosen_by_status_time_and_place(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.cube.path, tmp_path / "cube.zarr")
+    folder = tmp_path / "cube.zarr" / "one" / "samples" / "status"
+    for path in folder.rglob("*"):
+        path.chmod(0o644)
+    zarr.open_array(folder, mode="r+")[1, 3:5] = VALID_INCOMPLETE, FAILED
+    cube = Cube(tmp_path / "cube.zarr")
+    layer = cube["one"]
+    incomplete = layer.find("c00", k=20, time="2020-07", status=("valid_incomplete",))
+    assert incomplete["sample"].tolist() == ["c03"]
+    summer = layer.find("c00", k=20, time="2020-07")["sample"].tolist()
+    assert set(layer.ids) - set(summer) == {"c00", "c02", "c04"}  # the example; one without a date in July; one failed
+    west, _, east, _ = layer.find(["c01"], k=20).total_bounds
+    table = layer.to_pandas("2020-04")
+    box = (west - 1, 0.0, east + 1, 90.0)
+    assert set(layer.find("c01", k=20, within=box)["sample"]) == set(table.id[table.lat > 0]) - {"c01"}
+    around = (box[0], 0.0, box[0] - 1e-9, 90.0)  # all around the globe, over the antimeridian
+    assert set(layer.find("c01", k=20, within=around)["sample"]) == set(table.id[table.lat > 0]) - {"c01"}
+    vector = np.asarray(layer.vector("c05", "2020-04"))[0]
+    assert layer.find(vector, k=1)["sample"][0] == "c05"
+    assert layer.find(cube.cell_of("c05", "2020-04", "one"), k=20)["sample"].tolist().count("c05") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"like": "c99"}, 'there is no sample "c99" among 11 samples'),
+        ({"like": "c02", "time": "2020-07"}, "sample c02: no vector, its status is no_data"),
+        ({"like": (9.0, 45.0)}, "is a list of samples and no map"),
+        ({"like": "c00", "apart_m": 5.0}, "apart_m 5 is for maps"),
+        ({"like": "c00", "exact": False}, "exact=False is for maps"),
+        ({"like": np.ones(3)}, "has 3 numbers, those of the layer have 8"),
+    ],
+)
+def test_what_cannot_be_found_is_said(made: Made, asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        made.cube["one"].find(**asked)
+
+
+def test_the_verb_takes_ids(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from embedcube.cli.verbs import app
+
+    cube = made.cube
+    out = tmp_path / "hits.geojson"
+    words = ["find", str(cube.path), "--like", "c07", "--unlike", "c01", "--k", "3", "--layer", "one", "-o", str(out)]
+    app([*words, "--json"], standalone_mode=False)
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert [hit["sample"] for hit in hits] == cube["one"].find("c07", "c01", k=3)["sample"].tolist()
+    assert geopandas.read_file(out)["sample"].tolist() == [hit["sample"] for hit in hits]
+    app(words, standalone_mode=False)
+    assert f"   1  {hits[0]['cosine']:.6f}" in capsys.readouterr().out
+    with pytest.raises(RequestError, match=r'there is no sample "c99"'):
+        app(["find", str(cube.path), "--like", "c99", "--layer", "one"], standalone_mode=False)

@@ -48,7 +48,7 @@ def test_a_registered_backbone_keeps_its_contract(
 
 
 def test_every_backbone_was_looked_at() -> None:
-    others = {"eof", "presto", "terratorch", "torch"}
+    others = {"concat", "eof", "presto", "terratorch", "torch"}
     faulty = {"sleepy", "deadly"}  # `tiny_vit` with a sleep in each batch, and one that kills its rank
     assert all("check_backbone(" in source_of_tests(name) for name in others), "contract tests of their own"
     assert {name for name, _, _ in BACKBONES} | others | faulty == set(names("backbones"))

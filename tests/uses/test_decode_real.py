@@ -7,11 +7,23 @@ import pytest
 from tests.conftest import REAL_DATA, ROOT, Campaign, run_cli
 from tests.uses.real_points import FLOAT32, RAW, crops, fuel
 
-from embedcube.uses.decode.baselines import RANDOM
+from embedcube.cube.reader import Cube
+from embedcube.uses.decode.baselines import PIXELS, RANDOM, read_again
 from embedcube.uses.decode.baselines import RAW as RAW_PIXELS
 from embedcube.uses.decode.commands import fit, score_decoder
+from embedcube.uses.decode.examples import with_around
 from embedcube.uses.decode.fit import Settings
-from embedcube.uses.decode.folds import Size
+from embedcube.uses.decode.folds import Size, folds_of
+from embedcube.uses.decode.labels import read_examples
+from embedcube.uses.decode.pixels import (
+    INTERPOLATED,
+    ORACLE,
+    ORACLE_FINE,
+    RAW_LOGISTIC,
+    SINGLE,
+    pixel_classes,
+    score_pixels,
+)
 from embedcube.uses.decode.report import MEAN, NOTHING, PLACE, VECTORS, Held, Report
 from embedcube.uses.decode.request import Request
 
@@ -68,6 +80,28 @@ def test_tokens_lose_the_rare_classes_to_raw_statistics(cube: Path, tmp_path: Pa
     assert values(report, name="accuracy")[VECTORS] > values(report, name="accuracy")[RAW_PIXELS]
     assert any(verdict.startswith(f"{RAW_PIXELS} before vectors") for verdict in report.verdicts)
     assert found[NOTHING] == pytest.approx(0.2)
+
+
+def test_scene_classes_of_pixels_are_bounded_by_the_size_of_cells(cube: Path) -> None:
+    """Perfect cells of 16 pixels, of 4 pixels, and a logistic on raw pixels stand beside both heads."""
+    request = Request(task="dense", classes=CLASSES)
+    opened = Cube(cube)
+    examples = read_examples(opened, ("s2_mosaiks",), LABELS, request)
+    # one date is enough
+    assert examples.cells is not None
+    examples = with_around(opened, ("s2_mosaiks",), examples.take(examples.cells.t == 2))
+    assert examples.cells is not None
+    codes = pixel_classes(opened, examples.cells, LABELS, request, examples.classes)
+    raw = read_again(opened, "s2_mosaiks", examples.cells, pixels=True).features[PIXELS].reshape(*codes.shape, -1)
+    folds = folds_of(examples, blocks=Size(number=0.2, unit="degrees"), groups=False, years=False, count=3)
+    settings = Settings(kind="conv", hidden=32, most=1000)
+    rows = {row.features: row.scores for row in score_pixels(examples, codes, raw, settings, folds)}
+    miou, accuracy = ({name: scores[key] for name, scores in rows.items()} for key in ("miou", "accuracy"))
+    assert list(rows) == [ORACLE, ORACLE_FINE, SINGLE, INTERPOLATED, RAW_LOGISTIC]
+    for scores in (miou, accuracy):
+        assert scores[ORACLE] < scores[ORACLE_FINE] < 1
+        assert scores[INTERPOLATED] < scores[ORACLE_FINE]
+    assert accuracy[RAW_LOGISTIC] > max(accuracy[SINGLE], accuracy[INTERPOLATED]), "pixels say what a pixel is"
 
 
 def test_crop_types_of_points() -> None:

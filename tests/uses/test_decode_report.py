@@ -23,7 +23,15 @@ from embedcube.uses.decode.examples import Cells, Examples, vectors_of
 from embedcube.uses.decode.fit import Settings
 from embedcube.uses.decode.folds import Size, folds_of
 from embedcube.uses.decode.labels import read_examples
-from embedcube.uses.decode.pixels import INTERPOLATED, ORACLE, RAW_LOGISTIC, interpolated, pixel_classes, score_pixels
+from embedcube.uses.decode.pixels import (
+    INTERPOLATED,
+    ORACLE,
+    RAW_LOGISTIC,
+    interpolated,
+    most_common,
+    pixel_classes,
+    score_pixels,
+)
 from embedcube.uses.decode.report import MEAN, NOTHING, PLACE, VECTORS, Held, Report, score
 from embedcube.uses.decode.request import Request
 
@@ -223,6 +231,17 @@ def test_the_bounds_stand_beside_the_head(two_zones: Path, tmp_path: Path) -> No
     majority = np.maximum((codes == 0).sum((1, 2)), (codes == 1).sum((1, 2))).sum() / true.sum()
     assert scored[ORACLE].scores["accuracy"] == pytest.approx(majority)
     assert scored[RAW_LOGISTIC].parameters == 2 * 1 + 2 + 2
+
+
+def test_perfect_smaller_cells_are_counted_by_hand() -> None:
+    codes = np.random.default_rng(0).integers(-1, 3, (5, 8, 8)).astype(np.int16)
+    got = most_common(codes, 4, 3)
+    for cell, j, i in ((0, 0, 0), (4, 1, 0), (2, 0, 1)):
+        square = codes[cell, 4 * j : 4 * j + 4, 4 * i : 4 * i + 4]
+        counts = [(square == k).sum() for k in range(3)]
+        assert (got[cell, 4 * j : 4 * j + 4, 4 * i : 4 * i + 4] == int(np.argmax(counts))).all()
+    whole = most_common(codes, 8, 3)
+    assert (whole == whole[:, :1, :1]).all()
 
 
 # --- the command line -----------------------------------------------------------------------------

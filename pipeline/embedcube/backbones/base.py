@@ -1,6 +1,8 @@
 """The contract of a backbone (`contract.py`), and how a layer's backbone is made. `mosaiks.py` is a real one."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from embedcube.backbones.contract import (
     Backbone,
@@ -11,11 +13,12 @@ from embedcube.backbones.contract import (
     Weights,
     leaves_masked_out,
 )
-from embedcube.backbones.over_time import EachFrame
+from embedcube.backbones.over_time import EachFrame, OverTime
 from embedcube.backbones.reduced import Reduced
 from embedcube.campaign.plugins import make_plugin
 from embedcube.campaign.schema import Campaign, make_layout
 from embedcube.errors import RequestError
+from embedcube.grid import ShardLayout
 
 __all__ = [
     "Backbone",
@@ -24,6 +27,7 @@ __all__ = [
     "Inputs",
     "ModelCard",
     "Weights",
+    "backbone_over_time",
     "leaves_masked_out",
     "make_backbone",
     "make_inputs",
@@ -32,8 +36,9 @@ __all__ = [
 
 def make_inputs(campaign: Campaign, layer_name: str) -> Inputs:
     """Bands and frames of the layer's chips."""
-    bands = tuple(campaign.archives[archive].bands for archive in campaign.layers[layer_name].archives)
-    return Inputs(bands=bands, frames=len(campaign.frames(layer_name)[0]))
+    archives = campaign.layers[layer_name].archives
+    bands = tuple(campaign.archives[archive].bands for archive in archives)
+    return Inputs(bands=bands, frames=len(campaign.frames(layer_name)[0]), archives=archives)
 
 
 def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
@@ -43,18 +48,25 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
         RequestError: the backbone is not installed, or refuses its options, the chips or the bands.
         WorkError: its constructor has a bug.
     """
-    layer = campaign.layers[layer_name]
-    options = {key: value for key, value in layer.backbone.items() if key != "name"}
+    layer, layout = campaign.layers[layer_name], make_layout(campaign.layers[layer_name])
     inputs = make_inputs(campaign, layer_name)
-    seen = replace(inputs, frames=1) if layer.over_time else inputs
-    backbone: Backbone = make_plugin(
-        "backbones", layer.backbone["name"], f"layers.{layer_name}.backbone", options, make_layout(layer), seen
-    )
-    if layer.over_time:
-        try:
-            backbone = EachFrame(backbone, layer.over_time, inputs.frames, make_layout(layer))
-        except ValueError as error:
-            raise RequestError(f"layers.{layer_name}.{error}") from None
-    if layer.reduce:
-        backbone = Reduced(backbone, layer.reduce.pca, make_layout(layer))
-    return backbone
+    backbone = backbone_over_time(layer.backbone, layer.over_time, layout, inputs, f"layers.{layer_name}")
+    return Reduced(backbone, layer.reduce.pca, layout) if layer.reduce else backbone
+
+
+def backbone_over_time(
+    block: Mapping[str, Any], over_time: OverTime | None, layout: ShardLayout, inputs: Inputs, place: str
+) -> Backbone:
+    """The backbone of a block `{name: ..., OPTION: ...}`, around which the frames are combined where that is asked.
+
+    `place` is the key of the campaign that the block is in. Errors are those of `make_backbone`.
+    """
+    options = {key: value for key, value in block.items() if key != "name"}
+    seen = replace(inputs, frames=1) if over_time else inputs
+    backbone: Backbone = make_plugin("backbones", block["name"], f"{place}.backbone", options, layout, seen)
+    if not over_time:
+        return backbone
+    try:
+        return EachFrame(backbone, over_time, inputs.frames, layout)
+    except ValueError as error:
+        raise RequestError(f"{place}.{error}") from None

@@ -22,6 +22,8 @@ class Inputs:
     """names of the bands, one tuple per archive, in the campaign's order"""
     frames: int = 1
     """number of frames in a window (T)"""
+    archives: tuple[str, ...] = ()
+    """names of the archives, in the same order; none where nobody gives them"""
 
     @property
     def channels(self) -> int:
@@ -129,7 +131,7 @@ class Backbone(Protocol):
 
     @property
     def model(self) -> str:
-        """URI of the model's paper, code or model card; the cube's metadata name it."""
+        """URI of the model's paper, code or model card; the cube's metadata name it. Of several, spaces between."""
         ...
 
     @property

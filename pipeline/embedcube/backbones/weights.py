@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors
@@ -9,6 +10,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import Weights
+from embedcube.campaign.backbone_parts import without_files
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.schema import Campaign, period_of_fit
 from embedcube.campaign.seals import read_sealed, write_sealed
@@ -66,15 +68,7 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
         RequestError: the bytes are not such a file, or the weights were made for another backbone or other bands, or
             fitted on another period than the layer's `fit` names. Without `fit`, any period is accepted.
     """
-    try:
-        tensors = safetensors.numpy.load(data)
-        made_for = _header(data)
-        mean, std = tensors.pop("embedcube.mean"), tensors.pop("embedcube.std")
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise RequestError(
-            f"{origin}: not a weights file of embedcube: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from None
-    made_for.pop("checkpoint", None)
+    weights, made_for = unpacked(data, origin)
     expected, period = _facts(campaign, layer), made_for.pop("period", "")
     if made_for != expected:
         raise RequestError(
@@ -87,7 +81,25 @@ def parse_weights(data: bytes, campaign: Campaign, layer: str, origin: str) -> W
             f"layers.{layer}.fit asks for {period_of_fit(campaign, layer)}; put the period back or leave `fit` out to "
             "keep these weights, or remove the file to fit again"
         )
-    return Weights(mean=mean, std=std, tensors=tensors)
+    return weights
+
+
+def unpacked(data: bytes, origin: str) -> tuple[Weights, dict[str, Any]]:
+    """Weights of a file (`packed`), and what it states of itself: backbone, bands and period.
+
+    Raises:
+        RequestError: the bytes are not such a file.
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+        made_for = _header(data)
+        mean, std = tensors.pop("embedcube.mean"), tensors.pop("embedcube.std")
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise RequestError(
+            f"{origin}: not a weights file of embedcube: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    made_for.pop("checkpoint", None)
+    return Weights(mean=mean, std=std, tensors=tensors), made_for
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -99,12 +111,15 @@ def _header(data: bytes) -> dict[str, Any]:
 def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
     """Backbone and bands that a layer's weights must have been made for."""
     block = campaign.layers[layer]
-    facts: dict[str, Any] = {
-        "backbone": block.backbone,
-        "bands": [list(campaign.archives[archive].bands) for archive in block.archives],
-    }
-    facts |= {"over_time": block.over_time} if block.over_time else {}
+    bands = [campaign.archives[archive].bands for archive in block.archives]
+    facts = facts_of(without_files(block.backbone), bands, block.over_time)
     return facts | ({"reduce": block.reduce.model_dump()} if block.reduce else {})
+
+
+def facts_of(backbone: Mapping[str, Any], bands: Sequence[Sequence[str]], over_time: str | None) -> dict[str, Any]:
+    """Backbone and bands that weights are made for, without `reduce`."""
+    facts: dict[str, Any] = {"backbone": dict(backbone), "bands": [list(of) for of in bands]}
+    return facts | ({"over_time": over_time} if over_time else {})
 
 
 def is_ours(data: bytes) -> bool:

@@ -1,26 +1,21 @@
 """inventory.parquet: its schema, reader and writer. `prepare/index.py` decides what goes into it."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
-import numpy as np
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
-import shapely
-from pyproj import CRS
 
-from embedcube.campaign.boxes import footprint, in_range
 from embedcube.campaign.fields import nearest
+from embedcube.campaign.inventory_rows import Earlier, Rows, Spread, notes_from, write_rows
 from embedcube.campaign.parts import Unplaced
 from embedcube.campaign.plan import Plan
 from embedcube.campaign.run_folder import RunDir, replacing
-from embedcube.campaign.scene import Noted, Scene
+from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
 from embedcube.campaign.seals import refused, write_sealed
 from embedcube.campaign.search_extent import bounded
@@ -28,19 +23,8 @@ from embedcube.campaign.tables import inventory_digest, read_columns
 from embedcube.campaign.withdrawn import Names, Used, matches, unknown_ids, used_otherwise
 from embedcube.errors import RequestError
 
-_ROWS = 1 << 13
-"""rows of the table that are made and written at once"""
-
 _NAMES = ("embedcube:archive", "id", "embedcube:superseded_by", "embedcube:shows")
 """columns of `Names`"""
-
-_MOMENT = pyarrow.timestamp("us", "UTC")
-
-_WKB = {
-    "ARROW:extension:name": "geoarrow.wkb",
-    "ARROW:extension:metadata": json.dumps({"crs": CRS.from_epsg(4326).to_json_dict()}),
-}
-"""Metadata of the column of footprints, for readers of Arrow."""
 
 
 def scenes_as_planned(campaign: Campaign, run: RunDir, plan: Plan) -> "Scenes":
@@ -71,7 +55,7 @@ def read_inventory(
         raise RequestError(f"{run.plan} was made for another inventory; run `embedcube plan` again")
     names = ("embedcube:scene", "embedcube:noted", "embedcube:asked", *(_NAMES if campaign.withdraw else ()))
     table = read_columns(run.inventory, digest, names, "index")
-    if set(table["embedcube:asked"].unique().to_pylist()) != set(_asked(campaign).values()):
+    if set(table["embedcube:asked"].unique().to_pylist()) != set(asked_of(campaign).values()):
         raise RequestError(f"{run.inventory} was made for other archives or bands; run `embedcube index` again")
     scenes = Scenes(table["embedcube:scene"], table["embedcube:noted"], run.inventory, filling)
     if len(scenes):
@@ -149,23 +133,7 @@ def made_for(campaign: Campaign, run: RunDir) -> bool:
         extents = read_columns(run.inventory, inventory_digest(run), (name,), "index")[name].unique().to_pylist()
     except RequestError:
         return False
-    return set(extents) == {_extent(campaign)}
-
-
-def noted_before(run: RunDir) -> dict[tuple[str, str], tuple[str, list[Noted]]]:
-    """For each scene of the inventory, by archive and id: its digest, and what was noted of its files.
-
-    Empty where there is no inventory that can be read.
-    """
-    names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:noted")
-    try:
-        table = read_columns(run.inventory, inventory_digest(run), names, "index") if run.inventory.exists() else None
-    except RequestError:
-        table = None
-    if table is None:
-        return {}
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return {(archive, id_): (digest, _notes(noted)) for archive, id_, digest, noted in rows}
+    return set(extents) == {extent_of(campaign)}
 
 
 class Scenes(Sequence[Scene]):
@@ -205,7 +173,7 @@ class Scenes(Sequence[Scene]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if place not in self._made:
             try:
-                scene = Scene.from_json(self._texts[place].as_py(), _notes(self._noted[place].as_py()))
+                scene = Scene.from_json(self._texts[place].as_py(), notes_from(self._noted[place].as_py()))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise refused(self._path, error, "index") from None
             if used := self.used_otherwise.get(place):
@@ -214,7 +182,7 @@ class Scenes(Sequence[Scene]):
         return self._made[place]
 
 
-def _asked(campaign: Campaign) -> dict[str, str]:
+def asked_of(campaign: Campaign) -> dict[str, str]:
     """For each archive, the digest of its block and of its search."""
     asked = {}
     for name, block in campaign.what["archives"].items():
@@ -223,84 +191,29 @@ def _asked(campaign: Campaign) -> dict[str, str]:
     return asked
 
 
-def _extent(campaign: Campaign) -> str:
+def extent_of(campaign: Campaign) -> str:
     """Digest of the windows and the region."""
     return digest_of({key: campaign.what[key] for key in ("windows", "region")})
 
 
-def write_inventory(campaign: Campaign, scenes: list[Scene], run: RunDir) -> None:
-    """Write the inventory and its digest; killed in between, the two do not agree, which every reader sees."""
+def write_inventory(
+    campaign: Campaign,
+    scenes: Sequence[Scene],
+    run: RunDir,
+    *,
+    earlier: Earlier | None = None,
+    spread: Spread | None = None,
+    remembered: dict[str, Any] | None = None,
+) -> None:
+    """Write the inventory and its digest; killed in between, the two do not agree, which every reader sees.
+
+    Rows that are in the `earlier` inventory are taken from it; `spread` makes the others on several cores. The bytes of
+    the file are the same without these. `remembered` is what `write_remembered` says of its file.
+    """
+    rows = Rows.of(asked_of(campaign), extent_of(campaign), scenes)
     with replacing(run.inventory) as temporary:
-        write_table(campaign, scenes, temporary)
+        write_rows(rows, scenes, temporary, earlier, spread)
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        write_sealed(run.inventory_seal, {"sha256": digest, "scenes": len(scenes)})
-
-
-def write_table(campaign: Campaign, scenes: list[Scene], path: Path) -> None:
-    """Write the scenes as STAC-GeoParquet; one more column holds the complete description of each scene as JSON."""
-    from stac_geoparquet.arrow import to_parquet
-
-    # columns, some thousand rows at a time: as dictionaries, a hundred thousand Items are a GB
-    pieces = (scenes[i : i + _ROWS] for i in range(0, len(scenes), _ROWS))
-    bands = tuple(dict.fromkeys(asset.band for scene in scenes for asset in scene.assets))
-    lasting = any(scene.end for scene in scenes)
-    asked, extent = _asked(campaign), _extent(campaign)
-    batches = (_rows(asked, extent, piece, bands, lasting) for piece in pieces)
-    first = next(batches)
-    to_parquet(pyarrow.RecordBatchReader.from_batches(first.schema, chain([first], batches)), path)
-
-
-def _rows(
-    asked: dict[str, str], extent: str, scenes: list[Scene], bands: tuple[str, ...], lasting: bool
-) -> pyarrow.RecordBatch:
-    """The rows of some scenes; with `lasting`, some scene of the table has an end, and there are columns for it."""
-    places = [in_range(scene.bbox) for scene in scenes]
-    west, south, east, north = np.array(places).T
-    nothing = pyarrow.array([[]] * len(scenes), pyarrow.list_(pyarrow.null()))
-    columns = {
-        "type": ["Feature"] * len(scenes),
-        "stac_version": ["1.0.0"] * len(scenes),
-        "id": [scene.id for scene in scenes],
-        "geometry": shapely.to_wkb([footprint(place) for place in places], flavor="iso"),
-        "bbox": pyarrow.StructArray.from_arrays([west, south, east, north], ["xmin", "ymin", "xmax", "ymax"]),
-        "links": nothing,
-        "assets": _assets(scenes, bands),
-        "stac_extensions": nothing,
-        "collection": [scene.archive for scene in scenes],
-        # STAC: an Item with a beginning and an end has no datetime
-        "datetime": pyarrow.array([None if scene.end else scene.time for scene in scenes], _MOMENT),
-        "embedcube:archive": [scene.archive for scene in scenes],
-        "embedcube:asked": [asked[scene.archive] for scene in scenes],
-        "embedcube:made_for": [extent] * len(scenes),
-        "embedcube:digest": [scene.digest for scene in scenes],
-        "embedcube:weak": [scene.weak for scene in scenes],
-        "embedcube:declared": [scene.declared for scene in scenes],
-        "embedcube:verdict": [scene.verdict for scene in scenes],
-        "embedcube:superseded_by": [scene.superseded_by for scene in scenes],
-        "embedcube:shows": [scene.shows for scene in scenes],
-        "embedcube:scene": [scene.to_json() for scene in scenes],
-        "embedcube:noted": [_noted(scene) for scene in scenes],
-    }
-    if lasting:
-        columns["start_datetime"] = pyarrow.array([scene.time if scene.end else None for scene in scenes], _MOMENT)
-        columns["end_datetime"] = pyarrow.array([scene.end for scene in scenes], _MOMENT)
-    batch = pyarrow.RecordBatch.from_pydict(columns)
-    place = batch.schema.get_field_index("geometry")
-    return batch.cast(batch.schema.set(place, batch.schema.field(place).with_metadata(_WKB)))
-
-
-def _assets(scenes: list[Scene], bands: tuple[str, ...]) -> pyarrow.StructArray:
-    """The column of assets: one field for each band, null where a scene has no file of that band."""
-    rows = [{asset.band: {"href": asset.path} for asset in scene.assets} for scene in scenes]
-    of_band = pyarrow.struct([("href", pyarrow.string())])
-    return pyarrow.array(rows, pyarrow.struct([(band, of_band) for band in bands]))
-
-
-def _noted(scene: Scene) -> str:
-    """What was noted of each file of a scene, as JSON."""
-    return json.dumps([list(vars(note).values()) for note in scene.notes])
-
-
-def _notes(text: str) -> list[Noted]:
-    return [Noted(**dict(zip(vars(Noted()), note, strict=True))) for note in json.loads(text)]
+        told = {} if remembered is None else {"remembered": remembered}
+        write_sealed(run.inventory_seal, {"sha256": digest, "scenes": len(scenes)} | told)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from embedcube.campaign import schema
+from embedcube.campaign.backbone_parts import with_files
 from embedcube.campaign.fields import read_yaml
 from embedcube.campaign.geojson import read_geojson
 from embedcube.campaign.run_folder import RunDir
@@ -136,7 +137,12 @@ def _resolved(campaign: Campaign, folder: Path, *, mounted: bool) -> Campaign:
             raise ValueError(f"archives.{name}.links: {lost} is no folder")
         archives[name] = moved.model_copy(update={"links": links})
     layers = {
-        name: layer.model_copy(update={"weights": absolute(layer.weights)}) if layer.weights else layer
+        name: layer.model_copy(
+            update={
+                "weights": absolute(layer.weights) if layer.weights else None,
+                "backbone": with_files(layer.backbone, absolute),
+            }
+        )
         for name, layer in campaign.layers.items()
     }
     region = campaign.region

@@ -49,6 +49,8 @@ class Quarantined:
     """id of the scene within the archive"""
     scene_digest: str
     reason: str
+    asks: bool = False
+    """whether that is a question about its numbers, and no damage"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,9 +360,11 @@ def over_budget(
     """In words, that more scenes are unreadable than `how.error_budget` allows; empty where it is enough.
 
     It is a share of the planned scenes. A scene that lies nobody knows where is in no shard: the share of those in the
-    inventory is added. A scene that asks about its numbers can be read: `index` has said so, before anything began.
+    inventory is added. A scene that asks about its numbers is no damage, be it seen by `index` or by a rank.
     """
+    quarantined = tuple(quarantined)
     asking = {(scene.archive, scene.id) for scene in planned if scene.asks}
+    asking |= {(one.archive, one.scene) for one in quarantined if one.asks}
     found = {scene: reason for scene, reason in unreadable(planned, quarantined).items() if scene not in asking}
     budget = campaign.how.error_budget
     if len(found) / max(len(planned), 1) + len(unplaced.scenes) / max(unplaced.of, 1) <= budget:

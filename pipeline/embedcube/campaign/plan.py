@@ -21,8 +21,8 @@ from embedcube.campaign.seals import read_digested, read_sealed, refused, write_
 from embedcube.campaign.tables import inventory_digest, read_columns, read_pieces
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ObjectShape, ShardLayout, ShardRange
-from embedcube.zones import SampleList, samples_from
+from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.zones import ObjectShape, SampleList, samples_from
 
 Ints = NDArray[np.int64]
 
@@ -98,6 +98,7 @@ class LayerPlan:
     fitted_on: str
     """period that the weights were fitted on; empty where they were published"""
     model: str
+    """URI of the model; of several, with spaces between"""
     batch: int
     """chips in one forward pass"""
     batch_for: str
@@ -116,6 +117,8 @@ class LayerPlan:
     """for each window that lacks steps of a series or scenes of an archive, by its number: which, in words"""
     reading: str = ""
     """which `shard_chips` decodes each block of the files about once, in words; empty where the shards do"""
+    better_chips: int = 0
+    """that `shard_chips`; 0 where the shards do, or no others were found"""
     resampled: dict[str, list[str]] = field(default_factory=dict)
     """for each grid onto which scenes are resampled: how many, and a warning where they meet copied ones, in words"""
     samples: SampleList | None = None

@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
+from embedcube.campaign.backbone_parts import names_of
 from embedcube.campaign.fields import nearest
 from embedcube.campaign.options import PluginOptions
 from embedcube.campaign.schema import Campaign
@@ -40,7 +41,7 @@ def distribution(room: Room, name: str) -> str:
 def own_modules(campaign: Campaign) -> list[str]:
     """The modules of embedcube with the campaign's sources and backbones; those of other packages are left out."""
     named = {("sources", archive.source) for archive in campaign.archives.values()}
-    named |= {("backbones", str(layer.backbone["name"])) for layer in campaign.layers.values()}
+    named |= {("backbones", name) for layer in campaign.layers.values() for name in names_of(layer.backbone)}
     rooms: tuple[Room, ...] = ("sources", "backbones")
     points = [(room, point) for room in rooms for point in _registered(room) if not distribution(room, point.name)]
     return sorted({point.module for room, point in points if (room, point.name) in named})
@@ -80,6 +81,8 @@ def campaign_schema() -> dict[str, Any]:
         is_this = {"properties": {"name": {"const": name}}, "required": ["name"]}
         cases.append({"if": is_this, "then": {"$ref": f"#/$defs/backbone-{name}"}})
     backbone |= {"properties": {"name": {"enum": names("backbones")}}, "required": ["name"], "allOf": cases}
+    if (part := blocks.get("ConcatPart")) is not None:
+        part["properties"]["backbone"] |= {"properties": backbone["properties"], "required": ["name"]}
     return schema
 
 
@@ -96,7 +99,7 @@ def refuse_unknown_plugins(campaign: Campaign) -> None:
     """Raise a RequestError when the campaign names a plugin that is not installed, before any work is done."""
     named: list[tuple[Room, str]] = [("executors", campaign.how.executor)]
     named += [("sources", archive.source) for archive in campaign.archives.values()]
-    named += [("backbones", str(layer.backbone["name"])) for layer in campaign.layers.values()]
+    named += [("backbones", name) for layer in campaign.layers.values() for name in names_of(layer.backbone)]
     for room, name in named:
         if name not in names(room):
             raise _unknown(room, name)

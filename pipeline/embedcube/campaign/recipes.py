@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Protocol
 
+from embedcube.campaign.backbone_parts import names_of
 from embedcube.campaign.plan import LayerPlan, Shard
 from embedcube.campaign.plugins import distribution
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, digest_of
-from embedcube.campaign.verdicts import Verdicts, recipe_without
+from embedcube.campaign.verdicts import Reason, Verdicts, recipe_without
 from embedcube.errors import WorkError
 from embedcube.grid import ShardLayout
 from embedcube.zones import SampleList, Zone
@@ -23,10 +24,10 @@ def digest_as_read(scene: Scene, readers: Mapping[str, str]) -> bytes:
 
 
 def plugins_of(campaign: Campaign, name: str) -> tuple[str, ...]:
-    """Names and versions of the packages here that register the sources and the backbone of a layer."""
+    """Names and versions of the packages here that register the sources and the backbone of a layer, with its parts."""
     layer = campaign.layers[name]
     sources = [distribution("sources", campaign.archives[archive].source) for archive in layer.archives]
-    return (*sources, distribution("backbones", layer.backbone["name"]))
+    return (*sources, *(distribution("backbones", name) for name in names_of(layer.backbone)))
 
 
 def layer_facts(
@@ -157,7 +158,7 @@ class PlannedRecipes:
         except (KeyError, IndexError) as error:
             return f"none ({type(error).__name__}: {error})"
 
-    def out(self, shard: Shard) -> dict[int, str]:
+    def out(self, shard: Shard) -> dict[int, Reason]:
         """Why scenes of the shard are out for all shards, by row of the inventory."""
         return self._plan.verdicts.reasons(shard.scenes)
 

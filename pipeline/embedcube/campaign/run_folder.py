@@ -5,6 +5,7 @@ The run folder is the architecture: each stage reads files here and writes files
     runs/<campaign>/
       campaign.yaml                      the campaign as resolved, with its digest
       inventory.parquet, inventory.json  index        archive   -> inventory, and its digest
+      remembered.parquet                 index        what it found out of single files, for the next `index`
       weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
@@ -28,6 +29,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from embedcube.errors import naming
 
 TEMPORARY_PREFIX = ".tmp-"
 """Files whose names begin so are unfinished writes of a killed process: never read, safe to delete."""
@@ -54,6 +57,11 @@ class RunDir:
     def inventory_seal(self) -> Path:
         """The digest of the inventory."""
         return self.root / "inventory.json"
+
+    @property
+    def remembered(self) -> Path:
+        """What `index` found out of single files, for the next `index`; no other stage needs it."""
+        return self.root / "remembered.parquet"
 
     @property
     def weights_folder(self) -> Path:
@@ -203,17 +211,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{secrets.token_hex(4)}")
     try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except BaseException as error:
+        with naming(path):
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a full disk does not say what it had no room for
         raise
     fsync_folder(path.parent)
 

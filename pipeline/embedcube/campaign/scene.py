@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -248,19 +248,8 @@ class Scene:
     @property
     def digest(self) -> str:
         """SHA-256 over all of the scene that may change a cube: bytes, geometry, decisions; not the paths."""
-        facts: dict[str, Any] = {
-            "time": self.time.isoformat(),
-            "acquisition": self.acquisition,
-            "end": self.end.isoformat() if self.end else None,
-            "offset": self.offset,
-            "processing": self.processing,
-            "verdict": self.verdict,
-            "bbox": None if self.assets else self.bbox,
-            "assets": [{k: v for k, v in vars(asset).items() if k not in _IN_NO_DIGEST} for asset in self.assets],
-        }
-        if self.samples:
-            facts |= {"samples": [list(vars(one).values()) for one in self.samples], "dated": self.dated}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        samples = [list(vars(one).values()) for one in self.samples]
+        return digest_of_facts(vars(self) | {"samples": samples}, [vars(asset) for asset in self.assets])
 
     def to_json(self) -> str:
         """All facts of the scene as JSON, without what was noted of its files."""
@@ -319,7 +308,7 @@ class Scene:
     @property
     def shows(self) -> str:
         """Scenes of one archive with equal texts show the same, or parts of it, where their footprints are one."""
-        return self.subject or self.superseded_by or self.id
+        return shows(vars(self))
 
     @property
     def product_id(self) -> str:
@@ -349,7 +338,7 @@ class Scene:
     @property
     def weak(self) -> bool:
         """Whether the digest of any file covers its first bytes only."""
-        return any(digest.startswith("weak:") for asset in self.assets for digest in (asset.digest, asset.mask_digest))
+        return is_weak(map(vars, self.assets))
 
     @property
     def declared(self) -> bool:
@@ -357,6 +346,35 @@ class Scene:
         return any(asset.declared for asset in self.assets)
 
 
+def shows(scene: Mapping[str, Any]) -> str:
+    """`Scene.shows` from the fields of a scene."""
+    return str(scene["subject"] or scene["superseded_by"] or scene["id"])
+
+
+def is_weak(assets: Iterable[Mapping[str, Any]]) -> bool:
+    """`Scene.weak` from the fields of its assets."""
+    return any(asset[name].startswith("weak:") for asset in assets for name in ("digest", "mask_digest"))
+
+
+def digest_of_facts(scene: Mapping[str, Any], assets: Sequence[Mapping[str, Any]]) -> str:
+    """`Scene.digest` from the fields of a scene and of its assets."""
+    facts: dict[str, Any] = {
+        "time": scene["time"].isoformat(),
+        "acquisition": scene["acquisition"],
+        "end": scene["end"].isoformat() if scene["end"] else None,
+        "offset": scene["offset"],
+        "processing": scene["processing"],
+        "verdict": scene["verdict"],
+        "bbox": None if assets else scene["bbox"],
+        "assets": [{name: asset[name] for name in _IN_DIGEST} for asset in assets],
+    }
+    if samples := scene.get("samples"):
+        facts |= {"samples": samples, "dated": scene["dated"]}
+    return hashlib.sha256(_SORTED.encode(facts).encode()).hexdigest()
+
+
+_IN_DIGEST = tuple(sorted(name for name in Asset.__dataclass_fields__ if name not in _IN_NO_DIGEST))
+_SORTED = json.JSONEncoder(sort_keys=True)
 _LISTED = tuple(Listed.__dataclass_fields__)
 
 

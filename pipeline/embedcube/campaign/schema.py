@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from embedcube.campaign.backbone_parts import without_files
 from embedcube.campaign.fields import Block, Crs, Ids, Links, Time, nearest
 from embedcube.campaign.how import How
 from embedcube.campaign.periods import Period, WindowSteps
@@ -293,10 +294,10 @@ class Campaign(Block):
             del archive["path"], archive["search"], archive["links"]
         for layer in document["layers"].values():
             del layer["weights"]
+            layer["backbone"] = without_files(layer["backbone"])
             # the digests of campaigns without them are older than these keys
-            for key in ("over_time", "reduce"):
-                if layer[key] is None:
-                    del layer[key]
+            for key in [key for key in ("over_time", "reduce") if layer[key] is None]:
+                del layer[key]
         document["windows"] = [str(window) for window in self.all_windows]
         if not self.withdraw:
             del document["withdraw"]  # the digest of a campaign that withdraws nothing is what it has always been

@@ -18,6 +18,15 @@ MOST_ROUNDS = 3
 where files have changed since."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reason:
+    """Why a scene is not used."""
+
+    words: str
+    asks: bool = False
+    """whether that is a question about its numbers, which an option of the archive answers, and no damage"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A scene that was found broken while it was read."""
@@ -35,6 +44,8 @@ class Verdict:
     """the digests of these scenes, as they are used"""
     filling: tuple[int, ...] = ()
     """rows of `instead` that only fill what newer scenes of their acquisition do not show"""
+    asks: bool = False
+    """as `Reason.asks`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +57,10 @@ class Verdicts:
     scenes: Mapping[int, Verdict] = field(default_factory=dict)
     """by row of the inventory"""
 
-    def reasons(self, rows: Iterable[int]) -> dict[int, str]:
+    def reasons(self, rows: Iterable[int]) -> dict[int, Reason]:
         """Why some of these scenes, given as rows of the inventory, are out; by row."""
-        return {row: self.scenes[row].reason for row in rows if row in self.scenes}
+        out = {row: self.scenes[row] for row in rows if row in self.scenes}
+        return {row: Reason(words=one.reason, asks=one.asks) for row, one in out.items()}
 
     def recipe(self, planned: str, rows: Sequence[int]) -> str:
         """Recipe of a shard with these planned scenes, from its recipe in plan.parquet."""

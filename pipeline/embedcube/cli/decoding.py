@@ -37,10 +37,11 @@ def fit(
     to: Annotated[Path, typer.Option(help="The file of the decoder.")],
     task: Annotated[
         Literal["classification", "regression", "dense"] | None,
-        typer.Option(help="By default classification; regression for --head ridge and --share."),
+        typer.Option(help="By default classification; regression for ridge and --share, dense for conv."),
     ] = None,
     head: Annotated[
-        Literal["ridge", "logistic", "knn", "forest"] | None, typer.Option(help="By default ridge or logistic.")
+        Literal["ridge", "logistic", "knn", "forest", "conv"] | None,
+        typer.Option(help="By default ridge or logistic; conv sees the cells beside too, for --task dense."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Of a table: the column of the label.")] = None,
     layers: Annotated[str, typer.Option(help="Layers side by side, for example s2,era5.")] = "",
@@ -58,6 +59,7 @@ def fit(
     ] = "balanced",
     neighbours: Annotated[int, typer.Option(help="Of --head knn.", min=1)] = 10,
     trees: Annotated[int, typer.Option(help="Of --head forest.", min=1)] = 100,
+    hidden: Annotated[int, typer.Option(help="Of --head conv: numbers between its two layers.", min=1)] = 64,
     most: Annotated[int, typer.Option(help="Labels that are learned from; of more, a sample.", min=3)] = 5_000,
     seed: Annotated[int, typer.Option(help="Seed of all that is random.", min=0)] = 0,
     as_json: AsJson = False,
@@ -68,14 +70,15 @@ def fit(
     from embedcube.uses.decode.labels import counted_classes
     from embedcube.uses.decode.request import Request
 
-    chosen = task or ("regression" if head == "ridge" or share else "classification")
+    numbers = head == "ridge" or share
+    chosen = task or ("dense" if head == "conv" else "regression" if numbers else "classification")
     request = Request(
         task=chosen, column=column, crs=crs, time=moment, date=date, groups=groups, classes=_classes(classes),
         share=values_of(share), align=align,
     )  # fmt: skip
     settings = Settings(
         kind=head or FITTING[chosen][0], seed=seed, class_weights=class_weights, neighbours=neighbours, trees=trees,
-        most=most,
+        hidden=hidden, most=most,
     )  # fmt: skip
     decoder, examples = commands.fit(cube, labels, to, request, settings, parts_of(layers))
     answer = {
@@ -111,9 +114,13 @@ def score(
         bool, typer.Option("--raw/--no-raw", help="Read the archive too: raw pixels and random weights.")
     ] = True,
     protocol: Annotated[
-        Literal["neuco"] | None,
-        typer.Option(help="As NeuCo-Bench: its CSV of vectors as DECODER, its folder of labels as LABELS."),
+        Literal["neuco", "xview3"] | None,
+        typer.Option(
+            help="As NeuCo-Bench: its CSV of vectors as DECODER, its folder of labels as LABELS. "
+            "As xView3: a CSV of detections as DECODER, its CSV of labels as LABELS."
+        ),
     ] = None,
+    shore: Annotated[Path | None, typer.Option(help="Of --protocol xview3: the folder of shorelines.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score on held-out labels.  Example: embedcube decode score cube.zarr crops.safetensors crops.csv --blocks 2km"""
@@ -122,6 +129,13 @@ def score(
 
         found = score_neuco(decoder, labels[0])
         print(json.dumps([asdict(one) for one in found]) if as_json else "\n".join(lines_of_neuco(found)))
+        return
+    if protocol == "xview3":
+        from embedcube.uses.decode.commands import score_vessels
+        from embedcube.uses.decode.xview3 import lines_of_xview3
+
+        vessels = score_vessels(cube, decoder, labels[0], shore)
+        print(json.dumps(asdict(vessels)) if as_json else "\n".join(lines_of_xview3(vessels)))
         return
     from embedcube.uses.decode.commands import score_decoder
     from embedcube.uses.decode.folds import size_in

@@ -10,6 +10,7 @@ import typer
 from embedcube.cli.federating import find_at_centres
 from embedcube.cli.options import AsJson, CubePath, LayerName, layer_of, teller
 from embedcube.errors import RequestError, WorkError
+from embedcube.printable import printable
 from embedcube.progress import Say, shown
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from embedcube.cube.find import Found, Search
     from embedcube.cube.layer import Layer
+    from embedcube.cube.within import Within
     from embedcube.uses.recall import Checked
 
 verbs = typer.Typer()
@@ -27,10 +29,13 @@ def find(
     cube: Annotated[Path | None, typer.Argument(metavar="[CUBE.zarr]", help="The folder of a cube.")] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option(metavar="LON,LAT|FILE.geojson", help="A place, or polygons, to be like; may be repeated."),
+        typer.Option(
+            metavar="LON,LAT|FILE.geojson|ID",
+            help="A place, polygons, or in a list an id, to be like; may be repeated.",
+        ),
     ] = None,
     unlike: Annotated[
-        list[str] | None, typer.Option(metavar="LON,LAT|FILE.geojson", help="One to be unlike; may be repeated.")
+        list[str] | None, typer.Option(metavar="LON,LAT|FILE.geojson|ID", help="One to be unlike; may be repeated.")
     ] = None,
     k: Annotated[int, typer.Option(help="Number of hits.", min=1)] = 10,
     moment: Annotated[str | None, typer.Option("--time", help="Windows of hits and examples: 2023.")] = None,
@@ -53,21 +58,23 @@ def find(
     """Find places like some examples.  Example: embedcube find cube.zarr --like 7.6,50.87 --k 10"""
     if (cube is None) == (catalogue is None):
         raise RequestError("find searches a cube, or the cubes of a --catalogue: name one of them")
-    if check and cube is not None:
-        _print_checked(_checked(layer_of(cube, layer)), teller(as_json), as_json)
+    searched = None if cube is None else layer_of(cube, layer)
+    if check and searched is not None:
+        _print_checked(_checked(searched), teller(as_json), as_json)
         return
     if not like:
         raise RequestError("find needs an example: --like LON,LAT, for instance --like 7.6,50.87")
+    from embedcube.cube.listed import is_list
     from embedcube.uses.tables import check_suffix
 
     check_suffix(out)
-    examples = [_example(text) for text in like], [_example(text) for text in unlike or []]
     region = None if within is None else _region(within)
-    if cube is not None:
-        from embedcube.cube.find import Search
-
-        search = Search(k=k, time=moment, within=region, apart_m=apart_m)
-        _find_in(layer_of(cube, layer), examples, search, out, as_json)
+    if searched is not None and is_list(searched.zones[0]):
+        _find_samples_in(searched, (like, unlike or []), _search(k, moment, region, apart_m), out, as_json)
+        return
+    examples = [_example(text) for text in like], [_example(text) for text in unlike or []]
+    if searched is not None:
+        _find_in(searched, examples, _search(k, moment, region, apart_m), out, as_json)
         return
     from embedcube.uses.holders import Question
 
@@ -75,6 +82,12 @@ def find(
         like=examples[0], unlike=examples[1], layer=layer, k=k, time=moment, within=region, apart_m=apart_m
     )
     find_at_centres(str(catalogue), asked, out, None if as_json else print)
+
+
+def _search(k: int, moment: str | None, region: "Within | None", apart_m: float | None) -> "Search":
+    from embedcube.cube.find import Search
+
+    return Search(k=k, time=moment, within=region, apart_m=apart_m)
 
 
 def _find_in(
@@ -98,6 +111,38 @@ def _find_in(
         print(json.dumps(answer | {"out": str(out) if out else None}))
         return
     _print_hits(found)
+
+
+def _find_samples_in(
+    searched: "Layer", texts: tuple[list[str], list[str]], search: "Search", out: Path | None, as_json: bool
+) -> None:
+    """Search a list of samples, and print the hits."""
+    from embedcube.cube.samples_like import find_samples, table_of_samples
+    from embedcube.uses.tables import write_table
+
+    # an id may look like a place
+    like, unlike = (
+        [text if text in searched.ids or _numbers(text, 2) is None else _example(text) for text in some]
+        for some in texts
+    )
+    found = find_samples(searched.cube, searched.name, like, unlike or None, search)
+    if not found.samples:
+        raise RequestError(f"no sample of {searched.name} lies in --within; one without a place lies in no region")
+    if out is not None:
+        write_table(table_of_samples(found), out)
+        teller(as_json)(f"wrote {out}")
+    if as_json:
+        answer = {"cube": searched.cube.address, "layer": searched.name} | asdict(found)
+        print(json.dumps(answer | {"out": str(out) if out else None}))
+        return
+    print("rank  cosine      lon         lat        window                  status            sample")
+    for hit in found.hits:
+        lon, lat = ("-" if degrees is None else f"{degrees:.5f}" for degrees in (hit.lon, hit.lat))
+        print(
+            f"{hit.rank:>4}  {hit.cosine:.6f}  {lon:>10}  {lat:>9}  {hit.window:<22}  {hit.status:<16}  "
+            f"{printable(hit.sample, 80)}"
+        )
+    print(f"{len(found.hits)} hits of {found.samples:,} samples, every one compared")
 
 
 @verbs.command("index-vectors")

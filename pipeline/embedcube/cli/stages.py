@@ -76,14 +76,16 @@ def index_once(campaign: "Campaign", folder: "RunDir", say: Say) -> None:
     index(campaign, folder, say, full_digests=not any(scene.weak or scene.declared for scene in scenes))
 
 
-def index(campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool) -> dict[str, Any]:
+def index(
+    campaign: "Campaign", folder: "RunDir", say: Say, *, full_digests: bool, again: bool = False
+) -> dict[str, Any]:
     """Index the archives; the answer counts scenes, and names those that cannot be used."""
     from embedcube.campaign.inventory import unplaced_scenes
     from embedcube.campaign.parts import over_budget
     from embedcube.prepare.index import index as index_archives
 
     with shown("index", "scenes", say) as progress:
-        scenes = index_archives(campaign, folder, progress, full_digests=full_digests)
+        scenes = index_archives(campaign, folder, progress, full_digests=full_digests, again=again)
     bad = {scene.id: scene.verdict for scene in scenes if scene.verdict and not scene.superseded_by}
     weak, declared = sum(scene.weak for scene in scenes), sum(scene.declared for scene in scenes)
     unchecked = f", {declared} with the catalogue's checksums (`--digest full` compares them)" if declared else ""
@@ -161,12 +163,28 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
         say(f"            {line}")
     if over := unusable_in_words(campaign, folder, made):
         say(f"            nothing will be embedded: {over}")
-    if campaign.how.executor == "slurm":
-        from embedcube.campaign.site import load_site
-        from embedcube.jobs.submit import refuse_at_site
+    proposal = _propose(campaign, made, say)
+    return made.summary | {"over_budget": over, "changes": [row.document() for row in rows], "proposal": proposal}
 
-        refuse_at_site(made.price, campaign, load_site(campaign))
-    return made.summary | {"over_budget": over, "changes": [row.document() for row in rows]}
+
+def _propose(campaign: "Campaign", made: "Plan", say: Say) -> dict[str, Any] | None:
+    """Print what is saved by moving the cube, and the tasks and nodes that suit the site; refuse what cannot work."""
+    from embedcube.campaign.price import to_move
+
+    for line in to_move(made.price):
+        say(f"            {line}")
+    if campaign.how.executor != "slurm":
+        return None
+    from embedcube.campaign.site import load_site
+    from embedcube.jobs.submit import refuse_at_site
+    from embedcube.prepare.proposal import in_words, propose
+
+    site = load_site(campaign)
+    proposal = propose(campaign, made, site)
+    for line in in_words(proposal, campaign, made) if proposal else []:
+        say(f"            {line}")
+    refuse_at_site(made.price, campaign, site)
+    return asdict(proposal) if proposal else None
 
 
 def adopt(campaign: "Campaign", folder: "RunDir", made: "Plan", bases: "list[Base]", say: Say) -> "Plan":

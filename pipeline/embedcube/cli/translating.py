@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from embedcube.campaign.run_folder import write_atomically
 from embedcube.cli.options import AsJson
 from embedcube.errors import RequestError
 from embedcube.printable import printable
@@ -38,7 +39,7 @@ def import_terratorch(
     lines = [f"# made from {origin} of TerraTorch; look at these:", *(f"#   {one}" for one in made.remarks)]
     text = "\n".join([*lines, yaml.safe_dump(made.campaign, sort_keys=False, width=120)])
     if out is not None:
-        out.write_text(text)
+        write_atomically(out, text.encode())
     if as_json:
         print(json.dumps({"campaign": made.campaign, "remarks": made.remarks, "out": str(out) if out else None}))
     elif out is None:

@@ -133,10 +133,15 @@ def run(
 
 
 @app.command()
-def index(campaign_file: CampaignFile, digest: Digest = "weak", as_json: AsJson = False) -> None:
+def index(
+    campaign_file: CampaignFile,
+    digest: Digest = "weak",
+    again: Annotated[bool, typer.Option("--again", help="Look also into the files that look unchanged.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Find the scenes of the archives: the inventory.  Example: embedcube index campaign.yaml"""
     campaign, folder = open_to_plan(campaign_file, teller(as_json))
-    _print(stages.index(campaign, folder, teller(as_json), full_digests=digest == "full"), as_json)
+    _print(stages.index(campaign, folder, teller(as_json), full_digests=digest == "full", again=again), as_json)
 
 
 @app.command()

@@ -258,11 +258,14 @@ class _Part:
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Link a file; False where it cannot be linked, or is none."""
+    """Link a file, which is made read-only, as two runs share it from now on; False where it cannot be, or is none."""
     try:
-        if not stat.S_ISREG(source.lstat().st_mode):
+        mode = source.lstat().st_mode
+        if not stat.S_ISREG(mode):
             return False
         os.link(source, target)
+        if mode & 0o222:
+            source.chmod(0o444)
     except OSError as error:
         if error.errno not in (*CANNOT_LINK, errno.EACCES, errno.EROFS, errno.ENOENT):
             raise

@@ -71,7 +71,7 @@ def _zones(plan: Plan, shards: Iterable[Shard]) -> Iterator[Finding]:
         for zone, place in planned.zones.items():
             row, col = rows[layer, zone], cols[layer, zone]
             held = ShardRange(row=min(row), col=min(col), rows=max(row) - min(row) + 1, cols=max(col) - min(col) + 1)
-            spanned = held.from_border(planned.objects)
+            spanned = planned.objects.from_border(held)
             if place != spanned:
                 yield Finding(
                     check="place", place=f"{layer}/{zone} in the plan", found=str(place), expected=str(spanned)

@@ -109,7 +109,7 @@ def assemble(planned: Planned) -> Brought:
     if target.exists():
         if _same(target, planned):
             return Brought(new=False)
-        target.unlink()
+        target.unlink(missing_ok=True)  # a worker that is believed to be lost may do the same
     for earlier in planned.earlier:
         if _same(earlier, planned) and _linked(earlier, target):
             return Brought(linked=True)

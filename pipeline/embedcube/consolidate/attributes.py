@@ -4,6 +4,7 @@ from typing import Any
 
 from pyproj import CRS
 
+from embedcube.campaign.backbone_parts import without_files
 from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
 from embedcube.consolidate.listed import list_attributes
@@ -35,16 +36,18 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
     attributes |= {
         "geoemb:type": "pixel" if step == 1 else "chip",
         "geoemb:dimensions": planned.dimensions,
-        "geoemb:model": planned.model,
+        "geoemb:model": planned.model.partition(" ")[0],
         "geoemb:source_data": list(planned.collections),
         "geoemb:data_type": planned.encoding,
-        "embedcube:backbone": layer.backbone,
+        "embedcube:backbone": without_files(layer.backbone),
         "embedcube:weights_sha256": planned.weights,
         "embedcube:precision": layer.precision,
         "embedcube:fitted_on": planned.fitted_on,
         "embedcube:error_bound": ERROR_BOUNDS[planned.encoding],
         SHARD_CELLS: planned.layout.slots if isinstance(grid, SampleList) else planned.layout.shard_cells,
     }
+    if " " in planned.model:
+        attributes["embedcube:models"] = planned.model.split()
     if layer.reduce:
         attributes["embedcube:reduce"] = layer.reduce.model_dump()
     if layer.precision != "float32" or layer.compile:

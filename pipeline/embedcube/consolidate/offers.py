@@ -126,7 +126,8 @@ def _broken_in_run(run: RunDir) -> Iterator[Quarantined]:
     except RequestError:
         return  # of another version; what it left out is found again
     for one in verdicts.values():
-        yield Quarantined(archive=one.archive, scene=one.scene, scene_digest=one.scene_digest, reason=one.reason)
+        facts = {"archive": one.archive, "scene": one.scene, "scene_digest": one.scene_digest}
+        yield Quarantined(**facts, reason=one.reason, asks=one.asks)
 
 
 def _broken_in_cube(cube: Cube) -> Iterator[Quarantined]:

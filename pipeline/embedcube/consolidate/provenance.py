@@ -87,33 +87,7 @@ def write_provenance(
     """
     zones = [f"{name}/{zone}" for name, layer in plan.layers.items() for zone in layer.zones]
     group = zarr.open_group(cube / "provenance", mode="w", zarr_format=3)
-    group.update_attributes(
-        {
-            "campaign": campaign.campaign,
-            "campaign_digest": campaign.digest,
-            "plan_digest": digest_of_recipes([m.shard.recipe for m in made]),
-            "zones": zones,
-            "counted": {name: layer.counted for name, layer in plan.layers.items()},
-            "weights": {name: layer.weights for name, layer in plan.layers.items()},
-            "planned": {
-                name: {
-                    "batch": layer.batch,
-                    "versions": layer.versions,
-                    "plugins": layer.plugins,
-                    "objects": asdict(layer.objects),
-                }
-                for name, layer in plan.layers.items()
-            },
-            "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
-            "gaps": {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps},
-            "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
-            "weights_kept": list(weights),
-            "versions": plan.versions,
-            "out": {str(row): list(one.instead) for row, one in sorted(plan.verdicts.scenes.items())},
-            "receipt": receipt([m.record for m in made]),
-            "receipts": {zone: receipt([m.record for m in made if m.zone == zone]) for zone in zones},
-        }
-    )
+    group.update_attributes(_attributes(campaign, plan, zones, made, weights))
     row_of = {zone: i for i, zone in enumerate(zones)}
     _write(group, "shard_zone", [row_of[m.zone] for m in made], np.uint16)
     for name in ("t", "iy", "ix"):
@@ -137,6 +111,37 @@ def write_provenance(
     }
     files = {name: hashlib.sha256((cube / name).read_bytes()).hexdigest() for name in names}
     _write(group, FILES, np.frombuffer(json.dumps(files, sort_keys=True).encode(), dtype=np.uint8), np.uint8)
+
+
+def _attributes(
+    campaign: Campaign, plan: Plan, zones: list[str], made: list[Made], weights: Iterable[str]
+) -> dict[str, Any]:
+    """What holds for all shards; `weights` are the layers whose weights the cube keeps."""
+    return {
+        "campaign": campaign.campaign,
+        "campaign_digest": campaign.digest,
+        "plan_digest": digest_of_recipes([m.shard.recipe for m in made]),
+        "zones": zones,
+        "counted": {name: layer.counted for name, layer in plan.layers.items()},
+        "weights": {name: layer.weights for name, layer in plan.layers.items()},
+        "planned": {
+            name: {
+                "batch": layer.batch,
+                "versions": layer.versions,
+                "plugins": layer.plugins,
+                "objects": asdict(layer.objects),
+            }
+            for name, layer in plan.layers.items()
+        },
+        "programs": {name: layer.program for name, layer in plan.layers.items() if layer.program},
+        "gaps": {name: layer.gaps for name, layer in plan.layers.items() if layer.gaps},
+        "fitted_on": {name: layer.fitted_on for name, layer in plan.layers.items()},
+        "weights_kept": list(weights),
+        "versions": plan.versions,
+        "out": {str(row): list(one.instead) for row, one in sorted(plan.verdicts.scenes.items())},
+        "receipt": receipt([m.record for m in made]),
+        "receipts": {zone: receipt([m.record for m in made if m.zone == zone]) for zone in zones},
+    }
 
 
 def fitted_weights(run: RunDir, plan: Plan) -> dict[str, bytes]:

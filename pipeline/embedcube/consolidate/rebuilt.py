@@ -14,8 +14,8 @@ from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.campaign.zones import layout_of, sample_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
-from embedcube.grid import Grid, ObjectShape, ShardLayout, ShardRange
-from embedcube.zones import SAMPLES, SampleList
+from embedcube.grid import Grid, ShardLayout, ShardRange
+from embedcube.zones import SAMPLES, ObjectShape, SampleList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any], sce
         counted=tuple(about["counted"][name]),
         weights=about["weights"][name],
         fitted_on=about["fitted_on"][name],
-        model=first["geoemb:model"],
+        model=" ".join(first.get("embedcube:models", [first["geoemb:model"]])),
         batch=planned["batch"],
         batch_for="",
         program=about["programs"].get(name, ""),

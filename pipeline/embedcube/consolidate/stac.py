@@ -110,7 +110,8 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
         properties={name: value for name, value in properties.items() if value is not None},
         stac_extensions=EXTENSIONS,
     )
-    item.add_link(pystac.Link("emb:model", about["geoemb:model"]))
+    for model in about.get("embedcube:models", [about["geoemb:model"]]):
+        item.add_link(pystac.Link("emb:model", model))
     for source in about["geoemb:source_data"]:
         item.add_link(pystac.Link("emb:source-data", source))
     return item

@@ -16,7 +16,8 @@ from zarr.storage import MemoryStore
 
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
 from embedcube.errors import RequestError
-from embedcube.grid import ObjectShape, ShardLayout
+from embedcube.grid import ShardLayout
+from embedcube.zones import ObjectShape
 
 CHUNK_BYTES = 1 << 18
 """most bytes of an inner chunk of vectors before compression: reading one point costs as much (docs/adr/0001)"""

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from embedcube.cube.preview import preview
+from embedcube.cube.rasters import write_picture
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 
@@ -41,7 +42,7 @@ def compare(cubes: Sequence[Path], folder: Path) -> list[Path]:
         # zones of one layer are no comparison
         if len({layer for layer, _ in own}) > 1:
             sheets.append(folder / f"compared_{start}.png")
-            _side_by_side([path for _, path in own]).save(sheets[-1])
+            write_picture(_side_by_side([path for _, path in own]), sheets[-1])
     if not sheets:
         raise RequestError("no two layers have a window that starts at the same time; there is nothing to compare")
     return sheets

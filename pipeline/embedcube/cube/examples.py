@@ -18,8 +18,8 @@ from embedcube.cube.store import Cell, CubeStore, Time
 from embedcube.cube.within import area_in, bounds_of
 from embedcube.errors import RequestError
 
-Example = Cell | tuple[float, float] | BaseGeometry | NDArray[Any]
-"""A cell, a place (lon, lat), a polygon in degrees (the mean of its vectors), or a vector."""
+Example = Cell | tuple[float, float] | BaseGeometry | NDArray[Any] | str
+"""A cell, a place (lon, lat), a polygon in degrees (the mean of its vectors), or a vector; in a list a sample's id."""
 
 Examples = Example | Sequence[Example]
 
@@ -54,7 +54,7 @@ def _several(examples: Examples) -> list[Example]:
     """Examples one by one."""
     if isinstance(examples, np.ndarray):
         return [examples] if examples.ndim == 1 else list(examples)
-    if isinstance(examples, Cell | BaseGeometry):
+    if isinstance(examples, Cell | BaseGeometry | str):
         return [examples]
     if isinstance(examples, Sequence):
         return [(examples[0], examples[1])] if _is_place(examples) else list(examples)  # type: ignore[arg-type, list-item]

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.blocks import Block, blocks
 from embedcube.cube.examples import Examples
+from embedcube.cube.listed import is_list
 from embedcube.cube.parcels import STATISTICS, parcels
 from embedcube.cube.places import places_of
 from embedcube.cube.sample import sample
@@ -144,7 +145,14 @@ class Layer:
         vectors) or vectors. Of a place in several windows the mean direction is taken. Several examples become one
         vector: the mean direction of `like`, or twice that minus the mean direction of `unlike`. The error of a cosine
         is below 1e-6. Cells without a vector are NaN, as `status` says, whatever numbers are stored there.
+
+        In a list of samples the examples are ids, vectors or cells, and the cosines are (time, sample); a sample with
+        several vectors counts by their mean.
         """
+        if is_list(self.zones[0]):
+            from embedcube.cube.samples_like import similar_samples
+
+            return similar_samples(self.cube, self.name, like, unlike, time)
         from embedcube.cube.likeness import similar
 
         return similar(self.cube, self.name, like, unlike, time)
@@ -169,10 +177,17 @@ class Layer:
         cell is compared up to 5 million of them, or where there is no index beside the cube (`embedcube
         index-vectors`); beyond, the nearest lists of the index are, unless `exact` is true. `attrs["exact"]` says
         which it was.
+
+        In a list of samples the examples are ids, vectors or cells, and each sample is one hit, in the window in which
+        it is most like them: rank, cosine, sample, zone, t, window, lon, lat, status.
         """
         from embedcube.cube.find import Search, find, table_of
 
         search = Search(k=k, time=time, within=within, apart_m=apart_m, status=status, exact=exact)
+        if is_list(self.zones[0]):
+            from embedcube.cube.samples_like import find_samples, table_of_samples
+
+            return table_of_samples(find_samples(self.cube, self.name, like, unlike, search))
         return table_of(find(self.cube, self.name, like, unlike, search, self.index))
 
     def change(self, before: Time, after: Time, history: "Layer | None" = None) -> "xarray.Dataset | xarray.DataTree":

@@ -22,6 +22,7 @@ from embedcube.cube.encoding import STATUS_MEANINGS
 from embedcube.cube.listed import NO_MAP
 from embedcube.cube.picture import MAP_SIDE, Caption, Panel, draw_map, draw_sheet, sheet_side, thinning
 from embedcube.cube.preview_store import preview_store_of, write_preview_store
+from embedcube.cube.rasters import new_raster, write_cog, write_picture
 from embedcube.cube.reader import Cube
 from embedcube.grid import is_geographic, to_degrees, unit_of
 
@@ -61,7 +62,7 @@ def _draw_zone(cube: Cube, zone: str, drawn: Any, folder: Path) -> list[Path]:
     for t, window in enumerate(windows):
         png = folder / f"{stem}_{window.start:%Y%m%dT%H%M}.png"
         panel = _draw_window(cube, zone, drawn["0"], t, png.with_suffix(".tif"))
-        draw_map(panel, caption, step).save(png)
+        write_picture(draw_map(panel, caption, step), png)
         files += [png, png.with_suffix(".tif")]
         if t in shown:
             small.append(panel.thinned(sheet_side(len(shown))))
@@ -70,7 +71,7 @@ def _draw_zone(cube: Cube, zone: str, drawn: Any, folder: Path) -> list[Path]:
         of_all = f"{len(shown)} of {len(windows)} windows, evenly chosen"
         note = of_all if len(shown) < len(windows) else f"{len(windows)} windows"
         thinned = step * thinning(panel.status.shape, sheet_side(len(shown)))
-        draw_sheet(small, caption, thinned, note).save(sheet)
+        write_picture(draw_sheet(small, caption, thinned, note), sheet)
         files.append(sheet)
     return files
 
@@ -116,23 +117,22 @@ def _bounds(cube: Cube, zone: str) -> tuple[float, float, float, float]:
 @contextmanager
 def _geotiff(cube: Cube, zone: str, tif: Path) -> Iterator[Any]:
     """Give a raster of a zone to write to; at the end it becomes a COG. Nothing stays after an error."""
-    import rasterio
     from affine import Affine
-    from rasterio.shutil import copy
 
     a, b, _, d, e, _ = cube.group(zone).attrs["spatial:transform"]
     rows, columns = _size(cube.cells_of_shards(zone))
     west, _, _, north = _bounds(cube, zone)
     profile: dict[str, Any] = {
-        "driver": "GTiff", "width": columns, "height": rows, "count": 3, "dtype": "uint8", "nodata": 0,
+        "width": columns, "height": rows, "count": 3, "dtype": "uint8", "nodata": 0,
         "crs": cube.group(zone).attrs["proj:wkt2"], "transform": Affine(a, b, west, d, e, north), "photometric": "RGB",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=tif.parent, prefix=".tmp-") as scratch:
-        raw = Path(scratch) / tif.name
-        with rasterio.open(raw, "w", **profile) as output:
+        raw, cog = Path(scratch) / "raw.tif", Path(scratch) / tif.name
+        with new_raster(raw, tif, **profile) as output:
             yield output
         # nearest: a mixture of two colours stands for no vector
-        copy(raw, tif, driver="COG", compress="deflate", level=1, predictor="yes", overview_resampling="nearest")
+        write_cog(raw, cog, tif, compress="deflate", level=1, predictor="yes", overview_resampling="nearest")
+        cog.replace(tif)
 
 
 class _Thinned:

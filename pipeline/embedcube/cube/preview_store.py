@@ -33,7 +33,7 @@ from embedcube.cube.conventions import MULTISCALES, PROJ, SPATIAL
 from embedcube.cube.encoding import NOT_PROCESSED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, naming
 from embedcube.printable import listed
 
 SUFFIX = ".preview.zarr"
@@ -71,16 +71,8 @@ def write_preview_store(cube: Cube, store: Path) -> None:
     store.parent.mkdir(parents=True, exist_ok=True)
     temporary = store.with_name(f".tmp-{store.name}.{secrets.token_hex(4)}")
     try:
-        root: Any = zarr.open_group(temporary, mode="w", zarr_format=3)
-        root.update_attributes({"title": f"Preview of the embeddings of campaign {cube.campaign}"})
-        root.update_attributes({"embedcube:cube": cube.version})
-        for layer in cube.maps:
-            if basis := fit_basis(cube, layer):
-                for zone in cube.zones_of(layer):
-                    _write_zone(cube, zone, basis, root.create_group(zone))
-        if not list(root.group_keys()):
-            raise RequestError(f"{cube.address}: no layer has vectors to draw")
-        _consolidate(root)
+        with naming(store):
+            _write(cube, temporary)
         if store.exists():
             earlier = store.rename(temporary.with_suffix(".earlier"))
             temporary.rename(store)
@@ -89,6 +81,24 @@ def write_preview_store(cube: Cube, store: Path) -> None:
             temporary.rename(store)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(cube: Cube, folder: Path) -> None:
+    """Write the preview to a folder.
+
+    Raises:
+        RequestError: no layer has vectors to draw.
+    """
+    root: Any = zarr.open_group(folder, mode="w", zarr_format=3)
+    root.update_attributes({"title": f"Preview of the embeddings of campaign {cube.campaign}"})
+    root.update_attributes({"embedcube:cube": cube.version})
+    for layer in cube.maps:
+        if basis := fit_basis(cube, layer):
+            for zone in cube.zones_of(layer):
+                _write_zone(cube, zone, basis, root.create_group(zone))
+    if not list(root.group_keys()):
+        raise RequestError(f"{cube.address}: no layer has vectors to draw")
+    _consolidate(root)
 
 
 def has_preview(cube: Cube, zone: str) -> bool:

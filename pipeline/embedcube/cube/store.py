@@ -189,9 +189,11 @@ class CubeStore:
         return chosen
 
     def model(self, zone: str) -> str:
-        """Name of the backbone, and of its model where it has several."""
+        """Name of the backbone, and of its model where it has several; of parts, all of them."""
         backbone = self.group(zone).attrs["embedcube:backbone"]
-        return " ".join(str(backbone[key]) for key in ("name", "model") if key in backbone)
+        parts = [part["backbone"] for part in backbone.get("of", ())] if backbone.get("name") == "concat" else []
+        names = [" ".join(str(one[key]) for key in ("name", "model") if key in one) for one in (backbone, *parts)]
+        return names[0] + (f" of {' and '.join(names[1:])}" if parts else "")
 
     def group(self, zone: str) -> Any:
         """The Zarr group of a zone; its metadata are read once."""

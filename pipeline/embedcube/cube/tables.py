@@ -36,7 +36,7 @@ def vector(cube: CubeStore, zone: str, sample: str, time: Time) -> "xarray.DataA
     vectors = read[np.subtract(windows, windows[0])]
     dimensions = ("time", "feature") if vectors.ndim == 2 else ("time", "y", "x", "feature")
     starts, _ = times_of(cube, zone, windows)
-    acquired = _dates(samples.column("acquired")[windows, number])
+    acquired = dates_of(samples.column("acquired")[windows, number])
     return xarray.DataArray(
         vectors, dims=dimensions, coords={"time": starts, "acquired": ("time", acquired), "sample_id": sample}
     )
@@ -57,7 +57,7 @@ def table(cube: CubeStore, zone: str, time: Time) -> "pandas.DataFrame":
             "status": [STATUS_MEANINGS[one] for one in status.tolist()],
             "lon": columns["lon"],
             "lat": columns["lat"],
-            "acquired": _dates(columns["acquired"][t]),
+            "acquired": dates_of(columns["acquired"][t]),
         }
         about = pandas.DataFrame(facts)
         frames.append(pandas.concat([about, pandas.DataFrame(vectors, index=about.index)], axis=1))
@@ -69,10 +69,19 @@ def rows_of(cube: CubeStore, zone: str, t: int, samples: slice) -> tuple[NDArray
 
     Of samples with several cells it is the mean of those with a vector, and the status of the best cell.
     """
-    vectors, status = _decoded(cube, zone, t, samples), np.asarray(cube.group(zone)["status"][t, samples])
-    if vectors.ndim == len(VECTORS):
+    vectors, status = rows_of_windows(cube, zone, slice(t, t + 1), samples)
+    return vectors[0], status[0]
+
+
+def rows_of_windows(
+    cube: CubeStore, zone: str, windows: slice, samples: slice
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Vector (window, sample, feature) and status (window, sample): `rows_of` for several windows, read at once."""
+    vectors, status = _decoded(cube, zone, windows, samples), np.asarray(cube.group(zone)["status"][windows, samples])
+    if status.ndim == len(VECTORS):
         return vectors, status
-    return _mean(vectors), _best(status.reshape(len(status), -1))
+    means = np.stack([_mean(one) for one in vectors])
+    return means, np.stack([_best(one.reshape(len(one), -1)) for one in status])
 
 
 def _decoded(cube: CubeStore, zone: str, t: int | slice, samples: int | slice) -> NDArray[np.float32]:
@@ -100,7 +109,7 @@ _BEST_FIRST = np.array([VALID, VALID_INCOMPLETE, FAILED, MASKED, NO_DATA, NOT_PR
 """values of `status`; a cell that failed may have one when it is made again"""
 
 
-def _dates(seconds: NDArray[np.int64]) -> NDArray[np.datetime64]:
+def dates_of(seconds: NDArray[np.int64]) -> NDArray[np.datetime64]:
     """Dates; NaT where a date is unknown."""
     known = seconds != UNDATED
     dates = np.where(known, seconds, 0).astype("datetime64[s]").astype("datetime64[ns]")

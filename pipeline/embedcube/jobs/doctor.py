@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from embedcube.campaign.backbone_parts import parts_of
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.plugins import refuse_unknown_plugins
 from embedcube.campaign.price import size
@@ -149,10 +150,10 @@ def _opened(path: Path) -> str:
 
 def _weights(campaign: Campaign, run: RunDir) -> Iterator[Check]:
     for name, layer in campaign.layers.items():
-        path = run.weights(name) if run.weights(name).exists() else layer.weights
-        if path is not None:
+        named = [layer.weights, *(part.get("weights") for part in parts_of(layer.backbone))]
+        for path in [run.weights(name)] if run.weights(name).exists() else filter(None, named):
             move = "put the file on a file system that compute nodes can read"
-            yield tried(f"weights {name}", partial(_opened, path), move)
+            yield tried(f"weights {name}", partial(_opened, Path(path)), move)
 
 
 def _folder(run: RunDir) -> Check:

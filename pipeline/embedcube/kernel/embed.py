@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from embedcube.backbones.base import Chips
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
+from embedcube.campaign.verdicts import Reason
 from embedcube.cube.encoding import FAILED, fill_value
 from embedcube.grid import ShardLayout
 from embedcube.kernel.device import DeviceTimings, OnDevice, exact_products
@@ -99,7 +100,7 @@ def run_shard(
     scenes: Sequence[Scene],
     context: LayerContext,
     reader: RasterReader,
-    refused: Mapping[int, str] = MappingProxyType({}),
+    refused: Mapping[int, Reason] = MappingProxyType({}),
 ) -> EncodedShard:
     """All stages of one shard, one after the other; arguments and errors are those of `read_stage`."""
     return encode_stage(embed_stage(read_stage(shard, scenes, context, reader, refused)))
@@ -110,7 +111,7 @@ def read_stage(
     scenes: Sequence[Scene],
     context: LayerContext,
     reader: RasterReader,
-    refused: Mapping[int, str] = MappingProxyType({}),
+    refused: Mapping[int, Reason] = MappingProxyType({}),
 ) -> ReadShard:
     """Read the shard's `scenes` and begin to copy the pixels to the device.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.campaign.scene import Scene
+from embedcube.campaign.verdicts import Reason
 from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, VALID, VALID_INCOMPLETE
 from embedcube.errors import CorruptInput
 from embedcube.grid import Grid, PixelArea, ShardLayout
@@ -91,7 +92,7 @@ def compose(
     area: PixelArea,
     owned_yx: NDArray[np.bool_],
     reading: Reading,
-    reasons: dict[int, str],
+    reasons: dict[int, Reason],
 ) -> Composed:
     """Read each scene once on `area`, halo included, and composite the frames.
 
@@ -113,7 +114,8 @@ def compose(
             }
             with timings.step("read"):
                 results = _observe(layer_input.source, usable, frame, zone, area, reading.reader)
-            reasons.update({i: str(error) for i, error in results.items() if isinstance(error, CorruptInput)})
+            wrong = {i: error for i, error in results.items() if isinstance(error, CorruptInput)}
+            reasons.update({i: Reason(words=str(error), asks=error.asks) for i, error in wrong.items()})
             observed = {i: one for i, one in results.items() if isinstance(one, Observation)}
             with timings.step("composite"):
                 taken = [(usable[i].acquisition, one) for i, one in observed.items()]

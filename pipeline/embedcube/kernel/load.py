@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 
 from embedcube.backbones.base import Weights, leaves_masked_out, make_backbone
@@ -39,13 +40,16 @@ def make_context(
     campaign: Campaign,
     layer_name: str,
     grids: Sequence[str],
-    weights: Weights,
+    weights: Weights | None,
     module: torch.nn.Module,
     device: torch.device,
     batch: int,
     samples: SampleList | None = None,
 ) -> LayerContext:
-    """The context of one layer in these zones; the module is on the `device` already."""
+    """The context of one layer in these zones; the module is on the `device` already.
+
+    Without `weights` chips can be read, and not embedded.
+    """
     layer = campaign.layers[layer_name]
     counted = counted_archives(campaign, layer_name)
     ends = accumulate((len(campaign.archives[archive].bands) for archive in layer.archives), initial=0)
@@ -59,6 +63,8 @@ def make_context(
         for archive, channels in zip(layer.archives, pairwise(ends), strict=True)
     )
     backbone = make_backbone(campaign, layer_name)
+    nothing = np.zeros(inputs[-1].channels.stop, dtype=np.float32)
+    mean, std = (nothing, nothing) if weights is None else (weights.mean, weights.std)
     return LayerContext(
         zones={SAMPLES: samples}
         if samples is not None
@@ -70,8 +76,8 @@ def make_context(
         batch=batch,
         encoding=layer.encoding,
         precision=layer.precision,
-        dimensions=backbone.dimensions(weights),
-        normalisation=Normalisation(mean=weights.mean, std=weights.std, masks=leaves_masked_out(backbone)),
+        dimensions=0 if weights is None else backbone.dimensions(weights),
+        normalisation=Normalisation(mean=mean, std=std, masks=leaves_masked_out(backbone)),
         module=module,
         device=device,
     )

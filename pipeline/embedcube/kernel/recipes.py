@@ -8,6 +8,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import make_inputs
+from embedcube.campaign.backbone_parts import names_of
 from embedcube.campaign.plan import Shards
 from embedcube.campaign.plugins import distribution
 from embedcube.campaign.recipes import LayerRecipes
@@ -24,7 +25,7 @@ def forward_digest(campaign: Campaign, name: str, weights: str, versions: dict[s
     """
     apart = {"batch", "chunk_windows", "encoding", "fit", "min_valid"}
     layer = {key: value for key, value in campaign.what["layers"][name].items() if key not in apart}
-    plugin = distribution("backbones", layer["backbone"]["name"])
+    plugin = " ".join(filter(None, (distribution("backbones", one) for one in names_of(layer["backbone"]))))
     inputs = make_inputs(campaign, name)
     return digest_of([weights, versions, plugin, layer, inputs.bands, inputs.frames])
 

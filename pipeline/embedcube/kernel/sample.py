@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
+from embedcube.campaign.verdicts import Reason
 from embedcube.cube.encoding import NO_DATA, NOT_PROCESSED, VALID, VALID_INCOMPLETE
 from embedcube.grid import PixelArea
 from embedcube.kernel.device import host_empty
@@ -40,7 +41,7 @@ class Sample:
     shares: bytes
     """for each frame, archive and cell the share of the frame that was observed: little-endian uint16 from 0 to 65535,
     zlib-compressed"""
-    quarantined: tuple[tuple[int, str], ...]
+    quarantined: tuple[tuple[int, Reason], ...]
     """(row of the inventory, reason) of each scene that could not be used"""
 
     @property
@@ -54,7 +55,7 @@ def read_sample(
     scenes: Sequence[Scene],
     context: LayerContext,
     reader: RasterReader,
-    refused: Mapping[int, str] = MappingProxyType({}),
+    refused: Mapping[int, Reason] = MappingProxyType({}),
     timings: Timings | None = None,
 ) -> Sample:
     """Read each scene once on the shard and its halo, composite the frames, and derive the status of each cell.
@@ -91,7 +92,7 @@ def read_sample(
     )
 
 
-def _listed(own: SampleList, owned_yx: NDArray[np.bool_], reading: Reading, reasons: dict[int, str]) -> Composed:
+def _listed(own: SampleList, owned_yx: NDArray[np.bool_], reading: Reading, reasons: dict[int, Reason]) -> Composed:
     """The samples of a shard side by side; those that the same scenes hold are read together.
 
     Each scene is asked only for its own samples, so the memory for reading grows with these and not with the shard.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedcube.backbones.base import FitSample, Weights, make_inputs
+from embedcube.backbones.base import FitSample
 from embedcube.campaign.plan import Shard, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, period_of_fit, windows_of_fit
@@ -110,12 +110,9 @@ def _drawn(
     campaign: Campaign, name: str, scenes: Sequence[Scene], limit: int | None
 ) -> tuple[LayerContext, list[Shard]]:
     """What chips are read with, and the shards of one chip each that are tried in turn."""
-    inputs = make_inputs(campaign, name)
-    channels = np.zeros(inputs.channels, dtype=np.float32)
-    nothing = Weights(mean=channels, std=channels, tensors={})
     zones = zones_of(campaign, name, scenes)
     context = make_context(
-        campaign, name, list(zones), nothing, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)
+        campaign, name, list(zones), None, torch.nn.Identity(), torch.device("cpu"), 1, listed_in(zones)
     )
     context = replace(context, layout=replace(context.layout, chips=1))
     return context, list(_chips(campaign, name, zones, scenes, limit))
@@ -190,7 +187,7 @@ def _clear_chips(
                 raise StartAgain(f"layers.{name}: {error}; start again when its archives can be read") from None
             gathered.looked_at.update(scenes[i].id for i in shard.scenes)
             for i, reason in sample.quarantined:
-                gathered.passed_over.setdefault(scenes[i].id, reason)
+                gathered.passed_over.setdefault(scenes[i].id, reason.words)
             if sample.clear_tsyx[:, context.counted].any(axis=(0, 1)).mean() >= _CLEAR_SHARE:
                 gathered.chips.append(sample.x_tcyx)
                 degrees = context.zones[shard.zone].cell_degrees(context.layout, shard.row, shard.col)

@@ -3,23 +3,30 @@
 import gc
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
-from embedcube.campaign.inventory import noted_before, write_inventory
+import numpy as np
+import pyproj
+import rasterio
+
+from embedcube.campaign.inventory import asked_of, write_inventory
+from embedcube.campaign.inventory_rows import Earlier, Pieces, Text
 from embedcube.campaign.plugins import distribution, make_plugin
+from embedcube.campaign.remembered import Memory, read_remembered, remembering, write_remembered
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene, unforeseen
-from embedcube.campaign.schema import Archive, Campaign
+from embedcube.campaign.schema import Archive, Campaign, digest_of
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.prepare.refusals import no_scene_in, with_next_move
 from embedcube.printable import is_plain, printable
 from embedcube.progress import Progress, silent
 from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
-from embedcube.sources.catalog.pool import keeping_processes
+from embedcube.sources.catalog.pool import keeping_processes, spread
 from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
 from embedcube.sources.huge_blocks import without_huge_blocks
 from embedcube.sources.opening import raster_settings
@@ -27,11 +34,18 @@ from embedcube.sources.opening import raster_settings
 _VERDICT = 2000
 """most characters of a verdict"""
 
+R = TypeVar("R")
+
 log = logging.getLogger(__name__)
 
 
-def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_digests: bool = False) -> list[Scene]:
+def index(
+    campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_digests: bool = False, again: bool = False
+) -> list[Scene]:
     """Find the scenes of every archive, write the inventory, and return the scenes in its order.
+
+    What the last `index` found out of files that have not changed since is taken from what it remembered, unless with
+    `again` or `full_digests`. The inventory is the same, byte for byte.
 
     Raises:
         RequestError: an archive has no usable scene, a part of it may not be read, or scenes have changed in a way that
@@ -39,33 +53,81 @@ def index(campaign: Campaign, run: RunDir, progress: Progress = silent, *, full_
         WorkError: no scene of an archive can be used because of one error that was not meant to happen.
         StartAgain: an archive cannot be read for a reason that may pass.
     """
-    scenes: list[Scene] = []
-    for name, archive in campaign.archives.items():
-        found: list[Scene] = []
-        if words := not_utf_8(str(archive.path)):
-            raise RequestError(f"archives.{name}: {printable(archive.path)} {words}")
-        try:
-            here = partial(_behind, progress, len(scenes))
-            with raster_settings(), _without_garbage_collection(), keeping_processes(here):
-                source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
-                for one in source.scenes(full_digests=full_digests):
-                    found.append(without_huge_blocks(_storable(one)))
-                    progress(len(scenes) + len(found), None)
-        except OSError as error:
-            if words := lasting(error):
-                place = printable(error.filename or archive.path)
-                raise RequestError(f"archives.{name}: {place} {words}; this will not pass") from None
-            raise StartAgain(f"archives.{name}: {error}; start again when {archive.path} can be read") from None
-        except EmbedcubeError:
-            raise
-        except Exception as error:
-            after = f"after {len(found)} scenes {unforeseen(error)}"
-            raise WorkError(f"archives.{name}: {after}; {_perhaps_a_bug(archive)}") from error
-        _refuse_without_scenes(name, archive, found)
-        scenes.extend(found)
-    _refuse_unseen_changes(run, scenes)
-    write_inventory(campaign, scenes, run)
+    with _without_garbage_collection(), keeping_processes():
+        scenes: list[Scene] = []
+        asked, versions = _remembered_by(campaign), _versions()
+        before = {} if again or full_digests else read_remembered(run, versions, asked)
+        memories = {} if full_digests else {name: before.get(name, Memory()) for name in asked}
+        for name, archive in campaign.archives.items():
+            with remembering(memories.get(name)):
+                found = _scenes_of(campaign, name, archive, partial(_behind, progress, len(scenes)), full_digests)
+            _refuse_without_scenes(name, archive, found)
+            scenes.extend(found)
+        if earlier := Earlier.read(run):
+            earlier.compare(scenes)
+            _refuse_unseen_changes(earlier, scenes)
+        told = write_remembered(run, memories, versions, asked)
+        write_inventory(campaign, scenes, run, earlier=earlier, spread=_on_all_cores, remembered=told)
     return scenes
+
+
+def _remembered_by(campaign: Campaign) -> dict[str, str]:
+    """For each archive of which something is remembered, the digest of all that the campaign says of it.
+
+    Nothing is remembered of sources of other packages, whose code may change with nothing that tells it.
+    """
+    asked = asked_of(campaign)
+    return {
+        name: digest_of({"asked": asked[name], "root": str(archive.root), "block": archive.model_dump(mode="json")})
+        for name, archive in campaign.archives.items()
+        if not distribution("sources", archive.source)
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that read headers and pixels."""
+    return {
+        "gdal": rasterio.__gdal_version__,
+        "rasterio": rasterio.__version__,
+        "proj": f"{rasterio.__proj_version__} {pyproj.proj_version_str}",
+        "numpy": np.__version__,
+    }
+
+
+def _scenes_of(campaign: Campaign, name: str, archive: Archive, progress: Progress, full_digests: bool) -> list[Scene]:
+    """The scenes of one archive; the errors are those of `index`."""
+    found: list[Scene] = []
+    if words := not_utf_8(str(archive.path)):
+        raise RequestError(f"archives.{name}: {printable(archive.path)} {words}")
+    try:
+        with raster_settings(), keeping_processes(progress):
+            source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
+            for one in source.scenes(full_digests=full_digests):
+                found.append(without_huge_blocks(_storable(one)))
+                progress(len(found), None)
+    except OSError as error:
+        if words := lasting(error):
+            place = printable(error.filename or archive.path)
+            raise RequestError(f"archives.{name}: {place} {words}; this will not pass") from None
+        raise StartAgain(f"archives.{name}: {error}; start again when {archive.path} can be read") from None
+    except EmbedcubeError:
+        raise
+    except Exception as error:
+        after = f"after {len(found)} scenes {unforeseen(error)}"
+        raise WorkError(f"archives.{name}: {after}; {_perhaps_a_bug(archive)}") from error
+    return found
+
+
+def _on_all_cores(rows: Callable[[Pieces], list[R]], pieces: Pieces) -> Iterator[R]:
+    """What `rows` makes of each piece, in order."""
+
+    def name(piece: Sequence[Text]) -> str:
+        return f"the rows of the inventory that begin with {piece[0][0][:100]}"
+
+    def lost(piece: Sequence[Text], words: str) -> R:
+        raise WorkError(f"{name(piece)}: {words}")
+
+    return spread(rows, pieces, at_once=1, lost=lost, name=name)
 
 
 def _behind(progress: Progress, before: int, done: int, total: int | None) -> None:
@@ -123,16 +185,17 @@ def _perhaps_a_bug(archive: Archive) -> str:
     return f"this may be a bug of the source {archive.source} (package {package}): --debug shows where"
 
 
-def _refuse_unseen_changes(run: RunDir, scenes: list[Scene]) -> None:
+def _refuse_unseen_changes(earlier: Earlier, scenes: Sequence[Scene]) -> None:
     """Refuse scenes with other bytes than in the inventory before this one, if their digests are the same.
 
     Their shards would count as done. Scenes that were touched, and may have changed, are counted in a warning.
     """
     changed: list[Scene] = []
     touched: list[Scene] = []
-    before = noted_before(run)
     for scene in scenes:
-        digest, notes = before.get((scene.archive, scene.id), ("", []))
+        if (scene.archive, scene.id) in earlier.same:
+            continue
+        digest, notes = earlier.digest_and_notes(scene)
         noted = scene.notes
         # the digest last: to make it takes longest
         if notes == noted or not (scene.weak or scene.declared) or digest != scene.digest:

@@ -60,7 +60,7 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
         )
         layers[name] = replace(
             known,
-            zones={zone: place.from_border(objects) for zone, (_, place) in cuts.items()},
+            zones={zone: objects.from_border(place) for zone, (_, place) in cuts.items()},
             grids={zone: grid for zone, grid in spanned.items() if isinstance(grid, Grid)},
             samples=listed_in(spanned),
             chunk_windows=layer.chunk_windows,

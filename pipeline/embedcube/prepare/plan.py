@@ -1,17 +1,18 @@
 """plan: inventory and grid to plan.parquet, with one row per shard (recipe, task, draw group); and the price."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import pyarrow.compute
 import torch
 from numpy.typing import NDArray
 
 from embedcube.backbones.base import make_backbone
 from embedcube.backbones.weights import fitted_on, read_weights
+from embedcube.campaign.backbone_parts import names_of
 from embedcube.campaign.base import base_run
 from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
 from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
@@ -41,6 +42,7 @@ from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
+    input_bytes,
     measure_activations,
     refuse_over_limit,
     seconds_per_batch,
@@ -53,8 +55,6 @@ from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, sha
 from embedcube.printable import listed
 from embedcube.sources.era5.steps import refuse_long_steps
 from embedcube.zones import SampleList
-
-log = logging.getLogger(__name__)
 
 Measured = TypeVar("Measured")
 
@@ -84,6 +84,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     device_bytes = device_memory(torch.device(campaign.how.device))
     price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
     refuse_over_limit(price)
+    used = pyarrow.compute.unique(pyarrow.compute.list_flatten(table["scenes"])).to_pylist()
+    price = replace(price, input_bytes=input_bytes(scenes[i] for i in used))
     result = Plan(
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
@@ -121,7 +123,7 @@ def _plan_layer(
     cuts = cut_all(campaign, name, zones_of_layer, scenes)
     forward = _decide_forward(campaign, run, name, {zone: zones_of_layer[zone] for zone in cuts}, versions)
     backbone, context = make_backbone(campaign, name), forward.context
-    _warn_without_places(name, context)
+    _refuse_without_places(campaign, name, context)
     costs = LayerCosts(
         campaign=campaign,
         name=name,
@@ -136,8 +138,9 @@ def _plan_layer(
     objects = object_shape(
         context.layout, dimensions=context.dimensions, encoding=context.encoding, windows=layer.chunk_windows
     )
+    advice = costs.advice([zone.price for zone in zones])
     planned = LayerPlan(
-        zones={zone: place.from_border(objects) for zone, (_, place) in cuts.items()},
+        zones={zone: objects.from_border(place) for zone, (_, place) in cuts.items()},
         grids=context.grids,
         samples=context.samples,
         layout=context.layout,
@@ -158,7 +161,8 @@ def _plan_layer(
         plugins=plugins_of(campaign, name),
         empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
-        reading=costs.advice([zone.price for zone in zones]),
+        reading=advice.words,
+        better_chips=advice.shard_chips,
         resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
     )
     return planned, zones
@@ -229,8 +233,8 @@ def _refuse_too_large(name: str, context: LayerContext) -> None:
         )
 
 
-def _warn_without_places(name: str, context: LayerContext) -> None:
-    """Say how many samples have no place, where the backbone gives no vector without one."""
+def _refuse_without_places(campaign: Campaign, name: str, context: LayerContext) -> None:
+    """Refuse a list that has samples without a place, where the backbone gives no vector without one."""
     samples = context.samples
     if samples is None or "" not in samples.crs:
         return
@@ -239,11 +243,12 @@ def _warn_without_places(name: str, context: LayerContext) -> None:
     if bool(forward(context, chips).isfinite().all()):
         return
     nowhere = samples.chosen([not crs for crs in samples.crs])
-    log.warning(
-        "layers.%s: %d of %d samples have no place (%s): the backbone is told places, so these samples get no vector, "
-        "and their status is failed",
-        name, len(nowhere), len(samples), listed(nowhere),
-    )  # fmt: skip
+    raise RequestError(
+        f"layers.{name}: {len(nowhere)} of {len(samples)} samples have no place ({listed(nowhere)}), and the backbone "
+        f"{' with '.join(names_of(campaign.layers[name].backbone))} gives no vector without one: give them places in "
+        "their archive (a table: longitude and latitude; a chip: its CRS and transform), take them out of it, or "
+        "choose a backbone that is told no place, such as mosaiks"
+    )
 
 
 def _plan_zone(

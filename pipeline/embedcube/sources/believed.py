@@ -8,6 +8,7 @@ for all (`workers/rounds.py`), as if `index` had found it.
 """
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,13 @@ from functools import partial
 from math import floor
 from pathlib import Path
 
+from embedcube.campaign.remembered import Entry, memory_in_use
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.errors import CorruptInput
 from embedcube.sources.apart import apart
 from embedcube.sources.catalog.files import lasting
 from embedcube.sources.catalog.pool import spread
+from embedcube.sources.catalog.unchanged import settled, token_of
 from embedcube.sources.evidence import LEAST, Evidence, Judge, is_jpeg2000, look, why_unseen
 from embedcube.sources.huge_blocks import without_huge_blocks
 from embedcube.sources.netcdf3 import is_netcdf
@@ -85,7 +88,7 @@ class FirstLook:
         """`root` is the archive's path; `questions_of` is what `index` asks, too."""
         self._root, self._questions_of = root, questions_of
         # by digest; several threads may look at one scene at once, and see the same
-        self._words: dict[str, str] = {}
+        self._answers: dict[str, _Answer] = {}
 
     def refuse_contradicted(self, scene: Scene) -> None:
         """Refuse a scene that cannot be used, or that its pixels contradict.
@@ -95,14 +98,13 @@ class FirstLook:
             OSError: it could not be looked at for a reason that may pass.
         """
         if scene.verdict:
-            raise CorruptInput(scene.verdict)
+            raise CorruptInput(scene.verdict, asks=scene.asks)
         if scene.seen:
             return
-        if (digest := scene.digest) not in self._words:
-            [answer] = _seen([scene], root=self._root, questions_of=self._questions_of)
-            self._words[digest] = answer.words
-        if words := self._words[digest]:
-            raise CorruptInput(words)
+        if (digest := scene.digest) not in self._answers:
+            [self._answers[digest]] = _seen([scene], root=self._root, questions_of=self._questions_of)
+        if (answer := self._answers[digest]).words:
+            raise CorruptInput(answer.words, asks=answer.asks)
 
 
 def _series_of(scenes: Sequence[Scene]) -> list[list[int]]:
@@ -164,7 +166,9 @@ def _hash(id: str) -> int:
 def _answers(
     scenes: Sequence[Scene], places: Collection[int], root: Path, questions_of: QuestionsOf
 ) -> dict[int, _Answer]:
-    ordered = sorted(places)
+    remembered = _Remembered(root)
+    answers = {place: answer for place in places if (answer := remembered.of(scenes[place])) is not None}
+    ordered = sorted(place for place in places if place not in answers)
     found = spread(
         partial(_seen, root=root, questions_of=questions_of),
         [scenes[place] for place in ordered],
@@ -172,7 +176,39 @@ def _answers(
         lost=lambda _, words: _Answer(words=words),
         name=lambda scene: scene.id,
     )
-    return dict(zip(ordered, found, strict=True))
+    for place, answer in zip(ordered, found, strict=True):
+        answers[place] = answer
+        remembered.keep(scenes[place], answer)
+    return answers
+
+
+class _Remembered:
+    """What was seen of scenes in the last `index`, if that is remembered and their files have not changed."""
+
+    def __init__(self, root: Path) -> None:
+        self._memory, self._root = memory_in_use(), str(root)
+
+    def of(self, scene: Scene) -> _Answer | None:
+        """What was seen of a scene; None where that is not remembered."""
+        if self._memory is None:
+            return None
+        entry = self._memory.before.get(("look", key := self._key(scene)))
+        if entry is None:
+            return None
+        self._memory.now["look", key] = entry
+        words, asks = json.loads(entry.text)
+        return _Answer(words=words, asks=asks)
+
+    def keep(self, scene: Scene, answer: _Answer) -> None:
+        """Remember what was seen of a scene, unless it may be otherwise without a change of its files."""
+        if self._memory is not None and answer.asks == bool(answer.words) and settled(scene.assets):
+            entry = Entry(token=b"", text=json.dumps([answer.words, answer.asks]))
+            if key := self._key(scene):
+                self._memory.now["look", key] = entry
+
+    def _key(self, scene: Scene) -> str:
+        """By all facts of the scene, with what was noted of its files, which changes with them."""
+        return token_of(self._root, scene).hex()
 
 
 def _seen(scenes: Sequence[Scene], *, root: Path, questions_of: QuestionsOf) -> list[_Answer]:

@@ -6,12 +6,22 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
-
 from embedcube.backbones.normalisation import MODALITIES, spelled
 from embedcube.campaign.fields import nearest, read_yaml
 from embedcube.errors import RequestError
 from embedcube.printable import printable
+from embedcube.uses.terratorch_keys import (
+    NOT_NEEDED,
+    OF_DATA,
+    OF_MODEL,
+    OF_TASK,
+    SPLITS,
+    Files,
+    Model,
+    Task,
+    Values,
+    refuse_other_kinds,
+)
 
 _POOLING = {None: "none", "keep": "none", "None": "none", "none": "none"} | {
     f"{before}{name}": name for before in ("", "vit_", "cnn_") for name in ("mean", "max", "min", "cls")
@@ -30,89 +40,14 @@ _YEAR = [["2020-03-01", "2021-03-01"]]
 
 _ALL_TIME = [["1970-01-01", "2100-01-01"]]
 
+_OTHER_BANDS = {
+    "NIR": "B08", "RED_EDGE": "B05", "COASTAL": "B01", "NIR08": "B8A", "NIR09": "B09", "SWIR16": "B11", "SWIR22": "B12",
+    "REDEDGE1": "B05", "REDEDGE2": "B06", "REDEDGE3": "B07",
+}  # fmt: skip
+"""further names of bands: those of STAC"""
+
 _REFLECTANCE = 10_000
 """DN of a reflectance of 1"""
-
-_SPLITS = ("predict", "test", "val", "train")
-"""of the data, in the order in which their files and transforms are looked for"""
-
-_NOT_NEEDED = {
-    "has_cls": "the layout of a model's tokens is known",
-    "output_format": "a cube is written; `embedcube export` makes other files of it",
-    "output_dir": "the run folder holds everything",
-    "embed_file_key": "ids come from the names of files, or from the stores",
-    "num_workers": "see `how`", "batch_size": "see `batch`", "check_stackability": "every scene is checked",
-}  # fmt: skip
-"""keys that have no counterpart, and why"""
-
-_OF_MODEL = {"bands", "pretrained", "use_temporal", "temporal_pooling", "temporal_n_timestamps", "ckpt_path"}
-
-_OF_TASK = {"model", "model_args", "layers", "embedding_pooling", "temporal_cfg"}
-
-_OF_DATA = {"data_with_sample_dim", "image_modalities", "modalities", "means", "stds", "img_grep", "image_grep"} | {
-    "constant_scale", "no_data_replace", "output_bands", "dataset_bands", "predict_output_bands",
-    "predict_dataset_bands", *(f"{split}_{what}" for split in _SPLITS for what in ("data_root", "transform")),
-}  # fmt: skip
-"""keys that are translated"""
-
-
-class _Arguments(BaseModel):
-    """Arguments of TerraTorch, checked as far as they are translated; others may be anything."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-
-Numbers = list[float] | dict[str, list[float]] | None
-Texts = str | dict[str, str | None] | None
-Bands = list[Any] | dict[str, list[Any] | None] | None
-
-
-class _Task(_Arguments):
-    model: str | None = None
-    model_args: dict[str, Any] | None = None
-    layers: list[int] | None = None
-    embedding_pooling: str | None = None
-    temporal_cfg: dict[str, Any] | None = None
-
-
-class _Model(_Arguments):
-    merge_method: str | None = None
-    bands: Bands = None
-    temporal_pooling: str | None = None
-    temporal_n_timestamps: int | None = None
-
-
-class _Values(_Arguments):
-    means: Numbers = None
-    stds: Numbers = None
-    constant_scale: PositiveFloat | dict[str, PositiveFloat] | None = None
-    dataset_bands: Bands = None
-    output_bands: Bands = None
-    predict_dataset_bands: Bands = None
-    predict_output_bands: Bands = None
-
-
-class _Files(_Arguments):
-    img_grep: Texts = None
-    image_grep: Texts = None
-    predict_data_root: Texts = None
-    test_data_root: Texts = None
-    val_data_root: Texts = None
-    train_data_root: Texts = None
-    predict_transform: list[Any] | None = None
-    test_transform: list[Any] | None = None
-    val_transform: list[Any] | None = None
-    train_transform: list[Any] | None = None
-
-
-def _refuse_other_kinds(path: Path, block: str, kind: type[_Arguments], arguments: Mapping[str, Any]) -> None:
-    try:
-        kind.model_validate(arguments)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, (block, *first["loc"])))
-        given = printable(first["input"], 60)
-        raise RequestError(f"{path}: {printable(place, 100)}: {first['msg']}, not {given}") from None
 
 
 @dataclass(kw_only=True)
@@ -161,16 +96,16 @@ class _Translation:
     def __init__(self, task: dict[str, Any], data: dict[str, Any], path: Path) -> None:
         from embedcube.backbones.terratorch.models import KNOWN, TERRATORCH_BAND
 
-        _refuse_other_kinds(path, "model.init_args", _Task, task)
-        _refuse_other_kinds(path, "data.init_args", _Values, data)
-        _refuse_other_kinds(path, "data.init_args", _Files, data)
+        refuse_other_kinds(path, "model.init_args", Task, task)
+        refuse_other_kinds(path, "data.init_args", Values, data)
+        refuse_other_kinds(path, "data.init_args", Files, data)
         self._task, self._data, self._name = task, data, path.stem
         self._known = KNOWN.get
-        self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | {"NIR": "B08", "RED_EDGE": "B05"}
+        self._ours = {theirs: ours for ours, theirs in TERRATORCH_BAND.items()} | _OTHER_BANDS
         # the old form names the model beside its arguments, the new one among them, all with the same beginning
         self._model = {key.removeprefix("backbone_"): value for key, value in (task.get("model_args") or {}).items()}
-        _refuse_other_kinds(path, "model.init_args.model_args", _Model, self._model)
-        self._model_name = str(task.get("model") or self._model.pop("backbone", ""))
+        refuse_other_kinds(path, "model.init_args.model_args", Model, self._model)
+        self._model_name = str(task.get("model") or self._model.get("backbone", ""))
         if not self._model_name:
             raise RequestError(f"{path}: neither model nor model_args.backbone names a model")
         self._remarks: list[str] = []
@@ -183,12 +118,17 @@ class _Translation:
         over_time = any("over_time" in layer for layer in layers.values())
         windows: Any = _YEAR if over_time else _SEASONS if self._stores else _ALL_TIME
         if not self._stores and not over_time:
-            self._remarks.append("windows: one for all time; set those of your dates, and {date} in options.names")
+            dated = "`time` or {date} instead of `static`" if self._tiled else "{date} in options.names"
+            self._remarks.append(f"windows: one for all time; set those of your dates, and {dated}")
         campaign = {
             "campaign": "".join(c if c.isalnum() else "-" for c in self._name.lower()).strip("-") or "terratorch",
-            "archives": archives, "grid": {"crs": "samples", "pixel": 10}, "windows": windows, "layers": layers,
+            "archives": archives, "grid": {"crs": "utm" if self._tiled else "samples", "pixel": 10}, "windows": windows,
+            "layers": layers,
         }  # fmt: skip
-        self._remarks.append("grid.pixel: 10 m; the chips' own pixel size is used for their places")
+        if self._tiled:
+            self._remarks.append("grid.pixel: 10 m; write the size of your images' pixels, so that they are copied")
+        else:
+            self._remarks.append("grid.pixel: 10 m; the chips' own pixel size is used for their places")
         self._remarks += self._left_over()
         # whatever a value holds, each remark is one line of a comment
         return Translated(campaign=campaign, remarks=[printable(one, 500) for one in self._remarks])
@@ -197,6 +137,11 @@ class _Translation:
     def _stores(self) -> bool:
         """Whether the data are stores of SSL4EO-S12."""
         return bool(self._data.get("data_with_sample_dim"))
+
+    @property
+    def _tiled(self) -> bool:
+        """Whether the images are larger than a chip, and TerraTorch cuts them into tiles that overlap."""
+        return bool(self._task.get("use_tiled")) and not self._stores
 
     def _modalities(self) -> list[str | None]:
         """Names of the modalities, in the model's order; None for data of one kind without a name."""
@@ -209,14 +154,20 @@ class _Translation:
     def _of(self, key: str, modality: str | None) -> Any:
         """The value of a key of the data, for one modality where it is a mapping."""
         value = self._data.get(key)
+        if isinstance(value, dict) and modality is None and len(value) == 1:
+            return next(iter(value.values()))
         return value.get(modality) if isinstance(value, dict) and modality is not None else value
 
     def _archive(self, modality: str | None) -> dict[str, Any]:
-        root = next((found for split in _SPLITS if (found := self._of(f"{split}_data_root", modality))), None)
+        name = f"archives.{self._archive_name(modality)}"
+        root = next((found for split in SPLITS if (found := self._of(f"{split}data_root", modality))), None)
         if root is None:
-            self._remarks.append(f"archives.{self._archive_name(modality)}.path: no data root is named; write one")
+            self._remarks.append(f"{name}.path: no data root is named; write one")
+        elif modality is not None and root == self._data.get("data_root"):
+            self._remarks.append(f"{name}.path: a folder of all modalities; name its own files with options.names")
         archive: dict[str, Any] = {
-            "source": "ssl4eo" if self._stores else "chips", "path": str(root or "."), "bands": self._bands(modality),
+            "source": "ssl4eo" if self._stores else "fields" if self._tiled else "chips", "path": str(root or "."),
+            "bands": self._bands(modality),
         }  # fmt: skip
         archive["options"] = self._options(modality, archive["bands"])
         return archive
@@ -239,6 +190,9 @@ class _Translation:
             )
         if not isclose(scale := unit * self._constant(modality), 1):
             options["scale"] = dict.fromkeys(bands, scale)
+        if self._tiled:
+            # an image of all bands, and no table says in which order: that of the campaign
+            options |= {"static": True, "variables": {band: str(i + 1) for i, band in enumerate(bands)}}
         held = [self._band(str(one)) for one in self._named(("predict_dataset_bands", "dataset_bands"), modality)]
         if held and held != list(bands):
             options["variables"] = {band: str(held.index(band) + 1) for band in bands if band in held}
@@ -272,7 +226,7 @@ class _Translation:
     def _bands(self, modality: str | None) -> list[str]:
         known = MODALITIES.get(_MODALITY.get(str(modality), ""))
         named = self._named(
-            ("predict_output_bands", "output_bands", "predict_dataset_bands", "dataset_bands"), modality
+            ("predict_output_bands", "output_bands", "predict_dataset_bands", "dataset_bands", "bands"), modality
         ) or self._model.get("bands")
         if isinstance(named, dict):
             named = named.get(str(modality))
@@ -304,7 +258,7 @@ class _Translation:
         self, modalities: Sequence[str | None], archives: Mapping[str, Any], merge: str | None
     ) -> dict[str, Any]:
         known, pooled = self._known(self._model_name), self._task.get("embedding_pooling")
-        names, side = [self._archive_name(one) for one in modalities], self._side()
+        names = [self._archive_name(one) for one in modalities]
         if pooled not in _POOLING:
             raise RequestError(f"embedding_pooling: {printable(pooled, 60)} is none of {', '.join(map(str, _POOLING))}")
         backbone: dict[str, Any] = {"name": "terratorch", "model": self._model_name, "pooling": _POOLING[pooled]}
@@ -329,9 +283,11 @@ class _Translation:
             self._remarks.append(
                 f"{self._model_name} is told dates and places here; TerraTorch's task tells it none: vectors differ"
             )
+        side, halo = self._tile(patch) if self._tiled else (self._side(), 0)
         layer: dict[str, Any] = {
-            "archives": names, "backbone": backbone, "chip_px": side, "halo_px": 0,
-            "cell_px": patch if backbone["pooling"] == "none" else side, "shard_chips": 8,
+            "archives": names, "backbone": backbone, "chip_px": side, "halo_px": halo,
+            "cell_px": patch if backbone["pooling"] == "none" else side - 2 * halo,
+            "shard_chips": 4 if self._tiled else 8,
         }  # fmt: skip
         self._remarks.append(
             f"layers: name the file of published weights with `weights`, or run `embedcube weights`: {self._model_name}"
@@ -367,14 +323,25 @@ class _Translation:
                 found[ours] += [round(float(number) * factor, 6) for number in numbers]
         return found
 
+    def _tile(self, patch: int) -> tuple[int, int]:
+        """Side of a tile, and of its border of whole tokens that the next tile covers too."""
+        tiles = self._task.get("tile_cfg") or {}
+        side, stride = int(tiles.get("crop") or 224), int(tiles.get("stride") or tiles.get("crop") or 224)
+        halo = -(-max(0, side - stride) // (2 * patch)) * patch
+        self._remarks.append(
+            f"use_tiled: a token is that of the one tile of {side} px in whose middle it lies, with {halo} px around; "
+            "TerraTorch writes a file for each tile, and tokens where tiles overlap in each of them"
+        )
+        return side, halo
+
     def _side(self) -> int:
         """Side of a chip: what the last transform makes of it."""
-        for split in _SPLITS:
-            for transform in reversed(self._data.get(f"{split}_transform") or []):
+        for split in SPLITS:
+            for transform in reversed(self._data.get(f"{split}transform") or []):
                 arguments = transform.get("init_args") if isinstance(transform, dict) else None
                 if isinstance(arguments, dict) and isinstance(side := arguments.get("height"), int):
                     if "Resize" in str(transform.get("class_path")):
-                        self._remarks.append(f"data.{split}_transform: Resize to {side}: pixels are never resampled "
+                        self._remarks.append(f"data.{split}transform: Resize to {side}: pixels are never resampled "
                                              "here; the middle of the chip is taken")  # fmt: skip
                     return side
         self._remarks.append("data: no transform names the size of a chip; chip_px is 224")
@@ -383,11 +350,11 @@ class _Translation:
     def _left_over(self) -> Iterator[str]:
         """A line for each key that has no counterpart."""
         given = self._task.keys() | self._data.keys()
-        yield from (f"{key}: left out; {why}" for key, why in _NOT_NEEDED.items() if key in given)
+        yield from (f"{key}: left out; {why}" for key, why in NOT_NEEDED.items() if key in given)
         if path := self._model.get("ckpt_path"):
             yield f"backbone_ckpt_path: name the file with the layer's key `weights`: {path}"
         for block, arguments, known in (
-            ("model_args", self._model, _OF_MODEL), ("model", self._task, _OF_TASK), ("data", self._data, _OF_DATA),
+            ("model_args", self._model, OF_MODEL), ("model", self._task, OF_TASK), ("data", self._data, OF_DATA),
         ):  # fmt: skip
-            for key in sorted(arguments.keys() - known - _NOT_NEEDED.keys()):
+            for key in sorted(arguments.keys() - known - NOT_NEEDED.keys()):
                 yield f"{block}.{key}: {printable(arguments[key], 80)} is not translated"

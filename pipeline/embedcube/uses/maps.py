@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcube.campaign.run_folder import replacing
-from embedcube.errors import RequestError
+from embedcube.cube.rasters import new_raster
+from embedcube.errors import RequestError, WorkError, naming
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,7 +38,6 @@ def write_maps(maps: "xr.Dataset | xr.DataTree", path: Path) -> list[Path]:
 
 
 def _write_geotiff(maps: "xr.Dataset", path: Path) -> None:
-    import rasterio
     from affine import Affine
 
     x, y = (np.asarray(maps[name].values, np.float64) for name in ("x", "y"))
@@ -47,8 +47,8 @@ def _write_geotiff(maps: "xr.Dataset", path: Path) -> None:
     bands = [(name, i) for name in maps.data_vars for i in range(maps.sizes["time"])]
     with (
         replacing(path) as temporary,
-        rasterio.open(
-            temporary, "w", driver="GTiff", width=maps.sizes["x"], height=maps.sizes["y"], count=len(bands),
+        new_raster(
+            temporary, path, width=maps.sizes["x"], height=maps.sizes["y"], count=len(bands),
             dtype="float32", crs=maps["spatial_ref"].attrs["crs_wkt"], transform=transform, nodata=np.nan, tiled=True,
             compress="deflate", predictor=3,
         ) as file,
@@ -63,16 +63,23 @@ def _write_zarr(maps: "xr.Dataset", path: Path) -> None:
         raise RequestError(f"{path} is there already; remove it, or name another")
     temporary = path.with_name(f".tmp-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    with warnings.catch_warnings():
-        # not in the text of Zarr v3 yet; without it each reader of xarray is warned
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        maps.to_zarr(temporary, zarr_format=3, consolidated=True)
-    temporary.rename(path)
+    try:
+        with warnings.catch_warnings(), naming(path):
+            # not in the text of Zarr v3 yet; without it each reader of xarray is warned
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            maps.to_zarr(temporary, zarr_format=3, consolidated=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_netcdf(maps: "xr.Dataset", path: Path) -> None:
     with replacing(path) as temporary:
-        maps.to_netcdf(temporary, engine="netcdf4")
+        try:
+            maps.to_netcdf(temporary, engine="netcdf4")
+        except RuntimeError as error:  # the library does not say which error of the disk it was
+            words = f"{path}: it could not be written whole: {error}; is the disk full, or your quota?"
+            raise WorkError(words) from error
 
 
 WRITERS: dict[str, Callable[["xr.Dataset", Path], None]] = {

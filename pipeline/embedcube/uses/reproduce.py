@@ -16,6 +16,7 @@ from embedcube.campaign.readable import read_code
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.verdicts import Reason
 from embedcube.consolidate.rebuilt import Rebuilt, rebuild
 from embedcube.cube.encoding import decode
 from embedcube.cube.lineage import place_of_shard
@@ -133,7 +134,9 @@ def reproduce(cube: Cube, asked: str, here: Here) -> Reproduced:
     campaign = _campaign_here(cube, said, here, zone.split("/")[0])
     shard = said.shard((zone, t, iy, ix), cube.provenance.array("shard_recipe")[row], cube.provenance.links(row)[0])
     scenes = [_moved(said.scenes[row], here.links) for row in shard.scenes]
-    reasons = {one["scene_digest"]: one["reason"] for one in record["quarantined"]}
+    reasons = {
+        one["scene_digest"]: Reason(words=one["reason"], asks=one.get("asks", False)) for one in record["quarantined"]
+    }
     out = {row: reasons[said.scenes[row].digest] for row in shard.scenes if said.scenes[row].digest in reasons}
     inputs = [
         words

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from embedcube.campaign.run_folder import fsync_folder, replacing
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
@@ -99,7 +99,7 @@ def make_segments(task: SegmentTask) -> list[Made] | Failure:
             for t, arrays in _sorted_vectors(task, missing, np.array(tensors["centroids"])):
                 target = segment_file(folder, task.layer, task.name(t))
                 with replacing(target) as temporary:
-                    save_file(arrays, temporary)
+                    temporary.write_bytes(save(arrays))
                     digest = file_digest(temporary)
                     temporary.chmod(0o444)
                 made[t] = Made(entry=_entry(task, t, digest, len(arrays["cell"])), how="built")

@@ -16,6 +16,7 @@ from contextlib import closing
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.recipes import PlannedRecipes
 from embedcube.campaign.scene import Scene
+from embedcube.campaign.verdicts import Reason
 from embedcube.kernel.embed import EmbeddedShard, ReadShard, embed_stage, encode_stage, read_stage
 from embedcube.kernel.layer import LayerContext
 from embedcube.sources.reader import RasterReader
@@ -91,7 +92,7 @@ class Pipeline:
             self._recipes.refuse_other(shard)
             scenes, refused = [self._scenes[i] for i in shard.scenes], self._recipes.out(shard)
             if why := self._refused.get(shard.recipe):
-                refused = dict.fromkeys(shard.scenes, why)
+                refused = dict.fromkeys(shard.scenes, Reason(words=why))
             try:
                 with named(shard, "read"):
                     read = read_stage(shard, scenes, self._contexts[shard.layer], self._reader, refused)

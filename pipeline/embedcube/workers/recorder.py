@@ -94,7 +94,13 @@ class Recorder:
 def _quarantined(read: ReadShard) -> tuple[Quarantined, ...]:
     scene_of = dict(zip(read.shard.scenes, read.scenes, strict=True))
     return tuple(
-        Quarantined(archive=scene_of[i].archive, scene=scene_of[i].id, scene_digest=scene_of[i].digest, reason=reason)
+        Quarantined(
+            archive=scene_of[i].archive,
+            scene=scene_of[i].id,
+            scene_digest=scene_of[i].digest,
+            reason=reason.words,
+            asks=reason.asks,
+        )
         for i, reason in read.sample.quarantined
     )
 

@@ -101,11 +101,11 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
     does not say where in the file.
     """
     known = {(one.archive, one.scene, one.scene_digest) for one in plan.verdicts.scenes.values()}
-    reasons: dict[tuple[str, str, str], set[str]] = {}
+    reasons: dict[tuple[str, str, str], dict[str, bool]] = {}
     for one in broken:
         key = one.archive, one.scene, one.scene_digest
         if key not in known:
-            reasons.setdefault(key, set()).add(one.reason)
+            reasons.setdefault(key, {})[_PLACE.sub("", one.reason)] = one.asks
     if not reasons:
         return {}
     names = ("embedcube:archive", "id", "embedcube:digest", "embedcube:verdict")
@@ -119,8 +119,10 @@ def new_verdicts(campaign: Campaign, run: RunDir, plan: Plan, broken: Iterable[Q
         if scenes is not None and (row in plan.verdicts.filling or row in scenes.used_otherwise):
             digest = scenes[row].digest
         if not by_index and (of_scene := reasons.get((archive, scene, digest))):
-            reason = _first({_PLACE.sub("", text) for text in of_scene}, campaign.archives[archive])
-            found[row] = Verdict(archive=archive, scene=scene, scene_digest=digest, reason=reason)
+            reason = _first(of_scene, campaign.archives[archive])
+            found[row] = Verdict(
+                archive=archive, scene=scene, scene_digest=digest, reason=reason, asks=of_scene[reason]
+            )
     return _with_older(campaign, run, plan, found)
 
 

@@ -3,9 +3,7 @@
 import logging
 import math
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,25 +14,33 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.enums import Interleaving
 
 from embedcube.campaign.boxes import Box
+from embedcube.campaign.remembered import Entry, memory_in_use
 from embedcube.campaign.scene import NOWHERE, Asset, unforeseen
 from embedcube.errors import CorruptInput
 from embedcube.grid import to_degrees
 from embedcube.printable import listed, printable
 from embedcube.sources.catalog.checksums import refuse_flipped
-from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
+from embedcube.sources.catalog.digests import Look, digest_of_file, member_size, refuse_other_bytes
 from embedcube.sources.catalog.files import lasting, unusable_name
 from embedcube.sources.catalog.footprints import refuse_apart
 from embedcube.sources.catalog.missing import mask_of, numbers_of
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Product, Stated, StatedRaster
 from embedcube.sources.catalog.tiff_header import geometry_of
+from embedcube.sources.catalog.unchanged import (
+    assets_from,
+    assets_text,
+    facts_of,
+    has_sidecar,
+    has_world_file,
+    is_unchanged,
+    key_of,
+    settled,
+    token_of,
+)
 from embedcube.sources.masks import BESIDE
-from embedcube.sources.netcdf3 import is_netcdf
 from embedcube.sources.opening import open_raster, raster_settings
 from embedcube.sources.reader import judge, retried
-
-_DEFLATE_MOST = 1040
-"""how many times smaller the method of zip can make its input, and a little more (zlib's documentation: 1032)"""
 
 _TILES = 1 << 15
 """headers and bounds that are cached: more than the tiles and pixel sizes of any archive but a global one"""
@@ -65,6 +71,7 @@ def describe(
     """
     # by place, so that the header of a tile is opened in one process, and what its files share is sent back once
     order = sorted(range(len(products)), key=lambda i: products[i].bbox or ())
+    memory = memory_in_use()
     requests = [
         _Request(
             files=product.files,
@@ -72,14 +79,20 @@ def describe(
             bbox=product.bbox,
             raster=product.item.raster if product.item else None,
             one_footprint=one_footprint,
+            before=memory.before.get(("files", key_of(product.files))) if memory else None,
         )
         for product in map(products.__getitem__, order)
     ]
-    how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests)
+    how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests, remembered=bool(memory))
     described = spread(
         partial(_describe, how=how), requests, lost=_lost, name=_name_of, told=lambda done, of: (done, of)
     )
-    by_place = dict(zip(order, described, strict=True))
+    by_place: dict[int, tuple[tuple[Asset, ...], str]] = {}
+    for place, request, found in zip(order, requests, described, strict=True):
+        entry = Entry(token=found.token, text=found.text) if found.text else request.before if found.unchanged else None
+        if memory and entry:
+            memory.now["files", key_of(request.files)] = entry
+        by_place[place] = (assets_from(entry.text), "") if entry else (found.assets, found.faults)
     yield from map(by_place.pop, range(len(products)))
 
 
@@ -91,6 +104,8 @@ class _How:
     nodata: float | None
     packed: bool
     full_digests: bool
+    remembered: bool
+    """whether descriptions are remembered"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +117,27 @@ class _Request:
     bbox: Box | None
     raster: StatedRaster | None
     one_footprint: bool
+    before: Entry | None
+    """what is remembered of a description of these files"""
 
 
-def _lost(product: _Request, words: str) -> tuple[tuple[Asset, ...], str]:
-    return (), "; ".join((*product.faults, f"{printable(Path(_name_of(product)).name)}: {words}"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """The description of a product."""
+
+    assets: tuple[Asset, ...] = ()
+    """none where there is a `text`, or it is `unchanged`"""
+    faults: str = ""
+    unchanged: bool = False
+    """whether it is what is remembered"""
+    token: bytes = b""
+    """with `text` to be remembered; empty for what is not"""
+    text: str = ""
+    """the assets as JSON, which takes less time to send than objects"""
+
+
+def _lost(product: _Request, words: str) -> _Found:
+    return _Found(faults="; ".join((*product.faults, f"{printable(Path(_name_of(product)).name)}: {words}")))
 
 
 def _name_of(product: _Request) -> str:
@@ -122,20 +154,41 @@ def _faults(product: Product) -> list[str]:
     return [f"{listed(named, 6)}: {reason}" for reason, named in bands.items()]
 
 
-def _describe(products: Sequence[_Request], *, how: _How) -> list[tuple[tuple[Asset, ...], str]]:
+def _describe(products: Sequence[_Request], *, how: _How) -> list[_Found]:
     with raster_settings():  # set for this thread only
-        return [_described(product, how) for product in products]
+        return [_found(product, how) for product in products]
 
 
-def _described(product: _Request, how: _How) -> tuple[tuple[Asset, ...], str]:
-    assets, faults, root = [], list(product.faults), how.root
+def _found(product: _Request, how: _How) -> _Found:
+    """The description of a product: what is remembered where that is still so."""
+    token = b""
+    if how.remembered and not product.faults and product.files:
+        token = token_of(facts_of(product.files), product.bbox, product.raster, product.one_footprint, vars(how))
+    paths = [file.path for file in product.files.values()]
+    before = product.before
+    # a sidecar file may have come since
+    if before and token == before.token and is_unchanged(before.text, paths) and not any(map(has_sidecar, paths)):
+        return _Found(unchanged=True)
+    assets, faults, alone = _described(product, how)
+    if token and alone and not faults and settled(assets):
+        return _Found(token=token, text=assets_text(assets))
+    return _Found(assets=assets, faults=faults)
+
+
+def _described(product: _Request, how: _How) -> tuple[tuple[Asset, ...], str, bool]:
+    """Assets, faults, and whether these follow from the files alone, without others beside them."""
+    assets, faults, root, alone = [], list(product.faults), how.root, True
+    read: dict[str, set[int]] = {}
+    for file in product.files.values():
+        read.setdefault(str(file.path), set()).add(file.index)
     for band, file in product.files.items():
         path = str(file.path)
         inside = path.startswith(f"{root}{os.sep}")
         name = path[len(root) + 1 :] if inside else os.path.relpath(path, root)
-        read = frozenset(one.index for one in product.files.values() if one.path == file.path)
         try:
-            assets.append(_asset(file, band, name, read, how))
+            asset, by_header = _asset(file, band, name, frozenset(read[path]), how)
+            assets.append(asset)
+            alone = alone and (by_header or not (file.inner or has_sidecar(file.path) or has_world_file(file.path)))
         except CorruptInput as error:
             faults.append(str(error))
         except OSError:
@@ -151,7 +204,7 @@ def _described(product: _Request, how: _How) -> tuple[tuple[Asset, ...], str]:
         except Exception as error:
             log.debug("", exc_info=True)
             faults.append(unforeseen(error))
-    return tuple(assets), "; ".join(faults)
+    return tuple(assets), "; ".join(faults), alone
 
 
 def place_of(product: Product, assets: Sequence[Asset]) -> Box:
@@ -190,7 +243,8 @@ class _Unopened:
     name: str = field(compare=False)
 
 
-def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) -> Asset:
+def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) -> tuple[Asset, bool]:
+    """The asset, and whether all of it is in the header."""
     if words := unusable_name(name):
         raise CorruptInput(f"{band}: {name} {words}")
     stated = file.stated
@@ -210,22 +264,23 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
             name=name,
         )
 
-    def described() -> Asset:
+    def described() -> tuple[Asset, bool]:
         look = Look.at(file.path)
-        if file.size not in (None, actual := _member_size(file) or look.size):
+        if file.size not in (None, actual := member_size(file) or look.size):
             raise CorruptInput(f"{band}: {file.inner or name} has {actual} bytes, its catalogue says {file.size}")
         if how.full_digests:
             refuse_other_bytes(file, band, name)
         digest = file.digest or (digest_of_file(file.path, True) if how.full_digests else look.digest)
-        header = None if file.inner or _has_sidecar(file.path) else geometry_of(look.head, partial(_piece, file.path))
+        header = None if file.inner or has_sidecar(file.path) else geometry_of(look.head, partial(_piece, file.path))
         asset = _like_another(unopened(header)) if header else _opened(unopened())
         if asset.mask in BESIDE:
             asset = _with_mask(asset, Path(f"{file.path}{asset.mask}"), how.full_digests)
         if how.full_digests:
             refuse_flipped(file, band, name)
-        own = copy(asset)
+        own = object.__new__(Asset)
         # many files share one header: to make each asset with `replace` takes longer than all else here
         vars(own).update(
+            vars(asset),
             band=band,
             path=name,
             inner=file.inner,
@@ -234,7 +289,7 @@ def _asset(file: File, band: str, name: str, read: frozenset[int], how: _How) ->
             declared=bool(file.digest) and not how.full_digests,
             noted=look.noted,
         )
-        return own
+        return own, header is not None
 
     def judged(error: Exception) -> CorruptInput | OSError:
         if isinstance(error, OSError) and (words := lasting(error)):
@@ -255,13 +310,6 @@ def _with_mask(asset: Asset, path: Path, full_digests: bool) -> Asset:
     look = Look.at(path)
     digest = digest_of_file(path, True) if full_digests else look.digest
     return replace(asset, mask_size=look.size, mask_digest=digest, mask_noted=look.noted)
-
-
-def _has_sidecar(path: Path) -> bool:
-    """Whether a sidecar file (.aux.xml, .aux, .msk) may add to what the header says."""
-    text = str(path)
-    others = (f"{text}.aux.xml", f"{text}.aux", f"{text.removesuffix(path.suffix)}.aux", *map(text.__add__, BESIDE))
-    return any(os.access(other, os.F_OK) for other in others)
 
 
 def _opened(unopened: _Unopened) -> Asset:
@@ -348,16 +396,3 @@ def _packing(dataset: Any, unopened: _Unopened) -> tuple[float, float]:
             "ignored, and the right options.scale and options.add"
         )
     return by_catalogue
-
-
-def _member_size(file: File) -> int | None:
-    if not file.inner or is_netcdf(file.path):
-        return None
-    try:
-        with zipfile.ZipFile(file.path) as archive:
-            member = archive.getinfo(file.inner)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{file.path} does not hold {file.inner}: {error}") from None
-    if member.file_size > _DEFLATE_MOST * (member.compress_size + 1):
-        raise ValueError(f"{file.inner} is said to have {member.file_size} bytes, packed in {member.compress_size}")
-    return member.file_size

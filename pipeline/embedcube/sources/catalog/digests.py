@@ -18,6 +18,9 @@ _WEAK_BYTES = 1 << 15
 """first bytes of a file that a weak digest covers: the header and most block offsets of a COG, even of 10980 x 10980
 pixels in blocks of 256 x 256. More would cost more than the rest of indexing a file"""
 
+_DEFLATE_MOST = 1040
+"""how many times smaller the method of zip can make its input, and a little more (zlib's documentation: 1032)"""
+
 _SAMPLES, _SAMPLE_BYTES = 4, 1 << 12
 """blocks beyond the beginning that are noted, the last one at the end of the file; and their size"""
 
@@ -84,8 +87,8 @@ class Look:
         Raises:
             OSError: the file could not be read.
         """
-        with path.open("rb", buffering=0) as file:
-            number = file.fileno()
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
             head, status = os.pread(number, _WEAK_BYTES, 0), os.fstat(number)
             sample = hashlib.sha256()
             last = status.st_size - _SAMPLE_BYTES
@@ -94,6 +97,8 @@ class Look:
                     sample.update(os.pread(number, _SAMPLE_BYTES, last * i // _SAMPLES))
             elif status.st_size > _WEAK_BYTES:
                 sample.update(os.pread(number, 2 * _SAMPLE_BYTES, _WEAK_BYTES))
+        finally:
+            os.close(number)
         return cls(head=head, size=status.st_size, noted=noted(status, sample.hexdigest()[:32]))
 
     @property
@@ -107,3 +112,21 @@ class Look:
 def noted(status: os.stat_result, sample: str = "") -> Noted:
     """What is noted of a file, by its status; see `Noted.sample`."""
     return Noted(modified_ns=status.st_mtime_ns, changed_ns=status.st_ctime_ns, inode=status.st_ino, sample=sample)
+
+
+def member_size(file: File) -> int | None:
+    """Bytes of a zip member as its archive states them; None for a file that is in no zip.
+
+    Raises:
+        ValueError: the zip does not hold it, or it would be larger than its packed bytes can be.
+    """
+    if not file.inner or is_netcdf(file.path):
+        return None
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            member = archive.getinfo(file.inner)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{file.path} does not hold {file.inner}: {error}") from None
+    if member.file_size > _DEFLATE_MOST * (member.compress_size + 1):
+        raise ValueError(f"{file.inner} is said to have {member.file_size} bytes, packed in {member.compress_size}")
+    return member.file_size

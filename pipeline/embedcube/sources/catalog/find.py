@@ -26,16 +26,16 @@ from embedcube.sources.catalog.foreign import (
     is_store,
     may_be_foreign,
 )
+from embedcube.sources.catalog.items import products_of_items
 from embedcube.sources.catalog.links import Links, refuse_shared
 from embedcube.sources.catalog.named import named_products
 from embedcube.sources.catalog.naming import Template
 from embedcube.sources.catalog.netcdf import products_of
 from embedcube.sources.catalog.notes import Notes
-from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import Names, Product, unusable
 from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
-from embedcube.sources.catalog.stac import catalogue_products, found_products, item_products
+from embedcube.sources.catalog.stac import catalogue_products, found_products
 from embedcube.sources.catalog.stac_api import searched_items
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf3 import is_netcdf
@@ -215,13 +215,7 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
     # paths as text, because hashing many thousand Path objects would cost more than the rest of this function
     named: set[str] = set()
     named_in: dict[str, list[_OfItem]] = {}
-    read = partial(item_products, root=root, names=names, links=told.links, known=told.known)
-
-    def lost(path: Path, words: str) -> Product | Path:
-        place = os.path.relpath(path, root)
-        return unusable(place, f"{printable(path.name)}: {words}", time_in(place))
-
-    for product in spread(read, listed.items, lost=lost, name=str, told=lambda done, _: (0, done)):
+    for product in products_of_items(listed.items, root, names, told):
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue

@@ -35,7 +35,15 @@ def read_json(path: Path, most: int) -> Any:
         ValueError: it is not JSON, larger, or no file; the message begins with the name of the file.
         OSError: it could not be read.
     """
-    data = read_bounded(path, most)
+    return parsed_file(path, read_bounded(path, most))
+
+
+def parsed_file(path: Path, data: bytes) -> Any:
+    """The value of the bytes of a JSON file.
+
+    Raises:
+        ValueError: they are not JSON; the message begins with the name of the file.
+    """
     try:
         return parsed(data)
     except ValueError as error:

@@ -114,6 +114,8 @@ class Around:
         self._id = id if id not in ("", ".", "..") and "/" not in id else ""
         self._links = links
         self._entries: dict[str, bool] = {}
+        self.asked = bool(links.folders)
+        """whether what was found depends on which files are there, beyond those that it is"""
         self.beside: set[str] = set()
         """paths that were found beside the Item, by the names of links to other machines"""
 
@@ -129,6 +131,7 @@ class Around:
         places = [self._place(href) for href in hrefs]
         if len(places) == 1 and places[0][0] is not None:
             return places[0]  # spares asking for a file that no band may need
+        self.asked = True
         for path, shown in places:
             if path is not None and not not_a_file(Path(path)):
                 return path, shown

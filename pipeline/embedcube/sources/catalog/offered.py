@@ -74,10 +74,11 @@ def file_of(offered: Sequence[Offered], known: frozenset[str]) -> File | str:
         elif offer.path is None:
             remote.append((rank, not_here(offer.href)))
         else:
-            if words := not_a_file(Path(offer.path)):
+            path = Path(offer.path)
+            if words := not_a_file(path):
                 gone.append((rank, f"{printable_href(offer.href)} {words}"))
             here = File(
-                path=Path(offer.path),
+                path=path,
                 index=index,
                 size=offer.size,
                 digest=offer.digest,

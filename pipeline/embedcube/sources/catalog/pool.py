@@ -59,7 +59,17 @@ _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def keeping_processes(progress: Progress = silent) -> Iterator[None]:
-    """Start processes at most once for all calls of `spread` inside; `progress` is told what these have done."""
+    """Start processes at most once for all calls of `spread` inside; `progress` is told what these have done.
+
+    Inside of another such block the processes are that one's.
+    """
+    if (outer := _kept.get()) is not None:
+        before, outer.progress = outer.progress, progress
+        try:
+            yield
+        finally:
+            outer.progress = before
+        return
     with ExitStack() as stack:
         kept = _Kept(progress)
         token = _kept.set(kept)

@@ -108,6 +108,8 @@ class ItemPlace:
     """whether it is one of a saved search"""
     beside: frozenset[str] = frozenset()
     """paths of files that were taken for those of links to other machines, as they lie beside the Item"""
+    asked: bool = True
+    """whether its product depends on which files are there, beyond those of the product"""
     raster: StatedRaster | None = None
     """where it says that the pixels of one of its files lie"""
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,32 +45,26 @@ def catalogue_products(path: Path, names: Names, links: Links = NO_LINKS) -> Ite
 
 
 def item_products(
-    paths: Sequence[Path], root: Path, names: Names, links: Links, known: Callable[[Product], Product] | None = None
+    path: Path, root: Path, names: Names, links: Links, read: Callable[[Path, int], Any] = read_json
 ) -> list[Product | Path]:
-    """For each Item file its product, also if it does not parse, and all of a saved search; other JSON as their paths.
+    """The product of an Item file, also if it does not parse, and all of a saved search; the path of other JSON.
 
-    Each product is as `known` makes it.
-
-    Catalogues and collections are left out: what they link to lies in the same archive.
+    Catalogues and collections are left out: what they link to lies in the same archive. `read` gives the value of a
+    JSON file, with the errors of `read_json`.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-    found: list[Product | Path] = []
-    for path in paths:
-        name = partial(_name, path, root)
-        try:
-            document = _read(path, ITEM_BYTES)
-        except ValueError as error:
-            found.append(unusable(name(), str(error), time_in(name())))
-        else:
-            if is_item(document):
-                found.append(item_product(path, name, document, names, links))
-            elif _is_search(document):
-                found += _of_search(path, name(), document, names, links)
-            elif not isinstance(document, dict) or document.get("type") not in _CATALOGUES:
-                found.append(path)
-    return found if known is None else [one if isinstance(one, Path) else known(one) for one in found]
+    name = partial(_name, path, root)
+    try:
+        document = _read(path, ITEM_BYTES, read)
+    except ValueError as error:
+        return [unusable(name(), str(error), time_in(name()))]
+    if is_item(document):
+        return [item_product(path, name, document, names, links)]
+    if _is_search(document):
+        return [*_of_search(path, name(), document, names, links)]
+    return [] if isinstance(document, dict) and document.get("type") in _CATALOGUES else [path]
 
 
 def found_products(items: Iterable[Any], folder: Path, names: Names, links: Links) -> Iterator[Product]:
@@ -161,7 +155,7 @@ def _of_search(path: Path, name: str, document: dict[str, Any], names: Names, li
         yield item_product(path, partial(str, f"{name} {number}"), feature, names, links, of_search=True)
 
 
-def _read(path: Path, most: int) -> Any:
+def _read(path: Path, most: int, read: Callable[[Path, int], Any] = read_json) -> Any:
     """The value of a JSON file.
 
     Raises:
@@ -169,7 +163,7 @@ def _read(path: Path, most: int) -> Any:
         OSError: it could not be read for a reason that may pass.
     """
     try:
-        return read_json(path, most)
+        return read(path, most)
     except OSError as error:
         if not (words := lasting(error)):
             raise

@@ -68,6 +68,8 @@ def item_product(
         OSError: it could not be found out whether a file is there, for a reason that may pass.
     """
     product = _judged(path, name, item, names, links)
+    if product.item is not None and not of_search:
+        return product  # as nearly all are
     place = product.item or ItemPlace(folder=str(path.parent))
     return replace(product, item=replace(place, of_search=of_search))
 
@@ -107,7 +109,8 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links
     files = {band: file for band, file in found.items() if isinstance(file, File)}
     missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
     raster = stated_raster(properties, item["assets"])
-    place = ItemPlace(folder=str(path.parent), beside=frozenset(around.beside), raster=raster)
+    beside = frozenset(around.beside)
+    place = ItemPlace(folder=str(path.parent), beside=beside, asked=around.asked, raster=raster)
     return Product(files=files, missing=missing, item=place, bbox=_bbox(item), **basics)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from embedcube.sources.catalog.dates import When, when_in
 from embedcube.sources.catalog.links import NO_LINKS, Links
@@ -26,6 +27,8 @@ class Told:
     known: Callable[[Product], Product] | None = None
     """puts into each product what the source takes from its names and properties (`Product.known`), and may drop these;
     it is called in the process that reads the product, and must be picklable"""
+    known_kind: type[Any] | None = None
+    """the dataclass of what `known` puts in"""
 
     def when(self, *names: str) -> When | None:
         """The time in the first of the names that has one, else what is told; None if there is none.

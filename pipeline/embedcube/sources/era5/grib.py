@@ -27,6 +27,17 @@ from embedcube.sources.netcdf import AXIS_POINTS
 _PADDING = 256
 """most bytes between messages: archives pad records with zeros, to 120 bytes and the like"""
 
+_DAY_S = 86_400
+
+_FORECAST_UNIT_S = {
+    0: 60, 1: 3600, 2: _DAY_S, 3: 30 * _DAY_S, 4: 365 * _DAY_S, 5: 3_650 * _DAY_S, 6: 10_950 * _DAY_S,
+    7: 36_500 * _DAY_S, 10: 3 * 3600, 11: 6 * 3600, 12: 12 * 3600, 13: 1, 14: 15 * 60, 15: 30 * 60,
+}  # fmt: skip
+"""seconds of the units of time of GRIB 2 that eccodes knows"""
+
+_LONGEST_S = 1_000_000 * _DAY_S
+"""of a forecast. eccodes counts its days one by one"""
+
 
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "D": 86400}
 """Seconds in eccodes' units of a step"""
@@ -123,10 +134,22 @@ class GribSeries:
         if stop - start > _PADDING:
             raise ValueError(f"bytes {start} to {stop} hold no message")
 
+    def _refuse_endless(self, handle: int) -> None:
+        """Refuse a forecast at whose end eccodes would never arrive: of no unit of time, or longer than any."""
+        codes = self._codes
+        if int(codes.codes_get(handle, "edition")) != 2 or not codes.codes_is_defined(handle, "forecastTime"):
+            return
+        length, unit = (int(codes.codes_get(handle, key)) for key in ("forecastTime", "indicatorOfUnitOfTimeRange"))
+        if unit not in _FORECAST_UNIT_S:
+            raise ValueError(f"its forecast time is {length} of the unit {unit}, which is no unit of time")
+        if abs(length) * _FORECAST_UNIT_S[unit] > _LONGEST_S:
+            raise ValueError(f"its forecast time is {length} of the unit {unit}, longer than any forecast")
+
     def _message(self, handle: int, offset: int, grid: str) -> _Message:
         def get(key: str) -> Any:
             return self._codes.codes_get(handle, key)
 
+        self._refuse_endless(handle)
         date, clock = int(get("validityDate")), int(get("validityTime"))
         time = np.datetime64(datetime.strptime(f"{date:08d}{clock:04d}", "%Y%m%d%H%M"), "s")  # noqa: DTZ007  UTC
         version = (

@@ -262,7 +262,7 @@ class Era5:
             except ValueError:
                 self._words[key] = ""  # the steps of the frame may be whole
         if words := self._words[key]:
-            raise CorruptInput(words)
+            raise CorruptInput(words, asks=True)
 
     def _reduction(self, scene: Scene, asset: Asset, method: Method, variable: Variable, frame: Window) -> Reduction:
         """What becomes of the steps of a band in a frame."""

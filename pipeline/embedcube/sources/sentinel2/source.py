@@ -120,7 +120,7 @@ class Sentinel2:
     def _products(self) -> list[Product]:
         """All products, ordered by time and id; what their names and catalogues tell is `known`."""
         names = {band: self._names(band) for band in self._archive.read_bands}
-        told = replace(self._options.told, known=self._with_known)
+        told = replace(self._options.told, known=self._with_known, known_kind=_Known)
         found = sorted(archive_products(self._archive, names, told), key=lambda product: (product.time, product.id))
         self._refuse_two_levels(found)
         return found

@@ -1,4 +1,4 @@
-"""Apply a decoder to a cube, shard by shard: maps as COG, or a Zarr layer beside the cube, with their provenance.
+"""Apply a decoder to a cube, shard by shard: maps as COG, a Zarr layer, or a table of samples, with provenance.
 
 A piece of work is one shard of cells in one window, whatever region or workers are asked for: so its numbers are, too.
 Workers return numbers, one process writes them: no two processes ever write one file.
@@ -19,17 +19,18 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.consolidate.dask import dask_client
 from embedcube.consolidate.endings import results
-from embedcube.cube.listed import NO_MAP, is_list
+from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 from embedcube.cube.store import Time
-from embedcube.cube.within import Within, area_in
+from embedcube.cube.within import Area, Within, area_in
 from embedcube.errors import RequestError
 from embedcube.progress import Progress, silent
-from embedcube.uses.decode.examples import Cells, side_by_side
+from embedcube.uses.decode.examples import Cells, around_cells, side_by_side
 from embedcube.uses.decode.file import Decoder, check_fits, read_decoder
 from embedcube.uses.decode.heads import softmax
 from embedcube.uses.decode.maps import Maps
 from embedcube.uses.decode.pixels import interpolated
+from embedcube.uses.decode.sample_rows import SUFFIXES, SampleRows, SamplesInside, samples_inside
 from embedcube.uses.decode.zarr_layer import ZarrLayer
 
 _AT_ONCE = 64
@@ -84,11 +85,16 @@ def _on_cells(
     y, x = (axis.ravel() for axis in np.mgrid[rows[0] : rows[1], columns[0] : columns[1]])
     zones = cube.zones_of(piece.zone.split("/")[0])
     zone, t = np.full(len(y), zones.index(piece.zone)), np.full(len(y), piece.t)
-    vectors = side_by_side(cube, decoder.layers, Cells(zones=zones, zone=zone, t=t, y=y, x=x))
-    there = np.isfinite(vectors).all(axis=1)
+    cells = Cells(zones=zones, zone=zone, t=t, y=y, x=x)
     values = np.full((len(y), decoder.head.outputs), np.nan, np.float32)
-    if there.any():
-        values[there] = say(vectors[there])
+    if decoder.head.around:
+        around = around_cells(cube, decoder.layers, cells)
+        if (there := around.own).any():
+            values[there] = around.take(there).said(say)
+    else:
+        vectors = side_by_side(cube, decoder.layers, cells)
+        if (there := np.asarray(np.isfinite(vectors).all(axis=1))).any():
+            values[there] = say(vectors[there])
     return values.reshape(rows[1] - rows[0], columns[1] - columns[0], -1)
 
 
@@ -112,7 +118,7 @@ def pieces(
     """
     found: dict[tuple[str, int], list[Piece]] = {}
     for zone in cube.zones_of(layer):
-        area = None if within is None else area_in(cube, zone, within)
+        area = None if within is None else area_of(cube, zone, within)
         if within is not None and area is None:
             continue
         side = cube.shard_cells(zone)
@@ -127,6 +133,11 @@ def pieces(
     if not found:
         raise RequestError(f"{cube.address}: no cell of {layer} lies in {within}; a region is in degrees")
     return found
+
+
+def area_of(cube: Cube, zone: str, within: Within) -> Area | SamplesInside | None:
+    """The cells of a zone, or the samples of a list, that lie in a region; None where there are none."""
+    return samples_inside(cube, zone, within) if is_list(zone) else area_in(cube, zone, within)
 
 
 Spread = Callable[[list[Piece]], Iterator[Any]]
@@ -144,6 +155,20 @@ def spread_for(cube: Cube) -> Iterator[Spread]:
         yield lambda work: results(client.map(decoded, work, pure=False), client, campaign, run)
 
 
+def _kind_of(cube: Cube, decoder: Decoder, out: Path) -> type[Maps] | type[ZarrLayer] | type[SampleRows]:
+    """What writes `out`; a RequestError says which suffixes there are for this cube."""
+    if is_list(zone := cube.zones_of(decoder.layers[0])[0]):
+        if out.suffix not in SUFFIXES:
+            raise RequestError(
+                f"{out}: {zone} is a list of samples, decoded into a table: write {' or '.join(SUFFIXES)}"
+            )
+        return SampleRows
+    kinds: dict[str, type[Maps] | type[ZarrLayer]] = {".tif": Maps, ".tiff": Maps, ".zarr": ZarrLayer}
+    if out.suffix not in kinds:
+        raise RequestError(f"{out}: write .tif for maps (COG) or .zarr for a Zarr layer")
+    return kinds[out.suffix]
+
+
 def apply(
     cube: Cube, decoder_file: Path, out: Path, within: Within | None = None, time: Time = None,
     progress: Progress = silent, finer: int = 1,
@@ -151,29 +176,25 @@ def apply(
     """Decode a cube into `out`: a .tif for each zone and window (COG), or one .zarr; returns what was written.
 
     Only cells inside of the region are written; what is outside, or has no vector, is nodata. Files appear whole.
-    With `finer` the logits of a dense logistic decoder are interpolated onto so many pixels along a side of each cell,
-    and the map has their classes; vectors are never interpolated.
+    With `finer` the logits of a dense logistic or conv decoder are interpolated onto so many pixels along a side of
+    each cell, and the map has their classes; vectors are never interpolated. A list of samples becomes one table, .csv
+    or .parquet, of the samples that have a vector, and lie in the region.
 
     Raises:
         RequestError: the decoder is of another model, the region holds nothing, or `out` is neither or exists.
     """
     decoder = read_decoder(decoder_file)
     check_fits(decoder, cube, decoder_file)
-    kinds: dict[str, type[Maps] | type[ZarrLayer]] = {".tif": Maps, ".tiff": Maps, ".zarr": ZarrLayer}
-    if out.suffix not in kinds:
-        raise RequestError(f"{out}: write .tif for maps (COG) or .zarr for a Zarr layer")
-    if is_list(zone := cube.zones_of(decoder.layers[0])[0]):
-        raise RequestError(f"{cube.address}: apply: {zone} {NO_MAP}")
-    about = decoder.about
-    if finer > 1 and (out.suffix == ".zarr" or (about.request.task, about.kind) != ("dense", "logistic")):
-        raise RequestError(f"--finer is for a map (.tif) of a dense logistic decoder, not for {about.request.task}, "
-                           f"{about.kind}, {out.suffix}")  # fmt: skip
+    kind, about = _kind_of(cube, decoder, out), decoder.about
+    if finer > 1 and (kind is not Maps or about.request.task != "dense" or not decoder.head.has_logits):
+        raise RequestError("--finer is for a map (.tif) of a dense logistic or conv decoder, not for "
+                           f"{about.request.task}, {about.kind}, {out.suffix}")  # fmt: skip
     work = pieces(cube, decoder_file, decoder.layers[0], within, time, finer)
     total, done = sum(map(len, work.values())), 0
-    writer = kinds[out.suffix](cube, decoder, decoder_file, out, list(work), finer)
+    writer = kind(cube, decoder, decoder_file, out, list(work), finer)
     with writer, spread_for(cube) as spread:
         for (zone, t), own in work.items():
-            area = None if within is None else area_in(cube, zone, within)
+            area = None if within is None else area_of(cube, zone, within)
             with writer.window(zone, t) as put:
                 # some at a time: what is decoded and not yet written is in memory
                 for one in chain.from_iterable(spread(own[i : i + _AT_ONCE]) for i in range(0, len(own), _AT_ONCE)):

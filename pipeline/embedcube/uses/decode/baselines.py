@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.plan import Shard, read_plan, read_shards
+from embedcube.campaign.plan import Plan, Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
-from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 from embedcube.errors import EmbedcubeError, RequestError
 from embedcube.progress import Progress, silent
 from embedcube.uses.decode.examples import Cells
+from embedcube.zones import kept_pixels
 
 if TYPE_CHECKING:
     from embedcube.backbones.base import Weights
@@ -78,17 +78,15 @@ def _read_again(cube: Cube, layer: str, cells: Cells, seed: int, progress: Progr
     from embedcube.kernel.device import exact_arithmetic
     from embedcube.sources.reader import RasterReader
 
-    if is_list(zone := cube.zones_of(layer)[0]):
-        raise RequestError(f"{zone} is a list of samples, whose pixels are not read again")
     campaign, run = _campaign_of(cube)
-    weights = read_weights(campaign, run, layer)[0]
-    contexts = _contexts(campaign, cube, layer, weights, seed)
+    plan, weights = read_plan(campaign, run), read_weights(campaign, run, layer)[0]
+    contexts = _contexts(campaign, plan, layer, weights, seed)
     exact_arithmetic(campaign.how.threads_per_rank)
     reader = RasterReader(campaign.how.threads_per_rank, attempts=campaign.how.read_attempts)
     collected = _Collected(len(cells), contexts, pixels)
     try:
         by_shard = _cells_of_shards(cube, layer, cells)
-        shards = _shards(campaign, run, layer, by_shard)
+        shards = _shards(campaign, run, plan, layer, by_shard)
         for number, (shard, scenes, out) in enumerate(shards, start=1):
             with torch.inference_mode():
                 collected.add(shard, scenes, out, reader, cells, by_shard[shard.place])
@@ -111,33 +109,40 @@ def _campaign_of(cube: Cube) -> tuple[Campaign, RunDir]:
 
 
 def _contexts(
-    campaign: Campaign, cube: Cube, layer: str, weights: "Weights", seed: int
+    campaign: Campaign, plan: Plan, layer: str, weights: "Weights", seed: int
 ) -> "tuple[LayerContext, LayerContext | None]":
     """What shards are read with, and what they are embedded with by random weights."""
     import torch
 
     from embedcube.kernel.load import load_context, make_context
 
-    zones, device = [zone.split("/")[1] for zone in cube.zones_of(layer)], torch.device("cpu")
-    reads = make_context(campaign, layer, zones, weights, torch.nn.Identity(), device, 1)
+    planned, device = plan.layers[layer], torch.device("cpu")
+    zones, samples = list(planned.zones), planned.samples
+    reads = make_context(campaign, layer, zones, weights, torch.nn.Identity(), device, 1, samples)
     shuffled = _shuffled(weights, seed)
     if shuffled is None:
         return reads, None
     layout = reads.layout
     batch = min(64, (layout.shard_cells // layout.chip_cells) ** 2)
-    context = load_context(campaign, layer, zones, shuffled, device, batch)
+    context = load_context(campaign, layer, zones, shuffled, device, batch, samples=samples)
     return reads, replace(context, encoding="float32", precision="float32")
 
 
 def _shuffled(weights: "Weights", seed: int) -> "Weights | None":
     """Weights with the numbers of each tensor in random order; None where there is no tensor of numbers.
 
-    The tables of `reduce` stay: they are no weights of the model, and shuffled they would keep no components.
+    The tables of `reduce` stay: they are no weights of the model, and shuffled they would keep no components. So do
+    the means and standard deviations of the parts of `concat`.
     """
+    from embedcube.backbones.concat import is_normalisation
     from embedcube.backbones.reduced import TABLES
 
     rng = np.random.default_rng(seed)
-    learned = {name: one for name, one in weights.tensors.items() if one.dtype.kind == "f" and name not in TABLES}
+    learned = {
+        name: one
+        for name, one in weights.tensors.items()
+        if one.dtype.kind == "f" and name not in TABLES and not is_normalisation(name)
+    }
     if not learned:
         return None
     shuffled = {name: rng.permutation(tensor.ravel()).reshape(tensor.shape) for name, tensor in learned.items()}
@@ -156,9 +161,10 @@ def _cells_of_shards(cube: Cube, layer: str, cells: Cells) -> dict[tuple[str, in
     return found
 
 
-def _shards(campaign: Campaign, run: RunDir, layer: str, wanted: dict[tuple[str, int, int, int], Any]) -> Any:
+def _shards(
+    campaign: Campaign, run: RunDir, plan: Plan, layer: str, wanted: dict[tuple[str, int, int, int], Any]
+) -> Any:
     """Shards that hold labelled cells, with their scenes and what is refused of them."""
-    plan = read_plan(campaign, run)
     scenes = scenes_as_planned(campaign, run, plan)
     for group in read_shards(run, plan):
         for shard in group:
@@ -236,8 +242,8 @@ def pixel_statistics(read: "ReadShard") -> NDArray[np.float32]:
 def pixels_of(read: "ReadShard") -> NDArray[np.float32]:
     """The numbers (y, x, row, column, frames and channels) of the pixels of each cell; NaN where masked."""
     layout, x_tcyx = read.context.layout, read.sample.x_tcyx
-    halo, cell, cells = layout.halo_px, layout.cell_px, layout.shard_cells
-    kept = x_tcyx[:, :, halo : halo + layout.shard_px, halo : halo + layout.shard_px]
+    cell, cells = layout.cell_px, layout.shard_cells
+    kept = np.stack([kept_pixels(pixels, layout) for pixels in x_tcyx.reshape(-1, *x_tcyx.shape[2:])])
     return kept.reshape(-1, cells, cell, cells, cell).transpose(1, 3, 2, 4, 0)
 
 

@@ -11,16 +11,17 @@ from embedcube.cube.reader import Cube, open_cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress, silent
 from embedcube.uses.decode.baselines import PIXELS, Again, read_again
-from embedcube.uses.decode.examples import Examples, cells_of_other, check_layers
+from embedcube.uses.decode.examples import Examples, cells_of_other, check_layers, with_around
 from embedcube.uses.decode.figures import figures
 from embedcube.uses.decode.file import Decoder, check_fits, made, read_decoder, write_decoder
 from embedcube.uses.decode.fit import Settings, fit_head
 from embedcube.uses.decode.folds import folds_of
-from embedcube.uses.decode.labels import digest_of, read_examples
+from embedcube.uses.decode.labels import cell_m, digest_of, read_examples
 from embedcube.uses.decode.metrics import scores
 from embedcube.uses.decode.pixels import PixelRow, pixel_classes, score_pixels
 from embedcube.uses.decode.report import Held, Report, score
 from embedcube.uses.decode.request import Request
+from embedcube.uses.decode.xview3 import Xview3Score, score_xview3
 
 
 def fit(
@@ -36,7 +37,7 @@ def fit(
     settings.checked(request.task)
     cube = open_cube(cube_path)
     layers = check_layers(cube, layers)
-    examples = read_examples(cube, layers, labels, request)
+    examples = _examples(cube, layers, labels, request, settings)
     head = fit_head(examples, settings)
     decoder = made(cube, layers, examples, head, request, settings, digest_of(labels))
     write_decoder(decoder, to)
@@ -55,7 +56,7 @@ def score_decoder(
     cube, decoder = open_cube(cube_path), read_decoder(decoder_file)
     check_fits(decoder, cube, decoder_file)
     request, settings = decoder.about.request, decoder.about.settings
-    examples = read_examples(cube, decoder.layers, labels, request)
+    examples = _examples(cube, decoder.layers, labels, request, settings)
     seen = _again(cube, decoder.layers, examples, settings.seed, progress) if again else None
     raw = seen.features.pop(PIXELS, None) if seen else None
     report = score(examples, settings, held, seen.features if seen else None)
@@ -66,6 +67,21 @@ def score_decoder(
     if digest_of(labels) != decoder.about.labels:
         verdicts = (*verdicts, _as_it_is(decoder, examples, report.main))
     return replace(report, figures=costs, verdicts=verdicts)
+
+
+def score_vessels(cube_path: Path, detections: Path, labels: Path, shore: Path | None) -> Xview3Score:
+    """The metric of xView3, with the ceiling of perfect tokens as large as the cells of the cube."""
+    cube = open_cube(cube_path)
+    sides = {cell_m(cube, layer) for layer in cube.layers}
+    return score_xview3(detections, labels, shore, sorted(sides - {0.0}))
+
+
+def _examples(
+    cube: Cube, layers: Sequence[str], labels: Sequence[Path], request: Request, settings: Settings
+) -> Examples:
+    """The labels with their vectors, and those of the cells beside where the head takes them."""
+    examples = read_examples(cube, layers, labels, request)
+    return with_around(cube, layers, examples) if settings.around else examples
 
 
 def _on_pixels(
@@ -117,5 +133,5 @@ def _as_it_is(decoder: Decoder, examples: Examples, main: str) -> str:
     """The score of the stored head on labels that it was not fitted on."""
     if examples.classes != decoder.about.classes:
         return f"the stored head knows {', '.join(decoder.about.classes)}; these labels have other classes"
-    found = scores(examples.task, examples.target, decoder.head(examples.features))
+    found = scores(examples.task, examples.target, examples.said(decoder.head))
     return f"the stored head, as it is, on these other labels: {main.replace('_', ' ')} {found[main]:.3f}"

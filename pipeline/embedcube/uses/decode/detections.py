@@ -19,20 +19,26 @@ def detections_of(score: NDArray[np.float64], least: float, x: NDArray[np.float6
     return np.stack([x[column], y[row]], axis=1)
 
 
-def matched(found: Points, true: Points, tolerance_m: float = TOLERANCE_M) -> int:
-    """How many detections stand for a vessel: each for at most one, within the tolerance, as many as possible.
+def pairs(found: Points, true: Points, tolerance_m: float = TOLERANCE_M) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which detections stand for which vessels: each for at most one, closer than the tolerance, as many as possible.
 
     Of pairings with as many matches it is the one with the least sum of distances (the Hungarian method).
     """
     from scipy.optimize import linear_sum_assignment
 
     if not (len(found) and len(true)):
-        return 0
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     distance = np.linalg.norm(found[:, None] - true[None], axis=-1)
     # a pair that is too far apart costs more than all that are near
     cost = np.where(distance <= tolerance_m, distance, tolerance_m * (1 + min(distance.shape)))
     rows, columns = linear_sum_assignment(cost)
-    return int((distance[rows, columns] <= tolerance_m).sum())
+    near = distance[rows, columns] < tolerance_m
+    return rows[near].astype(np.int64), columns[near].astype(np.int64)
+
+
+def matched(found: Points, true: Points, tolerance_m: float = TOLERANCE_M) -> int:
+    """How many detections stand for a vessel, as `pairs` has them."""
+    return len(pairs(found, true, tolerance_m)[0])
 
 
 def f1_of(found: Points, true: Points, tolerance_m: float = TOLERANCE_M) -> float:

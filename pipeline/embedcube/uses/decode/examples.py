@@ -14,6 +14,8 @@ from embedcube.cube.reader import Cube
 from embedcube.cube.store import Time
 from embedcube.errors import RequestError
 from embedcube.grid import to_degrees
+from embedcube.uses.decode.around import NOTHING, Around
+from embedcube.uses.decode.heads import Head
 
 Task = Literal["classification", "regression", "dense"]
 """What a label is: one of several classes; a number; or the share of each class among the pixels of a cell."""
@@ -75,6 +77,8 @@ class Examples:
     """side of a cell in metres; 0 where it is not known"""
     left_out: dict[str, int] = field(default_factory=dict)
     """labels that are not used, by reason"""
+    around: Around | None = None
+    """the cells beside, for a head that takes them"""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -92,11 +96,21 @@ class Examples:
             self, features=self.features[rows], target=self.target[rows], lon=self.lon[rows], lat=self.lat[rows],
             seconds=self.seconds[rows], part=self.part[rows], group=None if self.group is None else self.group[rows],
             cells=None if self.cells is None else self.cells.take(rows),
+            around=None if self.around is None else self.around.take(rows),
         )  # fmt: skip
 
     def seen_through(self, features: NDArray[np.float32]) -> "Examples":
-        """The same labels with other features (row, feature)."""
-        return replace(self, features=features)
+        """The same labels with other features (row, feature); without the cells beside."""
+        return replace(self, features=features, around=None)
+
+    def said(self, head: Head, *, logits: bool = False) -> NDArray[np.float64]:
+        """What a head says (row, output) of the rows: predictions, or logits of classes."""
+        say = head.logits if logits else head
+        if not head.around:
+            return say(self.features)
+        if self.around is None:
+            raise ValueError("a conv head takes examples with the cells beside them (`with_around`)")
+        return self.around.said(say)
 
 
 def cells_at(
@@ -219,6 +233,32 @@ def side_by_side(cube: Cube, layers: Sequence[str], cells: Cells) -> NDArray[np.
         lon, lat, seconds = *degrees_of(cube, cells), seconds_of(cube, cells)
         columns += [_of_other(cube, layer, lon, lat, seconds) for layer in layers[1:]]
     return np.concatenate(columns, axis=1)
+
+
+def around_cells(cube: Cube, layers: Sequence[str], cells: Cells) -> Around:
+    """The cells with the eight beside each, of the same zone and window; `layers` as in `side_by_side`."""
+    dy, dx = (axis.ravel() for axis in np.mgrid[-1:2, -1:2])
+    y, x = cells.y[:, None] + dy, cells.x[:, None] + dx
+    shapes = np.array([cube.array(zone, "status").shape for zone in cells.zones], np.int64)
+    windows, rows, columns = (shapes[cells.zone, axis][:, None] for axis in range(3))
+    inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+    zone, t = (np.broadcast_to(axis[:, None], y.shape) for axis in (cells.zone, cells.t))
+    sizes = (len(cells.zones), *(int(axis.max(initial=1)) for axis in (windows, rows, columns)))
+    number, inverse = np.unique(
+        np.ravel_multi_index((zone[inside], t[inside], y[inside], x[inside]), sizes), return_inverse=True
+    )
+    own = dict(zip(("zone", "t", "y", "x"), np.unravel_index(number, sizes), strict=True))
+    vectors = side_by_side(cube, layers, Cells(zones=cells.zones, **own))
+    there = np.asarray(np.isfinite(vectors).all(axis=1))
+    at = np.full(y.shape, NOTHING, np.int64)
+    at[inside] = np.where(there, np.cumsum(there) - 1, NOTHING)[inverse.ravel()]
+    return Around(vectors=vectors[there], at=at)
+
+
+def with_around(cube: Cube, layers: Sequence[str], examples: Examples) -> Examples:
+    """The examples with the cells beside them; they are cells of the cube."""
+    assert examples.cells is not None
+    return replace(examples, around=around_cells(cube, layers, examples.cells))
 
 
 def _of_other(

@@ -39,7 +39,7 @@ def figures(
         features = filled(again.features[RAW])
         there = np.asarray(np.isfinite(features).all(axis=1))
         raw_seen = examples.take(there).seen_through(features[there])
-        raw_head = fit_head(raw_seen, settings)
+        raw_head = fit_head(raw_seen, settings.alone(examples.task))
     encoder = again.encoder_parameters if again and raw else None
     raw_bytes = again.raw_bytes if again and raw else None
     return {
@@ -74,7 +74,7 @@ def cpu_s_of(head: Head, examples: Examples) -> float:
     """CPU seconds of a head for one row."""
     rows, start_s, spent_s = 0, time.process_time(), 0.0
     while spent_s < _LEAST_S:
-        head(examples.features)
+        examples.said(head)
         rows += len(examples)
         spent_s = time.process_time() - start_s
     return spent_s / rows

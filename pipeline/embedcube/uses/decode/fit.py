@@ -1,6 +1,6 @@
 """Fit a head on examples, with scikit-learn (the extra `decode`), and take it apart into plain arrays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from embedcube.uses.decode.heads import Head, Kind
 FITTING: dict[Task, tuple[Kind, ...]] = {
     "regression": ("ridge", "knn", "forest"),
     "classification": ("logistic", "knn", "forest"),
-    "dense": ("logistic", "knn"),
+    "dense": ("logistic", "knn", "conv"),
 }
 """heads for each task, the default first"""
 
@@ -36,7 +36,18 @@ class Settings:
     class_weights: Literal["balanced", "none"] = "balanced"
     neighbours: int = 10
     trees: int = 100
+    hidden: int = 64
+    """of a conv head: numbers between its two convolutions"""
     most: int = MOST_ROWS
+
+    @property
+    def around(self) -> bool:
+        """Whether the head takes the cells beside a cell too."""
+        return self.kind == "conv"
+
+    def alone(self, task: Task) -> "Settings":
+        """Settings of a head for features of single cells: these, or those of the default head of the task."""
+        return replace(self, kind=FITTING[task][0]) if self.around else self
 
     def checked(self, task: Task) -> "Settings":
         """These settings; a RequestError names the heads that fit the task where this one does not."""
@@ -57,9 +68,12 @@ def fit_head(examples: Examples, settings: Settings) -> Head:
     features = examples.features.astype(np.float64)
     mean, std = features.mean(axis=0), features.std(axis=0)
     std = np.where(std > 0, std, 1.0)
-    standard = ((features - mean) / std).astype(np.float32)
-    makers = {"ridge": _ridge, "logistic": _logistic, "knn": _neighbours, "forest": _forest}
-    arrays = makers[settings.kind](standard, examples, settings)
+    if settings.around:
+        arrays = _convolution(examples, mean, std, settings)
+    else:
+        standard = ((features - mean) / std).astype(np.float32)
+        makers = {"ridge": _ridge, "logistic": _logistic, "knn": _neighbours, "forest": _forest}
+        arrays = makers[settings.kind](standard, examples, settings)
     outputs = len(examples.classes) or 1
     return Head(kind=settings.kind, outputs=outputs, arrays={"mean": mean, "std": std, **arrays})
 
@@ -116,12 +130,9 @@ def _logistic(standard: NDArray[np.float32], examples: Examples, settings: Setti
     """
     from sklearn.linear_model import LogisticRegression
 
-    shares = shares_of(examples)
+    shares = _weighted(shares_of(examples), settings)
     rows, classes = np.nonzero(shares)
     weight = shares[rows, classes]
-    if settings.class_weights == "balanced":
-        total = shares.sum(axis=0)
-        weight = weight * total.sum() / (np.count_nonzero(total) * total[classes])
     coefficients = np.zeros((shares.shape[1], standard.shape[1]))
     intercepts = np.full(shares.shape[1], -1e3)
     if len(set(classes.tolist())) == 1:
@@ -135,6 +146,30 @@ def _logistic(standard: NDArray[np.float32], examples: Examples, settings: Setti
     if two:
         intercepts[present[0]] = 0.0
     return {"coefficients": coefficients, "intercepts": intercepts}
+
+
+def _weighted(shares: NDArray[np.float64], settings: Settings) -> NDArray[np.float64]:
+    """Shares (row, class) as they count: where classes are balanced, each adds up to as much as every other."""
+    if settings.class_weights == "none":
+        return shares
+    total = shares.sum(axis=0)
+    return np.asarray(shares * total.sum() / (np.count_nonzero(total) * np.where(total > 0, total, 1)))
+
+
+def _convolution(
+    examples: Examples, mean: NDArray[np.float64], std: NDArray[np.float64], settings: Settings
+) -> dict[str, NDArray[Any]]:
+    """Classes that no example has get a probability of 0."""
+    from embedcube.uses.decode.convolution import fit_convolution
+
+    if examples.around is None:
+        raise ValueError("a conv head is fitted on examples with the cells beside them (`with_around`)")
+    weights = _weighted(shares_of(examples), settings)
+    present = weights.sum(axis=0) > 0
+    arrays = fit_convolution(examples.around, mean, std, weights[:, present], settings.hidden, settings.seed)
+    coefficients, intercepts = np.zeros((len(present), settings.hidden)), np.full(len(present), -1e3)
+    coefficients[present], intercepts[present] = arrays["coefficients"], arrays["intercepts"]
+    return {**arrays, "coefficients": coefficients, "intercepts": intercepts}
 
 
 def _neighbours(standard: NDArray[np.float32], examples: Examples, settings: Settings) -> dict[str, NDArray[Any]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.readable import readable
 from embedcube.campaign.run_folder import replacing
+from embedcube.cube.rasters import new_raster
 from embedcube.errors import RequestError
 from embedcube.printable import printable, printable_path
 
@@ -114,8 +115,8 @@ def guided_map(coarse: Path, guides: Sequence[Path], out: Path) -> None:
     finer = Affine.scale(values.shape[0] / fine.shape[0])
     with (
         replacing(out) as temporary,
-        rasterio.open(
-            temporary, "w", driver="GTiff", height=fine.shape[0], width=fine.shape[1], count=1, dtype="float32",
+        new_raster(
+            temporary, out, height=fine.shape[0], width=fine.shape[1], count=1, dtype="float32",
             nodata=np.nan, crs=crs, transform=place @ finer, compress="deflate", tiled=True,
         ) as file,
     ):  # fmt: skip
@@ -159,8 +160,8 @@ def _factor_of(coarse: Any, guide: Any, name: str) -> tuple[int, int, int]:
         raise RequestError(f"--guide {name}: its rows do not run along the axes; warp it onto the cells first")
     left, top = (cell.c - pixel.c) / pixel.a, (cell.f - pixel.f) / pixel.e
     factor = round(cell.a / pixel.a)
-    off = max(*(abs(number - round(number)) for number in (left, top)),
-              *(abs(number - factor) for number in (cell.a / pixel.a, cell.e / pixel.e)))  # fmt: skip
+    pairs = ((left, round(left)), (top, round(top)), (cell.a / pixel.a, factor), (cell.e / pixel.e, factor))
+    off = max(abs(number - whole) for number, whole in pairs)
     if guide.crs != coarse.crs or factor < 2 or off > _OFF:
         raise RequestError(
             f"--guide {name}: its pixels of {pixel.a:g} x {-pixel.e:g} in {guide.crs} do not divide the cells of "

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["ridge", "logistic", "knn", "forest"]
+from embedcube.uses.decode.around import PLACES
+
+Kind = Literal["ridge", "logistic", "knn", "forest", "conv"]
 
 ARRAYS: dict[Kind, dict[str, tuple[str, ...]]] = {
     "ridge": {"coefficients": ("output", "feature"), "intercepts": ("output",)},
@@ -20,12 +22,16 @@ ARRAYS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "feature": ("node",), "threshold": ("node",), "left": ("node",), "right": ("node",),
         "value": ("node", "output"), "first": ("tree",),
     },
+    "conv": {
+        "kernel": ("hidden", "place", "feature"), "hidden_intercepts": ("hidden",),
+        "coefficients": ("output", "hidden"), "intercepts": ("output",),
+    },
 }  # fmt: skip
 """Arrays of each kind of head, with the names of their dimensions. All have `mean` and `std` (feature) beside them,
 by which features are standardised first."""
 
 _ROWS = 256
-"""rows that a nearest-neighbour head compares at once: always as many, so that sums are equal"""
+"""rows of a product of matrices: always as many, so that the sums of a row are equal"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +54,22 @@ class Head:
         """Numbers that it holds: coefficients, stored vectors, or nodes of trees."""
         return sum(int(array.size) for name, array in self.arrays.items() if name not in ("neighbours", "first"))
 
+    @property
+    def around(self) -> bool:
+        """Whether it takes the cells beside a cell too: vectors (row, place, feature), as `Around` gives them."""
+        return self.kind == "conv"
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether it has logits of classes, which can be interpolated."""
+        return self.kind in ("logistic", "conv")
+
     def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Predictions (row, output) of finite vectors (row, feature): probabilities of classes, or one number."""
-        if self.kind == "logistic":
+        """Predictions (row, output) of finite vectors (row, feature): probabilities of classes, or one number.
+
+        Of a head that takes the cells beside too, vectors are (row, place, feature), NaN where there is none.
+        """
+        if self.has_logits:
             return softmax(self.logits(vectors))
         if self.kind == "ridge":
             return self.logits(vectors)
@@ -59,10 +78,24 @@ class Head:
         return self._of_neighbours(standard) if self.kind == "knn" else self._of_trees(standard)
 
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Linear outputs (row, output) of a linear head: of classes before they become probabilities."""
+        """Linear outputs (row, output) of a head: of classes before they become probabilities."""
         standard = (vectors - self.arrays["mean"]) / self.arrays["std"]
+        if self.around:
+            standard = self._hidden(standard)
         # not a product of BLAS: the order of its sums depends on the number of rows
         return np.asarray(np.einsum("nd,kd->nk", standard, self.arrays["coefficients"]) + self.arrays["intercepts"])
+
+    def _hidden(self, standard: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What a convolution of 3 x 3 cells gives (row, hidden), nothing below 0; zeros stand for cells without."""
+        kernel, intercepts = self.arrays["kernel"], self.arrays["hidden_intercepts"]
+        flat, across = np.nan_to_num(standard).reshape(len(standard), -1), kernel.reshape(len(kernel), -1).T
+        hidden = np.empty((len(flat), len(kernel)))
+        padded = np.zeros((_ROWS, flat.shape[1]))
+        for first in range(0, len(flat), _ROWS):
+            rows = flat[first : first + _ROWS]
+            padded[: len(rows)] = rows
+            hidden[first : first + len(rows)] = (padded @ across)[: len(rows)]
+        return np.asarray(np.maximum(hidden + intercepts, 0))
 
     def _of_neighbours(self, standard: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean target of the nearest examples."""
@@ -109,7 +142,7 @@ def why_wrong(head: Head) -> str:
         return f"it holds the array {unknown[0]}, which a {head.kind} head does not have"
     if missing := sorted(expected.keys() - head.arrays.keys()):
         return f"it lacks the array {missing[0]}, which a {head.kind} head has"
-    sizes: dict[str, int] = {"output": head.outputs, "feature": head.features}
+    sizes: dict[str, int] = {"output": head.outputs, "feature": head.features, "place": PLACES}
     for name, dimensions in expected.items():
         array = head.arrays[name]
         wanted = tuple(sizes.setdefault(d, n) for d, n in zip(dimensions, array.shape, strict=False))

@@ -79,12 +79,12 @@ def read_examples(cube: Cube, layers: Sequence[str], paths: Sequence[Path], requ
     examples = Examples(
         features=features, target=labels.target, classes=labels.classes, lon=lon, lat=lat,
         seconds=seconds_of(cube, labels.cells), part=labels.part, group=labels.group, cells=labels.cells,
-        left_out={reason: count for reason, count in left_out.items() if count}, cell_m=_cell_m(cube, layers[0]),
+        left_out={reason: count for reason, count in left_out.items() if count}, cell_m=cell_m(cube, layers[0]),
     ).take(there)  # fmt: skip
     return checked(examples, named, request.column)
 
 
-def _cell_m(cube: Cube, layer: str) -> float:
+def cell_m(cube: Cube, layer: str) -> float:
     """Side of the cells of a layer in metres, the longest; of degrees at the equator; 0 of samples without a grid."""
     sides = []
     for zone in cube.zones_of(layer):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX
+from embedcube.cube.rasters import new_raster, write_cog
 from embedcube.cube.reader import Cube
 from embedcube.uses.decode.file import Decoder
 from embedcube.uses.decode.outputs import NO_CLASS, Put, classes_of, label_of, provenance_of
@@ -44,14 +45,12 @@ class Maps:
     @contextmanager
     def window(self, zone: str, t: int) -> Iterator[Put]:
         """Give a function that writes a rectangle of one map; the map appears at the end, or not at all."""
-        import rasterio
-        from rasterio.shutil import copy
         from rasterio.windows import Window
 
         path, windows = self._path(zone, t), self._cube.windows(zone)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY_PREFIX) as scratch:
             raw, cog = Path(scratch) / "raw.tif", Path(scratch) / "cog.tif"
-            with rasterio.open(raw, "w", **self._profile(zone)) as file:
+            with new_raster(raw, path, **self._profile(zone)) as file:
                 self._describe(file, str(windows[t]))
 
                 def put(y: slice, x: slice, values: NDArray[np.float32]) -> None:
@@ -61,7 +60,7 @@ class Maps:
                 yield put
             way = "nearest" if self._of_classes else "average"
             # a predictor for bytes, or for floating point; neither changes a number
-            copy(raw, cog, driver="COG", compress="deflate", predictor="yes", overview_resampling=way)
+            write_cog(raw, cog, path, compress="deflate", predictor="yes", overview_resampling=way)
             cog.replace(path)
         self.files.append(path)
 
@@ -85,7 +84,7 @@ class Maps:
         count = 1 if self._of_classes else self._decoder.head.outputs
         kind = {"dtype": "uint8", "nodata": NO_CLASS} if self._of_classes else {"dtype": "float32", "nodata": np.nan}
         return {
-            "driver": "GTiff", "width": columns * self._finer, "height": rows * self._finer, "count": count, **kind,
+            "width": columns * self._finer, "height": rows * self._finer, "count": count, **kind,
             "crs": attributes["proj:wkt2"], "transform": Affine(*attributes["spatial:transform"][:6]) @ fine,
             "tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": False, "bigtiff": "if_safer",
         }  # fmt: skip

@@ -1,7 +1,8 @@
 """Dense labels finer than the cells: heads are scored on pixels, after their logits were interpolated onto these.
 
-Vectors are never interpolated. Two rows are bounds: the true class of most pixels of each cell, which is the best that
-one class for each cell can do; and a logistic on the raw numbers of each pixel, which needs no encoder.
+Vectors are never interpolated. Other rows are bounds: the true class of most pixels of each cell, which is the best
+that one class for each cell can do; the same of cells of 4 pixels, where those of the cube are larger; and a logistic
+on the raw numbers of each pixel, which needs no encoder.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,12 @@ NONE = -1
 """a pixel without a label"""
 
 ORACLE = "true class of most pixels of a cell"
+FINE_PX = 4
+"""side of the smaller cells that are looked at beside larger ones"""
+
+ORACLE_FINE = f"the same of cells of {FINE_PX} pixels"
 INTERPOLATED = "vectors, logits interpolated"
+SINGLE = "the same of single cells"
 RAW_LOGISTIC = "raw pixels, logistic on each"
 
 _SAMPLE = 20_000
@@ -122,17 +128,21 @@ def _finer(values: NDArray[np.float64], factor: int, axis: int) -> NDArray[np.fl
 def score_pixels(
     examples: Examples, codes: NDArray[np.int16], raw: NDArray[np.float32] | None, settings: Settings, folds: Folds
 ) -> tuple[PixelRow, ...]:
-    """Scores of a dense head on the pixels of held-out cells, beside the two bounds.
+    """Scores of a dense head on the pixels of held-out cells, beside the bounds.
 
     `codes` (cell, row, column) are the true classes; `raw` (cell, row, column, number) the pixels of the archive, of
     the same size.
     """
     true = codes != NONE
     count = len(examples.classes)
-    most = np.stack([(codes == k).sum(axis=(1, 2)) for k in range(count)], axis=1).argmax(axis=1)
-    guesses = {ORACLE: np.broadcast_to(most[:, None, None], codes.shape)}
-    parameters: dict[str, int | None] = {ORACLE: None}
-    guesses[INTERPOLATED], parameters[INTERPOLATED] = _of_vectors(examples, codes.shape[1], settings, folds)
+    guesses, side = {ORACLE: most_common(codes, codes.shape[1], count)}, codes.shape[1]
+    if side > FINE_PX and side % FINE_PX == 0:
+        guesses[ORACLE_FINE] = most_common(codes, FINE_PX, count)
+    parameters: dict[str, int | None] = dict.fromkeys(guesses)
+    if settings.around:
+        alone = settings.alone(examples.task)
+        guesses[SINGLE], parameters[SINGLE] = _of_vectors(examples, side, alone, folds)
+    guesses[INTERPOLATED], parameters[INTERPOLATED] = _of_vectors(examples, side, settings, folds)
     if raw is not None and raw.shape[:3] == codes.shape:
         guesses[RAW_LOGISTIC], parameters[RAW_LOGISTIC] = _of_raw(examples, codes, raw, settings, folds)
     return tuple(
@@ -144,6 +154,14 @@ def score_pixels(
     )  # fmt: skip
 
 
+def most_common(codes: NDArray[np.int16], side: int, classes: int) -> NDArray[np.int64]:
+    """For each pixel the class (cell, row, column) of most labelled pixels of its square of `side` pixels."""
+    cells, rows = codes.shape[0], codes.shape[1] // side
+    squares = codes.reshape(cells, rows, side, rows, side)
+    most = np.stack([(squares == k).sum(axis=(2, 4)) for k in range(classes)], axis=-1).argmax(axis=-1)
+    return np.asarray(most.repeat(side, axis=1).repeat(side, axis=2))
+
+
 def _of_vectors(examples: Examples, side: int, settings: Settings, folds: Folds) -> tuple[NDArray[np.int64], int]:
     """Class (cell, row, column) of each pixel by heads that have not seen its fold, and their parameters."""
     assert examples.cells is not None
@@ -152,7 +170,7 @@ def _of_vectors(examples: Examples, side: int, settings: Settings, folds: Folds)
         out = folds.fold == fold
         head = fit_head(examples.take(~out), settings)
         parameters = head.parameters
-        logits = head.logits(examples.features) if settings.kind == "logistic" else head(examples.features)
+        logits = examples.said(head, logits=head.has_logits)
         for number, t in {(int(z), int(t)) for z, t in zip(cells.zone[out], cells.t[out], strict=True)}:
             rows = np.flatnonzero((cells.zone == number) & (cells.t == t))
             y, x = cells.y[rows] - cells.y[rows].min(), cells.x[rows] - cells.x[rows].min()

@@ -19,6 +19,9 @@ from embedcube.uses.decode.pixels import PixelRow
 VECTORS = "vectors"
 """name of the row of the cube's vectors"""
 
+ALONE = "vectors of single cells"
+"""where a head takes the cells beside too: what one that does not says"""
+
 NOTHING = "majority class"
 MEAN = "mean of the labels"
 PLACE = "place and date only"
@@ -97,10 +100,12 @@ def score(
     for features in others.values():
         there &= np.isfinite(features).any(axis=1)
     examples, others = examples.take(there), {name: features[there] for name, features in others.items()}
+    alone = settings.alone(examples.task)
     ways: list[tuple[str, Settings | None, Examples]] = [
         (NOTHING if examples.classes else MEAN, None, examples),
         (PLACE, _place_settings(settings, examples), examples.seen_through(places(examples))),
-        *((name, settings, examples.seen_through(features)) for name, features in others.items()),
+        *((name, alone, examples.seen_through(features)) for name, features in others.items()),
+        *([(ALONE, alone, examples)] if settings.around else []),
         (VECTORS, settings, examples),
     ]
     dealt = [
@@ -176,7 +181,7 @@ def _scored(
 
 def _predicted(settings: Settings | None, known: Examples, asked: Examples) -> NDArray[np.float64]:
     if settings is not None:
-        return fit_head(known, settings)(asked.features)
+        return asked.said(fit_head(known, settings))
     if known.task == "regression":
         return np.full((len(asked), 1), known.target.mean())
     if known.task == "dense":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, fsync_folder
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, naming
 from embedcube.uses.decode.file import Decoder
 from embedcube.uses.decode.outputs import NO_CLASS, Put, classes_of, label_of, provenance_of
 
@@ -41,21 +41,32 @@ class ZarrLayer:
 
     def __enter__(self) -> "ZarrLayer":
         self._out.parent.mkdir(parents=True, exist_ok=True)
-        root = zarr.open_group(self._folder, mode="w", zarr_format=3)
-        root.update_attributes({"Conventions": "CF-1.11", **self._about})
-        self._groups = {zone: self._zone(root, zone, times) for zone, times in self._times.items()}
+        with self._or_removed():
+            root = zarr.open_group(self._folder, mode="w", zarr_format=3)
+            root.update_attributes({"Conventions": "CF-1.11", **self._about})
+            self._groups = {zone: self._zone(root, zone, times) for zone, times in self._times.items()}
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             return
-        with warnings.catch_warnings():
+        with self._or_removed(), warnings.catch_warnings():
             # as the cube has it (consolidate/template.py)
             warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
             zarr.consolidate_metadata(zarr.open_group(self._folder, mode="a").store, zarr_format=3)
-        self._folder.rename(self._out)
+            self._folder.rename(self._out)
         fsync_folder(self._out.parent)
+
+    @contextmanager
+    def _or_removed(self) -> Iterator[None]:
+        """Remove what was written where it cannot become whole."""
+        try:
+            with naming(self._out):
+                yield
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     @contextmanager
     def window(self, zone: str, t: int) -> Iterator[Put]:
@@ -63,6 +74,10 @@ class ZarrLayer:
         group, own = self._groups[zone], self._times[zone].index(t)
 
         def put(y: slice, x: slice, values: NDArray[np.float32]) -> None:
+            with naming(self._out):
+                write(y, x, values)
+
+        def write(y: slice, x: slice, values: NDArray[np.float32]) -> None:
             task = self._decoder.about.request.task
             if task == "classification":
                 group["prediction"][own, y, x] = classes_of(values)

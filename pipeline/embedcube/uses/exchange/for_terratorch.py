@@ -22,6 +22,7 @@ from embedcube.campaign.run_folder import replacing, write_atomically
 from embedcube.cube.chunks import read_box, read_vectors
 from embedcube.cube.encoding import STATUS_MEANINGS, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP, is_list
+from embedcube.cube.rasters import new_raster
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.progress import Progress
@@ -160,14 +161,13 @@ def _read(cube: Cube, one: _Square, stem: str) -> Tile:
 
 def _write_tiff(tile: Tile, path: Path) -> None:
     """Write a tile as TerraTorch does: float32, a band for each number, no compression, and its tags."""
-    import rasterio
     from affine import Affine
 
     bands = np.moveaxis(tile.vectors, -1, 0)
     with (
         replacing(path) as temporary,
-        rasterio.open(
-            temporary, "w", driver="GTiff", count=bands.shape[0], height=bands.shape[1], width=bands.shape[2],
+        new_raster(
+            temporary, path, count=bands.shape[0], height=bands.shape[1], width=bands.shape[2],
             dtype="float32", crs=tile.wkt, transform=Affine(*tile.transform), nodata=np.nan,
         ) as file,
     ):  # fmt: skip
@@ -214,8 +214,8 @@ def _tensors(cube: Cube, out: Path, layer: str, chosen: Chosen) -> list[Path]:
         ]
     files = [out / "embeddings.pt", out / "patch_ids.pt", out / "ids.csv"]
     for path, tensor in zip(files, (torch.from_numpy(np.concatenate(parts)), torch.arange(len(ids))), strict=False):
-        with replacing(path) as temporary:
-            torch.save(tensor, temporary)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(tensor, file)
     with replacing(files[2]) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "time", "status"), *ids])
     return files

@@ -68,7 +68,7 @@ def about_cube(cube: Cube, layers: tuple[str, ...]) -> dict[str, Any]:
         attributes = cube.group(cube.zones_of(layer)[0]).attrs
         model, sources = attributes.get("geoemb:model", ""), list(attributes.get("geoemb:source_data", []))
         asked = cube.what["layers"][layer]
-        uris += [*sources, *([model] if model else [])]
+        uris += [*sources, *attributes.get("embedcube:models", [model] if model else [])]
         described[layer] = {
             "backbone": attributes.get("embedcube:backbone"),
             "model": model,

@@ -37,8 +37,8 @@ SIDE = 64
 """cells along a side of a chunk"""
 
 _COPIED = ("proj:code", "proj:wkt2", "spatial:dimensions", "spatial:transform_type", "spatial:registration",
-           "zarr_conventions", "coordinates", "geoemb:model", "geoemb:source_data", "embedcube:backbone",
-           "embedcube:weights_sha256", "embedcube:fitted_on")  # fmt: skip
+           "zarr_conventions", "coordinates", "geoemb:model", "embedcube:models", "geoemb:source_data",
+           "embedcube:backbone", "embedcube:weights_sha256", "embedcube:fitted_on")  # fmt: skip
 """attributes of a zone that hold for its smaller vectors too"""
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from embedcube.campaign.run_folder import fsync_folder
-from embedcube.errors import RequestError, WorkError
+from embedcube.errors import RequestError, WorkError, naming
 from embedcube.printable import printable
 from embedcube.uses.pull import NAME
 
@@ -57,7 +57,8 @@ class BundleWriter:
     def add(self, name: str, data: bytes) -> None:
         """Write a member; one that is there stays."""
         if not self.has(name):
-            self._zip.writestr(member(name), data)
+            with naming(self._path):
+                self._zip.writestr(member(name), data)
 
     def read(self, name: str) -> bytes:
         """The bytes of a member that is there."""
@@ -65,9 +66,10 @@ class BundleWriter:
 
     def finish(self) -> int:
         """End the file and give it its name; returns its bytes."""
-        self._zip.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._zip.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
         size = os.fstat(self._file.fileno()).st_size
         self._file.close()
         self._partial.replace(self._path)
@@ -78,7 +80,8 @@ class BundleWriter:
         """Close; what was not finished is kept for the next start, which begins behind the last whole member."""
         with suppress(OSError, ValueError):
             self._zip.close()
-        self._file.close()
+        with suppress(OSError):  # on a full disk: what comes after the last whole member does not count
+            self._file.close()
 
 
 def member(name: str) -> ZipInfo:

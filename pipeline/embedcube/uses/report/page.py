@@ -107,7 +107,8 @@ def _terms(found: Gathered) -> dict[Terms, list[str]]:
     for archive, uri in archives.items():
         uses.setdefault(terms_of(uri), []).append(f"archive {archive}")
     for name, planned in found.plan.layers.items():
-        uses.setdefault(terms_of(planned.model), []).append(f"model of layer {name}")
+        for model in planned.model.split():
+            uses.setdefault(terms_of(model), []).append(f"model of layer {name}")
     return uses
 
 

@@ -1,0 +1,160 @@
+"""concat: vectors of several backbones behind each other, equal to those of layers of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from rasterio.transform import from_origin
+from tests.backbones.test_mosaiks import a_sample, chips_of
+from tests.sources.test_samples import run, written
+
+from embedcube.backbones.base import FitSample, Inputs, make_backbone
+from embedcube.backbones.concat import Concat
+from embedcube.backbones.mosaiks import Mosaiks
+from embedcube.backbones.weights import packed
+from embedcube.campaign.load import load_campaign
+from embedcube.cube.reader import Cube
+from embedcube.errors import RequestError
+from embedcube.grid import ShardLayout
+from embedcube.testing import check_backbone
+
+LAYOUT = ShardLayout(chip_px=34, halo_px=1, cell_px=16, chips=2)
+TWO = Inputs(bands=(("B02", "B03"), ("VV",)), frames=2, archives=("s2", "s1"))
+FILTERS: dict[str, Any] = {"name": "mosaiks", "filters": 4}
+PARTS: list[dict[str, Any]] = [
+    {"backbone": FILTERS, "archives": "s1", "over_time": "max"},
+    {"backbone": FILTERS | {"seed": 1}},
+    {"backbone": FILTERS | {"filters": 3}, "archives": ["s1", "s2"]},
+]
+
+
+def test_it_keeps_the_contract_of_backbones() -> None:
+    check_backbone(lambda: Concat({"of": PARTS}, LAYOUT, TWO), layout=LAYOUT, inputs=TWO)
+
+
+def test_a_part_sees_its_own_archives() -> None:
+    """As if the layer had no other, also where another archive is masked."""
+    x_ntcyx = a_sample(chips=6)[:, None, :3].repeat(2, axis=1)
+    sample = FitSample(x_ntcyx=x_ntcyx, lat_ny=np.zeros((6, 34)))
+    backbone = Concat({"of": PARTS[1:]}, LAYOUT, TWO)
+    weights = backbone.fit(sample)
+    x = torch.from_numpy(np.nan_to_num(x_ntcyx))
+    clear = torch.ones((6, 2, 2, 34, 34), dtype=torch.bool)
+    clear[2, :, 0], clear[3, :, 1], clear[4, :, :, :17] = False, False, False
+    with torch.inference_mode():
+        found = backbone.module(weights)(chips_of(x, LAYOUT, clear)).numpy()
+    own = []
+    for options, channels, archives in (
+        ({"filters": 4, "seed": 1}, [0, 1, 2], [0, 1]),
+        ({"filters": 3}, [2, 0, 1], [1, 0]),
+    ):
+        inputs = Inputs(bands=tuple(TWO.bands[i] for i in archives), frames=2)
+        alone = Mosaiks(options, LAYOUT, inputs)
+        fitted = alone.fit(FitSample(x_ntcyx=x_ntcyx[:, :, channels], lat_ny=np.zeros((6, 34))))
+        seen = clear[:, :, archives]
+        normal = (x[:, :, channels] - torch.from_numpy(fitted.mean)[:, None, None]) / torch.from_numpy(fitted.std)[
+            :, None, None
+        ]
+        over = [i for i, of in enumerate(inputs.bands) for _ in of]
+        chips = chips_of(torch.where(seen[:, :, over], normal, 0), LAYOUT, seen)
+        with torch.inference_mode():
+            own.append(alone.module(fitted)(chips).numpy())
+    np.testing.assert_array_equal(found, np.concatenate(own, axis=-1))
+    assert np.isnan(found[4, 0]).all()
+    assert backbone.dimensions(weights) == found.shape[-1] == 14
+
+
+def write_chips(folder: Path) -> None:
+    folder.mkdir()
+    about = {"driver": "GTiff", "width": 48, "height": 48, "count": 2, "dtype": "uint16", "crs": "EPSG:32632"}
+    for i in range(5):
+        pixels = np.random.default_rng(i).integers(100, 4000, (2, 48, 48)).astype(np.uint16)
+        with rasterio.open(
+            folder / f"c{i}.tif", "w", transform=from_origin(5e5 + 500 * i, 5e6, 10, 10), **about
+        ) as file:
+            file.write(pixels)
+
+
+def numbers(cube: Cube, layer: str) -> np.ndarray:
+    table = cube[layer].to_pandas()
+    return table[[name for name in table if isinstance(name, int)]].to_numpy()
+
+
+@pytest.mark.slow
+def test_it_is_two_layers_side_by_side(tmp_path: Path) -> None:
+    """Of models of two kinds, from archive to cube; one part has the weights that the other layer was fitted to."""
+    write_chips(tmp_path / "chips")
+    archives = {"s2": {"source": "chips", "path": "chips", "bands": ["B03", "B04"], "options": {"names": "{id}.tif"}}}
+    vit = {"name": "tiny_vit", "width": 16, "depth": 1}
+    layer = {"archives": "s2", "chip_px": 48, "halo_px": 16, "cell_px": 16, "encoding": "float32", "shard_chips": 2}
+    layers = {
+        "filters": layer | {"backbone": FILTERS},
+        "vit": layer | {"backbone": vit},
+        "both": layer | {"backbone": {"name": "concat", "of": [{"backbone": vit}, {"backbone": FILTERS}]}},
+    }
+    windows = {"start": "2020-01-01", "end": "2021-01-01", "step": "12 months"}
+    cube = run(written(tmp_path, archives, layers, windows=windows))
+    filters, vits, both = (numbers(cube, name) for name in ("filters", "vit", "both"))
+    assert np.isfinite(both).all()
+    np.testing.assert_array_equal(both, np.concatenate([vits, filters], axis=1))
+    assert cube.model("both/samples") == "concat of tiny_vit and mosaiks"
+    assert cube.group("both/samples").attrs["embedcube:models"] == [
+        cube.group(f"{name}/samples").attrs["geoemb:model"] for name in ("vit", "filters")
+    ]
+
+
+def test_files_of_parts(tmp_path: Path) -> None:
+    """A file that was fitted elsewhere gives its weights; where it lies is in no digest and in no header."""
+    write_chips(tmp_path / "chips")
+    archives = {"s2": {"source": "chips", "path": "chips", "bands": ["B03", "B04"], "options": {"names": "{id}.tif"}}}
+    layer = {"archives": "s2", "chip_px": 34, "halo_px": 1, "cell_px": 8}
+    concat = {
+        "name": "concat",
+        "of": [{"backbone": FILTERS, "weights": "a.safetensors"}, {"backbone": FILTERS | {"seed": 1}}],
+    }
+    file = written(
+        tmp_path, archives, {"one": layer | {"backbone": FILTERS}, "both": layer | {"backbone": concat}}
+    ).file
+    loaded = load_campaign(file)
+    assert loaded.layers["both"].backbone["of"][0]["weights"] == str(tmp_path / "a.safetensors")
+    assert "a.safetensors" not in str(loaded.what)
+    backbone = make_backbone(loaded, "both")
+    sample = FitSample(x_ntcyx=a_sample(chips=4)[:, None, :2], lat_ny=np.zeros((4, 34)))
+    with pytest.raises(ValueError, match=r"concat\.of\.0: .*a\.safetensors"):
+        backbone.fit(sample)
+    elsewhere = make_backbone(loaded, "one").fit(FitSample(x_ntcyx=sample.x_ntcyx[:2], lat_ny=np.zeros((2, 34))))
+    (tmp_path / "a.safetensors").write_bytes(packed(loaded, "one", elsewhere, period=""))
+    weights = backbone.fit(sample)
+    np.testing.assert_array_equal(weights.tensors["concat.0/bank"], elsewhere.tensors["bank"])
+    np.testing.assert_array_equal(weights.tensors["concat.0/embedcube.mean"], elsewhere.mean)
+    assert b"a.safetensors" not in packed(loaded, "both", weights, period="")
+    other = yaml.safe_load(file.read_text())
+    other["layers"]["both"]["backbone"]["of"][0]["backbone"]["filters"] = 5
+    file.write_text(yaml.safe_dump(other))
+    with pytest.raises(ValueError, match=r"concat\.of\.0: .*made for .*'filters': 4"):
+        make_backbone(load_campaign(file), "both").fit(sample)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (PARTS[:1], "of"),
+        ([PARTS[0], PARTS[0]], "no part sees the archive s2"),
+        ([PARTS[1], {"backbone": FILTERS, "archives": ["s3"]}], 'of.1.archives: the layer has no archive "s3"'),
+        ([PARTS[1], {"backbone": FILTERS, "archives": ["s1", "s1"]}], "one is named twice"),
+        ([PARTS[1], {"backbone": {"name": "concat", "of": PARTS}}], "a part is no concat itself"),
+        ([PARTS[1], {"backbone": FILTERS, "weight": "a"}], 'unknown key "weight"'),
+        ([PARTS[1], {"backbone": FILTERS | {"filter": 1}}], 'of.1.backbone: mosaiks: no option "filter"'),
+        ([PARTS[1], {"backbone": {"name": "presto"}}], "presto embeds single pixels"),
+        ([PARTS[1], {"backbone": {"name": "mosaik"}}], 'no plugin "mosaik"'),
+        ([PARTS[1], {"backbone": FILTERS, "over_time": "median"}], "over_time"),
+    ],
+)  # fmt: skip
+def test_wrong_parts_are_refused(parts: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises((ValueError, RequestError), match=r"\w") as raised:
+        Concat({"of": parts}, LAYOUT, TWO)
+    assert words in str(raised.value)

@@ -1,0 +1,160 @@
+"""A disk that is full while a verb writes: it ends with 1 and names the file, nothing half is left, and it can go on.
+
+A limit on the size of files (RLIMIT_FSIZE) stands for a full disk or a quota: the kernel refuses what lies beyond, to
+Python and to any library. It ends no process, as Python ignores SIGXFSZ.
+"""
+
+import os
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+from pyproj import CRS
+from tests.conftest import call_cli
+from tests.cube.two_zones import vectors_at
+from tests.uses.test_decode_labels import places, write_csv
+
+from embedcube.errors import WorkError
+from embedcube.uses.decode import commands
+from embedcube.uses.decode.fit import Settings
+from embedcube.uses.decode.request import Request
+from embedcube.uses.maps import write_maps
+
+JUNE, EAST = "2023-06", "12.05,49.97,12.08,49.99"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the verbs take; nothing of it is changed."""
+
+    cube: Path
+    folder: Path
+    """with labels, decoders and bundles"""
+
+
+@pytest.fixture(scope="module")
+def inputs(two_zones: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    folder = tmp_path_factory.mktemp("inputs")
+    lon, lat = places(300)
+    first = vectors_at(lon, lat, 0)[:, 0]
+    kinds = np.where(first > 0, "high", "low")
+    write_csv(folder / "labels.csv", {"lon": lon, "lat": lat, "kind": kinds, "value": first})
+    labels = [folder / "labels.csv"]
+    classes = Request(task="classification", column="kind", time=JUNE)
+    commands.fit(two_zones, labels, folder / "kind.safetensors", classes, Settings(kind="logistic"))
+    numbers = Request(task="regression", column="value", time=JUNE)
+    commands.fit(two_zones, labels, folder / "value.safetensors", numbers, Settings(kind="ridge"))
+    for name, more in (("part.zip", []), ("smaller.zip", ["--bits", "4"])):
+        done = call_cli("export", two_zones, folder / name, "--time", JUNE, *more)
+        assert done.returncode == 0, done.stderr
+    return Inputs(cube=two_zones, folder=folder)
+
+
+Command = Callable[[Inputs, Path], list[str | Path]]
+
+COMMANDS: dict[str, Command] = {
+    "bundle": lambda have, out: ["export", have.cube, out / "a.zip", "--time", JUNE],
+    "smaller vectors": lambda have, out: ["export", have.cube, out / "a.zip", "--time", JUNE, "--bits", "4"],
+    "GeoParquet": lambda have, out: ["export", have.cube, out / "a.parquet", "--as", "geoparquet", "--bbox", EAST],
+    "Major TOM": lambda have, out: ["export", have.cube, out / "a.parquet", "--as", "major-tom", "--bbox", EAST],
+    "CSV": lambda have, out: ["export", have.cube, out / "a.csv", "--as", "neuco-csv", "--bbox", EAST, "--time", JUNE],
+    "tiles of GeoTIFF": lambda have, out: [
+        "export", have.cube, out / "a", "--as", "terratorch-tiff", "--tile", "8", "--bbox", EAST, "--time", JUNE
+    ],
+    "tiles of Parquet": lambda have, out: [
+        "export", have.cube, out / "a", "--as", "terratorch-parquet", "--tile", "8", "--bbox", EAST, "--time", JUNE
+    ],
+    "tensors": lambda have, out: ["export", have.cube, out / "a", "--as", "pt", "--bbox", EAST, "--time", JUNE],
+    "import of a part": lambda have, out: ["import", have.folder / "part.zip", out],
+    "import of smaller vectors": lambda have, out: ["import", have.folder / "smaller.zip", out],
+    "decoder": lambda have, out: [
+        "decode", "fit", have.cube, have.folder / "labels.csv", "--column", "kind", "--time", JUNE, "--to",
+        out / "a.safetensors",
+    ],
+    "decoded classes": lambda have, out: [
+        "decode", "apply", have.cube, have.folder / "kind.safetensors", out / "a.tif", "--time", JUNE
+    ],
+    "decoded numbers": lambda have, out: [
+        "decode", "apply", have.cube, have.folder / "value.safetensors", out / "a.tif", "--time", JUNE
+    ],
+    "decoded layer": lambda have, out: [
+        "decode", "apply", have.cube, have.folder / "kind.safetensors", out / "a.zarr", "--time", JUNE
+    ],
+    "pictures": lambda have, out: ["preview", have.cube, "--out", out / "report"],
+    "index": lambda have, out: ["index-vectors", copied(have.cube, out / "cubes" / "cube.zarr")],
+    "pull": lambda have, out: ["pull", have.cube, out, "--time", JUNE],
+    "table of samples": lambda have, out: ["sample", have.cube, have.folder / "labels.csv", "--out", out / "a.parquet"],
+    "hits": lambda have, out: ["find", have.cube, "--like", "12.01,50.01", "--out", out / "a.geojson"],
+}  # fmt: skip
+
+
+def copied(cube: Path, to: Path) -> Path:
+    """A cube of its own, linked: what is made of it lies beside it."""
+    if not to.exists():
+        shutil.copytree(cube, to, copy_function=os.link)
+    return to
+
+
+@contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_verb_that_has_no_room_names_the_file_and_leaves_nothing_half(
+    name: str, inputs: Inputs, tmp_path: Path
+) -> None:
+    """Where the largest file lacks its last byte, and where no file has room. Then there is room again."""
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    for folder in (whole, full):
+        folder.mkdir()
+    done = call_cli(*COMMANDS[name](inputs, whole))
+    assert done.returncode == 0, done.stderr
+    command = COMMANDS[name](inputs, full)
+    before, wanted = files_in(full), files_in(whole)
+    for size in (max(len(data) for file, data in wanted.items() if file not in before) - 1, 40):
+        with no_room_beyond(size):
+            done = call_cli(*command)
+        assert done.returncode == 1, done.stdout
+        named = rf"(\[Errno 27\] .*: '{full}/\S+'|{full}/\S+: it could not be written whole: )"
+        assert re.match(f"embedcube: {named}", done.stderr), done.stderr
+        assert "is a bug" not in done.stderr
+        left = files_in(full).keys() - before.keys()
+        assert {file for file in left if not file.endswith(".partial")} <= wanted.keys(), "nothing temporary"
+        sizes = {file: len(data) for file, data in files_in(full).items() if file in wanted}
+        assert sizes == {file: len(wanted[file]) for file in sizes}, "and nothing half"
+    done = call_cli(*command)
+    assert done.returncode == 0, done.stderr
+    again = files_in(full)
+    assert {file: len(data) for file, data in again.items()} == {file: len(data) for file, data in wanted.items()}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".zarr", ".nc"])
+def test_a_map_that_has_no_room_is_named_and_not_there(suffix: str, tmp_path: Path) -> None:
+    cells = np.random.default_rng(0).random((1, 200, 200), np.float32)
+    maps = xarray.Dataset(
+        {"score": (("time", "y", "x"), cells)},
+        {"time": [np.datetime64("2023-06-01", "ns")], "y": np.arange(200.0, 0, -1), "x": np.arange(200.0)},
+    ).assign_coords(spatial_ref=xarray.DataArray(0, attrs={"crs_wkt": CRS.from_epsg(32632).to_wkt()}))
+    path = tmp_path / f"a{suffix}"
+    with no_room_beyond(20_000), pytest.raises((OSError, WorkError), match=re.escape(str(path))):
+        write_maps(maps, path)
+    assert list(tmp_path.iterdir()) == []
+    assert write_maps(maps, path) == [path]
