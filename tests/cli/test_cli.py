@@ -379,7 +379,7 @@ def test_a_window_without_scenes_is_no_data(finished: Campaign) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["findings"] == []
     status = np.asarray(zarr.open_array(finished.run.newest_cube / "s2_mosaiks" / "grid" / "status", mode="r")[...])
-    assert status.shape == (2, 8 * 24, 8 * 24), "a block of shards, of which one is processed"
+    assert status.shape == (2, 6 * 24, 24), "from the border of a block to the shard"
     assert np.count_nonzero(status, axis=(1, 2)).tolist() == [24 * 24, 24 * 24]
     assert np.unique(status[1]).tolist() == [0, 2]
     assert 1 in status[0]

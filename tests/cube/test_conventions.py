@@ -530,8 +530,8 @@ def test_provenance_arrays_fit_together(provenance: Provenance, cube: Path) -> N
         assert (np.diff(first) >= 0).all()
         assert first[-1] == (links if name == "link" else provenance[name].size)
     assert 0 <= provenance["link_scene"].min() <= provenance["link_scene"].max() < scenes
-    cells = documents(cube)[f"{ZONE}/status"]["chunk_grid"]["configuration"]["chunk_shape"]
-    packed = -(-cells[1] * cells[2] // 8)
+    side = documents(cube)[ZONE]["attributes"]["embedcube:shard_cells"]
+    packed = -(-side * side // 8)
     assert [len(fed) for fed in provenance.texts("contributions")] == (
         np.diff(provenance["link_first"]) * packed
     ).tolist()

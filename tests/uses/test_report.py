@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from PIL import Image
-from tests.conftest import Campaign, demo_in, in_shards
+from tests.conftest import Campaign, cells_of_shards, demo_in, in_shards
 
 from embedcube.campaign.run_folder import RunDir
 from embedcube.cube.encoding import STATUS_MEANINGS
@@ -108,14 +108,15 @@ def test_the_coverage_is_that_of_the_cube(campaign: Campaign, page: Page) -> Non
 def test_the_pictures_are_those_of_the_preview(campaign: Campaign, page: Page) -> None:
     (store,) = campaign.run.cubes.glob("*.preview.zarr")
     level: Any = zarr.open_group(store, mode="r")[f"{LAYER}/grid/0"]
+    rows, columns = cells_of_shards(campaign.run.newest_cube, f"{LAYER}/grid")
     maps = [image for image in page.all("img") if image["alt"].startswith("Map of layer")]
     assert len(maps) == level["rgb"].shape[0]
     for t, image in enumerate(maps):
         png = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         pixels = np.asarray(png.convert("RGB"))
-        factor = 480 // max(level["status"].shape[1:])
+        factor = 480 // (columns.stop - columns.start)
         assert (image["width"], image["height"]) == tuple(str(side) for side in png.size)
-        cells = np.moveaxis(level["rgb"][t], 0, -1)
+        cells = np.moveaxis(level["rgb"][t, :, rows, columns], 0, -1)
         drawn = pixels[::factor, ::factor]
         valid = cells.any(axis=-1)
         assert valid.mean() > 0.4

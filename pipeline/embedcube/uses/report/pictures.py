@@ -67,14 +67,16 @@ def pictures(path: Path) -> list[Picture]:
 def _of_zone(cube: Cube, zone: str, opened: Any) -> Iterator[Picture]:
     layer, name = zone.split("/")
     windows, levels = cube.windows(zone), sorted(opened[zone].group_keys(), key=int)
-    # the coarsest level that still fills the map
-    large = [level for level in levels if max(opened[zone][level]["status"].shape[1:]) >= _SIDE]
-    level = opened[zone][large[-1] if large else levels[0]]
-    step = thinning(level["status"].shape[1:], _SIDE)
-    factor = enlargement(tuple(-(-side // step) for side in level["status"].shape[1:]), _SIDE)
+    # the coarsest level in which the cells of shards still fill the map; each has half the rows of the one before
+    large = [level for level in levels if max(_sizes(cube, zone, level)) >= _SIDE]
+    chosen = large[-1] if large else levels[0]
+    level, sizes = opened[zone][chosen], _sizes(cube, zone, chosen)
+    step = thinning(sizes, _SIDE)
+    factor = enlargement(tuple(-(-side // step) for side in sizes), _SIDE)
+    y, x = (slice(along.start, along.stop, step) for along in _within(cube, zone, chosen))
     shown = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(int)).tolist()
     for t in shown:
-        rgb, status = level["rgb"][t, :, ::step, ::step], level["status"][t, ::step, ::step]
+        rgb, status = level["rgb"][t, :, y, x], level["status"][t, y, x]
         pixels = paint(np.moveaxis(rgb, 0, -1), status, factor)
         yield Picture(
             layer=layer,
@@ -85,6 +87,18 @@ def _of_zone(cube: Cube, zone: str, opened: Any) -> Iterator[Picture]:
             height=pixels.shape[0],
             caption=f"{len(shown)} of {len(windows)} windows" if len(shown) < len(windows) else "",
         )
+
+
+def _within(cube: Cube, zone: str, level: str) -> tuple[slice, slice]:
+    """Rows and columns of a level in which the cells of shards lie."""
+    half = 1 << int(level)
+    rows, columns = (slice(along.start // half, -(-along.stop // half)) for along in cube.cells_of_shards(zone))
+    return rows, columns
+
+
+def _sizes(cube: Cube, zone: str, level: str) -> tuple[int, int]:
+    rows, columns = (along.stop - along.start for along in _within(cube, zone, level))
+    return rows, columns
 
 
 def legend() -> list[tuple[str, str]]:
