@@ -40,8 +40,11 @@ def test_a_part_sees_its_own_archives() -> None:
     """As if the layer had no other, also where one is masked; of a part without any pixel the whole cell is empty."""
     layout, rng = ShardLayout(chip_px=48, halo_px=16, cell_px=16, chips=2), np.random.default_rng(0)
     vit = {"name": "tiny_vit", "width": 16, "depth": 1}
-    parts = [{"backbone": FILTERS, "archives": ["s1", "s2"]}, {"backbone": FILTERS, "archives": "s1"},
-             {"backbone": vit, "archives": "s2"}]  # fmt: skip
+    parts: list[dict[str, Any]] = [
+        {"backbone": FILTERS, "archives": ["s1", "s2"]},
+        {"backbone": FILTERS, "archives": "s1"},
+        {"backbone": vit, "archives": "s2"},
+    ]
     x_ntcyx = rng.uniform(100, 4000, (6, 2, 3, 48, 48)).astype(np.float32)
     sample = FitSample(x_ntcyx=x_ntcyx, lat_ny=np.zeros((6, 48)))
     backbone = Concat({"of": parts}, layout, TWO)
