@@ -14,9 +14,9 @@ from tests.sources.test_samples import run, written
 
 from embedcube.backbones.base import FitSample, Inputs, make_backbone
 from embedcube.backbones.concat import Concat
-from embedcube.backbones.mosaiks import Mosaiks
 from embedcube.backbones.weights import packed
 from embedcube.campaign.load import load_campaign
+from embedcube.campaign.plugins import plugin
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
@@ -37,35 +37,42 @@ def test_it_keeps_the_contract_of_backbones() -> None:
 
 
 def test_a_part_sees_its_own_archives() -> None:
-    """As if the layer had no other, also where another archive is masked."""
-    x_ntcyx = a_sample(chips=6)[:, None, :3].repeat(2, axis=1)
-    sample = FitSample(x_ntcyx=x_ntcyx, lat_ny=np.zeros((6, 34)))
-    backbone = Concat({"of": PARTS[1:]}, LAYOUT, TWO)
+    """As if the layer had no other, also where one is masked; of a part without any pixel the whole cell is empty."""
+    layout, rng = ShardLayout(chip_px=48, halo_px=16, cell_px=16, chips=2), np.random.default_rng(0)
+    vit = {"name": "tiny_vit", "width": 16, "depth": 1}
+    parts: list[dict[str, Any]] = [
+        {"backbone": FILTERS, "archives": ["s1", "s2"]},
+        {"backbone": FILTERS, "archives": "s1"},
+        {"backbone": vit, "archives": "s2"},
+    ]
+    x_ntcyx = rng.uniform(100, 4000, (6, 2, 3, 48, 48)).astype(np.float32)
+    sample = FitSample(x_ntcyx=x_ntcyx, lat_ny=np.zeros((6, 48)))
+    backbone = Concat({"of": parts}, layout, TWO)
     weights = backbone.fit(sample)
-    x = torch.from_numpy(np.nan_to_num(x_ntcyx))
-    clear = torch.ones((6, 2, 2, 34, 34), dtype=torch.bool)
-    clear[2, :, 0], clear[3, :, 1], clear[4, :, :, :17] = False, False, False
+    clear = torch.ones((6, 2, 2, 48, 48), dtype=torch.bool)
+    clear[2, :, 0], clear[3, :, 1], clear[4, 0, 0, :20] = False, False, False
+    x = torch.from_numpy(x_ntcyx)
+    raw = torch.where(clear[:, :, [0, 0, 1]], x, 0)  # as the kernel gives it, with a mean of 0
     with torch.inference_mode():
-        found = backbone.module(weights)(chips_of(x, LAYOUT, clear)).numpy()
+        found = backbone.module(weights)(chips_of(raw, layout, clear)).numpy()
     own = []
-    for options, channels, archives in (
-        ({"filters": 4, "seed": 1}, [0, 1, 2], [0, 1]),
-        ({"filters": 3}, [2, 0, 1], [1, 0]),
-    ):
+    for part, channels, archives in zip(parts, ([2, 0, 1], [2], [0, 1]), ([1, 0], [1], [0]), strict=True):
+        options = {key: value for key, value in part["backbone"].items() if key != "name"}
         inputs = Inputs(bands=tuple(TWO.bands[i] for i in archives), frames=2)
-        alone = Mosaiks(options, LAYOUT, inputs)
-        fitted = alone.fit(FitSample(x_ntcyx=x_ntcyx[:, :, channels], lat_ny=np.zeros((6, 34))))
+        alone = plugin("backbones", part["backbone"]["name"])(options, layout, inputs)
+        fitted = alone.fit(FitSample(x_ntcyx=x_ntcyx[:, :, channels], lat_ny=np.zeros((6, 48))))
+        mean, std = (torch.from_numpy(numbers)[:, None, None] for numbers in (fitted.mean, fitted.std))
         seen = clear[:, :, archives]
-        normal = (x[:, :, channels] - torch.from_numpy(fitted.mean)[:, None, None]) / torch.from_numpy(fitted.std)[
-            :, None, None
-        ]
         over = [i for i, of in enumerate(inputs.bands) for _ in of]
-        chips = chips_of(torch.where(seen[:, :, over], normal, 0), LAYOUT, seen)
+        chips = chips_of(torch.where(seen[:, :, over], (x[:, :, channels] - mean) / std, 0), layout, seen)
         with torch.inference_mode():
             own.append(alone.module(fitted)(chips).numpy())
-    np.testing.assert_array_equal(found, np.concatenate(own, axis=-1))
-    assert np.isnan(found[4, 0]).all()
-    assert backbone.dimensions(weights) == found.shape[-1] == 14
+    expected = np.concatenate(own, axis=-1)
+    assert np.isnan(expected[3]).any()
+    assert not np.isnan(expected[3]).all()
+    expected[3] = np.nan
+    np.testing.assert_array_equal(found, expected)
+    assert backbone.dimensions(weights) == found.shape[-1] == 32
 
 
 def write_chips(folder: Path) -> None:
@@ -133,6 +140,11 @@ def test_files_of_parts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(weights.tensors["concat.0/embedcube.mean"], elsewhere.mean)
     assert b"a.safetensors" not in packed(loaded, "both", weights, period="")
     other = yaml.safe_load(file.read_text())
+    other["layers"]["both"]["backbone"]["of"][0]["weights_sha256"] = "0" * 64
+    file.write_text(yaml.safe_dump(other))
+    with pytest.raises(ValueError, match=r"concat\.of\.0: .*has the SHA-256 [0-9a-f]{64}, weights_sha256 is 0000"):
+        make_backbone(load_campaign(file), "both").fit(sample)
+    del other["layers"]["both"]["backbone"]["of"][0]["weights_sha256"]
     other["layers"]["both"]["backbone"]["of"][0]["backbone"]["filters"] = 5
     file.write_text(yaml.safe_dump(other))
     with pytest.raises(ValueError, match=r"concat\.of\.0: .*made for .*'filters': 4"):

@@ -69,7 +69,7 @@ class Options(PluginOptions):
     """Options of the backbone `concat`."""
 
     of: tuple[ConcatPart, ...] = Field(min_length=2)
-    """the backbones, in the order of their vectors: [{backbone: {name: mosaiks}, archives: s2}, {backbone: ...}]"""
+    """the backbones, in the order of their vectors: [{backbone: {name: mosaiks}, archives: [s2]}, {backbone: ...}]"""
 
 
 @dataclass(frozen=True, kw_only=True)
