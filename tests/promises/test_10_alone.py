@@ -5,7 +5,8 @@ one node, and between nodes another user of the machine moves nothing. Elsewhere
 refused (tests/backbones/test_torch.py), an asset on another machine is a verdict and is not asked for
 (tests/sources/test_stac_api.py, test_bad_input.py), `consolidate` opens no dashboard (tests/cli/test_cli.py), strangers
 at the port of parent 0 (tests/workers/test_parents.py), waits that end (tests/workers/test_alive.py), and no process
-outlives its parent (test_2_may_run_twice.py). Not yet shown: that no credential is written anywhere.
+outlives its parent (test_2_may_run_twice.py), verbs that use a cube open no socket (tests/uses/test_full_disk.py).
+Not yet shown: that no credential is written anywhere.
 """
 
 import ast

@@ -233,7 +233,7 @@ def composite_of(path: Path, frame: Window) -> Composite:
 @given(
     data=st.data(), first=st.integers(0, HOURS - 2), hours=st.integers(1, HOURS), hole=st.sampled_from([-1, -1, 20, 50])
 )
-@few
+@settings(few, max_examples=4)
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_weather_of_a_store_is_the_same_in_any_chunks_and_format(
     data: st.DataObject, first: int, hours: int, hole: int, tmp_path: Path

@@ -1,5 +1,7 @@
 """A disk that is full while a verb writes: it ends with 1 and names the file, nothing half is left, and it can go on.
 
+And what the verbs open besides files: nothing. `serve` and `view`, which listen, are in test_serve.py.
+
 A limit on the size of files (RLIMIT_FSIZE) stands for a full disk or a quota: the kernel refuses what lies beyond, to
 Python and to any library. It ends no process, as Python ignores SIGXFSZ.
 """
@@ -8,20 +10,23 @@ import os
 import re
 import resource
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import xarray
 from pyproj import CRS
-from tests.conftest import call_cli
+from tests.conftest import SOUND_PLACE, Campaign, call_cli, demo_in
 from tests.cube.two_zones import vectors_at
+from tests.edge.sockets import listening
 from tests.uses.test_decode_labels import places, write_csv
 
 from embedcube.errors import WorkError
+from embedcube.grid import to_degrees
 from embedcube.uses.decode import commands
 from embedcube.uses.decode.fit import Settings
 from embedcube.uses.decode.request import Request
@@ -30,31 +35,43 @@ from embedcube.uses.maps import write_maps
 JUNE, EAST = "2023-06", "12.05,49.97,12.08,49.99"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the verbs take; nothing of it is changed."""
+    """What the verbs take, made when it is asked for; nothing of it is changed."""
 
-    cube: Path
-    folder: Path
-    """with labels, decoders and bundles"""
+    def __init__(self, cube: Path, folder: Path) -> None:
+        self.cube, self._folder = cube, folder
+
+    @property
+    def labels(self) -> Path:
+        """A table of labels."""
+        path = self._folder / "labels.csv"
+        if not path.exists():
+            lon, lat = places(300)
+            first = vectors_at(lon, lat, 0)[:, 0]
+            write_csv(path, {"lon": lon, "lat": lat, "kind": np.where(first > 0, "high", "low"), "value": first})
+        return path
+
+    def decoder(self, task: Literal["classification", "regression"]) -> Path:
+        """A decoder of two classes, or of a number."""
+        path = self._folder / f"{task}.safetensors"
+        if not path.exists():
+            of_classes = task == "classification"
+            request = Request(task=task, column="kind" if of_classes else "value", time=JUNE)
+            commands.fit(self.cube, [self.labels], path, request, Settings(kind="logistic" if of_classes else "ridge"))
+        return path
+
+    def bundle(self, *more: str) -> Path:
+        """A part of the cube, or what `more` asks for, as a bundle."""
+        path = self._folder / f"{''.join(more)}bundle.zip"
+        if not path.exists():
+            done = call_cli("export", self.cube, path, "--time", JUNE, *more)
+            assert done.returncode == 0, done.stderr
+        return path
 
 
 @pytest.fixture(scope="module")
 def inputs(two_zones: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    folder = tmp_path_factory.mktemp("inputs")
-    lon, lat = places(300)
-    first = vectors_at(lon, lat, 0)[:, 0]
-    kinds = np.where(first > 0, "high", "low")
-    write_csv(folder / "labels.csv", {"lon": lon, "lat": lat, "kind": kinds, "value": first})
-    labels = [folder / "labels.csv"]
-    classes = Request(task="classification", column="kind", time=JUNE)
-    commands.fit(two_zones, labels, folder / "kind.safetensors", classes, Settings(kind="logistic"))
-    numbers = Request(task="regression", column="value", time=JUNE)
-    commands.fit(two_zones, labels, folder / "value.safetensors", numbers, Settings(kind="ridge"))
-    for name, more in (("part.zip", []), ("smaller.zip", ["--bits", "4"])):
-        done = call_cli("export", two_zones, folder / name, "--time", JUNE, *more)
-        assert done.returncode == 0, done.stderr
-    return Inputs(cube=two_zones, folder=folder)
+    return Inputs(two_zones, tmp_path_factory.mktemp("inputs"))
 
 
 Command = Callable[[Inputs, Path], list[str | Path]]
@@ -72,25 +89,25 @@ COMMANDS: dict[str, Command] = {
         "export", have.cube, out / "a", "--as", "terratorch-parquet", "--tile", "8", "--bbox", EAST, "--time", JUNE
     ],
     "tensors": lambda have, out: ["export", have.cube, out / "a", "--as", "pt", "--bbox", EAST, "--time", JUNE],
-    "import of a part": lambda have, out: ["import", have.folder / "part.zip", out],
-    "import of smaller vectors": lambda have, out: ["import", have.folder / "smaller.zip", out],
+    "import of a part": lambda have, out: ["import", have.bundle(), out],
+    "import of smaller vectors": lambda have, out: ["import", have.bundle("--bits", "4"), out],
     "decoder": lambda have, out: [
-        "decode", "fit", have.cube, have.folder / "labels.csv", "--column", "kind", "--time", JUNE, "--to",
+        "decode", "fit", have.cube, have.labels, "--column", "kind", "--time", JUNE, "--to",
         out / "a.safetensors",
     ],
     "decoded classes": lambda have, out: [
-        "decode", "apply", have.cube, have.folder / "kind.safetensors", out / "a.tif", "--time", JUNE
+        "decode", "apply", have.cube, have.decoder("classification"), out / "a.tif", "--time", JUNE
     ],
     "decoded numbers": lambda have, out: [
-        "decode", "apply", have.cube, have.folder / "value.safetensors", out / "a.tif", "--time", JUNE
+        "decode", "apply", have.cube, have.decoder("regression"), out / "a.tif", "--time", JUNE
     ],
     "decoded layer": lambda have, out: [
-        "decode", "apply", have.cube, have.folder / "kind.safetensors", out / "a.zarr", "--time", JUNE
+        "decode", "apply", have.cube, have.decoder("classification"), out / "a.zarr", "--time", JUNE
     ],
     "pictures": lambda have, out: ["preview", have.cube, "--out", out / "report"],
     "index": lambda have, out: ["index-vectors", copied(have.cube, out / "cubes" / "cube.zarr")],
     "pull": lambda have, out: ["pull", have.cube, out, "--time", JUNE],
-    "table of samples": lambda have, out: ["sample", have.cube, have.folder / "labels.csv", "--out", out / "a.parquet"],
+    "table of samples": lambda have, out: ["sample", have.cube, have.labels, "--out", out / "a.parquet"],
     "hits": lambda have, out: ["find", have.cube, "--like", "12.01,50.01", "--out", out / "a.geojson"],
 }  # fmt: skip
 
@@ -113,11 +130,36 @@ def no_room_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@contextmanager
+def sockets_watched() -> Iterator[list[tuple[str, object]]]:
+    """Addresses that this process is bound to, or connects to, meanwhile."""
+    seen: list[tuple[str, object]] = []
+
+    class Watched(socket.socket):
+        def bind(self, address: Any) -> None:
+            seen.append(("bound", address))
+            super().bind(address)
+
+        def connect(self, address: Any) -> None:
+            seen.append(("connected", address))
+            super().connect(address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", Watched)
+        yield seen
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+QUICK = ("tiles of GeoTIFF", "decoder")
+"""of all others only `make test-all` has the time"""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in COMMANDS]
+)
 def test_a_verb_that_has_no_room_names_the_file_and_leaves_nothing_half(
     name: str, inputs: Inputs, tmp_path: Path
 ) -> None:
@@ -125,8 +167,10 @@ def test_a_verb_that_has_no_room_names_the_file_and_leaves_nothing_half(
     whole, full = tmp_path / "whole", tmp_path / "full"
     for folder in (whole, full):
         folder.mkdir()
-    done = call_cli(*COMMANDS[name](inputs, whole))
+    with sockets_watched() as sockets:
+        done = call_cli(*COMMANDS[name](inputs, whole))
     assert done.returncode == 0, done.stderr
+    assert sockets == []
     command = COMMANDS[name](inputs, full)
     before, wanted = files_in(full), files_in(whole)
     for size in (max(len(data) for file, data in wanted.items() if file not in before) - 1, 40):
@@ -158,3 +202,36 @@ def test_a_map_that_has_no_room_is_named_and_not_there(suffix: str, tmp_path: Pa
         write_maps(maps, path)
     assert list(tmp_path.iterdir()) == []
     assert write_maps(maps, path) == [path]
+
+
+@pytest.mark.slow
+def test_verbs_that_share_their_work_among_workers_listen_nowhere(
+    finished_demo: Campaign, demo_archive: Path, tmp_path: Path
+) -> None:
+    """The cube of a run folder: its `how.dask` makes the workers, which are threads where nothing else is asked for."""
+    own = demo_in(tmp_path, demo_archive)
+    shutil.copytree(finished_demo.run.root, own.run.root, symlinks=True)
+    cube = own.run.newest_cube
+    west, south = (edge + 800 for edge in SOUND_PLACE["bbox"][:2])
+    rows, columns = np.indices((6, 10)).reshape(2, -1) * 160.0
+    lon, lat = to_degrees(SOUND_PLACE["crs"]).transform(west + columns, south + rows)
+    labels, decoder = tmp_path / "labels.csv", tmp_path / "a.safetensors"
+    write_csv(labels, {"lon": lon, "lat": lat, "value": np.arange(60.0)})
+    words: list[list[str | Path]] = [
+        ["decode", "fit", cube, labels, "--column", "value", "--head", "ridge", "--to", decoder],
+        ["index-vectors", cube],
+        ["decode", "apply", cube, decoder, tmp_path / "a.tif"],
+        ["report", own.file],
+    ]
+    for command in words:
+        with sockets_watched() as sockets:
+            done = call_cli(*command)
+        assert done.returncode == 0, done.stderr
+        assert sockets == [], command[0]
+        assert listening(os.getpid()) == []
+
+
+def test_a_socket_would_be_seen() -> None:
+    with sockets_watched() as sockets, socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    assert [kind for kind, _ in sockets] == ["bound", "connected"]

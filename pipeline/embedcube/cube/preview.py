@@ -128,10 +128,11 @@ def _geotiff(cube: Cube, zone: str, tif: Path) -> Iterator[Any]:
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=tif.parent, prefix=".tmp-") as scratch:
         raw, cog = Path(scratch) / "raw.tif", Path(scratch) / tif.name
-        with new_raster(raw, tif, **profile) as output:
+        with new_raster(raw, tif, profile) as output:
             yield output
         # nearest: a mixture of two colours stands for no vector
-        write_cog(raw, cog, tif, compress="deflate", level=1, predictor="yes", overview_resampling="nearest")
+        options = {"compress": "deflate", "level": 1, "predictor": "yes", "overview_resampling": "nearest"}
+        write_cog(raw, cog, tif, options)
         cog.replace(tif)
 
 

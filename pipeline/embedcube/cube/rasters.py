@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def new_raster(path: Path, named: Path, **profile: Any) -> Iterator[Any]:
+def new_raster(path: Path, named: Path, profile: dict[str, Any]) -> Iterator[Any]:
     """Give a GeoTIFF at `path` to write to, of a profile of rasterio; messages call it `named`.
 
     It is looked at when it is closed. Its blocks may not be sparse.
@@ -32,8 +32,8 @@ def new_raster(path: Path, named: Path, **profile: Any) -> Iterator[Any]:
         _refuse_torn(path, wanted)
 
 
-def write_cog(raster: Path, cog: Path, named: Path, **options: Any) -> None:
-    """Make a Cloud Optimized GeoTIFF of a raster, and look at it; messages call it `named`.
+def write_cog(raster: Path, cog: Path, named: Path, options: dict[str, Any]) -> None:
+    """Make a Cloud Optimized GeoTIFF of a raster, with options of GDAL, and look at it; messages call it `named`.
 
     Raises:
         WorkError: a part of it could not be written.

@@ -4,7 +4,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,13 +45,21 @@ def _write_geotiff(maps: "xr.Dataset", path: Path) -> None:
     right = (x[-1] - x[0]) / (len(x) - 1) if len(x) > 1 else -down
     transform = Affine(right, 0, x[0] - right / 2, 0, down, y[0] - down / 2)
     bands = [(name, i) for name in maps.data_vars for i in range(maps.sizes["time"])]
+    profile: dict[str, Any] = {
+        "width": maps.sizes["x"],
+        "height": maps.sizes["y"],
+        "count": len(bands),
+        "dtype": "float32",
+        "crs": maps["spatial_ref"].attrs["crs_wkt"],
+        "transform": transform,
+        "nodata": np.nan,
+        "tiled": True,
+        "compress": "deflate",
+        "predictor": 3,
+    }
     with (
         replacing(path) as temporary,
-        new_raster(
-            temporary, path, width=maps.sizes["x"], height=maps.sizes["y"], count=len(bands),
-            dtype="float32", crs=maps["spatial_ref"].attrs["crs_wkt"], transform=transform, nodata=np.nan, tiled=True,
-            compress="deflate", predictor=3,
-        ) as file,
+        new_raster(temporary, path, profile) as file,
     ):  # fmt: skip
         for number, (name, i) in enumerate(bands, start=1):
             file.write(maps[name].values[i].astype("float32"), number)

@@ -113,12 +113,20 @@ def guided_map(coarse: Path, guides: Sequence[Path], out: Path) -> None:
         raise RequestError("--guide: the rasters have pixels of several sizes; warp them onto one grid")
     fine = guided(values, np.concatenate(bands)).astype(np.float32)
     finer = Affine.scale(values.shape[0] / fine.shape[0])
+    profile: dict[str, Any] = {
+        "height": fine.shape[0],
+        "width": fine.shape[1],
+        "count": 1,
+        "dtype": "float32",
+        "nodata": np.nan,
+        "crs": crs,
+        "transform": place @ finer,
+        "compress": "deflate",
+        "tiled": True,
+    }
     with (
         replacing(out) as temporary,
-        new_raster(
-            temporary, out, height=fine.shape[0], width=fine.shape[1], count=1, dtype="float32",
-            nodata=np.nan, crs=crs, transform=place @ finer, compress="deflate", tiled=True,
-        ) as file,
+        new_raster(temporary, out, profile) as file,
     ):  # fmt: skip
         file.write(fine, 1)
         file.update_tags(**tags, guides=", ".join(path.name for path in guides))

@@ -50,7 +50,7 @@ class Maps:
         path, windows = self._path(zone, t), self._cube.windows(zone)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY_PREFIX) as scratch:
             raw, cog = Path(scratch) / "raw.tif", Path(scratch) / "cog.tif"
-            with new_raster(raw, path, **self._profile(zone)) as file:
+            with new_raster(raw, path, self._profile(zone)) as file:
                 self._describe(file, str(windows[t]))
 
                 def put(y: slice, x: slice, values: NDArray[np.float32]) -> None:
@@ -60,7 +60,7 @@ class Maps:
                 yield put
             way = "nearest" if self._of_classes else "average"
             # a predictor for bytes, or for floating point; neither changes a number
-            write_cog(raw, cog, path, compress="deflate", predictor="yes", overview_resampling=way)
+            write_cog(raw, cog, path, {"compress": "deflate", "predictor": "yes", "overview_resampling": way})
             cog.replace(path)
         self.files.append(path)
 

@@ -164,12 +164,18 @@ def _write_tiff(tile: Tile, path: Path) -> None:
     from affine import Affine
 
     bands = np.moveaxis(tile.vectors, -1, 0)
+    profile: dict[str, Any] = {
+        "count": bands.shape[0],
+        "height": bands.shape[1],
+        "width": bands.shape[2],
+        "dtype": "float32",
+        "crs": tile.wkt,
+        "transform": Affine(*tile.transform),
+        "nodata": np.nan,
+    }
     with (
         replacing(path) as temporary,
-        new_raster(
-            temporary, path, count=bands.shape[0], height=bands.shape[1], width=bands.shape[2],
-            dtype="float32", crs=tile.wkt, transform=Affine(*tile.transform), nodata=np.nan,
-        ) as file,
+        new_raster(temporary, path, profile) as file,
     ):  # fmt: skip
         file.write(bands)
         incomplete = int((tile.status == VALID_INCOMPLETE).sum())
