@@ -233,6 +233,12 @@ def change_rows(run: RunDir, change: Callable[[Any], Any]) -> None:
     change_plan(run, lambda document: document["files"].update({run.plan.name: digest}))
 
 
+@functools.cache
+def _name_in(text: str) -> str:
+    """Name of the campaign that a file describes; it is asked for thousands of times."""
+    return str(yaml.load(text, Loader=yaml.CSafeLoader)["campaign"])
+
+
 @dataclass(frozen=True)
 class Campaign:
     """A campaign file and the run folder that it produces."""
@@ -242,7 +248,7 @@ class Campaign:
     @property
     def run(self) -> RunDir:
         """The run folder."""
-        return RunDir(self.file.parent / "runs" / self._document()["campaign"])
+        return RunDir(self.file.parent / "runs" / _name_in(self.file.read_text()))
 
     def change(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Rewrite the file after `change` has edited the parsed document in place."""
@@ -251,7 +257,7 @@ class Campaign:
         self.file.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
 
     def _document(self) -> Any:
-        # thousands of times: libyaml takes a tenth of what the loader in Python does
+        # libyaml takes a tenth of what the loader in Python does
         return yaml.load(self.file.read_text(), Loader=yaml.CSafeLoader)
 
     def cli(self, verb: str, *arguments: str, environment: dict[str, str] | None = None) -> str:

@@ -114,11 +114,12 @@ class Cube:
 
     def seal(self) -> None:
         """Let the cube's own list of its other files say what they are now."""
-        group = zarr.open_group(self.path / "provenance", mode="r+")
+        cube = self.path
+        group = zarr.open_group(cube / "provenance", mode="r+")
         objects = tuple(f"{ZONE}/{name}/c." for name in ARRAYS)
-        names = sorted(str(path.relative_to(self.path)) for path in self.path.rglob("*") if path.is_file())
+        names = sorted(str(path.relative_to(cube)) for path in cube.rglob("*") if path.is_file())
         sealed = {
-            name: hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+            name: hashlib.sha256((cube / name).read_bytes()).hexdigest()
             for name in names
             if not name.startswith((*objects, "provenance/files/"))
         }
