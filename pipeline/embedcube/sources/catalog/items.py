@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from embedcube.campaign.remembered import Entry, Kind, memory_in_use
-from embedcube.printable import printable
+from embedcube.printable import printable, without_credentials
 from embedcube.sources.catalog.dates import time_in
 from embedcube.sources.catalog.files import not_a_file, read_bounded
 from embedcube.sources.catalog.json_text import parsed_file
@@ -144,11 +144,18 @@ class _Unchanged(Exception):
 
 
 def _text_of(products: Sequence[Product | Path]) -> str:
-    """The only product of a file as JSON; empty if it may be otherwise another time, with the same Item and files."""
+    """The only product of a file as JSON; empty if it is not to be remembered.
+
+    That is one that may be otherwise another time, with the same Item and files, or with texts of the Item in it, which
+    may hold a credential.
+    """
     one = products[0] if len(products) == 1 else None
     if not isinstance(one, Product) or one.fault or one.missing or one.item is None:
         return ""
-    return "" if one.item.asked or one.item.of_search else text_of(one)
+    if one.item.asked or one.item.of_search or one.properties or one.names:
+        return ""
+    text = text_of(one)
+    return text if without_credentials(text) == text else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
