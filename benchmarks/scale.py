@@ -1,7 +1,8 @@
 """What a large archive and a large plan cost. `python -m benchmarks.scale`.
 
-`index` of 100,000 STAC Items, and `plan` of 1,000,000 shards over them: seconds of wall and CPU, and peak memory; then
-what a task looks at before it starts its ranks, and a rank before it draws, where 100,000 shards have a record.
+`index` of 100,000 STAC Items, `index` again when there are 1,000 more, and `plan` of 1,000,000 shards over them:
+seconds of wall and CPU, and peak memory; then what a task looks at before it starts its ranks, and a rank before it
+draws, where 100,000 shards have a record.
 Each Item has a folder and files of its own, as in a real archive; they are hard links of two thousand small ones, so
 that what is measured is the work for each Item, not a disk.
 """
@@ -29,6 +30,7 @@ from embedcube.campaign.parts import FED, PACK, RECORDS, Record, Stored, recorde
 from embedcube.campaign.plan import read_plan, read_recipes, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.sources.catalog.unchanged import SETTLED_S
 from embedcube.workers.task import shards_to_do
 
 WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 256, 12_800.0
@@ -43,13 +45,19 @@ def main() -> None:
     """Print a line for each stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--more", type=int, default=1_000)
     parser.add_argument("--shards", type=int, default=1_000_000)
     parser.add_argument("--records", type=int, default=100_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         campaign = write_campaign(Path(name), arguments.items, arguments.shards)
-        for verb in ("index", "fit", "plan"):
-            print_cost(verb, [str(Path(sys.executable).parent / "embedcube"), verb, str(campaign)])
+        time.sleep(SETTLED_S)
+        for verb in ("index", "extend", "fit", "plan"):
+            if verb == "extend":  # with files of their own: one more link changes an old file, which is looked at again
+                more = range(arguments.items, arguments.items + arguments.more)
+                write_items(Path(name), "more", more, TILES, 365 * 86400 / arguments.items)
+            command = verb.replace("extend", "index")
+            print_cost(verb, [str(Path(sys.executable).parent / "embedcube"), command, str(campaign)])
         write_records(campaign, arguments.records)
         for function in (restart_task, restart_rank):
             command = f"from {__spec__.name} import {function.__name__} as run; run({str(campaign)!r})"
@@ -58,16 +66,7 @@ def main() -> None:
 
 def write_campaign(folder: Path, items: int, shards: int) -> Path:
     """Items spread over a year and over tiles; a layer with `shards` shards in twelve windows."""
-    archive = folder / "archive"
-    boxes = [write_tile(folder / "tiles" / f"{i:04d}", i // TILES, i % TILES) for i in range(TILES**2)]
-    start = np.datetime64("2023-01-01T00:00:00")
-    for i in range(items):
-        tile, identifier = i % TILES**2, f"item{i:06d}"
-        moment = start + np.timedelta64(int(i * 365 * 86400 / items), "s")
-        (archive / identifier).mkdir(parents=True)
-        (archive / identifier / "item.json").write_text(item(identifier, f"{moment}Z", boxes[tile]))
-        for file in (folder / "tiles" / f"{tile:04d}").iterdir():
-            (archive / identifier / file.name).hardlink_to(file)
+    write_items(folder, "tiles", range(items), TILES**2, 365 * 86400 / items)
     side = round((shards / MONTHS) ** 0.5)
     document = {
         "campaign": "scale",
@@ -87,6 +86,20 @@ def write_campaign(folder: Path, items: int, shards: int) -> Path:
     path = folder / "campaign.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+def write_items(folder: Path, files: str, numbers: range, tiles: int, apart_s: float) -> None:
+    """Items of so many tiles, one every `apart_s` seconds from 2023 on; `files` is the folder of what they link to."""
+    boxes = [write_tile(folder / files / f"{i:04d}", i // TILES, i % TILES) for i in range(tiles)]
+    start = np.datetime64("2023-01-01T00:00:00")
+    for i in numbers:
+        tile, identifier = i % tiles, f"item{i:06d}"
+        moment = start + np.timedelta64(int(i * apart_s), "s")
+        place = folder / "archive" / identifier
+        place.mkdir(parents=True)
+        (place / "item.json").write_text(item(identifier, f"{moment}Z", boxes[tile]))
+        for file in (folder / files / f"{tile:04d}").iterdir():
+            (place / file.name).hardlink_to(file)
 
 
 def write_tile(folder: Path, row: int, col: int) -> tuple[float, float, float, float]:

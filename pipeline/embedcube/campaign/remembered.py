@@ -46,6 +46,8 @@ class Memory:
     """from the last `index`, by kind and key"""
     now: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
     """of this one, for the next"""
+    still: dict[int, tuple[object, Entry]] = field(default_factory=dict)
+    """by `id`, products whose files have been found unchanged in this `index`, and what is remembered of the files"""
 
 
 _memory: ContextVar[Memory | None] = ContextVar("memory", default=None)

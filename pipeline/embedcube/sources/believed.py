@@ -19,6 +19,7 @@ from pathlib import Path
 from embedcube.campaign.remembered import Entry, memory_in_use
 from embedcube.campaign.scene import Asset, Scene
 from embedcube.errors import CorruptInput
+from embedcube.printable import without_credentials
 from embedcube.sources.apart import apart
 from embedcube.sources.catalog.files import lasting
 from embedcube.sources.catalog.pool import spread
@@ -201,7 +202,13 @@ class _Remembered:
 
     def keep(self, scene: Scene, answer: _Answer) -> None:
         """Remember what was seen of a scene, unless it may be otherwise without a change of its files."""
-        if self._memory is not None and answer.asks == bool(answer.words) and settled(scene.assets):
+        if (
+            self._memory is None
+            or answer.asks != bool(answer.words)
+            or without_credentials(answer.words) != answer.words
+        ):
+            return
+        if settled(scene.assets):
             entry = Entry(token=b"", text=json.dumps([answer.words, answer.asks]))
             if key := self._key(scene):
                 self._memory.now["look", key] = entry

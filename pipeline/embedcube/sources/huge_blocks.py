@@ -1,6 +1,10 @@
 """Blocks of files that nobody is to decode: a few bytes may hold a block of many GB. The bounds are for all."""
 
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rasterio.enums import Interleaving
 
 from embedcube.campaign.scene import Asset, Scene
 
@@ -30,3 +34,12 @@ def _words(asset: Asset) -> str:
     if asset.steps == 1 and asset.block_bytes > _LARGE and asset.block_rows * asset.block_cols > _BEYOND * pixels:
         return f"{shape}, {size}, for an image of {asset.rows} x {asset.cols}: its header is damaged; copy it again"
     return ""
+
+
+def block_bytes_of(dataset: Any, index: int) -> int:
+    """Memory of one block of a band as decoded, with the other bands where they are stored together."""
+    rows, cols = dataset.block_shapes[index - 1]
+    together = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    # a decoder of JPEG 2000 computes in 32 bits
+    itemsize = max(np.dtype(dataset.dtypes[index - 1]).itemsize, 4 if dataset.driver.startswith("JP2") else 1)
+    return int(rows * cols * itemsize * together)

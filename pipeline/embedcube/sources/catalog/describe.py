@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from pyproj.exceptions import CRSError, ProjError
-from rasterio.enums import Interleaving
 
 from embedcube.campaign.boxes import Box
 from embedcube.campaign.remembered import Entry, memory_in_use
@@ -30,14 +29,15 @@ from embedcube.sources.catalog.tiff_header import geometry_of
 from embedcube.sources.catalog.unchanged import (
     assets_from,
     assets_text,
-    facts_of,
+    files_token,
     has_sidecar,
     has_world_file,
     is_unchanged,
     key_of,
     settled,
-    token_of,
+    still_described,
 )
+from embedcube.sources.huge_blocks import block_bytes_of
 from embedcube.sources.masks import BESIDE
 from embedcube.sources.opening import open_raster, raster_settings
 from embedcube.sources.reader import judge, retried
@@ -70,8 +70,10 @@ def describe(
         OSError: a file could not be read for a reason that may pass.
     """
     # by place, so that the header of a tile is opened in one process, and what its files share is sent back once
-    order = sorted(range(len(products)), key=lambda i: products[i].bbox or ())
     memory = memory_in_use()
+    how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests, remembered=bool(memory))
+    by_place = {} if memory is None else still_described(products, memory, one_footprint, vars(how))
+    order = sorted(set(range(len(products))) - by_place.keys(), key=lambda i: (products[i].bbox or (), i))
     requests = [
         _Request(
             files=product.files,
@@ -83,11 +85,9 @@ def describe(
         )
         for product in map(products.__getitem__, order)
     ]
-    how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests, remembered=bool(memory))
     described = spread(
         partial(_describe, how=how), requests, lost=_lost, name=_name_of, told=lambda done, of: (done, of)
     )
-    by_place: dict[int, tuple[tuple[Asset, ...], str]] = {}
     for place, request, found in zip(order, requests, described, strict=True):
         entry = Entry(token=found.token, text=found.text) if found.text else request.before if found.unchanged else None
         if memory and entry:
@@ -163,7 +163,7 @@ def _found(product: _Request, how: _How) -> _Found:
     """The description of a product: what is remembered where that is still so."""
     token = b""
     if how.remembered and not product.faults and product.files:
-        token = token_of(facts_of(product.files), product.bbox, product.raster, product.one_footprint, vars(how))
+        token = files_token(product.files, product.bbox, product.raster, product.one_footprint, vars(how))
     paths = [file.path for file in product.files.values()]
     before = product.before
     # a sidecar file may have come since
@@ -371,15 +371,6 @@ def _by_header(dataset: Any, unopened: _Unopened) -> Asset:
     except ValueError as error:
         raise CorruptInput(f"{band}: {name} has bounds that have no place on the Earth: {error}") from None
     return asset
-
-
-def block_bytes_of(dataset: Any, index: int) -> int:
-    """Memory of one block of a band as decoded, with the other bands where they are stored together."""
-    rows, cols = dataset.block_shapes[index - 1]
-    together = dataset.count if dataset.interleaving == Interleaving.pixel else 1
-    # a decoder of JPEG 2000 computes in 32 bits
-    itemsize = max(np.dtype(dataset.dtypes[index - 1]).itemsize, 4 if dataset.driver.startswith("JP2") else 1)
-    return int(rows * cols * itemsize * together)
 
 
 def _packing(dataset: Any, unopened: _Unopened) -> tuple[float, float]:

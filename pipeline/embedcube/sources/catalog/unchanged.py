@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from embedcube.campaign.remembered import Memory
 from embedcube.campaign.scene import Asset, Noted
-from embedcube.sources.catalog.products import File
+from embedcube.sources.catalog.products import File, Product
 from embedcube.sources.masks import BESIDE
 
 SETTLED_S = 60.0
@@ -47,12 +48,14 @@ def key_of(files: Mapping[str, File]) -> str:
     return " ".join(f"{band}={file.path}" for band, file in files.items())
 
 
-def facts_of(files: Mapping[str, File]) -> list[list[Any]]:
-    """All that a catalogue says of the files of a product, as plain values, which become JSON in half of the time."""
-    return [
+def files_token(files: Mapping[str, File], *facts: Any) -> bytes:
+    """A digest of all that a catalogue says of the files of a product, and of further facts."""
+    # plain values become JSON in half of the time of dataclasses
+    plain = [
         [band, str(file.path), file.inner, file.index, file.most, file.size, file.digest, *vars(file.stated).values()]
         for band, file in files.items()
     ]
+    return token_of(plain, *facts)
 
 
 def text_of(facts: Any) -> str:
@@ -97,6 +100,20 @@ def _made(kind: type[T], names: Sequence[str], values: Sequence[Any]) -> T:
     one = object.__new__(kind)
     vars(one).update(zip(names, values, strict=True))
     return one
+
+
+def still_described(
+    products: Sequence[Product], memory: Memory, one_footprint: bool, how: Mapping[str, Any]
+) -> dict[int, tuple[tuple[Asset, ...], str]]:
+    """By place, the descriptions that are remembered of products whose files have been found unchanged."""
+    found = {}
+    for place, product in enumerate(products):
+        _, entry = memory.still.get(id(product), (None, None))
+        raster = product.item.raster if product.item else None
+        if entry and entry.token == files_token(product.files, product.bbox, raster, one_footprint, how):
+            memory.now["files", key_of(product.files)] = entry
+            found[place] = assets_from(entry.text), ""
+    return found
 
 
 def is_unchanged(text: str, paths: Iterable[Path]) -> bool:

@@ -13,12 +13,12 @@ import numpy as np
 
 from embedcube.campaign.scene import Asset
 from embedcube.errors import CorruptInput
-from embedcube.sources.catalog.describe import block_bytes_of
 from embedcube.sources.catalog.digests import Look, digest_of_file, refuse_other_bytes
 from embedcube.sources.catalog.files import ABSENT, lasting, not_a_file, read_bounded
 from embedcube.sources.catalog.products import File
 from embedcube.sources.catalog.safe import stated_files
 from embedcube.sources.catalog.safe_radar import MANIFEST_BYTES
+from embedcube.sources.huge_blocks import block_bytes_of
 from embedcube.sources.opening import open_raster
 from embedcube.sources.reader import judge, retried
 
