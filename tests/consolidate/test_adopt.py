@@ -20,14 +20,17 @@ from embedcube.campaign.run_folder import RunDir
 from embedcube.consolidate import adopt as adopting
 from embedcube.consolidate import stored as reading
 from embedcube.consolidate.adopt import Adopted, adopt_all
+from embedcube.consolidate.assemble import Kind, Member, Planned, assembled
 from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts
 from embedcube.consolidate.stored import read_stored
-from embedcube.cube.arrays import object_key
+from embedcube.cube.arrays import layer_specs, object_key
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
+from embedcube.grid import ShardLayout
 from embedcube.prepare.fit import _of_base
 from embedcube.uses import merge
 from embedcube.uses.merge import _unlike_none
+from embedcube.zones import ObjectShape
 
 RECIPES = ["a" * 64, "b" * 64]
 
@@ -345,3 +348,20 @@ def test_scenes_of_one_id_are_told_apart_by_their_digests(monkeypatch: pytest.Mo
         inventory(monkeypatch, second, [("a", "2"), ("b", "4")])
     with pytest.raises(RequestError, match="their inventories hold no scene"):
         inventory(monkeypatch, [], [])
+
+
+def test_bytes_that_are_no_array_of_the_layer_are_named(tmp_path: Path) -> None:
+    """They have the digest of their record, so it was recorded so: nothing is written, and the part is named."""
+    writer = PartWriter(tmp_path / "part")
+    [stored] = writer.write([("status", b"x" * 5000)])
+    writer.close()
+    layout = ShardLayout(chip_px=8, halo_px=0, cell_px=1, chips=1)
+    spec = layer_specs(layout, dimensions=4, encoding="int8")[2]
+    kind = Kind(part=spec, member=spec, cube=spec.in_objects(ObjectShape(windows=1, rows=2, cols=2)), cells=8)
+    member = Member(at=(0, 1, 0), windows=((0, tmp_path / "part", stored),))
+    planned = Planned(target=tmp_path / "cube" / "c.0.0.0", place=(0, 0, 0), kind=kind, members=(member,))
+    planned.target.parent.mkdir()
+    failure = assembled(planned)
+    assert isinstance(failure, WorkError)
+    assert str(failure).startswith(f"{tmp_path / 'part' / 'shards.pack'}: status at 0 is no array of this layer")
+    assert list(planned.target.parent.iterdir()) == []

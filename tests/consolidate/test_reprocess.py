@@ -104,6 +104,7 @@ def again(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path, finished
 def test_nothing_is_embedded_and_the_cube_is_the_same(again: Campaign, finished_demo: Campaign) -> None:
     old, new = finished_demo.run.newest_cube, again.run.newest_cube
     assert cube_bytes(new) == cube_bytes(old)
+    assert inodes(new) == inodes(old) != {}, "objects are linked from the cube of the base"
     assert new.resolve().name == old.resolve().name
     assert packs(again.run) == packs(finished_demo.run) != set(), "the bytes of shards are stored once"
     assert facts(again.run) == facts(finished_demo.run), "records as they were"

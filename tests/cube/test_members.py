@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -15,7 +16,7 @@ from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs, numbers_of, object_shape
-from embedcube.cube.members import Damaged, Layout, ObjectWriter, cut, digest_of_object, members_of
+from embedcube.cube.members import ABSENT, Damaged, ObjectLayout, ObjectWriter, cut, digest_of_object, members_of
 from embedcube.grid import ShardLayout
 from embedcube.zones import ObjectShape
 
@@ -35,10 +36,10 @@ def cells_of(spec: ArraySpec) -> int:
     return spec.shard[1]
 
 
-def written(spec: ArraySpec, members: dict[tuple[int, int, int], bytes]) -> tuple[bytes, Layout]:
+def written(spec: ArraySpec, members: dict[tuple[int, int, int], bytes]) -> tuple[bytes, ObjectLayout]:
     """An object of an array, and its layout."""
     of_cube = spec.in_objects(SHAPE if spec.axes == 3 else replace(SHAPE, cols=1))
-    layout = Layout.of_spec(of_cube, cells_of(spec))
+    layout = ObjectLayout.of_spec(of_cube, cells_of(spec))
     file = io.BytesIO()
     writer = ObjectWriter(file, layout)
     for at, data in sorted(members.items()):
@@ -95,7 +96,7 @@ def test_zarr_reads_each_member_at_its_place(apart: bool, cell_px: int, windows:
         assert len(list(members_of(index, layout, len(data)))) == len(members[spec.name])
 
 
-def an_object() -> tuple[bytes, Layout]:
+def an_object() -> tuple[bytes, ObjectLayout]:
     [spec, *_] = specs_of(apart=False, cell_px=1)
     data = ShardEncoder((spec,)).encode({spec.name: np.arange(math.prod(spec.shard)).reshape(spec.shard) % 99})
     member = data[spec.name]
@@ -121,6 +122,18 @@ def test_every_byte_counts(at: int) -> None:
     assert digest(data[:60] + b"\0" + data[60:]) == "damaged"
     assert digest(data[1:]) == "damaged"
     assert digest(b"") == "damaged"
+
+
+def test_an_absent_chunk_has_no_size() -> None:
+    """Zarr writes both as 2^64 - 1; another size is a byte that no digest covers, and zarr-python cannot read it."""
+    data, layout = an_object()
+    index = layout.parse(data[-layout.index_bytes :]).copy()
+    absent = tuple(np.argwhere(index[..., 0] == ABSENT)[0])
+    index[absent] = ABSENT, 7
+    entries = index.tobytes()
+    changed = data[: -layout.index_bytes] + entries + google_crc32c.value(entries).to_bytes(4, "little")
+    with pytest.raises(Damaged, match="without a size"):
+        digest_of_object(changed, layout)
 
 
 def test_members_that_are_out_of_order_are_damaged() -> None:
@@ -150,7 +163,7 @@ def test_objects_have_about_a_hundred_megabytes(
 @pytest.mark.parametrize("shard", [(4, 10, 12, 5), (3, 8, 8, 5), (0, 8, 8, 5)])
 def test_shapes_that_do_not_divide_are_refused(shard: tuple[int, ...]) -> None:
     with pytest.raises(Damaged, match="do not divide"):
-        Layout.of_shapes(shard, (2, 4, 4, 5), 8, 3)
+        ObjectLayout.of_shapes(shard, (2, 4, 4, 5), 8, 3)
 
 
 def test_zarr_writes_what_is_one_member() -> None:

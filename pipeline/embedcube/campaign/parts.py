@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from sys import intern
 from typing import Any, BinaryIO
 
 from embedcube.campaign.plan import LayerPlan
@@ -116,7 +117,11 @@ class Record:
     def from_document(cls, document: dict[str, Any]) -> "Record":
         """The record of a parsed line of records.jsonl."""
         del document["format"]
-        document["arrays"] = tuple(Stored(**one) for one in document["arrays"])
+        # a million records name a few files and arrays
+        document["arrays"] = tuple(
+            Stored(**one | {"array": intern(str(one["array"])), "path": intern(str(one["path"]))})
+            for one in document["arrays"]
+        )
         document["fed"] = Stored(**document["fed"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
         document["scenes"] = tuple(document["scenes"])
@@ -324,7 +329,8 @@ def version_of(campaign: Campaign, layers: Mapping[str, LayerPlan], records: Ite
 
     The campaign's digest, how many shards an object of each layer holds, every recipe, and every array.
     """
-    objects = [f"{name} {layer.objects}" for name, layer in sorted(layers.items())]
+    shapes = [(name, layer.objects) for name, layer in sorted(layers.items())]
+    objects = [f"{name} {one.windows} {one.rows} {one.cols}" for name, one in shapes]
     lines = [campaign.digest, *objects, *sorted(f"{record.recipe} {record.bytes_digest}" for record in records)]
     return sha256("\n".join(lines).encode()).hexdigest()[:12]
 

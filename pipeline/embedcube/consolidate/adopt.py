@@ -23,7 +23,7 @@ from embedcube.campaign.parts import FED, PartWriter, Stored
 from embedcube.campaign.run_folder import RunDir, fsync_folder
 from embedcube.consolidate.assemble import CANNOT_LINK
 from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts, unfit
-from embedcube.consolidate.stored import Gone, in_pack, read_stored
+from embedcube.consolidate.stored import Gone, StoredReader, in_pack
 from embedcube.errors import WorkError
 from embedcube.printable import printable
 from embedcube.progress import Progress, silent
@@ -171,19 +171,23 @@ def _checked(offer: Offer, places: Places) -> list[bytes] | WorkError:
     """Compare all bytes of a shard with its record; returns those that are to be written, or an error."""
     record, data = offer.record, []
     try:
-        for stored, source, place in zip((*record.arrays, record.fed), (*offer.arrays, offer.fed), places, strict=True):
-            found = _bytes(offer, stored, source)
-            data += [found] if place is None else []
+        with StoredReader() as reader:
+            stored = (*record.arrays, record.fed)
+            for one, source, place in zip(stored, (*offer.arrays, offer.fed), places, strict=True):
+                found = _bytes(offer, one, source, reader)
+                data += [found] if place is None else []
     except WorkError as error:
         return error
+    except MemoryError:
+        return WorkError(f"{record.shard} in {offer.origin}: no memory for what its record says")
     except OSError as error:
         return WorkError(f"{record.shard} in {offer.origin}: cannot be read: {error.strerror or error}")
     return data
 
 
-def _bytes(offer: Offer, stored: Stored, source: Stored | bytes) -> bytes:
+def _bytes(offer: Offer, stored: Stored, source: Stored | bytes, reader: StoredReader) -> bytes:
     if isinstance(source, Stored):
-        return read_stored(offer.origin, source)
+        return reader.read(offer.origin, source)
     found = hashlib.sha256(source).hexdigest()
     if (len(source), found) != (stored.size, stored.sha256):
         raise WorkError(
@@ -258,14 +262,17 @@ class _Part:
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Link a file, which is made read-only, as two runs share it from now on; False where it cannot be, or is none."""
+    """Link a file, which is made read-only, as two runs share it from now on.
+
+    False where it cannot be linked, is no file, or belongs to another user, who could change it later.
+    """
     try:
-        mode = source.lstat().st_mode
-        if not stat.S_ISREG(mode):
+        about = source.lstat()
+        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
             return False
-        os.link(source, target)
-        if mode & 0o222:
+        if about.st_mode & 0o222:
             source.chmod(0o444)
+        os.link(source, target)
     except OSError as error:
         if error.errno not in (*CANNOT_LINK, errno.EACCES, errno.EROFS, errno.ENOENT):
             raise

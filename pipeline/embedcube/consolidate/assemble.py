@@ -14,7 +14,7 @@ from embedcube.campaign.parts import Stored
 from embedcube.campaign.run_folder import replacing
 from embedcube.consolidate.stored import StoredReader
 from embedcube.cube.arrays import MAP, ArraySpec, ShardDecoder, ShardEncoder, numbers_of
-from embedcube.cube.members import Damaged, Index, Layout, ObjectWriter, cut, members_of
+from embedcube.cube.members import Damaged, Index, ObjectLayout, ObjectWriter, cut, members_of
 from embedcube.errors import WorkError
 
 CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
@@ -38,9 +38,9 @@ class Kind:
     """rows of a shard, or of a list its samples"""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ObjectLayout:
         """How members are arranged in an object."""
-        return Layout.of_spec(self.cube, self.cells)
+        return ObjectLayout.of_spec(self.cube, self.cells)
 
     @property
     def windows(self) -> int:
@@ -76,16 +76,21 @@ class Planned:
     """those with something stored, in the order of the object"""
     earlier: tuple[Path, ...] = ()
     """objects of earlier versions that may be equal to it"""
+    noted: str = ""
+    """SHA-256 that an interrupted start has noted of it, where its chunks hold several windows"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Brought:
     """What a task has done for its object."""
 
+    target: Path
     linked: bool = False
     """whether it shares its bytes with an earlier version"""
     new: bool = True
     """whether it was not there yet"""
+    digest: str = ""
+    """SHA-256 of an object whose chunks hold several windows"""
 
 
 def assembled(planned: Planned) -> Brought | Failure:
@@ -103,26 +108,43 @@ def assemble(planned: Planned) -> Brought:
     records; otherwise it is made again. One of an earlier version with these members is linked.
 
     Raises:
-        WorkError: the bytes of a shard are not those of its record.
+        WorkError: the bytes of a shard are not those of its record, or are no array of this layer.
     """
     target = planned.target
     if target.exists():
         if _same(target, planned):
-            return Brought(new=False)
+            return Brought(target=target, new=False, digest=planned.noted)
         target.unlink(missing_ok=True)  # a worker that is believed to be lost may do the same
     for earlier in planned.earlier:
         if _same(earlier, planned) and _linked(earlier, target):
-            return Brought(linked=True)
+            return Brought(target=target, linked=True)
     with replacing(target) as temporary:
         with temporary.open("xb") as file, StoredReader() as reader:
             writer = ObjectWriter(file, planned.kind.layout)
             for member in planned.members:
-                data = _bytes_of(member, planned.kind, reader)
-                if data:
-                    writer.add(numbers_of(planned.kind.cube.name, member.at, planned.kind.cube.axes), data)
+                _add(writer, member, planned.kind, reader)
             writer.finish()
         temporary.chmod(0o444)
-    return Brought()
+        digest = "" if planned.kind.windows == 1 else _digest_of(temporary)
+    return Brought(target=target, digest=digest)
+
+
+def _add(writer: ObjectWriter, member: Member, kind: Kind, reader: StoredReader) -> None:
+    try:
+        if data := _bytes_of(member, kind, reader):
+            writer.add(numbers_of(kind.cube.name, member.at, kind.cube.axes), data)
+    except (Damaged, ValueError, RuntimeError) as error:
+        # its digest is that of its record: so it was recorded, by somebody else
+        _, part, stored = member.windows[0]
+        raise WorkError(
+            f"{part / stored.path}: {stored.array} at {stored.offset} is no array of this layer ({error}); remove that "
+            "part's records.jsonl and embed again"
+        ) from None
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bytes_of(member: Member, kind: Kind, reader: StoredReader) -> bytes:
@@ -147,14 +169,14 @@ def _encoder(spec: ArraySpec) -> ShardEncoder:
 
 
 def _same(path: Path, planned: Planned) -> bool:
-    """Whether an object has the members that are wanted, and nothing else; never where several windows are a chunk."""
+    """Whether an object has the members that are wanted, and nothing else."""
     layout, name, axes = planned.kind.layout, planned.kind.cube.name, planned.kind.cube.axes
-    if planned.kind.windows > 1:
-        return False  # no record has a digest of its members
+    if planned.kind.windows > 1:  # no record has a digest of its members
+        return bool(planned.noted) and _digest_of(path) == planned.noted
     wanted = {numbers_of(name, one.at, axes): one.windows[0][2] for one in planned.members}
     size = sum(one.size - layout.member_index_bytes for one in wanted.values()) + layout.index_bytes
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_opened(path), "rb") as file:
             if os.fstat(file.fileno()).st_size != size:
                 return False
             file.seek(size - layout.index_bytes)
@@ -169,16 +191,24 @@ def _same(path: Path, planned: Planned) -> bool:
         return False
 
 
+def _opened(path: Path) -> int:
+    # an object is no link, and a FIFO is not waited for
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _members(
-    index: Index, layout: Layout, descriptor: int, places: dict[tuple[int, ...], Stored]
+    index: Index, layout: ObjectLayout, descriptor: int, places: dict[tuple[int, ...], Stored]
 ) -> Iterator[tuple[tuple[int, ...], bytes]]:
     for at in places:
         yield at, cut(index, layout, at, lambda start, end: os.pread(descriptor, end - start, start)) or b""
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Link an object of an earlier version; False where the file system cannot, or would not."""
+    """Link an object of an earlier version; False where that cannot be, or somebody could change it later."""
     try:
+        about = source.stat()
+        if about.st_uid != os.geteuid() or about.st_mode & 0o222:
+            return False
         os.link(source, target)
     except FileExistsError:
         return True  # a worker that is believed to be lost linked it just now

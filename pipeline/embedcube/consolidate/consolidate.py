@@ -2,11 +2,12 @@
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.parts import Stored, best_records, version_of
 from embedcube.campaign.plan import LayerPlan, Plan, Shard, read_plan, read_shards
@@ -151,12 +152,18 @@ def _fill(
     objects = [one for name, layer in plan.layers.items() for one in _objects(layer, name, made, cube)]
     unfinished.keep_only(one.target for one in objects)
     write_template(campaign, plan.layers, cube)
-    objects = with_earlier(objects, run)
+    base = open_base(campaign.how.base).cube if campaign.how.base is not None else None
+    noted = unfinished.noted()
+    objects = [
+        replace(one, noted=noted.get(str(one.target.relative_to(cube)), "")) for one in with_earlier(objects, run, base)
+    ]
     unfinished.check_owned()  # zarr makes folders that are gone again, and a worker must not write into those
     futures = client.map(assembled, objects, pure=False)
     linked, failures = 0, []
     for number, brought in enumerate(results(futures, client, campaign, run), start=1):
         if isinstance(brought, Brought):
+            if brought.digest and brought.new:
+                unfinished.note(str(brought.target.relative_to(cube)), brought.digest)
             linked += brought.linked
             done(number, len(futures))
         else:

@@ -89,6 +89,8 @@ def unfit(record: Record) -> str:
         for number in (stored.offset, stored.size, record.contributions_size):
             if type(number) is not int or not 0 <= number <= _MOST_BYTES:
                 return f"its record names the place {printable(number)}"
+    if record.contributions_size > record.fed.size:
+        return f"its record names {record.contributions_size} bytes of contributions among {record.fed.size}"
     return ""
 
 

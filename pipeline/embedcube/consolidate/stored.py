@@ -11,11 +11,14 @@ from typing import Any, Self
 
 from embedcube.campaign.parts import PACK, Stored
 from embedcube.campaign.readable import readable
-from embedcube.cube.members import Damaged, Index, Layout, cut, layout_in
+from embedcube.cube.members import Damaged, Index, ObjectLayout, cut, layout_in
 from embedcube.errors import RequestError, WorkError
 
-_MOST_OPEN = 32
+_MOST_OPEN = 256
 """files that are held open"""
+
+_AT_ONCE = 1 << 30
+"""bytes of one read; the system returns fewer than 2 GiB"""
 
 _METADATA_BYTES = 1 << 24
 """bytes of a zarr.json that are believed"""
@@ -65,7 +68,7 @@ class StoredReader:
     def _descriptor(self, path: Path) -> int:
         if path not in self._open:
             if len(self._open) >= _MOST_OPEN:
-                self._close()
+                os.close(self._open.pop(next(iter(self._open))))
             # never waits, should it be a FIFO
             self._open[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         return self._open[path]
@@ -95,34 +98,55 @@ def _read(descriptor: int, path: Path, stored: Stored) -> bytes:
     if not stat.S_ISREG(about.st_mode):
         raise Damaged("not a file")
     if in_pack(stored.path):
-        return os.pread(descriptor, min(stored.size, max(0, about.st_size - stored.offset)), stored.offset)
+        if stored.offset + stored.size > about.st_size:
+            raise Damaged(
+                f"it ends at byte {about.st_size:,}, its record speaks of byte {stored.offset + stored.size:,}"
+            )
+        return _bytes_of(descriptor, stored.offset, stored.offset + stored.size)
     layout, index = _index(path, about.st_mtime_ns)
     if stored.offset >= math.prod(layout.members):
         raise Damaged(f"it has no member number {stored.offset}")
     at = layout.at(stored.offset)
-    return cut(index, layout, at, lambda start, end: os.pread(descriptor, end - start, start)) or b""
+    most = min(stored.size, about.st_size)
+    return cut(index, layout, at, lambda start, end: _bytes_of(descriptor, start, end), most) or b""
 
 
-@lru_cache(maxsize=64)
-def _index(path: Path, _changed: int) -> tuple[Layout, Index]:
-    """Layout and index of an object; `_changed` is the time of its last change."""
-    layout = layout_of(path.parent)
-    with path.open("rb") as file:
+def _bytes_of(descriptor: int, start: int, end: int) -> bytes:
+    """The bytes of a file from one place to another; fewer where it ends before."""
+    if end - start <= _AT_ONCE:
+        return os.pread(descriptor, end - start, start)
+    found = bytearray()
+    while start < end and (data := os.pread(descriptor, min(end - start, _AT_ONCE), start)):
+        found += data
+        start += len(data)
+    return bytes(found)
+
+
+@lru_cache(maxsize=16)
+def _index(path: Path, _changed: int) -> tuple[ObjectLayout, Index]:
+    """ObjectLayout and index of an object; `_changed` is the time of its last change."""
+    layout = object_layout_of(path.parent)
+    with readable(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - layout.index_bytes))
         return layout, layout.parse(file.read(layout.index_bytes))
 
 
-def layout_of(array: Path) -> Layout:
-    """Layout of the objects in a folder of an array of a cube, from its metadata and those of its zone.
+def object_layout_of(array: Path) -> ObjectLayout:
+    """ObjectLayout of the objects in a folder of an array of a cube, from its metadata and those of its zone.
 
     Raises:
         Damaged: the metadata are none, or say of no layout.
     """
-    return layout_in(_document(array / "zarr.json"), _document(array.parent / "zarr.json"))
+    return layout_in(metadata_of(array / "zarr.json"), metadata_of(array.parent / "zarr.json"))
 
 
-def _document(path: Path) -> Any:
+def metadata_of(path: Path) -> Any:
+    """The document zarr.json of an array or a group.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
     try:
         with readable(path).open("rb") as file:
             data = file.read(_METADATA_BYTES + 1)

@@ -1,5 +1,6 @@
 """Cubes under construction: begun, taken over from a start that was interrupted, published whole or removed."""
 
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,10 @@ from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 
 ABANDONED_S = 24 * 3600.0
 """Seconds without a change, after which what another start has made was left by a killed process."""
+
+
+_JOURNAL = f"{TEMPORARY_PREFIX}made.jsonl"
+"""Digests of objects whose chunks hold several windows: no record has them. It is removed when all else is written."""
 
 
 class NotEnough(WorkError):
@@ -67,15 +72,32 @@ class Unfinished:
     # --- objects that are there already ---
 
     def keep_only(self, objects: Iterable[Path]) -> None:
-        """Remove every file but these: what is no object is written anew, from nothing."""
-        kept = {str(path) for path in objects}
+        """Remove every file but these and the journal: what is no object is written anew, from nothing."""
+        kept = {str(path) for path in objects} | {str(self.path / _JOURNAL)}
         for folder, _, names in os.walk(self.path):
             for name in names:
                 if f"{folder}/{name}" not in kept:
                     Path(folder, name).unlink()
 
+    def noted(self) -> dict[str, str]:
+        """SHA-256 of objects that an earlier start has made, by their relative path. None is believed unseen."""
+        found: dict[str, str] = {}
+        journal = self.path / _JOURNAL
+        for line in journal.read_bytes().splitlines() if journal.exists() else ():
+            try:
+                name, digest = json.loads(line)
+                found[str(name)] = str(digest)
+            except (ValueError, TypeError):
+                continue  # torn by a kill or a power cut: the object is made again
+        return found
+
+    def note(self, name: str, digest: str) -> None:
+        """Note the SHA-256 of an object, for the next start."""
+        with (self.path / _JOURNAL).open("ab") as file:
+            file.write(f"\n{json.dumps([name, digest])}\n".encode())
+
     def remove_temporary(self) -> None:
-        """Remove what workers that were lost have left."""
+        """Remove the journal, and what workers that were lost have left."""
         for path in self.path.rglob(f"{TEMPORARY_PREFIX}*"):
             path.unlink()
 

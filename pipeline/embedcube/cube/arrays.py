@@ -54,6 +54,9 @@ def is_object(name: str) -> bool:
 OBJECT_BYTES = 1 << 27
 """most bytes of vectors in an object before compression, where it holds several shards (docs/adr/0013)"""
 
+INDEX_CHUNKS = 1 << 12
+"""most chunks in the objects of all arrays of a block of shards: a point needs their indexes, 16 bytes a chunk"""
+
 _MOST_ALONG, _MOST_WINDOWS = 8, 16
 """most shards in an object along each side of a map, and along time: arrays begin at the border of an object, so that
 a larger one would put more empty cells around a small region"""
@@ -193,12 +196,16 @@ def _specs(
 def object_shape(layout: ShardLayout, *, dimensions: int, encoding: Encoding, windows: int) -> ObjectShape:
     """How many shards one object of the cube holds, for a layer as `layer_specs` takes it.
 
-    It follows from the bytes of a shard's vectors alone: so versions of a cube, of any region, can share objects.
+    It follows from the bytes and the chunks of a shard alone: so versions of a cube, of any region, can share objects.
     """
-    vectors = layer_specs(layout, dimensions=dimensions, encoding=encoding, windows=windows)[0]
-    room = max(1, OBJECT_BYTES // (math.prod(vectors.shard) * np.dtype(vectors.dtype).itemsize))
+    specs = layer_specs(layout, dimensions=dimensions, encoding=encoding, windows=windows)
+    vectors, chunks = specs[0], sum(math.prod(spec.shard) // math.prod(spec.chunk) for spec in specs)
+    room = OBJECT_BYTES // (math.prod(vectors.shard) * np.dtype(vectors.dtype).itemsize)
+    room = max(1, min(room, INDEX_CHUNKS // chunks))
     if vectors.dimensions[: len(MAP)] == MAP:
         rows = cols = min(_MOST_ALONG, _power_of_2(math.isqrt(room)))
+        # before windows are added: a cube may have few of them
+        cols = min(_MOST_ALONG, 2 * cols) if 2 * rows * cols <= room else cols
     else:
         rows, cols = min(_MOST_ALONG**2, _power_of_2(room)), 1
     return ObjectShape(windows=min(_MOST_WINDOWS, _power_of_2(room // (rows * cols))), rows=rows, cols=cols)

@@ -24,8 +24,11 @@ ABSENT = 2**64 - 1
 _ENTRY, _CHECKSUM = 16, 4
 """bytes of a chunk in an index, and of the checksum behind it"""
 
-_MOST_CHUNKS = 1 << 22
+MOST_CHUNKS = 1 << 20
 """chunks of an object that are believed"""
+
+_MOST_AXES = 5
+"""dimensions of an array: time, sample, y, x, feature"""
 
 Index = NDArray[np.uint64]
 """offset and size of each chunk: (chunks along each dimension, 2)"""
@@ -36,7 +39,7 @@ class Damaged(ValueError):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ObjectLayout:
     """How the inner chunks of an object belong to its members; both along each dimension of the array."""
 
     members: tuple[int, ...]
@@ -45,8 +48,8 @@ class Layout:
     """inner chunks of a member"""
 
     @classmethod
-    def of_shapes(cls, shard: tuple[int, ...], chunk: tuple[int, ...], cells: int, axes: int) -> "Layout":
-        """Layout of objects of shape `shard`, of chunks of shape `chunk`.
+    def of_shapes(cls, shard: tuple[int, ...], chunk: tuple[int, ...], cells: int, axes: int) -> "ObjectLayout":
+        """ObjectLayout of objects of shape `shard`, of chunks of shape `chunk`.
 
         A member has `cells` rows and columns, or of a list of samples so many samples; `axes` is the number of
         dimensions without `feature`. Along time it is one chunk.
@@ -54,12 +57,14 @@ class Layout:
         Raises:
             Damaged: one is not a multiple of the other, or there are more chunks than can be.
         """
+        if not 1 < len(shard) <= _MOST_AXES or len(shard) != len(chunk):
+            raise Damaged(f"objects of {len(shard)} dimensions in chunks of {len(chunk)}")
         sides = (cells, cells) if axes == len(MAP) else (cells,)
         member = (chunk[0], *sides, *shard[1 + len(sides) :])
         pairs = [*zip(shard, member, strict=True), *zip(member, chunk, strict=True)]
         if min((*shard, *member, *chunk), default=0) < 1 or any(outer % inner for outer, inner in pairs):
             raise Damaged(f"objects of {shard} do not divide into shards of {member} and chunks of {chunk}")
-        if math.prod(shard) // math.prod(chunk) > _MOST_CHUNKS:
+        if math.prod(shard) // math.prod(chunk) > MOST_CHUNKS:
             raise Damaged(f"objects of {shard} in chunks of {chunk}, which are too many")
         return cls(
             tuple(a // b for a, b in zip(shard, member, strict=True)),
@@ -67,22 +72,23 @@ class Layout:
         )
 
     @classmethod
-    def of_spec(cls, spec: ArraySpec, cells: int) -> "Layout":
-        """Layout of the objects of an array of the cube, whose members have `cells` rows, as `of_shapes`."""
+    def of_spec(cls, spec: ArraySpec, cells: int) -> "ObjectLayout":
+        """ObjectLayout of the objects of an array of the cube, whose members have `cells` rows, as `of_shapes`."""
         return cls.of_shapes(spec.shard, spec.chunk, cells, spec.axes)
 
     @property
     def index_bytes(self) -> int:
         """Bytes of the index at the end of an object."""
-        return _index_bytes(self._chunks)
+        return index_bytes(self.all_chunks)
 
     @property
     def member_index_bytes(self) -> int:
         """Bytes of the index at the end of a member that stands alone."""
-        return _index_bytes(self.chunks)
+        return index_bytes(self.chunks)
 
     @property
-    def _chunks(self) -> tuple[int, ...]:
+    def all_chunks(self) -> tuple[int, ...]:
+        """Inner chunks of an object along each dimension."""
         return tuple(a * b for a, b in zip(self.members, self.chunks, strict=True))
 
     def at(self, number: int) -> tuple[int, ...]:
@@ -103,16 +109,16 @@ class Layout:
         Raises:
             Damaged: the checksum is not that of the bytes.
         """
-        return _parsed(tail, self._chunks)
+        return parsed(tail, self.all_chunks)
 
 
 class ObjectWriter:
     """Writes an object: its members in the order (time, rows, columns), then its index."""
 
-    def __init__(self, file: BinaryIO, layout: Layout) -> None:
+    def __init__(self, file: BinaryIO, layout: ObjectLayout) -> None:
         """`file` is open for writing, and empty."""
         self._file, self._layout, self._size, self._last = file, layout, 0, -1
-        self._index = np.full((*layout._chunks, 2), ABSENT, "<u8")
+        self._index = np.full((*layout.all_chunks, 2), ABSENT, "<u8")
 
     def add(self, at: tuple[int, ...], member: bytes) -> None:
         """Copy the inner chunks of a member, given as it stands alone, behind those before it.
@@ -124,7 +130,7 @@ class ObjectWriter:
         assert number > self._last, "members are added in their order"
         self._last = number
         end = len(member) - layout.member_index_bytes
-        index = _parsed(member[max(end, 0) :], layout.chunks)
+        index = parsed(member[max(end, 0) :], layout.chunks)
         _check_whole(index, 0, end)
         self._index[layout.part(at)] = _moved(index, self._size)
         self._file.write(memoryview(member)[:end])
@@ -135,18 +141,22 @@ class ObjectWriter:
         self._file.write(_packed(self._index))
 
 
-def cut(index: Index, layout: Layout, at: tuple[int, ...], read: Callable[[int, int], bytes]) -> bytes | None:
+def cut(
+    index: Index, layout: ObjectLayout, at: tuple[int, ...], read: Callable[[int, int], bytes], most: int | None = None
+) -> bytes | None:
     """A member of an object as it stands alone; None where it has nothing.
 
-    `read` returns the bytes of the object from one place to another.
+    `read` returns the bytes of the object from one place to another. More than `most` bytes are not read.
 
     Raises:
-        Damaged: its chunks do not stand one behind another in the object.
+        Damaged: its chunks do not stand one behind another in the object, or have more bytes.
     """
     own = index[layout.part(at)]
     start, end = _span(own)
     if end == 0:
         return None
+    if most is not None and end - start + layout.member_index_bytes > most:
+        raise Damaged(f"{end - start:,} bytes of chunks, expected at most {most:,} with their index")
     _check_whole(own, start, end)
     data = read(start, end)
     if len(data) != end - start:
@@ -154,7 +164,7 @@ def cut(index: Index, layout: Layout, at: tuple[int, ...], read: Callable[[int, 
     return data + _packed(_moved(own, -start))
 
 
-def members_of(index: Index, layout: Layout, size: int) -> Iterator[tuple[int, ...]]:
+def members_of(index: Index, layout: ObjectLayout, size: int) -> Iterator[tuple[int, ...]]:
     """Places of the members that an object of `size` bytes has, in their order, when nothing else is in it.
 
     Raises:
@@ -176,7 +186,7 @@ def members_of(index: Index, layout: Layout, size: int) -> Iterator[tuple[int, .
         raise Damaged(f"{size} bytes, its index says {before + layout.index_bytes}")
 
 
-def digest_of_members(members: Mapping[tuple[int, ...], str], layout: Layout) -> str:
+def digest_of_members(members: Mapping[tuple[int, ...], str], layout: ObjectLayout) -> str:
     """SHA-256 that stands for all bytes of an object, from those of its members by their places.
 
     What an object holds beside its members follows from them; so records, which have the digests of members, say what
@@ -186,7 +196,7 @@ def digest_of_members(members: Mapping[tuple[int, ...], str], layout: Layout) ->
     return sha256("".join(f"{number} {digest}\n" for number, digest in numbered).encode()).hexdigest()
 
 
-def digest_of_object(data: bytes, layout: Layout) -> str:
+def digest_of_object(data: bytes, layout: ObjectLayout) -> str:
     """The digest of `digest_of_members`, from the bytes of an object.
 
     Raises:
@@ -200,8 +210,8 @@ def digest_of_object(data: bytes, layout: Layout) -> str:
     return digest_of_members(found, layout)
 
 
-def layout_in(array: Mapping[str, Any], group: Mapping[str, Any]) -> Layout:
-    """Layout of the objects of an array, from the documents zarr.json of the array and of its zone.
+def layout_in(array: Mapping[str, Any], group: Mapping[str, Any]) -> ObjectLayout:
+    """ObjectLayout of the objects of an array, from the documents zarr.json of the array and of its zone.
 
     Raises:
         Damaged: they do not say it.
@@ -210,25 +220,47 @@ def layout_in(array: Mapping[str, Any], group: Mapping[str, Any]) -> Layout:
         shard = tuple(int(n) for n in array["chunk_grid"]["configuration"]["chunk_shape"])
         chunk = tuple(int(n) for n in array["codecs"][0]["configuration"]["chunk_shape"])
         axes = len(shard) - ("feature" in array["dimension_names"])
-        return Layout.of_shapes(shard, chunk, int(group["attributes"][SHARD_CELLS]), axes)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return ObjectLayout.of_shapes(shard, chunk, cells_in(group["attributes"]), axes)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         raise Damaged(f"zarr.json does not say how objects are made: {error}") from None
+
+
+def cells_in(attributes: Mapping[str, Any]) -> int:
+    """Cells along a side of a shard, or samples of one, as a zone says.
+
+    Raises:
+        Damaged: it says nothing, or what cannot be.
+    """
+    said = attributes.get(SHARD_CELLS)
+    if type(said) is not int or not 0 < said < 1 << 24:
+        raise Damaged(f"{SHARD_CELLS} is {said!r}"[:100])
+    return said
 
 
 SHARD_CELLS = "embedcube:shard_cells"
 """Attribute of a zone: cells along a side of a shard, or of a list the samples of a shard."""
 
 
-def _index_bytes(chunks: tuple[int, ...]) -> int:
+def index_bytes(chunks: tuple[int, ...]) -> int:
+    """Bytes of an index of so many chunks along each dimension."""
     return _ENTRY * math.prod(chunks) + _CHECKSUM
 
 
-def _parsed(tail: bytes, chunks: tuple[int, ...]) -> Index:
+def parsed(tail: bytes, chunks: tuple[int, ...]) -> Index:
+    """An index of so many chunks along each dimension, from its bytes.
+
+    Raises:
+        Damaged: the checksum is not theirs, or it says what cannot be.
+    """
     entries, checksum = tail[:-_CHECKSUM], tail[-_CHECKSUM:]
-    right = len(tail) == _index_bytes(chunks)
+    right = len(tail) == index_bytes(chunks)
     if not right or google_crc32c.value(bytes(entries)) != int.from_bytes(checksum, "little"):
         raise Damaged("its index is damaged, or is none")
-    return np.frombuffer(entries, "<u8").reshape(*chunks, 2)
+    index = np.frombuffer(entries, "<u8").reshape(*chunks, 2)
+    # of a chunk that was not written both are, as Zarr has it: else bytes of the index would belong to no member
+    if not np.array_equal(index[..., 0] == ABSENT, index[..., 1] == ABSENT):
+        raise Damaged("its index has a place without a size")
+    return index
 
 
 def _packed(index: Index) -> bytes:

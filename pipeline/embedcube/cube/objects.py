@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from zarr.storage import LocalStore
 
 from embedcube.cube.arrays import MAP, numbers_of
 from embedcube.cube.listed import AsMap
-from embedcube.cube.members import ABSENT, Damaged, Layout, cut, members_of
+from embedcube.cube.members import ABSENT, Damaged, ObjectLayout, cut, index_bytes, members_of, parsed
 from embedcube.errors import WorkError
 
 Place = tuple[int, int, int]
@@ -131,14 +130,13 @@ class Chunks:
 
     def _read_index(self, key: str) -> NDArray[np.uint64] | None:
         """Offset and size (..., 2) of each chunk of an object; None where there is no object."""
-        count = int(np.prod(self._inner))
-        stored = self.bytes_of(key, SuffixByteRequest(16 * count + 4))
+        stored = self.bytes_of(key, SuffixByteRequest(index_bytes(self._inner)))
         if stored is None:
             return None
-        index, checksum = stored[:-4], stored[-4:]
-        if len(index) != 16 * count or google_crc32c.value(bytes(index)) != int.from_bytes(checksum, "little"):
-            raise WorkError(self.damaged(key))
-        return np.frombuffer(index, "<u8").reshape(*self._inner, 2)
+        try:
+            return parsed(stored, self._inner)
+        except Damaged:
+            raise WorkError(self.damaged(key)) from None
 
     def bytes_of(self, key: str, part: ByteRequest) -> bytes | None:
         """Bytes of a part of an object; None where there is no object."""
@@ -165,7 +163,7 @@ class Objects:
         self._array, self._chunks = array, Chunks(array)
         self._name = array.name.rpartition("/")[2]
         self._axes = len(array.shape) - (self._name == "embedding")
-        self.layout = Layout.of_shapes(array.shards or array.chunks, array.chunks, cells, self._axes)
+        self.layout = ObjectLayout.of_shapes(array.shards or array.chunks, array.chunks, cells, self._axes)
 
     def locate(self, place: tuple[int, int, int]) -> tuple[str, tuple[int, ...]]:
         """Name of the object that holds the shard at (window, row, column), and the place of the member in it."""

@@ -21,7 +21,7 @@ from embedcube.cube.chunks import read_box, read_vectors
 from embedcube.cube.claims import check_array, check_zone
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP, AsMap, ListedGroup, SampleTable, is_list
-from embedcube.cube.members import SHARD_CELLS
+from embedcube.cube.members import SHARD_CELLS, cells_in
 from embedcube.cube.objects import Chunks, Objects
 from embedcube.cube.opening import RemoteStore, place_of
 from embedcube.cube.part import Part, part_of
@@ -213,7 +213,7 @@ class CubeStore:
                 raise RequestError(f"{self.address}: {zone} {NO_MAP}")
             array = self._node(f"{zone}/{name}")
             if is_list(zone) and name in ARRAYS:
-                array = AsMap(array, self._node(zone).attrs.get(SHARD_CELLS, array.shards[1]))
+                array = AsMap(array, self._cells(zone, array))
             check_array(f"{self.address}: {zone}/{name}", name, array)
             self._arrays[zone, name] = array
         return self._arrays[zone, name]
@@ -273,7 +273,15 @@ class CubeStore:
         """Cells along a side of a shard of work."""
         if is_list(zone):
             return int(self.array(zone, "status").shards[1])
-        return int(self.group(zone).attrs.get(SHARD_CELLS, self.array(zone, "status").shards[1]))
+        return self._cells(zone, self.array(zone, "status"))
+
+    def _cells(self, zone: str, array: Any) -> int:
+        """Cells along a side of a shard of a map, or samples of one; in cubes of before an object was a shard."""
+        attributes = self._node(zone).attrs
+        try:
+            return cells_in(attributes) if SHARD_CELLS in attributes else int(array.shards[1])
+        except ValueError as error:
+            raise RequestError(f"{self.address}: {zone}: {error}") from None
 
     def cells_of_shards(self, zone: str) -> tuple[slice, slice]:
         """Rows and columns of the cells of all shards of a map; those beside them are never processed.
@@ -296,10 +304,9 @@ class CubeStore:
         """The objects of one of the arrays of a zone; a RequestError says that its metadata contradict each other."""
         if (zone, name) not in self._objects:
             array = self.array(zone, name)
-            cells = self._node(zone).attrs.get(SHARD_CELLS)
             stored = array.stored if isinstance(array, AsMap) else array
             try:
-                self._objects[zone, name] = Objects(stored, cells or int(stored.shards[1]))
+                self._objects[zone, name] = Objects(stored, self._cells(zone, stored))
             except ValueError as error:
                 raise RequestError(f"{self.address}: {zone}/{name}: {error}") from None
         return self._objects[zone, name]

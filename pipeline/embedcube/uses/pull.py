@@ -22,7 +22,7 @@ from zarr.storage import MemoryStore
 
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.cube.arrays import ARRAYS, FILES, is_object
-from embedcube.cube.members import Damaged, Layout, digest_of_members, digest_of_object
+from embedcube.cube.members import Damaged, ObjectLayout, digest_of_members, digest_of_object
 from embedcube.cube.part import PULLED, Part, part_of
 from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
@@ -77,7 +77,7 @@ class Wanted:
     sha256: str
     most: int = _LARGEST
     """bytes that it has at most"""
-    layout: Layout | None = None
+    layout: ObjectLayout | None = None
     """of an object whose digest is that of its members (`digest_of_members`); None where it is that of the file"""
 
     def digest(self, data: bytes) -> str:
