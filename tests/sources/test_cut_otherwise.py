@@ -211,7 +211,8 @@ def write_stores(folder: Path, whole: xarray.Dataset, data: st.DataObject) -> No
         part, version = whole.isel(time=hours), data.draw(st.sampled_from([2, 3]))
         encoding: dict[str, Any] = {"time": {"units": data.draw(st.sampled_from(TIMES))}}
         for name, kind in PACKED.items():
-            chunks = tuple(data.draw(st.integers(1, part.sizes[dimension])) for dimension in order)
+            sides = [part.sizes[dimension] for dimension in order]
+            chunks = tuple(data.draw(st.integers(-(-side // 4), side)) for side in sides)
             encoding[name] = {"chunks": chunks} | (kind if packed else {})
             if version == 3 and data.draw(st.booleans()):
                 encoding[name]["shards"] = tuple(side * data.draw(st.integers(1, 3)) for side in chunks)
