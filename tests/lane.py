@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = ("tests/ground", "tests/campaign", "tests/cube")
 TOOLS = (
-    "pytest", "hypothesis", "jsonschema", "psutil", "tensorstore", "rioxarray", "compliance-checker",
+    "pytest", "hypothesis", "jsonschema", "psutil", "tensorstore", "odc-geo", "rioxarray", "compliance-checker",
 )  # fmt: skip
 
 

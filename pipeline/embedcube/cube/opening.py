@@ -71,7 +71,13 @@ def place_of(source: "str | Path | Store") -> Place:
     return Place(store=LocalStore(target, read_only=True), address=str(path), name=target.name, path=target)
 
 
-class RemoteStore(ObjectStore[Any]):
+if TYPE_CHECKING:
+    _ObjectStore = ObjectStore[Any]
+else:  # the oldest zarr-python that is allowed has no parameter there
+    _ObjectStore = ObjectStore
+
+
+class RemoteStore(_ObjectStore):
     """A folder on another machine, read by ranges; what fails says which one, without credentials."""
 
     def __init__(self, link: str, headers: Mapping[str, str] | None = None) -> None:
