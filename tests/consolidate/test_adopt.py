@@ -25,7 +25,7 @@ from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts
 from embedcube.consolidate.stored import read_stored
 from embedcube.cube.arrays import layer_specs, object_key
 from embedcube.cube.reader import Cube
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 from embedcube.grid import ShardLayout
 from embedcube.prepare.fit import _of_base
 from embedcube.uses import merge

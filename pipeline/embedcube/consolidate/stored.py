@@ -99,9 +99,7 @@ def _read(descriptor: int, path: Path, stored: Stored) -> bytes:
         raise Damaged("not a file")
     if in_pack(stored.path):
         if stored.offset + stored.size > about.st_size:
-            raise Damaged(
-                f"it ends at byte {about.st_size:,}, its record speaks of byte {stored.offset + stored.size:,}"
-            )
+            raise Damaged(f"it ends at byte {about.st_size:,}, its record says byte {stored.offset + stored.size:,}")
         return _bytes_of(descriptor, stored.offset, stored.offset + stored.size)
     layout, index = _index(path, about.st_mtime_ns)
     if stored.offset >= math.prod(layout.members):
