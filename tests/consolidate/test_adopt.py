@@ -1,6 +1,7 @@
 """What is taken from a base that may be damaged, or made by somebody else: records name files, and are not believed."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -143,7 +144,7 @@ def test_a_record_that_names_other_places_costs_its_own_shard(facts: dict[str, A
 def test_a_record_that_names_other_bytes_costs_its_own_shard(facts: dict[str, Any], tmp_path: Path) -> None:
     adopted = taken(tmp_path / "new", base_in(tmp_path / "base", changed(**facts)))
     assert (adopted.recipes, adopted.absent) == ({RECIPES[1]}, 0)
-    assert "its record says " in adopted.damaged[0]
+    assert re.search("its record (says|speaks of) ", adopted.damaged[0])
 
 
 @pytest.mark.parametrize("at", [4, len(bytes_of(0)[0]) + 1], ids=["array", "fed"])
