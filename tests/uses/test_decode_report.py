@@ -16,6 +16,7 @@ from tests.uses.test_decode_labels import on_cells, pixels, places, write_csv, w
 
 from embedcube.backbones.base import Weights
 from embedcube.cube.reader import Cube
+from embedcube.grid import ShardLayout
 from embedcube.uses.decode import baselines, commands
 from embedcube.uses.decode import report as reports
 from embedcube.uses.decode.baselines import PIXELS, RANDOM, RAW, filled, pixel_statistics, pixels_of, read_again
@@ -122,7 +123,7 @@ def test_the_archive_is_read_and_embedded_as_the_cube_was(
 
 
 def test_pixels_lie_in_their_cells() -> None:
-    layout = SimpleNamespace(halo_px=1, cell_px=2, shard_cells=3, shard_px=6)
+    layout = ShardLayout(chip_px=8, halo_px=1, cell_px=2, chips=1)
     x = np.arange(2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
     x[0, 0, 3, 3] = np.nan
     read: Any = SimpleNamespace(context=SimpleNamespace(layout=layout), sample=SimpleNamespace(x_tcyx=x))

@@ -159,9 +159,8 @@ def _kind_of(cube: Cube, decoder: Decoder, out: Path) -> type[Maps] | type[ZarrL
     """What writes `out`; a RequestError says which suffixes there are for this cube."""
     if is_list(zone := cube.zones_of(decoder.layers[0])[0]):
         if out.suffix not in SUFFIXES:
-            raise RequestError(
-                f"{out}: {zone} is a list of samples, decoded into a table: write {' or '.join(SUFFIXES)}"
-            )
+            named = " or ".join(SUFFIXES)
+            raise RequestError(f"{out}: {zone} is a list of samples and no map: it becomes a table, write {named}")
         return SampleRows
     kinds: dict[str, type[Maps] | type[ZarrLayer]] = {".tif": Maps, ".tiff": Maps, ".zarr": ZarrLayer}
     if out.suffix not in kinds:
