@@ -12,7 +12,7 @@ TERRATORCH_STAMP := $(VENV)/.installed-terratorch
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch fuzz chaos lint bench docs clean
+.PHONY: help quickstart test test-all test-oldest test-newest test-terratorch fuzz chaos lint bench gpu docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,10 @@ lint: $(DEV_STAMP) ## ruff and mypy alone
 bench: $(DEV_STAMP) ## measure the embedding stage against its own forward pass
 	@echo "bench       benchmarks.embed"
 	@$(BIN)/python -m benchmarks.embed
+
+# The torch of constraints.txt is for CPUs: install one for CUDA into .venv first. Ends with 2 where there is no GPU.
+gpu: $(DEV_STAMP) ## measure a GPU in eight minutes: copies, NCCL, precisions, embed against its forward passes
+	@$(BIN)/python -m benchmarks.gpu
 
 # Not --quiet, which also silences --strict. NO_MKDOCS_2_WARNING: an announcement of the theme, not about this site.
 docs: $(DEV_STAMP) ## the documentation as a site in build/docs
