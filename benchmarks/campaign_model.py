@@ -3,7 +3,8 @@
 What is modelled: a rank reads the next shards while it computes one, as `workers/pipeline.py` does; ranks of a task
 draw draw groups, then single shards; the file system is a server of bytes and a server of metadata calls, each first
 come, first served, and each node has a link of its own; a task ends at its time limit and is put into the queue again;
-nodes fail at random, and cost the shards in hand. What is not: the network, other users, consolidation.
+nodes fail at random, and cost the shards in hand. What is not: the network, other users, consolidation. The same work
+on the same machine in closed form, with which `embedcube plan` proposes tasks and nodes, is `prepare/makespan.py`.
 """
 
 from collections import deque
@@ -13,87 +14,30 @@ from typing import Any
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from embedcube.prepare.makespan import Machine, Spread, Work
+
+AHEAD = 2
+"""shards that a rank has read before its device wants them"""
+
 Process = Generator[simpy.Event, Any, None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """The shards of a campaign, in the order of the plan."""
+def like(measured: Work, shards: int, times: float, seed: int) -> Work:
+    """So many shards, each drawn from the measured ones; all its seconds and bytes `times` as much.
 
-    read_s: Floats
-    """seconds that a rank takes to read and decode each, with the file system idle"""
-    device_s: Floats
-    """seconds that its forward passes take"""
-    read_bytes: Floats
-    calls: Floats
-    """metadata calls of reading its files and of writing what it made"""
-    group: int = 8
-    """neighbouring shards that a rank draws together"""
-
-    def __len__(self) -> int:
-        return len(self.read_s)
-
-    @classmethod
-    def like(cls, measured: "Work", shards: int, times: float, seed: int) -> "Work":
-        """So many shards, each drawn from the measured ones; all its seconds and bytes `times` as much.
-
-        Shards of a draw group are neighbours also in the measured run, as what they cost is alike.
-        """
-        random = np.random.default_rng(seed)
-        first = random.integers(0, len(measured), -(-shards // measured.group))
-        row = ((first[:, None] + np.arange(measured.group)) % len(measured)).ravel()[:shards]
-        return cls(
-            read_s=measured.read_s[row] * times,
-            device_s=measured.device_s[row] * times,
-            read_bytes=measured.read_bytes[row] * times,
-            calls=measured.calls[row],
-            group=measured.group,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Nodes, their file system, and the batch system."""
-
-    nodes: int
-    """nodes that the campaign may have at once"""
-    ranks: int = 4
-    """ranks of a node"""
-    ahead: int = 2
-    """shards that a rank has read before its device wants them"""
-    start_s: float = 30.0
-    """from the begin of a job to the first draw of its ranks: container, imports, weights"""
-    start_calls: float = 30_000.0
-    """metadata calls of one Python process that starts"""
-    starts: int = 5
-    """Python processes that a node starts: its ranks and their parent, or one where ranks are forked"""
-    queue_s: float = 60.0
-    """wait of a job in the queue, each time"""
-    limit_s: float = 86_400.0
-    """time limit of a job"""
-    lead_s: float = 300.0
-    """time before the limit when ranks stop"""
-    between_failures_h: float = 6_300.0
-    """hours between two failures of one node (Llama 3, arXiv:2407.21783, table 5: 419 in 54 days of 2,048 nodes)"""
-    node_bytes_per_s: float = 10e9
-    """bytes that one node can read a second"""
-    bytes_per_s: float = 100e9
-    """bytes that the file system gives a second"""
-    calls_per_s: float = 30_000.0
-    """metadata calls that it answers a second"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """How work is given to tasks and ranks."""
-
-    tasks: int
-    nodes_of_task: int = 1
-    drawn: bool = True
-    """whether the ranks of a task draw shards; otherwise each has its share from the start"""
+    Shards of a draw group are neighbours also in the measured run, as what they cost is alike.
+    """
+    random = np.random.default_rng(seed)
+    first = random.integers(0, len(measured), -(-shards // measured.group))
+    row = ((first[:, None] + np.arange(measured.group)) % len(measured)).ravel()[:shards]
+    return Work(
+        read_s=measured.read_s[row] * times,
+        device_s=measured.device_s[row] * times,
+        read_bytes=measured.read_bytes[row] * times,
+        calls=measured.calls[row],
+        group=measured.group,
+    )
 
 
 @dataclass(kw_only=True)
@@ -247,7 +191,7 @@ class _Model:
 
     def _rank(self, number: int, todo: _Shards, link: _Server, limit_s: float) -> Process:
         """One rank: its device computes what its reader has read, until it is interrupted or nothing more comes."""
-        ready, written = simpy.Store(self._env, self._machine.ahead), simpy.Store(self._env)
+        ready, written = simpy.Store(self._env, AHEAD), simpy.Store(self._env)
         held: deque[int] = deque()
         reader = self._env.process(self._reader(number, todo, link, limit_s, ready, written, held))
         try:

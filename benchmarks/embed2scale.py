@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.campaign_model import Machine, Spread, Work
-from benchmarks.simulate import CALLS_TO_READ, FILES, PACKS, Writer, run, table
+from benchmarks.simulate import FILES, PACKS, Writer, run, table
+from embedcube.prepare.makespan import CALLS_TO_READ, Machine, Spread, Work
 
 ARCHIVE_BYTES = 22e15
 GPU_DAYS = 3_000

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaign_model import Machine, Outcome, Spread, Work, simulate
+from benchmarks.campaign_model import Outcome, like, simulate
 from embedcube.campaign.parts import scan_records
 from embedcube.campaign.run_folder import RunDir
+from embedcube.prepare.makespan import CALLS_TO_READ, CALLS_TO_WRITE, Machine, Spread, Work
 
 NODES = (1, 4, 16, 64, 256, 1000)
 
-CALLS_TO_READ = 3
-"""metadata calls of reading one file: open, fstat, close"""
 ON_DEVICE = ("forward", "quantise")
 """steps of a shard in which the device is busy; a shard without a chip to embed has none"""
 
@@ -40,7 +39,7 @@ class Writer:
 # 14 opens with their closes, 4 renames and 11 fsyncs a shard, of four files (DESIGN 5)
 FILES = Writer(name="files, ranks spawned", calls_a_shard=43, starts=5, start_s=30)
 # one pack a rank, two fsyncs a shard; ranks forked from one process
-PACKS = Writer(name="packs, ranks forked", calls_a_shard=3, starts=1, start_s=12)
+PACKS = Writer(name="packs, ranks forked", calls_a_shard=CALLS_TO_WRITE, starts=Machine.starts, start_s=Machine.start_s)
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="an SVG file: efficiency over nodes, for several rates")
     asked = parser.parse_args()
     measured = work_of(asked.run, asked.files_per_scene)
-    work = Work.like(measured, asked.shards, asked.times, asked.seed)
+    work = like(measured, asked.shards, asked.times, asked.seed)
     print(f"{len(measured)} shards measured; {len(work):,} like them, {asked.times:g} x as large: ", end="")
     print(f"{work.device_s.sum() / 86400:.1f} device-days, {work.read_bytes.sum() / 1e12:.1f} TB to read")
     for writer in (FILES, PACKS):

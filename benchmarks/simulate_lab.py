@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from tests.slurm.cluster import Cluster, running_cluster
 
-from benchmarks.campaign_model import Machine, Spread, Work, simulate
+from benchmarks.campaign_model import simulate
 from benchmarks.spread import EMBEDCUBE, PLUGINS, write_campaign, write_site
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
+from embedcube.prepare.makespan import Machine, Spread, Work
 
 
 @dataclass(frozen=True, kw_only=True)

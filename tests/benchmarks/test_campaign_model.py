@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.campaign_model import Machine, Spread, Work, simulate
+from benchmarks.campaign_model import like, simulate
+
+from embedcube.prepare.makespan import Machine, Spread, Work, makespan
 
 SHARDS = 240
 QUICK = Machine(
@@ -82,6 +84,40 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
 def test_shards_like_the_measured_ones_keep_their_mean() -> None:
     random = np.random.default_rng(5)
     measured = replace(work(), device_s=random.lognormal(0, 0.5, SHARDS))
-    many = Work.like(measured, 20_000, times=3, seed=1)
+    many = like(measured, 20_000, times=3, seed=1)
     assert len(many) == 20_000
     assert many.device_s.mean() == pytest.approx(3 * measured.device_s.mean(), rel=0.05)
+
+
+LIKE_A_SITE = replace(QUICK, ranks=4, start_s=12, queue_s=60, starts=1, calls_per_s=30_000, bytes_per_s=100e9)
+
+
+@pytest.mark.parametrize(
+    ("machine", "spread", "changed"),
+    [
+        (replace(LIKE_A_SITE, nodes=1), Spread(tasks=1), {}),
+        (replace(LIKE_A_SITE, nodes=8), Spread(tasks=8), {}),
+        (replace(LIKE_A_SITE, nodes=8), Spread(tasks=2, nodes_of_task=4), {}),
+        (replace(LIKE_A_SITE, nodes=4), Spread(tasks=12), {}),
+        (replace(LIKE_A_SITE, nodes=2, limit_s=500, lead_s=60), Spread(tasks=2), {}),
+        (replace(LIKE_A_SITE, nodes=8, calls_per_s=300), Spread(tasks=8), {"calls": 66.0}),
+        (replace(LIKE_A_SITE, nodes=8, bytes_per_s=2e9), Spread(tasks=8), {"read_bytes": 1e9}),
+        (replace(LIKE_A_SITE, nodes=8, node_bytes_per_s=0.2e9), Spread(tasks=8), {"read_bytes": 1e9}),
+    ],
+    ids=["a node", "nodes", "tasks of nodes", "rounds", "time limit", "metadata", "bytes", "links"],
+)
+def test_the_closed_form_of_plan_says_what_the_simulation_says(
+    machine: Machine, spread: Spread, changed: dict[str, float]
+) -> None:
+    random = np.random.default_rng(2)
+    shards = 1200
+    uneven = Work(
+        read_s=random.lognormal(0, 0.4, shards),
+        device_s=2 * random.lognormal(0, 0.4, shards),
+        read_bytes=np.full(shards, changed.get("read_bytes", 0.0)),
+        calls=np.full(shards, changed.get("calls", 0.0)),
+    )
+    simulated = simulate(uneven, machine, spread)
+    told = makespan(uneven.totals, machine, spread)
+    assert told.end_s == pytest.approx(simulated.end_s, rel=0.05)
+    assert told.efficiency == pytest.approx(simulated.efficiency, rel=0.05)

@@ -108,7 +108,9 @@ def test_shards_that_read_blocks_again_and_again_are_told_a_size_that_does_not(p
     assert float(found[2]) == pytest.approx(decoded_once(prepared), abs=0.05)
     assert float(found[2]) > 1.3
     assert len(found[0]) < 300
+    assert read_any_plan(prepared.run).layers["m"].better_chips == int(found[3])
     cured = planned(prepared, int(found[3]), ranks=8)
+    assert read_any_plan(prepared.run).layers["m"].better_chips == 0
     assert "decode each block" not in cured
     assert decoded_once(prepared) == pytest.approx(float(found[4]), abs=0.05)
     assert decoded_once(prepared) <= 1.3

@@ -595,6 +595,11 @@ def test_the_price_counts_what_is_there(mine: Campaign, prepared: Prepared) -> N
     assert made.price.chips == made.shards
     assert made.price.files == made.shards * 4
     assert made.price.scenes == len(shards.scenes)
+    used = [prepared.scenes[k] for k in shards.scenes.tolist()]
+    assert made.price.reads == sum(len(scene.assets) for scene in used)
+    archive = load_campaign(mine.file).archives["s2"].path
+    files = {archive / asset.path for scene in used for asset in scene.assets}
+    assert made.price.input_bytes == sum(path.stat().st_size for path in files)
     assert made.price.cube_bytes == made.price.cells * (64 + 4 + 1 + 2)
     decoded, blocks = 0, set()
     for i in range(len(shards.row)):

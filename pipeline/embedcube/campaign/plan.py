@@ -114,6 +114,8 @@ class LayerPlan:
     """for each window that lacks steps of a series or scenes of an archive, by its number: which, in words"""
     reading: str = ""
     """which `shard_chips` decodes each block of the files about once, in words; empty where the shards do"""
+    better_chips: int = 0
+    """that `shard_chips`; 0 where the shards do, or no others were found"""
     resampled: dict[str, list[str]] = field(default_factory=dict)
     """for each grid onto which scenes are resampled: how many, and a warning where they meet copied ones, in words"""
     samples: SampleList | None = None

@@ -34,6 +34,10 @@ class Price:
     """memory that one rank may take"""
     device_limit_bytes: float = 0.0
     """memory that a GPU has; 0 on a CPU"""
+    input_bytes: float = 0.0
+    """size of the files that the shards need, each once and as a whole"""
+    reads: int = 0
+    """number of times that a shard reads a band of a scene"""
 
     @property
     def amplification(self) -> float:
@@ -53,13 +57,31 @@ def describe(price: Price) -> list[str]:
     ]
 
 
+_LEAST_TO_MOVE_BYTES = 1e9
+"""of less than this nobody asks what it is to move"""
+
+_ALIKE = 1.1
+"""quotient of two sizes of which neither is worth to be called the larger"""
+
+
+def to_move(price: Price) -> list[str]:
+    """What the cube saves who would otherwise move its inputs, as lines of text; none where both are small."""
+    cube, inputs = price.cube_bytes, price.input_bytes
+    if not inputs or not cube or max(cube, inputs) < _LEAST_TO_MOVE_BYTES:
+        return []
+    words = f"{inputs / cube:.3g} times less" if inputs > cube else f"{cube / inputs:.3g} times more"
+    if max(cube / inputs, inputs / cube) < _ALIKE:
+        words = "about as much"
+    return [f"the cube weighs {size(cube)}, its inputs {size(inputs)}: {words} to move"]
+
+
 def size(count: float) -> str:
     """A number of bytes as text, with a unit that suits it."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.2f} TB"
+    return f"{count:.2f} TB" if count < 1000 else f"{count / 1000:.2f} PB"
 
 
 def duration(seconds: float) -> str:

@@ -161,12 +161,28 @@ def plan(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, Any]:
         say(f"            {line}")
     if over := unusable_in_words(campaign, folder, made):
         say(f"            nothing will be embedded: {over}")
-    if campaign.how.executor == "slurm":
-        from embedcube.campaign.site import load_site
-        from embedcube.jobs.submit import refuse_at_site
+    proposal = _propose(campaign, made, say)
+    return made.summary | {"over_budget": over, "changes": [row.document() for row in rows], "proposal": proposal}
 
-        refuse_at_site(made.price, campaign, load_site(campaign))
-    return made.summary | {"over_budget": over, "changes": [row.document() for row in rows]}
+
+def _propose(campaign: "Campaign", made: "Plan", say: Say) -> dict[str, Any] | None:
+    """Print what is saved by moving the cube, and the tasks and nodes that suit the site; refuse what cannot work."""
+    from embedcube.campaign.price import to_move
+
+    for line in to_move(made.price):
+        say(f"            {line}")
+    if campaign.how.executor != "slurm":
+        return None
+    from embedcube.campaign.site import load_site
+    from embedcube.jobs.submit import refuse_at_site
+    from embedcube.prepare.proposal import in_words, propose
+
+    site = load_site(campaign)
+    proposal = propose(campaign, made, site)
+    for line in in_words(proposal, campaign, made) if proposal else []:
+        say(f"            {line}")
+    refuse_at_site(made.price, campaign, site)
+    return asdict(proposal) if proposal else None
 
 
 def adopt(campaign: "Campaign", folder: "RunDir", made: "Plan", bases: "list[Base]", say: Say) -> "Plan":

@@ -41,6 +41,15 @@ class _Tried:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Which shards would decode less."""
+
+    words: str = ""
+    shard_chips: int = 0
+    """0 where the layer's own are the best that were found"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerCosts:
     """What it costs to read and embed a layer, with its own shards or with others."""
 
@@ -78,21 +87,24 @@ class LayerCosts:
             reading = cost_of_list(shards, self.scenes)
         own = [scene for scene in self.scenes if scene.archive in layer.archives]
         threads = how.threads_per_rank
-        return reading, price_layer(layer, shards, own, deep, reading, self.batch_s, threads, context, self.activations)
+        price = price_layer(layer, shards, own, deep, reading, self.batch_s, threads, context, self.activations)
+        bands = np.array([len(scene.assets) for scene in self.scenes], dtype=np.int64)
+        linked = np.bincount(shards.scenes, minlength=len(bands))
+        return reading, replace(price, reads=int(linked @ bands))
 
     def total(self, prices: list[Price]) -> Price:
         """The price of the layer on all its grids, alone in a campaign but for the weights of the others."""
         return total_price(prices, self.loaded_bytes, self.campaign.how, self.device_limit_bytes)
 
-    def advice(self, prices: list[Price]) -> str:
-        """Which `shard_chips` decodes each block about once, in words; empty where the shards of these prices do.
+    def advice(self, prices: list[Price]) -> Advice:
+        """Which `shard_chips` decodes each block about once; nothing where the shards of these prices do.
 
         Shards are never proposed that need more memory than a rank may take.
         """
         now, tried, more = self.total(prices), list[_Tried](), ""
         spared_s = (now.decoded_bytes - now.needed_bytes) / DECODE_BYTES_PER_S
         if now.amplification <= AMPLIFICATION_GOAL or spared_s < _LEAST_GAIN_S:
-            return ""
+            return Advice()
         layout, ranks, some = self.context.layout, self._ranks, self._of_some_windows(now)
         # blocks that several windows need are not seen in some of them
         unseen = now.amplification / some._with_chips(layout.chips).amplification if some is not self else 1.0
@@ -108,10 +120,11 @@ class LayerCosts:
         problem = f"shards of {layout.shard_px} px decode each block of the files {now.amplification:.1f} times"
         best = min(tried, key=lambda one: one.times, default=None)
         if best is None or best.times >= now.amplification:
-            return f"{problem}{more or '; no larger ones do it less often'}"
+            return Advice(words=f"{problem}{more or '; no larger ones do it less often'}")
         shards = "" if best.shards >= ranks else f", in {best.shards} shards for {ranks} ranks"
         cure = f"{problem}, `shard_chips: {best.chips}` decodes them {best.times:.1f} times{shards}"
-        return cure if best.times <= AMPLIFICATION_GOAL else f"{cure}{more}"
+        words = cure if best.times <= AMPLIFICATION_GOAL else f"{cure}{more}"
+        return Advice(words=words, shard_chips=best.chips)
 
     def _of_some_windows(self, now: Price) -> "LayerCosts":
         """The costs of as many windows as are tried at once, evenly spread, and of their scenes."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import pyarrow.compute
 import torch
 from numpy.typing import NDArray
 
@@ -40,6 +41,7 @@ from embedcube.prepare.last_plan import batch_of_last_plan
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
+    input_bytes,
     measure_activations,
     refuse_over_limit,
     seconds_per_batch,
@@ -83,6 +85,8 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     device_bytes = device_memory(torch.device(campaign.how.device))
     price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
     refuse_over_limit(price)
+    used = pyarrow.compute.unique(pyarrow.compute.list_flatten(table["scenes"])).to_pylist()
+    price = replace(price, input_bytes=input_bytes(scenes[i] for i in used))
     result = Plan(
         campaign=campaign.digest,
         plan=digest_of_recipes(table["recipe"].to_pylist()),
@@ -132,6 +136,7 @@ def _plan_layer(
         device_limit_bytes=device_memory(context.device),
     )
     zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
+    advice = costs.advice([zone.price for zone in zones])
     planned = LayerPlan(
         zones={zone: place for zone, (_, place) in cuts.items()},
         grids=context.grids,
@@ -153,7 +158,8 @@ def _plan_layer(
         plugins=plugins_of(campaign, name),
         empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
         gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
-        reading=costs.advice([zone.price for zone in zones]),
+        reading=advice.words,
+        better_chips=advice.shard_chips,
         resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
     )
     return planned, zones

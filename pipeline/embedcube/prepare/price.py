@@ -1,7 +1,7 @@
 """The price of a campaign before anything runs: memory, bytes, files, time. Memory is an upper bound."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -206,7 +206,19 @@ def total_price(prices: list[Price], weights_bytes: list[int], how: How, device_
         device_bytes=max(p.device_bytes for p in prices) + sum(weights_bytes) if device_limit_bytes else 0.0,
         limit_bytes=how.mem_bytes_per_rank,
         device_limit_bytes=device_limit_bytes,
+        reads=sum(p.reads for p in prices),
     )
+
+
+def input_bytes(scenes: Iterable[Scene]) -> float:
+    """Size of the files of these scenes and of the masks beside them, each once."""
+    files: dict[tuple[str, str], int] = {}
+    for scene in scenes:
+        for asset in scene.assets:
+            files[scene.archive, asset.path] = asset.size
+            if asset.mask_digest:
+                files[scene.archive, asset.path + asset.mask] = asset.mask_size
+    return float(sum(files.values()))
 
 
 def fit_bytes(chips: int, numbers: int) -> int:
