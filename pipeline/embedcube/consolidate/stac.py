@@ -77,7 +77,7 @@ def write_catalogue(cube: Path, folder: Path, weights: Path) -> None:
 def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
     group = cube.group(zone)
     about = group.attrs.asdict()
-    bbox = _around(group) if is_list(zone) else _degrees(about["spatial:bbox"], about["proj:wkt2"])
+    bbox = _around(group) if is_list(zone) else _degrees(_of_shards(cube, zone), about["proj:wkt2"])
     named = list(group["status"].metadata.dimension_names)
     starts_s, ends_s = group["time_bnds"][:].T.tolist()
     beside = ("scale", "status", "n_obs") if cube.has_scale(zone) else ("status", "n_obs")
@@ -117,6 +117,13 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
     return item
 
 
+def _of_shards(cube: Cube, zone: str) -> tuple[float, float, float, float]:
+    """Box of the cells of all shards; the arrays reach further, to the borders of objects."""
+    rows, columns = cube.cells_of_shards(zone)
+    a, _, left, _, e, top = cube.group(zone).attrs["spatial:transform"]
+    return left + columns.start * a, top + rows.stop * e, left + columns.stop * a, top + rows.start * e
+
+
 def _dimensions(group: Any, about: dict[str, Any], starts_s: list[int], ends_s: list[int]) -> dict[str, Any]:
     extent = [datetime.fromtimestamp(s, UTC).isoformat() for s in (min(starts_s), max(ends_s))]
     always = {
@@ -150,7 +157,7 @@ def _energy(receipt: dict[str, Any]) -> dict[str, Any]:
     return energy | ({"energy_kwh": receipt["energy_kwh"]} if receipt["energy_kwh"] is not None else {})
 
 
-def _degrees(bounds: list[float], wkt: str) -> Box:
+def _degrees(bounds: tuple[float, float, float, float], wkt: str) -> Box:
     """West, south, east, north around a group; across the antimeridian west is the larger number."""
     left, bottom, right, top = bounds
     crs = CRS.from_wkt(wkt)
