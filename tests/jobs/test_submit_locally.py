@@ -201,9 +201,9 @@ def test_status_shows_the_job_that_makes_the_plan(placed: Campaign, stand_in: Ca
 
 def test_the_price_is_held_against_the_site_where_the_plan_is_made(placed: Campaign, tmp_path: Path) -> None:
     """The plan is made in a job, so only that job can compare its price with the limits of the site."""
-    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"max_files": 100, "prepare_in_job": True}))
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(CLUSTER | {"max_files": 10, "prepare_in_job": True}))
     placed.change(lambda document: document["how"].update(executor="slurm"))
-    with pytest.raises(RequestError, match="quota of lab leaves 100"):
+    with pytest.raises(RequestError, match="quota of lab leaves 10"):
         placed.cli("run", "--until", "plan")
 
 

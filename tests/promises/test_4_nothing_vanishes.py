@@ -408,6 +408,7 @@ def test_index_reads_again_what_the_file_system_did_not_give(clean: Clean, tmp_p
         done = run_cli(
             "index",
             campaign.file,
+            "--again",
             environment=shim.failing(which, clean.archive, failed, call="fread", process="index"),
         )
         assert done.returncode == exit_code, done.stderr

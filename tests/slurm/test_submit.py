@@ -209,7 +209,7 @@ def test_the_plain_batch_files_make_the_same_cube(cluster: Cluster, spread: Camp
     [
         ({"partition": "weekend"}, "lab: the embed job was refused: .*[Ii]nvalid partition"),
         ({"max_time_min": 1000, "time_min": 900}, "lab: the embed job was refused: .*time limit"),
-        ({"max_files": 100}, "quota of lab leaves 100; make shards larger"),
+        ({"max_files": 10}, "quota of lab leaves 10; make shards larger"),
         ({"mem_gb_per_node": 1}, "a rank would need .* GB, it may take 0.90 GB"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

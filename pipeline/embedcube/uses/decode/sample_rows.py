@@ -56,7 +56,7 @@ class SampleRows:
         """`out` is named .csv, or .parquet."""
         self._cube, self._decoder, self._out = cube, decoder, out
         self._about = provenance_of(cube, decoder, decoder_file)
-        self._parts: list[dict[str, Any]] = []
+        self._parts: dict[tuple[str, int, int, int], dict[str, Any]] = {}
         self.files = [out] if out.suffix == ".parquet" else [out, out.with_name(f"{out.name}.json")]
 
     def __enter__(self) -> "SampleRows":
@@ -79,10 +79,11 @@ class SampleRows:
             place = {"lon": lon[number], "lat": lat[number]}
             if side > 1:
                 place |= {"row": (row % side)[order], "column": (column % side)[order]}
-            self._parts.append(
-                {"id": ids[number], "window": np.full(len(order), str(window), object), **place}
-                | self._told(flat[order])
-            )
+            self._parts[zone, t, y.start, x.start] = {
+                "id": ids[number],
+                "window": np.full(len(order), str(window), object),
+                **place,
+            } | self._told(flat[order])
 
         yield put
 
@@ -101,7 +102,8 @@ class SampleRows:
         import pyarrow.csv
         import pyarrow.parquet
 
-        parts = [part for part in self._parts if len(part["id"])]
+        # workers give rectangles in the order in which they are done
+        parts = [part for _, part in sorted(self._parts.items()) if len(part["id"])]
         if not parts:
             raise RequestError(f"{self._cube.address}: no sample that was asked for has a vector; nothing was written")
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -87,7 +87,7 @@ def _layer(holding: Holding, layer: str) -> dict[str, Any]:
 
 
 def _zone(holding: Holding, zone: str) -> dict[str, Any]:
-    attributes = holding.cube.group(zone).attrs
+    attributes, cells = holding.cube.group(zone).attrs, holding.cube.cells_of_shards(zone)
     return {
         "zone": zone.partition("/")[2],
         "crs": attributes.get("proj:code"),
@@ -95,5 +95,6 @@ def _zone(holding: Holding, zone: str) -> dict[str, Any]:
         "transform": attributes["spatial:transform"],
         "shape": attributes["spatial:shape"],
         "bbox": attributes["spatial:bbox"],
+        "processed": [[axis.start, axis.stop] for axis in cells],
         "windows": [window.short for window in holding.cube.windows(zone)],
     }

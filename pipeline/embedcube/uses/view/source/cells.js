@@ -43,7 +43,9 @@ export class Cells {
       projection, minResolution: finest, maxResolution: (Math.max(xmax - xmin, ymax - ymin)) / 64,
       enableRotation: false, showFullExtent: true, constrainOnlyCenter: true, extent: zone.bbox,
     }));
-    this.map_.getView().fit(zone.bbox, {padding: [12, 12, 12, 12]});
+    const [[top, bottom], [left, right]] = zone.processed;
+    const [a, , c, , e, f] = zone.transform;
+    this.map_.getView().fit([c + a * left, f + e * bottom, c + a * right, f + e * top], {padding: [12, 12, 12, 12]});
   }
 
   /** Draw new pixels: `paint` fills an Uint32Array of `rows` x `columns`. */

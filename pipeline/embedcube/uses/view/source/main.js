@@ -81,7 +81,9 @@ async function openZone(name) {
   state.t = Math.min(state.t, state.zone.windows.length - 1);
   forget();
   cells.open(state.zone);
-  cells.marks.cursor = {y: rows >> 1, x: columns >> 1};
+  // the arrays reach further than what is processed
+  const [y, x] = state.zone.processed.map(([first, last]) => (first + last) >> 1);
+  cells.marks.cursor = {y, x};
   await openWindow(state.t);
 }
 
