@@ -101,8 +101,8 @@ def test_every_control_is_reached_by_tab(told: Any) -> None:
 
 
 def test_keys_move_the_cell_and_look_at_it(cube: Cube, told: Any) -> None:
-    rows, columns = cube.array(ZONE, "status").shape[1:]
-    place = (rows // 2 - 10, columns // 2 - 3)
+    rows, columns = cube.cells_of_shards(ZONE)
+    place = ((rows.start + rows.stop) // 2 - 10, (columns.start + columns.stop) // 2 - 3)
     assert told["moved"].startswith(f"Row {place[0]}, column {place[1]}: ")
     assert (int(told["looked"]["row"]), int(told["looked"]["column"])) == place
     status = STATUS_MEANINGS[int(cube.array(ZONE, "status")[0, place[0], place[1]])]
@@ -149,10 +149,11 @@ def test_similarity_is_told_as_it_is(told: Any, cosines: NDArray[np.float64]) ->
     assert values >= 2
 
 
-def test_the_painted_colours_are_those_of_the_cosines(told: Any, cosines: NDArray[np.float64]) -> None:
-    """The zone fits into the map with a margin of 12 pixels, its middle in the middle."""
+def test_the_painted_colours_are_those_of_the_cosines(cube: Cube, told: Any, cosines: NDArray[np.float64]) -> None:
+    """What was processed fits into the map with a margin of 12 pixels, its middle in the middle."""
     width, height = told["pixels"]["width"], told["pixels"]["height"]
     rgba = np.frombuffer(base64.b64decode(told["pixels"]["data"]), np.uint8).reshape(height, width, 4)
+    cosines = cosines[cube.cells_of_shards(ZONE)]
     rows, columns = cosines.shape
     side = min((width - 24) / columns, (height - 24) / rows)
     y, x = np.mgrid[2:rows:3, 1:columns:3]

@@ -310,7 +310,7 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     say(f"            version {made.version}: {made.shards} shards, {what}{linked}")
     if made.purged:
         say(
-            f"            the site deletes old files, and the first of the cube's are deleted then: before {made.purged} "
+            f"            the site deletes old files, the first of the cube's then: before {made.purged} "
             f"copy {made.cube} to a file system where nothing is deleted"
         )
     return {"cube": str(folder.newest_cube), "version": made.version, "shards": made.shards}
