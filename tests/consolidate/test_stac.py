@@ -181,7 +181,7 @@ def test_a_lost_catalogue_comes_back_and_the_cube_stays(finished: Campaign) -> N
 
 
 def test_a_cube_across_the_antimeridian_has_two_polygons() -> None:
-    west, south, east, north = _degrees([800_000.0, -1_900_000.0, 900_000.0, -1_800_000.0], CRS("EPSG:32660").to_wkt())
+    west, south, east, north = _degrees((800_000.0, -1_900_000.0, 900_000.0, -1_800_000.0), CRS("EPSG:32660").to_wkt())
     assert west > 179
     assert east < -179
     assert footprint((west, south, east, north)).geom_type == "MultiPolygon"
