@@ -37,8 +37,13 @@ class ObjectShape:
     cols: int
 
     def from_border(self, place: ShardRange) -> ShardRange:
-        """A rectangle of shards, made larger so that it begins at the border of an object, counted from the origin."""
+        """A rectangle of shards, made larger so that it begins at the border of an object, counted from the origin.
+
+        One that lies within one object stays as it is: a small cube has no cells beside its region.
+        """
         above, left = place.row % self.rows, place.col % self.cols
+        if above + place.rows <= self.rows and left + place.cols <= self.cols:
+            return place
         return ShardRange(row=place.row - above, col=place.col - left, rows=place.rows + above, cols=place.cols + left)
 
 

@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from embedcube.cube.arrays import ArraySpec, ShardEncoder, layer_specs, numbers_of, object_shape
 from embedcube.cube.members import ABSENT, Damaged, ObjectLayout, ObjectWriter, cut, digest_of_object, members_of
-from embedcube.grid import ShardLayout
+from embedcube.grid import ShardLayout, ShardRange
 from embedcube.zones import ObjectShape
 
 SHAPE = ObjectShape(windows=2, rows=2, cols=3)
@@ -158,6 +158,23 @@ def test_objects_have_about_a_hundred_megabytes(
     layout = ShardLayout(chip_px=cells, halo_px=0, cell_px=1, chips=1)
     shape = object_shape(layout, dimensions=features, encoding="int8", windows=1)
     assert (shape.windows, shape.rows, shape.cols) == expected
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ((-734, 52, 3, 5), (-736, 48, 5, 9)),
+        ((-730, 50, 2, 6), (-730, 50, 2, 6)),
+        ((0, 0, 8, 8), (0, 0, 8, 8)),
+        ((7, 0, 2, 1), (0, 0, 9, 1)),
+    ],
+    ids=["over a border", "within one object", "one whole object", "over one border"],
+)
+def test_arrays_begin_at_the_border_of_an_object(place: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Unless all shards lie in one object."""
+    names = ("row", "col", "rows", "cols")
+    moved = ObjectShape(windows=1, rows=8, cols=8).from_border(ShardRange(**dict(zip(names, place, strict=True))))
+    assert (moved.row, moved.col, moved.rows, moved.cols) == expected
 
 
 @pytest.mark.parametrize("shard", [(4, 10, 12, 5), (3, 8, 8, 5), (0, 8, 8, 5)])
