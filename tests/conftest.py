@@ -32,11 +32,12 @@ import typer.testing
 import yaml
 
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import Record, scan_records
+from embedcube.campaign.parts import Record, Stored, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.cli.verbs import app, main
+from embedcube.consolidate.stored import StoredReader
 from embedcube.workers.starting import servers_kept
 
 if TYPE_CHECKING:
@@ -395,6 +396,12 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory, demo_archive: Path) -> 
         Campaign(folder / "campaign.yaml").cli("run", "--ranks", "1")
 
     return Campaign(made_once(tmp_path_factory, "whole-demo", make) / "campaign.yaml")
+
+
+def read_stored(part: Path, stored: Stored) -> bytes:
+    """The bytes that a record of a part names, compared with what it says of them."""
+    with StoredReader() as reader:
+        return reader.read(part, stored)
 
 
 def planned_records(campaign: Campaign) -> list[Record]:

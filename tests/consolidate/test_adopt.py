@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.conftest import Campaign
+from tests.conftest import Campaign, read_stored
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
@@ -23,7 +23,6 @@ from embedcube.consolidate import stored as reading
 from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.assemble import Kind, Member, Planned, assembled
 from embedcube.consolidate.offers import Offer, offers_of_cube, offers_of_parts
-from embedcube.consolidate.stored import read_stored
 from embedcube.cube.arrays import layer_specs, object_key
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError, WorkError

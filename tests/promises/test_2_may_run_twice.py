@@ -30,7 +30,7 @@ from typing import Any, Literal
 import psutil
 import pytest
 from tests.chaos import errors
-from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records, run_cli
+from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records, read_stored, run_cli
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
@@ -41,7 +41,6 @@ from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.consolidate.adopt import Adopted, adopt_all
 from embedcube.consolidate.consolidate import consolidate
-from embedcube.consolidate.stored import read_stored
 from embedcube.consolidate.verify import verify_cube
 from embedcube.errors import WorkError
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
-from tests.conftest import Campaign, call_cli, cube_bytes, run_cli
+from tests.conftest import Campaign, call_cli, cube_bytes, read_stored, run_cli
 from tests.edge import shim
 from tests.edge.scenes import Scene, write_scene
 from tests.sources import reference_sentinel2 as reference
@@ -24,7 +24,6 @@ from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import QUARANTINE, RECORDS, scan_records
 from embedcube.campaign.plan import read_plan, read_recipes
 from embedcube.campaign.run_folder import RunDir
-from embedcube.consolidate.stored import read_stored
 from embedcube.errors import EmbedcubeError, StartAgain, WorkError
 from embedcube.testing.demo_sentinel2 import SCENES, TORN_AND_CLEAR, TORN_AND_CLOUDY
 

@@ -303,7 +303,7 @@ def consolidate(campaign: "Campaign", folder: "RunDir", say: Say) -> dict[str, A
     """Make the cube from the parts; the answer has its path and version."""
     from embedcube.consolidate.consolidate import consolidate as make_cube
 
-    with shown("consolidate", "shards", say) as progress:
+    with shown("consolidate", "objects", say) as progress:
         made = make_cube(campaign, folder, progress)
     what = f"in {made.objects} objects" if made.objects else "made in an earlier run"
     linked = f", {made.linked} of them linked from an earlier version" if made.linked else ""

@@ -3,9 +3,9 @@
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from embedcube.campaign.parts import Stored
 from embedcube.campaign.run_folder import replacing
 from embedcube.consolidate.stored import StoredReader
 from embedcube.cube.arrays import MAP, ArraySpec, ShardDecoder, ShardEncoder, numbers_of
-from embedcube.cube.members import Damaged, Index, ObjectLayout, ObjectWriter, cut, members_of
+from embedcube.cube.members import Damaged, ObjectLayout, ObjectWriter, digests_in_object
 from embedcube.errors import WorkError
 
 CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP)
@@ -176,31 +176,20 @@ def _same(path: Path, planned: Planned) -> bool:
     wanted = {numbers_of(name, one.at, axes): one.windows[0][2] for one in planned.members}
     size = sum(one.size - layout.member_index_bytes for one in wanted.values()) + layout.index_bytes
     try:
-        with os.fdopen(_opened(path), "rb") as file:
-            if os.fstat(file.fileno()).st_size != size:
-                return False
-            file.seek(size - layout.index_bytes)
-            index = layout.parse(file.read())
-            if list(members_of(index, layout, size)) != list(wanted):
-                return False
-            return all(
-                hashlib.sha256(data).hexdigest() == wanted[at].sha256
-                for at, data in _members(index, layout, file.fileno(), wanted)
-            )
+        # an object is no link, and a FIFO is not waited for
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if os.fstat(descriptor).st_size != size:
+            return False
+        held = digests_in_object(layout, size, lambda start, end: os.pread(descriptor, end - start, start))
+        pairs = zip_longest(held, ((at, one.sha256) for at, one in wanted.items()))
+        return all(found == expected for found, expected in pairs)
     except (OSError, Damaged):
         return False
-
-
-def _opened(path: Path) -> int:
-    # an object is no link, and a FIFO is not waited for
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _members(
-    index: Index, layout: ObjectLayout, descriptor: int, places: dict[tuple[int, ...], Stored]
-) -> Iterator[tuple[tuple[int, ...], bytes]]:
-    for at in places:
-        yield at, cut(index, layout, at, lambda start, end: os.pread(descriptor, end - start, start)) or b""
+    finally:
+        os.close(descriptor)
 
 
 def _linked(source: Path, target: Path) -> bool:

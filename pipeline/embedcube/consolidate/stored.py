@@ -79,12 +79,6 @@ class StoredReader:
         self._open.clear()
 
 
-def read_stored(part: Path, stored: Stored) -> bytes:
-    """`StoredReader.read`, of one place."""
-    with StoredReader() as reader:
-        return reader.read(part, stored)
-
-
 _NEXT = "remove that part's records.jsonl and embed again"
 
 

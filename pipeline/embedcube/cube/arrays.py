@@ -15,7 +15,6 @@ from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from embedcube.cube.encoding import NOT_PROCESSED, Encoding, fill_value
-from embedcube.errors import RequestError
 from embedcube.grid import ShardLayout
 from embedcube.zones import ObjectShape
 
@@ -122,17 +121,6 @@ def numbers_of(array: str, place: tuple[int, int, int], axes: int = len(MAP)) ->
 def object_key(array: str, place: tuple[int, int, int], axes: int = len(MAP)) -> str:
     """Name of the object at `place` along time, rows and columns in one of a layer's arrays; as `numbers_of`."""
     return KEY_SEPARATOR.join(["c", *map(str, numbers_of(array, place, axes))])
-
-
-def place_in(key: str, axes: int) -> tuple[int, int, int]:
-    """Numbers along time, rows and columns in the name of an object: what `object_key` wrote into it.
-
-    A RequestError says that no array of so many dimensions has such an object.
-    """
-    numbers = [int(number) for number in key.split(KEY_SEPARATOR)[1:]]
-    if len(numbers) not in (axes, axes + 1):
-        raise RequestError(f"{key} is the name of no object of an array of {axes} dimensions")
-    return numbers[0], numbers[1], numbers[2] if axes == len(MAP) else 0
 
 
 def zone_dimensions(layout: ShardLayout) -> tuple[str, ...]:

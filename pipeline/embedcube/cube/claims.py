@@ -6,6 +6,7 @@ Each refusal names the array, what it claims and what is the most. The limits ar
 import math
 from typing import Any
 
+from embedcube.cube.members import MOST_CHUNKS
 from embedcube.errors import RequestError
 from embedcube.printable import printable
 
@@ -23,9 +24,6 @@ _MOST_ALONG = {"windows": 1 << 20, "rows": 1 << 27, "columns": 1 << 27, "feature
 
 _CHUNK_BYTES = 1 << 28
 """bytes of a decoded chunk; those that are written have half a megabyte"""
-
-_CHUNKS = 1 << 20
-"""chunks of one object: its index has 16 bytes for each"""
 
 _WHOLE_BYTES = 1 << 33
 """bytes of an array that is read whole"""
@@ -49,7 +47,7 @@ def check_array(where: str, name: str, array: Any) -> None:
         if size > most:
             raise RequestError(f"{where}: {size:,} {along}, at most {most:,} can be read; its metadata are wrong")
     chunk, shard = check_chunks(where, array)
-    _refuse_above(where, "chunks in an object", math.prod(shard) // math.prod(chunk), _CHUNKS)
+    _refuse_above(where, "chunks in an object", math.prod(shard) // math.prod(chunk), MOST_CHUNKS)
 
 
 def check_whole(where: str, array: Any) -> None:

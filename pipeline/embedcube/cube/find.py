@@ -148,11 +148,12 @@ def default_apart_m(cube: CubeStore, layer: str) -> float:
 
 
 def _cells(cube: CubeStore, layer: str, within: Within | None, time: Time) -> int:
-    """Cells of a region, or of the whole layer, in some windows."""
+    """Cells of a region, or of all shards of the layer, in some windows."""
     cells = 0
     for zone in cube.zones_of(layer):
         area = None if within is None else area_in(cube, zone, within)
-        inside = math.prod(cube.array(zone, "status").shape[1:]) if within is None else area.cells if area else 0
+        sides = [axis.stop - axis.start for axis in cube.cells_of_shards(zone)]
+        inside = math.prod(sides) if within is None else area.cells if area else 0
         cells += len(cube.windows_of(zone, time)) * inside
     return cells
 

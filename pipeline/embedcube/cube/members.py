@@ -25,7 +25,7 @@ _ENTRY, _CHECKSUM = 16, 4
 """bytes of a chunk in an index, and of the checksum behind it"""
 
 MOST_CHUNKS = 1 << 20
-"""chunks of an object that are believed"""
+"""chunks of an object that are believed: its index has 16 bytes for each"""
 
 _MOST_AXES = 5
 """dimensions of an array: time, sample, y, x, feature"""
@@ -202,12 +202,23 @@ def digest_of_object(data: bytes, layout: ObjectLayout) -> str:
     Raises:
         Damaged: it is none, or there is anything else in it.
     """
-    index = layout.parse(data[-layout.index_bytes :])
-    found = {}
-    for at in members_of(index, layout, len(data)):
-        member = cut(index, layout, at, lambda start, end: data[start:end])
-        found[at] = sha256(member or b"").hexdigest()
-    return digest_of_members(found, layout)
+    digests = digests_in_object(layout, len(data), lambda start, end: data[max(start, 0) : end])
+    return digest_of_members(dict(digests), layout)
+
+
+def digests_in_object(
+    layout: ObjectLayout, size: int, read: Callable[[int, int], bytes]
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Place and SHA-256 of each member of an object of `size` bytes, in their order; one is held in memory.
+
+    `read` returns the bytes of the object from one place to another.
+
+    Raises:
+        Damaged: it is none, or there is anything else in it.
+    """
+    index = layout.parse(read(size - layout.index_bytes, size))
+    for at in members_of(index, layout, size):
+        yield at, sha256(cut(index, layout, at, read) or b"").hexdigest()
 
 
 def layout_in(array: Mapping[str, Any], group: Mapping[str, Any]) -> ObjectLayout:

@@ -70,7 +70,11 @@ class Provenance:
         rows, places = self.shards_of(zone)
         found = rows[(places == (t, iy, ix)).all(axis=1)]
         if not len(found):
-            raise RequestError(f"{zone}: no shard was planned at window {t}, row {iy}, column {ix}")
+            words = f"{zone}: no shard was planned at window {t}, row {iy}, column {ix}"
+            if len(places):
+                (top, left), (bottom, right) = places[:, 1:].min(axis=0).tolist(), places[:, 1:].max(axis=0).tolist()
+                words += f"; shards lie in rows {top} to {bottom} and columns {left} to {right}"
+            raise RequestError(words)
         return int(found[-1])
 
     @cached_property

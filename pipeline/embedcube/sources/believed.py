@@ -214,7 +214,7 @@ class _Remembered:
                 self._memory.now["look", key] = entry
 
     def _key(self, scene: Scene) -> str:
-        """By all facts of the scene, with what was noted of its files, which changes with them."""
+        """A digest of all facts of the scene, with what was noted of its files, which changes with them."""
         return token_of(self._root, scene).hex()
 
 

@@ -105,7 +105,7 @@ def _made(kind: type[T], names: Sequence[str], values: Sequence[Any]) -> T:
 def still_described(
     products: Sequence[Product], memory: Memory, one_footprint: bool, how: Mapping[str, Any]
 ) -> dict[int, tuple[tuple[Asset, ...], str]]:
-    """By place, the descriptions that are remembered of products whose files have been found unchanged."""
+    """The descriptions that are remembered of products whose files are unchanged, by their place in `products`."""
     found = {}
     for place, product in enumerate(products):
         _, entry = memory.still.get(id(product), (None, None))
