@@ -277,7 +277,7 @@ class CubeStore:
 
     def _cells(self, zone: str, array: Any) -> int:
         """Cells along a side of a shard of a map, or samples of one; in cubes of before an object was a shard."""
-        attributes = self._node(zone).attrs
+        attributes = self.group(zone).attrs  # read once
         try:
             return cells_in(attributes) if SHARD_CELLS in attributes else int(array.shards[1])
         except ValueError as error:
