@@ -87,6 +87,22 @@ for (const what of ['status', 'n_obs', 'colours']) {
   await painted(what);
   await shot(what);
 }
+// what decoders say, to the eye and in words
+told.decoded = {};
+for (const name of ['kind', 'height']) {
+  await forgetMarks();
+  await page.selectOption('#show', `decoded/${name}`);
+  await painted(`decoded/${name}`);
+  await page.focus('#map');
+  const words = [];
+  for (const key of ['ArrowRight', 'Shift+ArrowRight', 'Shift+ArrowDown', 'Shift+ArrowLeft', 'Shift+ArrowLeft']) {
+    await page.keyboard.press(key);
+    words.push(await text('said'));
+  }
+  told.decoded[name] = {words, legend: await page.getAttribute('#legend', 'aria-label')};
+  await shot(name);
+}
+told.axe.decoded = await violations(page);
 await page.selectOption('#show', 'change');
 await page.waitForSelector('#said.wrong');
 told.change = await text('said');

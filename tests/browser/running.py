@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def viewing(*cubes: Path) -> Iterator[Server]:
-    """`embedcube view` of some cubes on a free port."""
+def viewing(*cubes: Path, decoders: Sequence[Path] = ()) -> Iterator[Server]:
+    """`embedcube view` of some cubes, and of the maps of decoders, on a free port."""
     command = [Path(sys.executable).parent / "embedcube", "view", *cubes, "--port", "0", "--json"]
+    for decoder in decoders:
+        command += ["--decoder", decoder]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

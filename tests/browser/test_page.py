@@ -19,10 +19,16 @@ from PIL import Image
 from tests.browser.running import SOURCE, node_modules, run_node, viewing
 from tests.conftest import Campaign
 from tests.cube.synthetic import create_zone
+from tests.uses.test_decode_labels import write_csv
 
 from embedcube.cube.encoding import MASKED, STATUS_MEANINGS, VALID
 from embedcube.cube.preview_store import preview_store_of, write_preview_store
 from embedcube.cube.reader import Cube
+from embedcube.grid import to_degrees
+from embedcube.uses.decode.commands import fit
+from embedcube.uses.decode.file import read_decoder
+from embedcube.uses.decode.fit import Settings
+from embedcube.uses.decode.request import Request
 from embedcube.uses.view.show import PAGE
 
 pytestmark = pytest.mark.browser
@@ -58,10 +64,27 @@ def cube(finished_demo: Campaign) -> Cube:
 
 
 @pytest.fixture(scope="module")
-def told(cube: Cube, modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def decoders(cube: Cube, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A decoder of classes and one of numbers, fitted on points of the cube; what they say is arbitrary."""
+    folder = tmp_path_factory.mktemp("decoders")
+    y, x = np.argwhere(cube.valid(ZONE, 0, slice(None), slice(None)))[::7].T
+    a, _, left, _, e, top = cube.group(ZONE).attrs["spatial:transform"]
+    lon, lat = to_degrees(cube.group(ZONE).attrs["proj:wkt2"]).transform(left + (x + 0.5) * a, top + (y + 0.5) * e)
+    kinds = np.array(["east", "west", "<b>north</b>"])[np.where(y < np.median(y), 2, (x < np.median(x)).astype(int))]
+    write_csv(folder / "labels.csv", {"lon": lon, "lat": lat, "kind": kinds, "height": 100.0 + y})
+    labels = [folder / "labels.csv"]
+    classes = Request(task="classification", column="kind", time="2023-06")
+    fit(cube.path, labels, folder / "kind.safetensors", classes, Settings(kind="logistic"))
+    numbers = Request(task="regression", column="height", time="2023-06")
+    fit(cube.path, labels, folder / "height.safetensors", numbers, Settings(kind="ridge"))
+    return [folder / "kind.safetensors", folder / "height.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def told(cube: Cube, decoders: list[Path], modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a visitor of the demo's cube has seen."""
     folder = tmp_path_factory.mktemp("seen")
-    with viewing(Path(cube.path)) as server:
+    with viewing(Path(cube.path), decoders=decoders) as server:
         seen = run_node("look.mjs", modules, server.address + "/", folder)
     print(f"\npage ready after {seen['ready_ms']:.0f} ms; pictures in {folder}")
     return seen | {"address": server.address}
@@ -84,7 +107,7 @@ def test_it_asks_its_own_server_alone(told: Any) -> None:
     assert [one for one in told["seen"]["problems"] if "422" not in one] == []
 
 
-@pytest.mark.parametrize("when", ["start", "similar", "polygon", "phone"])
+@pytest.mark.parametrize("when", ["start", "similar", "decoded", "polygon", "phone"])
 def test_axe_finds_nothing(told: Any, when: str) -> None:
     assert told["axe"][when] == []
     assert any("image-alt" in one for one in told["axe"]["spoilt"]), "an image without a text would be found"
@@ -176,6 +199,29 @@ def test_examples_windows_and_change(told: Any) -> None:
     assert re.fullmatch(r"Like \d+/\d+; unlike \d+/\d+ \(row/column\)\.", told["examples"])
     assert told["days"] == "2023-07-01 to 2023-08-01"
     assert "reference" in told["change"]
+
+
+def test_what_a_decoder_says_is_told_as_it_is(cube: Cube, decoders: list[Path], told: Any) -> None:
+    for file in decoders:
+        decoder, seen = read_decoder(file), told["decoded"][file.stem]
+        values = 0
+        for words in seen["words"]:
+            place = re.match(r"Row (\d+), column (\d+)", words)
+            assert place is not None
+            y, x = (slice(int(number), int(number) + 1) for number in place.groups())
+            said = re.search(rf", {file.stem}: (.*)\.$" if file.stem == "kind" else r", height (\d+\.\d+)\.$", words)
+            assert (said is None) == (not cube.valid(ZONE, 1, y, x)[0, 0])
+            if said is None:
+                continue
+            values += 1
+            known = decoder.head(cube.vectors(ZONE, 1, y, x)[0])[0]
+            if file.stem == "kind":
+                assert said[1] == decoder.about.classes[known.argmax()]
+            else:
+                low, high = map(float, re.findall(r"(-?\d+\.\d{3}) \(", seen["legend"]))
+                assert float(said[1]) == pytest.approx(known[0], abs=(high - low) / 254)
+        assert values >= 2
+    assert "classes of kind: <b>north</b>, east, west; " in told["decoded"]["kind"]["legend"]
 
 
 def test_a_polygon_counts_its_cells(cube: Cube, told: Any) -> None:

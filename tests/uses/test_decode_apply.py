@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import rasterio
@@ -12,6 +14,7 @@ import xarray
 import zarr
 from tests.conftest import Campaign, run_cli
 from tests.cube.two_zones import vectors_at
+from tests.uses.serving import running
 from tests.uses.test_decode_labels import pixels, places, write_csv, write_raster
 
 import embedcube.uses.decode.apply as application
@@ -24,6 +27,8 @@ from embedcube.uses.decode.fit import Settings
 from embedcube.uses.decode.labels import read_examples
 from embedcube.uses.decode.pixels import interpolated
 from embedcube.uses.decode.request import Request
+from embedcube.uses.serve.app import create_app
+from embedcube.uses.serve.limits import Limits
 
 ZONES = ("s2/utm32", "s2/utm33")
 
@@ -199,6 +204,14 @@ def test_another_models_cube_is_refused(two_zones: Path, fitted: Path, tmp_path:
         assert done.returncode == 2
         assert "classes.safetensors was fitted on layer s2 of weights 111111111111" in done.stderr
         assert "has 333333333333: another model" in done.stderr
+    with pytest.raises(RequestError, match="has 333333333333: another model"):
+        create_app([other], decoders=[fitted / "classes.safetensors"])
+    app = create_app([f"own={two_zones}", f"other={other}"], decoders=[fitted / "classes.safetensors"])
+    with running(app) as address:
+        assert httpx.get(f"{address}/v1/cubes/other/layers/s2", trust_env=False).json()["decoders"] == []
+        assert httpx.get(f"{address}/v1/cubes/own/layers/s2", trust_env=False).json()["decoders"] != []
+    with pytest.raises(RequestError, match="a decoder named classes is served already"):
+        create_app([two_zones], decoders=[fitted / "classes.safetensors"] * 2)
     assert not (tmp_path / "o.tif").exists()
 
 
@@ -242,3 +255,48 @@ def test_layers_side_by_side_over_dask(finished_demo: Campaign, tmp_path: Path) 
             t = int(examples.cells.t[row])
             own = cube.vectors(cell.zone, t, slice(cell.y, cell.y + 1), slice(cell.x, cell.x + 1))[0, 0]
             np.testing.assert_array_equal(examples.features[row, widths[0] :], own)
+
+
+def test_a_server_draws_the_maps_of_its_decoders(two_zones: Path, fitted: Path, tmp_path: Path) -> None:
+    files = [fitted / "classes.safetensors", fitted / "value.safetensors"]
+    with (
+        running(create_app([two_zones], decoders=files)) as address,
+        httpx.Client(base_url=f"{address}/v1/cubes/two_zones", trust_env=False) as client,
+    ):
+        told = client.get("/layers/s2").json()["decoders"]
+        assert [(one["decoder"], one["label"], one["classes"]) for one in told] == [
+            ("classes", "kind", ["high", "low", "middle"]),
+            ("value", "value", []),
+        ]
+        for file, zone in product(files, ("utm32", "utm33")):
+            (own,) = (
+                one
+                for one in application.apply(
+                    Cube(two_zones), file, tmp_path / f"{zone}_{file.stem}.tif", time="2023-07"
+                )
+                if f"_{zone}_" in one.name
+            )
+            known = read(own)[0][0]
+            answer = client.get(f"/layers/s2/zones/{zone}/windows/1/decoded/{file.stem}")
+            assert answer.status_code == 200
+            assert answer.headers["x-embedcube-window"] == "2023-07-01/2023-08-01"
+            assert answer.headers["x-embedcube-shape"] == ",".join(map(str, known.shape))
+            drawn = np.frombuffer(answer.content, np.uint8).reshape(known.shape)
+            if file.stem == "classes":
+                np.testing.assert_array_equal(drawn, np.where(known == 255, 0, known + 1))
+                continue
+            low, high = map(float, answer.headers["x-embedcube-range"].split(","))
+            np.testing.assert_array_equal(drawn == 0, np.isnan(known))
+            there = drawn > 0
+            off = np.abs(low + (drawn[there] - 1.0) / 254 * (high - low) - known[there])
+            assert off.max() <= (high - low) / 254 * 0.51
+        unchanged = client.get(answer.request.url, headers={"If-None-Match": answer.headers["etag"]})
+        assert unchanged.status_code == 304
+        for path in ("windows/1/decoded/other", "windows/3/decoded/value"):
+            assert client.get(f"/layers/s2/zones/utm32/{path}").status_code == 404
+        few = Limits(scan_cells=1000)
+    with running(create_app([two_zones], decoders=files, limits=few)) as address:
+        refused = httpx.get(
+            f"{address}/v1/cubes/two_zones/layers/s2/zones/utm32/windows/1/decoded/value", trust_env=False
+        )
+        assert refused.status_code == 413

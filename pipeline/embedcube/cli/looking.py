@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from embedcube.cli.options import AsJson, CampaignFile, CubePath
-from embedcube.cli.serving import tellers
+from embedcube.cli.serving import Decoders, tellers
 from embedcube.errors import RequestError
 
 verbs = typer.Typer()
@@ -71,6 +71,7 @@ def view(
         Path | None,
         typer.Option(metavar="FILE", help="File of mode 0600 with a token that the browser asks for, as a password."),
     ] = None,
+    decoders: Decoders = None,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser of this machine.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,4 +88,4 @@ def view(
         if browser:
             webbrowser.open(address)
 
-    view_cubes(cubes, port=port, token_file=token_file, say=say, ready=ready)
+    view_cubes(cubes, port=port, token_file=token_file, decoders=decoders or (), say=say, ready=ready)

@@ -23,6 +23,14 @@ Token = Annotated[
 ]
 
 
+Decoders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--decoder", metavar="FILE", help="A decoder (`decode fit`) whose maps are shown too; may be repeated."
+    ),
+]
+
+
 def tellers(verb: str, below: str, as_json: bool) -> tuple[Say, Say]:
     """What prints the lines of a server, and what prints its address when it listens."""
 
@@ -44,6 +52,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8765,
     token_file: Token = None,
+    decoders: Decoders = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve cubes over HTTP until it is stopped.  Example: embedcube serve cube.zarr"""
@@ -53,7 +62,7 @@ def serve(
         raise RequestError(f"{error.name} is not installed; `pip install 'embedcube[serve]'`") from None
 
     say, ready = tellers("serve", "/v1/cubes", as_json)
-    serve_cubes(cubes, host=host, port=port, token_file=token_file, say=say, ready=ready)
+    serve_cubes(cubes, host=host, port=port, token_file=token_file, decoders=decoders or (), say=say, ready=ready)
 
 
 @verbs.command()

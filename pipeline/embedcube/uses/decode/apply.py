@@ -25,11 +25,11 @@ from embedcube.cube.store import Time
 from embedcube.cube.within import Area, Within, area_in
 from embedcube.errors import RequestError
 from embedcube.progress import Progress, silent
-from embedcube.uses.decode.examples import Cells, around_cells, side_by_side
 from embedcube.uses.decode.file import Decoder, check_fits, read_decoder
 from embedcube.uses.decode.heads import softmax
 from embedcube.uses.decode.maps import Maps
 from embedcube.uses.decode.pixels import interpolated
+from embedcube.uses.decode.rectangles import said_of
 from embedcube.uses.decode.sample_rows import SUFFIXES, SampleRows, SamplesInside, samples_inside
 from embedcube.uses.decode.zarr_layer import ZarrLayer
 
@@ -63,39 +63,18 @@ class Decoded:
 
 def decoded(piece: Piece) -> Decoded:
     """Decode one piece; needs NumPy and zarr only."""
-    cube, decoder = _opened(piece.cube), _loaded(piece.decoder)
+    cube, decoder, place = _opened(piece.cube), _loaded(piece.decoder), (piece.zone, piece.t)
     if piece.finer == 1:
-        return Decoded(piece=piece, values=_on_cells(cube, decoder, piece, piece.y, piece.x, decoder.head))
+        return Decoded(piece=piece, values=said_of(cube, decoder, place, piece.y, piece.x, decoder.head))
     # with the cells around the piece: an interpolated number does not depend on how cells are cut into pieces
     rows, columns = cube.array(piece.zone, "status").shape[1:]
     y = max(piece.y[0] - 1, 0), min(piece.y[1] + 1, rows)
     x = max(piece.x[0] - 1, 0), min(piece.x[1] + 1, columns)
-    logits = _on_cells(cube, decoder, piece, y, x, decoder.head.logits)
+    logits = said_of(cube, decoder, place, y, x, decoder.head.logits)
     fine = softmax(interpolated(logits.astype(np.float64), piece.finer)).astype(np.float32)
     inner = (slice((one[0] - all_[0]) * piece.finer, (one[1] - all_[0]) * piece.finer)
              for one, all_ in ((piece.y, y), (piece.x, x)))  # fmt: skip
     return Decoded(piece=piece, values=fine[tuple(inner)])
-
-
-def _on_cells(
-    cube: Cube, decoder: Decoder, piece: Piece, rows: tuple[int, int], columns: tuple[int, int],
-    say: Callable[[NDArray[np.float32]], NDArray[np.float64]],
-) -> NDArray[np.float32]:  # fmt: skip
-    """What `say` says of the vectors of a rectangle of cells (y, x, output); NaN where there is none."""
-    y, x = (axis.ravel() for axis in np.mgrid[rows[0] : rows[1], columns[0] : columns[1]])
-    zones = cube.zones_of(piece.zone.split("/")[0])
-    zone, t = np.full(len(y), zones.index(piece.zone)), np.full(len(y), piece.t)
-    cells = Cells(zones=zones, zone=zone, t=t, y=y, x=x)
-    values = np.full((len(y), decoder.head.outputs), np.nan, np.float32)
-    if decoder.head.around:
-        around = around_cells(cube, decoder.layers, cells)
-        if (there := around.own).any():
-            values[there] = around.take(there).said(say)
-    else:
-        vectors = side_by_side(cube, decoder.layers, cells)
-        if (there := np.asarray(np.isfinite(vectors).all(axis=1))).any():
-            values[there] = say(vectors[there])
-    return values.reshape(rows[1] - rows[0], columns[1] - columns[0], -1)
 
 
 @lru_cache(maxsize=4)

@@ -1,9 +1,11 @@
 """A decoder and its file: safetensors with one JSON text beside the arrays. Nothing in it can run."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,6 +69,15 @@ class Decoder:
         """`head` has an output for each class of `about`, or one."""
         self.head = head
         self.about = about
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what it says of itself and of its arrays."""
+        digest = hashlib.sha256(self.about.model_dump_json().encode())
+        for name, array in sorted(self.head.arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 import embedcube
 from embedcube.errors import RequestError, WorkError
 from embedcube.printable import printable
-from embedcube.uses.serve import catalogue, pictures, points, regions, searching
+from embedcube.uses.serve import catalogue, decoding, pictures, points, regions, searching
 from embedcube.uses.serve.files import CubeFiles
 from embedcube.uses.serve.gate import Gate
 from embedcube.uses.serve.holdings import NotHere, open_holdings
@@ -37,17 +37,19 @@ def create_app(
     token: str | None = None,
     limits: Limits | None = None,
     static: Path | None = None,
+    decoders: Sequence[Path] = (),
 ) -> FastAPI:
     """The server of some cubes, given as paths or "NAME=PATH", as an ASGI application.
 
-    Clients must show `token` if there is one; else only requests to this machine's own names are answered. `static` is
-    a folder with an index.html that is served at "/": a page that draws the cubes.
+    Each of `decoders` (files of `decode fit`) gives maps of the cubes that it fits. Clients must show `token` if there
+    is one; else only requests to this machine's own names are answered. `static` is a folder with an index.html that
+    is served at "/": a page that draws the cubes.
 
     Raises:
-        RequestError: a path is not a cube, or two cubes have one name.
+        RequestError: a path is not a cube, two cubes have one name, or a decoder fits none of them.
     """
     limits = limits or Limits()
-    served = Served(holdings=open_holdings(cubes, limits), limits=limits, desk=Desk(limits))
+    served = Served(holdings=open_holdings(cubes, limits, decoders), limits=limits, desk=Desk(limits))
     app = FastAPI(
         title="embedcube",
         version=embedcube.__version__,
@@ -57,7 +59,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for module in (catalogue, points, regions, searching, pictures):
+    for module in (catalogue, points, regions, searching, decoding, pictures):
         app.include_router(module.routes(served), prefix=VERSION)
     app.include_router(catalogue.metrics_route(served))
     for name, holding in served.holdings.items():

@@ -6,6 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from embedcube.cube.encoding import STATUS_MEANINGS
+from embedcube.uses.decode.file import Decoder
+from embedcube.uses.decode.outputs import label_of
 from embedcube.uses.serve.answers import json_answer, unchanged
 from embedcube.uses.serve.files import beside
 from embedcube.uses.serve.holdings import Holding
@@ -82,8 +84,15 @@ def _layer(holding: Holding, layer: str) -> dict[str, Any]:
         "features": int(embedding.shape[-1]),
         "encoding": str(embedding.dtype),
         "status_meanings": STATUS_MEANINGS,
+        "decoders": [_decoder(name, decoder) for name, decoder in holding.decoders_of(layer).items()],
         "zones": [_zone(holding, zone) for zone in zones],
     }
+
+
+def _decoder(name: str, decoder: Decoder) -> dict[str, Any]:
+    """What its numbers are; `classes` is empty for a number."""
+    about = decoder.about
+    return {"decoder": name, "kind": about.kind, "label": label_of(decoder), "classes": about.classes}
 
 
 def _zone(holding: Holding, zone: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from embedcube.cube.listed import NO_MAP
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.printable import listed
+from embedcube.uses.decode.file import Decoder, check_fits, read_decoder
 from embedcube.uses.serve.kept import Shelf
 from embedcube.uses.serve.limits import Limits
 from embedcube.uses.serve.places import Places
@@ -35,14 +36,18 @@ class Holding:
     cube: Cube
     """opened by its resolved path: this version is served until the end, wherever the link `cube.zarr` leads then"""
     reader: Reader
+    decoders: Mapping[str, Decoder] = field(default_factory=dict)
+    """by name, those that were fitted on vectors of this cube's models"""
 
     @cached_property
     def etag(self) -> str:
-        """The version, and a digest of its metadata: a copied cube may have any name."""
+        """The version, and a digest of its metadata and of its decoders: a copied cube may have any name."""
         digest = hashlib.sha256()
         for name in ("zarr.json", "provenance/zarr.json"):
             path = self.cube.path / name
             digest.update(path.read_bytes() if path.exists() else b"")
+        for name, decoder in self.decoders.items():
+            digest.update(f"{name} {decoder.digest} ".encode())
         return f'"{self.cube.version}-{digest.hexdigest()[:12]}"'
 
     @cached_property
@@ -69,6 +74,10 @@ class Holding:
         """SHA-256 of the weights of a layer: vectors of others cannot be compared with its own."""
         zone = self.layer(layer).zones[0]
         return str(self.cube.group(zone).attrs.get("embedcube:weights_sha256", ""))
+
+    def decoders_of(self, layer: str) -> dict[str, Decoder]:
+        """Decoders whose cells are those of a layer, by name."""
+        return {name: one for name, one in self.decoders.items() if one.layers[0] == layer}
 
     def places(self, layer: str) -> Places:
         """How the places of a layer lead to cells."""
@@ -102,12 +111,20 @@ class Holding:
         return chosen[0]
 
 
-def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Holding]:
+def open_holdings(cubes: Sequence[str | Path], limits: Limits, decoders: Sequence[Path] = ()) -> dict[str, Holding]:
     """Open cubes by path; `NAME=PATH` gives one another name than that of its campaign.
 
+    A decoder is served with each cube that has its layers, with the weights that it was fitted on.
+
     Raises:
-        RequestError: a path is not a cube, a name is no name, or two cubes have one name.
+        RequestError: a path is not a cube, a name is no name, two cubes or two decoders have one name, or a decoder
+            fits no cube.
     """
+    read: dict[str, tuple[Path, Decoder]] = {}
+    for file in decoders:
+        if file.stem in read:
+            raise RequestError(f"{file}: a decoder named {file.stem} is served already; give the file another name")
+        read[file.stem] = (file, read_decoder(file))
     holdings: dict[str, Holding] = {}
     shelf = Shelf(limits.held)
     for given in cubes:
@@ -124,5 +141,20 @@ def open_holdings(cubes: Sequence[str | Path], limits: Limits) -> dict[str, Hold
             log.warning("%s: %s: lists of samples are served as files, not as maps", path, listed(lists))
         # where a cube lies on this machine is not for clients: messages have its name
         cube = Cube(cube.path, called=name)
-        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, shelf))
+        fitting = {stem: decoder for stem, (file, decoder) in read.items() if _why_not(decoder, cube, file) is None}
+        holdings[name] = Holding(name=name, cube=cube, reader=Reader(cube, shelf), decoders=fitting)
+    for stem, (file, decoder) in read.items():
+        if not any(stem in holding.decoders for holding in holdings.values()):
+            raise RequestError("; ".join(str(_why_not(decoder, holding.cube, file)) for holding in holdings.values()))
     return holdings
+
+
+def _why_not(decoder: Decoder, cube: Cube, path: Path) -> str | None:
+    """Why a decoder says nothing of the maps of a cube; None where it does."""
+    if lists := [layer for layer in decoder.layers if layer in cube.layers and layer not in cube.maps]:
+        return f"{path.name} is for {listed(lists)}, a list of samples and no map"
+    try:
+        check_fits(decoder, cube, path)
+    except RequestError as error:
+        return str(error)
+    return None

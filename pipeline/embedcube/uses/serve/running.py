@@ -48,15 +48,18 @@ def serve(
     say: Say,
     limits: Limits | None = None,
     static: Path | None = None,
+    decoders: Sequence[Path] = (),
     ready: Say | None = None,
 ) -> None:
-    """Serve cubes until SIGINT or SIGTERM. `ready` is called with the address when the socket listens.
+    """Serve cubes, and maps of `decoders`, until SIGINT or SIGTERM.
+
+    `ready` is called with the address when the socket listens.
 
     Raises:
-        RequestError: a path is no cube, the address cannot be had, or it needs a token.
+        RequestError: a path is no cube, a decoder fits none, the address cannot be had, or it needs a token.
     """
     token = token_for(host, token_file)
-    app = create_app(cubes, token=token, limits=limits, static=static)
+    app = create_app(cubes, token=token, limits=limits, static=static, decoders=decoders)
     opened = listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{opened.getsockname()[1]}"
     if token is None:

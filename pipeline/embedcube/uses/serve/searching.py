@@ -32,13 +32,11 @@ from embedcube.uses.serve.extent import Cost, cells_of_zone, of_polygons, of_win
 from embedcube.uses.serve.holdings import Holding
 from embedcube.uses.serve.limits import Limits, refuse_above
 from embedcube.uses.serve.points import REFUSED
+from embedcube.uses.serve.raw import raw_map
 from embedcube.uses.serve.served import Served
 
 _JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}}}}
 _RAW: dict[int | str, dict[str, Any]] = {200: {"content": {BYTES: {}}}}
-
-STEPS = 254
-"""steps between the lowest and the highest value of a map in uint8"""
 
 
 def routes(served: Served) -> APIRouter:
@@ -170,7 +168,7 @@ def _similar(holding: Holding, layer: str, body: SimilarBody, limits: Limits) ->
     (of_windows(holding.cube, zone, [t]) + examples.cost).refuse("cells of one window and of the examples", limits)
     refuse_above("MB in one map", 4 * cells_of_zone(holding.cube, zone) >> 20, limits.map_mb)
     query = examples.wanted(holding, layer, body.time).query
-    return _raw(holding.reader.cosines(zone, t, query), body.type, holding, zone, t)
+    return raw_map(holding.reader.cosines(zone, t, query), body.type, holding, zone, t)
 
 
 def _change(holding: Holding, layer: str, body: ChangeBody, limits: Limits) -> tuple[NDArray[Any], dict[str, object]]:
@@ -181,28 +179,6 @@ def _change(holding: Holding, layer: str, body: ChangeBody, limits: Limits) -> t
     of_windows(holding.cube, zone, compared).refuse("cells to compare", limits)
     refuse_above("MB in one map", 4 * cells_of_zone(holding.cube, zone) >> 20, limits.map_mb)
     own = change_of_zone(holding.cube, zone, body.before, after)
-    values, about = _raw(np.asarray(own["score"][-1], np.float32), body.type, holding, zone, t)
+    values, about = raw_map(np.asarray(own["score"][-1], np.float32), body.type, holding, zone, t)
     remarks = " ".join(map(str, own.attrs["remarks"]))
     return values, about | {"Remarks": remarks.encode("ascii", "replace").decode()}
-
-
-def _raw(
-    values: NDArray[np.float32], kind: str, holding: Holding, zone: str, t: int
-) -> tuple[NDArray[Any], dict[str, object]]:
-    """A map (y, x) as it is sent, and what its headers say."""
-    known = np.isfinite(values)
-    low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
-    about: dict[str, object] = {
-        "Zone": zone.partition("/")[2],
-        "Window": holding.cube.windows(zone)[t].short,
-        "Shape": ",".join(map(str, values.shape)),
-        "Type": kind,
-        "Range": f"{low!r},{high!r}",
-    }
-    if kind == "float32":
-        return values.astype("<f4", copy=False), about
-    factor = STEPS / (high - low) if high > low else 0.0
-    with np.errstate(invalid="ignore"):
-        steps = (values - np.float32(low)) * np.float32(factor) + np.float32(1.5)
-    steps[~known] = 0
-    return steps.astype(np.uint8), about

@@ -10,10 +10,16 @@ PAGE = Path(__file__).parent / "page"
 """the built page: index.html, view.js, view.css, and the licences of what is in view.js"""
 
 
-def view(cubes: Sequence[str | Path], *, port: int, token_file: Path | None, say: Say, ready: Say) -> None:
-    """Serve the page and the cubes on 127.0.0.1 until SIGINT or SIGTERM; `ready` is called with the address.
+def view(
+    cubes: Sequence[str | Path], *, port: int, token_file: Path | None, decoders: Sequence[Path], say: Say, ready: Say
+) -> None:
+    """Serve the page, the cubes and the maps of decoders on 127.0.0.1 until SIGINT or SIGTERM.
+
+    `ready` is called with the address.
 
     Raises:
-        RequestError: a path is no cube, or the port cannot be had.
+        RequestError: a path is no cube, a decoder fits none, or the port cannot be had.
     """
-    serve(cubes, host="127.0.0.1", port=port, token_file=token_file, say=say, static=PAGE, ready=ready)
+    serve(
+        cubes, host="127.0.0.1", port=port, token_file=token_file, say=say, static=PAGE, decoders=decoders, ready=ready
+    )

@@ -10,7 +10,8 @@ import {defaults as interactions} from 'ol/interaction/defaults.js';
 const MARK_PX = 11;
 
 export class Cells {
-  constructor(target, onClick) {
+  constructor(target) {
+    this.onClick = null;
     this.zone = null;
     this.marks = {cursor: null, like: [], unlike: [], hits: [], polygon: [], closed: false};
     this.onPainted = null;
@@ -28,7 +29,7 @@ export class Cells {
     this.map_.on('click', (event) => {
       const cell = this.cellAt(event.coordinate);
       if (cell) {
-        onClick(cell);
+        this.onClick(cell);
       }
     });
   }

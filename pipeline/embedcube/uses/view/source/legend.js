@@ -1,6 +1,6 @@
 /** The legend below the map. */
 
-import {STATUS, ramp} from './paint.js';
+import {STATUS, classColour, ramp} from './paint.js';
 import {make} from './words.js';
 
 function swatch([r, g, b]) {
@@ -23,14 +23,20 @@ function gradient() {
 
 const SCORES = {similar: 'cosine', change: 'change'};
 
-/** Show what the colours of a map mean; it has no buttons, so it is one picture for a screen reader. */
-export function showLegend(target, what, low = 0, high = 0) {
+/** Show what the colours of a map mean; it has no buttons, so it is one picture for a screen reader.
+ *
+ * `decoder` is what made the map: its classes, or the name of its number. */
+export function showLegend(target, what, low = 0, high = 0, decoder = null) {
   const statuses = STATUS.filter(({name}) => what === 'status' || !name.startsWith('valid'));
   const parts = statuses.map(({words, colour}) => make('span', {}, swatch(colour), words));
   let words = `${what}: `;
-  if (what in SCORES) {
-    words = `${SCORES[what]} from ${low.toFixed(3)} (dark blue) to ${high.toFixed(3)} (yellow); `;
-    parts.unshift(make('span', {}, `${SCORES[what]} ${low.toFixed(3)} `, gradient(), high.toFixed(3)));
+  const score = SCORES[what] ?? decoder?.label;
+  if (decoder?.classes.length) {
+    words = `classes of ${decoder.decoder}: ${decoder.classes.join(', ')}; `;
+    parts.unshift(...decoder.classes.map((name, i) => make('span', {}, swatch(classColour(i)), name)));
+  } else if (score) {
+    words = `${score} from ${low.toFixed(3)} (dark blue) to ${high.toFixed(3)} (yellow); `;
+    parts.unshift(make('span', {}, `${score} ${low.toFixed(3)} `, gradient(), high.toFixed(3)));
   } else if (what === 'n_obs') {
     words = `acquisitions, from 1 (dark blue) to ${high} (yellow)`;
     parts.splice(0, parts.length, make('span', {}, '1 ', gradient(), `${high} acquisitions`));

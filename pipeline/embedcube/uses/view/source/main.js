@@ -1,51 +1,17 @@
 /** The page of `embedcube view`: what the controls, the map and the keys do. */
 
-import {Cells} from './cells.js';
-import {download} from './download.js';
-import {STATUS, paintColours, paintCounts, paintScores, paintStatus} from './paint.js';
-import {inside, inWords, placesOf} from './places.js';
+import {$, asked, cells, path, run, say, state, time, windowPath} from './shown.js';
+import {STATUS, paintColours, paintCounts, paintStatus} from './paint.js';
+import {addCorner, clearPolygon, finishPolygon, geometry} from './polygon.js';
 import {Refused, getJson, getNumbers, part, postJson, postNumbers} from './server.js';
+import {decoderShown, drawScores, offer, scoreOf, showChange, showDecoded} from './scores.js';
+import {download} from './download.js';
+import {inWords, placesOf} from './places.js';
+import {make, provenance, series, seriesChart} from './words.js';
 import {showLegend} from './legend.js';
-import {make, provenance, series, seriesChart, table} from './words.js';
 
 const HITS = 10;
 const MOST_CELLS = 4e6;
-const WORDS = {similar: 'similarity', change: 'change'};
-const $ = (id) => document.getElementById(id);
-
-const state = {
-  cubes: {}, cube: '', layer: '', zone: null, places: null, t: 0, mode: 'look',
-  like: [], unlike: [], hits: [], polygon: [], closed: false,
-  status: null, scores: null, told: null, statistics: null,
-};
-const cells = new Cells($('map'), (cell) => act(cell));
-const running = {};
-
-/** Path of the layer that is shown, below /v1. */
-const path = (rest) => `cubes/${part(state.cube)}/layers/${part(state.layer)}/${rest}`;
-const windowPath = (what) => path(`zones/${part(state.zone.zone)}/windows/${state.t}/${what}`);
-const time = () => state.zone.windows[state.t];
-const asked = (cell) => ({zone: state.zone.zone, t: cell.t ?? state.t, y: cell.y, x: cell.x});
-
-function say(words, wrong = false) {
-  $('said').textContent = words;
-  $('said').classList.toggle('wrong', wrong);
-}
-
-/** Run a task; an earlier one of the same name is broken off. What goes wrong is told. */
-async function run(name, task) {
-  running[name]?.abort();
-  const controller = new AbortController();
-  running[name] = controller;
-  try {
-    return await task(controller.signal);
-  } catch (error) {
-    if (error.name !== 'AbortError') {
-      say(error instanceof Refused ? error.message : `The server cannot be reached (${error.message}).`, true);
-    }
-    return null;
-  }
-}
 
 // --- what is shown --------------------------------------------------------------------------------
 
@@ -64,10 +30,11 @@ async function openCube(name) {
 
 async function openLayer(name) {
   state.layer = name;
-  const {zones, model, features} = state.about.layers[name];
+  const {zones, model, features, decoders} = state.about.layers[name];
   $('about').textContent = `version ${state.about.version}, layer ${name}: ${model}, ${features} features`;
   fill($('zone'), zones.map((zone) => zone.zone));
   $('zone').closest('label').hidden = zones.length === 1;
+  offer(decoders);
   await openZone(zones[0].zone);
 }
 
@@ -109,6 +76,10 @@ async function show(signal = undefined) {
     await (what === 'similar' ? findSimilar() : showChange());
     return;
   }
+  if (decoderShown()) {
+    await showDecoded();
+    return;
+  }
   if (what === 'status') {
     cells.draw(status.rows, status.columns, (out) => paintStatus(status.values, out));
     showLegend($('legend'), 'status');
@@ -121,29 +92,6 @@ async function show(signal = undefined) {
     showLegend($('legend'), what, 0, most);
   }
   performance.mark(`painted ${what}`);
-}
-
-function drawScores(scores, what) {
-  const whole = state.step === 1 ? state.status.values : null;
-  const {values, rows, columns, low, high} = scores;
-  // a thinned status has fewer cells than the scores: then cells without a vector are shown as not processed
-  cells.draw(rows, columns, (out) => paintScores(values, whole ?? new Uint8Array(values.length), out));
-  state.scores = {...scores, what};
-  showLegend($('legend'), what, low, high);
-  performance.mark(`painted ${what}`);
-}
-
-async function showChange() {
-  await run('scores', async (signal) => {
-    if (state.t === 0) {
-      throw new Refused('Change compares a window with earlier ones; this is the first.');
-    }
-    const [first] = state.zone.windows[0].split('/');
-    const before = `${first}/${time().split('/')[0]}`;
-    const scores = await postNumbers(path('change'), {before, after: time(), zone: state.zone.zone}, signal);
-    drawScores(scores, 'change');
-    say(scores.remarks || 'Change of every cell, compared with its own past.');
-  });
 }
 
 // --- similar places -------------------------------------------------------------------------------
@@ -277,98 +225,9 @@ function step(dy, dx) {
   const cell = {y: Math.min(Math.max(y + dy, 0), rows - 1), x: Math.min(Math.max(x + dx, 0), columns - 1)};
   cells.marks.cursor = cell;
   cells.follow(cell);
-  const {status, scores} = state;
+  const {status} = state;
   const at = status && Math.floor(cell.y / state.step) * status.columns + Math.floor(cell.x / state.step);
-  const score = scores && $('show').value === scores.what ? scores.values[cell.y * columns + cell.x] : 0;
-  const value = score ? `, ${WORDS[scores.what]} ${(scores.low + ((score - 1) / 254) * (scores.high - scores.low)).toFixed(3)}` : '';
-  say(`Row ${cell.y}, column ${cell.x}: ${status ? STATUS[status.values[at]]?.words : ''}${value}.`);
-}
-
-// --- a polygon ------------------------------------------------------------------------------------
-
-function addCorner(cell) {
-  if (state.closed) {
-    clearPolygon();
-  }
-  state.polygon.push(cells.centre(cell));
-  Object.assign(cells.marks, {polygon: state.polygon, closed: false});
-  const count = state.polygon.length;
-  $('corners').textContent = `${count} corner${count === 1 ? '' : 's'}; at least three make a polygon.`;
-  say($('corners').textContent);
-  cells.redraw();
-}
-
-function clearPolygon() {
-  Object.assign(state, {polygon: [], closed: false, statistics: null});
-  Object.assign(cells.marks, {polygon: [], closed: false});
-  $('corners').textContent = 'No corner yet.';
-  $('statistics').replaceChildren();
-  cells.redraw();
-}
-
-/** The polygon in degrees, as GeoJSON; null before it has three corners or where degrees are not known. */
-function geometry() {
-  const ring = state.polygon.map((xy) => state.places.degrees(xy));
-  return ring.length < 3 || ring.includes(null) ? null : {type: 'Polygon', coordinates: [[...ring, ring[0]]]};
-}
-
-async function finishPolygon() {
-  const polygon = geometry();
-  if (!polygon) {
-    say('A polygon needs at least three corners.', true);
-    return;
-  }
-  [state.closed, cells.marks.closed] = [true, true];
-  cells.redraw();
-  const counts = STATUS.map(() => 0);
-  const [rows, columns] = state.zone.shape;
-  for (let y = 0; y < rows; y += state.step) {
-    for (let x = 0; x < columns; x += state.step) {
-      if (inside(cells.centre({y, x}), state.polygon)) {
-        counts[state.status.values[Math.floor(y / state.step) * state.status.columns + Math.floor(x / state.step)]] += 1;
-      }
-    }
-  }
-  const total = counts.reduce((sum, count) => sum + count, 0);
-  const shares = STATUS.map(({words}, i) => [words, counts[i], `${((100 * counts[i]) / (total || 1)).toFixed(1)} %`]);
-  const parts = [table(['status', 'cells', 'share'], shares.filter(([, count]) => count), [1, 2])];
-  state.statistics = {type: 'Feature', geometry: polygon, properties: {window: time(), cells: total}};
-  await run('polygon', async (signal) => {
-    const own = await postNumbers(path('similar'), {like: [polygon], time: time(), zone: state.zone.zone}, signal);
-    const alike = alikeInside(own);
-    if (alike) {
-      Object.assign(state.statistics.properties, alike);
-      parts.push(make('p', {}, `Cosine of its ${alike.vectors} vectors with their mean: ${
-        alike.mean_cosine.toFixed(3)} on average, ${alike.least_cosine.toFixed(3)} at least.`));
-    }
-    const body = {type: 'FeatureCollection', features: [{type: 'Feature', geometry: polygon}]};
-    const {features: [{properties}]} = await postJson(path('parcels'), body, signal);
-    Object.assign(state.statistics.properties, properties);
-    parts.push(...statistics(properties));
-  });
-  $('statistics').replaceChildren(...parts);
-  say(`${total} cells in the polygon.`);
-}
-
-/** How alike the vectors in the polygon are: their cosines with their mean; null where there is no vector. */
-function alikeInside({values, rows, columns, low, high}) {
-  let [count, sum, least] = [0, 0, 1];
-  for (let i = 0; i < rows * columns; i++) {
-    if (values[i] && inside(cells.centre({y: Math.floor(i / columns), x: i % columns}), state.polygon)) {
-      const cosine = low + ((values[i] - 1) / 254) * (high - low);
-      [count, sum, least] = [count + 1, sum + cosine, Math.min(least, cosine)];
-    }
-  }
-  return count ? {vectors: count, mean_cosine: sum / count, least_cosine: least} : null;
-}
-
-/** Statistics of the vectors in a polygon, window by window. */
-function statistics(properties) {
-  const {windows} = properties;
-  const length = (vector) => Math.hypot(...vector);
-  const rows = windows.map((one) => [one.window, one.count, one.count ? length(one.mean).toPrecision(4) : '–',
-    one.count ? length(one.std).toPrecision(4) : '–']);
-  return [table(['window', 'vectors', 'length of the mean', 'of the spread'], rows, [1, 2, 3])];
+  say(`Row ${cell.y}, column ${cell.x}: ${status ? STATUS[status.values[at]]?.words : ''}${scoreOf(cell)}.`);
 }
 
 // --- controls -------------------------------------------------------------------------------------
@@ -396,6 +255,7 @@ function onKey(event) {
 }
 
 function connect() {
+  cells.onClick = act;
   $('controls').addEventListener('submit', (event) => event.preventDefault());
   $('cube').addEventListener('change', () => run('open', () => openCube($('cube').value)));
   $('layer').addEventListener('change', () => run('open', () => openLayer($('layer').value)));

@@ -36,6 +36,30 @@ export function paintScores(values, status, out) {
   }
 }
 
+/** Colours of classes that most people can tell apart (Okabe and Ito), then hues far from each other. */
+const CLASSES = [[0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [213, 94, 0], [240, 228, 66],
+  [60, 60, 60]];
+
+export function classColour(number) {
+  if (number < CLASSES.length) {
+    return CLASSES[number];
+  }
+  const hue = (number * 137.508) % 360;
+  return [0, 8, 4].map((n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (0.55 - 0.3 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  });
+}
+
+const CLASS_PIXELS = new Uint32Array(256).map((_, value) => (value ? pixel(...classColour(value - 1)) : 0));
+
+/** Pixels of a map of classes, counted from 1: 0 is no vector, which shows its status. */
+export function paintClasses(values, status, out) {
+  for (let i = 0; i < values.length; i++) {
+    out[i] = values[i] ? CLASS_PIXELS[values[i]] : EMPTY[status[i]];
+  }
+}
+
 export function paintColours(values, status, out) {
   for (let i = 0, j = 0; i < status.length; i++, j += 3) {
     out[i] = HAS_VECTOR[status[i]] ? pixel(values[j], values[j + 1], values[j + 2]) : EMPTY[status[i]];
