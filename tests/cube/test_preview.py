@@ -12,7 +12,8 @@ from pyproj import Geod
 from tests.conftest import Campaign
 from tests.cube.synthetic import create_zone, write_zone
 
-from embedcube.cube.basis import fit_basis
+from embedcube.cube import similar
+from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.compare import compare
 from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALID
 from embedcube.cube.picture import EMPTY, LEAST_WIDTH, pattern, scale_bar
@@ -86,6 +87,28 @@ def test_colours_are_the_principal_components(tmp_path: Path) -> None:
     preview(tmp_path / "cube.zarr", tmp_path)
     drawn = colours(tmp_path / "layer_grid_20230601T0000.tif").reshape(-1, 3)
     assert np.abs(drawn - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("features", [3, 130, 1500])
+def test_colours_of_int8_are_those_of_float64_with_numkong_and_without(
+    features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors far from zero too, of which the basis shows what little is not common to all."""
+    rng = np.random.default_rng(features)
+    stored = rng.integers(-127, 128, (3000, features)).astype(np.int8)
+    stored[:, 0] = rng.integers(120, 128, 3000)
+    scale = rng.uniform(0.9, 1.1, 3000).astype(np.float32)
+    rows = stored.astype(np.float64) * scale[:, None]
+    mean, components = rows.mean(axis=0), np.linalg.qr(rng.normal(size=(features, 3)))[0].T
+    low, high = np.percentile((rows - mean) @ components.T, (2, 98), axis=0)
+    drawn = []
+    for library in (similar._numkong, None):
+        monkeypatch.setattr(similar, "_numkong", library)
+        basis = Basis(mean=mean, components=components, low=low, high=high, variance=np.ones(3))
+        drawn.append(basis.colours(stored, scale, np.ones(3000, bool)))
+    assert drawn[0].tobytes() == drawn[1].tobytes()
+    expected = 1 + 254 * np.clip(((rows - mean) @ components.T - low) / (high - low), 0, 1)
+    assert np.abs(drawn[0] - expected).max() <= 0.501
 
 
 @pytest.mark.parametrize("encoding", ["float16", "float32"])

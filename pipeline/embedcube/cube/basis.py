@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import decode
+from embedcube.cube.similar import WholeProducts
 from embedcube.cube.store import CubeStore
 
 SAMPLE_CELLS = 20_000
@@ -21,8 +22,14 @@ _SAMPLE_CHUNKS = 64
 """number of chunks, spread over windows and zones, that a sample comes from when all of their cells are valid"""
 
 _BLOCK_NUMBERS = 1 << 16
-"""Stored numbers that are converted to float32 and multiplied at once. They stay in the processor's cache, and the
+"""Stored floats that are converted to float32 and multiplied at once. They stay in the processor's cache, and the
 product is too small for OpenBLAS to use several threads, which cost ten times as much CPU time where cores are busy."""
+
+_BLOCK_ROWS = 1 << 14
+"""stored int8 vectors that are multiplied at once, so that what is between stays small"""
+
+_PLANES = 3
+"""int8 vectors whose sum stands for the factors of a colour"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,22 @@ class Basis:
         offsets = np.where(spread, -(self.components @ self.mean + self.low) * factors, 127)
         return (self.components * factors[:, None]).T.astype(np.float32), offsets.astype(np.float32)
 
+    @cached_property
+    def _planes(self) -> tuple[WholeProducts, NDArray[np.float32]]:
+        """The factors as sums of int8, which multiply int8 without rounding, and the steps (plane) of these.
+
+        The three sums add up to the factors to within 1e-7 of the largest, as float32 holds them.
+        """
+        rest = self._to_colour[0].T.astype(np.float64)
+        step = np.maximum(np.abs(rest).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / 127
+        planes, steps = [], []
+        for _ in range(_PLANES):
+            planes.append(np.rint(rest / step))
+            steps.append(step)
+            rest = rest - planes[-1] * step
+            step = step / 254
+        return WholeProducts(np.concatenate(planes).astype(np.int8)), np.concatenate(steps)[:, 0].astype(np.float32)
+
     def along(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
         """Coordinates (..., component) of vectors (..., feature) along the components."""
         return np.asarray((vectors - self.mean) @ self.components.T)
@@ -58,16 +81,9 @@ class Basis:
 
         The stored numbers are multiplied as they are: `scale` is applied to the products.
         """
-        features = stored.shape[-1]
-        factors, offsets = self._to_colour
-        rows = stored.reshape(-1, features)
-        # always the same shape: a row gives the same bits wherever it stands
-        block = np.zeros((max(1, _BLOCK_NUMBERS // features), features), np.float32)
-        along = np.empty((len(rows), len(offsets)), np.float32)
-        for first in range(0, len(rows), len(block)):
-            count = min(len(block), len(rows) - first)
-            block[:count] = rows[first : first + count]
-            along[first : first + count] = (block @ factors)[:count]
+        offsets = self._to_colour[1]
+        rows = stored.reshape(-1, stored.shape[-1])
+        along = self._of_int8(rows) if rows.dtype == np.int8 else self._of_floats(rows)
         if scale is not None:
             along *= scale.reshape(-1, 1)
         along += offsets
@@ -77,6 +93,29 @@ class Basis:
         colours = along.astype(np.uint8) + np.uint8(1)
         colours[missing] = 0
         return colours.reshape(*stored.shape[:-1], len(offsets))
+
+    def _of_int8(self, rows: NDArray[np.int8]) -> NDArray[np.float32]:
+        """Products (row, component) of stored vectors (row, feature) with the factors of colours."""
+        product, steps = self._planes
+        along = np.empty((len(rows), len(steps) // _PLANES), np.float32)
+        for first in range(0, len(rows), _BLOCK_ROWS):
+            parts = product.of(rows[first : first + _BLOCK_ROWS]).astype(np.float32)
+            parts *= steps
+            coarse, middle, fine = np.split(parts, _PLANES, axis=1)
+            along[first : first + _BLOCK_ROWS] = coarse + (middle + fine)
+        return along
+
+    def _of_floats(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        """As `_of_int8`."""
+        factors = self._to_colour[0]
+        # always the same shape: a row gives the same bits wherever it stands
+        block = np.zeros((max(1, _BLOCK_NUMBERS // len(factors)), len(factors)), np.float32)
+        along = np.empty((len(rows), factors.shape[1]), np.float32)
+        for first in range(0, len(rows), len(block)):
+            count = min(len(block), len(rows) - first)
+            block[:count] = rows[first : first + count]
+            along[first : first + count] = (block @ factors)[:count]
+        return along
 
 
 def fit_basis(cube: CubeStore, layer: str, count: int = 3) -> Basis | None:

@@ -125,6 +125,7 @@ def _geotiff(cube: Cube, zone: str, tif: Path) -> Iterator[Any]:
     profile: dict[str, Any] = {
         "width": columns, "height": rows, "count": 3, "dtype": "uint8", "nodata": 0,
         "crs": cube.group(zone).attrs["proj:wkt2"], "transform": Affine(a, b, west, d, e, north), "photometric": "RGB",
+        "tiled": True, "interleave": "pixel",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=tif.parent, prefix=".tmp-") as scratch:
         raw, cog = Path(scratch) / "raw.tif", Path(scratch) / tif.name

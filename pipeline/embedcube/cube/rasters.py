@@ -85,11 +85,14 @@ def _facts(file: Any) -> list[Any]:
 def _refuse_torn(path: Path, wanted: list[Any]) -> None:
     """Read all blocks, and compare what the file says of itself."""
     import rasterio
+    from rasterio.enums import Interleaving
 
     with rasterio.open(path) as file:
         if _facts(file) != wanted:
             raise _Torn("its header is not all there")
-        for band in file.indexes:
+        # a block of pixels holds all of their bands, and is decoded whole
+        own = file.indexes[:1] if file.interleaving is Interleaving.pixel else file.indexes
+        for band in own:
             for (row, column), window in file.block_windows(band):
                 if file.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=band) is None:
                     raise _Torn("a block of its pixels is not there")

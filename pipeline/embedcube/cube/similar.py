@@ -33,6 +33,10 @@ _EXACT_FEATURES = 1000
 _BLOCK_NUMBERS = 1 << 16
 """stored numbers that NumPy converts and multiplies at once: they stay in the cache, and OpenBLAS uses one thread"""
 
+_ONE_THREAD, _LEAST_ROWS = 1 << 18, 64
+"""products of numbers up to which OpenBLAS uses one thread, as more cost ten times the CPU time in so small a matrix;
+and stored vectors that NumPy multiplies at once, at least"""
+
 _BLOCK_ROWS = 1 << 14
 """stored vectors that numkong multiplies at once, so that what is between stays small"""
 
@@ -180,20 +184,32 @@ def nearest(stored: NDArray[np.int8], centroids: NDArray[np.int8]) -> NDArray[np
     """
     squares = np.einsum("cf,cf->c", centroids.astype(np.int64), centroids.astype(np.int64))
     weights = (1 / np.sqrt(squares)).astype(np.float32)
-    packed = None if _numkong is None else _numkong.dots_pack(np.ascontiguousarray(centroids))
-    found = np.empty(len(stored), np.int64)
+    product, found = WholeProducts(centroids), np.empty(len(stored), np.int64)
     count = max(1, (1 << 21) // len(centroids))
     for first in range(0, len(stored), count):
-        rows = np.ascontiguousarray(stored[first : first + count])
-        products = _products(rows, centroids) if packed is None else np.asarray(_numkong.dots_packed(rows, packed))  # type: ignore[union-attr]
-        found[first : first + len(rows)] = np.argmax(products.astype(np.float32) * weights, axis=1)
+        products = product.of(stored[first : first + count])
+        found[first : first + len(products)] = np.argmax(products.astype(np.float32) * weights, axis=1)
     return found
 
 
-def _products(rows: NDArray[np.int8], centroids: NDArray[np.int8]) -> NDArray[np.float64]:
-    """Exact products (row, centroid) of whole numbers."""
-    total = np.zeros((len(rows), len(centroids)))
-    for begin in range(0, rows.shape[1], _EXACT_FEATURES):
-        part = slice(begin, begin + _EXACT_FEATURES)
-        total += rows[:, part].astype(np.float32) @ centroids[:, part].astype(np.float32).T
-    return total
+class WholeProducts:
+    """Products of stored int8 with the same int8 vectors: whole numbers without rounding, so equal on every machine."""
+
+    def __init__(self, vectors: NDArray[np.int8]) -> None:
+        """`vectors` (vector, feature) are what others are multiplied with."""
+        self._columns = vectors.T.astype(np.float32)
+        self._packed = None if _numkong is None else _numkong.dots_pack(np.ascontiguousarray(vectors))
+
+    def of(self, rows: NDArray[np.int8]) -> NDArray[Any]:
+        """Products (row, vector) of stored vectors (row, feature)."""
+        if self._packed is not None:
+            assert _numkong is not None
+            return np.asarray(_numkong.dots_packed(np.ascontiguousarray(rows), self._packed))
+        total = np.zeros((len(rows), self._columns.shape[1]))
+        count = max(_LEAST_ROWS, _ONE_THREAD // self._columns.size)
+        for first in range(0, len(rows), count):
+            block = rows[first : first + count].astype(np.float32)
+            for begin in range(0, rows.shape[1], _EXACT_FEATURES):
+                part = slice(begin, begin + _EXACT_FEATURES)
+                total[first : first + count] += block[:, part] @ self._columns[part]
+        return total
