@@ -83,17 +83,19 @@ FIRST = (
     "slurm",
     "docs",
     "testing",
+    "fuzz",
+    "chaos",
     "consolidate",
     "promises",
     "workers",
+    "browser",
     "kernel",
-    "fuzz",
-    "chaos",
     "prepare",
     "sources",
 )
-"""Order of the rooms among several processes: first those whose files take long, so that at the end short ones are left
-for whoever is free. The cluster mostly waits, while the others compute."""
+"""Order of the rooms among several processes. The cluster mostly waits, while the others compute. Those of the whole
+demo write it; fuzz and chaos need none of it. Then come those whose files take long, so that at the end short ones are
+left for whoever is free."""
 
 
 def room_of(test: str) -> str:

@@ -138,7 +138,7 @@ def test_a_forward_pass_takes_no_more_memory_than_its_price_and_not_much_less(
     context = replace(measured_context(kind, options, layout, bands), precision=precision)
     activations = measure_activations(context)
     assert activations == measure_activations(context)
-    for batch in (8, 16, 32):
+    for batch in (8, 32):
         larger = replace(context, batch=batch)
         chips = blank_chips(larger)
         with torch.profiler.profile(profile_memory=True) as profile:

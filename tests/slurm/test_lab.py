@@ -1,4 +1,7 @@
-"""The cluster of the tests behaves like a real one, as the other tests assume."""
+"""The cluster of the tests behaves like a real one, as the other tests assume.
+
+What only the slow tests of faults assume is slow too.
+"""
 
 import shutil
 import subprocess
@@ -28,6 +31,7 @@ def test_every_element_of_an_array_ends(cluster: Cluster) -> None:
     assert ended == {f"{job}_{i}": "1:0" if i == 5 else "0:0" for i in range(8)}
 
 
+@pytest.mark.slow
 def test_a_power_cut_is_seen(cluster: Cluster) -> None:
     job = cluster.submit("echo begun; sleep 300", "--nodelist=n4", "--no-requeue")
     wait_until(lambda: cluster.output(job), "the script's start")
@@ -38,6 +42,7 @@ def test_a_power_cut_is_seen(cluster: Cluster) -> None:
     assert cluster.run("srun", "--nodelist=n4", "hostname").strip() == "n4"
 
 
+@pytest.mark.slow
 def test_a_job_outlives_the_daemon_that_started_it(cluster: Cluster) -> None:
     job = cluster.submit("echo begun; while [ ! -e go ]; do sleep 0.1; done", "--nodelist=n3")
     wait_until(lambda: cluster.output(job), "the script's start")
@@ -53,12 +58,13 @@ def test_a_job_outlives_the_daemon_that_started_it(cluster: Cluster) -> None:
     assert cluster.wait(job) == {"COMPLETED": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "states"),
     [
         ("exit 75", ["FAILED"]),  # a job that ends by itself after the warning is not requeued
         ("scontrol requeue $SLURM_JOB_ID", ["REQUEUED", "COMPLETED"]),
-        pytest.param(": ignored", ["PREEMPTED", "COMPLETED"], marks=pytest.mark.slow),
+        (": ignored", ["PREEMPTED", "COMPLETED"]),
     ],
 )
 def test_preemption_warns_then_requeues(cluster: Cluster, answer: str, states: list[str]) -> None:
@@ -73,6 +79,7 @@ def test_preemption_warns_then_requeues(cluster: Cluster, answer: str, states: l
     wait_until(lambda: [row["State"] for row in cluster.sacct(job, "State")] == states, f"accounts of {states}")
 
 
+@pytest.mark.slow
 def test_a_restarted_controller_knows_its_jobs(cluster: Cluster) -> None:
     job = cluster.submit("sleep 300")
     cluster.wait_for(job, "RUNNING")
@@ -92,6 +99,7 @@ with running_cluster(nodes=1) as cluster:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("killed", [False, True])
 def test_no_process_outlives_the_tests(killed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -31,8 +32,9 @@ from embedcube.testing.demo_sentinel2 import (
     TORN_AND_CLOUDY,
     WEST,
     Scene,
+    Tile,
 )
-from embedcube.testing.demo_world import BANDS, CROPS, KINDS, Datatake, ground, reflectance, sky
+from embedcube.testing.demo_world import BANDS, CROPS, KINDS, Datatake, Ground, Sky, ground, reflectance, sky
 
 OVERLAP_PX = 256
 CLOUDS, CLEAR = (8, 9, 10), (4, 5, 6)
@@ -114,9 +116,17 @@ def test_two_items_of_one_acquisition_agree_where_they_overlap(archive: Path, ta
         np.testing.assert_array_equal(left[:rows, -share:], right[:rows, :share])
 
 
+@functools.cache
+def land_of(tile: Tile) -> Ground:
+    return ground(*tile.axes(), seed=SEED)
+
+
+@functools.cache
+def clear_sky_of(tile: Tile) -> Sky:
+    return sky(*tile.axes(), take=JUN_CLEAR, seed=SEED)
+
+
 def test_the_classification_matches_clouds_and_land(archive: Path) -> None:
-    lands = {tile: ground(*tile.axes(), seed=SEED) for tile in (WEST, EAST)}
-    bare_skies = {tile: sky(*tile.axes(), take=JUN_CLEAR, seed=SEED) for tile in (WEST, EAST)}
     for scene in SCENES:
         axes = scene.tile.axes()
         scl = pixels(archive, scene, "SCL").repeat(2, axis=0).repeat(2, axis=1)
@@ -124,13 +134,13 @@ def test_the_classification_matches_clouds_and_land(archive: Path) -> None:
         assert cover == pytest.approx(100 * np.isin(scl[scl > 0], CLOUDS).mean(), abs=1e-3)
         cloudy = sky(*axes, take=scene.take, seed=SEED).opacity > CLOUDY
         assert not (cloudy & np.isin(scl, CLEAR)).any()
-        blue, land = pixels(archive, scene, "B02"), lands[scene.tile]
+        blue, land = pixels(archive, scene, "B02"), land_of(scene.tile)
         brightest = blue.reshape(TILE_PX // 2, 2, -1, 2).max(axis=(1, 3))
         assert (brightest[scl[::2, ::2] == 9] > 4500).all()
         if (scl == 6).any():
             assert np.isin(land.kind[scl == 6], (0, 1)).mean() > 0.9
         # the same land under a clear sky
-        clear = reflectance(land, bare_skies[scene.tile], *axes, take=scene.take, seed=SEED)[0].astype(int)
+        clear = reflectance(land, clear_sky_of(scene.tile), *axes, take=scene.take, seed=SEED)[0].astype(int)
         assert np.abs(blue - clear)[np.isin(scl, CLEAR)].max() < 150
     covers = [item(archive, scene)["properties"]["eo:cloud_cover"] for scene in SCENES]
     assert max(covers) > 80
@@ -138,10 +148,10 @@ def test_the_classification_matches_clouds_and_land(archive: Path) -> None:
 
 
 def test_every_land_cover_occurs_and_crops_change() -> None:
-    east, west = ground(*EAST.axes(), seed=SEED), ground(*WEST.axes(), seed=SEED)
+    east, west = land_of(EAST), land_of(WEST)
     assert set(np.unique(np.stack([east.label, west.label]))) == set(range(len(KINDS) + len(CROPS)))
     axes = WEST.axes()
-    bare = sky(*axes, take=JUN_CLEAR, seed=SEED)
+    bare = clear_sky_of(WEST)
     for crop, greener in (("maize", True), ("wheat", False)):
         here = west.label == len(KINDS) + CROPS.index(crop)
         june, july = (
