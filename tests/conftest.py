@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 # twice the CPU time. Ranks, and the tests that try other numbers of threads, say how many they take.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 os.environ.update(dict.fromkeys(THREADS, "1"))
+# Where more threads than cores compute, those that wait for one another must not do so in a loop: three times the CPU.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 # ruff: noqa: E402
 import pytest
