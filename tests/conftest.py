@@ -139,10 +139,17 @@ def skip_without_torch() -> Generator[None]:
     """Body of a hook around a step of a test: where torch is not installed, a test that needs it is skipped."""
     try:
         return (yield)
-    except ModuleNotFoundError as error:
-        if TORCH or error.name != "torch":
+    except Exception as error:
+        if TORCH or not _for_want_of_torch(error):
             raise
         pytest.skip("needs torch")
+
+
+def _for_want_of_torch(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that torch is not installed."""
+    if error is None or (isinstance(error, ModuleNotFoundError) and error.name == "torch"):
+        return error is not None
+    return _for_want_of_torch(error.__cause__)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,9 +20,10 @@ TOOLS = (
 
 
 def dependencies() -> list[str]:
-    """Requirements of the package, torch apart."""
-    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [line for line in document["project"]["dependencies"] if not line.startswith("torch")]
+    """Requirements of the package, torch apart, and of cubes on other machines."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["remote"]]
+    return [line for line in needed if not line.startswith("torch")]
 
 
 def newer_python() -> Path | None:
