@@ -34,8 +34,9 @@ from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import PACK, RECORDS, PartWriter, Record, recorded_recipes, scan_records
+from embedcube.campaign.parts import PACK, RECORDS, PartWriter, Record, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts

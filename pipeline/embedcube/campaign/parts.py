@@ -20,7 +20,7 @@ from embedcube.campaign.seals import checked_line, parsed_line, to_line, with_ch
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
-RECORDS, QUARANTINE, PACK = "records.jsonl", "quarantine.jsonl", "shards.pack"
+RECORDS, QUARANTINE, PACK, CRASH = "records.jsonl", "quarantine.jsonl", "shards.pack", "crash.json"
 
 FED = "fed"
 """name of what the scenes have contributed to a shard, among its arrays"""
@@ -111,7 +111,7 @@ class Record:
 
     def to_line(self) -> bytes:
         """The record as one line of records.jsonl, with its checksum."""
-        return to_line(asdict(self) | {"format": _FORMAT})
+        return to_line(asdict(self) | {"format": FORMAT})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Record":
@@ -134,10 +134,10 @@ def record_of(line: bytes) -> Record | None:
     return None if text is None or _THIS_FORMAT not in text else Record.from_document(parsed_line(text))
 
 
-_FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, Stored, Quarantined)])[:8]
+FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, Stored, Quarantined)])[:8]
 """value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
 
-_THIS_FORMAT = b'"format":"%b"' % _FORMAT.encode()
+_THIS_FORMAT = b'"format":"%b"' % FORMAT.encode()
 
 _RECIPE = re.compile(rb'"recipe":"([0-9a-f]{64})"')
 
@@ -235,24 +235,46 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
         yield part, Record.from_document(document)
 
 
-def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
+def scan_documents(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every record as plain JSON, in the order of `scan_records`; quicker where few fields are needed."""
-    for part, text in _scan_texts(run, attempt):
+    for part, text in _scan_texts(run):
         yield part, parsed_line(text)
 
 
-def _scan_texts(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, bytes]]:
+def _scan_texts(run: RunDir) -> Iterator[tuple[Path, bytes]]:
     """Every record as canonical JSON, in the order of `scan_records`."""
-    for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
-        part, wrong = path.parent, []
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
-                    yield part, text
-                elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
-                    wrong.append(number)
-        if wrong:
-            _warn_of_lines(path, len(wrong), wrong[0])
+    for path in sorted(run.parts.glob(f"*/*/*/{RECORDS}")):
+        for text in record_texts(path):
+            yield path.parent, text
+
+
+def crash_files(run: RunDir, folder: str = "*") -> list[Path]:
+    """The files of all crashes (`workers/crashes.py`), or of those below one folder of `parts`."""
+    return sorted(run.parts.glob(f"{folder}/*/*/{CRASH}"))
+
+
+def record_texts(path: Path) -> Iterator[bytes]:
+    """Every record of one file as canonical JSON; none where the file is gone."""
+    wrong = []
+    try:
+        lines = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
+                yield text
+            elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
+                wrong.append(number)
+    if wrong:
+        _warn_of_lines(path, len(wrong), wrong[0])
+
+
+def recipe_of(text: bytes) -> tuple[str, bool]:
+    """The recipe of a record, and whether every scene was read, from its canonical JSON."""
+    # not parsed, as there may be millions; within a text of JSON every quote is escaped, so only a key can match
+    found = _RECIPE.search(text)
+    return found[1].decode() if found else "", b'"quarantined":[]' in text
 
 
 @cache
@@ -273,26 +295,21 @@ def record_lines(run: RunDir) -> Iterator[bytes]:
         yield with_checksum(text)
 
 
-def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
-    """The recipes that have a record; with `whole` only those for which every scene was read."""
-    # not parsed, as there may be millions; within a text of JSON every quote is escaped, so only a key can match
-    texts = (text for _, text in _scan_texts(run) if not whole or b'"quarantined":[]' in text)
-    return {found[1].decode() for text in texts if (found := _RECIPE.search(text))}
-
-
 def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
     """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
     found: dict[str, dict[str, Any]] = {}
     for _, document in scan_documents(run):
         recipe = document["recipe"]
-        if recipe in recipes and (recipe not in found or _missed(document) < _missed(found[recipe])):
+        if recipe in recipes and (
+            recipe not in found or missed(document["quarantined"]) < missed(found[recipe]["quarantined"])
+        ):
             found[recipe] = {name: document[name] for name in ("quarantined", *names)}
     return found
 
 
-def _missed(document: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-    """Number and digests of the scenes that a record has not; the least counts, as in `_one_of`."""
-    digests = tuple(sorted(one["scene_digest"] for one in document["quarantined"]))
+def missed(quarantined: Iterable[Mapping[str, Any]]) -> tuple[int, tuple[str, ...]]:
+    """Number and digests of the scenes that a record has not; of two records of a recipe, the one with less counts."""
+    digests = tuple(sorted(one["scene_digest"] for one in quarantined))
     return len(digests), digests
 
 
