@@ -353,6 +353,26 @@ def test_embed_killed_between_two_rounds_embeds_nothing_twice(
     assert_same_cube(planned, finished_demo)
 
 
+AT_ITS_TABLE = {
+    "before the table is there": KillPoint(event="os.rename", path=r"/recorded-0000-\w+\.parquet$"),
+    "after the table is there": KillPoint(event="os.rename", path=r"/recorded-0000-\w+\.parquet$", moment="after"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", AT_ITS_TABLE.values(), ids=AT_ITS_TABLE.keys())
+def test_a_parent_killed_at_its_table_of_records_embeds_nothing_twice(
+    point: KillPoint, planned: Campaign, finished_demo: Campaign
+) -> None:
+    code, said = run_and_die(planned, "embed", point)
+    assert code == KILLED, said
+    assert bool(planned.run.recorded_of_attempts()) is (point.moment == "after")
+    planned.cli("embed")
+    assert_nothing_done_twice(planned)
+    planned.cli("consolidate")
+    assert_same_cube(planned, finished_demo)
+
+
 MEETING = {
     "before the weights are broadcast": KillPoint(rank="1", event="open", path=r"/campaign\.yaml$"),
     "while rank 0 reads the weights": KillPoint(rank="0", event="open", path=r"\.safetensors$"),
